@@ -1,0 +1,99 @@
+"""The server's own replica on a thread of its own: held-out accuracy and digests, without holding up a round."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from device_runtime.data import DataStore
+from device_runtime.engines import Engine
+from device_runtime.errors import FedSPZOError
+from device_runtime.forward import Evaluation, Forward
+from device_runtime.plan import Entry
+from device_runtime.replica import Replica
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """How the model after a round does on the held-out set."""
+
+    round: int
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True)
+class Digested:
+    """The digest of the replica after a round."""
+
+    round: int
+    digest: bytes
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The thread ended with an error."""
+
+    error: Exception
+
+
+@dataclass(frozen=True)
+class _Task:
+    entry: Entry | None
+    evaluate: bool
+    digest: bool
+    snapshot: Path | None
+
+
+class Evaluator:
+    """Follows the journal, and reports what it is asked for in order.
+
+    Attributes:
+        round: the round that its replica started from.
+    """
+
+    def __init__(
+        self, engine: Engine, replica: Replica, store: DataStore | None, report: Callable[[object], None]
+    ) -> None:
+        """Start the thread.
+
+        Args:
+            replica: this object is the thread's from now on.
+            store: the held-out set, if there is one.
+            report: given each :class:`Evaluated`, :class:`Digested` or :class:`Failed`, on the thread.
+        """
+        self.round = replica.round
+        self._forward = Forward(engine, replica)
+        self._store = store
+        self._report = report
+        self._tasks: queue.Queue[_Task | None] = queue.Queue()
+        self._thread = threading.Thread(target=self._run, name="evaluator", daemon=True)
+        self._thread.start()
+
+    def submit(
+        self, entry: Entry | None, evaluate: bool = False, digest: bool = False, snapshot: Path | None = None
+    ) -> None:
+        """Apply an entry (or none), then do what is asked for: report, report, write a snapshot."""
+        self._tasks.put(_Task(entry, evaluate, digest, snapshot))
+
+    def close(self) -> None:
+        """End the thread when all that was submitted is done."""
+        self._tasks.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        replica = self._forward.replica
+        try:
+            while (task := self._tasks.get()) is not None:
+                if task.entry is not None:
+                    replica.apply(task.entry)
+                if task.snapshot is not None:
+                    replica.save_snapshot(task.snapshot)
+                if task.digest:
+                    self._report(Digested(replica.round, replica.digest()))
+                if task.evaluate and self._store is not None:
+                    self._report(Evaluated(replica.round, self._forward.evaluate(self._store)))
+        except FedSPZOError as error:
+            self._report(Failed(error))

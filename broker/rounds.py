@@ -1,0 +1,107 @@
+"""Rounds as pure functions of plain values: the live server, recovery and simulation all call these."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from device_runtime.plan import Block, Contribution, Entry, Plan
+from device_runtime.wire import Result
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a job's rounds have in common.
+
+    Attributes:
+        rounds: rounds to run.
+        cohort: devices asked in a round.
+        quorum: results that suffice when the deadline has passed.
+        deadline: seconds a round waits for results.
+        seed: all randomness of the job derives from it.
+        shared, distribution, steps, examples, epsilon, blocks: see :class:`device_runtime.plan.Plan`; the learning
+            rates are those of the first round.
+        final_rate: what the learning rates fall to, linearly over the rounds, as a share of the first.
+        digest_every: rounds between comparisons of digests.
+    """
+
+    rounds: int
+    cohort: int
+    quorum: int
+    deadline: float
+    seed: int
+    shared: bool
+    distribution: str
+    steps: int
+    examples: int
+    epsilon: float
+    blocks: tuple[Block, ...]
+    final_rate: float
+    digest_every: int
+
+
+def plan_round(job: Job, round: int) -> Plan:
+    """The plan of a round. Raises PlanError when the job's settings contradict themselves."""
+    rate = 1.0 - (1.0 - job.final_rate) * (round - 1) / job.rounds
+    return Plan(
+        round=round,
+        base_seed=_hash(job.seed, round, "plan"),
+        shared=job.shared,
+        distribution=job.distribution,
+        steps=job.steps,
+        examples=job.examples,
+        epsilon=job.epsilon,
+        blocks=tuple(replace(block, learning_rate=rate * block.learning_rate) for block in job.blocks),
+        deadline=job.deadline,
+        digest=round % job.digest_every == 0,
+    )
+
+
+def choose_cohort(job: Job, round: int, candidates: Collection[str], asked: Collection[str] = ()) -> tuple[str, ...]:
+    """Devices to ask in a round, sampled uniformly: the job's number of them, or all there are.
+
+    Args:
+        candidates: devices that can take part.
+        asked: devices that were asked before in this round and may yet answer; they count and stay.
+    """
+    fresh = sorted(set(candidates) - set(asked), key=lambda device: _hash(job.seed, round, device))
+    return (*asked, *fresh[: max(0, job.cohort - len(asked))])
+
+
+def refusal(plan: Plan, cohort: Collection[str], device: str, result: Result) -> str | None:
+    """Why a result does not count, or None when it does."""
+    if result.round != plan.round:
+        return f"it is for round {result.round}, and round {plan.round} is open"
+    if device not in cohort:
+        return f"the device was not asked in round {plan.round}"
+    if len(result.scalars) != plan.scalars:
+        return f"it has {len(result.scalars)} scalars, and the plan asks for {plan.scalars}"
+    if not 1 <= result.examples <= plan.steps * plan.examples:
+        return f"it claims {result.examples} examples, and the plan allows {plan.steps * plan.examples}"
+    return None
+
+
+def close_round(plan: Plan, results: Mapping[str, Result]) -> Entry:
+    """The journal entry that a round's results make: a mean weighted by examples.
+
+    With shared directions the scalars themselves are averaged; otherwise each device's scalars are kept, with its share
+    of the examples as the weight. The order of arrival does not matter.
+    """
+    total = sum(result.examples for result in results.values())
+    shares = {device: results[device].examples / total for device in sorted(results)}
+    if plan.shared:
+        # Rounded to float32 here, as the wire does: every replica applies the same numbers.
+        mean = np.array(
+            [math.fsum(shares[d] * results[d].scalars[i] for d in shares) for i in range(plan.scalars)], np.float32
+        )
+        return Entry(plan, (Contribution("", 1.0, tuple(mean.tolist())),))
+    return Entry(plan, tuple(Contribution(d, share, results[d].scalars) for d, share in shares.items()))
+
+
+def _hash(seed: int, round: int, purpose: str) -> int:
+    message = f"{seed}/{round}/{purpose}".encode()
+    return int.from_bytes(hashlib.blake2b(message, digest_size=8, person=b"fedspzo round 1").digest(), "little")

@@ -1,0 +1,162 @@
+"""What the server must not lose: the journal, the open round and its results, in one SQLite file."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from device_runtime.errors import StateError
+from device_runtime.journal import Journal, connect
+from device_runtime.plan import Entry, Plan
+from device_runtime.wire import Result, decode, encode
+
+DATABASE, SNAPSHOT = "server.sqlite", "snapshot.safetensors"
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS job (bundle BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS open_round (round INTEGER PRIMARY KEY, plan BLOB NOT NULL, cohort TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS results (round INTEGER, device TEXT, result BLOB NOT NULL, PRIMARY KEY (round, device));
+CREATE TABLE IF NOT EXISTS history (
+    round INTEGER PRIMARY KEY, loss REAL, devices TEXT, seconds REAL, step_seconds REAL
+);
+"""
+
+
+@dataclass(frozen=True)
+class ClosedRound:
+    """What became of a round.
+
+    Attributes:
+        round: its number.
+        loss: mean loss that its devices measured.
+        devices: those whose results counted.
+        seconds: from opening to closing.
+        step_seconds: mean time of a device's local step.
+    """
+
+    round: int
+    loss: float
+    devices: tuple[str, ...]
+    seconds: float
+    step_seconds: float
+
+
+@dataclass(frozen=True)
+class OpenRound:
+    """A round that waits for results."""
+
+    plan: Plan
+    cohort: tuple[str, ...]
+    results: Mapping[str, Result]
+
+
+class ServerStore:
+    """The server's state folder. Everything is on disk when a method returns.
+
+    Attributes:
+        journal: the entries of closed rounds.
+        snapshot: where the server's replica is kept.
+    """
+
+    def __init__(self, folder: Path, bundle: bytes) -> None:
+        """Open or create.
+
+        Args:
+            bundle: identity of the job's bundle.
+
+        Raises:
+            StateError: the folder cannot be used, or belongs to a job with another bundle.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StateError(f"{folder} cannot be used: {error.strerror}") from None
+        self.snapshot = folder / SNAPSHOT
+        self._connection = connect(folder / DATABASE)
+        self._connection.executescript(_SCHEMA)
+        self.journal = Journal(self._connection)
+        row = self._connection.execute("SELECT bundle FROM job").fetchone()
+        if row is None:
+            self._connection.execute("INSERT INTO job VALUES (?)", (bundle,))
+        elif row[0] != bundle:
+            raise StateError(f"{folder} belongs to a job with another bundle; give each job a state folder of its own")
+
+    def save_open_round(self, plan: Plan, cohort: tuple[str, ...]) -> None:
+        """Record the plan and who is asked, before they are."""
+        with self._transaction():
+            self._connection.execute("DELETE FROM open_round")
+            self._connection.execute(
+                "INSERT INTO open_round VALUES (?, ?, ?)", (plan.round, encode(plan), " ".join(cohort))
+            )
+
+    def load_open_round(self) -> OpenRound | None:
+        """The round that was open when the server stopped, with the results it had."""
+        row = self._connection.execute("SELECT plan, cohort FROM open_round").fetchone()
+        if row is None:
+            return None
+        plan = decode(row[0])
+        if not isinstance(plan, Plan):
+            raise StateError("the record of the open round is damaged; remove the server's state folder")
+        rows = self._connection.execute("SELECT device, result FROM results WHERE round = ?", (plan.round,))
+        results = {device: decode(blob) for device, blob in rows.fetchall()}
+        return OpenRound(
+            plan,
+            tuple(row[1].split()),
+            {device: result for device, result in results.items() if isinstance(result, Result)},
+        )
+
+    def save_result(self, device: str, result: Result) -> None:
+        """Keep a device's result of the open round; a second one of the same device changes nothing."""
+        self._connection.execute(
+            "INSERT OR IGNORE INTO results VALUES (?, ?, ?)", (result.round, device, encode(result))
+        )
+
+    def close_round(self, entry: Entry, closed: ClosedRound) -> None:
+        """Append the entry and forget the open round, at once or not at all."""
+        with self._transaction():
+            self.journal.append(entry)
+            self._connection.execute("DELETE FROM open_round")
+            self._connection.execute("DELETE FROM results")
+            self._connection.execute(
+                "INSERT INTO history VALUES (?, ?, ?, ?, ?)",
+                (closed.round, closed.loss, " ".join(closed.devices), closed.seconds, closed.step_seconds),
+            )
+
+    def history(self) -> list[ClosedRound]:
+        """All closed rounds in order."""
+        rows = self._connection.execute("SELECT * FROM history ORDER BY round").fetchall()
+        return [
+            ClosedRound(number, loss, tuple(devices.split()), seconds, step)
+            for number, loss, devices, seconds, step in rows
+        ]
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+
+
+def read_journal(path: Path) -> list[Entry]:
+    """All entries of a server's journal, given its state folder.
+
+    Raises:
+        StateError: there is none, or it is damaged.
+    """
+    file = path / DATABASE
+    if not file.is_file():
+        raise StateError(f"{path} has no journal; give the state folder of a server")
+    connection = connect(file)
+    try:
+        return list(Journal(connection).entries())
+    except sqlite3.Error as error:
+        raise StateError(f"{file} is damaged: {error}") from None
+    finally:
+        connection.close()

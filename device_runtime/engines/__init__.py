@@ -1,0 +1,52 @@
+"""Engines run stage graphs. One small protocol; each engine is a module of its own, imported only when chosen."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from device_runtime.errors import EngineError
+
+#: Engine name → the suffix of the graph files it runs.
+SUFFIXES = {"litert": ".tflite", "executorch": ".pte", "torch": ".pt2"}
+
+
+class StageGraph(Protocol):
+    """A loaded forward-only graph."""
+
+    def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
+        """Run the graph once.
+
+        Args:
+            inputs: C-contiguous float32 arrays in the graph's order, each starting at a multiple of 64 bytes.
+            outputs: arrays of the same kind that receive the results.
+
+        Raises:
+            EngineError: the engine refused the arrays.
+        """
+
+
+class Engine(Protocol):
+    """Loads the graphs of one format."""
+
+    name: str
+
+    def load(self, path: Path) -> StageGraph:
+        """Load a graph file. Raises EngineError when the engine cannot read it."""
+
+
+def create_engine(name: str, threads: int = 1) -> Engine:
+    """The engine of that name, using ``threads`` threads.
+
+    Raises:
+        EngineError: no such engine, or its library is not installed.
+    """
+    if name not in SUFFIXES:
+        raise EngineError(f"there is no engine '{name}'; choose one of {', '.join(SUFFIXES)}")
+    module = importlib.import_module(f"device_runtime.engines.{name}")
+    engine: Engine = module.create(threads)
+    return engine

@@ -1,0 +1,60 @@
+"""ExecuTorch through its Python API, which needs torch; it holds the GIL while a graph runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from device_runtime.errors import EngineError
+
+try:
+    import torch
+    from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
+    from executorch.runtime import Method, Runtime
+except ImportError as missing:
+    raise EngineError(
+        f"ExecuTorch is not usable here ({missing}); install it with: pip install 'fedspzo[executorch]'"
+    ) from None
+
+
+class ExecuTorchGraph:
+    """A loaded .pte graph. Inputs are used in place; outputs are copied out."""
+
+    def __init__(self, method: Method) -> None:
+        self._method = method
+
+    def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
+        """See :class:`device_runtime.engines.StageGraph`."""
+        try:
+            results = self._method.execute([torch.from_numpy(array) for array in inputs])
+        except RuntimeError as error:
+            raise EngineError(f"ExecuTorch refused to run the graph: {error}") from None
+        for result, out in zip(results, outputs, strict=True):
+            out[...] = result.numpy()
+
+
+class ExecuTorchEngine:
+    """Runs .pte graphs on the CPU with XNNPACK."""
+
+    name = "executorch"
+
+    def __init__(self, threads: int) -> None:
+        _unsafe_reset_threadpool(threads)
+        self._runtime = Runtime.get()
+
+    def load(self, path: Path) -> ExecuTorchGraph:
+        """See :class:`device_runtime.engines.Engine`."""
+        try:
+            method = self._runtime.load_program(path).load_method("forward")
+        except RuntimeError as error:
+            raise EngineError(f"ExecuTorch cannot load {path} ({error}); export the bundle again") from None
+        if method is None:
+            raise EngineError(f"ExecuTorch finds no method 'forward' in {path}; export the bundle again")
+        return ExecuTorchGraph(method)
+
+
+def create(threads: int) -> ExecuTorchEngine:
+    """The ExecuTorch engine."""
+    return ExecuTorchEngine(threads)

@@ -1,0 +1,190 @@
+"""LiteRT through the C API of ``libLiteRt.so`` by ctypes: no copy of the inputs, the GIL released while a graph runs.
+
+The library comes with the ``ai-edge-litert`` wheel on Linux and with the LiteRT AAR on Android, with the same C API.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import re
+from collections.abc import Sequence
+from ctypes import POINTER, byref, c_bool, c_char_p, c_int, c_int32, c_int64, c_size_t, c_uint32, c_void_p
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from device_runtime.errors import EngineError
+
+_CPU = 1
+_ANY_INT = 2
+_TAG_AUTO_REGISTER_ACCELERATORS = 24
+_TAG_MIN_LOGGER_SEVERITY = 25
+_LOG_ERRORS = 3
+_HANDLE = c_void_p
+_KEEP = ctypes.CFUNCTYPE(None, c_void_p)(lambda payload: None)
+
+
+class _EnvironmentOption(ctypes.Structure):
+    _fields_ = [("tag", c_int64), ("type", c_int64), ("value", c_int64)]
+
+
+class _Layout(ctypes.Structure):
+    _fields_ = [("rank_and_flags", c_uint32), ("dimensions", c_int32 * 8), ("strides", c_uint32 * 8)]
+
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.dimensions[: self.rank_and_flags & 0x7F])
+
+
+class _TensorType(ctypes.Structure):
+    _fields_ = [("element_type", c_int), ("layout", _Layout)]
+
+
+_PROTOTYPES: dict[str, tuple[object, ...]] = {
+    "LiteRtCreateEnvironment": (c_int, c_void_p, POINTER(_HANDLE)),
+    "LiteRtCreateModelFromFile": (_HANDLE, c_char_p, POINTER(_HANDLE)),
+    "LiteRtCreateOptions": (POINTER(_HANDLE),),
+    "LiteRtSetOptionsHardwareAccelerators": (_HANDLE, c_int),
+    "LiteRtCreateOpaqueOptions": (c_char_p, c_void_p, c_void_p, POINTER(_HANDLE)),
+    "LiteRtAddOpaqueOptions": (_HANDLE, _HANDLE),
+    "LiteRtCreateCompiledModel": (_HANDLE, _HANDLE, _HANDLE, POINTER(_HANDLE)),
+    "LiteRtCompiledModelIsFullyAccelerated": (_HANDLE, POINTER(c_bool)),
+    "LiteRtGetModelSignature": (_HANDLE, c_size_t, POINTER(_HANDLE)),
+    "LiteRtGetNumSignatureInputs": (_HANDLE, POINTER(c_size_t)),
+    "LiteRtGetNumSignatureOutputs": (_HANDLE, POINTER(c_size_t)),
+    "LiteRtGetSignatureInputName": (_HANDLE, c_size_t, POINTER(c_char_p)),
+    "LiteRtGetSignatureOutputName": (_HANDLE, c_size_t, POINTER(c_char_p)),
+    "LiteRtGetSignatureInputTensorByIndex": (_HANDLE, c_size_t, POINTER(_HANDLE)),
+    "LiteRtGetSignatureOutputTensorByIndex": (_HANDLE, c_size_t, POINTER(_HANDLE)),
+    "LiteRtGetRankedTensorType": (_HANDLE, POINTER(_TensorType)),
+    "LiteRtCreateTensorBufferFromHostMemory": (POINTER(_TensorType), c_void_p, c_size_t, c_void_p, POINTER(_HANDLE)),
+    "LiteRtRunCompiledModel": (_HANDLE, c_size_t, c_size_t, POINTER(_HANDLE), c_size_t, POINTER(_HANDLE)),
+}
+
+
+@lru_cache(maxsize=1)
+def _library() -> ctypes.CDLL:
+    spec = importlib.util.find_spec("ai_edge_litert")
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    path = next((p for p in (Path(f) / "libLiteRt.so" for f in folders) if p.exists()), Path("libLiteRt.so"))
+    try:
+        library = ctypes.CDLL(str(path))
+        for name, arguments in _PROTOTYPES.items():
+            getattr(library, name).argtypes = arguments
+    except (OSError, AttributeError) as error:
+        raise EngineError(
+            f"LiteRT is not usable here ({error}); install it with: pip install 'fedspzo[litert]'"
+        ) from None
+    return library
+
+
+def _call(function: str, *arguments: object) -> None:
+    status = getattr(_library(), function)(*arguments)
+    if status:
+        raise EngineError(f"LiteRT refused {function} with status {status}")
+
+
+def _create(function: str, *arguments: object) -> c_void_p:
+    handle = _HANDLE()
+    _call(function, *arguments, byref(handle))
+    return handle
+
+
+class _Port:
+    """One input or output of a graph: its tensor type, its place in the signature, its shape."""
+
+    def __init__(self, signature: c_void_p, kind: str, index: int) -> None:
+        name = c_char_p()
+        _call(f"LiteRtGetSignature{kind}Name", signature, index, byref(name))
+        tensor = _create(f"LiteRtGetSignature{kind}TensorByIndex", signature, index)
+        self.type = _TensorType()
+        _call("LiteRtGetRankedTensorType", tensor, byref(self.type))
+        self.index = index
+        self.shape = self.type.layout.shape()
+        # The converter names arguments args_0, args_1, …, and the signature may list them as sorted text.
+        self.order = int(re.findall(r"\d+", (name.value or b"0").decode())[-1])
+
+
+def _ports(signature: c_void_p, kind: str) -> list[_Port]:
+    count = c_size_t()
+    _call(f"LiteRtGetNumSignature{kind}s", signature, byref(count))
+    return sorted((_Port(signature, kind, i) for i in range(count.value)), key=lambda port: port.order)
+
+
+class LiteRTGraph:
+    """A compiled .tflite graph.
+
+    A tensor buffer over an array's memory is made at the array's first use and kept with the array: callers work in
+    the same arrays over and over.
+    """
+
+    def __init__(self, compiled: c_void_p, model: c_void_p) -> None:
+        self._compiled = compiled
+        signature = _create("LiteRtGetModelSignature", model, 0)
+        self._inputs = _ports(signature, "Input")
+        self._outputs = _ports(signature, "Output")
+        self._buffers: dict[int, tuple[np.ndarray, c_void_p]] = {}
+
+    @property
+    def fully_delegated(self) -> bool:
+        """Whether every operation of the graph runs in the XNNPACK delegate."""
+        answer = c_bool()
+        _call("LiteRtCompiledModelIsFullyAccelerated", self._compiled, byref(answer))
+        return bool(answer.value)
+
+    def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
+        """See :class:`device_runtime.engines.StageGraph`."""
+        given = self._bind(self._inputs, inputs)
+        wanted = self._bind(self._outputs, outputs)
+        _call("LiteRtRunCompiledModel", self._compiled, 0, len(given), given, len(wanted), wanted)
+
+    def _bind(self, ports: list[_Port], arrays: Sequence[np.ndarray]) -> ctypes.Array[c_void_p]:
+        if len(ports) != len(arrays):
+            raise EngineError(f"the graph takes {len(ports)} arrays, not {len(arrays)}")
+        handles = (_HANDLE * len(ports))()
+        for port, array in zip(ports, arrays, strict=True):
+            handles[port.index] = self._buffer(port, array)
+        return handles
+
+    def _buffer(self, port: _Port, array: np.ndarray) -> c_void_p:
+        known = self._buffers.get(id(array))
+        if known is None:
+            address = array.ctypes.data
+            if array.shape != port.shape or array.dtype != np.float32 or not array.flags.c_contiguous or address % 64:
+                raise EngineError(f"the graph takes an aligned float32 {port.shape}, not {array.dtype} {array.shape}")
+            handle = _create("LiteRtCreateTensorBufferFromHostMemory", byref(port.type), address, array.nbytes, None)
+            known = self._buffers[id(array)] = (array, handle)
+        return known[1]
+
+
+class LiteRTEngine:
+    """Runs .tflite graphs on the CPU with XNNPACK."""
+
+    name = "litert"
+
+    def __init__(self, threads: int) -> None:
+        options = (_EnvironmentOption * 2)(
+            _EnvironmentOption(_TAG_AUTO_REGISTER_ACCELERATORS, _ANY_INT, _CPU),
+            _EnvironmentOption(_TAG_MIN_LOGGER_SEVERITY, _ANY_INT, _LOG_ERRORS),
+        )
+        self._environment = _create("LiteRtCreateEnvironment", len(options), options)
+        # The options keep a pointer to this text for as long as the process lives.
+        self._settings = ctypes.create_string_buffer(f"num_threads = {threads}\n".encode())
+
+    def load(self, path: Path) -> LiteRTGraph:
+        """See :class:`device_runtime.engines.Engine`."""
+        try:
+            model = _create("LiteRtCreateModelFromFile", self._environment, str(path).encode())
+            options = _create("LiteRtCreateOptions")
+            _call("LiteRtSetOptionsHardwareAccelerators", options, _CPU)
+            settings = _create("LiteRtCreateOpaqueOptions", b"xnnpack", ctypes.addressof(self._settings), _KEEP)
+            _call("LiteRtAddOpaqueOptions", options, settings)
+            return LiteRTGraph(_create("LiteRtCreateCompiledModel", self._environment, model, options), model)
+        except EngineError as error:
+            raise EngineError(f"LiteRT cannot load {path} ({error}); export the bundle again") from None
+
+
+def create(threads: int) -> LiteRTEngine:
+    """The LiteRT engine. Raises EngineError when libLiteRt.so cannot be loaded."""
+    return LiteRTEngine(threads)

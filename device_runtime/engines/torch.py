@@ -1,0 +1,61 @@
+"""PyTorch as the reference engine: runs the exported programs (.pt2) that other engines' graphs were lowered from."""
+
+from __future__ import annotations
+
+import warnings
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from device_runtime.errors import EngineError
+
+try:
+    import torch
+except ImportError as missing:
+    raise EngineError(
+        f"PyTorch is not usable here ({missing}); install it with: pip install 'fedspzo[torch]'"
+    ) from None
+
+
+class TorchGraph:
+    """A loaded .pt2 program."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self._module = module
+
+    def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
+        """See :class:`device_runtime.engines.StageGraph`."""
+        with torch.inference_mode():
+            try:
+                results = self._module(*(torch.from_numpy(array) for array in inputs))
+            except (RuntimeError, AssertionError) as error:
+                raise EngineError(f"PyTorch refused to run the graph: {error}") from None
+        for result, out in zip(results, outputs, strict=True):
+            out[...] = result.numpy()
+
+
+class TorchEngine:
+    """Runs .pt2 programs in PyTorch on the CPU."""
+
+    name = "torch"
+
+    def __init__(self, threads: int) -> None:
+        torch.set_num_threads(threads)
+        # Graphs only read their inputs, and some lie in a file mapped read-only.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+
+    def load(self, path: Path) -> TorchGraph:
+        """See :class:`device_runtime.engines.Engine`."""
+        try:
+            if not zipfile.is_zipfile(path):  # torch would print a page about it
+                raise ValueError("it is not an exported program")
+            return TorchGraph(torch.export.load(path).module())
+        except (RuntimeError, OSError, ValueError, KeyError) as error:
+            raise EngineError(f"PyTorch cannot load {path} ({error}); export the bundle again") from None
+
+
+def create(threads: int) -> TorchEngine:
+    """The PyTorch engine."""
+    return TorchEngine(threads)

@@ -1,0 +1,37 @@
+"""The one exception tree of the project: each message is a sentence that names the thing and the cure."""
+
+
+class FedSPZOError(Exception):
+    """Anything that went wrong and that a user can act on; commands print it and exit with status 1."""
+
+
+class BundleError(FedSPZOError):
+    """A bundle is missing, damaged, of another version, or lacks what was asked of it."""
+
+
+class EngineError(FedSPZOError):
+    """An engine is not installed, or refused a graph or its inputs."""
+
+
+class DataError(FedSPZOError):
+    """A data file or a task does not say what it should."""
+
+
+class ExportError(FedSPZOError):
+    """A model cannot be exported."""
+
+
+class StateError(FedSPZOError):
+    """A state folder (journal, snapshot) is damaged, in use, or belongs to another job."""
+
+
+class MessageError(FedSPZOError):
+    """Bytes received are not a valid message of this protocol version."""
+
+
+class PlanError(FedSPZOError):
+    """A plan contradicts itself or the bundle."""
+
+
+class BrokerError(FedSPZOError):
+    """A broker cannot be reached, started, or refuses the connection."""

@@ -1,0 +1,71 @@
+"""The journal: the append-only list of applied rounds, in SQLite: a cut of power leaves a whole prefix of it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+from device_runtime.errors import MessageError, StateError
+from device_runtime.plan import Entry
+from device_runtime.wire import decode, encode
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open a SQLite file whose committed transactions survive a power cut.
+
+    Raises:
+        StateError: the file is damaged, locked, or not to be written.
+    """
+    try:
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        return connection
+    except sqlite3.Error as error:
+        raise StateError(f"{path} cannot be used ({error}); is the disk full, or the folder another job's?") from None
+
+
+class Journal:
+    """Entries of consecutive rounds over a SQLite connection."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        connection.execute("CREATE TABLE IF NOT EXISTS journal (round INTEGER PRIMARY KEY, entry BLOB NOT NULL)")
+
+    @property
+    def last_round(self) -> int:
+        """Number of the last round in it, 0 when it is empty."""
+        return int(self._connection.execute("SELECT COALESCE(MAX(round), 0) FROM journal").fetchone()[0])
+
+    def append(self, entry: Entry) -> None:
+        """Add the next round's entry; it is on disk when this returns.
+
+        Raises:
+            StateError: the entry's round is not the next one.
+        """
+        last = self.last_round
+        if last and entry.round != last + 1:
+            raise StateError(f"the journal ends at round {last} and cannot take round {entry.round}")
+        try:
+            self._connection.execute("INSERT INTO journal VALUES (?, ?)", (entry.round, encode(entry)))
+        except sqlite3.Error as error:
+            raise StateError(f"round {entry.round} cannot be written to the journal: {error}") from None
+
+    def entries(self, after: int = 0) -> Iterator[Entry]:
+        """Entries of the rounds after ``after``, in order. Raises StateError when one is damaged or missing."""
+        expected = after + 1
+        rows = self._connection.execute("SELECT round, entry FROM journal WHERE round > ? ORDER BY round", (after,))
+        for number, blob in rows.fetchall():
+            try:
+                entry = decode(blob)
+            except MessageError as error:
+                raise StateError(f"journal entry {number} is damaged: {error}; remove the state folder") from None
+            if not isinstance(entry, Entry) or number != expected or entry.round != number:
+                raise StateError(f"the journal lacks round {expected}; remove the state folder to start afresh")
+            expected += 1
+            yield entry
+
+    def forget(self, up_to: int) -> None:
+        """Drop the entries up to a round, which a snapshot now stands for."""
+        self._connection.execute("DELETE FROM journal WHERE round <= ?", (up_to,))

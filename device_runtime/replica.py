@@ -1,0 +1,144 @@
+"""A replica: the trainable weights at a journal position, with the snapshot that it restarts from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from device_runtime.arrays import aligned_empty
+from device_runtime.bundle import Bundle
+from device_runtime.directions import DirectionKernel
+from device_runtime.errors import BundleError, PlanError, StateError
+from device_runtime.plan import Entry, Plan
+from device_runtime.tensors import TensorFile, write_tensors
+
+DIGEST_BYTES = 16
+
+
+class Replica:
+    """Trainable weights in memory, at the bundle's θ₀ or at a snapshot, moved on by journal entries.
+
+    Attributes:
+        round: the last round applied.
+    """
+
+    def __init__(self, bundle: Bundle, snapshot: Path | None = None) -> None:
+        """Load θ₀, or the snapshot when there is such a file.
+
+        Raises:
+            StateError: the snapshot is damaged or of another bundle.
+        """
+        self.bundle = bundle
+        self.round = 0
+        specs = bundle.manifest.tensors
+        self._trainable = {index: aligned_empty(spec.shape) for index, spec in enumerate(specs) if spec.trainable}
+        self._frozen = {
+            index: _aligned(bundle.weights.view(spec.name))
+            for index, spec in enumerate(specs)
+            if not spec.trainable and spec.name != bundle.manifest.embedding
+        }
+        self._kernels: dict[str, DirectionKernel] = {}
+        if snapshot is not None and snapshot.exists():
+            self._load_snapshot(snapshot)
+        else:
+            self._load(bundle.weights)
+
+    def tensor(self, index: int) -> np.ndarray:
+        """A tensor as the graphs take it; not to be written."""
+        return self._trainable[index] if index in self._trainable else self._frozen[index]
+
+    @property
+    def trainable(self) -> Mapping[int, np.ndarray]:
+        """Tensor index → trainable weights; not to be written."""
+        return self._trainable
+
+    def check(self, entry: Entry) -> None:
+        """See whether an entry can be applied.
+
+        Raises:
+            StateError: the entry is not the next round's.
+            PlanError: the entry does not fit the bundle.
+        """
+        if entry.round != self.round + 1:
+            raise StateError(f"a replica at round {self.round} cannot apply round {entry.round}")
+        check_blocks(self.bundle, entry.plan)
+
+    def apply(self, entry: Entry) -> None:
+        """Move on by one round. Raises as :meth:`check` does, before anything changed."""
+        self.check(entry)
+        kernel = self.kernel(entry.plan.distribution)
+        for stages, updates in zip(block_stages(entry.plan), entry.updates(), strict=True):
+            for index in self.trainable_in(stages):
+                kernel.shift(self._trainable[index], updates, index, out=self._trainable[index])
+        self.round = entry.round
+
+    def trainable_in(self, stages: Sequence[int]) -> list[int]:
+        """Indices of the trainable tensors of some stages, each once, in the stages' order."""
+        manifest = self.bundle.manifest
+        indices = (index for stage in stages for index in manifest.stages[stage].tensors)
+        return [index for index in dict.fromkeys(indices) if index in self._trainable]
+
+    def kernel(self, distribution: str) -> DirectionKernel:
+        """The kernel for a distribution of directions."""
+        if distribution not in self._kernels:
+            self._kernels[distribution] = DirectionKernel(distribution)
+        return self._kernels[distribution]
+
+    def digest(self) -> bytes:
+        """BLAKE2b-128 over the trainable bytes in tensor order: equal digests mean bit-identical models."""
+        hashed = hashlib.blake2b(digest_size=DIGEST_BYTES)
+        for weights in self._trainable.values():
+            hashed.update(np.ascontiguousarray(weights, "<f4").data)
+        return hashed.digest()
+
+    def save_snapshot(self, path: Path) -> None:
+        """Write the weights and their round to a file that appears whole or not at all."""
+        specs = self.bundle.manifest.tensors
+        shapes = {specs[index].name: weights.shape for index, weights in self._trainable.items()}
+        metadata = {"round": str(self.round), "bundle": self.bundle.identity.hex(), "digest": self.digest().hex()}
+        write_tensors(path, shapes, self._trainable.values(), metadata)
+
+    def _load(self, file: TensorFile) -> None:
+        for index, weights in self._trainable.items():
+            file.read_into(self.bundle.manifest.tensors[index].name, weights)
+
+    def _load_snapshot(self, path: Path) -> None:
+        try:
+            file = TensorFile(path)
+            if file.metadata["bundle"] != self.bundle.identity.hex():
+                raise StateError(f"{path} belongs to another bundle; give each bundle a state folder of its own")
+            self._load(file)
+            self.round = int(file.metadata["round"])
+            if self.digest().hex() != file.metadata["digest"]:
+                raise ValueError("its weights do not match its digest")
+        except (BundleError, KeyError, ValueError) as error:
+            raise StateError(f"the snapshot {path} is damaged ({error}); remove it to start from the bundle") from None
+
+
+def block_stages(plan: Plan) -> list[range]:
+    """The stages of each block."""
+    starts = [0, *(block.stop for block in plan.blocks)]
+    return [range(start, block.stop) for start, block in zip(starts, plan.blocks, strict=False)]
+
+
+def check_blocks(bundle: Bundle, plan: Plan) -> None:
+    """Raise PlanError unless the plan's blocks cut this bundle's network, each with something to train."""
+    manifest = bundle.manifest
+    if plan.blocks[-1].stop != len(manifest.stages):
+        raise PlanError(f"the plan's blocks end at stage {plan.blocks[-1].stop}, not at {len(manifest.stages)}")
+    if plan.examples > manifest.batch:
+        raise PlanError(f"the plan asks for {plan.examples} examples a step; the bundle takes {manifest.batch}")
+    for stages in block_stages(plan):
+        if not any(manifest.tensors[i].trainable for stage in stages for i in manifest.stages[stage].tensors):
+            raise PlanError(f"the plan's block of stages {stages.start} to {stages.stop - 1} has nothing to train")
+
+
+def _aligned(view: np.ndarray) -> np.ndarray:
+    if view.ctypes.data % 64 == 0:
+        return view
+    copy = aligned_empty(view.shape)
+    copy[...] = view
+    return copy

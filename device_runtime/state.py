@@ -1,0 +1,81 @@
+"""A device's state folder: its id, its journal, its snapshot; held by one process at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import secrets
+from pathlib import Path
+
+from device_runtime.bundle import Bundle
+from device_runtime.errors import StateError
+from device_runtime.journal import Journal, connect
+from device_runtime.plan import Entry
+from device_runtime.replica import Replica
+
+#: Entries applied between snapshots.
+SNAPSHOT_EVERY = 50
+
+
+class DeviceState:
+    """Replica = snapshot + the journal after it. Whatever instant the process dies at, opening again gives the same.
+
+    Attributes:
+        folder: where it lies.
+        device: the device's id.
+        replica: the weights at the last round on disk.
+    """
+
+    def __init__(self, folder: Path, bundle: Bundle, device: str | None = None) -> None:
+        """Open or create a state folder and catch up to the end of its journal.
+
+        Args:
+            device: the id to use; by default the folder's own, made at random the first time.
+
+        Raises:
+            StateError: the folder is in use, cannot be written, is damaged or belongs to another device or bundle.
+        """
+        self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = (folder / "lock").open("w")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.device = _identify(folder / "device", device)
+        except BlockingIOError:
+            raise StateError(f"{folder} is in use by another process; give each device a folder of its own") from None
+        except OSError as error:
+            raise StateError(f"{folder} cannot be used: {error.strerror}") from None
+        self._snapshot = folder / "snapshot.safetensors"
+        self._journal = Journal(connect(folder / "journal.sqlite"))
+        self.replica = Replica(bundle, self._snapshot)
+        self._snapshot_round = self.replica.round
+        for entry in self._journal.entries(after=self.replica.round):
+            self.replica.apply(entry)
+
+    def apply(self, entry: Entry) -> None:
+        """Record the next round's entry, then apply it; now and then put a snapshot in the journal's place.
+
+        Raises:
+            StateError: the entry is not the next round's.
+            PlanError: the entry does not fit the bundle.
+        """
+        self.replica.check(entry)
+        self._journal.append(entry)
+        self.replica.apply(entry)
+        if self.replica.round - self._snapshot_round >= SNAPSHOT_EVERY:
+            self.snapshot()
+
+    def snapshot(self) -> None:
+        """Write a snapshot of the replica and forget the journal before it."""
+        self.replica.save_snapshot(self._snapshot)
+        self._snapshot_round = self.replica.round
+        self._journal.forget(up_to=self.replica.round)
+
+
+def _identify(file: Path, device: str | None) -> str:
+    known = file.read_text(encoding="utf-8").strip() if file.exists() else ""
+    if known and device not in (None, known):
+        raise StateError(f"{file.parent} belongs to device '{known}', not '{device}'; give each a folder of its own")
+    if not known:
+        known = device or f"device-{secrets.token_hex(4)}"
+        file.write_text(known, encoding="utf-8")
+    return known

@@ -1,0 +1,214 @@
+"""The messages that travel, as CBOR: typed, versioned, checked to the last field on arrival.
+
+A message is the array [version, kind, field, …] with the fields of its class in order; float32 scalars travel as one
+little-endian byte string. Anything else is a MessageError: it is counted and dropped, and hurts nobody.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, is_dataclass
+from typing import Any, get_args, get_type_hints
+
+import cbor2
+import numpy as np
+
+from device_runtime.errors import MessageError, PlanError
+from device_runtime.plan import Block, Contribution, Entry, Plan
+
+VERSION = 1
+MAX_BYTES = 64 * 1024
+_MAX_TEXT = 4096
+
+
+@dataclass(frozen=True)
+class Hello:
+    """Server → devices after every connect: it is there, and wants to know where they stand.
+
+    Attributes:
+        round: last closed round.
+    """
+
+    round: int
+
+
+@dataclass(frozen=True)
+class Sync:
+    """Device → server after every connect or hello, and when it misses entries: where its replica stands.
+
+    Attributes:
+        bundle: identity of its bundle (32 bytes).
+        round: last round applied.
+        examples: examples it holds.
+    """
+
+    bundle: bytes
+    round: int
+    examples: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """Device → server: what it measured.
+
+    Attributes:
+        round: the plan's round.
+        scalars: float32 projected gradients [steps · leaves].
+        loss: mean loss over the plan's steps, half-way between plus and minus.
+        examples: examples used.
+        seconds: time the local steps took.
+        digest: of the replica that the round started from, or empty when the plan did not ask.
+    """
+
+    round: int
+    scalars: tuple[float, ...]
+    loss: float
+    examples: int
+    seconds: float
+    digest: bytes
+
+
+@dataclass(frozen=True)
+class Ack:
+    """Server → device: the result of this round is stored, or can no longer be used; stop sending it."""
+
+    round: int
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Server → device: it cannot take part, and why."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Finish:
+    """Server → devices: the job ends after this round."""
+
+    round: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """Device → server at the end of a job: its replica's digest and what the work cost.
+
+    Attributes:
+        round: last round applied.
+        digest: of the replica.
+        rss_bytes: peak resident memory of the process.
+        bytes_up, bytes_down: payload published and received.
+        results: results sent.
+    """
+
+    round: int
+    digest: bytes
+    rss_bytes: int
+    bytes_up: int
+    bytes_down: int
+    results: int
+
+
+@dataclass(frozen=True)
+class Presence:
+    """Retained state of a device: a birth message, or its will, with the same session number."""
+
+    online: bool
+    session: int
+
+
+Message = Hello | Sync | Result | Ack | Refusal | Finish | Report | Presence | Plan | Entry
+
+_KINDS: dict[int, type[Any]] = {
+    1: Plan, 2: Entry, 3: Result, 4: Ack, 5: Sync, 6: Refusal, 7: Finish, 8: Report, 9: Presence, 10: Hello,
+}  # fmt: skip
+_NUMBERS = {kind: number for number, kind in _KINDS.items()}
+#: Class → field name → type, in the order of the wire.
+_HINTS = {kind: get_type_hints(kind) for kind in (*_NUMBERS, Block, Contribution)}
+
+
+def encode(message: Message) -> bytes:
+    """The bytes of a message. Raises MessageError when they would exceed :data:`MAX_BYTES`."""
+    data: bytes = cbor2.dumps([VERSION, _NUMBERS[type(message)], *_pack_fields(message)], canonical=True)
+    if len(data) > MAX_BYTES:
+        raise MessageError(f"a {type(message).__name__} of {len(data)} bytes exceeds the limit of {MAX_BYTES}")
+    return data
+
+
+def decode(data: bytes) -> Message:
+    """The message that some bytes hold.
+
+    Raises:
+        MessageError: they are not exactly one message of this version, or a number in it is not finite.
+    """
+    if len(data) > MAX_BYTES:
+        raise MessageError(f"a message of {len(data)} bytes exceeds the limit of {MAX_BYTES}")
+    try:
+        record = cbor2.loads(data)
+    except (cbor2.CBORDecodeError, RecursionError, ValueError, TypeError, OverflowError, MemoryError):
+        raise MessageError("it is not CBOR") from None
+    if not isinstance(record, list) or len(record) < 2:
+        raise MessageError("it is not a message of ours")
+    version, number, *values = record
+    if type(version) is not int or version != VERSION:
+        raise MessageError(f"it is of protocol version {version!r:.20}, and this side speaks {VERSION}")
+    if type(number) is not int or number not in _KINDS:
+        raise MessageError(f"it is of the unknown kind {number!r:.20}")
+    message: Message = _unpack_fields(_KINDS[number], values)
+    return message
+
+
+def _pack_fields(value: Any) -> list[Any]:
+    return [_pack(getattr(value, name), hint) for name, hint in _HINTS[type(value)].items()]
+
+
+def _pack(value: Any, hint: Any) -> Any:
+    if is_dataclass(hint):
+        return _pack_fields(value)
+    if hint == tuple[float, ...]:
+        return np.asarray(value, "<f4").tobytes()
+    if isinstance(value, tuple):
+        return [_pack_fields(item) for item in value]
+    return value
+
+
+def _unpack_fields(kind: type[Any], values: Any) -> Any:
+    hints = _HINTS[kind]
+    if not isinstance(values, list) or len(values) != len(hints):
+        raise MessageError(f"a {kind.__name__} does not have {len(hints)} fields")
+    unpacked = [
+        _unpack(value, hint, f"{kind.__name__}.{name}")
+        for value, (name, hint) in zip(values, hints.items(), strict=True)
+    ]
+    try:
+        return kind(*unpacked)
+    except PlanError as error:
+        raise MessageError(str(error)) from None
+
+
+def _unpack(value: Any, hint: Any, where: str) -> Any:
+    if is_dataclass(hint):
+        return _unpack_fields(hint, value)  # type: ignore[arg-type]
+    if hint == tuple[float, ...]:
+        return _unpack_scalars(value, where)
+    if get_args(hint):
+        if isinstance(value, list):
+            return tuple(_unpack_fields(get_args(hint)[0], item) for item in value)
+    elif hint is float:
+        if type(value) in (float, int) and math.isfinite(value):
+            return float(value)
+    elif hint is int:
+        if type(value) is int and 0 <= value < 1 << 64:
+            return value
+    elif type(value) is hint and (hint is bool or len(value) <= _MAX_TEXT):
+        return value
+    raise MessageError(f"{where} does not hold a valid {getattr(hint, '__name__', hint)}")
+
+
+def _unpack_scalars(value: Any, where: str) -> tuple[float, ...]:
+    if type(value) is not bytes or len(value) % 4:
+        raise MessageError(f"{where} is not a string of float32")
+    scalars = np.frombuffer(value, "<f4")
+    if not np.isfinite(scalars).all():
+        raise MessageError(f"{where} has a number that is not finite")
+    return tuple(scalars.tolist())

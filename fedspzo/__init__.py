@@ -1,0 +1,1 @@
+"""The ``fedspzo`` command."""

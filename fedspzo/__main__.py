@@ -1,0 +1,7 @@
+"""``python -m fedspzo``."""
+
+import sys
+
+from fedspzo.cli import main
+
+sys.exit(main())

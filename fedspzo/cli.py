@@ -1,0 +1,57 @@
+"""``fedspzo COMMAND …``: finds the command's module, and turns an error of the project into one line and status 1."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+from device_runtime.errors import FedSPZOError
+
+#: Command → what it does. Each is a module of ``fedspzo.commands``, which imports what it needs only when it runs.
+COMMANDS = {
+    "export": "make a bundle from a Hugging Face model",
+    "broker": "run the embedded MQTT broker on this machine",
+    "server": "run the rounds of a job",
+    "device": "take part in a job with the data in a file",
+    "demo": "do all of it on this machine, and show that the model got better",
+    "predict": "ask the model of a run",
+    "materialize": "write the model of a run as a Hugging Face checkpoint",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="fedspzo", description="Federated fine-tuning of language models with forward passes only."
+    )
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, summary in COMMANDS.items():
+        module = importlib.import_module(f"fedspzo.commands.{name}")
+        subparser = subparsers.add_parser(name, help=summary, description=module.__doc__)
+        module.configure(subparser)
+        subparser.set_defaults(run=module.run)
+    options = parser.parse_args(arguments)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        options.run(options)
+    except FedSPZOError as error:
+        print(f"fedspzo {options.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """A polite request to end unwinds the program, so that connections are closed."""
+    raise SystemExit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""Take part in a job: keep a replica up with the journal and answer plans from the examples in a file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Describe the options."""
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
+    parser.add_argument("--broker", required=True, metavar="URL", help="such as mqtt://host:1883")
+    parser.add_argument("--job", default="default", help="the job's name (%(default)s)")
+    parser.add_argument("--state", type=Path, required=True, metavar="DIR", help="where this device keeps its state")
+    parser.add_argument("--data", type=Path, required=True, metavar="FILE", help="labelled examples, JSON lines")
+    parser.add_argument("--id", help="the device's id (default: one made at random and kept in the state folder)")
+    parser.add_argument("--engine", default="litert", help="litert, executorch or torch (%(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of the engine (%(default)s)")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run until the job ends."""
+    from device_runtime.agent import Agent
+    from device_runtime.bundle import Bundle
+    from device_runtime.data import load_data
+    from device_runtime.engines import create_engine
+    from device_runtime.state import DeviceState
+
+    bundle = Bundle(options.bundle)
+    engine = create_engine(options.engine, options.threads)
+    state = DeviceState(options.state, bundle, options.id)
+    store = load_data(options.data, bundle, cache=options.state / "tokens.npz")
+    print(f"device '{state.device}': {len(store)} examples, round {state.replica.round}", flush=True)
+    if store.truncated:
+        print(f"{store.truncated} examples are longer than {bundle.manifest.length} tokens and were cut", flush=True)
+    Agent(options.broker, options.job, bundle, engine, state, store).run()

@@ -1,0 +1,168 @@
+"""Run the rounds of a job over a broker: ask devices, average their scalars, keep the journal."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from broker.rounds import Job
+    from device_runtime.bundle import Bundle
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Describe the options."""
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
+    parser.add_argument("--broker", required=True, metavar="URL", help="such as mqtt://host:1883")
+    parser.add_argument("--job", default="default", help="the job's name (%(default)s)")
+    parser.add_argument("--state", type=Path, required=True, metavar="DIR", help="where the journal is kept")
+    parser.add_argument("--data", type=Path, metavar="FILE", help="held-out examples to evaluate on, JSON lines")
+    parser.add_argument("--engine", default="litert", help="litert, executorch or torch (%(default)s)")
+    parser.add_argument("--evaluate-every", type=int, default=20, metavar="N", help="rounds (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print progress as JSON lines")
+    add_job_options(parser)
+
+
+def add_job_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say what a job's rounds are like; the demo has them too."""
+    parser.add_argument("--rounds", type=int, default=100, help="rounds to run (%(default)s)")
+    parser.add_argument("--devices", type=int, default=1, help="devices to wait for at the start (%(default)s)")
+    parser.add_argument("--cohort", type=int, default=4, help="devices asked in a round (%(default)s)")
+    parser.add_argument("--quorum", type=int, default=1, help="results that suffice at the deadline (%(default)s)")
+    parser.add_argument("--deadline", type=float, default=60.0, help="seconds a round waits (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the job's randomness (%(default)s)")
+    parser.add_argument("--seeds", choices=("shared", "device"), default="shared", help="directions (%(default)s)")
+    parser.add_argument("--distribution", choices=("rademacher", "gaussian"), default="rademacher")
+    parser.add_argument("--steps", type=int, default=1, help="local steps in a round (%(default)s)")
+    parser.add_argument("--epsilon", type=float, default=1e-3, help="size of the perturbation (%(default)s)")
+    parser.add_argument("--split", help="stage where each block after the first starts (default: the last layer)")
+    parser.add_argument("--fanouts", default="1,16", help="perturbations of each block (%(default)s)")
+    parser.add_argument("--scales", default="0.25,1", help="perturbation scale of each block (%(default)s)")
+    parser.add_argument("--learning-rates", default="1e-4,1.6e-3", help="of each block (%(default)s)")
+    parser.add_argument(
+        "--final-rate", type=float, default=1.0, help="share that learning rates fall to, linearly (%(default)s)"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run the job to its end, printing progress."""
+    from broker.evaluation import Evaluated, Evaluator
+    from broker.server import Server
+    from broker.store import ClosedRound, ServerStore
+    from device_runtime.bundle import Bundle
+    from device_runtime.data import load_data
+    from device_runtime.engines import create_engine
+    from device_runtime.replica import Replica
+
+    bundle = Bundle(options.bundle)
+    job = make_job(options, bundle)
+    engine = create_engine(options.engine)
+    held_out = load_data(options.data, bundle) if options.data else None
+    started = time.monotonic()
+
+    def observe(event: ClosedRound | Evaluated) -> None:
+        if isinstance(event, ClosedRound):
+            _show(
+                options.json,
+                round=event.round,
+                loss=event.loss,
+                results=len(event.devices),
+                seconds=event.seconds,
+                step_seconds=event.step_seconds,
+                bytes_up=server.bytes_received,
+                bytes_down=server.bytes_sent,
+            )
+        else:
+            _show(
+                options.json,
+                round=event.round,
+                held_out_loss=event.evaluation.loss,
+                accuracy=event.evaluation.accuracy,
+                correct=event.evaluation.correct,
+            )
+
+    store = ServerStore(options.state, bundle.identity)
+    server = Server(
+        url=options.broker,
+        name=options.job,
+        job=job,
+        identity=bundle.identity,
+        store=store,
+        evaluator=lambda report: Evaluator(engine, Replica(bundle, store.snapshot), held_out, report),
+        devices=options.devices,
+        evaluate_every=options.evaluate_every,
+        observe=observe,
+    )
+    outcome = server.run()
+    _show(
+        options.json,
+        finished=True,
+        seconds=time.monotonic() - started,
+        server_digest=outcome.digest.hex(),
+        counts=dict(outcome.counts),
+        devices={
+            device: {
+                "digest": report.digest.hex(),
+                "rss_mb": report.rss_bytes / 1e6,
+                "bytes_up": report.bytes_up,
+                "bytes_down": report.bytes_down,
+                "results": report.results,
+            }
+            for device, report in sorted(outcome.reports.items())
+        },
+    )
+
+
+def make_job(options: argparse.Namespace, bundle: Bundle) -> Job:
+    """The job that the options describe, for this bundle. Raises PlanError when they contradict each other."""
+    from broker.rounds import Job, plan_round
+    from device_runtime.errors import PlanError
+    from device_runtime.plan import Block
+    from device_runtime.replica import check_blocks
+
+    last = len(bundle.manifest.stages)
+    try:
+        fanouts = [int(text) for text in options.fanouts.split(",")]
+        scales = [float(text) for text in options.scales.split(",")]
+        rates = [float(text) for text in options.learning_rates.split(",")]
+        split = [int(text) for text in options.split.split(",")] if options.split else [last - 2] * (len(fanouts) > 1)
+        blocks = [Block(*values) for values in zip([*split, last], fanouts, scales, rates, strict=True)]
+    except ValueError:
+        raise PlanError(
+            "--fanouts, --scales and --learning-rates are comma-separated numbers, one for each block, and --split has"
+            " one fewer"
+        ) from None
+    if min(options.rounds, options.devices, options.cohort, options.quorum) < 1 or not options.deadline > 0:
+        raise PlanError("--rounds, --devices, --cohort, --quorum and --deadline are positive")
+    if options.quorum > options.cohort:
+        raise PlanError(f"a quorum of {options.quorum} cannot be met by a cohort of {options.cohort}")
+    job = Job(
+        rounds=options.rounds,
+        cohort=options.cohort,
+        quorum=options.quorum,
+        deadline=options.deadline,
+        seed=options.seed,
+        shared=options.seeds == "shared",
+        distribution=options.distribution,
+        steps=options.steps,
+        examples=bundle.manifest.batch,
+        epsilon=options.epsilon,
+        blocks=tuple(blocks),
+        final_rate=options.final_rate,
+        digest_every=25,
+    )
+    check_blocks(bundle, plan_round(job, 1))
+    return job
+
+
+def _show(as_json: bool, **fields: Any) -> None:
+    if as_json:
+        print(json.dumps(fields), flush=True)
+    else:
+        words = (
+            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in fields.items()
+        )
+        print(", ".join(words), flush=True)

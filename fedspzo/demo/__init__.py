@@ -1,0 +1,1 @@
+"""Demonstration: private federated fine-tuning of a sentence encoder on assistant intents."""

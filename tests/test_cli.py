@@ -1,0 +1,153 @@
+"""Commands: bad input gets one sentence and status 1, and never a traceback."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from broker.store import ServerStore
+from device_runtime.bundle import Bundle
+from device_runtime.plan import Contribution, Entry, Plan
+from fedspzo.cli import COMMANDS, main
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "fedspzo", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    assert main(list(map(str, arguments))) == 1
+    error = capsys.readouterr().err.strip()
+    assert error.count("\n") == 0, error
+    assert error.startswith(f"fedspzo {arguments[0]}: ")
+    return error
+
+
+def test_every_command_has_help() -> None:
+    for command in COMMANDS:
+        with pytest.raises(SystemExit) as caught:
+            main([command, "--help"])
+        assert caught.value.code == 0
+
+
+def test_help_and_a_device_load_no_heavy_library() -> None:
+    heavy = ("torch", "transformers", "executorch", "litert_torch", "export.pipeline", "broker", "matplotlib")
+    code = (
+        "import sys; from fedspzo.cli import main\n"
+        "try: main(['device', '--help'])\n"
+        "except SystemExit: pass\n"
+        "import device_runtime.agent, device_runtime.state, device_runtime.engines.litert, device_runtime.data\n"
+        f"print([name for name in {heavy} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stderr.strip() == "[]"
+
+
+def test_export(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = ("--out", tmp_path / "b")
+    assert "there is no model folder './none'" in refused(capsys, "export", "./none", "--task", "intents", *out)
+    assert "there is no task 'none'" in refused(capsys, "export", "minilm", "--task", "none", *out)
+    assert "there is no engine 'onnx'" in refused(
+        capsys, "export", "minilm", "--task", "intents", "--engine", "onnx", *out
+    )
+    assert "at least 4 tokens" in refused(capsys, "export", "minilm", "--task", "intents", "--max-length", 2, *out)
+    assert not list(tmp_path.iterdir())
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_device_and_server(
+    capsys: pytest.CaptureFixture[str],
+    bundle_folder: Path,
+    tmp_path: Path,
+    write_examples: Callable[[Path, int], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = write_examples(tmp_path / "d.jsonl", 8)
+    device = ("device", bundle_folder, "--state", tmp_path / "s", "--data", data, "--broker")
+    server = ("server", bundle_folder, "--state", tmp_path / "j", "--data", data, "--broker")
+    assert "is not a broker's URL" in refused(capsys, *device, "localhost")
+    assert "is not a broker's URL" in refused(capsys, *server, "http://localhost")
+    from device_runtime.link import Link
+
+    connect = Link.connect
+    monkeypatch.setattr(Link, "connect", lambda link: connect(link, timeout=0.5))
+    nobody = f"mqtt://127.0.0.1:{free_port()}"
+    assert "does not answer within 0.5 s; start it, or check the URL" in refused(capsys, *device, nobody)
+    assert "does not answer within 0.5 s; start it, or check the URL" in refused(capsys, *server, nobody)
+    assert "is not a bundle" in refused(capsys, "device", tmp_path, *device[2:], nobody)
+    assert "there is no engine 'x'" in refused(capsys, *device, nobody, "--engine", "x")
+    data.write_text("{")
+    assert "d.jsonl, line 1 is not JSON" in refused(capsys, *device, nobody)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--fanouts", "1,x"), "are comma-separated numbers, one for each block"),
+        (("--fanouts", "1,2,3"), "one for each block, and --split has one fewer"),
+        (("--split", "9"), "at least one stage, in order"),
+        (("--split", "1"), "has nothing to train"),
+        (("--rounds", "0"), "are positive"),
+        (("--cohort", "2", "--quorum", "3"), "a quorum of 3 cannot be met by a cohort of 2"),
+        (("--epsilon", "0"), "epsilon and scales are positive"),
+    ],
+)
+def test_job_options(
+    capsys: pytest.CaptureFixture[str], bundle_folder: Path, tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
+    server = ("server", bundle_folder, "--state", tmp_path / "j", "--broker", "mqtt://127.0.0.1:1")
+    assert message in refused(capsys, *server, *options)
+
+
+def test_a_state_folder_of_another_job(bundle: Bundle, tmp_path: Path) -> None:
+    from device_runtime.errors import StateError
+
+    ServerStore(tmp_path, bundle.identity)
+    with pytest.raises(StateError, match="belongs to a job with another bundle"):
+        ServerStore(tmp_path, bytes(32))
+
+
+def test_predict_and_materialize(
+    capsys: pytest.CaptureFixture[str],
+    bundle_folder: Path,
+    bundle: Bundle,
+    tmp_path: Path,
+    make_plan: Callable[..., Plan],
+) -> None:
+    for command in (("predict", tmp_path, "x"), ("materialize", tmp_path, "--out", tmp_path / "out")):
+        assert "is not a run: it needs the folders 'bundle' and 'server'" in refused(capsys, *command)
+    (tmp_path / "bundle").symlink_to(bundle_folder)
+    (tmp_path / "server").mkdir()
+    assert "has no journal" in refused(capsys, "predict", tmp_path, "x")
+    store = ServerStore(tmp_path / "server", bundle.identity)
+    store.journal.append(Entry(make_plan(), (Contribution("", 1.0, (1.0, 2.0, 3.0, 4.0)),)))
+    assert "takes 1 texts: text" in refused(capsys, "predict", tmp_path, "x", "y")
+    assert main(["predict", str(tmp_path), "wake me at six"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split()[1] for line in lines} == {"alarm", "music", "call"}
+    assert sum(float(line.split("%")[0]) for line in lines) == pytest.approx(100, abs=0.2)
+    assert main(["materialize", str(tmp_path), "--out", str(tmp_path / "out")]) == 0
+    assert "checkpoint of round 1 written" in capsys.readouterr().out
+    assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_interrupting_is_quiet(bundle_folder: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fedspzo", "broker"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("broker at mqtt://127.0.0.1:")
+    process.terminate()
+    assert process.wait(10) == 0
+    assert process.communicate()[1] == ""

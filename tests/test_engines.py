@@ -1,0 +1,104 @@
+"""One suite over all engines: the same loss, scalars and digests, and refusals that say what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+from device_runtime.arrays import aligned_empty
+from device_runtime.bundle import Bundle
+from device_runtime.data import DataStore
+from device_runtime.engines import SUFFIXES, create_engine
+from device_runtime.errors import BundleError, EngineError
+from device_runtime.estimator import measure
+from device_runtime.forward import Forward
+from device_runtime.plan import Contribution, Entry, Plan
+from device_runtime.replica import Replica
+from device_runtime.task import Task
+
+ENGINES = tuple(SUFFIXES)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_loss_equals_transformers(engine: str, bundle: Bundle, checkpoint: Path, task: Task, store: DataStore) -> None:
+    """Against transformers' own model and tokenizer, unmodified, and torch's own loss."""
+    model, tokenizer = AutoModel.from_pretrained(checkpoint).eval(), AutoTokenizer.from_pretrained(checkpoint)
+
+    def embed(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state
+        return torch.nn.functional.normalize((hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
+
+    with torch.inference_mode():
+        described = tokenizer([label.description for label in task.labels], return_tensors="pt", padding=True)
+        labels = embed(described["input_ids"], described["attention_mask"])
+        mask = torch.from_numpy((np.arange(store.ids.shape[1]) < store.lengths[:, None]).astype(np.int64))
+        logits = 20 * embed(torch.from_numpy(store.ids).long(), mask) @ labels.T
+        loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(store.labels).long())
+    found = Forward(create_engine(engine), Replica(bundle)).evaluate(store)
+    assert found.loss == pytest.approx(float(loss), abs=1e-4)
+    np.testing.assert_allclose(found.logits, logits.numpy(), atol=1e-3)
+
+
+def test_engines_agree(bundle: Bundle, store: DataStore, make_plan: Callable[..., Plan]) -> None:
+    """Losses and scalars within the engines' arithmetic; digests exactly, once all apply the same entries."""
+    plan = make_plan(steps=2)
+    measured = {}
+    digests = set()
+    for engine in ENGINES:
+        forward = Forward(create_engine(engine), Replica(bundle))
+        measured[engine] = measure(forward, store, plan, "a")
+        entry = Entry(plan, (Contribution("", 1.0, measured[ENGINES[0]].scalars),))
+        forward.replica.apply(entry)
+        digests.add(forward.replica.digest())
+    assert len(digests) == 1
+    reference = measured["torch"]
+    scale = float(np.abs(reference.scalars).max())
+    for engine in ENGINES:
+        assert measured[engine].loss == pytest.approx(reference.loss, abs=1e-4)
+        np.testing.assert_allclose(measured[engine].scalars, reference.scalars, rtol=0.01, atol=0.01 * scale)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_weights_changed_in_place_take_effect(engine: str, bundle: Bundle, store: DataStore) -> None:
+    forward = Forward(create_engine(engine), Replica(bundle))
+    before = forward.evaluate(store).loss
+    for weights in forward.replica.trainable.values():
+        weights[...] *= 1.1
+    assert abs(forward.evaluate(store).loss - before) > 1e-3
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_damaged_graph_is_one_sentence(engine: str, tmp_path: Path) -> None:
+    path = tmp_path / f"graph{SUFFIXES[engine]}"
+    path.write_bytes(b"not a graph at all" * 10)
+    with pytest.raises(EngineError, match="export the bundle again"):
+        create_engine(engine).load(path)
+
+
+def test_arrays_of_another_shape_are_refused(bundle: Bundle) -> None:
+    graph = bundle.load_graphs(create_engine("litert"))["embedding"]
+    with pytest.raises(EngineError, match="takes 5 arrays, not 1"):
+        graph.run([aligned_empty((3, 3))], [])
+    with pytest.raises(EngineError, match="takes an aligned float32"):
+        graph.run([aligned_empty((3, 3))] * 5, [aligned_empty((3, 3))])
+
+
+def test_unknown_and_missing_engines(bundle_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="there is no engine 'onnx'; choose one of litert, executorch, torch"):
+        create_engine("onnx")
+    import json
+    import shutil
+
+    folder = tmp_path / "bundle"
+    shutil.copytree(bundle_folder, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for graph in manifest["graphs"].values():
+        manifest["files"].pop(graph["files"].pop("torch"))
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="no graphs for the engine 'torch', only for litert, executorch"):
+        Forward(create_engine("torch"), Replica(Bundle(folder)))

@@ -1,0 +1,229 @@
+"""The split estimator against the same computation written out naively, and against autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from device_runtime.bundle import Bundle
+from device_runtime.data import DataStore
+from device_runtime.directions import Direction, DirectionKernel
+from device_runtime.engines import create_engine
+from device_runtime.errors import PlanError
+from device_runtime.estimator import draw_examples, measure
+from device_runtime.forward import Forward
+from device_runtime.plan import Block, Contribution, Entry, Plan
+from device_runtime.replica import Replica
+
+
+def naive_loss(forward: Forward, store: DataStore, indices: np.ndarray, weights: dict[int, np.ndarray]) -> float:
+    """Loss of a whole forward pass with other weights."""
+    batch = forward.batch(store, indices)
+    outputs = forward.run(0, batch, None, weights)
+    for stage in range(1, len(forward.manifest.stages)):
+        outputs = forward.run(stage, batch, outputs[0], weights)
+    return float(outputs[0][: batch.count].astype(np.float64).mean())
+
+
+def naive_step(
+    forward: Forward, store: DataStore, indices: np.ndarray, plan: Plan, theta: dict[int, np.ndarray]
+) -> list[float]:
+    """Two blocks, every leaf with two whole forward passes over weights perturbed in a copy."""
+    manifest, kernel = forward.manifest, DirectionKernel(plan.distribution)
+    first, second = plan.blocks
+    tensors = [
+        {i for stage in manifest.stages[: first.stop] for i in stage.tensors if i in theta},
+        {i for stage in manifest.stages[first.stop :] for i in stage.tensors if i in theta},
+    ]
+    scalars = []
+    for i in range(first.fanout):
+        for j in range(second.fanout):
+            losses = []
+            for sign in (1, -1):
+                weights = {index: array.copy() for index, array in theta.items()}
+                for block, path, members in ((first, (i,), tensors[0]), (second, (i, j), tensors[1])):
+                    direction = Direction(plan.seed("", 0, path), sign * plan.epsilon * block.scale)
+                    for index in members:
+                        kernel.shift(weights[index], [direction], index, weights[index])
+                aligned = {index: np.copyto(a := forward.pool.take(w.shape), w) or a for index, w in weights.items()}
+                losses.append(naive_loss(forward, store, indices, aligned))
+            scalars.append((losses[0] - losses[1]) / (2 * plan.epsilon))
+    return scalars
+
+
+@pytest.fixture
+def forward(bundle: Bundle) -> Forward:
+    return Forward(create_engine("litert"), Replica(bundle))
+
+
+@pytest.mark.parametrize("distribution", ["rademacher", "gaussian"])
+@pytest.mark.parametrize("fanouts", [(1, 4), (2, 3), (3, 1)])
+def test_split_estimator_equals_the_naive_one(
+    forward: Forward, store: DataStore, make_plan: Callable[..., Plan], distribution: str, fanouts: tuple[int, int]
+) -> None:
+    blocks = (Block(2, fanouts[0], 0.5, 0.1), Block(5, fanouts[1], 1.0, 0.1))
+    plan = make_plan(distribution=distribution, blocks=blocks)
+    measured = measure(forward, store, plan, "a")
+    theta = dict(forward.replica.trainable)
+    expected = naive_step(forward, store, draw_examples(plan, store, "a", 0), plan, theta)
+    np.testing.assert_allclose(measured.scalars, expected, rtol=1e-6)
+
+
+def test_local_steps_equal_rounds_of_one_device(
+    forward: Forward, bundle: Bundle, store: DataStore, make_plan: Callable[..., Plan]
+) -> None:
+    """Three local steps, whose offsets are never written to the weights, end where applying each in turn would."""
+    plan = make_plan(steps=3)
+    scalars = measure(forward, store, plan, "a").scalars
+    stepped = Forward(create_engine("litert"), Replica(bundle))
+    kernel = DirectionKernel("rademacher")
+    for step in range(3):
+        found = naive_step_at(stepped, store, plan, step)
+        np.testing.assert_allclose(scalars[4 * step : 4 * step + 4], found, rtol=2e-3, atol=2e-3)
+        stages = (range(3), range(3, 5))
+        for block, updates in zip(stages, plan.updates("", step, scalars[4 * step : 4 * step + 4]), strict=True):
+            for index in stepped.replica.trainable_in(block):
+                weights = stepped.replica.trainable[index]
+                kernel.shift(weights, updates, index, weights)
+
+
+def naive_step_at(forward: Forward, store: DataStore, plan: Plan, step: int) -> list[float]:
+    """A step measured from the weights as they are now."""
+    from device_runtime.estimator import measure_step
+
+    batch = forward.batch(store, draw_examples(plan, store, "a", step))
+    return measure_step(forward, batch, plan, "", step, [[], []])[0]
+
+
+def test_three_blocks(forward: Forward, store: DataStore, make_plan: Callable[..., Plan]) -> None:
+    blocks = (Block(2, 2, 1.0, 0.1), Block(3, 2, 1.0, 0.1), Block(5, 2, 1.0, 0.1))
+    measured = measure(forward, store, make_plan(blocks=blocks), "a")
+    assert len(measured.scalars) == len(set(measured.scalars)) == 8
+
+
+def test_weights_are_never_left_perturbed(forward: Forward, store: DataStore, make_plan: Callable[..., Plan]) -> None:
+    before = forward.replica.digest()
+    measure(forward, store, make_plan(steps=2), "a")
+    assert forward.replica.digest() == before
+
+
+@pytest.mark.parametrize("fanouts", [(1, 1), (1, 8), (2, 4)])
+def test_flops_of_a_step(
+    forward: Forward, store: DataStore, make_plan: Callable[..., Plan], fanouts: tuple[int, int]
+) -> None:
+    """Σ 2·P_b·F_b: block 1 once for each of its perturbations, block 2 for each of its own."""
+    flops = [forward.manifest.graphs[stage.graph].flops for stage in forward.manifest.stages]
+    plan = make_plan(blocks=(Block(3, fanouts[0], 1.0, 0.1), Block(5, fanouts[1], 1.0, 0.1)))
+    measure(forward, store, plan, "a")
+    leaves = fanouts[0] * fanouts[1]
+    assert forward.flops == 2 * fanouts[0] * sum(flops[:3]) + 2 * leaves * sum(flops[3:])
+
+
+def test_a_step_allocates_no_activations_after_the_first(
+    forward: Forward, store: DataStore, make_plan: Callable[..., Plan]
+) -> None:
+    plan = make_plan(blocks=(Block(3, 2, 1.0, 0.1), Block(5, 3, 1.0, 0.1)))
+    measure(forward, store, plan, "a")
+    held = {shape: len(arrays) for shape, arrays in forward.pool._free.items()}
+    for _ in range(3):
+        measure(forward, store, plan, "a")
+    assert {shape: len(arrays) for shape, arrays in forward.pool._free.items()} == held
+
+
+def test_fewer_examples_than_a_batch(forward: Forward, store: DataStore, make_plan: Callable[..., Plan]) -> None:
+    """Padding rows repeat an example and count for nothing."""
+    small = DataStore(store.ids[:2], store.lengths[:2], store.labels[:2], 0)
+    measured = measure(forward, small, make_plan(), "a")
+    assert measured.examples == 2
+    swapped = DataStore(store.ids[[1, 0]], store.lengths[[1, 0]], store.labels[[1, 0]], 0)
+    np.testing.assert_allclose(measured.loss, measure(forward, swapped, make_plan(), "a").loss, rtol=1e-6)
+
+
+@pytest.mark.parametrize("distribution", ["rademacher", "gaussian"])
+def test_expectation_is_the_gradient(
+    bundle: Bundle, store: DataStore, make_plan: Callable[..., Plan], distribution: str
+) -> None:
+    """Over many directions the estimate's mean tends to the gradient that autograd finds, block by block."""
+    forward = Forward(create_engine("litert"), Replica(bundle))
+    blocks = (Block(3, 8, 0.5, 1.0), Block(5, 8, 1.0, 1.0))
+    plans = [make_plan(round=r, base_seed=r, distribution=distribution, blocks=blocks) for r in range(1, 33)]
+    fixed = DataStore(store.ids[:4], store.lengths[:4], store.labels[:4], 0)
+    estimate = {index: np.zeros(array.shape, np.float64) for index, array in forward.replica.trainable.items()}
+    kernel = DirectionKernel(distribution)
+    for plan in plans:
+        scalars = measure(forward, fixed, plan, "a").scalars
+        for stages, updates in zip((range(3), range(3, 5)), plan.updates("", 0, scalars), strict=True):
+            for index in forward.replica.trainable_in(stages):
+                step = np.zeros(estimate[index].shape, np.float32)
+                kernel.shift(step, updates, index, step)
+                estimate[index] -= step.astype(np.float64) / len(plans)
+    gradient = autograd_gradient(forward, fixed)
+    for stages, directions in ((range(3), 8 * 32), (range(3, 5), 64 * 32)):
+        indices = forward.replica.trainable_in(stages)
+        found = np.concatenate([estimate[i].ravel() for i in indices])
+        exact = np.concatenate([gradient[i].ravel() for i in indices])
+        # E|ĝ − g|² ≈ (d/n)·|g|², so their inner product concentrates on |g|² within a few times |g|²/√n.
+        slope = float(found @ exact) / float(exact @ exact)
+        assert abs(slope - 1) < 6 * np.sqrt(2 / directions), (distribution, slope)
+        cosine = float(found @ exact) / float(np.linalg.norm(found) * np.linalg.norm(exact))
+        assert cosine > 0.5 / np.sqrt(1 + exact.size / directions)
+
+
+def autograd_gradient(forward: Forward, store: DataStore) -> dict[int, np.ndarray]:
+    """Gradient of the mean loss, from the exported PyTorch programs."""
+    bundle = forward.replica.bundle
+    weights = {i: torch.tensor(array, requires_grad=True) for i, array in forward.replica.trainable.items()}
+    programs = {
+        g.name: torch.export.load(bundle.folder / g.files["torch"]).module() for g in bundle.manifest.graphs.values()
+    }
+    batch = forward.batch(store, np.arange(len(store)))
+    hidden: torch.Tensor | None = None
+    for stage in bundle.manifest.stages:
+        graph = bundle.manifest.graphs[stage.graph]
+        feeds = [hidden if name == "hidden" else torch.tensor(batch.feeds[name]) for name in graph.feeds]
+        tensors = [weights[i] if i in weights else torch.tensor(forward.replica.tensor(i)) for i in stage.tensors]
+        hidden = programs[stage.graph](*feeds, *tensors)[0]
+    assert hidden is not None
+    hidden.mean().backward()
+    return {i: tensor.grad.numpy() for i, tensor in weights.items() if tensor.grad is not None}
+
+
+def test_rounds_with_a_small_step_reduce_the_loss(
+    bundle: Bundle, store: DataStore, make_plan: Callable[..., Plan]
+) -> None:
+    forward = Forward(create_engine("litert"), Replica(bundle))
+    before = forward.evaluate(store).loss
+    for round in range(1, 31):
+        blocks = (Block(3, 1, 0.25, 2e-4), Block(5, 8, 1.0, 3e-3))
+        plan = make_plan(round=round, base_seed=round, blocks=blocks)
+        scalars = measure(forward, store, plan, "a").scalars
+        forward.replica.apply(Entry(plan, (Contribution("", 1.0, scalars),)))
+    assert forward.evaluate(store).loss < before - 0.1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"blocks": (Block(4, 1, 1.0, 0.1),)}, "end at stage 4, not at 5"),
+        ({"blocks": (Block(1, 1, 1.0, 0.1), Block(5, 1, 1.0, 0.1))}, "nothing to train"),
+        ({"examples": 5}, "asks for 5 examples"),
+    ],
+)
+def test_a_plan_that_does_not_fit_the_bundle(
+    forward: Forward, store: DataStore, make_plan: Callable[..., Plan], changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(PlanError, match=message):
+        measure(forward, store, make_plan(**changes), "a")
+
+
+def test_there_is_no_autograd_on_the_device() -> None:
+    """Forward passes only: no source of the runtime names what backpropagation needs."""
+    sources = list((Path(__file__).parent.parent / "device_runtime").rglob("*.py"))
+    assert len(sources) > 10
+    for path in sources:
+        text = path.read_text(encoding="utf-8")
+        assert not [word for word in ("backward", "requires_grad", "autograd.", "enable_grad") if word in text], path

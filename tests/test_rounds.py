@@ -1,0 +1,119 @@
+"""Rounds are pure: the same plan and results give the same entry, in whatever order results came."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from broker.rounds import Job, choose_cohort, close_round, plan_round, refusal
+from device_runtime.errors import PlanError
+from device_runtime.plan import Block, Plan
+from device_runtime.wire import Result, decode, encode
+
+JOB = Job(
+    rounds=10, cohort=3, quorum=2, deadline=10.0, seed=5, shared=True, distribution="rademacher", steps=1, examples=4,
+    epsilon=1e-3, blocks=(Block(3, 1, 0.25, 1e-3), Block(5, 4, 1.0, 1e-2)), final_rate=1.0, digest_every=5,
+)  # fmt: skip
+
+
+def result(scalars: tuple[float, ...], examples: int = 4, round: int = 1) -> Result:
+    return Result(round, tuple(np.array(scalars, np.float32).tolist()), 1.0, examples, 0.1, b"")
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.lists(st.floats(-1e3, 1e3), min_size=4, max_size=4), st.integers(1, 4)), min_size=1, max_size=6
+    ),
+    st.booleans(),
+    st.randoms(),
+)
+def test_order_of_arrival_does_not_matter(rows: list[tuple[list[float], int]], shared: bool, random: object) -> None:
+    plan = plan_round(dataclasses.replace(JOB, shared=shared), 1)
+    results = {f"d{i}": result(tuple(scalars), examples) for i, (scalars, examples) in enumerate(rows)}
+    shuffled = dict(sorted(results.items(), key=lambda item: hash((item[0], str(random)))))
+    entry = close_round(plan, results)
+    assert entry == close_round(plan, shuffled)
+    assert decode(encode(entry)) == entry, "what the server applies is what devices receive"
+    assert sum(contribution.weight for contribution in entry.contributions) == pytest.approx(1)
+
+
+def test_shared_scalars_are_averaged_by_examples() -> None:
+    entry = close_round(plan_round(JOB, 1), {"a": result((1, 2, 3, 4), 1), "b": result((5, 6, 7, 8), 3)})
+    assert entry.contributions[0].scalars == (4.0, 5.0, 6.0, 7.0)
+    assert len(encode(entry)) == len(encode(close_round(plan_round(JOB, 1), {"a": result((1, 2, 3, 4))})))
+
+
+def test_updates_are_the_mean_over_leaves(make_plan: Callable[..., Plan]) -> None:
+    plan = make_plan(blocks=(Block(2, 2, 0.5, 0.1), Block(5, 2, 1.0, 1.0)))
+    first, second = plan.updates("", 0, (1.0, 3.0, 5.0, 7.0))
+    # Block 1: mean of the leaves under each of its paths, over two paths and its scale; block 2: each leaf of four.
+    assert [d.coefficient for d in first] == pytest.approx([-0.1 * 2 / 2 / 0.5, -0.1 * 6 / 2 / 0.5])
+    assert [d.coefficient for d in second] == pytest.approx([-0.25, -0.75, -1.25, -1.75])
+    assert len({d.seed for d in (*first, *second)}) == 6
+
+
+def test_plans_differ_by_round_and_ask_for_digests_now_and_then() -> None:
+    plans = [plan_round(JOB, round) for round in range(1, 11)]
+    assert len({plan.base_seed for plan in plans}) == 10
+    assert [plan.round for plan in plans if plan.digest] == [5, 10]
+    assert plan_round(JOB, 3) == plans[2]
+
+
+def test_learning_rates_fall_linearly() -> None:
+    job = dataclasses.replace(JOB, final_rate=0.5)
+    rates = [plan_round(job, round).blocks[1].learning_rate for round in (1, 6)]
+    assert rates == pytest.approx([1e-2, 0.75e-2])
+    assert plan_round(JOB, 9).blocks == JOB.blocks
+
+
+def test_cohorts_are_uniform_and_repeatable() -> None:
+    names = [f"d{i}" for i in range(10)]
+    chosen = Counter(d for round in range(1, 1001) for d in choose_cohort(JOB, round, names))
+    assert set(chosen) == set(names)
+    assert max(chosen.values()) < 380
+    assert min(chosen.values()) > 220
+    assert choose_cohort(JOB, 1, names) == choose_cohort(JOB, 1, reversed(names))  # type: ignore[arg-type]
+    assert choose_cohort(JOB, 1, names[:2], asked=("d7",))[0] == "d7"
+    assert len(choose_cohort(JOB, 1, names[:2], asked=("d7",))) == 3
+
+
+@pytest.mark.parametrize(
+    ("device", "answer", "reason"),
+    [
+        ("a", result((1, 2, 3, 4)), None),
+        ("a", result((1, 2, 3, 4), round=2), "round 2, and round 1 is open"),
+        ("z", result((1, 2, 3, 4)), "was not asked"),
+        ("a", result((1, 2, 3)), "has 3 scalars, and the plan asks for 4"),
+        ("a", result((1, 2, 3, 4), examples=0), "claims 0 examples"),
+        ("a", result((1, 2, 3, 4), examples=5), "claims 5 examples"),
+    ],
+)
+def test_what_does_not_count_is_said(device: str, answer: Result, reason: str | None) -> None:
+    found = refusal(plan_round(JOB, 1), ("a", "b"), device, answer)
+    assert (found is None) if reason is None else (found is not None and reason in found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"blocks": ()}, "it has a block"),
+        ({"blocks": (Block(3, 1, 1.0, 0.1), Block(3, 1, 1.0, 0.1))}, "at least one stage, in order"),
+        ({"blocks": (Block(3, 0, 1.0, 0.1),)}, "at least 1"),
+        ({"blocks": (Block(3, 5000, 1.0, 0.1),)}, "at most 4096 scalars"),
+        ({"epsilon": 0.0}, "positive"),
+        ({"distribution": "cauchy"}, "unknown directions 'cauchy'"),
+        ({"round": 0}, "at least 1"),
+    ],
+)
+def test_a_plan_that_contradicts_itself(
+    make_plan: Callable[..., Plan], changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(PlanError, match=message):
+        make_plan(**changes)

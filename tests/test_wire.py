@@ -1,0 +1,132 @@
+"""Messages: every one comes back as it went out, and nothing else gets in."""
+
+from __future__ import annotations
+
+import contextlib
+
+import cbor2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from device_runtime.errors import MessageError
+from device_runtime.plan import Block, Contribution, Entry, Plan
+from device_runtime.wire import (
+    MAX_BYTES,
+    Ack,
+    Finish,
+    Hello,
+    Message,
+    Presence,
+    Refusal,
+    Report,
+    Result,
+    Sync,
+    decode,
+    encode,
+)  # fmt: skip
+
+numbers = st.integers(0, 2**64 - 1)
+rounds = st.integers(1, 2**31)
+finite = st.floats(allow_nan=False, allow_infinity=False)
+positive = st.floats(1e-6, 1e3)
+single = st.floats(allow_nan=False, allow_infinity=False, width=32)
+blocks = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 4), positive, finite), min_size=1, max_size=3).map(
+    lambda rows: tuple(Block(sum(r[0] for r in rows[: i + 1]), *row[1:]) for i, row in enumerate(rows))
+)
+plans = st.builds(
+    Plan, rounds, numbers, st.booleans(), st.sampled_from(["rademacher", "gaussian"]), st.integers(1, 3),
+    st.integers(1, 64), positive, blocks, positive, st.booleans(),
+)  # fmt: skip
+
+
+@st.composite
+def entries(draw: st.DrawFn) -> Entry:
+    plan = draw(plans)
+    scalars = st.lists(single, min_size=plan.scalars, max_size=plan.scalars).map(tuple)
+    return Entry(
+        plan, tuple(draw(st.lists(st.builds(Contribution, st.text(max_size=8), positive, scalars), max_size=3)))
+    )
+
+
+messages = st.one_of(
+    plans,
+    entries(),
+    st.builds(
+        Result, rounds, st.lists(single, max_size=40).map(tuple), finite, numbers, finite, st.binary(max_size=16)
+    ),
+    st.builds(Ack, rounds),
+    st.builds(Sync, st.binary(min_size=32, max_size=32), numbers, numbers),
+    st.builds(Refusal, st.text(max_size=100)),
+    st.builds(Finish, rounds),
+    st.builds(Report, numbers, st.binary(max_size=16), numbers, numbers, numbers, numbers),
+    st.builds(Presence, st.booleans(), numbers),
+    st.builds(Hello, numbers),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(messages)
+def test_every_message_comes_back(message: Message) -> None:
+    assert decode(encode(message)) == message
+
+
+@settings(max_examples=500, deadline=None)
+@given(messages, st.data())
+def test_a_mutated_message_is_a_message_or_refused(message: Message, data: st.DataObject) -> None:
+    blob = bytearray(encode(message))
+    for _ in range(data.draw(st.integers(1, 3))):
+        blob[data.draw(st.integers(0, len(blob) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(MessageError):
+        assert encode(decode(bytes(blob)))
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.binary(max_size=200))
+def test_random_bytes_are_refused(blob: bytes) -> None:
+    with pytest.raises(MessageError):
+        decode(blob)
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ([2, 4, 1], "protocol version 2"),
+        ([1, 99, 1], "unknown kind 99"),
+        ([1, 4], "Ack does not have 1 fields"),
+        ([1, 4, -1], "Ack.round does not hold a valid int"),
+        ([1, 4, True], "Ack.round does not hold a valid int"),
+        ([1, 4, 1 << 64], "Ack.round does not hold a valid int"),
+        ([1, 4, 1.0], "Ack.round does not hold a valid int"),
+        ([1, 6, "x" * 5000], "Refusal.reason does not hold a valid str"),
+        ([1, 3, 1, b"123", 0.0, 1, 0.0, b""], "Result.scalars is not a string of float32"),
+        ([1, 3, 1, np.float32("nan").tobytes(), 0.0, 1, 0.0, b""], "Result.scalars has a number that is not finite"),
+        ([1, 3, 1, np.float32("inf").tobytes(), 0.0, 1, 0.0, b""], "Result.scalars has a number that is not finite"),
+        ([1, 3, 1, b"", float("nan"), 1, 0.0, b""], "Result.loss does not hold a valid float"),
+        ({"a": 1}, "not a message of ours"),
+        ([], "not a message of ours"),
+    ],
+)
+def test_what_is_wrong_is_said(record: object, message: str) -> None:
+    with pytest.raises(MessageError, match=message):
+        decode(cbor2.dumps(record))
+
+
+def test_sizes_are_limited() -> None:
+    with pytest.raises(MessageError, match="exceeds the limit"):
+        decode(bytes(MAX_BYTES + 1))
+    with pytest.raises(MessageError, match="exceeds the limit"):
+        encode(Result(1, (0.0,) * 20000, 0.0, 1, 0.0, b""))
+
+
+def test_a_result_stays_within_its_budget() -> None:
+    """At most 128 bytes and 4 for each scalar."""
+    result = Result(2**31, (1.5,) * 16, 1.2345678, 64, 0.123456789, bytes(16))
+    assert len(encode(result)) <= 128 + 4 * 16
+
+
+def test_test_vector() -> None:
+    """The bytes of a message are a format too."""
+    assert encode(Result(3, (1.0, -2.0), 0.5, 8, 0.25, b"")).hex() == "88010303480000803f000000c0f9380008f9340040"
+    assert encode(Ack(7)).hex() == "83010407"
