@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import math
-import os
-import sys
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from device_runtime.engines import SUFFIXES
 from device_runtime.errors import ExportError
+from export.quiet import quiet
 
 
 def export_program(module: torch.nn.Module, example: Sequence[torch.Tensor]) -> ExportedProgram:
@@ -126,21 +121,3 @@ def _operator_work(interpreter: Any, operator: dict[str, Any]) -> int:
 
 
 _LOWER = {"torch": _lower_torch, "executorch": _lower_executorch, "litert": _lower_litert}
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the converters' and engines' chatter (Python logging, warnings, C++ on standard error) from the screen."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    sys.stderr.flush()
-    saved = os.dup(2)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), open(os.devnull, "wb") as nowhere:
-        warnings.simplefilter("ignore")
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-            logging.disable(level)

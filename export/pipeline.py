@@ -20,7 +20,8 @@ from device_runtime.task import Task
 from device_runtime.tensors import write_tensors
 from export.checkpoint import Checkpoint
 from export.families import Network, find_family
-from export.lowering import count_flops, export_program, lower, quiet
+from export.lowering import count_flops, export_program, lower
+from export.quiet import quiet
 
 #: Largest difference between an engine's output and PyTorch's that an export may have.
 TOLERANCE = 1e-4

@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-import transformers
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
@@ -19,6 +18,7 @@ from device_runtime.task import Task
 from export.checkpoint import Checkpoint
 from export.families import Graph, Network, derived, frozen, trainable
 from export.operators import attention, cross_entropy, linear, mean_pool
+from export.quiet import quiet
 
 MODEL_TYPES = ("bert",)
 TEMPERATURE = 20.0
@@ -120,9 +120,9 @@ def build(checkpoint: Checkpoint, task: Task, batch: int, length: int) -> Networ
 
 def embed_descriptions(checkpoint: Checkpoint, task: Task) -> np.ndarray:
     """Unit vectors float32 [L, H]: the labels' descriptions as the original model embeds them."""
-    transformers.utils.logging.disable_progress_bar()
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
-    model = AutoModel.from_pretrained(checkpoint.folder, dtype=torch.float32).eval()
+    with quiet():
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
+        model = AutoModel.from_pretrained(checkpoint.folder, dtype=torch.float32).eval()
     tokens = tokenizer([label.description for label in task.labels], return_tensors="pt", padding=True)
     with torch.inference_mode():
         hidden = model(**tokens).last_hidden_state

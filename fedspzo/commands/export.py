@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ def run(options: argparse.Namespace) -> None:
     from export.pipeline import export_bundle
     from export.tasks import load_task
 
-    console = Console()
+    console = Console(file=sys.stdout)  # this one, though the libraries' output is redirected meanwhile
     with console.status("starting") as status:
         reports = export_bundle(
             options.model,

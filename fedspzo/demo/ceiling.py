@@ -17,6 +17,7 @@ from device_runtime.data import DataStore
 from device_runtime.estimator import draw_examples
 from export.families.bert import TEMPERATURE
 from export.operators import mean_pool
+from export.quiet import quiet
 
 LEARNING_RATE = 5e-5
 
@@ -41,7 +42,8 @@ class _Classifier(torch.nn.Module):
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__()
-        self.encoder = AutoModel.from_pretrained(bundle.manifest.model["source"], dtype=torch.float32).eval()
+        with quiet():
+            self.encoder = AutoModel.from_pretrained(bundle.manifest.model["source"], dtype=torch.float32).eval()
         self.encoder.embeddings.requires_grad_(False)
         self.labels = torch.tensor(bundle.weights.view("labels"))[0]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -76,7 +77,7 @@ def run_demo(settings: Settings) -> None:
         FedSPZOError: something on the way failed, or the replicas differ at the end.
     """
     started = time.monotonic()
-    console = Console()
+    console = Console(file=sys.stdout, soft_wrap=True)  # this one, though the libraries' output is redirected meanwhile
     folder = settings.folder
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "data").mkdir(parents=True)
@@ -140,21 +141,22 @@ def _watch(console: Console, settings: Settings, events: Iterator[dict[str, Any]
                 break
             if "accuracy" in event:
                 progress.evaluations.append((event["round"], event["accuracy"]))
-                console.print(_line(progress, settings, time.monotonic() - started))
+                console.print(_line(progress, settings, event["round"], time.monotonic() - started))
             else:
                 progress.losses.append(event["loss"])
                 progress.step_seconds.append(event["step_seconds"])
                 progress.bytes_up, progress.bytes_down = event["bytes_up"], event["bytes_down"]
-            live.update(_line(progress, settings, time.monotonic() - started), refresh=console.is_terminal)
+            line = _line(progress, settings, len(progress.losses), time.monotonic() - started)
+            live.update(line, refresh=console.is_terminal)
     return progress
 
 
-def _line(progress: Progress, settings: Settings, seconds: float) -> str:
+def _line(progress: Progress, settings: Settings, round: int, seconds: float) -> str:
     recent = progress.losses[-EVALUATE_EVERY:]
     loss = f"loss {sum(recent) / len(recent):.3f}" if recent else "loss     –"
     accuracy = f"held-out accuracy {progress.evaluations[-1][1]:.1%}" if progress.evaluations else ""
     traffic = f"{progress.bytes_up / 1e3:.1f} kB up, {progress.bytes_down / 1e3:.1f} kB down"
-    return f"round {len(progress.losses):3d}/{settings.rounds}  {loss}  {accuracy}  {traffic}  {seconds:.0f} s"
+    return f"round {round:3d}/{settings.rounds}  {loss}  {accuracy}  {traffic}  {seconds:.0f} s"
 
 
 @dataclass(frozen=True)
@@ -233,8 +235,8 @@ def _print_summary(console: Console, settings: Settings, summary: dict[str, Any]
         f"replicas: server, {len(summary['device_digests'])} devices and a replay of the journal"
         f" {'are bit-identical' if equal else 'DIFFER'} ({summary['server_digest']})\n"
         f"a device: {summary['bytes_up_per_device_round']:.0f} bytes up and"
-        f" {summary['bytes_down_per_device_round']:.0f} down a round, {summary['seconds_per_device_step']:.2f} s a step,"
-        f" {summary['device_peak_rss_mb']:.0f} MB at most\n"
+        f" {summary['bytes_down_per_device_round']:.0f} down a round,"
+        f" {summary['seconds_per_device_step']:.2f} s a step, {summary['device_peak_rss_mb']:.0f} MB at most\n"
         f"{summary['seconds']:.0f} s in all; {settings.folder}/summary.json, {settings.folder}/accuracy.png\n\n"
         f'next: fedspzo predict {settings.folder} "wake me at six"\n'
         f"      fedspzo materialize {settings.folder} --out checkpoint",
