@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -44,6 +44,25 @@ class Job:
     digest_every: int
 
 
+@dataclass(frozen=True)
+class ClosedRound:
+    """What became of a round.
+
+    Attributes:
+        round: its number.
+        loss: mean loss that its devices measured.
+        devices: those whose results counted.
+        seconds: from opening to closing.
+        step_seconds: mean time of a device's local step.
+    """
+
+    round: int
+    loss: float
+    devices: tuple[str, ...]
+    seconds: float
+    step_seconds: float
+
+
 def plan_round(job: Job, round: int) -> Plan:
     """The plan of a round. Raises PlanError when the job's settings contradict themselves."""
     rate = 1.0 - (1.0 - job.final_rate) * (round - 1) / job.rounds
@@ -61,15 +80,9 @@ def plan_round(job: Job, round: int) -> Plan:
     )
 
 
-def choose_cohort(job: Job, round: int, candidates: Collection[str], asked: Collection[str] = ()) -> tuple[str, ...]:
-    """Devices to ask in a round, sampled uniformly: the job's number of them, or all there are.
-
-    Args:
-        candidates: devices that can take part.
-        asked: devices that were asked before in this round and may yet answer; they count and stay.
-    """
-    fresh = sorted(set(candidates) - set(asked), key=lambda device: _hash(job.seed, round, device))
-    return (*asked, *fresh[: max(0, job.cohort - len(asked))])
+def choose_cohort(job: Job, round: int, candidates: Iterable[str]) -> tuple[str, ...]:
+    """Devices to ask in a round, sampled uniformly: the job's number of them, or all there are."""
+    return tuple(sorted(candidates, key=lambda device: _hash(job.seed, round, device))[: job.cohort])
 
 
 def refusal(plan: Plan, cohort: Collection[str], device: str, result: Result) -> str | None:
@@ -100,6 +113,17 @@ def close_round(plan: Plan, results: Mapping[str, Result]) -> Entry:
         )
         return Entry(plan, (Contribution("", 1.0, tuple(mean.tolist())),))
     return Entry(plan, tuple(Contribution(d, share, results[d].scalars) for d, share in shares.items()))
+
+
+def describe_round(plan: Plan, results: Mapping[str, Result], seconds: float) -> ClosedRound:
+    """What became of a round that took so many seconds."""
+    return ClosedRound(
+        round=plan.round,
+        loss=math.fsum(result.loss for result in results.values()) / len(results),
+        devices=tuple(sorted(results)),
+        seconds=seconds,
+        step_seconds=math.fsum(result.seconds for result in results.values()) / (len(results) * plan.steps),
+    )
 
 
 def _hash(seed: int, round: int, purpose: str) -> int:

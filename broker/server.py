@@ -7,31 +7,20 @@ a decision rests on is on disk before anyone hears of it, so that a killed serve
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from broker.digests import Claim, DigestWatch
 from broker.evaluation import Digested, Evaluated, Evaluator, Failed
-from broker.rounds import Job, choose_cohort, close_round, plan_round, refusal
-from broker.store import ClosedRound, ServerStore
+from broker.roster import Roster
+from broker.rounds import ClosedRound, Job, choose_cohort, close_round, describe_round, plan_round, refusal
+from broker.store import ServerStore
+from device_runtime import wire
 from device_runtime.errors import MessageError
 from device_runtime.link import Connected, Link, Received, Topics
 from device_runtime.plan import Entry, Plan
-from device_runtime.wire import (
-    Ack,
-    Finish,
-    Hello,
-    Message,
-    Presence,
-    Refusal,
-    Report,
-    Result,
-    Sync,
-    decode,
-    encode,
-)  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -47,17 +36,9 @@ TICK_S = 0.5
 class _Round:
     plan: Plan
     cohort: tuple[str, ...]
-    results: dict[str, Result]
+    results: dict[str, wire.Result]
     started: float
     deadline: float
-
-
-@dataclass
-class _Device:
-    """A device that announced itself: ``session`` is 0 while it is away, ``synced`` once its bundle was accepted."""
-
-    session: int = 0
-    synced: bool = False
 
 
 @dataclass
@@ -71,7 +52,7 @@ class Outcome:
     """
 
     digest: bytes = b""
-    reports: dict[str, Report] = field(default_factory=dict)
+    reports: dict[str, wire.Report] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
 
 
@@ -115,9 +96,8 @@ class Server:
         self._topics = Topics(name)
         self._link = Link(url, f"server-{name}", [self._topics.up("+"), self._topics.state("+")])
         self._evaluator = evaluator(self._link.events.put)
-        self._devices: dict[str, _Device] = {}
-        self._digests: dict[int, bytes] = {}
-        self._claims: list[tuple[str, int, bytes]] = []
+        self._roster = Roster()
+        self._digests = DigestWatch()
         self._outcome = Outcome()
         self._finished_at: float | None = None
         self._round: _Round | None = None
@@ -155,7 +135,7 @@ class Server:
 
     def _resume(self) -> None:
         """Bring the evaluator to the journal's end, and reopen the round that was open."""
-        self._evaluator.submit(None, evaluate=True)
+        self._evaluator.submit(None, evaluate=True, digest=True)
         for entry in self._store.journal.entries(after=self._evaluator.round):
             self._submit(entry)
         opened = self._store.load_open_round()
@@ -168,62 +148,57 @@ class Server:
 
     def _handle(self, event: object) -> None:
         if isinstance(event, Connected):
-            self._link.publish(self._topics.round, encode(Hello(self._store.journal.last_round)))
+            self._link.publish(self._topics.round, wire.encode(wire.Hello(self._store.journal.last_round)))
         elif isinstance(event, Received):
             kind, device = event.topic.split("/")[-2:]
             try:
-                self._receive(kind, device, decode(event.payload))
+                self._receive(kind, device, wire.decode(event.payload))
             except MessageError as error:
                 self._outcome.counts["messages dropped"] += 1
                 log.warning("a message of '%s' was dropped: %s", device, error)
         elif isinstance(event, Evaluated):
             self._observe(event)
         elif isinstance(event, Digested):
-            self._digests[event.round] = event.digest
             self._outcome.digest = event.digest
-            self._compare_digests()
+            self._expel(self._digests.learn(event.round, event.digest))
         elif isinstance(event, Failed):
             raise event.error
 
-    def _receive(self, kind: str, device: str, message: Message) -> None:
-        known = self._devices.setdefault(device, _Device())
-        if kind == "state" and isinstance(message, Presence):
-            if message.online:
-                known.session = message.session
-            elif known.session == message.session:
-                known.session, known.synced = 0, False
-        elif kind == "up" and isinstance(message, Sync):
-            self._on_sync(device, known, message)
-        elif kind == "up" and isinstance(message, Result):
+    def _receive(self, kind: str, device: str, message: wire.Message) -> None:
+        if kind == "state" and isinstance(message, wire.Presence):
+            self._roster.announce(device, message)
+        elif kind == "up" and isinstance(message, wire.Sync):
+            self._on_sync(device, message)
+        elif kind == "up" and isinstance(message, wire.Result):
             self._on_result(device, message)
-        elif kind == "up" and isinstance(message, Report):
+        elif kind == "up" and isinstance(message, wire.Report):
             self._outcome.reports[device] = message
-            self._send(device, Ack(message.round))
+            self._send(device, wire.Ack(message.round))
         else:
             raise MessageError(f"a {type(message).__name__} is not for the topic '{kind}'")
 
-    def _on_sync(self, device: str, known: _Device, sync: Sync) -> None:
+    def _on_sync(self, device: str, sync: wire.Sync) -> None:
         last = self._store.journal.last_round
         if sync.bundle != self._identity:
-            self._send(device, Refusal("its bundle is not this job's; give it the job's bundle"))
+            self._send(device, wire.Refusal("its bundle is not this job's; give it the job's bundle"))
         elif sync.round > last:
             self._send(
-                device, Refusal(f"it is at round {sync.round} and the job at {last}; give it a new state folder")
+                device, wire.Refusal(f"it is at round {sync.round} and the job at {last}; give it a new state folder")
             )
         else:
-            known.synced = True
+            self._roster.accept(device)
             for entry in self._store.journal.entries(after=sync.round):
                 self._send(device, entry)
             if self._round and device in self._round.cohort and device not in self._round.results:
                 self._send(device, self._round.plan)
             if self._finished_at is not None:
-                self._send(device, Finish(last))
+                self._send(device, wire.Finish(last))
 
-    def _on_result(self, device: str, result: Result) -> None:
+    def _on_result(self, device: str, result: wire.Result) -> None:
         last = self._store.journal.last_round
         if result.round <= last:
             self._outcome.counts["results late"] += 1
-            self._send(device, Ack(result.round))
+            self._send(device, wire.Ack(result.round))
             return
         reason = refusal(self._round.plan, self._round.cohort, device, result) if self._round else "no round is open"
         if reason is not None:
@@ -236,21 +211,16 @@ class Server:
             self._round.results[device] = result
             self._outcome.counts["results accepted"] += 1
             if result.digest:
-                self._claims.append((device, result.round - 1, result.digest))
-                self._compare_digests()
-        self._send(device, Ack(result.round))
+                self._expel(self._digests.claim(Claim(device, result.round - 1, result.digest)))
+        self._send(device, wire.Ack(result.round))
 
-    def _compare_digests(self) -> None:
-        """Hold the devices' digests against the server's, as far as the evaluator has come."""
-        waiting = []
-        for device, round, digest in self._claims:
-            if round not in self._digests:
-                waiting.append((device, round, digest))
-            elif digest != self._digests[round]:
-                self._outcome.counts["digests differing"] += 1
-                log.error("the replica of '%s' differs from the server's after round %d", device, round)
-                self._send(device, Refusal(f"its replica differs after round {round}; give it a new state folder"))
-        self._claims = waiting
+    def _expel(self, wrong: Iterable[Claim]) -> None:
+        """Tell devices whose replicas differ to start afresh."""
+        for claim in wrong:
+            self._outcome.counts["digests differing"] += 1
+            log.error("the replica of '%s' differs from the server's after round %d", claim.device, claim.round)
+            reason = f"its replica differs after round {claim.round}; give it a new state folder"
+            self._send(claim.device, wire.Refusal(reason))
 
     # --- rounds ---------------------------------------------------------------------------------------------------
 
@@ -263,13 +233,13 @@ class Server:
             if self._store.journal.last_round >= self._job.rounds:
                 self._finish(now)
                 return True
-            if len(self._candidates()) < self._wanted:
+            if len(self._roster.ready()) < self._wanted:
                 return False
             self._open(now)
             return True
         missing = [device for device in self._round.cohort if device not in self._round.results]
         overdue = now >= self._round.deadline
-        hopeless = all(not self._devices.get(device, _Device()).session for device in missing)
+        hopeless = not any(map(self._roster.online, missing))
         if not missing or (len(self._round.results) >= self._job.quorum and (overdue or hopeless)):
             self._close(now)
             return True
@@ -278,12 +248,9 @@ class Server:
             return True
         return False
 
-    def _candidates(self) -> list[str]:
-        return [name for name, device in self._devices.items() if device.session and device.synced]
-
     def _open(self, now: float) -> None:
         plan = plan_round(self._job, self._store.journal.last_round + 1)
-        cohort = choose_cohort(self._job, plan.round, self._candidates())
+        cohort = choose_cohort(self._job, plan.round, self._roster.ready())
         self._wanted = min(self._wanted, self._job.quorum)
         self._store.save_open_round(plan, cohort)
         self._round = _Round(plan, cohort, {}, now, now + plan.deadline)
@@ -291,33 +258,29 @@ class Server:
             self._send(device, plan)
 
     def _extend(self, now: float) -> None:
-        """Ask more devices in the place of those that did not answer, and give all a new deadline."""
+        """Give those that have not answered a new deadline, and ask as many others besides."""
         assert self._round is not None
-        answered = tuple(device for device in self._round.cohort if device in self._round.results)
-        cohort = choose_cohort(self._job, self._round.plan.round, self._candidates(), answered)
+        current, job = self._round, self._job
+        missing = [device for device in current.cohort if device not in current.results]
+        others = set(self._roster.ready()) - set(current.cohort)
+        fresh = choose_cohort(job, current.plan.round, others)[: len(missing)]
         log.warning(
-            "round %d has %d of %d results at its deadline; asking %d devices again",
-            self._round.plan.round, len(answered), self._job.quorum, len(cohort) - len(answered),
-        )  # fmt: skip
-        self._store.save_open_round(self._round.plan, cohort)
-        self._round.cohort, self._round.deadline = cohort, now + self._round.plan.deadline
-        for device in cohort[len(answered) :]:
-            self._send(device, self._round.plan)
+            "round %d has %d of %d results at its deadline; asking %d devices again and %d others",
+            *(current.plan.round, len(current.results), job.quorum, len(missing), len(fresh)),
+        )
+        current.cohort, current.deadline = (*current.cohort, *fresh), now + current.plan.deadline
+        self._store.save_open_round(current.plan, current.cohort)
+        for device in (*missing, *fresh):
+            self._send(device, current.plan)
 
     def _close(self, now: float) -> None:
         assert self._round is not None
         plan, results = self._round.plan, self._round.results
         entry = close_round(plan, results)
-        closed = ClosedRound(
-            round=plan.round,
-            loss=_mean(result.loss for result in results.values()),
-            devices=tuple(sorted(results)),
-            seconds=now - self._round.started,
-            step_seconds=_mean(result.seconds / plan.steps for result in results.values()),
-        )
+        closed = describe_round(plan, results, now - self._round.started)
         self._store.close_round(entry, closed)
         self._round = None
-        self._link.publish(self._topics.result, encode(entry))
+        self._link.publish(self._topics.result, wire.encode(entry))
         self._submit(entry)
         self._observe(closed)
 
@@ -332,20 +295,15 @@ class Server:
 
     def _finish(self, now: float) -> None:
         self._finished_at = now
-        self._link.publish(self._topics.result, encode(Finish(self._store.journal.last_round)))
+        self._link.publish(self._topics.result, wire.encode(wire.Finish(self._store.journal.last_round)))
 
     def _done(self) -> bool:
         """Whether every device at hand has reported and the evaluator has come to the end."""
         if self._finished_at is None:
             return False
-        reported = all(device in self._outcome.reports for device in self._candidates())
-        evaluated = self._store.journal.last_round in self._digests
+        reported = all(device in self._outcome.reports for device in self._roster.ready())
+        evaluated = self._digests.known(self._store.journal.last_round) is not None
         return evaluated and (reported or time.monotonic() > self._finished_at + REPORT_S)
 
-    def _send(self, device: str, message: Message) -> None:
-        self._link.publish(self._topics.down(device), encode(message))
-
-
-def _mean(values: Iterable[float]) -> float:
-    listed = list(values)
-    return math.fsum(listed) / len(listed)
+    def _send(self, device: str, message: wire.Message) -> None:
+        self._link.publish(self._topics.down(device), wire.encode(message))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from broker.rounds import ClosedRound
 from device_runtime.errors import StateError
 from device_runtime.journal import Journal, connect
 from device_runtime.plan import Entry, Plan
@@ -23,25 +24,6 @@ CREATE TABLE IF NOT EXISTS history (
     round INTEGER PRIMARY KEY, loss REAL, devices TEXT, seconds REAL, step_seconds REAL
 );
 """
-
-
-@dataclass(frozen=True)
-class ClosedRound:
-    """What became of a round.
-
-    Attributes:
-        round: its number.
-        loss: mean loss that its devices measured.
-        devices: those whose results counted.
-        seconds: from opening to closing.
-        step_seconds: mean time of a device's local step.
-    """
-
-    round: int
-    loss: float
-    devices: tuple[str, ...]
-    seconds: float
-    step_seconds: float
 
 
 @dataclass(frozen=True)
@@ -86,11 +68,9 @@ class ServerStore:
 
     def save_open_round(self, plan: Plan, cohort: tuple[str, ...]) -> None:
         """Record the plan and who is asked, before they are."""
-        with self._transaction():
-            self._connection.execute("DELETE FROM open_round")
-            self._connection.execute(
-                "INSERT INTO open_round VALUES (?, ?, ?)", (plan.round, encode(plan), " ".join(cohort))
-            )
+        with self._transaction() as execute:
+            execute("DELETE FROM open_round")
+            execute("INSERT INTO open_round VALUES (?, ?, ?)", (plan.round, encode(plan), " ".join(cohort)))
 
     def load_open_round(self) -> OpenRound | None:
         """The round that was open when the server stopped, with the results it had."""
@@ -110,17 +90,16 @@ class ServerStore:
 
     def save_result(self, device: str, result: Result) -> None:
         """Keep a device's result of the open round; a second one of the same device changes nothing."""
-        self._connection.execute(
-            "INSERT OR IGNORE INTO results VALUES (?, ?, ?)", (result.round, device, encode(result))
-        )
+        with self._transaction() as execute:
+            execute("INSERT OR IGNORE INTO results VALUES (?, ?, ?)", (result.round, device, encode(result)))
 
     def close_round(self, entry: Entry, closed: ClosedRound) -> None:
         """Append the entry and forget the open round, at once or not at all."""
-        with self._transaction():
+        with self._transaction() as execute:
             self.journal.append(entry)
-            self._connection.execute("DELETE FROM open_round")
-            self._connection.execute("DELETE FROM results")
-            self._connection.execute(
+            execute("DELETE FROM open_round")
+            execute("DELETE FROM results")
+            execute(
                 "INSERT INTO history VALUES (?, ?, ?, ?, ?)",
                 (closed.round, closed.loss, " ".join(closed.devices), closed.seconds, closed.step_seconds),
             )
@@ -134,14 +113,18 @@ class ServerStore:
         ]
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._connection.execute("BEGIN IMMEDIATE")
+    def _transaction(self) -> Iterator[Callable[..., sqlite3.Cursor]]:
+        """All of what is executed inside, or nothing."""
         try:
-            yield
-        except BaseException:
-            self._connection.execute("ROLLBACK")
-            raise
-        self._connection.execute("COMMIT")
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection.execute
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise StateError(f"the server's database cannot be written: {error}") from None
 
 
 def read_journal(path: Path) -> list[Entry]:

@@ -118,7 +118,7 @@ class Bundle:
         self.manifest = _parse_manifest(self.folder, text)
         for name, expected in self.manifest.files.items():
             self._check_file(name, expected)
-        #: SHA-256 of the manifest, hence of all that the bundle holds but its graphs.
+        #: 32 bytes that are equal where bundles can train together.
         self.identity = _identity(self.manifest)
         self.weights = TensorFile(self.folder / WEIGHTS)
         for tensor in self.manifest.tensors:
@@ -170,11 +170,11 @@ def file_hash(path: Path) -> str:
 
 
 def _identity(manifest: Manifest) -> bytes:
-    """What two bundles must share to train together: all but the graphs, which may be of other formats."""
-    record = asdict(manifest)
+    """What two bundles must share to train together: all but where they came from and the formats of the graphs."""
+    record = {"format": FORMAT, "directions": directions.FORMAT, **asdict(manifest)}
+    del record["model"]
     record["files"] = {name: value for name, value in manifest.files.items() if name in (WEIGHTS, TOKENIZER)}
     record["graphs"] = sorted(manifest.graphs)
-    record["model"] = manifest.model["name"]
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).digest()
 
 

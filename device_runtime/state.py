@@ -39,7 +39,10 @@ class DeviceState:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = (folder / "lock").open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.device = _identify(folder / "device", device)
+            self.device = _claim(
+                folder / "device", "device", device or f"device-{secrets.token_hex(4)}", device is None
+            )
+            _claim(folder / "bundle", "bundle", bundle.identity.hex())
         except BlockingIOError:
             raise StateError(f"{folder} is in use by another process; give each device a folder of its own") from None
         except OSError as error:
@@ -71,11 +74,11 @@ class DeviceState:
         self._journal.forget(up_to=self.replica.round)
 
 
-def _identify(file: Path, device: str | None) -> str:
+def _claim(file: Path, what: str, value: str, keep: bool = False) -> str:
+    """What a folder belongs to: recorded the first time; later it must be the same, unless any will do (``keep``)."""
     known = file.read_text(encoding="utf-8").strip() if file.exists() else ""
-    if known and device not in (None, known):
-        raise StateError(f"{file.parent} belongs to device '{known}', not '{device}'; give each a folder of its own")
+    if known and not keep and known != value:
+        raise StateError(f"{file.parent} belongs to {what} '{known}', not '{value}'; give each a folder of its own")
     if not known:
-        known = device or f"device-{secrets.token_hex(4)}"
-        file.write_text(known, encoding="utf-8")
-    return known
+        file.write_text(value, encoding="utf-8")
+    return known or value

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _stop)
     try:
         options.run(options)
-    except FedSPZOError as error:
+    except (FedSPZOError, OSError) as error:
         print(f"fedspzo {options.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

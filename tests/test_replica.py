@@ -132,6 +132,9 @@ def test_a_folder_serves_one_process_one_device_one_bundle(bundle: Bundle, tmp_p
     with pytest.raises(StateError, match="belongs to device 'phone-1', not 'phone-2'"):
         DeviceState(tmp_path, bundle, "phone-2")
     assert DeviceState(tmp_path, bundle).device == "phone-1"
+    (tmp_path / "bundle").write_text("00" * 32)
+    with pytest.raises(StateError, match="belongs to bundle '0000.*; give each a folder of its own"):
+        DeviceState(tmp_path, bundle)
 
 
 def test_damage_is_named(bundle: Bundle, entries: list[Entry], tmp_path: Path) -> None:

@@ -50,8 +50,9 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Run the job to its end, printing progress."""
     from broker.evaluation import Evaluated, Evaluator
+    from broker.rounds import ClosedRound
     from broker.server import Server
-    from broker.store import ClosedRound, ServerStore
+    from broker.store import ServerStore
     from device_runtime.bundle import Bundle
     from device_runtime.data import load_data
     from device_runtime.engines import create_engine
