@@ -75,7 +75,7 @@ class Evaluator:
     def submit(
         self, entry: Entry | None, evaluate: bool = False, digest: bool = False, snapshot: Path | None = None
     ) -> None:
-        """Apply an entry (or none), then do what is asked for: report, report, write a snapshot."""
+        """Apply an entry (or none), then what is asked for: write a snapshot, report the evaluation and the digest."""
         self._tasks.put(_Task(entry, evaluate, digest, snapshot))
 
     def close(self) -> None:
@@ -91,9 +91,9 @@ class Evaluator:
                     replica.apply(task.entry)
                 if task.snapshot is not None:
                     replica.save_snapshot(task.snapshot)
-                if task.digest:
-                    self._report(Digested(replica.round, replica.digest()))
                 if task.evaluate and self._store is not None:
                     self._report(Evaluated(replica.round, self._forward.evaluate(self._store)))
+                if task.digest:
+                    self._report(Digested(replica.round, replica.digest()))
         except FedSPZOError as error:
             self._report(Failed(error))

@@ -144,8 +144,6 @@ class Server:
             deadline = now + opened.plan.deadline
             self._round = _Round(opened.plan, opened.cohort, dict(opened.results), now, deadline)
 
-    # --- events ---------------------------------------------------------------------------------------------------
-
     def _handle(self, event: object) -> None:
         if isinstance(event, Connected):
             self._link.publish(self._topics.round, wire.encode(wire.Hello(self._store.journal.last_round)))
@@ -182,9 +180,8 @@ class Server:
         if sync.bundle != self._identity:
             self._send(device, wire.Refusal("its bundle is not this job's; give it the job's bundle"))
         elif sync.round > last:
-            self._send(
-                device, wire.Refusal(f"it is at round {sync.round} and the job at {last}; give it a new state folder")
-            )
+            reason = f"it is at round {sync.round} and the job at {last}; give it a new state folder"
+            self._send(device, wire.Refusal(reason))
         else:
             self._roster.accept(device)
             for entry in self._store.journal.entries(after=sync.round):
@@ -222,8 +219,6 @@ class Server:
             reason = f"its replica differs after round {claim.round}; give it a new state folder"
             self._send(claim.device, wire.Refusal(reason))
 
-    # --- rounds ---------------------------------------------------------------------------------------------------
-
     def _advance(self) -> bool:
         """Do one thing that is due (open a round, close it, ask again, end the job) and tell whether there was one."""
         now = time.monotonic()
@@ -231,7 +226,8 @@ class Server:
             if self._finished_at is not None:
                 return False
             if self._store.journal.last_round >= self._job.rounds:
-                self._finish(now)
+                self._finished_at = now
+                self._link.publish(self._topics.result, wire.encode(wire.Finish(self._store.journal.last_round)))
                 return True
             if len(self._roster.ready()) < self._wanted:
                 return False
@@ -292,10 +288,6 @@ class Server:
             digest=last or plan_round(self._job, entry.round + 1).digest,
             snapshot=self._store.snapshot if last or entry.round % SNAPSHOT_EVERY == 0 else None,
         )
-
-    def _finish(self, now: float) -> None:
-        self._finished_at = now
-        self._link.publish(self._topics.result, wire.encode(wire.Finish(self._store.journal.last_round)))
 
     def _done(self) -> bool:
         """Whether every device at hand has reported and the evaluator has come to the end."""
