@@ -50,7 +50,7 @@ def test_the_demo(tmp_path: Path) -> None:
     assert (run / "accuracy.png").stat().st_size > 10_000
     assert "are bit-identical" in said
 
-    assert "set_alarm" in fedspzo(tmp_path, "predict", str(run), "wake me at six").splitlines()[0]
+    assert "make_call" in fedspzo(tmp_path, "predict", str(run), "phone my sister").splitlines()[0]
     fedspzo(tmp_path, "materialize", str(run), "--out", "checkpoint")
     assert abs(checkpoint_accuracy(tmp_path / "checkpoint", run) - summary["accuracy_after"]) <= 1 / 400 + 1e-9
 

@@ -36,7 +36,7 @@ ALPHA = 0.5
 EVALUATE_EVERY = 20
 CEILING_ROUNDS = 60
 #: The paper's two blocks: all but the last layer with one perturbation, the last layer with many.
-METHOD = ["--fanouts", "1,16", "--scales", "0.25,1", "--learning-rates", "1.25e-4,2e-3", "--final-rate", "0.3"]
+METHOD = ["--fanouts", "1,16", "--scales", "0.25,1", "--learning-rates", "1.875e-4,3e-3", "--final-rate", "0.1"]
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ def _print_summary(console: Console, settings: Settings, summary: dict[str, Any]
         f" {summary['bytes_down_per_device_round']:.0f} down a round,"
         f" {summary['seconds_per_device_step']:.2f} s a step, {summary['device_peak_rss_mb']:.0f} MB at most\n"
         f"{summary['seconds']:.0f} s in all; {settings.folder}/summary.json, {settings.folder}/accuracy.png\n\n"
-        f'next: fedspzo predict {settings.folder} "wake me at six"\n'
+        f'next: fedspzo predict {settings.folder} "phone my sister"\n'
         f"      fedspzo materialize {settings.folder} --out checkpoint",
         highlight=False,
     )
