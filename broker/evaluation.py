@@ -10,7 +10,6 @@ from pathlib import Path
 
 from device_runtime.data import DataStore
 from device_runtime.engines import Engine
-from device_runtime.errors import FedSPZOError
 from device_runtime.forward import Evaluation, Forward
 from device_runtime.plan import Entry
 from device_runtime.replica import Replica
@@ -95,5 +94,5 @@ class Evaluator:
                     self._report(Evaluated(replica.round, self._forward.evaluate(self._store)))
                 if task.digest:
                     self._report(Digested(replica.round, replica.digest()))
-        except FedSPZOError as error:
+        except Exception as error:  # a thread's error would be lost; the server raises it
             self._report(Failed(error))

@@ -9,9 +9,10 @@ from device_runtime.wire import Presence
 
 @dataclass
 class _Device:
-    """``session`` is 0 while it is away; ``synced`` once it said where it stands and its bundle was accepted."""
+    """``synced``: it said where it stands, and was accepted."""
 
     session: int = 0
+    online: bool = False
     synced: bool = False
 
 
@@ -25,18 +26,19 @@ class Roster:
         """Take in a birth message or a will; the will of an earlier session changes nothing."""
         device = self._devices.setdefault(name, _Device())
         if presence.online:
-            device.session = presence.session
+            device.session, device.online = presence.session, True
         elif device.session == presence.session:
-            device.session, device.synced = 0, False
+            device.online = device.synced = False
 
     def accept(self, name: str) -> None:
-        """Note that a device has synced."""
-        self._devices.setdefault(name, _Device()).synced = True
+        """Note that a device has synced, so it is there: a will that came late is undone."""
+        device = self._devices.setdefault(name, _Device())
+        device.online = device.synced = True
 
-    def online(self, name: str) -> bool:
-        """Whether a device is connected, as far as is known."""
-        return name in self._devices and bool(self._devices[name].session)
+    def left(self, name: str) -> bool:
+        """Whether a device was there and has gone; one that was never seen may yet come."""
+        return name in self._devices and not self._devices[name].online
 
     def ready(self) -> list[str]:
         """Devices that can be asked: connected and synced."""
-        return [name for name, device in self._devices.items() if device.session and device.synced]
+        return [name for name, device in self._devices.items() if device.online and device.synced]

@@ -12,6 +12,9 @@ import numpy as np
 from device_runtime.plan import Block, Contribution, Entry, Plan
 from device_runtime.wire import Result
 
+#: Largest scalar, loss or time that a result may have.
+LARGEST = 1e9
+
 
 @dataclass(frozen=True)
 class Job:
@@ -95,6 +98,8 @@ def refusal(plan: Plan, cohort: Collection[str], device: str, result: Result) ->
         return f"it has {len(result.scalars)} scalars, and the plan asks for {plan.scalars}"
     if not 1 <= result.examples <= plan.steps * plan.examples:
         return f"it claims {result.examples} examples, and the plan allows {plan.steps * plan.examples}"
+    if any(abs(number) > LARGEST for number in (*result.scalars, result.loss, result.seconds)):
+        return f"it has a number beyond {LARGEST:g}, which no sound measurement gives"
     return None
 
 

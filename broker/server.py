@@ -8,52 +8,30 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 
 from broker.digests import Claim, DigestWatch
 from broker.evaluation import Digested, Evaluated, Evaluator, Failed
+from broker.open_round import OpenRound
+from broker.outcome import Outcome
 from broker.roster import Roster
 from broker.rounds import ClosedRound, Job, choose_cohort, close_round, describe_round, plan_round, refusal
 from broker.store import ServerStore
 from device_runtime import wire
-from device_runtime.errors import MessageError
-from device_runtime.link import Connected, Link, Received, Topics
-from device_runtime.plan import Entry, Plan
+from device_runtime.errors import MessageError, StateError
+from device_runtime.link import Connected, Link, Received, Topics, valid_id
+from device_runtime.plan import Entry
 
 log = logging.getLogger(__name__)
 
 #: Seconds after the last round that devices have to report.
 REPORT_S = 60.0
+#: Seconds after the last round that a server waits for devices when it sees none, and after one has synced.
+ARRIVAL_S, SETTLE_S = 10.0, 2.0
 #: Rounds between snapshots of the server's replica.
 SNAPSHOT_EVERY = 100
 #: Longest wait for an event, in seconds: deadlines are looked at this often.
 TICK_S = 0.5
-
-
-@dataclass
-class _Round:
-    plan: Plan
-    cohort: tuple[str, ...]
-    results: dict[str, wire.Result]
-    started: float
-    deadline: float
-
-
-@dataclass
-class Outcome:
-    """What a finished job leaves behind besides the journal.
-
-    Attributes:
-        digest: of the server's replica after the last round.
-        reports: device → its report.
-        counts: what happened how often (results accepted, late, refused; messages dropped).
-    """
-
-    digest: bytes = b""
-    reports: dict[str, wire.Report] = field(default_factory=dict)
-    counts: Counter[str] = field(default_factory=Counter)
 
 
 class Server:
@@ -90,7 +68,7 @@ class Server:
         self._job = job
         self._identity = identity
         self._store = store
-        self._wanted = devices
+        self._wanted = max(devices, job.quorum)
         self._evaluate_every = evaluate_every
         self._observe = observe
         self._topics = Topics(name)
@@ -100,7 +78,8 @@ class Server:
         self._digests = DigestWatch()
         self._outcome = Outcome()
         self._finished_at: float | None = None
-        self._round: _Round | None = None
+        self._synced_at = 0.0
+        self._round: OpenRound | None = None
         self._resume()
 
     def run(self) -> Outcome:
@@ -138,11 +117,9 @@ class Server:
         self._evaluator.submit(None, evaluate=True, digest=True)
         for entry in self._store.journal.entries(after=self._evaluator.round):
             self._submit(entry)
-        opened = self._store.load_open_round()
-        if opened is not None:
-            now = time.monotonic()
-            deadline = now + opened.plan.deadline
-            self._round = _Round(opened.plan, opened.cohort, dict(opened.results), now, deadline)
+        self._round = self._store.load_open_round(time.monotonic())
+        if self._round is not None or self._store.journal.last_round:
+            self._wanted = self._job.quorum
 
     def _handle(self, event: object) -> None:
         if isinstance(event, Connected):
@@ -150,6 +127,8 @@ class Server:
         elif isinstance(event, Received):
             kind, device = event.topic.split("/")[-2:]
             try:
+                if not valid_id(device):
+                    raise MessageError("its sender's id is not valid")
                 self._receive(kind, device, wire.decode(event.payload))
             except MessageError as error:
                 self._outcome.counts["messages dropped"] += 1
@@ -169,27 +148,29 @@ class Server:
             self._on_sync(device, message)
         elif kind == "up" and isinstance(message, wire.Result):
             self._on_result(device, message)
+        elif kind == "up" and isinstance(message, wire.Decline):
+            self._on_decline(device, message)
         elif kind == "up" and isinstance(message, wire.Report):
             self._outcome.reports[device] = message
             self._send(device, wire.Ack(message.round))
+            self._expel(self._digests.claim(Claim(device, message.round, message.digest)))
         else:
             raise MessageError(f"a {type(message).__name__} is not for the topic '{kind}'")
 
     def _on_sync(self, device: str, sync: wire.Sync) -> None:
-        last = self._store.journal.last_round
         if sync.bundle != self._identity:
             self._send(device, wire.Refusal("its bundle is not this job's; give it the job's bundle"))
-        elif sync.round > last:
-            reason = f"it is at round {sync.round} and the job at {last}; give it a new state folder"
-            self._send(device, wire.Refusal(reason))
+        elif sync.head != self._store.head(sync.round):
+            self._send(device, wire.Refusal("its journal is not this job's; give it a new state folder"))
         else:
             self._roster.accept(device)
+            self._synced_at = time.monotonic()
             for entry in self._store.journal.entries(after=sync.round):
                 self._send(device, entry)
             if self._round and device in self._round.cohort and device not in self._round.results:
                 self._send(device, self._round.plan)
             if self._finished_at is not None:
-                self._send(device, wire.Finish(last))
+                self._send(device, wire.Finish(self._store.journal.last_round))
 
     def _on_result(self, device: str, result: wire.Result) -> None:
         last = self._store.journal.last_round
@@ -207,9 +188,15 @@ class Server:
             self._store.save_result(device, result)
             self._round.results[device] = result
             self._outcome.counts["results accepted"] += 1
-            if result.digest:
+            if result.digest and self._round.plan.digest:
                 self._expel(self._digests.claim(Claim(device, result.round - 1, result.digest)))
         self._send(device, wire.Ack(result.round))
+
+    def _on_decline(self, device: str, decline: wire.Decline) -> None:
+        if self._round and decline.round == self._round.plan.round and device in self._round.cohort:
+            self._outcome.counts["plans declined"] += 1
+            self._round.declined[device] = decline.reason
+            self._send(device, wire.Ack(decline.round))
 
     def _expel(self, wrong: Iterable[Claim]) -> None:
         """Tell devices whose replicas differ to start afresh."""
@@ -233,13 +220,10 @@ class Server:
                 return False
             self._open(now)
             return True
-        missing = [device for device in self._round.cohort if device not in self._round.results]
-        overdue = now >= self._round.deadline
-        hopeless = not any(map(self._roster.online, missing))
-        if not missing or (len(self._round.results) >= self._job.quorum and (overdue or hopeless)):
+        if self._round.complete(self._job, self._roster, now):
             self._close(now)
             return True
-        if overdue:
+        if self._round.overdue(now):
             self._extend(now)
             return True
         return False
@@ -247,26 +231,32 @@ class Server:
     def _open(self, now: float) -> None:
         plan = plan_round(self._job, self._store.journal.last_round + 1)
         cohort = choose_cohort(self._job, plan.round, self._roster.ready())
-        self._wanted = min(self._wanted, self._job.quorum)
+        self._wanted = self._job.quorum
         self._store.save_open_round(plan, cohort)
-        self._round = _Round(plan, cohort, {}, now, now + plan.deadline)
+        self._round = OpenRound(plan, cohort, {}, now)
         for device in cohort:
             self._send(device, plan)
 
     def _extend(self, now: float) -> None:
-        """Give those that have not answered a new deadline, and ask as many others besides."""
+        """Give those that have not answered a new deadline, and ask as many others besides.
+
+        Raises:
+            StateError: all devices have declined.
+        """
         assert self._round is not None
-        current, job = self._round, self._job
-        missing = [device for device in current.cohort if device not in current.results]
+        current = self._round
         others = set(self._roster.ready()) - set(current.cohort)
-        fresh = choose_cohort(job, current.plan.round, others)[: len(missing)]
+        if not current.missing and not others and current.declined:
+            device, reason = next(iter(current.declined.items()))
+            raise StateError(f"round {current.plan.round} cannot go on; device '{device}' says: {reason}")
+        fresh = choose_cohort(self._job, current.plan.round, others)[: self._job.cohort - len(current.results)]
+        asked = current.extend(fresh, now)
         log.warning(
-            "round %d has %d of %d results at its deadline; asking %d devices again and %d others",
-            *(current.plan.round, len(current.results), job.quorum, len(missing), len(fresh)),
+            "round %d has %d of %d results at its deadline; asking %d devices, %d of them again",
+            *(current.plan.round, len(current.results), self._job.quorum, len(asked), len(asked) - len(fresh)),
         )
-        current.cohort, current.deadline = (*current.cohort, *fresh), now + current.plan.deadline
         self._store.save_open_round(current.plan, current.cohort)
-        for device in (*missing, *fresh):
+        for device in asked:
             self._send(device, current.plan)
 
     def _close(self, now: float) -> None:
@@ -290,12 +280,17 @@ class Server:
         )
 
     def _done(self) -> bool:
-        """Whether every device at hand has reported and the evaluator has come to the end."""
-        if self._finished_at is None:
+        """Whether the evaluator has come to the end, and every device at hand has reported.
+
+        A server that only just started gives devices time to come, for they may lack the last rounds.
+        """
+        now, last = time.monotonic(), self._store.journal.last_round
+        if self._finished_at is None or self._digests.known(last) is None:
             return False
-        reported = all(device in self._outcome.reports for device in self._roster.ready())
-        evaluated = self._digests.known(self._store.journal.last_round) is not None
-        return evaluated and (reported or time.monotonic() > self._finished_at + REPORT_S)
+        waited = now - self._finished_at
+        if not self._outcome.reports.keys() >= set(self._roster.ready()):
+            return waited > REPORT_S
+        return waited > ARRIVAL_S or (bool(self._outcome.reports) and now > self._synced_at + SETTLE_S)
 
     def _send(self, device: str, message: wire.Message) -> None:
         self._link.publish(self._topics.down(device), wire.encode(message))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
+from broker.open_round import OpenRound
 from broker.rounds import ClosedRound
 from device_runtime.errors import StateError
-from device_runtime.journal import Journal, connect
+from device_runtime.journal import EMPTY, Journal, chain, connect
 from device_runtime.plan import Entry, Plan
+from device_runtime.state import lock_folder
 from device_runtime.wire import Result, decode, encode
 
 DATABASE, SNAPSHOT = "server.sqlite", "snapshot.safetensors"
@@ -24,15 +25,6 @@ CREATE TABLE IF NOT EXISTS history (
     round INTEGER PRIMARY KEY, loss REAL, devices TEXT, seconds REAL, step_seconds REAL
 );
 """
-
-
-@dataclass(frozen=True)
-class OpenRound:
-    """A round that waits for results."""
-
-    plan: Plan
-    cohort: tuple[str, ...]
-    results: Mapping[str, Result]
 
 
 class ServerStore:
@@ -52,14 +44,14 @@ class ServerStore:
         Raises:
             StateError: the folder cannot be used, or belongs to a job with another bundle.
         """
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StateError(f"{folder} cannot be used: {error.strerror}") from None
+        self._lock = lock_folder(folder)
         self.snapshot = folder / SNAPSHOT
         self._connection = connect(folder / DATABASE)
         self._connection.executescript(_SCHEMA)
         self.journal = Journal(self._connection)
+        self._heads = [EMPTY]
+        for entry in self.journal.entries():
+            self._heads.append(chain(self._heads[-1], entry))
         row = self._connection.execute("SELECT bundle FROM job").fetchone()
         if row is None:
             self._connection.execute("INSERT INTO job VALUES (?)", (bundle,))
@@ -72,8 +64,8 @@ class ServerStore:
             execute("DELETE FROM open_round")
             execute("INSERT INTO open_round VALUES (?, ?, ?)", (plan.round, encode(plan), " ".join(cohort)))
 
-    def load_open_round(self) -> OpenRound | None:
-        """The round that was open when the server stopped, with the results it had."""
+    def load_open_round(self, now: float) -> OpenRound | None:
+        """The round that was open when the server stopped, with the results it had, opened anew at ``now``."""
         row = self._connection.execute("SELECT plan, cohort FROM open_round").fetchone()
         if row is None:
             return None
@@ -82,11 +74,8 @@ class ServerStore:
             raise StateError("the record of the open round is damaged; remove the server's state folder")
         rows = self._connection.execute("SELECT device, result FROM results WHERE round = ?", (plan.round,))
         results = {device: decode(blob) for device, blob in rows.fetchall()}
-        return OpenRound(
-            plan,
-            tuple(row[1].split()),
-            {device: result for device, result in results.items() if isinstance(result, Result)},
-        )
+        accepted = {device: result for device, result in results.items() if isinstance(result, Result)}
+        return OpenRound(plan, tuple(row[1].split()), accepted, now)
 
     def save_result(self, device: str, result: Result) -> None:
         """Keep a device's result of the open round; a second one of the same device changes nothing."""
@@ -103,6 +92,11 @@ class ServerStore:
                 "INSERT INTO history VALUES (?, ?, ?, ?, ?)",
                 (closed.round, closed.loss, " ".join(closed.devices), closed.seconds, closed.step_seconds),
             )
+        self._heads.append(chain(self._heads[-1], entry))
+
+    def head(self, round: int) -> bytes | None:
+        """Hash of the journal up to a round, None when it has not come so far."""
+        return self._heads[round] if round < len(self._heads) else None
 
     def history(self) -> list[ClosedRound]:
         """All closed rounds in order."""

@@ -7,6 +7,7 @@ it or the round is over; entries are applied exactly once and in order, and a ga
 from __future__ import annotations
 
 import logging
+import math
 import resource
 import secrets
 import time
@@ -21,12 +22,27 @@ from device_runtime.forward import Forward
 from device_runtime.link import Connected, Link, Received, Topics, Will
 from device_runtime.plan import Entry, Plan
 from device_runtime.state import DeviceState
-from device_runtime.wire import Ack, Finish, Hello, Message, Presence, Refusal, Report, Result, Sync, decode, encode
+from device_runtime.wire import (
+    Ack,
+    Decline,
+    Finish,
+    Hello,
+    Message,
+    Presence,
+    Refusal,
+    Report,
+    Result,
+    Sync,
+    decode,
+    encode,
+)
 
 log = logging.getLogger(__name__)
 
-#: Seconds without an acknowledgement after which a result or a report is sent again.
+#: Seconds without an acknowledgement after which a result or a report is sent again, and between syncs.
 RESEND_S = 5.0
+#: Times that a report is sent before the device ends without an acknowledgement.
+REPORTS = 12
 #: Seconds without any message after which the device asks whether it missed something.
 IDLE_S = 30.0
 
@@ -52,10 +68,12 @@ class Agent:
             will=Will(self._topics.state(device), self._presence(online=False)),
         )
         self._plan: Plan | None = None
-        self._result: Result | None = None
+        self._answered: tuple[Plan, Result | Decline] | None = None
         self._results = 0
-        self._unanswered: Result | Report | None = None
+        self._reports = 0
+        self._unanswered: Result | Decline | Report | None = None
         self._sent_at = 0.0
+        self._synced_at = -RESEND_S
         self._last_round: int | None = None
 
     def run(self) -> None:
@@ -70,7 +88,8 @@ class Agent:
             while not self._finished:
                 wait = self._sent_at + RESEND_S - time.monotonic() if self._unanswered else IDLE_S
                 self._handle(self._link.next(wait))
-                self._answer_plan()
+                if self._link.events.empty():  # what waits may be this round's entry
+                    self._answer_plan()
         finally:
             self._announce(online=False)
             self._link.close()
@@ -82,16 +101,19 @@ class Agent:
     def _handle(self, event: object) -> None:
         if isinstance(event, Connected):
             self._announce(online=True)
-            self._sync()
+            self._sync(at_once=True)
         elif isinstance(event, Received):
             try:
                 self._receive(decode(event.payload))
             except (MessageError, PlanError) as error:
                 log.warning("a message on %s was dropped: %s", event.topic, error)
-        elif self._unanswered is not None:
+        elif self._unanswered is None:
+            self._sync()
+        elif self._reports < REPORTS:
             self._send(self._unanswered)
         else:
-            self._sync()
+            log.warning("the server has not acknowledged the report of device '%s'", self._state.device)
+            self._unanswered = None
 
     def _receive(self, message: Message) -> None:
         replica = self._state.replica
@@ -107,7 +129,7 @@ class Agent:
             if message.round > replica.round + 1:
                 self._sync()
         elif isinstance(message, Hello):
-            self._sync()
+            self._sync(at_once=True)
         elif isinstance(message, Ack):
             self._settle(message.round)
         elif isinstance(message, Finish):
@@ -121,18 +143,23 @@ class Agent:
         if plan is None or plan.round != self._state.replica.round + 1:
             return
         self._plan = None
-        if self._result is None or self._result.round != plan.round:
-            start = time.perf_counter()
-            digest = self._state.replica.digest() if plan.digest else b""
-            try:
-                measured = measure(self._forward, self._store, plan, self._state.device)
-            except FedSPZOError as error:
-                log.warning("the plan of round %d cannot be carried out: %s", plan.round, error)
-                return
-            seconds = time.perf_counter() - start
-            self._result = Result(plan.round, measured.scalars, measured.loss, measured.examples, seconds, digest)
+        if self._answered is None or self._answered[0] != plan:
+            self._answered = plan, self._measure(plan)
             self._results += 1
-        self._send(self._result)
+        self._send(self._answered[1])
+
+    def _measure(self, plan: Plan) -> Result | Decline:
+        start = time.perf_counter()
+        digest = self._state.replica.digest() if plan.digest else b""
+        try:
+            measured = measure(self._forward, self._store, plan, self._state.device)
+        except FedSPZOError as error:
+            log.warning("the plan of round %d cannot be carried out: %s", plan.round, error)
+            return Decline(plan.round, str(error)[:200])
+        if not all(map(math.isfinite, (measured.loss, *measured.scalars))):
+            return Decline(plan.round, "its loss is not finite: the model has diverged; lower the learning rates")
+        seconds = time.perf_counter() - start
+        return Result(plan.round, measured.scalars, measured.loss, measured.examples, seconds, digest)
 
     def _settle(self, round: int) -> None:
         """Stop sending what a round's acknowledgement or entry answers."""
@@ -163,13 +190,16 @@ class Agent:
     def _announce(self, online: bool) -> None:
         self._link.publish(self._topics.state(self._state.device), self._presence(online), retain=True)
 
-    def _sync(self) -> None:
-        self._link.publish(
-            self._topics.up(self._state.device),
-            encode(Sync(self._bundle.identity, self._state.replica.round, len(self._store))),
-        )
+    def _sync(self, at_once: bool = False) -> None:
+        """Say where the replica stands, to be sent what it lacks; not in a burst, since each is answered in full."""
+        if at_once or time.monotonic() >= self._synced_at + RESEND_S:
+            self._synced_at = time.monotonic()
+            replica = self._state.replica
+            sync = Sync(self._bundle.identity, replica.round, replica.head, len(self._store))
+            self._link.publish(self._topics.up(self._state.device), encode(sync))
 
-    def _send(self, message: Result | Report) -> None:
+    def _send(self, message: Result | Decline | Report) -> None:
+        self._reports += isinstance(message, Report)
         self._unanswered = message
         self._sent_at = time.monotonic()
         self._link.publish(self._topics.up(self._state.device), encode(message))

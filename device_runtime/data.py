@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from device_runtime.bundle import TOKENIZER, Bundle
 from device_runtime.errors import DataError
 from device_runtime.task import Task
 from device_runtime.tensors import replace_durably
+
+#: Half a character, which JSON can write and no encoding can.
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Encoder:
@@ -140,13 +144,15 @@ def _parse(path: Path, text: bytes, task: Task) -> Iterator[tuple[dict[str, str]
         where = f"{path}, line {number}"
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise DataError(f"{where} is not JSON") from None
         if not isinstance(record, dict):
             raise DataError(f"{where} is not a JSON object")
         for field in (*task.fields, "label"):
             if not isinstance(record.get(field), str):
                 raise DataError(f"{where} lacks the text field '{field}', which task '{task.name}' needs")
+            if _SURROGATE.search(record[field]):
+                raise DataError(f"{where}: the field '{field}' is not valid Unicode text")
         try:
             yield {field: record[field] for field in task.fields}, task.label_index(record["label"])
         except DataError as error:

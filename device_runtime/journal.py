@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from device_runtime.errors import MessageError, StateError
 from device_runtime.plan import Entry
@@ -26,17 +28,21 @@ def connect(path: Path) -> sqlite3.Connection:
         raise StateError(f"{path} cannot be used ({error}); is the disk full, or the folder another job's?") from None
 
 
+#: Hash of the empty journal.
+EMPTY = bytes(16)
+
+
 class Journal:
     """Entries of consecutive rounds over a SQLite connection."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        connection.execute("CREATE TABLE IF NOT EXISTS journal (round INTEGER PRIMARY KEY, entry BLOB NOT NULL)")
+        self._query("CREATE TABLE IF NOT EXISTS journal (round INTEGER PRIMARY KEY, entry BLOB NOT NULL)")
 
     @property
     def last_round(self) -> int:
-        """Number of the last round in it, 0 when it is empty."""
-        return int(self._connection.execute("SELECT COALESCE(MAX(round), 0) FROM journal").fetchone()[0])
+        """Number of the last round in it, 0 when it is empty. Raises StateError when the file is damaged."""
+        return int(self._query("SELECT COALESCE(MAX(round), 0) FROM journal")[0][0])
 
     def append(self, entry: Entry) -> None:
         """Add the next round's entry; it is on disk when this returns.
@@ -47,16 +53,13 @@ class Journal:
         last = self.last_round
         if last and entry.round != last + 1:
             raise StateError(f"the journal ends at round {last} and cannot take round {entry.round}")
-        try:
-            self._connection.execute("INSERT INTO journal VALUES (?, ?)", (entry.round, encode(entry)))
-        except sqlite3.Error as error:
-            raise StateError(f"round {entry.round} cannot be written to the journal: {error}") from None
+        self._query("INSERT INTO journal VALUES (?, ?)", (entry.round, encode(entry)))
 
     def entries(self, after: int = 0) -> Iterator[Entry]:
         """Entries of the rounds after ``after``, in order. Raises StateError when one is damaged or missing."""
         expected = after + 1
-        rows = self._connection.execute("SELECT round, entry FROM journal WHERE round > ? ORDER BY round", (after,))
-        for number, blob in rows.fetchall():
+        rows = self._query("SELECT round, entry FROM journal WHERE round > ? ORDER BY round", (after,))
+        for number, blob in rows:
             try:
                 entry = decode(blob)
             except MessageError as error:
@@ -68,4 +71,15 @@ class Journal:
 
     def forget(self, up_to: int) -> None:
         """Drop the entries up to a round, which a snapshot now stands for."""
-        self._connection.execute("DELETE FROM journal WHERE round <= ?", (up_to,))
+        self._query("DELETE FROM journal WHERE round <= ?", (up_to,))
+
+    def _query(self, statement: str, values: tuple[object, ...] = ()) -> list[Any]:
+        try:
+            return self._connection.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise StateError(f"the journal cannot be used: {error}; is the disk full, or the file damaged?") from None
+
+
+def chain(head: bytes, entry: Entry) -> bytes:
+    """Hash (16 bytes) of a journal that has a hash and then an entry; that of the empty journal is :data:`EMPTY`."""
+    return hashlib.blake2b(head + encode(entry), digest_size=16, person=b"fedspzo journal").digest()

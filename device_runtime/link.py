@@ -7,13 +7,14 @@ it again until an application acknowledgement, so this layer only connects and r
 from __future__ import annotations
 
 import queue
+import re
 import socket
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
@@ -25,11 +26,24 @@ _DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
 _KEEPALIVE_S = 30
 
 
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def valid_id(text: str) -> bool:
+    """Whether a text can name a job or a device: a level of a topic at every broker."""
+    return _ID.fullmatch(text) is not None
+
+
 @dataclass(frozen=True)
 class Topics:
     """Topic names of one job. A device writes only ``up`` and ``state`` of its own."""
 
     job: str
+
+    def __post_init__(self) -> None:
+        """Raises BrokerError when the job's name cannot stand in a topic."""
+        if not valid_id(self.job):
+            raise BrokerError(f"'{self.job}' cannot be a job's name; use up to 64 letters, digits, '-' and '_'")
 
     @property
     def round(self) -> str:
@@ -102,12 +116,14 @@ class Link:
         self._subscriptions = list(subscriptions)
         self._connected = threading.Event()
         self._refusal = ""
-        parts = urlsplit(url)
+        self._unsent: list[mqtt.MQTTMessageInfo] = []
         try:
+            parts = urlsplit(url)
             port = parts.port or _DEFAULT_PORTS[parts.scheme]
+            host = (parts.hostname or "localhost").encode("idna").decode()
         except (KeyError, ValueError):
             raise BrokerError(f"'{url}' is not a broker's URL; write one as mqtt://host:1883") from None
-        self._address = (parts.hostname or "localhost", port)
+        self._address = (host, port)
         transport = "websockets" if parts.scheme.startswith("ws") else "tcp"
         self._client = mqtt.Client(
             CallbackAPIVersion.VERSION2,
@@ -119,7 +135,7 @@ class Link:
         if parts.scheme in ("mqtts", "wss"):
             self._client.tls_set()
         if parts.username is not None:
-            self._client.username_pw_set(parts.username, parts.password)
+            self._client.username_pw_set(unquote(parts.username), unquote(parts.password or ""))
         if will is not None:
             self._client.will_set(will.topic, will.payload, qos=1, retain=True)
         self._client.reconnect_delay_set(1, 30)
@@ -145,9 +161,11 @@ class Link:
                 raise BrokerError(f"the broker at {self._place} {reason}; {cure}")
 
     def publish(self, topic: str, payload: bytes, retain: bool = False) -> None:
-        """Hand a message to the network thread; it goes out now, or after the next connect."""
-        self._client.publish(topic, payload, qos=1, retain=retain)
-        self.bytes_up += len(payload)
+        """Send a message, unless the connection is down: whoever needs it sent sends it again."""
+        if self._client.is_connected():
+            self._unsent = [message for message in self._unsent if not message.is_published()]
+            self._unsent.append(self._client.publish(topic, payload, qos=1, retain=retain))
+            self.bytes_up += len(payload)
 
     def next(self, timeout: float) -> Any | None:
         """The next event, or None when there is none for ``timeout`` seconds."""
@@ -157,9 +175,11 @@ class Link:
             return None
 
     def close(self, timeout: float = 5.0) -> None:
-        """Send what is queued (for ``timeout`` seconds at most) and disconnect."""
+        """Wait until the broker has what was sent (for ``timeout`` seconds at most) and disconnect."""
         end = time.monotonic() + timeout
-        while self._client.want_write() and self._client.is_connected() and time.monotonic() < end:
+        while self._client.is_connected() and time.monotonic() < end:
+            if all(message.is_published() for message in self._unsent):
+                break
             time.sleep(0.01)
         self._client.disconnect()
         self._client.loop_stop()

@@ -17,6 +17,8 @@ from device_runtime.directions import DISTRIBUTIONS, Direction, derive_seed
 from device_runtime.errors import PlanError
 
 MAX_SCALARS = 4096
+#: Bounds of a plan's real numbers: far beyond any use, and no product of them overflows.
+_TINY, _HUGE = 1e-9, 1e9
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Plan:
         examples: examples a step draws (at most the bundle's batch).
         epsilon: size ε of the perturbation.
         blocks: the cut of the network.
-        deadline: seconds a device has to answer.
+        deadline: seconds that the round waits for results.
         digest: whether the result must carry the digest of the replica that the round starts from.
     """
 
@@ -71,8 +73,10 @@ class Plan:
             raise PlanError(f"the plan asks for unknown directions '{self.distribution}'")
         if self.round < 1 or not self.blocks or min(self.steps, self.examples, *(b.fanout for b in self.blocks)) < 1:
             raise PlanError("a plan's round, steps, examples and fan-outs are at least 1, and it has a block")
-        if not self.epsilon > 0 or not all(block.scale > 0 for block in self.blocks):
-            raise PlanError("a plan's epsilon and scales are positive")
+        if not all(_TINY <= size <= _HUGE for size in (self.epsilon, self.deadline, *(b.scale for b in self.blocks))):
+            raise PlanError(f"a plan's epsilon, scales and deadline lie between {_TINY:g} and {_HUGE:g}")
+        if not all(abs(block.learning_rate) <= _HUGE for block in self.blocks):
+            raise PlanError(f"a plan's learning rates are at most {_HUGE:g}")
         if any(later.stop <= earlier.stop for earlier, later in itertools.pairwise((Block(0, 1, 1, 0), *self.blocks))):
             raise PlanError("a plan's blocks each hold at least one stage, in order")
         if self.scalars > MAX_SCALARS:

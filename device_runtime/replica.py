@@ -12,6 +12,7 @@ from device_runtime.arrays import aligned_empty
 from device_runtime.bundle import Bundle
 from device_runtime.directions import DirectionKernel
 from device_runtime.errors import BundleError, PlanError, StateError
+from device_runtime.journal import EMPTY, chain
 from device_runtime.plan import Entry, Plan
 from device_runtime.tensors import TensorFile, write_tensors
 
@@ -23,6 +24,7 @@ class Replica:
 
     Attributes:
         round: the last round applied.
+        head: hash of the journal up to that round.
     """
 
     def __init__(self, bundle: Bundle, snapshot: Path | None = None) -> None:
@@ -33,6 +35,7 @@ class Replica:
         """
         self.bundle = bundle
         self.round = 0
+        self.head = EMPTY
         specs = bundle.manifest.tensors
         self._trainable = {index: aligned_empty(spec.shape) for index, spec in enumerate(specs) if spec.trainable}
         self._frozen = {
@@ -74,6 +77,7 @@ class Replica:
             for index in self.trainable_in(stages):
                 kernel.shift(self._trainable[index], updates, index, out=self._trainable[index])
         self.round = entry.round
+        self.head = chain(self.head, entry)
 
     def trainable_in(self, stages: Sequence[int]) -> list[int]:
         """Indices of the trainable tensors of some stages, each once, in the stages' order."""
@@ -98,7 +102,12 @@ class Replica:
         """Write the weights and their round to a file that appears whole or not at all."""
         specs = self.bundle.manifest.tensors
         shapes = {specs[index].name: weights.shape for index, weights in self._trainable.items()}
-        metadata = {"round": str(self.round), "bundle": self.bundle.identity.hex(), "digest": self.digest().hex()}
+        metadata = {
+            "round": str(self.round),
+            "head": self.head.hex(),
+            "bundle": self.bundle.identity.hex(),
+            "digest": self.digest().hex(),
+        }
         write_tensors(path, shapes, self._trainable.values(), metadata)
 
     def _load(self, file: TensorFile) -> None:
@@ -112,10 +121,13 @@ class Replica:
                 raise StateError(f"{path} belongs to another bundle; give each bundle a state folder of its own")
             self._load(file)
             self.round = int(file.metadata["round"])
+            self.head = bytes.fromhex(file.metadata["head"])
             if self.digest().hex() != file.metadata["digest"]:
                 raise ValueError("its weights do not match its digest")
         except (BundleError, KeyError, ValueError) as error:
-            raise StateError(f"the snapshot {path} is damaged ({error}); remove it to start from the bundle") from None
+            raise StateError(
+                f"the snapshot {path} is damaged ({error}); remove the state folder to start afresh"
+            ) from None
 
 
 def block_stages(plan: Plan) -> list[range]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import fcntl
 import secrets
 from pathlib import Path
+from typing import IO
 
 from device_runtime.bundle import Bundle
 from device_runtime.errors import StateError
 from device_runtime.journal import Journal, connect
+from device_runtime.link import valid_id
 from device_runtime.plan import Entry
 from device_runtime.replica import Replica
 
@@ -36,17 +38,15 @@ class DeviceState:
         """
         self.folder = folder
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lock = (folder / "lock").open("w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = lock_folder(folder)
             self.device = _claim(
                 folder / "device", "device", device or f"device-{secrets.token_hex(4)}", device is None
             )
             _claim(folder / "bundle", "bundle", bundle.identity.hex())
-        except BlockingIOError:
-            raise StateError(f"{folder} is in use by another process; give each device a folder of its own") from None
-        except OSError as error:
-            raise StateError(f"{folder} cannot be used: {error.strerror}") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise StateError(f"{folder} cannot be used: {error}") from None
+        if not valid_id(self.device):
+            raise StateError(f"'{self.device}' cannot be a device's id; use up to 64 letters, digits, '-' and '_'")
         self._snapshot = folder / "snapshot.safetensors"
         self._journal = Journal(connect(folder / "journal.sqlite"))
         self.replica = Replica(bundle, self._snapshot)
@@ -72,6 +72,23 @@ class DeviceState:
         self.replica.save_snapshot(self._snapshot)
         self._snapshot_round = self.replica.round
         self._journal.forget(up_to=self.replica.round)
+
+
+def lock_folder(folder: Path) -> IO[str]:
+    """Make a folder this process's own, for as long as the file that is returned stays open.
+
+    Raises:
+        StateError: another process has it, or it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise StateError(f"{folder} is in use by another process; give each process a folder of its own") from None
+    except OSError as error:
+        raise StateError(f"{folder} cannot be used: {error.strerror}") from None
+    return lock
 
 
 def _claim(file: Path, what: str, value: str, keep: bool = False) -> str:

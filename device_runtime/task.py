@@ -43,12 +43,12 @@ class Task:
     def fields(self) -> tuple[str, ...]:
         """Names of the template's fields, in their order."""
         try:
-            names = [name for _, name, _, _ in string.Formatter().parse(self.template) if name is not None]
+            parsed = [piece[1:] for piece in string.Formatter().parse(self.template) if piece[1] is not None]
         except ValueError as error:
             raise DataError(f"task '{self.name}': the template is not valid: {error}") from None
-        if not all(name.isidentifier() for name in names):
+        if not all(name and name.isidentifier() and not form and not conversion for name, form, conversion in parsed):
             raise DataError(f"task '{self.name}': fields are plain names, as in {{text}}")
-        return tuple(dict.fromkeys(names))
+        return tuple(dict.fromkeys(str(name) for name, _, _ in parsed))
 
     def render(self, fields: Mapping[str, str]) -> str:
         """The template with its fields filled in."""

@@ -39,11 +39,13 @@ class Sync:
     Attributes:
         bundle: identity of its bundle (32 bytes).
         round: last round applied.
+        head: hash of the journal up to there (16 bytes), which tells journals apart.
         examples: examples it holds.
     """
 
     bundle: bytes
     round: int
+    head: bytes
     examples: int
 
 
@@ -66,6 +68,14 @@ class Result:
     examples: int
     seconds: float
     digest: bytes
+
+
+@dataclass(frozen=True)
+class Decline:
+    """Device → server: it does not answer the round's plan, and why."""
+
+    round: int
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -117,10 +127,11 @@ class Presence:
     session: int
 
 
-Message = Hello | Sync | Result | Ack | Refusal | Finish | Report | Presence | Plan | Entry
+Message = Hello | Decline | Sync | Result | Ack | Refusal | Finish | Report | Presence | Plan | Entry
 
 _KINDS: dict[int, type[Any]] = {
     1: Plan, 2: Entry, 3: Result, 4: Ack, 5: Sync, 6: Refusal, 7: Finish, 8: Report, 9: Presence, 10: Hello,
+    11: Decline,
 }  # fmt: skip
 _NUMBERS = {kind: number for number, kind in _KINDS.items()}
 #: Class → field name → type, in the order of the wire.
@@ -136,7 +147,7 @@ def encode(message: Message) -> bytes:
 
 
 def decode(data: bytes) -> Message:
-    """The message that some bytes hold.
+    """The message that some bytes hold; each message has exactly one form in bytes.
 
     Raises:
         MessageError: they are not exactly one message of this version, or a number in it is not finite.
@@ -145,16 +156,18 @@ def decode(data: bytes) -> Message:
         raise MessageError(f"a message of {len(data)} bytes exceeds the limit of {MAX_BYTES}")
     try:
         record = cbor2.loads(data)
-    except (cbor2.CBORDecodeError, RecursionError, ValueError, TypeError, OverflowError, MemoryError):
+    except Exception:  # whatever a decoder can be brought to raise by bytes from outside
         raise MessageError("it is not CBOR") from None
     if not isinstance(record, list) or len(record) < 2:
         raise MessageError("it is not a message of ours")
     version, number, *values = record
     if type(version) is not int or version != VERSION:
-        raise MessageError(f"it is of protocol version {version!r:.20}, and this side speaks {VERSION}")
+        raise MessageError(f"it is of another protocol version than {VERSION}")
     if type(number) is not int or number not in _KINDS:
-        raise MessageError(f"it is of the unknown kind {number!r:.20}")
+        raise MessageError("it is of an unknown kind")
     message: Message = _unpack_fields(_KINDS[number], values)
+    if encode(message) != data:
+        raise MessageError("it is not written in the one way that its message is")
     return message
 
 
@@ -195,8 +208,8 @@ def _unpack(value: Any, hint: Any, where: str) -> Any:
         if isinstance(value, list):
             return tuple(_unpack_fields(get_args(hint)[0], item) for item in value)
     elif hint is float:
-        if type(value) in (float, int) and math.isfinite(value):
-            return float(value)
+        if type(value) is float and math.isfinite(value):
+            return value
     elif hint is int:
         if type(value) is int and 0 <= value < 1 << 64:
             return value

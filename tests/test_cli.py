@@ -78,6 +78,11 @@ def test_device_and_server(
     server = ("server", bundle_folder, "--state", tmp_path / "j", "--data", data, "--broker")
     assert "is not a broker's URL" in refused(capsys, *device, "localhost")
     assert "is not a broker's URL" in refused(capsys, *server, "http://localhost")
+    assert "is not a broker's URL" in refused(capsys, *server, "mqtt://[::1")
+    assert "is not a broker's URL" in refused(capsys, *server, "mqtt://a..b")
+    assert "'a/b' cannot be a device's id" in refused(
+        capsys, *device, "mqtt://x", "--id", "a/b", "--state", tmp_path / "t"
+    )
     from device_runtime.link import Link
 
     connect = Link.connect
@@ -100,7 +105,14 @@ def test_device_and_server(
         (("--split", "1"), "has nothing to train"),
         (("--rounds", "0"), "are positive"),
         (("--cohort", "2", "--quorum", "3"), "a quorum of 3 cannot be met by a cohort of 2"),
-        (("--epsilon", "0"), "epsilon and scales are positive"),
+        (("--epsilon", "0"), "epsilon, scales and deadline lie between"),
+        (("--epsilon", "inf"), "epsilon, scales and deadline lie between"),
+        (("--deadline", "inf"), "epsilon, scales and deadline lie between"),
+        (("--learning-rates", "nan,1"), "learning rates are at most"),
+        (("--final-rate", "nan"), "--final-rate lies between 0 and 1"),
+        (("--evaluate-every", "0"), "--evaluate-every is at least 1"),
+        (("--seeds", "device", "--cohort", "17", "--fanouts", "1,1000"), "a round is too large"),
+        (("--job", "a+"), "'a+' cannot be a job's name"),
     ],
 )
 def test_job_options(
@@ -140,6 +152,17 @@ def test_predict_and_materialize(
     assert main(["materialize", str(tmp_path), "--out", str(tmp_path / "out")]) == 0
     assert "checkpoint of round 1 written" in capsys.readouterr().out
     assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_other_commands(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    for name in (str(kept), "..", "", "a b"):
+        assert "cannot be a run's name" in refused(capsys, "demo", "--name", name)
+    assert kept.exists()
+    assert "choose fewer --devices" in refused(capsys, "demo", "--devices", "500")
+    assert "99999 is not a port" in refused(capsys, "broker", "--port", 99999)
 
 
 def test_interrupting_is_quiet(bundle_folder: Path, tmp_path: Path) -> None:

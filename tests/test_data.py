@@ -43,7 +43,8 @@ def test_lines_become_examples(bundle: Bundle, tmp_path: Path) -> None:
         ('{"text": 3, "label": "alarm"}', "line 2 lacks the text field 'text'"),
         ('{"text": "x"}', "line 2 lacks the text field 'label'"),
         ('{"text": "x", "label": "tea"}', "line 2: label 'tea' is not one of task 'requests': alarm, music, call"),
-        ('"\\ud800"', "line 2 is not a JSON object"),
+        ('{"text": "\\ud800", "label": "alarm"}', "line 2: the field 'text' is not valid Unicode text"),
+        ("[" * 100_000, "line 2 is not JSON"),
     ],
 )
 def test_a_bad_line_is_named(bundle: Bundle, tmp_path: Path, line: str, message: str) -> None:
@@ -117,6 +118,8 @@ def test_sampling_is_repeatable_and_without_replacement() -> None:
         ("no field", ("a", "b"), "the template has no field"),
         ("{0}", ("a", "b"), "fields are plain names"),
         ("{text", ("a", "b"), "the template is not valid"),
+        ("{text:d}", ("a", "b"), "fields are plain names"),
+        ("{text!x}", ("a", "b"), "fields are plain names"),
         ("{text}", ("a",), "at least two labels"),
         ("{text}", ("a", "a"), "at least two labels with different names"),
     ],

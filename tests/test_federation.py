@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import signal
 import subprocess
@@ -12,17 +13,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cbor2
 import paho.mqtt.client as mqtt
 import psutil
 import pytest
 
 from broker.embedded import EmbeddedBroker, spawn
-from broker.store import read_journal
+from broker.rounds import plan_round
+from broker.store import ServerStore, read_journal
 from device_runtime.bundle import Bundle
+from device_runtime.journal import EMPTY
 from device_runtime.link import Topics
 from device_runtime.plan import Plan
 from device_runtime.replica import Replica
 from device_runtime.wire import Ack, Message, Presence, Refusal, Result, Sync, decode, encode
+from fedspzo.commands.server import add_job_options, make_job
 
 JOB = [
     "--cohort",
@@ -218,18 +223,20 @@ def test_bad_messages_hurt_nobody(processes: Processes, broker: EmbeddedBroker, 
     for name in ("a", "b"):
         processes.device(name)
     server = processes.server("--rounds", "6", "--cohort", "3", "--quorum", "2", "--deadline", "4")
-    peer.publish(topics.up("evil"), encode(Sync(bundle.identity, 0, 5)))
+    peer.publish(topics.up("evil"), encode(Sync(bundle.identity, 0, EMPTY, 5)))
     for _ in range(100):
-        peer.publish(topics.up("evil"), encode(Sync(bundle.identity, 0, 5)))
+        peer.publish(topics.up("evil"), encode(Sync(bundle.identity, 0, EMPTY, 5)))
         if any(isinstance(decode(payload), Plan) for _, payload in peer.wait_quiet(0.1)):
             break
     plan = peer.wait(Plan)
     nan = encode(Result(plan.round, (1.0,) * 4, 1.0, 4, 0.1, b"")).replace(b"\x00\x00\x80\x3f", b"\x00\x00\xc0\x7f", 1)
     rubbish = [
-        b"", b"\xff" * 50, b"{}", encode(Ack(1)), encode(plan), nan,
+        b"", b"\xff" * 50, b"{}", cbor2.dumps([1, 3, plan.round, b"", 2**2000, 1, 0.0, b""]),
+        encode(Ack(1)), encode(plan), nan,
         encode(Result(plan.round, (1.0,) * 3, 1.0, 4, 0.1, b"")),
         encode(Result(plan.round + 1, (1.0,) * 4, 1.0, 4, 0.1, b"")),
         encode(Result(plan.round, (1.0,) * 4, 1.0, 4000, 0.1, b"")),
+        encode(Result(plan.round, (1.0,) * 4, 1.7e308, 4, 0.1, b"")),
     ]  # fmt: skip
     for payload in rubbish:
         peer.publish(topics.up("evil"), payload)
@@ -241,11 +248,11 @@ def test_bad_messages_hurt_nobody(processes: Processes, broker: EmbeddedBroker, 
     progress, last, errors = finish(server)
     peer.close()
     assert all(event["results"] == 2 for event in progress if "results" in event)
-    assert last["counts"]["results refused"] >= 4
-    assert last["counts"]["messages dropped"] >= 6
+    assert last["counts"]["results refused"] >= 5
+    assert last["counts"]["messages dropped"] >= 7
     for reason in (
         "it is not CBOR", "a Plan is not for the topic 'up'", "not finite", "has 3 scalars, and the plan asks for 4",
-        "claims 4000 examples", "the device was not asked",
+        "claims 4000 examples", "beyond 1e+09", "the device was not asked",
     ):  # fmt: skip
         assert reason in errors
     assert_equal_replicas(bundle, tmp_path, last, {"a", "b"})
@@ -277,13 +284,70 @@ def test_a_device_with_another_bundle_is_refused(
         processes.device(name)
     server = processes.server("--rounds", "30")
     read_rounds(server, 2)
-    peer.publish(topics.up("other"), encode(Sync(bytes(32), 0, 5)))
+    peer.publish(topics.up("other"), encode(Sync(bytes(32), 0, EMPTY, 5)))
     assert "its bundle is not this job's" in peer.wait(Refusal).reason
-    peer.publish(topics.up("other"), encode(Sync(bundle.identity, 1000, 5)))
-    assert "it is at round 1000" in peer.wait(Refusal).reason
+    peer.publish(topics.up("other"), encode(Sync(bundle.identity, 1000, EMPTY, 5)))
+    assert "its journal is not this job's" in peer.wait(Refusal).reason
+    peer.publish(topics.up("other"), encode(Sync(bundle.identity, 1, bytes(15) + b"x", 5)))
+    assert "its journal is not this job's" in peer.wait(Refusal).reason
     peer.close()
     _, last, _ = finish(server)
     assert_equal_replicas(bundle, tmp_path, last, {"a", "b", "c"})
+
+
+def test_a_finished_server_started_again_brings_the_rest_up(
+    processes: Processes, bundle: Bundle, tmp_path: Path
+) -> None:
+    """Killed after the last round was closed, or with devices away at the end: started again, it serves them."""
+    for name in ("a", "b", "c"):
+        processes.device(name)
+    finish(processes.server("--rounds", "6"))
+    late = processes.device("late")
+    assert late.stdout is not None
+    late.stdout.readline()
+    _, last, _ = finish(processes.server("--rounds", "6"))
+    assert_equal_replicas(bundle, tmp_path, last, {"late"})
+    assert late.wait(20) == 0
+
+
+def test_a_reopened_round_waits_for_its_cohort(processes: Processes, bundle: Bundle, tmp_path: Path) -> None:
+    """After a restart, one stored result and a quorum of one do not close a round whose devices are only coming."""
+    store = ServerStore(tmp_path / "server", bundle.identity)
+    options = argparse.ArgumentParser()
+    add_job_options(options)
+    plan = plan_round(make_job(options.parse_args([*JOB[:4], *JOB[6:]]), bundle), 1)
+    store.save_open_round(plan, ("a", "b"))
+    store.save_result("a", Result(1, (1.0,) * 4, 1.0, 4, 0.1, b""))
+    del store
+    server = processes.server("--rounds", "3")
+    processes.device("a")
+    processes.device("b")
+    progress, last, _ = finish(server)
+    assert [event["results"] for event in progress if "results" in event] == [2, 2, 2]
+    assert_equal_replicas(bundle, tmp_path, last, {"a", "b"})
+
+
+def test_divergence_ends_the_job_with_a_sentence(processes: Processes) -> None:
+    for name in ("a", "b", "c"):
+        processes.device(name)
+    server = processes.server("--rounds", "20", "--learning-rates", "1e8,1e8", "--deadline", "1")
+    _, errors = server.communicate(timeout=60)
+    assert server.returncode == 1
+    assert "cannot go on; device" in errors
+    assert "the model has diverged; lower the learning rates" in errors
+    assert "Traceback" not in errors
+
+
+def test_a_folder_serves_one_server(processes: Processes) -> None:
+    first = processes.server("--rounds", "5")
+    end = time.monotonic() + 20
+    while not (processes.folder / "server" / "lock").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    second = processes.server("--rounds", "5")
+    _, errors = second.communicate(timeout=30)
+    assert second.returncode == 1
+    assert "is in use by another process" in errors
+    assert first.poll() is None
 
 
 def test_a_refused_device_ends_with_a_sentence(processes: Processes, broker: EmbeddedBroker, bundle: Bundle) -> None:

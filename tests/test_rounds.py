@@ -92,6 +92,8 @@ def test_cohorts_are_uniform_and_repeatable() -> None:
         ("a", result((1, 2, 3)), "has 3 scalars, and the plan asks for 4"),
         ("a", result((1, 2, 3, 4), examples=0), "claims 0 examples"),
         ("a", result((1, 2, 3, 4), examples=5), "claims 5 examples"),
+        ("a", result((1, 2, 3, 1e30)), "a number beyond 1e+09"),
+        ("a", Result(1, (1.0,) * 4, 1.7e308, 4, 0.1, b""), "a number beyond 1e+09"),
     ],
 )
 def test_what_does_not_count_is_said(device: str, answer: Result, reason: str | None) -> None:
@@ -106,7 +108,9 @@ def test_what_does_not_count_is_said(device: str, answer: Result, reason: str | 
         ({"blocks": (Block(3, 1, 1.0, 0.1), Block(3, 1, 1.0, 0.1))}, "at least one stage, in order"),
         ({"blocks": (Block(3, 0, 1.0, 0.1),)}, "at least 1"),
         ({"blocks": (Block(3, 5000, 1.0, 0.1),)}, "at most 4096 scalars"),
-        ({"epsilon": 0.0}, "positive"),
+        ({"epsilon": 0.0}, "lie between"),
+        ({"epsilon": float("nan")}, "lie between"),
+        ({"blocks": (Block(3, 1, 1.0, 1e30),)}, "learning rates are at most"),
         ({"distribution": "cauchy"}, "unknown directions 'cauchy'"),
         ({"round": 0}, "at least 1"),
     ],

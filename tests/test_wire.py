@@ -15,6 +15,7 @@ from device_runtime.plan import Block, Contribution, Entry, Plan
 from device_runtime.wire import (
     MAX_BYTES,
     Ack,
+    Decline,
     Finish,
     Hello,
     Message,
@@ -32,8 +33,9 @@ rounds = st.integers(1, 2**31)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 positive = st.floats(1e-6, 1e3)
 single = st.floats(allow_nan=False, allow_infinity=False, width=32)
-blocks = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 4), positive, finite), min_size=1, max_size=3).map(
-    lambda rows: tuple(Block(sum(r[0] for r in rows[: i + 1]), *row[1:]) for i, row in enumerate(rows))
+rows = st.tuples(st.integers(1, 9), st.integers(1, 4), positive, st.floats(-1e9, 1e9))
+blocks = st.lists(rows, min_size=1, max_size=3).map(
+    lambda drawn: tuple(Block(sum(row[0] for row in drawn[: i + 1]), *drawn[i][1:]) for i in range(len(drawn)))
 )
 plans = st.builds(
     Plan, rounds, numbers, st.booleans(), st.sampled_from(["rademacher", "gaussian"]), st.integers(1, 3),
@@ -57,12 +59,13 @@ messages = st.one_of(
         Result, rounds, st.lists(single, max_size=40).map(tuple), finite, numbers, finite, st.binary(max_size=16)
     ),
     st.builds(Ack, rounds),
-    st.builds(Sync, st.binary(min_size=32, max_size=32), numbers, numbers),
+    st.builds(Sync, st.binary(min_size=32, max_size=32), numbers, st.binary(min_size=16, max_size=16), numbers),
     st.builds(Refusal, st.text(max_size=100)),
     st.builds(Finish, rounds),
     st.builds(Report, numbers, st.binary(max_size=16), numbers, numbers, numbers, numbers),
     st.builds(Presence, st.booleans(), numbers),
     st.builds(Hello, numbers),
+    st.builds(Decline, rounds, st.text(max_size=100)),
 )
 
 
@@ -92,8 +95,8 @@ def test_random_bytes_are_refused(blob: bytes) -> None:
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ([2, 4, 1], "protocol version 2"),
-        ([1, 99, 1], "unknown kind 99"),
+        ([2, 4, 1], "another protocol version than 1"),
+        ([1, 99, 1], "an unknown kind"),
         ([1, 4], "Ack does not have 1 fields"),
         ([1, 4, -1], "Ack.round does not hold a valid int"),
         ([1, 4, True], "Ack.round does not hold a valid int"),
@@ -104,6 +107,11 @@ def test_random_bytes_are_refused(blob: bytes) -> None:
         ([1, 3, 1, np.float32("nan").tobytes(), 0.0, 1, 0.0, b""], "Result.scalars has a number that is not finite"),
         ([1, 3, 1, np.float32("inf").tobytes(), 0.0, 1, 0.0, b""], "Result.scalars has a number that is not finite"),
         ([1, 3, 1, b"", float("nan"), 1, 0.0, b""], "Result.loss does not hold a valid float"),
+        ([1, 3, 1, b"", 2**2000, 1, 0.0, b""], "Result.loss does not hold a valid float"),
+        ([1, 3, 1, b"", 1, 1, 0.0, b""], "Result.loss does not hold a valid float"),
+        ([2**20000, 3], "another protocol version"),
+        ([1, 2**20000], "an unknown kind"),
+        ([1, 4, [[]]], "Ack.round does not hold a valid int"),
         ({"a": 1}, "not a message of ours"),
         ([], "not a message of ours"),
     ],
@@ -111,6 +119,12 @@ def test_random_bytes_are_refused(blob: bytes) -> None:
 def test_what_is_wrong_is_said(record: object, message: str) -> None:
     with pytest.raises(MessageError, match=message):
         decode(cbor2.dumps(record))
+
+
+def test_a_message_has_one_form() -> None:
+    for blob in (encode(Ack(7)) + b"\x00", bytes.fromhex("8301041807"), bytes.fromhex("9f010407ff")):
+        with pytest.raises(MessageError, match="not written in the one way"):
+            decode(blob)
 
 
 def test_sizes_are_limited() -> None:

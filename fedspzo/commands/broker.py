@@ -14,5 +14,8 @@ def run(options: argparse.Namespace) -> None:
     """Serve until SIGTERM or Ctrl-C."""
     from broker.embedded import HOST
     from broker.embedded import run as serve
+    from device_runtime.errors import BrokerError
 
+    if not 0 <= options.port < 1 << 16:
+        raise BrokerError(f"{options.port} is not a port; choose one from 0 to 65535")
     serve(options.port, lambda port: print(f"broker at mqtt://{HOST}:{port} (this machine only)", flush=True))

@@ -19,8 +19,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run the demo."""
+    from device_runtime.errors import FedSPZOError
+    from device_runtime.link import valid_id
     from fedspzo.demo.run import Settings, run_demo
 
+    if not valid_id(options.name):
+        raise FedSPZOError(f"'{options.name}' cannot be a run's name; use up to 64 letters, digits, '-' and '_'")
     run_demo(
         Settings(
             folder=Path("runs") / options.name,

@@ -56,10 +56,13 @@ def run(options: argparse.Namespace) -> None:
     from device_runtime.bundle import Bundle
     from device_runtime.data import load_data
     from device_runtime.engines import create_engine
+    from device_runtime.errors import PlanError
     from device_runtime.replica import Replica
 
     bundle = Bundle(options.bundle)
     job = make_job(options, bundle)
+    if options.evaluate_every < 1:
+        raise PlanError("--evaluate-every is at least 1")
     engine = create_engine(options.engine)
     held_out = load_data(options.data, bundle) if options.data else None
     started = time.monotonic()
@@ -119,10 +122,11 @@ def run(options: argparse.Namespace) -> None:
 
 def make_job(options: argparse.Namespace, bundle: Bundle) -> Job:
     """The job that the options describe, for this bundle. Raises PlanError when they contradict each other."""
-    from broker.rounds import Job, plan_round
-    from device_runtime.errors import PlanError
+    from broker.rounds import Job, close_round, plan_round
+    from device_runtime.errors import MessageError, PlanError
     from device_runtime.plan import Block
     from device_runtime.replica import check_blocks
+    from device_runtime.wire import Result, encode
 
     last = len(bundle.manifest.stages)
     try:
@@ -138,6 +142,8 @@ def make_job(options: argparse.Namespace, bundle: Bundle) -> Job:
         ) from None
     if min(options.rounds, options.devices, options.cohort, options.quorum) < 1 or not options.deadline > 0:
         raise PlanError("--rounds, --devices, --cohort, --quorum and --deadline are positive")
+    if not 0 <= options.final_rate <= 1:
+        raise PlanError("--final-rate lies between 0 and 1")
     if options.quorum > options.cohort:
         raise PlanError(f"a quorum of {options.quorum} cannot be met by a cohort of {options.cohort}")
     job = Job(
@@ -155,7 +161,13 @@ def make_job(options: argparse.Namespace, bundle: Bundle) -> Job:
         final_rate=options.final_rate,
         digest_every=25,
     )
-    check_blocks(bundle, plan_round(job, 1))
+    plan = plan_round(job, 1)
+    check_blocks(bundle, plan)
+    result = Result(1, (0.0,) * plan.scalars, 0.0, 1, 0.0, b"")
+    try:
+        encode(close_round(plan, {f"{number:064d}": result for number in range(job.cohort)}))
+    except MessageError as error:
+        raise PlanError(f"a round is too large ({error}); use a smaller cohort or fan-out, or shared seeds") from None
     return job
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import queue
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from broker.embedded import spawn
 from device_runtime.errors import FedSPZOError
 
 _STOP_S = 10.0
+#: Seconds between looks at the devices while the server says nothing.
+_POLL_S = 1.0
 
 
 @contextmanager
@@ -54,7 +58,8 @@ def federation(
         )
         yield _progress(server, logs / "server.log", processes, logs)
         for process in processes.values():
-            process.wait(_STOP_S)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_STOP_S)
 
 
 def _start(stack: ExitStack, arguments: list[Any], log: Path, read: bool = False) -> subprocess.Popen[str]:
@@ -72,14 +77,27 @@ def _start(stack: ExitStack, arguments: list[Any], log: Path, read: bool = False
 def _progress(
     server: subprocess.Popen[str], log: Path, devices: dict[str, subprocess.Popen[str]], logs: Path
 ) -> Iterator[dict[str, Any]]:
-    assert server.stdout is not None
-    for line in server.stdout:
-        yield json.loads(line)
+    lines: queue.Queue[str] = queue.Queue()
+    threading.Thread(target=_read, args=(server, lines), daemon=True).start()
+    while True:
+        with suppress(queue.Empty):
+            line = lines.get(timeout=_POLL_S)
+            if not line:
+                break
+            yield json.loads(line)
         failed = [name for name, process in devices.items() if process.poll() not in (None, 0)]
         if failed:
             raise FedSPZOError(f"the process of {failed[0]} ended: {_last_line(logs / f'{failed[0]}.log')}")
     if server.wait() != 0:
         raise FedSPZOError(f"the server ended: {_last_line(log)}")
+
+
+def _read(server: subprocess.Popen[str], lines: queue.Queue[str]) -> None:
+    """Each line that the server writes, then an empty one."""
+    assert server.stdout is not None
+    for line in server.stdout:
+        lines.put(line)
+    lines.put("")
 
 
 def _last_line(log: Path) -> str:

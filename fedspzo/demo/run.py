@@ -117,7 +117,10 @@ def _write_data(settings: Settings) -> tuple[dict[str, Path], Path]:
     """Device → its JSON-lines file, and the held-out file."""
     source = intents.load()
     train = intents.generate(source, "train", TRAIN_PER_INTENT, settings.seed)
-    shares = intents.partition(train, settings.devices, ALPHA, settings.seed)
+    try:
+        shares = intents.partition(train, settings.devices, ALPHA, settings.seed)
+    except ValueError as error:
+        raise FedSPZOError(f"{error}; choose fewer --devices") from None
     folder = settings.folder / "data"
 
     def write(name: str, examples: Iterable[intents.Example]) -> Path:
