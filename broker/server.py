@@ -90,6 +90,8 @@ class Server:
             StateError: the disk refuses.
         """
         self._link.connect()
+        if self._round is None and self._store.journal.last_round < self._job.rounds:
+            log.warning("waiting for %d devices", self._wanted)
         try:
             while not self._done():
                 event = self._link.next(TICK_S)

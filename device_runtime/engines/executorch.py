@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,6 +43,8 @@ class ExecuTorchEngine:
 
     def __init__(self, threads: int) -> None:
         _unsafe_reset_threadpool(threads)
+        # Graphs only read their inputs, and some lie in a file mapped read-only.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         self._runtime = Runtime.get()
 
     def load(self, path: Path) -> ExecuTorchGraph:
