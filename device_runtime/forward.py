@@ -71,10 +71,11 @@ class Forward:
         """
         spec = self.manifest.stages[stage]
         graph = self.manifest.graphs[spec.graph]
-        inputs = [hidden if name == HIDDEN else batch.feeds[name] for name in graph.feeds]
+        feeds = batch.feeds if hidden is None else {**batch.feeds, HIDDEN: hidden}
+        inputs = [feeds[name] for name in graph.feeds]
         inputs += [weights[index] if index in weights else self.replica.tensor(index) for index in spec.tensors]
         outputs = [self.pool.take(shape) for shape in graph.outputs]
-        self._graphs[spec.graph].run(inputs, outputs)  # type: ignore[arg-type]
+        self._graphs[spec.graph].run(inputs, outputs)
         self.flops += graph.flops
         return outputs
 

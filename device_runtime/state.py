@@ -37,16 +37,15 @@ class DeviceState:
             StateError: the folder is in use, cannot be written, is damaged or belongs to another device or bundle.
         """
         self.folder = folder
+        name = device if device is not None else f"device-{secrets.token_hex(4)}"
+        if not valid_id(name):
+            raise StateError(f"'{name}' cannot be a device's id; use up to 64 letters, digits, '-' and '_'")
+        self._lock = lock_folder(folder)
         try:
-            self._lock = lock_folder(folder)
-            self.device = _claim(
-                folder / "device", "device", device or f"device-{secrets.token_hex(4)}", device is None
-            )
+            self.device = _claim(folder / "device", "device", name, keep=device is None)
             _claim(folder / "bundle", "bundle", bundle.identity.hex())
         except (OSError, UnicodeDecodeError) as error:
             raise StateError(f"{folder} cannot be used: {error}") from None
-        if not valid_id(self.device):
-            raise StateError(f"'{self.device}' cannot be a device's id; use up to 64 letters, digits, '-' and '_'")
         self._snapshot = folder / "snapshot.safetensors"
         self._journal = Journal(connect(folder / "journal.sqlite"))
         self.replica = Replica(bundle, self._snapshot)

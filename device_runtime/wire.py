@@ -7,7 +7,7 @@ little-endian byte string. Anything else is a MessageError: it is counted and dr
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass
 from typing import Any, get_args, get_type_hints
 
 import cbor2
@@ -176,7 +176,7 @@ def _pack_fields(value: Any) -> list[Any]:
 
 
 def _pack(value: Any, hint: Any) -> Any:
-    if is_dataclass(hint):
+    if hint in _HINTS:
         return _pack_fields(value)
     if hint == tuple[float, ...]:
         return np.asarray(value, "<f4").tobytes()
@@ -200,8 +200,8 @@ def _unpack_fields(kind: type[Any], values: Any) -> Any:
 
 
 def _unpack(value: Any, hint: Any, where: str) -> Any:
-    if is_dataclass(hint):
-        return _unpack_fields(hint, value)  # type: ignore[arg-type]
+    if hint in _HINTS:
+        return _unpack_fields(hint, value)
     if hint == tuple[float, ...]:
         return _unpack_scalars(value, where)
     if get_args(hint):

@@ -161,6 +161,7 @@ def test_other_commands(capsys: pytest.CaptureFixture[str], tmp_path: Path, monk
     for name in (str(kept), "..", "", "a b"):
         assert "cannot be a run's name" in refused(capsys, "demo", "--name", name)
     assert kept.exists()
+    assert "are positive" in refused(capsys, "demo", "--devices", "0")
     assert "choose fewer --devices" in refused(capsys, "demo", "--devices", "500")
     assert "99999 is not a port" in refused(capsys, "broker", "--port", 99999)
 

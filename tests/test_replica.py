@@ -125,6 +125,9 @@ def test_a_restart_continues(
 
 
 def test_a_folder_serves_one_process_one_device_one_bundle(bundle: Bundle, tmp_path: Path) -> None:
+    for odd in ("a/b", "+", "", "my phone"):
+        with pytest.raises(StateError, match="cannot be a device's id"):
+            DeviceState(tmp_path, bundle, odd)
     state = DeviceState(tmp_path, bundle, "phone-1")
     with pytest.raises(StateError, match="in use by another process"):
         DeviceState(tmp_path, bundle)

@@ -23,6 +23,8 @@ def run(options: argparse.Namespace) -> None:
     from device_runtime.link import valid_id
     from fedspzo.demo.run import Settings, run_demo
 
+    if min(options.rounds, options.devices, options.cohort) < 1:
+        raise FedSPZOError("--rounds, --devices and --cohort are positive")
     if not valid_id(options.name):
         raise FedSPZOError(f"'{options.name}' cannot be a run's name; use up to 64 letters, digits, '-' and '_'")
     run_demo(
