@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
 import paho.mqtt.client as mqtt
@@ -124,13 +124,13 @@ class Link:
         except (KeyError, ValueError):
             raise BrokerError(f"'{url}' is not a broker's URL; write one as mqtt://host:1883") from None
         self._address = (host, port)
-        transport = "websockets" if parts.scheme.startswith("ws") else "tcp"
+        transport: Literal["tcp", "websockets"] = "websockets" if parts.scheme.startswith("ws") else "tcp"
         self._client = mqtt.Client(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
             clean_session=True,
             protocol=mqtt.MQTTv311,
-            transport=transport,  # type: ignore[arg-type]
+            transport=transport,
         )
         if parts.scheme in ("mqtts", "wss"):
             self._client.tls_set()

@@ -6,7 +6,6 @@ import contextlib
 import io
 import logging
 import os
-import sys
 import warnings
 from collections.abc import Iterator
 
@@ -16,9 +15,13 @@ def quiet() -> Iterator[None]:
     """Keep the converters' and engines' chatter (Python logging, warnings, C++ on standard error) from the screen."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
-    sys.stderr.flush()
     saved = os.dup(2)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), open(os.devnull, "wb") as nowhere:
+    with contextlib.ExitStack() as stack:
+        # Python's streams too: a progress display may have put its own in their place.
+        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        stack.enter_context(warnings.catch_warnings())
+        nowhere = stack.enter_context(open(os.devnull, "wb"))
         warnings.simplefilter("ignore")
         os.dup2(nowhere.fileno(), 2)
         try:

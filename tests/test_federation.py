@@ -167,7 +167,9 @@ def test_a_job_from_start_to_end(processes: Processes, bundle: Bundle, tmp_path:
     progress, last, errors = finish(server)
     assert [event["round"] for event in progress if "results" in event][-1] == 12
     assert [event["round"] for event in progress if "accuracy" in event][-1] == 12
-    assert last["counts"] == {"results accepted": 24}, errors
+    # A result that was sent again, for want of a timely acknowledgement, may come after its round.
+    assert last["counts"].pop("results accepted") == 24, errors
+    assert last["counts"].keys() <= {"results late"}, errors
     assert_equal_replicas(bundle, tmp_path, last, {"a", "b", "c"})
     for report in last["devices"].values():
         # One sync and one report besides the results.
