@@ -45,8 +45,7 @@ def run(port: int = 0, ready: Callable[[int], None] | None = None) -> None:
 async def _serve(port: int, ready: Callable[[int], None] | None) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        with suppress(NotImplementedError):  # Windows: Ctrl-C interrupts asyncio.run instead
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     broker = _new_broker()
     await broker.start()
     server = await _listen(broker, port)
