@@ -42,7 +42,6 @@ class Server:
         url: str,
         name: str,
         job: Job,
-        identity: bytes,
         store: ServerStore,
         evaluator: Callable[[Callable[[object], None]], Evaluator],
         devices: int,
@@ -54,7 +53,6 @@ class Server:
         Args:
             url: the broker.
             name: the job's name in topics.
-            identity: of the bundle that devices must have.
             evaluator: makes the evaluator, given where it reports to.
             devices: devices to wait for before the first round.
             evaluate_every: rounds between evaluations.
@@ -66,7 +64,6 @@ class Server:
         """
         plan_round(job, 1)
         self._job = job
-        self._identity = identity
         self._store = store
         self._wanted = max(devices, job.quorum)
         self._evaluate_every = evaluate_every
@@ -160,7 +157,7 @@ class Server:
             raise MessageError(f"a {type(message).__name__} is not for the topic '{kind}'")
 
     def _on_sync(self, device: str, sync: wire.Sync) -> None:
-        if sync.bundle != self._identity:
+        if sync.bundle != self._store.bundle:
             self._send(device, wire.Refusal("its bundle is not this job's; give it the job's bundle"))
         elif sync.head != self._store.head(sync.round):
             self._send(device, wire.Refusal("its journal is not this job's; give it a new state folder"))

@@ -31,6 +31,7 @@ class ServerStore:
     """The server's state folder. Everything is on disk when a method returns.
 
     Attributes:
+        bundle: identity of the job's bundle.
         journal: the entries of closed rounds.
         snapshot: where the server's replica is kept.
     """
@@ -45,6 +46,7 @@ class ServerStore:
             StateError: the folder cannot be used, or belongs to a job with another bundle.
         """
         self._lock = lock_folder(folder)
+        self.bundle = bundle
         self.snapshot = folder / SNAPSHOT
         self._connection = connect(folder / DATABASE)
         self._connection.executescript(_SCHEMA)
@@ -133,7 +135,5 @@ def read_journal(path: Path) -> list[Entry]:
     connection = connect(file)
     try:
         return list(Journal(connection).entries())
-    except sqlite3.Error as error:
-        raise StateError(f"{file} is damaged: {error}") from None
     finally:
         connection.close()

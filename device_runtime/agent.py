@@ -13,7 +13,6 @@ import secrets
 import time
 from pathlib import Path
 
-from device_runtime.bundle import Bundle
 from device_runtime.data import DataStore
 from device_runtime.engines import Engine
 from device_runtime.errors import FedSPZOError, MessageError, PlanError, StateError
@@ -50,11 +49,8 @@ IDLE_S = 30.0
 class Agent:
     """One device of one job."""
 
-    def __init__(
-        self, url: str, job: str, bundle: Bundle, engine: Engine, state: DeviceState, store: DataStore
-    ) -> None:
+    def __init__(self, url: str, job: str, engine: Engine, state: DeviceState, store: DataStore) -> None:
         """Raises BrokerError when the URL is not a broker's, BundleError or EngineError when the graphs cannot run."""
-        self._bundle = bundle
         self._state = state
         self._store = store
         self._forward = Forward(engine, state.replica)
@@ -195,7 +191,7 @@ class Agent:
         if at_once or time.monotonic() >= self._synced_at + RESEND_S:
             self._synced_at = time.monotonic()
             replica = self._state.replica
-            sync = Sync(self._bundle.identity, replica.round, replica.head, len(self._store))
+            sync = Sync(replica.bundle.identity, replica.round, replica.head, len(self._store))
             self._link.publish(self._topics.up(self._state.device), encode(sync))
 
     def _send(self, message: Result | Decline | Report) -> None:

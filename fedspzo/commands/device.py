@@ -33,4 +33,4 @@ def run(options: argparse.Namespace) -> None:
     print(f"device '{state.device}': {len(store)} examples, round {state.replica.round}", flush=True)
     if store.truncated:
         print(f"{store.truncated} examples are longer than {bundle.manifest.length} tokens and were cut", flush=True)
-    Agent(options.broker, options.job, bundle, engine, state, store).run()
+    Agent(options.broker, options.job, engine, state, store).run()

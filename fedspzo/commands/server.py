@@ -93,7 +93,6 @@ def run(options: argparse.Namespace) -> None:
         url=options.broker,
         name=options.job,
         job=job,
-        identity=bundle.identity,
         store=store,
         evaluator=lambda report: Evaluator(engine, Replica(bundle, store.snapshot), held_out, report),
         devices=options.devices,

@@ -108,8 +108,7 @@ def run_demo(settings: Settings) -> None:
     (folder / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
     plot_accuracy(folder / "accuracy.png", progress.evaluations, ceiling)
     _print_summary(console, settings, summary)
-    digests = {summary["server_digest"], summary["replay_digest"], *summary["device_digests"].values()}
-    if len(digests) != 1 or len(summary["device_digests"]) != settings.devices:
+    if not _replicas_equal(summary) or len(summary["device_digests"]) != settings.devices:
         raise FedSPZOError(f"the replicas differ at the end; see {folder / 'summary.json'} and {folder / 'logs'}")
 
 
@@ -220,6 +219,10 @@ def _summarise(
     }
 
 
+def _replicas_equal(summary: dict[str, Any]) -> bool:
+    return {summary["server_digest"], *summary["device_digests"].values()} == {summary["replay_digest"]}
+
+
 def _print_summary(console: Console, settings: Settings, summary: dict[str, Any]) -> None:
     table = Table("", "before", "after", f"backpropagation, first {summary['ceiling_rounds']} rounds' batches")
     for column in table.columns[1:]:
@@ -233,10 +236,9 @@ def _print_summary(console: Console, settings: Settings, summary: dict[str, Any]
         f"{summary['ceiling_loss']:.3f}",
     )  # fmt: skip
     console.print(table)
-    equal = len({summary["server_digest"], summary["replay_digest"], *summary["device_digests"].values()}) == 1
     console.print(
         f"replicas: server, {len(summary['device_digests'])} devices and a replay of the journal"
-        f" {'are bit-identical' if equal else 'DIFFER'} ({summary['server_digest']})\n"
+        f" {'are bit-identical' if _replicas_equal(summary) else 'DIFFER'} ({summary['server_digest']})\n"
         f"a device: {summary['bytes_up_per_device_round']:.0f} bytes up and"
         f" {summary['bytes_down_per_device_round']:.0f} down a round,"
         f" {summary['seconds_per_device_step']:.2f} s a step, {summary['device_peak_rss_mb']:.0f} MB at most\n"
