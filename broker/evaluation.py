@@ -10,7 +10,8 @@ from pathlib import Path
 
 from device_runtime.data import DataStore
 from device_runtime.engines import Engine
-from device_runtime.forward import Evaluation, Forward
+from device_runtime.evaluation import Evaluation, evaluate
+from device_runtime.forward import Forward
 from device_runtime.plan import Entry
 from device_runtime.replica import Replica
 
@@ -83,7 +84,7 @@ class Evaluator:
         self._thread.join()
 
     def _run(self) -> None:
-        replica = self._forward.replica
+        replica = self._forward.weights
         try:
             while (task := self._tasks.get()) is not None:
                 if task.entry is not None:
@@ -91,7 +92,7 @@ class Evaluator:
                 if task.snapshot is not None:
                     replica.save_snapshot(task.snapshot)
                 if task.evaluate and self._store is not None:
-                    self._report(Evaluated(replica.round, self._forward.evaluate(self._store)))
+                    self._report(Evaluated(replica.round, evaluate(self._forward, self._store)))
                 if task.digest:
                     self._report(Digested(replica.round, replica.digest()))
         except Exception as error:  # a thread's error would be lost; the server raises it

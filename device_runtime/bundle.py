@@ -45,14 +45,14 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class GraphSpec:
-    """One forward-only graph, which several stages may share.
+    """One forward-only graph of one shape, which several stages may share.
 
     Attributes:
         name: what the graph is called.
-        feeds: names of its leading inputs (``rows``, ``hidden``, ``mask``, ``targets``); the stage's tensors follow.
+        feeds: names of its leading inputs (``hidden`` or one of the shape's feeds); the stage's tensors follow.
         outputs: shapes of its outputs.
         flops: floating-point operations of its matrix products in one run of a whole batch.
-        files: engine name → file name.
+        files: format → file name.
     """
 
     name: str
@@ -60,6 +60,23 @@ class GraphSpec:
     outputs: tuple[tuple[int, ...], ...]
     flops: int
     files: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The network's graphs for batches of one size.
+
+    Attributes:
+        batch: examples in a batch.
+        length: tokens in an example.
+        feeds: feed name → shape.
+        graphs: graph name → graph.
+    """
+
+    batch: int
+    length: int
+    feeds: Mapping[str, tuple[int, ...]]
+    graphs: Mapping[str, GraphSpec]
 
 
 @dataclass(frozen=True)
@@ -72,31 +89,55 @@ class StageSpec:
 
 
 @dataclass(frozen=True)
+class Check:
+    """What export found out about a stage, the worst over the shapes.
+
+    Attributes:
+        delegated: format → share of the matrix work that the engine's delegate takes, 0 to 1.
+        deviation: format → largest difference from PyTorch on the stage's real weights, relative to the largest value.
+    """
+
+    delegated: Mapping[str, float]
+    deviation: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What ``manifest.json`` says.
 
     Attributes:
         model: name, family, source folder and the SHA-256 of the checkpoint's weights.
         task: what the model is asked.
-        batch: examples in a batch.
-        length: tokens in an example.
-        feeds: feed name → shape.
-        embedding: the tensor whose rows the runtime gathers by token id (feed ``rows``).
+        embedding: the tensor [1, tokens, width] whose rows the runtime gathers by token id (feed ``rows``).
+        output: for generation, the tensor of the same kind whose rows score the next token (feed ``answer_rows``).
         tensors: all weight tensors; a tensor's index here is the one directions are keyed by.
-        graphs, stages: the network.
+        stages: the network, in order; the last one ends in the losses.
+        decoder: for generation, the stage that takes the last one's place to score the next token.
+        shapes: sizes of batches, each with its graphs; the largest comes first.
+        checks: one for each stage.
         files: file name → SHA-256.
     """
 
     model: Mapping[str, str]
     task: Task
-    batch: int
-    length: int
-    feeds: Mapping[str, tuple[int, ...]]
     embedding: str
+    output: str
     tensors: tuple[TensorSpec, ...]
-    graphs: Mapping[str, GraphSpec]
     stages: tuple[StageSpec, ...]
+    decoder: StageSpec | None
+    shapes: tuple[Shape, ...]
+    checks: tuple[Check, ...]
     files: Mapping[str, str]
+
+    @property
+    def batch(self) -> int:
+        """Most examples in a batch."""
+        return self.shapes[0].batch
+
+    @property
+    def length(self) -> int:
+        """Most tokens in an example."""
+        return self.shapes[0].length
 
     def write(self, folder: Path) -> None:
         """Write ``manifest.json``."""
@@ -128,20 +169,22 @@ class Bundle:
                 )
 
     @cached_property
-    def engines(self) -> tuple[str, ...]:
-        """Names of the engines that every graph has a file for."""
-        graphs = list(self.manifest.graphs.values())
+    def formats(self) -> tuple[str, ...]:
+        """Formats that every graph has a file of."""
+        graphs = [graph for shape in self.manifest.shapes for graph in shape.graphs.values()]
         return tuple(name for name in graphs[0].files if all(name in graph.files for graph in graphs))
 
-    def load_graphs(self, engine: Engine) -> dict[str, StageGraph]:
-        """Every graph, loaded by an engine. Raises BundleError when the bundle has none for it."""
-        if engine.name not in self.engines:
+    def load_graph(self, engine: Engine, graph: GraphSpec) -> StageGraph:
+        """A graph, loaded by an engine. Raises EngineError when the engine cannot read it."""
+        return engine.load(self.folder / graph.files[engine.format])
+
+    def check_engine(self, engine: Engine) -> None:
+        """Raise BundleError when the bundle has no graphs for an engine."""
+        if engine.format not in self.formats:
             raise BundleError(
-                f"{self.folder} has no graphs for the engine '{engine.name}', only for {', '.join(self.engines)};"
-                f" export it with --engine {engine.name}"
+                f"{self.folder} has no graphs for the engine '{engine.name}', only for {', '.join(self.formats)};"
+                f" export it with --engine {engine.format}"
             )
-        graphs = self.manifest.graphs.values()
-        return {graph.name: engine.load(self.folder / graph.files[engine.name]) for graph in graphs}
 
     def _read_manifest(self) -> str:
         try:
@@ -170,11 +213,11 @@ def file_hash(path: Path) -> str:
 
 
 def _identity(manifest: Manifest) -> bytes:
-    """What two bundles must share to train together: all but where they came from and the formats of the graphs."""
-    record = {"format": FORMAT, "directions": directions.FORMAT, **asdict(manifest)}
-    del record["model"]
+    """What two bundles must share to train together: all but where they came from and the shapes of their graphs."""
+    record = {"format": FORMAT, "directions": directions.FORMAT, "length": manifest.length, **asdict(manifest)}
+    for name in ("model", "shapes", "checks"):
+        del record[name]
     record["files"] = {name: value for name, value in manifest.files.items() if name in (WEIGHTS, TOKENIZER)}
-    record["graphs"] = sorted(manifest.graphs)
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).digest()
 
 
@@ -188,41 +231,44 @@ def _parse_manifest(folder: Path, text: str) -> Manifest:
                 )
         manifest = Manifest(
             model={str(key): str(value) for key, value in record["model"].items()},
-            task=_parse_task(record["task"]),
-            batch=int(record["batch"]),
-            length=int(record["length"]),
-            feeds={name: _shape(shape) for name, shape in record["feeds"].items()},
+            task=Task(**{**record["task"], "labels": tuple(Label(**label) for label in record["task"]["labels"])}),
             embedding=str(record["embedding"]),
-            tensors=tuple(TensorSpec(**{**tensor, "shape": _shape(tensor["shape"])}) for tensor in record["tensors"]),
-            graphs={name: _parse_graph(graph) for name, graph in record["graphs"].items()},
-            stages=tuple(
-                StageSpec(stage["name"], stage["graph"], tuple(int(i) for i in stage["tensors"]))
-                for stage in record["stages"]
-            ),
+            output=str(record["output"]),
+            tensors=tuple(TensorSpec(**{**tensor, "shape": tuple(tensor["shape"])}) for tensor in record["tensors"]),
+            stages=tuple(_parse_stage(stage) for stage in record["stages"]),
+            decoder=_parse_stage(record["decoder"]) if record["decoder"] else None,
+            shapes=tuple(_parse_shape(shape) for shape in record["shapes"]),
+            checks=tuple(Check(**check) for check in record["checks"]),
             files={str(name): str(value) for name, value in record["files"].items()},
         )
-        for stage in manifest.stages:
-            manifest.graphs[stage.graph]
+        for stage in (*manifest.stages, *filter(None, [manifest.decoder])):
+            [shape.graphs[stage.graph] for shape in manifest.shapes]
             [manifest.tensors[index] for index in stage.tensors]
+        if not manifest.shapes or len(manifest.checks) != len(manifest.stages):
+            raise ValueError("it has no shape, or not a check for each stage")
         return manifest
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, DataError) as error:
         raise BundleError(f"{folder / MANIFEST} is damaged ({error!r}); get or export the bundle again") from None
 
 
-def _parse_task(record: dict[str, Any]) -> Task:
-    labels = tuple(Label(label["name"], label["description"]) for label in record["labels"])
-    return Task(record["name"], record["template"], labels)
+def _parse_stage(record: dict[str, Any]) -> StageSpec:
+    return StageSpec(record["name"], record["graph"], tuple(int(i) for i in record["tensors"]))
+
+
+def _parse_shape(record: dict[str, Any]) -> Shape:
+    return Shape(
+        batch=int(record["batch"]),
+        length=int(record["length"]),
+        feeds={name: tuple(shape) for name, shape in record["feeds"].items()},
+        graphs={name: _parse_graph(graph) for name, graph in record["graphs"].items()},
+    )
 
 
 def _parse_graph(record: dict[str, Any]) -> GraphSpec:
     return GraphSpec(
         name=record["name"],
         feeds=tuple(record["feeds"]),
-        outputs=tuple(_shape(shape) for shape in record["outputs"]),
+        outputs=tuple(tuple(shape) for shape in record["outputs"]),
         flops=int(record["flops"]),
-        files={str(engine): str(name) for engine, name in record["files"].items()},
+        files={str(name): str(file) for name, file in record["files"].items()},
     )
-
-
-def _shape(record: list[int]) -> tuple[int, ...]:
-    return tuple(int(n) for n in record)

@@ -1,69 +1,22 @@
-"""A device's examples: JSON lines in, tokenised once, batches out. They never leave the device."""
+"""A device's examples, tokenised once and kept as arrays. They never leave the device."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import re
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from device_runtime.bundle import TOKENIZER, Bundle
+from device_runtime.bundle import Bundle
+from device_runtime.encoder import Encoder
 from device_runtime.errors import DataError
-from device_runtime.task import Task
+from device_runtime.examples import Example, parse_examples, read_source
 from device_runtime.tensors import replace_durably
-
-#: Half a character, which JSON can write and no encoding can.
-_SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-class Encoder:
-    """Turns the fields of an example into token ids that fit the bundle's length."""
-
-    def __init__(self, bundle: Bundle) -> None:
-        from tokenizers import Tokenizer  # loaded only where text is encoded: a device with a token cache needs none
-
-        self._tokenizer = Tokenizer.from_file(str(bundle.folder / TOKENIZER))
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        self._task = bundle.manifest.task
-        self._length = bundle.manifest.length
-
-    def encode(self, fields: Mapping[str, str]) -> tuple[list[int], bool]:
-        """Token ids of the filled-in template, and whether a field had to be cut to fit.
-
-        Only fields are cut, from the end of the longest; the template's own text stays whole.
-
-        Raises:
-            DataError: the template alone is longer than the limit.
-        """
-        kept = dict(fields)
-        ids = self._ids(kept)
-        excess = len(ids) - self._length
-        while excess > 0:
-            spans = {name: self._spans(kept[name]) for name in self._task.fields}
-            longest = max(spans, key=lambda name: len(spans[name]))
-            if not spans[longest]:
-                raise DataError(
-                    f"the template of task '{self._task.name}' needs more than {self._length} tokens by itself;"
-                    " export with a larger --max-length"
-                )
-            keep = max(0, len(spans[longest]) - excess)
-            kept[longest] = kept[longest][: spans[longest][keep - 1][1]] if keep else ""
-            ids = self._ids(kept)
-            excess = len(ids) - self._length
-        return ids, kept != dict(fields)
-
-    def _ids(self, fields: Mapping[str, str]) -> list[int]:
-        return list(self._tokenizer.encode(self._task.render(fields)).ids)
-
-    def _spans(self, text: str) -> list[tuple[int, int]]:
-        return list(self._tokenizer.encode(text, add_special_tokens=False).offsets)
 
 
 @dataclass(frozen=True)
@@ -71,16 +24,20 @@ class DataStore:
     """Tokenised examples.
 
     Attributes:
-        ids: int32 [examples, length], zero after each example's end.
+        ids: int32 [examples, length], zero after each example's end; for generation the answer's tokens come last.
         lengths: int32 [examples].
-        labels: int32 [examples], indices into the task's labels.
+        starts: int32 [examples], the position whose output predicts the label word or the answer's first token.
+        labels: int32 [examples], indices into the task's labels; 0 for generation.
         truncated: how many examples were cut to fit.
+        references: for generation, the texts that count as right answers of each example.
     """
 
     ids: np.ndarray
     lengths: np.ndarray
+    starts: np.ndarray
     labels: np.ndarray
-    truncated: int
+    truncated: int = 0
+    references: tuple[tuple[str, ...], ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -91,72 +48,55 @@ class DataStore:
         return np.argsort(draws, kind="stable")[:count]
 
 
-def load_data(path: Path, bundle: Bundle, cache: Path | None = None) -> DataStore:
-    """Read a JSON-lines file: each line an object with the template's fields and ``label``.
+def load_data(source: Path | str, bundle: Bundle, cache: Path | None = None) -> DataStore:
+    """Read and tokenise the examples of a file, or of a data set of the hub.
 
     Args:
-        path: the file.
+        source: see :func:`device_runtime.examples.parse_examples`.
         bundle: gives the task and the tokenizer.
-        cache: where to keep the tokens; reused while file and bundle stay the same.
+        cache: where to keep the tokens; reused while source and bundle stay the same.
 
     Raises:
-        DataError: the file cannot be read, has no examples, or a line is not an example of the task.
+        DataError: the source cannot be read, has no examples, or a record is not an example of the task.
     """
-    try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
-    key = hashlib.sha256(hashlib.sha256(text).digest() + bundle.identity).hexdigest()
+    source = str(source)
+    content = read_source(source)
+    key = hashlib.sha256(hashlib.sha256(content).digest() + bundle.identity).hexdigest()
     if cache is not None and (stored := _read_cache(cache, key)) is not None:
         return stored
-    examples = list(_parse(path, text, bundle.manifest.task))
+    examples = list(parse_examples(source, content, bundle.manifest.task))
     if not examples:
-        raise DataError(f"{path} has no examples; give one JSON object a line")
+        raise DataError(f"{source} has no examples; give one record a line")
     store = tokenise(bundle, examples)
     if cache is not None:
         _write_cache(cache, key, store)
     return store
 
 
-def tokenise(bundle: Bundle, examples: Sequence[tuple[Mapping[str, str], int]]) -> DataStore:
-    """A store of examples, each its fields and the index of its label.
+def tokenise(bundle: Bundle, examples: Sequence[Example]) -> DataStore:
+    """A store of examples; those without an answer can only be asked for one.
 
     Raises:
-        DataError: the task's template alone is longer than the bundle's length.
+        DataError: an example cannot be made to fit the bundle's length.
     """
     encoder = Encoder(bundle)
-    encoded = [encoder.encode(fields) for fields, _ in examples]
+    encoded = []
+    for number, example in enumerate(examples, start=1):
+        try:
+            encoded.append(encoder.encode(example.fields, example.answers[0] if example.answers else None))
+        except DataError as error:
+            raise DataError(f"example {number}: {error}") from None
     ids = np.zeros((len(examples), bundle.manifest.length), np.int32)
-    for row, (tokens, _) in zip(ids, encoded, strict=True):
-        row[: len(tokens)] = tokens
+    for row, example_tokens in zip(ids, encoded, strict=True):
+        row[: len(example_tokens.ids)] = example_tokens.ids
     return DataStore(
         ids=ids,
-        lengths=np.array([len(tokens) for tokens, _ in encoded], np.int32),
-        labels=np.array([label for _, label in examples], np.int32),
-        truncated=sum(cut for _, cut in encoded),
+        lengths=np.array([len(e.ids) for e in encoded], np.int32),
+        starts=np.array([e.start for e in encoded], np.int32),
+        labels=np.array([example.label for example in examples], np.int32),
+        truncated=sum(e.cut for e in encoded),
+        references=tuple(example.answers for example in examples) if any(e.answers for e in examples) else (),
     )
-
-
-def _parse(path: Path, text: bytes, task: Task) -> Iterator[tuple[dict[str, str], int]]:
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            raise DataError(f"{where} is not JSON") from None
-        if not isinstance(record, dict):
-            raise DataError(f"{where} is not a JSON object")
-        for field in (*task.fields, "label"):
-            if not isinstance(record.get(field), str):
-                raise DataError(f"{where} lacks the text field '{field}', which task '{task.name}' needs")
-            if _SURROGATE.search(record[field]):
-                raise DataError(f"{where}: the field '{field}' is not valid Unicode text")
-        try:
-            yield {field: record[field] for field in task.fields}, task.label_index(record["label"])
-        except DataError as error:
-            raise DataError(f"{where}: {error}") from None
 
 
 def _read_cache(cache: Path, key: str) -> DataStore | None:
@@ -164,7 +104,14 @@ def _read_cache(cache: Path, key: str) -> DataStore | None:
         with np.load(cache) as arrays:
             if str(arrays["key"]) != key:
                 return None
-            return DataStore(arrays["ids"], arrays["lengths"], arrays["labels"], int(arrays["truncated"]))
+            return DataStore(
+                ids=arrays["ids"],
+                lengths=arrays["lengths"],
+                starts=arrays["starts"],
+                labels=arrays["labels"],
+                truncated=int(arrays["truncated"]),
+                references=tuple(map(tuple, json.loads(str(arrays["references"])))),
+            )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
@@ -172,7 +119,16 @@ def _read_cache(cache: Path, key: str) -> DataStore | None:
 def _write_cache(cache: Path, key: str, store: DataStore) -> None:
     partial = cache.with_name(cache.name + ".partial")
     with partial.open("wb") as file:
-        np.savez(file, key=key, ids=store.ids, lengths=store.lengths, labels=store.labels, truncated=store.truncated)
+        np.savez(
+            file,
+            key=key,
+            ids=store.ids,
+            lengths=store.lengths,
+            starts=store.starts,
+            labels=store.labels,
+            truncated=store.truncated,
+            references=json.dumps(store.references),
+        )
         file.flush()
         os.fsync(file.fileno())
     replace_durably(partial, cache)

@@ -16,7 +16,7 @@ from device_runtime.data import DataStore
 from device_runtime.directions import Direction, derive_seed
 from device_runtime.forward import Batch, Forward
 from device_runtime.plan import Plan
-from device_runtime.replica import block_stages, check_blocks
+from device_runtime.replica import Replica, block_stages, check_blocks
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class _Branch:
     minus: list[np.ndarray]
 
 
-def measure(forward: Forward, store: DataStore, plan: Plan, device: str) -> Measurement:
+def measure(forward: Forward[Replica], store: DataStore, plan: Plan, device: str) -> Measurement:
     """Carry out a plan on a device's examples.
 
     Several local steps need no changed weights: the steps so far are more directions in the sum that each stage's
@@ -52,7 +52,7 @@ def measure(forward: Forward, store: DataStore, plan: Plan, device: str) -> Meas
     Raises:
         PlanError: the plan does not fit the bundle.
     """
-    check_blocks(forward.replica.bundle, plan)
+    check_blocks(forward.bundle, plan)
     source = plan.source(device)
     offsets: list[list[Direction]] = [[] for _ in plan.blocks]
     scalars: list[float] = []
@@ -75,7 +75,7 @@ def draw_examples(plan: Plan, store: DataStore, device: str, step: int) -> np.nd
 
 
 def measure_step(
-    forward: Forward, batch: Batch, plan: Plan, source: str, step: int, offsets: Sequence[Sequence[Direction]]
+    forward: Forward[Replica], batch: Batch, plan: Plan, source: str, step: int, offsets: Sequence[Sequence[Direction]]
 ) -> tuple[list[float], float]:
     """One step of the estimator: the scalar of every leaf, and the mean loss.
 
@@ -104,7 +104,7 @@ def measure_step(
 
 
 def _run_stage(
-    forward: Forward,
+    forward: Forward[Replica],
     batch: Batch,
     distribution: str,
     stage: int,
@@ -113,13 +113,14 @@ def _run_stage(
     offsets: Sequence[Direction],
 ) -> list[_Branch]:
     """Every branch through one stage, each perturbation with its own two buffers' worth of weights."""
-    replica = forward.replica
+    replica = forward.weights
     trained = replica.trainable_in([stage])
+    spec = forward.manifest.stages[stage]
     shared: dict[int, list[np.ndarray]] = {}
 
     def unperturbed(inputs: list[np.ndarray]) -> list[np.ndarray]:
         if id(inputs) not in shared:
-            shared[id(inputs)] = forward.run(stage, batch, inputs[0] if inputs else None, {})
+            shared[id(inputs)] = forward.run(spec, batch, inputs[0] if inputs else None, {})
         return shared[id(inputs)]
 
     if not trained:
@@ -131,14 +132,14 @@ def _run_stage(
     for branch, direction in zip(branches, perturbations, strict=True):
         for index in trained:
             kernel.shift_pair(replica.tensor(index), offsets, direction, index, plus[index], minus[index])
-        above = forward.run(stage, batch, branch.plus[0] if branch.plus else None, plus)
-        below = forward.run(stage, batch, branch.minus[0] if branch.minus else None, minus)
+        above = forward.run(spec, batch, branch.plus[0] if branch.plus else None, plus)
+        below = forward.run(spec, batch, branch.minus[0] if branch.minus else None, minus)
         advanced.append(_Branch(branch.path, above, below))
     forward.release([*plus.values(), *minus.values()])
     return advanced
 
 
-def _release(forward: Forward, branches: Sequence[_Branch]) -> None:
+def _release(forward: Forward[Replica], branches: Sequence[_Branch]) -> None:
     distinct = {id(outputs): outputs for branch in branches for outputs in (branch.plus, branch.minus)}
     for outputs in distinct.values():
         forward.release(outputs)

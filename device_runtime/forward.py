@@ -1,18 +1,37 @@
-"""Runs stages: an engine's graphs over a replica's weights, with the feeds that a batch of examples gives them."""
+"""Runs stages: an engine's graphs over a model's weights, with the feeds that a batch of examples gives them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
 from device_runtime.arrays import ArrayPool
+from device_runtime.bundle import Bundle, Shape, StageSpec
 from device_runtime.data import DataStore
-from device_runtime.engines import Engine
-from device_runtime.replica import Replica
+from device_runtime.engines import Engine, StageGraph
+from device_runtime.feeds import Source, fill
 
-HIDDEN = "hidden"
+#: The feed that the stages hand on, and the one that the first of them takes in its place.
+HIDDEN, ROWS = "hidden", "rows"
+
+
+class Weights(Protocol):
+    """The weights of a bundle's tensors; a replica is one.
+
+    Attributes:
+        bundle: the bundle.
+    """
+
+    bundle: Bundle
+
+    def tensor(self, index: int) -> np.ndarray:
+        """A tensor as the graphs take it, not to be written."""
+
+
+W = TypeVar("W", bound=Weights)
 
 
 @dataclass(frozen=True)
@@ -20,121 +39,109 @@ class Batch:
     """One batch as the graphs take it.
 
     Attributes:
-        feeds: feed name → float32 array of the bundle's shape; rows past ``count`` repeat the last example.
+        shape: the graphs that it goes through, the cheapest that it fits.
+        feeds: feed name → float32 array of the shape's size; rows past ``count`` repeat the last example.
         count: examples that count.
     """
 
+    shape: Shape
     feeds: Mapping[str, np.ndarray]
     count: int
 
 
-class Forward:
+class Forward(Generic[W]):
     """Stage by stage through the network. Counts the matrix-product FLOPs of all it ran.
 
     Attributes:
-        replica: the weights.
+        weights: the model's weights.
         pool: where activations come from.
         flops: floating-point operations of matrix products run so far.
     """
 
-    def __init__(self, engine: Engine, replica: Replica) -> None:
-        """Raises BundleError or EngineError when the bundle's graphs cannot run on the engine."""
-        self.replica = replica
-        self.manifest = replica.bundle.manifest
+    def __init__(self, engine: Engine, weights: W) -> None:
+        """Raises BundleError when the bundle has no graphs for the engine."""
+        self.weights = weights
+        self.bundle = weights.bundle
+        self.manifest = self.bundle.manifest
         self.pool = ArrayPool()
         self.flops = 0
-        self._graphs = replica.bundle.load_graphs(engine)
-        self._table = replica.bundle.weights.view(self.manifest.embedding)
-        self._feeds = {name: self.pool.take(shape) for name, shape in self.manifest.feeds.items()}
+        self.bundle.check_engine(engine)
+        self._engine = engine
+        self._graphs: dict[str, StageGraph] = {}
+        self._feeds: dict[tuple[int, int], dict[str, np.ndarray]] = {}
+        self._tables = tuple(
+            self.bundle.weights.view(name)[0] for name in (self.manifest.embedding, self.manifest.output) if name
+        )
+        self._shapes = sorted(self.manifest.shapes, key=self._cost)
 
     def batch(self, store: DataStore, indices: np.ndarray) -> Batch:
         """The feeds for some examples (at most the bundle's batch). They stay valid until the next call."""
-        count = len(indices)
-        padded = np.concatenate([indices, np.repeat(indices[-1:], self.manifest.batch - count)])
-        for name, feed in self._feeds.items():
-            _FILL[name](feed, store, padded, self._table)
-        return Batch(self._feeds, count)
+        count, longest = len(indices), int(store.lengths[indices].max())
+        shape = next(s for s in self._shapes if s.batch >= count and s.length >= longest)
+        padded = np.concatenate([indices, np.repeat(indices[-1:], shape.batch - count)])
+        source = Source.of(store, padded, (self._tables[0], self._tables[-1]))
+        key = shape.batch, shape.length
+        if key not in self._feeds:
+            self._feeds[key] = {name: self.pool.take(size) for name, size in shape.feeds.items()}
+        for name, feed in self._feeds[key].items():
+            fill(name, feed, source)
+        return Batch(shape, self._feeds[key], count)
+
+    def batches(self, store: DataStore) -> Iterator[tuple[np.ndarray, Batch]]:
+        """All examples of a store, those of similar length together: their indices and the batch."""
+        order = np.argsort(store.lengths, kind="stable")
+        for start in range(0, len(order), self.manifest.batch):
+            indices = order[start : start + self.manifest.batch]
+            yield indices, self.batch(store, indices)
 
     def run(
-        self, stage: int, batch: Batch, hidden: np.ndarray | None, weights: Mapping[int, np.ndarray]
+        self,
+        stage: StageSpec,
+        batch: Batch,
+        hidden: np.ndarray | None,
+        weights: Mapping[int, np.ndarray],
     ) -> list[np.ndarray]:
         """Run one stage.
 
         Args:
-            stage: its index.
+            stage: the stage, or the bundle's decoder.
             batch: the batch that it works on.
-            hidden: the activation before it; None before the first.
-            weights: tensor index → array to take instead of the replica's.
+            hidden: the activation before it; None for the first, which takes the token rows.
+            weights: tensor index → array to take instead of the model's.
 
         Returns:
-            Its outputs, in arrays from the pool: the activation, or for the last stage losses [B] and logits [B, L].
+            Its outputs, in arrays from the pool: the activation; for the last stage losses [B] and, when the task has
+            labels, logits [B, L]; for the decoder scores [tokens, B].
         """
-        spec = self.manifest.stages[stage]
-        graph = self.manifest.graphs[spec.graph]
-        feeds = batch.feeds if hidden is None else {**batch.feeds, HIDDEN: hidden}
+        graph = batch.shape.graphs[stage.graph]
+        feeds = {**batch.feeds, HIDDEN: batch.feeds[ROWS] if hidden is None else hidden}
         inputs = [feeds[name] for name in graph.feeds]
-        inputs += [weights[index] if index in weights else self.replica.tensor(index) for index in spec.tensors]
+        inputs += [weights[index] if index in weights else self.weights.tensor(index) for index in stage.tensors]
         outputs = [self.pool.take(shape) for shape in graph.outputs]
-        self._graphs[spec.graph].run(inputs, outputs)
+        self._load(batch.shape, stage.graph).run(inputs, outputs)
         self.flops += graph.flops
         return outputs
 
-    def evaluate(self, store: DataStore) -> Evaluation:
-        """Loss and logits of the unperturbed model on all examples of a store."""
-        losses, logits = [], []
-        for start in range(0, len(store), self.manifest.batch):
-            batch = self.batch(store, np.arange(start, min(start + self.manifest.batch, len(store))))
-            outputs: list[np.ndarray] = []
-            for stage in range(len(self.manifest.stages)):
-                previous = outputs
-                outputs = self.run(stage, batch, previous[0] if previous else None, {})
-                self.release(previous)
-            losses.append(outputs[0][: batch.count].astype(np.float64))
-            logits.append(outputs[1][: batch.count].copy())
-            self.release(outputs)
-        return Evaluation(float(np.concatenate(losses).mean()), np.concatenate(logits), store.labels)
+    def run_all(self, stages: Sequence[StageSpec], batch: Batch) -> list[np.ndarray]:
+        """Outputs of the last of some stages that start at the first, unperturbed."""
+        outputs: list[np.ndarray] = []
+        for stage in stages:
+            previous = outputs
+            outputs = self.run(stage, batch, previous[0] if previous else None, {})
+            self.release(previous)
+        return outputs
 
     def release(self, arrays: Sequence[np.ndarray]) -> None:
         """Give arrays back to the pool."""
         for array in arrays:
             self.pool.give(array)
 
+    def _load(self, shape: Shape, name: str) -> StageGraph:
+        graph = shape.graphs[name]
+        file = graph.files[self._engine.format]
+        if file not in self._graphs:
+            self._graphs[file] = self.bundle.load_graph(self._engine, graph)
+        return self._graphs[file]
 
-@dataclass(frozen=True)
-class Evaluation:
-    """How a model does on labelled examples.
-
-    Attributes:
-        loss: mean cross-entropy.
-        logits: float32 [examples, labels].
-        labels: int32 [examples], the right answers.
-    """
-
-    loss: float
-    logits: np.ndarray
-    labels: np.ndarray
-
-    @property
-    def correct(self) -> int:
-        """Examples answered right."""
-        return int((self.logits.argmax(axis=1) == self.labels).sum())
-
-    @property
-    def accuracy(self) -> float:
-        """Share of examples answered right."""
-        return self.correct / len(self.labels)
-
-
-def _fill_rows(out: np.ndarray, store: DataStore, indices: np.ndarray, table: np.ndarray) -> None:
-    np.take(table, store.ids[indices], axis=0, out=out, mode="clip")
-
-
-def _fill_mask(out: np.ndarray, store: DataStore, indices: np.ndarray, table: np.ndarray) -> None:
-    out[...] = np.arange(out.shape[1]) < store.lengths[indices, None]
-
-
-def _fill_targets(out: np.ndarray, store: DataStore, indices: np.ndarray, table: np.ndarray) -> None:
-    out[...] = np.arange(out.shape[1]) == store.labels[indices, None]
-
-
-_FILL = {"rows": _fill_rows, "mask": _fill_mask, "targets": _fill_targets}
+    def _cost(self, shape: Shape) -> int:
+        return sum(shape.graphs[stage.graph].flops for stage in self.manifest.stages)

@@ -38,11 +38,9 @@ class Replica:
         self.head = EMPTY
         specs = bundle.manifest.tensors
         self._trainable = {index: aligned_empty(spec.shape) for index, spec in enumerate(specs) if spec.trainable}
-        self._frozen = {
-            index: _aligned(bundle.weights.view(spec.name))
-            for index, spec in enumerate(specs)
-            if not spec.trainable and spec.name != bundle.manifest.embedding
-        }
+        stages = (*bundle.manifest.stages, *filter(None, [bundle.manifest.decoder]))
+        used = {index for stage in stages for index in stage.tensors} - self._trainable.keys()
+        self._frozen = {index: _aligned(bundle.weights.view(specs[index].name)) for index in sorted(used)}
         self._kernels: dict[str, DirectionKernel] = {}
         if snapshot is not None and snapshot.exists():
             self._load_snapshot(snapshot)

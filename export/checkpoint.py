@@ -5,22 +5,26 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, PretrainedConfig
+from tokenizers import Tokenizer
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
 
 from device_runtime.bundle import TOKENIZER, file_hash
 from device_runtime.errors import ExportError
+from export.quiet import quiet
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 class Checkpoint:
-    """A folder with ``config.json``, safetensors weights and ``tokenizer.json``."""
+    """A folder with ``config.json``, safetensors weights and a tokenizer."""
 
     def __init__(self, model: str) -> None:
         """Find a model.
@@ -33,9 +37,8 @@ class Checkpoint:
         """
         self.name = model
         self.folder = _find(model)
-        for name in ("config.json", TOKENIZER):
-            if not (self.folder / name).is_file():
-                raise ExportError(f"{self.folder} has no {name}; give the folder of a Hugging Face model")
+        if not (self.folder / "config.json").is_file():
+            raise ExportError(f"{self.folder} has no config.json; give the folder of a Hugging Face model")
         try:
             self.config: PretrainedConfig = AutoConfig.from_pretrained(self.folder)
         except (ValueError, OSError, KeyError) as error:
@@ -60,25 +63,79 @@ class Checkpoint:
         """SHA-256 over the weight files, in the order of their names."""
         return "+".join(file_hash(path) for path in sorted(set(self.files.values())))
 
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, as devices run it. Raises ExportError when there is none that they can run."""
+        if (self.folder / TOKENIZER).is_file():
+            try:
+                return Tokenizer.from_file(str(self.folder / TOKENIZER))
+            except Exception as error:  # the library raises plain Exception
+                raise ExportError(f"{self.folder / TOKENIZER} is not a tokenizer: {error}") from None
+        backend = getattr(self._transformers_tokenizer, "backend_tokenizer", None)
+        if not isinstance(backend, Tokenizer):
+            raise ExportError(f"{self.folder} has no {TOKENIZER}; save the tokenizer with save_pretrained")
+        return backend
+
+    @property
+    def mask_token(self) -> str:
+        """The text of the mask token, "" when there is none."""
+        return self._transformers_tokenizer.mask_token or ""
+
+    @property
+    def padding(self) -> int:
+        """The token that pads."""
+        return self.config.pad_token_id or 0
+
     def tensor(self, name: str) -> np.ndarray:
         """A tensor as float32. Raises ExportError when the checkpoint lacks it."""
-        self.shape(name)
-        with safe_open(self.files[name], framework="pt") as file:
-            return np.asarray(file.get_tensor(name).to(torch.float32).numpy())
+        stored = self.stored_name(name)
+        with safe_open(self.files[stored], framework="pt") as file:
+            return np.asarray(file.get_tensor(stored).to(torch.float32).numpy())
+
+    def rows(self, name: str, indices: Sequence[int]) -> np.ndarray:
+        """Some rows of a tensor as float32, without reading the others. Raises as :meth:`tensor` does."""
+        stored = self.stored_name(name)
+        with safe_open(self.files[stored], framework="pt") as file:
+            table = file.get_slice(stored)
+            return np.concatenate([table[i : i + 1].to(torch.float32).numpy() for i in indices])
 
     def shape(self, name: str) -> tuple[int, ...]:
         """A tensor's shape. Raises ExportError when the checkpoint lacks it."""
-        if name not in self.files:
-            raise ExportError(f"{self.folder} has no tensor '{name}', which its model type needs")
-        with safe_open(self.files[name], framework="pt") as file:
-            return tuple(file.get_slice(name).get_shape())
+        stored = self.stored_name(name)
+        with safe_open(self.files[stored], framework="pt") as file:
+            return tuple(file.get_slice(stored).get_shape())
+
+    def stored_name(self, name: str) -> str:
+        """A tensor's name in the files: older checkpoints say gamma and beta in norms.
+
+        Raises:
+            ExportError: the checkpoint lacks the tensor.
+        """
+        old = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+        for candidate in (name, old):
+            if candidate in self.files:
+                return candidate
+        raise ExportError(
+            f"{self.folder} has no tensor '{name}', which a model of type '{self.config.model_type}' needs"
+        )
 
     def prefix(self, anchor: str) -> str:
         """What stands before a tensor's usual name in this checkpoint: "" or, say, "bert."."""
         for name in self.files:
             if name == anchor or name.endswith("." + anchor):
                 return name[: -len(anchor)]
-        raise ExportError(f"{self.folder} has no tensor '{anchor}', which its model type needs")
+        raise ExportError(
+            f"{self.folder} has no tensor '{anchor}', which a model of type '{self.config.model_type}' needs"
+        )
+
+    @cached_property
+    def _transformers_tokenizer(self) -> Any:
+        try:
+            with quiet():
+                return AutoTokenizer.from_pretrained(self.folder)
+        except (ValueError, OSError, KeyError, TypeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ExportError(f"{self.folder} has no tokenizer that transformers can load ({reason})") from None
 
 
 def _find(model: str) -> Path:

@@ -1,68 +1,80 @@
-"""The export pipeline: checkpoint and task in, checked bundle out, with a report of what each stage costs."""
+"""The export pipeline: checkpoint and task in, checked bundle out. Memory stays at a layer: tensors go one at a time."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from device_runtime.bundle import MANIFEST, TOKENIZER, WEIGHTS, Bundle, GraphSpec, Manifest, file_hash
-from device_runtime.data import DataStore
-from device_runtime.engines import SUFFIXES, create_engine
+from device_runtime.arrays import ALIGNMENT
+from device_runtime.bundle import MANIFEST, TOKENIZER, WEIGHTS, Bundle, Check, GraphSpec, Manifest, Shape, file_hash
+from device_runtime.engines import SUFFIXES
 from device_runtime.errors import ExportError
-from device_runtime.forward import HIDDEN, Forward
-from device_runtime.replica import Replica
-from device_runtime.task import Task
+from device_runtime.forward import HIDDEN
+from device_runtime.task import GENERATION, Task
 from device_runtime.tensors import write_tensors
 from export.checkpoint import Checkpoint
-from export.families import Network, find_family
+from export.compare import compare
+from export.families import find_family
 from export.lowering import count_flops, export_program, lower
+from export.network import Network, build_network, check_tensors
 from export.quiet import quiet
+from export.tasks import choose_form
+from export.words import with_mask
 
-#: Largest difference between an engine's output and PyTorch's that an export may have.
+#: Largest difference between an engine's output and PyTorch's that an export may have, relative to the largest value.
 TOLERANCE = 1e-4
+
+Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class StageReport:
-    """What export found out about a stage.
+class Target:
+    """What to export to.
 
     Attributes:
-        name: the stage.
-        parameters, trainable: weights that it takes, and those of them that rounds change.
-        flops: of its matrix products for a whole batch.
-        delegated: engine → share of the matrix work that its delegate takes, 0 to 1.
-        deviation: engine → largest difference from PyTorch on the stage's real weights.
+        formats: formats of the graphs.
+        batches: numbers of examples in a batch.
+        lengths: numbers of tokens in an example; there are graphs for every pair of the two.
+        train: patterns of the names of tensors to train (as in a shell); tables of tokens and positions never are.
+        freeze: patterns of those to leave out of them.
+        answer_tokens: most tokens of a generated answer, in place of the task's own number.
     """
 
-    name: str
-    parameters: int
-    trainable: int
-    flops: int
-    delegated: dict[str, float]
-    deviation: dict[str, float]
+    formats: Sequence[str]
+    batches: Sequence[int]
+    lengths: Sequence[int]
+    train: Sequence[str] = ("*",)
+    freeze: Sequence[str] = ()
+    answer_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ExportError when something is out of range."""
+        unknown = [name for name in self.formats if name not in SUFFIXES]
+        if unknown or not self.formats:
+            raise ExportError(f"there is no engine '{', '.join(unknown)}'; choose from {', '.join(SUFFIXES)}")
+        if not self.batches or not self.lengths or min(self.batches) < 1 or min(self.lengths) < 4:
+            raise ExportError("a batch has at least 1 example, and an example at least 4 tokens")
+
+    def trains(self, name: str) -> bool:
+        """Whether a tensor shall be trained."""
+        return any(fnmatchcase(name, p) for p in self.train) and not any(fnmatchcase(name, p) for p in self.freeze)
 
 
 def export_bundle(
-    model: str,
-    task: Task,
-    engines: Sequence[str],
-    batch: int,
-    length: int,
-    out: Path,
-    progress: Callable[[str], None] = lambda step: None,
-) -> list[StageReport]:
+    model: str, tasks: Mapping[str, Task], target: Target, out: Path, progress: Progress = lambda step: None
+) -> Bundle:
     """Export a model for a task.
 
     Args:
         model: folder, hub id, or ``minilm``.
-        engines: formats to lower to.
-        batch: examples in a batch.
-        length: tokens in an example.
+        tasks: the task in the forms that it has.
         out: the bundle's folder; it must not exist, and appears only when all checks have passed.
         progress: told what is being done.
 
@@ -70,63 +82,62 @@ def export_bundle(
         ExportError: the model or an option is not supported, a matrix product was not delegated, or an engine
             deviates from PyTorch by more than :data:`TOLERANCE`.
     """
-    unknown = [name for name in engines if name not in SUFFIXES]
-    if unknown or not engines:
-        raise ExportError(f"there is no engine '{', '.join(unknown)}'; choose from {', '.join(SUFFIXES)}")
-    if batch < 1 or length < 4:
-        raise ExportError("a batch has at least 1 example, and an example at least 4 tokens")
     if out.exists():
         raise ExportError(f"{out} exists already; remove it or choose another --out")
     progress(f"reading {model}")
     checkpoint = Checkpoint(model)
-    network = find_family(checkpoint).build(checkpoint, task, batch, length)
+    networks, task = _networks(checkpoint, tasks, target)
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        reports = _write(checkpoint, network, task, engines, batch, length, partial, progress)
+        _write(checkpoint, networks, task, target, partial, progress)
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return reports
+    return Bundle(out)
+
+
+def _networks(checkpoint: Checkpoint, tasks: Mapping[str, Task], target: Target) -> tuple[list[Network], Task]:
+    """The network in every shape, the largest first, and the task in the form that the model does best."""
+    family = find_family(checkpoint)
+    shapes = sorted(set(product(target.lengths, target.batches)), reverse=True)
+    architectures = {length: family.describe(checkpoint, length) for length, _ in shapes}
+    largest = architectures[shapes[0][0]]
+    if shapes[0][0] > largest.limit:
+        raise ExportError(f"{checkpoint.name} takes at most {largest.limit} tokens; choose a smaller --max-length")
+    task = with_mask(checkpoint, choose_form(dict(tasks), largest.forms, checkpoint.name))
+    if task.form == GENERATION and target.answer_tokens:
+        task = replace(task, answer_tokens=target.answer_tokens)
+    if task.answer_tokens >= min(target.lengths):
+        raise ExportError(f"an answer of {task.answer_tokens} tokens leaves no room for a prompt; raise --max-length")
+    check_tensors(checkpoint, largest)
+    networks = [
+        build_network(checkpoint, architectures[length], task, batch, length, target.trains) for length, batch in shapes
+    ]
+    if not any(tensor.spec.trainable for tensor in networks[0].tensors.values()):
+        raise ExportError(
+            "no tensor is left to train: --train and --freeze match names of the checkpoint such as"
+            f" '{networks[0].stages[-2].name}'s '{list(networks[0].tensors)[-3]}'; token and position tables stay frozen"
+        )
+    return networks, task
 
 
 def _write(
     checkpoint: Checkpoint,
-    network: Network,
+    networks: Sequence[Network],
     task: Task,
-    engines: Sequence[str],
-    batch: int,
-    length: int,
+    target: Target,
     folder: Path,
-    progress: Callable[[str], None],
-) -> list[StageReport]:
+    progress: Progress,
+) -> None:
     progress("writing weights")
-    specs = {name: tensor.spec for name, tensor in network.tensors.items()}
-    shapes = {name: spec.shape for name, spec in specs.items()}
-    write_tensors(folder / WEIGHTS, shapes, (np.ascontiguousarray(t.load()) for t in network.tensors.values()), {})
-    shutil.copyfile(checkpoint.folder / TOKENIZER, folder / TOKENIZER)
-    graphs, delegated = {}, {}
-    for name, graph in network.graphs.items():
-        stage = next(stage for stage in network.stages if stage.graph == name)
-        tensors = [list(shapes.values())[index] for index in stage.tensors]
-        example = [torch.zeros(_feed_shape(network, feed)) for feed in graph.feeds]
-        example = [*(x + 1 for x in example), *(torch.zeros(shape) for shape in tensors)]
-        progress(f"tracing {name}")
-        program = export_program(graph.module, example)
-        files: dict[str, str] = {}
-        for engine in engines:
-            progress(f"lowering {name} to {engine}")
-            files[engine], share = lower(program, engine, folder, name)
-            if share < 1.0:
-                raise ExportError(
-                    f"{engine} delegates only {share:.1%} of the matrix work of '{name}', which would run slowly;"
-                    " leave this engine out or report the model"
-                )
-            delegated[name, engine] = share
-        with torch.inference_mode():
-            outputs = tuple(tuple(out.shape) for out in graph.module(*example))
-        graphs[name] = GraphSpec(name, graph.feeds, outputs, count_flops(graph.module, example), files)
+    _write_weights(folder, networks[0])
+    checkpoint.tokenizer.save(str(folder / TOKENIZER))
+    shares: dict[tuple[str, str], float] = {}
+    shapes = tuple(_lower(network, target, folder, shares, progress) for network in networks)
+    stages = networks[0].stages
+    checks = tuple(Check({name: shares[stage.graph, name] for name in target.formats}, {}) for stage in stages)
     manifest = Manifest(
         model={
             "name": checkpoint.name,
@@ -135,76 +146,71 @@ def _write(
             "hash": checkpoint.hash,
         },
         task=task,
-        batch=batch,
-        length=length,
-        feeds=network.feeds,
-        embedding=network.embedding,
-        tensors=tuple(specs.values()),
-        graphs=graphs,
-        stages=network.stages,
+        embedding=networks[0].embedding,
+        output=networks[0].output,
+        tensors=tuple(tensor.spec for tensor in networks[0].tensors.values()),
+        stages=stages,
+        decoder=networks[0].decoder,
+        shapes=shapes,
+        checks=checks,
         files={path.name: file_hash(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST},
     )
     manifest.write(folder)
-    reports = [_describe(manifest, index, delegated, engines) for index in range(len(manifest.stages))]
-    for engine in engines:
-        progress(f"comparing {engine} with PyTorch")
+    bundle = Bundle(folder)
+    deviations: dict[str, list[float]] = {}
+    for name in target.formats:
+        progress(f"comparing {name} with PyTorch")
         with quiet():
-            deviations = _compare(Bundle(folder), network, engine)
-        for index, deviation in enumerate(deviations):
-            reports[index].deviation[engine] = deviation
+            deviations[name] = compare(bundle, networks, name)
+        for stage, deviation in zip((*stages, stages[-1]), deviations[name], strict=False):
             if not deviation <= TOLERANCE:
                 raise ExportError(
-                    f"{engine} deviates from PyTorch by {deviation:.1e} at '{reports[index].name}', more than"
+                    f"{name} deviates from PyTorch by {deviation:.1e} at '{stage.name}', more than"
                     f" {TOLERANCE:.0e}; leave this engine out or report the model"
                 )
-    return reports
+    found = ({name: deviations[name][index] for name in target.formats} for index in range(len(stages)))
+    checks = tuple(replace(check, deviation=d) for check, d in zip(checks, found, strict=True))
+    replace(manifest, checks=checks).write(folder)
 
 
-def _feed_shape(network: Network, feed: str) -> tuple[int, ...]:
-    return network.feeds["rows"] if feed == HIDDEN else network.feeds[feed]
+def _write_weights(folder: Path, network: Network) -> None:
+    """All tensors, those of odd sizes last: the others then start where engines can use them as they lie."""
+    shapes = {name: tensor.spec.shape for name, tensor in network.tensors.items()}
+    order = sorted(shapes, key=lambda name: int(np.prod(shapes[name])) * 4 % ALIGNMENT != 0)
+    arrays = (np.ascontiguousarray(network.tensors[name].load()) for name in order)
+    write_tensors(folder / WEIGHTS, {name: shapes[name] for name in order}, arrays, {})
 
 
-def _describe(
-    manifest: Manifest, index: int, delegated: dict[tuple[str, str], float], engines: Sequence[str]
-) -> StageReport:
-    stage = manifest.stages[index]
-    tensors = [manifest.tensors[i] for i in stage.tensors]
-    sizes = [(int(np.prod(tensor.shape)), tensor.trainable) for tensor in tensors]
-    return StageReport(
-        name=stage.name,
-        parameters=sum(size for size, _ in sizes),
-        trainable=sum(size for size, trains in sizes if trains),
-        flops=manifest.graphs[stage.graph].flops,
-        delegated={engine: delegated[stage.graph, engine] for engine in engines},
-        deviation={},
-    )
-
-
-def _compare(bundle: Bundle, network: Network, engine: str) -> list[float]:
-    """Largest difference from PyTorch at each stage, on the stage's real weights and random tokens."""
-    manifest = bundle.manifest
-    random = np.random.default_rng(0)
-    store = DataStore(
-        ids=random.integers(
-            0, bundle.weights.shape(manifest.embedding)[0], (manifest.batch, manifest.length), np.int32
-        ),
-        lengths=random.integers(3, manifest.length + 1, manifest.batch, np.int32),
-        labels=random.integers(0, len(manifest.task.labels), manifest.batch, np.int32),
-        truncated=0,
-    )
-    forward = Forward(create_engine(engine), Replica(bundle))
-    batch = forward.batch(store, np.arange(manifest.batch))
-    feeds = {name: torch.from_numpy(feed) for name, feed in batch.feeds.items()}
-    hidden: np.ndarray | None = None
-    deviations = []
-    for index, stage in enumerate(manifest.stages):
-        found = forward.run(index, batch, hidden, {})
-        graph = network.graphs[stage.graph]
-        inputs = [torch.from_numpy(hidden) if name == HIDDEN else feeds[name] for name in graph.feeds]
-        inputs += [torch.tensor(forward.replica.tensor(i)) for i in stage.tensors]
+def _lower(
+    network: Network, target: Target, folder: Path, shares: dict[tuple[str, str], float], progress: Progress
+) -> Shape:
+    """Lower every graph of a network; notes the smallest delegated shares."""
+    size = f"{network.batch}x{network.length}"
+    graphs: dict[str, GraphSpec] = {}
+    hidden = network.feeds["rows"]
+    for stage in network.all_stages:
+        if stage.graph in graphs:
+            continue
+        piece = network.graphs[stage.graph]
+        if stage == network.decoder:
+            hidden = graphs[network.stages[-2].graph].outputs[0]
+        tensors = [list(network.tensors.values())[index].spec.shape for index in stage.tensors]
+        feeds = [hidden if feed == HIDDEN else network.feeds[feed] for feed in piece.feeds]
+        example = [*(torch.ones(shape) for shape in feeds), *(torch.zeros(shape) for shape in tensors)]
+        progress(f"tracing {stage.graph} {size}")
+        program = export_program(piece, example)
+        files: dict[str, str] = {}
+        for name in target.formats:
+            progress(f"lowering {stage.graph} {size} to {name}")
+            files[name], share = lower(program, name, folder, f"{stage.graph}-{size}")
+            if share < 1.0:
+                raise ExportError(
+                    f"{name} delegates only {share:.1%} of the matrix work of '{stage.graph}', which would run slowly;"
+                    " leave this engine out or report the model"
+                )
+            shares[stage.graph, name] = min(share, shares.get((stage.graph, name), 1.0))
         with torch.inference_mode():
-            expected = [output.numpy() for output in graph.module(*inputs)]
-        deviations.append(max(float(np.abs(a - b).max()) for a, b in zip(found, expected, strict=True)))
-        hidden = found[0]
-        hidden[...] = expected[0]
-    return deviations
+            outputs = tuple(tuple(out.shape) for out in piece(*example))
+        graphs[stage.graph] = GraphSpec(stage.graph, piece.feeds, outputs, count_flops(piece, example), files)
+        hidden = outputs[0]
+    return Shape(network.batch, network.length, network.feeds, graphs)

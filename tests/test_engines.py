@@ -53,8 +53,8 @@ def test_engines_agree(bundle: Bundle, store: DataStore, make_plan: Callable[...
         forward = Forward(create_engine(engine), Replica(bundle))
         measured[engine] = measure(forward, store, plan, "a")
         entry = Entry(plan, (Contribution("", 1.0, measured[ENGINES[0]].scalars),))
-        forward.replica.apply(entry)
-        digests.add(forward.replica.digest())
+        forward.weights.apply(entry)
+        digests.add(forward.weights.digest())
     assert len(digests) == 1
     reference = measured["torch"]
     scale = float(np.abs(reference.scalars).max())
@@ -67,7 +67,7 @@ def test_engines_agree(bundle: Bundle, store: DataStore, make_plan: Callable[...
 def test_weights_changed_in_place_take_effect(engine: str, bundle: Bundle, store: DataStore) -> None:
     forward = Forward(create_engine(engine), Replica(bundle))
     before = forward.evaluate(store).loss
-    for weights in forward.replica.trainable.values():
+    for weights in forward.weights.trainable.values():
         weights[...] *= 1.1
     assert abs(forward.evaluate(store).loss - before) > 1e-3
 

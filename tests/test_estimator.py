@@ -68,7 +68,7 @@ def test_split_estimator_equals_the_naive_one(
     blocks = (Block(2, fanouts[0], 0.5, 0.1), Block(5, fanouts[1], 1.0, 0.1))
     plan = make_plan(distribution=distribution, blocks=blocks)
     measured = measure(forward, store, plan, "a")
-    theta = dict(forward.replica.trainable)
+    theta = dict(forward.weights.trainable)
     expected = naive_step(forward, store, draw_examples(plan, store, "a", 0), plan, theta)
     np.testing.assert_allclose(measured.scalars, expected, rtol=1e-6)
 
@@ -106,9 +106,9 @@ def test_three_blocks(forward: Forward, store: DataStore, make_plan: Callable[..
 
 
 def test_weights_are_never_left_perturbed(forward: Forward, store: DataStore, make_plan: Callable[..., Plan]) -> None:
-    before = forward.replica.digest()
+    before = forward.weights.digest()
     measure(forward, store, make_plan(steps=2), "a")
-    assert forward.replica.digest() == before
+    assert forward.weights.digest() == before
 
 
 @pytest.mark.parametrize("fanouts", [(1, 1), (1, 8), (2, 4)])
@@ -152,18 +152,18 @@ def test_expectation_is_the_gradient(
     blocks = (Block(3, 8, 0.5, 1.0), Block(5, 8, 1.0, 1.0))
     plans = [make_plan(round=r, base_seed=r, distribution=distribution, blocks=blocks) for r in range(1, 33)]
     fixed = DataStore(store.ids[:4], store.lengths[:4], store.labels[:4], 0)
-    estimate = {index: np.zeros(array.shape, np.float64) for index, array in forward.replica.trainable.items()}
+    estimate = {index: np.zeros(array.shape, np.float64) for index, array in forward.weights.trainable.items()}
     kernel = DirectionKernel(distribution)
     for plan in plans:
         scalars = measure(forward, fixed, plan, "a").scalars
         for stages, updates in zip((range(3), range(3, 5)), plan.updates("", 0, scalars), strict=True):
-            for index in forward.replica.trainable_in(stages):
+            for index in forward.weights.trainable_in(stages):
                 step = np.zeros(estimate[index].shape, np.float32)
                 kernel.shift(step, updates, index, step)
                 estimate[index] -= step.astype(np.float64) / len(plans)
     gradient = autograd_gradient(forward, fixed)
     for stages, directions in ((range(3), 8 * 32), (range(3, 5), 64 * 32)):
-        indices = forward.replica.trainable_in(stages)
+        indices = forward.weights.trainable_in(stages)
         found = np.concatenate([estimate[i].ravel() for i in indices])
         exact = np.concatenate([gradient[i].ravel() for i in indices])
         # E|ĝ − g|² ≈ (d/n)·|g|², so their inner product concentrates on |g|² within a few times |g|²/√n.
@@ -175,8 +175,8 @@ def test_expectation_is_the_gradient(
 
 def autograd_gradient(forward: Forward, store: DataStore) -> dict[int, np.ndarray]:
     """Gradient of the mean loss, from the exported PyTorch programs."""
-    bundle = forward.replica.bundle
-    weights = {i: torch.tensor(array, requires_grad=True) for i, array in forward.replica.trainable.items()}
+    bundle = forward.weights.bundle
+    weights = {i: torch.tensor(array, requires_grad=True) for i, array in forward.weights.trainable.items()}
     programs = {
         g.name: torch.export.load(bundle.folder / g.files["torch"]).module() for g in bundle.manifest.graphs.values()
     }
@@ -185,7 +185,7 @@ def autograd_gradient(forward: Forward, store: DataStore) -> dict[int, np.ndarra
     for stage in bundle.manifest.stages:
         graph = bundle.manifest.graphs[stage.graph]
         feeds = [hidden if name == "hidden" else torch.tensor(batch.feeds[name]) for name in graph.feeds]
-        tensors = [weights[i] if i in weights else torch.tensor(forward.replica.tensor(i)) for i in stage.tensors]
+        tensors = [weights[i] if i in weights else torch.tensor(forward.weights.tensor(i)) for i in stage.tensors]
         hidden = programs[stage.graph](*feeds, *tensors)[0]
     assert hidden is not None
     hidden.mean().backward()
@@ -201,7 +201,7 @@ def test_rounds_with_a_small_step_reduce_the_loss(
         blocks = (Block(3, 1, 0.25, 2e-4), Block(5, 8, 1.0, 3e-3))
         plan = make_plan(round=round, base_seed=round, blocks=blocks)
         scalars = measure(forward, store, plan, "a").scalars
-        forward.replica.apply(Entry(plan, (Contribution("", 1.0, scalars),)))
+        forward.weights.apply(Entry(plan, (Contribution("", 1.0, scalars),)))
     assert forward.evaluate(store).loss < before - 0.1
 
 

@@ -11,8 +11,10 @@ import numpy as np
 
 from device_runtime.errors import EngineError
 
-#: Engine name → the suffix of the graph files it runs.
+#: Format of graph files → their suffix. Each format is named after the engine that runs it best.
 SUFFIXES = {"litert": ".tflite", "executorch": ".pte", "torch": ".pt2"}
+#: Engines. "tflite" is the older interpreter that runs LiteRT's format where ai-edge-litert has no wheel.
+ENGINES = (*SUFFIXES, "tflite")
 
 
 class StageGraph(Protocol):
@@ -31,9 +33,15 @@ class StageGraph(Protocol):
 
 
 class Engine(Protocol):
-    """Loads the graphs of one format."""
+    """Loads the graphs of one format.
+
+    Attributes:
+        name: the engine's name, one of :data:`ENGINES`.
+        format: the format that it runs, a key of :data:`SUFFIXES`.
+    """
 
     name: str
+    format: str
 
     def load(self, path: Path) -> StageGraph:
         """Load a graph file. Raises EngineError when the engine cannot read it."""
@@ -45,8 +53,8 @@ def create_engine(name: str, threads: int = 1) -> Engine:
     Raises:
         EngineError: no such engine, or its library is not installed.
     """
-    if name not in SUFFIXES:
-        raise EngineError(f"there is no engine '{name}'; choose one of {', '.join(SUFFIXES)}")
+    if name not in ENGINES:
+        raise EngineError(f"there is no engine '{name}'; choose one of {', '.join(ENGINES)}")
     module = importlib.import_module(f"device_runtime.engines.{name}")
     engine: Engine = module.create(threads)
     return engine

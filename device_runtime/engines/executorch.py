@@ -39,7 +39,7 @@ class ExecuTorchGraph:
 class ExecuTorchEngine:
     """Runs .pte graphs on the CPU with XNNPACK."""
 
-    name = "executorch"
+    name = format = "executorch"
 
     def __init__(self, threads: int) -> None:
         _unsafe_reset_threadpool(threads)

@@ -161,7 +161,7 @@ class LiteRTGraph:
 class LiteRTEngine:
     """Runs .tflite graphs on the CPU with XNNPACK."""
 
-    name = "litert"
+    name = format = "litert"
 
     def __init__(self, threads: int) -> None:
         options = (_EnvironmentOption * 2)(

@@ -39,7 +39,7 @@ class TorchGraph:
 class TorchEngine:
     """Runs .pt2 programs in PyTorch on the CPU."""
 
-    name = "torch"
+    name = format = "torch"
 
     def __init__(self, threads: int) -> None:
         torch.set_num_threads(threads)

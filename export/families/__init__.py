@@ -1,85 +1,73 @@
-"""Model families: how a Hugging Face architecture is cut into stages. One module each; register it in ``_MODULES``."""
+"""Model families: how a Hugging Face architecture is cut into stages. One module each, found by its place here."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+import pkgutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-import torch
-
-from device_runtime.bundle import StageSpec, TensorSpec
 from device_runtime.errors import ExportError
-from device_runtime.task import Task
+from device_runtime.task import CAUSAL, GENERATION, MASKED, SIMILARITY
 from export.checkpoint import Checkpoint
+from export.pieces import Piece
 
 
 @dataclass(frozen=True)
-class Graph:
-    """A stage as a PyTorch module whose weights are inputs.
+class Part:
+    """A stage of a model.
 
     Attributes:
-        module: takes the feeds, then the stage's tensors; returns a tuple.
-        feeds: names of the leading inputs.
+        name: the stage's name.
+        graph: name of its graph, which parts whose pieces compute the same share.
+        piece: what it computes.
+        prefix: what stands before the names of the piece's tensors in the checkpoint.
     """
 
-    module: torch.nn.Module
-    feeds: tuple[str, ...]
+    name: str
+    graph: str
+    piece: Piece
+    prefix: str
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The checkpoint's names of its tensors."""
+        return tuple(self.prefix + name for name in self.piece.tensors)
 
 
 @dataclass(frozen=True)
-class Tensor:
-    """A weight tensor of a bundle and the way to load it (float32, in the bundle's shape)."""
-
-    spec: TensorSpec
-    load: Callable[[], np.ndarray]
-
-
-@dataclass(frozen=True)
-class Network:
-    """A model as stages, before lowering.
+class Architecture:
+    """A model as a family describes it, for one length of text.
 
     Attributes:
-        feeds: feed name → shape.
-        embedding: name of the token embedding table, whose rows the runtime gathers.
-        tensors: all tensors with the way to load each, in the order that directions are keyed by.
-        graphs: graph name → graph.
-        stages: the stages in order.
+        forms: the forms of tasks that it can do, the best first.
+        limit: most tokens that it takes.
+        embedding: the checkpoint's name of the token table.
+        parts: its stages up to the head, in order.
+        final: what stands between the last of them and the scores of tokens (a norm, a transform); None when the
+            checkpoint has no language-model head.
+        output: name of the table whose rows score tokens.
+        output_bias: name of its bias.
+        tables: names of tensors that are looked up by position or kind; they stay frozen, as the token table does.
+        conv1d: whether matrices are stored [in, out] (GPT-2's Conv1D), not [out, in].
+        ignored: endings of tensor names that the network does not need.
     """
 
-    feeds: Mapping[str, tuple[int, ...]]
+    forms: tuple[str, ...]
+    limit: int
     embedding: str
-    tensors: Mapping[str, Tensor]
-    graphs: Mapping[str, Graph]
-    stages: tuple[StageSpec, ...]
+    parts: tuple[Part, ...]
+    final: Part | None
+    output: str
+    output_bias: str = ""
+    tables: Collection[str] = ()
+    conv1d: bool = False
+    ignored: tuple[str, ...] = ()
 
 
-def trainable(checkpoint: Checkpoint, name: str, source: str) -> Tensor:
-    """A tensor that rounds change; a matrix is stored as its transpose [1, in, out], as :func:`linear` takes it.
-
-    Raises:
-        ExportError: the checkpoint lacks the tensor.
-    """
-    shape = checkpoint.shape(source)
-    if len(shape) == 2:
-        return Tensor(
-            TensorSpec(name, (1, shape[1], shape[0]), True, source, transposed=True),
-            lambda: checkpoint.tensor(source).T[None],
-        )
-    return Tensor(TensorSpec(name, shape, True, source, transposed=False), lambda: checkpoint.tensor(source))
-
-
-def frozen(checkpoint: Checkpoint, name: str, source: str) -> Tensor:
-    """A tensor of the checkpoint, as it is, that rounds leave alone. Raises ExportError when it is missing."""
-    spec = TensorSpec(name, checkpoint.shape(source), False, source, transposed=False)
-    return Tensor(spec, lambda: checkpoint.tensor(source))
-
-
-def derived(name: str, shape: tuple[int, ...], load: Callable[[], np.ndarray]) -> Tensor:
-    """A frozen tensor made from the checkpoint."""
-    return Tensor(TensorSpec(name, shape, False, "", transposed=False), load)
+#: What encoders and decoders can be asked.
+ENCODER_FORMS, DECODER_FORMS = (MASKED, SIMILARITY), (CAUSAL, GENERATION)
 
 
 class Family(Protocol):
@@ -91,23 +79,32 @@ class Family(Protocol):
 
     MODEL_TYPES: tuple[str, ...]
 
-    def build(self, checkpoint: Checkpoint, task: Task, batch: int, length: int) -> Network:
-        """Cut the checkpoint's network into stages for a task.
+    def describe(self, checkpoint: Checkpoint, length: int) -> Architecture:
+        """The checkpoint's network for texts of ``length`` tokens.
 
         Raises:
             ExportError: the config asks for something that the family does not do.
         """
 
 
-_MODULES = ("bert",)
-
-
 def find_family(checkpoint: Checkpoint) -> Family:
     """The family that serves a checkpoint. Raises ExportError, naming the supported model types, when none does."""
-    families: list[Family] = [importlib.import_module(f"export.families.{name}") for name in _MODULES]
+    families: list[Family] = [
+        importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)
+    ]
     wanted = checkpoint.config.model_type
     for family in families:
         if wanted in family.MODEL_TYPES:
             return family
-    known = ", ".join(kind for family in families for kind in family.MODEL_TYPES)
+    known = ", ".join(sorted(kind for family in families for kind in family.MODEL_TYPES))
     raise ExportError(f"{checkpoint.name} is of model type '{wanted}'; supported are {known}")
+
+
+def require(checkpoint: Checkpoint, **wanted: object) -> None:
+    """Raise ExportError unless the config's settings, where it has them, are the wanted ones."""
+    for name, value in wanted.items():
+        found = getattr(checkpoint.config, name, value)
+        if found != value:
+            raise ExportError(
+                f"{checkpoint.name} has {name} = {found!r}, a variant that is not supported (only {value!r} is)"
+            )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from device_runtime.errors import DataError
-from device_runtime.task import Label, Task
+from device_runtime.errors import DataError, ExportError
+from device_runtime.task import FORMS, Label, Task
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -14,10 +16,12 @@ else:
     import tomli as tomllib
 
 
-def load_task(name: str) -> Task:
-    """A task by the name of one that comes with the project, or by the path of a TOML file.
+def load_task(name: str) -> dict[str, Task]:
+    """A task by the name of one that comes with the project, or by the path of a TOML file: form → the task so asked.
 
-    The file has ``template`` and a table ``labels`` of name = description; its stem is the task's name.
+    The file has a table for each form that it can be asked in, with ``template`` and a table ``labels`` of name = word
+    (or description); for generation ``answer`` and ``answer_tokens`` in their place. ``target`` names the field of an
+    example that holds its label or its answers ("label" by default). The file's stem is the task's name.
 
     Raises:
         DataError: there is no such task, or the file is not one.
@@ -30,7 +34,42 @@ def load_task(name: str) -> Task:
             raise DataError(f"there is no task '{name}'; choose one of {known}, or give the path of a .toml file")
     try:
         record = tomllib.loads(path.read_text(encoding="utf-8"))
-        labels = tuple(Label(str(key), str(value)) for key, value in record["labels"].items())
-        return Task(path.stem, str(record["template"]), labels)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, AttributeError) as error:
-        raise DataError(f"{path} is not a task: it needs 'template' and a table 'labels' ({error})") from None
+        target = str(record.pop("target", "label"))
+        tasks = {form: _parse(path.stem, form, table, target) for form, table in record.items()}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path} is not a task ({type(error).__name__}: {error}); see docs/tasks.md") from None
+    if not tasks:
+        raise DataError(f"{path} has no form; write a table [masked], [causal], [similarity] or [generation]")
+    return tasks
+
+
+def choose_form(tasks: dict[str, Task], forms: Sequence[str], model: str) -> Task:
+    """The task in the first form that the model can do. Raises ExportError when it can do none."""
+    for form in forms:
+        if form in tasks:
+            return tasks[form]
+    name = next(iter(tasks.values())).name
+    raise ExportError(
+        f"{model} can be asked in the form {' or '.join(forms)}, and task '{name}' has only {', '.join(tasks)};"
+        f" add a table [{forms[0]}] to the task's file"
+    )
+
+
+def _parse(name: str, form: str, table: Any, target: str) -> Task:
+    if form not in FORMS or not isinstance(table, dict):
+        raise ValueError(f"'{form}' is neither 'target' nor a table [{'], ['.join(FORMS)}]")
+    unknown = table.keys() - {"template", "labels", "answer", "answer_tokens"}
+    if unknown:
+        raise ValueError(f"[{form}] has the unknown key '{min(unknown)}'")
+    labels = table.get("labels", {})
+    if not isinstance(labels, dict):
+        raise TypeError(f"[{form}] labels is not a table of name = text")
+    return Task(
+        name=name,
+        form=form,
+        template=str(table["template"]),
+        labels=tuple(Label(str(key), str(value)) for key, value in labels.items()),
+        target=target,
+        answer=str(table.get("answer", "")),
+        answer_tokens=int(table.get("answer_tokens", 0)),
+    )

@@ -181,9 +181,9 @@ def _evidence(settings: Settings, bundle: Bundle, stores: dict[str, DataStore], 
         return forward.evaluate(test).accuracy, loss
 
     accuracy_before, loss_before = measure()
-    replay(forward.replica, settings.folder / SERVER)
+    replay(forward.weights, settings.folder / SERVER)
     accuracy_after, loss_after = measure()
-    digest = forward.replica.digest().hex()
+    digest = forward.weights.digest().hex()
     return _Evidence(accuracy_before, accuracy_after, loss_before, loss_after, digest)
 
 

@@ -1,0 +1,112 @@
+"""Text to token ids that fit the bundle's length: fields are cut where they must be, label, mask and answer never."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from device_runtime.bundle import TOKENIZER, Bundle
+from device_runtime.errors import DataError
+from device_runtime.task import MASKED, SIMILARITY
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An example as tokens.
+
+    Attributes:
+        ids: the filled-in template's tokens, then the answer's.
+        start: the position whose output predicts the label word or the answer's first token.
+        cut: whether a field was cut to fit.
+    """
+
+    ids: list[int]
+    start: int
+    cut: bool
+
+
+class Encoder:
+    """Tokenises a bundle's task with its tokenizer."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        from tokenizers import Tokenizer  # loaded only where text is encoded: a device with a token cache needs none
+
+        self._tokenizer = Tokenizer.from_file(str(bundle.folder / TOKENIZER))
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._task = bundle.manifest.task
+        self._length = bundle.manifest.length
+        self._mask = self._tokenizer.token_to_id(self._task.mask) if self._task.form == MASKED else None
+        special = [t.content for t in self._tokenizer.get_added_tokens_decoder().values() if t.special]
+        self._special = re.compile("|".join(map(re.escape, special)) or "(?!)")
+
+    def encode(self, fields: Mapping[str, str], answer: str | None = None) -> Encoded:
+        """Tokens of an example.
+
+        Fields are cut from the end, the longest first; the template's own text, the mask and the answer stay whole.
+        Special tokens that a field spells out are blanked: a text cannot forge a mask or an end.
+
+        Args:
+            fields: the template's fields.
+            answer: what is to be generated, if it is known.
+
+        Raises:
+            DataError: the template and the answer's room alone are longer than the limit, the answer has more tokens
+                than the bundle's graphs take, or there is no text at all.
+        """
+        task = self._task
+        whole = {name: self._special.sub(" ", fields[name]) for name in task.fields}
+        kept = dict(whole)
+        while True:
+            text = task.render(kept)
+            prompt = self._ids(text)
+            # Room for the longest answer is kept whether or not one is known: training and asking see the same prompt.
+            excess = len(prompt) + task.answer_tokens - self._length
+            if excess <= 0:
+                break
+            self._cut(kept, excess)
+        if not prompt:
+            raise DataError("its text is empty: there is nothing for the model to read")
+        start = len(prompt) - 1
+        if task.form == MASKED:
+            start = prompt.index(self._mask)
+        elif task.form == SIMILARITY:
+            start = 0
+        tokens = [] if answer is None else self._answer_ids(text, prompt, answer)
+        return Encoded(prompt + tokens, start, kept != whole)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of tokens, special ones included."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+
+    def _answer_ids(self, prompt_text: str, prompt: list[int], answer: str) -> list[int]:
+        text = self._task.render_answer(self._special.sub(" ", answer))
+        together = self._ids(prompt_text + text)
+        if together[: len(prompt)] == prompt:
+            tokens = together[len(prompt) :]
+        else:  # the answer's first characters would merge with the prompt's last token
+            tokens = list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        if len(tokens) > self._task.answer_tokens:
+            raise DataError(
+                f"the answer '{answer[:40]}' has {len(tokens)} tokens and the bundle takes {self._task.answer_tokens};"
+                " leave the example out, or export with a larger --answer-tokens"
+            )
+        return tokens
+
+    def _cut(self, kept: dict[str, str], excess: int) -> None:
+        """Take ``excess`` tokens, or as many as there are, from the end of the longest field."""
+        spans = {name: self._tokenizer.encode(text, add_special_tokens=False).offsets for name, text in kept.items()}
+        longest = max(spans, key=lambda name: len(spans[name]))
+        if not spans[longest]:
+            raise DataError(
+                f"the template of task '{self._task.name}' needs more than {self._length} tokens by itself;"
+                " export with a larger --max-length"
+            )
+        keep = max(0, len(spans[longest]) - excess)
+        # A character may span several tokens: the text must get shorter whatever the offsets say.
+        stop = min(spans[longest][keep - 1][1], len(kept[longest]) - 1) if keep else 0
+        kept[longest] = kept[longest][:stop]
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text).ids)

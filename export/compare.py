@@ -1,0 +1,90 @@
+"""Engines against PyTorch, stage by stage on the real weights, holding one stage's weights at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from device_runtime.arrays import aligned_empty
+from device_runtime.bundle import Bundle, StageSpec
+from device_runtime.data import DataStore
+from device_runtime.engines import create_engine
+from device_runtime.forward import HIDDEN, Forward
+from device_runtime.task import GENERATION
+from export.network import Network
+
+
+class StageWeights:
+    """The weights of one stage at a time, read from the bundle's file.
+
+    Attributes:
+        bundle: the bundle.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self._loaded: dict[int, np.ndarray] = {}
+
+    def load(self, stage: StageSpec) -> None:
+        """Hold the weights of a stage instead of those held before."""
+        kept = {index: array for index, array in self._loaded.items() if index in stage.tensors}
+        self._loaded = {}  # what is not kept goes before more is read
+        for index in stage.tensors:
+            spec = self.bundle.manifest.tensors[index]
+            if index not in kept:
+                kept[index] = aligned_empty(spec.shape)
+                self.bundle.weights.read_into(spec.name, kept[index])
+        self._loaded = kept
+
+    def tensor(self, index: int) -> np.ndarray:
+        """See :class:`device_runtime.forward.Weights`."""
+        return self._loaded[index]
+
+
+def compare(bundle: Bundle, networks: Sequence[Network], engine: str) -> list[float]:
+    """Largest difference from PyTorch at each stage (the decoder's counts for none of them and comes last).
+
+    Differences are relative to the largest value of the stage's output, or to 1 where that is larger; the worst over
+    the shapes counts. Each stage starts from PyTorch's activations.
+    """
+    worst = np.zeros(len(networks[0].all_stages))
+    for network in networks:
+        weights = StageWeights(bundle)
+        forward = Forward(create_engine(engine), weights)
+        store = _random_examples(bundle, network)
+        batch = forward.batch(store, np.arange(network.batch))
+        hidden = before = batch.feeds["rows"]
+        for index, stage in enumerate(network.all_stages):
+            weights.load(stage)
+            before = before if stage == network.decoder else hidden
+            found = forward.run(stage, batch, before, {})
+            piece = network.graphs[stage.graph]
+            feeds = [before if feed == HIDDEN else batch.feeds[feed] for feed in piece.feeds]
+            inputs = [torch.from_numpy(array) for array in (*feeds, *(weights.tensor(i) for i in stage.tensors))]
+            with torch.inference_mode():
+                expected = [output.numpy() for output in piece(*inputs)]
+            worst[index] = max(worst[index], *(_difference(a, b) for a, b in zip(found, expected, strict=True)))
+            hidden = found[0]
+            hidden[...] = expected[0]
+    return worst.tolist()
+
+
+def _difference(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
+
+
+def _random_examples(bundle: Bundle, network: Network) -> DataStore:
+    """Examples of random tokens that fill a shape's batch, the longest as long as the shape."""
+    manifest, random = bundle.manifest, np.random.default_rng(0)
+    tokens = bundle.weights.shape(manifest.embedding)[1]
+    lengths = random.integers(3, network.length + 1, network.batch, np.int32)
+    lengths[0] = network.length
+    starts = np.maximum(0, lengths - 1 - random.integers(1, manifest.task.answer_tokens + 1, network.batch, np.int32)) if manifest.task.form == GENERATION else lengths // 2
+    return DataStore(
+        ids=random.integers(0, tokens, (network.batch, manifest.length), np.int32),
+        lengths=lengths,
+        starts=starts.astype(np.int32),
+        labels=random.integers(0, max(1, len(manifest.task.labels)), network.batch, np.int32),
+    )

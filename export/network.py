@@ -1,0 +1,216 @@
+"""A model and a task as a network: stages in order, the graph of each, and where its tensors come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import AutoModel
+
+from device_runtime.bundle import StageSpec, TensorSpec
+from device_runtime.errors import ExportError
+from device_runtime.task import GENERATION, SIMILARITY, Task
+from export.checkpoint import Checkpoint
+from export.families import Architecture
+from export.heads import LABEL_BIAS, LABELS, TABLE, AnswerLoss, LabelWords, NextToken, Similarity
+from export.operators import mean_pool
+from export.pieces import Piece
+from export.quiet import quiet
+from export.words import label_tokens
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A weight tensor of a bundle and the way to load it (float32, in the bundle's shape)."""
+
+    spec: TensorSpec
+    load: Callable[[], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model for one shape of batches, before lowering.
+
+    Attributes:
+        batch, length: the shape.
+        feeds: feed name → shape.
+        embedding, output: names of the token table and, for generation, of the table that scores tokens.
+        tensors: all tensors, in the order that directions are keyed by; the same for all shapes.
+        graphs: graph name → its piece.
+        stages: the stages in order.
+        decoder: for generation, the stage that scores the next token.
+    """
+
+    batch: int
+    length: int
+    feeds: Mapping[str, tuple[int, ...]]
+    embedding: str
+    output: str
+    tensors: Mapping[str, Tensor]
+    graphs: Mapping[str, Piece]
+    stages: tuple[StageSpec, ...]
+    decoder: StageSpec | None
+
+    @property
+    def all_stages(self) -> tuple[StageSpec, ...]:
+        """The stages, and the decoder when there is one."""
+        return (*self.stages, self.decoder) if self.decoder else self.stages
+
+
+def build_network(
+    checkpoint: Checkpoint,
+    architecture: Architecture,
+    task: Task,
+    batch: int,
+    length: int,
+    trains: Callable[[str], bool],
+) -> Network:
+    """Put an architecture and the head for a task together.
+
+    Args:
+        trains: whether a tensor that can be trained shall be, by its name.
+
+    Raises:
+        ExportError: the checkpoint lacks a tensor, or a label word is not one token.
+    """
+    tensors = {architecture.embedding: _table(checkpoint, architecture.embedding)}
+    for part in architecture.parts:
+        for source in part.sources:
+            if source in architecture.tables:
+                tensors[source] = _table(checkpoint, source)
+            else:
+                tensors[source] = _weight(checkpoint, source, trains(source), architecture.conv1d)
+    if task.form != SIMILARITY and architecture.final is not None:
+        for source in architecture.final.sources:
+            tensors[source] = _weight(checkpoint, source, trains(source), architecture.conv1d)
+    output = ""
+    if task.form == SIMILARITY:
+        tensors[LABELS] = _descriptions(checkpoint, task)
+    elif task.form == GENERATION:
+        output = architecture.output
+        tensors.setdefault(output, _table(checkpoint, output))
+    else:
+        tensors.update(_label_words(checkpoint, architecture, task))
+    indices = {name: index for index, name in enumerate(tensors)}
+
+    def stage(name: str, graph: str, piece: Piece, prefix: str) -> StageSpec:
+        here = {TABLE: output}
+        sources = (here.get(tensor) or (prefix + tensor if prefix + tensor in indices else tensor) for tensor in piece.tensors)
+        return StageSpec(name, graph, tuple(indices[source] for source in sources))
+
+    graphs = {part.graph: part.piece for part in architecture.parts}
+    head, decoder = _heads(architecture, task)
+    final_prefix = architecture.final.prefix if architecture.final else ""
+    graphs["head"] = head
+    if decoder is not None:
+        graphs["decoder"] = decoder
+    rows = (batch, length, tensors[architecture.embedding].spec.shape[-1])
+    width = tensors[output].spec.shape[-1] if output else rows[-1]
+    answers = task.answer_tokens or 1
+    sizes = {
+        "mask": (batch, length),
+        "targets": (batch, len(task.labels)),
+        "select": (batch, answers, length),
+        "answer_rows": (batch, answers, width),
+        "answer_mask": (batch, answers),
+        "last": (batch, 1, length),
+    }
+    used = {feed for piece in graphs.values() for feed in piece.feeds}
+    return Network(
+        batch=batch,
+        length=length,
+        feeds={"rows": rows, **{name: size for name, size in sizes.items() if name in used}},
+        embedding=architecture.embedding,
+        output=output,
+        tensors=tensors,
+        graphs=graphs,
+        stages=(
+            *(stage(part.name, part.graph, part.piece, part.prefix) for part in architecture.parts),
+            stage("head", "head", head, final_prefix),
+        ),
+        decoder=stage("decoder", "decoder", decoder, final_prefix) if decoder else None,
+    )
+
+
+def _heads(architecture: Architecture, task: Task) -> tuple[Piece, Piece | None]:
+    if task.form == SIMILARITY or architecture.final is None:
+        return Similarity(), None
+    if task.form == GENERATION:
+        return AnswerLoss(architecture.final.piece), NextToken(architecture.final.piece)
+    return LabelWords(architecture.final.piece), None
+
+
+def _weight(checkpoint: Checkpoint, source: str, trainable: bool, conv1d: bool) -> Tensor:
+    """A weight as graphs take it: a matrix as [1, in, out]."""
+    shape = checkpoint.shape(source)
+    if len(shape) != 2:
+        return Tensor(TensorSpec(source, shape, trainable, source, False), lambda: checkpoint.tensor(source))
+    if conv1d:
+        spec = TensorSpec(source, (1, *shape), trainable, source, False)
+        return Tensor(spec, lambda: checkpoint.tensor(source)[None])
+    spec = TensorSpec(source, (1, shape[1], shape[0]), trainable, source, True)
+    return Tensor(spec, lambda: checkpoint.tensor(source).T[None])
+
+
+def _table(checkpoint: Checkpoint, source: str) -> Tensor:
+    """A table that is looked up: [1, rows, width], frozen."""
+    spec = TensorSpec(source, (1, *checkpoint.shape(source)), False, source, False)
+    return Tensor(spec, lambda: checkpoint.tensor(source)[None])
+
+
+def _derived(name: str, shape: tuple[int, ...], load: Callable[[], np.ndarray]) -> Tensor:
+    """A frozen tensor made from the checkpoint."""
+    return Tensor(TensorSpec(name, shape, False, "", False), load)
+
+
+def _label_words(checkpoint: Checkpoint, architecture: Architecture, task: Task) -> dict[str, Tensor]:
+    ids = label_tokens(checkpoint, task)
+    width = checkpoint.shape(architecture.output)[-1]
+
+    def biases() -> np.ndarray:
+        if not architecture.output_bias:
+            return np.zeros(len(ids), np.float32)
+        return checkpoint.tensor(architecture.output_bias)[ids]
+
+    return {
+        LABELS: _derived(LABELS, (1, width, len(ids)), lambda: checkpoint.rows(architecture.output, ids).T[None]),
+        LABEL_BIAS: _derived(LABEL_BIAS, (len(ids),), biases),
+    }
+
+
+def _descriptions(checkpoint: Checkpoint, task: Task) -> Tensor:
+    shape = (1, checkpoint.config.hidden_size, len(task.labels))
+    return _derived(LABELS, shape, lambda: embed_descriptions(checkpoint, task).T[None])
+
+
+def embed_descriptions(checkpoint: Checkpoint, task: Task) -> np.ndarray:
+    """Unit vectors float32 [L, H]: the labels' descriptions as the original model embeds them."""
+    with quiet():
+        model = AutoModel.from_pretrained(checkpoint.folder, dtype=torch.float32).eval()
+    tokenizer = checkpoint.tokenizer
+    encoded = [tokenizer.encode(label.text).ids for label in task.labels]
+    mask = torch.tensor([[1.0] * len(ids) + [0.0] * (max(map(len, encoded)) - len(ids)) for ids in encoded])
+    padded = torch.tensor([ids + [checkpoint.padding] * (mask.shape[1] - len(ids)) for ids in encoded])
+    with torch.inference_mode():
+        hidden = model(input_ids=padded, attention_mask=mask.long()).last_hidden_state
+        return np.asarray(mean_pool(hidden, mask).numpy())
+
+
+def check_tensors(checkpoint: Checkpoint, architecture: Architecture) -> None:
+    """Refuse a checkpoint with tensors that its architecture has no place for.
+
+    Raises:
+        ExportError: there are such tensors: leaving them out would export another model than the one given.
+    """
+    known = {architecture.embedding, architecture.output, architecture.output_bias}
+    parts = (*architecture.parts, *((architecture.final,) if architecture.final else ()))
+    known.update(source for part in parts for source in part.sources)
+    known.update(name.replace("LayerNorm.weight", "LayerNorm.gamma") for name in list(known))
+    extra = [name for name in checkpoint.files if name not in known and not name.endswith(architecture.ignored)]
+    if extra:
+        raise ExportError(
+            f"{checkpoint.folder} has {len(extra)} tensors that a model of type '{checkpoint.config.model_type}' has no"
+            f" place for, such as '{extra[0]}'; merge adapters into the model, or save it without them"
+        )
