@@ -37,7 +37,7 @@ class Encoder:
         self._tokenizer.no_padding()
         self._task = bundle.manifest.task
         self._length = bundle.manifest.length
-        self._mask = self._tokenizer.token_to_id(self._task.mask) if self._task.form == MASKED else None
+        self._mask: int = self._tokenizer.token_to_id(self._task.mask) or 0
         special = [t.content for t in self._tokenizer.get_added_tokens_decoder().values() if t.special]
         self._special = re.compile("|".join(map(re.escape, special)) or "(?!)")
 

@@ -61,6 +61,7 @@ def parse_examples(source: str, content: bytes, task: Task) -> Iterator[Example]
         DataError: a record is not an example of the task; the message says where.
     """
     suffix = Path(source).suffix.lower()
+    records: Iterator[tuple[str, object]]
     if source.startswith(HUB):
         records = ((f"{source}, row {n}", row) for n, row in enumerate(_hub_dataset(source), start=1))
     elif suffix in (".csv", ".tsv"):
@@ -118,7 +119,7 @@ def _json_records(source: str, content: bytes) -> Iterator[tuple[str, object]]:
             try:
                 record = json.loads(line)
             except (ValueError, RecursionError):
-                raise DataError(f"{where}: it is not JSON") from None
+                raise DataError(f"{where} is not JSON") from None
             yield where, record
 
 

@@ -31,7 +31,7 @@ class Weights(Protocol):
         """A tensor as the graphs take it, not to be written."""
 
 
-W = TypeVar("W", bound=Weights)
+W_co = TypeVar("W_co", bound=Weights, covariant=True)
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Batch:
     count: int
 
 
-class Forward(Generic[W]):
+class Forward(Generic[W_co]):
     """Stage by stage through the network. Counts the matrix-product FLOPs of all it ran.
 
     Attributes:
@@ -58,7 +58,7 @@ class Forward(Generic[W]):
         flops: floating-point operations of matrix products run so far.
     """
 
-    def __init__(self, engine: Engine, weights: W) -> None:
+    def __init__(self, engine: Engine, weights: W_co) -> None:
         """Raises BundleError when the bundle has no graphs for the engine."""
         self.weights = weights
         self.bundle = weights.bundle

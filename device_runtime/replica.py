@@ -13,7 +13,7 @@ from device_runtime.bundle import Bundle
 from device_runtime.directions import DirectionKernel
 from device_runtime.errors import BundleError, PlanError, StateError
 from device_runtime.journal import EMPTY, chain
-from device_runtime.plan import Entry, Plan
+from device_runtime.plan import Block, Entry, Plan
 from device_runtime.tensors import TensorFile, write_tensors
 
 DIGEST_BYTES = 16
@@ -135,15 +135,22 @@ def block_stages(plan: Plan) -> list[range]:
 
 
 def check_blocks(bundle: Bundle, plan: Plan) -> None:
-    """Raise PlanError unless the plan's blocks cut this bundle's network, each with something to train."""
+    """Raise PlanError unless a plan fits the bundle: its blocks, and the examples of a step."""
+    check_cut(bundle, plan.blocks)
+    if plan.examples > bundle.manifest.batch:
+        raise PlanError(f"the plan asks for {plan.examples} examples a step; the bundle takes {bundle.manifest.batch}")
+
+
+def check_cut(bundle: Bundle, blocks: Sequence[Block]) -> None:
+    """Raise PlanError unless blocks cut this bundle's network, each with something to train."""
     manifest = bundle.manifest
-    if plan.blocks[-1].stop != len(manifest.stages):
-        raise PlanError(f"the plan's blocks end at stage {plan.blocks[-1].stop}, not at {len(manifest.stages)}")
-    if plan.examples > manifest.batch:
-        raise PlanError(f"the plan asks for {plan.examples} examples a step; the bundle takes {manifest.batch}")
-    for stages in block_stages(plan):
-        if not any(manifest.tensors[i].trainable for stage in stages for i in manifest.stages[stage].tensors):
-            raise PlanError(f"the plan's block of stages {stages.start} to {stages.stop - 1} has nothing to train")
+    if blocks[-1].stop != len(manifest.stages):
+        raise PlanError(f"the plan's blocks end at stage {blocks[-1].stop}, not at {len(manifest.stages)}")
+    starts = [0, *(block.stop for block in blocks)]
+    for start, block in zip(starts, blocks, strict=False):
+        stages = manifest.stages[start : block.stop]
+        if not any(manifest.tensors[index].trainable for stage in stages for index in stage.tensors):
+            raise PlanError(f"the plan's block of stages {start} to {block.stop - 1} has nothing to train")
 
 
 def _aligned(view: np.ndarray) -> np.ndarray:

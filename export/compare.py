@@ -81,7 +81,11 @@ def _random_examples(bundle: Bundle, network: Network) -> DataStore:
     tokens = bundle.weights.shape(manifest.embedding)[1]
     lengths = random.integers(3, network.length + 1, network.batch, np.int32)
     lengths[0] = network.length
-    starts = np.maximum(0, lengths - 1 - random.integers(1, manifest.task.answer_tokens + 1, network.batch, np.int32)) if manifest.task.form == GENERATION else lengths // 2
+    starts = (
+        np.maximum(0, lengths - 1 - random.integers(1, manifest.task.answer_tokens + 1, network.batch, np.int32))
+        if manifest.task.form == GENERATION
+        else lengths // 2
+    )
     return DataStore(
         ids=random.integers(0, tokens, (network.batch, manifest.length), np.int32),
         lengths=lengths,

@@ -1,4 +1,4 @@
-"""Heads: from the last activations to a loss for each example, for each form of task. None of them is new to the model."""
+"""Heads: from the last activations to a loss for each example, for each form of task; none is new to the model."""
 
 from __future__ import annotations
 

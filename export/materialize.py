@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
-import torch
-from safetensors.torch import save_file
 
 from device_runtime.errors import ExportError
 from device_runtime.replica import Replica
+from device_runtime.tensors import write_tensors
 from export.checkpoint import Checkpoint
+
+#: Endings of what old checkpoints hold besides weights: indices that transformers makes by itself.
+_NOT_WEIGHTS = ("position_ids", "token_type_ids")
 
 
 def write_checkpoint(replica: Replica, out: Path, source: str | None = None) -> None:
-    """Write the original checkpoint with the trained tensors in their places, in float32.
+    """Write the original checkpoint with the trained tensors in their places, in float32, one tensor at a time.
 
     Args:
         replica: the trained weights.
@@ -34,16 +37,26 @@ def write_checkpoint(replica: Replica, out: Path, source: str | None = None) -> 
         raise ExportError(f"the original model is needed ({error}); say where it is with --source") from None
     if checkpoint.hash != model["hash"]:
         raise ExportError(f"{checkpoint.folder} is not the model that the bundle came from; give that one by --source")
-    tensors = {name: torch.from_numpy(checkpoint.tensor(name)) for name in checkpoint.files}
-    for index, weights in replica.trainable.items():
-        spec = replica.bundle.manifest.tensors[index]
-        restored = weights[0].T if spec.transposed else weights
-        tensors[spec.source] = torch.from_numpy(np.array(restored, np.float32, order="C"))
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     for file in checkpoint.folder.iterdir():
         if file.is_file() and file.suffix in (".json", ".txt", ".model") and not file.name.startswith("model."):
             shutil.copyfile(file, partial / file.name)
-    save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((partial / "config.json").read_text(encoding="utf-8"))
+    config.pop("torch_dtype", None)
+    (partial / "config.json").write_text(json.dumps({**config, "dtype": "float32"}, indent=2), encoding="utf-8")
+    shapes = {name: checkpoint.shape(name) for name in checkpoint.files if not name.endswith(_NOT_WEIGHTS)}
+    arrays = (_tensor(checkpoint, replica, name) for name in shapes)
+    write_tensors(partial / "model.safetensors", shapes, arrays, {"format": "pt"})
     partial.rename(out)
+
+
+def _tensor(checkpoint: Checkpoint, replica: Replica, name: str) -> np.ndarray:
+    """A tensor of the checkpoint, from the replica where that trains it."""
+    for index, weights in replica.trainable.items():
+        spec = replica.bundle.manifest.tensors[index]
+        if checkpoint.stored_name(spec.source) == name:
+            restored = weights[0].T if spec.transposed else weights
+            return np.ascontiguousarray(restored.reshape(checkpoint.shape(name)))
+    return checkpoint.tensor(name)

@@ -97,7 +97,9 @@ def build_network(
 
     def stage(name: str, graph: str, piece: Piece, prefix: str) -> StageSpec:
         here = {TABLE: output}
-        sources = (here.get(tensor) or (prefix + tensor if prefix + tensor in indices else tensor) for tensor in piece.tensors)
+        sources = (
+            here.get(tensor) or (prefix + tensor if prefix + tensor in indices else tensor) for tensor in piece.tensors
+        )
         return StageSpec(name, graph, tuple(indices[source] for source in sources))
 
     graphs = {part.graph: part.piece for part in architecture.parts}

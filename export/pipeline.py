@@ -1,4 +1,4 @@
-"""The export pipeline: checkpoint and task in, checked bundle out. Memory stays at a layer: tensors go one at a time."""
+"""The export pipeline: checkpoint and task in, checked bundle out, one tensor and one stage in memory at a time."""
 
 from __future__ import annotations
 
@@ -117,8 +117,8 @@ def _networks(checkpoint: Checkpoint, tasks: Mapping[str, Task], target: Target)
     ]
     if not any(tensor.spec.trainable for tensor in networks[0].tensors.values()):
         raise ExportError(
-            "no tensor is left to train: --train and --freeze match names of the checkpoint such as"
-            f" '{networks[0].stages[-2].name}'s '{list(networks[0].tensors)[-3]}'; token and position tables stay frozen"
+            "no tensor is left to train: --train and --freeze match the checkpoint's names, such as"
+            f" '{list(networks[0].tensors)[networks[0].stages[-2].tensors[0]]}'; token and position tables stay frozen"
         )
     return networks, task
 

@@ -20,7 +20,7 @@ def with_mask(checkpoint: Checkpoint, task: Task) -> Task:
     if not checkpoint.mask_token:
         raise ExportError(
             f"the tokenizer of {checkpoint.name} has no mask token, which the masked form of task '{task.name}' needs;"
-            " name one in its tokenizer_config.json (\"mask_token\")"
+            ' name one in its tokenizer_config.json ("mask_token")'
         )
     return replace(task, mask=checkpoint.mask_token)
 
@@ -37,9 +37,9 @@ def label_tokens(checkpoint: Checkpoint, task: Task) -> list[int]:
     found: dict[int, str] = {}
     for label in task.labels:
         ids = tokenizer.encode(before + label.text + after).ids
-        new = _inserted(empty, ids, tokenizer.token_to_id(task.mask)) if task.form == MASKED else ids[len(empty) :]
+        new = _inserted(empty, ids, tokenizer.token_to_id(task.mask) or 0) if task.form == MASKED else ids[len(empty) :]
         if len(new) != 1 or (task.form != MASKED and ids[: len(empty)] != empty):
-            pieces = [tokenizer.id_to_token(i) for i in new]
+            pieces = [str(tokenizer.id_to_token(i)) for i in new]
             raise ExportError(
                 f"the label word '{label.text}' of task '{task.name}' is {len(new)} tokens for {checkpoint.name}"
                 f" ({', '.join(pieces)}); choose a word that is one token"

@@ -19,6 +19,8 @@ COMMANDS = {
     "server": "run the rounds of a job",
     "device": "take part in a job with the data in a file",
     "demo": "do all of it on this machine, and show that the model got better",
+    "inspect": "show what is in a bundle and what a step will cost",
+    "evaluate": "measure the model of a run on a file, before and after",
     "predict": "ask the model of a run",
     "materialize": "write the model of a run as a Hugging Face checkpoint",
 }

@@ -1,15 +1,28 @@
-"""A run's folder, ``bundle/`` and ``server/``: the model that its journal stands for."""
+"""A run's folder, ``bundle/`` and ``server/``: the model that its journal stands for. A bundle alone is θ₀."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from broker.store import SNAPSHOT, read_journal
-from device_runtime.bundle import Bundle
+from device_runtime.bundle import MANIFEST, Bundle
 from device_runtime.errors import StateError
 from device_runtime.replica import Replica
 
 BUNDLE, SERVER = "bundle", "server"
+
+
+def is_bundle(folder: Path) -> bool:
+    """Whether a folder is a bundle's own, and not a run's."""
+    return (folder / MANIFEST).is_file()
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """The bundle of a run, or the one that the folder is. Raises as :func:`open_run` does."""
+    if is_bundle(folder):
+        return Bundle(folder)
+    _check_run(folder)
+    return Bundle(folder / BUNDLE)
 
 
 def open_run(folder: Path) -> Replica:
@@ -18,11 +31,15 @@ def open_run(folder: Path) -> Replica:
     Raises:
         StateError, BundleError: the folder is not a run's, or is damaged.
     """
-    if not (folder / BUNDLE).is_dir() or not (folder / SERVER).is_dir():
-        raise StateError(f"{folder} is not a run: it needs the folders '{BUNDLE}' and '{SERVER}'; see fedspzo demo")
+    _check_run(folder)
     replica = Replica(Bundle(folder / BUNDLE), folder / SERVER / SNAPSHOT)
     replay(replica, folder / SERVER)
     return replica
+
+
+def open_model(folder: Path) -> Replica:
+    """The replica of a run's last round, or a bundle's θ₀. Raises as :func:`open_run` does."""
+    return Replica(Bundle(folder)) if is_bundle(folder) else open_run(folder)
 
 
 def replay(replica: Replica, server: Path) -> None:
@@ -30,3 +47,8 @@ def replay(replica: Replica, server: Path) -> None:
     for entry in read_journal(server):
         if entry.round > replica.round:
             replica.apply(entry)
+
+
+def _check_run(folder: Path) -> None:
+    if not (folder / BUNDLE).is_dir() or not (folder / SERVER).is_dir():
+        raise StateError(f"{folder} is not a run: it needs the folders '{BUNDLE}' and '{SERVER}'; see fedspzo demo")

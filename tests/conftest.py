@@ -16,7 +16,7 @@ from device_runtime.bundle import Bundle
 from device_runtime.data import DataStore
 from device_runtime.plan import Block, Plan
 from device_runtime.task import Label, Task
-from export.pipeline import export_bundle
+from export.pipeline import Target, export_bundle
 
 WORDS = [
     "wake",
@@ -44,7 +44,7 @@ BATCH, LENGTH = 4, 12
 @pytest.fixture(scope="session")
 def task() -> Task:
     labels = (Label("alarm", "wake me"), Label("music", "play some music"), Label("call", "call mum"))
-    return Task("requests", "please {text}", labels)
+    return Task("requests", "similarity", "please {text}", labels)
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +72,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bundle_folder(checkpoint: Path, task: Task, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model's bundle, lowered to every engine."""
     folder = tmp_path_factory.mktemp("bundle") / "tiny"
-    export_bundle(str(checkpoint), task, ["litert", "executorch", "torch"], BATCH, LENGTH, folder)
+    target = Target(["litert", "executorch", "torch"], [BATCH], [LENGTH])
+    export_bundle(str(checkpoint), {task.form: task}, target, folder)
     return folder
 
 
@@ -88,7 +89,7 @@ def store() -> DataStore:
     lengths = random.integers(4, LENGTH + 1, 20, np.int32)
     ids = random.integers(5, 5 + len(WORDS), (20, LENGTH), np.int32)
     ids[np.arange(LENGTH) >= lengths[:, None]] = 0
-    return DataStore(ids, lengths, random.integers(0, 3, 20, np.int32), 0)
+    return DataStore(ids, lengths, np.zeros(20, np.int32), random.integers(0, 3, 20, np.int32))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Small models of every family with random weights, made from their transformers configs, with tokenizers of their kind."""
+"""Small models of every family with random weights, from their transformers configs, with tokenizers of their kind."""
 
 from __future__ import annotations
 
@@ -86,7 +86,10 @@ def byte_pairs(texts: list[str], mask: bool) -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<s>", "<pad>", "</s>", "<unk>", *(["<mask>"] if mask else [])]
     trainer = trainers.BpeTrainer(
-        vocab_size=500, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=500,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(texts * 3, trainer)
     end = " </s>" if mask else ""

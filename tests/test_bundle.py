@@ -22,9 +22,9 @@ def copy(bundle_folder: Path, tmp_path: Path) -> Path:
 
 
 def test_open(bundle: Bundle) -> None:
-    assert bundle.engines == ("litert", "executorch", "torch")
+    assert bundle.formats == ("litert", "executorch", "torch")
     assert [stage.name for stage in bundle.manifest.stages] == ["embedding", "layer 0", "layer 1", "layer 2", "head"]
-    assert {graph.name for graph in bundle.manifest.graphs.values()} == {"embedding", "layer", "head"}
+    assert {graph.name for graph in bundle.manifest.shapes[0].graphs.values()} == {"embedding", "layer", "head"}
 
 
 def edit(folder: Path, change: Callable[[dict[str, object]], object]) -> None:
@@ -41,8 +41,9 @@ DAMAGE: list[tuple[Callable[[Path], object], str]] = [
     (lambda f: edit(f, lambda m: m.update(format=2)), "format version 2, and this runtime knows 1; update fedspzo"),
     (lambda f: edit(f, lambda m: m.update(directions=2)), "directions version 2"),
     (lambda f: edit(f, lambda m: m.update(tensors=[])), "manifest.json is damaged"),
-    (lambda f: (f / "layer.tflite").unlink(), "layer.tflite cannot be read"),
-    (lambda f: (f / "layer.tflite").write_bytes(b"x"), "layer.tflite is not the file that was exported"),
+    (lambda f: edit(f, lambda m: m.update(shapes=[])), "manifest.json is damaged"),
+    (lambda f: (f / "layer-4x12.tflite").unlink(), "layer-4x12.tflite cannot be read"),
+    (lambda f: (f / "layer-4x12.tflite").write_bytes(b"x"), "layer-4x12.tflite is not the file that was exported"),
     (lambda f: (f / "tokenizer.json").write_text("{}"), "tokenizer.json is not the file"),
     (lambda f: (f / "weights.safetensors").open("r+b").truncate(5000), "weights.safetensors is not the file"),
 ]
@@ -66,9 +67,9 @@ def test_one_flipped_bit_is_found(copy: Path) -> None:
 
 
 def test_identity_is_of_the_model_and_not_of_the_graphs(copy: Path, bundle: Bundle) -> None:
-    edit(copy, lambda m: [g["files"].pop("torch") for g in m["graphs"].values()])  # type: ignore[attr-defined]
+    edit(copy, lambda m: [g["files"].pop("torch") for g in m["shapes"][0]["graphs"].values()])  # type: ignore[index]
     assert Bundle(copy).identity == bundle.identity
-    edit(copy, lambda m: m.update(length=11))
+    edit(copy, lambda m: m["shapes"][0].update(length=11))  # type: ignore[index]
     assert Bundle(copy).identity != bundle.identity
 
 

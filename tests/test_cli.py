@@ -102,7 +102,7 @@ def test_device_and_server(
         (("--fanouts", "1,x"), "are comma-separated numbers, one for each block"),
         (("--fanouts", "1,2,3"), "one for each block, and --split has one fewer"),
         (("--split", "9"), "at least one stage, in order"),
-        (("--split", "1"), "has nothing to train"),
+        (("--split", "4"), "has nothing to train"),
         (("--rounds", "0"), "are positive"),
         (("--cohort", "2", "--quorum", "3"), "a quorum of 3 cannot be met by a cohort of 2"),
         (("--epsilon", "0"), "epsilon, scales and deadline lie between"),

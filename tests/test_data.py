@@ -38,10 +38,10 @@ def test_lines_become_examples(bundle: Bundle, tmp_path: Path) -> None:
     ("line", "message"),
     [
         ("{", "line 2 is not JSON"),
-        ("[1]", "line 2 is not a JSON object"),
-        ('{"label": "alarm"}', "line 2 lacks the text field 'text', which task 'requests' needs"),
-        ('{"text": 3, "label": "alarm"}', "line 2 lacks the text field 'text'"),
-        ('{"text": "x"}', "line 2 lacks the text field 'label'"),
+        ("[1]", "line 2: it is not an object with named fields"),
+        ('{"label": "alarm"}', "line 2: the text field 'text' is missing, which task 'requests' needs"),
+        ('{"text": 3, "label": "alarm"}', "line 2: the text field 'text' is missing"),
+        ('{"text": "x"}', "line 2: the field 'label' has no label, which task 'requests' needs"),
         ('{"text": "x", "label": "tea"}', "line 2: label 'tea' is not one of task 'requests': alarm, music, call"),
         ('{"text": "\\ud800", "label": "alarm"}', "line 2: the field 'text' is not valid Unicode text"),
         ("[" * 100_000, "line 2 is not JSON"),
@@ -71,8 +71,9 @@ def test_a_long_text_is_cut_and_the_template_is_not(bundle: Bundle, tmp_path: Pa
 
 def test_only_the_longest_field_is_cut(bundle: Bundle) -> None:
     encoder = Encoder(bundle)
-    encoder._task = Task("pair", "{a} now {b} please", (Label("x", ""), Label("y", "")))
-    ids, cut = encoder.encode({"a": "wake me", "b": "play some music " * 10})
+    encoder._task = Task("pair", "similarity", "{a} now {b} please", (Label("x", ""), Label("y", "")))
+    encoded = encoder.encode({"a": "wake me", "b": "play some music " * 10})
+    ids, cut = encoded.ids, encoded.cut
     tokens = encoder._tokenizer.decode(ids).split()
     assert cut
     assert len(ids) == bundle.manifest.length
@@ -82,7 +83,7 @@ def test_only_the_longest_field_is_cut(bundle: Bundle) -> None:
 
 def test_a_template_longer_than_the_limit(bundle: Bundle) -> None:
     encoder = Encoder(bundle)
-    encoder._task = Task("long", "wake " * 20 + "{text}", (Label("x", ""), Label("y", "")))
+    encoder._task = Task("long", "similarity", "wake " * 20 + "{text}", (Label("x", ""), Label("y", "")))
     with pytest.raises(DataError, match="needs more than 12 tokens by itself; export with a larger --max-length"):
         encoder.encode({"text": "me"})
 
@@ -101,7 +102,7 @@ def test_tokens_are_made_once(bundle: Bundle, tmp_path: Path, monkeypatch: pytes
 
 
 def test_sampling_is_repeatable_and_without_replacement() -> None:
-    store = DataStore(np.zeros((50, 4), np.int32), np.ones(50, np.int32), np.zeros(50, np.int32), 0)
+    store = DataStore(np.zeros((50, 4), np.int32), *(np.zeros(50, np.int32) for _ in range(3)))
     drawn = store.sample(3, 8)
     assert len(set(drawn.tolist())) == 8
     np.testing.assert_array_equal(drawn, store.sample(3, 8))
@@ -120,10 +121,11 @@ def test_sampling_is_repeatable_and_without_replacement() -> None:
         ("{text", ("a", "b"), "the template is not valid"),
         ("{text:d}", ("a", "b"), "fields are plain names"),
         ("{text!x}", ("a", "b"), "fields are plain names"),
+        ("{text:loud}", ("a", "b"), "or have one of the filters trim, lower, upper"),
         ("{text}", ("a",), "at least two labels"),
         ("{text}", ("a", "a"), "at least two labels with different names"),
     ],
 )
 def test_a_task_that_contradicts_itself(template: str, labels: tuple[str, ...], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        Task("t", template, tuple(Label(name, name) for name in labels))
+        Task("t", "similarity", template, tuple(Label(name, name) for name in labels))

@@ -16,6 +16,7 @@ from device_runtime.data import DataStore
 from device_runtime.engines import SUFFIXES, create_engine
 from device_runtime.errors import BundleError, EngineError
 from device_runtime.estimator import measure
+from device_runtime.evaluation import predict
 from device_runtime.forward import Forward
 from device_runtime.plan import Contribution, Entry, Plan
 from device_runtime.replica import Replica
@@ -34,14 +35,14 @@ def test_loss_equals_transformers(engine: str, bundle: Bundle, checkpoint: Path,
         return torch.nn.functional.normalize((hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
 
     with torch.inference_mode():
-        described = tokenizer([label.description for label in task.labels], return_tensors="pt", padding=True)
+        described = tokenizer([label.text for label in task.labels], return_tensors="pt", padding=True)
         labels = embed(described["input_ids"], described["attention_mask"])
         mask = torch.from_numpy((np.arange(store.ids.shape[1]) < store.lengths[:, None]).astype(np.int64))
         logits = 20 * embed(torch.from_numpy(store.ids).long(), mask) @ labels.T
         loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(store.labels).long())
-    found = Forward(create_engine(engine), Replica(bundle)).evaluate(store)
-    assert found.loss == pytest.approx(float(loss), abs=1e-4)
-    np.testing.assert_allclose(found.logits, logits.numpy(), atol=1e-3)
+    losses, found = predict(Forward(create_engine(engine), Replica(bundle)), store)
+    assert losses.mean() == pytest.approx(float(loss), abs=1e-4)
+    np.testing.assert_allclose(found, logits.numpy(), atol=1e-3)
 
 
 def test_engines_agree(bundle: Bundle, store: DataStore, make_plan: Callable[..., Plan]) -> None:
@@ -66,10 +67,10 @@ def test_engines_agree(bundle: Bundle, store: DataStore, make_plan: Callable[...
 @pytest.mark.parametrize("engine", ENGINES)
 def test_weights_changed_in_place_take_effect(engine: str, bundle: Bundle, store: DataStore) -> None:
     forward = Forward(create_engine(engine), Replica(bundle))
-    before = forward.evaluate(store).loss
+    before = predict(forward, store)[0].mean()
     for weights in forward.weights.trainable.values():
         weights[...] *= 1.1
-    assert abs(forward.evaluate(store).loss - before) > 1e-3
+    assert abs(predict(forward, store)[0].mean() - before) > 1e-3
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -81,7 +82,7 @@ def test_a_damaged_graph_is_one_sentence(engine: str, tmp_path: Path) -> None:
 
 
 def test_arrays_of_another_shape_are_refused(bundle: Bundle) -> None:
-    graph = bundle.load_graphs(create_engine("litert"))["embedding"]
+    graph = bundle.load_graph(create_engine("litert"), bundle.manifest.shapes[0].graphs["embedding"])
     with pytest.raises(EngineError, match="takes 5 arrays, not 1"):
         graph.run([aligned_empty((3, 3))], [])
     with pytest.raises(EngineError, match="takes an aligned float32"):
@@ -89,7 +90,7 @@ def test_arrays_of_another_shape_are_refused(bundle: Bundle) -> None:
 
 
 def test_unknown_and_missing_engines(bundle_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="there is no engine 'onnx'; choose one of litert, executorch, torch"):
+    with pytest.raises(EngineError, match="there is no engine 'onnx'; choose one of litert, executorch, torch, tflite"):
         create_engine("onnx")
     import json
     import shutil
@@ -97,7 +98,7 @@ def test_unknown_and_missing_engines(bundle_folder: Path, tmp_path: Path) -> Non
     folder = tmp_path / "bundle"
     shutil.copytree(bundle_folder, folder)
     manifest = json.loads((folder / "manifest.json").read_text())
-    for graph in manifest["graphs"].values():
+    for graph in manifest["shapes"][0]["graphs"].values():
         manifest["files"].pop(graph["files"].pop("torch"))
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match="no graphs for the engine 'torch', only for litert, executorch"):

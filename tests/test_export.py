@@ -16,14 +16,15 @@ from device_runtime.bundle import Bundle
 from device_runtime.data import DataStore
 from device_runtime.engines import create_engine
 from device_runtime.errors import DataError, ExportError
+from device_runtime.evaluation import predict
 from device_runtime.forward import Forward
 from device_runtime.replica import Replica
 from device_runtime.task import Task
-from export import pipeline
+from export import operators, pipeline
 from export.lowering import export_program, lower
 from export.materialize import write_checkpoint
 from export.operators import linear
-from export.pipeline import export_bundle
+from export.pipeline import Target, export_bundle
 from export.tasks import load_task
 
 
@@ -50,14 +51,12 @@ def test_the_delegated_share_is_measured(engine: str, tmp_path: Path) -> None:
 def test_a_graph_that_is_not_delegated_is_refused(
     checkpoint: Path, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import export.families.bert as bert
-
     def slow(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.linear(x, weight[0].T, bias)
 
-    monkeypatch.setattr(bert, "linear", slow)
+    monkeypatch.setattr(operators, "linear", slow)
     with pytest.raises(ExportError, match=r"executorch delegates only \d+\.\d% of the matrix work of 'layer'"):
-        export_bundle(str(checkpoint), task, ["executorch"], 2, 8, tmp_path / "b")
+        export_bundle(str(checkpoint), {task.form: task}, Target(["executorch"], [2], [8]), tmp_path / "b")
     assert list(tmp_path.iterdir()) == [], "nothing half-made is left"
 
 
@@ -66,7 +65,7 @@ def test_a_graph_that_deviates_is_refused(
 ) -> None:
     monkeypatch.setattr(pipeline, "TOLERANCE", 1e-12)
     with pytest.raises(ExportError, match="litert deviates from PyTorch by"):
-        export_bundle(str(checkpoint), task, ["litert"], 2, 8, tmp_path / "b")
+        export_bundle(str(checkpoint), {task.form: task}, Target(["litert"], [2], [8]), tmp_path / "b")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -92,7 +91,7 @@ def test_models_that_cannot_be_exported(checkpoint: Path, task: Task, tmp_path: 
         message: str, model: object = checkpoint, engines: tuple[str, ...] = ("torch",), length: int = 8
     ) -> None:
         with pytest.raises(ExportError, match=message):
-            export_bundle(str(model), task, engines, 2, length, tmp_path / "b")
+            export_bundle(str(model), {task.form: task}, Target(engines, [2], [length]), tmp_path / "b")
 
     refused("there is no model folder './nowhere'", model="./nowhere")
     refused("there is no engine 'onnx'", engines=("onnx",))
@@ -124,7 +123,7 @@ def test_tasks(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('template = "{a} {b}"\n[labels]\nyes = "it is so"\nno = "it is not"\n')
     task = load_task(str(path))
-    assert (task.name, task.fields, task.labels[1].description) == ("mine", ("a", "b"), "it is not")
+    assert (task.name, task.fields, task.labels[1].text) == ("mine", ("a", "b"), "it is not")
     for text in ("template = 3", 'template = "{a}"', "[labels", 'template = "{a}"\nlabels = 3'):
         path.write_text(text)
         with pytest.raises(DataError, match="is not a task"):
@@ -150,7 +149,7 @@ def test_the_checkpoint_is_the_trained_model(
         hidden = model(input_ids=torch.from_numpy(store.ids).long(), attention_mask=mask).last_hidden_state
     pooled = torch.nn.functional.normalize((hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
     logits = 20 * pooled @ torch.tensor(bundle.weights.view("labels"))[0]
-    found = Forward(create_engine("litert"), replica).evaluate(store).logits
+    _, found = predict(Forward(create_engine("litert"), replica), store)
     np.testing.assert_allclose(found, logits.numpy(), atol=1e-3)
 
 

@@ -332,7 +332,7 @@ def test_a_reopened_round_waits_for_its_cohort(processes: Processes, bundle: Bun
 def test_divergence_ends_the_job_with_a_sentence(processes: Processes) -> None:
     for name in ("a", "b", "c"):
         processes.device(name)
-    server = processes.server("--rounds", "20", "--learning-rates", "1e8,1e8", "--deadline", "1")
+    server = processes.server("--rounds", "20", "--learning-rates", "1e9,1e9", "--deadline", "1")
     _, errors = server.communicate(timeout=60)
     assert server.returncode == 1
     assert "cannot go on; device" in errors

@@ -33,9 +33,9 @@ def _hash(examples: Sequence[Example]) -> str:
 
 
 def test_the_intents_are_the_labels_of_the_task(intents: Intents) -> None:
-    task = load_task("intents")
+    task = load_task("intents")["similarity"]
     assert [intent.name for intent in intents.intents] == [label.name for label in task.labels]
-    assert len({label.description for label in task.labels}) == len(task.labels) == 10
+    assert len({label.text for label in task.labels}) == len(task.labels) == 10
 
 
 def test_splits_share_no_template_and_no_filler(intents: Intents) -> None:

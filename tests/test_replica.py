@@ -21,7 +21,7 @@ from device_runtime.plan import Block, Contribution, Entry, Plan
 from device_runtime.replica import Replica
 from device_runtime.state import DeviceState
 
-GOLDEN_DIGEST = "b680560ffd50ae2018052203b42c4dcc"
+GOLDEN_DIGEST = "1dc3ba654a778f3dc9280a9e2a6b8d60"
 
 
 def make_entries(make_plan: Callable[..., Plan], count: int) -> list[Entry]:

@@ -1,7 +1,7 @@
 """tflite-runtime: the older interpreter, for machines that ai-edge-litert has no wheel for. Slower, and it copies.
 
-Its last release, 2.14, wants numpy below 2. Its XNNPACK does not take matrix products of two inputs, so that they run on
-the interpreter's own kernels.
+Its last release, 2.14, wants numpy below 2. Its XNNPACK does not take matrix products of two inputs, so that they run
+on the interpreter's own kernels.
 """
 
 from __future__ import annotations

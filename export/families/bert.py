@@ -14,6 +14,10 @@ from export.pieces import Piece, Weights, affine
 MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "camembert")
 
 _WORDS = "embeddings.word_embeddings.weight"
+_IGNORED = (
+    *("pooler.dense.weight", "pooler.dense.bias", "seq_relationship.weight", "seq_relationship.bias"),
+    *("decoder.weight", "decoder.bias", "position_ids", "token_type_ids"),
+)
 _TABLES = ("embeddings.position_embeddings.weight", "embeddings.token_type_embeddings.weight")
 
 
@@ -44,9 +48,11 @@ class Layer(Piece):
 
     def compute(self, weights: Weights, *feeds: Tensor) -> Tensor:
         hidden, mask = feeds
-        projected = (weights.linear(f"attention.self.{name}", hidden) for name in ("query", "key", "value"))
-        mixed = attend(*(split_heads(x, self.heads) for x in projected), padding_bias(mask))
-        mixed = weights.linear("attention.output.dense", mixed)
+        query, key, value = (
+            split_heads(weights.linear(f"attention.self.{name}", hidden), self.heads)
+            for name in ("query", "key", "value")
+        )
+        mixed = weights.linear("attention.output.dense", attend(query, key, value, padding_bias(mask)))
         hidden = weights.layer_norm("attention.output.LayerNorm", hidden + mixed, self.epsilon)
         inner = weights.linear("output.dense", self.act(weights.linear("intermediate.dense", hidden)))
         return weights.layer_norm("output.LayerNorm", hidden + inner, self.epsilon)
@@ -71,30 +77,27 @@ def describe(checkpoint: Checkpoint, length: int) -> Architecture:
     epsilon = config.layer_norm_eps
     layer = Layer(config.num_attention_heads, config.hidden_act, epsilon)
     if config.model_type == "bert":
-        first = 0
-        head, transform = "cls.predictions.", Transform("transform.dense", "transform.LayerNorm", config.hidden_act, epsilon)
-        bias, decoder = head + "bias", head + "decoder.weight"
+        first, head = 0, "cls.predictions."
+        transform = Transform("transform.dense", "transform.LayerNorm", config.hidden_act, epsilon)
     else:  # RoBERTa counts positions from the padding token's on
-        first = config.pad_token_id + 1
-        head, transform = "lm_head.", Transform("dense", "layer_norm", "gelu", epsilon)
-        bias, decoder = head + "bias", head + "decoder.weight"
-    final = Part("head", "head", transform, head)
-    has_head = bias in checkpoint.files
+        first, head = config.pad_token_id + 1, "lm_head."
+        transform = Transform("dense", "layer_norm", "gelu", epsilon)
+    has_head = f"{head}bias" in checkpoint.files
+    embedding = Embedding([*_TABLES, *affine("embeddings.LayerNorm")], first, epsilon)
     return Architecture(
         forms=ENCODER_FORMS if has_head else ENCODER_FORMS[1:],
         limit=config.max_position_embeddings - first,
         embedding=prefix + _WORDS,
         parts=(
-            Part("embedding", "embedding", Embedding([*_TABLES, *affine("embeddings.LayerNorm")], first, epsilon), prefix),
+            Part("embedding", "embedding", embedding, prefix),
             *(
                 Part(f"layer {number}", "layer", layer, f"{prefix}encoder.layer.{number}.")
                 for number in range(config.num_hidden_layers)
             ),
         ),
-        final=final if has_head else None,
-        output=prefix + _WORDS if config.tie_word_embeddings else decoder,
-        output_bias=bias,
+        final=Part("head", "head", transform, head) if has_head else None,
+        output=prefix + _WORDS if config.tie_word_embeddings else f"{head}decoder.weight",
+        output_bias=f"{head}bias",
         tables=[prefix + name for name in _TABLES],
-        ignored=("pooler.dense.weight", "pooler.dense.bias", "position_ids", "token_type_ids", "decoder.weight",
-                 "decoder.bias", "seq_relationship.weight", "seq_relationship.bias"),
+        ignored=_IGNORED,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, cast
+
 import torch
 from torch import Tensor
 
@@ -11,11 +13,18 @@ from export.operators import activation, attend, causal_bias, rotate, split_head
 from export.pieces import Piece, Weights, affine
 from export.quiet import quiet
 
+if TYPE_CHECKING:
+    from transformers import LlamaConfig
+
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 
 
 class Layer(Piece):
     """One pre-norm decoder layer. Qwen 2 has biases on q, k and v; Qwen 3 normalises the heads of q and k."""
+
+    cosines: Tensor
+    sines: Tensor
+    seen: Tensor
 
     def __init__(self, checkpoint: Checkpoint, length: int, window: int | None) -> None:
         config = checkpoint.config
@@ -72,7 +81,9 @@ def rotations(checkpoint: Checkpoint, length: int) -> tuple[Tensor, Tensor]:
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding  # slow to load; other families need none
 
     with quiet():
-        cosines, sines = LlamaRotaryEmbedding(checkpoint.config)(torch.zeros(1), torch.arange(length)[None])
+        cosines, sines = LlamaRotaryEmbedding(cast("LlamaConfig", checkpoint.config))(
+            torch.zeros(1), torch.arange(length)[None]
+        )
     return cosines, sines
 
 

@@ -32,6 +32,8 @@ class Embedding(Piece):
 class Layer(Piece):
     """One decoder layer, with the norms before or after attention and feed-forward."""
 
+    seen: Tensor
+
     def __init__(self, heads: int, act: str, pre_norm: bool, length: int) -> None:
         attention = [f"self_attn.{name}_proj" for name in ("q", "k", "v", "out")]
         super().__init__(affine(*attention, "self_attn_layer_norm", "fc1", "fc2", "final_layer_norm"))
@@ -45,8 +47,8 @@ class Layer(Piece):
             return weights.layer_norm(name, x, _EPSILON) if here else x
 
         x = norm("self_attn_layer_norm", hidden, self.pre_norm)
-        projected = (weights.linear(f"self_attn.{name}_proj", x) for name in "qkv")
-        mixed = attend(*(split_heads(part, self.heads) for part in projected), self.seen)
+        query, key, value = (split_heads(weights.linear(f"self_attn.{name}_proj", x), self.heads) for name in "qkv")
+        mixed = attend(query, key, value, self.seen)
         hidden = hidden + weights.linear("self_attn.out_proj", mixed)
         hidden = norm("self_attn_layer_norm", hidden, not self.pre_norm)
         x = norm("final_layer_norm", hidden, self.pre_norm)
@@ -58,7 +60,9 @@ class Final(Piece):
     """The last norm and the projection to the token table's width, where the model has them."""
 
     def __init__(self, normed: bool, projected: bool) -> None:
-        super().__init__([*(affine("final_layer_norm") if normed else []), *(["project_out.weight"] if projected else [])])
+        super().__init__(
+            [*(affine("final_layer_norm") if normed else []), *(["project_out.weight"] if projected else [])]
+        )
         self.normed, self.projected = normed, projected
 
     def compute(self, weights: Weights, *feeds: Tensor) -> Tensor:

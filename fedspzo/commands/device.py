@@ -5,6 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+DATA_HELP = (
+    "labelled examples: JSON lines, .csv, .tsv or .parquet, or a data set as hub:NAME:SPLIT, hub:NAME:CONFIG:SPLIT"
+)
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the options."""
@@ -12,9 +16,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--broker", required=True, metavar="URL", help="such as mqtt://host:1883")
     parser.add_argument("--job", default="default", help="the job's name (%(default)s)")
     parser.add_argument("--state", type=Path, required=True, metavar="DIR", help="where this device keeps its state")
-    parser.add_argument("--data", type=Path, required=True, metavar="FILE", help="labelled examples, JSON lines")
+    parser.add_argument("--data", required=True, metavar="FILE", help=DATA_HELP)
     parser.add_argument("--id", help="the device's id (default: one made at random and kept in the state folder)")
-    parser.add_argument("--engine", default="litert", help="litert, executorch or torch (%(default)s)")
+    parser.add_argument("--engine", default="litert", help="litert, executorch, torch or tflite (%(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="threads of the engine (%(default)s)")
 
 

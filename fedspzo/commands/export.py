@@ -5,14 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from rich.console import Console
-
-    from export.pipeline import StageReport
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -20,8 +12,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a model's folder, a hub id, or 'minilm'")
     parser.add_argument("--task", required=True, help="a task that comes with the project, or a .toml file")
     parser.add_argument("--engine", default="litert", help="comma-separated: litert, executorch, torch (%(default)s)")
-    parser.add_argument("--batch", type=int, default=8, help="examples in a batch (%(default)s)")
-    parser.add_argument("--max-length", type=int, default=64, help="tokens in an example (%(default)s)")
+    parser.add_argument("--batch", default="8", help="examples in a batch, comma-separated for several (%(default)s)")
+    parser.add_argument("--max-length", default="64", help="tokens in an example, comma-separated too (%(default)s)")
+    parser.add_argument("--train", default="*", help="patterns of tensors to train, comma-separated (%(default)s)")
+    parser.add_argument("--freeze", default="", help="patterns of those of them to leave as they are")
+    parser.add_argument("--answer-tokens", type=int, help="most tokens of a generated answer (default: the task's)")
     parser.add_argument("--out", type=Path, required=True, help="folder to make")
 
 
@@ -29,38 +24,34 @@ def run(options: argparse.Namespace) -> None:
     """Export, showing progress and a table of the stages."""
     from rich.console import Console
 
-    from export.pipeline import export_bundle
+    from export.pipeline import Target, export_bundle
     from export.tasks import load_task
+    from fedspzo.stages import print_stages
 
+    target = Target(
+        formats=_split(options.engine),
+        batches=_numbers("--batch", options.batch),
+        lengths=_numbers("--max-length", options.max_length),
+        train=_split(options.train),
+        freeze=_split(options.freeze),
+        answer_tokens=options.answer_tokens,
+    )
     console = Console(file=sys.stdout)  # this one, though the libraries' output is redirected meanwhile
     with console.status("starting") as status:
-        reports = export_bundle(
-            options.model,
-            load_task(options.task),
-            [name.strip() for name in options.engine.split(",")],
-            options.batch,
-            options.max_length,
-            options.out,
-            progress=lambda step: status.update(step),
-        )
-    print_reports(console, reports)
+        tasks = load_task(options.task)
+        bundle = export_bundle(options.model, tasks, target, options.out, lambda step: status.update(step))
+    print_stages(console, bundle.manifest)
     console.print(f"bundle written to {options.out}")
 
 
-def print_reports(console: Console, reports: Sequence[StageReport]) -> None:
-    """Print what export found out, a row a stage."""
-    from rich.table import Table
+def _split(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
-    engines = list(reports[0].delegated)
-    table = Table("stage", "parameters", "trainable", "MFLOP a batch", *(f"{e}: delegated, deviation" for e in engines))
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for report in reports:
-        table.add_row(
-            report.name,
-            f"{report.parameters:,}",
-            f"{report.trainable:,}",
-            f"{report.flops / 1e6:,.1f}",
-            *(f"{report.delegated[e]:.0%}, {report.deviation[e]:.0e}" for e in engines),
-        )
-    console.print(table)
+
+def _numbers(option: str, text: str) -> list[int]:
+    from device_runtime.errors import ExportError
+
+    try:
+        return [int(number) for number in _split(text)]
+    except ValueError:
+        raise ExportError(f"{option} takes whole numbers separated by commas, not '{text}'") from None

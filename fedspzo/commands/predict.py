@@ -1,4 +1,4 @@
-"""Ask the model of a run: the labels that it gives to a text, with their probabilities."""
+"""Ask the model of a run: its labels for a text with their probabilities, or the answer that it generates."""
 
 from __future__ import annotations
 
@@ -8,28 +8,35 @@ from pathlib import Path
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the options."""
-    parser.add_argument("folder", type=Path, metavar="RUN", help="a run's folder, as the demo makes")
+    parser.add_argument("folder", type=Path, metavar="RUN", help="a run's folder, as the demo makes, or a bundle")
     parser.add_argument("text", nargs="+", metavar="TEXT", help="one text for each field of the task's template")
-    parser.add_argument("--engine", default="litert", help="litert, executorch or torch (%(default)s)")
+    parser.add_argument("--engine", default="litert", help="litert, executorch, torch or tflite (%(default)s)")
     parser.add_argument("--top", type=int, default=3, help="labels to print (%(default)s)")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print the most probable labels."""
+    """Print the most probable labels, or the answer."""
     import numpy as np
 
     from device_runtime.data import tokenise
     from device_runtime.engines import create_engine
     from device_runtime.errors import DataError
+    from device_runtime.evaluation import generate, predict
+    from device_runtime.examples import Example
     from device_runtime.forward import Forward
-    from fedspzo.run_folder import open_run
+    from device_runtime.task import GENERATION
+    from fedspzo.run_folder import open_model
 
-    replica = open_run(options.folder)
+    replica = open_model(options.folder)
     task = replica.bundle.manifest.task
     if len(options.text) != len(task.fields):
         raise DataError(f"task '{task.name}' takes {len(task.fields)} texts: {', '.join(task.fields)}")
-    store = tokenise(replica.bundle, [(dict(zip(task.fields, options.text, strict=True)), 0)])
-    logits = Forward(create_engine(options.engine), replica).evaluate(store).logits[0].astype(np.float64)
+    store = tokenise(replica.bundle, [Example(dict(zip(task.fields, options.text, strict=True)), 0)])
+    forward = Forward(create_engine(options.engine), replica)
+    if task.form == GENERATION:
+        print(generate(forward, store)[0])
+        return
+    logits = predict(forward, store)[1][0].astype(np.float64)
     shares = np.exp(logits - logits.max())
     shares /= shares.sum()
     for index in np.argsort(-shares)[: options.top]:

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedspzo.method import add_method_options, make_blocks
+
 if TYPE_CHECKING:
     from broker.rounds import Job
     from device_runtime.bundle import Bundle
@@ -19,8 +21,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--broker", required=True, metavar="URL", help="such as mqtt://host:1883")
     parser.add_argument("--job", default="default", help="the job's name (%(default)s)")
     parser.add_argument("--state", type=Path, required=True, metavar="DIR", help="where the journal is kept")
-    parser.add_argument("--data", type=Path, metavar="FILE", help="held-out examples to evaluate on, JSON lines")
-    parser.add_argument("--engine", default="litert", help="litert, executorch or torch (%(default)s)")
+    parser.add_argument("--data", metavar="FILE", help="held-out examples to evaluate on")
+    parser.add_argument("--engine", default="litert", help="litert, executorch, torch or tflite (%(default)s)")
     parser.add_argument("--evaluate-every", type=int, default=20, metavar="N", help="rounds (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print progress as JSON lines")
     add_job_options(parser)
@@ -38,10 +40,7 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--distribution", choices=("rademacher", "gaussian"), default="rademacher")
     parser.add_argument("--steps", type=int, default=1, help="local steps in a round (%(default)s)")
     parser.add_argument("--epsilon", type=float, default=1e-3, help="size of the perturbation (%(default)s)")
-    parser.add_argument("--split", help="stage where each block after the first starts (default: the last layer)")
-    parser.add_argument("--fanouts", default="1,16", help="perturbations of each block (%(default)s)")
-    parser.add_argument("--scales", default="0.25,1", help="perturbation scale of each block (%(default)s)")
-    parser.add_argument("--learning-rates", default="1e-4,1.6e-3", help="of each block (%(default)s)")
+    add_method_options(parser)
     parser.add_argument(
         "--final-rate", type=float, default=1.0, help="share that learning rates fall to, linearly (%(default)s)"
     )
@@ -84,8 +83,7 @@ def run(options: argparse.Namespace) -> None:
                 options.json,
                 round=event.round,
                 held_out_loss=event.evaluation.loss,
-                accuracy=event.evaluation.accuracy,
-                correct=event.evaluation.correct,
+                **event.evaluation.scores,
             )
 
     store = ServerStore(options.state, bundle.identity)
@@ -123,22 +121,10 @@ def make_job(options: argparse.Namespace, bundle: Bundle) -> Job:
     """The job that the options describe, for this bundle. Raises PlanError when they contradict each other."""
     from broker.rounds import Job, close_round, plan_round
     from device_runtime.errors import MessageError, PlanError
-    from device_runtime.plan import Block
     from device_runtime.replica import check_blocks
     from device_runtime.wire import Result, encode
 
-    last = len(bundle.manifest.stages)
-    try:
-        fanouts = [int(text) for text in options.fanouts.split(",")]
-        scales = [float(text) for text in options.scales.split(",")]
-        rates = [float(text) for text in options.learning_rates.split(",")]
-        split = [int(text) for text in options.split.split(",")] if options.split else [last - 2] * (len(fanouts) > 1)
-        blocks = [Block(*values) for values in zip([*split, last], fanouts, scales, rates, strict=True)]
-    except ValueError:
-        raise PlanError(
-            "--fanouts, --scales and --learning-rates are comma-separated numbers, one for each block, and --split has"
-            " one fewer"
-        ) from None
+    blocks = make_blocks(options, bundle.manifest)
     if min(options.rounds, options.devices, options.cohort, options.quorum) < 1 or not options.deadline > 0:
         raise PlanError("--rounds, --devices, --cohort, --quorum and --deadline are positive")
     if not 0 <= options.final_rate <= 1:
@@ -156,7 +142,7 @@ def make_job(options: argparse.Namespace, bundle: Bundle) -> Job:
         steps=options.steps,
         examples=bundle.manifest.batch,
         epsilon=options.epsilon,
-        blocks=tuple(blocks),
+        blocks=blocks,
         final_rate=options.final_rate,
         digest_every=25,
     )

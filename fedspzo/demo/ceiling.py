@@ -15,7 +15,7 @@ from broker.store import ServerStore
 from device_runtime.bundle import Bundle
 from device_runtime.data import DataStore
 from device_runtime.estimator import draw_examples
-from export.families.bert import TEMPERATURE
+from export.heads import TEMPERATURE
 from export.operators import mean_pool
 from export.quiet import quiet
 

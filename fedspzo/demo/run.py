@@ -19,16 +19,17 @@ from device_runtime.bundle import Bundle
 from device_runtime.data import DataStore, load_data
 from device_runtime.engines import create_engine
 from device_runtime.errors import FedSPZOError
+from device_runtime.evaluation import evaluate
 from device_runtime.forward import Forward
 from device_runtime.replica import Replica
-from export.pipeline import export_bundle
+from export.pipeline import Target, export_bundle
 from export.tasks import load_task
-from fedspzo.commands.export import print_reports
 from fedspzo.demo import intents
 from fedspzo.demo.ceiling import Ceiling, measure_ceiling
 from fedspzo.demo.plot import plot_accuracy
 from fedspzo.demo.processes import federation
 from fedspzo.run_folder import BUNDLE, SERVER, replay
+from fedspzo.stages import print_stages
 
 BATCH, LENGTH = 8, 12
 TRAIN_PER_INTENT, TEST_PER_INTENT = 180, 40
@@ -87,17 +88,15 @@ def run_demo(settings: Settings) -> None:
         f" (Dirichlet {ALPHA}); {_count_lines(held_out)} held out, with templates and words of their own"
     )
     with console.status("exporting") as status:
-        reports = export_bundle(
-            "minilm", load_task("intents"), [settings.engine], BATCH, LENGTH, folder / BUNDLE, status.update
-        )
-    print_reports(console, reports)
+        target = Target([settings.engine], [BATCH], [LENGTH])
+        bundle = export_bundle("minilm", load_task("intents"), target, folder / BUNDLE, status.update)
+    print_stages(console, bundle.manifest)
     job = [
         "--rounds", settings.rounds, "--devices", settings.devices, "--cohort", settings.cohort,
         "--seeds", settings.seeds, "--seed", settings.seed, "--evaluate-every", EVALUATE_EVERY, *METHOD,
     ]  # fmt: skip
     with federation(folder / BUNDLE, data, held_out, folder, settings.engine, list(map(str, job))) as events:
         progress = _watch(console, settings, events)
-    bundle = Bundle(folder / BUNDLE)
     stores = {name: load_data(path, bundle) for name, path in data.items()}
     test = load_data(held_out, bundle)
     with console.status("checking the result"):
@@ -175,10 +174,9 @@ def _evidence(settings: Settings, bundle: Bundle, stores: dict[str, DataStore], 
     forward = Forward(create_engine(settings.engine, threads=2), Replica(bundle))
 
     def measure() -> tuple[float, float]:
-        evaluations = [forward.evaluate(store) for store in stores.values()]
-        count = sum(len(store) for store in stores.values())
-        loss = sum(e.loss * len(e.labels) for e in evaluations) / count
-        return forward.evaluate(test).accuracy, loss
+        evaluations = [evaluate(forward, store) for store in stores.values()]
+        loss = sum(e.loss * e.examples for e in evaluations) / sum(e.examples for e in evaluations)
+        return evaluate(forward, test).scores["accuracy"], loss
 
     accuracy_before, loss_before = measure()
     replay(forward.weights, settings.folder / SERVER)

@@ -1,0 +1,42 @@
+"""Measure a model on a file: loss and accuracy (or exact match and F1), before and after the rounds of a run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Describe the options."""
+    parser.add_argument("folder", type=Path, metavar="RUN", help="a run's folder, as the demo makes, or a bundle")
+    parser.add_argument("--data", required=True, metavar="FILE", help="labelled examples (see fedspzo device --help)")
+    parser.add_argument("--engine", default="litert", help="litert, executorch, torch or tflite (%(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of the engine (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print a line for each state of the model."""
+    from device_runtime.data import load_data
+    from device_runtime.engines import create_engine
+    from device_runtime.evaluation import evaluate
+    from device_runtime.forward import Forward
+    from device_runtime.replica import Replica
+    from fedspzo.run_folder import is_bundle, open_bundle, open_run
+
+    bundle = open_bundle(options.folder)
+    store = load_data(options.data, bundle)
+    engine = create_engine(options.engine, options.threads)
+    found = {"before": evaluate(Forward(engine, Replica(bundle)), store)}
+    if not is_bundle(options.folder):
+        trained = open_run(options.folder)
+        found[f"after {trained.round} rounds"] = evaluate(Forward(engine, trained), store)
+    if options.json:
+        print(json.dumps({name: {"loss": e.loss, **e.scores} for name, e in found.items()} | {"examples": len(store)}))
+        return
+    for name, evaluation in found.items():
+        scores = ", ".join(f"{score.replace('_', ' ')} {value:.1%}" for score, value in evaluation.scores.items())
+        print(f"{name}: loss {evaluation.loss:.4f}, {scores}")
+    cut = f", {store.truncated} of them cut to {bundle.manifest.length} tokens" if store.truncated else ""
+    print(f"{len(store)} examples{cut}")

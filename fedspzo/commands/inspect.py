@@ -1,0 +1,76 @@
+"""Show what is in a bundle and what a step will cost on a device: FLOPs and memory for a given plan."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from fedspzo.method import add_method_options
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Describe the options."""
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
+    add_method_options(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print tables."""
+    from math import prod
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from device_runtime.bundle import Bundle
+    from device_runtime.cost import forecast_memory, step_flops
+    from device_runtime.replica import check_cut
+    from fedspzo.method import make_blocks
+    from fedspzo.stages import print_stages
+
+    bundle = Bundle(options.bundle)
+    manifest = bundle.manifest
+    blocks = make_blocks(options, manifest)
+    check_cut(bundle, blocks)
+    console = Console(soft_wrap=True)
+    task = manifest.task
+    labels = ", ".join(f"{label.name} = {label.text!r}" for label in task.labels) or f"answers as {task.answer!r}"
+    console.print(
+        f"model: {manifest.model['name']} ({manifest.model['family']}), bundle {bundle.identity.hex()[:16]}\n"
+        f"task: {task.name}, {task.form}: {task.template!r}\n      {labels}\n"
+        f"formats: {', '.join(bundle.formats)}",
+        markup=False,
+        highlight=False,
+    )
+    print_stages(console, manifest)
+    trainable = sum(prod(tensor.shape) for tensor in manifest.tensors if tensor.trainable)
+    total = sum(prod(tensor.shape) for tensor in manifest.tensors)
+    console.print(f"{trainable:,} of {total:,} parameters are trained", highlight=False)
+    starts = [0, *(block.stop for block in blocks)]
+    cut = "; ".join(
+        f"block {number} = stages {start} to {block.stop - 1}, fan-out {block.fanout}"
+        for number, (start, block) in enumerate(zip(starts, blocks, strict=False), start=1)
+    )
+    console.print(f"a step of this plan: {cut}", highlight=False)
+    table = Table("batch × tokens", "GFLOP a step", "GFLOP a token", "memory", *bundle.formats)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for shape in manifest.shapes:
+        flops = step_flops(manifest, shape, blocks)
+        forecasts = [forecast_memory(manifest, shape, blocks, name) for name in bundle.formats]
+        first = forecasts[0]
+        parts = (
+            f"weights {_mb(first.weights)}, frozen {_mb(first.frozen)}, buffers {_mb(first.buffers)}, activations"
+            f" {_mb(first.activations)}, workspace about {_mb(first.workspace)}"
+        )
+        table.add_row(
+            f"{shape.batch} × {shape.length}",
+            f"{flops / 1e9:,.2f}",
+            f"{flops / 1e9 / (shape.batch * shape.length):,.4f}",
+            parts,
+            *(f"{_mb(forecast.total)} in all" for forecast in forecasts),
+        )
+    console.print(table)
+
+
+def _mb(count: int) -> str:
+    return f"{count / 1e6:,.0f} MB"
