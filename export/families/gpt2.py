@@ -1,0 +1,76 @@
+"""GPT-2: learnt positions, pre-norm layers, one matrix for query, key and value, matrices stored [in, out]."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from export.checkpoint import Checkpoint
+from export.families import DECODER_FORMS, Architecture, Part, require
+from export.operators import activation, attend, causal_bias, split_heads
+from export.pieces import Piece, Weights, affine
+
+MODEL_TYPES = ("gpt2",)
+
+
+class Embedding(Piece):
+    """Gathered rows [B, S, H] + positions."""
+
+    def __init__(self) -> None:
+        super().__init__(["wpe.weight"])
+
+    def compute(self, weights: Weights, *feeds: Tensor) -> Tensor:
+        (rows,) = feeds
+        return rows + weights["wpe.weight"][:, : rows.shape[1]]
+
+
+class Layer(Piece):
+    """One pre-norm decoder layer."""
+
+    seen: Tensor
+
+    def __init__(self, heads: int, act: str, epsilon: float, length: int) -> None:
+        super().__init__(affine("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj"))
+        self.heads, self.act, self.epsilon = heads, activation(act), epsilon
+        self.register_buffer("seen", causal_bias(length), persistent=False)
+
+    def compute(self, weights: Weights, *feeds: Tensor) -> Tensor:
+        (hidden,) = feeds
+        x = weights.linear("attn.c_attn", weights.layer_norm("ln_1", hidden, self.epsilon))
+        query, key, value = (split_heads(part, self.heads) for part in x.chunk(3, dim=-1))
+        hidden = hidden + weights.linear("attn.c_proj", attend(query, key, value, self.seen))
+        x = weights.linear("mlp.c_fc", weights.layer_norm("ln_2", hidden, self.epsilon))
+        return hidden + weights.linear("mlp.c_proj", self.act(x))
+
+
+class Final(Piece):
+    """The last norm."""
+
+    def __init__(self, epsilon: float) -> None:
+        super().__init__(affine("ln_f"))
+        self.epsilon = epsilon
+
+    def compute(self, weights: Weights, *feeds: Tensor) -> Tensor:
+        return weights.layer_norm("ln_f", feeds[0], self.epsilon)
+
+
+def describe(checkpoint: Checkpoint, length: int) -> Architecture:
+    """See :class:`export.families.Family`."""
+    config = checkpoint.config
+    require(checkpoint, scale_attn_weights=True, scale_attn_by_inverse_layer_idx=False, add_cross_attention=False)
+    prefix = checkpoint.prefix("wte.weight")
+    epsilon = config.layer_norm_epsilon
+    layer = Layer(config.n_head, config.activation_function, epsilon, length)
+    return Architecture(
+        forms=DECODER_FORMS,
+        limit=config.n_positions,
+        embedding=prefix + "wte.weight",
+        parts=(
+            Part("embedding", "embedding", Embedding(), prefix),
+            *(Part(f"layer {number}", "layer", layer, f"{prefix}h.{number}.") for number in range(config.n_layer)),
+        ),
+        final=Part("head", "head", Final(epsilon), prefix),
+        output=prefix + "wte.weight" if config.tie_word_embeddings else "lm_head.weight",
+        tables=[prefix + "wpe.weight"],
+        conv1d=True,
+        ignored=("lm_head.weight", "attn.bias", "attn.masked_bias"),
+    )
