@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
@@ -41,7 +42,7 @@ class Checkpoint:
             raise ExportError(f"{self.folder} has no config.json; give the folder of a Hugging Face model")
         try:
             self.config: PretrainedConfig = AutoConfig.from_pretrained(self.folder)
-        except (ValueError, OSError, KeyError) as error:
+        except (ValueError, OSError, KeyError, TypeError, StrictDataclassError) as error:
             raise ExportError(f"{self.folder / 'config.json'} is not a model's config: {error}") from None
 
     @cached_property
@@ -106,13 +107,12 @@ class Checkpoint:
             return tuple(file.get_slice(stored).get_shape())
 
     def stored_name(self, name: str) -> str:
-        """A tensor's name in the files: older checkpoints say gamma and beta in norms.
+        """A tensor's name in the files, which may be its old one.
 
         Raises:
             ExportError: the checkpoint lacks the tensor.
         """
-        old = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
-        for candidate in (name, old):
+        for candidate in (name, old_name(name)):
             if candidate in self.files:
                 return candidate
         raise ExportError(
@@ -136,6 +136,11 @@ class Checkpoint:
         except (ValueError, OSError, KeyError, TypeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ExportError(f"{self.folder} has no tokenizer that transformers can load ({reason})") from None
+
+
+def old_name(name: str) -> str:
+    """The name that a tensor has in older checkpoints, which say gamma and beta in norms."""
+    return name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
 
 
 def _find(model: str) -> Path:

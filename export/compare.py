@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from device_runtime.arrays import aligned_empty
+from device_runtime.arrays import ArrayPool
 from device_runtime.bundle import Bundle, StageSpec
 from device_runtime.data import DataStore
 from device_runtime.engines import create_engine
@@ -25,18 +25,18 @@ class StageWeights:
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
+        self._pool = ArrayPool()  # engines keep what they know of an array: the same ones serve all stages
         self._loaded: dict[int, np.ndarray] = {}
 
     def load(self, stage: StageSpec) -> None:
         """Hold the weights of a stage instead of those held before."""
-        kept = {index: array for index, array in self._loaded.items() if index in stage.tensors}
-        self._loaded = {}  # what is not kept goes before more is read
+        for index in self._loaded.keys() - set(stage.tensors):
+            self._pool.give(self._loaded.pop(index))
         for index in stage.tensors:
-            spec = self.bundle.manifest.tensors[index]
-            if index not in kept:
-                kept[index] = aligned_empty(spec.shape)
-                self.bundle.weights.read_into(spec.name, kept[index])
-        self._loaded = kept
+            if index not in self._loaded:
+                spec = self.bundle.manifest.tensors[index]
+                self._loaded[index] = self._pool.take(spec.shape)
+                self.bundle.weights.read_into(spec.name, self._loaded[index])
 
     def tensor(self, index: int) -> np.ndarray:
         """See :class:`device_runtime.forward.Weights`."""

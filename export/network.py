@@ -12,7 +12,7 @@ from transformers import AutoModel
 from device_runtime.bundle import StageSpec, TensorSpec
 from device_runtime.errors import ExportError
 from device_runtime.task import GENERATION, SIMILARITY, Task
-from export.checkpoint import Checkpoint
+from export.checkpoint import Checkpoint, old_name
 from export.families import Architecture
 from export.heads import LABEL_BIAS, LABELS, TABLE, AnswerLoss, LabelWords, NextToken, Similarity
 from export.operators import mean_pool
@@ -209,8 +209,8 @@ def check_tensors(checkpoint: Checkpoint, architecture: Architecture) -> None:
     known = {architecture.embedding, architecture.output, architecture.output_bias}
     parts = (*architecture.parts, *((architecture.final,) if architecture.final else ()))
     known.update(source for part in parts for source in part.sources)
-    known.update(name.replace("LayerNorm.weight", "LayerNorm.gamma") for name in list(known))
-    extra = [name for name in checkpoint.files if name not in known and not name.endswith(architecture.ignored)]
+    stored = known | {old_name(name) for name in known}
+    extra = [name for name in checkpoint.files if name not in stored and not name.endswith(architecture.ignored)]
     if extra:
         raise ExportError(
             f"{checkpoint.folder} has {len(extra)} tensors that a model of type '{checkpoint.config.model_type}' has no"

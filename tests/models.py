@@ -41,6 +41,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "xlm-roberta": ("xlm-roberta", {**_ENCODER, "type_vocab_size": 1, "pad_token_id": 1}),
     "opt": ("opt", _OPT),
     "opt-350m": ("opt", {**_OPT, "word_embed_proj_dim": 16, "do_layer_norm_before": False}),
+    "gpt2": ("gpt2", {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64, "eos_token_id": 1}),
     "llama-3.2": ("llama", {**_DECODER, "rope_parameters": _LLAMA3_SCALING, "tie_word_embeddings": True}),
     "llama-untied": ("llama", {**_DECODER, "tie_word_embeddings": False, "attention_bias": True, "mlp_bias": True}),
     "mistral": ("mistral", {**_DECODER, "sliding_window": 5}),

@@ -184,7 +184,8 @@ def autograd_gradient(forward: Forward, store: DataStore) -> dict[int, np.ndarra
     bundle = forward.weights.bundle
     weights = {i: torch.tensor(array, requires_grad=True) for i, array in forward.weights.trainable.items()}
     programs = {
-        g.name: torch.export.load(bundle.folder / g.files["torch"]).module() for g in bundle.manifest.shapes[0].graphs.values()
+        g.name: torch.export.load(bundle.folder / g.files["torch"]).module()
+        for g in bundle.manifest.shapes[0].graphs.values()
     }
     batch = forward.batch(store, np.arange(len(store)))
     hidden = torch.tensor(batch.feeds["rows"])

@@ -15,7 +15,7 @@ from transformers import AutoModel, AutoTokenizer
 from device_runtime.bundle import Bundle
 from device_runtime.data import DataStore
 from device_runtime.engines import create_engine
-from device_runtime.errors import DataError, ExportError
+from device_runtime.errors import ExportError
 from device_runtime.evaluation import predict
 from device_runtime.forward import Forward
 from device_runtime.replica import Replica
@@ -25,7 +25,6 @@ from export.lowering import export_program, lower
 from export.materialize import write_checkpoint
 from export.operators import linear
 from export.pipeline import Target, export_bundle
-from export.tasks import load_task
 
 
 class _Linear(torch.nn.Module):
@@ -69,17 +68,38 @@ def test_a_graph_that_deviates_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_report(checkpoint: Path, task: Task, tmp_path: Path) -> None:
+def test_what_the_bundle_says_of_its_stages(checkpoint: Path, task: Task, tmp_path: Path) -> None:
     steps: list[str] = []
-    reports = export_bundle(str(checkpoint), task, ["torch"], 2, 8, tmp_path / "b", steps.append)
-    assert [report.name for report in reports] == ["embedding", "layer 0", "layer 1", "layer 2", "head"]
-    layer = reports[1]
-    assert layer.parameters == layer.trainable == 4 * (32 * 32 + 32) + 2 * 32 * 64 + 64 + 32 + 4 * 32
+    target = Target(["torch"], [2], [8])
+    manifest = export_bundle(str(checkpoint), {task.form: task}, target, tmp_path / "b", steps.append).manifest
+    assert [stage.name for stage in manifest.stages] == ["embedding", "layer 0", "layer 1", "layer 2", "head"]
+
+    def parameters(stage: int, trainable: bool) -> int:
+        tensors = [manifest.tensors[i] for i in manifest.stages[stage].tensors]
+        return sum(int(np.prod(t.shape)) for t in tensors if t.trainable or not trainable)
+
+    assert parameters(1, False) == parameters(1, True) == 4 * (32 * 32 + 32) + 2 * 32 * 64 + 64 + 32 + 4 * 32
+    # Tables of positions and kinds are looked up and stay frozen; the norm beside them is trained.
+    assert parameters(0, True) == 2 * 32
+    assert parameters(4, True) == 0
     # 2·m·n·k of six projections and of the two products of attention, over 2 × 8 tokens.
-    assert layer.flops == 2 * 16 * (4 * 32 * 32 + 2 * 32 * 64) + 2 * (2 * 2 * 8 * 8 * 32)
-    assert reports[0].trainable == reports[-1].trainable == 0
-    assert all(report.delegated["torch"] == 1 and report.deviation["torch"] <= 1e-4 for report in reports)
-    assert any("lowering layer to torch" in step for step in steps)
+    flops = 2 * 16 * (4 * 32 * 32 + 2 * 32 * 64) + 2 * (2 * 2 * 8 * 8 * 32)
+    assert manifest.shapes[0].graphs["layer"].flops == flops
+    assert all(check.delegated["torch"] == 1 and check.deviation["torch"] <= 1e-4 for check in manifest.checks)
+    assert any("lowering layer 2x8 to torch" in step for step in steps)
+
+
+def test_what_is_trained_can_be_chosen(checkpoint: Path, task: Task, tmp_path: Path) -> None:
+    def trained(name: str, train: str, freeze: str = "") -> set[str]:
+        target = Target(["torch"], [2], [8], train=[train], freeze=[freeze])
+        bundle = export_bundle(str(checkpoint), {task.form: task}, target, tmp_path / name)
+        return {tensor.name for tensor in bundle.manifest.tensors if tensor.trainable}
+
+    assert trained("norms", "*LayerNorm.weight", "embeddings.*") == {
+        f"encoder.layer.{n}.{part}output.LayerNorm.weight" for n in range(3) for part in ("", "attention.")
+    }
+    with pytest.raises(ExportError, match="no tensor is left to train: --train and --freeze match the checkpoint's"):
+        trained("none", "embeddings.word_embeddings.weight")
 
 
 def damaged(checkpoint: Path, tmp_path: Path) -> Path:
@@ -98,36 +118,54 @@ def test_models_that_cannot_be_exported(checkpoint: Path, task: Task, tmp_path: 
     refused("takes at most 32 tokens; choose a smaller --max-length", length=33)
     copy = damaged(checkpoint, tmp_path)
     config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps({**config, "hidden_act": "relu"}))
-    refused("has the activation 'relu'; supported is gelu", model=copy)
-    (copy / "config.json").write_text(json.dumps({**config, "model_type": "gpt2"}))
-    refused("is of model type 'gpt2'; supported are bert", model=copy)
+    (copy / "config.json").write_text(json.dumps({**config, "hidden_act": "mish"}))
+    refused("has the activation 'mish'; supported are gelu", model=copy)
+    (copy / "config.json").write_text(json.dumps({**config, "position_embedding_type": "relative_key"}))
+    refused("has position_embedding_type = 'relative_key', a variant that is not supported", model=copy)
+    (copy / "config.json").write_text(json.dumps({**config, "model_type": "electra"}))
+    refused("is of model type 'electra'; supported are bert, .*gpt2, llama, .*opt, qwen2, qwen3, roberta", model=copy)
     (copy / "config.json").write_text(json.dumps({**config, "model_type": "none-such"}))
+    refused("is not a model's config", model=copy)
+    (copy / "config.json").write_text(json.dumps({**config, "model_type": "t5"}))
     refused("is not a model's config", model=copy)
     (copy / "config.json").write_text(json.dumps(config))
     tensors = load_file(copy / "model.safetensors")
+    extra = {**tensors, "encoder.layer.0.adapter.down.weight": torch.zeros(2, 2)}
+    save_file(extra, copy / "model.safetensors", metadata={"format": "pt"})
+    refused("has 1 tensors that a model of type 'bert' has no place for, such as 'encoder.layer.0.adapter", model=copy)
     tensors.pop("encoder.layer.1.output.dense.weight")
     save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
-    refused("has no tensor 'encoder.layer.1.output.dense.weight'", model=copy)
+    refused("has no tensor 'encoder.layer.1.output.dense.weight', which a model of type 'bert' needs", model=copy)
     (copy / "model.safetensors").write_bytes(b"torn")
     refused("has no readable safetensors weights", model=copy)
-    (copy / "tokenizer.json").unlink()
-    refused("has no tokenizer.json", model=copy)
     (tmp_path / "b").mkdir()
     refused("exists already")
 
 
-def test_tasks(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"there is no task 'none'; choose one of intents, or give the path of a .toml"):
-        load_task("none")
-    path = tmp_path / "mine.toml"
-    path.write_text('template = "{a} {b}"\n[labels]\nyes = "it is so"\nno = "it is not"\n')
-    task = load_task(str(path))
-    assert (task.name, task.fields, task.labels[1].text) == ("mine", ("a", "b"), "it is not")
-    for text in ("template = 3", 'template = "{a}"', "[labels", 'template = "{a}"\nlabels = 3'):
-        path.write_text(text)
-        with pytest.raises(DataError, match="is not a task"):
-            load_task(str(path))
+def test_a_checkpoint_without_a_usable_tokenizer(checkpoint: Path, task: Task, tmp_path: Path) -> None:
+    copy = damaged(checkpoint, tmp_path)
+    (copy / "tokenizer.json").write_text("{}")
+    with pytest.raises(ExportError, match="tokenizer.json is not a tokenizer"):
+        export_bundle(str(copy), {task.form: task}, Target(["torch"], [2], [8]), tmp_path / "b")
+    (copy / "tokenizer.json").unlink()
+    with pytest.raises(ExportError, match="has no tokenizer"):
+        export_bundle(str(copy), {task.form: task}, Target(["torch"], [2], [8]), tmp_path / "b")
+
+
+def test_names_of_old_checkpoints(checkpoint: Path, task: Task, tmp_path: Path) -> None:
+    """gamma and beta in norms, as google-bert/bert-base-uncased has them."""
+    old = damaged(checkpoint, tmp_path)
+    tensors = load_file(old / "model.safetensors")
+    renamed = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
+        for name, tensor in tensors.items()
+    }
+    save_file(renamed, old / "model.safetensors", metadata={"format": "pt"})
+    target = Target(["torch"], [2], [8])
+    bundle = export_bundle(str(old), {task.form: task}, target, tmp_path / "old")
+    assert bundle.identity == export_bundle(str(checkpoint), {task.form: task}, target, tmp_path / "new").identity
+    write_checkpoint(Replica(bundle), tmp_path / "out")
+    assert load_file(tmp_path / "out" / "model.safetensors").keys() == renamed.keys()
 
 
 def test_the_checkpoint_is_the_trained_model(

@@ -1,0 +1,176 @@
+"""Memory and time of export and of one federated round, for the paper's models by their true configs.
+
+No weights can be had without a network, so they are random; sizes, graphs and memory are those of the real models.
+
+    python benchmarks/large_models.py --models roberta-large,opt-1.3b --engine litert --json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+FEDSPZO = [sys.executable, "-m", "fedspzo"]
+TEXTS = ["the film was good. It was great.", "a dull end. It was terrible.", "Yes No Maybe one two three four five six"]
+CONFIGS: dict[str, dict[str, Any]] = {
+    "roberta-large": {
+        "model_type": "roberta", "vocab_size": 50265, "hidden_size": 1024, "num_hidden_layers": 24,
+        "num_attention_heads": 16, "intermediate_size": 4096, "max_position_embeddings": 514, "type_vocab_size": 1,
+        "layer_norm_eps": 1e-5, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2,
+    },
+    "opt-1.3b": {
+        "model_type": "opt", "vocab_size": 50272, "hidden_size": 2048, "num_hidden_layers": 24,
+        "num_attention_heads": 32, "ffn_dim": 8192, "word_embed_proj_dim": 2048, "max_position_embeddings": 2048,
+        "pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 2,
+    },
+}  # fmt: skip
+
+
+def make_checkpoint(name: str, folder: Path) -> None:
+    """Save a model of that config with random weights, and a byte-level tokenizer trained on a few words."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
+
+    settings = dict(CONFIGS[name])
+    kind = settings.pop("model_type")
+    factory = AutoModelForMaskedLM if kind == "roberta" else AutoModelForCausalLM
+    torch.manual_seed(0)
+    factory.from_config(AutoConfig.for_model(kind, **settings), dtype=torch.float32).save_pretrained(folder)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXTS * 3, trainer)
+    end = " </s>" if kind == "roberta" else ""
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"<s> $A{end}", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "mask_token": "<mask>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def watch(command: list[str], folder: Path) -> tuple[float, float]:
+    """Run a command; seconds and peak resident bytes of its process."""
+    started = time.monotonic()
+    peak = 0
+    with (folder / "command.log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        while process.poll() is None:
+            peak = max(peak, _peak_rss(process.pid))
+            time.sleep(0.02)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} failed: {(folder / 'command.log').read_text()[-2000:]}")
+    return time.monotonic() - started, peak
+
+
+def _peak_rss(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
+    except (OSError, IndexError):
+        return 0
+
+
+def run_round(bundle: Path, folder: Path, engine: str, length: int) -> dict[str, Any]:
+    """One round with a broker, a server and one device as processes; what the server and the device say of it."""
+    data = folder / "data.jsonl"
+    records = [{"sentence": f"{text} number {i}", "label": i % 2} for i, text in enumerate(TEXTS * 3)]
+    data.write_text("".join(json.dumps(record) + "\n" for record in records))
+    broker = subprocess.Popen([*FEDSPZO, "broker", "--port", "18831"], stdout=subprocess.DEVNULL)
+    url = ["--broker", "mqtt://127.0.0.1:18831"]
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    stages = len(manifest["stages"])
+    split = stages - 1 - (stages - 2) // 6  # the last sixth of the layers, and the head
+    try:
+        time.sleep(3)
+        server = subprocess.Popen(
+            [*FEDSPZO, "server", str(bundle), *url, "--state", str(folder / "server"), "--engine", engine, "--json",
+             "--rounds", "1", "--split", str(split), "--fanouts", "1,8", "--deadline", "900"],
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        device = [*FEDSPZO, "device", str(bundle), *url, "--state", str(folder / "device"), "--data", str(data),
+                  "--engine", engine, "--threads", "2"]  # fmt: skip
+        _, peak = watch(device, folder)
+        said = [json.loads(line) for line in server.communicate()[0].splitlines()]
+    finally:
+        broker.terminate()
+        broker.wait()
+    return {
+        "device_peak_rss_mb": peak / 1e6,
+        "seconds_per_step": next(event["step_seconds"] for event in said if "step_seconds" in event),
+        "digests_equal": said[-1]["server_digest"] == next(iter(said[-1]["devices"].values()))["digest"],
+    }
+
+
+def measure(name: str, engine: str, batch: int, length: int, folder: Path) -> dict[str, Any]:
+    """All figures of one model."""
+    checkpoint, bundle = folder / name, folder / "bundle"
+    subprocess.run([sys.executable, __file__, "--make", name, str(checkpoint)], check=True, capture_output=True)
+    checkpoint_bytes = (checkpoint / "model.safetensors").stat().st_size
+    export = [*FEDSPZO, "export", str(checkpoint), "--task", "sst2", "--engine", engine, "--batch", str(batch),
+              "--max-length", str(length), "--out", str(bundle)]  # fmt: skip
+    seconds, peak = watch(export, folder)
+    found = {
+        "model": name,
+        "engine": engine,
+        "batch": batch,
+        "length": length,
+        "checkpoint_mb": checkpoint_bytes / 1e6,
+        "export_seconds": seconds,
+        "export_peak_rss_mb": peak / 1e6,
+        "export_bar_mb": checkpoint_bytes / 1e6 + 2000,
+        "device_bar_mb": 1.10 * checkpoint_bytes / 1e6 + 250,
+        **run_round(bundle, folder, engine, length),
+    }
+    found["passed"] = (
+        found["export_peak_rss_mb"] <= found["export_bar_mb"]
+        and found["device_peak_rss_mb"] <= found["device_bar_mb"]
+        and found["digests_equal"]
+    )
+    return found
+
+
+def main() -> int:
+    """Measure, and exit with 1 when a figure is beyond its bar."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", default=",".join(CONFIGS))
+    parser.add_argument("--engine", default="litert")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--length", type=int, default=64)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--make", nargs=2, metavar=("MODEL", "FOLDER"), help="only make a checkpoint")
+    options = parser.parse_args()
+    if options.make:
+        make_checkpoint(options.make[0], Path(options.make[1]))
+        return 0
+    passed = True
+    for name in options.models.split(","):
+        folder = Path(tempfile.mkdtemp(prefix="large-models-"))
+        try:
+            found = measure(name, options.engine, options.batch, options.length, folder)
+        finally:
+            shutil.rmtree(folder)
+        passed = passed and found["passed"]
+        lines = (
+            f"{key:>20}  {value:,.1f}" if isinstance(value, float) else f"{key:>20}  {value}"
+            for key, value in found.items()
+        )
+        print(json.dumps(found) if options.json else "\n".join(lines), flush=True)
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
