@@ -116,7 +116,7 @@ class Task:
             if value in (label.name, str(index)) or (isinstance(value, int) and value == index):
                 return index
         known = ", ".join(label.name for label in self.labels)
-        raise DataError(f"label '{value}' is not one of task '{self.name}': {known}")
+        raise DataError(f"label {str(value)[:40]!r} is not one of task '{self.name}': {known}")
 
     def _pieces(self, template: str) -> list[tuple[str, str | None, str]]:
         """(literal text, the field after it or None, its filter) for each piece of a template."""

@@ -43,7 +43,8 @@ class Checkpoint:
         try:
             self.config: PretrainedConfig = AutoConfig.from_pretrained(self.folder)
         except (ValueError, OSError, KeyError, TypeError, StrictDataclassError) as error:
-            raise ExportError(f"{self.folder / 'config.json'} is not a model's config: {error}") from None
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise ExportError(f"{self.folder / 'config.json'} is not a model's config: {reason}") from None
 
     @cached_property
     def files(self) -> dict[str, Path]:

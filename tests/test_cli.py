@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
@@ -9,10 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from models import make_checkpoint
 
+from broker.rounds import ClosedRound
 from broker.store import ServerStore
 from device_runtime.bundle import Bundle
-from device_runtime.plan import Contribution, Entry, Plan
+from device_runtime.plan import Block, Contribution, Entry, Plan
 from fedspzo.cli import COMMANDS, main
 
 
@@ -175,3 +178,73 @@ def test_interrupting_is_quiet(bundle_folder: Path, tmp_path: Path) -> None:
     process.terminate()
     assert process.wait(10) == 0
     assert process.communicate()[1] == ""
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    assert main(list(map(str, arguments))) == 0
+    return capsys.readouterr().out
+
+
+def test_inspect(capsys: pytest.CaptureFixture[str], bundle_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    text = said(capsys, "inspect", bundle_folder, "--fanouts", "1,4")
+    assert "task: requests, similarity: 'please {text}'" in text
+    assert all(
+        word in text for word in ("embedding", "layer 2", "head", "litert: delegated", "100%, ", "GFLOP a token")
+    )
+    assert "block 1 = stages 0 to 2, fan-out 1; block 2 = stages 3 to 4, fan-out 4" in text
+    assert "has nothing to train" in refused(capsys, "inspect", bundle_folder, "--split", "4")
+    assert "is not a bundle" in refused(capsys, "inspect", bundle_folder.parent)
+
+
+def test_evaluate_and_predict(
+    capsys: pytest.CaptureFixture[str],
+    bundle_folder: Path,
+    bundle: Bundle,
+    tmp_path: Path,
+    write_examples: Callable[[Path, int], Path],
+    make_plan: Callable[..., Plan],
+) -> None:
+    data = write_examples(tmp_path / "d.jsonl", 9)
+    text = said(capsys, "evaluate", bundle_folder, "--data", data)
+    assert text.startswith("before: loss ")
+    assert "accuracy" in text
+    assert "9 examples" in text
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "bundle").symlink_to(bundle_folder)
+    store = ServerStore(run / "server", bundle.identity)
+    blocks = (Block(3, 1, 1.0, 0.05), Block(5, 1, 1.0, 0.05))
+    entry = Entry(make_plan(blocks=blocks), (Contribution("", 1.0, (3.0,)),))
+    store.close_round(entry, ClosedRound(1, 1.0, ("a",), 1.0, 1.0))
+    found = json.loads(said(capsys, "evaluate", run, "--data", data, "--json"))
+    assert found["examples"] == 9
+    assert found["before"]["loss"] != found["after 1 rounds"]["loss"]
+    for folder in (bundle_folder, run):
+        lines = said(capsys, "predict", folder, "call mum now").splitlines()
+        assert {line.split()[1] for line in lines} == {"alarm", "music", "call"}
+    assert "takes 1 texts: text" in refused(capsys, "predict", run, "a", "b")
+    assert "is not a run" in refused(capsys, "evaluate", tmp_path, "--data", data)
+
+
+def test_answers_on_the_command_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "model", "llama-3.2")
+    out = ("--engine", "torch", "--batch", "2", "--max-length", "24,48", "--out", tmp_path / "b")
+    options = ("--task", "squad", "--answer-tokens", "6", "--train", "*proj*", "--freeze", "*layers.0.*")
+    said(capsys, "export", checkpoint, *options, *out)
+    data = tmp_path / "d.csv"
+    data.write_text("title,context,question,answers\nRome,Rome is a city.,what is Rome?,a city\n")
+    text = said(capsys, "evaluate", tmp_path / "b", "--data", data, "--engine", "torch")
+    assert "exact match" in text
+    assert "f1" in text
+    assert (
+        len(said(capsys, "predict", tmp_path / "b", "Rome", "a city", "what?", "--engine", "torch").splitlines()) <= 1
+    )
+    assert "answers as ' {answers}\\n'" in said(capsys, "inspect", tmp_path / "b", "--split", "2")
+    assert "has nothing to train" in refused(capsys, "inspect", tmp_path / "b", "--split", "3")
+    assert "has no graphs for the engine 'litert', only for torch" in refused(
+        capsys, "evaluate", tmp_path / "b", "--data", data
+    )
+    assert "whole numbers separated by commas, not 'x'" in refused(
+        capsys, "export", checkpoint, "--task", "squad", "--batch", "x", "--out", tmp_path / "c"
+    )

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedspzo.method import add_method_options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from device_runtime.bundle import Manifest
+    from device_runtime.plan import Block
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -19,10 +28,8 @@ def run(options: argparse.Namespace) -> None:
     from math import prod
 
     from rich.console import Console
-    from rich.table import Table
 
     from device_runtime.bundle import Bundle
-    from device_runtime.cost import forecast_memory, step_flops
     from device_runtime.replica import check_cut
     from fedspzo.method import make_blocks
     from fedspzo.stages import print_stages
@@ -51,26 +58,28 @@ def run(options: argparse.Namespace) -> None:
         for number, (start, block) in enumerate(zip(starts, blocks, strict=False), start=1)
     )
     console.print(f"a step of this plan: {cut}", highlight=False)
-    table = Table("batch × tokens", "GFLOP a step", "GFLOP a token", "memory", *bundle.formats)
+    console.print(_costs(manifest, blocks, bundle.formats))
+
+
+def _costs(manifest: Manifest, blocks: Sequence[Block], formats: Sequence[str]) -> Table:
+    """FLOPs and memory of a step in each shape."""
+    from rich.table import Table
+
+    from device_runtime.cost import forecast_memory, step_flops
+
+    parts = ("weights", "frozen", "buffers", "activations", "workspace")
+    title = "a step, and the memory that it needs in MB (forecast)"
+    table = Table("batch × tokens", "GFLOP", "GFLOP a token", *parts, *(f"{f}, all" for f in formats), title=title)
     for column in table.columns[1:]:
         column.justify = "right"
     for shape in manifest.shapes:
-        flops = step_flops(manifest, shape, blocks)
-        forecasts = [forecast_memory(manifest, shape, blocks, name) for name in bundle.formats]
-        first = forecasts[0]
-        parts = (
-            f"weights {_mb(first.weights)}, frozen {_mb(first.frozen)}, buffers {_mb(first.buffers)}, activations"
-            f" {_mb(first.activations)}, workspace about {_mb(first.workspace)}"
-        )
+        flops = step_flops(manifest, shape, blocks) / 1e9
+        forecasts = [forecast_memory(manifest, shape, blocks, name) for name in formats]
         table.add_row(
             f"{shape.batch} × {shape.length}",
-            f"{flops / 1e9:,.2f}",
-            f"{flops / 1e9 / (shape.batch * shape.length):,.4f}",
-            parts,
-            *(f"{_mb(forecast.total)} in all" for forecast in forecasts),
+            f"{flops:,.2f}",
+            f"{flops / (shape.batch * shape.length):,.4f}",
+            *(f"{getattr(forecasts[0], part) / 1e6:,.0f}" for part in parts),
+            *(f"{forecast.total / 1e6:,.0f}" for forecast in forecasts),
         )
-    console.print(table)
-
-
-def _mb(count: int) -> str:
-    return f"{count / 1e6:,.0f} MB"
+    return table

@@ -1,0 +1,84 @@
+"""A bundle of several shapes: a batch goes through the cheapest graphs that it fits, and the numbers stay the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from device_runtime.bundle import Bundle
+from device_runtime.cost import forecast_memory, step_flops
+from device_runtime.data import DataStore
+from device_runtime.engines import create_engine
+from device_runtime.estimator import measure
+from device_runtime.evaluation import predict
+from device_runtime.forward import Forward
+from device_runtime.plan import Block, Plan
+from device_runtime.replica import Replica
+from device_runtime.task import Task
+from export.pipeline import Target, export_bundle
+
+
+@pytest.fixture(scope="module")
+def several(checkpoint: Path, task: Task, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    target = Target(["litert"], batches=[1, 4], lengths=[6, 12])
+    return export_bundle(str(checkpoint), {task.form: task}, target, tmp_path_factory.mktemp("shapes") / "b")
+
+
+def examples(lengths: list[int]) -> DataStore:
+    random = np.random.default_rng(0)
+    ids = random.integers(5, 20, (len(lengths), 12), np.int32)
+    count = len(lengths)
+    return DataStore(ids, np.array(lengths, np.int32), np.zeros(count, np.int32), np.arange(count, dtype=np.int32) % 3)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [([3], (1, 6)), ([6], (1, 6)), ([7], (1, 12)), ([6, 4], (4, 6)), ([3, 12], (4, 12)), ([5, 5, 5, 5], (4, 6))],
+)
+def test_the_cheapest_that_fits(several: Bundle, lengths: list[int], expected: tuple[int, int]) -> None:
+    forward = Forward(create_engine("litert"), Replica(several))
+    batch = forward.batch(examples(lengths), np.arange(len(lengths)))
+    assert (batch.shape.batch, batch.shape.length) == expected
+    assert batch.count == len(lengths)
+    assert batch.feeds["mask"].shape == expected
+
+
+def test_shapes_change_cost_and_not_numbers(several: Bundle, bundle: Bundle) -> None:
+    store = examples([3, 12, 5, 6, 4, 11, 2, 6, 9])
+    one, many = (Forward(create_engine("litert"), Replica(b)) for b in (bundle, several))
+    for found, expected in zip(predict(many, store), predict(one, store), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert many.flops < 0.8 * one.flops
+
+
+def test_bundles_of_other_shapes_train_together(several: Bundle, bundle: Bundle) -> None:
+    assert several.identity == bundle.identity
+
+
+def test_the_forecast_of_flops_is_what_a_step_does(several: Bundle, make_plan: Callable[..., Plan]) -> None:
+    store = examples([3, 6, 5, 6])
+    for blocks in (
+        (Block(3, 2, 0.5, 1e-3), Block(5, 4, 1.0, 1e-3)),
+        (Block(5, 3, 1.0, 1e-3),),
+        (Block(2, 1, 1.0, 1e-3), Block(3, 2, 1.0, 1e-3), Block(5, 2, 1.0, 1e-3)),
+    ):
+        forward = Forward(create_engine("litert"), Replica(several))
+        measure(forward, store, make_plan(blocks=blocks), "a")
+        shape = next(s for s in several.manifest.shapes if (s.batch, s.length) == (4, 6))
+        assert forward.flops == step_flops(several.manifest, shape, blocks)
+
+
+def test_the_forecast_of_memory_counts_what_is_held(several: Bundle) -> None:
+    manifest = several.manifest
+    blocks = (Block(3, 1, 0.5, 1e-3), Block(5, 4, 1.0, 1e-3))
+    memory = forecast_memory(manifest, manifest.shapes[0], blocks, "litert")
+    replica = Replica(several)
+    assert memory.weights == sum(array.nbytes for array in replica.trainable.values())
+    layer = sum(replica.tensor(i).nbytes for i in manifest.stages[1].tensors)
+    assert memory.buffers == 2 * layer
+    # Eight outputs of one stage of block 2 and eight of the stage before it, each [4, 12, 32], and the feeds.
+    assert 8 * 4 * 12 * 32 * 4 < memory.activations < 3 * 8 * 4 * 12 * 32 * 4
+    assert memory.total > memory.weights + memory.buffers
