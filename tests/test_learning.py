@@ -1,0 +1,52 @@
+"""Federated FedSPZO teaches a small decoder what backpropagation on its language had not: with forward passes alone."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+from language import opinion, train_decoder
+
+from device_runtime.data import load_data
+from device_runtime.engines import create_engine
+from device_runtime.evaluation import evaluate
+from device_runtime.forward import Forward
+from device_runtime.replica import Replica
+from export.pipeline import Target, export_bundle
+from export.tasks import load_task
+from fedspzo.demo.processes import federation
+from fedspzo.run_folder import open_run
+
+ROUNDS = 80
+JOB = ["--rounds", ROUNDS, "--devices", 3, "--cohort", 3, "--split", 1, "--fanouts", "2,4", "--scales", "0.5,1",
+       "--learning-rates", "4e-3,1.6e-2", "--evaluate-every", 40]  # fmt: skip
+
+
+def test_a_decoder_learns_a_task(tmp_path: Path) -> None:
+    """It knows verdicts on plain sentences; here the opinion often comes before a "but", which it never saw."""
+    checkpoint, run = tmp_path / "decoder", tmp_path / "run"
+    run.mkdir()
+    train_decoder(checkpoint)
+    bundle = export_bundle(str(checkpoint), load_task("sst2"), Target(["litert"], [8], [20]), run / "bundle")
+    draw = random.Random(5)
+
+    def write(name: str, count: int) -> Path:
+        path = tmp_path / f"{name}.jsonl"
+        records = ({"sentence": text, "label": int(good)} for text, good in (opinion(draw, 0.7) for _ in range(count)))
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+        return path
+
+    devices = {f"phone-{i}": write(f"phone-{i}", 60) for i in range(3)}
+    held_out = write("held-out", 200)
+    with federation(run / "bundle", devices, held_out, run, "litert", list(map(str, JOB))) as events:
+        progress = list(events)
+    store = load_data(held_out, bundle)
+    before = evaluate(Forward(create_engine("litert"), Replica(bundle)), store)
+    after = evaluate(Forward(create_engine("litert"), open_run(run)), store)
+    print(before, after)
+    assert 0.5 < before.scores["accuracy"] < 0.8
+    assert after.scores["accuracy"] > 0.9
+    assert after.loss < before.loss / 3
+    digests = {device["digest"] for device in progress[-1]["devices"].values()}
+    assert digests == {progress[-1]["server_digest"]} == {open_run(run).digest().hex()}
