@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from models import make_checkpoint
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from device_runtime.bundle import Bundle
 from device_runtime.data import DataStore
@@ -25,6 +26,7 @@ from export.lowering import export_program, lower
 from export.materialize import write_checkpoint
 from export.operators import linear
 from export.pipeline import Target, export_bundle
+from export.tasks import load_task
 
 
 class _Linear(torch.nn.Module):
@@ -206,3 +208,27 @@ def test_the_way_back_needs_the_original(
     assert not (tmp_path / "out").exists()
     with pytest.raises(ExportError, match="exists already"):
         write_checkpoint(replica, tmp_path)
+
+
+def test_a_checkpoint_in_shards_and_sixteen_bits(tmp_path: Path) -> None:
+    """Read tensor by tensor from its shards, trained in float32, and written back as one file that says so."""
+    whole = make_checkpoint(tmp_path / "whole", "llama-untied")
+    model = AutoModelForCausalLM.from_pretrained(whole, dtype=torch.bfloat16)
+    model.save_pretrained(tmp_path / "shards", max_shard_size="20KB")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(whole / name, tmp_path / "shards")
+    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 2
+    target = Target(["torch"], [2], [16])
+    bundle = export_bundle(str(tmp_path / "shards"), load_task("sst2"), target, tmp_path / "b")
+    replica = Replica(bundle)
+    index = next(i for i, spec in enumerate(bundle.manifest.tensors) if "down_proj.weight" in spec.name)
+    replica.trainable[index][0, 0, 0] += 1e-4  # far below bfloat16's spacing
+    write_checkpoint(replica, tmp_path / "out")
+    back = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert back.dtype == torch.float32
+    states = back.state_dict()
+    for name, tensor in model.state_dict().items():
+        expected = tensor.float()
+        if name == bundle.manifest.tensors[index].source:
+            expected[0, 0] += 1e-4
+        torch.testing.assert_close(states[name], expected, rtol=0, atol=0)

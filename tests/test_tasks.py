@@ -212,3 +212,43 @@ def test_what_cannot_be_encoded(tokenizers: dict[str, Path]) -> None:
         here.encode(fields, "zyxw vuts " * 8)
     with pytest.raises(DataError, match="the template of task 'squad' needs more than 30 tokens by itself"):
         encoder(tokenizers["generation"], squad, 30).encode(fields)
+
+
+def test_tokenizers_that_mark_spaces(tmp_path: Path) -> None:
+    """XLM-R's and LLaMA 2's kind: a unigram model whose pieces carry the space before them."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    words = ["It", "was", "great", "terrible", "Yes", "No", ".", ",", "?", "film"]
+    pieces = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("<mask>", 0.0)]
+    pieces += [(piece, -2.0) for word in words for piece in (f"▁{word}", word)] + [("▁", -3.0), ("\n", -3.0)]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=3))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.add_special_tokens(["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    save_tokenizer(tokenizer, tmp_path, "<mask>")
+    fake: Any = SimpleNamespace(tokenizer=tokenizer, name="m", mask_token="<mask>")
+    for name, found in (("sst2", ["▁terrible", "▁great"]), ("rte", ["▁Yes", "▁No"])):
+        task = with_mask(fake, load_task(name)["masked"])
+        assert [tokenizer.id_to_token(i) for i in label_tokens(fake, task)] == found
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    found = [tokenizer.id_to_token(i) for i in label_tokens(fake, load_task("sst2")["causal"])]
+    assert found == ["▁terrible", "▁great"]
+
+
+def test_a_tokenizer_that_transformers_converts(opt: Path, tmp_path: Path) -> None:
+    """facebook/opt-* come with vocab.json and merges.txt only."""
+    import shutil
+
+    from tokenizers import Tokenizer
+
+    copy = Path(shutil.copytree(opt, tmp_path / "copy"))
+    whole = Tokenizer.from_file(str(copy / "tokenizer.json"))
+    whole.model.save(str(copy))
+    (copy / "tokenizer.json").unlink()
+    settings = {"tokenizer_class": "GPT2Tokenizer", "bos_token": "<s>", "add_bos_token": True, "unk_token": "<unk>"}
+    (copy / "tokenizer_config.json").write_text(json.dumps(settings))
+    bundle = export_bundle(str(copy), load_task("sst2"), Target(["torch"], [1], [24]), tmp_path / "b")
+    fields = {"sentence": "the film was good"}
+    assert Encoder(bundle).encode(fields).ids[-6:] == encoder(opt, bundle.manifest.task, 24).encode(fields).ids[-6:]
