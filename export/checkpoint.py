@@ -67,16 +67,20 @@ class Checkpoint:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer, as devices run it. Raises ExportError when there is none that they can run."""
+        """The tokenizer, as devices run it: it neither pads nor cuts. Raises ExportError when they could not."""
         if (self.folder / TOKENIZER).is_file():
             try:
-                return Tokenizer.from_file(str(self.folder / TOKENIZER))
+                found = Tokenizer.from_file(str(self.folder / TOKENIZER))
             except Exception as error:  # the library raises plain Exception
                 raise ExportError(f"{self.folder / TOKENIZER} is not a tokenizer: {error}") from None
-        backend = getattr(self._transformers_tokenizer, "backend_tokenizer", None)
-        if not isinstance(backend, Tokenizer):
-            raise ExportError(f"{self.folder} has no {TOKENIZER}; save the tokenizer with save_pretrained")
-        return backend
+        else:
+            backend = getattr(self._transformers_tokenizer, "backend_tokenizer", None)
+            if not isinstance(backend, Tokenizer):
+                raise ExportError(f"{self.folder} has no {TOKENIZER}; save the tokenizer with save_pretrained")
+            found = backend
+        found.no_padding()
+        found.no_truncation()
+        return found
 
     @property
     def mask_token(self) -> str:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from models import make_checkpoint
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from device_runtime.bundle import Bundle
@@ -152,6 +153,19 @@ def test_a_checkpoint_without_a_usable_tokenizer(checkpoint: Path, task: Task, t
     (copy / "tokenizer.json").unlink()
     with pytest.raises(ExportError, match="has no tokenizer"):
         export_bundle(str(copy), {task.form: task}, Target(["torch"], [2], [8]), tmp_path / "b")
+
+
+def test_padding_that_a_tokenizer_brings_is_not_read(checkpoint: Path, task: Task, tmp_path: Path) -> None:
+    """all-MiniLM-L6-v2's tokenizer pads every text to 128 tokens; the labels' descriptions must not be padded so."""
+    padding = damaged(checkpoint, tmp_path)
+    tokenizer = Tokenizer.from_file(str(padding / "tokenizer.json"))
+    tokenizer.enable_padding(length=16)
+    tokenizer.enable_truncation(3)
+    tokenizer.save(str(padding / "tokenizer.json"))
+    target = Target(["torch"], [2], [8])
+    found = export_bundle(str(padding), {task.form: task}, target, tmp_path / "padding")
+    expected = export_bundle(str(checkpoint), {task.form: task}, target, tmp_path / "plain")
+    np.testing.assert_array_equal(found.weights.view("labels"), expected.weights.view("labels"))
 
 
 def test_names_of_old_checkpoints(checkpoint: Path, task: Task, tmp_path: Path) -> None:
