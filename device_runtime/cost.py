@@ -62,14 +62,20 @@ def forecast_memory(manifest: Manifest, shape: Shape, blocks: Sequence[Block], e
     between = max(before + after for before, after in zip([0, *outputs], outputs, strict=False))
     widest = max((tensors[i].shape for i in trained if len(tensors[i].shape) == 3), key=size, default=(1, 1, 1))
     tokens = shape.batch * shape.length
+    scores = size((shape.batch, manifest.task.answer_tokens, _rows(manifest, manifest.output)))
     return Memory(
         weights=sum(size(tensors[i].shape) for i in trained),
         frozen=sum(size(tensors[i].shape) for i in frozen),
         buffers=2 * sum(count * size(dimensions) for dimensions, count in buffers.items()),
         activations=between + sum(map(size, shape.feeds.values())),
-        workspace=size(widest) + 2 * size((tokens, max(widest))),
+        workspace=size(widest) + 2 * size((tokens, max(widest))) + 2 * scores,
         base=BASE_BYTES.get(engine_format, 0),
     )
+
+
+def _rows(manifest: Manifest, table: str) -> int:
+    """Rows of a table, 0 when there is none."""
+    return next((spec.shape[1] for spec in manifest.tensors if spec.name == table), 0)
 
 
 def _runs(manifest: Manifest, blocks: Sequence[Block]) -> list[tuple[StageSpec, int]]:

@@ -64,6 +64,8 @@ def run(options: argparse.Namespace) -> None:
         raise PlanError("--evaluate-every is at least 1")
     engine = create_engine(options.engine)
     held_out = load_data(options.data, bundle) if options.data else None
+    if held_out is not None and held_out.truncated and not options.json:
+        print(f"{held_out.truncated} held-out examples were cut to {bundle.manifest.length} tokens", flush=True)
     started = time.monotonic()
 
     def observe(event: ClosedRound | Evaluated) -> None:
