@@ -69,12 +69,14 @@ class Shape:
     Attributes:
         batch: examples in a batch.
         length: tokens in an example.
-        feeds: feed name → shape.
+        groups: leaves that go through a graph together, each with the batch and with adapters of its own.
+        feeds: feed name → shape, with groups · batch in front.
         graphs: graph name → graph.
     """
 
     batch: int
     length: int
+    groups: int
     feeds: Mapping[str, tuple[int, ...]]
     graphs: Mapping[str, GraphSpec]
 
@@ -259,6 +261,7 @@ def _parse_shape(record: dict[str, Any]) -> Shape:
     return Shape(
         batch=int(record["batch"]),
         length=int(record["length"]),
+        groups=int(record["groups"]),
         feeds={name: tuple(shape) for name, shape in record["feeds"].items()},
         graphs={name: _parse_graph(graph) for name, graph in record["graphs"].items()},
     )

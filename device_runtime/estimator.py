@@ -17,6 +17,7 @@ from device_runtime.directions import Direction, derive_seed
 from device_runtime.forward import Batch, Forward
 from device_runtime.plan import Plan
 from device_runtime.replica import Replica, block_stages, check_blocks
+from device_runtime.wave import START, Perturbation, Wave, advance, release
 
 
 @dataclass(frozen=True)
@@ -32,15 +33,6 @@ class Measurement:
     scalars: tuple[float, ...]
     loss: float
     examples: int
-
-
-@dataclass(frozen=True)
-class _Branch:
-    """A path of perturbations with the outputs of the last stage for + and −; the same lists while nothing differs."""
-
-    path: tuple[int, ...]
-    plus: list[np.ndarray]
-    minus: list[np.ndarray]
 
 
 def measure(forward: Forward[Replica], store: DataStore, plan: Plan, device: str) -> Measurement:
@@ -82,68 +74,19 @@ def measure_step(
     Args:
         offsets: for each block, directions that its weights are already shifted by.
     """
-    nothing: list[np.ndarray] = []
-    branches = [_Branch((), nothing, nothing)]
-    for index, stages in enumerate(block_stages(plan)):
-        children = [
-            _Branch((*branch.path, k), branch.plus, branch.minus)
-            for branch in branches
-            for k in range(plan.blocks[index].fanout)
-        ]
-        size = plan.epsilon * plan.blocks[index].scale
-        perturbations = [Direction(plan.seed(source, step, child.path), size) for child in children]
+    wave = START
+    for block, stages in enumerate(block_stages(plan)):
+        size = plan.epsilon * plan.blocks[block].scale
+        directions = [Direction(plan.seed(source, step, path), size) for path in plan.paths(block)]
+        perturbation = Perturbation(offsets[block], directions, plan.distribution)
         for stage in stages:
-            advanced = _run_stage(forward, batch, plan.distribution, stage, children, perturbations, offsets[index])
-            _release(forward, children)
-            children = advanced
-        branches = children
-    pairs = [(_mean_loss(leaf.plus, batch), _mean_loss(leaf.minus, batch)) for leaf in branches]
-    _release(forward, branches)
+            wave = advance(forward, batch, stage, wave, perturbation)
+    losses = [_mean_loss(wave, signed, batch) for signed in range(2 * plan.leaves)]
+    release(forward, wave)
+    pairs = list(zip(losses[::2], losses[1::2], strict=True))
     scalars = [float(np.float32((above - below) / (2 * plan.epsilon))) for above, below in pairs]
     return scalars, float(np.mean(pairs))
 
 
-def _run_stage(
-    forward: Forward[Replica],
-    batch: Batch,
-    distribution: str,
-    stage: int,
-    branches: Sequence[_Branch],
-    perturbations: Sequence[Direction],
-    offsets: Sequence[Direction],
-) -> list[_Branch]:
-    """Every branch through one stage, each perturbation with its own two buffers' worth of weights."""
-    replica = forward.weights
-    trained = replica.trainable_in([stage])
-    spec = forward.manifest.stages[stage]
-    shared: dict[int, list[np.ndarray]] = {}
-
-    def unperturbed(inputs: list[np.ndarray]) -> list[np.ndarray]:
-        if id(inputs) not in shared:
-            shared[id(inputs)] = forward.run(spec, batch, inputs[0] if inputs else None, {})
-        return shared[id(inputs)]
-
-    if not trained:
-        return [_Branch(b.path, unperturbed(b.plus), unperturbed(b.minus)) for b in branches]
-    kernel = replica.kernel(distribution)
-    plus = {index: forward.pool.take(replica.tensor(index).shape) for index in trained}
-    minus = {index: forward.pool.take(replica.tensor(index).shape) for index in trained}
-    advanced = []
-    for branch, direction in zip(branches, perturbations, strict=True):
-        for index in trained:
-            kernel.shift_pair(replica.tensor(index), offsets, direction, index, plus[index], minus[index])
-        above = forward.run(spec, batch, branch.plus[0] if branch.plus else None, plus)
-        below = forward.run(spec, batch, branch.minus[0] if branch.minus else None, minus)
-        advanced.append(_Branch(branch.path, above, below))
-    forward.release([*plus.values(), *minus.values()])
-    return advanced
-
-
-def _release(forward: Forward[Replica], branches: Sequence[_Branch]) -> None:
-    distinct = {id(outputs): outputs for branch in branches for outputs in (branch.plus, branch.minus)}
-    for outputs in distinct.values():
-        forward.release(outputs)
-
-
-def _mean_loss(outputs: list[np.ndarray], batch: Batch) -> float:
-    return float(outputs[0][: batch.count].astype(np.float64).mean())
+def _mean_loss(wave: Wave, signed: int, batch: Batch) -> float:
+    return float(wave.outputs(signed, 0, batch.shape.batch)[: batch.count].astype(np.float64).mean())

@@ -68,7 +68,8 @@ class Forward(Generic[W_co]):
         self.bundle.check_engine(engine)
         self._engine = engine
         self._graphs: dict[str, StageGraph] = {}
-        self._feeds: dict[tuple[int, int], dict[str, np.ndarray]] = {}
+        self._feeds: dict[tuple[int, int, int], dict[str, np.ndarray]] = {}
+        self._grouped: dict[int, Batch] = {}
         self._tables = tuple(
             self.bundle.weights.view(name)[0] for name in (self.manifest.embedding, self.manifest.output) if name
         )
@@ -77,15 +78,31 @@ class Forward(Generic[W_co]):
     def batch(self, store: DataStore, indices: np.ndarray) -> Batch:
         """The feeds for some examples (at most the bundle's batch). They stay valid until the next call."""
         count, longest = len(indices), int(store.lengths[indices].max())
-        shape = next(s for s in self._shapes if s.batch >= count and s.length >= longest)
+        shape = next(s for s in self._shapes if s.groups == 1 and s.batch >= count and s.length >= longest)
         padded = np.concatenate([indices, np.repeat(indices[-1:], shape.batch - count)])
         source = Source.of(store, padded, (self._tables[0], self._tables[-1]))
-        key = shape.batch, shape.length
-        if key not in self._feeds:
-            self._feeds[key] = {name: self.pool.take(size) for name, size in shape.feeds.items()}
-        for name, feed in self._feeds[key].items():
+        feeds = self._feeds_of(shape)
+        for name, feed in feeds.items():
             fill(name, feed, source)
-        return Batch(shape, self._feeds[key], count)
+        batch = Batch(shape, feeds, count)
+        self._grouped = {1: batch}
+        return batch
+
+    def groups(self, batch: Batch) -> list[int]:
+        """Numbers of leaves that there are graphs for, with batches of this size."""
+        return [s.groups for s in self._shapes if (s.batch, s.length) == (batch.shape.batch, batch.shape.length)]
+
+    def grouped(self, batch: Batch, groups: int) -> Batch:
+        """The latest batch, repeated for graphs that take several leaves."""
+        if groups not in self._grouped:
+            size = batch.shape.batch, batch.shape.length, groups
+            shape = next(s for s in self._shapes if (s.batch, s.length, s.groups) == size)
+            feeds = self._feeds_of(shape)
+            for name, feed in feeds.items():
+                one = batch.feeds[name]
+                feed.reshape(groups, *one.shape)[...] = one
+            self._grouped[groups] = Batch(shape, feeds, batch.count)
+        return self._grouped[groups]
 
     def batches(self, store: DataStore) -> Iterator[tuple[np.ndarray, Batch]]:
         """All examples of a store, those of similar length together: their indices and the batch."""
@@ -135,6 +152,12 @@ class Forward(Generic[W_co]):
         """Give arrays back to the pool."""
         for array in arrays:
             self.pool.give(array)
+
+    def _feeds_of(self, shape: Shape) -> dict[str, np.ndarray]:
+        key = shape.batch, shape.length, shape.groups
+        if key not in self._feeds:
+            self._feeds[key] = {name: self.pool.take(size) for name, size in shape.feeds.items()}
+        return self._feeds[key]
 
     def _load(self, shape: Shape, name: str) -> StageGraph:
         graph = shape.graphs[name]

@@ -14,6 +14,7 @@ from device_runtime.engines import create_engine
 from device_runtime.forward import HIDDEN, Forward
 from device_runtime.task import GENERATION
 from export.network import Network
+from export.pieces import DOWN, UP
 
 
 class StageWeights:
@@ -23,8 +24,9 @@ class StageWeights:
         bundle: the bundle.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, network: Network) -> None:
         self.bundle = bundle
+        self._network = network
         self._pool = ArrayPool()  # engines keep what they know of an array: the same ones serve all stages
         self._loaded: dict[int, np.ndarray] = {}
 
@@ -35,8 +37,12 @@ class StageWeights:
         for index in stage.tensors:
             if index not in self._loaded:
                 spec = self.bundle.manifest.tensors[index]
-                self._loaded[index] = self._pool.take(spec.shape)
-                self.bundle.weights.read_into(spec.name, self._loaded[index])
+                self._loaded[index] = self._pool.take(self._network.shape(index))
+                if spec.name.endswith((DOWN, UP)):  # adapters start at zero, which would compare nothing
+                    random = np.random.default_rng(index)
+                    self._loaded[index][...] = 0.05 * random.standard_normal(self._loaded[index].shape, np.float32)
+                else:
+                    self.bundle.weights.read_into(spec.name, self._loaded[index])
 
     def tensor(self, index: int) -> np.ndarray:
         """See :class:`device_runtime.forward.Weights`."""
@@ -51,10 +57,10 @@ def compare(bundle: Bundle, networks: Sequence[Network], engine: str) -> list[fl
     """
     worst = np.zeros(len(networks[0].all_stages))
     for network in networks:
-        weights = StageWeights(bundle)
+        weights = StageWeights(bundle, network)
         forward = Forward(create_engine(engine), weights)
         store = _random_examples(bundle, network)
-        batch = forward.batch(store, np.arange(network.batch))
+        batch = forward.grouped(forward.batch(store, np.arange(network.batch)), network.groups)
         hidden = before = batch.feeds["rows"]
         for index, stage in enumerate(network.all_stages):
             weights.load(stage)

@@ -12,12 +12,14 @@ from transformers import AutoModel
 from device_runtime.bundle import StageSpec, TensorSpec
 from device_runtime.errors import ExportError
 from device_runtime.task import GENERATION, SIMILARITY, Task
+from export.adapters import Adapters, linear_shape
 from export.checkpoint import Checkpoint, old_name
 from export.families import Architecture
 from export.heads import LABEL_BIAS, LABELS, TABLE, AnswerLoss, LabelWords, NextToken, Similarity
 from export.operators import mean_pool
-from export.pieces import Piece
+from export.pieces import DOWN, UP, Piece
 from export.quiet import quiet
+from export.target import Target
 from export.words import label_tokens
 
 
@@ -34,7 +36,7 @@ class Network:
     """A model for one shape of batches, before lowering.
 
     Attributes:
-        batch, length: the shape.
+        groups, batch, length: the shape: leaves together, examples of each, tokens.
         feeds: feed name → shape.
         embedding, output: names of the token table and, for generation, of the table that scores tokens.
         tensors: all tensors, in the order that directions are keyed by; the same for all shapes.
@@ -43,6 +45,7 @@ class Network:
         decoder: for generation, the stage that scores the next token.
     """
 
+    groups: int
     batch: int
     length: int
     feeds: Mapping[str, tuple[int, ...]]
@@ -52,6 +55,11 @@ class Network:
     graphs: Mapping[str, Piece]
     stages: tuple[StageSpec, ...]
     decoder: StageSpec | None
+
+    def shape(self, index: int) -> tuple[int, ...]:
+        """A tensor's shape as graphs take it: one adapter for each leaf."""
+        name, tensor = list(self.tensors.items())[index]
+        return (self.groups, *tensor.spec.shape[1:]) if name.endswith((DOWN, UP)) else tensor.spec.shape
 
     @property
     def all_stages(self) -> tuple[StageSpec, ...]:
@@ -63,14 +71,17 @@ def build_network(
     checkpoint: Checkpoint,
     architecture: Architecture,
     task: Task,
+    target: Target,
+    groups: int,
     batch: int,
     length: int,
-    trains: Callable[[str], bool],
 ) -> Network:
     """Put an architecture and the head for a task together.
 
     Args:
-        trains: whether a tensor that can be trained shall be, by its name.
+        architecture: with its adapters, if there are any.
+        target: says what is trained.
+        groups, batch, length: the shape.
 
     Raises:
         ExportError: the checkpoint lacks a tensor, or a label word is not one token.
@@ -80,11 +91,14 @@ def build_network(
         for source in part.sources:
             if source in architecture.tables:
                 tensors[source] = _table(checkpoint, source)
+            elif target.adapters is not None and source.endswith((DOWN, UP)):
+                shape = target.adapters.shape(source, linear_shape(checkpoint, source, architecture.conv1d))
+                tensors[source] = _factor(target.adapters, source, shape, target.trains(source))
             else:
-                tensors[source] = _weight(checkpoint, source, trains(source), architecture.conv1d)
+                tensors[source] = _weight(checkpoint, source, target.trains(source), architecture.conv1d)
     if task.form != SIMILARITY and architecture.final is not None:
         for source in architecture.final.sources:
-            tensors[source] = _weight(checkpoint, source, trains(source), architecture.conv1d)
+            tensors[source] = _weight(checkpoint, source, target.trains(source), architecture.conv1d)
     output = ""
     if task.form == SIMILARITY:
         tensors[LABELS] = _descriptions(checkpoint, task)
@@ -108,19 +122,21 @@ def build_network(
     graphs["head"] = head
     if decoder is not None:
         graphs["decoder"] = decoder
-    rows = (batch, length, tensors[architecture.embedding].spec.shape[-1])
+    count = groups * batch
+    rows = (count, length, tensors[architecture.embedding].spec.shape[-1])
     width = tensors[output].spec.shape[-1] if output else rows[-1]
     answers = task.answer_tokens or 1
     sizes = {
-        "mask": (batch, length),
-        "targets": (batch, len(task.labels)),
-        "select": (batch, answers, length),
-        "answer_rows": (batch, answers, width),
-        "answer_mask": (batch, answers),
-        "last": (batch, 1, length),
+        "mask": (count, length),
+        "targets": (count, len(task.labels)),
+        "select": (count, answers, length),
+        "answer_rows": (count, answers, width),
+        "answer_mask": (count, answers),
+        "last": (count, 1, length),
     }
     used = {feed for piece in graphs.values() for feed in piece.feeds}
     return Network(
+        groups=groups,
         batch=batch,
         length=length,
         feeds={"rows": rows, **{name: size for name, size in sizes.items() if name in used}},
@@ -154,6 +170,11 @@ def _weight(checkpoint: Checkpoint, source: str, trainable: bool, conv1d: bool) 
         return Tensor(spec, lambda: checkpoint.tensor(source)[None])
     spec = TensorSpec(source, (1, shape[1], shape[0]), trainable, source, True)
     return Tensor(spec, lambda: checkpoint.tensor(source).T[None])
+
+
+def _factor(adapters: Adapters, source: str, shape: tuple[int, int, int], trainable: bool) -> Tensor:
+    """A factor of an adapter: no tensor of the checkpoint, but named as if it were."""
+    return Tensor(TensorSpec(source, shape, trainable, "", True), lambda: adapters.start(source, shape))
 
 
 def _table(checkpoint: Checkpoint, source: str) -> Tensor:

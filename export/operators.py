@@ -50,6 +50,18 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return flat.reshape(*x.shape[:-1], weight.shape[-1])
 
 
+def low_rank(x: Tensor, down: Tensor, up: Tensor) -> Tensor:
+    """A low-rank map (LoRA, arXiv 2106.09685) with factors of its own for each of several groups of a batch.
+
+    Args:
+        x: [groups · batch, ..., in].
+        down: [groups, in, rank].
+        up: [groups, rank, out].
+    """
+    flat = x.reshape(down.shape[0], -1, x.shape[-1])
+    return torch.bmm(torch.bmm(flat, down), up).reshape(*x.shape[:-1], up.shape[-1])
+
+
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """Root-mean-square normalisation (arXiv 1910.07467) over the last axis, then ``weight``."""
     return x * torch.rsqrt((x * x).mean(dim=-1, keepdim=True) + epsilon) * weight

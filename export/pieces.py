@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import ClassVar
 
 import torch
@@ -11,19 +12,28 @@ from torch import Tensor
 
 from export import operators
 
+#: What follows a linear map's name in the names of its adapter's two factors, as peft has them.
+DOWN, UP = ".lora_A.weight", ".lora_B.weight"
+
 
 class Weights:
     """A piece's weights by their names in the checkpoint, without the part's prefix."""
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], scale: float = 1.0) -> None:
+        """``scale`` is the factor on what adapters add."""
         self._tensors = tensors
+        self._scale = scale
 
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name]
 
     def linear(self, name: str, x: Tensor) -> Tensor:
-        """x @ weight, plus the bias where the piece has one."""
-        return operators.linear(x, self[f"{name}.weight"], self._tensors.get(f"{name}.bias"))
+        """x @ weight, plus the bias and the adapter where the piece has one."""
+        y = operators.linear(x, self[f"{name}.weight"], self._tensors.get(f"{name}.bias"))
+        down, up = self._tensors.get(name + DOWN), self._tensors.get(name + UP)
+        if down is None or up is None:
+            return y
+        return y + operators.low_rank(x, down, up) * self._scale
 
     def layer_norm(self, name: str, x: Tensor, epsilon: float) -> Tensor:
         """Layer normalisation over the last axis."""
@@ -48,6 +58,14 @@ class Piece(torch.nn.Module):
     def __init__(self, tensors: Sequence[str]) -> None:
         super().__init__()
         self.tensors = tuple(tensors)
+        self.scale = 1.0
+
+    def adapted(self, names: Sequence[str], scale: float) -> Piece:
+        """The piece with low-rank adapters on some of its linear maps, each times ``scale``."""
+        piece = copy(self)
+        piece.tensors = (*self.tensors, *(name + part for name in names for part in (DOWN, UP)))
+        piece.scale = scale
+        return piece
 
     def compute(self, weights: Weights, *feeds: Tensor) -> Tensor | tuple[Tensor, ...]:
         """The stage's output from its feeds."""
@@ -57,7 +75,7 @@ class Piece(torch.nn.Module):
         """Feeds, then weights in the order of ``tensors`` → the outputs."""
         count = len(self.feeds)
         named = dict(zip(self.tensors, inputs[count:], strict=True))
-        outputs = self.compute(Weights(named), *inputs[:count])
+        outputs = self.compute(Weights(named, self.scale), *inputs[:count])
         return outputs if isinstance(outputs, tuple) else (outputs,)
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -14,17 +13,18 @@ import torch
 
 from device_runtime.arrays import ALIGNMENT
 from device_runtime.bundle import MANIFEST, TOKENIZER, WEIGHTS, Bundle, Check, GraphSpec, Manifest, Shape, file_hash
-from device_runtime.engines import SUFFIXES
 from device_runtime.errors import ExportError
 from device_runtime.forward import HIDDEN
 from device_runtime.task import GENERATION, Task
 from device_runtime.tensors import write_tensors
+from export.adapters import adapt
 from export.checkpoint import Checkpoint
 from export.compare import compare
 from export.families import find_family
 from export.lowering import count_flops, export_program, lower
 from export.network import Network, build_network, check_tensors
 from export.quiet import quiet
+from export.target import Target
 from export.tasks import choose_form
 from export.words import with_mask
 
@@ -32,39 +32,6 @@ from export.words import with_mask
 TOLERANCE = 1e-4
 
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Target:
-    """What to export to.
-
-    Attributes:
-        formats: formats of the graphs.
-        batches: numbers of examples in a batch.
-        lengths: numbers of tokens in an example; there are graphs for every pair of the two.
-        train: patterns of the names of tensors to train (as in a shell); tables of tokens and positions never are.
-        freeze: patterns of those to leave out of them.
-        answer_tokens: most tokens of a generated answer, in place of the task's own number.
-    """
-
-    formats: Sequence[str]
-    batches: Sequence[int]
-    lengths: Sequence[int]
-    train: Sequence[str] = ("*",)
-    freeze: Sequence[str] = ()
-    answer_tokens: int | None = None
-
-    def __post_init__(self) -> None:
-        """Raises ExportError when something is out of range."""
-        unknown = [name for name in self.formats if name not in SUFFIXES]
-        if unknown or not self.formats:
-            raise ExportError(f"there is no engine '{', '.join(unknown)}'; choose from {', '.join(SUFFIXES)}")
-        if not self.batches or not self.lengths or min(self.batches) < 1 or min(self.lengths) < 4:
-            raise ExportError("a batch has at least 1 example, and an example at least 4 tokens")
-
-    def trains(self, name: str) -> bool:
-        """Whether a tensor shall be trained."""
-        return any(fnmatchcase(name, p) for p in self.train) and not any(fnmatchcase(name, p) for p in self.freeze)
 
 
 def export_bundle(
@@ -101,10 +68,10 @@ def export_bundle(
 def _networks(checkpoint: Checkpoint, tasks: Mapping[str, Task], target: Target) -> tuple[list[Network], Task]:
     """The network in every shape, the largest first, and the task in the form that the model does best."""
     family = find_family(checkpoint)
-    shapes = sorted(set(product(target.lengths, target.batches)), reverse=True)
-    architectures = {length: family.describe(checkpoint, length) for length, _ in shapes}
-    largest = architectures[shapes[0][0]]
-    if shapes[0][0] > largest.limit:
+    lengths = sorted(set(target.lengths), reverse=True)
+    architectures = {length: family.describe(checkpoint, length) for length in lengths}
+    largest = architectures[lengths[0]]
+    if lengths[0] > largest.limit:
         raise ExportError(f"{checkpoint.name} takes at most {largest.limit} tokens; choose a smaller --max-length")
     task = with_mask(checkpoint, choose_form(dict(tasks), largest.forms, checkpoint.name))
     if task.form == GENERATION and target.answer_tokens:
@@ -112,8 +79,12 @@ def _networks(checkpoint: Checkpoint, tasks: Mapping[str, Task], target: Target)
     if task.answer_tokens >= min(target.lengths):
         raise ExportError(f"an answer of {task.answer_tokens} tokens leaves no room for a prompt; raise --max-length")
     check_tensors(checkpoint, largest)
+    if target.adapters is not None:
+        architectures = {n: adapt(a, checkpoint, target.adapters) for n, a in architectures.items()}
+    batches, groups = sorted(set(target.batches), reverse=True), sorted({1, *target.groups})
     networks = [
-        build_network(checkpoint, architectures[length], task, batch, length, target.trains) for length, batch in shapes
+        build_network(checkpoint, architectures[length], task, target, count, batch, length)
+        for count, length, batch in product(groups, lengths, batches)
     ]
     if not any(tensor.spec.trainable for tensor in networks[0].tensors.values()):
         raise ExportError(
@@ -185,7 +156,7 @@ def _lower(
     network: Network, target: Target, folder: Path, shares: dict[tuple[str, str], float], progress: Progress
 ) -> Shape:
     """Lower every graph of a network; notes the smallest delegated shares."""
-    size = f"{network.batch}x{network.length}"
+    size = f"{network.batch}x{network.length}" + (f"x{network.groups}" if network.groups > 1 else "")
     graphs: dict[str, GraphSpec] = {}
     hidden = network.feeds["rows"]
     for stage in network.all_stages:
@@ -194,7 +165,7 @@ def _lower(
         piece = network.graphs[stage.graph]
         if stage == network.decoder:
             hidden = graphs[network.stages[-2].graph].outputs[0]
-        tensors = [list(network.tensors.values())[index].spec.shape for index in stage.tensors]
+        tensors = [network.shape(index) for index in stage.tensors]
         feeds = [hidden if feed == HIDDEN else network.feeds[feed] for feed in piece.feeds]
         example = [*(torch.ones(shape) for shape in feeds), *(torch.zeros(shape) for shape in tensors)]
         progress(f"tracing {stage.graph} {size}")
@@ -213,4 +184,4 @@ def _lower(
             outputs = tuple(tuple(out.shape) for out in piece(*example))
         graphs[stage.graph] = GraphSpec(stage.graph, piece.feeds, outputs, count_flops(piece, example), files)
         hidden = outputs[0]
-    return Shape(network.batch, network.length, network.feeds, graphs)
+    return Shape(network.batch, network.length, network.groups, network.feeds, graphs)

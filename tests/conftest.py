@@ -16,7 +16,8 @@ from device_runtime.bundle import Bundle
 from device_runtime.data import DataStore
 from device_runtime.plan import Block, Plan
 from device_runtime.task import Label, Task
-from export.pipeline import Target, export_bundle
+from export.pipeline import export_bundle
+from export.target import Target
 
 WORDS = [
     "wake",

@@ -26,7 +26,8 @@ from export import operators, pipeline
 from export.lowering import export_program, lower
 from export.materialize import write_checkpoint
 from export.operators import linear
-from export.pipeline import Target, export_bundle
+from export.pipeline import export_bundle
+from export.target import Target
 from export.tasks import load_task
 
 

@@ -26,7 +26,8 @@ from device_runtime.replica import Replica
 from device_runtime.task import GENERATION
 from export.families import find_family
 from export.materialize import write_checkpoint
-from export.pipeline import Target, export_bundle
+from export.pipeline import export_bundle
+from export.target import Target
 from export.tasks import load_task
 from export.words import label_tokens
 

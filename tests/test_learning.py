@@ -13,7 +13,8 @@ from device_runtime.engines import create_engine
 from device_runtime.evaluation import evaluate
 from device_runtime.forward import Forward
 from device_runtime.replica import Replica
-from export.pipeline import Target, export_bundle
+from export.pipeline import export_bundle
+from export.target import Target
 from export.tasks import load_task
 from fedspzo.demo.processes import federation
 from fedspzo.run_folder import open_run

@@ -18,7 +18,8 @@ from device_runtime.forward import Forward
 from device_runtime.plan import Block, Plan
 from device_runtime.replica import Replica
 from device_runtime.task import Task
-from export.pipeline import Target, export_bundle
+from export.pipeline import export_bundle
+from export.target import Target
 
 
 @pytest.fixture(scope="module")

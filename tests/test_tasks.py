@@ -16,7 +16,8 @@ from device_runtime.encoder import Encoder
 from device_runtime.errors import DataError, ExportError
 from device_runtime.task import Label, Task
 from export.checkpoint import Checkpoint
-from export.pipeline import Target, export_bundle
+from export.pipeline import export_bundle
+from export.target import Target
 from export.tasks import choose_form, load_task
 from export.words import label_tokens, with_mask
 

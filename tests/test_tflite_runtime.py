@@ -22,7 +22,8 @@ from device_runtime.forward import Forward
 from device_runtime.plan import Block, Plan
 from device_runtime.replica import Replica
 from device_runtime.wire import encode
-from export.pipeline import Target, export_bundle
+from export.pipeline import export_bundle
+from export.target import Target
 from export.tasks import load_task
 
 _ASK = """

@@ -17,6 +17,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--train", default="*", help="patterns of tensors to train, comma-separated (%(default)s)")
     parser.add_argument("--freeze", default="", help="patterns of those of them to leave as they are")
     parser.add_argument("--answer-tokens", type=int, help="most tokens of a generated answer (default: the task's)")
+    parser.add_argument("--lora-rank", type=int, help="train adapters of this rank and nothing else")
+    parser.add_argument(
+        "--lora-alpha", type=float, default=16.0, help="adapters are scaled by alpha/rank (%(default)s)"
+    )
+    parser.add_argument("--lora-targets", default="all", help="linear maps, such as q_proj,v_proj (%(default)s)")
+    parser.add_argument("--lora-fixed-a", action="store_true", help="train the adapters' second factor only")
+    parser.add_argument("--groups", default="", help="with adapters: leaves that go through a graph together, as 2,16")
     parser.add_argument("--out", type=Path, required=True, help="folder to make")
 
 
@@ -24,10 +31,16 @@ def run(options: argparse.Namespace) -> None:
     """Export, showing progress and a table of the stages."""
     from rich.console import Console
 
-    from export.pipeline import Target, export_bundle
+    from export.adapters import Adapters
+    from export.pipeline import export_bundle
+    from export.target import Target
     from export.tasks import load_task
     from fedspzo.stages import print_stages
 
+    adapters = None
+    if options.lora_rank is not None:
+        targets = _split(options.lora_targets)
+        adapters = Adapters(options.lora_rank, options.lora_alpha, targets, train_down=not options.lora_fixed_a)
     target = Target(
         formats=_split(options.engine),
         batches=_numbers("--batch", options.batch),
@@ -35,6 +48,8 @@ def run(options: argparse.Namespace) -> None:
         train=_split(options.train),
         freeze=_split(options.freeze),
         answer_tokens=options.answer_tokens,
+        adapters=adapters,
+        groups=_numbers("--groups", options.groups),
     )
     console = Console(file=sys.stdout)  # this one, though the libraries' output is redirected meanwhile
     with console.status("starting") as status:

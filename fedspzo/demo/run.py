@@ -22,7 +22,8 @@ from device_runtime.errors import FedSPZOError
 from device_runtime.evaluation import evaluate
 from device_runtime.forward import Forward
 from device_runtime.replica import Replica
-from export.pipeline import Target, export_bundle
+from export.pipeline import export_bundle
+from export.target import Target
 from export.tasks import load_task
 from fedspzo.demo import intents
 from fedspzo.demo.ceiling import Ceiling, measure_ceiling

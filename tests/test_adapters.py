@@ -1,0 +1,199 @@
+"""Adapters against peft, unmodified, on transformers' models; leaves that share one run of the base; the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from models import ENCODERS, make_checkpoint
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+
+from device_runtime.bundle import Bundle
+from device_runtime.data import DataStore, tokenise
+from device_runtime.directions import Direction, DirectionKernel
+from device_runtime.engines import create_engine
+from device_runtime.errors import ExportError
+from device_runtime.estimator import draw_examples, measure
+from device_runtime.evaluation import predict
+from device_runtime.examples import Example
+from device_runtime.forward import Forward
+from device_runtime.plan import Block, Plan
+from device_runtime.replica import Replica
+from device_runtime.wave import partition
+from export.adapters import Adapters
+from export.pipeline import export_bundle
+from export.target import Target
+from export.tasks import load_task
+from export.words import label_tokens
+
+ENGINES = ("litert", "executorch")
+SENTENCES = ("the film was good", "a dull end", "one two three four five six seven", "bad music play", "good")
+RANK, ALPHA = 4, 8.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model's bundle with adapters, examples, and peft's model of the same."""
+
+    bundle: Bundle
+    store: DataStore
+    words: list[int]
+    reference: PeftModel
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Case]:
+    folder = tmp_path_factory.mktemp("adapters")
+
+    @cache
+    def make(name: str) -> Case:
+        from export.checkpoint import Checkpoint
+
+        checkpoint = make_checkpoint(folder / name, name)
+        target = Target(ENGINES, [2], [24], adapters=Adapters(RANK, ALPHA), groups=[2, 4])
+        bundle = export_bundle(str(checkpoint), load_task("sst2"), target, folder / f"{name}-bundle")
+        store = tokenise(bundle, [Example({"sentence": text}, i % 2) for i, text in enumerate(SENTENCES)])
+        words = label_tokens(Checkpoint(str(checkpoint)), bundle.manifest.task)
+        factory = AutoModelForMaskedLM if name in ENCODERS else AutoModelForCausalLM
+        base = factory.from_pretrained(checkpoint, dtype=torch.float32)
+        maps = [spec.name.removesuffix(".lora_A.weight") for spec in bundle.manifest.tensors if ".lora_A" in spec.name]
+        config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=maps, fan_in_fan_out=name == "gpt2")
+        return Case(bundle, store, words, get_peft_model(base, config).eval())
+
+    return make
+
+
+@torch.inference_mode()
+def reference_losses(case: Case, weights: dict[str, np.ndarray], indices: np.ndarray) -> np.ndarray:
+    """Losses of peft's model with adapters of these values."""
+    parameters = dict(case.reference.named_parameters())
+    for name, value in weights.items():
+        parameter = parameters[f"base_model.model.{name.removesuffix('.weight')}.default.weight"]
+        parameter.copy_(torch.from_numpy(np.ascontiguousarray(value[0].T)))
+    store = case.store
+    ids = torch.from_numpy(store.ids[indices]).long()
+    mask = torch.from_numpy((np.arange(ids.shape[1]) < store.lengths[indices, None]).astype(np.int64))
+    logits = case.reference(input_ids=ids, attention_mask=mask).logits
+    at = logits[torch.arange(len(indices)), torch.from_numpy(store.starts[indices]).long()][:, case.words]
+    labels = torch.from_numpy(store.labels[indices]).long()
+    return torch.nn.functional.cross_entropy(at, labels, reduction="none").numpy()
+
+
+def trained(replica: Replica, seed: int = 3) -> dict[str, np.ndarray]:
+    """Adapters as they are after some training, in the replica and by name."""
+    random = np.random.default_rng(seed)
+    for weights in replica.trainable.values():
+        weights += 0.2 * random.standard_normal(weights.shape, np.float32)
+    return {replica.bundle.manifest.tensors[i].name: weights.copy() for i, weights in replica.trainable.items()}
+
+
+NAMES = [
+    pytest.param(name, marks=() if name in ("roberta", "qwen2") else (pytest.mark.slow,))
+    for name in ("bert", "roberta", "opt", "gpt2", "llama-3.2", "mistral", "qwen2", "qwen3")
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_adapters_are_pefts(name: str, case: Callable[[str], Case], make_plan: Callable[..., Plan]) -> None:
+    found = case(name)
+    manifest = found.bundle.manifest
+    stages = len(manifest.stages)
+    blocks = (Block(stages - 2, 1, 0.5, 1.0), Block(stages, 3, 1.0, 1.0))
+    plan = make_plan(examples=2, epsilon=1e-2, blocks=blocks)
+    drawn = draw_examples(plan, found.store, "a", 0)
+    kernel = DirectionKernel(plan.distribution)
+    for engine in ENGINES:
+        replica = Replica(found.bundle)
+        assert all(".lora_" in manifest.tensors[i].name for i in replica.trainable)
+        forward = Forward(create_engine(engine), replica)
+        weights = trained(replica)
+        everything = np.arange(len(found.store))
+        np.testing.assert_allclose(
+            predict(forward, found.store)[0], reference_losses(found, weights, everything), atol=1e-4
+        )
+        expected = []
+        for path in plan.paths(1):
+            losses = []
+            for sign in (1, -1):
+                moved = dict(weights)
+                for depth, (block, start) in enumerate(zip(plan.blocks, (0, plan.blocks[0].stop), strict=True)):
+                    direction = Direction(plan.seed("", 0, path[: depth + 1]), sign * plan.epsilon * block.scale)
+                    for index in replica.trainable_in(range(start, block.stop)):
+                        out = np.empty_like(replica.tensor(index))
+                        kernel.shift(replica.tensor(index), [direction], index, out)
+                        moved[manifest.tensors[index].name] = out
+                losses.append(reference_losses(found, moved, drawn).mean())
+            expected.append((losses[0] - losses[1]) / (2 * plan.epsilon))
+        measured = measure(forward, found.store, plan, "a").scalars
+        np.testing.assert_allclose(measured, expected, atol=0.01 * np.abs(expected).max())
+    assert all(share == 1.0 for check in manifest.checks for share in check.delegated.values())
+
+
+def test_leaves_together_and_one_by_one(case: Callable[[str], Case], make_plan: Callable[..., Plan]) -> None:
+    """The same scalars and the same FLOPs, in fewer runs."""
+    found = case("qwen2")
+    stages = len(found.bundle.manifest.stages)
+    plan = make_plan(examples=2, blocks=(Block(1, 2, 0.5, 1.0), Block(stages, 3, 1.0, 1.0)), steps=2)
+    scalars, flops, runs = [], [], []
+    for groups in ([1], [1, 2], [1, 2, 4]):
+        forward = Forward(create_engine("litert"), Replica(found.bundle))
+        trained(forward.weights)
+        forward._shapes = [shape for shape in forward._shapes if shape.groups in groups]
+        counted = Counter(forward)
+        scalars.append(measure(counted, found.store, plan, "a").scalars)
+        flops.append(counted.flops)
+        runs.append(counted.runs)
+    np.testing.assert_allclose(scalars[1], scalars[0], rtol=1e-2, atol=1e-2)
+    np.testing.assert_allclose(scalars[2], scalars[0], rtol=1e-2, atol=1e-2)
+    assert flops[0] == flops[1] == flops[2]
+    assert runs[0] > 1.5 * runs[1] > 1.5 * runs[2]
+
+
+class Counter:
+    """A forward that counts its runs."""
+
+    def __init__(self, forward: Forward[Replica]) -> None:
+        self._forward, self.runs = forward, 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._forward, name)
+
+    def run(self, *arguments: object) -> list[np.ndarray]:
+        self.runs += 1
+        return self._forward.run(*arguments)  # type: ignore[arg-type]
+
+
+def test_stacks_of_leaves() -> None:
+    assert partition(8, [1]) == [1, 1, 1, 1], "a size of one stands for the two runs of a path"
+    assert partition(14, [1, 2, 8]) == [8, 2, 2, 2]
+    assert partition(6, [1, 4]) == [4, 1]
+
+
+def test_what_gets_an_adapter(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "m", "llama-3.2")
+
+    def export(name: str, **settings: object) -> set[str]:
+        target = Target(["torch"], [1], [16], adapters=Adapters(2, **settings))  # type: ignore[arg-type]
+        bundle = export_bundle(str(checkpoint), load_task("sst2"), target, tmp_path / name)
+        return {spec.name.split(".", 3)[3] for spec in bundle.manifest.tensors if spec.trainable}
+
+    assert export("qv", targets=["q_proj", "v_proj"]) == {
+        f"self_attn.{map_}_proj.lora_{factor}.weight" for map_ in "qv" for factor in "AB"
+    }
+    assert export("b", targets=["mlp.up_proj"], train_down=False) == {"mlp.up_proj.lora_B.weight"}
+    with pytest.raises(
+        ExportError, match="no linear map is named as the adapters' targets say; there are model.layers"
+    ):
+        export("none", targets=["query"])
+    with pytest.raises(ExportError, match="groups are even numbers"):
+        Target(["torch"], [1], [16], adapters=Adapters(), groups=[3])
+    with pytest.raises(ExportError, match="only with adapters"):
+        Target(["torch"], [1], [16], groups=[2])
+    with pytest.raises(ExportError, match="a rank of at least 1"):
+        Adapters(0)
