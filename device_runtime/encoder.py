@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from device_runtime.bundle import TOKENIZER, Bundle
 from device_runtime.errors import DataError
-from device_runtime.task import MASKED, SIMILARITY
+from device_runtime.task import CAUSAL, GENERATION, MASKED, SIMILARITY
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Encoder:
         self._tokenizer.no_padding()
         self._task = bundle.manifest.task
         self._length = bundle.manifest.length
+        self._continues = self._task.form in (CAUSAL, GENERATION)
         self._mask: int = self._tokenizer.token_to_id(self._task.mask) or 0
         special = [t.content for t in self._tokenizer.get_added_tokens_decoder().values() if t.special]
         self._special = re.compile("|".join(map(re.escape, special)) or "(?!)")
@@ -109,4 +114,13 @@ class Encoder:
         kept[longest] = kept[longest][:stop]
 
     def _ids(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text).ids)
+        return encode_open(self._tokenizer, text) if self._continues else list(self._tokenizer.encode(text).ids)
+
+
+def encode_open(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Tokens of a text that is to be continued: without those that the tokenizer puts at an end."""
+    ids = list(tokenizer.encode(text).ids)
+    whole, bare = tokenizer.encode("a").ids, tokenizer.encode("a", add_special_tokens=False).ids
+    opening = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
+    closing = len(whole) - opening - len(bare)
+    return ids[: len(ids) - closing] if closing else ids

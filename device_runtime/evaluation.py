@@ -70,8 +70,9 @@ def generate(forward: Forward[Weights], store: DataStore) -> list[str]:
             for index in pending:
                 length, start = prompts.lengths[index], prompts.starts[index]
                 text = encoder.decode(prompts.ids[index, start + 1 : length].tolist())
-                answers[index], ended, _ = text.partition(task.answer_end)
-                if not ended and length - 1 - start < task.answer_tokens and length < prompts.ids.shape[1]:
+                ends = [at for at in map(text.find, filter(None, (task.answer_end, task.stop))) if at >= 0]
+                answers[index] = text[: min(ends)] if ends else text
+                if not ends and length - 1 - start < task.answer_tokens and length < prompts.ids.shape[1]:
                     going.append(index)
             pending = np.array(going, dtype=order.dtype)
     return [answer.strip() for answer in answers]

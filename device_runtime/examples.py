@@ -85,18 +85,25 @@ def parse_example(record: object, task: Task) -> Example:
     if task.form == GENERATION:
         return Example(fields, 0, _answers(record, task))
     value = record.get(task.target)
-    if value is None or isinstance(value, float | list | dict):
+    if value is None or isinstance(value, list | dict):
         raise DataError(f"the field '{task.target}' has no label, which task '{task.name}' needs")
     return Example(fields, task.label_index(value))
 
 
 def _text(record: Mapping[str, object], field: str, task: Task) -> str:
     value = record.get(field)
-    if not isinstance(value, str):
+    if value is None:
         raise DataError(f"the text field '{field}' is missing, which task '{task.name}' needs")
-    if _SURROGATE.search(value):
-        raise DataError(f"the field '{field}' is not valid Unicode text")
+    if not isinstance(value, str):
+        raise DataError(f"the field '{field}' is no text, which task '{task.name}' needs there")
+    check_text(field, value)
     return value
+
+
+def check_text(field: str, text: str) -> None:
+    """Raise DataError when a text has half characters, which no tokenizer takes."""
+    if _SURROGATE.search(text):
+        raise DataError(f"the field '{field}' is not valid Unicode text")
 
 
 def _answers(record: Mapping[str, Any], task: Task) -> tuple[str, ...]:
@@ -107,8 +114,8 @@ def _answers(record: Mapping[str, Any], task: Task) -> tuple[str, ...]:
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, list) or not values or not all(isinstance(v, str) and v.strip() for v in values):
         raise DataError(f"the field '{task.target}' has no answer, which task '{task.name}' needs")
-    if any(_SURROGATE.search(text) for text in values):
-        raise DataError(f"the field '{task.target}' is not valid Unicode text")
+    for text in values:
+        check_text(task.target, text)
     return tuple(text.strip() for text in values)
 
 
@@ -126,10 +133,13 @@ def _json_records(source: str, content: bytes) -> Iterator[tuple[str, object]]:
 def _csv_records(source: str, content: bytes, delimiter: str) -> Iterator[tuple[str, object]]:
     try:
         reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), delimiter=delimiter, strict=True)
+        names = reader.fieldnames or []
+        if len(set(names)) < len(names):
+            raise DataError(f"{source} has two columns of one name; rename or remove one")
         for record in reader:
             yield f"{source}, line {reader.line_num}", record
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{source} is not a CSV file in UTF-8: {error}") from None
+        raise DataError(f"{source} is not a readable CSV file in UTF-8: {error}") from None
 
 
 def _parquet_records(source: str, content: bytes) -> Iterator[tuple[str, object]]:
@@ -151,11 +161,11 @@ def _hub_dataset(source: str) -> Any:
         import datasets
     except ImportError:
         raise DataError(f"reading {source} needs the library datasets; install it with: {_LIBRARY}") from None
-    name, *config, split = source.removeprefix(HUB).split(":")
-    if not name or len(config) > 1:
+    name, *rest = source.removeprefix(HUB).split(":")
+    if len(rest) not in (1, 2) or not all((name, *rest)):
         raise DataError(f"'{source}' is not the name of a data set; write hub:NAME:SPLIT or hub:NAME:CONFIG:SPLIT")
     try:
-        return datasets.load_dataset(name, *config, split=split)
+        return datasets.load_dataset(name, *rest[:-1], split=rest[-1])
     except Exception as error:  # the library raises whatever its readers and the network do
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise DataError(f"the hub did not give the data set '{source.removeprefix(HUB)}' ({reason})") from None

@@ -149,8 +149,13 @@ def check_cut(bundle: Bundle, blocks: Sequence[Block]) -> None:
     starts = [0, *(block.stop for block in blocks)]
     for start, block in zip(starts, blocks, strict=False):
         stages = manifest.stages[start : block.stop]
+        if not stages or block.fanout < 1:
+            raise PlanError("a plan's blocks each hold at least one stage, in order, and have a fan-out of at least 1")
         if not any(manifest.tensors[index].trainable for stage in stages for index in stage.tensors):
-            raise PlanError(f"the plan's block of stages {start} to {block.stop - 1} has nothing to train")
+            raise PlanError(
+                f"the plan's block of stages {start} to {block.stop - 1} has nothing to train; cut the blocks otherwise"
+                " (--split)"
+            )
 
 
 def _aligned(view: np.ndarray) -> np.ndarray:

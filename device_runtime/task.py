@@ -52,6 +52,7 @@ class Task:
         mask: the tokenizer's mask token, for the masked form.
         answer: template of what is generated, such as ``" {answers}\\n"``; what follows the field ends an answer.
         answer_tokens: most tokens that an answer may have, its end included.
+        stop: the tokenizer's end-of-text token, which ends an answer too.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Task:
     mask: str = ""
     answer: str = ""
     answer_tokens: int = 0
+    stop: str = ""
 
     def __post_init__(self) -> None:
         """Raises DataError when the task contradicts itself."""
@@ -69,8 +71,9 @@ class Task:
             raise DataError(f"task '{self.name}': there is no form '{self.form}'; choose from {', '.join(FORMS)}")
         if not self.fields:
             raise DataError(f"task '{self.name}': the template has no field; write one as {{text}}")
-        if self.form == MASKED and [name for _, name, _ in self._pieces(self.template)].count(MASK) != 1:
-            raise DataError(f"task '{self.name}': a masked template has one {{mask}}")
+        masks = [name for _, name, _ in self._pieces(self.template)].count(MASK)
+        if masks != (self.form == MASKED):
+            raise DataError(f"task '{self.name}': a masked template has one {{mask}}, and the others have none")
         if self.form == GENERATION:
             pieces = self._pieces(self.answer)
             if [name for _, name, _ in pieces if name is not None] != [self.target] or not self.answer_end:
@@ -100,7 +103,7 @@ class Task:
 
     def render_answer(self, answer: str) -> str:
         """What the model should generate for an answer, its end included."""
-        return self.answer.format_map({self.target: answer})
+        return _Formatter().vformat(self.answer, (), {self.target: answer})
 
     def around_answer(self) -> tuple[str, str]:
         """The template's own text directly before and after the place of a label word."""
@@ -111,10 +114,19 @@ class Task:
         return pieces[-1][0] if pieces[-1][1] is None else "", ""
 
     def label_index(self, value: object) -> int:
-        """Index of a label, given by its name or its index. Raises DataError when the task has no such label."""
-        for index, label in enumerate(self.labels):
-            if value in (label.name, str(index)) or (isinstance(value, int) and value == index):
-                return index
+        """Index of a label, given by its name or, where no label's name is a number, by its index.
+
+        Raises:
+            DataError: the task has no such label.
+        """
+        whole = int(value) if isinstance(value, float) and value.is_integer() else value
+        name = str(whole).lower() if isinstance(whole, bool) else str(whole)
+        names = [label.name for label in self.labels]
+        if name in names:
+            return names.index(name)
+        index = str(int(whole)) if isinstance(whole, bool) else name
+        if not any(map(str.isdigit, names)) and index in map(str, range(len(names))):
+            return int(index)
         known = ", ".join(label.name for label in self.labels)
         raise DataError(f"label {str(value)[:40]!r} is not one of task '{self.name}': {known}")
 

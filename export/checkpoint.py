@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from device_runtime.bundle import TOKENIZER, file_hash
 from device_runtime.errors import ExportError
 from export.quiet import quiet
 
+CONFIG = "config.json"
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -38,13 +40,14 @@ class Checkpoint:
         """
         self.name = model
         self.folder = _find(model)
-        if not (self.folder / "config.json").is_file():
-            raise ExportError(f"{self.folder} has no config.json; give the folder of a Hugging Face model")
+        if not (self.folder / CONFIG).is_file():
+            raise ExportError(f"{self.folder} has no {CONFIG}; give the folder of a Hugging Face model")
         try:
-            self.config: PretrainedConfig = AutoConfig.from_pretrained(self.folder)
+            with quiet():
+                self.config: PretrainedConfig = AutoConfig.from_pretrained(self.folder)
         except (ValueError, OSError, KeyError, TypeError, StrictDataclassError) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise ExportError(f"{self.folder / 'config.json'} is not a model's config: {reason}") from None
+            reason = " ".join((str(error) or type(error).__name__).split())[:300]
+            raise ExportError(f"{self.folder / CONFIG} is not a model's config: {reason}") from None
 
     @cached_property
     def files(self) -> dict[str, Path]:
@@ -55,7 +58,7 @@ class Checkpoint:
                 return {name: self.folder / file for name, file in index.items()}
             with safe_open(self.folder / _SINGLE, framework="pt") as file:
                 return dict.fromkeys(file.keys(), self.folder / _SINGLE)
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
             raise ExportError(
                 f"{self.folder} has no readable safetensors weights ({error}); save the model with save_pretrained"
             ) from None
@@ -88,28 +91,42 @@ class Checkpoint:
         return self._transformers_tokenizer.mask_token or ""
 
     @property
+    def end_token(self) -> str:
+        """The text of the token that ends a text, "" when there is none."""
+        return self._transformers_tokenizer.eos_token or ""
+
+    @property
     def padding(self) -> int:
         """The token that pads."""
         return self.config.pad_token_id or 0
 
     def tensor(self, name: str) -> np.ndarray:
         """A tensor as float32. Raises ExportError when the checkpoint lacks it."""
-        stored = self.stored_name(name)
-        with safe_open(self.files[stored], framework="pt") as file:
+        with self._open(name) as (file, stored):
             return np.asarray(file.get_tensor(stored).to(torch.float32).numpy())
 
     def rows(self, name: str, indices: Sequence[int]) -> np.ndarray:
         """Some rows of a tensor as float32, without reading the others. Raises as :meth:`tensor` does."""
-        stored = self.stored_name(name)
-        with safe_open(self.files[stored], framework="pt") as file:
+        with self._open(name) as (file, stored):
             table = file.get_slice(stored)
             return np.concatenate([table[i : i + 1].to(torch.float32).numpy() for i in indices])
 
     def shape(self, name: str) -> tuple[int, ...]:
         """A tensor's shape. Raises ExportError when the checkpoint lacks it."""
-        stored = self.stored_name(name)
-        with safe_open(self.files[stored], framework="pt") as file:
+        with self._open(name) as (file, stored):
             return tuple(file.get_slice(stored).get_shape())
+
+    @contextmanager
+    def _open(self, name: str) -> Iterator[tuple[Any, str]]:
+        """The file that holds a tensor, and the tensor's name in it."""
+        stored = self.stored_name(name)
+        try:
+            with safe_open(self.files[stored], framework="pt") as file:
+                yield file, stored
+        except (SafetensorError, OSError) as error:
+            raise ExportError(
+                f"{self.files[stored]} does not hold '{stored}' as it should ({error}); get the model again"
+            ) from None
 
     def stored_name(self, name: str) -> str:
         """A tensor's name in the files, which may be its old one.

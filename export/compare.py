@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -78,6 +79,8 @@ def compare(bundle: Bundle, networks: Sequence[Network], engine: str) -> list[fl
 
 
 def _difference(found: np.ndarray, expected: np.ndarray) -> float:
+    if not (np.isfinite(found).all() and np.isfinite(expected).all()):
+        return math.inf  # a comparison with NaN would be false, and hide it
     return float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
 
 

@@ -8,13 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
+from device_runtime.bundle import TOKENIZER, file_hash
 from device_runtime.errors import ExportError
 from device_runtime.replica import Replica
 from device_runtime.tensors import write_tensors
-from export.checkpoint import Checkpoint
+from export.checkpoint import CONFIG, Checkpoint
 
 #: Endings of what old checkpoints hold besides weights: indices that transformers makes by itself.
 _NOT_WEIGHTS = ("position_ids", "token_type_ids")
+#: What goes with the weights as it is: configs, vocabularies, chat templates.
+_BESIDE = (".json", ".txt", ".model", ".jinja")
 
 
 def write_checkpoint(replica: Replica, out: Path, source: str | None = None) -> None:
@@ -35,21 +38,30 @@ def write_checkpoint(replica: Replica, out: Path, source: str | None = None) -> 
         checkpoint = Checkpoint(source or model["source"])
     except ExportError as error:
         raise ExportError(f"the original model is needed ({error}); say where it is with --source") from None
-    if checkpoint.hash != model["hash"]:
+    if checkpoint.hash != model["hash"] or file_hash(checkpoint.folder / CONFIG) != model["config"]:
         raise ExportError(f"{checkpoint.folder} is not the model that the bundle came from; give that one by --source")
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
+    try:
+        _write(checkpoint, replica, partial)
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write(checkpoint: Checkpoint, replica: Replica, folder: Path) -> None:
     for file in checkpoint.folder.iterdir():
-        if file.is_file() and file.suffix in (".json", ".txt", ".model") and not file.name.startswith("model."):
-            shutil.copyfile(file, partial / file.name)
-    config = json.loads((partial / "config.json").read_text(encoding="utf-8"))
+        if file.is_file() and file.suffix in _BESIDE and not file.name.startswith("model."):
+            shutil.copyfile(file, folder / file.name)
+    if not (folder / TOKENIZER).exists():
+        shutil.copyfile(replica.bundle.folder / TOKENIZER, folder / TOKENIZER)
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     config.pop("torch_dtype", None)
-    (partial / "config.json").write_text(json.dumps({**config, "dtype": "float32"}, indent=2), encoding="utf-8")
+    (folder / CONFIG).write_text(json.dumps({**config, "dtype": "float32"}, indent=2), encoding="utf-8")
     shapes = {name: checkpoint.shape(name) for name in checkpoint.files if not name.endswith(_NOT_WEIGHTS)}
     arrays = (_tensor(checkpoint, replica, name) for name in shapes)
-    write_tensors(partial / "model.safetensors", shapes, arrays, {"format": "pt"})
-    partial.rename(out)
+    write_tensors(folder / "model.safetensors", shapes, arrays, {"format": "pt"})
 
 
 def _tensor(checkpoint: Checkpoint, replica: Replica, name: str) -> np.ndarray:

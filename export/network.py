@@ -13,7 +13,7 @@ from device_runtime.bundle import StageSpec, TensorSpec
 from device_runtime.errors import ExportError
 from device_runtime.task import GENERATION, SIMILARITY, Task
 from export.adapters import Adapters, linear_shape
-from export.checkpoint import Checkpoint, old_name
+from export.checkpoint import Checkpoint
 from export.families import Architecture
 from export.heads import LABEL_BIAS, LABELS, TABLE, AnswerLoss, LabelWords, NextToken, Similarity
 from export.operators import mean_pool
@@ -101,7 +101,7 @@ def build_network(
             tensors[source] = _weight(checkpoint, source, target.trains(source), architecture.conv1d)
     output = ""
     if task.form == SIMILARITY:
-        tensors[LABELS] = _descriptions(checkpoint, task)
+        tensors[LABELS] = _descriptions(checkpoint, task, architecture.limit)
     elif task.form == GENERATION:
         output = architecture.output
         tensors.setdefault(output, _table(checkpoint, output))
@@ -203,37 +203,25 @@ def _label_words(checkpoint: Checkpoint, architecture: Architecture, task: Task)
     }
 
 
-def _descriptions(checkpoint: Checkpoint, task: Task) -> Tensor:
+def _descriptions(checkpoint: Checkpoint, task: Task, limit: int) -> Tensor:
     shape = (1, checkpoint.config.hidden_size, len(task.labels))
-    return _derived(LABELS, shape, lambda: embed_descriptions(checkpoint, task).T[None])
+    return _derived(LABELS, shape, lambda: embed_descriptions(checkpoint, task, limit).T[None])
 
 
-def embed_descriptions(checkpoint: Checkpoint, task: Task) -> np.ndarray:
+def embed_descriptions(checkpoint: Checkpoint, task: Task, limit: int) -> np.ndarray:
     """Unit vectors float32 [L, H]: the labels' descriptions as the original model embeds them."""
     with quiet():
         model = AutoModel.from_pretrained(checkpoint.folder, dtype=torch.float32).eval()
     tokenizer = checkpoint.tokenizer
     encoded = [tokenizer.encode(label.text).ids for label in task.labels]
+    longest = max(task.labels, key=lambda label: len(tokenizer.encode(label.text).ids))
+    if max(map(len, encoded)) > limit:
+        raise ExportError(
+            f"the description '{longest.text[:40]}…' of task '{task.name}' is longer than the {limit} tokens that"
+            f" {checkpoint.name} takes; shorten it"
+        )
     mask = torch.tensor([[1.0] * len(ids) + [0.0] * (max(map(len, encoded)) - len(ids)) for ids in encoded])
     padded = torch.tensor([ids + [checkpoint.padding] * (mask.shape[1] - len(ids)) for ids in encoded])
     with torch.inference_mode():
         hidden = model(input_ids=padded, attention_mask=mask.long()).last_hidden_state
         return np.asarray(mean_pool(hidden, mask).numpy())
-
-
-def check_tensors(checkpoint: Checkpoint, architecture: Architecture) -> None:
-    """Refuse a checkpoint with tensors that its architecture has no place for.
-
-    Raises:
-        ExportError: there are such tensors: leaving them out would export another model than the one given.
-    """
-    known = {architecture.embedding, architecture.output, architecture.output_bias}
-    parts = (*architecture.parts, *((architecture.final,) if architecture.final else ()))
-    known.update(source for part in parts for source in part.sources)
-    stored = known | {old_name(name) for name in known}
-    extra = [name for name in checkpoint.files if name not in stored and not name.endswith(architecture.ignored)]
-    if extra:
-        raise ExportError(
-            f"{checkpoint.folder} has {len(extra)} tensors that a model of type '{checkpoint.config.model_type}' has no"
-            f" place for, such as '{extra[0]}'; merge adapters into the model, or save it without them"
-        )

@@ -1,4 +1,7 @@
-"""Building blocks of stage modules, in the forms that both engines delegate whole (design, section 5)."""
+"""Building blocks of stage modules, in the forms that both engines delegate whole.
+
+A matrix product with a weight that is an input is delegated as a batched product, not as a fully connected layer.
+"""
 
 from __future__ import annotations
 
@@ -85,9 +88,12 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float
         [batch, tokens, heads · size].
     """
     batch, heads, tokens, size = query.shape
-    if batch * key.shape[1] == 1 and heads % 2 == 0:
+    if batch * key.shape[1] == 1:
         # LiteRT's converter would make a single product of this kind a fully connected layer, which is not delegated.
-        key, value = key.repeat(1, 2, 1, 1), value.repeat(1, 2, 1, 1)
+        if heads % 2:
+            query, key, value = (torch.cat([x, x], dim=1) for x in (query, key, value))
+            return attend(query, key, value, bias, scale)[..., : heads * size]
+        key, value = torch.cat([key, key], dim=1), torch.cat([value, value], dim=1)
     groups = batch * key.shape[1]
 
     def flat(x: Tensor) -> Tensor:

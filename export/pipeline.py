@@ -13,20 +13,22 @@ import torch
 
 from device_runtime.arrays import ALIGNMENT
 from device_runtime.bundle import MANIFEST, TOKENIZER, WEIGHTS, Bundle, Check, GraphSpec, Manifest, Shape, file_hash
+from device_runtime.encoder import Encoder
 from device_runtime.errors import ExportError
 from device_runtime.forward import HIDDEN
 from device_runtime.task import GENERATION, Task
 from device_runtime.tensors import write_tensors
 from export.adapters import adapt
-from export.checkpoint import Checkpoint
+from export.checkpoint import CONFIG, Checkpoint
+from export.checks import check_lengths, check_tensors, check_tokenizer, check_trained
 from export.compare import compare
 from export.families import find_family
 from export.lowering import count_flops, export_program, lower
-from export.network import Network, build_network, check_tensors
+from export.network import Network, build_network
 from export.quiet import quiet
 from export.target import Target
 from export.tasks import choose_form
-from export.words import with_mask
+from export.words import with_special_tokens
 
 #: Largest difference between an engine's output and PyTorch's that an export may have, relative to the largest value.
 TOLERANCE = 1e-4
@@ -71,14 +73,12 @@ def _networks(checkpoint: Checkpoint, tasks: Mapping[str, Task], target: Target)
     lengths = sorted(set(target.lengths), reverse=True)
     architectures = {length: family.describe(checkpoint, length) for length in lengths}
     largest = architectures[lengths[0]]
-    if lengths[0] > largest.limit:
-        raise ExportError(f"{checkpoint.name} takes at most {largest.limit} tokens; choose a smaller --max-length")
-    task = with_mask(checkpoint, choose_form(dict(tasks), largest.forms, checkpoint.name))
+    task = with_special_tokens(checkpoint, choose_form(dict(tasks), largest.forms, checkpoint.name))
     if task.form == GENERATION and target.answer_tokens:
         task = replace(task, answer_tokens=target.answer_tokens)
-    if task.answer_tokens >= min(target.lengths):
-        raise ExportError(f"an answer of {task.answer_tokens} tokens leaves no room for a prompt; raise --max-length")
+    check_lengths(checkpoint, largest, task, target)
     check_tensors(checkpoint, largest)
+    check_tokenizer(checkpoint, largest)
     if target.adapters is not None:
         architectures = {n: adapt(a, checkpoint, target.adapters) for n, a in architectures.items()}
     batches, groups = sorted(set(target.batches), reverse=True), sorted({1, *target.groups})
@@ -86,11 +86,7 @@ def _networks(checkpoint: Checkpoint, tasks: Mapping[str, Task], target: Target)
         build_network(checkpoint, architectures[length], task, target, count, batch, length)
         for count, length, batch in product(groups, lengths, batches)
     ]
-    if not any(tensor.spec.trainable for tensor in networks[0].tensors.values()):
-        raise ExportError(
-            "no tensor is left to train: --train and --freeze match the checkpoint's names, such as"
-            f" '{list(networks[0].tensors)[networks[0].stages[-2].tensors[0]]}'; token and position tables stay frozen"
-        )
+    check_trained(networks[0], target)
     return networks, task
 
 
@@ -115,6 +111,7 @@ def _write(
             "family": checkpoint.config.model_type,
             "source": str(checkpoint.folder.resolve()),
             "hash": checkpoint.hash,
+            "config": file_hash(checkpoint.folder / CONFIG),
         },
         task=task,
         embedding=networks[0].embedding,
@@ -128,6 +125,7 @@ def _write(
     )
     manifest.write(folder)
     bundle = Bundle(folder)
+    Encoder(bundle).encode(dict.fromkeys(task.fields, "a"))  # a template longer than the limit is said now
     deviations: dict[str, list[float]] = {}
     for name in target.formats:
         progress(f"comparing {name} with PyTorch")
@@ -167,9 +165,18 @@ def _lower(
             hidden = graphs[network.stages[-2].graph].outputs[0]
         tensors = [network.shape(index) for index in stage.tensors]
         feeds = [hidden if feed == HIDDEN else network.feeds[feed] for feed in piece.feeds]
-        example = [*(torch.ones(shape) for shape in feeds), *(torch.zeros(shape) for shape in tensors)]
         progress(f"tracing {stage.graph} {size}")
-        program = export_program(piece, example)
+        try:
+            example = [*(torch.ones(shape) for shape in feeds), *(torch.zeros(shape) for shape in tensors)]
+            program = export_program(piece, example)
+            with torch.inference_mode():
+                outputs = tuple(tuple(out.shape) for out in piece(*example))
+        except (RuntimeError, ValueError, ZeroDivisionError) as error:
+            reason = str(error).strip().splitlines()[-1][:200]
+            raise ExportError(
+                f"'{stage.graph}' cannot be computed as the model's config says ({reason}); is config.json the weights'"
+                " own, and is the batch one that fits into memory?"
+            ) from None
         files: dict[str, str] = {}
         for name in target.formats:
             progress(f"lowering {stage.graph} {size} to {name}")
@@ -180,8 +187,6 @@ def _lower(
                     " leave this engine out or report the model"
                 )
             shares[stage.graph, name] = min(share, shares.get((stage.graph, name), 1.0))
-        with torch.inference_mode():
-            outputs = tuple(tuple(out.shape) for out in piece(*example))
         graphs[stage.graph] = GraphSpec(stage.graph, piece.feeds, outputs, count_flops(piece, example), files)
         hidden = outputs[0]
     return Shape(network.batch, network.length, network.groups, network.feeds, graphs)

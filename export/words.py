@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
+from device_runtime.encoder import encode_open
 from device_runtime.errors import ExportError
-from device_runtime.task import MASKED, Task
+from device_runtime.task import GENERATION, MASKED, Task
 from export.checkpoint import Checkpoint
 
 
-def with_mask(checkpoint: Checkpoint, task: Task) -> Task:
-    """The task with the tokenizer's mask token in its place.
+def with_special_tokens(checkpoint: Checkpoint, task: Task) -> Task:
+    """The task with the tokenizer's mask token, or its end-of-text token, in its place.
 
     Raises:
         ExportError: the task is masked and the tokenizer has no mask token.
     """
+    if task.form == GENERATION:
+        return replace(task, stop=checkpoint.end_token)
     if task.form != MASKED:
         return task
-    if not checkpoint.mask_token:
+    if not checkpoint.mask_token or checkpoint.tokenizer.token_to_id(checkpoint.mask_token) is None:
         raise ExportError(
             f"the tokenizer of {checkpoint.name} has no mask token, which the masked form of task '{task.name}' needs;"
             ' name one in its tokenizer_config.json ("mask_token")'
@@ -33,10 +37,11 @@ def label_tokens(checkpoint: Checkpoint, task: Task) -> list[int]:
     """
     before, after = task.around_answer()
     tokenizer = checkpoint.tokenizer
-    empty = tokenizer.encode(before + task.mask + after).ids
+    encode = (lambda text: tokenizer.encode(text).ids) if task.form == MASKED else partial(encode_open, tokenizer)
+    empty = encode(before + task.mask + after)
     found: dict[int, str] = {}
     for label in task.labels:
-        ids = tokenizer.encode(before + label.text + after).ids
+        ids = encode(before + label.text + after)
         new = _inserted(empty, ids, tokenizer.token_to_id(task.mask) or 0) if task.form == MASKED else ids[len(empty) :]
         if len(new) != 1 or (task.form != MASKED and ids[: len(empty)] != empty):
             pieces = [str(tokenizer.id_to_token(i)) for i in new]

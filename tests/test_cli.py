@@ -190,7 +190,16 @@ def test_inspect(capsys: pytest.CaptureFixture[str], bundle_folder: Path, monkey
     text = said(capsys, "inspect", bundle_folder, "--fanouts", "1,4")
     assert "task: requests, similarity: 'please {text}'" in text
     assert all(
-        word in text for word in ("embedding", "layer 2", "head", "litert: delegated", "100%, ", "GFLOP a token")
+        word in text
+        for word in (
+            "embedding",
+            "layer 2",
+            "head",
+            "litert: delegated",
+            "100%, ",
+            "GFLOP a token",
+            "MB in all, executorch",
+        )
     )
     assert "block 1 = stages 0 to 2, fan-out 1; block 2 = stages 3 to 4, fan-out 4" in text
     assert "has nothing to train" in refused(capsys, "inspect", bundle_folder, "--split", "4")

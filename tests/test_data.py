@@ -40,7 +40,7 @@ def test_lines_become_examples(bundle: Bundle, tmp_path: Path) -> None:
         ("{", "line 2 is not JSON"),
         ("[1]", "line 2: it is not an object with named fields"),
         ('{"label": "alarm"}', "line 2: the text field 'text' is missing, which task 'requests' needs"),
-        ('{"text": 3, "label": "alarm"}', "line 2: the text field 'text' is missing"),
+        ('{"text": 3, "label": "alarm"}', "line 2: the field 'text' is no text, which task 'requests' needs there"),
         ('{"text": "x"}', "line 2: the field 'label' has no label, which task 'requests' needs"),
         ('{"text": "x", "label": "tea"}', "line 2: label 'tea' is not one of task 'requests': alarm, music, call"),
         ('{"text": "\\ud800", "label": "alarm"}', "line 2: the field 'text' is not valid Unicode text"),

@@ -61,8 +61,9 @@ def test_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert read(f"hub:{folder}:train") == EXPECTED
     with pytest.raises(DataError, match=r"the hub did not give the data set '.*:test' \("):
         read(f"hub:{folder}:test")
-    with pytest.raises(DataError, match="is not the name of a data set; write hub:NAME:SPLIT or hub:NAME:CONFIG:SPLIT"):
-        read("hub:a:b:c:d")
+    for name in ("hub:a:b:c:d", "hub:stanfordnlp/sst2", "hub:", "hub::train"):
+        with pytest.raises(DataError, match="is not the name of a data set; write hub:NAME:SPLIT or hub:NAME:CONFIG:S"):
+            read(name)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +73,7 @@ def test_labels_by_name_and_by_index(value: object, index: int) -> None:
     assert parse_example({"a": "x", "b": "y", "label": value}, PAIR).label == index
 
 
-@pytest.mark.parametrize("value", [None, 2, -1, "2", "maybe", 1.0, [1], {"a": 1}])
+@pytest.mark.parametrize("value", [None, 2, -1, "2", "maybe", 1.5, [1], {"a": 1}])
 def test_what_is_no_label(value: object) -> None:
     with pytest.raises(DataError, match="label"):
         parse_example({"a": "x", "b": "y", "label": value}, PAIR)
@@ -97,8 +98,11 @@ def test_where_it_went_wrong(tmp_path: Path) -> None:
     path.write_text("a,label\nx,yes\n")
     with pytest.raises(DataError, match=r"d.csv, line 2: the text field 'b' is missing, which task 'pair' needs"):
         read(path)
+    path.write_text("a,b,a,label\nx,y,z,yes\n")
+    with pytest.raises(DataError, match=r"d.csv has two columns of one name; rename or remove one"):
+        read(path)
     path.write_bytes(b"a,b,label\n\xff,y,yes\n")
-    with pytest.raises(DataError, match=r"d.csv is not a CSV file in UTF-8"):
+    with pytest.raises(DataError, match=r"d.csv is not a readable CSV file in UTF-8"):
         read(path)
     path = tmp_path / "d.parquet"
     path.write_bytes(b"PAR1 torn")

@@ -17,6 +17,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 from device_runtime.bundle import Bundle
 from device_runtime.data import DataStore
 from device_runtime.engines import create_engine
+from device_runtime.engines.torch import TorchGraph
 from device_runtime.errors import ExportError
 from device_runtime.evaluation import predict
 from device_runtime.forward import Forward
@@ -247,3 +248,56 @@ def test_a_checkpoint_in_shards_and_sixteen_bits(tmp_path: Path) -> None:
         if name == bundle.manifest.tensors[index].source:
             expected[0, 0] += 1e-4
         torch.testing.assert_close(states[name], expected, rtol=0, atol=0)
+
+
+def test_nothing_hides_a_number_that_is_none(
+    checkpoint: Path, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(graph: TorchGraph, inputs: object, outputs: list[np.ndarray]) -> None:
+        for out in outputs:
+            out[...] = np.nan
+
+    monkeypatch.setattr(TorchGraph, "run", broken)
+    with pytest.raises(ExportError, match="torch deviates from PyTorch by inf at 'embedding'"):
+        export_bundle(str(checkpoint), {task.form: task}, Target(["torch"], [2], [8]), tmp_path / "b")
+
+
+def test_damaged_checkpoints_are_one_sentence(tmp_path: Path) -> None:
+    whole = make_checkpoint(tmp_path / "whole", "llama-untied")
+    model = AutoModelForCausalLM.from_pretrained(whole)
+    shards = tmp_path / "shards"
+    model.save_pretrained(shards, max_shard_size="20KB")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(whole / name, shards)
+    index = json.loads((shards / "model.safetensors.index.json").read_text())
+
+    def refused(message: str) -> None:
+        with pytest.raises(ExportError, match=message):
+            export_bundle(str(shards), load_task("sst2"), Target(["torch"], [1], [16]), tmp_path / "b")
+
+    some = sorted(set(index["weight_map"].values()))
+    mixed = {**index["weight_map"], "model.norm.weight": some[0]}
+    (shards / "model.safetensors.index.json").write_text(json.dumps({**index, "weight_map": mixed}))
+    refused("does not hold 'model.norm.weight' as it should")
+    for text in ("[]", '{"weight_map": 3}', '{"weight_map": []}'):
+        (shards / "model.safetensors.index.json").write_text(text)
+        refused("has no readable safetensors weights")
+    (shards / "model.safetensors.index.json").write_text(json.dumps(index))
+    config = json.loads((shards / "config.json").read_text())
+    (shards / "config.json").write_text(json.dumps({**config, "head_dim": 6}))
+    refused("cannot be computed as the model's config says")
+    (shards / "config.json").write_text(json.dumps(config))
+    (shards / some[-1]).write_bytes((shards / some[-1]).read_bytes()[:-100])
+    refused("get the model again|has no readable safetensors weights")
+
+
+def test_the_way_back_refuses_another_config(bundle: Bundle, checkpoint: Path, tmp_path: Path) -> None:
+    copy = damaged(checkpoint, tmp_path)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "num_attention_heads": 2}))
+    with pytest.raises(ExportError, match="is not the model that the bundle came from"):
+        write_checkpoint(Replica(bundle), tmp_path / "out", str(copy))
+    (copy / "config.json").write_bytes((checkpoint / "config.json").read_bytes())
+    (copy / "tokenizer.json").unlink()
+    write_checkpoint(Replica(bundle), tmp_path / "out", str(copy))
+    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (bundle.folder / "tokenizer.json").read_bytes()

@@ -17,6 +17,7 @@ from device_runtime.bundle import Bundle
 from device_runtime.data import DataStore, tokenise
 from device_runtime.directions import Direction, DirectionKernel
 from device_runtime.engines import create_engine
+from device_runtime.errors import ExportError
 from device_runtime.estimator import draw_examples, measure
 from device_runtime.evaluation import generate, predict
 from device_runtime.examples import Example
@@ -56,7 +57,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Case]
         if not checkpoint.exists():
             make_checkpoint(checkpoint, name)
         length = 48 if task == "squad" else 24
-        target = Target(ENGINES, [3], [length], answer_tokens=8)
+        target = Target(ENGINES, [3], [length], answer_tokens=8 if task == "squad" else None)
         bundle = export_bundle(str(checkpoint), load_task(task), target, folder / f"{name}-{task}")
         if task == "squad":
             fields = ({"title": "Rome", "question": "what is Rome?", "context": context} for context, _ in QUESTIONS)
@@ -239,3 +240,59 @@ def test_the_head_grows_with_the_label_words(tmp_path: Path) -> None:
     assert flops["small", "four"] == flops["large", "four"]
     # One more product of [2 examples, 32 wide] with two words' rows.
     assert flops["small", "four"] - flops["small", "two"] == 2 * 2 * 32 * 2
+
+
+def test_variants_that_configs_have(tmp_path: Path) -> None:
+    """Where transformers looks at a setting we do, and where it does not we do not: losses by its own forward."""
+    variants = {
+        "bert": {"tie_word_embeddings": False},
+        "roberta": {"tie_word_embeddings": False},
+        "llama-untied": {"sliding_window": 5},
+        "llama-3.2": {"num_key_value_heads": 1},
+        "qwen2": {"num_attention_heads": 1, "num_key_value_heads": 1},
+        "opt": {"num_attention_heads": 1},
+        "gpt2": {"vocab_size": 701},
+    }
+    for name, changes in variants.items():
+        checkpoint = make_checkpoint(tmp_path / name, name, **changes)
+        reference = load_reference(checkpoint, name)
+        target = Target(["litert"], [1], [24])
+        bundle = export_bundle(str(checkpoint), load_task("sst2"), target, tmp_path / f"{name}-bundle")
+        store = tokenise(bundle, [Example({"sentence": text}, i % 2) for i, text in enumerate(SENTENCES)])
+        found = Case(checkpoint, bundle, store, reference)
+        losses, _ = predict(Forward(create_engine("litert"), Replica(bundle)), store)
+        expected = reference_losses(found, reference, np.arange(len(store)))
+        np.testing.assert_allclose(losses, expected, atol=1e-4, err_msg=name)
+
+
+def test_a_window_in_shapes_around_it(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "m", "qwen3")
+    target = Target(["torch"], [1], [24, 6])
+    assert len(export_bundle(str(checkpoint), load_task("sst2"), target, tmp_path / "b").manifest.shapes) == 2
+
+
+def test_angles_that_depend_on_the_text(tmp_path: Path) -> None:
+    rope = {
+        "rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 16,
+        "long_factor": [2.0] * 4, "short_factor": [1.0] * 4, "factor": 4.0,
+    }  # fmt: skip
+    checkpoint = make_checkpoint(tmp_path / "m", "llama-3.2", rope_parameters=rope)
+    with pytest.raises(ExportError, match="beyond 16 tokens by other angles .longrope., .* --max-length of at most 16"):
+        export_bundle(str(checkpoint), load_task("sst2"), Target(["torch"], [1], [24]), tmp_path / "b")
+
+
+def test_an_answer_ends_at_the_end_of_text(case: Callable[[str, str], Case], monkeypatch: pytest.MonkeyPatch) -> None:
+    found = case("llama-3.2", "squad")
+    assert found.bundle.manifest.task.stop == ""
+    from dataclasses import replace
+
+    from device_runtime import evaluation
+
+    stopping = Bundle(found.bundle.folder)
+    task = replace(stopping.manifest.task, stop="</s>")
+    stopping.manifest = replace(stopping.manifest, task=task)
+    tokens = iter([11, 2] * 100)  # a letter, then </s>
+    monkeypatch.setattr(evaluation, "_next_tokens", lambda f, s, i: np.full(len(i), next(tokens)))
+    answers = generate(Forward(create_engine("litert"), Replica(stopping)), found.store)
+    letter = _checkpoint(found.checkpoint).tokenizer.decode([11])
+    assert answers == [letter] * len(found.store)

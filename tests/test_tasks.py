@@ -19,7 +19,7 @@ from export.checkpoint import Checkpoint
 from export.pipeline import export_bundle
 from export.target import Target
 from export.tasks import choose_form, load_task
-from export.words import label_tokens, with_mask
+from export.words import label_tokens, with_special_tokens
 
 OURS = ("sst2", "rte", "boolq", "wic", "cb", "mnli", "squad", "intents")
 
@@ -115,7 +115,7 @@ def two_words(form: str, template: str, *words: str) -> Task:
 
 def test_label_words_are_the_tokens_that_stand_there(roberta: Path, opt: Path) -> None:
     masked, causal = Checkpoint(str(roberta)), Checkpoint(str(opt))
-    task = with_mask(masked, load_task("sst2")["masked"])
+    task = with_special_tokens(masked, load_task("sst2")["masked"])
     expected = [masked.tokenizer.token_to_id(word) for word in ("Ġterrible", "Ġgreat")]
     assert label_tokens(masked, task) == expected
     assert label_tokens(causal, load_task("rte")["causal"]) == [causal.tokenizer.token_to_id(w) for w in ("Yes", "No")]
@@ -128,7 +128,9 @@ def test_label_words_that_cannot_be_used(roberta: Path, opt: Path) -> None:
     ):
         label_tokens(causal, two_words("causal", "{x} It was", " splendid", " great"))
     with pytest.raises(ExportError, match=r"the label word ' splendid' of task 't' is \d+ tokens"):
-        label_tokens(masked, with_mask(masked, two_words("masked", "{x} It was{mask}.", " splendid", " great")))
+        label_tokens(
+            masked, with_special_tokens(masked, two_words("masked", "{x} It was{mask}.", " splendid", " great"))
+        )
     with pytest.raises(ExportError, match="' great' and ' great' of task 't' are the same token"):
         label_tokens(causal, two_words("causal", "{x} It was", " great", " great"))
 
@@ -229,9 +231,9 @@ def test_tokenizers_that_mark_spaces(tmp_path: Path) -> None:
         single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )
     save_tokenizer(tokenizer, tmp_path, "<mask>")
-    fake: Any = SimpleNamespace(tokenizer=tokenizer, name="m", mask_token="<mask>")
+    fake: Any = SimpleNamespace(tokenizer=tokenizer, name="m", mask_token="<mask>", end_token="</s>")
     for name, found in (("sst2", ["▁terrible", "▁great"]), ("rte", ["▁Yes", "▁No"])):
-        task = with_mask(fake, load_task(name)["masked"])
+        task = with_special_tokens(fake, load_task(name)["masked"])
         assert [tokenizer.id_to_token(i) for i in label_tokens(fake, task)] == found
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     found = [tokenizer.id_to_token(i) for i in label_tokens(fake, load_task("sst2")["causal"])]
@@ -249,7 +251,71 @@ def test_a_tokenizer_that_transformers_converts(opt: Path, tmp_path: Path) -> No
     whole.model.save(str(copy))
     (copy / "tokenizer.json").unlink()
     settings = {"tokenizer_class": "GPT2Tokenizer", "bos_token": "<s>", "add_bos_token": True, "unk_token": "<unk>"}
+    settings = {**settings, "eos_token": "</s>", "pad_token": "<pad>"}
     (copy / "tokenizer_config.json").write_text(json.dumps(settings))
     bundle = export_bundle(str(copy), load_task("sst2"), Target(["torch"], [1], [24]), tmp_path / "b")
     fields = {"sentence": "the film was good"}
     assert Encoder(bundle).encode(fields).ids[-6:] == encoder(opt, bundle.manifest.task, 24).encode(fields).ids[-6:]
+
+
+def test_labels_are_what_they_say() -> None:
+    """A name comes before an index, whatever the type of the value."""
+
+    def index(names: str, value: object) -> int:
+        return two_words_named(names.split()).label_index(value)
+
+    def two_words_named(names: list[str]) -> Task:
+        return Task("t", "causal", "{x} is", tuple(Label(name, f" {name}") for name in names))
+
+    assert [index("true false", value) for value in (True, False, "true", "false")] == [0, 1, 0, 1]
+    assert [index("1 0", value) for value in (1, 0, "1", "0", 1.0)] == [0, 1, 0, 1, 0]
+    assert [index("1 2 3", value) for value in (1, 3, "2")] == [0, 2, 1]
+    assert [index("no yes", value) for value in (True, False, 1, 0.0, "1")] == [1, 0, 1, 0, 1]
+    for value in (0, "0", 4, 1.5, -1):
+        with pytest.raises(DataError, match="is not one of task"):
+            index("1 2 3", value)
+
+
+def test_tokenizers_that_close_a_text(tmp_path: Path) -> None:
+    """A decoder's prompt and answer are continued: what the tokenizer puts at an end has no place in between."""
+    tokenizer = byte_pairs(TEXTS, mask=True)  # its texts end in </s>
+    save_tokenizer(tokenizer, tmp_path, None)
+    fake: Any = SimpleNamespace(tokenizer=tokenizer, name="m", end_token="</s>")
+    assert label_tokens(fake, load_task("sst2")["causal"]) == [
+        tokenizer.token_to_id(w) for w in ("Ġterrible", "Ġgreat")
+    ]
+    here = encoder(tmp_path, load_task("squad")["generation"], 80)
+    encoded = here.encode({"title": "Rome", "context": "a city", "question": "what?"}, "a city")
+    assert here.decode(encoded.ids).endswith("Answer: a city\n")
+    assert "</s>" not in here.decode(encoded.ids)
+
+
+def test_a_filter_on_an_answer() -> None:
+    task = Task("t", "generation", "{x}:", target="y", answer=" {y:lower}\n", answer_tokens=4)
+    assert task.render_answer("Rome") == " rome\n"
+
+
+def test_requests_that_would_make_another_model(opt: Path, roberta: Path, tmp_path: Path) -> None:
+    def refused(message: str, task: str = "sst2", model: Path = opt, **settings: Any) -> None:
+        target = Target(["torch"], [1], [32], **settings)
+        with pytest.raises((ExportError, DataError), match=message):
+            export_bundle(str(model), load_task(task), target, tmp_path / "b")
+
+    refused("--answer-tokens is at least 1, and for tasks that generate", answer_tokens=3)
+    refused("--answer-tokens is at least 1", task="squad", answer_tokens=0)
+    refused("'layrs' in --train or --freeze matches no tensor; there are such as", freeze=["layrs"])
+    short = tmp_path / "short.toml"
+    short.write_text('[causal]\ntemplate = "' + "one two " * 40 + '{x}"\nlabels = { a = "Yes", b = "No" }\n')
+    refused("the template of task 'short' needs more than 32 tokens by itself", task=str(short))
+    import shutil
+
+    other = Path(shutil.copytree(opt, tmp_path / "other"))
+    more = byte_pairs(TEXTS, mask=False)
+    more.add_tokens([f"extra{i}" for i in range(40)])
+    more.save(str(other / "tokenizer.json"))
+    refused(r"has the token 'extra39' with number \d+, and the model's table has \d+ rows", model=other)
+    shutil.rmtree(other)
+    shutil.copytree(roberta, other)
+    settings = json.loads((other / "tokenizer_config.json").read_text())
+    (other / "tokenizer_config.json").write_text(json.dumps({**settings, "mask_token": "<hole>"}))
+    refused("has no mask token", model=other)

@@ -55,6 +55,8 @@ def create_engine(name: str, threads: int = 1) -> Engine:
     """
     if name not in ENGINES:
         raise EngineError(f"there is no engine '{name}'; choose one of {', '.join(ENGINES)}")
+    if threads < 1:
+        raise EngineError(f"an engine has at least 1 thread, not {threads}")
     module = importlib.import_module(f"device_runtime.engines.{name}")
     engine: Engine = module.create(threads)
     return engine

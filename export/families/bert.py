@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from device_runtime.errors import ExportError
 from export.checkpoint import Checkpoint
 from export.families import ENCODER_FORMS, Architecture, Part, require
 from export.operators import activation, attend, padding_bias, split_heads
@@ -16,7 +17,7 @@ MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "camembert")
 _WORDS = "embeddings.word_embeddings.weight"
 _IGNORED = (
     *("pooler.dense.weight", "pooler.dense.bias", "seq_relationship.weight", "seq_relationship.bias"),
-    *("decoder.weight", "decoder.bias", "position_ids", "token_type_ids"),
+    *("decoder.weight", "decoder.bias", "predictions.bias", "lm_head.bias", "position_ids", "token_type_ids"),
 )
 _TABLES = ("embeddings.position_embeddings.weight", "embeddings.token_type_embeddings.weight")
 
@@ -80,13 +81,16 @@ def describe(checkpoint: Checkpoint, length: int) -> Architecture:
         first, head = 0, "cls.predictions."
         transform = Transform("transform.dense", "transform.LayerNorm", config.hidden_act, epsilon)
     else:  # RoBERTa counts positions from the padding token's on
+        if config.pad_token_id is None:
+            raise ExportError(f"{checkpoint.name} has no pad_token_id in its config, which its positions count from")
         first, head = config.pad_token_id + 1, "lm_head."
         transform = Transform("dense", "layer_norm", "gelu", epsilon)
+    tied = config.tie_word_embeddings
     has_head = f"{head}bias" in checkpoint.files
     embedding = Embedding([*_TABLES, *affine("embeddings.LayerNorm")], first, epsilon)
     return Architecture(
         forms=ENCODER_FORMS if has_head else ENCODER_FORMS[1:],
-        limit=config.max_position_embeddings - first,
+        limit=checkpoint.shape(prefix + _TABLES[0])[0] - first,
         embedding=prefix + _WORDS,
         parts=(
             Part("embedding", "embedding", embedding, prefix),
@@ -96,8 +100,8 @@ def describe(checkpoint: Checkpoint, length: int) -> Architecture:
             ),
         ),
         final=Part("head", "head", transform, head) if has_head else None,
-        output=prefix + _WORDS if config.tie_word_embeddings else f"{head}decoder.weight",
-        output_bias=f"{head}bias",
+        output=prefix + _WORDS if tied else f"{head}decoder.weight",
+        output_bias=f"{head}bias" if tied or f"{head}decoder.bias" not in checkpoint.files else f"{head}decoder.bias",
         tables=[prefix + name for name in _TABLES],
         ignored=_IGNORED,
     )

@@ -62,7 +62,7 @@ def describe(checkpoint: Checkpoint, length: int) -> Architecture:
     layer = Layer(config.n_head, config.activation_function, epsilon, length)
     return Architecture(
         forms=DECODER_FORMS,
-        limit=config.n_positions,
+        limit=checkpoint.shape(prefix + "wpe.weight")[0],
         embedding=prefix + "wte.weight",
         parts=(
             Part("embedding", "embedding", Embedding(), prefix),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor
 
+from device_runtime.errors import ExportError
 from export.checkpoint import Checkpoint
 from export.families import DECODER_FORMS, Architecture, Part, require
 from export.operators import activation, attend, causal_bias, rotate, split_heads
@@ -80,10 +81,19 @@ def rotations(checkpoint: Checkpoint, length: int) -> tuple[Tensor, Tensor]:
     """Cosines and sines [1, length, head size] of the rotary angles, scaled as the config says (transformers' own)."""
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding  # slow to load; other families need none
 
-    with quiet():
-        cosines, sines = LlamaRotaryEmbedding(cast("LlamaConfig", checkpoint.config))(
-            torch.zeros(1), torch.arange(length)[None]
+    config = cast("LlamaConfig", checkpoint.config)
+    rope = config.rope_parameters or {}
+    kind, trained = rope.get("rope_type"), rope.get("original_max_position_embeddings")
+    if kind == "longrope" and trained and length > trained:
+        raise ExportError(
+            f"{checkpoint.name} turns texts beyond {trained} tokens by other angles (longrope), which one graph cannot"
+            f" do; choose a --max-length of at most {trained}"
         )
+    try:
+        with quiet():
+            cosines, sines = LlamaRotaryEmbedding(config)(torch.zeros(1), torch.arange(length)[None])
+    except (KeyError, TypeError, ZeroDivisionError) as error:
+        raise ExportError(f"{checkpoint.name} has a rope_type of '{kind}' that cannot be made ({error!r})") from None
     return cosines, sines
 
 
@@ -92,7 +102,7 @@ def describe(checkpoint: Checkpoint, length: int) -> Architecture:
     config = checkpoint.config
     require(checkpoint, partial_rotary_factor=1.0, use_bidirectional_attention=None)
     prefix = checkpoint.prefix("embed_tokens.weight")
-    windows = [_window(checkpoint, number, length) for number in range(config.num_hidden_layers)]
+    windows = [_window(checkpoint, number) for number in range(config.num_hidden_layers)]
     layers = {window: Layer(checkpoint, length, window) for window in dict.fromkeys(windows)}
     return Architecture(
         forms=DECODER_FORMS,
@@ -108,10 +118,10 @@ def describe(checkpoint: Checkpoint, length: int) -> Architecture:
     )
 
 
-def _window(checkpoint: Checkpoint, number: int, length: int) -> int | None:
-    """How many tokens a layer's attention sees, None when it sees all of a text of this length."""
+def _window(checkpoint: Checkpoint, number: int) -> int | None:
+    """How many tokens a layer's attention sees, None for all."""
     kinds = getattr(checkpoint.config, "layer_types", None)
     window = getattr(checkpoint.config, "sliding_window", None)
-    if window is None or window >= length or (kinds is not None and kinds[number] != "sliding_attention"):
+    if checkpoint.config.model_type == "llama" or (kinds is not None and kinds[number] != "sliding_attention"):
         return None
-    return int(window)
+    return int(window) if window else None

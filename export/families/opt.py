@@ -82,7 +82,7 @@ def describe(checkpoint: Checkpoint, length: int) -> Architecture:
     final = Final(pre_norm and not config._remove_final_layer_norm, projected)
     return Architecture(
         forms=DECODER_FORMS,
-        limit=config.max_position_embeddings,
+        limit=checkpoint.shape(prefix + "embed_positions.weight")[0] - _FIRST_POSITION,
         embedding=prefix + "embed_tokens.weight",
         parts=(
             Part("embedding", "embedding", Embedding(projected), prefix),

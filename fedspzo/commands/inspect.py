@@ -37,7 +37,6 @@ def run(options: argparse.Namespace) -> None:
     bundle = Bundle(options.bundle)
     manifest = bundle.manifest
     blocks = make_blocks(options, manifest)
-    check_cut(bundle, blocks)
     console = Console(soft_wrap=True)
     task = manifest.task
     labels = ", ".join(f"{label.name} = {label.text!r}" for label in task.labels) or f"answers as {task.answer!r}"
@@ -52,6 +51,7 @@ def run(options: argparse.Namespace) -> None:
     trainable = sum(prod(tensor.shape) for tensor in manifest.tensors if tensor.trainable)
     total = sum(prod(tensor.shape) for tensor in manifest.tensors)
     console.print(f"{trainable:,} of {total:,} parameters are trained", highlight=False)
+    check_cut(bundle, blocks)
     starts = [0, *(block.stop for block in blocks)]
     cut = "; ".join(
         f"block {number} = stages {start} to {block.stop - 1}, fan-out {block.fanout}"
@@ -68,18 +68,18 @@ def _costs(manifest: Manifest, blocks: Sequence[Block], formats: Sequence[str]) 
     from device_runtime.cost import forecast_memory, step_flops
 
     parts = ("weights", "frozen", "buffers", "activations", "workspace")
-    title = "a step, and the memory that it needs in MB (forecast)"
-    table = Table("batch × tokens", "GFLOP", "GFLOP a token", *parts, *(f"{f}, all" for f in formats), title=title)
+    shapes = [shape for shape in manifest.shapes if shape.groups == 1]
+    columns = (f"{shape.batch} × {shape.length}" for shape in shapes)
+    table = Table("batch × tokens", *columns, title="a step of this plan")
     for column in table.columns[1:]:
         column.justify = "right"
-    for shape in manifest.shapes:
-        flops = step_flops(manifest, shape, blocks) / 1e9
-        forecasts = [forecast_memory(manifest, shape, blocks, name) for name in formats]
-        table.add_row(
-            f"{shape.batch} × {shape.length}",
-            f"{flops:,.2f}",
-            f"{flops / (shape.batch * shape.length):,.4f}",
-            *(f"{getattr(forecasts[0], part) / 1e6:,.0f}" for part in parts),
-            *(f"{forecast.total / 1e6:,.0f}" for forecast in forecasts),
-        )
+    flops = [step_flops(manifest, shape, blocks) / 1e9 for shape in shapes]
+    table.add_row("GFLOP", *(f"{count:,.2f}" for count in flops))
+    per_token = (count / (shape.batch * shape.length) for count, shape in zip(flops, shapes, strict=True))
+    table.add_row("GFLOP a token", *(f"{count:,.4f}" for count in per_token), end_section=True)
+    forecasts = {name: [forecast_memory(manifest, shape, blocks, name) for shape in shapes] for name in formats}
+    for part in parts:
+        table.add_row(f"MB for {part}", *(f"{getattr(f, part) / 1e6:,.0f}" for f in forecasts[formats[0]]))
+    for name in formats:
+        table.add_row(f"MB in all, {name}", *(f"{forecast.total / 1e6:,.0f}" for forecast in forecasts[name]))
     return table

@@ -22,7 +22,7 @@ def run(options: argparse.Namespace) -> None:
     from device_runtime.engines import create_engine
     from device_runtime.errors import DataError
     from device_runtime.evaluation import generate, predict
-    from device_runtime.examples import Example
+    from device_runtime.examples import Example, check_text
     from device_runtime.forward import Forward
     from device_runtime.task import GENERATION
     from fedspzo.run_folder import open_model
@@ -31,6 +31,10 @@ def run(options: argparse.Namespace) -> None:
     task = replica.bundle.manifest.task
     if len(options.text) != len(task.fields):
         raise DataError(f"task '{task.name}' takes {len(task.fields)} texts: {', '.join(task.fields)}")
+    for field, text in zip(task.fields, options.text, strict=True):
+        check_text(field, text)
+    if options.top < 1:
+        raise DataError("--top is at least 1")
     store = tokenise(replica.bundle, [Example(dict(zip(task.fields, options.text, strict=True)), 0)])
     forward = Forward(create_engine(options.engine), replica)
     if task.form == GENERATION:

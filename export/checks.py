@@ -1,0 +1,65 @@
+"""What is refused before anything is written: checkpoints and requests that would make another model than was meant."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+from device_runtime.errors import ExportError
+from device_runtime.task import GENERATION, Task
+from export.checkpoint import Checkpoint, old_name
+from export.families import Architecture
+from export.network import Network
+from export.target import Target
+
+
+def check_tensors(checkpoint: Checkpoint, architecture: Architecture) -> None:
+    """Refuse a checkpoint with tensors that its architecture has no place for.
+
+    Raises:
+        ExportError: there are such tensors: leaving them out would export another model than the one given.
+    """
+    known = {architecture.embedding, architecture.output, architecture.output_bias}
+    parts = (*architecture.parts, *((architecture.final,) if architecture.final else ()))
+    known.update(source for part in parts for source in part.sources)
+    stored = known | {old_name(name) for name in known}
+    extra = [name for name in checkpoint.files if name not in stored and not name.endswith(architecture.ignored)]
+    if extra:
+        raise ExportError(
+            f"{checkpoint.folder} has {len(extra)} tensors that a model of type '{checkpoint.config.model_type}' has no"
+            f" place for, such as '{extra[0]}'; merge adapters into the model, or save it without them"
+        )
+
+
+def check_tokenizer(checkpoint: Checkpoint, architecture: Architecture) -> None:
+    """Raise ExportError when the tokenizer has tokens that the token table has no row for."""
+    rows = checkpoint.shape(architecture.embedding)[0]
+    token, highest = max(checkpoint.tokenizer.get_vocab().items(), key=lambda item: item[1])
+    if highest >= rows:
+        raise ExportError(
+            f"the tokenizer of {checkpoint.name} has the token '{token}' with number {highest}, and the model's table"
+            f" has {rows} rows; give the tokenizer that belongs to the model"
+        )
+
+
+def check_lengths(checkpoint: Checkpoint, architecture: Architecture, task: Task, target: Target) -> None:
+    """Raise ExportError when the lengths are more than the model takes, or leave no room for an answer."""
+    if max(target.lengths) > architecture.limit:
+        raise ExportError(f"{checkpoint.name} takes at most {architecture.limit} tokens; choose a smaller --max-length")
+    if target.answer_tokens is not None and (task.form != GENERATION or target.answer_tokens < 1):
+        raise ExportError("--answer-tokens is at least 1, and for tasks that generate")
+    if task.answer_tokens >= min(target.lengths):
+        raise ExportError(f"an answer of {task.answer_tokens} tokens leaves no room for a prompt; raise --max-length")
+
+
+def check_trained(network: Network, target: Target) -> None:
+    """Raise ExportError when nothing is left to train, or a pattern of what is trained matches no tensor."""
+    names = list(network.tensors)
+    example = names[network.stages[-2].tensors[0]]
+    for pattern in (*target.train, *target.freeze):
+        if pattern and not any(fnmatchcase(name, pattern) for name in names):
+            raise ExportError(f"'{pattern}' in --train or --freeze matches no tensor; there are such as '{example}'")
+    if not any(tensor.spec.trainable for tensor in network.tensors.values()):
+        raise ExportError(
+            "no tensor is left to train: --train and --freeze match the checkpoint's names, such as"
+            f" '{example}'; token and position tables stay frozen"
+        )
