@@ -36,7 +36,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
 def make_checkpoint(name: str, folder: Path) -> None:
     """Save a model of that config with random weights, and a byte-level tokenizer trained on a few words."""
     import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
     settings = dict(CONFIGS[name])
@@ -44,6 +43,13 @@ def make_checkpoint(name: str, folder: Path) -> None:
     factory = AutoModelForMaskedLM if kind == "roberta" else AutoModelForCausalLM
     torch.manual_seed(0)
     factory.from_config(AutoConfig.for_model(kind, **settings), dtype=torch.float32).save_pretrained(folder)
+    save_tokenizer(folder, closes=kind == "roberta")
+
+
+def save_tokenizer(folder: Path, closes: bool) -> None:
+    """A byte-level tokenizer trained on a few words; one that closes texts has a mask too, as RoBERTa's."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -54,7 +60,7 @@ def make_checkpoint(name: str, folder: Path) -> None:
         show_progress=False,
     )
     tokenizer.train_from_iterator(TEXTS * 3, trainer)
-    end = " </s>" if kind == "roberta" else ""
+    end = " </s>" if closes else ""
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"<s> $A{end}", special_tokens=[("<s>", 0), ("</s>", 2)]
     )

@@ -104,6 +104,19 @@ class Check:
 
 
 @dataclass(frozen=True)
+class AdapterSpec:
+    """Low-rank adapters (LoRA, arXiv 2106.09685) that are trained over a frozen base.
+
+    Attributes:
+        rank: inner width.
+        alpha: what they add is scaled by alpha/rank.
+    """
+
+    rank: int
+    alpha: float
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What ``manifest.json`` says.
 
@@ -115,6 +128,8 @@ class Manifest:
         tensors: all weight tensors; a tensor's index here is the one directions are keyed by.
         stages: the network, in order; the last one ends in the losses.
         decoder: for generation, the stage that takes the last one's place to score the next token.
+        adapters: what is trained, where it is not the model's own tensors: two for each adapted linear map, named after
+            it with ``lora_A`` [1, in, rank] and ``lora_B`` [1, rank, out].
         shapes: sizes of batches, each with its graphs; the largest comes first.
         checks: one for each stage.
         files: file name → SHA-256.
@@ -127,6 +142,7 @@ class Manifest:
     tensors: tuple[TensorSpec, ...]
     stages: tuple[StageSpec, ...]
     decoder: StageSpec | None
+    adapters: AdapterSpec | None
     shapes: tuple[Shape, ...]
     checks: tuple[Check, ...]
     files: Mapping[str, str]
@@ -239,6 +255,7 @@ def _parse_manifest(folder: Path, text: str) -> Manifest:
             tensors=tuple(TensorSpec(**{**tensor, "shape": tuple(tensor["shape"])}) for tensor in record["tensors"]),
             stages=tuple(_parse_stage(stage) for stage in record["stages"]),
             decoder=_parse_stage(record["decoder"]) if record["decoder"] else None,
+            adapters=AdapterSpec(**record["adapters"]) if record["adapters"] else None,
             shapes=tuple(_parse_shape(shape) for shape in record["shapes"]),
             checks=tuple(Check(**check) for check in record["checks"]),
             files={str(name): str(value) for name, value in record["files"].items()},

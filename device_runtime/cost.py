@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from device_runtime.bundle import Manifest, Shape, StageSpec
 from device_runtime.plan import Block
+from device_runtime.wave import partition
 
 #: Resident bytes of a process with Python, numpy, MQTT and an engine before any weight, as measured on x86-64 Linux.
 BASE_BYTES = {"litert": 75_000_000, "executorch": 400_000_000, "torch": 380_000_000}
@@ -21,7 +22,7 @@ class Memory:
     Attributes:
         weights: the trainable weights.
         frozen: the frozen tensors that stages read (mapped from the bundle's file).
-        buffers: two perturbed copies of a stage's weights.
+        buffers: perturbed copies of a stage's weights, two or as many as leaves go through a graph together.
         activations: of all leaves between two stages, and the batch's feeds.
         workspace: the engine's packed copy of the largest matrix and its intermediate results (an estimate).
         base: Python, numpy and the engine's library.
@@ -60,13 +61,16 @@ def forecast_memory(manifest: Manifest, shape: Shape, blocks: Sequence[Block], e
     runs = _runs(manifest, blocks)
     outputs = [count * sum(map(size, shape.graphs[stage.graph].outputs)) for stage, count in runs]
     between = max(before + after for before, after in zip([0, *outputs], outputs, strict=False))
-    widest = max((tensors[i].shape for i in trained if len(tensors[i].shape) == 3), key=size, default=(1, 1, 1))
-    tokens = shape.batch * shape.length
+    groups = [s.groups for s in manifest.shapes if (s.batch, s.length) == (shape.batch, shape.length)]
+    together = max(partition(2 * math.prod(block.fanout for block in blocks), groups))
+    matrices = (spec.shape for spec in tensors if len(spec.shape) == 3 and (spec.transposed or spec.trainable))
+    widest = max(matrices, key=size, default=(1, 1, 1))
+    tokens = together * shape.batch * shape.length
     scores = size((shape.batch, manifest.task.answer_tokens, _rows(manifest, manifest.output)))
     return Memory(
         weights=sum(size(tensors[i].shape) for i in trained),
         frozen=sum(size(tensors[i].shape) for i in frozen),
-        buffers=2 * sum(count * size(dimensions) for dimensions, count in buffers.items()),
+        buffers=max(2, together) * sum(count * size(dimensions) for dimensions, count in buffers.items()),
         activations=between + sum(map(size, shape.feeds.values())),
         workspace=size(widest) + 2 * size((tokens, max(widest))) + 2 * scores,
         base=BASE_BYTES.get(engine_format, 0),

@@ -1,18 +1,25 @@
-"""The way back: a replica's weights as a Hugging Face checkpoint."""
+"""The way back: a replica's weights as a Hugging Face checkpoint, or its adapters as a peft folder."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import torch
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
-from device_runtime.bundle import TOKENIZER, file_hash
+from device_runtime.bundle import TOKENIZER, Bundle, file_hash
 from device_runtime.errors import ExportError
 from device_runtime.replica import Replica
+from device_runtime.task import MASKED, SIMILARITY
 from device_runtime.tensors import write_tensors
 from export.checkpoint import CONFIG, Checkpoint
+from export.pieces import DOWN, UP
+from export.quiet import quiet
 
 #: Endings of what old checkpoints hold besides weights: indices that transformers makes by itself.
 _NOT_WEIGHTS = ("position_ids", "token_type_ids")
@@ -21,7 +28,9 @@ _BESIDE = (".json", ".txt", ".model", ".jinja")
 
 
 def write_checkpoint(replica: Replica, out: Path, source: str | None = None) -> None:
-    """Write the original checkpoint with the trained tensors in their places, in float32, one tensor at a time.
+    """Write the original checkpoint with what was trained in it, in float32, one tensor at a time.
+
+    Adapters are merged into the matrices that they belong to.
 
     Args:
         replica: the trained weights.
@@ -31,44 +40,117 @@ def write_checkpoint(replica: Replica, out: Path, source: str | None = None) -> 
     Raises:
         ExportError: the folder exists, or the original is not there or is another model.
     """
-    if out.exists():
-        raise ExportError(f"{out} exists already; remove it or choose another --out")
-    model = replica.bundle.manifest.model
+    checkpoint = _original(replica.bundle, source)
+    with _appearing(out) as folder:
+        for file in checkpoint.folder.iterdir():
+            if file.is_file() and file.suffix in _BESIDE and not file.name.startswith("model."):
+                shutil.copyfile(file, folder / file.name)
+        if not (folder / TOKENIZER).exists():
+            shutil.copyfile(replica.bundle.folder / TOKENIZER, folder / TOKENIZER)
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config.pop("torch_dtype", None)
+        (folder / CONFIG).write_text(json.dumps({**config, "dtype": "float32"}, indent=2), encoding="utf-8")
+        shapes = {name: checkpoint.shape(name) for name in checkpoint.files if not name.endswith(_NOT_WEIGHTS)}
+        trained = _Trained(checkpoint, replica)
+        write_tensors(folder / "model.safetensors", shapes, map(trained.tensor, shapes), {"format": "pt"})
+
+
+def write_adapter(replica: Replica, out: Path, source: str | None = None) -> None:
+    """Write the trained adapters as a folder that peft loads over the original checkpoint.
+
+    Raises:
+        ExportError: the bundle has no adapters; or as :func:`write_checkpoint` does.
+    """
+    manifest = replica.bundle.manifest
+    if manifest.adapters is None:
+        raise ExportError(f"{replica.bundle.folder} has no adapters: its own tensors are trained; leave out --peft")
+    checkpoint = _original(replica.bundle, source)
+    modules = _module_names(checkpoint, manifest.task.form)
+    factors: dict[str, np.ndarray] = {}
+    targets = []
+    for index, spec in enumerate(manifest.tensors):
+        if spec.name.endswith((DOWN, UP)):
+            linear, part = spec.name.removesuffix(DOWN).removesuffix(UP), spec.name[-len(UP) :]
+            module = next(name for name in modules if name == linear or name.endswith(f".{linear}"))
+            factors[f"base_model.model.{module}{part}"] = np.ascontiguousarray(replica.tensor(index)[0].T)
+            targets.append(module)
+    conv1d = not next(spec for spec in manifest.tensors if spec.name == f"{linear}.weight").transposed
+    config = {
+        "peft_type": "LORA",
+        "base_model_name_or_path": str(checkpoint.folder.resolve()),
+        "r": manifest.adapters.rank,
+        "lora_alpha": manifest.adapters.alpha,
+        "target_modules": sorted(set(targets)),
+        "fan_in_fan_out": conv1d,
+        "bias": "none",
+        "inference_mode": True,
+    }
+    with _appearing(out) as folder:
+        shapes = {name: array.shape for name, array in factors.items()}
+        write_tensors(folder / "adapter_model.safetensors", shapes, factors.values(), {"format": "pt"})
+        (folder / "adapter_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+
+
+def _original(bundle: Bundle, source: str | None) -> Checkpoint:
+    """The checkpoint that a bundle came from. Raises ExportError when it is not there or is another one."""
+    model = bundle.manifest.model
     try:
         checkpoint = Checkpoint(source or model["source"])
     except ExportError as error:
         raise ExportError(f"the original model is needed ({error}); say where it is with --source") from None
     if checkpoint.hash != model["hash"] or file_hash(checkpoint.folder / CONFIG) != model["config"]:
         raise ExportError(f"{checkpoint.folder} is not the model that the bundle came from; give that one by --source")
+    return checkpoint
+
+
+@contextmanager
+def _appearing(out: Path) -> Iterator[Path]:
+    """A folder to write to, which takes its name when all is written. Raises ExportError when the name is taken."""
+    if out.exists():
+        raise ExportError(f"{out} exists already; remove it or choose another --out")
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        _write(checkpoint, replica, partial)
+        yield partial
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _write(checkpoint: Checkpoint, replica: Replica, folder: Path) -> None:
-    for file in checkpoint.folder.iterdir():
-        if file.is_file() and file.suffix in _BESIDE and not file.name.startswith("model."):
-            shutil.copyfile(file, folder / file.name)
-    if not (folder / TOKENIZER).exists():
-        shutil.copyfile(replica.bundle.folder / TOKENIZER, folder / TOKENIZER)
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    config.pop("torch_dtype", None)
-    (folder / CONFIG).write_text(json.dumps({**config, "dtype": "float32"}, indent=2), encoding="utf-8")
-    shapes = {name: checkpoint.shape(name) for name in checkpoint.files if not name.endswith(_NOT_WEIGHTS)}
-    arrays = (_tensor(checkpoint, replica, name) for name in shapes)
-    write_tensors(folder / "model.safetensors", shapes, arrays, {"format": "pt"})
+def _module_names(checkpoint: Checkpoint, form: str) -> list[str]:
+    """Names of the modules of the model that transformers makes of a checkpoint for a form of task."""
+    factories = {MASKED: AutoModelForMaskedLM, SIMILARITY: AutoModel}
+    with quiet(), torch.device("meta"):
+        model = factories.get(form, AutoModelForCausalLM).from_config(checkpoint.config)
+    return [name for name, _ in model.named_modules()]
 
 
-def _tensor(checkpoint: Checkpoint, replica: Replica, name: str) -> np.ndarray:
-    """A tensor of the checkpoint, from the replica where that trains it."""
-    for index, weights in replica.trainable.items():
-        spec = replica.bundle.manifest.tensors[index]
-        if checkpoint.stored_name(spec.source) == name:
-            restored = weights[0].T if spec.transposed else weights
-            return np.ascontiguousarray(restored.reshape(checkpoint.shape(name)))
-    return checkpoint.tensor(name)
+class _Trained:
+    """A checkpoint's tensors, with what a replica has trained of them."""
+
+    def __init__(self, checkpoint: Checkpoint, replica: Replica) -> None:
+        self._checkpoint, self._replica = checkpoint, replica
+        self._specs = replica.bundle.manifest.tensors
+        self._indices = {spec.name: index for index, spec in enumerate(self._specs)}
+        self._by_stored_name = {checkpoint.stored_name(s.source): s for s in self._specs if s.source}
+
+    def tensor(self, stored: str) -> np.ndarray:
+        """A tensor by its name in the files, in the checkpoint's shape."""
+        spec = self._by_stored_name.get(stored)
+        if spec is None:
+            return self._checkpoint.tensor(stored)
+        index = self._indices[spec.name]
+        if spec.trainable:
+            restored = self._replica.tensor(index)
+        else:
+            linear = spec.name.removesuffix(".weight")
+            factors = [self._indices[linear + part] for part in (DOWN, UP) if linear + part in self._indices]
+            if not factors:
+                return self._checkpoint.tensor(stored)
+            down, up = (self._replica.tensor(factor) for factor in factors)
+            adapters = self._replica.bundle.manifest.adapters
+            scale = np.float32(adapters.alpha / adapters.rank) if adapters else np.float32(0)
+            restored = self._replica.tensor(index) + scale * (down @ up)
+        restored = restored[0].T if spec.transposed else restored
+        return np.ascontiguousarray(restored.reshape(self._checkpoint.shape(stored)))

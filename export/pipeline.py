@@ -12,7 +12,18 @@ import numpy as np
 import torch
 
 from device_runtime.arrays import ALIGNMENT
-from device_runtime.bundle import MANIFEST, TOKENIZER, WEIGHTS, Bundle, Check, GraphSpec, Manifest, Shape, file_hash
+from device_runtime.bundle import (
+    MANIFEST,
+    TOKENIZER,
+    WEIGHTS,
+    AdapterSpec,
+    Bundle,
+    Check,
+    GraphSpec,
+    Manifest,
+    Shape,
+    file_hash,
+)
 from device_runtime.encoder import Encoder
 from device_runtime.errors import ExportError
 from device_runtime.forward import HIDDEN
@@ -119,6 +130,7 @@ def _write(
         tensors=tuple(tensor.spec for tensor in networks[0].tensors.values()),
         stages=stages,
         decoder=networks[0].decoder,
+        adapters=AdapterSpec(target.adapters.rank, target.adapters.alpha) if target.adapters else None,
         shapes=shapes,
         checks=checks,
         files={path.name: file_hash(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST},

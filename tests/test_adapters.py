@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,19 +14,20 @@ from models import ENCODERS, make_checkpoint
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
-from device_runtime.bundle import Bundle
+from device_runtime.bundle import Bundle, StageSpec
 from device_runtime.data import DataStore, tokenise
 from device_runtime.directions import Direction, DirectionKernel
-from device_runtime.engines import create_engine
+from device_runtime.engines import Engine, create_engine
 from device_runtime.errors import ExportError
 from device_runtime.estimator import draw_examples, measure
 from device_runtime.evaluation import predict
 from device_runtime.examples import Example
-from device_runtime.forward import Forward
+from device_runtime.forward import Batch, Forward
 from device_runtime.plan import Block, Plan
 from device_runtime.replica import Replica
 from device_runtime.wave import partition
 from export.adapters import Adapters
+from export.materialize import write_adapter, write_checkpoint
 from export.pipeline import export_bundle
 from export.target import Target
 from export.tasks import load_task
@@ -142,31 +143,51 @@ def test_leaves_together_and_one_by_one(case: Callable[[str], Case], make_plan: 
     plan = make_plan(examples=2, blocks=(Block(1, 2, 0.5, 1.0), Block(stages, 3, 1.0, 1.0)), steps=2)
     scalars, flops, runs = [], [], []
     for groups in ([1], [1, 2], [1, 2, 4]):
-        forward = Forward(create_engine("litert"), Replica(found.bundle))
+        forward = Counting(create_engine("litert"), Replica(found.bundle), groups)
         trained(forward.weights)
-        forward._shapes = [shape for shape in forward._shapes if shape.groups in groups]
-        counted = Counter(forward)
-        scalars.append(measure(counted, found.store, plan, "a").scalars)
-        flops.append(counted.flops)
-        runs.append(counted.runs)
+        scalars.append(measure(forward, found.store, plan, "a").scalars)
+        flops.append(forward.flops)
+        runs.append(forward.runs)
     np.testing.assert_allclose(scalars[1], scalars[0], rtol=1e-2, atol=1e-2)
     np.testing.assert_allclose(scalars[2], scalars[0], rtol=1e-2, atol=1e-2)
     assert flops[0] == flops[1] == flops[2]
     assert runs[0] > 1.5 * runs[1] > 1.5 * runs[2]
 
 
-class Counter:
-    """A forward that counts its runs."""
+class Counting(Forward[Replica]):
+    """Uses some of the graphs only, and counts its runs."""
 
-    def __init__(self, forward: Forward[Replica]) -> None:
-        self._forward, self.runs = forward, 0
+    def __init__(self, engine: Engine, replica: Replica, allowed: list[int]) -> None:
+        super().__init__(engine, replica)
+        self.allowed, self.runs = allowed, 0
 
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._forward, name)
+    def groups(self, batch: Batch) -> list[int]:
+        return [size for size in super().groups(batch) if size in self.allowed]
 
-    def run(self, *arguments: object) -> list[np.ndarray]:
+    def run(
+        self, stage: StageSpec, batch: Batch, hidden: np.ndarray | None, weights: Mapping[int, np.ndarray]
+    ) -> list[np.ndarray]:
         self.runs += 1
-        return self._forward.run(*arguments)  # type: ignore[arg-type]
+        return super().run(stage, batch, hidden, weights)
+
+
+@pytest.mark.parametrize("name", ["roberta", "gpt2"])
+def test_the_way_back(name: str, case: Callable[[str], Case], tmp_path: Path) -> None:
+    """As an adapter that peft loads over the original, and merged into a checkpoint: the replica's own losses."""
+    found = case(name)
+    replica = Replica(found.bundle)
+    trained(replica)
+    expected, _ = predict(Forward(create_engine("litert"), replica), found.store)
+    write_adapter(replica, tmp_path / "adapter")
+    write_checkpoint(replica, tmp_path / "merged")
+    factory = AutoModelForMaskedLM if name in ENCODERS else AutoModelForCausalLM
+    base = factory.from_pretrained(found.bundle.manifest.model["source"], dtype=torch.float32)
+    over = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    merged = factory.from_pretrained(tmp_path / "merged").eval()
+    everything = np.arange(len(found.store))
+    for model in (over, merged):
+        losses = reference_losses(Case(found.bundle, found.store, found.words, model), {}, everything)
+        np.testing.assert_allclose(losses, expected, atol=1e-4)
 
 
 def test_stacks_of_leaves() -> None:

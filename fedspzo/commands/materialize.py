@@ -10,14 +10,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the options."""
     parser.add_argument("folder", type=Path, metavar="RUN", help="a run's folder, as the demo makes")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")
+    parser.add_argument("--peft", action="store_true", help="write the adapters alone, as a folder that peft loads")
     parser.add_argument("--source", help="the original model, if it has moved since the export")
 
 
 def run(options: argparse.Namespace) -> None:
     """Write the checkpoint."""
-    from export.materialize import write_checkpoint
+    from export.materialize import write_adapter, write_checkpoint
     from fedspzo.run_folder import open_run
 
     replica = open_run(options.folder)
-    write_checkpoint(replica, options.out, options.source)
-    print(f"checkpoint of round {replica.round} written to {options.out}")
+    write = write_adapter if options.peft else write_checkpoint
+    write(replica, options.out, options.source)
+    print(f"{'adapter' if options.peft else 'checkpoint'} of round {replica.round} written to {options.out}")

@@ -1,0 +1,107 @@
+"""Adapters: a step whose leaves go through a layer together, against the same step leaf by leaf.
+
+One layer as wide as LLaMA-3.2-3B's (3072, random weights), 16 leaves, timed in turn in one process.
+
+    python benchmarks/leaves.py --engine litert --lengths 8,32
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+LEAVES = 16
+
+
+def make_checkpoint(folder: Path) -> None:
+    """One layer of LLaMA-3.2-3B's width, with a small vocabulary."""
+    import torch
+    from large_models import save_tokenizer
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=700, hidden_size=3072, intermediate_size=8192, num_hidden_layers=1, num_attention_heads=24,
+        num_key_value_heads=8, head_dim=128, max_position_embeddings=256, tie_word_embeddings=True,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    save_tokenizer(folder, closes=False)
+
+
+def main() -> None:
+    """Export, then time both ways."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--engine", default="litert")
+    parser.add_argument("--lengths", default="8,32")
+    parser.add_argument("--groups", default="16,32")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=7)
+    options = parser.parse_args()
+    from device_runtime.bundle import Bundle
+    from device_runtime.data import DataStore
+    from device_runtime.engines import create_engine
+    from device_runtime.estimator import measure
+    from device_runtime.forward import Batch, Forward
+    from device_runtime.plan import Block, Plan
+    from device_runtime.replica import Replica
+
+    class Alone(Forward[Replica]):
+        """Runs leaf by leaf, whatever graphs there are."""
+
+        def groups(self, batch: Batch) -> list[int]:
+            return [1]
+
+    with tempfile.TemporaryDirectory(prefix="leaves-") as name:
+        folder = Path(name)
+        make_checkpoint(folder / "model")
+        subprocess.run(
+            [sys.executable, "-m", "fedspzo", "export", str(folder / "model"), "--task", "sst2", "--engine",
+             options.engine, "--batch", "1", "--max-length", options.lengths, "--lora-rank", "8", "--groups",
+             options.groups, "--lora-targets", "q_proj,v_proj", "--out", str(folder / "bundle")],
+            check=True, capture_output=True,
+        )  # fmt: skip
+        bundle = Bundle(folder / "bundle")
+        random = np.random.default_rng(0)
+        for length in map(int, options.lengths.split(",")):
+            store = DataStore(
+                random.integers(5, 600, (1, bundle.manifest.length), np.int32), np.array([length], np.int32),
+                np.array([length - 1], np.int32), np.zeros(1, np.int32),
+            )  # fmt: skip
+            plan = Plan(1, 7, True, "rademacher", 1, 1, 1e-3, (Block(2, LEAVES, 1.0, 1e-3),), 60.0, False)
+            together = Forward(create_engine(options.engine, options.threads), Replica(bundle))
+            alone = Alone(create_engine(options.engine, options.threads), Replica(bundle))
+            seconds: dict[str, list[float]] = {"together": [], "alone": []}
+            scalars = {}
+            for _ in range(options.repeats + 1):
+                for kind, forward in (("together", together), ("alone", alone)):
+                    started = time.perf_counter()
+                    scalars[kind] = measure(forward, store, plan, "a").scalars
+                    seconds[kind].append(time.perf_counter() - started)
+            medians = {kind: statistics.median(times[1:]) for kind, times in seconds.items()}
+            difference = np.abs(np.subtract(scalars["together"], scalars["alone"])).max()
+            print(
+                json.dumps(
+                    {
+                        "engine": options.engine,
+                        "shape": f"1 × {length}",
+                        "leaves": LEAVES,
+                        "seconds_together": round(medians["together"], 4),
+                        "seconds_alone": round(medians["alone"], 4),
+                        "times_faster": round(medians["alone"] / medians["together"], 2),
+                        "largest_difference": float(difference),
+                    }
+                ),
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
