@@ -121,24 +121,25 @@ def run_round(bundle: Path, folder: Path, engine: str, length: int) -> dict[str,
     }
 
 
-def measure(name: str, engine: str, batch: int, length: int, folder: Path) -> dict[str, Any]:
+def measure(name: str, engine: str, batch: int, length: int, weights: str, folder: Path) -> dict[str, Any]:
     """All figures of one model."""
     checkpoint, bundle = folder / name, folder / "bundle"
     subprocess.run([sys.executable, __file__, "--make", name, str(checkpoint)], check=True, capture_output=True)
     checkpoint_bytes = (checkpoint / "model.safetensors").stat().st_size
     export = [*FEDSPZO, "export", str(checkpoint), "--task", "sst2", "--engine", engine, "--batch", str(batch),
-              "--max-length", str(length), "--out", str(bundle)]  # fmt: skip
+              "--max-length", str(length), "--weights", weights, "--out", str(bundle)]  # fmt: skip
     seconds, peak = watch(export, folder)
     found = {
         "model": name,
         "engine": engine,
         "batch": batch,
         "length": length,
+        "weights": weights,
         "checkpoint_mb": checkpoint_bytes / 1e6,
         "export_seconds": seconds,
         "export_peak_rss_mb": peak / 1e6,
         "export_bar_mb": checkpoint_bytes / 1e6 + 2000,
-        "device_bar_mb": 1.10 * checkpoint_bytes / 1e6 + 250,
+        "device_bar_mb": 1.10 * checkpoint_bytes / 1e6 / (1 if weights == "float32" else 2) + 250,
         **run_round(bundle, folder, engine, length),
     }
     found["passed"] = (
@@ -156,6 +157,7 @@ def main() -> int:
     parser.add_argument("--engine", default="litert")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--length", type=int, default=64)
+    parser.add_argument("--weights", default="float32", help="as what the bundle stores them")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--make", nargs=2, metavar=("MODEL", "FOLDER"), help="only make a checkpoint")
     options = parser.parse_args()
@@ -166,7 +168,7 @@ def main() -> int:
     for name in options.models.split(","):
         folder = Path(tempfile.mkdtemp(prefix="large-models-"))
         try:
-            found = measure(name, options.engine, options.batch, options.length, folder)
+            found = measure(name, options.engine, options.batch, options.length, options.weights, folder)
         finally:
             shutil.rmtree(folder)
         passed = passed and found["passed"]

@@ -1,18 +1,19 @@
-"""Float32 arrays at 64-byte boundaries, as engines want them, and a pool that hands the same ones out again."""
+"""Arrays at 64-byte boundaries, as engines want them, and a pool of float32 ones that hands the same out again."""
 
 from __future__ import annotations
 
 import numpy as np
 
 ALIGNMENT = 64
+_FLOAT32: np.dtype[np.generic] = np.dtype(np.float32)
 
 
-def aligned_empty(shape: tuple[int, ...]) -> np.ndarray:
-    """An uninitialised C-contiguous float32 array whose memory starts at a multiple of 64 bytes."""
-    size = int(np.prod(shape, dtype=np.int64)) * 4
+def aligned_empty(shape: tuple[int, ...], dtype: np.dtype[np.generic] = _FLOAT32) -> np.ndarray:
+    """An uninitialised C-contiguous array whose memory starts at a multiple of 64 bytes."""
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     raw = np.empty(size + ALIGNMENT, dtype=np.uint8)
     offset = -raw.ctypes.data % ALIGNMENT
-    return raw[offset : offset + size].view(np.float32).reshape(shape)
+    return raw[offset : offset + size].view(dtype).reshape(shape)
 
 
 class ArrayPool:

@@ -17,6 +17,7 @@ from typing import Any
 from device_runtime import directions
 from device_runtime.engines import Engine, StageGraph
 from device_runtime.errors import BundleError, DataError
+from device_runtime.halves import DTYPES
 from device_runtime.task import Label, Task
 from device_runtime.tensors import TensorFile
 
@@ -26,7 +27,7 @@ MANIFEST, WEIGHTS, TOKENIZER = "manifest.json", "weights.safetensors", "tokenize
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One weight tensor (float32).
+    """One weight tensor.
 
     Attributes:
         name: its name in ``weights.safetensors``.
@@ -34,6 +35,7 @@ class TensorSpec:
         trainable: whether rounds change it.
         source: the parameter of the Hugging Face checkpoint that it came from ("" when it came from none).
         transposed: whether it is the source's transpose with a leading axis of one (the form engines delegate).
+        dtype: what it is stored as, a key of :data:`device_runtime.halves.DTYPES`; graphs take float32.
     """
 
     name: str
@@ -41,6 +43,7 @@ class TensorSpec:
     trainable: bool
     source: str
     transposed: bool
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -181,7 +184,8 @@ class Bundle:
         self.identity = _identity(self.manifest)
         self.weights = TensorFile(self.folder / WEIGHTS)
         for tensor in self.manifest.tensors:
-            if self.weights.shape(tensor.name) != tensor.shape:
+            stored = DTYPES.get(tensor.dtype)
+            if self.weights.shape(tensor.name) != tensor.shape or self.weights.dtype(tensor.name) != stored:
                 raise BundleError(
                     f"{self.folder}: the weights do not fit the manifest at '{tensor.name}'; export again"
                 )

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from device_runtime.bundle import Manifest, Shape, StageSpec
+from device_runtime.bundle import Manifest, Shape, StageSpec, TensorSpec
+from device_runtime.halves import DTYPES
 from device_runtime.plan import Block
 from device_runtime.wave import partition
 
@@ -68,13 +69,17 @@ def forecast_memory(manifest: Manifest, shape: Shape, blocks: Sequence[Block], e
     tokens = together * shape.batch * shape.length
     scores = size((shape.batch, manifest.task.answer_tokens, _rows(manifest, manifest.output)))
     return Memory(
-        weights=sum(size(tensors[i].shape) for i in trained),
-        frozen=sum(size(tensors[i].shape) for i in frozen),
+        weights=sum(_stored_bytes(tensors[i]) for i in trained),
+        frozen=sum(_stored_bytes(tensors[i]) for i in frozen),
         buffers=max(2, together) * sum(count * size(dimensions) for dimensions, count in buffers.items()),
         activations=between + sum(map(size, shape.feeds.values())),
         workspace=size(widest) + 2 * size((tokens, max(widest))) + 2 * scores,
         base=BASE_BYTES.get(engine_format, 0),
     )
+
+
+def _stored_bytes(spec: TensorSpec) -> int:
+    return math.prod(spec.shape) * DTYPES[spec.dtype].itemsize
 
 
 def _rows(manifest: Manifest, table: str) -> int:

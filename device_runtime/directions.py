@@ -10,6 +10,9 @@ Direction format 1 (design rule: bit-exact everywhere, so it is part of the bund
   at counter 4096·c.
 * A sum of directions is formed in float32 in the listed order, each term rounded once, then added to the weight,
   rounded once; no fused multiply-add.
+* Weights stored in 16 bits are widened first. A step that changes them is rounded at random
+  (:mod:`device_runtime.halves`) with one 16-bit number an element, in order, from the words of Philox with key
+  (rounding seed, t), low bits first.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from typing import Protocol
 
 import numpy as np
 
+from device_runtime.halves import narrow, widen
 from device_runtime.quantiles import NORMAL
 
 FORMAT = 1
@@ -64,23 +68,45 @@ class DirectionKernel:
         self._stream = _STREAMS[distribution]
         self._sum = np.empty(CHUNK, np.float32)
         self._term = np.empty(CHUNK, np.float32)
+        self._wide = np.empty(CHUNK, np.float32)
+
+    def step(self, stored: np.ndarray, directions: Sequence[Direction], tensor: int, rounding: int) -> None:
+        """Add Σ coefficient · z(seed) to stored weights in place.
+
+        Args:
+            stored: C-contiguous, float32 or one of the 16-bit types.
+            rounding: seed of the random rounding of 16-bit weights.
+        """
+        if stored.dtype == np.float32:
+            self.shift(stored, directions, tensor, stored)
+        elif directions:
+            flat = stored.reshape(-1)
+            streams = [self._stream(direction, tensor) for direction in directions]
+            words = _philox(rounding, tensor)
+            for start in range(0, flat.size, CHUNK):
+                here = flat[start : start + CHUNK]
+                random = words.random_raw(-(-here.size // 4)).astype("<u8", copy=False).view("<u2")[: here.size]
+                exact = widen(here, self._wide[: here.size])
+                np.add(exact, self._next_sum(streams, here.size), out=exact)
+                narrow(exact, random, here)
 
     def shift(self, weights: np.ndarray, directions: Sequence[Direction], tensor: int, out: np.ndarray) -> None:
         """Write ``weights + Σ coefficient · z(seed)`` to ``out``, which may be ``weights`` itself.
 
         Args:
-            weights, out: C-contiguous float32 arrays of the same size.
+            weights: C-contiguous, float32 or one of the 16-bit types.
+            out: C-contiguous, float32, of the same size.
             directions: the terms, in their order.
             tensor: the tensor's index in the bundle.
         """
         if not directions:
-            out[...] = weights
+            widen(weights, out)
             return
         flat, target = weights.reshape(-1), out.reshape(-1)
         streams = [self._stream(direction, tensor) for direction in directions]
         for start in range(0, flat.size, CHUNK):
             stop = min(start + CHUNK, flat.size)
-            np.add(flat[start:stop], self._next_sum(streams, stop - start), out=target[start:stop])
+            np.add(self._exact(flat[start:stop]), self._next_sum(streams, stop - start), out=target[start:stop])
 
     def shift_pair(
         self,
@@ -97,7 +123,7 @@ class DirectionKernel:
         perturbation = self._stream(direction, tensor)
         for start in range(0, flat.size, CHUNK):
             stop = min(start + CHUNK, flat.size)
-            here, up, down = flat[start:stop], above[start:stop], below[start:stop]
+            here, up, down = self._exact(flat[start:stop]), above[start:stop], below[start:stop]
             offset = self._next_sum(streams, stop - start) if streams else None
             term = perturbation.next(self._term, stop - start)
             if offset is None:
@@ -106,6 +132,10 @@ class DirectionKernel:
             else:
                 np.add(here, np.add(offset, term, out=up), out=up)
                 np.add(here, np.subtract(offset, term, out=down), out=down)
+
+    def _exact(self, stored: np.ndarray) -> np.ndarray:
+        """A chunk of stored weights as float32."""
+        return stored if stored.dtype == np.float32 else widen(stored, self._wide[: stored.size])
 
     def _next_sum(self, streams: Sequence[_Stream], size: int) -> np.ndarray:
         total = streams[0].next(self._sum, size)

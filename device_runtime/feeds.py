@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from device_runtime.data import DataStore
+from device_runtime.halves import widen
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def known_feeds() -> Mapping[str, str]:
 
 def _rows(out: np.ndarray, source: Source) -> None:
     """[B, S, W]: the token embeddings."""
-    np.take(source.embedding, source.ids[:, : out.shape[1]], axis=0, out=out, mode="clip")
+    _gather(source.embedding, source.ids[:, : out.shape[1]], out)
 
 
 def _mask(out: np.ndarray, source: Source) -> None:
@@ -73,7 +74,14 @@ def _answer_rows(out: np.ndarray, source: Source) -> None:
     """[B, A, W]: rows of the output table that score the answer's tokens."""
     positions, _ = _answer_positions(out.shape[1], source)
     ids = np.take_along_axis(source.ids, np.minimum(positions + 1, source.ids.shape[1] - 1), axis=1)
-    np.take(source.output, ids, axis=0, out=out, mode="clip")
+    _gather(source.output, ids, out)
+
+
+def _gather(table: np.ndarray, ids: np.ndarray, out: np.ndarray) -> None:
+    if table.dtype == np.float32:
+        np.take(table, ids, axis=0, out=out, mode="clip")
+    else:
+        widen(np.take(table, ids, axis=0, mode="clip"), out)
 
 
 def _last(out: np.ndarray, source: Source) -> None:

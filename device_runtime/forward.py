@@ -13,6 +13,7 @@ from device_runtime.bundle import Bundle, Shape, StageSpec
 from device_runtime.data import DataStore
 from device_runtime.engines import Engine, StageGraph
 from device_runtime.feeds import Source, fill
+from device_runtime.halves import widen
 
 #: The feed that the stages hand on, and the one that the first of them takes in its place.
 HIDDEN, ROWS = "hidden", "rows"
@@ -28,7 +29,7 @@ class Weights(Protocol):
     bundle: Bundle
 
     def tensor(self, index: int) -> np.ndarray:
-        """A tensor as the graphs take it, not to be written."""
+        """A tensor as it is stored, not to be written."""
 
 
 W_co = TypeVar("W_co", bound=Weights, covariant=True)
@@ -133,9 +134,11 @@ class Forward(Generic[W_co]):
         graph = batch.shape.graphs[stage.graph]
         feeds = {**batch.feeds, HIDDEN: batch.feeds[ROWS] if hidden is None else hidden}
         inputs = [feeds[name] for name in graph.feeds]
-        inputs += [weights[index] if index in weights else self.weights.tensor(index) for index in stage.tensors]
+        wide: list[np.ndarray] = []
+        inputs += [weights[index] if index in weights else self._float32(index, wide) for index in stage.tensors]
         outputs = [self.pool.take(shape) for shape in graph.outputs]
         self._load(batch.shape, stage.graph).run(inputs, outputs)
+        self.release(wide)
         self.flops += graph.flops
         return outputs
 
@@ -152,6 +155,14 @@ class Forward(Generic[W_co]):
         """Give arrays back to the pool."""
         for array in arrays:
             self.pool.give(array)
+
+    def _float32(self, index: int, wide: list[np.ndarray]) -> np.ndarray:
+        """A tensor as graphs take it; a copy that was made for that goes on the list."""
+        stored = self.weights.tensor(index)
+        if stored.dtype == np.float32:
+            return stored
+        wide.append(widen(stored, self.pool.take(stored.shape)))
+        return wide[-1]
 
     def _feeds_of(self, shape: Shape) -> dict[str, np.ndarray]:
         key = shape.batch, shape.length, shape.groups

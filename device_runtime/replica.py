@@ -10,8 +10,9 @@ import numpy as np
 
 from device_runtime.arrays import aligned_empty
 from device_runtime.bundle import Bundle
-from device_runtime.directions import DirectionKernel
+from device_runtime.directions import DirectionKernel, derive_seed
 from device_runtime.errors import BundleError, PlanError, StateError
+from device_runtime.halves import DTYPES
 from device_runtime.journal import EMPTY, chain
 from device_runtime.plan import Block, Entry, Plan
 from device_runtime.tensors import TensorFile, write_tensors
@@ -37,7 +38,9 @@ class Replica:
         self.round = 0
         self.head = EMPTY
         specs = bundle.manifest.tensors
-        self._trainable = {index: aligned_empty(spec.shape) for index, spec in enumerate(specs) if spec.trainable}
+        self._trainable = {
+            index: aligned_empty(spec.shape, DTYPES[spec.dtype]) for index, spec in enumerate(specs) if spec.trainable
+        }
         stages = (*bundle.manifest.stages, *filter(None, [bundle.manifest.decoder]))
         used = {index for stage in stages for index in stage.tensors} - self._trainable.keys()
         self._frozen = {index: _aligned(bundle.weights.view(specs[index].name)) for index in sorted(used)}
@@ -48,7 +51,7 @@ class Replica:
             self._load(bundle.weights)
 
     def tensor(self, index: int) -> np.ndarray:
-        """A tensor as the graphs take it; not to be written."""
+        """A tensor as it is stored; not to be written. Graphs take float32."""
         return self._trainable[index] if index in self._trainable else self._frozen[index]
 
     @property
@@ -71,9 +74,10 @@ class Replica:
         """Move on by one round. Raises as :meth:`check` does, before anything changed."""
         self.check(entry)
         kernel = self.kernel(entry.plan.distribution)
+        rounding = derive_seed(entry.plan.base_seed, "rounding", 0, 0, ())
         for stages, updates in zip(block_stages(entry.plan), entry.updates(), strict=True):
             for index in self.trainable_in(stages):
-                kernel.shift(self._trainable[index], updates, index, out=self._trainable[index])
+                kernel.step(self._trainable[index], updates, index, rounding)
         self.round = entry.round
         self.head = chain(self.head, entry)
 
@@ -93,7 +97,7 @@ class Replica:
         """BLAKE2b-128 over the trainable bytes in tensor order: equal digests mean bit-identical models."""
         hashed = hashlib.blake2b(digest_size=DIGEST_BYTES)
         for weights in self._trainable.values():
-            hashed.update(np.ascontiguousarray(weights, "<f4").data)
+            hashed.update(weights.astype(weights.dtype.newbyteorder("<"), copy=False).reshape(-1).view(np.uint8).data)
         return hashed.digest()
 
     def save_snapshot(self, path: Path) -> None:
@@ -106,7 +110,8 @@ class Replica:
             "bundle": self.bundle.identity.hex(),
             "digest": self.digest().hex(),
         }
-        write_tensors(path, shapes, self._trainable.values(), metadata)
+        dtypes = {specs[index].name: weights.dtype for index, weights in self._trainable.items()}
+        write_tensors(path, shapes, self._trainable.values(), metadata, dtypes=dtypes)
 
     def _load(self, file: TensorFile) -> None:
         for index, weights in self._trainable.items():
@@ -161,6 +166,6 @@ def check_cut(bundle: Bundle, blocks: Sequence[Block]) -> None:
 def _aligned(view: np.ndarray) -> np.ndarray:
     if view.ctypes.data % 64 == 0:
         return view
-    copy = aligned_empty(view.shape)
+    copy = aligned_empty(view.shape, view.dtype)
     copy[...] = view
     return copy

@@ -1,4 +1,4 @@
-"""Reading and writing float32 safetensors files with numpy alone: one tensor at a time, by mmap or into an array.
+"""Reading and writing safetensors files of floats with numpy alone: one tensor at a time, by mmap or into an array.
 
 The format is safetensors' (8-byte header length, JSON header, data); tensors here also start at multiples of 64 bytes
 wherever their sizes allow it, since the header is padded so.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,20 +16,25 @@ import numpy as np
 
 from device_runtime.arrays import ALIGNMENT
 from device_runtime.errors import BundleError
+from device_runtime.halves import DTYPES
+
+#: Type of an array → safetensors' name of it.
+_NAMES = {DTYPES["float32"]: "F32", DTYPES["float16"]: "F16", DTYPES["bfloat16"]: "BF16"}
 
 
 @dataclass(frozen=True)
 class _Entry:
+    dtype: np.dtype[np.generic]
     shape: tuple[int, ...]
     start: int
     stop: int
 
 
 class TensorFile:
-    """A safetensors file of float32 tensors, opened read-only."""
+    """A safetensors file of float32, float16 and bfloat16 tensors (as :mod:`device_runtime.halves` keeps them)."""
 
     def __init__(self, path: Path) -> None:
-        """Raises BundleError when the file is not a whole safetensors file of float32 tensors."""
+        """Raises BundleError when the file is not a whole safetensors file of such tensors."""
         self._path = path
         try:
             with path.open("rb") as file:
@@ -56,10 +61,14 @@ class TensorFile:
     def view(self, name: str) -> np.ndarray:
         """The tensor over the mapped file: pages are read when touched."""
         entry = self._entry(name)
-        return np.asarray(self._map[entry.start : entry.stop].view(np.float32).reshape(entry.shape))
+        return np.asarray(self._map[entry.start : entry.stop].view(entry.dtype).reshape(entry.shape))
+
+    def dtype(self, name: str) -> np.dtype[np.generic]:
+        """Type of a tensor's array. Raises BundleError when the file lacks it."""
+        return self._entry(name).dtype
 
     def read_into(self, name: str, out: np.ndarray) -> None:
-        """Read the tensor into ``out`` (same shape) without mapping its pages."""
+        """Read the tensor into ``out`` (same shape and type) without mapping its pages."""
         entry = self._entry(name)
         with self._path.open("rb", buffering=0) as file:
             file.seek(entry.start)
@@ -78,12 +87,13 @@ class TensorFile:
 
 def _entry(record: dict[str, object], data_start: int) -> _Entry:
     shape, offsets = record["shape"], record["data_offsets"]
-    if record["dtype"] != "F32" or not isinstance(shape, list) or not isinstance(offsets, list):
-        raise ValueError("it holds something else than float32 tensors")
+    dtype = next((dtype for dtype, name in _NAMES.items() if name == record["dtype"]), None)
+    if dtype is None or not isinstance(shape, list) or not isinstance(offsets, list):
+        raise ValueError("it holds something else than tensors of floats")
     start, stop = (int(offset) for offset in offsets)
-    if stop - start != 4 * int(np.prod(shape, dtype=np.int64)) or start < 0:
+    if stop - start != dtype.itemsize * int(np.prod(shape, dtype=np.int64)) or start < 0:
         raise ValueError("a tensor's size does not match its shape")
-    return _Entry(tuple(int(n) for n in shape), data_start + start, data_start + stop)
+    return _Entry(dtype, tuple(int(n) for n in shape), data_start + start, data_start + stop)
 
 
 def write_tensors(
@@ -92,8 +102,9 @@ def write_tensors(
     tensors: Iterable[np.ndarray],
     metadata: dict[str, str],
     observe: Callable[[int], None] = lambda written: None,
+    dtypes: Mapping[str, np.dtype[np.generic]] | None = None,
 ) -> None:
-    """Write float32 tensors, in the order of ``shapes``, one at a time; the file appears whole or not at all.
+    """Write tensors, in the order of ``shapes``, one at a time; the file appears whole or not at all.
 
     Args:
         path: the file; it is written beside and renamed after an fsync.
@@ -101,12 +112,14 @@ def write_tensors(
         tensors: the arrays, made one by one.
         metadata: text stored in the header.
         observe: told the bytes of each tensor written.
+        dtypes: name → type of the array, where it is not float32.
     """
     header: dict[str, object] = {"__metadata__": metadata}
     offset = 0
+    types = {name: (dtypes or {}).get(name, DTYPES["float32"]) for name in shapes}
     for name, shape in shapes.items():
-        size = 4 * int(np.prod(shape, dtype=np.int64))
-        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [offset, offset + size]}
+        size = types[name].itemsize * int(np.prod(shape, dtype=np.int64))
+        header[name] = {"dtype": _NAMES[types[name]], "shape": list(shape), "data_offsets": [offset, offset + size]}
         offset += size
     text = json.dumps(header).encode()
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
@@ -114,8 +127,8 @@ def write_tensors(
     with partial.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for (name, shape), tensor in zip(shapes.items(), tensors, strict=True):
-            if tensor.shape != shape or tensor.dtype != np.float32:
-                raise ValueError(f"tensor '{name}' is {tensor.dtype} {tensor.shape}, not float32 {shape}")
+            if tensor.shape != shape or tensor.dtype != types[name]:
+                raise ValueError(f"tensor '{name}' is {tensor.dtype} {tensor.shape}, not {types[name]} {shape}")
             file.write(np.ascontiguousarray(tensor).data)
             observe(tensor.nbytes)
         file.flush()

@@ -13,6 +13,7 @@ from device_runtime.bundle import Bundle, StageSpec
 from device_runtime.data import DataStore
 from device_runtime.engines import create_engine
 from device_runtime.forward import HIDDEN, Forward
+from device_runtime.halves import DTYPES, widen
 from device_runtime.task import GENERATION
 from export.network import Network
 from export.pieces import DOWN, UP
@@ -43,7 +44,9 @@ class StageWeights:
                     random = np.random.default_rng(index)
                     self._loaded[index][...] = 0.05 * random.standard_normal(self._loaded[index].shape, np.float32)
                 else:
-                    self.bundle.weights.read_into(spec.name, self._loaded[index])
+                    stored = np.empty(spec.shape, DTYPES[spec.dtype])
+                    self.bundle.weights.read_into(spec.name, stored)
+                    widen(stored, self._loaded[index])
 
     def tensor(self, index: int) -> np.ndarray:
         """See :class:`device_runtime.forward.Weights`."""

@@ -14,6 +14,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from device_runtime.bundle import TOKENIZER, Bundle, file_hash
 from device_runtime.errors import ExportError
+from device_runtime.halves import widened
 from device_runtime.replica import Replica
 from device_runtime.task import MASKED, SIMILARITY
 from device_runtime.tensors import write_tensors
@@ -72,7 +73,7 @@ def write_adapter(replica: Replica, out: Path, source: str | None = None) -> Non
         if spec.name.endswith((DOWN, UP)):
             linear, part = spec.name.removesuffix(DOWN).removesuffix(UP), spec.name[-len(UP) :]
             module = next(name for name in modules if name == linear or name.endswith(f".{linear}"))
-            factors[f"base_model.model.{module}{part}"] = np.ascontiguousarray(replica.tensor(index)[0].T)
+            factors[f"base_model.model.{module}{part}"] = np.ascontiguousarray(widened(replica.tensor(index))[0].T)
             targets.append(module)
     conv1d = not next(spec for spec in manifest.tensors if spec.name == f"{linear}.weight").transposed
     config = {
@@ -142,7 +143,7 @@ class _Trained:
             return self._checkpoint.tensor(stored)
         index = self._indices[spec.name]
         if spec.trainable:
-            restored = self._replica.tensor(index)
+            restored = widened(self._replica.tensor(index))
         else:
             linear = spec.name.removesuffix(".weight")
             factors = [self._indices[linear + part] for part in (DOWN, UP) if linear + part in self._indices]
@@ -151,6 +152,6 @@ class _Trained:
             down, up = (self._replica.tensor(factor) for factor in factors)
             adapters = self._replica.bundle.manifest.adapters
             scale = np.float32(adapters.alpha / adapters.rank) if adapters else np.float32(0)
-            restored = self._replica.tensor(index) + scale * (down @ up)
+            restored = widened(self._replica.tensor(index)) + scale * (down @ up)
         restored = restored[0].T if spec.transposed else restored
         return np.ascontiguousarray(restored.reshape(self._checkpoint.shape(stored)))

@@ -86,7 +86,10 @@ def build_network(
     Raises:
         ExportError: the checkpoint lacks a tensor, or a label word is not one token.
     """
-    tensors = {architecture.embedding: _table(checkpoint, architecture.embedding)}
+    # A table that a graph takes whole is kept as the graph takes it: widening all of it would cost more than it saves.
+    whole = task.form == GENERATION and architecture.output == architecture.embedding
+    tokens = _table(checkpoint, architecture.embedding, "float32" if whole else target.weights)
+    tensors = {architecture.embedding: tokens}
     for part in architecture.parts:
         for source in part.sources:
             if source in architecture.tables:
@@ -95,10 +98,10 @@ def build_network(
                 shape = target.adapters.shape(source, linear_shape(checkpoint, source, architecture.conv1d))
                 tensors[source] = _factor(target.adapters, source, shape, target.trains(source))
             else:
-                tensors[source] = _weight(checkpoint, source, target.trains(source), architecture.conv1d)
+                tensors[source] = _weight(checkpoint, source, target, architecture.conv1d)
     if task.form != SIMILARITY and architecture.final is not None:
         for source in architecture.final.sources:
-            tensors[source] = _weight(checkpoint, source, target.trains(source), architecture.conv1d)
+            tensors[source] = _weight(checkpoint, source, target, architecture.conv1d)
     output = ""
     if task.form == SIMILARITY:
         tensors[LABELS] = _descriptions(checkpoint, task, architecture.limit)
@@ -160,15 +163,15 @@ def _heads(architecture: Architecture, task: Task) -> tuple[Piece, Piece | None]
     return LabelWords(architecture.final.piece), None
 
 
-def _weight(checkpoint: Checkpoint, source: str, trainable: bool, conv1d: bool) -> Tensor:
+def _weight(checkpoint: Checkpoint, source: str, target: Target, conv1d: bool) -> Tensor:
     """A weight as graphs take it: a matrix as [1, in, out]."""
-    shape = checkpoint.shape(source)
+    shape, trainable = checkpoint.shape(source), target.trains(source)
     if len(shape) != 2:
         return Tensor(TensorSpec(source, shape, trainable, source, False), lambda: checkpoint.tensor(source))
     if conv1d:
-        spec = TensorSpec(source, (1, *shape), trainable, source, False)
+        spec = TensorSpec(source, (1, *shape), trainable, source, False, target.weights)
         return Tensor(spec, lambda: checkpoint.tensor(source)[None])
-    spec = TensorSpec(source, (1, shape[1], shape[0]), trainable, source, True)
+    spec = TensorSpec(source, (1, shape[1], shape[0]), trainable, source, True, target.weights)
     return Tensor(spec, lambda: checkpoint.tensor(source).T[None])
 
 
@@ -177,9 +180,9 @@ def _factor(adapters: Adapters, source: str, shape: tuple[int, int, int], traina
     return Tensor(TensorSpec(source, shape, trainable, "", True), lambda: adapters.start(source, shape))
 
 
-def _table(checkpoint: Checkpoint, source: str) -> Tensor:
+def _table(checkpoint: Checkpoint, source: str, dtype: str = "float32") -> Tensor:
     """A table that is looked up: [1, rows, width], frozen."""
-    spec = TensorSpec(source, (1, *checkpoint.shape(source)), False, source, False)
+    spec = TensorSpec(source, (1, *checkpoint.shape(source)), False, source, False, dtype)
     return Tensor(spec, lambda: checkpoint.tensor(source)[None])
 
 

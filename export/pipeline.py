@@ -27,6 +27,7 @@ from device_runtime.bundle import (
 from device_runtime.encoder import Encoder
 from device_runtime.errors import ExportError
 from device_runtime.forward import HIDDEN
+from device_runtime.halves import DTYPES
 from device_runtime.task import GENERATION, Task
 from device_runtime.tensors import write_tensors
 from export.adapters import adapt
@@ -156,10 +157,25 @@ def _write(
 
 def _write_weights(folder: Path, network: Network) -> None:
     """All tensors, those of odd sizes last: the others then start where engines can use them as they lie."""
-    shapes = {name: tensor.spec.shape for name, tensor in network.tensors.items()}
-    order = sorted(shapes, key=lambda name: int(np.prod(shapes[name])) * 4 % ALIGNMENT != 0)
-    arrays = (np.ascontiguousarray(network.tensors[name].load()) for name in order)
-    write_tensors(folder / WEIGHTS, {name: shapes[name] for name in order}, arrays, {})
+    specs = {name: tensor.spec for name, tensor in network.tensors.items()}
+    dtypes = {name: DTYPES[spec.dtype] for name, spec in specs.items()}
+
+    def unaligned(name: str) -> bool:
+        return int(np.prod(specs[name].shape)) * dtypes[name].itemsize % ALIGNMENT != 0
+
+    order = sorted(specs, key=unaligned)
+    arrays = (_stored(name, network.tensors[name].load(), specs[name].dtype) for name in order)
+    write_tensors(folder / WEIGHTS, {name: specs[name].shape for name in order}, arrays, {}, dtypes=dtypes)
+
+
+def _stored(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
+    """A tensor as it is stored, rounded to the nearest. Raises ExportError when it is beyond a type's range."""
+    if dtype == "float32":
+        return np.ascontiguousarray(array)
+    rounded = torch.from_numpy(np.ascontiguousarray(array)).to(getattr(torch, dtype))
+    if not bool(torch.isfinite(rounded).all()):
+        raise ExportError(f"'{name}' has numbers beyond the range of {dtype}; store the weights as bfloat16 or float32")
+    return rounded.view(torch.int16).numpy().view(DTYPES[dtype])
 
 
 def _lower(

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 
 from device_runtime.engines import SUFFIXES
 from device_runtime.errors import ExportError
+from device_runtime.halves import DTYPES
 from export.adapters import Adapters
 from export.pieces import DOWN, UP
 
@@ -24,6 +25,7 @@ class Target:
         freeze: patterns of those to leave out of them.
         answer_tokens: most tokens of a generated answer, in place of the task's own number.
         adapters: train these and leave all else frozen; None to train the model's own tensors.
+        weights: what matrices and the token table are stored as, a key of :data:`device_runtime.halves.DTYPES`.
         groups: with adapters, numbers of leaves that go through a graph together (even ones, besides 1).
     """
 
@@ -35,6 +37,7 @@ class Target:
     answer_tokens: int | None = None
     adapters: Adapters | None = None
     groups: Sequence[int] = ()
+    weights: str = "float32"
 
     def __post_init__(self) -> None:
         """Raises ExportError when something is out of range."""
@@ -43,6 +46,8 @@ class Target:
             raise ExportError(f"there is no engine '{', '.join(unknown)}'; choose from {', '.join(SUFFIXES)}")
         if not self.batches or not self.lengths or min(self.batches) < 1 or min(self.lengths) < 4:
             raise ExportError("a batch has at least 1 example, and an example at least 4 tokens")
+        if self.weights not in DTYPES:
+            raise ExportError(f"weights cannot be stored as '{self.weights}'; choose from {', '.join(DTYPES)}")
         if self.groups and self.adapters is None:
             raise ExportError("leaves go through a graph together only with adapters: without, each has a whole stage")
         if any(count < 1 or (count % 2 and count > 1) for count in self.groups):

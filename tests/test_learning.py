@@ -6,12 +6,17 @@ import json
 import random
 from pathlib import Path
 
+import numpy as np
+import pytest
 from language import opinion, train_decoder
 
-from device_runtime.data import load_data
+from device_runtime.data import load_data, tokenise
 from device_runtime.engines import create_engine
+from device_runtime.estimator import measure
 from device_runtime.evaluation import evaluate
+from device_runtime.examples import Example
 from device_runtime.forward import Forward
+from device_runtime.plan import Block, Contribution, Entry, Plan
 from device_runtime.replica import Replica
 from export.pipeline import export_bundle
 from export.target import Target
@@ -51,3 +56,28 @@ def test_a_decoder_learns_a_task(tmp_path: Path) -> None:
     assert after.loss < before.loss / 3
     digests = {device["digest"] for device in progress[-1]["devices"].values()}
     assert digests == {progress[-1]["server_digest"]} == {open_run(run).digest().hex()}
+
+
+@pytest.mark.slow
+def test_sixteen_bits_learn_as_well(tmp_path: Path) -> None:
+    """The same rounds over weights of 16 bits: the training loss is within 3 % of float32's."""
+    train_decoder(tmp_path / "decoder")
+    losses = {}
+    for weights in ("float32", "bfloat16", "float16"):
+        target = Target(["litert"], [8], [20], weights=weights)
+        bundle = export_bundle(str(tmp_path / "decoder"), load_task("sst2"), target, tmp_path / weights)
+        draw = random.Random(5)
+        stores = [
+            tokenise(bundle, [Example({"sentence": text}, int(good)) for text, good in opinions])
+            for opinions in ([opinion(draw, 0.7) for _ in range(60)] for _ in range(3))
+        ]
+        forward = Forward(create_engine("litert"), Replica(bundle))
+        blocks = (Block(1, 2, 0.5, 4e-3), Block(len(bundle.manifest.stages), 4, 1.0, 1.6e-2))
+        for round in range(1, ROUNDS + 1):
+            plan = Plan(round, 7 * round + 1, True, "rademacher", 1, 8, 1e-3, blocks, 60.0, False)
+            scalars = np.mean([measure(forward, store, plan, str(i)).scalars for i, store in enumerate(stores)], axis=0)
+            forward.weights.apply(Entry(plan, (Contribution("", 1.0, tuple(map(float, np.float32(scalars)))),)))
+        losses[weights] = np.mean([evaluate(forward, store).loss for store in stores])
+    print(losses)
+    assert losses["float32"] < 0.1
+    assert max(losses["bfloat16"], losses["float16"]) <= 1.03 * losses["float32"]

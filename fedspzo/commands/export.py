@@ -23,6 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--lora-targets", default="all", help="linear maps, such as q_proj,v_proj (%(default)s)")
     parser.add_argument("--lora-fixed-a", action="store_true", help="train the adapters' second factor only")
+    parser.add_argument("--weights", default="float32", help="stored as float32, bfloat16 or float16 (%(default)s)")
     parser.add_argument("--groups", default="", help="with adapters: leaves that go through a graph together, as 2,16")
     parser.add_argument("--out", type=Path, required=True, help="folder to make")
 
@@ -49,6 +50,7 @@ def run(options: argparse.Namespace) -> None:
         freeze=_split(options.freeze),
         answer_tokens=options.answer_tokens,
         adapters=adapters,
+        weights=options.weights,
         groups=_numbers("--groups", options.groups),
     )
     console = Console(file=sys.stdout)  # this one, though the libraries' output is redirected meanwhile
