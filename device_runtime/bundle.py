@@ -14,10 +14,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from device_runtime import directions
 from device_runtime.engines import Engine, StageGraph
 from device_runtime.errors import BundleError, DataError
-from device_runtime.halves import DTYPES
+from device_runtime.stored import NAMES, layout
 from device_runtime.task import Label, Task
 from device_runtime.tensors import TensorFile
 
@@ -35,7 +37,7 @@ class TensorSpec:
         trainable: whether rounds change it.
         source: the parameter of the Hugging Face checkpoint that it came from ("" when it came from none).
         transposed: whether it is the source's transpose with a leading axis of one (the form engines delegate).
-        dtype: what it is stored as, a key of :data:`device_runtime.halves.DTYPES`; graphs take float32.
+        dtype: what it is stored as, one of :data:`device_runtime.stored.NAMES`; graphs take float32.
     """
 
     name: str
@@ -184,11 +186,9 @@ class Bundle:
         self.identity = _identity(self.manifest)
         self.weights = TensorFile(self.folder / WEIGHTS)
         for tensor in self.manifest.tensors:
-            stored = DTYPES.get(tensor.dtype)
-            if self.weights.shape(tensor.name) != tensor.shape or self.weights.dtype(tensor.name) != stored:
-                raise BundleError(
-                    f"{self.folder}: the weights do not fit the manifest at '{tensor.name}'; export again"
-                )
+            for name, expected_array in _arrays(self.folder, tensor).items():
+                if (self.weights.shape(name), self.weights.dtype(name)) != expected_array:
+                    raise BundleError(f"{self.folder}: the weights do not fit the manifest at '{name}'; export again")
 
     @cached_property
     def formats(self) -> tuple[str, ...]:
@@ -223,6 +223,15 @@ class Bundle:
             raise BundleError(f"{path} cannot be read ({error.strerror}); get or export the bundle again") from None
         if found != expected:
             raise BundleError(f"{path} is not the file that was exported (truncated or altered); get the bundle again")
+
+
+def _arrays(folder: Path, spec: TensorSpec) -> dict[str, tuple[tuple[int, ...], np.dtype[np.generic]]]:
+    """What a tensor consists of in the file. Raises BundleError when this runtime does not know its type."""
+    if spec.dtype not in NAMES:
+        raise BundleError(
+            f"{folder} stores '{spec.name}' as {spec.dtype}, which this runtime does not know; update fedspzo"
+        )
+    return layout(spec.name, spec.shape, spec.dtype)
 
 
 def file_hash(path: Path) -> str:

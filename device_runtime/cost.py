@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from device_runtime.bundle import Manifest, Shape, StageSpec, TensorSpec
-from device_runtime.halves import DTYPES
 from device_runtime.plan import Block
+from device_runtime.stored import layout
 from device_runtime.wave import partition
 
 #: Resident bytes of a process with Python, numpy, MQTT and an engine before any weight, as measured on x86-64 Linux.
@@ -23,7 +23,8 @@ class Memory:
     Attributes:
         weights: the trainable weights.
         frozen: the frozen tensors that stages read (mapped from the bundle's file).
-        buffers: perturbed copies of a stage's weights, two or as many as leaves go through a graph together.
+        buffers: perturbed copies of a stage's weights, two or as many as leaves go through a graph together; and its
+            frozen weights, widened.
         activations: of all leaves between two stages, and the batch's feeds.
         workspace: the engine's packed copy of the largest matrix and its intermediate results (an estimate).
         base: Python, numpy and the engine's library.
@@ -57,7 +58,9 @@ def forecast_memory(manifest: Manifest, shape: Shape, blocks: Sequence[Block], e
         return 4 * math.prod(dimensions)
 
     buffers: Counter[tuple[int, ...]] = Counter()
+    wide: Counter[tuple[int, ...]] = Counter()
     for stage in manifest.stages:
+        wide |= Counter(tensors[i].shape for i in stage.tensors if i in frozen and tensors[i].dtype != "float32")
         buffers |= Counter(tensors[i].shape for i in stage.tensors if i in trained)
     runs = _runs(manifest, blocks)
     outputs = [count * sum(map(size, shape.graphs[stage.graph].outputs)) for stage, count in runs]
@@ -71,7 +74,8 @@ def forecast_memory(manifest: Manifest, shape: Shape, blocks: Sequence[Block], e
     return Memory(
         weights=sum(_stored_bytes(tensors[i]) for i in trained),
         frozen=sum(_stored_bytes(tensors[i]) for i in frozen),
-        buffers=max(2, together) * sum(count * size(dimensions) for dimensions, count in buffers.items()),
+        buffers=max(2, together) * sum(count * size(dimensions) for dimensions, count in buffers.items())
+        + sum(count * size(dimensions) for dimensions, count in wide.items()),
         activations=between + sum(map(size, shape.feeds.values())),
         workspace=size(widest) + 2 * size((tokens, max(widest))) + 2 * scores,
         base=BASE_BYTES.get(engine_format, 0),
@@ -79,7 +83,8 @@ def forecast_memory(manifest: Manifest, shape: Shape, blocks: Sequence[Block], e
 
 
 def _stored_bytes(spec: TensorSpec) -> int:
-    return math.prod(spec.shape) * DTYPES[spec.dtype].itemsize
+    arrays = layout(spec.name, spec.shape, spec.dtype).values()
+    return sum(math.prod(shape) * dtype.itemsize for shape, dtype in arrays)
 
 
 def _rows(manifest: Manifest, table: str) -> int:

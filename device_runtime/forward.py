@@ -13,7 +13,7 @@ from device_runtime.bundle import Bundle, Shape, StageSpec
 from device_runtime.data import DataStore
 from device_runtime.engines import Engine, StageGraph
 from device_runtime.feeds import Source, fill
-from device_runtime.halves import widen
+from device_runtime.stored import Stored, widen
 
 #: The feed that the stages hand on, and the one that the first of them takes in its place.
 HIDDEN, ROWS = "hidden", "rows"
@@ -28,7 +28,7 @@ class Weights(Protocol):
 
     bundle: Bundle
 
-    def tensor(self, index: int) -> np.ndarray:
+    def tensor(self, index: int) -> Stored:
         """A tensor as it is stored, not to be written."""
 
 
@@ -134,11 +134,11 @@ class Forward(Generic[W_co]):
         graph = batch.shape.graphs[stage.graph]
         feeds = {**batch.feeds, HIDDEN: batch.feeds[ROWS] if hidden is None else hidden}
         inputs = [feeds[name] for name in graph.feeds]
-        wide: list[np.ndarray] = []
-        inputs += [weights[index] if index in weights else self._float32(index, wide) for index in stage.tensors]
+        missing = self.widened([index for index in stage.tensors if index not in weights])
+        inputs += [weights[index] if index in weights else missing[index] for index in stage.tensors]
         outputs = [self.pool.take(shape) for shape in graph.outputs]
         self._load(batch.shape, stage.graph).run(inputs, outputs)
-        self.release(wide)
+        self.release_widened(missing)
         self.flops += graph.flops
         return outputs
 
@@ -156,13 +156,20 @@ class Forward(Generic[W_co]):
         for array in arrays:
             self.pool.give(array)
 
-    def _float32(self, index: int, wide: list[np.ndarray]) -> np.ndarray:
-        """A tensor as graphs take it; a copy that was made for that goes on the list."""
-        stored = self.weights.tensor(index)
-        if stored.dtype == np.float32:
-            return stored
-        wide.append(widen(stored, self.pool.take(stored.shape)))
-        return wide[-1]
+    def widened(self, indices: Sequence[int]) -> dict[int, np.ndarray]:
+        """Tensors as graphs take them: as they lie, or widened into arrays of the pool."""
+        found: dict[int, np.ndarray] = {}
+        for index in indices:
+            stored = self.weights.tensor(index)
+            if isinstance(stored, np.ndarray) and stored.dtype == np.float32:
+                found[index] = stored
+            else:
+                found[index] = widen(stored, self.pool.take(stored.shape))
+        return found
+
+    def release_widened(self, arrays: Mapping[int, np.ndarray]) -> None:
+        """Give back those of :meth:`widened` that came from the pool."""
+        self.release([array for index, array in arrays.items() if array is not self.weights.tensor(index)])
 
     def _feeds_of(self, shape: Shape) -> dict[str, np.ndarray]:
         key = shape.batch, shape.length, shape.groups

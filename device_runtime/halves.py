@@ -30,13 +30,6 @@ def widen(stored: np.ndarray, out: np.ndarray) -> np.ndarray:
     return out
 
 
-def widened(stored: np.ndarray) -> np.ndarray:
-    """Stored weights as float32: the array itself where it is that."""
-    if stored.dtype == np.float32:
-        return stored
-    return widen(stored, np.empty(stored.shape, np.float32))
-
-
 def narrow(exact: np.ndarray, random: np.ndarray, out: np.ndarray) -> None:
     """Round float32 to a 16-bit type, up or down at random; unbiased but for float16 below 2⁻¹⁴, rounded to nearest.
 

@@ -15,6 +15,7 @@ from device_runtime.errors import BundleError, PlanError, StateError
 from device_runtime.halves import DTYPES
 from device_runtime.journal import EMPTY, chain
 from device_runtime.plan import Block, Entry, Plan
+from device_runtime.stored import Stored, view
 from device_runtime.tensors import TensorFile, write_tensors
 
 DIGEST_BYTES = 16
@@ -43,14 +44,14 @@ class Replica:
         }
         stages = (*bundle.manifest.stages, *filter(None, [bundle.manifest.decoder]))
         used = {index for stage in stages for index in stage.tensors} - self._trainable.keys()
-        self._frozen = {index: _aligned(bundle.weights.view(specs[index].name)) for index in sorted(used)}
+        self._frozen = {i: _aligned(view(bundle.weights, specs[i].name, specs[i].dtype)) for i in sorted(used)}
         self._kernels: dict[str, DirectionKernel] = {}
         if snapshot is not None and snapshot.exists():
             self._load_snapshot(snapshot)
         else:
             self._load(bundle.weights)
 
-    def tensor(self, index: int) -> np.ndarray:
+    def tensor(self, index: int) -> Stored:
         """A tensor as it is stored; not to be written. Graphs take float32."""
         return self._trainable[index] if index in self._trainable else self._frozen[index]
 
@@ -163,9 +164,10 @@ def check_cut(bundle: Bundle, blocks: Sequence[Block]) -> None:
             )
 
 
-def _aligned(view: np.ndarray) -> np.ndarray:
-    if view.ctypes.data % 64 == 0:
-        return view
-    copy = aligned_empty(view.shape, view.dtype)
-    copy[...] = view
+def _aligned(stored: Stored) -> Stored:
+    """The tensor, copied where engines would take it as it lies and it does not lie at a multiple of 64 bytes."""
+    if not isinstance(stored, np.ndarray) or stored.ctypes.data % 64 == 0:
+        return stored
+    copy = aligned_empty(stored.shape, stored.dtype)
+    copy[...] = stored
     return copy

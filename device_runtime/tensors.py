@@ -1,4 +1,4 @@
-"""Reading and writing safetensors files of floats with numpy alone: one tensor at a time, by mmap or into an array.
+"""Reading and writing safetensors files with numpy alone: one tensor at a time, by mmap or into an array.
 
 The format is safetensors' (8-byte header length, JSON header, data); tensors here also start at multiples of 64 bytes
 wherever their sizes allow it, since the header is padded so.
@@ -19,7 +19,13 @@ from device_runtime.errors import BundleError
 from device_runtime.halves import DTYPES
 
 #: Type of an array → safetensors' name of it.
-_NAMES = {DTYPES["float32"]: "F32", DTYPES["float16"]: "F16", DTYPES["bfloat16"]: "BF16"}
+_NAMES: dict[np.dtype[np.generic], str] = {
+    DTYPES["float32"]: "F32",
+    DTYPES["float16"]: "F16",
+    DTYPES["bfloat16"]: "BF16",
+    np.dtype("i1"): "I8",
+    np.dtype("u1"): "U8",
+}
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class _Entry:
 
 
 class TensorFile:
-    """A safetensors file of float32, float16 and bfloat16 tensors (as :mod:`device_runtime.halves` keeps them)."""
+    """A safetensors file of float32, float16 and bfloat16 tensors (these as integers) and of int8 and uint8 codes."""
 
     def __init__(self, path: Path) -> None:
         """Raises BundleError when the file is not a whole safetensors file of such tensors."""
@@ -89,7 +95,7 @@ def _entry(record: dict[str, object], data_start: int) -> _Entry:
     shape, offsets = record["shape"], record["data_offsets"]
     dtype = next((dtype for dtype, name in _NAMES.items() if name == record["dtype"]), None)
     if dtype is None or not isinstance(shape, list) or not isinstance(offsets, list):
-        raise ValueError("it holds something else than tensors of floats")
+        raise ValueError("it holds tensors of another type")
     start, stop = (int(offset) for offset in offsets)
     if stop - start != dtype.itemsize * int(np.prod(shape, dtype=np.int64)) or start < 0:
         raise ValueError("a tensor's size does not match its shape")

@@ -7,7 +7,7 @@ take one (full parameters: each leaf has weights of its own) run leaf by leaf.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,14 +62,16 @@ def advance(forward: Forward[Replica], batch: Batch, stage: int, wave: Wave, per
     """All leaves through one stage; each path diverges where it first meets trained weights. ``wave`` is used up."""
     spec = forward.manifest.stages[stage]
     trained = forward.weights.trainable_in([stage])
+    base = forward.widened([index for index in spec.tensors if index not in trained])  # once, for all runs
     if trained:
-        advanced = _advance_perturbed(forward, batch, spec, trained, wave, perturbation)
+        advanced = _advance_perturbed(forward, batch, spec, trained, base, wave, perturbation)
     else:
         runs = (
-            (size, forward.run(spec, forward.grouped(batch, size), arrays[0] if arrays else None, {}))
+            (size, forward.run(spec, forward.grouped(batch, size), arrays[0] if arrays else None, base))
             for size, arrays in wave.runs
         )
         advanced = Wave(wave.paths, tuple(runs))
+    forward.release_widened(base)
     release(forward, wave)
     return advanced
 
@@ -85,6 +87,7 @@ def _advance_perturbed(
     batch: Batch,
     spec: StageSpec,
     trained: Sequence[int],
+    base: Mapping[int, np.ndarray],
     wave: Wave,
     perturbation: Perturbation,
 ) -> Wave:
@@ -98,9 +101,9 @@ def _advance_perturbed(
         for pair, direction in enumerate(pairs):
             for index, buffer in buffers.items():
                 plus, minus = buffer.leaf(2 * pair), buffer.leaf(2 * pair + 1)
-                kernel.shift_pair(replica.tensor(index), perturbation.offsets, direction, index, plus, minus)
+                kernel.shift_pair(replica.trainable[index], perturbation.offsets, direction, index, plus, minus)
         for run in range(max(1, 2 // size)):
-            weights = {index: buffer.arrays[run] for index, buffer in buffers.items()}
+            weights = {**base, **{index: buffer.arrays[run] for index, buffer in buffers.items()}}
             hidden, copied = _gather(forward, batch, wave, range(first, first + size), len(directions))
             runs.append((size, forward.run(spec, forward.grouped(batch, size), hidden, weights)))
             forward.release(copied)

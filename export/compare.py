@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from device_runtime.arrays import ArrayPool
-from device_runtime.bundle import Bundle, StageSpec
+from device_runtime.bundle import Bundle, StageSpec, TensorSpec
 from device_runtime.data import DataStore
 from device_runtime.engines import create_engine
 from device_runtime.forward import HIDDEN, Forward
-from device_runtime.halves import DTYPES, widen
+from device_runtime.stored import Quantised, Stored, layout, widen
 from device_runtime.task import GENERATION
 from export.network import Network
 from export.pieces import DOWN, UP
@@ -44,9 +44,15 @@ class StageWeights:
                     random = np.random.default_rng(index)
                     self._loaded[index][...] = 0.05 * random.standard_normal(self._loaded[index].shape, np.float32)
                 else:
-                    stored = np.empty(spec.shape, DTYPES[spec.dtype])
-                    self.bundle.weights.read_into(spec.name, stored)
-                    widen(stored, self._loaded[index])
+                    widen(self._read(spec), self._loaded[index])
+
+    def _read(self, spec: TensorSpec) -> Stored:
+        """A tensor as it is stored, read without mapping the file's pages."""
+        arrays = []
+        for name, (shape, dtype) in layout(spec.name, spec.shape, spec.dtype).items():
+            arrays.append(np.empty(shape, dtype))
+            self.bundle.weights.read_into(name, arrays[-1])
+        return Quantised(*arrays) if len(arrays) > 1 else arrays[0]
 
     def tensor(self, index: int) -> np.ndarray:
         """See :class:`device_runtime.forward.Weights`."""

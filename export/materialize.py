@@ -14,8 +14,8 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from device_runtime.bundle import TOKENIZER, Bundle, file_hash
 from device_runtime.errors import ExportError
-from device_runtime.halves import widened
 from device_runtime.replica import Replica
+from device_runtime.stored import widened
 from device_runtime.task import MASKED, SIMILARITY
 from device_runtime.tensors import write_tensors
 from export.checkpoint import CONFIG, Checkpoint
@@ -149,9 +149,11 @@ class _Trained:
             factors = [self._indices[linear + part] for part in (DOWN, UP) if linear + part in self._indices]
             if not factors:
                 return self._checkpoint.tensor(stored)
-            down, up = (self._replica.tensor(factor) for factor in factors)
+            down, up = (widened(self._replica.tensor(factor)) for factor in factors)
             adapters = self._replica.bundle.manifest.adapters
             scale = np.float32(adapters.alpha / adapters.rank) if adapters else np.float32(0)
-            restored = widened(self._replica.tensor(index)) + scale * (down @ up)
+            added = (scale * (down @ up))[0]
+            # Over the original's own numbers, however the bundle rounds them.
+            return self._checkpoint.tensor(stored) + (added.T if spec.transposed else added)
         restored = restored[0].T if spec.transposed else restored
         return np.ascontiguousarray(restored.reshape(self._checkpoint.shape(stored)))

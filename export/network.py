@@ -11,6 +11,7 @@ from transformers import AutoModel
 
 from device_runtime.bundle import StageSpec, TensorSpec
 from device_runtime.errors import ExportError
+from device_runtime.stored import GROUP, QUANTISED
 from device_runtime.task import GENERATION, SIMILARITY, Task
 from export.adapters import Adapters, linear_shape
 from export.checkpoint import Checkpoint
@@ -88,7 +89,8 @@ def build_network(
     """
     # A table that a graph takes whole is kept as the graph takes it: widening all of it would cost more than it saves.
     whole = task.form == GENERATION and architecture.output == architecture.embedding
-    tokens = _table(checkpoint, architecture.embedding, "float32" if whole else target.weights)
+    short = "bfloat16" if target.weights in QUANTISED else target.weights
+    tokens = _table(checkpoint, architecture.embedding, "float32" if whole else short)
     tensors = {architecture.embedding: tokens}
     for part in architecture.parts:
         for source in part.sources:
@@ -169,10 +171,15 @@ def _weight(checkpoint: Checkpoint, source: str, target: Target, conv1d: bool) -
     if len(shape) != 2:
         return Tensor(TensorSpec(source, shape, trainable, source, False), lambda: checkpoint.tensor(source))
     if conv1d:
-        spec = TensorSpec(source, (1, *shape), trainable, source, False, target.weights)
+        spec = TensorSpec(source, (1, *shape), trainable, source, False, _dtype(target, shape[0]))
         return Tensor(spec, lambda: checkpoint.tensor(source)[None])
-    spec = TensorSpec(source, (1, shape[1], shape[0]), trainable, source, True, target.weights)
+    spec = TensorSpec(source, (1, shape[1], shape[0]), trainable, source, True, _dtype(target, shape[1]))
     return Tensor(spec, lambda: checkpoint.tensor(source).T[None])
+
+
+def _dtype(target: Target, features: int) -> str:
+    """What a matrix from so many features is stored as: groups of quantised ones must come out even."""
+    return "float32" if target.weights in QUANTISED and features % GROUP else target.weights
 
 
 def _factor(adapters: Adapters, source: str, shape: tuple[int, int, int], trainable: bool) -> Tensor:

@@ -28,6 +28,7 @@ from device_runtime.encoder import Encoder
 from device_runtime.errors import ExportError
 from device_runtime.forward import HIDDEN
 from device_runtime.halves import DTYPES
+from device_runtime.stored import QUANTISED, SCALES, layout, quantise
 from device_runtime.task import GENERATION, Task
 from device_runtime.tensors import write_tensors
 from export.adapters import adapt
@@ -36,7 +37,7 @@ from export.checks import check_lengths, check_tensors, check_tokenizer, check_t
 from export.compare import compare
 from export.families import find_family
 from export.lowering import count_flops, export_program, lower
-from export.network import Network, build_network
+from export.network import Network, Tensor, build_network
 from export.quiet import quiet
 from export.target import Target
 from export.tasks import choose_form
@@ -157,22 +158,51 @@ def _write(
 
 def _write_weights(folder: Path, network: Network) -> None:
     """All tensors, those of odd sizes last: the others then start where engines can use them as they lie."""
-    specs = {name: tensor.spec for name, tensor in network.tensors.items()}
-    dtypes = {name: DTYPES[spec.dtype] for name, spec in specs.items()}
+    arrays = {
+        name: (tensor, *array)
+        for tensor in network.tensors.values()
+        for name, array in layout(tensor.spec.name, tensor.spec.shape, tensor.spec.dtype).items()
+    }
 
     def unaligned(name: str) -> bool:
-        return int(np.prod(specs[name].shape)) * dtypes[name].itemsize % ALIGNMENT != 0
+        _, shape, dtype = arrays[name]
+        return int(np.prod(shape)) * dtype.itemsize % ALIGNMENT != 0
 
-    order = sorted(specs, key=unaligned)
-    arrays = (_stored(name, network.tensors[name].load(), specs[name].dtype) for name in order)
-    write_tensors(folder / WEIGHTS, {name: specs[name].shape for name in order}, arrays, {}, dtypes=dtypes)
+    order = sorted(arrays, key=unaligned)
+    made = _Made()
+    write_tensors(
+        folder / WEIGHTS,
+        {name: arrays[name][1] for name in order},
+        (made.array(name, arrays[name][0]) for name in order),
+        {},
+        dtypes={name: arrays[name][2] for name in order},
+    )
 
 
-def _stored(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
-    """A tensor as it is stored, rounded to the nearest. Raises ExportError when it is beyond a type's range."""
+class _Made:
+    """Makes tensors as they are stored, each once though it may consist of two arrays."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[str, np.ndarray] = {}
+
+    def array(self, name: str, tensor: Tensor) -> np.ndarray:
+        """One array of a tensor. Raises ExportError when a number is beyond the type's range."""
+        if name not in self._arrays:
+            spec = tensor.spec
+            matrix = np.ascontiguousarray(tensor.load())
+            if spec.dtype in QUANTISED:
+                codes = quantise(matrix, spec.dtype)
+                self._arrays |= {spec.name: codes.codes, spec.name + SCALES: codes.scales}
+            else:
+                self._arrays[spec.name] = _rounded(spec.name, matrix, spec.dtype)
+        return self._arrays.pop(name)
+
+
+def _rounded(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
+    """A tensor as float32 or 16 bits, rounded to the nearest."""
     if dtype == "float32":
-        return np.ascontiguousarray(array)
-    rounded = torch.from_numpy(np.ascontiguousarray(array)).to(getattr(torch, dtype))
+        return array
+    rounded = torch.from_numpy(array).to(getattr(torch, dtype))
     if not bool(torch.isfinite(rounded).all()):
         raise ExportError(f"'{name}' has numbers beyond the range of {dtype}; store the weights as bfloat16 or float32")
     return rounded.view(torch.int16).numpy().view(DTYPES[dtype])

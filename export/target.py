@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 from device_runtime.engines import SUFFIXES
 from device_runtime.errors import ExportError
-from device_runtime.halves import DTYPES
+from device_runtime.stored import NAMES, QUANTISED
 from export.adapters import Adapters
 from export.pieces import DOWN, UP
 
@@ -25,7 +25,7 @@ class Target:
         freeze: patterns of those to leave out of them.
         answer_tokens: most tokens of a generated answer, in place of the task's own number.
         adapters: train these and leave all else frozen; None to train the model's own tensors.
-        weights: what matrices and the token table are stored as, a key of :data:`device_runtime.halves.DTYPES`.
+        weights: what matrices and the token table are stored as, one of :data:`device_runtime.stored.NAMES`.
         groups: with adapters, numbers of leaves that go through a graph together (even ones, besides 1).
     """
 
@@ -46,8 +46,10 @@ class Target:
             raise ExportError(f"there is no engine '{', '.join(unknown)}'; choose from {', '.join(SUFFIXES)}")
         if not self.batches or not self.lengths or min(self.batches) < 1 or min(self.lengths) < 4:
             raise ExportError("a batch has at least 1 example, and an example at least 4 tokens")
-        if self.weights not in DTYPES:
-            raise ExportError(f"weights cannot be stored as '{self.weights}'; choose from {', '.join(DTYPES)}")
+        if self.weights not in NAMES:
+            raise ExportError(f"weights cannot be stored as '{self.weights}'; choose from {', '.join(NAMES)}")
+        if self.weights in QUANTISED and self.adapters is None:
+            raise ExportError(f"weights of {self.weights} stay as they are: train adapters over them (--lora-rank)")
         if self.groups and self.adapters is None:
             raise ExportError("leaves go through a graph together only with adapters: without, each has a whole stage")
         if any(count < 1 or (count % 2 and count > 1) for count in self.groups):

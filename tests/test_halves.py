@@ -22,9 +22,10 @@ from device_runtime.estimator import measure
 from device_runtime.evaluation import predict
 from device_runtime.examples import Example
 from device_runtime.forward import Forward
-from device_runtime.halves import DTYPES, narrow, widen, widened
+from device_runtime.halves import DTYPES, narrow, widen
 from device_runtime.plan import Block, Contribution, Entry, Plan
 from device_runtime.replica import Replica
+from device_runtime.stored import widened
 from export.materialize import write_checkpoint
 from export.pipeline import export_bundle
 from export.target import Target
@@ -165,5 +166,7 @@ def test_numbers_beyond_the_range(tmp_path: Path) -> None:
         export_bundle(
             str(checkpoint), load_task("sst2"), Target(["torch"], [1], [16], weights="float16"), tmp_path / "b"
         )
-    with pytest.raises(ExportError, match="weights cannot be stored as 'int3'; choose from float32, float16, bfloat16"):
+    with pytest.raises(
+        ExportError, match="weights cannot be stored as 'int3'; choose from float32, float16, bfloat16, int8, int4"
+    ):
         Target(["torch"], [1], [16], weights="int3")
