@@ -24,7 +24,6 @@ def test_memory(model: str, gigabytes: int) -> None:
     found = json.loads(done.stdout.splitlines()[-1])
     print(json.dumps(found, indent=1))
     # What is exported is read a stage at a time: far below the checkpoint's own size for a large model.
-    assert found["export_peak_rss_mb"] <= min(found["export_bar_mb"], 1500)
-    assert found["device_peak_rss_mb"] <= found["device_bar_mb"]
-    assert found["digests_equal"]
+    assert found["export_peak_rss_mb"] <= 1500
+    assert found["passed"], found["bars"]
     assert done.returncode == 0, done.stderr
