@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from device_runtime.bundle import Manifest, Shape, StageSpec, TensorSpec
+from device_runtime.manifest import Manifest, Shape, StageSpec, TensorSpec
 from device_runtime.plan import Block
 from device_runtime.stored import layout
 from device_runtime.wave import partition

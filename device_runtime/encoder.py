@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from device_runtime.bundle import TOKENIZER, Bundle
+from device_runtime.bundle import Bundle
 from device_runtime.errors import DataError
+from device_runtime.manifest import TOKENIZER
 from device_runtime.task import CAUSAL, GENERATION, MASKED, SIMILARITY
 
 if TYPE_CHECKING:

@@ -9,10 +9,11 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 
 from device_runtime.arrays import ArrayPool
-from device_runtime.bundle import Bundle, Shape, StageSpec
+from device_runtime.bundle import Bundle
 from device_runtime.data import DataStore
 from device_runtime.engines import Engine, StageGraph
 from device_runtime.feeds import Source, fill
+from device_runtime.manifest import Shape, StageSpec
 from device_runtime.stored import Stored, widen
 
 #: The feed that the stages hand on, and the one that the first of them takes in its place.

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from device_runtime.bundle import StageSpec
 from device_runtime.directions import Direction
 from device_runtime.forward import Batch, Forward
+from device_runtime.manifest import StageSpec
 from device_runtime.replica import Replica
 
 

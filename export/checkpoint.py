@@ -18,8 +18,9 @@ from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
 
-from device_runtime.bundle import TOKENIZER, file_hash
+from device_runtime.bundle import file_hash
 from device_runtime.errors import ExportError
+from device_runtime.manifest import TOKENIZER
 from export.quiet import quiet
 
 CONFIG = "config.json"

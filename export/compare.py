@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from device_runtime.arrays import ArrayPool
-from device_runtime.bundle import Bundle, StageSpec, TensorSpec
+from device_runtime.bundle import Bundle
 from device_runtime.data import DataStore
 from device_runtime.engines import create_engine
 from device_runtime.forward import HIDDEN, Forward
+from device_runtime.manifest import StageSpec, TensorSpec
 from device_runtime.stored import Quantised, Stored, layout, widen
 from device_runtime.task import GENERATION
 from export.network import Network

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
-from device_runtime.bundle import TOKENIZER, Bundle, file_hash
+from device_runtime.bundle import Bundle, file_hash
 from device_runtime.errors import ExportError
+from device_runtime.manifest import TOKENIZER
 from device_runtime.replica import Replica
 from device_runtime.stored import widened
 from device_runtime.task import MASKED, SIMILARITY

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from transformers import AutoModel
 
-from device_runtime.bundle import StageSpec, TensorSpec
 from device_runtime.errors import ExportError
+from device_runtime.manifest import StageSpec, TensorSpec
 from device_runtime.stored import GROUP, QUANTISED
 from device_runtime.task import GENERATION, SIMILARITY, Task
 from export.adapters import Adapters, linear_shape

@@ -12,22 +12,12 @@ import numpy as np
 import torch
 
 from device_runtime.arrays import ALIGNMENT
-from device_runtime.bundle import (
-    MANIFEST,
-    TOKENIZER,
-    WEIGHTS,
-    AdapterSpec,
-    Bundle,
-    Check,
-    GraphSpec,
-    Manifest,
-    Shape,
-    file_hash,
-)
+from device_runtime.bundle import Bundle, file_hash
 from device_runtime.encoder import Encoder
 from device_runtime.errors import ExportError
 from device_runtime.forward import HIDDEN
 from device_runtime.halves import DTYPES
+from device_runtime.manifest import MANIFEST, TOKENIZER, WEIGHTS, AdapterSpec, Check, GraphSpec, Manifest, Shape
 from device_runtime.stored import QUANTISED, SCALES, layout, quantise
 from device_runtime.task import GENERATION, Task
 from device_runtime.tensors import write_tensors

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from device_runtime.bundle import Manifest
+    from device_runtime.manifest import Manifest
     from device_runtime.plan import Block
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from broker.store import SNAPSHOT, read_journal
-from device_runtime.bundle import MANIFEST, Bundle
+from device_runtime.bundle import Bundle
 from device_runtime.errors import StateError
+from device_runtime.manifest import MANIFEST
 from device_runtime.replica import Replica
 
 BUNDLE, SERVER = "bundle", "server"

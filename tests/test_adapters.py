@@ -14,7 +14,7 @@ from models import ENCODERS, make_checkpoint
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
-from device_runtime.bundle import Bundle, StageSpec
+from device_runtime.bundle import Bundle
 from device_runtime.data import DataStore, tokenise
 from device_runtime.directions import Direction, DirectionKernel
 from device_runtime.engines import Engine, create_engine
@@ -23,6 +23,7 @@ from device_runtime.estimator import draw_examples, measure
 from device_runtime.evaluation import predict
 from device_runtime.examples import Example
 from device_runtime.forward import Batch, Forward
+from device_runtime.manifest import StageSpec
 from device_runtime.plan import Block, Plan
 from device_runtime.replica import Replica
 from device_runtime.wave import partition

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from models import make_checkpoint
 from safetensors.torch import load_file, save_file
 
-from device_runtime.bundle import WEIGHTS, Bundle
+from device_runtime.bundle import Bundle
 from device_runtime.data import DataStore, tokenise
 from device_runtime.directions import Direction, DirectionKernel
 from device_runtime.engines import create_engine
@@ -23,6 +23,7 @@ from device_runtime.evaluation import predict
 from device_runtime.examples import Example
 from device_runtime.forward import Forward
 from device_runtime.halves import DTYPES, narrow, widen
+from device_runtime.manifest import WEIGHTS
 from device_runtime.plan import Block, Contribution, Entry, Plan
 from device_runtime.replica import Replica
 from device_runtime.stored import widened

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from device_runtime.bundle import Manifest
+    from device_runtime.manifest import Manifest
     from device_runtime.plan import Block
 
 
