@@ -58,7 +58,7 @@ def test_golden_codes() -> None:
     np.testing.assert_array_equal(widened(found), matrix)
 
 
-@pytest.fixture(scope="module", params=list(BITS))
+@pytest.fixture(scope="module", params=["int4", pytest.param("int8", marks=pytest.mark.slow)])
 def bundle_q(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("quantised")
     checkpoint = make_checkpoint(folder / "model", "llama-untied", hidden_size=64, intermediate_size=96)
