@@ -321,7 +321,7 @@ def test_a_reopened_round_waits_for_its_cohort(processes: Processes, bundle: Bun
     store.save_open_round(plan, ("a", "b"))
     store.save_result("a", Result(1, (1.0,) * 4, 1.0, 4, 0.1, b""))
     del store
-    server = processes.server("--rounds", "3")
+    server = processes.server("--rounds", "3", "--deadline", "60")
     processes.device("a")
     processes.device("b")
     progress, last, _ = finish(server)
