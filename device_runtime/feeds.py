@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,11 +37,6 @@ class Source:
 def fill(name: str, out: np.ndarray, source: Source) -> None:
     """Fill one feed. Raises KeyError when the runtime does not know it."""
     _FILL[name](out, source)
-
-
-def known_feeds() -> Mapping[str, str]:
-    """Feed name → what it is."""
-    return {name: (function.__doc__ or "").strip() for name, function in _FILL.items()}
 
 
 def _rows(out: np.ndarray, source: Source) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from copy import copy
 from typing import ClassVar
@@ -45,7 +46,7 @@ class Weights:
         return operators.rms_norm(x, self[f"{name}.weight"], epsilon)
 
 
-class Piece(torch.nn.Module):
+class Piece(torch.nn.Module, ABC):
     """One stage's computation. A subclass sets ``feeds`` and writes :meth:`compute`.
 
     Attributes:
@@ -67,9 +68,9 @@ class Piece(torch.nn.Module):
         piece.scale = scale
         return piece
 
+    @abstractmethod
     def compute(self, weights: Weights, *feeds: Tensor) -> Tensor | tuple[Tensor, ...]:
         """The stage's output from its feeds."""
-        raise NotImplementedError
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Feeds, then weights in the order of ``tensors`` → the outputs."""

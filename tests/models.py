@@ -10,6 +10,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
+from device_runtime.bundle import Bundle
+from device_runtime.data import DataStore, tokenise
+from device_runtime.examples import Example
+
 TEXTS = [
     "the film was good and the music was fine It was great.",
     "a bad play with a dull end It was terrible.",
@@ -109,3 +113,9 @@ def _word_pieces() -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     return tokenizer
+
+
+def five_examples(bundle: Bundle) -> DataStore:
+    """A few sentences for the task sst2."""
+    texts = ("the film was good", "a dull end", "one two three", "bad music play", "good")
+    return tokenise(bundle, [Example({"sentence": text}, i % 2) for i, text in enumerate(texts)])

@@ -10,17 +10,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from models import make_checkpoint
+from models import five_examples, make_checkpoint
 from safetensors.torch import load_file, save_file
 
 from device_runtime.bundle import Bundle
-from device_runtime.data import DataStore, tokenise
 from device_runtime.directions import Direction, DirectionKernel
 from device_runtime.engines import create_engine
 from device_runtime.errors import ExportError
 from device_runtime.estimator import measure
 from device_runtime.evaluation import predict
-from device_runtime.examples import Example
 from device_runtime.forward import Forward
 from device_runtime.halves import DTYPES, narrow, widen
 from device_runtime.manifest import WEIGHTS
@@ -104,11 +102,6 @@ def bundle16(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return export_bundle(str(checkpoint), load_task("sst2"), target, folder / "bundle")
 
 
-def examples(bundle: Bundle) -> DataStore:
-    texts = ("the film was good", "a dull end", "one two three", "bad music play", "good")
-    return tokenise(bundle, [Example({"sentence": text}, i % 2) for i, text in enumerate(texts)])
-
-
 def test_a_bundle_is_the_rounded_model(bundle16: Bundle, tmp_path: Path) -> None:
     """The same numbers as a float32 bundle of a checkpoint whose matrices were rounded, in half the space."""
     dtype = next(spec.dtype for spec in bundle16.manifest.tensors if spec.trainable and len(spec.shape) == 3)
@@ -127,7 +120,7 @@ def test_a_bundle_is_the_rounded_model(bundle16: Bundle, tmp_path: Path) -> None
         metadata={"format": "pt"},
     )
     whole = export_bundle(str(rounded), load_task("sst2"), Target(["litert"], [2], [24]), tmp_path / "whole")
-    store = examples(whole)
+    store = five_examples(whole)
     losses = [predict(Forward(create_engine("litert"), Replica(b)), store)[0] for b in (whole, bundle16)]
     np.testing.assert_allclose(losses[1], losses[0], atol=1e-6)
     sizes = [(b.folder / WEIGHTS).stat().st_size for b in (whole, bundle16)]
@@ -138,7 +131,7 @@ def test_replicas_agree_and_come_back(bundle16: Bundle, make_plan: Callable[...,
     replica, follower = Replica(bundle16), Replica(bundle16)
     stages = len(bundle16.manifest.stages)
     blocks = (Block(2, 1, 0.5, 1e-3), Block(stages, 2, 1.0, 1e-2))
-    store = examples(bundle16)
+    store = five_examples(bundle16)
     forward = Forward(create_engine("litert"), replica)
     for round in range(1, 6):
         plan = make_plan(round=round, base_seed=round, examples=2, blocks=blocks)

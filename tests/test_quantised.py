@@ -10,16 +10,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from models import make_checkpoint
+from models import five_examples, make_checkpoint
 from safetensors.torch import load_file, save_file
 
 from device_runtime.bundle import Bundle
-from device_runtime.data import DataStore, tokenise
 from device_runtime.engines import create_engine
 from device_runtime.errors import ExportError
 from device_runtime.estimator import measure
 from device_runtime.evaluation import predict
-from device_runtime.examples import Example
 from device_runtime.forward import Forward
 from device_runtime.manifest import WEIGHTS
 from device_runtime.plan import Block, Contribution, Entry, Plan
@@ -66,11 +64,6 @@ def bundle_q(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return export_bundle(str(checkpoint), load_task("sst2"), target, folder / "bundle")
 
 
-def examples(bundle: Bundle) -> DataStore:
-    texts = ("the film was good", "a dull end", "one two three", "bad music play", "good")
-    return tokenise(bundle, [Example({"sentence": text}, i % 2) for i, text in enumerate(texts)])
-
-
 def moved(bundle: Bundle) -> Replica:
     """A replica whose adapters have been trained somewhat."""
     replica, random = Replica(bundle), np.random.default_rng(1)
@@ -101,7 +94,7 @@ def test_numbers_are_those_of_the_rounded_weights(
     save_file(tensors, rounded / "model.safetensors", metadata={"format": "pt"})
     target = Target(ENGINES, [2], [24], adapters=Adapters(4), groups=[4])
     whole = export_bundle(str(rounded), load_task("sst2"), target, tmp_path / "whole")
-    store = examples(whole)
+    store = five_examples(whole)
     plan = make_plan(examples=2, epsilon=1e-2, blocks=(Block(2, 1, 0.5, 1.0), Block(4, 3, 1.0, 1.0)))
     for engine in ENGINES:
         ours, floats = (Forward(create_engine(engine), moved(b)) for b in (bundle_q, whole))

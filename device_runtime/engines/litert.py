@@ -9,7 +9,7 @@ import ctypes
 import importlib.util
 import re
 from collections.abc import Sequence
-from ctypes import POINTER, byref, c_bool, c_char_p, c_int, c_int32, c_int64, c_size_t, c_uint32, c_void_p
+from ctypes import POINTER, byref, c_char_p, c_int, c_int32, c_int64, c_size_t, c_uint32, c_void_p
 from functools import lru_cache
 from pathlib import Path
 
@@ -49,7 +49,6 @@ _PROTOTYPES: dict[str, tuple[object, ...]] = {
     "LiteRtCreateOpaqueOptions": (c_char_p, c_void_p, c_void_p, POINTER(_HANDLE)),
     "LiteRtAddOpaqueOptions": (_HANDLE, _HANDLE),
     "LiteRtCreateCompiledModel": (_HANDLE, _HANDLE, _HANDLE, POINTER(_HANDLE)),
-    "LiteRtCompiledModelIsFullyAccelerated": (_HANDLE, POINTER(c_bool)),
     "LiteRtGetModelSignature": (_HANDLE, c_size_t, POINTER(_HANDLE)),
     "LiteRtGetNumSignatureInputs": (_HANDLE, POINTER(c_size_t)),
     "LiteRtGetNumSignatureOutputs": (_HANDLE, POINTER(c_size_t)),
@@ -125,13 +124,6 @@ class LiteRTGraph:
         self._inputs = _ports(signature, "Input")
         self._outputs = _ports(signature, "Output")
         self._buffers: dict[int, tuple[np.ndarray, c_void_p]] = {}
-
-    @property
-    def fully_delegated(self) -> bool:
-        """Whether every operation of the graph runs in the XNNPACK delegate."""
-        answer = c_bool()
-        _call("LiteRtCompiledModelIsFullyAccelerated", self._compiled, byref(answer))
-        return bool(answer.value)
 
     def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
         """See :class:`device_runtime.engines.StageGraph`."""
