@@ -6,15 +6,16 @@ Opening a bundle checks every file against the manifest, so that what runs later
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from device_runtime.engines import Engine, StageGraph
+from device_runtime.engines import Constants, Engine, StageGraph
 from device_runtime.errors import BundleError
-from device_runtime.manifest import MANIFEST, WEIGHTS, GraphSpec, TensorSpec, parse_manifest
-from device_runtime.stored import NAMES, layout
+from device_runtime.manifest import BASE, MANIFEST, WEIGHTS, GraphSpec, TensorSpec, parse_manifest
+from device_runtime.stored import NAMES, Quantised, Stored, layout, view
 from device_runtime.tensors import TensorFile
 
 
@@ -35,9 +36,14 @@ class Bundle:
         #: 32 bytes that are equal where bundles can train together.
         self.identity = self.manifest.identity()
         self.weights = TensorFile(self.folder / WEIGHTS)
-        for tensor in self.manifest.tensors:
+        self.base = TensorFile(self.folder / BASE) if BASE in self.manifest.files else None
+        graphs_alone = self.manifest.constants if self.base is None else frozenset()
+        for index, tensor in enumerate(self.manifest.tensors):
+            file = self.tensor_file(tensor)
             for name, expected_array in _arrays(self.folder, tensor).items():
-                if (self.weights.shape(name), self.weights.dtype(name)) != expected_array:
+                if index in graphs_alone and name not in file:
+                    continue
+                if (file.shape(name), file.dtype(name)) != expected_array:
                     raise BundleError(f"{self.folder}: the weights do not fit the manifest at '{name}'; export again")
 
     @cached_property
@@ -46,9 +52,27 @@ class Bundle:
         graphs = [graph for shape in self.manifest.shapes for graph in shape.graphs.values()]
         return tuple(name for name in graphs[0].files if all(name in graph.files for graph in graphs))
 
-    def load_graph(self, engine: Engine, graph: GraphSpec) -> StageGraph:
-        """A graph, loaded by an engine. Raises EngineError when the engine cannot read it."""
-        return engine.load(self.folder / graph.files[engine.format])
+    def load_graph(self, engine: Engine, graph: GraphSpec, constants: Sequence[int] = ()) -> StageGraph:
+        """A graph, loaded by an engine, with the tensors that are part of it.
+
+        Raises:
+            EngineError: the engine cannot read it.
+        """
+        file = self.folder / graph.files[engine.format]
+        if not constants:
+            return engine.load(file)
+        data = graph.data[engine.format]
+        matrices = [self.tensor(index) for index in constants] if data in (BASE, WEIGHTS) else []
+        return engine.load(file, Constants(self.folder / data, [m for m in matrices if isinstance(m, Quantised)]))
+
+    def tensor(self, index: int) -> Stored:
+        """A tensor as the bundle has it, over the mapped file. Raises BundleError when only graphs have it."""
+        spec = self.manifest.tensors[index]
+        return view(self.tensor_file(spec), spec.name, spec.dtype)
+
+    def tensor_file(self, spec: TensorSpec) -> TensorFile:
+        """The file that a tensor lies in."""
+        return self.weights if self.base is None or spec.name in self.weights else self.base
 
     def check_engine(self, engine: Engine) -> None:
         """Raise BundleError when the bundle has no graphs for an engine."""

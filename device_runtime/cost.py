@@ -22,11 +22,12 @@ class Memory:
 
     Attributes:
         weights: the trainable weights.
-        frozen: the frozen tensors that stages read (mapped from the bundle's file).
+        frozen: the frozen tensors that stages read (mapped from the bundle's file, or packed by the engine).
         buffers: perturbed copies of a stage's weights, two or as many as leaves go through a graph together; and its
             frozen weights, widened.
         activations: of all leaves between two stages, and the batch's feeds.
-        workspace: the engine's packed copy of the largest matrix and its intermediate results (an estimate).
+        workspace: the engine's packed copy of the largest matrix that is an input, and its intermediate results (an
+            estimate).
         base: Python, numpy and the engine's library.
     """
 
@@ -52,7 +53,7 @@ def forecast_memory(manifest: Manifest, shape: Shape, blocks: Sequence[Block], e
     """Resident bytes of a device during one step in one shape."""
     tensors = manifest.tensors
     trained = {i for stage in manifest.stages for i in stage.tensors if tensors[i].trainable}
-    frozen = {i for stage in manifest.stages for i in stage.tensors} - trained
+    frozen = {i for stage in manifest.stages for i in (*stage.tensors, *stage.constants)} - trained
 
     def size(dimensions: Sequence[int]) -> int:
         return 4 * math.prod(dimensions)
@@ -67,8 +68,12 @@ def forecast_memory(manifest: Manifest, shape: Shape, blocks: Sequence[Block], e
     between = max(before + after for before, after in zip([0, *outputs], outputs, strict=False))
     groups = [s.groups for s in manifest.shapes if (s.batch, s.length) == (shape.batch, shape.length)]
     together = max(partition(2 * math.prod(block.fanout for block in blocks), groups))
-    matrices = (spec.shape for spec in tensors if len(spec.shape) == 3 and (spec.transposed or spec.trainable))
+    packed = (tensors[i] for stage in manifest.stages for i in stage.tensors)
+    matrices = [spec.shape for spec in packed if len(spec.shape) == 3 and (spec.transposed or spec.trainable)]
     widest = max(matrices, key=size, default=(1, 1, 1))
+    constants = (tensors[i] for stage in manifest.stages for i in stage.constants)
+    tables = (manifest.embedding, manifest.output)
+    features = max(map(max, (*matrices, *(spec.shape for spec in constants if spec.name not in tables))), default=1)
     tokens = together * shape.batch * shape.length
     scores = size((shape.batch, manifest.task.answer_tokens, _rows(manifest, manifest.output)))
     return Memory(
@@ -77,7 +82,7 @@ def forecast_memory(manifest: Manifest, shape: Shape, blocks: Sequence[Block], e
         buffers=max(2, together) * sum(count * size(dimensions) for dimensions, count in buffers.items())
         + sum(count * size(dimensions) for dimensions, count in wide.items()),
         activations=between + sum(map(size, shape.feeds.values())),
-        workspace=size(widest) + 2 * size((tokens, max(widest))) + 2 * scores,
+        workspace=size(widest) + 2 * size((tokens, features)) + 2 * scores,
         base=BASE_BYTES.get(engine_format, 0),
     )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from device_runtime.data import DataStore
-from device_runtime.halves import widen
+from device_runtime.stored import Quantised, Stored, widen
 
 
 @dataclass(frozen=True)
@@ -18,18 +18,18 @@ class Source:
     Attributes:
         ids: int32 [batch, length of the store].
         lengths, starts, labels: int32 [batch], as in :class:`device_runtime.data.DataStore`.
-        embedding, output: float32 [tokens, width], the tables whose rows are gathered.
+        embedding, output: [1, tokens, width], the tables whose rows are gathered, as they are stored.
     """
 
     ids: np.ndarray
     lengths: np.ndarray
     starts: np.ndarray
     labels: np.ndarray
-    embedding: np.ndarray
-    output: np.ndarray
+    embedding: Stored
+    output: Stored
 
     @classmethod
-    def of(cls, store: DataStore, indices: np.ndarray, tables: tuple[np.ndarray, np.ndarray]) -> Source:
+    def of(cls, store: DataStore, indices: np.ndarray, tables: tuple[Stored, Stored]) -> Source:
         """The examples of a store at some indices."""
         return cls(store.ids[indices], store.lengths[indices], store.starts[indices], store.labels[indices], *tables)
 
@@ -72,11 +72,8 @@ def _answer_rows(out: np.ndarray, source: Source) -> None:
     _gather(source.output, ids, out)
 
 
-def _gather(table: np.ndarray, ids: np.ndarray, out: np.ndarray) -> None:
-    if table.dtype == np.float32:
-        np.take(table, ids, axis=0, out=out, mode="clip")
-    else:
-        widen(np.take(table, ids, axis=0, mode="clip"), out)
+def _gather(table: Stored, ids: np.ndarray, out: np.ndarray) -> None:
+    widen(table.rows(ids) if isinstance(table, Quantised) else np.take(table[0], ids, axis=0, mode="clip"), out)
 
 
 def _last(out: np.ndarray, source: Source) -> None:

@@ -69,12 +69,12 @@ class Forward(Generic[W_co]):
         self.flops = 0
         self.bundle.check_engine(engine)
         self._engine = engine
-        self._graphs: dict[str, StageGraph] = {}
+        self._graphs: dict[str, tuple[str, StageGraph]] = {}
         self._feeds: dict[tuple[int, int, int], dict[str, np.ndarray]] = {}
         self._grouped: dict[int, Batch] = {}
-        self._tables = tuple(
-            self.bundle.weights.view(name)[0] for name in (self.manifest.embedding, self.manifest.output) if name
-        )
+        indices = {spec.name: index for index, spec in enumerate(self.manifest.tensors)}
+        embedding, output = self.manifest.embedding, self.manifest.output or self.manifest.embedding
+        self._tables = self.bundle.tensor(indices[embedding]), self.bundle.tensor(indices[output])
         self._shapes = sorted(self.manifest.shapes, key=self._cost)
 
     def batch(self, store: DataStore, indices: np.ndarray) -> Batch:
@@ -82,7 +82,7 @@ class Forward(Generic[W_co]):
         count, longest = len(indices), int(store.lengths[indices].max())
         shape = next(s for s in self._shapes if s.groups == 1 and s.batch >= count and s.length >= longest)
         padded = np.concatenate([indices, np.repeat(indices[-1:], shape.batch - count)])
-        source = Source.of(store, padded, (self._tables[0], self._tables[-1]))
+        source = Source.of(store, padded, self._tables)
         feeds = self._feeds_of(shape)
         for name, feed in feeds.items():
             fill(name, feed, source)
@@ -138,7 +138,7 @@ class Forward(Generic[W_co]):
         missing = self.widened([index for index in stage.tensors if index not in weights])
         inputs += [weights[index] if index in weights else missing[index] for index in stage.tensors]
         outputs = [self.pool.take(shape) for shape in graph.outputs]
-        self._load(batch.shape, stage.graph).run(inputs, outputs)
+        self._load(batch.shape, stage).run(inputs, outputs)
         self.release_widened(missing)
         self.flops += graph.flops
         return outputs
@@ -178,12 +178,15 @@ class Forward(Generic[W_co]):
             self._feeds[key] = {name: self.pool.take(size) for name, size in shape.feeds.items()}
         return self._feeds[key]
 
-    def _load(self, shape: Shape, name: str) -> StageGraph:
-        graph = shape.graphs[name]
+    def _load(self, shape: Shape, stage: StageSpec) -> StageGraph:
+        """The stage's graph; of those with constants only the latest shape is kept, for each has a copy of them."""
+        graph = shape.graphs[stage.graph]
         file = graph.files[self._engine.format]
-        if file not in self._graphs:
-            self._graphs[file] = self.bundle.load_graph(self._engine, graph)
-        return self._graphs[file]
+        key = stage.graph if stage.constants else file
+        if self._graphs.get(key, ("",))[0] != file:
+            self._graphs.pop(key, None)  # gone before the next one needs its memory
+            self._graphs[key] = file, self.bundle.load_graph(self._engine, graph, stage.constants)
+        return self._graphs[key][1]
 
     def _cost(self, shape: Shape) -> int:
         return sum(shape.graphs[stage.graph].flops for stage in self.manifest.stages)

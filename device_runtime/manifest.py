@@ -15,6 +15,8 @@ from device_runtime.task import Label, Task
 
 FORMAT = 1
 MANIFEST, WEIGHTS, TOKENIZER = "manifest.json", "weights.safetensors", "tokenizer.json"
+#: The quantised matrices, where a format's graphs refer to them (ExecuTorch's have files of their own kind).
+BASE = "base.safetensors"
 
 
 @dataclass(frozen=True)
@@ -22,12 +24,13 @@ class TensorSpec:
     """One weight tensor.
 
     Attributes:
-        name: its name in ``weights.safetensors``.
-        shape: its shape there, which is the shape the graph takes.
+        name: its name in ``weights.safetensors``, or in ``base.safetensors`` for matrices that only graphs use.
+        shape: its shape there, which is the shape the graph takes; of quantised ones, that of the matrices they stand
+            for, [..., out, in].
         trainable: whether rounds change it.
         source: the parameter of the Hugging Face checkpoint that it came from ("" when it came from none).
         transposed: whether it is the source's transpose with a leading axis of one (the form engines delegate).
-        dtype: what it is stored as, one of :data:`device_runtime.stored.NAMES`; graphs take float32.
+        dtype: what it is stored as, one of :data:`device_runtime.stored.NAMES`; graphs take float32, or have it within.
     """
 
     name: str
@@ -48,6 +51,7 @@ class GraphSpec:
         outputs: shapes of its outputs.
         flops: floating-point operations of its matrix products in one run of a whole batch.
         files: format → file name.
+        data: format → name of the file that holds the graph's constants, where it has some.
     """
 
     name: str
@@ -55,6 +59,7 @@ class GraphSpec:
     outputs: tuple[tuple[int, ...], ...]
     flops: int
     files: Mapping[str, str]
+    data: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -78,11 +83,19 @@ class Shape:
 
 @dataclass(frozen=True)
 class StageSpec:
-    """A piece of the network: the graph it runs and the indices of the tensors it takes."""
+    """A piece of the network.
+
+    Attributes:
+        name: its name.
+        graph: the graph that it runs.
+        tensors: indices of the tensors that the graph takes.
+        constants: indices of the quantised matrices that are part of the graph, which no other stage then shares.
+    """
 
     name: str
     graph: str
     tensors: tuple[int, ...]
+    constants: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -127,6 +140,7 @@ class Manifest:
             it with ``lora_A`` [1, in, rank] and ``lora_B`` [1, rank, out].
         shapes: sizes of batches, each with its graphs; the largest comes first.
         checks: one for each stage.
+        base: SHA-256 of ``base.safetensors``, though the file be left out; "" where no matrix is quantised.
         files: file name → SHA-256.
     """
 
@@ -140,6 +154,7 @@ class Manifest:
     adapters: AdapterSpec | None
     shapes: tuple[Shape, ...]
     checks: tuple[Check, ...]
+    base: str
     files: Mapping[str, str]
 
     @property
@@ -151,6 +166,12 @@ class Manifest:
     def length(self) -> int:
         """Most tokens in an example."""
         return self.shapes[0].length
+
+    @property
+    def constants(self) -> frozenset[int]:
+        """Indices of the tensors that are part of graphs."""
+        stages = (*self.stages, *filter(None, [self.decoder]))
+        return frozenset(index for stage in stages for index in stage.constants)
 
     def write(self, folder: Path) -> None:
         """Write ``manifest.json``."""
@@ -185,11 +206,12 @@ def parse_manifest(folder: Path, text: str) -> Manifest:
             adapters=AdapterSpec(**record["adapters"]) if record["adapters"] else None,
             shapes=tuple(_parse_shape(shape) for shape in record["shapes"]),
             checks=tuple(Check(**check) for check in record["checks"]),
+            base=str(record["base"]),
             files={str(name): str(value) for name, value in record["files"].items()},
         )
         for stage in (*manifest.stages, *filter(None, [manifest.decoder])):
             [shape.graphs[stage.graph] for shape in manifest.shapes]
-            [manifest.tensors[index] for index in stage.tensors]
+            [manifest.tensors[index] for index in (*stage.tensors, *stage.constants)]
         if not manifest.shapes or len(manifest.checks) != len(manifest.stages):
             raise ValueError("it has no shape, or not a check for each stage")
         return manifest
@@ -198,7 +220,8 @@ def parse_manifest(folder: Path, text: str) -> Manifest:
 
 
 def _parse_stage(record: dict[str, Any]) -> StageSpec:
-    return StageSpec(record["name"], record["graph"], tuple(int(i) for i in record["tensors"]))
+    tensors, constants = (tuple(int(i) for i in record[key]) for key in ("tensors", "constants"))
+    return StageSpec(record["name"], record["graph"], tensors, constants)
 
 
 def _parse_shape(record: dict[str, Any]) -> Shape:
@@ -218,4 +241,5 @@ def _parse_graph(record: dict[str, Any]) -> GraphSpec:
         outputs=tuple(tuple(shape) for shape in record["outputs"]),
         flops=int(record["flops"]),
         files={str(name): str(file) for name, file in record["files"].items()},
+        data={str(name): str(file) for name, file in record["data"].items()},
     )

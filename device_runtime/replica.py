@@ -15,7 +15,7 @@ from device_runtime.errors import BundleError, PlanError, StateError
 from device_runtime.halves import DTYPES
 from device_runtime.journal import EMPTY, chain
 from device_runtime.plan import Block, Entry, Plan
-from device_runtime.stored import Stored, view
+from device_runtime.stored import Stored
 from device_runtime.tensors import TensorFile, write_tensors
 
 DIGEST_BYTES = 16
@@ -44,7 +44,7 @@ class Replica:
         }
         stages = (*bundle.manifest.stages, *filter(None, [bundle.manifest.decoder]))
         used = {index for stage in stages for index in stage.tensors} - self._trainable.keys()
-        self._frozen = {i: _aligned(view(bundle.weights, specs[i].name, specs[i].dtype)) for i in sorted(used)}
+        self._frozen = {i: _aligned(bundle.tensor(i)) for i in sorted(used)}
         self._kernels: dict[str, DirectionKernel] = {}
         if snapshot is not None and snapshot.exists():
             self._load_snapshot(snapshot)

@@ -1,8 +1,9 @@
-"""How tensors lie in a bundle: float32, 16 bits, or 8 and 4 bits in groups that share a scale; all widened to float32.
+"""How tensors lie in a bundle: float32, 16 bits, or codes of 8 and 4 bits with scales.
 
-Quantised (a frozen base under adapters): a matrix [1, in, out] is cut into groups of 32 along ``in``; a weight is its
-code times a scale, one float16 for each group and output. 8 bits: int8 codes [in/32, 32, out]. 4 bits: codes −8 … 7
-stored plus 8, two in a byte [in/32, 16, out]: the low halves are a group's first 16 rows, the high ones its last.
+Quantised (a frozen base under adapters, and the token table): matrices [..., out, in] are codes times scales, laid out
+as engines take them. 8 bits: int8 codes of −127 … 127, a float32 scale for each row. 4 bits: codes of −7 … 7, two in a
+byte [..., out, in/2], the even one in the low half; each 32 in a row share a float16 scale [..., out, in/32] that
+bfloat16 holds as well.
 """
 
 from __future__ import annotations
@@ -20,17 +21,19 @@ SCALES = ".scales"
 #: All types of stored tensors.
 NAMES = (*DTYPES, "int8", "int4")
 QUANTISED = ("int8", "int4")
-#: Weights that are widened at a time, so that what is made on the way stays in the cache.
-_BLOCK = 1 << 18
+#: Parts of a group's largest weight that the largest code may stand for.
+_PARTS = (1.0, 0.95, 0.9, 0.85, 0.8)
+#: Groups that are quantised at a time, so that what is made on the way stays in the cache.
+_BLOCK = 1 << 12
 
 
 @dataclass(frozen=True, eq=False)
 class Quantised:
-    """A quantised matrix.
+    """Quantised matrices.
 
     Attributes:
-        codes: int8 [in/32, 32, out] or uint8 [in/32, 16, out].
-        scales: float16 [in/32, out].
+        codes: int8 [..., out, in] or uint8 [..., out, in/2].
+        scales: float32 [..., out] or float16 [..., out, in/32].
     """
 
     codes: np.ndarray
@@ -38,23 +41,24 @@ class Quantised:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the matrix: [1, in, out]."""
-        return (1, GROUP * self.codes.shape[0], self.codes.shape[2])
+        """Of the matrices: [..., out, in]."""
+        *lead, width = self.codes.shape
+        return (*lead, width * (1 if self.codes.dtype == np.int8 else 2))
+
+    def rows(self, indices: np.ndarray) -> Quantised:
+        """Rows of the first matrix, at indices of any shape."""
+        flat = self.scales.reshape(self.codes.size // self.codes.shape[-1], *self.scales.shape[self.codes.ndim - 1 :])
+        return Quantised(self.codes.reshape(len(flat), -1)[indices], flat[indices])
 
     def widen(self, out: np.ndarray) -> np.ndarray:
-        """The matrix as float32 in ``out``."""
-        groups, rows, width = self.codes.shape
-        target = out.reshape(groups, GROUP, width)
-        step = max(1, _BLOCK // (GROUP * width))
-        for start in range(0, groups, step):
-            codes, here = self.codes[start : start + step], target[start : start + step]
-            if rows == GROUP:
-                here[...] = codes
-            else:
-                here[:, :rows] = np.bitwise_and(codes, 15)
-                here[:, rows:] = np.right_shift(codes, 4)
-                np.subtract(here, 8, out=here)
-            np.multiply(here, self.scales[start : start + step, None].astype(np.float32), out=here)
+        """The matrices as float32 in ``out``."""
+        if self.codes.dtype == np.int8:
+            return np.multiply(self.codes, self.scales[..., None], out=out)
+        groups = out.reshape(*self.scales.shape, GROUP)
+        signed = self.codes.view(np.int8).reshape(*self.scales.shape, GROUP // 2)
+        np.right_shift(np.left_shift(signed, 4), 4, out=groups[..., 0::2], casting="unsafe")
+        np.right_shift(signed, 4, out=groups[..., 1::2], casting="unsafe")
+        np.multiply(groups, self.scales[..., None], out=groups)
         return out
 
 
@@ -63,13 +67,15 @@ Stored = np.ndarray | Quantised
 
 def layout(name: str, shape: tuple[int, ...], dtype: str) -> dict[str, tuple[tuple[int, ...], np.dtype[np.generic]]]:
     """What a tensor consists of in the file: name → shape and type of the array. Raises KeyError for another type."""
-    if dtype not in QUANTISED:
-        return {name: (shape, DTYPES[dtype])}
-    groups, width = shape[1] // GROUP, shape[2]
-    codes = (
-        ((groups, GROUP, width), np.dtype("i1")) if dtype == "int8" else ((groups, GROUP // 2, width), np.dtype("u1"))
-    )
-    return {name: codes, name + SCALES: ((groups, width), DTYPES["float16"])}
+    *lead, width = shape
+    if dtype == "int8":
+        return {name: (shape, np.dtype("i1")), name + SCALES: (tuple(lead), DTYPES["float32"])}
+    if dtype == "int4":
+        return {
+            name: ((*lead, width // 2), np.dtype("u1")),
+            name + SCALES: ((*lead, width // GROUP), DTYPES["float16"]),
+        }
+    return {name: (shape, DTYPES[dtype])}
 
 
 def view(file: TensorFile, name: str, dtype: str) -> Stored:
@@ -92,13 +98,45 @@ def widened(stored: Stored) -> np.ndarray:
 
 
 def quantise(matrix: np.ndarray, dtype: str) -> Quantised:
-    """Round a matrix float32 [1, in, out] to the nearest codes, with the scale that just holds each group's largest."""
-    groups = matrix.reshape(-1, GROUP, matrix.shape[-1])
-    top = 127 if dtype == "int8" else 7
-    scales = (np.abs(groups).max(axis=1) / top).astype(np.float16)
-    divisor = np.where(scales > 0, scales, 1).astype(np.float32)[:, None]
-    codes = np.clip(np.rint(groups / divisor), -top - 1, top)
+    """Round matrices float32 [..., out, in] to codes.
+
+    8 bits: the scale just holds a row's largest. 4 bits: of the scales that hold a group's largest, or cut it off by up
+    to a fifth, the one with the least squared error. Weights so small that float16 has no scale for them become 0.
+    """
     if dtype == "int8":
-        return Quantised(codes.astype(np.int8), scales)
-    shifted = (codes + 8).astype(np.uint8)
-    return Quantised(shifted[:, : GROUP // 2] | shifted[:, GROUP // 2 :] << 4, scales)
+        scales = _positive(np.abs(matrix).max(axis=-1) / np.float32(127))
+        return Quantised(np.clip(np.rint(matrix / scales[..., None]), -127, 127).astype(np.int8), scales)
+    groups = matrix.reshape(-1, GROUP)
+    packed = np.empty((len(groups), GROUP // 2), np.uint8)
+    scales = np.empty(len(groups), np.float16)
+    for start in range(0, len(groups), _BLOCK):
+        here = slice(start, start + _BLOCK)
+        packed[here], scales[here] = _best_of_four_bits(groups[here])
+    return Quantised(packed.reshape(*matrix.shape[:-1], -1), scales.reshape(*matrix.shape[:-1], -1))
+
+
+def _best_of_four_bits(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Packed codes and float16 scales of groups [n, 32]."""
+    largest = np.abs(groups).max(axis=-1)
+    errors, tried = [], []
+    for part in _PARTS:
+        tried.append(_positive(_bfloat16(largest * np.float32(part / 7)).astype(np.float16)))
+        difference = _four_bits(groups, tried[-1]) * tried[-1][:, None].astype(np.float32) - groups
+        errors.append(np.einsum("ij,ij->i", difference, difference))
+    scales = np.choose(np.argmin(errors, axis=0), tried)
+    codes = _four_bits(groups, scales).astype(np.int8).view(np.uint8)
+    return codes[:, 0::2] & 15 | codes[:, 1::2] << 4, scales
+
+
+def _four_bits(groups: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(groups / scales[:, None].astype(np.float32)), -7, 7)
+
+
+def _positive(scales: np.ndarray) -> np.ndarray:
+    """Engines take no scale of 0; where all weights are 0, any other will do."""
+    return np.where(scales > 0, scales, np.ones_like(scales))
+
+
+def _bfloat16(values: np.ndarray) -> np.ndarray:
+    """Float32 rounded to the nearest that bfloat16 holds (ties away from zero)."""
+    return ((values.view(np.uint32) + np.uint32(0x8000)) & np.uint32(0xFFFF0000)).view(np.float32)

@@ -64,6 +64,10 @@ class TensorFile:
         """Shape of a tensor. Raises BundleError when the file lacks it."""
         return self._entry(name).shape
 
+    def start(self, name: str) -> int:
+        """Where a tensor starts in the file, in bytes. Raises BundleError when the file lacks it."""
+        return self._entry(name).start
+
     def view(self, name: str) -> np.ndarray:
         """The tensor over the mapped file: pages are read when touched."""
         entry = self._entry(name)

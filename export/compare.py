@@ -13,11 +13,12 @@ from device_runtime.bundle import Bundle
 from device_runtime.data import DataStore
 from device_runtime.engines import create_engine
 from device_runtime.forward import HIDDEN, Forward
-from device_runtime.manifest import StageSpec, TensorSpec
+from device_runtime.manifest import StageSpec
 from device_runtime.stored import Quantised, Stored, layout, widen
 from device_runtime.task import GENERATION
+from export.constants import InCodes, InFull
 from export.network import Network
-from export.pieces import DOWN, UP
+from export.pieces import DOWN, UP, Piece
 
 
 class StageWeights:
@@ -45,14 +46,15 @@ class StageWeights:
                     random = np.random.default_rng(index)
                     self._loaded[index][...] = 0.05 * random.standard_normal(self._loaded[index].shape, np.float32)
                 else:
-                    widen(self._read(spec), self._loaded[index])
+                    widen(self.read(index), self._loaded[index])
 
-    def _read(self, spec: TensorSpec) -> Stored:
+    def read(self, index: int) -> Stored:
         """A tensor as it is stored, read without mapping the file's pages."""
+        spec = self.bundle.manifest.tensors[index]
         arrays = []
         for name, (shape, dtype) in layout(spec.name, spec.shape, spec.dtype).items():
             arrays.append(np.empty(shape, dtype))
-            self.bundle.weights.read_into(name, arrays[-1])
+            self.bundle.tensor_file(spec).read_into(name, arrays[-1])
         return Quantised(*arrays) if len(arrays) > 1 else arrays[0]
 
     def tensor(self, index: int) -> np.ndarray:
@@ -69,23 +71,31 @@ def compare(bundle: Bundle, networks: Sequence[Network], engine: str) -> list[fl
     worst = np.zeros(len(networks[0].all_stages))
     for network in networks:
         weights = StageWeights(bundle, network)
-        forward = Forward(create_engine(engine), weights)
+        runner = create_engine(engine)
+        forward = Forward(runner, weights)
         store = _random_examples(bundle, network)
         batch = forward.grouped(forward.batch(store, np.arange(network.batch)), network.groups)
         hidden = before = batch.feeds["rows"]
         for index, stage in enumerate(network.all_stages):
             weights.load(stage)
             before = before if stage == network.decoder else hidden
-            found = forward.run(stage, batch, before, {})
+            # Graphs with constants hold a copy of them: those of one stage at a time.
+            found = (Forward(runner, weights) if stage.constants else forward).run(stage, batch, before, {})
             piece = network.graphs[stage.graph]
             feeds = [before if feed == HIDDEN else batch.feeds[feed] for feed in piece.feeds]
             inputs = [torch.from_numpy(array) for array in (*feeds, *(weights.tensor(i) for i in stage.tensors))]
-            with torch.inference_mode():
-                expected = [output.numpy() for output in piece(*inputs)]
+            with torch.no_grad():
+                expected = [output.numpy() for output in _whole(piece, stage, weights, engine)(*inputs)]
             worst[index] = max(worst[index], *(_difference(a, b) for a, b in zip(found, expected, strict=True)))
             hidden = found[0]
             hidden[...] = expected[0]
     return worst.tolist()
+
+
+def _whole(piece: Piece, stage: StageSpec, weights: StageWeights, engine: str) -> torch.nn.Module:
+    """A stage's piece with its constants, computing as the engine does: with activations of 8 bits, or in full."""
+    matrices = [matrix for matrix in map(weights.read, stage.constants) if isinstance(matrix, Quantised)]
+    return (InFull if engine == "torch" else InCodes)(piece, matrices) if matrices else piece
 
 
 def _difference(found: np.ndarray, expected: np.ndarray) -> float:

@@ -1,25 +1,36 @@
-"""Lowering of one stage to each engine's format, and the share of its matrix work that the engine's delegate takes."""
+"""Lowering of a piece to each engine's format, and the share of its matrix work that the engine's delegate takes."""
 
 from __future__ import annotations
 
+import io
 import math
+import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.export import ExportedProgram
 from torch.utils.flop_counter import FlopCounterMode
 
-from device_runtime.engines import SUFFIXES
 from device_runtime.errors import ExportError
+from device_runtime.stored import Quantised
+from export.constants import Constant, ExecuTorchTemplate, InCodes, InFull, LiteRTTemplate, Template, quantise_litert
+from export.pieces import Piece
 from export.quiet import quiet
 
 
-def export_program(module: torch.nn.Module, example: Sequence[torch.Tensor]) -> ExportedProgram:
-    """The stage as an exported program, which all formats are lowered from."""
-    with torch.no_grad(), quiet():
-        return torch.export.export(module.eval(), tuple(example), strict=False)
+@dataclass(frozen=True)
+class Plain:
+    """A lowered graph all of whose weights are inputs."""
+
+    content: bytes
+
+    def instance(self, constants: Sequence[Constant]) -> bytes:
+        """See :class:`export.constants.Template`."""
+        return self.content
 
 
 def count_flops(module: torch.nn.Module, example: Sequence[torch.Tensor]) -> int:
@@ -29,42 +40,64 @@ def count_flops(module: torch.nn.Module, example: Sequence[torch.Tensor]) -> int
     return int(counter.get_total_flops())
 
 
-def lower(program: ExportedProgram, engine: str, folder: Path, name: str) -> tuple[str, float]:
-    """Write a stage in an engine's format.
+def trace(piece: Piece, example: Sequence[torch.Tensor], matrices: Sequence[Quantised], engine: str) -> ExportedProgram:
+    """A piece as an exported program, which an engine's format is lowered from.
+
+    Args:
+        piece: the piece.
+        example: inputs of the shapes to lower for, in the piece's order, without those that are constants.
+        matrices: the constants of the template; for PyTorch, they are inputs nevertheless.
+        engine: the format.
+    """
+    inputs = tuple(example)
+    module: torch.nn.Module = piece
+    if matrices and engine == "torch":
+        inputs = (*inputs, *(torch.zeros(matrix.shape) for matrix in matrices))
+    with torch.no_grad(), quiet():
+        if matrices and engine != "torch":
+            module = InFull(piece, matrices) if engine == "litert" else InCodes(piece, matrices)
+        return torch.export.export(module.eval(), inputs, strict=False)
+
+
+def lower(program: ExportedProgram, matrices: Sequence[Quantised], engine: str) -> tuple[Template, float]:
+    """Lower a program to an engine's format.
 
     Returns:
-        The file's name in ``folder``, and the delegated share of the matrix work, 0 to 1.
+        The graph, and the delegated share of its matrix work, 0 to 1.
 
     Raises:
-        ExportError: the engine's tools are not installed.
+        ExportError: the engine's tools are not installed, or did other than what was asked.
     """
-    file = folder / (name + SUFFIXES[engine])
     try:
         with quiet():
-            share = _LOWER[engine](program, file)
+            return _LOWER[engine](program, matrices)
     except ImportError as missing:
         raise ExportError(
             f"lowering to {engine} needs its tools ({missing}); install them with: pip install 'fedspzo[export]'"
         ) from None
-    return file.name, share
 
 
-def _lower_torch(program: ExportedProgram, file: Path) -> float:
-    torch.export.save(program, file)
-    return 1.0
+def _lower_torch(program: ExportedProgram, matrices: Sequence[Quantised]) -> tuple[Template, float]:
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer)
+    return Plain(buffer.getvalue()), 1.0
 
 
-def _lower_executorch(program: ExportedProgram, file: Path) -> float:
+def _lower_executorch(program: ExportedProgram, matrices: Sequence[Quantised]) -> tuple[Template, float]:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower
     from executorch.exir.passes import MemoryPlanningPass
 
+    total = sum(_node_flops(node) for node in program.graph.nodes)
+    for node in program.graph.nodes:
+        if "dequantize_affine" in str(node.target):  # what XNNPACK finds here goes into a file of its own
+            node.meta.setdefault("custom", {})["delegate_constant_tag"] = "constants"
     edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
     left = sum(_node_flops(node) for node in edge.exported_program().graph.nodes)
     config = ExecutorchBackendConfig(memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False))
-    file.write_bytes(edge.to_executorch(config).buffer)
-    total = sum(_node_flops(node) for node in program.graph.nodes)
-    return 1.0 - left / total if total else 1.0
+    content = edge.to_executorch(config).buffer
+    template = ExecuTorchTemplate(content, matrices) if matrices else Plain(content)
+    return template, 1.0 - left / total if total else 1.0
 
 
 _PRODUCTS = ("bmm", "mm", "addmm", "matmul", "linear")
@@ -81,12 +114,18 @@ def _node_flops(node: torch.fx.Node) -> int:
     return 2 * int(inner) * math.prod(int(n) for n in node.meta["val"].shape)
 
 
-def _lower_litert(program: ExportedProgram, file: Path) -> float:
+def _lower_litert(program: ExportedProgram, matrices: Sequence[Quantised]) -> tuple[Template, float]:
     import litert_torch
 
     example = program.example_inputs[0]
-    litert_torch.convert(program.module(), example).export(str(file))
-    return _litert_share(file)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "graph.tflite"
+        litert_torch.convert(program.module(), example).export(str(file))
+        if not matrices:
+            return Plain(file.read_bytes()), _litert_share(file)
+        content = quantise_litert(file, "int8" if matrices[0].codes.dtype == np.int8 else "int4")
+        file.write_bytes(content)
+        return LiteRTTemplate(content, matrices), _litert_share(file)
 
 
 def _litert_share(file: Path) -> float:

@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from device_runtime.bundle import Bundle, file_hash
 from device_runtime.errors import ExportError
-from device_runtime.manifest import TOKENIZER
+from device_runtime.manifest import TOKENIZER, TensorSpec
 from device_runtime.replica import Replica
 from device_runtime.stored import widened
 from device_runtime.task import MASKED, SIMILARITY
@@ -76,7 +76,7 @@ def write_adapter(replica: Replica, out: Path, source: str | None = None) -> Non
             module = next(name for name in modules if name == linear or name.endswith(f".{linear}"))
             factors[f"base_model.model.{module}{part}"] = np.ascontiguousarray(widened(replica.tensor(index))[0].T)
             targets.append(module)
-    conv1d = not next(spec for spec in manifest.tensors if spec.name == f"{linear}.weight").transposed
+    conv1d = not _is_linear(next(spec for spec in manifest.tensors if spec.name == f"{linear}.weight"))
     config = {
         "peft_type": "LORA",
         "base_model_name_or_path": str(checkpoint.folder.resolve()),
@@ -120,6 +120,11 @@ def _appearing(out: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def _is_linear(spec: TensorSpec) -> bool:
+    """Whether the checkpoint has a matrix as [out, in], and not as GPT-2's [in, out]."""
+    return spec.transposed == (len(spec.shape) == 3)
+
+
 def _module_names(checkpoint: Checkpoint, form: str) -> list[str]:
     """Names of the modules of the model that transformers makes of a checkpoint for a form of task."""
     factories = {MASKED: AutoModelForMaskedLM, SIMILARITY: AutoModel}
@@ -155,6 +160,6 @@ class _Trained:
             scale = np.float32(adapters.alpha / adapters.rank) if adapters else np.float32(0)
             added = (scale * (down @ up))[0]
             # Over the original's own numbers, however the bundle rounds them.
-            return self._checkpoint.tensor(stored) + (added.T if spec.transposed else added)
+            return self._checkpoint.tensor(stored) + (added.T if _is_linear(spec) else added)
         restored = restored[0].T if spec.transposed else restored
         return np.ascontiguousarray(restored.reshape(self._checkpoint.shape(stored)))

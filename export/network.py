@@ -41,7 +41,7 @@ class Network:
         feeds: feed name → shape.
         embedding, output: names of the token table and, for generation, of the table that scores tokens.
         tensors: all tensors, in the order that directions are keyed by; the same for all shapes.
-        graphs: graph name → its piece.
+        graphs: graph name → its piece. Stages with constants have graphs of their own, though the pieces be the same.
         stages: the stages in order.
         decoder: for generation, the stage that scores the next token.
     """
@@ -88,10 +88,10 @@ def build_network(
         ExportError: the checkpoint lacks a tensor, or a label word is not one token.
     """
     # A table that a graph takes whole is kept as the graph takes it: widening all of it would cost more than it saves.
-    whole = task.form == GENERATION and architecture.output == architecture.embedding
-    short = "bfloat16" if target.weights in QUANTISED else target.weights
-    tokens = _table(checkpoint, architecture.embedding, "float32" if whole else short)
-    tensors = {architecture.embedding: tokens}
+    whole = "int8" if target.weights in QUANTISED else "float32"
+    shared = task.form == GENERATION and architecture.output == architecture.embedding
+    rows = whole if shared or target.weights in QUANTISED else target.weights
+    tensors = {architecture.embedding: _table(checkpoint, architecture.embedding, rows)}
     for part in architecture.parts:
         for source in part.sources:
             if source in architecture.tables:
@@ -103,33 +103,42 @@ def build_network(
                 tensors[source] = _weight(checkpoint, source, target, architecture.conv1d)
     if task.form != SIMILARITY and architecture.final is not None:
         for source in architecture.final.sources:
-            tensors[source] = _weight(checkpoint, source, target, architecture.conv1d)
+            tensors[source] = _weight(checkpoint, source, target, architecture.conv1d, head=True)
     output = ""
     if task.form == SIMILARITY:
         tensors[LABELS] = _descriptions(checkpoint, task, architecture.limit)
     elif task.form == GENERATION:
         output = architecture.output
-        tensors.setdefault(output, _table(checkpoint, output))
+        tensors.setdefault(output, _table(checkpoint, output, whole))
     else:
         tensors.update(_label_words(checkpoint, architecture, task))
     indices = {name: index for index, name in enumerate(tensors)}
 
-    def stage(name: str, graph: str, piece: Piece, prefix: str) -> StageSpec:
-        here = {TABLE: output}
-        sources = (
-            here.get(tensor) or (prefix + tensor if prefix + tensor in indices else tensor) for tensor in piece.tensors
-        )
-        return StageSpec(name, graph, tuple(indices[source] for source in sources))
+    graphs: dict[str, Piece] = {}
+    ending: dict[tuple[int, tuple[str, ...]], Piece] = {}
 
-    graphs = {part.graph: part.piece for part in architecture.parts}
+    def stage(name: str, graph: str, piece: Piece, prefix: str) -> StageSpec:
+        places = {tensor: prefix + tensor if prefix + tensor in indices else tensor for tensor in piece.tensors}
+        places |= {TABLE: output} if TABLE in places else {}
+        constants = tuple(t for t, source in places.items() if tensors[source].spec.dtype in QUANTISED)
+        if constants:
+            piece = ending.setdefault((id(piece), constants), piece.ending(constants))
+            graph = name.replace(" ", "-")
+        graphs[graph] = piece
+        found = [indices[places[tensor]] for tensor in piece.tensors]
+        inputs = len(found) - len(constants)
+        return StageSpec(name, graph, tuple(found[:inputs]), tuple(found[inputs:]))
+
     head, decoder = _heads(architecture, task)
     final_prefix = architecture.final.prefix if architecture.final else ""
-    graphs["head"] = head
-    if decoder is not None:
-        graphs["decoder"] = decoder
+    stages = (
+        *(stage(part.name, part.graph, part.piece, part.prefix) for part in architecture.parts),
+        stage("head", "head", head, final_prefix),
+    )
+    decoding = stage("decoder", "decoder", decoder, final_prefix) if decoder else None
     count = groups * batch
-    rows = (count, length, tensors[architecture.embedding].spec.shape[-1])
-    width = tensors[output].spec.shape[-1] if output else rows[-1]
+    hidden = (count, length, tensors[architecture.embedding].spec.shape[-1])
+    width = tensors[output].spec.shape[-1] if output else hidden[-1]
     answers = task.answer_tokens or 1
     sizes = {
         "mask": (count, length),
@@ -144,16 +153,13 @@ def build_network(
         groups=groups,
         batch=batch,
         length=length,
-        feeds={"rows": rows, **{name: size for name, size in sizes.items() if name in used}},
+        feeds={"rows": hidden, **{name: size for name, size in sizes.items() if name in used}},
         embedding=architecture.embedding,
         output=output,
         tensors=tensors,
         graphs=graphs,
-        stages=(
-            *(stage(part.name, part.graph, part.piece, part.prefix) for part in architecture.parts),
-            stage("head", "head", head, final_prefix),
-        ),
-        decoder=stage("decoder", "decoder", decoder, final_prefix) if decoder else None,
+        stages=stages,
+        decoder=decoding,
     )
 
 
@@ -165,21 +171,22 @@ def _heads(architecture: Architecture, task: Task) -> tuple[Piece, Piece | None]
     return LabelWords(architecture.final.piece), None
 
 
-def _weight(checkpoint: Checkpoint, source: str, target: Target, conv1d: bool) -> Tensor:
-    """A weight as graphs take it: a matrix as [1, in, out]."""
+def _weight(checkpoint: Checkpoint, source: str, target: Target, conv1d: bool, head: bool = False) -> Tensor:
+    """A weight as graphs take it: a matrix as [1, in, out], or quantised as [out, in] (the head's to 8 bits)."""
     shape, trainable = checkpoint.shape(source), target.trains(source)
     if len(shape) != 2:
         return Tensor(TensorSpec(source, shape, trainable, source, False), lambda: checkpoint.tensor(source))
+    dtype = target.weights
+    if dtype in QUANTISED and not any(features % GROUP for features in shape):
+        spec = TensorSpec(source, shape[::-1] if conv1d else shape, False, source, conv1d, "int8" if head else dtype)
+        return Tensor(spec, lambda: checkpoint.tensor(source).T if conv1d else checkpoint.tensor(source))
+    if dtype in QUANTISED:  # codes must fill whole groups, and engines' alignment
+        dtype = "float32"
     if conv1d:
-        spec = TensorSpec(source, (1, *shape), trainable, source, False, _dtype(target, shape[0]))
+        spec = TensorSpec(source, (1, *shape), trainable, source, False, dtype)
         return Tensor(spec, lambda: checkpoint.tensor(source)[None])
-    spec = TensorSpec(source, (1, shape[1], shape[0]), trainable, source, True, _dtype(target, shape[1]))
+    spec = TensorSpec(source, (1, shape[1], shape[0]), trainable, source, True, dtype)
     return Tensor(spec, lambda: checkpoint.tensor(source).T[None])
-
-
-def _dtype(target: Target, features: int) -> str:
-    """What a matrix from so many features is stored as: groups of quantised ones must come out even."""
-    return "float32" if target.weights in QUANTISED and features % GROUP else target.weights
 
 
 def _factor(adapters: Adapters, source: str, shape: tuple[int, int, int], trainable: bool) -> Tensor:

@@ -40,13 +40,16 @@ def activation(name: str) -> Callable[[Tensor], Tensor]:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """A linear map as a batched matrix product: a weight that is an input is delegated only in this form.
+    """A linear map; as a batched matrix product where the weight is an input, which is delegated only in this form.
 
     Args:
         x: [..., in].
-        weight: [1, in, out], stored so: a reshape inside the graph would copy it at every call.
+        weight: [1, in, out], stored so: a reshape inside the graph would copy it at every call. Or a constant
+            [out, in].
         bias: [out].
     """
+    if weight.ndim == 2:
+        return F.linear(x, weight) if bias is None else F.linear(x, weight) + bias
     flat = torch.bmm(x.reshape(1, -1, x.shape[-1]), weight)
     if bias is not None:
         flat = flat + bias
@@ -134,13 +137,15 @@ def score_tokens(table: Tensor, at: Tensor, select: Tensor) -> Tensor:
     which is not delegated.
 
     Args:
-        table: [1, tokens, width].
+        table: [1, tokens, width]; or a constant [tokens, width].
         at: [batch, positions, width].
         select: [batch, positions, length], one-hot or zero.
 
     Returns:
         [1, tokens, batch · positions].
     """
+    if table.ndim == 2:
+        return F.linear(at.reshape(1, -1, at.shape[-1]), table).transpose(1, 2)
     there = select.sum(dim=-1).reshape(1, 1, -1)
     return torch.bmm(table, at.reshape(1, -1, at.shape[-1]).transpose(1, 2) * there)
 

@@ -68,6 +68,12 @@ class Piece(torch.nn.Module, ABC):
         piece.scale = scale
         return piece
 
+    def ending(self, names: Sequence[str]) -> Piece:
+        """The piece with some of its tensors as the last of its inputs."""
+        piece = copy(self)
+        piece.tensors = (*(name for name in self.tensors if name not in names), *names)
+        return piece
+
     @abstractmethod
     def compute(self, weights: Weights, *feeds: Tensor) -> Tensor | tuple[Tensor, ...]:
         """The stage's output from its feeds."""

@@ -3,40 +3,33 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-import numpy as np
-import torch
-
-from device_runtime.arrays import ALIGNMENT
 from device_runtime.bundle import Bundle, file_hash
 from device_runtime.encoder import Encoder
 from device_runtime.errors import ExportError
-from device_runtime.forward import HIDDEN
-from device_runtime.halves import DTYPES
-from device_runtime.manifest import MANIFEST, TOKENIZER, WEIGHTS, AdapterSpec, Check, GraphSpec, Manifest, Shape
-from device_runtime.stored import QUANTISED, SCALES, layout, quantise
+from device_runtime.manifest import BASE, MANIFEST, TOKENIZER, AdapterSpec, Check, Manifest
 from device_runtime.task import GENERATION, Task
-from device_runtime.tensors import write_tensors
 from export.adapters import adapt
 from export.checkpoint import CONFIG, Checkpoint
 from export.checks import check_lengths, check_tensors, check_tokenizer, check_trained
 from export.compare import compare
 from export.families import find_family
-from export.lowering import count_flops, export_program, lower
-from export.network import Network, Tensor, build_network
+from export.graphs import GraphWriter, Progress
+from export.network import Network, build_network
 from export.quiet import quiet
 from export.target import Target
 from export.tasks import choose_form
+from export.weights import write_weights
 from export.words import with_special_tokens
 
 #: Largest difference between an engine's output and PyTorch's that an export may have, relative to the largest value.
 TOLERANCE = 1e-4
-
-Progress = Callable[[str], None]
+#: The same for stages with quantised matrices, whose activations go to 8 bits.
+INTEGER_TOLERANCE = 0.05
 
 
 def export_bundle(
@@ -102,12 +95,12 @@ def _write(
     progress: Progress,
 ) -> None:
     progress("writing weights")
-    _write_weights(folder, networks[0])
+    write_weights(folder, networks[0])
     checkpoint.tokenizer.save(str(folder / TOKENIZER))
-    shares: dict[tuple[str, str], float] = {}
-    shapes = tuple(_lower(network, target, folder, shares, progress) for network in networks)
+    graphs = GraphWriter(target, folder, progress)
+    shapes = tuple(graphs.write(network) for network in networks)
     stages = networks[0].stages
-    checks = tuple(Check({name: shares[stage.graph, name] for name in target.formats}, {}) for stage in stages)
+    checks = tuple(Check(graphs.shares[stage.graph], {}) for stage in stages)
     manifest = Manifest(
         model={
             "name": checkpoint.name,
@@ -125,6 +118,7 @@ def _write(
         adapters=AdapterSpec(target.adapters.rank, target.adapters.alpha) if target.adapters else None,
         shapes=shapes,
         checks=checks,
+        base=file_hash(folder / BASE) if (folder / BASE).exists() else "",
         files={path.name: file_hash(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST},
     )
     manifest.write(folder)
@@ -136,105 +130,16 @@ def _write(
         with quiet():
             deviations[name] = compare(bundle, networks, name)
         for stage, deviation in zip((*stages, stages[-1]), deviations[name], strict=False):
-            if not deviation <= TOLERANCE:
+            tolerance = INTEGER_TOLERANCE if stage.constants else TOLERANCE
+            if not deviation <= tolerance:
                 raise ExportError(
                     f"{name} deviates from PyTorch by {deviation:.1e} at '{stage.name}', more than"
-                    f" {TOLERANCE:.0e}; leave this engine out or report the model"
+                    f" {tolerance:.0e}; leave this engine out or report the model"
                 )
     found = ({name: deviations[name][index] for name in target.formats} for index in range(len(stages)))
     checks = tuple(replace(check, deviation=d) for check, d in zip(checks, found, strict=True))
-    replace(manifest, checks=checks).write(folder)
-
-
-def _write_weights(folder: Path, network: Network) -> None:
-    """All tensors, those of odd sizes last: the others then start where engines can use them as they lie."""
-    arrays = {
-        name: (tensor, *array)
-        for tensor in network.tensors.values()
-        for name, array in layout(tensor.spec.name, tensor.spec.shape, tensor.spec.dtype).items()
-    }
-
-    def unaligned(name: str) -> bool:
-        _, shape, dtype = arrays[name]
-        return int(np.prod(shape)) * dtype.itemsize % ALIGNMENT != 0
-
-    order = sorted(arrays, key=unaligned)
-    made = _Made()
-    write_tensors(
-        folder / WEIGHTS,
-        {name: arrays[name][1] for name in order},
-        (made.array(name, arrays[name][0]) for name in order),
-        {},
-        dtypes={name: arrays[name][2] for name in order},
-    )
-
-
-class _Made:
-    """Makes tensors as they are stored, each once though it may consist of two arrays."""
-
-    def __init__(self) -> None:
-        self._arrays: dict[str, np.ndarray] = {}
-
-    def array(self, name: str, tensor: Tensor) -> np.ndarray:
-        """One array of a tensor. Raises ExportError when a number is beyond the type's range."""
-        if name not in self._arrays:
-            spec = tensor.spec
-            matrix = np.ascontiguousarray(tensor.load())
-            if spec.dtype in QUANTISED:
-                codes = quantise(matrix, spec.dtype)
-                self._arrays |= {spec.name: codes.codes, spec.name + SCALES: codes.scales}
-            else:
-                self._arrays[spec.name] = _rounded(spec.name, matrix, spec.dtype)
-        return self._arrays.pop(name)
-
-
-def _rounded(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
-    """A tensor as float32 or 16 bits, rounded to the nearest."""
-    if dtype == "float32":
-        return array
-    rounded = torch.from_numpy(array).to(getattr(torch, dtype))
-    if not bool(torch.isfinite(rounded).all()):
-        raise ExportError(f"'{name}' has numbers beyond the range of {dtype}; store the weights as bfloat16 or float32")
-    return rounded.view(torch.int16).numpy().view(DTYPES[dtype])
-
-
-def _lower(
-    network: Network, target: Target, folder: Path, shares: dict[tuple[str, str], float], progress: Progress
-) -> Shape:
-    """Lower every graph of a network; notes the smallest delegated shares."""
-    size = f"{network.batch}x{network.length}" + (f"x{network.groups}" if network.groups > 1 else "")
-    graphs: dict[str, GraphSpec] = {}
-    hidden = network.feeds["rows"]
-    for stage in network.all_stages:
-        if stage.graph in graphs:
-            continue
-        piece = network.graphs[stage.graph]
-        if stage == network.decoder:
-            hidden = graphs[network.stages[-2].graph].outputs[0]
-        tensors = [network.shape(index) for index in stage.tensors]
-        feeds = [hidden if feed == HIDDEN else network.feeds[feed] for feed in piece.feeds]
-        progress(f"tracing {stage.graph} {size}")
-        try:
-            example = [*(torch.ones(shape) for shape in feeds), *(torch.zeros(shape) for shape in tensors)]
-            program = export_program(piece, example)
-            with torch.inference_mode():
-                outputs = tuple(tuple(out.shape) for out in piece(*example))
-        except (RuntimeError, ValueError, ZeroDivisionError) as error:
-            reason = str(error).strip().splitlines()[-1][:200]
-            raise ExportError(
-                f"'{stage.graph}' cannot be computed as the model's config says ({reason}); is config.json the weights'"
-                " own, and is the batch one that fits into memory?"
-            ) from None
-        files: dict[str, str] = {}
-        for name in target.formats:
-            progress(f"lowering {stage.graph} {size} to {name}")
-            files[name], share = lower(program, name, folder, f"{stage.graph}-{size}")
-            if share < 1.0:
-                raise ExportError(
-                    f"{name} delegates only {share:.1%} of the matrix work of '{stage.graph}', which would run slowly;"
-                    " leave this engine out or report the model"
-                )
-            shares[stage.graph, name] = min(share, shares.get((stage.graph, name), 1.0))
-        graphs[stage.graph] = GraphSpec(stage.graph, piece.feeds, outputs, count_flops(piece, example), files)
-        hidden = outputs[0]
-    return Shape(network.batch, network.length, network.groups, network.feeds, graphs)
+    files = dict(manifest.files)
+    if BASE in files and not any(BASE in graph.data.values() for shape in shapes for graph in shape.graphs.values()):
+        (folder / BASE).unlink()
+        del files[BASE]
+    replace(manifest, checks=checks, files=files).write(folder)

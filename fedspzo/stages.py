@@ -22,7 +22,7 @@ def print_stages(console: Console, manifest: Manifest) -> None:
     for column in table.columns[1:]:
         column.justify = "right"
     for stage, check in zip(manifest.stages, manifest.checks, strict=True):
-        tensors = [manifest.tensors[index] for index in stage.tensors]
+        tensors = [manifest.tensors[index] for index in (*stage.tensors, *stage.constants)]
         flops = shape.graphs[stage.graph].flops / (shape.batch * shape.length)
         table.add_row(
             stage.name,

@@ -35,7 +35,7 @@ def text_of_the_language(draw: random.Random) -> str:
     return f"{words} It was {'great' if verdict else 'terrible'}"
 
 
-def train_decoder(folder: Path, steps: int = 500, seed: int = 0) -> float:
+def train_decoder(folder: Path, steps: int = 500, seed: int = 0, width: int = 64) -> float:
     """Train a two-layer LLaMA by Adam on the language and save it with its tokenizer; its loss at the end."""
     words = ["the", "was", "and", "but", "It", "great", "terrible", *GOOD, *BAD, *THINGS, *ENDS]
     tokens = [*SPECIAL, *words]
@@ -45,8 +45,9 @@ def train_decoder(folder: Path, steps: int = 500, seed: int = 0) -> float:
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(tokens), hidden_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
-        intermediate_size=128, max_position_embeddings=32, tie_word_embeddings=True, bos_token_id=0, eos_token_id=2,
+        vocab_size=len(tokens), hidden_size=width, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=2 * width, max_position_embeddings=32, tie_word_embeddings=True, bos_token_id=0,
+        eos_token_id=2,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)

@@ -61,6 +61,16 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 ENCODERS = ("bert", "roberta", "xlm-roberta")
 
 
+def wide(name: str) -> dict[str, int]:
+    """Changes to a model's config that make its matrices wide enough to quantise."""
+    kind = MODELS[name][0]
+    if kind == "gpt2":
+        return {"n_embd": 64}
+    if kind == "opt":
+        return {"hidden_size": 64, "ffn_dim": 96, "word_embed_proj_dim": 32 if name == "opt-350m" else 64}
+    return {"hidden_size": 64, "intermediate_size": 96, **({"head_dim": 16} if kind == "qwen3" else {})}
+
+
 def make_checkpoint(folder: Path, name: str, **changes: Any) -> Path:
     """Save a model and its tokenizer."""
     kind, settings = MODELS[name]

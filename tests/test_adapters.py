@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -11,17 +10,15 @@ import numpy as np
 import pytest
 import torch
 from models import ENCODERS, make_checkpoint
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
+from references import Case, make_case, reference_losses, trained
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
-from device_runtime.bundle import Bundle
-from device_runtime.data import DataStore, tokenise
 from device_runtime.directions import Direction, DirectionKernel
 from device_runtime.engines import Engine, create_engine
 from device_runtime.errors import ExportError
 from device_runtime.estimator import draw_examples, measure
 from device_runtime.evaluation import predict
-from device_runtime.examples import Example
 from device_runtime.forward import Batch, Forward
 from device_runtime.manifest import StageSpec
 from device_runtime.plan import Block, Plan
@@ -32,67 +29,14 @@ from export.materialize import write_adapter, write_checkpoint
 from export.pipeline import export_bundle
 from export.target import Target
 from export.tasks import load_task
-from export.words import label_tokens
 
 ENGINES = ("litert", "executorch")
-SENTENCES = ("the film was good", "a dull end", "one two three four five six seven", "bad music play", "good")
-RANK, ALPHA = 4, 8.0
-
-
-@dataclass(frozen=True)
-class Case:
-    """A model's bundle with adapters, examples, and peft's model of the same."""
-
-    bundle: Bundle
-    store: DataStore
-    words: list[int]
-    reference: PeftModel
 
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Case]:
     folder = tmp_path_factory.mktemp("adapters")
-
-    @cache
-    def make(name: str) -> Case:
-        from export.checkpoint import Checkpoint
-
-        checkpoint = make_checkpoint(folder / name, name)
-        target = Target(ENGINES, [2], [24], adapters=Adapters(RANK, ALPHA), groups=[2, 4])
-        bundle = export_bundle(str(checkpoint), load_task("sst2"), target, folder / f"{name}-bundle")
-        store = tokenise(bundle, [Example({"sentence": text}, i % 2) for i, text in enumerate(SENTENCES)])
-        words = label_tokens(Checkpoint(str(checkpoint)), bundle.manifest.task)
-        factory = AutoModelForMaskedLM if name in ENCODERS else AutoModelForCausalLM
-        base = factory.from_pretrained(checkpoint, dtype=torch.float32)
-        maps = [spec.name.removesuffix(".lora_A.weight") for spec in bundle.manifest.tensors if ".lora_A" in spec.name]
-        config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=maps, fan_in_fan_out=name == "gpt2")
-        return Case(bundle, store, words, get_peft_model(base, config).eval())
-
-    return make
-
-
-@torch.inference_mode()
-def reference_losses(case: Case, weights: dict[str, np.ndarray], indices: np.ndarray) -> np.ndarray:
-    """Losses of peft's model with adapters of these values."""
-    parameters = dict(case.reference.named_parameters())
-    for name, value in weights.items():
-        parameter = parameters[f"base_model.model.{name.removesuffix('.weight')}.default.weight"]
-        parameter.copy_(torch.from_numpy(np.ascontiguousarray(value[0].T)))
-    store = case.store
-    ids = torch.from_numpy(store.ids[indices]).long()
-    mask = torch.from_numpy((np.arange(ids.shape[1]) < store.lengths[indices, None]).astype(np.int64))
-    logits = case.reference(input_ids=ids, attention_mask=mask).logits
-    at = logits[torch.arange(len(indices)), torch.from_numpy(store.starts[indices]).long()][:, case.words]
-    labels = torch.from_numpy(store.labels[indices]).long()
-    return torch.nn.functional.cross_entropy(at, labels, reduction="none").numpy()
-
-
-def trained(replica: Replica, seed: int = 3) -> dict[str, np.ndarray]:
-    """Adapters as they are after some training, in the replica and by name."""
-    random = np.random.default_rng(seed)
-    for weights in replica.trainable.values():
-        weights += 0.2 * random.standard_normal(weights.shape, np.float32)
-    return {replica.bundle.manifest.tensors[i].name: weights.copy() for i, weights in replica.trainable.items()}
+    return cache(lambda name: make_case(folder, name))
 
 
 NAMES = [

@@ -24,7 +24,7 @@ from device_runtime.forward import Forward
 from device_runtime.replica import Replica
 from device_runtime.task import Task
 from export import operators, pipeline
-from export.lowering import export_program, lower
+from export.lowering import lower, trace
 from export.materialize import write_checkpoint
 from export.operators import linear
 from export.pipeline import export_bundle
@@ -45,11 +45,11 @@ class _Batched(torch.nn.Module):
 
 
 @pytest.mark.parametrize("engine", ["litert", "executorch"])
-def test_the_delegated_share_is_measured(engine: str, tmp_path: Path) -> None:
+def test_the_delegated_share_is_measured(engine: str) -> None:
     plain = (torch.randn(8, 16), torch.randn(24, 16), torch.randn(24))
     batched = (plain[0][None], plain[1].T[None].contiguous(), plain[2])
-    assert lower(export_program(_Linear(), plain), engine, tmp_path, "plain")[1] == 0.0
-    assert lower(export_program(_Batched(), batched), engine, tmp_path, "batched")[1] == 1.0
+    assert lower(trace(_Linear(), plain, [], engine), [], engine)[1] == 0.0
+    assert lower(trace(_Batched(), batched, [], engine), [], engine)[1] == 1.0
 
 
 def test_a_graph_that_is_not_delegated_is_refused(

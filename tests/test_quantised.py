@@ -1,25 +1,29 @@
-"""A quantised, frozen base under adapters: codes and scales, the same numbers as PyTorch on the rounded weights."""
+"""A quantised, frozen base under adapters: integer products in both engines, against PyTorch on the same codes."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from models import five_examples, make_checkpoint
-from safetensors.torch import load_file, save_file
+from language import opinion, train_decoder
+from models import five_examples, make_checkpoint, wide
+from references import Case, make_case, reference_losses, trained
 
 from device_runtime.bundle import Bundle
+from device_runtime.data import tokenise
 from device_runtime.engines import create_engine
-from device_runtime.errors import ExportError
+from device_runtime.errors import BundleError, ExportError
 from device_runtime.estimator import measure
-from device_runtime.evaluation import predict
+from device_runtime.evaluation import evaluate, predict
+from device_runtime.examples import Example
 from device_runtime.forward import Forward
-from device_runtime.manifest import WEIGHTS
+from device_runtime.manifest import BASE
 from device_runtime.plan import Block, Contribution, Entry, Plan
 from device_runtime.replica import Replica
 from device_runtime.stored import GROUP, quantise, widened
@@ -32,83 +36,161 @@ BITS = {"int8": 8, "int4": 4}
 ENGINES = ("litert", "executorch")
 
 
-@given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(1, 40), st.sampled_from(list(BITS)))
-def test_codes_are_within_half_a_step(seed: int, groups: int, width: int, dtype: str) -> None:
-    matrix = np.random.default_rng(seed).standard_normal((1, GROUP * groups, width)).astype(np.float32)
-    matrix[:, :GROUP, 0] = 0  # a group of zeros
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 5), st.sampled_from(list(BITS)))
+def test_codes_are_near(seed: int, rows: int, groups: int, dtype: str) -> None:
+    matrix = np.random.default_rng(seed).standard_normal((1, rows, GROUP * groups)).astype(np.float32)
+    matrix[:, 0, :GROUP] = 0  # a group of zeros
     found = quantise(matrix, dtype)
     assert found.shape == matrix.shape
-    error = np.abs(widened(found) - matrix).reshape(groups, GROUP, width)
-    # Half a step, and what float16 takes from the largest of a group.
-    assert (error <= found.scales.astype(np.float32)[:, None] * (0.5 + 2.0**-4)).all()
     assert found.codes.nbytes == matrix.size * BITS[dtype] // 8
+    steps = found.scales.astype(np.float32)[..., None] if dtype == "int4" else found.scales[..., None, None]
+    error = np.abs(widened(found) - matrix).reshape(*matrix.shape[:-1], groups, GROUP)
+    # Half a step; of 4 bits, the largest of a group may be cut off by a fifth and by what bfloat16 takes off the scale.
+    largest = np.abs(matrix.reshape(error.shape)).max(axis=-1, keepdims=True)
+    assert (error <= np.maximum(0.5001 * steps, 0.0 if dtype == "int8" else 0.205 * largest)).all()
+    again = quantise(widened(found), dtype)
+    if dtype == "int8":
+        np.testing.assert_array_equal(again.codes, found.codes)
+    picked = np.random.default_rng(seed).integers(0, rows, (2, 3))
+    np.testing.assert_array_equal(widened(found.rows(picked)), widened(found)[0][picked])
 
 
 def test_golden_codes() -> None:
-    """The layout of four bits: the low halves of a group's bytes are its first 16 rows, the high ones its last."""
-    matrix = np.zeros((1, GROUP, 2), np.float32)
-    matrix[0, :, 0] = np.arange(GROUP) % 8 * 0.5
-    matrix[0, 31, 1] = -7
+    """The layout of 4 bits: two in a byte, the even one in the low half, as two's complement."""
+    matrix = np.zeros((1, 2, 2 * GROUP), np.float32)
+    matrix[0, 0, :GROUP] = (np.arange(GROUP) % 15 - 7) * 0.5
+    matrix[0, 1, 32:34] = -7, 1
     found = quantise(matrix, "int4")
-    assert found.scales.tolist() == [[0.5, 1.0]]
-    assert found.codes[0, :, 0].tolist() == [(8 + i % 8) * 17 for i in range(16)]
-    assert found.codes[0, :, 1].tolist() == [0x88] * 15 + [0x18]
+    assert found.scales.tolist() == [[[0.5, 1.0], [1.0, 1.0]]]
+    assert found.codes[0, 0, :8].tolist() == [0xA9, 0xCB, 0xED, 0x0F, 0x21, 0x43, 0x65, 0x97]
+    assert found.codes[0, 1, 16:18].tolist() == [0x19, 0x00]
     np.testing.assert_array_equal(widened(found), matrix)
+    bytes_ = quantise(np.array([[127.0, -127.0, 0.4, 0.6]], np.float32), "int8")
+    assert (bytes_.codes.tolist(), bytes_.scales.tolist()) == ([[127, -127, 0, 1]], [1.0])
 
 
-@pytest.fixture(scope="module", params=["int4", pytest.param("int8", marks=pytest.mark.slow)])
-def bundle_q(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+FAMILIES = ("bert", "roberta", "opt", "opt-350m", "gpt2", "llama-3.2", "llama-untied", "mistral", "qwen2", "qwen3")
+NAMES = [
+    pytest.param(name, weights, marks=() if (name, weights) in (("roberta", "int4"),) else slow)
+    for slow in (pytest.mark.slow,)
+    for name in FAMILIES
+    for weights in BITS
+]
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Case]:
     folder = tmp_path_factory.mktemp("quantised")
-    checkpoint = make_checkpoint(folder / "model", "llama-untied", hidden_size=64, intermediate_size=96)
-    target = Target(ENGINES, [2], [24], adapters=Adapters(4), groups=[4], weights=request.param)
-    return export_bundle(str(checkpoint), load_task("sst2"), target, folder / "bundle")
+    return cache(lambda name, weights: make_case(folder / weights, name, weights))
 
 
-def moved(bundle: Bundle) -> Replica:
-    """A replica whose adapters have been trained somewhat."""
-    replica, random = Replica(bundle), np.random.default_rng(1)
-    for weights in replica.trainable.values():
-        weights += 0.2 * random.standard_normal(weights.shape, np.float32)
-    return replica
-
-
-def test_numbers_are_those_of_the_rounded_weights(
-    bundle_q: Bundle, make_plan: Callable[..., Plan], tmp_path: Path
+@pytest.mark.parametrize(("name", "weights"), NAMES)
+def test_losses_are_those_of_the_same_codes_in_pytorch(
+    name: str, weights: str, case: Callable[[str, str], Case], make_plan: Callable[..., Plan]
 ) -> None:
-    """Losses and scalars equal a float base's whose checkpoint holds what the codes stand for."""
-    source = Path(bundle_q.manifest.model["source"])
-    rounded = tmp_path / "rounded"
-    rounded.mkdir()
-    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
-        (rounded / name).write_bytes((source / name).read_bytes())
-    tensors = load_file(source / "model.safetensors")
-    replica = moved(bundle_q)
-    kinds = set()
-    for index, spec in enumerate(bundle_q.manifest.tensors):
-        if spec.dtype in BITS:
-            kinds.add(spec.dtype)
-            tensors[spec.source] = torch.from_numpy(np.ascontiguousarray(widened(replica.tensor(index))[0].T))
-        elif spec.dtype == "bfloat16":
-            tensors[spec.source] = tensors[spec.source].bfloat16().float()
-    assert len(kinds) == 1
-    save_file(tensors, rounded / "model.safetensors", metadata={"format": "pt"})
-    target = Target(ENGINES, [2], [24], adapters=Adapters(4), groups=[4])
-    whole = export_bundle(str(rounded), load_task("sst2"), target, tmp_path / "whole")
-    store = five_examples(whole)
-    plan = make_plan(examples=2, epsilon=1e-2, blocks=(Block(2, 1, 0.5, 1.0), Block(4, 3, 1.0, 1.0)))
+    """Within 1 %: transformers' and peft's own forward, with torchao's products of the bundle's codes."""
+    found = case(name, weights)
+    manifest = found.bundle.manifest
+    assert len({manifest.tensors[index].dtype for index in manifest.constants} - {"int8"}) == (weights == "int4")
+    stages = len(manifest.stages)
+    blocks = (Block(stages - 2, 1, 0.5, 1.0), Block(stages, 3, 1.0, 1.0))
+    plan = make_plan(examples=2, epsilon=5e-2, blocks=blocks)
+    entry = Entry(plan, (Contribution("", 1.0, (1.0, -2.0, 0.5)),))
+    scalars, digests = [], set()
     for engine in ENGINES:
-        ours, floats = (Forward(create_engine(engine), moved(b)) for b in (bundle_q, whole))
-        np.testing.assert_allclose(predict(ours, store)[0], predict(floats, store)[0], atol=1e-5)
-        scalars = [np.array(measure(forward, store, plan, "a").scalars) for forward in (ours, floats)]
-        np.testing.assert_allclose(scalars[0], scalars[1], atol=0.01 * np.abs(scalars[1]).max())
-        entry = Entry(plan, (Contribution("", 1.0, (1.0, -2.0, 0.5)),))
-        for forward in (ours, floats):
-            forward.weights.apply(entry)
-        assert ours.weights.digest() == floats.weights.digest()
-    sizes = [(b.folder / WEIGHTS).stat().st_size for b in (whole, bundle_q)]
-    assert sizes[1] < 0.6 * sizes[0]
+        forward = Forward(create_engine(engine), Replica(found.bundle))
+        values = trained(forward.weights)
+        expected = reference_losses(found, values, np.arange(len(found.store)))
+        np.testing.assert_allclose(predict(forward, found.store)[0], expected, rtol=0.01, atol=1e-3)
+        scalars.append(measure(forward, found.store, plan, "a").scalars)
+        forward.weights.apply(entry)
+        digests.add(forward.weights.digest())
+    # Where an activation lies between two codes, the engines may take different ones.
+    np.testing.assert_allclose(scalars[0], scalars[1], atol=0.05 * np.abs(scalars[0]).max())
+    assert len(digests) == 1
+    assert all(share == 1.0 for check in manifest.checks for share in check.delegated.values())
 
 
-def test_what_cannot_be_quantised(tmp_path: Path) -> None:
+def test_generation_scores_tokens_in_integers(tmp_path: Path) -> None:
+    """The token table in 8 bits serves both ends: rows are gathered from it, and all tokens scored by it."""
+    checkpoint = make_checkpoint(tmp_path / "model", "llama-3.2", **wide("llama-3.2"))
+    target = Target((*ENGINES, "torch"), [2], [32], adapters=Adapters(4), weights="int8", answer_tokens=4)
+    bundle = export_bundle(str(checkpoint), load_task("squad"), target, tmp_path / "bundle")
+    manifest = bundle.manifest
+    table = next(index for index, spec in enumerate(manifest.tensors) if spec.name == manifest.embedding)
+    assert table in manifest.stages[-1].constants
+    examples = [
+        Example({"title": "Rome", "context": "Rome is a city", "question": "what is Rome?"}, 0, ("a city",)),
+        Example({"title": "a", "context": "the film was good", "question": "what?"}, 0, ("the film",)),
+    ]
+    store = tokenise(bundle, examples)
+    losses = [evaluate(Forward(create_engine(name), Replica(bundle)), store).loss for name in (*ENGINES, "torch")]
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
+    assert losses[0] == pytest.approx(losses[2], rel=0.1), "activations in 8 bits, and in full"
+
+
+def test_a_device_holds_one_copy_of_the_base(case: Callable[[str, str], Case], make_plan: Callable[..., Plan]) -> None:
+    """Shapes share the file; of a stage's graphs only the latest is held, and going back gives the same numbers."""
+    found = case("roberta", "int4")
+    stages = len(found.bundle.manifest.stages)
+    plan = make_plan(examples=2, blocks=(Block(2, 1, 0.5, 1.0), Block(stages, 2, 1.0, 1.0)))
+    forward = Forward(create_engine("litert"), Replica(found.bundle))
+    trained(forward.weights)
+    first = predict(forward, found.store)[0], measure(forward, found.store, plan, "a").scalars
+    again = predict(forward, found.store)[0], measure(forward, found.store, plan, "a").scalars
+    np.testing.assert_array_equal(first[0], again[0])
+    assert first[1] == again[1]
+    with_constants = [stage for stage in found.bundle.manifest.stages if stage.constants]
+    assert sum(stage.graph in forward._graphs for stage in with_constants) == len(with_constants)
+
+
+def test_each_format_keeps_the_base_in_its_way(tmp_path: Path) -> None:
+    """ExecuTorch has files of its own; a bundle for it alone has no other, and can train with bundles that have."""
+    checkpoint = make_checkpoint(tmp_path / "model", "qwen2", **wide("qwen2"))
+    bundles = {}
+    for name in ENGINES:
+        target = Target([name], [2], [24], adapters=Adapters(4), weights="int4")
+        bundles[name] = export_bundle(str(checkpoint), load_task("sst2"), target, tmp_path / name)
+    litert, executorch = bundles.values()
+    assert (litert.folder / BASE).exists()
+    assert not list(litert.folder.glob("*.ptd"))
+    assert not (executorch.folder / BASE).exists()
+    assert len(list(executorch.folder.glob("*.ptd"))) == len(executorch.manifest.stages) - 1
+    assert litert.identity == executorch.identity
+    losses = [predict(Forward(create_engine(n), Replica(b)), five_examples(b))[0] for n, b in bundles.items()]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=0.01)
+    (litert.folder / BASE).write_bytes((litert.folder / BASE).read_bytes()[:-1])
+    with pytest.raises(BundleError, match="base.safetensors is not the file that was exported"):
+        Bundle(litert.folder)
+
+
+@pytest.mark.slow
+def test_a_quantised_base_learns_as_well(tmp_path: Path) -> None:
+    """Before tuning, 4 bits are within 2 % of the float base's loss; after the same rounds, both are within 3 %."""
+    train_decoder(tmp_path / "decoder", width=128)
+    losses = {}
+    for weights in ("float32", *BITS):
+        target = Target(["litert"], [8], [20], adapters=Adapters(8), groups=[4, 16], weights=weights)
+        bundle = export_bundle(str(tmp_path / "decoder"), load_task("sst2"), target, tmp_path / weights)
+        draw = random.Random(5)
+        stores = [
+            tokenise(bundle, [Example({"sentence": text}, int(good)) for text, good in opinions])
+            for opinions in ([opinion(draw, 0.7) for _ in range(60)] for _ in range(3))
+        ]
+        forward = Forward(create_engine("litert"), Replica(bundle))
+        before = np.mean([evaluate(forward, store).loss for store in stores])
+        blocks = (Block(1, 2, 0.5, 4e-3), Block(len(bundle.manifest.stages), 4, 1.0, 1.6e-2))
+        for round in range(1, 121):
+            plan = Plan(round, 7 * round + 1, True, "rademacher", 1, 8, 1e-2, blocks, 60.0, False)
+            scalars = np.mean([measure(forward, store, plan, str(i)).scalars for i, store in enumerate(stores)], axis=0)
+            forward.weights.apply(Entry(plan, (Contribution("", 1.0, tuple(map(float, np.float32(scalars)))),)))
+        losses[weights] = before, np.mean([evaluate(forward, store).loss for store in stores])
+    print(losses)
+    assert losses["float32"][1] < losses["float32"][0] / 3
+    assert losses["int4"][0] <= 1.02 * losses["float32"][0]
+    assert max(losses["int8"][1], losses["int4"][1]) <= 1.03 * losses["float32"][1]
+
+
+def test_what_cannot_be_quantised() -> None:
     with pytest.raises(ExportError, match="weights of int4 stay as they are: train adapters over them"):
         Target(["torch"], [1], [16], weights="int4")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from device_runtime.errors import EngineError
+from device_runtime.stored import Quantised
 
 #: Format of graph files → their suffix. Each format is named after the engine that runs it best.
 SUFFIXES = {"litert": ".tflite", "executorch": ".pte", "torch": ".pt2"}
@@ -32,6 +34,19 @@ class StageGraph(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class Constants:
+    """Quantised matrices that are part of a graph.
+
+    Attributes:
+        file: where the engine finds them.
+        matrices: the same as arrays, in the graph's order; none where the file is of the engine's own kind.
+    """
+
+    file: Path
+    matrices: Sequence[Quantised]
+
+
 class Engine(Protocol):
     """Loads the graphs of one format.
 
@@ -43,8 +58,12 @@ class Engine(Protocol):
     name: str
     format: str
 
-    def load(self, path: Path) -> StageGraph:
-        """Load a graph file. Raises EngineError when the engine cannot read it."""
+    def load(self, path: Path, constants: Constants | None = None) -> StageGraph:
+        """Load a graph file, with the matrices that are part of the graph.
+
+        Raises:
+            EngineError: the engine cannot read it.
+        """
 
 
 def create_engine(name: str, threads: int = 1) -> Engine:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from device_runtime.engines import Constants
 from device_runtime.errors import EngineError
 
 try:
@@ -47,10 +48,12 @@ class ExecuTorchEngine:
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         self._runtime = Runtime.get()
 
-    def load(self, path: Path) -> ExecuTorchGraph:
+    def load(self, path: Path, constants: Constants | None = None) -> ExecuTorchGraph:
         """See :class:`device_runtime.engines.Engine`."""
         try:
-            method = self._runtime.load_program(path).load_method("forward")
+            method = self._runtime.load_program(path, data_path=constants.file if constants else None).load_method(
+                "forward"
+            )
         except RuntimeError as error:
             raise EngineError(f"ExecuTorch cannot load {path} ({error}); export the bundle again") from None
         if method is None:

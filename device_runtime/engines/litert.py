@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import re
+import weakref
 from collections.abc import Sequence
 from ctypes import POINTER, byref, c_char_p, c_int, c_int32, c_int64, c_size_t, c_uint32, c_void_p
 from functools import lru_cache
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from device_runtime.engines import Constants
 from device_runtime.errors import EngineError
 
 _CPU = 1
@@ -22,6 +24,8 @@ _ANY_INT = 2
 _TAG_AUTO_REGISTER_ACCELERATORS = 24
 _TAG_MIN_LOGGER_SEVERITY = 25
 _LOG_ERRORS = 3
+_MAPS = Path("/proc/self/maps")
+_MADV_DONTNEED = 4
 _HANDLE = c_void_p
 _KEEP = ctypes.CFUNCTYPE(None, c_void_p)(lambda payload: None)
 
@@ -59,6 +63,9 @@ _PROTOTYPES: dict[str, tuple[object, ...]] = {
     "LiteRtGetRankedTensorType": (_HANDLE, POINTER(_TensorType)),
     "LiteRtCreateTensorBufferFromHostMemory": (POINTER(_TensorType), c_void_p, c_size_t, c_void_p, POINTER(_HANDLE)),
     "LiteRtRunCompiledModel": (_HANDLE, c_size_t, c_size_t, POINTER(_HANDLE), c_size_t, POINTER(_HANDLE)),
+    "LiteRtDestroyCompiledModel": (_HANDLE,),
+    "LiteRtDestroyModel": (_HANDLE,),
+    "LiteRtDestroyTensorBuffer": (_HANDLE,),
 }
 
 
@@ -124,6 +131,7 @@ class LiteRTGraph:
         self._inputs = _ports(signature, "Input")
         self._outputs = _ports(signature, "Output")
         self._buffers: dict[int, tuple[np.ndarray, c_void_p]] = {}
+        weakref.finalize(self, _destroy, compiled, model, self._buffers).atexit = False
 
     def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
         """See :class:`device_runtime.engines.StageGraph`."""
@@ -150,6 +158,14 @@ class LiteRTGraph:
         return known[1]
 
 
+def _destroy(compiled: c_void_p, model: c_void_p, buffers: dict[int, tuple[np.ndarray, c_void_p]]) -> None:
+    """Free what a graph holds; a packed copy of its constants is most of it."""
+    for _, buffer in buffers.values():
+        _library().LiteRtDestroyTensorBuffer(buffer)
+    _library().LiteRtDestroyCompiledModel(compiled)
+    _library().LiteRtDestroyModel(model)
+
+
 class LiteRTEngine:
     """Runs .tflite graphs on the CPU with XNNPACK."""
 
@@ -164,17 +180,33 @@ class LiteRTEngine:
         # The options keep a pointer to this text for as long as the process lives.
         self._settings = ctypes.create_string_buffer(f"num_threads = {threads}\n".encode())
 
-    def load(self, path: Path) -> LiteRTGraph:
-        """See :class:`device_runtime.engines.Engine`."""
+    def load(self, path: Path, constants: Constants | None = None) -> LiteRTGraph:
+        """See :class:`device_runtime.engines.Engine`. The graph itself refers to its constants' file."""
         try:
             model = _create("LiteRtCreateModelFromFile", self._environment, str(path).encode())
             options = _create("LiteRtCreateOptions")
             _call("LiteRtSetOptionsHardwareAccelerators", options, _CPU)
             settings = _create("LiteRtCreateOpaqueOptions", b"xnnpack", ctypes.addressof(self._settings), _KEEP)
             _call("LiteRtAddOpaqueOptions", options, settings)
-            return LiteRTGraph(_create("LiteRtCreateCompiledModel", self._environment, model, options), model)
+            compiled = _create("LiteRtCreateCompiledModel", self._environment, model, options)
+            if constants is not None:
+                _drop_pages(constants.file)
+            return LiteRTGraph(compiled, model)
         except EngineError as error:
             raise EngineError(f"LiteRT cannot load {path} ({error}); export the bundle again") from None
+
+
+def _drop_pages(file: Path) -> None:
+    """Let go of a mapped file's pages: the engine has packed what it needs, and they are read again when touched."""
+    if not _MAPS.exists():
+        return
+    libc = ctypes.CDLL(None)
+    libc.madvise.argtypes = (c_void_p, c_size_t, c_int)
+    for line in _MAPS.read_text().splitlines():
+        fields = line.split(maxsplit=5)
+        if len(fields) == 6 and fields[5] == str(file.resolve()):
+            start, stop = (int(address, 16) for address in fields[0].split("-"))
+            libc.madvise(start, stop - start, _MADV_DONTNEED)
 
 
 def create(threads: int) -> LiteRTEngine:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from device_runtime.engines import Constants
 from device_runtime.errors import EngineError
 
 try:
@@ -57,8 +58,10 @@ class TFLiteEngine:
     def __init__(self, threads: int) -> None:
         self._threads = threads
 
-    def load(self, path: Path) -> TFLiteGraph:
-        """See :class:`device_runtime.engines.Engine`."""
+    def load(self, path: Path, constants: Constants | None = None) -> TFLiteGraph:
+        """See :class:`device_runtime.engines.Engine`. Raises EngineError for a graph with constants too."""
+        if constants is not None:
+            raise EngineError(f"tflite-runtime has no products with quantised matrices as {path} does them; use litert")
         try:
             interpreter = Interpreter(model_path=str(path), num_threads=self._threads)
             interpreter.allocate_tensors()

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from device_runtime.engines import Constants
 from device_runtime.errors import EngineError
+from device_runtime.stored import widened
 
 try:
     import torch
@@ -20,16 +22,18 @@ except ImportError as missing:
 
 
 class TorchGraph:
-    """A loaded .pt2 program."""
+    """A loaded .pt2 program; it takes the constants as its last inputs, in full."""
 
-    def __init__(self, module: torch.nn.Module) -> None:
+    def __init__(self, module: torch.nn.Module, constants: Constants | None) -> None:
         self._module = module
+        self._constants = constants.matrices if constants else ()
 
     def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
         """See :class:`device_runtime.engines.StageGraph`."""
         with torch.inference_mode():
             try:
-                results = self._module(*(torch.from_numpy(array) for array in inputs))
+                constants = (widened(constant).reshape(constant.shape[-2:]) for constant in self._constants)
+                results = self._module(*map(torch.from_numpy, (*inputs, *constants)))
             except (RuntimeError, AssertionError) as error:
                 raise EngineError(f"PyTorch refused to run the graph: {error}") from None
         for result, out in zip(results, outputs, strict=True):
@@ -46,12 +50,12 @@ class TorchEngine:
         # Graphs only read their inputs, and some lie in a file mapped read-only.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
-    def load(self, path: Path) -> TorchGraph:
+    def load(self, path: Path, constants: Constants | None = None) -> TorchGraph:
         """See :class:`device_runtime.engines.Engine`."""
         try:
             if not zipfile.is_zipfile(path):  # torch would print a page about it
                 raise ValueError("it is not an exported program")
-            return TorchGraph(torch.export.load(path).module())
+            return TorchGraph(torch.export.load(path).module(), constants)
         except (RuntimeError, OSError, ValueError, KeyError) as error:
             raise EngineError(f"PyTorch cannot load {path} ({error}); export the bundle again") from None
 

@@ -1,0 +1,242 @@
+"""Quantised matrices as constants of graphs, multiplied by each engine's integer kernels (activations go to 8 bits).
+
+A graph is lowered once, as a template with random matrices; each stage then gets a copy of a few kilobytes in which the
+places of its own matrices stand in for the template's. They lie outside the graphs, once for all shapes of batches: for
+LiteRT in the bundle's tensor file, for ExecuTorch in a ``.ptd`` file for each stage.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from device_runtime.errors import ExportError
+from device_runtime.stored import GROUP, Quantised, quantise, widened
+from export.pieces import Piece
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A matrix of a stage, and where it lies.
+
+    Attributes:
+        matrix: codes and scales.
+        file: name of the tensor file in the bundle.
+        codes, scales: where they start in it, in bytes.
+    """
+
+    matrix: Quantised
+    file: str
+    codes: int
+    scales: int
+
+
+class Template(Protocol):
+    """A lowered graph in which the places of constants can be exchanged."""
+
+    def instance(self, constants: Sequence[Constant]) -> bytes:
+        """The graph's file with other matrices of the same shapes and types."""
+
+
+def random_matrix(shape: tuple[int, ...], dtype: str, seed: int) -> Quantised:
+    """Matrices [out, in] to lower a template with: quantising what they stand for gives them again."""
+    random = np.random.default_rng(seed)
+    top, group = (127, shape[-1]) if dtype == "int8" else (7, GROUP)
+    codes = random.integers(-top, top + 1, (shape[-2], shape[-1] // group, group)).astype(np.float32)
+    codes[..., 0] = top
+    codes *= np.exp2(random.integers(-7, -4, (*codes.shape[:2], 1))).astype(np.float32)
+    return quantise(codes.reshape(shape[-2:]), dtype)
+
+
+class InFull(torch.nn.Module):
+    """A piece whose last inputs are fixed, as float32: what LiteRT's tools quantise."""
+
+    def __init__(self, piece: Piece, matrices: Sequence[Quantised]) -> None:
+        super().__init__()
+        self.piece = copy(piece)
+        self.fixed = torch.nn.ParameterList(
+            torch.nn.Parameter(torch.from_numpy(widened(matrix).reshape(matrix.shape[-2:])), requires_grad=False)
+            for matrix in matrices
+        )
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """See :class:`export.pieces.Piece`."""
+        outputs: tuple[Tensor, ...] = self.piece(*inputs, *self.fixed)
+        return outputs
+
+
+class InCodes(InFull):
+    """A piece whose last inputs are fixed, as torchao's quantised tensors: what ExecuTorch's XNNPACK takes."""
+
+    def __init__(self, piece: Piece, matrices: Sequence[Quantised]) -> None:
+        super().__init__(piece, [])
+        self.fixed = torch.nn.ParameterList(
+            torch.nn.Parameter(torchao_tensor(matrix), requires_grad=False) for matrix in matrices
+        )
+
+
+def torchao_tensor(matrix: Quantised) -> Tensor:
+    """A matrix as torchao has it, multiplied with activations of 8 bits."""
+    from torchao.quantization.quantize_.workflows.intx.intx_unpacked_to_int8_tensor import (
+        IntxUnpackedToInt8Tensor,
+        IntxUnpackedToInt8TensorActivationQuantization,
+    )
+
+    ones = Quantised(matrix.codes, np.ones_like(matrix.scales))
+    scales = torch.from_numpy(matrix.scales.astype(np.float32)).reshape(matrix.shape[-2], -1)
+    quantised: Tensor = IntxUnpackedToInt8Tensor(
+        qdata=torch.from_numpy(widened(ones).astype(np.int8)).reshape(matrix.shape[-2:]),
+        scale=scales,
+        zero_point=torch.zeros(scales.shape, dtype=torch.int8),
+        target_dtype=torch.int8 if matrix.codes.dtype == np.int8 else torch.int4,  # type: ignore[attr-defined]
+        block_size=(1, matrix.shape[-1] // scales.shape[1]),
+        dtype=torch.float32,
+        activation_quantization=IntxUnpackedToInt8TensorActivationQuantization.INT8_ASYM_PER_TOKEN,
+    )
+    return quantised
+
+
+class LiteRTTemplate:
+    """A .tflite graph whose constants are external buffers: parts of a file beside it."""
+
+    def __init__(self, content: bytes, matrices: Sequence[Quantised]) -> None:
+        """Raises ExportError when LiteRT's quantiser made other codes of the template's matrices."""
+        from ai_edge_litert import schema_py_generated as schema
+
+        self._schema = schema
+        self._model: Any = schema.ModelT.InitFromPackedBuf(bytearray(content), 0)
+        known = {matrix.codes.tobytes(): index for index, matrix in enumerate(matrices)}
+        placed: dict[int, tuple[Any, Any]] = {}
+        for graph in self._model.subgraphs:
+            for operator in graph.operators:
+                if self._code(operator) != schema.BuiltinOperator.FULLY_CONNECTED:
+                    continue
+                weight = graph.tensors[operator.inputs[1]]
+                index = known.get(self._take(weight, content), -1)
+                details = weight.quantization.details
+                scales = graph.tensors[details.scales] if details else None
+                if scales is not None and self._take(scales, content) != matrices[index].scales.tobytes():
+                    index = -1
+                placed[index] = weight, scales
+        if placed.keys() != set(range(len(matrices))):
+            raise ExportError("LiteRT's tools changed a quantised matrix; leave this engine out or report the model")
+        self._placed = [placed[index] for index in range(len(matrices))]
+        for buffer in self._model.buffers:
+            if buffer.offset:  # the quantiser puts data behind the graph, where it no longer lies
+                buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
+                buffer.offset = buffer.size = 0
+
+    def instance(self, constants: Sequence[Constant]) -> bytes:
+        """See :class:`Template`."""
+        import flatbuffers
+
+        model, schema = self._model, self._schema
+        model.externalBuffers, model.externalBufferGroups = [], [_group(schema, "")]
+        groups = {name: at for at, name in enumerate(sorted({constant.file for constant in constants}), start=1)}
+        model.externalBufferGroups += [_group(schema, name) for name in groups]
+
+        def place(tensor: Any, file: str, offset: int, length: int) -> None:
+            buffer = schema.ExternalBufferT()
+            buffer.id = _EXTERNAL | len(model.externalBuffers)
+            buffer.group, buffer.offset, buffer.length, buffer.packing = groups[file], offset, length, "unpacked"
+            tensor.externalBuffer = buffer.id
+            model.externalBuffers.append(buffer)
+
+        for (weight, scales), constant in zip(self._placed, constants, strict=True):
+            place(weight, constant.file, constant.codes, constant.matrix.codes.nbytes)
+            if scales is None:
+                weight.quantization.scale = constant.matrix.scales.reshape(-1)
+            else:
+                place(scales, constant.file, constant.scales, constant.matrix.scales.nbytes)
+        builder = flatbuffers.Builder(1 << 16)
+        builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+        return bytes(builder.Output())
+
+    def _code(self, operator: Any) -> int:
+        code = self._model.operatorCodes[operator.opcodeIndex]
+        return max(int(code.builtinCode), int(code.deprecatedBuiltinCode))
+
+    def _take(self, tensor: Any, content: bytes) -> bytes:
+        """A constant tensor's bytes, which the graph no longer holds."""
+        buffer = self._model.buffers[tensor.buffer]
+        taken = content[buffer.offset : buffer.offset + buffer.size] if buffer.offset else bytes(buffer.data)
+        buffer.data, buffer.offset, buffer.size, tensor.buffer = None, 0, 0, 0
+        return taken
+
+
+#: External buffers' numbers have the highest bit set, as LiteRT's own tools give them.
+_EXTERNAL = 1 << 31
+
+
+def _group(schema: Any, name: str) -> Any:
+    group = schema.ExternalBufferGroupT()
+    group.name = name
+    return group
+
+
+def quantise_litert(source: Path, dtype: str) -> bytes:
+    """A float .tflite graph with its fully connected layers in integers."""
+    from ai_edge_quantizer import qtyping, quantizer, recipe_manager
+
+    recipes = recipe_manager.RecipeManager()
+    recipes.add_dynamic_config(
+        regex=".*",
+        operation_name=qtyping.TFLOperationName.FULLY_CONNECTED,
+        num_bits=8 if dtype == "int8" else 4,
+        granularity=getattr(qtyping.QuantGranularity, "CHANNELWISE" if dtype == "int8" else f"BLOCKWISE_{GROUP}"),
+    )
+    result = quantizer.Quantizer(str(source), recipes.get_quantization_recipe()).quantize()
+    return bytes(result.quantized_model)
+
+
+class ExecuTorchTemplate:
+    """A .pte graph whose constants are looked up in a .ptd file by keys made from their bytes."""
+
+    def __init__(self, content: bytes, matrices: Sequence[Quantised]) -> None:
+        """Raises ExportError when ExecuTorch's tools made other keys of the template's matrices."""
+        self._content = content
+        self._keys = [list(executorch_data(matrix)) for matrix in matrices]
+        if not all(key in content for keys in self._keys for key in keys):
+            raise ExportError(
+                "ExecuTorch's tools changed a quantised matrix; leave this engine out or report the model"
+            )
+
+    def instance(self, constants: Sequence[Constant]) -> bytes:
+        """See :class:`Template`."""
+        content = self._content
+        for keys, constant in zip(self._keys, constants, strict=True):
+            for old, new in zip(keys, executorch_data(constant.matrix), strict=True):
+                content = content.replace(old, new)
+        return content
+
+
+def executorch_data(matrix: Quantised) -> Mapping[bytes, bytes]:
+    """What ExecuTorch's XNNPACK keeps of a matrix: codes and scales by their keys."""
+    if matrix.codes.dtype == np.int8:
+        codes, scales = matrix.codes.tobytes(), matrix.scales.tobytes()
+    else:
+        codes = (matrix.codes ^ 0x88).tobytes()
+        scales = (matrix.scales.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16).tobytes()
+    return {_key(codes): codes, b"scale_" + _key(scales): scales}
+
+
+def _key(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()
+
+
+def write_executorch_data(file: Path, matrices: Sequence[Quantised]) -> None:
+    """Write matrices to a .ptd file."""
+    from executorch.exir._serialize.data_serializer import DataEntry, DataPayload
+    from executorch.extension.flat_tensor.serialize.serialize import FlatTensorSerializer
+
+    entries = {key: content for matrix in matrices for key, content in executorch_data(matrix).items()}
+    named = {key.decode(): DataEntry(index, 16, None) for index, key in enumerate(entries)}
+    file.write_bytes(bytes(FlatTensorSerializer().serialize(DataPayload(list(entries.values()), named))))

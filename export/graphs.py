@@ -1,0 +1,124 @@
+"""Writes the graphs of a network in each format, and for ExecuTorch the files of their constants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from device_runtime.engines import SUFFIXES
+from device_runtime.errors import ExportError
+from device_runtime.forward import HIDDEN
+from device_runtime.manifest import BASE, WEIGHTS, GraphSpec, Shape, StageSpec
+from device_runtime.stored import SCALES, Quantised, view
+from device_runtime.tensors import TensorFile
+from export.constants import Constant, Template, random_matrix, write_executorch_data
+from export.lowering import count_flops, lower, trace
+from export.network import Network
+from export.target import Target
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class _Lowered:
+    """A piece in every format, with what is known of it; all stages that compute the same share it."""
+
+    templates: dict[str, Template]
+    shares: dict[str, float]
+    outputs: tuple[tuple[int, ...], ...]
+    flops: int
+
+
+class GraphWriter:
+    """Writes the graphs of networks that differ in their shape alone.
+
+    Attributes:
+        shares: graph → format → smallest delegated share of the matrix work.
+    """
+
+    def __init__(self, target: Target, folder: Path, progress: Progress) -> None:
+        """The folder has the tensor files already."""
+        self.shares: dict[str, dict[str, float]] = {}
+        self._formats, self._folder, self._progress = target.formats, folder, progress
+        self._files = {name: TensorFile(folder / name) for name in (BASE, WEIGHTS) if (folder / name).exists()}
+
+    def write(self, network: Network) -> Shape:
+        """Lower every graph of a network.
+
+        Raises:
+            ExportError: a graph cannot be computed or lowered, or not all of its matrix work is delegated.
+        """
+        size = f"{network.batch}x{network.length}" + (f"x{network.groups}" if network.groups > 1 else "")
+        graphs: dict[str, GraphSpec] = {}
+        lowered: dict[int, _Lowered] = {}
+        hidden = network.feeds["rows"]
+        for stage in network.all_stages:
+            if stage.graph in graphs:
+                continue
+            piece = network.graphs[stage.graph]
+            if stage == network.decoder:
+                hidden = graphs[network.stages[-2].graph].outputs[0]
+            if id(piece) not in lowered:
+                lowered[id(piece)] = self._lower(network, stage, hidden, size)
+            found = lowered[id(piece)]
+            constants = [self._constant(network, index) for index in stage.constants]
+            files: dict[str, str] = {}
+            for name, template in found.templates.items():
+                files[name] = f"{stage.graph}-{size}{SUFFIXES[name]}"
+                (self._folder / files[name]).write_bytes(template.instance(constants))
+                known = self.shares.setdefault(stage.graph, {})
+                known[name] = min(found.shares[name], known.get(name, 1.0))
+            data = {name: self._data(stage, name, constants) for name in files if constants}
+            graphs[stage.graph] = GraphSpec(stage.graph, piece.feeds, found.outputs, found.flops, files, data)
+            hidden = found.outputs[0]
+        return Shape(network.batch, network.length, network.groups, network.feeds, graphs)
+
+    def _lower(self, network: Network, stage: StageSpec, hidden: tuple[int, ...], size: str) -> _Lowered:
+        piece, specs = network.graphs[stage.graph], [tensor.spec for tensor in network.tensors.values()]
+        feeds = [hidden if feed == HIDDEN else network.feeds[feed] for feed in piece.feeds]
+        tensors = [network.shape(index) for index in stage.tensors]
+        matrices = [random_matrix(specs[index].shape, specs[index].dtype, index) for index in stage.constants]
+        self._progress(f"tracing {stage.graph} {size}")
+        templates: dict[str, Template] = {}
+        shares: dict[str, float] = {}
+        try:
+            example = [*(torch.ones(shape) for shape in feeds), *(torch.zeros(shape) for shape in tensors)]
+            whole = [*example, *(torch.zeros(matrix.shape) for matrix in matrices)]
+            with torch.inference_mode():
+                outputs = tuple(tuple(out.shape) for out in piece(*whole))
+            programs = {name: trace(piece, example, matrices, name) for name in self._formats}
+        except (RuntimeError, ValueError, ZeroDivisionError) as error:
+            reason = str(error).strip().splitlines()[-1][:200]
+            raise ExportError(
+                f"'{stage.graph}' cannot be computed as the model's config says ({reason}); is config.json the weights'"
+                " own, and is the batch one that fits into memory?"
+            ) from None
+        for name, program in programs.items():
+            self._progress(f"lowering {stage.graph} {size} to {name}")
+            templates[name], shares[name] = lower(program, matrices, name)
+            if shares[name] < 1.0:
+                raise ExportError(
+                    f"{name} delegates only {shares[name]:.1%} of the matrix work of '{stage.graph}', which would run"
+                    " slowly; leave this engine out or report the model"
+                )
+        return _Lowered(templates, shares, outputs, count_flops(piece, whole))
+
+    def _constant(self, network: Network, index: int) -> Constant:
+        """A matrix of the network, over the file that it lies in."""
+        spec = list(network.tensors.values())[index].spec
+        name, file = next((name, file) for name, file in self._files.items() if spec.name in file)
+        matrix = view(file, spec.name, spec.dtype)
+        assert isinstance(matrix, Quantised)
+        return Constant(matrix, name, file.start(spec.name), file.start(spec.name + SCALES))
+
+    def _data(self, stage: StageSpec, engine: str, constants: Sequence[Constant]) -> str:
+        """Name of the file that a stage's graphs have their constants from; ExecuTorch's is written the first time."""
+        if engine != "executorch":
+            return constants[-1].file
+        file = self._folder / f"{stage.graph}.ptd"
+        if not file.exists():
+            write_executorch_data(file, [constant.matrix for constant in constants])
+        return file.name

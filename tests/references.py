@@ -1,0 +1,103 @@
+"""Models with adapters, and peft's models of the same, unmodified, to compare them with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from models import ENCODERS, make_checkpoint, wide
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+from transformers.pytorch_utils import Conv1D
+
+from device_runtime.bundle import Bundle
+from device_runtime.data import DataStore, tokenise
+from device_runtime.examples import Example
+from device_runtime.replica import Replica
+from device_runtime.stored import Quantised, widened
+from export.adapters import Adapters
+from export.checkpoint import Checkpoint
+from export.constants import torchao_tensor
+from export.pipeline import export_bundle
+from export.target import Target
+from export.tasks import load_task
+from export.words import label_tokens
+
+ENGINES = ("litert", "executorch")
+SENTENCES = ("the film was good", "a dull end", "one two three four five six seven", "bad music play", "good")
+RANK, ALPHA = 4, 8.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model's bundle with adapters, examples, and peft's model of the same."""
+
+    bundle: Bundle
+    store: DataStore
+    words: list[int]
+    reference: PeftModel
+
+
+def make_case(folder: Path, name: str, weights: str = "float32") -> Case:
+    """A model by its name in ``models``; quantised ones are wide enough for it."""
+    quantised = weights in ("int8", "int4")
+    checkpoint = make_checkpoint(folder / name, name, **(wide(name) if quantised else {}))
+    groups = [4] if quantised else [2, 4]
+    target = Target(ENGINES, [2], [24], adapters=Adapters(RANK, ALPHA), groups=groups, weights=weights)
+    bundle = export_bundle(str(checkpoint), load_task("sst2"), target, folder / f"{name}-bundle")
+    store = tokenise(bundle, [Example({"sentence": text}, i % 2) for i, text in enumerate(SENTENCES)])
+    words = label_tokens(Checkpoint(str(checkpoint)), bundle.manifest.task)
+    factory = AutoModelForMaskedLM if name in ENCODERS else AutoModelForCausalLM
+    base = factory.from_pretrained(checkpoint, dtype=torch.float32)
+    maps = [spec.name.removesuffix(".lora_A.weight") for spec in bundle.manifest.tensors if ".lora_A" in spec.name]
+    config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=maps, fan_in_fan_out=name == "gpt2")
+    model = get_peft_model(base, config).eval()
+    if quantised:
+        _quantise(model, bundle)
+    return Case(bundle, store, words, model)
+
+
+def _quantise(model: PeftModel, bundle: Bundle) -> None:
+    """Put a bundle's codes in the place of a model's matrices: torchao multiplies them, activations in 8 bits."""
+    manifest = bundle.manifest
+    modules = dict(model.named_modules())
+    for index in sorted(manifest.constants):
+        matrix, name = bundle.tensor(index), manifest.tensors[index].name.removesuffix(".weight")
+        assert isinstance(matrix, Quantised)
+        module = modules[f"base_model.model.{name}"]
+        found = getattr(module, "base_layer", module)
+        if isinstance(found, Conv1D):
+            linear = torch.nn.Linear(*reversed(matrix.shape))
+            linear.bias = found.bias
+            module.base_layer = found = linear
+        found.weight = torch.nn.Parameter(torchao_tensor(matrix), requires_grad=False)
+    output = model.get_output_embeddings()
+    output.weight = torch.nn.Parameter(output.weight.detach().clone())  # label words keep their own numbers
+    table = next(i for i, spec in enumerate(manifest.tensors) if spec.name == manifest.embedding)
+    model.get_input_embeddings().weight = torch.nn.Parameter(torch.from_numpy(widened(bundle.tensor(table))[0]))
+
+
+@torch.no_grad()
+def reference_losses(case: Case, weights: dict[str, np.ndarray], indices: np.ndarray) -> np.ndarray:
+    """Losses of peft's model with adapters of these values."""
+    parameters = dict(case.reference.named_parameters())
+    for name, value in weights.items():
+        parameter = parameters[f"base_model.model.{name.removesuffix('.weight')}.default.weight"]
+        parameter.copy_(torch.from_numpy(np.ascontiguousarray(value[0].T)))
+    store = case.store
+    ids = torch.from_numpy(store.ids[indices]).long()
+    mask = torch.from_numpy((np.arange(ids.shape[1]) < store.lengths[indices, None]).astype(np.int64))
+    logits = case.reference(input_ids=ids, attention_mask=mask).logits
+    at = logits[torch.arange(len(indices)), torch.from_numpy(store.starts[indices]).long()][:, case.words]
+    labels = torch.from_numpy(store.labels[indices]).long()
+    return torch.nn.functional.cross_entropy(at, labels, reduction="none").numpy()
+
+
+def trained(replica: Replica, seed: int = 3) -> dict[str, np.ndarray]:
+    """Adapters as they are after some training, in the replica and by name."""
+    random = np.random.default_rng(seed)
+    for weights in replica.trainable.values():
+        weights += 0.2 * random.standard_normal(weights.shape, np.float32)
+    return {replica.bundle.manifest.tensors[i].name: weights.copy() for i, weights in replica.trainable.items()}
