@@ -185,7 +185,7 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
     export = [*FEDSPZO, "export", str(checkpoint), "--task", "sst2", "--engine", options.engine, "--batch",
               str(options.batch), "--max-length", str(options.length), "--weights", options.weights]  # fmt: skip
     if options.weights in ("int8", "int4"):
-        export += ["--lora-rank", "8", "--lora-targets", "q_proj,v_proj", "--groups", "2,16"]
+        export += ["--lora-rank", "8", "--targets", "q_proj,v_proj"]
     seconds, peak = watch([*export, "--out", str(bundle)], folder)
     found = {
         "model": name,

@@ -21,15 +21,15 @@ import numpy as np
 LEAVES = 16
 
 
-def make_checkpoint(folder: Path) -> None:
-    """One layer of LLaMA-3.2-3B's width, with a small vocabulary."""
+def make_checkpoint(folder: Path, layers: int = 1) -> None:
+    """Layers of LLaMA-3.2-3B's width, with a small vocabulary."""
     import torch
     from large_models import save_tokenizer
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=700, hidden_size=3072, intermediate_size=8192, num_hidden_layers=1, num_attention_heads=24,
+        vocab_size=700, hidden_size=3072, intermediate_size=8192, num_hidden_layers=layers, num_attention_heads=24,
         num_key_value_heads=8, head_dim=128, max_position_embeddings=256, tie_word_embeddings=True,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
@@ -65,7 +65,7 @@ def main() -> None:
         subprocess.run(
             [sys.executable, "-m", "fedspzo", "export", str(folder / "model"), "--task", "sst2", "--engine",
              options.engine, "--batch", "1", "--max-length", options.lengths, "--lora-rank", "8", "--groups",
-             options.groups, "--lora-targets", "q_proj,v_proj", "--out", str(folder / "bundle")],
+             options.groups, "--targets", "q_proj,v_proj", "--out", str(folder / "bundle")],
             check=True, capture_output=True,
         )  # fmt: skip
         bundle = Bundle(folder / "bundle")

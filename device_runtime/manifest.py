@@ -113,15 +113,22 @@ class Check:
 
 @dataclass(frozen=True)
 class AdapterSpec:
-    """Low-rank adapters (LoRA, arXiv 2106.09685) that are trained over a frozen base.
+    """Adapters that are trained over a frozen base.
 
     Attributes:
-        rank: inner width.
-        alpha: what they add is scaled by alpha/rank.
+        kind: "low-rank" (LoRA, arXiv 2106.09685), or "output-scales": a factor on each output (arXiv 2505.13430).
+        rank: inner width of low-rank ones.
+        alpha: what low-rank ones add is scaled by alpha/rank.
     """
 
+    kind: str
     rank: int
     alpha: float
+
+    @property
+    def scale(self) -> float:
+        """Factor on what low-rank adapters add."""
+        return self.alpha / self.rank if self.rank else 1.0
 
 
 @dataclass(frozen=True)
@@ -136,8 +143,8 @@ class Manifest:
         tensors: all weight tensors; a tensor's index here is the one directions are keyed by.
         stages: the network, in order; the last one ends in the losses.
         decoder: for generation, the stage that takes the last one's place to score the next token.
-        adapters: what is trained, where it is not the model's own tensors: two for each adapted linear map, named after
-            it with ``lora_A`` [1, in, rank] and ``lora_B`` [1, rank, out].
+        adapters: what is trained, where it is not the model's own tensors: for each adapted linear map, named after it,
+            ``lora_A`` [1, in, rank] and ``lora_B`` [1, rank, out], or ``factors`` [1, 1, out].
         shapes: sizes of batches, each with its graphs; the largest comes first.
         checks: one for each stage.
         base: SHA-256 of ``base.safetensors``, though the file be left out; "" where no matrix is quantised.

@@ -14,11 +14,11 @@ from device_runtime.data import DataStore
 from device_runtime.engines import create_engine
 from device_runtime.forward import HIDDEN, Forward
 from device_runtime.manifest import StageSpec
-from device_runtime.stored import Quantised, Stored, layout, widen
+from device_runtime.stored import Quantised, Stored, layout, widen, widened
 from device_runtime.task import GENERATION
 from export.constants import InCodes, InFull
 from export.network import Network
-from export.pieces import DOWN, UP, Piece
+from export.pieces import ADDED, Piece
 
 
 class StageWeights:
@@ -42,9 +42,10 @@ class StageWeights:
             if index not in self._loaded:
                 spec = self.bundle.manifest.tensors[index]
                 self._loaded[index] = self._pool.take(self._network.shape(index))
-                if spec.name.endswith((DOWN, UP)):  # adapters start at zero, which would compare nothing
+                if spec.name.endswith(ADDED):  # adapters start by doing nothing, which would compare nothing
                     random = np.random.default_rng(index)
-                    self._loaded[index][...] = 0.05 * random.standard_normal(self._loaded[index].shape, np.float32)
+                    noise = 0.05 * random.standard_normal(self._loaded[index].shape, np.float32)
+                    self._loaded[index][...] = widened(self.read(index)) + noise
                 else:
                     widen(self.read(index), self._loaded[index])
 

@@ -20,7 +20,7 @@ from device_runtime.stored import widened
 from device_runtime.task import MASKED, SIMILARITY
 from device_runtime.tensors import write_tensors
 from export.checkpoint import CONFIG, Checkpoint
-from export.pieces import DOWN, UP
+from export.pieces import ADDED, DOWN, FACTORS, UP, linear_name
 from export.quiet import quiet
 
 #: Endings of what old checkpoints hold besides weights: indices that transformers makes by itself.
@@ -68,28 +68,29 @@ def write_adapter(replica: Replica, out: Path, source: str | None = None) -> Non
         raise ExportError(f"{replica.bundle.folder} has no adapters: its own tensors are trained; leave out --peft")
     checkpoint = _original(replica.bundle, source)
     modules = _module_names(checkpoint, manifest.task.form)
-    factors: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {}
     targets = []
     for index, spec in enumerate(manifest.tensors):
-        if spec.name.endswith((DOWN, UP)):
-            linear, part = spec.name.removesuffix(DOWN).removesuffix(UP), spec.name[-len(UP) :]
+        if spec.name.endswith(ADDED):
+            linear = linear_name(spec.name)
             module = next(name for name in modules if name == linear or name.endswith(f".{linear}"))
-            factors[f"base_model.model.{module}{part}"] = np.ascontiguousarray(widened(replica.tensor(index))[0].T)
+            part = spec.name.removeprefix(linear).replace(FACTORS, ".ia3_l")
+            arrays[f"base_model.model.{module}{part}"] = np.ascontiguousarray(widened(replica.tensor(index))[0].T)
             targets.append(module)
-    conv1d = not _is_linear(next(spec for spec in manifest.tensors if spec.name == f"{linear}.weight"))
+    kinds: dict[str, dict[str, object]] = {
+        "low-rank": {"peft_type": "LORA", "r": manifest.adapters.rank, "lora_alpha": manifest.adapters.alpha},
+        "output-scales": {"peft_type": "IA3", "feedforward_modules": []},
+    }
     config = {
-        "peft_type": "LORA",
+        **kinds[manifest.adapters.kind],
         "base_model_name_or_path": str(checkpoint.folder.resolve()),
-        "r": manifest.adapters.rank,
-        "lora_alpha": manifest.adapters.alpha,
         "target_modules": sorted(set(targets)),
-        "fan_in_fan_out": conv1d,
-        "bias": "none",
+        "fan_in_fan_out": not _is_linear(next(spec for spec in manifest.tensors if spec.name == f"{linear}.weight")),
         "inference_mode": True,
     }
     with _appearing(out) as folder:
-        shapes = {name: array.shape for name, array in factors.items()}
-        write_tensors(folder / "adapter_model.safetensors", shapes, factors.values(), {"format": "pt"})
+        shapes = {name: array.shape for name, array in arrays.items()}
+        write_tensors(folder / "adapter_model.safetensors", shapes, arrays.values(), {"format": "pt"})
         (folder / "adapter_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
 
 
@@ -151,15 +152,23 @@ class _Trained:
         if spec.trainable:
             restored = widened(self._replica.tensor(index))
         else:
-            linear = spec.name.removesuffix(".weight")
-            factors = [self._indices[linear + part] for part in (DOWN, UP) if linear + part in self._indices]
-            if not factors:
-                return self._checkpoint.tensor(stored)
-            down, up = (widened(self._replica.tensor(factor)) for factor in factors)
-            adapters = self._replica.bundle.manifest.adapters
-            scale = np.float32(adapters.alpha / adapters.rank) if adapters else np.float32(0)
-            added = (scale * (down @ up))[0]
-            # Over the original's own numbers, however the bundle rounds them.
-            return self._checkpoint.tensor(stored) + (added.T if _is_linear(spec) else added)
+            original = self._checkpoint.tensor(stored)  # its own numbers, however the bundle rounds them
+            return np.ascontiguousarray(self._adapted(original, spec))
         restored = restored[0].T if spec.transposed else restored
         return np.ascontiguousarray(restored.reshape(self._checkpoint.shape(stored)))
+
+    def _adapted(self, original: np.ndarray, spec: TensorSpec) -> np.ndarray:
+        """A weight or bias with the adapter of its linear map merged in, where it has one."""
+        linear, part = spec.name.rsplit(".", 1)
+        added = {end: widened(self._replica.tensor(self._indices[linear + end]))[0] for end in self._parts(linear)}
+        if FACTORS in added:
+            factors = added[FACTORS][0]
+            return original * (factors[:, None] if part == "weight" and _is_linear(spec) else factors)
+        adapters = self._replica.bundle.manifest.adapters
+        if UP in added and part == "weight" and adapters is not None:
+            product = np.float32(adapters.scale) * (added[DOWN] @ added[UP])
+            return original + (product.T if _is_linear(spec) else product)
+        return original
+
+    def _parts(self, linear: str) -> list[str]:
+        return [end for end in ADDED if linear + end in self._indices]

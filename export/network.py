@@ -18,7 +18,7 @@ from export.checkpoint import Checkpoint
 from export.families import Architecture
 from export.heads import LABEL_BIAS, LABELS, TABLE, AnswerLoss, LabelWords, NextToken, Similarity
 from export.operators import mean_pool
-from export.pieces import DOWN, UP, Piece
+from export.pieces import ADDED, Piece
 from export.quiet import quiet
 from export.target import Target
 from export.words import label_tokens
@@ -60,7 +60,7 @@ class Network:
     def shape(self, index: int) -> tuple[int, ...]:
         """A tensor's shape as graphs take it: one adapter for each leaf."""
         name, tensor = list(self.tensors.items())[index]
-        return (self.groups, *tensor.spec.shape[1:]) if name.endswith((DOWN, UP)) else tensor.spec.shape
+        return (self.groups, *tensor.spec.shape[1:]) if name.endswith(ADDED) else tensor.spec.shape
 
     @property
     def all_stages(self) -> tuple[StageSpec, ...]:
@@ -96,9 +96,9 @@ def build_network(
         for source in part.sources:
             if source in architecture.tables:
                 tensors[source] = _table(checkpoint, source)
-            elif target.adapters is not None and source.endswith((DOWN, UP)):
+            elif target.adapters is not None and source.endswith(ADDED):
                 shape = target.adapters.shape(source, linear_shape(checkpoint, source, architecture.conv1d))
-                tensors[source] = _factor(target.adapters, source, shape, target.trains(source))
+                tensors[source] = _added(target.adapters, source, shape, target.trains(source))
             else:
                 tensors[source] = _weight(checkpoint, source, target, architecture.conv1d)
     if task.form != SIMILARITY and architecture.final is not None:
@@ -189,8 +189,8 @@ def _weight(checkpoint: Checkpoint, source: str, target: Target, conv1d: bool, h
     return Tensor(spec, lambda: checkpoint.tensor(source).T[None])
 
 
-def _factor(adapters: Adapters, source: str, shape: tuple[int, int, int], trainable: bool) -> Tensor:
-    """A factor of an adapter: no tensor of the checkpoint, but named as if it were."""
+def _added(adapters: Adapters, source: str, shape: tuple[int, int, int], trainable: bool) -> Tensor:
+    """A part of an adapter: no tensor of the checkpoint, but named as if it were."""
     return Tensor(TensorSpec(source, shape, trainable, "", True), lambda: adapters.start(source, shape))
 
 

@@ -68,6 +68,16 @@ def low_rank(x: Tensor, down: Tensor, up: Tensor) -> Tensor:
     return torch.bmm(torch.bmm(flat, down), up).reshape(*x.shape[:-1], up.shape[-1])
 
 
+def scale_outputs(y: Tensor, factors: Tensor) -> Tensor:
+    """Outputs times factors of their own for each of several groups of a batch.
+
+    Args:
+        y: [groups · batch, ..., out].
+        factors: [groups, 1, out].
+    """
+    return (y.reshape(factors.shape[0], -1, y.shape[-1]) * factors).reshape(y.shape)
+
+
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """Root-mean-square normalisation (arXiv 1910.07467) over the last axis, then ``weight``."""
     return x * torch.rsqrt((x * x).mean(dim=-1, keepdim=True) + epsilon) * weight

@@ -15,6 +15,10 @@ from export import operators
 
 #: What follows a linear map's name in the names of its adapter's two factors, as peft has them.
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"
+#: The same for factors on its outputs.
+FACTORS = ".factors"
+#: All that adapters add; each of the leaves that share a run has its own.
+ADDED = (DOWN, UP, FACTORS)
 
 
 class Weights:
@@ -29,8 +33,11 @@ class Weights:
         return self._tensors[name]
 
     def linear(self, name: str, x: Tensor) -> Tensor:
-        """x @ weight, plus the bias and the adapter where the piece has one."""
+        """x @ weight, plus the bias, with the adapter where the piece has one."""
         y = operators.linear(x, self[f"{name}.weight"], self._tensors.get(f"{name}.bias"))
+        factors = self._tensors.get(name + FACTORS)
+        if factors is not None:
+            y = operators.scale_outputs(y, factors)
         down, up = self._tensors.get(name + DOWN), self._tensors.get(name + UP)
         if down is None or up is None:
             return y
@@ -61,10 +68,10 @@ class Piece(torch.nn.Module, ABC):
         self.tensors = tuple(tensors)
         self.scale = 1.0
 
-    def adapted(self, names: Sequence[str], scale: float) -> Piece:
-        """The piece with low-rank adapters on some of its linear maps, each times ``scale``."""
+    def adapted(self, names: Sequence[str], parts: Sequence[str], scale: float) -> Piece:
+        """The piece with adapters of such parts on some of its linear maps; what low-rank ones add is scaled."""
         piece = copy(self)
-        piece.tensors = (*self.tensors, *(name + part for name in names for part in (DOWN, UP)))
+        piece.tensors = (*self.tensors, *(name + part for name in names for part in parts))
         piece.scale = scale
         return piece
 
@@ -89,3 +96,8 @@ class Piece(torch.nn.Module, ABC):
 def affine(*names: str, bias: bool = True) -> list[str]:
     """Tensor names of linear maps or norms: each a weight, and a bias where they have one."""
     return [f"{name}.{part}" for name in names for part in (("weight", "bias") if bias else ("weight",))]
+
+
+def linear_name(source: str) -> str:
+    """Name of the linear map that a part of an adapter belongs to."""
+    return next((source.removesuffix(part) for part in ADDED if source.endswith(part)), source)

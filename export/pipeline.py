@@ -11,7 +11,7 @@ from pathlib import Path
 from device_runtime.bundle import Bundle, file_hash
 from device_runtime.encoder import Encoder
 from device_runtime.errors import ExportError
-from device_runtime.manifest import BASE, MANIFEST, TOKENIZER, AdapterSpec, Check, Manifest
+from device_runtime.manifest import BASE, MANIFEST, TOKENIZER, Check, Manifest
 from device_runtime.task import GENERATION, Task
 from export.adapters import adapt
 from export.checkpoint import CONFIG, Checkpoint
@@ -115,7 +115,7 @@ def _write(
         tensors=tuple(tensor.spec for tensor in networks[0].tensors.values()),
         stages=stages,
         decoder=networks[0].decoder,
-        adapters=AdapterSpec(target.adapters.rank, target.adapters.alpha) if target.adapters else None,
+        adapters=target.adapters.spec if target.adapters else None,
         shapes=shapes,
         checks=checks,
         base=file_hash(folder / BASE) if (folder / BASE).exists() else "",

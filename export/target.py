@@ -10,7 +10,6 @@ from device_runtime.engines import SUFFIXES
 from device_runtime.errors import ExportError
 from device_runtime.stored import NAMES, QUANTISED
 from export.adapters import Adapters
-from export.pieces import DOWN, UP
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,9 @@ class Target:
         if self.weights not in NAMES:
             raise ExportError(f"weights cannot be stored as '{self.weights}'; choose from {', '.join(NAMES)}")
         if self.weights in QUANTISED and self.adapters is None:
-            raise ExportError(f"weights of {self.weights} stay as they are: train adapters over them (--lora-rank)")
+            raise ExportError(
+                f"weights of {self.weights} stay as they are: train adapters over them (--lora-rank, --output-scales)"
+            )
         if self.groups and self.adapters is None:
             raise ExportError("leaves go through a graph together only with adapters: without, each has a whole stage")
         if any(count < 1 or (count % 2 and count > 1) for count in self.groups):
@@ -57,6 +58,6 @@ class Target:
 
     def trains(self, name: str) -> bool:
         """Whether a tensor shall be trained."""
-        if self.adapters is not None and not name.endswith((DOWN, UP) if self.adapters.train_down else UP):
+        if self.adapters is not None and not self.adapters.trains(name):
             return False
         return any(fnmatchcase(name, p) for p in self.train) and not any(fnmatchcase(name, p) for p in self.freeze)

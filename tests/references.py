@@ -17,7 +17,7 @@ from device_runtime.data import DataStore, tokenise
 from device_runtime.examples import Example
 from device_runtime.replica import Replica
 from device_runtime.stored import Quantised, widened
-from export.adapters import Adapters
+from export.adapters import LowRank
 from export.checkpoint import Checkpoint
 from export.constants import torchao_tensor
 from export.pipeline import export_bundle
@@ -45,7 +45,7 @@ def make_case(folder: Path, name: str, weights: str = "float32") -> Case:
     quantised = weights in ("int8", "int4")
     checkpoint = make_checkpoint(folder / name, name, **(wide(name) if quantised else {}))
     groups = [4] if quantised else [2, 4]
-    target = Target(ENGINES, [2], [24], adapters=Adapters(RANK, ALPHA), groups=groups, weights=weights)
+    target = Target(ENGINES, [2], [24], adapters=LowRank(RANK, ALPHA), groups=groups, weights=weights)
     bundle = export_bundle(str(checkpoint), load_task("sst2"), target, folder / f"{name}-bundle")
     store = tokenise(bundle, [Example({"sentence": text}, i % 2) for i, text in enumerate(SENTENCES)])
     words = label_tokens(Checkpoint(str(checkpoint)), bundle.manifest.task)

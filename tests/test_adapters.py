@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models import ENCODERS, make_checkpoint
+from models import ENCODERS, five_examples, make_checkpoint
 from peft import PeftModel
 from references import Case, make_case, reference_losses, trained
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
@@ -24,11 +24,13 @@ from device_runtime.manifest import StageSpec
 from device_runtime.plan import Block, Plan
 from device_runtime.replica import Replica
 from device_runtime.wave import partition
-from export.adapters import Adapters
+from export.adapters import LowRank, OutputScales
+from export.checkpoint import Checkpoint
 from export.materialize import write_adapter, write_checkpoint
 from export.pipeline import export_bundle
 from export.target import Target
 from export.tasks import load_task
+from export.words import label_tokens
 
 ENGINES = ("litert", "executorch")
 
@@ -135,6 +137,34 @@ def test_the_way_back(name: str, case: Callable[[str], Case], tmp_path: Path) ->
         np.testing.assert_allclose(losses, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["qwen2", pytest.param("gpt2", marks=pytest.mark.slow)])
+def test_output_scales_are_pefts(name: str, tmp_path: Path, make_plan: Callable[..., Plan]) -> None:
+    """Factors on outputs: peft's (IA)³ on transformers' model has the same losses, loaded and merged."""
+    checkpoint = make_checkpoint(tmp_path / "model", name)
+    target = Target(ENGINES, [2], [24], adapters=OutputScales(), groups=[4])
+    bundle = export_bundle(str(checkpoint), load_task("sst2"), target, tmp_path / "bundle")
+    store, words = five_examples(bundle), label_tokens(Checkpoint(str(checkpoint)), bundle.manifest.task)
+    replica = Replica(bundle)
+    assert all((weights == 1).all() for weights in replica.trainable.values())
+    trained(replica)
+    losses = [predict(Forward(create_engine(engine), replica), store)[0] for engine in ENGINES]
+    write_adapter(replica, tmp_path / "adapter")
+    write_checkpoint(replica, tmp_path / "merged")
+    base = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    over = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    for model in (over, merged):
+        expected = reference_losses(Case(bundle, store, words, model), {}, np.arange(len(store)))
+        for found in losses:
+            np.testing.assert_allclose(found, expected, atol=1e-4)
+    plan = make_plan(examples=2, blocks=(Block(len(bundle.manifest.stages), 4, 1.0, 1.0),))
+    alone = Counting(create_engine("litert"), replica, [1])
+    together = Counting(create_engine("litert"), replica, [1, 4])
+    scalars = [measure(forward, store, plan, "a").scalars for forward in (alone, together)]
+    np.testing.assert_allclose(scalars[0], scalars[1], rtol=1e-2, atol=1e-2)
+    assert alone.runs > together.runs
+
+
 def test_stacks_of_leaves() -> None:
     assert partition(8, [1]) == [1, 1, 1, 1], "a size of one stands for the two runs of a path"
     assert partition(14, [1, 2, 8]) == [8, 2, 2, 2]
@@ -145,7 +175,7 @@ def test_what_gets_an_adapter(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "m", "llama-3.2")
 
     def export(name: str, **settings: object) -> set[str]:
-        target = Target(["torch"], [1], [16], adapters=Adapters(2, **settings))  # type: ignore[arg-type]
+        target = Target(["torch"], [1], [16], adapters=LowRank(2, **settings))  # type: ignore[arg-type]
         bundle = export_bundle(str(checkpoint), load_task("sst2"), target, tmp_path / name)
         return {spec.name.split(".", 3)[3] for spec in bundle.manifest.tensors if spec.trainable}
 
@@ -157,9 +187,13 @@ def test_what_gets_an_adapter(tmp_path: Path) -> None:
         ExportError, match="no linear map is named as the adapters' targets say; there are model.layers"
     ):
         export("none", targets=["query"])
+    with pytest.raises(ExportError, match="a rank of 33 is more than 'model.layers.0.self_attn.q_proj' can have"):
+        export_bundle(
+            str(checkpoint), load_task("sst2"), Target(["torch"], [1], [16], adapters=LowRank(33)), tmp_path / "r"
+        )
     with pytest.raises(ExportError, match="groups are even numbers"):
-        Target(["torch"], [1], [16], adapters=Adapters(), groups=[3])
+        Target(["torch"], [1], [16], adapters=LowRank(), groups=[3])
     with pytest.raises(ExportError, match="only with adapters"):
         Target(["torch"], [1], [16], groups=[2])
     with pytest.raises(ExportError, match="a rank of at least 1"):
-        Adapters(0)
+        LowRank(0)

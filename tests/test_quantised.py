@@ -16,7 +16,7 @@ from models import five_examples, make_checkpoint, wide
 from references import Case, make_case, reference_losses, trained
 
 from device_runtime.bundle import Bundle
-from device_runtime.data import tokenise
+from device_runtime.data import DataStore, tokenise
 from device_runtime.engines import create_engine
 from device_runtime.errors import BundleError, ExportError
 from device_runtime.estimator import measure
@@ -27,7 +27,7 @@ from device_runtime.manifest import BASE
 from device_runtime.plan import Block, Contribution, Entry, Plan
 from device_runtime.replica import Replica
 from device_runtime.stored import GROUP, quantise, widened
-from export.adapters import Adapters
+from export.adapters import LowRank, OutputScales
 from export.pipeline import export_bundle
 from export.target import Target
 from export.tasks import load_task
@@ -114,7 +114,7 @@ def test_losses_are_those_of_the_same_codes_in_pytorch(
 def test_generation_scores_tokens_in_integers(tmp_path: Path) -> None:
     """The token table in 8 bits serves both ends: rows are gathered from it, and all tokens scored by it."""
     checkpoint = make_checkpoint(tmp_path / "model", "llama-3.2", **wide("llama-3.2"))
-    target = Target((*ENGINES, "torch"), [2], [32], adapters=Adapters(4), weights="int8", answer_tokens=4)
+    target = Target((*ENGINES, "torch"), [2], [32], adapters=LowRank(4), weights="int8", answer_tokens=4)
     bundle = export_bundle(str(checkpoint), load_task("squad"), target, tmp_path / "bundle")
     manifest = bundle.manifest
     table = next(index for index, spec in enumerate(manifest.tensors) if spec.name == manifest.embedding)
@@ -149,7 +149,7 @@ def test_each_format_keeps_the_base_in_its_way(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "model", "qwen2", **wide("qwen2"))
     bundles = {}
     for name in ENGINES:
-        target = Target([name], [2], [24], adapters=Adapters(4), weights="int4")
+        target = Target([name], [2], [24], adapters=LowRank(4), weights="int4")
         bundles[name] = export_bundle(str(checkpoint), load_task("sst2"), target, tmp_path / name)
     litert, executorch = bundles.values()
     assert (litert.folder / BASE).exists()
@@ -165,30 +165,43 @@ def test_each_format_keeps_the_base_in_its_way(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_quantised_base_learns_as_well(tmp_path: Path) -> None:
     """Before tuning, 4 bits are within 2 % of the float base's loss; after the same rounds, both are within 3 %."""
-    train_decoder(tmp_path / "decoder", width=128)
-    losses = {}
-    for weights in ("float32", *BITS):
-        target = Target(["litert"], [8], [20], adapters=Adapters(8), groups=[4, 16], weights=weights)
-        bundle = export_bundle(str(tmp_path / "decoder"), load_task("sst2"), target, tmp_path / weights)
+    train_decoder(tmp_path / "decoder")
+    low_rank, scales = (LowRank(8), (4e-3, 1.6e-2)), (OutputScales(), (0.2, 0.8))
+    before, after = {}, {}
+    for name, weights, (adapters, rates) in (
+        ("float32", "float32", low_rank), ("int8", "int8", low_rank), ("int4", "int4", low_rank),
+        ("scales", "int8", scales),
+    ):  # fmt: skip
+        target = Target(["litert"], [8], [20], adapters=adapters, groups=[4, 16], weights=weights)
+        bundle = export_bundle(str(tmp_path / "decoder"), load_task("sst2"), target, tmp_path / name)
         draw = random.Random(5)
         stores = [
             tokenise(bundle, [Example({"sentence": text}, int(good)) for text, good in opinions])
             for opinions in ([opinion(draw, 0.7) for _ in range(60)] for _ in range(3))
         ]
+        blocks = (Block(1, 2, 0.5, rates[0]), Block(len(bundle.manifest.stages), 4, 1.0, rates[1]))
         forward = Forward(create_engine("litert"), Replica(bundle))
-        before = np.mean([evaluate(forward, store).loss for store in stores])
-        blocks = (Block(1, 2, 0.5, 4e-3), Block(len(bundle.manifest.stages), 4, 1.0, 1.6e-2))
-        for round in range(1, 121):
-            plan = Plan(round, 7 * round + 1, True, "rademacher", 1, 8, 1e-2, blocks, 60.0, False)
-            scalars = np.mean([measure(forward, store, plan, str(i)).scalars for i, store in enumerate(stores)], axis=0)
-            forward.weights.apply(Entry(plan, (Contribution("", 1.0, tuple(map(float, np.float32(scalars)))),)))
-        losses[weights] = before, np.mean([evaluate(forward, store).loss for store in stores])
-    print(losses)
-    assert losses["float32"][1] < losses["float32"][0] / 3
-    assert losses["int4"][0] <= 1.02 * losses["float32"][0]
-    assert max(losses["int8"][1], losses["int4"][1]) <= 1.03 * losses["float32"][1]
+        before[name] = np.mean([evaluate(forward, store).loss for store in stores])
+        losses = [_trained_loss(bundle, stores, blocks, job) for job in range(3)]
+        after[name] = np.mean(losses)  # directions of one job may suit one base better by chance
+    print(before, after)
+    assert after["float32"] < before["float32"] / 8
+    assert before["int4"] <= 1.02 * before["float32"]
+    assert max(after["int8"], after["int4"]) <= 1.03 * after["float32"]
+    assert after["scales"] < before["scales"] / 8
+
+
+def _trained_loss(bundle: Bundle, stores: list[DataStore], blocks: tuple[Block, ...], job: int) -> float:
+    """Loss on the devices' own examples after 160 rounds."""
+    forward = Forward(create_engine("litert"), Replica(bundle))
+    for round in range(1, 161):
+        plan = Plan(round, 1000 * job + 7 * round + 1, True, "rademacher", 1, 8, 1e-2, blocks, 60.0, False)
+        scalars = np.mean([measure(forward, store, plan, str(i)).scalars for i, store in enumerate(stores)], axis=0)
+        forward.weights.apply(Entry(plan, (Contribution("", 1.0, tuple(map(float, np.float32(scalars)))),)))
+    return float(np.mean([evaluate(forward, store).loss for store in stores]))
 
 
 def test_what_cannot_be_quantised() -> None:

@@ -21,8 +21,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lora-alpha", type=float, default=16.0, help="adapters are scaled by alpha/rank (%(default)s)"
     )
-    parser.add_argument("--lora-targets", default="all", help="linear maps, such as q_proj,v_proj (%(default)s)")
     parser.add_argument("--lora-fixed-a", action="store_true", help="train the adapters' second factor only")
+    parser.add_argument("--output-scales", action="store_true", help="train factors on outputs and nothing else")
+    parser.add_argument("--targets", default="all", help="linear maps for either, as q_proj,v_proj (%(default)s)")
     parser.add_argument(
         "--weights", default="float32", help="float32, bfloat16, float16; with adapters int8, int4 (%(default)s)"
     )
@@ -34,16 +35,20 @@ def run(options: argparse.Namespace) -> None:
     """Export, showing progress and a table of the stages."""
     from rich.console import Console
 
-    from export.adapters import Adapters
+    from device_runtime.errors import ExportError
+    from export.adapters import Adapters, LowRank, OutputScales
     from export.pipeline import export_bundle
     from export.target import Target
     from export.tasks import load_task
     from fedspzo.stages import print_stages
 
-    adapters = None
+    targets = _split(options.targets)
+    adapters: Adapters | None = OutputScales(targets=targets) if options.output_scales else None
     if options.lora_rank is not None:
-        targets = _split(options.lora_targets)
-        adapters = Adapters(options.lora_rank, options.lora_alpha, targets, train_down=not options.lora_fixed_a)
+        if adapters is not None:
+            raise ExportError("--lora-rank and --output-scales exclude each other: leave one out")
+        trained = not options.lora_fixed_a
+        adapters = LowRank(options.lora_rank, options.lora_alpha, targets=targets, train_down=trained)
     target = Target(
         formats=_split(options.engine),
         batches=_numbers("--batch", options.batch),
