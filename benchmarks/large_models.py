@@ -44,12 +44,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def make_checkpoint(name: str, folder: Path) -> None:
+def make_checkpoint(name: str, folder: Path, **changes: Any) -> None:
     """Save a model of that config with random weights, and a byte-level tokenizer trained on a few words."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
-    settings = dict(CONFIGS[name])
+    settings = {**CONFIGS[name], **changes}
     kind = settings.pop("model_type")
     factory = AutoModelForMaskedLM if kind == "roberta" else AutoModelForCausalLM
     dtype = torch.bfloat16 if kind == "llama" else torch.float32  # as the hub has them

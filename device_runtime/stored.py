@@ -97,11 +97,13 @@ def widened(stored: Stored) -> np.ndarray:
     return widen(stored, np.empty(stored.shape, np.float32))
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def quantise(matrix: np.ndarray, dtype: str) -> Quantised:
     """Round matrices float32 [..., out, in] to codes.
 
     8 bits: the scale just holds a row's largest. 4 bits: of the scales that hold a group's largest, or cut it off by up
-    to a fifth, the one with the least squared error. Weights so small that float16 has no scale for them become 0.
+    to a fifth, the one with the least squared error. Weights so small that float16 has no scale for them become 0;
+    those that are too large, or no numbers, give a scale that is not finite.
     """
     if dtype == "int8":
         scales = _positive(np.abs(matrix).max(axis=-1) / np.float32(127))

@@ -63,6 +63,10 @@ class _Made:
             matrix = np.ascontiguousarray(tensor.load())
             if spec.dtype in QUANTISED:
                 codes = quantise(matrix, spec.dtype)
+                if not np.isfinite(codes.scales).all():
+                    raise ExportError(
+                        f"'{spec.name}' has numbers beyond the range of {spec.dtype}, or none at all (NaN)"
+                    )
                 self._arrays |= {spec.name: codes.codes, spec.name + SCALES: codes.scales}
             else:
                 self._arrays[spec.name] = _rounded(spec.name, matrix, spec.dtype)

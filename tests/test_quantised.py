@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from language import opinion, train_decoder
 from models import five_examples, make_checkpoint, wide
 from references import Case, make_case, reference_losses, trained
+from safetensors.torch import load_file, save_file
 
 from device_runtime.bundle import Bundle
 from device_runtime.data import DataStore, tokenise
@@ -204,6 +205,14 @@ def _trained_loss(bundle: Bundle, stores: list[DataStore], blocks: tuple[Block, 
     return float(np.mean([evaluate(forward, store).loss for store in stores]))
 
 
-def test_what_cannot_be_quantised() -> None:
+def test_what_cannot_be_quantised(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="weights of int4 stay as they are: train adapters over them"):
         Target(["torch"], [1], [16], weights="int4")
+    checkpoint = make_checkpoint(tmp_path / "model", "qwen2", **wide("qwen2"))
+    tensors = load_file(checkpoint / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 40] = 1e6
+    save_file(tensors, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    target = Target(["torch"], [1], [16], adapters=LowRank(4), weights="int4")
+    with pytest.raises(ExportError, match="'model.layers.1.mlp.up_proj.weight' has numbers beyond the range of int4"):
+        export_bundle(str(checkpoint), load_task("sst2"), target, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()

@@ -1,0 +1,78 @@
+"""Full parameters of 16 bits at rest against float32: the same step, timed in turn in one process.
+
+A few layers of the real width with random weights, batch 1 × 64, P1 = 1, K = 8, block 2 = the last layer and the head.
+
+    python benchmarks/halves.py --models roberta-large,opt-1.3b
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from large_models import make_checkpoint
+
+TYPES = ("float32", "bfloat16", "float16")
+LAYERS, LENGTH = 4, 64
+
+
+def main() -> None:
+    """Export each type, then time steps in turn."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", default="roberta-large,opt-1.3b")
+    parser.add_argument("--engine", default="litert")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=7)
+    options = parser.parse_args()
+    from device_runtime.bundle import Bundle
+    from device_runtime.data import DataStore
+    from device_runtime.engines import create_engine
+    from device_runtime.estimator import measure
+    from device_runtime.forward import Forward
+    from device_runtime.plan import Block, Plan
+    from device_runtime.replica import Replica
+
+    ids = np.random.default_rng(0).integers(5, 500, (1, LENGTH), np.int32)
+    store = DataStore(ids, np.array([LENGTH], np.int32), np.array([LENGTH // 2], np.int32), np.zeros(1, np.int32))
+    for model in options.models.split(","):
+        with tempfile.TemporaryDirectory(prefix="halves-") as name:
+            folder = Path(name)
+            make_checkpoint(model, folder / "model", num_hidden_layers=LAYERS)
+            forwards = {}
+            for dtype in TYPES:
+                subprocess.run(
+                    [sys.executable, "-m", "fedspzo", "export", str(folder / "model"), "--task", "sst2", "--engine",
+                     options.engine, "--batch", "1", "--max-length", str(LENGTH), "--weights", dtype, "--out",
+                     str(folder / dtype)],
+                    check=True, capture_output=True,
+                )  # fmt: skip
+                forwards[dtype] = Forward(
+                    create_engine(options.engine, options.threads), Replica(Bundle(folder / dtype))
+                )
+            stages = len(forwards["float32"].manifest.stages)
+            plan = Plan(
+                1, 7, True, "rademacher", 1, 1, 1e-3,
+                (Block(stages - 2, 1, 1.0, 1e-3), Block(stages, 8, 1.0, 1e-3)), 60.0, False,
+            )  # fmt: skip
+            seconds: dict[str, list[float]] = {dtype: [] for dtype in TYPES}
+            for _ in range(options.repeats + 1):
+                for dtype, forward in forwards.items():
+                    started = time.perf_counter()
+                    measure(forward, store, plan, "a")
+                    seconds[dtype].append(time.perf_counter() - started)
+            medians = {dtype: statistics.median(times[1:]) for dtype, times in seconds.items()}
+            found = {"model": f"{LAYERS} layers of {model}", "engine": options.engine}
+            found |= {f"seconds_{dtype}": round(median, 4) for dtype, median in medians.items()}
+            found |= {f"{dtype}_over_float32": round(medians[dtype] / medians["float32"], 3) for dtype in TYPES[1:]}
+            print(json.dumps(found), flush=True)
+
+
+if __name__ == "__main__":
+    main()
