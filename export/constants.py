@@ -96,7 +96,7 @@ def torchao_tensor(matrix: Quantised) -> Tensor:
         qdata=torch.from_numpy(widened(ones).astype(np.int8)).reshape(matrix.shape[-2:]),
         scale=scales,
         zero_point=torch.zeros(scales.shape, dtype=torch.int8),
-        target_dtype=torch.int8 if matrix.codes.dtype == np.int8 else torch.int4,  # type: ignore[attr-defined]
+        target_dtype=torch.int8 if matrix.codes.dtype == np.int8 else _INT4,
         block_size=(1, matrix.shape[-1] // scales.shape[1]),
         dtype=torch.float32,
         activation_quantization=IntxUnpackedToInt8TensorActivationQuantization.INT8_ASYM_PER_TOKEN,
@@ -172,6 +172,8 @@ class LiteRTTemplate:
         return taken
 
 
+#: Not in torch's type stubs.
+_INT4: torch.dtype = vars(torch)["int4"]
 #: External buffers' numbers have the highest bit set, as LiteRT's own tools give them.
 _EXTERNAL = 1 << 31
 
