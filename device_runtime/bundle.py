@@ -82,6 +82,11 @@ class Bundle:
                 f" export it with --engine {engine.format}"
             )
 
+        if self.manifest.constants and not engine.takes_constants:
+            raise BundleError(
+                f"{self.folder} has a quantised base, which the engine '{engine.name}' cannot take; use {engine.format}"
+            )
+
     def _read_manifest(self) -> str:
         try:
             return (self.folder / MANIFEST).read_text(encoding="utf-8")

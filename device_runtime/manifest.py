@@ -13,7 +13,7 @@ from device_runtime import directions
 from device_runtime.errors import BundleError, DataError
 from device_runtime.task import Label, Task
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST, WEIGHTS, TOKENIZER = "manifest.json", "weights.safetensors", "tokenizer.json"
 #: The quantised matrices, where a format's graphs refer to them (ExecuTorch's have files of their own kind).
 BASE = "base.safetensors"
@@ -29,7 +29,7 @@ class TensorSpec:
             for, [..., out, in].
         trainable: whether rounds change it.
         source: the parameter of the Hugging Face checkpoint that it came from ("" when it came from none).
-        transposed: whether it is the source's transpose with a leading axis of one (the form engines delegate).
+        transposed: whether it is the source's transpose; matrices that are inputs of graphs are [1, in, out].
         dtype: what it is stored as, one of :data:`device_runtime.stored.NAMES`; graphs take float32, or have it within.
     """
 

@@ -135,8 +135,8 @@ def _four_bits(groups: np.ndarray, scales: np.ndarray) -> np.ndarray:
 
 
 def _positive(scales: np.ndarray) -> np.ndarray:
-    """Engines take no scale of 0; where all weights are 0, any other will do."""
-    return np.where(scales > 0, scales, np.ones_like(scales))
+    """Engines take no scale of 0, nor a subnormal one; where all weights are as small, any other will do."""
+    return np.where(scales < np.finfo(np.float32).tiny, np.ones_like(scales), scales)
 
 
 def _bfloat16(values: np.ndarray) -> np.ndarray:

@@ -95,7 +95,10 @@ def _advance_perturbed(
     kernel = replica.kernel(perturbation.distribution)
     runs: list[tuple[int, list[np.ndarray]]] = []
     first = 0
-    for size in partition(2 * len(directions), forward.groups(batch)):
+    groups = forward.groups(batch)
+    if spec.constants:  # of graphs with constants one is held at a time: all runs take the same
+        groups = [max(size for size in groups if not 2 * len(directions) % size)]
+    for size in partition(2 * len(directions), groups):
         buffers = {index: _Signed(forward, replica.tensor(index).shape, size) for index in trained}
         pairs = directions[first // 2 : (first + max(size, 2)) // 2]
         for pair, direction in enumerate(pairs):

@@ -22,7 +22,7 @@ from export.pieces import ADDED, Piece
 
 
 class StageWeights:
-    """The weights of one stage at a time, read from the bundle's file.
+    """The weights of one stage at a time, read from the bundle's files.
 
     Attributes:
         bundle: the bundle.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,13 +29,13 @@ class Constant:
     Attributes:
         matrix: codes and scales.
         file: name of the tensor file in the bundle.
-        codes, scales: where they start in it, in bytes.
+        codes_at, scales_at: where they start in it, in bytes.
     """
 
     matrix: Quantised
     file: str
-    codes: int
-    scales: int
+    codes_at: int
+    scales_at: int
 
 
 class Template(Protocol):
@@ -47,7 +46,11 @@ class Template(Protocol):
 
 
 def random_matrix(shape: tuple[int, ...], dtype: str, seed: int) -> Quantised:
-    """Matrices [out, in] to lower a template with: quantising what they stand for gives them again."""
+    """A matrix [out, in] to lower a template with.
+
+    Each scale is a power of two and each group has the largest code, so that any tool that quantises what the codes
+    stand for finds just these.
+    """
     random = np.random.default_rng(seed)
     top, group = (127, shape[-1]) if dtype == "int8" else (7, GROUP)
     codes = random.integers(-top, top + 1, (shape[-2], shape[-1] // group, group)).astype(np.float32)
@@ -61,7 +64,7 @@ class InFull(torch.nn.Module):
 
     def __init__(self, piece: Piece, matrices: Sequence[Quantised]) -> None:
         super().__init__()
-        self.piece = copy(piece)
+        self.piece = piece
         self.fixed = torch.nn.ParameterList(
             torch.nn.Parameter(torch.from_numpy(widened(matrix).reshape(matrix.shape[-2:])), requires_grad=False)
             for matrix in matrices
@@ -120,19 +123,21 @@ class LiteRTTemplate:
                 if self._code(operator) != schema.BuiltinOperator.FULLY_CONNECTED:
                     continue
                 weight = graph.tensors[operator.inputs[1]]
-                index = known.get(self._take(weight, content), -1)
+                index = known.get(self._take(weight, content))
                 details = weight.quantization.details
-                scales = graph.tensors[details.scales] if details else None
-                if scales is not None and self._take(scales, content) != matrices[index].scales.tobytes():
-                    index = -1
+                scales = graph.tensors[details.scales] if details else None  # those of 8 bits are in the quantization
+                if index is None or (scales and self._take(scales, content) != matrices[index].scales.tobytes()):
+                    raise ExportError(_CHANGED.format("LiteRT"))
                 placed[index] = weight, scales
-        if placed.keys() != set(range(len(matrices))):
-            raise ExportError("LiteRT's tools changed a quantised matrix; leave this engine out or report the model")
+        if len(placed) != len(matrices):
+            raise ExportError(_CHANGED.format("LiteRT"))
         self._placed = [placed[index] for index in range(len(matrices))]
-        for buffer in self._model.buffers:
+        for buffer in self._model.buffers:  # what is left is small: copies, lest they keep the whole file in memory
             if buffer.offset:  # the quantiser puts data behind the graph, where it no longer lies
-                buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
+                buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset).copy()
                 buffer.offset = buffer.size = 0
+            elif buffer.data is not None:
+                buffer.data = np.array(buffer.data)
 
     def instance(self, constants: Sequence[Constant]) -> bytes:
         """See :class:`Template`."""
@@ -151,11 +156,11 @@ class LiteRTTemplate:
             model.externalBuffers.append(buffer)
 
         for (weight, scales), constant in zip(self._placed, constants, strict=True):
-            place(weight, constant.file, constant.codes, constant.matrix.codes.nbytes)
+            place(weight, constant.file, constant.codes_at, constant.matrix.codes.nbytes)
             if scales is None:
                 weight.quantization.scale = constant.matrix.scales.reshape(-1)
             else:
-                place(scales, constant.file, constant.scales, constant.matrix.scales.nbytes)
+                place(scales, constant.file, constant.scales_at, constant.matrix.scales.nbytes)
         builder = flatbuffers.Builder(1 << 16)
         builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
         return bytes(builder.Output())
@@ -167,11 +172,13 @@ class LiteRTTemplate:
     def _take(self, tensor: Any, content: bytes) -> bytes:
         """A constant tensor's bytes, which the graph no longer holds."""
         buffer = self._model.buffers[tensor.buffer]
-        taken = content[buffer.offset : buffer.offset + buffer.size] if buffer.offset else bytes(buffer.data)
+        data = b"" if buffer.data is None else bytes(buffer.data)
+        taken = content[buffer.offset : buffer.offset + buffer.size] if buffer.offset else data
         buffer.data, buffer.offset, buffer.size, tensor.buffer = None, 0, 0, 0
         return taken
 
 
+_CHANGED = "{}'s tools changed a quantised matrix; leave this engine out or report the model"
 #: Not in torch's type stubs.
 _INT4: torch.dtype = vars(torch)["int4"]
 #: External buffers' numbers have the highest bit set, as LiteRT's own tools give them.
@@ -225,7 +232,7 @@ def executorch_data(matrix: Quantised) -> Mapping[bytes, bytes]:
     if matrix.codes.dtype == np.int8:
         codes, scales = matrix.codes.tobytes(), matrix.scales.tobytes()
     else:
-        codes = (matrix.codes ^ 0x88).tobytes()
+        codes = (matrix.codes ^ 0x88).tobytes()  # it has them plus 8, and scales as bfloat16
         scales = (matrix.scales.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16).tobytes()
     return {_key(codes): codes, b"scale_" + _key(scales): scales}
 

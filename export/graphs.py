@@ -43,6 +43,7 @@ class GraphWriter:
         """The folder has the tensor files already."""
         self.shares: dict[str, dict[str, float]] = {}
         self._formats, self._folder, self._progress = target.formats, folder, progress
+        self._data_files: dict[tuple[int, ...], str] = {}
         self._files = {name: TensorFile(folder / name) for name in (BASE, WEIGHTS) if (folder / name).exists()}
 
     def write(self, network: Network) -> Shape:
@@ -118,7 +119,8 @@ class GraphWriter:
         """Name of the file that a stage's graphs have their constants from; ExecuTorch's is written the first time."""
         if engine != "executorch":
             return constants[-1].file
-        file = self._folder / f"{stage.graph}.ptd"
-        if not file.exists():
+        if stage.constants not in self._data_files:  # the decoder has the head's
+            self._data_files[stage.constants] = f"{stage.graph}.ptd"
+            file = self._folder / self._data_files[stage.constants]
             write_executorch_data(file, [constant.matrix for constant in constants])
-        return file.name
+        return self._data_files[stage.constants]

@@ -115,14 +115,15 @@ def build_network(
     indices = {name: index for index, name in enumerate(tensors)}
 
     graphs: dict[str, Piece] = {}
-    ending: dict[tuple[int, tuple[str, ...]], Piece] = {}
+    ending: dict[tuple[int, tuple[object, ...]], Piece] = {}
 
     def stage(name: str, graph: str, piece: Piece, prefix: str) -> StageSpec:
         places = {tensor: prefix + tensor if prefix + tensor in indices else tensor for tensor in piece.tensors}
         places |= {TABLE: output} if TABLE in places else {}
         constants = tuple(t for t, source in places.items() if tensors[source].spec.dtype in QUANTISED)
         if constants:
-            piece = ending.setdefault((id(piece), constants), piece.ending(constants))
+            kinds = tuple((t, tensors[places[t]].spec.shape, tensors[places[t]].spec.dtype) for t in constants)
+            piece = ending.setdefault((id(piece), kinds), piece.ending(constants))
             graph = name.replace(" ", "-")
         graphs[graph] = piece
         found = [indices[places[tensor]] for tensor in piece.tensors]

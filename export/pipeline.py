@@ -45,7 +45,7 @@ def export_bundle(
 
     Raises:
         ExportError: the model or an option is not supported, a matrix product was not delegated, or an engine
-            deviates from PyTorch by more than :data:`TOLERANCE`.
+            deviates from PyTorch by more than :data:`TOLERANCE`, or :data:`INTEGER_TOLERANCE`.
     """
     if out.exists():
         raise ExportError(f"{out} exists already; remove it or choose another --out")
@@ -139,7 +139,7 @@ def _write(
     found = ({name: deviations[name][index] for name in target.formats} for index in range(len(stages)))
     checks = tuple(replace(check, deviation=d) for check, d in zip(checks, found, strict=True))
     files = dict(manifest.files)
-    if BASE in files and not any(BASE in graph.data.values() for shape in shapes for graph in shape.graphs.values()):
+    if BASE in files and set(target.formats) == {"executorch"}:  # which has files of its own
         (folder / BASE).unlink()
         del files[BASE]
     replace(manifest, checks=checks, files=files).write(folder)

@@ -38,7 +38,7 @@ DAMAGE: list[tuple[Callable[[Path], object], str]] = [
     (lambda f: (f / "manifest.json").write_text("{"), "manifest.json is damaged"),
     (lambda f: (f / "manifest.json").write_bytes(b"\xff\xfe\xfa"), "is not a bundle"),
     (lambda f: edit(f, lambda m: m.pop("stages")), "manifest.json is damaged"),
-    (lambda f: edit(f, lambda m: m.update(format=2)), "format version 2, and this runtime knows 1; update fedspzo"),
+    (lambda f: edit(f, lambda m: m.update(format=3)), "format version 3, and this runtime knows 2; update fedspzo"),
     (lambda f: edit(f, lambda m: m.update(directions=2)), "directions version 2"),
     (lambda f: edit(f, lambda m: m.update(tensors=[])), "manifest.json is damaged"),
     (lambda f: edit(f, lambda m: m.update(shapes=[])), "manifest.json is damaged"),

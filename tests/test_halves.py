@@ -94,6 +94,20 @@ def test_small_steps_add_up(dtype: str) -> None:
     assert abs(moved.mean() / (20 * spacing) - 1) < 0.05
 
 
+@pytest.mark.parametrize("flush", [False, True])
+def test_every_16_bit_number_widens_exactly(flush: bool) -> None:
+    """Also where some library has made this thread take subnormal numbers for 0."""
+    stored = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    stored = stored[np.isfinite(stored)]
+    expected = stored.astype(np.float32)
+    try:
+        torch.set_flush_denormal(flush)
+        out = widen(stored, np.empty(stored.shape, np.float32))
+    finally:
+        torch.set_flush_denormal(False)
+    np.testing.assert_array_equal(out.view(np.uint32), expected.view(np.uint32))
+
+
 @pytest.fixture(scope="module", params=TYPES)
 def bundle16(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("halves")

@@ -53,10 +53,12 @@ class Engine(Protocol):
     Attributes:
         name: the engine's name, one of :data:`ENGINES`.
         format: the format that it runs, a key of :data:`SUFFIXES`.
+        takes_constants: whether it runs graphs that quantised matrices are part of.
     """
 
     name: str
     format: str
+    takes_constants: bool
 
     def load(self, path: Path, constants: Constants | None = None) -> StageGraph:
         """Load a graph file, with the matrices that are part of the graph.

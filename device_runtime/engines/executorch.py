@@ -41,6 +41,7 @@ class ExecuTorchEngine:
     """Runs .pte graphs on the CPU with XNNPACK."""
 
     name = format = "executorch"
+    takes_constants = True
 
     def __init__(self, threads: int) -> None:
         _unsafe_reset_threadpool(threads)

@@ -170,6 +170,7 @@ class LiteRTEngine:
     """Runs .tflite graphs on the CPU with XNNPACK."""
 
     name = format = "litert"
+    takes_constants = True
 
     def __init__(self, threads: int) -> None:
         options = (_EnvironmentOption * 2)(
@@ -190,21 +191,21 @@ class LiteRTEngine:
             _call("LiteRtAddOpaqueOptions", options, settings)
             compiled = _create("LiteRtCreateCompiledModel", self._environment, model, options)
             if constants is not None:
-                _drop_pages(constants.file)
+                _drop_pages(path.parent)
             return LiteRTGraph(compiled, model)
         except EngineError as error:
             raise EngineError(f"LiteRT cannot load {path} ({error}); export the bundle again") from None
 
 
-def _drop_pages(file: Path) -> None:
-    """Let go of a mapped file's pages: the engine has packed what it needs, and they are read again when touched."""
+def _drop_pages(folder: Path) -> None:
+    """Let go of mapped files' pages: the engine has packed what it needs, and they are read again when touched."""
     if not _MAPS.exists():
         return
     libc = ctypes.CDLL(None)
     libc.madvise.argtypes = (c_void_p, c_size_t, c_int)
-    for line in _MAPS.read_text().splitlines():
+    for line in _MAPS.read_text(errors="surrogateescape").splitlines():
         fields = line.split(maxsplit=5)
-        if len(fields) == 6 and fields[5] == str(file.resolve()):
+        if len(fields) == 6 and Path(fields[5]).parent == folder.resolve():
             start, stop = (int(address, 16) for address in fields[0].split("-"))
             libc.madvise(start, stop - start, _MADV_DONTNEED)
 

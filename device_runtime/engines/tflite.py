@@ -54,14 +54,13 @@ class TFLiteEngine:
 
     name = "tflite"
     format = "litert"
+    takes_constants = False
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
 
     def load(self, path: Path, constants: Constants | None = None) -> TFLiteGraph:
-        """See :class:`device_runtime.engines.Engine`. Raises EngineError for a graph with constants too."""
-        if constants is not None:
-            raise EngineError(f"tflite-runtime has no products with quantised matrices as {path} does them; use litert")
+        """See :class:`device_runtime.engines.Engine`."""
         try:
             interpreter = Interpreter(model_path=str(path), num_threads=self._threads)
             interpreter.allocate_tensors()

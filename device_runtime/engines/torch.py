@@ -44,6 +44,7 @@ class TorchEngine:
     """Runs .pt2 programs in PyTorch on the CPU."""
 
     name = format = "torch"
+    takes_constants = True
 
     def __init__(self, threads: int) -> None:
         torch.set_num_threads(threads)
