@@ -43,7 +43,9 @@ class Case:
 def make_case(folder: Path, name: str, weights: str = "float32") -> Case:
     """A model by its name in ``models``; quantised ones are wide enough for it."""
     quantised = weights in ("int8", "int4")
-    checkpoint = make_checkpoint(folder / name, name, **(wide(name) if quantised else {}))
+    checkpoint = make_checkpoint(
+        folder / name, name, **(wide(name) if quantised else {}), spread=0.15 if quantised else 0.3
+    )
     groups = [4] if quantised else [2, 4]
     target = Target(ENGINES, [2], [24], adapters=LowRank(RANK, ALPHA), groups=groups, weights=weights)
     bundle = export_bundle(str(checkpoint), load_task("sst2"), target, folder / f"{name}-bundle")
