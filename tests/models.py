@@ -71,8 +71,8 @@ def wide(name: str) -> dict[str, int]:
     return {"hidden_size": 64, "intermediate_size": 96, **({"head_dim": 16} if kind == "qwen3" else {})}
 
 
-def make_checkpoint(folder: Path, name: str, spread: float = 0.3, **changes: Any) -> Path:
-    """Save a model, whose weights have that standard deviation, and its tokenizer."""
+def make_checkpoint(folder: Path, name: str, **changes: Any) -> Path:
+    """Save a model and its tokenizer."""
     kind, settings = MODELS[name]
     tokenizer = _word_pieces() if kind == "bert" else byte_pairs(TEXTS, mask=name in ENCODERS)
     vocabulary = tokenizer.get_vocab_size()
@@ -82,7 +82,7 @@ def make_checkpoint(folder: Path, name: str, spread: float = 0.3, **changes: Any
     model = factory.from_config(config, dtype=torch.float32)
     with torch.no_grad():  # larger than the usual start, so that every part matters to the loss
         for parameter in model.parameters():
-            parameter.copy_(spread * torch.randn_like(parameter) + (parameter.ndim == 1) * parameter.mean())
+            parameter.copy_(0.3 * torch.randn_like(parameter) + (parameter.ndim == 1) * parameter.mean())
     model.save_pretrained(folder)
     save_tokenizer(tokenizer, folder, mask="[MASK]" if kind == "bert" else "<mask>" if name in ENCODERS else None)
     return folder

@@ -10,7 +10,6 @@ import torch
 from models import ENCODERS, make_checkpoint, wide
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
-from transformers.pytorch_utils import Conv1D
 
 from device_runtime.bundle import Bundle
 from device_runtime.data import DataStore, tokenise
@@ -19,7 +18,6 @@ from device_runtime.replica import Replica
 from device_runtime.stored import Quantised, widened
 from export.adapters import LowRank
 from export.checkpoint import Checkpoint
-from export.constants import torchao_tensor
 from export.pipeline import export_bundle
 from export.target import Target
 from export.tasks import load_task
@@ -43,9 +41,7 @@ class Case:
 def make_case(folder: Path, name: str, weights: str = "float32") -> Case:
     """A model by its name in ``models``; quantised ones are wide enough for it."""
     quantised = weights in ("int8", "int4")
-    checkpoint = make_checkpoint(
-        folder / name, name, **(wide(name) if quantised else {}), spread=0.15 if quantised else 0.3
-    )
+    checkpoint = make_checkpoint(folder / name, name, **(wide(name) if quantised else {}))
     groups = [4] if quantised else [2, 4]
     target = Target(ENGINES, [2], [24], adapters=LowRank(RANK, ALPHA), groups=groups, weights=weights)
     bundle = export_bundle(str(checkpoint), load_task("sst2"), target, folder / f"{name}-bundle")
@@ -61,20 +57,41 @@ def make_case(folder: Path, name: str, weights: str = "float32") -> Case:
     return Case(bundle, store, words, model)
 
 
+class CodesLinear(torch.nn.Module):
+    """A linear map by the bundle's codes and activations of 8 bits, summed exactly.
+
+    Scales and codes of the rows are those of XNNPACK (``xnn_f32_qd8_asymmetric_quantization_params``), which multiplies
+    by a scale's inverse. To divide, as torchao does, is as good, but takes others of the halves between two codes: rows
+    of a token table in 8 bits are full of them.
+    """
+
+    def __init__(self, matrix: Quantised, bias: torch.Tensor | None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = matrix.shape[-2:]
+        self.weight = torch.nn.Parameter(torch.from_numpy(widened(matrix)).reshape(matrix.shape[-2:]), False)
+        self.bias = bias
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        low, high = rows.amin(-1, keepdim=True).clamp(max=0), rows.amax(-1, keepdim=True).clamp(min=0)
+        span = torch.where(high > low, high - low, 255)
+        inverse = torch.full_like(span, 255) / span  # torch rounds twice for a number over a tensor
+        low, high = low * inverse, high * inverse
+        zero = torch.where(low + high > 1, -128 - low, 127 - high).clamp(-128, 127).round()
+        codes = ((rows * inverse).round() + zero).clamp(-128, 127) - zero
+        products = (codes.double() @ self.weight.double().T / inverse).float()
+        return products if self.bias is None else products + self.bias
+
+
 def _quantise(model: PeftModel, bundle: Bundle) -> None:
-    """Put a bundle's codes in the place of a model's matrices: torchao multiplies them, activations in 8 bits."""
+    """Put a bundle's codes in the place of a model's matrices."""
     manifest = bundle.manifest
-    modules = dict(model.named_modules())
     for index in sorted(manifest.constants):
         matrix, name = bundle.tensor(index), manifest.tensors[index].name.removesuffix(".weight")
         assert isinstance(matrix, Quantised)
-        module = modules[f"base_model.model.{name}"]
-        found = getattr(module, "base_layer", module)
-        if isinstance(found, Conv1D):
-            linear = torch.nn.Linear(*reversed(matrix.shape))
-            linear.bias = found.bias
-            module.base_layer = found = linear
-        found.weight = torch.nn.Parameter(torchao_tensor(matrix), requires_grad=False)
+        found = model.get_submodule(f"base_model.model.{name}")
+        base = getattr(found, "base_layer", found)
+        within = f"base_model.model.{name}" + (".base_layer" if base is not found else "")
+        model.set_submodule(within, CodesLinear(matrix, base.bias))
     output = model.get_output_embeddings()
     output.weight = torch.nn.Parameter(output.weight.detach().clone())  # label words keep their own numbers
     table = next(i for i, spec in enumerate(manifest.tensors) if spec.name == manifest.embedding)
