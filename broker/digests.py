@@ -19,7 +19,7 @@ class DigestWatch:
 
     def __init__(self) -> None:
         self._known: dict[int, bytes] = {}
-        self._waiting: list[Claim] = []
+        self._waiting: dict[str, Claim] = {}
 
     def known(self, round: int) -> bytes | None:
         """The server's digest after a round, if the evaluator has come so far."""
@@ -32,10 +32,11 @@ class DigestWatch:
 
     def claim(self, claim: Claim) -> list[Claim]:
         """Take in a device's claim; returns the claims that are proved wrong."""
-        self._waiting.append(claim)
+        self._waiting[claim.device] = claim  # a device's latest: it cannot pile them up
         return self._settle()
 
     def _settle(self) -> list[Claim]:
-        settled = [claim for claim in self._waiting if claim.round in self._known]
-        self._waiting = [claim for claim in self._waiting if claim.round not in self._known]
+        settled = [claim for claim in self._waiting.values() if claim.round in self._known]
+        for claim in settled:
+            del self._waiting[claim.device]
         return [claim for claim in settled if claim.digest != self._known[claim.round]]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from device_runtime.bundle import file_hash
 from device_runtime.data import DataStore
 from device_runtime.engines import Engine
 from device_runtime.evaluation import Evaluation, evaluate
@@ -30,6 +31,24 @@ class Digested:
 
     round: int
     digest: bytes
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A file with the replica after a round.
+
+    Attributes:
+        head: hash of the journal up to the round.
+        digest: of the replica.
+        sha256, size: of the file.
+    """
+
+    round: int
+    path: Path
+    head: bytes
+    digest: bytes
+    sha256: bytes
+    size: int
 
 
 @dataclass(frozen=True)
@@ -62,7 +81,8 @@ class Evaluator:
         Args:
             replica: this object is the thread's from now on.
             store: the held-out set, if there is one.
-            report: given each :class:`Evaluated`, :class:`Digested` or :class:`Failed`, on the thread.
+            report: given each :class:`Evaluated`, :class:`Digested`, :class:`Snapshot` or :class:`Failed`, on
+                the thread.
         """
         self.round = replica.round
         self._forward = Forward(engine, replica)
@@ -75,7 +95,11 @@ class Evaluator:
     def submit(
         self, entry: Entry | None, evaluate: bool = False, digest: bool = False, snapshot: Path | None = None
     ) -> None:
-        """Apply an entry (or none), then what is asked for: write a snapshot, report the evaluation and the digest."""
+        """Apply an entry (or none), then what is asked for, and report it.
+
+        Args:
+            snapshot: where to write one, unless the file is there.
+        """
         self._tasks.put(_Task(entry, evaluate, digest, snapshot))
 
     def close(self) -> None:
@@ -90,10 +114,23 @@ class Evaluator:
                 if task.entry is not None:
                     replica.apply(task.entry)
                 if task.snapshot is not None:
-                    replica.save_snapshot(task.snapshot)
+                    self._report(_snapshot(replica, task.snapshot))
                 if task.evaluate and self._store is not None:
                     self._report(Evaluated(replica.round, evaluate(self._forward, self._store)))
                 if task.digest:
                     self._report(Digested(replica.round, replica.digest()))
         except Exception as error:  # a thread's error would be lost; the server raises it
             self._report(Failed(error))
+
+
+def _snapshot(replica: Replica, path: Path) -> Snapshot:
+    if not path.exists():
+        replica.save_snapshot(path)
+    return Snapshot(
+        round=replica.round,
+        path=path,
+        head=replica.head,
+        digest=replica.digest(),
+        sha256=bytes.fromhex(file_hash(path)),
+        size=path.stat().st_size,
+    )

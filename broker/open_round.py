@@ -45,7 +45,7 @@ class OpenRound:
         """Whether it can be closed: the whole cohort's worth of results, or a quorum and nothing more to wait for."""
         if len(self.results) >= job.cohort:
             return True
-        hopeless = all(map(roster.left, self.missing))
+        hopeless = all(roster.left(device, now) for device in self.missing)
         return len(self.results) >= job.quorum and (hopeless or self.overdue(now))
 
     def extend(self, fresh: tuple[str, ...], now: float) -> list[str]:

@@ -1,44 +1,111 @@
-"""Who is there: the devices that have announced themselves, and whether they can take part."""
+"""Who is there: the devices that the server knows, and whether they can take part."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from device_runtime.wire import Presence
+from broker.rounds import Candidate
+from device_runtime.wire import Presence, Sync
+
+#: Seconds without a word after which a device counts as gone: more than twice what it lets pass between syncs.
+LEASE_S = 150.0
+#: Devices that a job can have: what is kept of each takes memory.
+MAX_DEVICES = 100_000
 
 
 @dataclass
-class _Device:
-    """``synced``: it said where it stands, and was accepted."""
+class Member:
+    """A device that has synced at least once.
 
+    Attributes:
+        name: its id.
+        key: its public key, which never changes.
+        session: of its process.
+        online: as its birth message, its will and its syncs say.
+        synced: it stands where it can be asked.
+        seen: when it was last heard, by the monotonic clock.
+        round, examples, battery, charging: as its last sync said.
+        served: last round that its result counted in.
+        results: results that counted.
+        bytes_up, bytes_down: payload received from and sent to it.
+    """
+
+    name: str
+    key: bytes
     session: int = 0
     online: bool = False
     synced: bool = False
+    seen: float = 0.0
+    round: int = 0
+    examples: int = 0
+    battery: float = 1.0
+    charging: bool = False
+    served: int = 0
+    results: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
 
 
 class Roster:
-    """Presence of devices, as their birth messages, wills and syncs tell it."""
+    """The members of a job."""
 
-    def __init__(self) -> None:
-        self._devices: dict[str, _Device] = {}
+    def __init__(self, members: Iterator[Member]) -> None:
+        """Start with those known from before; they have yet to come."""
+        self._members = {member.name: member for member in members}
+        self._changed: set[str] = set()
 
-    def announce(self, name: str, presence: Presence) -> None:
-        """Take in a birth message or a will; the will of an earlier session changes nothing."""
-        device = self._devices.setdefault(name, _Device())
-        if presence.online:
-            device.session, device.online = presence.session, True
-        elif device.session == presence.session:
-            device.online = device.synced = False
+    def get(self, name: str) -> Member | None:
+        """A member, for something to be noted; None for a stranger."""
+        member = self._members.get(name)
+        if member is not None:
+            self._changed.add(name)
+        return member
 
-    def accept(self, name: str) -> None:
-        """Note that a device has synced, so it is there: a will that came late is undone."""
-        device = self._devices.setdefault(name, _Device())
-        device.online = device.synced = True
+    def admit(self, name: str, key: bytes) -> Member | None:
+        """The member of a name, made with a key where it is new; None when there are too many."""
+        if name not in self._members:
+            if len(self._members) >= MAX_DEVICES:
+                return None
+            self._members[name] = Member(name, key)
+        return self.get(name)
 
-    def left(self, name: str) -> bool:
+    def changed(self) -> list[Member]:
+        """Members that something may have been noted of since the last call."""
+        names, self._changed = self._changed, set()
+        return [self._members[name] for name in names]
+
+    def left(self, name: str, now: float) -> bool:
         """Whether a device was there and has gone; one that was never seen may yet come."""
-        return name in self._devices and not self._devices[name].online
+        member = self._members.get(name)
+        return member is not None and bool(member.session) and not _present(member, now)
 
-    def ready(self) -> list[str]:
-        """Devices that can be asked: connected and synced."""
-        return [name for name, device in self._devices.items() if device.online and device.synced]
+    def ready(self, now: float) -> dict[str, Candidate]:
+        """Devices that can be asked: there, and synced."""
+        return {
+            member.name: Candidate(member.served, member.battery, member.charging)
+            for member in self._members.values()
+            if member.synced and _present(member, now)
+        }
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+
+def announce(member: Member, presence: Presence) -> None:
+    """Note a birth message or a will; the will of an earlier session changes nothing."""
+    if presence.online:
+        member.session, member.online = presence.session, True
+    elif member.session == presence.session:
+        member.online = member.synced = False
+
+
+def accept(member: Member, sync: Sync) -> None:
+    """Note where a device stands; it is there, so a will that came late is undone."""
+    member.session, member.online, member.synced = sync.session, True, True
+    member.round, member.examples = sync.round, sync.examples
+    member.battery, member.charging = sync.battery, sync.charging
+
+
+def _present(member: Member, now: float) -> bool:
+    return member.online and now < member.seen + LEASE_S

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from device_runtime.plan import Block, Contribution, Entry, Plan
-from device_runtime.wire import Result
+from device_runtime.wire import Result, fingerprint
 
 #: Largest scalar, loss or time that a result may have.
 LARGEST = 1e9
@@ -22,7 +22,9 @@ class Job:
 
     Attributes:
         rounds: rounds to run.
-        cohort: devices asked in a round.
+        cohort: results that close a round.
+        over_selection: devices asked, as a multiple of the cohort, so that stragglers need not be waited for.
+        sampling: how they are chosen, one of :data:`SAMPLINGS`.
         quorum: results that suffice when the deadline has passed.
         deadline: seconds a round waits for results.
         seed: all randomness of the job derives from it.
@@ -34,6 +36,8 @@ class Job:
 
     rounds: int
     cohort: int
+    over_selection: float
+    sampling: str
     quorum: int
     deadline: float
     seed: int
@@ -45,6 +49,25 @@ class Job:
     blocks: tuple[Block, ...]
     final_rate: float
     digest_every: int
+
+    @property
+    def asked(self) -> int:
+        """Devices asked in a round."""
+        return math.ceil(self.cohort * self.over_selection)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What sampling knows of a device.
+
+    Attributes:
+        served: last round that its result counted in, 0 when there is none.
+        battery, charging: see :class:`device_runtime.wire.Sync`.
+    """
+
+    served: int = 0
+    battery: float = 1.0
+    charging: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,9 +106,21 @@ def plan_round(job: Job, round: int) -> Plan:
     )
 
 
-def choose_cohort(job: Job, round: int, candidates: Iterable[str]) -> tuple[str, ...]:
-    """Devices to ask in a round, sampled uniformly: the job's number of them, or all there are."""
-    return tuple(sorted(candidates, key=lambda device: _hash(job.seed, round, device))[: job.cohort])
+#: Name → what devices are ordered by before chance decides; the first are asked.
+SAMPLINGS: dict[str, Callable[[Candidate], tuple[float, ...]]] = {
+    "uniform": lambda device: (),
+    "freshness": lambda device: (device.served,),  # whose examples have been waiting longest
+    "energy": lambda device: (not device.charging, -round(device.battery, 1)),
+}
+
+
+def choose_cohort(job: Job, number: int, candidates: Mapping[str, Candidate], count: int) -> tuple[str, ...]:
+    """``count`` devices to ask in a round, or all there are. It depends on nothing but the arguments."""
+
+    def order(device: str) -> tuple[tuple[float, ...], int]:
+        return SAMPLINGS[job.sampling](candidates[device]), _hash(job.seed, number, device)
+
+    return tuple(sorted(candidates, key=order)[: max(count, 0)])
 
 
 def refusal(plan: Plan, cohort: Collection[str], device: str, result: Result) -> str | None:
@@ -94,6 +129,8 @@ def refusal(plan: Plan, cohort: Collection[str], device: str, result: Result) ->
         return f"it is for round {result.round}, and round {plan.round} is open"
     if device not in cohort:
         return f"the device was not asked in round {plan.round}"
+    if result.plan != fingerprint(plan):
+        return f"it answers another plan of round {result.round}"
     if len(result.scalars) != plan.scalars:
         return f"it has {len(result.scalars)} scalars, and the plan asks for {plan.scalars}"
     if not 1 <= result.examples <= plan.steps * plan.examples:

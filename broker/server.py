@@ -1,26 +1,34 @@
-"""The server of a job: opens rounds, collects results, closes rounds into the journal, and brings devices up to date.
+"""The server of a job: opens rounds, closes them into the journal, and brings devices up to date.
 
-It has one thread for all decisions; the network and the evaluation have theirs and talk to it through a queue. All that
-a decision rests on is on disk before anyone hears of it, so that a killed server goes on where it stopped.
+It has one thread for all decisions; the network and the evaluation have theirs and talk to it through a queue. What
+happened at once is written in one transaction, and nobody hears of it before that: a killed server goes on where it
+stopped.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from broker.digests import Claim, DigestWatch
-from broker.evaluation import Digested, Evaluated, Evaluator, Failed
+from broker.digests import DigestWatch
+from broker.evaluation import Digested, Evaluated, Evaluator, Failed, Snapshot
 from broker.open_round import OpenRound
+from broker.outbox import Outbox
 from broker.outcome import Outcome
+from broker.reception import Reception
 from broker.roster import Roster
-from broker.rounds import ClosedRound, Job, choose_cohort, close_round, describe_round, plan_round, refusal
+from broker.rounds import ClosedRound, Job, choose_cohort, close_round, describe_round, plan_round
+from broker.standing import Standing
 from broker.store import ServerStore
-from device_runtime import wire
-from device_runtime.errors import MessageError, StateError
-from device_runtime.link import Connected, Link, Received, Topics, valid_id
+from device_runtime.access import Access
+from device_runtime.errors import StateError
+from device_runtime.journal import EMPTY
+from device_runtime.link import Connected, Link, Received, Topics
 from device_runtime.plan import Entry
+from device_runtime.trust import SIGNATURE_BYTES
+from device_runtime.wire import Hello
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +40,21 @@ ARRIVAL_S, SETTLE_S = 10.0, 2.0
 SNAPSHOT_EVERY = 100
 #: Longest wait for an event, in seconds: deadlines are looked at this often.
 TICK_S = 0.5
+#: Events that share a transaction.
+MOST_EVENTS = 256
+
+
+@dataclass(frozen=True)
+class Conduct:
+    """How a server goes about a job, which changes nothing in the model.
+
+    Attributes:
+        devices: devices to wait for before the first round.
+        evaluate_every: rounds between evaluations.
+    """
+
+    devices: int = 1
+    evaluate_every: int = 20
 
 
 class Server:
@@ -39,44 +62,46 @@ class Server:
 
     def __init__(
         self,
-        url: str,
+        access: Access,
         name: str,
         job: Job,
         store: ServerStore,
         evaluator: Callable[[Callable[[object], None]], Evaluator],
-        devices: int,
-        evaluate_every: int,
-        observe: Callable[[ClosedRound | Evaluated], None],
+        conduct: Conduct,
+        observe: Callable[[ClosedRound | Evaluated | Snapshot], None],
     ) -> None:
         """Prepare a job, or the rest of one.
 
         Args:
-            url: the broker.
             name: the job's name in topics.
             evaluator: makes the evaluator, given where it reports to.
-            devices: devices to wait for before the first round.
-            evaluate_every: rounds between evaluations.
             observe: told of progress, on the server's thread.
 
         Raises:
-            BrokerError: the URL is not a broker's.
             PlanError: the job's settings contradict themselves.
         """
         plan_round(job, 1)
         self._job = job
         self._store = store
-        self._wanted = max(devices, job.quorum)
-        self._evaluate_every = evaluate_every
+        self._wanted = max(conduct.devices, job.quorum)
+        self._conduct = conduct
         self._observe = observe
-        self._topics = Topics(name)
-        self._link = Link(url, f"server-{name}", [self._topics.up("+"), self._topics.state("+")])
+        topics = Topics(name)
+        client = access.user or f"server-{name}"
+        self._link = Link(access, client, [topics.up("+"), topics.state("+")])
         self._evaluator = evaluator(self._link.events.put)
-        self._roster = Roster()
+        self._roster = Roster(store.load_members())
         self._digests = DigestWatch()
         self._outcome = Outcome()
+        self._outcome.counts.update(store.load_counts())
+        self._saved_counts = self._outcome.counts.copy()
+        self._outbox = Outbox(self._link, topics, store.signer, store.bundle, self._roster)
+        self._reception = Reception(topics, store, self._roster, self._outbox, self._outcome, self._digests)
         self._finished_at: float | None = None
-        self._synced_at = 0.0
-        self._round: OpenRound | None = None
+        self._snapshot_url = ""
+        self._closed: ClosedRound | None = None
+        self._ready = 0
+        self._last_round = store.journal.last_round
         self._resume()
 
     def run(self) -> Outcome:
@@ -91,15 +116,25 @@ class Server:
             log.warning("waiting for %d devices", self._wanted)
         try:
             while not self._done():
-                event = self._link.next(TICK_S)
-                if event is not None:
-                    self._handle(event)
-                while self._advance():
-                    pass
+                self.turn(self._link.take(TICK_S, MOST_EVENTS))
             self._evaluator.close()
         finally:
             self._link.close()
         return self._outcome
+
+    def turn(self, events: list[object]) -> None:
+        """Take in what happened, do what is due, and say so once it is on disk."""
+        with self._store.transaction():
+            for event in events:
+                self._handle(event)
+            while self._advance():
+                pass
+            self._store.save_members(self._roster.changed())
+            if self._outcome.counts != self._saved_counts:
+                self._store.save_counts(self._outcome.counts)
+                self._saved_counts = self._outcome.counts.copy()
+        self._ready = len(self._roster.ready(time.monotonic()))
+        self._outbox.flush()
 
     @property
     def bytes_sent(self) -> int:
@@ -111,9 +146,37 @@ class Server:
         """Payload received so far."""
         return self._link.bytes_down
 
+    def offer_snapshots(self, url: str) -> None:
+        """Tell devices that are far behind of snapshots, at ``url/ROUND``; call before :meth:`run`."""
+        self._snapshot_url = url
+
+    def standing(self) -> Standing:
+        """Where it is; any thread may ask."""
+        opened = self._round
+        return Standing(
+            round=self._last_round,
+            results=len(opened.results) if opened else 0,
+            asked=len(opened.cohort) if opened else 0,
+            ready=self._ready,
+            known=len(self._roster),
+            counts=dict(self._saved_counts),
+            bytes_sent=self.bytes_sent,
+            bytes_received=self.bytes_received,
+            loss=self._closed.loss if self._closed else float("nan"),
+            seconds=self._closed.seconds if self._closed else float("nan"),
+        )
+
+    @property
+    def _round(self) -> OpenRound | None:
+        return self._reception.round
+
+    @_round.setter
+    def _round(self, opened: OpenRound | None) -> None:
+        self._reception.round = opened
+
     def _resume(self) -> None:
         """Bring the evaluator to the journal's end, and reopen the round that was open."""
-        self._evaluator.submit(None, evaluate=True, digest=True)
+        self._evaluator.submit(None, evaluate=True, digest=True, snapshot=self._store.snapshot)
         for entry in self._store.journal.entries(after=self._evaluator.round):
             self._submit(entry)
         self._round = self._store.load_open_round(time.monotonic())
@@ -122,88 +185,20 @@ class Server:
 
     def _handle(self, event: object) -> None:
         if isinstance(event, Connected):
-            self._link.publish(self._topics.round, wire.encode(wire.Hello(self._store.journal.last_round)))
+            self._outbox.greet(Hello(self._store.journal.last_round))
         elif isinstance(event, Received):
-            kind, device = event.topic.split("/")[-2:]
-            try:
-                if not valid_id(device):
-                    raise MessageError("its sender's id is not valid")
-                self._receive(kind, device, wire.decode(event.payload))
-            except MessageError as error:
-                self._outcome.counts["messages dropped"] += 1
-                log.warning("a message of '%s' was dropped: %s", device, error)
+            self._reception.take(event.topic, event.payload)
         elif isinstance(event, Evaluated):
             self._observe(event)
         elif isinstance(event, Digested):
             self._outcome.digest = event.digest
-            self._expel(self._digests.learn(event.round, event.digest))
+            self._reception.expel(self._digests.learn(event.round, event.digest))
+        elif isinstance(event, Snapshot):
+            if self._snapshot_url:
+                self._reception.offer = event, f"{self._snapshot_url}/{event.round}"
+            self._observe(event)
         elif isinstance(event, Failed):
             raise event.error
-
-    def _receive(self, kind: str, device: str, message: wire.Message) -> None:
-        if kind == "state" and isinstance(message, wire.Presence):
-            self._roster.announce(device, message)
-        elif kind == "up" and isinstance(message, wire.Sync):
-            self._on_sync(device, message)
-        elif kind == "up" and isinstance(message, wire.Result):
-            self._on_result(device, message)
-        elif kind == "up" and isinstance(message, wire.Decline):
-            self._on_decline(device, message)
-        elif kind == "up" and isinstance(message, wire.Report):
-            self._outcome.reports[device] = message
-            self._send(device, wire.Ack(message.round))
-            self._expel(self._digests.claim(Claim(device, message.round, message.digest)))
-        else:
-            raise MessageError(f"a {type(message).__name__} is not for the topic '{kind}'")
-
-    def _on_sync(self, device: str, sync: wire.Sync) -> None:
-        if sync.bundle != self._store.bundle:
-            self._send(device, wire.Refusal("its bundle is not this job's; give it the job's bundle"))
-        elif sync.head != self._store.head(sync.round):
-            self._send(device, wire.Refusal("its journal is not this job's; give it a new state folder"))
-        else:
-            self._roster.accept(device)
-            self._synced_at = time.monotonic()
-            for entry in self._store.journal.entries(after=sync.round):
-                self._send(device, entry)
-            if self._round and device in self._round.cohort and device not in self._round.results:
-                self._send(device, self._round.plan)
-            if self._finished_at is not None:
-                self._send(device, wire.Finish(self._store.journal.last_round))
-
-    def _on_result(self, device: str, result: wire.Result) -> None:
-        last = self._store.journal.last_round
-        if result.round <= last:
-            self._outcome.counts["results late"] += 1
-            self._send(device, wire.Ack(result.round))
-            return
-        reason = refusal(self._round.plan, self._round.cohort, device, result) if self._round else "no round is open"
-        if reason is not None:
-            self._outcome.counts["results refused"] += 1
-            log.warning("a result of '%s' was refused: %s", device, reason)
-            return
-        assert self._round is not None
-        if device not in self._round.results:
-            self._store.save_result(device, result)
-            self._round.results[device] = result
-            self._outcome.counts["results accepted"] += 1
-            if result.digest and self._round.plan.digest:
-                self._expel(self._digests.claim(Claim(device, result.round - 1, result.digest)))
-        self._send(device, wire.Ack(result.round))
-
-    def _on_decline(self, device: str, decline: wire.Decline) -> None:
-        if self._round and decline.round == self._round.plan.round and device in self._round.cohort:
-            self._outcome.counts["plans declined"] += 1
-            self._round.declined[device] = decline.reason
-            self._send(device, wire.Ack(decline.round))
-
-    def _expel(self, wrong: Iterable[Claim]) -> None:
-        """Tell devices whose replicas differ to start afresh."""
-        for claim in wrong:
-            self._outcome.counts["digests differing"] += 1
-            log.error("the replica of '%s' differs from the server's after round %d", claim.device, claim.round)
-            reason = f"its replica differs after round {claim.round}; give it a new state folder"
-            self._send(claim.device, wire.Refusal(reason))
 
     def _advance(self) -> bool:
         """Do one thing that is due (open a round, close it, ask again, end the job) and tell whether there was one."""
@@ -212,10 +207,9 @@ class Server:
             if self._finished_at is not None:
                 return False
             if self._store.journal.last_round >= self._job.rounds:
-                self._finished_at = now
-                self._link.publish(self._topics.result, wire.encode(wire.Finish(self._store.journal.last_round)))
+                self._finish(now)
                 return True
-            if len(self._roster.ready()) < self._wanted:
+            if len(self._roster.ready(now)) < self._wanted:
                 return False
             self._open(now)
             return True
@@ -229,12 +223,12 @@ class Server:
 
     def _open(self, now: float) -> None:
         plan = plan_round(self._job, self._store.journal.last_round + 1)
-        cohort = choose_cohort(self._job, plan.round, self._roster.ready())
+        cohort = choose_cohort(self._job, plan.round, self._roster.ready(now), self._job.asked)
         self._wanted = self._job.quorum
         self._store.save_open_round(plan, cohort)
         self._round = OpenRound(plan, cohort, {}, now)
         for device in cohort:
-            self._send(device, plan)
+            self._reception.ask(device, plan)
 
     def _extend(self, now: float) -> None:
         """Give those that have not answered a new deadline, and ask as many others besides.
@@ -244,11 +238,12 @@ class Server:
         """
         assert self._round is not None
         current = self._round
-        others = set(self._roster.ready()) - set(current.cohort)
+        others = {name: candidate for name, candidate in self._roster.ready(now).items() if name not in current.cohort}
         if not current.missing and not others and current.declined:
             device, reason = next(iter(current.declined.items()))
             raise StateError(f"round {current.plan.round} cannot go on; device '{device}' says: {reason}")
-        fresh = choose_cohort(self._job, current.plan.round, others)[: self._job.cohort - len(current.results)]
+        wanted = self._job.asked - len(current.results)
+        fresh = choose_cohort(self._job, current.plan.round, others, wanted)
         asked = current.extend(fresh, now)
         log.warning(
             "round %d has %d of %d results at its deadline; asking %d devices, %d of them again",
@@ -256,26 +251,36 @@ class Server:
         )
         self._store.save_open_round(current.plan, current.cohort)
         for device in asked:
-            self._send(device, current.plan)
+            self._reception.ask(device, current.plan)
 
     def _close(self, now: float) -> None:
         assert self._round is not None
         plan, results = self._round.plan, self._round.results
         entry = close_round(plan, results)
         closed = describe_round(plan, results, now - self._round.started)
-        self._store.close_round(entry, closed)
+        signed = self._outbox.sign(entry, head=self._store.journal.head(plan.round - 1) or EMPTY)
+        self._store.close_round(entry, signed[-SIGNATURE_BYTES:], closed)
+        for device in results:
+            member = self._roster.get(device)
+            if member is not None:
+                member.served, member.results = plan.round, member.results + 1
         self._round = None
-        self._link.publish(self._topics.result, wire.encode(entry))
+        self._outbox.publish(signed)
         self._submit(entry)
+        self._closed, self._last_round = closed, plan.round
         self._observe(closed)
+
+    def _finish(self, now: float) -> None:
+        self._finished_at, self._reception.finished = now, True
+        self._outbox.publish(self._reception.farewell())
 
     def _submit(self, entry: Entry) -> None:
         last = entry.round >= self._job.rounds
         self._evaluator.submit(
             entry,
-            evaluate=last or entry.round % self._evaluate_every == 0,
+            evaluate=last or entry.round % self._conduct.evaluate_every == 0,
             digest=last or plan_round(self._job, entry.round + 1).digest,
-            snapshot=self._store.snapshot if last or entry.round % SNAPSHOT_EVERY == 0 else None,
+            snapshot=self._store.new_snapshot(entry.round) if last or entry.round % SNAPSHOT_EVERY == 0 else None,
         )
 
     def _done(self) -> bool:
@@ -287,9 +292,6 @@ class Server:
         if self._finished_at is None or self._digests.known(last) is None:
             return False
         waited = now - self._finished_at
-        if not self._outcome.reports.keys() >= set(self._roster.ready()):
+        if not self._outcome.reports.keys() >= self._roster.ready(now).keys():
             return waited > REPORT_S
-        return waited > ARRIVAL_S or (bool(self._outcome.reports) and now > self._synced_at + SETTLE_S)
-
-    def _send(self, device: str, message: wire.Message) -> None:
-        self._link.publish(self._topics.down(device), wire.encode(message))
+        return waited > ARRIVAL_S or (bool(self._outcome.reports) and now > self._reception.synced_at + SETTLE_S)

@@ -3,37 +3,48 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from broker.open_round import OpenRound
+from broker.roster import Member
 from broker.rounds import ClosedRound
 from device_runtime.errors import StateError
 from device_runtime.journal import EMPTY, Journal, chain, connect
 from device_runtime.plan import Entry, Plan
 from device_runtime.state import lock_folder
+from device_runtime.tensors import make_folder
+from device_runtime.trust import Signer, write_pin
 from device_runtime.wire import Result, decode, encode
 
-DATABASE, SNAPSHOT = "server.sqlite", "snapshot.safetensors"
+DATABASE, SNAPSHOTS, KEY = "server.sqlite", "snapshots", "server.key"
+#: Snapshots that are kept: the one before the newest may be on its way to a device.
+KEPT = 2
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS job (bundle BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS open_round (round INTEGER PRIMARY KEY, plan BLOB NOT NULL, cohort TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS results (round INTEGER, device TEXT, result BLOB NOT NULL, PRIMARY KEY (round, device));
 CREATE TABLE IF NOT EXISTS history (
-    round INTEGER PRIMARY KEY, loss REAL, devices TEXT, seconds REAL, step_seconds REAL
+    round INTEGER PRIMARY KEY, loss REAL, devices TEXT, seconds REAL, step_seconds REAL, closed REAL
 );
+CREATE TABLE IF NOT EXISTS devices (
+    name TEXT PRIMARY KEY, key BLOB NOT NULL, round INTEGER, examples INTEGER, battery REAL, charging INTEGER,
+    served INTEGER, results INTEGER, bytes_up INTEGER, bytes_down INTEGER, seen REAL
+);
+CREATE TABLE IF NOT EXISTS counts (name TEXT PRIMARY KEY, count INTEGER NOT NULL);
 """
 
 
 class ServerStore:
-    """The server's state folder. Everything is on disk when a method returns.
+    """The server's state folder. What a method writes is on disk when it returns, or when a transaction around it ends.
 
     Attributes:
         bundle: identity of the job's bundle.
         journal: the entries of closed rounds.
-        snapshot: where the server's replica is kept.
+        signer: signs what the server sends; made here the first time.
     """
 
     def __init__(self, folder: Path, bundle: bytes) -> None:
@@ -47,13 +58,12 @@ class ServerStore:
         """
         self._lock = lock_folder(folder)
         self.bundle = bundle
-        self.snapshot = folder / SNAPSHOT
+        self._snapshots = folder / SNAPSHOTS
+        self._snapshots.mkdir(exist_ok=True)
+        self.signer = Signer(folder / KEY)
         self._connection = connect(folder / DATABASE)
         self._connection.executescript(_SCHEMA)
         self.journal = Journal(self._connection)
-        self._heads = [EMPTY]
-        for entry in self.journal.entries():
-            self._heads.append(chain(self._heads[-1], entry))
         row = self._connection.execute("SELECT bundle FROM job").fetchone()
         if row is None:
             self._connection.execute("INSERT INTO job VALUES (?)", (bundle,))
@@ -62,7 +72,7 @@ class ServerStore:
 
     def save_open_round(self, plan: Plan, cohort: tuple[str, ...]) -> None:
         """Record the plan and who is asked, before they are."""
-        with self._transaction() as execute:
+        with self.transaction() as execute:
             execute("DELETE FROM open_round")
             execute("INSERT INTO open_round VALUES (?, ?, ?)", (plan.round, encode(plan), " ".join(cohort)))
 
@@ -81,37 +91,76 @@ class ServerStore:
 
     def save_result(self, device: str, result: Result) -> None:
         """Keep a device's result of the open round; a second one of the same device changes nothing."""
-        with self._transaction() as execute:
+        with self.transaction() as execute:
             execute("INSERT OR IGNORE INTO results VALUES (?, ?, ?)", (result.round, device, encode(result)))
 
-    def close_round(self, entry: Entry, closed: ClosedRound) -> None:
-        """Append the entry and forget the open round, at once or not at all."""
-        with self._transaction() as execute:
-            self.journal.append(entry)
+    def close_round(self, entry: Entry, signature: bytes, closed: ClosedRound) -> None:
+        """Append the signed entry and forget the open round, at once or not at all."""
+        with self.transaction() as execute:
+            self.journal.append(entry, chain(self.journal.head(entry.round - 1) or EMPTY, entry), signature)
             execute("DELETE FROM open_round")
             execute("DELETE FROM results")
             execute(
-                "INSERT INTO history VALUES (?, ?, ?, ?, ?)",
-                (closed.round, closed.loss, " ".join(closed.devices), closed.seconds, closed.step_seconds),
+                "INSERT INTO history VALUES (?, ?, ?, ?, ?, ?)",
+                (closed.round, closed.loss, " ".join(closed.devices), closed.seconds, closed.step_seconds, time.time()),
             )
-        self._heads.append(chain(self._heads[-1], entry))
 
-    def head(self, round: int) -> bytes | None:
-        """Hash of the journal up to a round, None when it has not come so far."""
-        return self._heads[round] if round < len(self._heads) else None
+    def counted(self, round: int, device: str) -> bool:
+        """Whether a device's result is part of a closed round."""
+        row = self._connection.execute("SELECT devices FROM history WHERE round = ?", (round,)).fetchone()
+        return row is not None and device in row[0].split()
 
-    def history(self) -> list[ClosedRound]:
-        """All closed rounds in order."""
-        rows = self._connection.execute("SELECT * FROM history ORDER BY round").fetchall()
-        return [
-            ClosedRound(number, loss, tuple(devices.split()), seconds, step)
-            for number, loss, devices, seconds, step in rows
-        ]
+    def save_members(self, members: Iterable[Member]) -> None:
+        """Keep what is known of some devices."""
+        with self.transaction() as execute:
+            for m in members:
+                execute(
+                    "INSERT OR REPLACE INTO devices VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (m.name, m.key, m.round, m.examples, m.battery, m.charging, m.served, m.results, m.bytes_up,
+                     m.bytes_down, time.time()),
+                )  # fmt: skip
+
+    def load_members(self) -> Iterator[Member]:
+        """The devices that are known; none of them is there yet."""
+        for row in self._connection.execute("SELECT * FROM devices").fetchall():
+            name, key, round, examples, battery, charging, served, results, up, down, _ = row
+            yield Member(
+                name, key, round=round, examples=examples, battery=battery, charging=bool(charging), served=served,
+                results=results, bytes_up=up, bytes_down=down,
+            )  # fmt: skip
+
+    def save_counts(self, counts: Mapping[str, int]) -> None:
+        """Keep what happened how often."""
+        with self.transaction() as execute:
+            for name, count in counts.items():
+                execute("INSERT OR REPLACE INTO counts VALUES (?, ?)", (name, count))
+
+    def load_counts(self) -> dict[str, int]:
+        """What happened how often."""
+        return dict(self._connection.execute("SELECT name, count FROM counts").fetchall())
+
+    def new_snapshot(self, round: int) -> Path:
+        """Where the snapshot of a round is written; old ones are removed."""
+        for path in _snapshots(self._snapshots)[: -KEPT + 1]:
+            path.unlink(missing_ok=True)
+        return self._snapshots / f"{round:08d}.safetensors"
+
+    def snapshots(self) -> dict[int, Path]:
+        """Round → snapshot."""
+        return {int(path.stem): path for path in _snapshots(self._snapshots)}
+
+    @property
+    def snapshot(self) -> Path | None:
+        """The newest snapshot."""
+        return newest_snapshot(self._snapshots.parent)
 
     @contextmanager
-    def _transaction(self) -> Iterator[Callable[..., sqlite3.Cursor]]:
-        """All of what is executed inside, or nothing."""
+    def transaction(self) -> Iterator[Callable[..., sqlite3.Cursor]]:
+        """All of what is written inside, or nothing. One inside another is part of it."""
         try:
+            if self._connection.in_transaction:
+                yield self._connection.execute
+                return
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection.execute
@@ -123,17 +172,53 @@ class ServerStore:
             raise StateError(f"the server's database cannot be written: {error}") from None
 
 
-def read_journal(path: Path) -> list[Entry]:
+def pin_bundle(bundle: Path, folder: Path) -> None:
+    """Say in a bundle that it belongs to the server with this state folder, as the server itself does when it starts.
+
+    Raises:
+        BundleError: it belongs to another.
+        StateError: the folder cannot be used.
+    """
+    make_folder(folder)
+    write_pin(bundle, Signer(folder / KEY).public)
+
+
+def newest_snapshot(folder: Path) -> Path | None:
+    """The newest snapshot in a server's state folder."""
+    return max(_snapshots(folder / SNAPSHOTS), default=None)
+
+
+def _snapshots(folder: Path) -> list[Path]:
+    """Snapshots, the newest last."""
+    return sorted(path for path in folder.glob("*.safetensors") if path.stem.isdecimal())
+
+
+def read_journal(folder: Path) -> list[Entry]:
     """All entries of a server's journal, given its state folder.
 
     Raises:
         StateError: there is none, or it is damaged.
     """
-    file = path / DATABASE
-    if not file.is_file():
-        raise StateError(f"{path} has no journal; give the state folder of a server")
-    connection = connect(file)
-    try:
+    with closing(_open_database(folder)) as connection:
         return list(Journal(connection).entries())
-    finally:
-        connection.close()
+
+
+def read_history(folder: Path) -> list[ClosedRound]:
+    """All closed rounds in order, given a server's state folder. Raises StateError when it is none."""
+    with closing(_open_database(folder)) as connection:
+        return _history(connection)
+
+
+def _open_database(folder: Path) -> sqlite3.Connection:
+    file = folder / DATABASE
+    if not file.is_file():
+        raise StateError(f"{folder} has no journal; give the state folder of a server")
+    return connect(file)
+
+
+def _history(connection: sqlite3.Connection) -> list[ClosedRound]:
+    rows = connection.execute("SELECT * FROM history ORDER BY round").fetchall()
+    return [
+        ClosedRound(number, loss, tuple(devices.split()), seconds, step)
+        for number, loss, devices, seconds, step, _ in rows
+    ]

@@ -1,32 +1,41 @@
 """The device's agent: it keeps its replica up with the journal and answers plans, over MQTT.
 
 Everything it needs to go on after a kill is in its state folder. A result is sent again until the server acknowledges
-it or the round is over; entries are applied exactly once and in order, and a gap is asked for.
+it or the round is over; entries are applied exactly once and in order, and a gap is asked for. What the broker brings
+is believed only with the signature of the server that the bundle names.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import resource
+import random
 import secrets
 import time
-from pathlib import Path
+from collections.abc import Callable, Iterable
 
+from device_runtime.access import Access
+from device_runtime.catch_up import Planner
+from device_runtime.complaints import Complaints
 from device_runtime.data import DataStore
 from device_runtime.engines import Engine
 from device_runtime.errors import FedSPZOError, MessageError, PlanError, StateError
 from device_runtime.estimator import measure
 from device_runtime.forward import Forward
 from device_runtime.link import Connected, Link, Received, Topics, Will
+from device_runtime.memory import peak_rss_bytes
 from device_runtime.plan import Entry, Plan
+from device_runtime.power import read_power
 from device_runtime.state import DeviceState
+from device_runtime.trust import Scope, check, read_pin, split
 from device_runtime.wire import (
     Ack,
+    Batch,
     Decline,
     Finish,
     Hello,
     Message,
+    Offer,
     Presence,
     Refusal,
     Report,
@@ -34,6 +43,7 @@ from device_runtime.wire import (
     Sync,
     decode,
     encode,
+    fingerprint,
 )
 
 log = logging.getLogger(__name__)
@@ -42,28 +52,51 @@ log = logging.getLogger(__name__)
 RESEND_S = 5.0
 #: Times that a report is sent before the device ends without an acknowledgement.
 REPORTS = 12
-#: Seconds without any message after which the device asks whether it missed something.
-IDLE_S = 30.0
+#: Seconds without any message after which the device says where it stands, to show that it is there.
+IDLE_S = 60.0
 
 
 class Agent:
     """One device of one job."""
 
-    def __init__(self, url: str, job: str, engine: Engine, state: DeviceState, store: DataStore) -> None:
-        """Raises BrokerError when the URL is not a broker's, BundleError or EngineError when the graphs cannot run."""
+    def __init__(
+        self,
+        access: Access,
+        job: str,
+        engine: Engine,
+        state: DeviceState,
+        examples: Callable[[], DataStore],
+        observe: Callable[[Ack], None] = lambda ack: None,
+    ) -> None:
+        """Prepare to take part.
+
+        Args:
+            examples: gives those to measure on, asked anew for each round.
+            observe: told of each acknowledgement of a result.
+
+        Raises:
+            BundleError, EngineError: the graphs cannot run, or the bundle names no server.
+        """
         self._state = state
-        self._store = store
+        self._examples = examples
+        self._observe = observe
+        self._authority = access.authority
         self._forward = Forward(engine, state.replica)
+        self._server = read_pin(state.replica.bundle.folder)
         self._topics = Topics(job)
         self._session = secrets.randbits(63)
         device = state.device
         self._link = Link(
-            url,
+            access,
             client_id=device,
             subscriptions=[self._topics.round, self._topics.result, self._topics.down(device)],
-            will=Will(self._topics.state(device), self._presence(online=False)),
+            will=Will(self._topics.state(device), self._sign(Presence(False, self._session))),
         )
+        self._planner = Planner()
+        self._complaints = Complaints(log)
         self._plan: Plan | None = None
+        #: A plan, or the end of the job, that follows a round which the replica has yet to come to.
+        self._ahead: bytes | None = None
         self._answered: tuple[Plan, Result | Decline] | None = None
         self._results = 0
         self._reports = 0
@@ -82,27 +115,25 @@ class Agent:
         self._link.connect()
         try:
             while not self._finished:
+                # Devices that lost the server together do not all come back in the same instant.
                 wait = self._sent_at + RESEND_S - time.monotonic() if self._unanswered else IDLE_S
-                self._handle(self._link.next(wait))
+                self.turn(self._link.next(wait + random.uniform(0, 1)))
                 if self._link.events.empty():  # what waits may be this round's entry
                     self._answer_plan()
         finally:
-            self._announce(online=False)
+            self._publish(Presence(False, self._session))
             self._link.close()
 
-    @property
-    def _finished(self) -> bool:
-        return self._last_round is not None and self._unanswered is None
-
-    def _handle(self, event: object) -> None:
+    def turn(self, event: object) -> None:
+        """Take in what happened, or that nothing did."""
         if isinstance(event, Connected):
-            self._announce(online=True)
+            self._publish(Presence(True, self._session))
             self._sync(at_once=True)
         elif isinstance(event, Received):
             try:
-                self._receive(decode(event.payload))
+                self._receive(event.payload)
             except (MessageError, PlanError) as error:
-                log.warning("a message on %s was dropped: %s", event.topic, error)
+                self._complaints.add(event.topic, f"a message on {event.topic} was dropped: {error}")
         elif self._unanswered is None:
             self._sync()
         elif self._reports < REPORTS:
@@ -111,34 +142,87 @@ class Agent:
             log.warning("the server has not acknowledged the report of device '%s'", self._state.device)
             self._unanswered = None
 
-    def _receive(self, message: Message) -> None:
-        replica = self._state.replica
+    @property
+    def _finished(self) -> bool:
+        return self._last_round is not None and self._unanswered is None
+
+    def _receive(self, signed: bytes) -> None:
+        message = decode(split(signed))
         if isinstance(message, Entry):
-            if message.round == replica.round + 1:
-                self._state.apply(message)
-                self._settle(message.round)
-            elif message.round > replica.round + 1:
-                self._sync()
-        elif isinstance(message, Plan):
-            if message.round > replica.round:
-                self._plan = message
-            if message.round > replica.round + 1:
-                self._sync()
+            self._follow([signed])
+        elif isinstance(message, Plan | Finish):
+            self._expect(message, signed)
         elif isinstance(message, Hello):
+            self._check(signed)
             self._sync(at_once=True)
+        else:
+            self._check(signed, to=self._state.device)
+            self._obey(message)
+
+    def _obey(self, message: Message) -> None:
+        """Do what the server has said to this device."""
+        if isinstance(message, Batch):
+            self._sync(at_once=self._follow(message.entries))
         elif isinstance(message, Ack):
+            if isinstance(self._unanswered, Result) and self._unanswered.round == message.round:
+                self._observe(message)
             self._settle(message.round)
-        elif isinstance(message, Finish):
-            self._finish(message.round)
-        elif isinstance(message, Refusal):
+        elif isinstance(message, Offer):
+            self._consider(message)
+        elif isinstance(message, Refusal) and message.session == self._session:
             raise StateError(f"the server refuses device '{self._state.device}': {message.reason}")
+
+    def _follow(self, entries: Iterable[bytes]) -> bool:
+        """Apply journal entries that come next, leaving out those that are known; tell whether there was one."""
+        replica, started = self._state.replica, time.perf_counter()
+        before = replica.round
+        for signed in entries:
+            entry = decode(split(signed))
+            if not isinstance(entry, Entry):
+                raise MessageError("a batch holds something else than journal entries")
+            if entry.round > replica.round + 1:
+                self._sync()
+                break
+            if entry.round == replica.round + 1:
+                self._check(signed, head=replica.head)
+                self._state.apply(entry)
+                self._settle(entry.round)
+        self._planner.applied(replica.round - before, time.perf_counter() - started)
+        if replica.round > before and self._ahead is not None:
+            ahead, self._ahead = self._ahead, None
+            self._receive(ahead)
+        return replica.round > before
+
+    def _expect(self, message: Plan | Finish, signed: bytes) -> None:
+        """Take a plan or the end of the job, when the replica has come to where it belongs."""
+        replica = self._state.replica
+        follows = message.round - 1 if isinstance(message, Plan) else message.round
+        if follows > replica.round:
+            self._ahead = signed
+            self._sync()
+        elif follows == replica.round and isinstance(message, Plan):
+            self._check(signed, to=self._state.device, head=replica.head)
+            self._plan = message
+        elif follows == replica.round:
+            self._check(signed, head=replica.head)
+            self._finish(message.round)
+
+    def _consider(self, offer: Offer) -> None:
+        """Take a snapshot instead of the journal's entries, where that is quicker."""
+        replica, file = self._state.replica, self._state.folder / "offered.safetensors"
+        behind = offer.round - replica.round
+        if behind > 0 and self._planner.fetch(offer, behind, file, self._authority):
+            try:
+                self._state.adopt(file)
+            except StateError as error:
+                log.warning("%s", error)
+            self._sync(at_once=True)
 
     def _answer_plan(self) -> None:
         """Measure for the plan at hand, or send the result again when its round was measured already."""
-        plan = self._plan
+        plan, self._plan = self._plan, None
         if plan is None or plan.round != self._state.replica.round + 1:
             return
-        self._plan = None
         if self._answered is None or self._answered[0] != plan:
             self._answered = plan, self._measure(plan)
             self._results += 1
@@ -148,14 +232,16 @@ class Agent:
         start = time.perf_counter()
         digest = self._state.replica.digest() if plan.digest else b""
         try:
-            measured = measure(self._forward, self._store, plan, self._state.device)
+            measured = measure(self._forward, self._examples(), plan, self._state.device)
         except FedSPZOError as error:
             log.warning("the plan of round %d cannot be carried out: %s", plan.round, error)
             return Decline(plan.round, str(error)[:200])
         if not all(map(math.isfinite, (measured.loss, *measured.scalars))):
             return Decline(plan.round, "its loss is not finite: the model has diverged; lower the learning rates")
         seconds = time.perf_counter() - start
-        return Result(plan.round, measured.scalars, measured.loss, measured.examples, seconds, digest)
+        return Result(
+            plan.round, fingerprint(plan), measured.scalars, measured.loss, measured.examples, seconds, digest
+        )
 
     def _settle(self, round: int) -> None:
         """Stop sending what a round's acknowledgement or entry answers."""
@@ -163,16 +249,13 @@ class Agent:
             self._unanswered = None
 
     def _finish(self, last_round: int) -> None:
-        replica = self._state.replica
-        if replica.round < last_round:
-            self._sync()
-        elif self._last_round is None:
+        if self._last_round is None:
             self._last_round = last_round
             self._state.snapshot()
             self._send(
                 Report(
-                    round=replica.round,
-                    digest=replica.digest(),
+                    round=last_round,
+                    digest=self._state.replica.digest(),
                     rss_bytes=peak_rss_bytes(),
                     bytes_up=self._link.bytes_up,
                     bytes_down=self._link.bytes_down,
@@ -180,34 +263,41 @@ class Agent:
                 )
             )
 
-    def _presence(self, online: bool) -> bytes:
-        return encode(Presence(online, self._session))
-
-    def _announce(self, online: bool) -> None:
-        self._link.publish(self._topics.state(self._state.device), self._presence(online), retain=True)
-
     def _sync(self, at_once: bool = False) -> None:
         """Say where the replica stands, to be sent what it lacks; not in a burst, since each is answered in full."""
         if at_once or time.monotonic() >= self._synced_at + RESEND_S:
             self._synced_at = time.monotonic()
-            replica = self._state.replica
-            sync = Sync(replica.bundle.identity, replica.round, replica.head, len(self._store))
-            self._link.publish(self._topics.up(self._state.device), encode(sync))
+            replica, power = self._state.replica, read_power()
+            self._publish(
+                Sync(
+                    key=self._state.signer.public,
+                    session=self._session,
+                    bundle=replica.bundle.identity,
+                    round=replica.round,
+                    head=replica.head,
+                    examples=len(self._examples()),
+                    battery=power.battery,
+                    charging=power.charging,
+                )
+            )
 
     def _send(self, message: Result | Decline | Report) -> None:
         self._reports += isinstance(message, Report)
         self._unanswered = message
         self._sent_at = time.monotonic()
-        self._link.publish(self._topics.up(self._state.device), encode(message))
+        self._publish(message)
 
+    def _publish(self, message: Message) -> None:
+        device, retain = self._state.device, isinstance(message, Presence)
+        topic = self._topics.state(device) if retain else self._topics.up(device)
+        self._link.publish(topic, self._sign(message), retain=retain)
 
-def peak_rss_bytes() -> int:
-    """Largest resident memory that this process has had.
+    def _sign(self, message: Message) -> bytes:
+        return self._state.signer.sign(encode(message), self._scope(self._state.device))
 
-    Linux's own count is asked for: ``getrusage`` also remembers what the parent held when it forked.
-    """
-    try:
-        status = Path("/proc/self/status").read_text(encoding="utf-8")
-        return int(status.split("VmHWM:")[1].split()[0]) * 1024
-    except (OSError, IndexError):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    def _check(self, signed: bytes, to: str = "", head: bytes = b"") -> None:
+        """Raise MessageError unless the server has said this, to whom it is for, after this journal."""
+        check(signed, self._scope(to, head), self._server)
+
+    def _scope(self, device: str, head: bytes = b"") -> Scope:
+        return Scope(self._topics.job, self._state.replica.bundle.identity, device, head)

@@ -23,6 +23,7 @@ def connect(path: Path) -> sqlite3.Connection:
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA wal_checkpoint")  # what a killed process wrote can be read and yet not be on disk
         return connection
     except sqlite3.Error as error:
         raise StateError(f"{path} cannot be used ({error}); is the disk full, or the folder another job's?") from None
@@ -33,19 +34,31 @@ EMPTY = bytes(16)
 
 
 class Journal:
-    """Entries of consecutive rounds over a SQLite connection."""
+    """Entries of consecutive rounds over a SQLite connection, each signed by the server and with the hash up to it."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self._query("CREATE TABLE IF NOT EXISTS journal (round INTEGER PRIMARY KEY, entry BLOB NOT NULL)")
+        self._query(
+            "CREATE TABLE IF NOT EXISTS journal"
+            " (round INTEGER PRIMARY KEY, entry BLOB NOT NULL, signature BLOB NOT NULL, head BLOB NOT NULL)"
+        )
 
     @property
     def last_round(self) -> int:
         """Number of the last round in it, 0 when it is empty. Raises StateError when the file is damaged."""
         return int(self._query("SELECT COALESCE(MAX(round), 0) FROM journal")[0][0])
 
-    def append(self, entry: Entry) -> None:
-        """Add the next round's entry; it is on disk when this returns.
+    def head(self, round: int) -> bytes | None:
+        """Hash of the journal up to a round, None when it does not have the round."""
+        rows = self._query("SELECT head FROM journal WHERE round = ?", (round,)) if round else [(EMPTY,)]
+        return bytes(rows[0][0]) if rows else None
+
+    def append(self, entry: Entry, head: bytes, signature: bytes = b"") -> None:
+        """Add the next round's entry; it is on disk when this returns, or when the transaction around it is.
+
+        Args:
+            head: hash of the journal with the entry.
+            signature: of the entry's bytes.
 
         Raises:
             StateError: the entry's round is not the next one.
@@ -53,7 +66,7 @@ class Journal:
         last = self.last_round
         if last and entry.round != last + 1:
             raise StateError(f"the journal ends at round {last} and cannot take round {entry.round}")
-        self._query("INSERT INTO journal VALUES (?, ?)", (entry.round, encode(entry)))
+        self._query("INSERT INTO journal VALUES (?, ?, ?, ?)", (entry.round, encode(entry), signature, head))
 
     def entries(self, after: int = 0) -> Iterator[Entry]:
         """Entries of the rounds after ``after``, in order. Raises StateError when one is damaged or missing."""
@@ -68,6 +81,18 @@ class Journal:
                 raise StateError(f"the journal lacks round {expected}; remove the state folder to start afresh")
             expected += 1
             yield entry
+
+    def signed(self, after: int, most_bytes: int) -> tuple[bytes, ...]:
+        """Signed entries of the rounds after ``after``, as many as make up so many bytes but at least one."""
+        found: list[bytes] = []
+        size = 0
+        statement = "SELECT entry, signature FROM journal WHERE round > ? ORDER BY round LIMIT 1000"
+        for entry, signature in self._query(statement, (after,)):
+            size += len(entry) + len(signature)
+            if found and size > most_bytes:
+                break
+            found.append(entry + signature)
+        return tuple(found)
 
     def forget(self, up_to: int) -> None:
         """Drop the entries up to a round, which a snapshot now stands for."""

@@ -6,25 +6,35 @@ it again until an application acknowledgement, so this layer only connects and r
 
 from __future__ import annotations
 
+import functools
+import logging
 import queue
+import random
 import re
 import socket
+import ssl
+import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
-from urllib.parse import unquote, urlsplit
+from typing import Any
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
+from device_runtime.access import Access
 from device_runtime.errors import BrokerError
-from device_runtime.wire import MAX_BYTES
+from device_runtime.trust import MAX_SIGNED_BYTES
 
-_DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
+log = logging.getLogger(__name__)
+
 _KEEPALIVE_S = 30
+#: The wait before the n-th attempt in a row to connect is drawn from 0 to 2ⁿ seconds, with n up to this.
+_MAX_BACKOFF = 5
 
+#: Bytes received and not yet taken, beyond which messages are dropped: their senders send them again.
+_MOST_WAITING = 1 << 26
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -97,68 +107,69 @@ class Link:
         bytes_up, bytes_down: payload bytes published and received.
     """
 
-    def __init__(self, url: str, client_id: str, subscriptions: Sequence[str], will: Will | None = None) -> None:
+    def __init__(
+        self, access: Access | str, client_id: str, subscriptions: Sequence[str], will: Will | None = None
+    ) -> None:
         """Prepare a connection.
 
         Args:
-            url: ``mqtt://[user:password@]host[:port]``, or with ``mqtts``, ``ws``, ``wss``.
+            access: the broker and the login, or a URL as :meth:`Access.parse` takes it.
             client_id: unique at the broker.
             subscriptions: topic filters, subscribed at every connect.
             will: for the broker to publish.
 
         Raises:
-            BrokerError: the URL is not one of a broker.
+            BrokerError: the URL is not one of a broker, or the authority not a certificate.
         """
-        self.url = url
+        self.access = access = Access.parse(access) if isinstance(access, str) else access
         self.events: queue.Queue[Any] = queue.Queue()
         self.bytes_up = 0
         self.bytes_down = 0
+        self._queued = self._taken = 0  # bytes, each counted by one thread
         self._subscriptions = list(subscriptions)
         self._connected = threading.Event()
         self._refusal = ""
+        self._failure = ""
+        self._attempts = 0
+        self._granted_at = 0.0
         self._unsent: list[mqtt.MQTTMessageInfo] = []
-        try:
-            parts = urlsplit(url)
-            port = parts.port or _DEFAULT_PORTS[parts.scheme]
-            host = (parts.hostname or "localhost").encode("idna").decode()
-        except (KeyError, ValueError):
-            raise BrokerError(f"'{url}' is not a broker's URL; write one as mqtt://host:1883") from None
-        self._address = (host, port)
-        transport: Literal["tcp", "websockets"] = "websockets" if parts.scheme.startswith("ws") else "tcp"
         self._client = mqtt.Client(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
             clean_session=True,
             protocol=mqtt.MQTTv311,
-            transport=transport,
+            transport="websockets" if access.websockets else "tcp",
         )
-        if parts.scheme in ("mqtts", "wss"):
-            self._client.tls_set()
-        if parts.username is not None:
-            self._client.username_pw_set(unquote(parts.username), unquote(parts.password or ""))
+        if access.websockets:
+            self._client.ws_set_options(path=access.path)
+        if access.tls:
+            self._client.tls_set_context(_tls_context(access))
+        if access.user:
+            self._client.username_pw_set(access.user, access.password)
         if will is not None:
             self._client.will_set(will.topic, will.payload, qos=1, retain=True)
-        self._client.reconnect_delay_set(1, 30)
-        self._client.on_socket_open = _disable_nagle
-        self._client.on_connect = self._on_connect
-        self._client.on_subscribe = self._on_subscribe
-        self._client.on_message = self._on_message
+        self._client.on_socket_open = _guarded(_disable_nagle)
+        self._client.on_connect = _guarded(self._on_connect)
+        self._client.on_connect_fail = _guarded(self._on_connect_fail)
+        self._client.on_disconnect = _guarded(self._on_disconnect)
+        self._client.on_subscribe = _guarded(self._on_subscribe)
+        self._client.on_message = _guarded(self._on_message)
 
     def connect(self, timeout: float = 15.0) -> None:
         """Connect and subscribe; from then on the link reconnects by itself.
 
         Raises:
-            BrokerError: nobody answers within ``timeout`` seconds, or the broker refuses.
+            BrokerError: nobody answers within ``timeout`` seconds, the broker refuses, or its certificate is not good.
         """
-        self._client.connect_async(*self._address, keepalive=_KEEPALIVE_S)
+        self._client.connect_async(self.access.host, self.access.port, keepalive=_KEEPALIVE_S)
         self._client.loop_start()
         end = time.monotonic() + timeout
         while not self._connected.wait(0.05):
             if self._refusal or time.monotonic() > end:
                 self._client.loop_stop()
-                reason = f"refuses: {self._refusal}" if self._refusal else f"does not answer within {timeout:g} s"
-                cure = "check user name and password" if self._refusal else "start it, or check the URL"
-                raise BrokerError(f"the broker at {self._place} {reason}; {cure}")
+                failure = f" ({self._failure})" if self._failure else ""
+                silence = f"does not answer within {timeout:g} s{failure}; start it, or check the URL"
+                raise BrokerError(f"the broker at {self.access.place} {self._refusal or silence}")
 
     def publish(self, topic: str, payload: bytes, retain: bool = False) -> None:
         """Send a message, unless the connection is down: whoever needs it sent sends it again."""
@@ -169,10 +180,20 @@ class Link:
 
     def next(self, timeout: float) -> Any | None:
         """The next event, or None when there is none for ``timeout`` seconds."""
+        events = self.take(timeout, 1)
+        return events[0] if events else None
+
+    def take(self, timeout: float, most: int) -> list[Any]:
+        """What has happened, at most so many events; waits up to ``timeout`` seconds for the first."""
+        events: list[Any] = []
         try:
-            return self.events.get(timeout=max(timeout, 0.0))
+            events.append(self.events.get(timeout=max(timeout, 0.0)))
+            while len(events) < most:
+                events.append(self.events.get_nowait())
         except queue.Empty:
-            return None
+            pass
+        self._taken += sum(len(event.payload) for event in events if isinstance(event, Received))
+        return events
 
     def close(self, timeout: float = 5.0) -> None:
         """Wait until the broker has what was sent (for ``timeout`` seconds at most) and disconnect."""
@@ -184,30 +205,84 @@ class Link:
         self._client.disconnect()
         self._client.loop_stop()
 
-    @property
-    def _place(self) -> str:
-        return f"{urlsplit(self.url).scheme}://{self._address[0]}:{self._address[1]}"
-
     def _on_connect(self, client: mqtt.Client, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
         if reason.is_failure:
-            self._refusal = str(reason)
+            self._refuse(f"refuses: {reason}; check user name and password")
         else:
             client.subscribe([(topic, 1) for topic in self._subscriptions])
 
+    def _on_connect_fail(self, client: mqtt.Client, userdata: Any) -> None:
+        error = sys.exc_info()[1]  # paho calls from where it handles the exception, and does not pass it on
+        if isinstance(error, ssl.SSLCertVerificationError):
+            reason = error.verify_message.rstrip(".")
+            self._refuse(
+                f"shows a certificate that cannot be trusted: {reason}; use this broker's own access file, a host name "
+                "in its certificate and a right clock"
+            )
+        elif isinstance(error, OSError):
+            self._failure = error.strerror or str(error)
+        self._back_off()
+
+    def _on_disconnect(self, client: mqtt.Client, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
+        if self._granted_at and time.monotonic() - self._granted_at > _KEEPALIVE_S:
+            self._attempts = 0
+        self._granted_at = 0.0
+        self._back_off()
+
     def _on_subscribe(self, client: mqtt.Client, userdata: Any, mid: int, reasons: Any, properties: Any) -> None:
         if any(reason.is_failure for reason in reasons):
-            self._refusal = "it does not grant the subscriptions"
+            self._refuse("refuses: it does not grant the subscriptions; check the rights of this user")
             return
         self._refusal = ""
+        self._granted_at = time.monotonic()
         self._connected.set()
         self.events.put(Connected())
 
+    def _refuse(self, refusal: str) -> None:
+        """What :meth:`connect` raises; once it has returned, people are told and the link tries again."""
+        self._refusal = refusal
+        if self._connected.is_set():
+            log.warning("the broker at %s %s", self.access.place, refusal)
+
+    def _back_off(self) -> None:
+        """Draw the wait before the next attempt at random, so that many devices do not come back in step."""
+        self._attempts = min(self._attempts + 1, _MAX_BACKOFF)
+        wait = random.uniform(0, 2**self._attempts)
+        self._client.reconnect_delay_set(wait, wait)  # type: ignore[arg-type]  # it takes fractions as well
+
     def _on_message(self, client: mqtt.Client, userdata: Any, message: mqtt.MQTTMessage) -> None:
         self.bytes_down += len(message.payload)
-        if len(message.payload) <= MAX_BYTES:
+        size = len(message.payload)
+        if size <= MAX_SIGNED_BYTES and self._queued - self._taken + size <= _MOST_WAITING:
+            self._queued += size
             self.events.put(Received(message.topic, bytes(message.payload)))
 
 
 def _disable_nagle(client: mqtt.Client, userdata: Any, connection: Any) -> None:
     """Small packets leave at once: Nagle's algorithm costs 40 ms a round trip."""
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _guarded(callback: Callable[..., None]) -> Callable[..., None]:
+    """A callback that tells of an exception, which would end paho's thread without a word."""
+
+    @functools.wraps(callback)
+    def guarded(*arguments: Any) -> None:
+        try:
+            callback(*arguments)
+        except Exception:
+            log.exception("the connection to the broker met an error of the program")
+
+    return guarded
+
+
+def _tls_context(access: Access) -> ssl.SSLContext:
+    """Trusts the access's authority and nobody else, or without one those of the system; checks the host's name."""
+    try:
+        context = ssl.create_default_context(cadata=access.authority or None)
+    except (ssl.SSLError, ValueError, TypeError):
+        raise BrokerError(
+            f"the authority in the access to {access.place} is not a certificate; make the access file anew"
+        ) from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context

@@ -36,8 +36,6 @@ class Replica:
             StateError: the snapshot is damaged or of another bundle.
         """
         self.bundle = bundle
-        self.round = 0
-        self.head = EMPTY
         specs = bundle.manifest.tensors
         self._trainable = {
             index: aligned_empty(spec.shape, DTYPES[spec.dtype]) for index, spec in enumerate(specs) if spec.trainable
@@ -46,10 +44,19 @@ class Replica:
         used = {index for stage in stages for index in stage.tensors} - self._trainable.keys()
         self._frozen = {i: _aligned(bundle.tensor(i)) for i in sorted(used)}
         self._kernels: dict[str, DirectionKernel] = {}
-        if snapshot is not None and snapshot.exists():
+        self.restore(snapshot if snapshot is not None and snapshot.exists() else None)
+
+    def restore(self, snapshot: Path | None) -> None:
+        """Go to a snapshot, or to θ₀.
+
+        Raises:
+            StateError: the snapshot is damaged or of another bundle; the weights are then undefined.
+        """
+        if snapshot is not None:
             self._load_snapshot(snapshot)
         else:
-            self._load(bundle.weights)
+            self.round, self.head = 0, EMPTY
+            self._load(self.bundle.weights)
 
     def tensor(self, index: int) -> Stored:
         """A tensor as it is stored; not to be written. Graphs take float32."""

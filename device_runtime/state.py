@@ -9,10 +9,12 @@ from typing import IO
 
 from device_runtime.bundle import Bundle
 from device_runtime.errors import StateError
-from device_runtime.journal import Journal, connect
+from device_runtime.journal import Journal, chain, connect
 from device_runtime.link import valid_id
 from device_runtime.plan import Entry
 from device_runtime.replica import Replica
+from device_runtime.tensors import make_folder, replace_durably, sync_folder, write_durably
+from device_runtime.trust import Signer
 
 #: Entries applied between snapshots.
 SNAPSHOT_EVERY = 50
@@ -25,6 +27,7 @@ class DeviceState:
         folder: where it lies.
         device: the device's id.
         replica: the weights at the last round on disk.
+        signer: signs what the device sends.
     """
 
     def __init__(self, folder: Path, bundle: Bundle, device: str | None = None) -> None:
@@ -48,10 +51,9 @@ class DeviceState:
             raise StateError(f"{folder} cannot be used: {error}") from None
         self._snapshot = folder / "snapshot.safetensors"
         self._journal = Journal(connect(folder / "journal.sqlite"))
+        self.signer = Signer(folder / "device.key")
         self.replica = Replica(bundle, self._snapshot)
-        self._snapshot_round = self.replica.round
-        for entry in self._journal.entries(after=self.replica.round):
-            self.replica.apply(entry)
+        self._replay()
 
     def apply(self, entry: Entry) -> None:
         """Record the next round's entry, then apply it; now and then put a snapshot in the journal's place.
@@ -61,7 +63,7 @@ class DeviceState:
             PlanError: the entry does not fit the bundle.
         """
         self.replica.check(entry)
-        self._journal.append(entry)
+        self._journal.append(entry, chain(self.replica.head, entry))
         self.replica.apply(entry)
         if self.replica.round - self._snapshot_round >= SNAPSHOT_EVERY:
             self.snapshot()
@@ -72,6 +74,29 @@ class DeviceState:
         self._snapshot_round = self.replica.round
         self._journal.forget(up_to=self.replica.round)
 
+    def adopt(self, file: Path) -> None:
+        """Take a snapshot file that was made elsewhere for this device's own.
+
+        Raises:
+            StateError: it is damaged or of another bundle; the replica is then as it was.
+        """
+        try:
+            self.replica.restore(file)
+        except StateError:
+            self.replica.restore(self._snapshot if self._snapshot.exists() else None)
+            self._replay()
+            raise
+        replace_durably(file, self._snapshot)
+        self._snapshot_round = self.replica.round
+        self._journal.forget(up_to=self.replica.round)
+
+    def _replay(self) -> None:
+        """Take the replica from its snapshot to the end of the journal."""
+        self._snapshot_round = self.replica.round
+        self._journal.forget(up_to=self.replica.round)  # a kill may have come between a snapshot and this
+        for entry in self._journal.entries(after=self.replica.round):
+            self.replica.apply(entry)
+
 
 def lock_folder(folder: Path) -> IO[str]:
     """Make a folder this process's own, for as long as the file that is returned stays open.
@@ -80,9 +105,10 @@ def lock_folder(folder: Path) -> IO[str]:
         StateError: another process has it, or it cannot be made.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         lock = (folder / "lock").open("w")
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        sync_folder(folder)  # a process that was killed may have renamed files without having come to this
     except BlockingIOError:
         raise StateError(f"{folder} is in use by another process; give each process a folder of its own") from None
     except OSError as error:
@@ -96,5 +122,7 @@ def _claim(file: Path, what: str, value: str, keep: bool = False) -> str:
     if known and not keep and known != value:
         raise StateError(f"{file.parent} belongs to {what} '{known}', not '{value}'; give each a folder of its own")
     if not known:
-        file.write_text(value, encoding="utf-8")
+        partial = file.with_name(file.name + ".partial")
+        write_durably(partial, value.encode())
+        replace_durably(partial, file)
     return known or value

@@ -6,6 +6,7 @@ little-endian byte string. Anything else is a MessageError: it is counted and dr
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass
 from typing import Any, get_args, get_type_hints
@@ -34,19 +35,27 @@ class Hello:
 
 @dataclass(frozen=True)
 class Sync:
-    """Device → server after every connect or hello, and when it misses entries: where its replica stands.
+    """Device → server after every connect or hello, when it misses entries, and now and then: where its replica stands.
 
     Attributes:
+        key: its public key (32 bytes), which signs all that it sends.
+        session: of the process, as in its :class:`Presence`.
         bundle: identity of its bundle (32 bytes).
         round: last round applied.
         head: hash of the journal up to there (16 bytes), which tells journals apart.
         examples: examples it holds.
+        battery: charge between 0 and 1; 1 where there is no battery.
+        charging: whether it is connected to power.
     """
 
+    key: bytes
+    session: int
     bundle: bytes
     round: int
     head: bytes
     examples: int
+    battery: float
+    charging: bool
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,7 @@ class Result:
 
     Attributes:
         round: the plan's round.
+        plan: the plan's :func:`fingerprint`.
         scalars: float32 projected gradients [steps · leaves].
         loss: mean loss over the plan's steps, half-way between plus and minus.
         examples: examples used.
@@ -63,6 +73,7 @@ class Result:
     """
 
     round: int
+    plan: bytes
     scalars: tuple[float, ...]
     loss: float
     examples: int
@@ -80,16 +91,52 @@ class Decline:
 
 @dataclass(frozen=True)
 class Ack:
-    """Server → device: the result of this round is stored, or can no longer be used; stop sending it."""
+    """Server → device: stop sending what answers this round.
+
+    Attributes:
+        round: the round.
+        counted: a result is stored and will count; otherwise it came too late.
+    """
 
     round: int
+    counted: bool
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Server → device: it cannot take part, and why."""
+    """Server → device: the session cannot take part, and why."""
 
+    session: int
     reason: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Server → device: journal entries in order, each as it was signed when its round was closed."""
+
+    entries: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class Offer:
+    """Server → device far behind: a snapshot that it may fetch instead of so many entries.
+
+    Attributes:
+        round: the snapshot's.
+        head: hash of the journal up to there (16 bytes).
+        digest: of the replica.
+        sha256, size: of the file.
+        url: where it lies.
+        last: the journal's last round.
+    """
+
+    round: int
+    head: bytes
+    digest: bytes
+    sha256: bytes
+    size: int
+    url: str
+    last: int
 
 
 @dataclass(frozen=True)
@@ -127,11 +174,11 @@ class Presence:
     session: int
 
 
-Message = Hello | Decline | Sync | Result | Ack | Refusal | Finish | Report | Presence | Plan | Entry
+Message = Hello | Decline | Sync | Result | Ack | Refusal | Batch | Offer | Finish | Report | Presence | Plan | Entry
 
 _KINDS: dict[int, type[Any]] = {
     1: Plan, 2: Entry, 3: Result, 4: Ack, 5: Sync, 6: Refusal, 7: Finish, 8: Report, 9: Presence, 10: Hello,
-    11: Decline,
+    11: Decline, 12: Batch, 13: Offer,
 }  # fmt: skip
 _NUMBERS = {kind: number for number, kind in _KINDS.items()}
 #: Class → field name → type, in the order of the wire.
@@ -144,6 +191,11 @@ def encode(message: Message) -> bytes:
     if len(data) > MAX_BYTES:
         raise MessageError(f"a {type(message).__name__} of {len(data)} bytes exceeds the limit of {MAX_BYTES}")
     return data
+
+
+def fingerprint(plan: Plan) -> bytes:
+    """Eight bytes that tell a plan from others."""
+    return hashlib.blake2b(encode(plan), digest_size=8, person=b"fedspzo plan").digest()
 
 
 def decode(data: bytes) -> Message:
@@ -181,7 +233,7 @@ def _pack(value: Any, hint: Any) -> Any:
     if hint == tuple[float, ...]:
         return np.asarray(value, "<f4").tobytes()
     if isinstance(value, tuple):
-        return [_pack_fields(item) for item in value]
+        return [_pack(item, get_args(hint)[0]) for item in value]
     return value
 
 
@@ -206,14 +258,14 @@ def _unpack(value: Any, hint: Any, where: str) -> Any:
         return _unpack_scalars(value, where)
     if get_args(hint):
         if isinstance(value, list):
-            return tuple(_unpack_fields(get_args(hint)[0], item) for item in value)
+            return tuple(_unpack(item, get_args(hint)[0], where) for item in value)
     elif hint is float:
         if type(value) is float and math.isfinite(value):
             return value
     elif hint is int:
         if type(value) is int and 0 <= value < 1 << 64:
             return value
-    elif type(value) is hint and (hint is bool or len(value) <= _MAX_TEXT):
+    elif type(value) is hint and (hint is not str or len(value) <= _MAX_TEXT):
         return value
     raise MessageError(f"{where} does not hold a valid {getattr(hint, '__name__', hint)}")
 

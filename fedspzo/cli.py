@@ -15,8 +15,11 @@ from device_runtime.errors import FedSPZOError
 #: Command → what it does. Each is a module of ``fedspzo.commands``, which imports what it needs only when it runs.
 COMMANDS = {
     "export": "make a bundle from a Hugging Face model",
-    "broker": "run the embedded MQTT broker on this machine",
+    "broker": "run an MQTT broker",
+    "enroll": "give devices logins at the broker, or take them away",
     "server": "run the rounds of a job",
+    "status": "show where a job is",
+    "fetch": "get a job's bundle from its server",
     "device": "take part in a job with the data in a file",
     "demo": "do all of it on this machine, and show that the model got better",
     "inspect": "show what is in a bundle and what a step will cost",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from broker.store import SNAPSHOT, read_journal
+from broker.store import newest_snapshot, read_journal
 from device_runtime.bundle import Bundle
 from device_runtime.errors import StateError
 from device_runtime.manifest import MANIFEST
@@ -33,7 +33,7 @@ def open_run(folder: Path) -> Replica:
         StateError, BundleError: the folder is not a run's, or is damaged.
     """
     _check_run(folder)
-    replica = Replica(Bundle(folder / BUNDLE), folder / SERVER / SNAPSHOT)
+    replica = Replica(Bundle(folder / BUNDLE), newest_snapshot(folder / SERVER))
     replay(replica, folder / SERVER)
     return replica
 

@@ -1,81 +1,33 @@
-"""A small BERT with random weights, made from its config, and its bundle for all engines; data for it."""
+"""What many tests share: the tiny model, its bundle, examples and plans for it."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertModel
+from tiny import BATCH, LENGTH, TASK, WORDS, make_bundle, make_checkpoint, write_requests
 
 from device_runtime.bundle import Bundle
 from device_runtime.data import DataStore
 from device_runtime.plan import Block, Plan
-from device_runtime.task import Label, Task
-from export.pipeline import export_bundle
-from export.target import Target
-
-WORDS = [
-    "wake",
-    "me",
-    "at",
-    "six",
-    "play",
-    "some",
-    "music",
-    "stop",
-    "the",
-    "alarm",
-    "call",
-    "mum",
-    "now",
-    "loud",
-    "song",
-    "new",
-    "list",
-    "please",
-]
-BATCH, LENGTH = 4, 12
+from device_runtime.task import Task
 
 
 @pytest.fixture(scope="session")
 def task() -> Task:
-    labels = (Label("alarm", "wake me"), Label("music", "play some music"), Label("call", "call mum"))
-    return Task("requests", "similarity", "please {text}", labels)
+    return TASK
 
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A saved checkpoint: 3 layers 32 wide, a WordPiece tokenizer of a few words."""
-    folder = tmp_path_factory.mktemp("model") / "tiny-bert"
-    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(tokens), hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=64,
-        max_position_embeddings=32, initializer_range=0.3,
-    )  # fmt: skip
-    BertModel(config).save_pretrained(folder)
-    tokenizer = Tokenizer(models.WordPiece({token: i for i, token in enumerate(tokens)}, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]", "unk_token": "[UNK]"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    return folder
+    return make_checkpoint(tmp_path_factory.mktemp("model") / "tiny-bert")
 
 
 @pytest.fixture(scope="session")
-def bundle_folder(checkpoint: Path, task: Task, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model's bundle, lowered to every engine."""
-    folder = tmp_path_factory.mktemp("bundle") / "tiny"
-    target = Target(["litert", "executorch", "torch"], [BATCH], [LENGTH])
-    export_bundle(str(checkpoint), {task.form: task}, target, folder)
-    return folder
+def bundle_folder(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bundle(checkpoint, tmp_path_factory.mktemp("bundle") / "tiny")
 
 
 @pytest.fixture(scope="session")
@@ -111,15 +63,4 @@ def make_plan() -> Callable[..., Plan]:
 @pytest.fixture(scope="session")
 def write_examples() -> Callable[[Path, int], Path]:
     """Write a JSON-lines file of valid examples."""
-
-    def write(path: Path, count: int) -> Path:
-        texts: Sequence[tuple[str, str]] = [("wake me at six", "alarm"), ("play a song", "music"), ("call mum", "call")]
-        records = [
-            {"text": f"{text} {WORDS[i % len(WORDS)]}", "label": label}
-            for i in range(count)
-            for text, label in [texts[i % 3]]
-        ]
-        path.write_text("".join(json.dumps(record) + "\n" for record in records))
-        return path
-
-    return write
+    return write_requests

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from broker.rounds import ClosedRound
 from broker.store import ServerStore
 from device_runtime.bundle import Bundle
 from device_runtime.plan import Block, Contribution, Entry, Plan
+from device_runtime.trust import PIN
 from fedspzo.cli import COMMANDS, main
 
 
@@ -77,8 +79,9 @@ def test_device_and_server(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     data = write_examples(tmp_path / "d.jsonl", 8)
-    device = ("device", bundle_folder, "--state", tmp_path / "s", "--data", data, "--broker")
-    server = ("server", bundle_folder, "--state", tmp_path / "j", "--data", data, "--broker")
+    bundle = shutil.copytree(bundle_folder, tmp_path / "bundle", ignore=shutil.ignore_patterns(PIN))
+    device = ("device", bundle, "--state", tmp_path / "s", "--data", data, "--broker")
+    server = ("server", bundle, "--state", tmp_path / "j", "--data", data, "--broker")
     assert "is not a broker's URL" in refused(capsys, *device, "localhost")
     assert "is not a broker's URL" in refused(capsys, *server, "http://localhost")
     assert "is not a broker's URL" in refused(capsys, *server, "mqtt://[::1")
@@ -91,8 +94,16 @@ def test_device_and_server(
     connect = Link.connect
     monkeypatch.setattr(Link, "connect", lambda link: connect(link, timeout=0.5))
     nobody = f"mqtt://127.0.0.1:{free_port()}"
-    assert "does not answer within 0.5 s; start it, or check the URL" in refused(capsys, *device, nobody)
-    assert "does not answer within 0.5 s; start it, or check the URL" in refused(capsys, *server, nobody)
+    assert "does not say which server it belongs to" in refused(capsys, *device, nobody)
+    silence = "does not answer within 0.5 s (Connection refused); start it, or check the URL"
+    assert silence in refused(capsys, *server, nobody)
+    assert silence in refused(capsys, *device, nobody)
+    assert "belongs to another server" in refused(capsys, *server, nobody, "--state", tmp_path / "k")
+    (bundle / PIN).write_text("none")
+    assert "server.pub cannot be read" in refused(capsys, *device, nobody)
+    assert "give the broker's URL with --broker, or the file" in refused(capsys, *device[:-1])
+    assert "nowhere cannot be read" in refused(capsys, *device[:-1], "--access", tmp_path / "nowhere")
+    assert "is not an access file" in refused(capsys, *device[:-1], "--access", data)
     assert "is not a bundle" in refused(capsys, "device", tmp_path, *device[2:], nobody)
     assert "there is no engine 'x'" in refused(capsys, *device, nobody, "--engine", "x")
     data.write_text("{")
@@ -146,7 +157,7 @@ def test_predict_and_materialize(
     (tmp_path / "server").mkdir()
     assert "has no journal" in refused(capsys, "predict", tmp_path, "x")
     store = ServerStore(tmp_path / "server", bundle.identity)
-    store.journal.append(Entry(make_plan(), (Contribution("", 1.0, (1.0, 2.0, 3.0, 4.0)),)))
+    store.journal.append(Entry(make_plan(), (Contribution("", 1.0, (1.0, 2.0, 3.0, 4.0)),)), bytes(16))
     assert "takes 1 texts: text" in refused(capsys, "predict", tmp_path, "x", "y")
     assert main(["predict", str(tmp_path), "wake me at six"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -225,7 +236,7 @@ def test_evaluate_and_predict(
     store = ServerStore(run / "server", bundle.identity)
     blocks = (Block(3, 1, 1.0, 0.05), Block(5, 1, 1.0, 0.05))
     entry = Entry(make_plan(blocks=blocks), (Contribution("", 1.0, (3.0,)),))
-    store.close_round(entry, ClosedRound(1, 1.0, ("a",), 1.0, 1.0))
+    store.close_round(entry, b"", ClosedRound(1, 1.0, ("a",), 1.0, 1.0))
     found = json.loads(said(capsys, "evaluate", run, "--data", data, "--json"))
     assert found["examples"] == 9
     assert found["before"]["loss"] != found["after 1 rounds"]["loss"]

@@ -11,19 +11,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.rounds import Job, choose_cohort, close_round, plan_round, refusal
+from broker.rounds import Candidate, Job, choose_cohort, close_round, plan_round, refusal
 from device_runtime.errors import PlanError
 from device_runtime.plan import Block, Plan
-from device_runtime.wire import Result, decode, encode
+from device_runtime.wire import Result, decode, encode, fingerprint
 
 JOB = Job(
-    rounds=10, cohort=3, quorum=2, deadline=10.0, seed=5, shared=True, distribution="rademacher", steps=1, examples=4,
+    rounds=10, cohort=3, over_selection=1.0, sampling="uniform", quorum=2, deadline=10.0, seed=5, shared=True,
+    distribution="rademacher", steps=1, examples=4,
     epsilon=1e-3, blocks=(Block(3, 1, 0.25, 1e-3), Block(5, 4, 1.0, 1e-2)), final_rate=1.0, digest_every=5,
 )  # fmt: skip
 
 
 def result(scalars: tuple[float, ...], examples: int = 4, round: int = 1) -> Result:
-    return Result(round, tuple(np.array(scalars, np.float32).tolist()), 1.0, examples, 0.1, b"")
+    plan = fingerprint(plan_round(JOB, 1))
+    return Result(round, plan, tuple(np.array(scalars, np.float32).tolist()), 1.0, examples, 0.1, b"")
 
 
 @settings(deadline=None)
@@ -74,13 +76,31 @@ def test_learning_rates_fall_linearly() -> None:
 
 
 def test_cohorts_are_uniform_and_repeatable() -> None:
-    names = [f"d{i}" for i in range(10)]
-    chosen = Counter(d for round in range(1, 1001) for d in choose_cohort(JOB, round, names))
+    names = dict.fromkeys([f"d{i}" for i in range(10)], Candidate())
+    chosen = Counter(d for round in range(1, 1001) for d in choose_cohort(JOB, round, names, 3))
     assert set(chosen) == set(names)
     assert max(chosen.values()) < 380
     assert min(chosen.values()) > 220
-    assert choose_cohort(JOB, 1, names) == choose_cohort(JOB, 1, reversed(names))
-    assert set(choose_cohort(JOB, 1, names[:2])) == {"d0", "d1"}
+    assert choose_cohort(JOB, 1, names, 3) == choose_cohort(JOB, 1, dict(reversed(names.items())), 3)
+    assert set(choose_cohort(JOB, 1, {"d0": Candidate(), "d1": Candidate()}, 3)) == {"d0", "d1"}
+
+
+def test_cohorts_by_freshness_and_energy() -> None:
+    fresh = dataclasses.replace(JOB, sampling="freshness")
+    served = {f"d{i}": Candidate(served=i % 4) for i in range(12)}
+    assert {served[d].served for d in choose_cohort(fresh, 7, served, 3)} == {0}
+    assert {served[d].served for d in choose_cohort(fresh, 7, served, 6)} == {0, 1}
+    energy = dataclasses.replace(JOB, sampling="energy")
+    powered = {
+        "full": Candidate(battery=1.0), "half": Candidate(battery=0.5), "empty": Candidate(battery=0.1),
+        "plugged": Candidate(battery=0.1, charging=True),
+    }  # fmt: skip
+    assert choose_cohort(energy, 1, powered, 4) == ("plugged", "full", "half", "empty")
+
+
+def test_more_are_asked_than_close_a_round() -> None:
+    assert JOB.asked == 3
+    assert dataclasses.replace(JOB, over_selection=1.5).asked == 5
 
 
 @pytest.mark.parametrize(
@@ -93,7 +113,8 @@ def test_cohorts_are_uniform_and_repeatable() -> None:
         ("a", result((1, 2, 3, 4), examples=0), "claims 0 examples"),
         ("a", result((1, 2, 3, 4), examples=5), "claims 5 examples"),
         ("a", result((1, 2, 3, 1e30)), "a number beyond 1e+09"),
-        ("a", Result(1, (1.0,) * 4, 1.7e308, 4, 0.1, b""), "a number beyond 1e+09"),
+        ("a", dataclasses.replace(result((1, 2, 3, 4)), loss=1.7e308), "a number beyond 1e+09"),
+        ("a", dataclasses.replace(result((1, 2, 3, 4)), plan=bytes(8)), "it answers another plan of round 1"),
     ],
 )
 def test_what_does_not_count_is_said(device: str, answer: Result, reason: str | None) -> None:

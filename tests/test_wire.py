@@ -12,13 +12,16 @@ from hypothesis import strategies as st
 
 from device_runtime.errors import MessageError
 from device_runtime.plan import Block, Contribution, Entry, Plan
+from device_runtime.trust import SIGNATURE_BYTES
 from device_runtime.wire import (
     MAX_BYTES,
     Ack,
+    Batch,
     Decline,
     Finish,
     Hello,
     Message,
+    Offer,
     Presence,
     Refusal,
     Report,
@@ -56,11 +59,39 @@ messages = st.one_of(
     plans,
     entries(),
     st.builds(
-        Result, rounds, st.lists(single, max_size=40).map(tuple), finite, numbers, finite, st.binary(max_size=16)
+        Result,
+        rounds,
+        st.binary(max_size=8),
+        st.lists(single, max_size=40).map(tuple),
+        finite,
+        numbers,
+        finite,
+        st.binary(max_size=16),
     ),
-    st.builds(Ack, rounds),
-    st.builds(Sync, st.binary(min_size=32, max_size=32), numbers, st.binary(min_size=16, max_size=16), numbers),
-    st.builds(Refusal, st.text(max_size=100)),
+    st.builds(Ack, rounds, st.booleans()),
+    st.builds(
+        Sync,
+        st.binary(max_size=32),
+        numbers,
+        st.binary(max_size=32),
+        numbers,
+        st.binary(max_size=16),
+        numbers,
+        finite,
+        st.booleans(),
+    ),
+    st.builds(Refusal, numbers, st.text(max_size=100)),
+    st.builds(Batch, st.lists(st.binary(max_size=300), max_size=4).map(tuple)),
+    st.builds(
+        Offer,
+        numbers,
+        st.binary(max_size=16),
+        st.binary(max_size=16),
+        st.binary(max_size=32),
+        numbers,
+        st.text(max_size=99),
+        numbers,
+    ),
     st.builds(Finish, rounds),
     st.builds(Report, numbers, st.binary(max_size=16), numbers, numbers, numbers, numbers),
     st.builds(Presence, st.booleans(), numbers),
@@ -97,21 +128,30 @@ def test_random_bytes_are_refused(blob: bytes) -> None:
     [
         ([2, 4, 1], "another protocol version than 1"),
         ([1, 99, 1], "an unknown kind"),
-        ([1, 4], "Ack does not have 1 fields"),
-        ([1, 4, -1], "Ack.round does not hold a valid int"),
-        ([1, 4, True], "Ack.round does not hold a valid int"),
-        ([1, 4, 1 << 64], "Ack.round does not hold a valid int"),
-        ([1, 4, 1.0], "Ack.round does not hold a valid int"),
-        ([1, 6, "x" * 5000], "Refusal.reason does not hold a valid str"),
-        ([1, 3, 1, b"123", 0.0, 1, 0.0, b""], "Result.scalars is not a string of float32"),
-        ([1, 3, 1, np.float32("nan").tobytes(), 0.0, 1, 0.0, b""], "Result.scalars has a number that is not finite"),
-        ([1, 3, 1, np.float32("inf").tobytes(), 0.0, 1, 0.0, b""], "Result.scalars has a number that is not finite"),
-        ([1, 3, 1, b"", float("nan"), 1, 0.0, b""], "Result.loss does not hold a valid float"),
-        ([1, 3, 1, b"", 2**2000, 1, 0.0, b""], "Result.loss does not hold a valid float"),
-        ([1, 3, 1, b"", 1, 1, 0.0, b""], "Result.loss does not hold a valid float"),
+        ([1, 4], "Ack does not have 2 fields"),
+        ([1, 4, -1, True], "Ack.round does not hold a valid int"),
+        ([1, 4, True, True], "Ack.round does not hold a valid int"),
+        ([1, 4, 1 << 64, True], "Ack.round does not hold a valid int"),
+        ([1, 4, 1.0, True], "Ack.round does not hold a valid int"),
+        ([1, 4, 1, 1], "Ack.counted does not hold a valid bool"),
+        ([1, 6, 1, "x" * 5000], "Refusal.reason does not hold a valid str"),
+        ([1, 12, ["x"]], "Batch.entries does not hold a valid bytes"),
+        ([1, 12, b""], "Batch.entries does not hold a valid"),
+        ([1, 3, 1, b"", b"123", 0.0, 1, 0.0, b""], "Result.scalars is not a string of float32"),
+        (
+            [1, 3, 1, b"", np.float32("nan").tobytes(), 0.0, 1, 0.0, b""],
+            "Result.scalars has a number that is not finite",
+        ),
+        (
+            [1, 3, 1, b"", np.float32("inf").tobytes(), 0.0, 1, 0.0, b""],
+            "Result.scalars has a number that is not finite",
+        ),
+        ([1, 3, 1, b"", b"", float("nan"), 1, 0.0, b""], "Result.loss does not hold a valid float"),
+        ([1, 3, 1, b"", b"", 2**2000, 1, 0.0, b""], "Result.loss does not hold a valid float"),
+        ([1, 3, 1, b"", b"", 1, 1, 0.0, b""], "Result.loss does not hold a valid float"),
         ([2**20000, 3], "another protocol version"),
         ([1, 2**20000], "an unknown kind"),
-        ([1, 4, [[]]], "Ack.round does not hold a valid int"),
+        ([1, 4, [[]], True], "Ack.round does not hold a valid int"),
         ({"a": 1}, "not a message of ours"),
         ([], "not a message of ours"),
     ],
@@ -122,7 +162,7 @@ def test_what_is_wrong_is_said(record: object, message: str) -> None:
 
 
 def test_a_message_has_one_form() -> None:
-    for blob in (encode(Ack(7)) + b"\x00", bytes.fromhex("8301041807"), bytes.fromhex("9f010407ff")):
+    for blob in (encode(Ack(7, True)) + b"\x00", bytes.fromhex("8401041807f5"), bytes.fromhex("9f010407f5ff")):
         with pytest.raises(MessageError, match="not written in the one way"):
             decode(blob)
 
@@ -131,16 +171,17 @@ def test_sizes_are_limited() -> None:
     with pytest.raises(MessageError, match="exceeds the limit"):
         decode(bytes(MAX_BYTES + 1))
     with pytest.raises(MessageError, match="exceeds the limit"):
-        encode(Result(1, (0.0,) * 20000, 0.0, 1, 0.0, b""))
+        encode(Result(1, b"", (0.0,) * 20000, 0.0, 1, 0.0, b""))
 
 
 def test_a_result_stays_within_its_budget() -> None:
-    """At most 128 bytes and 4 for each scalar."""
-    result = Result(2**31, (1.5,) * 16, 1.2345678, 64, 0.123456789, bytes(16))
-    assert len(encode(result)) <= 128 + 4 * 16
+    """At most 128 bytes and 4 for each scalar, signed."""
+    result = Result(2**31, bytes(8), (1.5,) * 16, 1.2345678, 64, 0.123456789, bytes(16))
+    assert len(encode(result)) + SIGNATURE_BYTES <= 128 + 4 * 16
 
 
 def test_test_vector() -> None:
     """The bytes of a message are a format too."""
-    assert encode(Result(3, (1.0, -2.0), 0.5, 8, 0.25, b"")).hex() == "88010303480000803f000000c0f9380008f9340040"
-    assert encode(Ack(7)).hex() == "83010407"
+    result = Result(3, b"12345678", (1.0, -2.0), 0.5, 8, 0.25, b"")
+    assert encode(result).hex() == "8901030348313233343536373848" + "0000803f000000c0f9380008f9340040"
+    assert encode(Ack(7, True)).hex() == "84010407f5"

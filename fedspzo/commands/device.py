@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from fedspzo.broker_options import add_broker_options, make_access
+
 DATA_HELP = (
     "labelled examples: JSON lines, .csv, .tsv or .parquet, or a data set as hub:NAME:SPLIT, hub:NAME:CONFIG:SPLIT"
 )
@@ -13,11 +15,12 @@ DATA_HELP = (
 def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the options."""
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
-    parser.add_argument("--broker", required=True, metavar="URL", help="such as mqtt://host:1883")
-    parser.add_argument("--job", default="default", help="the job's name (%(default)s)")
+    add_broker_options(parser)
     parser.add_argument("--state", type=Path, required=True, metavar="DIR", help="where this device keeps its state")
     parser.add_argument("--data", required=True, metavar="FILE", help=DATA_HELP)
-    parser.add_argument("--id", help="the device's id (default: one made at random and kept in the state folder)")
+    parser.add_argument(
+        "--id", help="the device's id (default: its name at the broker, or a random one kept in the state folder)"
+    )
     parser.add_argument("--engine", default="litert", help="litert, executorch, torch or tflite (%(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="threads of the engine (%(default)s)")
 
@@ -26,15 +29,27 @@ def run(options: argparse.Namespace) -> None:
     """Run until the job ends."""
     from device_runtime.agent import Agent
     from device_runtime.bundle import Bundle
-    from device_runtime.data import load_data
     from device_runtime.engines import create_engine
+    from device_runtime.errors import BrokerError
+    from device_runtime.live_data import LiveData
     from device_runtime.state import DeviceState
+    from device_runtime.wire import Ack
 
+    access = make_access(options)
+    if options.access and options.id not in (None, access.user):
+        raise BrokerError(
+            f"{options.access} is the access of '{access.user}', which is the device's id; leave out --id"
+        )
     bundle = Bundle(options.bundle)
     engine = create_engine(options.engine, options.threads)
-    state = DeviceState(options.state, bundle, options.id)
-    store = load_data(options.data, bundle, cache=options.state / "tokens.npz")
+    state = DeviceState(options.state, bundle, options.id or access.user or None)
+    data = LiveData(options.data, bundle, cache=options.state / "tokens.npz")
+    store = data.current()
     print(f"device '{state.device}': {len(store)} examples, round {state.replica.round}", flush=True)
     if store.truncated:
         print(f"{store.truncated} examples are longer than {bundle.manifest.length} tokens and were cut", flush=True)
-    Agent(options.broker, options.job, engine, state, store).run()
+
+    def observe(ack: Ack) -> None:
+        print(f"round {ack.round}: {'counted' if ack.counted else 'too late'}", flush=True)
+
+    Agent(access, options.job, engine, state, data.current, observe).run()

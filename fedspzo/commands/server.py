@@ -5,26 +5,36 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedspzo.broker_options import add_broker_options, make_access
 from fedspzo.method import add_method_options, make_blocks
 
 if TYPE_CHECKING:
     from broker.rounds import Job
+    from broker.server import Server
+    from broker.store import ServerStore
     from device_runtime.bundle import Bundle
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the options."""
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
-    parser.add_argument("--broker", required=True, metavar="URL", help="such as mqtt://host:1883")
-    parser.add_argument("--job", default="default", help="the job's name (%(default)s)")
+    add_broker_options(parser)
     parser.add_argument("--state", type=Path, required=True, metavar="DIR", help="where the journal is kept")
     parser.add_argument("--data", metavar="FILE", help="held-out examples to evaluate on")
     parser.add_argument("--engine", default="litert", help="litert, executorch, torch or tflite (%(default)s)")
     parser.add_argument("--evaluate-every", type=int, default=20, metavar="N", help="rounds (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print progress as JSON lines")
+    parser.add_argument(
+        "--http", metavar="HOST:PORT", help="serve bundle, snapshots and metrics there (HTTPS with --http-certificate)"
+    )
+    parser.add_argument("--http-certificate", type=Path, metavar="FILE", help="certificate for HTTPS (PEM)")
+    parser.add_argument("--http-key", type=Path, metavar="FILE", help="its private key (PEM)")
+    parser.add_argument("--http-url", metavar="URL", help="how devices reach --http (default: as it is bound)")
     add_job_options(parser)
 
 
@@ -32,7 +42,16 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
     """The options that say what a job's rounds are like; the demo has them too."""
     parser.add_argument("--rounds", type=int, default=100, help="rounds to run (%(default)s)")
     parser.add_argument("--devices", type=int, default=1, help="devices to wait for at the start (%(default)s)")
-    parser.add_argument("--cohort", type=int, default=4, help="devices asked in a round (%(default)s)")
+    parser.add_argument("--cohort", type=int, default=4, help="results that close a round (%(default)s)")
+    parser.add_argument(
+        "--over-selection", type=float, default=1.0, help="devices asked, as a multiple of the cohort (%(default)s)"
+    )
+    parser.add_argument(
+        "--sampling",
+        choices=("uniform", "freshness", "energy"),
+        default="uniform",
+        help="whom to ask: anyone, those asked longest ago, or those with power (%(default)s)",
+    )
     parser.add_argument("--quorum", type=int, default=1, help="results that suffice at the deadline (%(default)s)")
     parser.add_argument("--deadline", type=float, default=60.0, help="seconds a round waits (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the job's randomness (%(default)s)")
@@ -48,10 +67,10 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run the job to its end, printing progress."""
-    from broker.evaluation import Evaluated, Evaluator
+    from broker.evaluation import Evaluated, Evaluator, Snapshot
     from broker.rounds import ClosedRound
-    from broker.server import Server
-    from broker.store import ServerStore
+    from broker.server import Conduct, Server
+    from broker.store import ServerStore, pin_bundle
     from device_runtime.bundle import Bundle
     from device_runtime.data import load_data
     from device_runtime.engines import create_engine
@@ -62,13 +81,14 @@ def run(options: argparse.Namespace) -> None:
     job = make_job(options, bundle)
     if options.evaluate_every < 1:
         raise PlanError("--evaluate-every is at least 1")
+    access = make_access(options)
     engine = create_engine(options.engine)
     held_out = load_data(options.data, bundle) if options.data else None
     if held_out is not None and held_out.truncated and not options.json:
         print(f"{held_out.truncated} held-out examples were cut to {bundle.manifest.length} tokens", flush=True)
     started = time.monotonic()
 
-    def observe(event: ClosedRound | Evaluated) -> None:
+    def observe(event: ClosedRound | Evaluated | Snapshot) -> None:
         if isinstance(event, ClosedRound):
             _show(
                 options.json,
@@ -80,7 +100,7 @@ def run(options: argparse.Namespace) -> None:
                 bytes_up=server.bytes_received,
                 bytes_down=server.bytes_sent,
             )
-        else:
+        elif isinstance(event, Evaluated):
             _show(
                 options.json,
                 round=event.round,
@@ -90,16 +110,19 @@ def run(options: argparse.Namespace) -> None:
 
     store = ServerStore(options.state, bundle.identity)
     server = Server(
-        url=options.broker,
+        access=access,
         name=options.job,
         job=job,
         store=store,
         evaluator=lambda report: Evaluator(engine, Replica(bundle, store.snapshot), held_out, report),
-        devices=options.devices,
-        evaluate_every=options.evaluate_every,
+        conduct=Conduct(options.devices, options.evaluate_every),
         observe=observe,
     )
-    outcome = server.run()
+    pin_bundle(bundle.folder, options.state)
+    with _endpoint(options, bundle, store, server) as url:
+        if url:
+            server.offer_snapshots(f"{url}/snapshot")
+        outcome = server.run()
     _show(
         options.json,
         finished=True,
@@ -119,6 +142,32 @@ def run(options: argparse.Namespace) -> None:
     )
 
 
+@contextmanager
+def _endpoint(options: argparse.Namespace, bundle: Bundle, store: ServerStore, server: Server) -> Iterator[str]:
+    """Serve over HTTP where that is asked for; gives the URL by which devices reach it, or ""."""
+    from device_runtime.errors import BrokerError
+
+    if not options.http:
+        if options.http_url or options.http_certificate or options.http_key:
+            raise BrokerError("--http-url, --http-certificate and --http-key go with --http HOST:PORT")
+        yield ""
+        return
+    from broker.endpoint import serve
+    from broker.metrics import make_registry
+
+    host, _, port = options.http.rpartition(":")
+    if not port.isdecimal() or int(port) >= 1 << 16:
+        raise BrokerError(f"--http is HOST:PORT, such as 0.0.0.0:8443, and not '{options.http}'")
+    if bool(options.http_certificate) != bool(options.http_key):
+        raise BrokerError("--http-certificate and --http-key go together")
+    tls = (options.http_certificate, options.http_key) if options.http_certificate else None
+    registry = make_registry(server.standing)
+    with serve(bundle, registry, store.snapshots, host or "127.0.0.1", int(port), tls) as url:
+        if not options.json:
+            print(f"bundle, snapshots and metrics at {url}", flush=True)
+        yield (options.http_url or url).rstrip("/")
+
+
 def make_job(options: argparse.Namespace, bundle: Bundle) -> Job:
     """The job that the options describe, for this bundle. Raises PlanError when they contradict each other."""
     from broker.rounds import Job, close_round, plan_round
@@ -129,6 +178,8 @@ def make_job(options: argparse.Namespace, bundle: Bundle) -> Job:
     blocks = make_blocks(options, bundle.manifest)
     if min(options.rounds, options.devices, options.cohort, options.quorum) < 1 or not options.deadline > 0:
         raise PlanError("--rounds, --devices, --cohort, --quorum and --deadline are positive")
+    if not 1 <= options.over_selection <= 100:
+        raise PlanError("--over-selection lies between 1 and 100")
     if not 0 <= options.final_rate <= 1:
         raise PlanError("--final-rate lies between 0 and 1")
     if options.quorum > options.cohort:
@@ -136,6 +187,8 @@ def make_job(options: argparse.Namespace, bundle: Bundle) -> Job:
     job = Job(
         rounds=options.rounds,
         cohort=options.cohort,
+        over_selection=options.over_selection,
+        sampling=options.sampling,
         quorum=options.quorum,
         deadline=options.deadline,
         seed=options.seed,
@@ -150,7 +203,7 @@ def make_job(options: argparse.Namespace, bundle: Bundle) -> Job:
     )
     plan = plan_round(job, 1)
     check_blocks(bundle, plan)
-    result = Result(1, (0.0,) * plan.scalars, 0.0, 1, 0.0, b"")
+    result = Result(1, b"", (0.0,) * plan.scalars, 0.0, 1, 0.0, b"")
     try:
         encode(close_round(plan, {f"{number:064d}": result for number in range(job.cohort)}))
     except MessageError as error:

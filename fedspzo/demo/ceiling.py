@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import AutoModel
 
-from broker.store import ServerStore
+from broker.store import read_history, read_journal
 from device_runtime.bundle import Bundle
 from device_runtime.data import DataStore
 from device_runtime.estimator import draw_examples
@@ -65,11 +65,11 @@ def measure_ceiling(
         held_out: the test set.
         rounds: how many of the run's rounds to follow.
     """
-    history = ServerStore(server, bundle.identity)
+    closed_rounds = zip(read_journal(server), read_history(server), strict=True)
     model = _Classifier(bundle)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=LEARNING_RATE)
     steps = 0
-    for entry, closed in islice(zip(history.journal.entries(), history.history(), strict=True), rounds):
+    for entry, closed in islice(closed_rounds, rounds):
         optimizer.zero_grad()
         for device in closed.devices:
             store = stores[device]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from broker.embedded import spawn
+from broker.store import pin_bundle
 from device_runtime.errors import FedSPZOError
 
 _STOP_S = 10.0
@@ -39,6 +40,7 @@ def federation(
     """
     logs = folder / "logs"
     logs.mkdir()
+    pin_bundle(bundle, folder / "server")  # devices start before the server does
     with ExitStack() as stack:
         broker = stack.enter_context(spawn())
         common = ["--broker", broker.url, "--engine", engine]

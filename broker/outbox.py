@@ -1,0 +1,50 @@
+"""What the server says: signed, held until what it rests on is on disk, then sent."""
+
+from __future__ import annotations
+
+from broker.roster import Roster
+from device_runtime.link import Link, Topics
+from device_runtime.trust import Scope, Signer
+from device_runtime.wire import Message, encode
+
+
+class Outbox:
+    """Messages that wait to be sent."""
+
+    def __init__(self, link: Link, topics: Topics, signer: Signer, bundle: bytes, roster: Roster) -> None:
+        self._link = link
+        self._topics = topics
+        self._signer = signer
+        self._roster = roster
+        self._bundle = bundle
+        self._waiting: list[tuple[str, bytes]] = []
+
+    def sign(self, message: Message, device: str = "", head: bytes = b"", bundle: bytes | None = None) -> bytes:
+        """A message as it travels, for a scope; the bundle is the job's, if none is named."""
+        scope = Scope(self._topics.job, self._bundle if bundle is None else bundle, device, head)
+        return self._signer.sign(encode(message), scope)
+
+    def send(self, device: str, message: Message, head: bytes = b"", bundle: bytes | None = None) -> None:
+        """A message to one device."""
+        self.relay(device, self.sign(message, device, head, bundle))
+
+    def relay(self, device: str, signed: bytes) -> None:
+        """What is meant for all, to one device."""
+        member = self._roster.get(device)
+        if member is not None:
+            member.bytes_down += len(signed)
+        self._waiting.append((self._topics.down(device), signed))
+
+    def greet(self, message: Message) -> None:
+        """A message to all that are there."""
+        self._waiting.append((self._topics.round, self.sign(message)))
+
+    def publish(self, signed: bytes) -> None:
+        """A journal entry, or the end of the job, to all."""
+        self._waiting.append((self._topics.result, signed))
+
+    def flush(self) -> None:
+        """Send what waits."""
+        waiting, self._waiting = self._waiting, []
+        for topic, signed in waiting:
+            self._link.publish(topic, signed)

@@ -1,0 +1,74 @@
+"""Where a job is, read from its server's state folder, whether or not the server runs."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+from broker.store import DATABASE
+from device_runtime.errors import StateError
+
+#: Rounds that means are taken over.
+RECENT = 20
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """Rounds, devices and counts, as plain values for people and programs.
+
+    A device's ``round`` is the one that it stood at when it last synced, or its last result counted in; ``heard`` is
+    how many seconds ago anything came from it.
+
+    Raises:
+        StateError: the folder is not a server's.
+    """
+    file = folder / DATABASE
+    if not file.is_file():
+        raise StateError(f"{folder} is not the state folder of a server; give the one that fedspzo server was given")
+    try:
+        connection = sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)
+        connection.row_factory = sqlite3.Row
+        try:
+            return _read(connection, time.time())
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise StateError(f"{file} cannot be read ({error}); is it a server's, of this version?") from None
+
+
+def _read(connection: sqlite3.Connection, now: float) -> dict[str, Any]:
+    def rows(statement: str, *values: object) -> list[dict[str, Any]]:
+        return [dict(row) for row in connection.execute(statement, values)]
+
+    journal = rows("SELECT COALESCE(MAX(round), 0) AS round, COALESCE(SUM(LENGTH(entry)), 0) AS bytes FROM journal")[0]
+    last = rows("SELECT * FROM history ORDER BY round DESC LIMIT ?", RECENT)
+    opened = rows("SELECT round, cohort FROM open_round")
+    answered = rows("SELECT COUNT(*) AS results FROM results")[0]["results"]
+    devices = [
+        {
+            "name": row["name"],
+            "round": max(row["round"], row["served"]),
+            "behind": journal["round"] - max(row["round"], row["served"]),
+            "heard": now - row["seen"],
+            **{name: row[name] for name in ("results", "examples", "battery", "bytes_up", "bytes_down")},
+            "charging": bool(row["charging"]),
+        }
+        for row in rows("SELECT * FROM devices ORDER BY name")
+    ]
+    return {
+        "round": journal["round"],
+        "journal_bytes": journal["bytes"],
+        "open": {
+            "round": opened[0]["round"], "asked": len(opened[0]["cohort"].split()), "results": answered,
+        } if opened else None,
+        "recent": {
+            "rounds": len(last),
+            "loss": sum(row["loss"] for row in last) / len(last),
+            "results": sum(len(row["devices"].split()) for row in last) / len(last),
+            "seconds": sum(row["seconds"] for row in last) / len(last),
+        } if last else None,
+        "closed_ago": now - last[0]["closed"] if last else None,
+        "counts": {row["name"]: row["count"] for row in rows("SELECT * FROM counts")},
+        "devices": devices,
+    }  # fmt: skip
