@@ -1,15 +1,16 @@
-# make demo | test | test-slow | lint | clean.  Everything goes into .venv; nothing else on the machine is touched.
+# make demo | test | test-slow | chaos | lint | clean.  Everything goes into .venv; nothing else on the machine is touched.
 #   make PYTHON=python3.12 test
 #   make PIP_ARGS='--extra-index-url https://download.pytorch.org/whl/cpu' demo     (a torch without CUDA, gigabytes smaller)
 PYTHON ?= python3
 PIP_ARGS ?=
+SEED ?= 0
 
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PACKAGES := export device_runtime broker fedspzo
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow chaos lint clean
 .DEFAULT_GOAL := demo
 
 demo: $(READY)
@@ -21,6 +22,10 @@ test: $(READY)
 # pytest's exit status 5, no test found, is fine here: having no slow tests is not a failure.
 test-slow: $(READY)
 	$(BIN)/pytest -m slow || [ $$? -eq 5 ]
+
+# 200 faults in a federation over a real mosquitto: some minutes, and mosquitto must be installed.
+chaos: $(READY)
+	$(BIN)/python tests/chaos.py --seed $(SEED)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 DEFAULT_PORT = 8883
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 10.0
+#: Seconds that mosquitto has to read its files again.
+RELOAD_S = 0.5
 DAY_S = 86400.0
 #: Connections are limited by open files alone; this many are asked for, or what the system grants at most.
 OPEN_FILES = 65536
@@ -228,6 +230,9 @@ class ManagedBroker:
         pid = self.pid
         if pid is not None:
             os.kill(pid, signal.SIGHUP)
+            time.sleep(RELOAD_S)  # a signal that comes while mosquitto reads the files is lost
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGHUP)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -30,7 +30,7 @@ class Outbox:
 
     def relay(self, device: str, signed: bytes) -> None:
         """What is meant for all, to one device."""
-        member = self._roster.get(device)
+        member = self._roster.edit(device)
         if member is not None:
             member.bytes_down += len(signed)
         self._waiting.append((self._topics.down(device), signed))

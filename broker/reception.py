@@ -90,7 +90,7 @@ class Reception:
 
     def _note(self, device: str, size: int) -> None:
         """Keep account of a message that was in order."""
-        member = self._roster.get(device)
+        member = self._roster.edit(device)
         if member is not None:
             member.bytes_up += size
             member.seen = time.monotonic()

@@ -56,11 +56,14 @@ class Roster:
         self._changed: set[str] = set()
 
     def get(self, name: str) -> Member | None:
-        """A member, for something to be noted; None for a stranger."""
-        member = self._members.get(name)
-        if member is not None:
+        """A member; None for a stranger."""
+        return self._members.get(name)
+
+    def edit(self, name: str) -> Member | None:
+        """A member that something is to be noted of; None for a stranger."""
+        if name in self._members:
             self._changed.add(name)
-        return member
+        return self._members.get(name)
 
     def admit(self, name: str, key: bytes) -> Member | None:
         """The member of a name, made with a key where it is new; None when there are too many."""
@@ -68,10 +71,10 @@ class Roster:
             if len(self._members) >= MAX_DEVICES:
                 return None
             self._members[name] = Member(name, key)
-        return self.get(name)
+        return self.edit(name)
 
     def changed(self) -> list[Member]:
-        """Members that something may have been noted of since the last call."""
+        """Members that something was noted of since the last call."""
         names, self._changed = self._changed, set()
         return [self._members[name] for name in names]
 
@@ -87,6 +90,10 @@ class Roster:
             for member in self._members.values()
             if member.synced and _present(member, now)
         }
+
+    def count_ready(self, now: float) -> int:
+        """How many can be asked; any thread may want to know."""
+        return sum(member.synced and _present(member, now) for member in list(self._members.values()))
 
     def __len__(self) -> int:
         return len(self._members)

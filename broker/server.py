@@ -100,7 +100,6 @@ class Server:
         self._finished_at: float | None = None
         self._snapshot_url = ""
         self._closed: ClosedRound | None = None
-        self._ready = 0
         self._last_round = store.journal.last_round
         self._resume()
 
@@ -133,7 +132,6 @@ class Server:
             if self._outcome.counts != self._saved_counts:
                 self._store.save_counts(self._outcome.counts)
                 self._saved_counts = self._outcome.counts.copy()
-        self._ready = len(self._roster.ready(time.monotonic()))
         self._outbox.flush()
 
     @property
@@ -157,7 +155,7 @@ class Server:
             round=self._last_round,
             results=len(opened.results) if opened else 0,
             asked=len(opened.cohort) if opened else 0,
-            ready=self._ready,
+            ready=self._roster.count_ready(time.monotonic()),
             known=len(self._roster),
             counts=dict(self._saved_counts),
             bytes_sent=self.bytes_sent,
@@ -209,7 +207,7 @@ class Server:
             if self._store.journal.last_round >= self._job.rounds:
                 self._finish(now)
                 return True
-            if len(self._roster.ready(now)) < self._wanted:
+            if self._roster.count_ready(now) < self._wanted:
                 return False
             self._open(now)
             return True
@@ -261,7 +259,7 @@ class Server:
         signed = self._outbox.sign(entry, head=self._store.journal.head(plan.round - 1) or EMPTY)
         self._store.close_round(entry, signed[-SIGNATURE_BYTES:], closed)
         for device in results:
-            member = self._roster.get(device)
+            member = self._roster.edit(device)
             if member is not None:
                 member.served, member.results = plan.round, member.results + 1
         self._round = None

@@ -117,16 +117,17 @@ class ServerStore:
                 execute(
                     "INSERT OR REPLACE INTO devices VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (m.name, m.key, m.round, m.examples, m.battery, m.charging, m.served, m.results, m.bytes_up,
-                     m.bytes_down, time.time()),
+                     m.bytes_down, time.time() - (time.monotonic() - m.seen)),
                 )  # fmt: skip
 
     def load_members(self) -> Iterator[Member]:
         """The devices that are known; none of them is there yet."""
-        for row in self._connection.execute("SELECT * FROM devices").fetchall():
-            name, key, round, examples, battery, charging, served, results, up, down, _ = row
+        for row in self._connection.execute("SELECT * FROM devices ORDER BY name").fetchall():
+            name, key, round, examples, battery, charging, served, results, up, down, seen = row
+            ago = time.time() - seen
             yield Member(
                 name, key, round=round, examples=examples, battery=battery, charging=bool(charging), served=served,
-                results=results, bytes_up=up, bytes_down=down,
+                results=results, bytes_up=up, bytes_down=down, seen=time.monotonic() - ago,
             )  # fmt: skip
 
     def save_counts(self, counts: Mapping[str, int]) -> None:

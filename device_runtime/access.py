@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 from device_runtime.errors import BrokerError
 from device_runtime.tensors import replace_durably, write_durably
 
+_KEEP = "session=keep"
 _DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
 
 
@@ -20,7 +21,8 @@ class Access:
     """What one client needs to connect.
 
     Attributes:
-        url: ``mqtt://host[:port]``, or with ``mqtts``, ``ws``, ``wss``; without name and password.
+        url: ``mqtt://host[:port]``, or with ``mqtts``, ``ws``, ``wss``; without name and password. With
+            ``?session=keep`` the broker keeps the client's session while it is away, which a cluster may need.
         user: name at the broker, or "" for none.
         password: of the user.
         authority: PEM text of the certificate authority to trust, or "" for those of the system.
@@ -35,7 +37,7 @@ class Access:
         """Raises BrokerError when the URL is not one of a broker."""
         try:
             usable = self.scheme in _DEFAULT_PORTS and bool(self.host) and self.port > 0
-            usable = usable and "@" not in urlsplit(self.url).netloc
+            usable = usable and "@" not in urlsplit(self.url).netloc and urlsplit(self.url).query in ("", _KEEP)
         except ValueError:
             usable = False
         if not usable:
@@ -46,10 +48,10 @@ class Access:
     def parse(cls, url: str) -> Access:
         """From ``mqtt://[user:password@]host[:port]``. Raises BrokerError when it is not a broker's URL."""
         scheme, separator, rest = url.partition("://")
-        place, slash, path = rest.partition("/")
+        place, path = re.match(r"([^/?]*)(.*)", rest, re.DOTALL).groups()  # type: ignore[union-attr]
         login, _, place = place.rpartition("@")
         user, _, password = login.partition(":")
-        return cls(f"{scheme}{separator}{place}{slash}{path}", unquote(user), unquote(password))
+        return cls(f"{scheme}{separator}{place}{path}", unquote(user), unquote(password))
 
     @classmethod
     def load(cls, path: Path) -> Access:
@@ -95,6 +97,11 @@ class Access:
     def websockets(self) -> bool:
         """Whether MQTT travels in websocket frames."""
         return self.scheme in ("ws", "wss")
+
+    @property
+    def keeps_session(self) -> bool:
+        """Whether the broker keeps the session while the client is away."""
+        return urlsplit(self.url).query == _KEEP
 
     @property
     def path(self) -> str:

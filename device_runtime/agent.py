@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 RESEND_S = 5.0
 #: Times that a report is sent before the device ends without an acknowledgement.
 REPORTS = 12
-#: Seconds without any message after which the device says where it stands, to show that it is there.
+#: Seconds of its own silence after which the device says where it stands, to show that it is there.
 IDLE_S = 60.0
 
 
@@ -101,7 +101,8 @@ class Agent:
         self._results = 0
         self._reports = 0
         self._unanswered: Result | Decline | Report | None = None
-        self._sent_at = 0.0
+        self._said_at = time.monotonic()
+        self._haste = random.uniform(0.8, 1.2)  # devices that lost the server together do not come back in step
         self._synced_at = -RESEND_S
         self._last_round: int | None = None
 
@@ -115,9 +116,8 @@ class Agent:
         self._link.connect()
         try:
             while not self._finished:
-                # Devices that lost the server together do not all come back in the same instant.
-                wait = self._sent_at + RESEND_S - time.monotonic() if self._unanswered else IDLE_S
-                self.turn(self._link.next(wait + random.uniform(0, 1)))
+                self.turn(self._link.next(self._due - time.monotonic()))
+                self._remind()
                 if self._link.events.empty():  # what waits may be this round's entry
                     self._answer_plan()
         finally:
@@ -125,7 +125,7 @@ class Agent:
             self._link.close()
 
     def turn(self, event: object) -> None:
-        """Take in what happened, or that nothing did."""
+        """Take in what happened."""
         if isinstance(event, Connected):
             self._publish(Presence(True, self._session))
             self._sync(at_once=True)
@@ -134,13 +134,23 @@ class Agent:
                 self._receive(event.payload)
             except (MessageError, PlanError) as error:
                 self._complaints.add(event.topic, f"a message on {event.topic} was dropped: {error}")
-        elif self._unanswered is None:
-            self._sync()
+
+    def _remind(self) -> None:
+        """Say again what was not answered, or after a long silence of its own that this device is there."""
+        if time.monotonic() < self._due:
+            return
+        if self._unanswered is None:
+            self._sync(at_once=True)
         elif self._reports < REPORTS:
             self._send(self._unanswered)
         else:
             log.warning("the server has not acknowledged the report of device '%s'", self._state.device)
             self._unanswered = None
+
+    @property
+    def _due(self) -> float:
+        """When to say something if nothing happens, by the monotonic clock."""
+        return self._said_at + self._haste * (RESEND_S if self._unanswered else IDLE_S)
 
     @property
     def _finished(self) -> bool:
@@ -284,12 +294,12 @@ class Agent:
     def _send(self, message: Result | Decline | Report) -> None:
         self._reports += isinstance(message, Report)
         self._unanswered = message
-        self._sent_at = time.monotonic()
         self._publish(message)
 
     def _publish(self, message: Message) -> None:
         device, retain = self._state.device, isinstance(message, Presence)
         topic = self._topics.state(device) if retain else self._topics.up(device)
+        self._said_at = time.monotonic()
         self._link.publish(topic, self._sign(message), retain=retain)
 
     def _sign(self, message: Message) -> bytes:

@@ -1,7 +1,7 @@
 """One MQTT connection: messages out, messages in through a queue, and the count of both in bytes.
 
-MQTT 3.1.1 with clean sessions is all that is asked of a broker. Delivery is not trusted: whoever sends a message sends
-it again until an application acknowledgement, so this layer only connects and reconnects.
+MQTT 3.1.1 is all that is asked of a broker, with clean sessions unless the URL says otherwise. Delivery is not trusted:
+whoever sends a message sends it again until an application acknowledgement, so this layer only connects and reconnects.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import ssl
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +35,10 @@ _KEEPALIVE_S = 30
 #: The wait before the n-th attempt in a row to connect is drawn from 0 to 2ⁿ seconds, with n up to this.
 _MAX_BACKOFF = 5
 
+#: Seconds that a broker has to acknowledge a message.
+_UNACKNOWLEDGED_S = 30.0
+#: Most seconds after which subscriptions that were not granted are asked for again, where that is not final.
+_RESUBSCRIBE_S = 5.0
 #: Bytes received and not yet taken, beyond which messages are dropped: their senders send them again.
 _MOST_WAITING = 1 << 26
 
@@ -132,14 +138,15 @@ class Link:
         self._failure = ""
         self._attempts = 0
         self._granted_at = 0.0
-        self._unsent: list[mqtt.MQTTMessageInfo] = []
+        self._unacknowledged: deque[tuple[float, mqtt.MQTTMessageInfo]] = deque()  # since when
         self._client = mqtt.Client(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
-            clean_session=True,
+            clean_session=not access.keeps_session,
             protocol=mqtt.MQTTv311,
             transport="websockets" if access.websockets else "tcp",
         )
+        self._client.max_inflight_messages_set(0)  # no limit: one lost acknowledgement in twenty would be the end
         if access.websockets:
             self._client.ws_set_options(path=access.path)
         if access.tls:
@@ -174,9 +181,22 @@ class Link:
     def publish(self, topic: str, payload: bytes, retain: bool = False) -> None:
         """Send a message, unless the connection is down: whoever needs it sent sends it again."""
         if self._client.is_connected():
-            self._unsent = [message for message in self._unsent if not message.is_published()]
-            self._unsent.append(self._client.publish(topic, payload, qos=1, retain=retain))
-            self.bytes_up += len(payload)
+            self._watch_acknowledgements()
+            message = self._client.publish(topic, payload, qos=1, retain=retain)
+            if message.rc == mqtt.MQTT_ERR_SUCCESS:  # or else the connection has just broken
+                self._unacknowledged.append((time.monotonic(), message))
+                self.bytes_up += len(payload)
+
+    def _watch_acknowledgements(self) -> None:
+        """Connect anew when the broker owes an acknowledgement for too long: it has lost messages, or its way."""
+        waiting = self._unacknowledged
+        while waiting and waiting[0][1].is_published():
+            waiting.popleft()
+        if waiting and time.monotonic() > waiting[0][0] + _UNACKNOWLEDGED_S:
+            waiting.clear()
+            log.warning("the broker at %s leaves messages unacknowledged; connecting anew", self.access.place)
+            with suppress(OSError, AttributeError):  # it may be gone, or be a websocket, which ends by itself
+                self._client.socket().shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
 
     def next(self, timeout: float) -> Any | None:
         """The next event, or None when there is none for ``timeout`` seconds."""
@@ -199,17 +219,22 @@ class Link:
         """Wait until the broker has what was sent (for ``timeout`` seconds at most) and disconnect."""
         end = time.monotonic() + timeout
         while self._client.is_connected() and time.monotonic() < end:
-            if all(message.is_published() for message in self._unsent):
+            if all(message.is_published() for _, message in self._unacknowledged):
                 break
             time.sleep(0.01)
         self._client.disconnect()
         self._client.loop_stop()
 
     def _on_connect(self, client: mqtt.Client, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
-        if reason.is_failure:
-            self._refuse(f"refuses: {reason}; check user name and password")
+        if not reason.is_failure:
+            self._subscribe()
+        elif reason == "Server unavailable":  # a node of a cluster that has lost the others, say
+            self._failure = str(reason)
         else:
-            client.subscribe([(topic, 1) for topic in self._subscriptions])
+            self._refuse(f"refuses: {reason}; check user name and password")
+
+    def _subscribe(self) -> None:
+        self._client.subscribe([(topic, 1) for topic in self._subscriptions])
 
     def _on_connect_fail(self, client: mqtt.Client, userdata: Any) -> None:
         error = sys.exc_info()[1]  # paho calls from where it handles the exception, and does not pass it on
@@ -232,6 +257,9 @@ class Link:
     def _on_subscribe(self, client: mqtt.Client, userdata: Any, mid: int, reasons: Any, properties: Any) -> None:
         if any(reason.is_failure for reason in reasons):
             self._refuse("refuses: it does not grant the subscriptions; check the rights of this user")
+            again = threading.Timer(random.uniform(1, _RESUBSCRIBE_S), self._subscribe)
+            again.daemon = True
+            again.start()
             return
         self._refusal = ""
         self._granted_at = time.monotonic()

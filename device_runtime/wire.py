@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, get_args, get_type_hints
 
 import cbor2
@@ -193,6 +194,7 @@ def encode(message: Message) -> bytes:
     return data
 
 
+@lru_cache(maxsize=8)
 def fingerprint(plan: Plan) -> bytes:
     """Eight bytes that tell a plan from others."""
     return hashlib.blake2b(encode(plan), digest_size=8, person=b"fedspzo plan").digest()

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny import BATCH, LENGTH, TASK, WORDS, make_bundle, make_checkpoint, write_requests
+from victim import Victim
 
+from broker.store import pin_bundle
 from device_runtime.bundle import Bundle
 from device_runtime.data import DataStore
 from device_runtime.plan import Block, Plan
 from device_runtime.task import Task
+from device_runtime.trust import PIN
 
 
 @pytest.fixture(scope="session")
@@ -64,3 +68,15 @@ def make_plan() -> Callable[..., Plan]:
 def write_examples() -> Callable[[Path, int], Path]:
     """Write a JSON-lines file of valid examples."""
     return write_requests
+
+
+@pytest.fixture
+def pinned(bundle_folder: Path, tmp_path: Path) -> Bundle:
+    copy = shutil.copytree(bundle_folder, tmp_path / "bundle", ignore=shutil.ignore_patterns(PIN))
+    pin_bundle(copy, tmp_path / "server")
+    return Bundle(copy)
+
+
+@pytest.fixture
+def victim(pinned: Bundle, tmp_path: Path, store: DataStore) -> Victim:
+    return Victim(pinned, tmp_path, store)

@@ -46,26 +46,30 @@ class Processes:
         shutil.copytree(bundle, self.bundle, ignore=shutil.ignore_patterns(PIN))
         pin_bundle(self.bundle, folder / "server")
         self.running: list[subprocess.Popen[str]] = []
+        self.logins: dict[str, str] = {}  # user → URL with its name and password, where the broker wants them
 
     def device(self, name: str, bundle: Path | None = None) -> subprocess.Popen[str]:
         data = self.write(self.folder / f"{name}.jsonl", 12)
-        return self._start("device", bundle or self.bundle, "--state", self.folder / name, "--data", data, "--id", name)
+        options = ("--state", self.folder / name, "--data", data, "--id", name)
+        return self._start(name, "device", bundle or self.bundle, *options)
 
     def server(self, *options: str) -> subprocess.Popen[str]:
         data = self.write(self.folder / "held-out.jsonl", 10)
-        state = self.folder / "server"
-        return self._start("server", self.bundle, "--state", state, "--data", data, "--json", *JOB, *options)
+        more = ("--state", self.folder / "server", "--data", data, "--json", *JOB, *options)
+        return self._start("server", "server", self.bundle, *more)
 
-    def _start(self, command: str, bundle: Path, *options: object) -> subprocess.Popen[str]:
-        arguments = [sys.executable, "-m", "fedspzo", command, bundle, "--broker", self.url, *options]
+    def _start(self, user: str, command: str, bundle: Path, *options: object) -> subprocess.Popen[str]:
+        url = self.logins.get(user, self.url)
+        arguments = [sys.executable, "-m", "fedspzo", command, bundle, "--broker", url, *options]
         process = subprocess.Popen(list(map(str, arguments)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.running.append(process)
         return process
 
-    def stop(self) -> None:
+    def stop(self) -> list[tuple[str, str]]:
+        """Kill what is left; what each of them had said, in the order of their start."""
         for process in self.running:
             process.kill()
-            process.communicate()
+        return [process.communicate() for process in self.running]
 
 
 def clear_retained(broker: EmbeddedBroker) -> None:

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import random
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
+from victim import BLOCKS, DEVICE, JOB, NOWHERE, TOPICS, Victim
 
 from broker.evaluation import Evaluator
 from broker.rounds import Job
 from broker.server import Conduct, Server
-from broker.store import ServerStore, pin_bundle
-from device_runtime.access import Access
-from device_runtime.agent import Agent
+from broker.store import ServerStore
 from device_runtime.bundle import Bundle
-from device_runtime.data import DataStore
 from device_runtime.engines import create_engine
 from device_runtime.errors import StateError
 from device_runtime.journal import EMPTY, chain
-from device_runtime.link import Received, Topics
-from device_runtime.plan import Block, Contribution, Entry, Plan
+from device_runtime.link import Received
+from device_runtime.plan import Contribution, Entry, Plan
 from device_runtime.replica import Replica
-from device_runtime.state import DeviceState
-from device_runtime.trust import PIN, Scope, Signer
+from device_runtime.trust import Scope, Signer
 from device_runtime.wire import (
     Ack,
     Batch,
@@ -43,46 +39,6 @@ from device_runtime.wire import (
     encode,
     fingerprint,
 )
-
-JOB, DEVICE = "default", "a"
-TOPICS = Topics(JOB)
-NOWHERE = Access("mqtt://127.0.0.1:1")
-BLOCKS = (Block(3, 1, 0.25, 1e-3), Block(5, 4, 1.0, 1e-2))
-
-
-class Victim:
-    """A device whose broker is the test: nothing is connected, messages are handed to it."""
-
-    def __init__(self, bundle: Bundle, folder: Path, store: DataStore) -> None:
-        self.state = DeviceState(folder / "device", bundle, DEVICE)
-        self.agent = Agent(NOWHERE, JOB, create_engine("litert"), self.state, lambda: store)
-        self.server = Signer(folder / "server" / "server.key")
-        self.identity = bundle.identity
-
-    def sign(
-        self, message: Message, to: str = "", head: bytes = b"", job: str = JOB, signer: Signer | None = None
-    ) -> bytes:
-        return (signer or self.server).sign(encode(message), Scope(job, self.identity, to, head))
-
-    def hear(self, signed: bytes, topic: str = TOPICS.down(DEVICE)) -> None:
-        self.agent.turn(Received(topic, signed))
-
-    @property
-    def standing(self) -> tuple[int, bytes, bytes]:
-        replica = self.state.replica
-        return replica.round, replica.head, replica.digest()
-
-
-@pytest.fixture
-def pinned(bundle_folder: Path, tmp_path: Path) -> Bundle:
-    copy = shutil.copytree(bundle_folder, tmp_path / "bundle", ignore=shutil.ignore_patterns(PIN))
-    pin_bundle(copy, tmp_path / "server")
-    return Bundle(copy)
-
-
-@pytest.fixture
-def victim(pinned: Bundle, tmp_path: Path, store: DataStore) -> Victim:
-    return Victim(pinned, tmp_path, store)
 
 
 @pytest.fixture

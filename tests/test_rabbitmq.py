@@ -268,13 +268,3 @@ def wait_for_server(users: Users, node: int) -> Client:
         if not client.refusal:
             return client
     raise AssertionError("no node accepts the server")
-
-
-@pytest.mark.slow
-def test_a_clean_session_moves_to_another_node(users: Users) -> None:
-    """Its queue has the same name there; without the mirroring policy it would wait for the killed node."""
-    ann = users.connect("ann", node=2)
-    assert ann.subscribe("fl/v1/+/down/ann")
-    users.cluster.kill(2)
-    assert ann.ended.wait(30)
-    assert wait_until(lambda: users.connect("ann", node=3).subscribe("fl/v1/+/down/ann"), 60)
