@@ -18,7 +18,9 @@ log = logging.getLogger(__name__)
 #: A snapshot that has arrived is read and checked at about this speed, in bytes a second.
 LOADED_PER_S = 4e8
 #: Seconds and bytes after which a download's speed is believed.
-_TRIAL_S, _TRIAL_BYTES = 0.5, 1 << 20
+_TRIAL_S, _TRIAL_BYTES = 1.0, 1 << 20
+#: A download is given up when it will take so many times what the journal will: its beginning says only roughly.
+MARGIN = 1.25
 
 
 class _TooSlow(Exception):
@@ -62,7 +64,7 @@ class Planner:
             arrived = done - before[0]
             if done < total and (seconds > _TRIAL_S or arrived > _TRIAL_BYTES):
                 rate = max(arrived, 1) / seconds
-                if seconds + (total - done) / rate + total / LOADED_PER_S > allowed:
+                if seconds + (total - done) / rate + total / LOADED_PER_S > MARGIN * allowed:
                     raise _TooSlow
 
         try:
