@@ -34,8 +34,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 from device_runtime.access import Access
 from device_runtime.agent import IDLE_S, RESEND_S
 from device_runtime.journal import EMPTY, chain
-from device_runtime.link import Topics
 from device_runtime.plan import Entry, Plan
+from device_runtime.topics import Topics
 from device_runtime.trust import Scope, split
 from device_runtime.wire import Ack, Batch, Hello, Message, Presence, Refusal, Result, Sync, decode, encode, fingerprint
 

@@ -33,8 +33,8 @@ from broker.certificates import AUTHORITY, ensure_certificates
 from broker.mosquitto_files import LOOPBACK, RIGHTS, SERVER_USER, configuration
 from device_runtime.access import Access
 from device_runtime.errors import BrokerError
-from device_runtime.link import valid_id
 from device_runtime.tensors import replace_durably, write_durably
+from device_runtime.topics import valid_id
 
 log = logging.getLogger(__name__)
 

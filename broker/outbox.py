@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from broker.roster import Roster
-from device_runtime.link import Link, Topics
+from device_runtime.link import Link
+from device_runtime.topics import Topics
 from device_runtime.trust import Scope, Signer
 from device_runtime.wire import Message, encode
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from broker.mosquitto_files import SERVER_USER
 from device_runtime.errors import BrokerError
-from device_runtime.link import valid_id
+from device_runtime.topics import valid_id
 
 _EXCHANGE = "amq.topic"
 _TIMEOUT_S = 60.0

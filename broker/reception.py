@@ -17,8 +17,8 @@ from broker.store import ServerStore
 from device_runtime.complaints import Complaints
 from device_runtime.errors import MessageError
 from device_runtime.journal import EMPTY
-from device_runtime.link import Topics, valid_id
 from device_runtime.plan import Plan
+from device_runtime.topics import Topics, valid_id
 from device_runtime.trust import Scope, check, split
 from device_runtime.wire import (
     Ack,

@@ -25,8 +25,9 @@ from broker.store import ServerStore
 from device_runtime.access import Access
 from device_runtime.errors import StateError
 from device_runtime.journal import EMPTY
-from device_runtime.link import Connected, Link, Received, Topics
+from device_runtime.link import Connected, Link, Received
 from device_runtime.plan import Entry
+from device_runtime.topics import Topics
 from device_runtime.trust import SIGNATURE_BYTES
 from device_runtime.wire import Hello
 

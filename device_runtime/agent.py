@@ -22,11 +22,12 @@ from device_runtime.engines import Engine
 from device_runtime.errors import FedSPZOError, MessageError, PlanError, StateError
 from device_runtime.estimator import measure
 from device_runtime.forward import Forward
-from device_runtime.link import Connected, Link, Received, Topics, Will
+from device_runtime.link import Connected, Link, Received, Will
 from device_runtime.memory import peak_rss_bytes
 from device_runtime.plan import Entry, Plan
 from device_runtime.power import read_power
 from device_runtime.state import DeviceState
+from device_runtime.topics import Topics
 from device_runtime.trust import Scope, check, read_pin, split
 from device_runtime.wire import (
     Ack,

@@ -10,10 +10,10 @@ from typing import IO
 from device_runtime.bundle import Bundle
 from device_runtime.errors import StateError
 from device_runtime.journal import Journal, chain, connect
-from device_runtime.link import valid_id
 from device_runtime.plan import Entry
 from device_runtime.replica import Replica
 from device_runtime.tensors import make_folder, replace_durably, sync_folder, write_durably
+from device_runtime.topics import valid_id
 from device_runtime.trust import Signer
 
 #: Entries applied between snapshots.

@@ -242,12 +242,12 @@ class Chaos:
         assert all(len(set(r.devices)) == len(r.devices) >= 2 for r in closed)
         for entry, record in zip(journal, closed, strict=True):
             assert sorted(c.source for c in entry.contributions) == sorted(record.devices)
-        told: Counter[str] = Counter()
+        told: dict[str, set[tuple[int, str]]] = {"counted": set(), "too late": set()}
         for name in names:
             for line in (self.folder / f"{name}.log").read_text(errors="replace").splitlines():
                 if line.startswith("round ") and line.endswith((": counted", ": too late")):
                     number, verdict = line.removeprefix("round ").split(": ")
-                    told[verdict] += 1
+                    told[verdict].add((int(number), name))
                     assert ((int(number), name) in asked) == (verdict == "counted"), f"{name}: {line}"
         self._recompute(bundle, names)
         replica = Replica(bundle)
@@ -264,7 +264,7 @@ class Chaos:
             "faults": dict(self.faults), "rounds": self.rounds,
             "rounds when the last fault struck": self.rounds_in_faults,
             "starts": {part.name: part.starts for part in self.parts.values()}, "results in the journal": len(asked),
-            "acknowledged as counted": told["counted"], "acknowledged as late": told["too late"],
+            "acknowledged as counted": len(told["counted"]), "acknowledged as late": len(told["too late"]),
             "counts": last["counts"], "digest": digest.hex(),
         }  # fmt: skip
 

@@ -18,8 +18,8 @@ from broker.embedded import EmbeddedBroker, spawn
 from broker.rounds import plan_round
 from broker.store import KEY, ServerStore, read_journal
 from device_runtime.bundle import Bundle
-from device_runtime.link import Topics
 from device_runtime.plan import Plan
+from device_runtime.topics import Topics
 from device_runtime.trust import SIGNATURE_BYTES
 from device_runtime.wire import Ack, Presence, Refusal, Result, Sync, decode, encode, fingerprint
 from fedspzo.commands.server import add_job_options, make_job

@@ -9,9 +9,10 @@ from device_runtime.agent import Agent
 from device_runtime.bundle import Bundle
 from device_runtime.data import DataStore
 from device_runtime.engines import create_engine
-from device_runtime.link import Received, Topics
+from device_runtime.link import Received
 from device_runtime.plan import Block
 from device_runtime.state import DeviceState
+from device_runtime.topics import Topics
 from device_runtime.trust import Scope, Signer
 from device_runtime.wire import Message, encode
 

@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Run the demo."""
     from device_runtime.errors import FedSPZOError
-    from device_runtime.link import valid_id
+    from device_runtime.topics import valid_id
     from fedspzo.demo.run import Settings, run_demo
 
     if min(options.rounds, options.devices, options.cohort) < 1:
