@@ -7,14 +7,11 @@ Run it as a user of its own: mosquitto keeps the rights of whoever starts it, to
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import json
 import logging
 import os
-import resource
 import secrets
-import shutil
 import signal
 import socket
 import ssl
@@ -22,15 +19,15 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from broker.certificates import AUTHORITY, ensure_certificates
 from broker.mosquitto_files import LOOPBACK, RIGHTS, SERVER_USER, configuration
+from broker.mosquitto_program import by_name, find, hash_passwords, prepare_child
 from device_runtime.access import Access
 from device_runtime.errors import BrokerError
 from device_runtime.tensors import replace_durably, write_durably
@@ -44,9 +41,6 @@ STOP_TIMEOUT_S = 10.0
 #: Seconds that mosquitto has to read its files again.
 RELOAD_S = 0.5
 DAY_S = 86400.0
-#: Connections are limited by open files alone; this many are asked for, or what the system grants at most.
-OPEN_FILES = 65536
-_PR_SET_PDEATHSIG = 1
 
 
 class ManagedBroker:
@@ -102,7 +96,7 @@ class ManagedBroker:
         Raises:
             BrokerError: mosquitto is not installed, does not start, or runs in this folder already.
         """
-        program = _find("mosquitto")
+        program = find("mosquitto")
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._locked(), (self.folder / "pid").open("a") as pid_file:
             try:
@@ -123,7 +117,7 @@ class ManagedBroker:
                 errors="replace",
                 start_new_session=True,  # a Ctrl-C in the terminal is for the parent, which then stops the broker
                 pass_fds=[pid_file.fileno()],
-                preexec_fn=_prepare_child(),
+                preexec_fn=prepare_child(),
             )
             pid_file.truncate(0)
             pid_file.write(str(self._process.pid))
@@ -192,7 +186,7 @@ class ManagedBroker:
                 raise BrokerError(f"'{name}' cannot be a user's name; use up to 64 letters, digits, '-' and '_'")
         self._check_started()
         with self._locked():
-            self._write_users(self._read_users() | _hash_passwords(passwords))
+            self._write_users(self._read_users() | hash_passwords(passwords))
         authority = (self.folder / AUTHORITY).read_text()
         return [Access(self.url, name, password, authority) for name, password in passwords.items()]
 
@@ -220,7 +214,7 @@ class ManagedBroker:
 
     def _read_users(self) -> dict[str, str]:
         """Name → its line of the password file."""
-        return _by_name((self.folder / "passwords").read_text())
+        return by_name((self.folder / "passwords").read_text())
 
     def _write_users(self, users: dict[str, str]) -> None:
         self._write("passwords", "".join(f"{line}\n" for line in users.values()))
@@ -293,57 +287,8 @@ class ManagedBroker:
         return (errors or lines or ["it says nothing"])[-1]
 
 
-def installed() -> bool:
-    """Whether mosquitto is on this machine."""
-    return _which("mosquitto") is not None
-
-
-def _find(program: str) -> str:
-    path = _which(program)
-    if path is None:
-        raise BrokerError(f"{program} is not installed; install the system's package 'mosquitto'")
-    return path
-
-
-def _which(program: str) -> str | None:
-    """Daemons lie where not every user's PATH leads."""
-    return shutil.which(program, path=os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin")))
-
-
 def _is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _hash_passwords(passwords: dict[str, str]) -> dict[str, str]:
-    """Name → line of a password file, made by mosquitto's own tool, which takes passwords in a file."""
-    with TemporaryDirectory() as folder:
-        path = Path(folder, "passwords")
-        write_durably(
-            path, "".join(f"{name}:{password}\n" for name, password in passwords.items()).encode(), mode=0o600
-        )
-        answer = subprocess.run([_find("mosquitto_passwd"), "-U", path], capture_output=True, text=True)
-        if answer.returncode:
-            raise BrokerError(f"mosquitto_passwd failed: {answer.stderr.strip() or answer.stdout.strip()}")
-        return _by_name(path.read_text())
-
-
-def _by_name(text: str) -> dict[str, str]:
-    return {line.partition(":")[0]: line for line in text.splitlines()}
-
-
-def _prepare_child() -> Callable[[], None]:
-    """What the child does before it becomes mosquitto: end with its parent, and ask for many open files."""
-    prctl = ctypes.CDLL(None).prctl
-    parent = os.getpid()
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-
-    def prepare() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it ended before the child could ask to be told
-            os._exit(1)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(limit, OPEN_FILES), limit))
-
-    return prepare

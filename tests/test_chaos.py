@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from chaos import Chaos
 
-from broker.mosquitto import installed
+from broker.mosquitto_program import installed
 
 
 @pytest.mark.slow

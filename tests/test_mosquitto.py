@@ -24,7 +24,8 @@ from cryptography import x509
 from paho.mqtt.enums import MQTTProtocolVersion
 
 from broker.certificates import ensure_certificates
-from broker.mosquitto import ManagedBroker, installed
+from broker.mosquitto import ManagedBroker
+from broker.mosquitto_program import installed
 from device_runtime.access import Access
 from device_runtime.errors import BrokerError
 from device_runtime.link import Connected, Link, Received

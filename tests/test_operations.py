@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.mosquitto import installed
+from broker.mosquitto_program import installed
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "operations.md"
 

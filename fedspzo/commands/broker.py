@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Serve until SIGTERM or Ctrl-C."""
-    from broker.mosquitto import installed
+    from broker.mosquitto_program import installed
     from device_runtime.errors import BrokerError
 
     if not 0 <= options.port < 1 << 16:
