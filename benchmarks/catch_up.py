@@ -20,7 +20,6 @@ from broker.endpoint import serve
 from device_runtime.bundle import Bundle, file_hash
 from device_runtime.catch_up import Planner
 from device_runtime.download import download
-from device_runtime.journal import EMPTY
 from device_runtime.plan import Block, Contribution, Entry, Plan
 from device_runtime.state import DeviceState
 from device_runtime.wire import Offer
@@ -96,10 +95,8 @@ def main() -> None:
         with serve(bundle, CollectorRegistry(), lambda: {options.rounds: snapshot}) as url:
             for rate in map(float, options.megabytes.split(",")):
                 with slow_network(url, rate * 1e6) as slow:
-                    offer = Offer(
-                        options.rounds, EMPTY, digest, bytes.fromhex(file_hash(snapshot)), size,
-                        f"{slow}/snapshot/{options.rounds}", options.rounds,
-                    )  # fmt: skip
+                    place = f"{slow}/snapshot/{options.rounds}"
+                    offer = Offer(options.rounds, bytes.fromhex(file_hash(snapshot)), size, place)
                     other = DeviceState(folder / f"snapshot-{rate}", bundle, "b")
                     started = time.perf_counter()
                     download(offer.url, folder / "whole", offer.sha256.hex())

@@ -38,15 +38,11 @@ class Snapshot:
     """A file with the replica after a round.
 
     Attributes:
-        head: hash of the journal up to the round.
-        digest: of the replica.
         sha256, size: of the file.
     """
 
     round: int
     path: Path
-    head: bytes
-    digest: bytes
     sha256: bytes
     size: int
 
@@ -70,7 +66,7 @@ class Evaluator:
     """Follows the journal, and reports what it is asked for in order.
 
     Attributes:
-        round: the round that its replica started from.
+        round, head: the round that its replica started from, and the hash of the journal up to there.
     """
 
     def __init__(
@@ -84,7 +80,7 @@ class Evaluator:
             report: given each :class:`Evaluated`, :class:`Digested`, :class:`Snapshot` or :class:`Failed`, on
                 the thread.
         """
-        self.round = replica.round
+        self.round, self.head = replica.round, replica.head
         self._forward = Forward(engine, replica)
         self._store = store
         self._report = report
@@ -129,8 +125,6 @@ def _snapshot(replica: Replica, path: Path) -> Snapshot:
     return Snapshot(
         round=replica.round,
         path=path,
-        head=replica.head,
-        digest=replica.digest(),
         sha256=bytes.fromhex(file_hash(path)),
         size=path.stat().st_size,
     )

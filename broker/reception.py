@@ -24,6 +24,7 @@ from device_runtime.wire import (
     Ack,
     Batch,
     Decline,
+    Dismissal,
     Finish,
     Message,
     Offer,
@@ -39,6 +40,10 @@ log = logging.getLogger(__name__)
 
 #: Bytes of journal entries in one message.
 BATCH_BYTES = 40_000
+#: Seconds in which the same entries are not sent to a device twice.
+PATIENCE_S = 1.0
+#: Integers that SQLite holds are below this.
+_MOST = 1 << 63
 #: Rounds behind from which on a device is offered a snapshot besides.
 FAR_BEHIND = 64
 
@@ -77,13 +82,13 @@ class Reception:
             message = decode(split(signed))
             if isinstance(message, Sync):
                 check(signed, Scope(self._topics.job, message.bundle, device), message.key)
-                self._on_sync(kind, device, message)
+                self._on_sync(kind, device, message, len(signed))
             elif (member := self._roster.get(device)) is not None:
                 check(signed, Scope(self._topics.job, self._store.bundle, device), member.key)
                 self._receive(kind, member, message)
+                self._note(device, len(signed))
             elif not isinstance(message, Presence):  # a newcomer's birth message comes before its sync
                 raise MessageError("its sender has not synced")
-            self._note(device, len(signed))
         except MessageError as error:
             self._outcome.counts["messages dropped"] += 1
             self._complaints.add(device, f"a message of '{device[:64]}' was dropped: {error}")
@@ -107,42 +112,40 @@ class Reception:
         else:
             raise MessageError(f"a {type(message).__name__} is not for the topic '{kind}'")
 
-    def _on_sync(self, kind: str, device: str, sync: Sync) -> None:
+    def _on_sync(self, kind: str, device: str, sync: Sync, size: int) -> None:
         if kind != "up":
             raise MessageError(f"a Sync is not for the topic '{kind}'")
+        if max(sync.round, sync.examples) >= _MOST:
+            raise MessageError("its numbers are beyond any use")
         if sync.bundle != self._store.bundle:
             self._refuse(device, sync, "its bundle is not this job's; give it the job's bundle")
         elif sync.head != self._store.journal.head(sync.round):
-            self._refuse(device, sync, "its journal is not this job's; give it a new state folder")
+            self._refuse(device, sync, "its journal is not this job's; start it with --afresh")
         elif (member := self._roster.admit(device, sync.key)) is None:
             self._refuse(device, sync, "the job has too many devices")
         elif member.key != sync.key:
-            self._refuse(device, sync, "its id belongs to another device; give it another with --id")
+            reason = "its id belongs to another device's key; bring back its device.key, or give it another id"
+            self._refuse(device, sync, reason)
         else:
             self.synced_at = time.monotonic()
             accept(member, sync)
+            self._note(device, size)
             self._bring_up(member)
 
     def _bring_up(self, member: Member) -> None:
         """Send a device what it lacks, or else what it is asked."""
         last = self._store.journal.last_round
-        if member.round < last:
+        now = time.monotonic()
+        if member.round < last and (member.brought != member.round or now >= member.brought_at + PATIENCE_S):
+            member.brought, member.brought_at = member.round, now
             self._outbox.send(member.name, Batch(self._store.journal.signed(member.round, BATCH_BYTES)))
             if self.offer is not None and self.offer[0].round >= member.round + FAR_BEHIND:
                 snapshot, url = self.offer
                 self._outbox.send(
                     member.name,
-                    Offer(
-                        round=snapshot.round,
-                        head=snapshot.head,
-                        digest=snapshot.digest,
-                        sha256=snapshot.sha256,
-                        size=snapshot.size,
-                        url=url,
-                        last=last,
-                    ),
+                    Offer(round=snapshot.round, sha256=snapshot.sha256, size=snapshot.size, url=url),
                 )
-        elif self.finished:
+        elif member.round == last and self.finished:
             self.dismiss(member.name)
         if self.round and member.name in self.round.cohort and member.name not in self.round.results:
             self.ask(member.name, self.round.plan)
@@ -162,8 +165,9 @@ class Reception:
 
     def _on_result(self, member: Member, result: Result) -> None:
         if result.round <= self._store.journal.last_round:
-            self._outcome.counts["results late"] += 1
-            self._outbox.send(member.name, Ack(result.round, counted=self._store.counted(result.round, member.name)))
+            counted = self._store.counted(result.round, member.name)
+            self._outcome.counts["results late"] += not counted
+            self._outbox.send(member.name, Ack(result.round, counted))
             return
         reason = refusal(self.round.plan, self.round.cohort, member.name, result) if self.round else "no round is open"
         if reason is not None:
@@ -187,8 +191,8 @@ class Reception:
 
     def _on_report(self, member: Member, report: Report) -> None:
         self._outcome.reports[member.name] = report
-        self._outbox.send(member.name, Ack(report.round, counted=False))
         self.expel(self._digests.claim(Claim(member.name, report.round, report.digest)))
+        self._outbox.send(member.name, Dismissal(member.session))
 
     def expel(self, wrong: Iterable[Claim]) -> None:
         """Tell devices whose replicas differ to start afresh."""
@@ -197,8 +201,8 @@ class Reception:
             log.error("the replica of '%s' differs from the server's after round %d", claim.device, claim.round)
             member = self._roster.get(claim.device)
             if member is not None:
-                reason = f"its replica differs after round {claim.round}; give it a new state folder"
-                self._outbox.send(claim.device, Refusal(member.session, reason))
+                reason = f"its replica differs after round {claim.round}; start it with --afresh"
+                self._outbox.send(claim.device, Refusal(member.key, member.session, reason))
 
     def _refuse(self, device: str, sync: Sync, reason: str) -> None:
-        self._outbox.send(device, Refusal(sync.session, reason), bundle=sync.bundle)
+        self._outbox.send(device, Refusal(sync.key, sync.session, reason), bundle=sync.bundle)

@@ -29,6 +29,7 @@ class Member:
         served: last round that its result counted in.
         results: results that counted.
         bytes_up, bytes_down: payload received from and sent to it.
+        brought, brought_at: from which round on it was sent entries last, and when.
     """
 
     name: str
@@ -45,6 +46,8 @@ class Member:
     results: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
+    brought: int = -1
+    brought_at: float = 0.0
 
 
 class Roster:

@@ -80,6 +80,7 @@ class Server:
 
         Raises:
             PlanError: the job's settings contradict themselves.
+            StateError: the newest snapshot is not of the journal.
         """
         plan_round(job, 1)
         self._job = job
@@ -101,6 +102,7 @@ class Server:
         self._finished_at: float | None = None
         self._snapshot_url = ""
         self._closed: ClosedRound | None = None
+        self._decided: list[tuple[Entry, ClosedRound]] = []
         self._last_round = store.journal.last_round
         self._resume()
 
@@ -127,6 +129,8 @@ class Server:
         with self._store.transaction():
             for event in events:
                 self._handle(event)
+                if self._round is not None and len(self._round.results) >= self._job.cohort:
+                    self._close(time.monotonic())  # who comes after is late
             while self._advance():
                 pass
             self._store.save_members(self._roster.changed())
@@ -134,6 +138,11 @@ class Server:
                 self._store.save_counts(self._outcome.counts)
                 self._saved_counts = self._outcome.counts.copy()
         self._outbox.flush()
+        decided, self._decided = self._decided, []
+        for entry, closed in decided:  # the replica and people hear of what is on disk
+            self._submit(entry)
+            self._closed, self._last_round = closed, closed.round
+            self._observe(closed)
 
     @property
     def bytes_sent(self) -> int:
@@ -174,7 +183,13 @@ class Server:
         self._reception.round = opened
 
     def _resume(self) -> None:
-        """Bring the evaluator to the journal's end, and reopen the round that was open."""
+        """Bring the evaluator to the journal's end, and reopen the round that was open.
+
+        Raises:
+            StateError: the newest snapshot is not of this journal.
+        """
+        if self._store.journal.head(self._evaluator.round) != self._evaluator.head:
+            raise StateError(f"{self._store.snapshot} is not of this journal; remove it, and start the server again")
         self._evaluator.submit(None, evaluate=True, digest=True, snapshot=self._store.snapshot)
         for entry in self._store.journal.entries(after=self._evaluator.round):
             self._submit(entry)
@@ -184,7 +199,7 @@ class Server:
 
     def _handle(self, event: object) -> None:
         if isinstance(event, Connected):
-            self._outbox.greet(Hello(self._store.journal.last_round))
+            self._outbox.greet(Hello())
         elif isinstance(event, Received):
             self._reception.take(event.topic, event.payload)
         elif isinstance(event, Evaluated):
@@ -217,7 +232,6 @@ class Server:
             return True
         if self._round.overdue(now):
             self._extend(now)
-            return True
         return False
 
     def _open(self, now: float) -> None:
@@ -239,8 +253,10 @@ class Server:
         current = self._round
         others = {name: candidate for name, candidate in self._roster.ready(now).items() if name not in current.cohort}
         if not current.missing and not others and current.declined:
-            device, reason = next(iter(current.declined.items()))
-            raise StateError(f"round {current.plan.round} cannot go on; device '{device}' says: {reason}")
+            if not current.results:
+                device, reason = next(iter(current.declined.items()))
+                raise StateError(f"round {current.plan.round} cannot go on; device '{device}' says: {reason}")
+            current.declined.clear()  # nobody else is there: they are asked again
         wanted = self._job.asked - len(current.results)
         fresh = choose_cohort(self._job, current.plan.round, others, wanted)
         asked = current.extend(fresh, now)
@@ -265,9 +281,7 @@ class Server:
                 member.served, member.results = plan.round, member.results + 1
         self._round = None
         self._outbox.publish(signed)
-        self._submit(entry)
-        self._closed, self._last_round = closed, plan.round
-        self._observe(closed)
+        self._decided.append((entry, closed))
 
     def _finish(self, now: float) -> None:
         self._finished_at, self._reception.finished = now, True

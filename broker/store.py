@@ -24,7 +24,7 @@ DATABASE, SNAPSHOTS, KEY = "server.sqlite", "snapshots", "server.key"
 KEPT = 2
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS job (bundle BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS job (bundle BLOB NOT NULL, name TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS open_round (round INTEGER PRIMARY KEY, plan BLOB NOT NULL, cohort TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS results (round INTEGER, device TEXT, result BLOB NOT NULL, PRIMARY KEY (round, device));
 CREATE TABLE IF NOT EXISTS history (
@@ -47,14 +47,15 @@ class ServerStore:
         signer: signs what the server sends; made here the first time.
     """
 
-    def __init__(self, folder: Path, bundle: bytes) -> None:
+    def __init__(self, folder: Path, bundle: bytes, name: str = "default") -> None:
         """Open or create.
 
         Args:
             bundle: identity of the job's bundle.
+            name: of the job, which is part of what its entries are signed for.
 
         Raises:
-            StateError: the folder cannot be used, or belongs to a job with another bundle.
+            StateError: the folder cannot be used, or belongs to another job.
         """
         self._lock = lock_folder(folder)
         self.bundle = bundle
@@ -62,13 +63,18 @@ class ServerStore:
         self._snapshots.mkdir(exist_ok=True)
         self.signer = Signer(folder / KEY)
         self._connection = connect(folder / DATABASE)
-        self._connection.executescript(_SCHEMA)
         self.journal = Journal(self._connection)
-        row = self._connection.execute("SELECT bundle FROM job").fetchone()
-        if row is None:
-            self._connection.execute("INSERT INTO job VALUES (?)", (bundle,))
-        elif row[0] != bundle:
+        try:
+            self._connection.executescript(_SCHEMA)
+            row = self._connection.execute("SELECT bundle, name FROM job").fetchone()
+            if row is None:
+                self._connection.execute("INSERT INTO job VALUES (?, ?)", (bundle, name))
+        except sqlite3.Error as error:
+            raise StateError(f"{folder / DATABASE} is not a server's, or of another version ({error})") from None
+        if row is not None and row[0] != bundle:
             raise StateError(f"{folder} belongs to a job with another bundle; give each job a state folder of its own")
+        if row is not None and row[1] != name:
+            raise StateError(f"{folder} belongs to the job '{row[1]}'; give each job a state folder of its own")
 
     def save_open_round(self, plan: Plan, cohort: tuple[str, ...]) -> None:
         """Record the plan and who is asked, before they are."""

@@ -33,6 +33,7 @@ from device_runtime.wire import (
     Ack,
     Batch,
     Decline,
+    Dismissal,
     Finish,
     Hello,
     Message,
@@ -177,10 +178,16 @@ class Agent:
         elif isinstance(message, Ack):
             if isinstance(self._unanswered, Result) and self._unanswered.round == message.round:
                 self._observe(message)
-            self._settle(message.round)
+            if not isinstance(self._unanswered, Report):
+                self._settle(message.round)
         elif isinstance(message, Offer):
             self._consider(message)
-        elif isinstance(message, Refusal) and message.session == self._session:
+        elif isinstance(message, Dismissal) and message.session == self._session:
+            self._unanswered = None
+        elif isinstance(message, Refusal) and (message.key, message.session) == (
+            self._state.signer.public,
+            self._session,
+        ):
             raise StateError(f"the server refuses device '{self._state.device}': {message.reason}")
 
     def _follow(self, entries: Iterable[bytes]) -> bool:
@@ -222,7 +229,8 @@ class Agent:
         """Take a snapshot instead of the journal's entries, where that is quicker."""
         replica, file = self._state.replica, self._state.folder / "offered.safetensors"
         behind = offer.round - replica.round
-        if behind > 0 and self._planner.fetch(offer, behind, file, self._authority):
+        authority = self._authority if offer.url.startswith("https:") else ""  # else the signed hash must do
+        if behind > 0 and self._planner.fetch(offer, behind, file, authority):
             try:
                 self._state.adopt(file)
             except StateError as error:
@@ -234,7 +242,7 @@ class Agent:
         plan, self._plan = self._plan, None
         if plan is None or plan.round != self._state.replica.round + 1:
             return
-        if self._answered is None or self._answered[0] != plan:
+        if self._answered is None or self._answered[0] != plan or isinstance(self._answered[1], Decline):
             self._answered = plan, self._measure(plan)
             self._results += 1
         self._send(self._answered[1])

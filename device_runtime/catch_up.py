@@ -32,6 +32,7 @@ class Planner:
 
     def __init__(self) -> None:
         self._rounds, self._seconds = 0, 0.0
+        self._unreachable: set[str] = set()  # not tried again by this process
 
     def applied(self, rounds: int, seconds: float) -> None:
         """Learn how long it took to apply some journal entries."""
@@ -53,7 +54,7 @@ class Planner:
             Whether the snapshot is at ``path``, whole and as the server signed it.
         """
         allowed = self.journal_seconds(behind)
-        if offer.size / LOADED_PER_S >= allowed:
+        if offer.size / LOADED_PER_S >= allowed or offer.url in self._unreachable:
             return False
         started = time.monotonic()
         before: list[int] = []
@@ -74,5 +75,7 @@ class Planner:
             return False
         except FedSPZOError as error:
             log.warning("the snapshot of round %d cannot be had, so the journal is used: %s", offer.round, error)
+            if len(self._unreachable) < 100:
+                self._unreachable.add(offer.url)
             return False
         return True

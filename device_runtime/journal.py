@@ -76,9 +76,14 @@ class Journal:
             try:
                 entry = decode(blob)
             except MessageError as error:
-                raise StateError(f"journal entry {number} is damaged: {error}; remove the state folder") from None
+                raise StateError(
+                    f"journal entry {number} is damaged: {error};"
+                    " a device starts again with --afresh, a server from its backup"
+                ) from None
             if not isinstance(entry, Entry) or number != expected or entry.round != number:
-                raise StateError(f"the journal lacks round {expected}; remove the state folder to start afresh")
+                raise StateError(
+                    f"the journal lacks round {expected}; a device starts again with --afresh, a server from its backup"
+                )
             expected += 1
             yield entry
 
@@ -86,12 +91,15 @@ class Journal:
         """Signed entries of the rounds after ``after``, as many as make up so many bytes but at least one."""
         found: list[bytes] = []
         size = 0
-        statement = "SELECT entry, signature FROM journal WHERE round > ? ORDER BY round LIMIT 1000"
-        for entry, signature in self._query(statement, (after,)):
-            size += len(entry) + len(signature)
-            if found and size > most_bytes:
-                break
-            found.append(entry + signature)
+        statement = "SELECT entry, signature FROM journal WHERE round > ? ORDER BY round"
+        try:
+            for entry, signature in self._connection.execute(statement, (after,)):
+                size += len(entry) + len(signature)
+                if found and size > most_bytes:
+                    break
+                found.append(entry + signature)
+        except sqlite3.Error as error:
+            raise StateError(f"the journal cannot be read: {error}") from None
         return tuple(found)
 
     def forget(self, up_to: int) -> None:

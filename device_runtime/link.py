@@ -150,7 +150,7 @@ class Link:
         waiting = self._unacknowledged
         while waiting and waiting[0][1].is_published():
             waiting.popleft()
-        if waiting and time.monotonic() > waiting[0][0] + _UNACKNOWLEDGED_S:
+        if waiting and time.monotonic() > max(waiting[0][0], self._granted_at) + _UNACKNOWLEDGED_S:
             waiting.clear()
             log.warning("the broker at %s leaves messages unacknowledged; connecting anew", self.access.place)
             with suppress(OSError, AttributeError):  # it may be gone, or be a websocket, which ends by itself
@@ -170,7 +170,7 @@ class Link:
                 events.append(self.events.get_nowait())
         except queue.Empty:
             pass
-        self._taken += sum(len(event.payload) for event in events if isinstance(event, Received))
+        self._taken += sum(_size(event) for event in events if isinstance(event, Received))
         return events
 
     def close(self, timeout: float = 5.0) -> None:
@@ -238,10 +238,15 @@ class Link:
 
     def _on_message(self, client: mqtt.Client, userdata: Any, message: mqtt.MQTTMessage) -> None:
         self.bytes_down += len(message.payload)
-        size = len(message.payload)
-        if size <= MAX_SIGNED_BYTES and self._queued - self._taken + size <= _MOST_WAITING:
+        size = _size(message)
+        if len(message.payload) <= MAX_SIGNED_BYTES and self._queued - self._taken + size <= _MOST_WAITING:
             self._queued += size
             self.events.put(Received(message.topic, bytes(message.payload)))
+
+
+def _size(message: Received | mqtt.MQTTMessage) -> int:
+    """Bytes of memory, roughly, that a message takes while it waits."""
+    return len(message.payload) + len(message.topic) + 200
 
 
 def _disable_nagle(client: mqtt.Client, userdata: Any, connection: Any) -> None:

@@ -29,7 +29,7 @@ class LiveData:
             try:
                 self._store = load_data(self._source, self._bundle, self._cache)
                 log.warning("%s has changed: %d examples", self._source, len(self._store))
-            except DataError as error:
+            except (DataError, OSError) as error:
                 log.warning("%s has changed and cannot be used, so the examples stay as they were", error)
         return self._store
 

@@ -222,7 +222,7 @@ def parse_manifest(folder: Path, text: str) -> Manifest:
         if not manifest.shapes or len(manifest.checks) != len(manifest.stages):
             raise ValueError("it has no shape, or not a check for each stage")
         return manifest
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, DataError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, DataError, RecursionError) as error:
         raise BundleError(f"{folder / MANIFEST} is damaged ({error!r}); get or export the bundle again") from None
 
 

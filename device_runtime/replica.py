@@ -137,7 +137,8 @@ class Replica:
                 raise ValueError("its weights do not match its digest")
         except (BundleError, KeyError, ValueError) as error:
             raise StateError(
-                f"the snapshot {path} is damaged ({error}); remove the state folder to start afresh"
+                f"the snapshot {path} is damaged ({error});"
+                " a device starts again with --afresh, a server from its backup"
             ) from None
 
 

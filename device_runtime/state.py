@@ -16,6 +16,7 @@ from device_runtime.tensors import make_folder, replace_durably, sync_folder, wr
 from device_runtime.topics import valid_id
 from device_runtime.trust import Signer
 
+DATABASE, SNAPSHOT = "journal.sqlite", "snapshot.safetensors"
 #: Entries applied between snapshots.
 SNAPSHOT_EVERY = 50
 
@@ -30,11 +31,12 @@ class DeviceState:
         signer: signs what the device sends.
     """
 
-    def __init__(self, folder: Path, bundle: Bundle, device: str | None = None) -> None:
+    def __init__(self, folder: Path, bundle: Bundle, device: str | None = None, afresh: bool = False) -> None:
         """Open or create a state folder and catch up to the end of its journal.
 
         Args:
             device: the id to use; by default the folder's own, made at random the first time.
+            afresh: forget all but the id and the key, by which the server knows the device, and begin at θ₀.
 
         Raises:
             StateError: the folder is in use, cannot be written, is damaged or belongs to another device or bundle.
@@ -45,12 +47,16 @@ class DeviceState:
             raise StateError(f"'{name}' cannot be a device's id; use up to 64 letters, digits, '-' and '_'")
         self._lock = lock_folder(folder)
         try:
+            if afresh:
+                for file in ("bundle", SNAPSHOT, DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm"):
+                    (folder / file).unlink(missing_ok=True)
+                sync_folder(folder)
             self.device = _claim(folder / "device", "device", name, keep=device is None)
             _claim(folder / "bundle", "bundle", bundle.identity.hex())
         except (OSError, UnicodeDecodeError) as error:
             raise StateError(f"{folder} cannot be used: {error}") from None
-        self._snapshot = folder / "snapshot.safetensors"
-        self._journal = Journal(connect(folder / "journal.sqlite"))
+        self._snapshot = folder / SNAPSHOT
+        self._journal = Journal(connect(folder / DATABASE))
         self.signer = Signer(folder / "device.key")
         self.replica = Replica(bundle, self._snapshot)
         self._replay()

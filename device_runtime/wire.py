@@ -25,13 +25,7 @@ _MAX_TEXT = 4096
 
 @dataclass(frozen=True)
 class Hello:
-    """Server → devices after every connect: it is there, and wants to know where they stand.
-
-    Attributes:
-        round: last closed round.
-    """
-
-    round: int
+    """Server → devices after every connect: it is there, and wants to know where they stand."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +99,14 @@ class Ack:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Server → device: the session cannot take part, and why."""
+    """Server → device: the session cannot take part, and why.
 
+    Attributes:
+        key: of the device that is meant, since its name alone may have been used by somebody else.
+        session: of its process.
+    """
+
+    key: bytes
     session: int
     reason: str
 
@@ -124,20 +124,14 @@ class Offer:
 
     Attributes:
         round: the snapshot's.
-        head: hash of the journal up to there (16 bytes).
-        digest: of the replica.
         sha256, size: of the file.
         url: where it lies.
-        last: the journal's last round.
     """
 
     round: int
-    head: bytes
-    digest: bytes
     sha256: bytes
     size: int
     url: str
-    last: int
 
 
 @dataclass(frozen=True)
@@ -168,6 +162,13 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Dismissal:
+    """Server → device: the report has come, and the session may end."""
+
+    session: int
+
+
+@dataclass(frozen=True)
 class Presence:
     """Retained state of a device: a birth message, or its will, with the same session number."""
 
@@ -175,11 +176,26 @@ class Presence:
     session: int
 
 
-Message = Hello | Decline | Sync | Result | Ack | Refusal | Batch | Offer | Finish | Report | Presence | Plan | Entry
+Message = (
+    Hello
+    | Sync
+    | Batch
+    | Offer
+    | Refusal
+    | Plan
+    | Result
+    | Decline
+    | Ack
+    | Entry
+    | Finish
+    | Report
+    | Dismissal
+    | Presence
+)
 
 _KINDS: dict[int, type[Any]] = {
     1: Plan, 2: Entry, 3: Result, 4: Ack, 5: Sync, 6: Refusal, 7: Finish, 8: Report, 9: Presence, 10: Hello,
-    11: Decline, 12: Batch, 13: Offer,
+    11: Decline, 12: Batch, 13: Offer, 14: Dismissal,
 }  # fmt: skip
 _NUMBERS = {kind: number for number, kind in _KINDS.items()}
 #: Class → field name → type, in the order of the wire.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from tiny import BATCH, LENGTH, TASK, WORDS, make_bundle, make_checkpoint, write_requests
 from victim import Victim
 
@@ -17,6 +18,9 @@ from device_runtime.data import DataStore
 from device_runtime.plan import Block, Plan
 from device_runtime.task import Task
 from device_runtime.trust import PIN
+
+settings.register_profile("untimed", deadline=None)  # a busy machine fails no test
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -41,7 +41,7 @@ def ahead(
         yield (
             entries,
             replica,
-            Offer(80, replica.head, replica.digest(), sha256, file.stat().st_size, f"{url}/snapshot/80", 80),
+            Offer(80, sha256, file.stat().st_size, f"{url}/snapshot/80"),
         )
 
 
@@ -127,3 +127,15 @@ def test_power(tmp_path: Path) -> None:
     assert read_power(tmp_path) == Power(0.37, True)
     supply("BAT0", capacity="garbage")
     assert read_power(tmp_path) == Power(1.0, True)
+
+
+def test_a_device_that_begins_afresh(pinned: Bundle, victim: Victim, ahead: tuple[list[Entry], Replica, Offer]) -> None:
+    """It forgets its replica and not who it is."""
+    folder, key = victim.state.folder, victim.state.signer.public
+    start = victim.state.replica.digest()
+    victim.state.apply(ahead[0][0])
+    victim.state.snapshot()
+    victim.state._lock.close()
+    again = DeviceState(folder, pinned, afresh=True)
+    assert (again.device, again.signer.public) == (DEVICE, key)
+    assert (again.replica.round, again.replica.digest()) == (0, start)

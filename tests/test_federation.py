@@ -244,9 +244,10 @@ def test_a_refused_device_ends_with_a_sentence(processes: Processes, broker: Emb
     device = processes.device("a")
     sync = peer.wait(Sync)
     assert sync.bundle == bundle.identity
-    peer.say(topics.down("a"), Refusal(sync.session, "not by you"), device="b")
-    peer.say(topics.down("a"), Refusal(sync.session + 1, "not now"), device="a")
-    peer.say(topics.down("a"), Refusal(sync.session, "it may not"), device="a")
+    peer.say(topics.down("a"), Refusal(sync.key, sync.session, "not by you"), device="b")
+    peer.say(topics.down("a"), Refusal(sync.key, sync.session + 1, "not now"), device="a")
+    peer.say(topics.down("a"), Refusal(bytes(32), sync.session, "not you"), device="a")
+    peer.say(topics.down("a"), Refusal(sync.key, sync.session, "it may not"), device="a")
     _, errors = device.communicate(timeout=20)
     peer.close()
     assert device.returncode == 1

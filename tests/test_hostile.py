@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from victim import BLOCKS, DEVICE, JOB, NOWHERE, TOPICS, Victim
 from broker.evaluation import Evaluator
 from broker.rounds import Job
 from broker.server import Conduct, Server
-from broker.store import ServerStore
+from broker.store import ServerStore, read_history
 from device_runtime.bundle import Bundle
 from device_runtime.engines import create_engine
 from device_runtime.errors import StateError
@@ -27,6 +28,7 @@ from device_runtime.wire import (
     Ack,
     Batch,
     Decline,
+    Dismissal,
     Finish,
     Hello,
     Message,
@@ -132,20 +134,21 @@ def test_a_plan_that_came_early_is_checked_when_its_time_comes(
 
 
 def test_only_the_server_can_send_a_device_away(victim: Victim, tmp_path: Path) -> None:
-    other, session = Signer(tmp_path / "other.key"), victim.agent._session
+    other, session, key = Signer(tmp_path / "other.key"), victim.agent._session, victim.state.signer.public
     for message in (
-        victim.sign(Refusal(session, "go"), DEVICE, signer=other),
-        victim.sign(Refusal(session, "go"), "b"),
-        victim.sign(Refusal(session + 1, "go"), DEVICE),  # of an earlier process
+        victim.sign(Refusal(key, session, "go"), DEVICE, signer=other),
+        victim.sign(Refusal(key, session, "go"), "b"),
+        victim.sign(Refusal(key, session + 1, "go"), DEVICE),  # of an earlier process
         victim.sign(Finish(0), head=bytes(15) + b"x"),
         victim.sign(Finish(0), head=EMPTY, signer=other),
-        victim.sign(Hello(7), signer=other),
+        victim.sign(Hello(), signer=other),
+        victim.sign(Refusal(other.public, session, "go"), DEVICE),  # meant for somebody who used its name
     ):
         victim.hear(message)
     assert not victim.agent._finished
     assert victim.agent._last_round is None
     with pytest.raises(StateError, match="refuses device 'a': go"):
-        victim.hear(victim.sign(Refusal(session, "go"), DEVICE))
+        victim.hear(victim.sign(Refusal(key, session, "go"), DEVICE))
 
 
 class Host:
@@ -159,7 +162,7 @@ class Host:
         )  # fmt: skip
         self.server = Server(
             NOWHERE, JOB, job, self.store,
-            lambda report: Evaluator(create_engine("litert"), Replica(bundle), None, report),
+            lambda report: Evaluator(create_engine("litert"), Replica(bundle, self.store.snapshot), None, report),
             Conduct(devices=3), lambda event: None,
         )  # fmt: skip
         self.identity = bundle.identity
@@ -184,13 +187,70 @@ class Host:
         return self.store.journal.last_round, opened.plan, opened.cohort, opened.results, honest
 
 
+def test_numbers_that_a_database_cannot_hold(pinned: Bundle, tmp_path: Path) -> None:
+    host = Host(pinned, tmp_path)
+    before = host.standing
+    for changes in ({"round": 1 << 63}, {"examples": 1 << 63}, {"session": (1 << 64) - 1}):
+        host.hear("evil", replace(host.sync("evil", 3), **changes))  # type: ignore[arg-type]
+    assert host.standing == before
+
+
+def test_one_that_declines_does_not_end_the_job(pinned: Bundle, tmp_path: Path) -> None:
+    host = Host(pinned, tmp_path)
+    opened = host.server._round
+    assert opened is not None
+    answer = Result(1, fingerprint(opened.plan), (1.0,) * 4, 1.0, 4, 0.1, b"")
+    host.hear("a", answer)
+    host.hear("b", answer)
+    host.hear("evil", Decline(1, "I would rather not"))
+    opened.deadline = 0.0
+    host.server.turn([])
+    assert opened.missing == ["evil"]
+    host.hear("evil", answer)
+    assert host.store.journal.last_round == 1
+
+
+def test_results_beyond_the_cohort_are_late(pinned: Bundle, tmp_path: Path) -> None:
+    """All in one turn: the round closes with the cohort's worth of them."""
+    host = Host(pinned, tmp_path)
+    opened = host.server._round
+    assert opened is not None
+    opened.cohort = (*opened.cohort, "d")
+    host.keys["d"] = Signer(tmp_path / "d.key")
+    host.hear("d", host.sync("d", 4))
+    answer = encode(Result(1, fingerprint(opened.plan), (1.0,) * 4, 1.0, 4, 0.1, b""))
+    host.server.turn([Received(TOPICS.up(name), host.sign(name, answer)) for name in ("d", "a", "evil", "b")])
+    assert read_history(tmp_path / "server")[0].devices == ("a", "d", "evil")
+    assert host.server.standing().counts["results late"] == 1
+
+
+def test_a_snapshot_that_is_ahead_of_the_journal(pinned: Bundle, entries: list[Entry], tmp_path: Path) -> None:
+    replica = Replica(pinned)
+    replica.apply(entries[0])
+    (tmp_path / "server" / "snapshots").mkdir(parents=True)
+    replica.save_snapshot(tmp_path / "server" / "snapshots" / "00000001.safetensors")
+    with pytest.raises(StateError, match="is not of this journal; remove it"):
+        Host(pinned, tmp_path)
+
+
+def test_a_folder_of_another_job_or_program(pinned: Bundle, tmp_path: Path) -> None:
+    ServerStore(tmp_path / "one", pinned.identity, "a")
+    with pytest.raises(StateError, match="belongs to the job 'a'"):
+        ServerStore(tmp_path / "one", pinned.identity, "b")
+    (tmp_path / "two").mkdir()
+    with sqlite3.connect(tmp_path / "two" / "server.sqlite") as connection:
+        connection.execute("CREATE TABLE job (id INTEGER)")
+    with pytest.raises(StateError, match="is not a server's, or of another version"):
+        ServerStore(tmp_path / "two", pinned.identity)
+
+
 def every_kind(plan: Plan, entry: Entry, key: bytes, identity: bytes) -> list[bytes]:
     """The bytes of one valid message of each kind."""
     messages: list[Message] = [
         plan, entry, Result(1, fingerprint(plan), (1.0, 2.0, 3.0, 4.0), 1.0, 4, 0.1, b""), Ack(1, True),
-        Refusal(1, "x"), Sync(key, 3, identity, 0, EMPTY, 5, 0.5, True), Finish(1), Report(1, bytes(16), 1, 2, 3, 4),
-        Hello(0), Presence(True, 3), Decline(1, "no"), Batch((encode(entry) + bytes(64),)),
-        Offer(9, EMPTY, EMPTY, key, 9, "http://x", 9),
+        Refusal(key, 1, "x"), Sync(key, 3, identity, 0, EMPTY, 5, 0.5, True), Finish(1),
+        Report(1, bytes(16), 1, 2, 3, 4), Hello(), Presence(True, 3), Decline(1, "no"),
+        Batch((encode(entry) + bytes(64),)),         Offer(9, key, 9, "http://x"), Dismissal(3),
     ]  # fmt: skip
     return [encode(message) for message in messages]
 

@@ -22,6 +22,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--id", help="the device's id (default: its name at the broker, or a random one kept in the state folder)"
     )
     parser.add_argument("--engine", default="litert", help="litert, executorch, torch or tflite (%(default)s)")
+    parser.add_argument(
+        "--afresh",
+        action="store_true",
+        help="forget all but the device's id and key, and begin at the bundle's weights",
+    )
     parser.add_argument("--threads", type=int, default=1, help="threads of the engine (%(default)s)")
 
 
@@ -42,7 +47,7 @@ def run(options: argparse.Namespace) -> None:
         )
     bundle = Bundle(options.bundle)
     engine = create_engine(options.engine, options.threads)
-    state = DeviceState(options.state, bundle, options.id or access.user or None)
+    state = DeviceState(options.state, bundle, options.id or access.user or None, options.afresh)
     data = LiveData(options.data, bundle, cache=options.state / "tokens.npz")
     store = data.current()
     print(f"device '{state.device}': {len(store)} examples, round {state.replica.round}", flush=True)

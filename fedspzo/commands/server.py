@@ -108,7 +108,7 @@ def run(options: argparse.Namespace) -> None:
                 **event.evaluation.scores,
             )
 
-    store = ServerStore(options.state, bundle.identity)
+    store = ServerStore(options.state, bundle.identity, options.job)
     server = Server(
         access=access,
         name=options.job,
@@ -158,6 +158,8 @@ def _endpoint(options: argparse.Namespace, bundle: Bundle, store: ServerStore, s
     host, _, port = options.http.rpartition(":")
     if not port.isdecimal() or int(port) >= 1 << 16:
         raise BrokerError(f"--http is HOST:PORT, such as 0.0.0.0:8443, and not '{options.http}'")
+    if host in ("0.0.0.0", "::", "[::]") and not options.http_url:
+        raise BrokerError(f"devices cannot reach {options.http} by that name; say with --http-url how they do")
     if bool(options.http_certificate) != bool(options.http_key):
         raise BrokerError("--http-certificate and --http-key go together")
     tls = (options.http_certificate, options.http_key) if options.http_certificate else None
@@ -173,7 +175,8 @@ def make_job(options: argparse.Namespace, bundle: Bundle) -> Job:
     from broker.rounds import Job, close_round, plan_round
     from device_runtime.errors import MessageError, PlanError
     from device_runtime.replica import check_blocks
-    from device_runtime.wire import Result, encode
+    from device_runtime.trust import SIGNATURE_BYTES
+    from device_runtime.wire import Batch, Result, encode
 
     blocks = make_blocks(options, bundle.manifest)
     if min(options.rounds, options.devices, options.cohort, options.quorum) < 1 or not options.deadline > 0:
@@ -204,8 +207,9 @@ def make_job(options: argparse.Namespace, bundle: Bundle) -> Job:
     plan = plan_round(job, 1)
     check_blocks(bundle, plan)
     result = Result(1, b"", (0.0,) * plan.scalars, 0.0, 1, 0.0, b"")
+    entry = close_round(plan, {f"{number:064d}": result for number in range(job.cohort)})
     try:
-        encode(close_round(plan, {f"{number:064d}": result for number in range(job.cohort)}))
+        encode(Batch((encode(entry) + bytes(SIGNATURE_BYTES),)))
     except MessageError as error:
         raise PlanError(f"a round is too large ({error}); use a smaller cohort or fan-out, or shared seeds") from None
     return job
