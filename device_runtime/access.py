@@ -48,7 +48,8 @@ class Access:
     def parse(cls, url: str) -> Access:
         """From ``mqtt://[user:password@]host[:port]``. Raises BrokerError when it is not a broker's URL."""
         scheme, separator, rest = url.partition("://")
-        place, path = re.match(r"([^/?]*)(.*)", rest, re.DOTALL).groups()  # type: ignore[union-attr]
+        place = re.split("[/?]", rest, maxsplit=1)[0]
+        path = rest[len(place) :]
         login, _, place = place.rpartition("@")
         user, _, password = login.partition(":")
         return cls(f"{scheme}{separator}{place}{path}", unquote(user), unquote(password))

@@ -153,8 +153,10 @@ class Link:
         if waiting and time.monotonic() > max(waiting[0][0], self._granted_at) + _UNACKNOWLEDGED_S:
             waiting.clear()
             log.warning("the broker at %s leaves messages unacknowledged; connecting anew", self.access.place)
-            with suppress(OSError, AttributeError):  # it may be gone, or be a websocket, which ends by itself
-                self._client.socket().shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
+            connection = self._client.socket()
+            if isinstance(connection, socket.socket):  # a websocket is none, and ends by its keepalive
+                with suppress(OSError):  # it may be gone already
+                    connection.shutdown(socket.SHUT_RDWR)
 
     def next(self, timeout: float) -> Any | None:
         """The next event, or None when there is none for ``timeout`` seconds."""
