@@ -15,9 +15,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+PORT = 18831
 FEDSPZO = [sys.executable, "-m", "fedspzo"]
 TEXTS = ["the film was good. It was great.", "a dull end. It was terrible.", "Yes No Maybe one two three four five six"]
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -140,27 +143,36 @@ def split_stage(stages: int) -> int:
     return stages - 1 - (stages - 2) // 6
 
 
+@contextmanager
+def process(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A `fedspzo` command that runs while its caller does, and not longer."""
+    started = subprocess.Popen([*FEDSPZO, *arguments], stdout=subprocess.PIPE, text=True)
+    try:
+        yield started
+    finally:
+        started.terminate()
+        started.wait()
+
+
 def run_rounds(bundle: Path, folder: Path, engine: str) -> dict[str, Any]:
     """Rounds with a broker, a server and one device as processes; what the server and the device say of them."""
+    from broker.store import pin_bundle
+
     data = write_data(folder)
-    broker = subprocess.Popen([*FEDSPZO, "broker", "--port", "18831"], stdout=subprocess.DEVNULL)
-    url = ["--broker", "mqtt://127.0.0.1:18831"]
+    pin_bundle(bundle, folder / "server")  # the device starts beside the server
+    url = ["--broker", f"mqtt://127.0.0.1:{PORT}"]
     manifest = json.loads((bundle / "manifest.json").read_text())
     stages = len(manifest["stages"])
-    try:
-        time.sleep(3)
-        server = subprocess.Popen(
-            [*FEDSPZO, "server", str(bundle), *url, "--state", str(folder / "server"), "--engine", engine, "--json",
-             "--rounds", "3", "--split", str(split_stage(stages)), "--fanouts", "1,8", "--deadline", "900"],
-            stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        device = [*FEDSPZO, "device", str(bundle), *url, "--state", str(folder / "device"), "--data", str(data),
-                  "--engine", engine, "--threads", "2"]  # fmt: skip
-        _, peak = watch(device, folder)
-        said = [json.loads(line) for line in server.communicate()[0].splitlines()]
-    finally:
-        broker.terminate()
-        broker.wait()
+    serve = ["server", str(bundle), *url, "--state", str(folder / "server"), "--engine", engine, "--json", "--rounds",
+             "3", "--split", str(split_stage(stages)), "--fanouts", "1,8", "--deadline", "900"]  # fmt: skip
+    device = [*FEDSPZO, "device", str(bundle), *url, "--state", str(folder / "device"), "--data", str(data),
+              "--engine", engine, "--threads", "2"]  # fmt: skip
+    with process("broker", "--port", str(PORT)) as broker:
+        assert broker.stdout is not None
+        broker.stdout.readline()  # it listens
+        with process(*serve) as server:
+            _, peak = watch(device, folder)
+            said = [json.loads(line) for line in server.communicate()[0].splitlines()]
     steps = [event["step_seconds"] for event in said if "step_seconds" in event]
     ready = subprocess.run(
         [sys.executable, __file__, "--ready", str(bundle), str(data), engine],

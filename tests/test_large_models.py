@@ -28,6 +28,7 @@ def test_memory(model: str, weights: str, gigabytes: int, export_mb: int) -> Non
         pytest.skip(f"broker, server and device of {model} on one machine need {gigabytes} GB of memory")
     command = [sys.executable, BENCHMARK, "--models", model, "--weights", weights, "--json"]
     done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     print(json.dumps(found, indent=1))
     # What is exported is read a stage at a time: far below the checkpoint's own size for a large model.

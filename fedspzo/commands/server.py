@@ -109,6 +109,7 @@ def run(options: argparse.Namespace) -> None:
             )
 
     store = ServerStore(options.state, bundle.identity, options.job)
+    pin_bundle(bundle.folder, options.state)  # before the weights are read: devices beside it may be waiting
     server = Server(
         access=access,
         name=options.job,
@@ -118,7 +119,6 @@ def run(options: argparse.Namespace) -> None:
         conduct=Conduct(options.devices, options.evaluate_every),
         observe=observe,
     )
-    pin_bundle(bundle.folder, options.state)
     with _endpoint(options, bundle, store, server) as url:
         if url:
             server.offer_snapshots(f"{url}/snapshot")
