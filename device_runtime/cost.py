@@ -65,9 +65,12 @@ def forecast_memory(manifest: Manifest, shape: Shape, blocks: Sequence[Block], e
         buffers |= Counter(tensors[i].shape for i in stage.tensors if i in trained)
     runs = _runs(manifest, blocks)
     outputs = [count * sum(map(size, shape.graphs[stage.graph].outputs)) for stage, count in runs]
-    between = max(before + after for before, after in zip([0, *outputs], outputs, strict=False))
+    between = max(
+        before + (after // count if count == distinct else after)  # a leaf's activation goes when its next one is there
+        for before, after, (_, distinct), (_, count) in zip([0, *outputs], outputs, [runs[0], *runs], runs, strict=False)
+    )
     groups = [s.groups for s in manifest.shapes if (s.batch, s.length) == (shape.batch, shape.length)]
-    together = max(partition(2 * math.prod(block.fanout for block in blocks), groups))
+    together = max(map(len, partition(2 * math.prod(block.fanout for block in blocks), groups)))
     packed = (tensors[i] for stage in manifest.stages for i in stage.tensors)
     matrices = [spec.shape for spec in packed if len(spec.shape) == 3 and (spec.transposed or spec.trainable)]
     widest = max(matrices, key=size, default=(1, 1, 1))
@@ -79,7 +82,7 @@ def forecast_memory(manifest: Manifest, shape: Shape, blocks: Sequence[Block], e
     return Memory(
         weights=sum(_stored_bytes(tensors[i]) for i in trained),
         frozen=sum(_stored_bytes(tensors[i]) for i in frozen),
-        buffers=max(2, together) * sum(count * size(dimensions) for dimensions, count in buffers.items())
+        buffers=together * sum(count * size(dimensions) for dimensions, count in buffers.items())
         + sum(count * size(dimensions) for dimensions, count in wide.items()),
         activations=between + sum(map(size, shape.feeds.values())),
         workspace=size(widest) + 2 * size((tokens, features)) + 2 * scores,

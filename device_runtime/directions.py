@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -60,8 +60,40 @@ def derive_seed(base_seed: int, source: str, step: int, block: int, path: Sequen
     return int.from_bytes(hashlib.blake2b(message, digest_size=8, person=b"fedspzo dir 1").digest(), "little")
 
 
-class DirectionKernel:
-    """Adds sums of directions to weights; holds the scratch memory for one chunk, so it serves one thread."""
+@dataclass(frozen=True)
+class Step:
+    """A change of weights that is made at once: a sum of directions, and how it is rounded.
+
+    Attributes:
+        directions: the terms, in their order.
+        rounding: seed of the random rounding of 16-bit weights.
+    """
+
+    directions: Sequence[Direction]
+    rounding: int
+
+
+#: Some tensors: index in the bundle → weights, C-contiguous, float32 or one of the 16-bit types.
+Tensors = Mapping[int, np.ndarray]
+
+
+class DirectionKernel(Protocol):
+    """Adds sums of directions to weights. It holds scratch memory, so it serves one thread at a time."""
+
+    def step(self, stored: Tensors, steps: Sequence[Step]) -> None:
+        """Make steps, one after the other, on stored weights in place."""
+
+    def shift(self, weights: Tensors, directions: Sequence[Direction], out: Tensors) -> None:
+        """Write ``weights + Σ coefficient · z(seed)`` to ``out``: float32, of the same sizes; may be the same arrays."""
+
+    def shift_pair(
+        self, weights: Tensors, offsets: Sequence[Direction], direction: Direction, plus: Tensors, minus: Tensors
+    ) -> None:
+        """Write ``weights + (Σ offsets ± direction)`` to ``plus`` and ``minus``, making z once for both."""
+
+
+class NumpyKernel:
+    """The kernel in numpy: what the format means, and what runs where nothing faster is installed."""
 
     def __init__(self, distribution: str) -> None:
         """``distribution`` is one of :data:`DISTRIBUTIONS`."""
@@ -70,35 +102,39 @@ class DirectionKernel:
         self._term = np.empty(CHUNK, np.float32)
         self._wide = np.empty(CHUNK, np.float32)
 
-    def step(self, stored: np.ndarray, directions: Sequence[Direction], tensor: int, rounding: int) -> None:
-        """Add Σ coefficient · z(seed) to stored weights in place.
+    def step(self, stored: Tensors, steps: Sequence[Step]) -> None:
+        """See :class:`DirectionKernel`."""
+        for tensor, weights in stored.items():
+            for step in steps:
+                if weights.dtype == np.float32:
+                    self._shift(weights, step.directions, tensor, weights)
+                elif step.directions:
+                    self._step_rounded(weights, step, tensor)
 
-        Args:
-            stored: C-contiguous, float32 or one of the 16-bit types.
-            rounding: seed of the random rounding of 16-bit weights.
-        """
-        if stored.dtype == np.float32:
-            self.shift(stored, directions, tensor, stored)
-        elif directions:
-            flat = stored.reshape(-1)
-            streams = [self._stream(direction, tensor) for direction in directions]
-            words = _philox(rounding, tensor)
-            for start in range(0, flat.size, CHUNK):
-                here = flat[start : start + CHUNK]
-                random = words.random_raw(-(-here.size // 4)).astype("<u8", copy=False).view("<u2")[: here.size]
-                exact = widen(here, self._wide[: here.size])
-                np.add(exact, self._next_sum(streams, here.size), out=exact)
-                narrow(exact, random, here)
+    def shift(self, weights: Tensors, directions: Sequence[Direction], out: Tensors) -> None:
+        """See :class:`DirectionKernel`."""
+        for tensor, stored in weights.items():
+            self._shift(stored, directions, tensor, out[tensor])
 
-    def shift(self, weights: np.ndarray, directions: Sequence[Direction], tensor: int, out: np.ndarray) -> None:
-        """Write ``weights + Σ coefficient · z(seed)`` to ``out``, which may be ``weights`` itself.
+    def shift_pair(
+        self, weights: Tensors, offsets: Sequence[Direction], direction: Direction, plus: Tensors, minus: Tensors
+    ) -> None:
+        """See :class:`DirectionKernel`."""
+        for tensor, stored in weights.items():
+            self._shift_pair(stored, offsets, direction, tensor, plus[tensor], minus[tensor])
 
-        Args:
-            weights: C-contiguous, float32 or one of the 16-bit types.
-            out: C-contiguous, float32, of the same size.
-            directions: the terms, in their order.
-            tensor: the tensor's index in the bundle.
-        """
+    def _step_rounded(self, stored: np.ndarray, step: Step, tensor: int) -> None:
+        flat = stored.reshape(-1)
+        streams = [self._stream(direction, tensor) for direction in step.directions]
+        words = _philox(step.rounding, tensor)
+        for start in range(0, flat.size, CHUNK):
+            here = flat[start : start + CHUNK]
+            random = words.random_raw(-(-here.size // 4)).astype("<u8", copy=False).view("<u2")[: here.size]
+            exact = widen(here, self._wide[: here.size])
+            np.add(exact, self._next_sum(streams, here.size), out=exact)
+            narrow(exact, random, here)
+
+    def _shift(self, weights: np.ndarray, directions: Sequence[Direction], tensor: int, out: np.ndarray) -> None:
         if not directions:
             widen(weights, out)
             return
@@ -108,7 +144,7 @@ class DirectionKernel:
             stop = min(start + CHUNK, flat.size)
             np.add(self._exact(flat[start:stop]), self._next_sum(streams, stop - start), out=target[start:stop])
 
-    def shift_pair(
+    def _shift_pair(
         self,
         weights: np.ndarray,
         offsets: Sequence[Direction],
@@ -117,7 +153,6 @@ class DirectionKernel:
         plus: np.ndarray,
         minus: np.ndarray,
     ) -> None:
-        """Write ``weights + (Σ offsets ± direction)`` to ``plus`` and ``minus``, making z once for both."""
         flat, above, below = weights.reshape(-1), plus.reshape(-1), minus.reshape(-1)
         streams = [self._stream(offset, tensor) for offset in offsets]
         perturbation = self._stream(direction, tensor)

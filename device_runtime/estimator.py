@@ -1,7 +1,7 @@
 """FedSPZO's estimator (arXiv 2502.10239, section 3) for any number of blocks, walked stage by stage.
 
-Weights in memory are never perturbed: for each stage and each perturbation, W + offsets ± ε·scale·z is written into two
-stage buffers and the stage runs on them. All leaves go through a stage together, and the perturbations of a block start
+Weights in memory are never perturbed: for each stage and each perturbation, W + offsets ± ε·scale·z is written into a
+stage's buffers and the stage runs on them. All leaves go through a stage together, and the perturbations of a block start
 from the same activations of the block before it.
 """
 
@@ -17,7 +17,7 @@ from device_runtime.directions import Direction, derive_seed
 from device_runtime.forward import Batch, Forward
 from device_runtime.plan import Plan
 from device_runtime.replica import Replica, block_stages, check_blocks
-from device_runtime.wave import START, Perturbation, Wave, advance, release
+from device_runtime.wave import START, Passage, Perturbation, Wave, advance, perturb, release
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,16 @@ def measure_step(
     Args:
         offsets: for each block, directions that its weights are already shifted by.
     """
-    wave = START
+    passages = []
     for block, stages in enumerate(block_stages(plan)):
         size = plan.epsilon * plan.blocks[block].scale
         directions = [Direction(plan.seed(source, step, path), size) for path in plan.paths(block)]
         perturbation = Perturbation(offsets[block], directions, plan.distribution)
-        for stage in stages:
-            wave = advance(forward, batch, stage, wave, perturbation)
+        passages += [Passage.of(forward, batch, stage, perturbation) for stage in stages]
+    perturbed = perturb(forward, passages, forward.weights.ahead)
+    wave = START
+    for passage in passages:
+        wave = advance(forward, batch, passage, wave, perturbed)
     losses = [_mean_loss(wave, signed, batch) for signed in range(2 * plan.leaves)]
     release(forward, wave)
     pairs = list(zip(losses[::2], losses[1::2], strict=True))

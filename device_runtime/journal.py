@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,17 @@ class Journal:
         if last and entry.round != last + 1:
             raise StateError(f"the journal ends at round {last} and cannot take round {entry.round}")
         self._query("INSERT INTO journal VALUES (?, ?, ?, ?)", (entry.round, encode(entry), signature, head))
+
+    def extend(self, entries: Sequence[tuple[Entry, bytes]]) -> None:
+        """Add the next rounds' entries with their hashes, all or none of them. Raises as :meth:`append` does."""
+        self._query("BEGIN IMMEDIATE")
+        try:
+            for entry, head in entries:
+                self.append(entry, head)
+            self._query("COMMIT")
+        except BaseException:
+            self._connection.rollback()
+            raise
 
     def entries(self, after: int = 0) -> Iterator[Entry]:
         """Entries of the rounds after ``after``, in order. Raises StateError when one is damaged or missing."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from device_runtime.arrays import aligned_empty
 from device_runtime.bundle import Bundle
-from device_runtime.directions import DirectionKernel, derive_seed
+from device_runtime.directions import DirectionKernel, Step, derive_seed
 from device_runtime.errors import BundleError, PlanError, StateError
 from device_runtime.halves import DTYPES
 from device_runtime.journal import EMPTY, chain
+from device_runtime.native import make_kernel
 from device_runtime.plan import Block, Entry, Plan
 from device_runtime.stored import Stored
 from device_runtime.tensors import TensorFile, write_tensors
@@ -29,13 +32,18 @@ class Replica:
         head: hash of the journal up to that round.
     """
 
-    def __init__(self, bundle: Bundle, snapshot: Path | None = None) -> None:
+    def __init__(self, bundle: Bundle, snapshot: Path | None = None, threads: int = 1) -> None:
         """Load θ₀, or the snapshot when there is such a file.
+
+        Args:
+            threads: that directions are added with.
 
         Raises:
             StateError: the snapshot is damaged or of another bundle.
         """
         self.bundle = bundle
+        self._threads = threads
+        self.ahead: ThreadPoolExecutor | None = None
         specs = bundle.manifest.tensors
         self._trainable = {
             index: aligned_empty(spec.shape, DTYPES[spec.dtype]) for index, spec in enumerate(specs) if spec.trainable
@@ -67,27 +75,46 @@ class Replica:
         """Tensor index → trainable weights; not to be written."""
         return self._trainable
 
-    def check(self, entry: Entry) -> None:
-        """See whether an entry can be applied.
+    def check(self, entry: Entry, ahead: int = 0) -> None:
+        """See whether an entry can be applied, after ``ahead`` others.
 
         Raises:
             StateError: the entry is not the next round's.
             PlanError: the entry does not fit the bundle.
         """
-        if entry.round != self.round + 1:
-            raise StateError(f"a replica at round {self.round} cannot apply round {entry.round}")
+        if entry.round != self.round + ahead + 1:
+            raise StateError(f"a replica at round {self.round + ahead} cannot apply round {entry.round}")
         check_blocks(self.bundle, entry.plan)
 
     def apply(self, entry: Entry) -> None:
         """Move on by one round. Raises as :meth:`check` does, before anything changed."""
-        self.check(entry)
-        kernel = self.kernel(entry.plan.distribution)
-        rounding = derive_seed(entry.plan.base_seed, "rounding", 0, 0, ())
-        for stages, updates in zip(block_stages(entry.plan), entry.updates(), strict=True):
-            for index in self.trainable_in(stages):
-                kernel.step(self._trainable[index], updates, index, rounding)
-        self.round = entry.round
-        self.head = chain(self.head, entry)
+        self.apply_all([entry])
+
+    def apply_all(self, entries: Sequence[Entry]) -> None:
+        """Move on by some rounds, in one pass over the weights where the entries cut the network alike.
+
+        Raises as :meth:`check` does, before anything changed.
+        """
+        for ahead, entry in enumerate(entries):
+            self.check(entry, ahead)
+        for _, alike in itertools.groupby(entries, key=self._walk):
+            self._step_through(list(alike))
+        for entry in entries:
+            self.round, self.head = entry.round, chain(self.head, entry)
+
+    def _walk(self, entry: Entry) -> tuple[object, ...]:
+        """What entries that can be added in one pass have in common."""
+        blocks = tuple(tuple(self.trainable_in(stages)) for stages in block_stages(entry.plan))
+        shared = len(set().union(*blocks)) < sum(map(len, blocks))  # then a block's steps wait for the other's
+        return blocks, entry.plan.distribution, shared and entry.round
+
+    def _step_through(self, entries: Sequence[Entry]) -> None:
+        plan = entries[0].plan
+        roundings = [derive_seed(entry.plan.base_seed, "rounding", 0, 0, ()) for entry in entries]
+        updates = [entry.updates() for entry in entries]
+        for block, stages in enumerate(block_stages(plan)):
+            steps = [Step(made[block], rounding) for made, rounding in zip(updates, roundings, strict=True)]
+            self.kernel(plan.distribution).step({i: self._trainable[i] for i in self.trainable_in(stages)}, steps)
 
     def trainable_in(self, stages: Sequence[int]) -> list[int]:
         """Indices of the trainable tensors of some stages, each once, in the stages' order."""
@@ -98,7 +125,7 @@ class Replica:
     def kernel(self, distribution: str) -> DirectionKernel:
         """The kernel for a distribution of directions."""
         if distribution not in self._kernels:
-            self._kernels[distribution] = DirectionKernel(distribution)
+            self._kernels[distribution] = make_kernel(distribution, self._threads)
         return self._kernels[distribution]
 
     def digest(self) -> bytes:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -19,6 +21,8 @@ from device_runtime.trust import Signer
 DATABASE, SNAPSHOT = "journal.sqlite", "snapshot.safetensors"
 #: Entries applied between snapshots.
 SNAPSHOT_EVERY = 50
+#: Entries of a journal that are applied in one pass over the weights.
+REPLAYED_TOGETHER = 64
 
 
 class DeviceState:
@@ -31,11 +35,14 @@ class DeviceState:
         signer: signs what the device sends.
     """
 
-    def __init__(self, folder: Path, bundle: Bundle, device: str | None = None, afresh: bool = False) -> None:
+    def __init__(
+        self, folder: Path, bundle: Bundle, device: str | None = None, afresh: bool = False, threads: int = 1
+    ) -> None:
         """Open or create a state folder and catch up to the end of its journal.
 
         Args:
             device: the id to use; by default the folder's own, made at random the first time.
+            threads: that directions are added with.
             afresh: forget all but the id and the key, by which the server knows the device, and begin at θ₀.
 
         Raises:
@@ -58,19 +65,26 @@ class DeviceState:
         self._snapshot = folder / SNAPSHOT
         self._journal = Journal(connect(folder / DATABASE))
         self.signer = Signer(folder / "device.key")
-        self.replica = Replica(bundle, self._snapshot)
+        self.replica = Replica(bundle, self._snapshot, threads)
         self._replay()
 
     def apply(self, entry: Entry) -> None:
-        """Record the next round's entry, then apply it; now and then put a snapshot in the journal's place.
+        """As :meth:`apply_all`, for one entry."""
+        self.apply_all([entry])
+
+    def apply_all(self, entries: Sequence[Entry]) -> None:
+        """Record the next rounds' entries, then apply them; now and then put a snapshot in the journal's place.
 
         Raises:
-            StateError: the entry is not the next round's.
-            PlanError: the entry does not fit the bundle.
+            StateError: an entry is not the next round's.
+            PlanError: an entry does not fit the bundle.
         """
-        self.replica.check(entry)
-        self._journal.append(entry, chain(self.replica.head, entry))
-        self.replica.apply(entry)
+        head = self.replica.head
+        for ahead, entry in enumerate(entries):
+            self.replica.check(entry, ahead)
+        heads = [head := chain(head, entry) for entry in entries]
+        self._journal.extend(list(zip(entries, heads, strict=True)))
+        self.replica.apply_all(entries)
         if self.replica.round - self._snapshot_round >= SNAPSHOT_EVERY:
             self.snapshot()
 
@@ -100,8 +114,9 @@ class DeviceState:
         """Take the replica from its snapshot to the end of the journal."""
         self._snapshot_round = self.replica.round
         self._journal.forget(up_to=self.replica.round)  # a kill may have come between a snapshot and this
-        for entry in self._journal.entries(after=self.replica.round):
-            self.replica.apply(entry)
+        entries = self._journal.entries(after=self.replica.round)
+        while batch := list(itertools.islice(entries, REPLAYED_TOGETHER)):
+            self.replica.apply_all(batch)
 
 
 def lock_folder(folder: Path) -> IO[str]:

@@ -2,13 +2,15 @@
 
 A *signed leaf* is a path of perturbations with + or −; their order is path 0 +, path 0 −, path 1 +, … Graphs that take
 several at once (adapters: small weights over a base that all share) read the base once for a stack of them; graphs that
-take one (full parameters: each leaf has weights of its own) run leaf by leaf.
+take one (full parameters: each leaf has weights of its own) run leaf by leaf. The weights of a run are made before it, or
+where there are threads to spare while the run before it goes on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -58,22 +60,110 @@ class Perturbation:
     distribution: str
 
 
-def advance(forward: Forward[Replica], batch: Batch, stage: int, wave: Wave, perturbation: Perturbation) -> Wave:
+@dataclass(frozen=True)
+class Passage:
+    """How the leaves go through one stage.
+
+    Attributes:
+        stage: the stage.
+        trained: its trained tensors.
+        perturbation: of its block.
+        runs: signed leaves that go through together; none where nothing is trained, and all run as they came.
+    """
+
+    stage: StageSpec
+    trained: Sequence[int]
+    perturbation: Perturbation
+    runs: Sequence[range]
+
+    @classmethod
+    def of(cls, forward: Forward[Replica], batch: Batch, stage: int, perturbation: Perturbation) -> Passage:
+        """The passage through a stage, with the graphs that there are for this batch."""
+        spec, trained = forward.manifest.stages[stage], forward.weights.trainable_in([stage])
+        signed, groups = 2 * len(perturbation.directions), forward.groups(batch)
+        if spec.constants:  # of graphs with constants one is held at a time: all runs take the same
+            groups = [max(size for size in groups if not signed % size)]
+        return cls(spec, trained, perturbation, partition(signed, groups) if trained else [])
+
+
+#: The arrays that a run takes for a stage's trained tensors: tensor index → array from the pool.
+Perturbed = Mapping[int, np.ndarray]
+
+
+def perturb(forward: Forward[Replica], passages: Sequence[Passage], ahead: Executor | None) -> Iterator[Perturbed]:
+    """Weights for all runs of some passages, in order; whoever takes them gives them back to the pool.
+
+    Args:
+        ahead: makes the next run's weights while its caller works on what it was given; without it they are made when
+            they are asked for, in half the memory.
+    """
+    tasks = (_perturb_run(forward, passage, leaves) for passage in passages for leaves in passage.runs)
+    if ahead is None:
+        for weights, make in tasks:
+            make()
+            yield weights
+        return
+    waiting = None
+    for weights, make in tasks:
+        following = weights, ahead.submit(make)
+        if waiting is not None:
+            waiting[1].result()
+            yield waiting[0]
+        waiting = following
+    if waiting is not None:
+        waiting[1].result()
+        yield waiting[0]
+
+
+def _perturb_run(forward: Forward[Replica], passage: Passage, leaves: range) -> tuple[Perturbed, Callable[[], None]]:
+    """Arrays for one run, and what fills them."""
+    replica, perturbation = forward.weights, passage.perturbation
+    kernel = replica.kernel(perturbation.distribution)
+    stored = {index: replica.trainable[index] for index in passage.trained}
+    shapes = {index: weights.shape for index, weights in stored.items()}
+    if len(leaves) == 1:
+        arrays = {index: forward.pool.take(shape) for index, shape in shapes.items()}
+        direction = perturbation.directions[leaves[0] // 2]
+        signed = replace(direction, coefficient=-direction.coefficient if leaves[0] % 2 else direction.coefficient)
+        return arrays, lambda: kernel.shift(stored, [*perturbation.offsets, signed], arrays)
+    arrays = {index: forward.pool.take((len(leaves), *shape[1:])) for index, shape in shapes.items()}
+
+    def fill() -> None:
+        for at in range(0, len(leaves), 2):
+            plus, minus = ({index: array[k : k + 1] for index, array in arrays.items()} for k in (at, at + 1))
+            direction = perturbation.directions[(leaves[0] + at) // 2]
+            kernel.shift_pair(stored, perturbation.offsets, direction, plus, minus)
+
+    return arrays, fill
+
+
+def advance(
+    forward: Forward[Replica], batch: Batch, passage: Passage, wave: Wave, perturbed: Iterator[Perturbed]
+) -> Wave:
     """All leaves through one stage; each path diverges where it first meets trained weights. ``wave`` is used up."""
-    spec = forward.manifest.stages[stage]
-    trained = forward.weights.trainable_in([stage])
-    base = forward.widened([index for index in spec.tensors if index not in trained])  # once, for all runs
-    if trained:
-        advanced = _advance_perturbed(forward, batch, spec, trained, base, wave, perturbation)
+    spec = passage.stage
+    base = forward.widened([index for index in spec.tensors if index not in passage.trained])  # once, for all runs
+    runs: list[tuple[int, list[np.ndarray]]] = []
+    if passage.runs:
+        paths = len(passage.perturbation.directions)
+        last = _last_uses(wave, passage.runs, paths)
+        for number, leaves in enumerate(passage.runs):
+            weights = next(perturbed)
+            hidden, copied = _gather(forward, batch, wave, leaves, paths)
+            grouped = forward.grouped(batch, len(leaves))
+            runs.append((len(leaves), forward.run(spec, grouped, hidden, {**base, **weights})))
+            forward.release([*copied, *weights.values()])
+            for used, (_, arrays) in enumerate(wave.runs):
+                if last[used] == number:
+                    forward.release(arrays)
     else:
-        runs = (
-            (size, forward.run(spec, forward.grouped(batch, size), arrays[0] if arrays else None, base))
-            for size, arrays in wave.runs
-        )
-        advanced = Wave(wave.paths, tuple(runs))
+        paths = wave.paths
+        for size, arrays in wave.runs:
+            hidden = arrays[0] if arrays else None
+            runs.append((size, forward.run(spec, forward.grouped(batch, size), hidden, base)))
+            forward.release(arrays)
     forward.release_widened(base)
-    release(forward, wave)
-    return advanced
+    return Wave(paths, tuple(runs))
 
 
 def release(forward: Forward[Replica], wave: Wave) -> None:
@@ -82,65 +172,33 @@ def release(forward: Forward[Replica], wave: Wave) -> None:
         forward.release(arrays)
 
 
-def _advance_perturbed(
-    forward: Forward[Replica],
-    batch: Batch,
-    spec: StageSpec,
-    trained: Sequence[int],
-    base: Mapping[int, np.ndarray],
-    wave: Wave,
-    perturbation: Perturbation,
-) -> Wave:
-    replica, directions = forward.weights, perturbation.directions
-    kernel = replica.kernel(perturbation.distribution)
-    runs: list[tuple[int, list[np.ndarray]]] = []
-    first = 0
-    groups = forward.groups(batch)
-    if spec.constants:  # of graphs with constants one is held at a time: all runs take the same
-        groups = [max(size for size in groups if not 2 * len(directions) % size)]
-    for size in partition(2 * len(directions), groups):
-        buffers = {index: _Signed(forward, replica.tensor(index).shape, size) for index in trained}
-        pairs = directions[first // 2 : (first + max(size, 2)) // 2]
-        for pair, direction in enumerate(pairs):
-            for index, buffer in buffers.items():
-                plus, minus = buffer.leaf(2 * pair), buffer.leaf(2 * pair + 1)
-                kernel.shift_pair(replica.trainable[index], perturbation.offsets, direction, index, plus, minus)
-        for run in range(max(1, 2 // size)):
-            weights = {**base, **{index: buffer.arrays[run] for index, buffer in buffers.items()}}
-            hidden, copied = _gather(forward, batch, wave, range(first, first + size), len(directions))
-            runs.append((size, forward.run(spec, forward.grouped(batch, size), hidden, weights)))
-            forward.release(copied)
-            first += size
-        forward.release([array for buffer in buffers.values() for array in buffer.arrays])
-    return Wave(len(directions), tuple(runs))
-
-
-def partition(signed: int, groups: Sequence[int]) -> list[int]:
-    """Sizes of the stacks that an even number of signed leaves goes through a stage in, the largest first.
-
-    A size of 1 stands for the two runs of a path, + and −.
+def partition(signed: int, groups: Sequence[int]) -> list[range]:
+    """The stacks that an even number of signed leaves goes through a stage in, the largest first.
 
     Args:
         groups: the sizes that there are graphs for: 1, and even ones.
     """
-    sizes = []
+    runs: list[range] = []
     for group in sorted(groups, reverse=True):
-        count, signed = divmod(signed, group)
-        sizes += [group] * count if group > 1 else [1] * (count // 2)
-    return sizes
+        start = runs[-1].stop if runs else 0
+        runs += [range(at, at + group) for at in range(start, signed - group + 1, group)]
+    return runs
 
 
-class _Signed:
-    """One tensor's perturbed copies for a run of several leaves, or for the two runs of one path."""
+def _parents(wave: Wave, leaves: range, paths: int) -> list[int]:
+    """The signed leaves of a wave that signed leaves of ``paths`` paths go on from."""
+    under = paths // max(wave.paths, 1)
+    return [(2 * (leaf // 2 // under) + leaf % 2) if wave.paths else 0 for leaf in leaves]
 
-    def __init__(self, forward: Forward[Replica], shape: tuple[int, ...], size: int) -> None:
-        self.stacked = size > 1
-        take = forward.pool.take
-        self.arrays = [take((size, *shape[1:]))] if self.stacked else [take(shape), take(shape)]
 
-    def leaf(self, signed: int) -> np.ndarray:
-        """Where a signed leaf's copy goes."""
-        return self.arrays[0][signed : signed + 1] if self.stacked else self.arrays[signed]
+def _last_uses(wave: Wave, runs: Sequence[range], paths: int) -> list[int]:
+    """For each run of a wave, the number of the last of the next stage's runs that goes on from it."""
+    owners = [number for number, (size, _) in enumerate(wave.runs) for _ in range(size)]
+    last = [0] * len(wave.runs)
+    for number, leaves in enumerate(runs):
+        for parent in _parents(wave, leaves, paths):
+            last[owners[parent]] = number
+    return last
 
 
 def _gather(
@@ -149,8 +207,7 @@ def _gather(
     """The activation that some signed leaves of ``paths`` paths go on from, and what of it was copied together."""
     if not wave.runs[0][1]:
         return None, []
-    under = paths // max(wave.paths, 1)
-    parents = [(2 * (leaf // 2 // under) + leaf % 2) if wave.paths else 0 for leaf in leaves]
+    parents = _parents(wave, leaves, paths)
     start = 0
     for size, arrays in wave.runs:
         if parents == list(range(start, start + size)):

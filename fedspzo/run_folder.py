@@ -45,9 +45,7 @@ def open_model(folder: Path) -> Replica:
 
 def replay(replica: Replica, server: Path) -> None:
     """Apply the entries of a server's journal that the replica does not have."""
-    for entry in read_journal(server):
-        if entry.round > replica.round:
-            replica.apply(entry)
+    replica.apply_all([entry for entry in read_journal(server) if entry.round > replica.round])
 
 
 def _check_run(folder: Path) -> None:

@@ -14,7 +14,7 @@ from peft import PeftModel
 from references import Case, make_case, reference_losses, trained
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
-from device_runtime.directions import Direction, DirectionKernel
+from device_runtime.directions import Direction, NumpyKernel
 from device_runtime.engines import Engine, create_engine
 from device_runtime.errors import ExportError
 from device_runtime.estimator import draw_examples, measure
@@ -55,7 +55,7 @@ def test_adapters_are_pefts(name: str, case: Callable[[str], Case], make_plan: C
     blocks = (Block(stages - 2, 1, 0.5, 1.0), Block(stages, 3, 1.0, 1.0))
     plan = make_plan(examples=2, epsilon=1e-2, blocks=blocks)
     drawn = draw_examples(plan, found.store, "a", 0)
-    kernel = DirectionKernel(plan.distribution)
+    kernel = NumpyKernel(plan.distribution)
     for engine in ENGINES:
         replica = Replica(found.bundle)
         assert all(".lora_" in manifest.tensors[i].name for i in replica.trainable)
@@ -74,7 +74,7 @@ def test_adapters_are_pefts(name: str, case: Callable[[str], Case], make_plan: C
                     direction = Direction(plan.seed("", 0, path[: depth + 1]), sign * plan.epsilon * block.scale)
                     for index in replica.trainable_in(range(start, block.stop)):
                         out = np.empty_like(replica.tensor(index))
-                        kernel.shift(replica.tensor(index), [direction], index, out)
+                        kernel.shift({index: replica.tensor(index)}, [direction], {index: out})
                         moved[manifest.tensors[index].name] = out
                 losses.append(reference_losses(found, moved, drawn).mean())
             expected.append((losses[0] - losses[1]) / (2 * plan.epsilon))
@@ -166,9 +166,10 @@ def test_output_scales_are_pefts(name: str, tmp_path: Path, make_plan: Callable[
 
 
 def test_stacks_of_leaves() -> None:
-    assert partition(8, [1]) == [1, 1, 1, 1], "a size of one stands for the two runs of a path"
-    assert partition(14, [1, 2, 8]) == [8, 2, 2, 2]
-    assert partition(6, [1, 4]) == [4, 1]
+    assert [len(run) for run in partition(8, [1])] == [1] * 8
+    assert [len(run) for run in partition(14, [1, 2, 8])] == [8, 2, 2, 2]
+    assert [len(run) for run in partition(6, [1, 4])] == [4, 1, 1]
+    assert partition(6, [1, 4]) == [range(4), range(4, 5), range(5, 6)]
 
 
 def test_what_gets_an_adapter(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from statistics import NormalDist
 
 import numpy as np
@@ -10,7 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from device_runtime.directions import CHUNK, DISTRIBUTIONS, Direction, DirectionKernel, derive_seed
+from device_runtime.directions import (
+    CHUNK,
+    DISTRIBUTIONS,
+    Direction,
+    DirectionKernel,
+    NumpyKernel,
+    Step,
+    derive_seed,
+)
+from device_runtime.halves import DTYPES
+from device_runtime.native import LIBRARY, make_kernel
 from device_runtime.quantiles import NORMAL
 
 SIZES = [1, 2, 31, 384, 4095, 4096, 4097, 100_000, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 4099]
@@ -44,22 +55,37 @@ def z_by_description(distribution: str, seed: int, tensor: int, size: int) -> np
     return np.array(elements, np.float32)
 
 
-def z(distribution: str, seed: int, tensor: int, size: int) -> np.ndarray:
+def kernels(distribution: str) -> list[DirectionKernel]:
+    """The one in numpy, and the one in C with one thread and with several."""
+    return [NumpyKernel(distribution), make_kernel(distribution, 1), make_kernel(distribution, 3)]
+
+
+def z(kernel: DirectionKernel, seed: int, tensor: int, size: int) -> np.ndarray:
     out = np.empty(size, np.float32)
-    DirectionKernel(distribution).shift(np.zeros(size, np.float32), [Direction(seed, 1.0)], tensor, out)
+    kernel.shift({tensor: np.zeros(size, np.float32)}, [Direction(seed, 1.0)], {tensor: out})
     return out
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="without a C compiler the package is installed without it")
+def test_the_kernel_in_c_is_built() -> None:
+    assert LIBRARY.exists(), "install the package again: pip install -e ."
+    assert not isinstance(make_kernel("rademacher"), NumpyKernel)
 
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize("size", SIZES)
-def test_kernel_follows_the_description(distribution: str, size: int) -> None:
-    np.testing.assert_array_equal(z(distribution, 12345, 3, size), z_by_description(distribution, 12345, 3, size))
+def test_kernels_follow_the_description(distribution: str, size: int) -> None:
+    expected = z_by_description(distribution, 12345, 3, size)
+    for kernel in kernels(distribution):
+        np.testing.assert_array_equal(z(kernel, 12345, 3, size), expected)
 
 
-def test_golden_vectors() -> None:
+@pytest.mark.parametrize("which", range(3))
+def test_golden_vectors(which: int) -> None:
     """These bytes may never change: replicas of older journals depend on them."""
+    seed = 0xFEDC_BA98_7654_3210
     found = {
-        (distribution, size): hashlib.sha256(z(distribution, 0xFEDC_BA98_7654_3210, 5, size).tobytes()).hexdigest()[:16]
+        (distribution, size): hashlib.sha256(z(kernels(distribution)[which], seed, 5, size).tobytes()).hexdigest()[:16]
         for distribution in DISTRIBUTIONS
         for size in (7, 5000, CHUNK + 5000)
     }
@@ -75,7 +101,8 @@ def test_quantiles_are_those_of_the_normal_distribution() -> None:
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 def test_moments(distribution: str) -> None:
-    a, b = z(distribution, 1, 0, 1_000_000), z(distribution, 2, 0, 1_000_000)
+    kernel = NumpyKernel(distribution)
+    a, b = z(kernel, 1, 0, 1_000_000), z(kernel, 2, 0, 1_000_000)
     assert abs(a.mean()) < 0.005
     assert abs(a.var() - 1) < 0.005
     assert abs(float(np.mean(a.astype(np.float64) * b))) < 0.005
@@ -83,40 +110,78 @@ def test_moments(distribution: str) -> None:
 
 
 coefficients = st.floats(-10, 10, width=32)
-directions = st.lists(st.builds(Direction, st.integers(0, 2**64 - 1), coefficients), min_size=0, max_size=4)
+directions = st.lists(st.builds(Direction, st.integers(0, 2**64 - 1), coefficients), min_size=0, max_size=20)
+sizes = st.one_of(st.integers(1, 9000), st.integers(CHUNK - 5, CHUNK + 5000), st.just(3 * CHUNK + 77))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(directions, st.sampled_from(DISTRIBUTIONS), st.integers(1, 9000), st.integers(0, 1000))
 def test_a_sum_is_formed_in_order_in_float32(terms: list[Direction], distribution: str, size: int, tensor: int) -> None:
     weights = np.random.default_rng(size).standard_normal(size, np.float32)
-    out = np.empty_like(weights)
-    kernel = DirectionKernel(distribution)
-    kernel.shift(weights, terms, tensor, out)
-    expected = weights
+    expected = weights.copy()
     if terms:
-        total = np.float32(terms[0].coefficient) * z(distribution, terms[0].seed, tensor, size)
+        unit = NumpyKernel(distribution)
+        total = np.float32(terms[0].coefficient) * z(unit, terms[0].seed, tensor, size)
         for term in terms[1:]:
-            total = total + np.float32(term.coefficient) * z(distribution, term.seed, tensor, size)
+            total = total + np.float32(term.coefficient) * z(unit, term.seed, tensor, size)
         expected = weights + total
-    np.testing.assert_array_equal(out, expected)
-    kernel.shift(weights, terms, tensor, weights)
-    np.testing.assert_array_equal(weights, expected)
+    for kernel in kernels(distribution):
+        out, same = np.empty_like(weights), weights.copy()
+        kernel.shift({tensor: weights}, terms, {tensor: out})
+        kernel.shift({tensor: same}, terms, {tensor: same})
+        np.testing.assert_array_equal(out, expected)
+        np.testing.assert_array_equal(same, expected)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(directions, st.sampled_from(DISTRIBUTIONS), st.integers(1, 9000))
 def test_a_pair_is_two_shifts(offsets: list[Direction], distribution: str, size: int) -> None:
     weights = np.random.default_rng(size).standard_normal(size, np.float32)
-    kernel, direction = DirectionKernel(distribution), Direction(99, 0.125)
-    plus, minus, above, below = (np.empty_like(weights) for _ in range(4))
-    before = weights.copy()
-    kernel.shift_pair(weights, offsets, direction, 4, plus, minus)
-    kernel.shift(weights, [*offsets, direction], 4, above)
-    kernel.shift(weights, [*offsets, Direction(99, -0.125)], 4, below)
-    np.testing.assert_array_equal(plus, above)
-    np.testing.assert_array_equal(minus, below)
-    np.testing.assert_array_equal(weights, before)
+    direction = Direction(99, 0.125)
+    for kernel in kernels(distribution):
+        plus, minus, above, below = (np.empty_like(weights) for _ in range(4))
+        before = weights.copy()
+        kernel.shift_pair({4: weights}, offsets, direction, {4: plus}, {4: minus})
+        kernel.shift({4: weights}, [*offsets, direction], {4: above})
+        kernel.shift({4: weights}, [*offsets, Direction(99, -0.125)], {4: below})
+        np.testing.assert_array_equal(plus, above)
+        np.testing.assert_array_equal(minus, below)
+        np.testing.assert_array_equal(weights, before)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(directions, max_size=4),
+    st.sampled_from(DISTRIBUTIONS),
+    st.sampled_from(list(DTYPES)),
+    st.lists(sizes, min_size=1, max_size=3),
+    st.floats(-9, 4),
+)
+def test_kernels_agree_to_the_bit(
+    sums: list[list[Direction]], distribution: str, dtype: str, sizes: list[int], magnitude: float
+) -> None:
+    """Steps one after the other on several tensors, of any type, down to subnormal numbers and up to infinity."""
+    random = np.random.default_rng(len(sums))
+    drawn = [random.standard_normal(size, np.float32) * np.float32(10**magnitude) for size in sizes]
+    stored = [_stored(weights, dtype) for weights in drawn]
+    steps = [Step(terms, rounding) for rounding, terms in enumerate(sums)]
+    shifts = [terms for terms in sums if terms]
+    found = []
+    for kernel in kernels(distribution):
+        weights = {3 * index: array.copy() for index, array in enumerate(stored)}
+        plus, minus = ({index: np.empty(w.size, np.float32) for index, w in weights.items()} for _ in range(2))
+        for terms in shifts:
+            kernel.shift_pair(weights, terms[:-1], terms[-1], plus, minus)
+        kernel.step(weights, steps)
+        found.append([array.tobytes() for of in (weights, plus, minus) if of is weights or shifts for array in of.values()])
+    assert found[0] == found[1] == found[2]
+
+
+def _stored(weights: np.ndarray, dtype: str) -> np.ndarray:
+    if dtype == "bfloat16":
+        return (weights.view(np.uint32) >> 16).astype("<u2")
+    with np.errstate(over="ignore"):
+        return weights.astype(DTYPES[dtype])
 
 
 def test_seeds_differ_in_whatever_differs() -> None:

@@ -11,7 +11,7 @@ import torch
 
 from device_runtime.bundle import Bundle
 from device_runtime.data import DataStore
-from device_runtime.directions import Direction, DirectionKernel
+from device_runtime.directions import Direction, NumpyKernel
 from device_runtime.engines import create_engine
 from device_runtime.errors import PlanError
 from device_runtime.estimator import draw_examples, measure
@@ -39,7 +39,7 @@ def naive_step(
     forward: Forward, store: DataStore, indices: np.ndarray, plan: Plan, theta: dict[int, np.ndarray]
 ) -> list[float]:
     """Two blocks, every leaf with two whole forward passes over weights perturbed in a copy."""
-    manifest, kernel = forward.manifest, DirectionKernel(plan.distribution)
+    manifest, kernel = forward.manifest, NumpyKernel(plan.distribution)
     first, second = plan.blocks
     tensors = [
         {i for stage in manifest.stages[: first.stop] for i in stage.tensors if i in theta},
@@ -54,7 +54,7 @@ def naive_step(
                 for block, path, members in ((first, (i,), tensors[0]), (second, (i, j), tensors[1])):
                     direction = Direction(plan.seed("", 0, path), sign * plan.epsilon * block.scale)
                     for index in members:
-                        kernel.shift(weights[index], [direction], index, weights[index])
+                        kernel.shift({index: weights[index]}, [direction], {index: weights[index]})
                 aligned = {index: np.copyto(a := forward.pool.take(w.shape), w) or a for index, w in weights.items()}
                 losses.append(naive_loss(forward, store, indices, aligned))
             scalars.append((losses[0] - losses[1]) / (2 * plan.epsilon))
@@ -86,7 +86,7 @@ def test_local_steps_equal_rounds_of_one_device(
     plan = make_plan(steps=3)
     scalars = measure(forward, store, plan, "a").scalars
     stepped = Forward(create_engine("litert"), Replica(bundle))
-    kernel = DirectionKernel("rademacher")
+    kernel = NumpyKernel("rademacher")
     for step in range(3):
         found = naive_step_at(stepped, store, plan, step)
         np.testing.assert_allclose(scalars[4 * step : 4 * step + 4], found, rtol=2e-3, atol=2e-3)
@@ -94,7 +94,7 @@ def test_local_steps_equal_rounds_of_one_device(
         for block, updates in zip(stages, plan.updates("", step, scalars[4 * step : 4 * step + 4]), strict=True):
             for index in stepped.weights.trainable_in(block):
                 weights = stepped.weights.trainable[index]
-                kernel.shift(weights, updates, index, weights)
+                kernel.shift({index: weights}, updates, {index: weights})
 
 
 def naive_step_at(forward: Forward, store: DataStore, plan: Plan, step: int) -> list[float]:
@@ -159,13 +159,13 @@ def test_expectation_is_the_gradient(
     plans = [make_plan(round=r, base_seed=r, distribution=distribution, blocks=blocks) for r in range(1, 33)]
     fixed = take(store, range(4))
     estimate = {index: np.zeros(array.shape, np.float64) for index, array in forward.weights.trainable.items()}
-    kernel = DirectionKernel(distribution)
+    kernel = NumpyKernel(distribution)
     for plan in plans:
         scalars = measure(forward, fixed, plan, "a").scalars
         for stages, updates in zip((range(3), range(3, 5)), plan.updates("", 0, scalars), strict=True):
             for index in forward.weights.trainable_in(stages):
                 step = np.zeros(estimate[index].shape, np.float32)
-                kernel.shift(step, updates, index, step)
+                kernel.shift({index: step}, updates, {index: step})
                 estimate[index] -= step.astype(np.float64) / len(plans)
     gradient = autograd_gradient(forward, fixed)
     for stages, directions in ((range(3), 8 * 32), (range(3, 5), 64 * 32)):

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedM
 
 from device_runtime.bundle import Bundle
 from device_runtime.data import DataStore, tokenise
-from device_runtime.directions import Direction, DirectionKernel
+from device_runtime.directions import Direction, NumpyKernel
 from device_runtime.engines import create_engine
 from device_runtime.errors import ExportError
 from device_runtime.estimator import draw_examples, measure
@@ -103,7 +103,7 @@ def _checkpoint(folder: Path):  # type: ignore[no-untyped-def]
 
 def reference_scalars(case: Case, plan: Plan, indices: np.ndarray) -> list[float]:
     """(l₊ − l₋)/2ε of each leaf, with the directions added to the parameters of transformers' model."""
-    manifest, kernel = case.bundle.manifest, DirectionKernel(plan.distribution)
+    manifest, kernel = case.bundle.manifest, NumpyKernel(plan.distribution)
     parameters = dict(case.reference.named_parameters(remove_duplicate=False))
     blocks, start = [], 0
     for block in plan.blocks:
@@ -120,7 +120,7 @@ def reference_scalars(case: Case, plan: Plan, indices: np.ndarray) -> list[float
                 for index in members:
                     spec = manifest.tensors[index]
                     shift = np.zeros(spec.shape, np.float32)
-                    kernel.shift(shift, [direction], index, shift)
+                    kernel.shift({index: shift}, [direction], {index: shift})
                     shift = shift[0].T if spec.transposed else shift.reshape(parameters[spec.source].shape)
                     parameters[spec.source].data += torch.from_numpy(np.ascontiguousarray(shift))
             losses.append(float(reference_losses(case, case.reference, indices).mean()))

@@ -14,7 +14,7 @@ from models import five_examples, make_checkpoint
 from safetensors.torch import load_file, save_file
 
 from device_runtime.bundle import Bundle
-from device_runtime.directions import Direction, DirectionKernel
+from device_runtime.directions import Direction, NumpyKernel, Step
 from device_runtime.engines import create_engine
 from device_runtime.errors import ExportError
 from device_runtime.estimator import measure
@@ -75,8 +75,8 @@ def test_golden_step(dtype: str, golden: str) -> None:
     import hashlib
 
     weights = stored(np.linspace(-2, 2, 140_000, dtype=np.float32), dtype)
-    kernel = DirectionKernel("rademacher")
-    kernel.step(weights, [Direction(7, 1e-3), Direction(8, -3e-4)], 5, 99)
+    kernel = NumpyKernel("rademacher")
+    kernel.step({5: weights}, [Step([Direction(7, 1e-3), Direction(8, -3e-4)], 99)])
     assert hashlib.sha256(weights.tobytes()).hexdigest()[:16] == golden
 
 
@@ -85,11 +85,11 @@ def test_small_steps_add_up(dtype: str) -> None:
     """A thousand steps of a fiftieth of the spacing: to the nearest they would all vanish."""
     weights = stored(np.ones(4096, np.float32), dtype)
     spacing = 2.0**-7 if dtype == "bfloat16" else 2.0**-10
-    kernel = DirectionKernel("rademacher")
+    kernel = NumpyKernel("rademacher")
     sign = np.zeros(4096, np.float32)
-    kernel.shift(sign, [Direction(3, 1.0)], 0, sign)
+    kernel.shift({0: sign}, [Direction(3, 1.0)], {0: sign})
     for round in range(1000):
-        kernel.step(weights, [Direction(3, spacing / 50)], 0, round)
+        kernel.step({0: weights}, [Step([Direction(3, spacing / 50)], round)])
     moved = (widened(weights) - 1) * sign
     assert abs(moved.mean() / (20 * spacing) - 1) < 0.05
 
