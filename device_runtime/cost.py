@@ -23,7 +23,7 @@ class Memory:
     Attributes:
         weights: the trainable weights.
         frozen: the frozen tensors that stages read (mapped from the bundle's file, or packed by the engine).
-        buffers: perturbed copies of a stage's weights, two or as many as leaves go through a graph together; and its
+        buffers: perturbed copies of a stage's weights, one for each leaf that goes through a graph together; and its
             frozen weights, widened.
         activations: of all leaves between two stages, and the batch's feeds.
         workspace: the engine's packed copy of the largest matrix that is an input, and its intermediate results (an
@@ -67,7 +67,9 @@ def forecast_memory(manifest: Manifest, shape: Shape, blocks: Sequence[Block], e
     outputs = [count * sum(map(size, shape.graphs[stage.graph].outputs)) for stage, count in runs]
     between = max(
         before + (after // count if count == distinct else after)  # a leaf's activation goes when its next one is there
-        for before, after, (_, distinct), (_, count) in zip([0, *outputs], outputs, [runs[0], *runs], runs, strict=False)
+        for before, after, (_, distinct), (_, count) in zip(
+            [0, *outputs], outputs, [runs[0], *runs], runs, strict=False
+        )
     )
     groups = [s.groups for s in manifest.shapes if (s.batch, s.length) == (shape.batch, shape.length)]
     together = max(map(len, partition(2 * math.prod(block.fanout for block in blocks), groups)))
@@ -80,8 +82,8 @@ def forecast_memory(manifest: Manifest, shape: Shape, blocks: Sequence[Block], e
     tokens = together * shape.batch * shape.length
     scores = size((shape.batch, manifest.task.answer_tokens, _rows(manifest, manifest.output)))
     return Memory(
-        weights=sum(_stored_bytes(tensors[i]) for i in trained),
-        frozen=sum(_stored_bytes(tensors[i]) for i in frozen),
+        weights=sum(stored_bytes(tensors[i]) for i in trained),
+        frozen=sum(stored_bytes(tensors[i]) for i in frozen),
         buffers=together * sum(count * size(dimensions) for dimensions, count in buffers.items())
         + sum(count * size(dimensions) for dimensions, count in wide.items()),
         activations=between + sum(map(size, shape.feeds.values())),
@@ -90,7 +92,8 @@ def forecast_memory(manifest: Manifest, shape: Shape, blocks: Sequence[Block], e
     )
 
 
-def _stored_bytes(spec: TensorSpec) -> int:
+def stored_bytes(spec: TensorSpec) -> int:
+    """Bytes of a tensor at rest."""
     arrays = layout(spec.name, spec.shape, spec.dtype).values()
     return sum(math.prod(shape) * dtype.itemsize for shape, dtype in arrays)
 
@@ -98,6 +101,11 @@ def _stored_bytes(spec: TensorSpec) -> int:
 def _rows(manifest: Manifest, table: str) -> int:
     """Rows of a table, 0 when there is none."""
     return next((spec.shape[1] for spec in manifest.tensors if spec.name == table), 0)
+
+
+def stage_runs(manifest: Manifest, blocks: Sequence[Block]) -> list[int]:
+    """How many times a step runs each stage."""
+    return [count for _, count in _runs(manifest, blocks)]
 
 
 def _runs(manifest: Manifest, blocks: Sequence[Block]) -> list[tuple[StageSpec, int]]:

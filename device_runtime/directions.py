@@ -84,7 +84,7 @@ class DirectionKernel(Protocol):
         """Make steps, one after the other, on stored weights in place."""
 
     def shift(self, weights: Tensors, directions: Sequence[Direction], out: Tensors) -> None:
-        """Write ``weights + Σ coefficient · z(seed)`` to ``out``: float32, of the same sizes; may be the same arrays."""
+        """Write ``weights + Σ coefficient · z(seed)`` to ``out``: float32 of the same sizes, or the same arrays."""
 
     def shift_pair(
         self, weights: Tensors, offsets: Sequence[Direction], direction: Direction, plus: Tensors, minus: Tensors

@@ -1,8 +1,8 @@
 """FedSPZO's estimator (arXiv 2502.10239, section 3) for any number of blocks, walked stage by stage.
 
-Weights in memory are never perturbed: for each stage and each perturbation, W + offsets ± ε·scale·z is written into a
-stage's buffers and the stage runs on them. All leaves go through a stage together, and the perturbations of a block start
-from the same activations of the block before it.
+Weights in memory are never perturbed: for each stage and each perturbation, W + offsets ± ε·scale·z is written into
+buffers of a stage's size and the stage runs on them. All leaves go through a stage together, and the perturbations of a
+block start from the same activations of the block before it.
 """
 
 from __future__ import annotations

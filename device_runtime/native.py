@@ -131,8 +131,8 @@ class NativeKernel:
         coefficients = np.array([direction.coefficient for step in steps for direction in step.directions], np.float32)
         stops = np.array(list(accumulate(len(step.directions) for step in steps)), np.int64)
         roundings = np.array([step.rounding for step in steps], np.uint64)
-        arrays = (seeds, coefficients, stops, roundings, NORMAL)
-        sums = _Sums(*map(_at, arrays), len(steps), self._distribution, paired)
+        arrays: tuple[np.ndarray, ...] = (seeds, coefficients, stops, roundings, NORMAL)
+        sums = _Sums(*[_at(array) for array in arrays], len(steps), self._distribution, paired)
         listed = (_Task * len(tasks))(*tasks)
         workers = min(self._threads, max(1, sum(task.size for task in tasks) // _WORTH_A_THREAD))
         others = [

@@ -30,20 +30,22 @@ class Replica:
     Attributes:
         round: the last round applied.
         head: hash of the journal up to that round.
+        ahead: makes perturbed weights ahead of their use; None where they are made when they are asked for.
     """
 
-    def __init__(self, bundle: Bundle, snapshot: Path | None = None, threads: int = 1) -> None:
+    def __init__(self, bundle: Bundle, snapshot: Path | None = None, threads: int = 1, ahead: bool = False) -> None:
         """Load θ₀, or the snapshot when there is such a file.
 
         Args:
             threads: that directions are added with.
+            ahead: whether perturbed weights are made ahead of their use, on a thread besides.
 
         Raises:
             StateError: the snapshot is damaged or of another bundle.
         """
         self.bundle = bundle
         self._threads = threads
-        self.ahead: ThreadPoolExecutor | None = None
+        self.ahead = ThreadPoolExecutor(1, "ahead") if ahead else None
         specs = bundle.manifest.tensors
         self._trainable = {
             index: aligned_empty(spec.shape, DTYPES[spec.dtype]) for index, spec in enumerate(specs) if spec.trainable

@@ -36,14 +36,21 @@ class DeviceState:
     """
 
     def __init__(
-        self, folder: Path, bundle: Bundle, device: str | None = None, afresh: bool = False, threads: int = 1
+        self,
+        folder: Path,
+        bundle: Bundle,
+        device: str | None = None,
+        afresh: bool = False,
+        threads: int = 1,
+        ahead: bool = False,
     ) -> None:
         """Open or create a state folder and catch up to the end of its journal.
 
         Args:
             device: the id to use; by default the folder's own, made at random the first time.
-            threads: that directions are added with.
             afresh: forget all but the id and the key, by which the server knows the device, and begin at θ₀.
+
+            threads, ahead: see :class:`device_runtime.replica.Replica`.
 
         Raises:
             StateError: the folder is in use, cannot be written, is damaged or belongs to another device or bundle.
@@ -65,7 +72,7 @@ class DeviceState:
         self._snapshot = folder / SNAPSHOT
         self._journal = Journal(connect(folder / DATABASE))
         self.signer = Signer(folder / "device.key")
-        self.replica = Replica(bundle, self._snapshot, threads)
+        self.replica = Replica(bundle, self._snapshot, threads, ahead)
         self._replay()
 
     def apply(self, entry: Entry) -> None:

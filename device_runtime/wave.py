@@ -2,8 +2,8 @@
 
 A *signed leaf* is a path of perturbations with + or −; their order is path 0 +, path 0 −, path 1 +, … Graphs that take
 several at once (adapters: small weights over a base that all share) read the base once for a stack of them; graphs that
-take one (full parameters: each leaf has weights of its own) run leaf by leaf. The weights of a run are made before it, or
-where there are threads to spare while the run before it goes on.
+take one (full parameters: each leaf has weights of its own) run leaf by leaf. The weights of a run are made just before
+it, or where there is a core to spare while the run before it goes on.
 """
 
 from __future__ import annotations

@@ -173,7 +173,9 @@ def test_kernels_agree_to_the_bit(
         for terms in shifts:
             kernel.shift_pair(weights, terms[:-1], terms[-1], plus, minus)
         kernel.step(weights, steps)
-        found.append([array.tobytes() for of in (weights, plus, minus) if of is weights or shifts for array in of.values()])
+        found.append(
+            [array.tobytes() for of in (weights, plus, minus) if of is weights or shifts for array in of.values()]
+        )
     assert found[0] == found[1] == found[2]
 
 

@@ -27,7 +27,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="forget all but the device's id and key, and begin at the bundle's weights",
     )
-    parser.add_argument("--threads", type=int, default=1, help="threads of the engine (%(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of the engine and for weights (%(default)s)")
+    parser.add_argument(
+        "--ahead",
+        action="store_true",
+        help="perturb the next stage's weights while the engine runs: faster with a core to spare, for more memory",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -47,7 +52,9 @@ def run(options: argparse.Namespace) -> None:
         )
     bundle = Bundle(options.bundle)
     engine = create_engine(options.engine, options.threads)
-    state = DeviceState(options.state, bundle, options.id or access.user or None, options.afresh)
+    state = DeviceState(
+        options.state, bundle, options.id or access.user or None, options.afresh, options.threads, options.ahead
+    )
     data = LiveData(options.data, bundle, cache=options.state / "tokens.npz")
     store = data.current()
     print(f"device '{state.device}': {len(store)} examples, round {state.replica.round}", flush=True)

@@ -1,0 +1,51 @@
+"""A device's process as far as its first steps, or one that only infers; prints what it took as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import device_runtime.agent  # noqa: F401  what a device has loaded when it takes its first step
+from device_runtime.cost import stored_bytes
+from device_runtime.memory import peak_rss_bytes
+from device_runtime.plan import Block
+from fedspzo.bench.workload import Setting, generate, open_forward, run_forwards, take_step
+
+
+def main(kind: str, fields: str) -> None:
+    """Take two steps, or infer twice."""
+    described = json.loads(fields)
+    described["blocks"] = tuple(Block(**block) for block in described["blocks"])
+    described |= {"bundle": Path(described["bundle"]), "shape": tuple(described["shape"])}
+    setting = Setting(**described)
+    forward = open_forward(setting)
+    store = generate(forward.manifest, setting.shape)
+    ends = []
+    for _ in range(2):
+        if kind == "step":
+            take_step(forward, store, setting.plan)
+        else:
+            run_forwards(forward, store, [1] * len(forward.manifest.stages))
+        ends.append(time.time())
+    tensors = {index for stage in forward.manifest.stages for index in (*stage.tensors, *stage.constants)}
+    found = {
+        "first_step_done_s": ends[0] - _started(),
+        "second_step_s": ends[1] - ends[0],
+        "peak_rss_mb": peak_rss_bytes() / 1e6,
+        "weights_mb": sum(stored_bytes(forward.manifest.tensors[index]) for index in tensors) / 1e6,
+    }
+    print(json.dumps(found))
+
+
+def _started() -> float:
+    """When this process began, in seconds since the epoch."""
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    uptime = float(Path("/proc/uptime").read_text().split()[0])
+    return time.time() - uptime + ticks / os.sysconf("SC_CLK_TCK")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2])

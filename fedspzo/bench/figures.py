@@ -1,0 +1,151 @@
+"""The figures: of a step, of adding directions, of memory, of starting; each with the bound that it is held against."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from device_runtime.cost import stage_runs
+from device_runtime.directions import Direction, Step
+from device_runtime.errors import EngineError
+from device_runtime.native import make_kernel
+from fedspzo.bench.workload import Setting, generate, open_forward, run_forwards, take_step
+
+#: Directions that are added in one pass.
+TOGETHER = 8
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What was measured.
+
+    Attributes:
+        name: what it is of.
+        value: in ``unit``.
+        bound: what physics allows, in ``unit``.
+        bound_is: in words.
+    """
+
+    name: str
+    value: float
+    unit: str
+    bound: float
+    bound_is: str
+
+    @property
+    def ratio(self) -> float:
+        """How many times the bound the value is, or the bound the value where more is better."""
+        return self.bound / self.value if self.unit.startswith("G") else self.value / self.bound
+
+
+def measure_step(setting: Setting, repeats: int) -> list[Figure]:
+    """Seconds of a step, against its forward passes alone on the same engine and weights, timed in turn."""
+    forward = open_forward(setting)
+    store = generate(forward.manifest, setting.shape)
+    runs = stage_runs(forward.manifest, setting.blocks)
+    step, passes = _in_turn(
+        repeats,
+        lambda: take_step(forward, store, setting.plan),
+        lambda: run_forwards(forward, store, runs),
+    )
+    return [Figure("step", step, "s", passes, "its forward passes alone")]
+
+
+def measure_apply(setting: Setting, repeats: int) -> list[Figure]:
+    """Directions added to all trained weights in place, against reading and writing these weights once."""
+    replica = open_forward(setting).weights
+    weights = {index: array for index, array in replica.trainable.items() if array.dtype == np.float32}
+    if not weights:
+        weights = {index: np.zeros(array.shape, np.float32) for index, array in replica.trainable.items()}
+    size = sum(array.size for array in weights.values())
+    kernel = make_kernel("rademacher", setting.threads)
+    directions = [Direction(seed, 1e-9) for seed in range(TOGETHER)]
+    with ThreadPoolExecutor(setting.threads) as pool:
+        touch = _toucher(list(weights.values()), setting.threads, pool)
+        one, many, once = _in_turn(
+            repeats,
+            lambda: kernel.step(weights, [Step(directions[:1], 0)]),
+            lambda: kernel.step(weights, [Step(directions, 0)]),
+            touch,
+        )
+    bound = "weights read and written once, on as many threads"
+    return [
+        Figure("1 direction", size / one / 1e9, "G weight·directions/s", size / once / 1e9, bound),
+        Figure(f"{TOGETHER} directions", TOGETHER * size / many / 1e9, "G weight·directions/s",
+               TOGETHER * size / once / 1e9, bound),
+    ]  # fmt: skip
+
+
+def measure_memory(setting: Setting, repeats: int) -> list[Figure]:
+    """Peak resident memory of a process that takes steps, against one that only infers, stage by stage as well."""
+    step, inference = (_child(setting, kind)["peak_rss_mb"] for kind in ("step", "inference"))
+    return [Figure("peak memory of a step", step, "MB", inference, "inference by the same runtime")]
+
+
+def measure_startup(setting: Setting, repeats: int) -> list[Figure]:
+    """Seconds from a device process's start to the end of its first step, against a second step."""
+    found = [_child(setting, "step") for _ in range(repeats)]
+    started, step = (statistics.median(f[key] for f in found) for key in ("first_step_done_s", "second_step_s"))
+    over = found[0]["peak_rss_mb"] - found[0]["weights_mb"]
+    return [
+        Figure("process start to first step done", started, "s", step, "a later step"),
+        Figure(
+            "peak memory", found[0]["peak_rss_mb"], "MB", found[0]["weights_mb"], f"the weights ({over:.0f} MB less)"
+        ),
+    ]
+
+
+FIGURES: dict[str, Callable[[Setting, int], list[Figure]]] = {
+    "step": measure_step,
+    "apply": measure_apply,
+    "memory": measure_memory,
+    "startup": measure_startup,
+}
+
+
+def _in_turn(repeats: int, *works: Callable[[], None]) -> list[float]:
+    """Median seconds of each, run in turn after one run that does not count."""
+    seconds: list[list[float]] = [[] for _ in works]
+    for repeat in range(repeats + 1):
+        for work, times in zip(works, seconds, strict=True):
+            started = time.perf_counter()
+            work()
+            if repeat:
+                times.append(time.perf_counter() - started)
+    return [statistics.median(times) for times in seconds]
+
+
+def _toucher(arrays: Sequence[np.ndarray], threads: int, pool: ThreadPoolExecutor) -> Callable[[], None]:
+    """Reads and writes arrays once, each thread its share."""
+    shares: list[list[np.ndarray]] = [[] for _ in range(threads)]
+    for array in arrays:
+        for share, part in zip(shares, np.array_split(array.reshape(-1), threads), strict=True):
+            share.append(part)
+
+    def touch(share: list[np.ndarray]) -> None:
+        for part in share:
+            np.multiply(part, np.float32(1), out=part)
+
+    def touch_all() -> None:
+        list(pool.map(touch, shares))
+
+    return touch_all
+
+
+def _child(setting: Setting, kind: str) -> dict[str, float]:
+    """What a process of its own found. Raises EngineError when it ends otherwise."""
+    fields = asdict(setting) | {"bundle": str(setting.bundle)}
+    command = [sys.executable, "-m", "fedspzo.bench.child", kind, json.dumps(fields)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise EngineError(f"a process to measure ended with status {done.returncode}: {done.stderr.strip()[-500:]}")
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found

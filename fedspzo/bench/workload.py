@@ -1,0 +1,94 @@
+"""What is measured: a bundle on an engine with a plan, and a batch of generated tokens that fills a shape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from device_runtime.bundle import Bundle
+from device_runtime.data import DataStore
+from device_runtime.engines import create_engine
+from device_runtime.estimator import measure
+from device_runtime.forward import Forward
+from device_runtime.manifest import Manifest, Shape
+from device_runtime.plan import Block, Plan
+from device_runtime.replica import Replica
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What to measure.
+
+    Attributes:
+        bundle: the bundle's folder.
+        engine: the engine's name.
+        threads: of the engine and of the direction kernel.
+        ahead: whether the next weights are made while the engine runs.
+        blocks: of the plan.
+        shape: batch size and length, those of one of the bundle's shapes.
+    """
+
+    bundle: Path
+    engine: str
+    threads: int
+    ahead: bool
+    blocks: tuple[Block, ...]
+    shape: tuple[int, int]
+
+    @property
+    def plan(self) -> Plan:
+        """A round of one step on a whole batch."""
+        return Plan(1, 7, True, "rademacher", 1, self.shape[0], 1e-3, self.blocks, 60.0, False)
+
+
+def choose_shape(manifest: Manifest, wanted: str | None) -> tuple[int, int]:
+    """The shape that ``BATCHxLENGTH`` names, or the largest. Raises ValueError when the bundle has no such one."""
+    shapes = {(shape.batch, shape.length) for shape in manifest.shapes}
+    if wanted is None:
+        return max(shapes)
+    batch, _, length = wanted.partition("x")
+    if not (batch.isdecimal() and length.isdecimal()) or (int(batch), int(length)) not in shapes:
+        raise ValueError(", ".join(f"{batch}x{length}" for batch, length in sorted(shapes)))
+    return int(batch), int(length)
+
+
+def open_forward(setting: Setting) -> Forward[Replica]:
+    """The bundle at θ₀ on its engine."""
+    replica = Replica(Bundle(setting.bundle), threads=setting.threads, ahead=setting.ahead)
+    return Forward(create_engine(setting.engine, setting.threads), replica)
+
+
+def generate(manifest: Manifest, shape: tuple[int, int]) -> DataStore:
+    """Examples that fill a batch to the last token; what they say is of no account."""
+    count, length = shape
+    rows = next(spec.shape[1] for spec in manifest.tensors if spec.name == manifest.embedding)
+    ids = np.random.default_rng(0).integers(0, rows, (count, length), np.int32)
+    answers = np.full(count, length - 1 - manifest.task.answer_tokens, np.int32)
+    return DataStore(ids, np.full(count, length, np.int32), answers, np.zeros(count, np.int32))
+
+
+def take_step(forward: Forward[Replica], store: DataStore, plan: Plan) -> None:
+    """One step of the estimator."""
+    measure(forward, store, plan, "bench")
+
+
+def run_forwards(forward: Forward[Replica], store: DataStore, runs: Sequence[int]) -> None:
+    """Run each stage so many times with the weights as they are: the forward passes of a step and nothing else."""
+    batch = forward.batch(store, np.arange(len(store)))
+    hidden: list[np.ndarray] = []
+    for stage, count in zip(forward.manifest.stages, runs, strict=True):
+        outputs: list[np.ndarray] = []
+        for _ in range(count):
+            forward.release(outputs)
+            outputs = forward.run(stage, batch, hidden[0] if hidden else None, {})
+        forward.release(hidden)
+        hidden = outputs
+    forward.release(hidden)
+
+
+def single_shape(manifest: Manifest, shape: tuple[int, int]) -> Shape:
+    """The graphs of a shape that take one leaf."""
+    return next(s for s in manifest.shapes if (s.batch, s.length, s.groups) == (*shape, 1))

@@ -1,0 +1,56 @@
+"""Measure what a device's work costs on this machine: figure, physical bound, and the ratio of the two."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from fedspzo.method import add_method_options
+
+WHAT = ("step", "apply", "memory", "startup")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Describe the options."""
+    parser.add_argument("what", choices=WHAT, help="a step, adding directions, peak memory, or the start of a device")
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
+    parser.add_argument("--engine", default="litert", help="litert, executorch, torch or tflite (%(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="threads (%(default)s)")
+    parser.add_argument("--ahead", action="store_true", help="make the next weights while the engine runs")
+    parser.add_argument("--shape", metavar="BATCHxLENGTH", help="one of the bundle's shapes (default: the largest)")
+    parser.add_argument("--repeats", type=int, default=5, help="timed runs, of which the median counts (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a figure")
+    add_method_options(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure and print."""
+    import json
+    from dataclasses import asdict
+
+    from device_runtime.bundle import Bundle
+    from device_runtime.errors import PlanError
+    from device_runtime.replica import check_cut
+    from fedspzo.bench.figures import FIGURES
+    from fedspzo.bench.workload import Setting, choose_shape
+    from fedspzo.method import make_blocks
+
+    bundle = Bundle(options.bundle)
+    blocks = make_blocks(options, bundle.manifest)
+    check_cut(bundle, blocks)
+    if options.repeats < 1:
+        raise PlanError("--repeats is at least 1")
+    try:
+        shape = choose_shape(bundle.manifest, options.shape)
+    except ValueError as error:
+        raise PlanError(f"--shape is one of this bundle's: {error}") from None
+    setting = Setting(options.bundle, options.engine, options.threads, options.ahead, blocks, shape)
+    for figure in FIGURES[options.what](setting, options.repeats):
+        if options.json:
+            print(json.dumps(asdict(figure) | {"ratio": figure.ratio}), flush=True)
+        else:
+            print(
+                f"{figure.name}: {figure.value:.4g} {figure.unit}; bound {figure.bound:.4g} ({figure.bound_is});"
+                f" ratio {figure.ratio:.2f}",
+                flush=True,
+            )
