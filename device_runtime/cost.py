@@ -72,7 +72,7 @@ def forecast_memory(manifest: Manifest, shape: Shape, blocks: Sequence[Block], e
         )
     )
     groups = [s.groups for s in manifest.shapes if (s.batch, s.length) == (shape.batch, shape.length)]
-    together = max(map(len, partition(2 * math.prod(block.fanout for block in blocks), groups)))
+    together = max(map(len, partition(2 * math.prod(max(block.fanout, 1) for block in blocks), groups)))
     packed = (tensors[i] for stage in manifest.stages for i in stage.tensors)
     matrices = [spec.shape for spec in packed if len(spec.shape) == 3 and (spec.transposed or spec.trainable)]
     widest = max(matrices, key=size, default=(1, 1, 1))
@@ -113,9 +113,9 @@ def _runs(manifest: Manifest, blocks: Sequence[Block]) -> list[tuple[StageSpec, 
     found = []
     distinct, start, paths = 1, 0, 1
     for block in blocks:
-        paths *= block.fanout
+        paths *= max(block.fanout, 1)
         for stage in manifest.stages[start : block.stop]:
-            if any(manifest.tensors[i].trainable for i in stage.tensors):
+            if block.fanout and any(manifest.tensors[i].trainable for i in stage.tensors):
                 distinct = 2 * paths
             found.append((stage, distinct))
         start = block.stop

@@ -16,8 +16,12 @@ from device_runtime.data import DataStore
 from device_runtime.directions import Direction, derive_seed
 from device_runtime.forward import Batch, Forward
 from device_runtime.plan import Plan
+from device_runtime.prefix import PrefixCache
 from device_runtime.replica import Replica, block_stages, check_blocks
 from device_runtime.wave import START, Passage, Perturbation, Wave, advance, perturb, release
+
+#: Stages of a frozen prefix from which on keeping its activations is worth a file: an embedding alone is not.
+WORTH_CACHING = 2
 
 
 @dataclass(frozen=True)
@@ -35,11 +39,16 @@ class Measurement:
     examples: int
 
 
-def measure(forward: Forward[Replica], store: DataStore, plan: Plan, device: str) -> Measurement:
+def measure(
+    forward: Forward[Replica], store: DataStore, plan: Plan, device: str, cache: PrefixCache | None = None
+) -> Measurement:
     """Carry out a plan on a device's examples.
 
     Several local steps need no changed weights: the steps so far are more directions in the sum that each stage's
     weights are shifted by.
+
+    Args:
+        cache: keeps activations of the stages before the first that the plan perturbs.
 
     Raises:
         PlanError: the plan does not fit the bundle.
@@ -52,7 +61,7 @@ def measure(forward: Forward[Replica], store: DataStore, plan: Plan, device: str
     examples = 0
     for step in range(plan.steps):
         batch = forward.batch(store, draw_examples(plan, store, device, step))
-        step_scalars, loss = measure_step(forward, batch, plan, source, step, offsets)
+        step_scalars, loss = measure_step(forward, batch, plan, source, step, offsets, cache)
         scalars.extend(step_scalars)
         losses.append(loss)
         examples += batch.count
@@ -67,12 +76,19 @@ def draw_examples(plan: Plan, store: DataStore, device: str, step: int) -> np.nd
 
 
 def measure_step(
-    forward: Forward[Replica], batch: Batch, plan: Plan, source: str, step: int, offsets: Sequence[Sequence[Direction]]
+    forward: Forward[Replica],
+    batch: Batch,
+    plan: Plan,
+    source: str,
+    step: int,
+    offsets: Sequence[Sequence[Direction]],
+    cache: PrefixCache | None = None,
 ) -> tuple[list[float], float]:
     """One step of the estimator: the scalar of every leaf, and the mean loss.
 
     Args:
         offsets: for each block, directions that its weights are already shifted by.
+        cache: see :func:`measure`.
     """
     passages = []
     for block, stages in enumerate(block_stages(plan)):
@@ -81,14 +97,35 @@ def measure_step(
         perturbation = Perturbation(offsets[block], directions, plan.distribution)
         passages += [Passage.of(forward, batch, stage, perturbation) for stage in stages]
     perturbed = perturb(forward, passages, forward.weights.ahead)
-    wave = START
-    for passage in passages:
+    frozen = next(number for number, passage in enumerate(passages) if passage.runs)
+    wave = _through_prefix(forward, batch, passages[:frozen], cache)
+    for passage in passages[frozen:]:
         wave = advance(forward, batch, passage, wave, perturbed)
     losses = [_mean_loss(wave, signed, batch) for signed in range(2 * plan.leaves)]
     release(forward, wave)
     pairs = list(zip(losses[::2], losses[1::2], strict=True))
     scalars = [float(np.float32((above - below) / (2 * plan.epsilon))) for above, below in pairs]
     return scalars, float(np.mean(pairs))
+
+
+def _through_prefix(
+    forward: Forward[Replica], batch: Batch, passages: Sequence[Passage], cache: PrefixCache | None
+) -> Wave:
+    """Through the stages before the first perturbation, or past them where their activations are at hand."""
+    if cache is None or len(passages) < WORTH_CACHING:
+        wave = START
+        for passage in passages:
+            wave = advance(forward, batch, passage, wave, iter(()))
+        return wave
+    shape = batch.shape.graphs[passages[-1].stage.graph].outputs[0]
+    hidden = forward.pool.take(shape)
+    stages = range(len(passages))
+    prefix = forward.bundle.identity + bytes(stages) + forward.weights.digest_of(forward.weights.trainable_in(stages))
+    if not cache.load(prefix, batch, hidden):
+        forward.release([hidden])
+        hidden = forward.run_all([passage.stage for passage in passages], batch)[0]
+        cache.save(prefix, batch, hidden)
+    return Wave(0, ((1, [hidden]),))
 
 
 def _mean_loss(wave: Wave, signed: int, batch: Batch) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
@@ -44,11 +44,15 @@ class Batch:
         shape: the graphs that it goes through, the cheapest that it fits.
         feeds: feed name → float32 array of the shape's size; rows past ``count`` repeat the last example.
         count: examples that count.
+        ids: int32 [batch, length of the store], the tokens.
+        lengths: int32 [batch].
     """
 
     shape: Shape
     feeds: Mapping[str, np.ndarray]
     count: int
+    ids: np.ndarray
+    lengths: np.ndarray
 
 
 class Forward(Generic[W_co]):
@@ -86,7 +90,7 @@ class Forward(Generic[W_co]):
         feeds = self._feeds_of(shape)
         for name, feed in feeds.items():
             fill(name, feed, source)
-        batch = Batch(shape, feeds, count)
+        batch = Batch(shape, feeds, count, source.ids, source.lengths)
         self._grouped = {1: batch}
         return batch
 
@@ -103,7 +107,7 @@ class Forward(Generic[W_co]):
             for name, feed in feeds.items():
                 one = batch.feeds[name]
                 feed.reshape(groups, *one.shape)[...] = one
-            self._grouped[groups] = Batch(shape, feeds, batch.count)
+            self._grouped[groups] = replace(batch, shape=shape, feeds=feeds)
         return self._grouped[groups]
 
     def batches(self, store: DataStore) -> Iterator[tuple[np.ndarray, Batch]]:

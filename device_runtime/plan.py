@@ -28,7 +28,7 @@ class Block:
     Attributes:
         stop: the stage after its last one (it starts where the block before it stops).
         fanout: perturbations of this block under each perturbation of the block before it (the paper: K₁ = P₁,
-            K₂ = P₂/P₁).
+            K₂ = P₂/P₁); 0 for a first block that is frozen: not perturbed, not trained.
         scale: the perturbation is ε·scale·z.
         learning_rate: step along the block's gradient estimate.
     """
@@ -71,8 +71,12 @@ class Plan:
         """Raises PlanError when the plan contradicts itself."""
         if self.distribution not in DISTRIBUTIONS:
             raise PlanError(f"the plan asks for unknown directions '{self.distribution}'")
-        if self.round < 1 or not self.blocks or min(self.steps, self.examples, *(b.fanout for b in self.blocks)) < 1:
-            raise PlanError("a plan's round, steps, examples and fan-outs are at least 1, and it has a block")
+        moved = self.blocks[1:] if self.blocks and self.blocks[0].fanout == 0 else self.blocks
+        if not moved or min(self.round, self.steps, self.examples, *(b.fanout for b in moved)) < 1:
+            raise PlanError(
+                "a plan's round, steps, examples and fan-outs are at least 1, and it has a block; only the first of"
+                " several blocks may have a fan-out of 0, which freezes it"
+            )
         if not all(_TINY <= size <= _HUGE for size in (self.epsilon, self.deadline, *(b.scale for b in self.blocks))):
             raise PlanError(f"a plan's epsilon, scales and deadline lie between {_TINY:g} and {_HUGE:g}")
         if not all(abs(block.learning_rate) <= _HUGE for block in self.blocks):
@@ -84,8 +88,8 @@ class Plan:
 
     @property
     def leaves(self) -> int:
-        """Leaves of one local step: Π fan-outs."""
-        return math.prod(block.fanout for block in self.blocks)
+        """Leaves of one local step: Π fan-outs of the blocks that are not frozen."""
+        return math.prod(max(block.fanout, 1) for block in self.blocks)
 
     @property
     def scalars(self) -> int:
@@ -97,8 +101,10 @@ class Plan:
         return "" if self.shared else device
 
     def paths(self, block: int) -> Iterator[tuple[int, ...]]:
-        """Paths of a block's directions in their order; there are P_b = K₁·…·K_b."""
-        return itertools.product(*(range(b.fanout) for b in self.blocks[: block + 1]))
+        """Paths of a block's directions in their order; there are P_b = K₁·…·K_b, and none in a frozen block."""
+        if self.blocks[block].fanout == 0:
+            return iter(())
+        return itertools.product(*(range(max(b.fanout, 1)) for b in self.blocks[: block + 1]))
 
     def seed(self, source: str, step: int, path: tuple[int, ...]) -> int:
         """Seed of the direction at a path."""
@@ -119,7 +125,7 @@ class Plan:
         updates = []
         for index, block in enumerate(self.blocks):
             paths = list(self.paths(index))
-            under = self.leaves // len(paths)
+            under = self.leaves // max(len(paths), 1)
             factor = -weight * block.learning_rate / (self.leaves * block.scale)
             updates.append(
                 [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -54,6 +55,8 @@ class Replica:
         used = {index for stage in stages for index in stage.tensors} - self._trainable.keys()
         self._frozen = {i: _aligned(bundle.tensor(i)) for i in sorted(used)}
         self._kernels: dict[str, DirectionKernel] = {}
+        self._changes = Counter(tuple(self._trainable))  # of each tensor, how often it was changed
+        self._digests: dict[tuple[int, ...], tuple[tuple[int, ...], bytes]] = {}
         self.restore(snapshot if snapshot is not None and snapshot.exists() else None)
 
     def restore(self, snapshot: Path | None) -> None:
@@ -116,7 +119,9 @@ class Replica:
         updates = [entry.updates() for entry in entries]
         for block, stages in enumerate(block_stages(plan)):
             steps = [Step(made[block], rounding) for made, rounding in zip(updates, roundings, strict=True)]
-            self.kernel(plan.distribution).step({i: self._trainable[i] for i in self.trainable_in(stages)}, steps)
+            moved = self.trainable_in(stages) if any(step.directions for step in steps) else []
+            self.kernel(plan.distribution).step({index: self._trainable[index] for index in moved}, steps)
+            self._changes.update(moved)
 
     def trainable_in(self, stages: Sequence[int]) -> list[int]:
         """Indices of the trainable tensors of some stages, each once, in the stages' order."""
@@ -132,10 +137,18 @@ class Replica:
 
     def digest(self) -> bytes:
         """BLAKE2b-128 over the trainable bytes in tensor order: equal digests mean bit-identical models."""
-        hashed = hashlib.blake2b(digest_size=DIGEST_BYTES)
-        for weights in self._trainable.values():
-            hashed.update(weights.astype(weights.dtype.newbyteorder("<"), copy=False).reshape(-1).view(np.uint8).data)
-        return hashed.digest()
+        return self.digest_of(tuple(self._trainable))
+
+    def digest_of(self, indices: Sequence[int]) -> bytes:
+        """As :meth:`digest`, of some trainable tensors; while they stay as they are it is computed once."""
+        key, stamps = tuple(indices), tuple(self._changes[index] for index in indices)
+        if self._digests.get(key, (None,))[0] != stamps:
+            hashed = hashlib.blake2b(digest_size=DIGEST_BYTES)
+            for weights in (self._trainable[index] for index in indices):
+                little = weights.astype(weights.dtype.newbyteorder("<"), copy=False)
+                hashed.update(little.reshape(-1).view(np.uint8).data)
+            self._digests[key] = stamps, hashed.digest()
+        return self._digests[key][1]
 
     def save_snapshot(self, path: Path) -> None:
         """Write the weights and their round to a file that appears whole or not at all."""
@@ -153,6 +166,7 @@ class Replica:
     def _load(self, file: TensorFile) -> None:
         for index, weights in self._trainable.items():
             file.read_into(self.bundle.manifest.tensors[index].name, weights)
+        self._changes.update(tuple(self._trainable))
 
     def _load_snapshot(self, path: Path) -> None:
         try:
@@ -192,9 +206,9 @@ def check_cut(bundle: Bundle, blocks: Sequence[Block]) -> None:
     starts = [0, *(block.stop for block in blocks)]
     for start, block in zip(starts, blocks, strict=False):
         stages = manifest.stages[start : block.stop]
-        if not stages or block.fanout < 1:
+        if not stages or block.fanout < (1 if start else 0):
             raise PlanError("a plan's blocks each hold at least one stage, in order, and have a fan-out of at least 1")
-        if not any(manifest.tensors[index].trainable for stage in stages for index in stage.tensors):
+        if block.fanout and not any(manifest.tensors[index].trainable for stage in stages for index in stage.tensors):
             raise PlanError(
                 f"the plan's block of stages {start} to {block.stop - 1} has nothing to train; cut the blocks otherwise"
                 " (--split)"

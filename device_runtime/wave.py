@@ -79,7 +79,8 @@ class Passage:
     @classmethod
     def of(cls, forward: Forward[Replica], batch: Batch, stage: int, perturbation: Perturbation) -> Passage:
         """The passage through a stage, with the graphs that there are for this batch."""
-        spec, trained = forward.manifest.stages[stage], forward.weights.trainable_in([stage])
+        spec = forward.manifest.stages[stage]
+        trained = forward.weights.trainable_in([stage]) if perturbation.directions else []
         signed, groups = 2 * len(perturbation.directions), forward.groups(batch)
         if spec.constants:  # of graphs with constants one is held at a time: all runs take the same
             groups = [max(size for size in groups if not signed % size)]
