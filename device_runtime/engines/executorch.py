@@ -1,11 +1,12 @@
 """ExecuTorch through a C interface of our own by ctypes: no torch, the GIL released while a graph runs.
 
-Inputs are used in place, and so are outputs that the graph has no memory of its own for.
+Inputs are used in place; results are copied out once.
 """
 
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import logging
 import weakref
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from device_runtime.engines import Constants, Engine
-from device_runtime.engines.executorch_build import build_shim, find_wheel
+from device_runtime.engines.executorch_build import build_shim
 from device_runtime.errors import EngineError
 
 log = logging.getLogger(__name__)
@@ -109,11 +110,13 @@ def create(threads: int) -> Engine:
     Raises:
         EngineError: ExecuTorch is not installed, or there is neither a C++ compiler nor torch.
     """
-    wheel = find_wheel()
+    if importlib.util.find_spec("executorch") is None:
+        raise EngineError("ExecuTorch is not usable here; install it with: pip install 'fedspzo[executorch]'")
     try:
-        return ExecuTorchEngine(_load_shim(build_shim(wheel)), threads)
+        shim = _load_shim(build_shim())
     except EngineError as missing:
         return _fall_back(missing, threads)
+    return ExecuTorchEngine(shim, threads)
 
 
 def _fall_back(missing: EngineError, threads: int) -> Engine:
@@ -121,7 +124,7 @@ def _fall_back(missing: EngineError, threads: int) -> Engine:
         from device_runtime.engines import executorch_python
     except EngineError:
         raise EngineError(
-            f"{missing}, or torch (pip install 'fedspzo[executorch,torch]'), or use --engine litert"
+            f"{missing}, or install torch (pip install 'fedspzo[executorch,torch]'), or use --engine litert"
         ) from None
     log.warning("%s; until then it runs through its Python API, slower to start and larger", missing)
     return executorch_python.create(threads)

@@ -20,7 +20,6 @@ from device_runtime.errors import EngineError
 from device_runtime.tensors import make_folder, replace_durably
 
 _SOURCE = Path(__file__).with_name("executorch_shim.cpp")
-_COMPILERS = ("c++", "g++", "clang++")
 #: What the wheel's CMake configuration asks of its users; later headers may want a later standard.
 _OPTIONS = (
     *("-std=c++17", "-O2", "-w", "-shared", "-fPIC"),
@@ -34,34 +33,24 @@ _LIBRARIES = (
 )
 
 
-def find_wheel() -> Path:
-    """The folder of ExecuTorch's Python package, which is not imported: that would want torch.
+def find_compiler() -> str | None:
+    """The C++ compiler of this machine, None where there is none."""
+    return next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+
+
+def build_shim() -> Path:
+    """The compiled interface to the installed wheel's libraries; it is compiled if the cache does not have it.
+
+    Processes may do so at the same time. The wheel is not imported: that would want torch.
 
     Raises:
-        EngineError: it is not installed, or has no libraries to link to.
+        EngineError: there are no libraries or no compiler, it fails, or the cache cannot be written.
     """
-    spec = importlib.util.find_spec("executorch")
-    folders = [Path(folder) for folder in spec.submodule_search_locations or ()] if spec else []
-    for folder in folders:
-        if (folder / "lib" / "libexecutorch.so").exists():
-            return folder
-    reason = "its wheel has no libexecutorch.so" if folders else "No module named 'executorch'"
-    raise EngineError(f"ExecuTorch is not usable here ({reason}); install it with: pip install 'fedspzo[executorch]'")
-
-
-def build_shim(wheel: Path) -> Path:
-    """The compiled interface to the libraries of a wheel; it is compiled if the cache does not have it.
-
-    Processes may do so at the same time.
-
-    Raises:
-        EngineError: there is no compiler, it fails, or the cache cannot be written.
-    """
-    flags = _flags(wheel)
+    flags = _flags(_wheel())
     library = _cache() / f"executorch-{_key(flags)}.so"
     if library.exists():
         return library
-    compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
+    compiler = find_compiler()
     if compiler is None:
         raise EngineError("ExecuTorch needs a C++ compiler here, once, and there is none; install g++")
     try:
@@ -80,6 +69,14 @@ def build_shim(wheel: Path) -> Path:
     return library
 
 
+def _wheel() -> Path:
+    spec = importlib.util.find_spec("executorch")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        if Path(folder, "lib", "libexecutorch.so").exists():
+            return Path(folder)
+    raise EngineError("the executorch wheel has no libexecutorch.so; install one for Linux, 1.5 or newer")
+
+
 def _flags(wheel: Path) -> list[str]:
     headers = (f"-I{wheel / folder}" for folder in _HEADERS)
     return [*_OPTIONS, *headers, f"-L{wheel / 'lib'}", f"-Wl,-rpath,{wheel / 'lib'}", *_LIBRARIES]
@@ -88,12 +85,17 @@ def _flags(wheel: Path) -> list[str]:
 def _key(flags: Sequence[str]) -> str:
     version = importlib.metadata.version("executorch")
     machine = (platform.machine(), *platform.libc_ver())
-    return hashlib.sha256(repr((_SOURCE.read_text(), version, flags, machine)).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr((_SOURCE.read_bytes(), version, flags, machine)).encode()).hexdigest()[:16]
 
 
 def _cache() -> Path:
     folder = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (folder if folder.is_absolute() else Path("~/.cache").expanduser()) / "fedspzo"
+    try:
+        return (folder if folder.is_absolute() else Path.home() / ".cache") / "fedspzo"
+    except RuntimeError:
+        raise EngineError(
+            "ExecuTorch's interface is compiled into a cache, and there is no home folder; set XDG_CACHE_HOME"
+        ) from None
 
 
 def _compile(command: Sequence[str]) -> None:

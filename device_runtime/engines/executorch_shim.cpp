@@ -52,17 +52,14 @@ bool failed(Error error) {
   return error != Error::Ok;
 }
 
-struct Port {
-  std::vector<executorch::aten::SizesType> shape;
-  bool planned;  // the graph has memory of its own for it
-};
+using Shape = std::vector<executorch::aten::SizesType>;
 
 struct Graph {
   Module module;
-  std::vector<Port> inputs, outputs;
+  std::vector<Shape> inputs, outputs;
 };
 
-bool add_port(std::vector<Port>& ports, const Result<TensorInfo>& info) {
+bool add_shape(std::vector<Shape>& shapes, const Result<TensorInfo>& info) {
   if (failed(info.error())) {
     return false;
   }
@@ -70,7 +67,7 @@ bool add_port(std::vector<Port>& ports, const Result<TensorInfo>& info) {
     message = "it has an input or output that is not float32";
     return false;
   }
-  ports.push_back({{info->sizes().begin(), info->sizes().end()}, info->is_memory_planned()});
+  shapes.emplace_back(info->sizes().begin(), info->sizes().end());
   return true;
 }
 
@@ -83,19 +80,19 @@ bool prepare(Graph& graph) {
     return false;
   }
   for (size_t i = 0; i < meta->num_inputs(); ++i) {
-    if (!add_port(graph.inputs, meta->input_tensor_meta(i))) {
+    if (!add_shape(graph.inputs, meta->input_tensor_meta(i))) {
       return false;
     }
   }
   for (size_t i = 0; i < meta->num_outputs(); ++i) {
-    if (!add_port(graph.outputs, meta->output_tensor_meta(i))) {
+    if (!add_shape(graph.outputs, meta->output_tensor_meta(i))) {
       return false;
     }
   }
   return true;
 }
 
-const std::vector<Port>& ports(const Graph& graph, bool outputs) {
+const std::vector<Shape>& shapes(const Graph& graph, bool outputs) {
   return outputs ? graph.outputs : graph.inputs;
 }
 
@@ -111,7 +108,8 @@ const char* shim_error() {
 // Sets the number of threads of the process's pool, that of the caller included.
 bool shim_set_threads(uint32_t threads) {
   message.clear();
-  return executorch::extension::threadpool::get_threadpool()->_unsafe_reset_threadpool(threads);
+  auto* pool = executorch::extension::threadpool::get_threadpool();
+  return pool && pool->_unsafe_reset_threadpool(threads);
 }
 
 // Loads the method "forward" of a .pte file, with a .ptd file of constants or null. Both are mapped. Null on failure.
@@ -131,42 +129,33 @@ void shim_free(Graph* graph) {
 }
 
 size_t shim_count(const Graph* graph, bool outputs) {
-  return ports(*graph, outputs).size();
+  return shapes(*graph, outputs).size();
 }
 
 size_t shim_rank(const Graph* graph, bool outputs, size_t index) {
-  return ports(*graph, outputs)[index].shape.size();
+  return shapes(*graph, outputs)[index].size();
 }
 
 int32_t shim_size(const Graph* graph, bool outputs, size_t index, size_t dimension) {
-  return ports(*graph, outputs)[index].shape[dimension];
+  return shapes(*graph, outputs)[index][dimension];
 }
 
-// Runs the graph on arrays of its shapes: inputs are read in place, outputs written in place or copied there.
+// Runs the graph on arrays of its shapes: inputs are read in place, results copied out.
 bool shim_run(Graph* graph, void* const* inputs, void* const* outputs) {
   message.clear();
   std::vector<TensorPtr> tensors;
   std::vector<EValue> values;
-  const auto tensor = [&tensors](void* data, const Port& port) {
-    return EValue(*tensors.emplace_back(executorch::extension::from_blob(data, port.shape)));
-  };
   for (size_t i = 0; i < graph->inputs.size(); ++i) {
-    values.push_back(tensor(inputs[i], graph->inputs[i]));
-  }
-  for (size_t i = 0; i < graph->outputs.size(); ++i) {
-    if (!graph->outputs[i].planned && failed(graph->module.set_output(tensor(outputs[i], graph->outputs[i]), i))) {
-      return false;
-    }
+    tensors.push_back(executorch::extension::from_blob(inputs[i], graph->inputs[i]));
+    values.emplace_back(*tensors.back());
   }
   const auto results = graph->module.forward(values);
   if (failed(results.error())) {
     return false;
   }
   for (size_t i = 0; i < graph->outputs.size(); ++i) {
-    if (graph->outputs[i].planned) {
-      const auto& result = (*results)[i].toTensor();
-      std::memcpy(outputs[i], result.const_data_ptr(), result.nbytes());
-    }
+    const auto& result = (*results)[i].toTensor();
+    std::memcpy(outputs[i], result.const_data_ptr(), result.nbytes());
   }
   return true;
 }
