@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import logging
+import os
 import weakref
 from collections.abc import Sequence
 from ctypes import POINTER, c_bool, c_char_p, c_int32, c_size_t, c_uint32, c_void_p
@@ -37,7 +38,7 @@ def _load_shim(path: Path) -> ctypes.CDLL:
     try:
         shim = ctypes.CDLL(str(path))
     except OSError as error:
-        raise EngineError(f"ExecuTorch's interface cannot be loaded ({error}); delete {path}") from None
+        raise EngineError(f"ExecuTorch's interface cannot be loaded ({error}); delete {path} and try again") from None
     for name, (result, arguments) in _PROTOTYPES.items():
         function = getattr(shim, name)
         function.restype, function.argtypes = result, arguments
@@ -97,8 +98,7 @@ class ExecuTorchEngine:
 
     def load(self, path: Path, constants: Constants | None = None) -> ExecuTorchGraph:
         """See :class:`device_runtime.engines.Engine`."""
-        file = str(constants.file).encode() if constants else None
-        handle = self._shim.shim_load(str(path).encode(), file)
+        handle = self._shim.shim_load(os.fsencode(path), os.fsencode(constants.file) if constants else None)
         if handle is None:
             raise EngineError(f"ExecuTorch cannot load {path} ({_reason(self._shim)}); export the bundle again")
         return ExecuTorchGraph(self._shim, handle)
