@@ -17,7 +17,7 @@ try:
     from executorch.runtime import Method, Runtime
 except ImportError as missing:
     raise EngineError(
-        f"ExecuTorch is not usable here ({missing}); install it with: pip install 'fedspzo[executorch]'"
+        f"ExecuTorch is not usable here ({missing}); install it with: pip install 'fedspzo[executorch,torch]'"
     ) from None
 
 
