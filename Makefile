@@ -1,4 +1,4 @@
-# make demo | test | test-slow | chaos | lint | clean.  Everything goes into .venv; nothing else on the machine is touched.
+# make demo | test | test-slow | chaos | lint | clean.  Everything goes into .venv, and caches into ~/.cache.
 #   make PYTHON=python3.12 test
 #   make PIP_ARGS='--extra-index-url https://download.pytorch.org/whl/cpu' demo     (a torch without CUDA, gigabytes smaller)
 PYTHON ?= python3

@@ -13,7 +13,7 @@ from device_runtime.stored import layout
 from device_runtime.wave import partition
 
 #: Resident bytes of a process with Python, numpy, MQTT and an engine before any weight, as measured on x86-64 Linux.
-BASE_BYTES = {"litert": 75_000_000, "executorch": 400_000_000, "torch": 380_000_000}
+BASE_BYTES = {"litert": 75_000_000, "executorch": 75_000_000, "torch": 380_000_000}
 
 
 @dataclass(frozen=True)

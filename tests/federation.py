@@ -48,9 +48,9 @@ class Processes:
         self.running: list[subprocess.Popen[str]] = []
         self.logins: dict[str, str] = {}  # user → URL with its name and password, where the broker wants them
 
-    def device(self, name: str, bundle: Path | None = None) -> subprocess.Popen[str]:
+    def device(self, name: str, bundle: Path | None = None, engine: str = "litert") -> subprocess.Popen[str]:
         data = self.write(self.folder / f"{name}.jsonl", 12)
-        options = ("--state", self.folder / name, "--data", data, "--id", name)
+        options = ("--state", self.folder / name, "--data", data, "--id", name, "--engine", engine)
         return self._start(name, "device", bundle or self.bundle, *options)
 
     def server(self, *options: str) -> subprocess.Popen[str]:

@@ -81,8 +81,9 @@ def test_a_damaged_graph_is_one_sentence(engine: str, tmp_path: Path) -> None:
         create_engine(engine).load(path)
 
 
-def test_arrays_of_another_shape_are_refused(bundle: Bundle) -> None:
-    graph = bundle.load_graph(create_engine("litert"), bundle.manifest.shapes[0].graphs["embedding"])
+@pytest.mark.parametrize("engine", ["litert", "executorch"])
+def test_arrays_of_another_shape_are_refused(engine: str, bundle: Bundle) -> None:
+    graph = bundle.load_graph(create_engine(engine), bundle.manifest.shapes[0].graphs["embedding"])
     with pytest.raises(EngineError, match="takes 5 arrays, not 1"):
         graph.run([aligned_empty((3, 3))], [])
     with pytest.raises(EngineError, match="takes an aligned float32"):

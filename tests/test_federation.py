@@ -18,6 +18,7 @@ from broker.embedded import EmbeddedBroker, spawn
 from broker.rounds import plan_round
 from broker.store import KEY, ServerStore, read_journal
 from device_runtime.bundle import Bundle
+from device_runtime.engines.executorch_build import find_compiler
 from device_runtime.plan import Plan
 from device_runtime.topics import Topics
 from device_runtime.trust import SIGNATURE_BYTES
@@ -43,13 +44,15 @@ def processes(
 
 @pytest.mark.parametrize("seeds", ["shared", "device"])
 def test_a_job_from_start_to_end(processes: Processes, bundle: Bundle, tmp_path: Path, seeds: str) -> None:
-    devices = {name: processes.device(name) for name in ("a", "b", "c")}
+    engines = {"a": "litert", "b": "litert", "c": "executorch" if find_compiler() else "litert"}
+    devices = {name: processes.device(name, engine=engine) for name, engine in engines.items()}
     server = processes.server("--rounds", "12", "--seeds", seeds)
     assert server.stdout is not None
     server.stdout.readline()
-    for process in devices.values():
+    for name, process in devices.items():
         maps = Path(f"/proc/{process.pid}/maps").read_text()
-        assert not [name for name in ("libtorch", "executorch", "transformers") if name in maps]
+        assert not [library for library in ("libtorch", "transformers") if library in maps]
+        assert ("libexecutorch" in maps) == (engines[name] == "executorch")
     progress, last, errors = finish(server)
     assert [event["round"] for event in progress if "results" in event][-1] == 12
     assert [event["round"] for event in progress if "accuracy" in event][-1] == 12

@@ -142,12 +142,15 @@ def test_generation_scores_tokens_in_integers(tmp_path: Path) -> None:
     assert losses[0] == pytest.approx(losses[2], rel=0.1), "activations in 8 bits, and in full"
 
 
-def test_a_device_holds_one_copy_of_the_base(case: Callable[[str, str], Case], make_plan: Callable[..., Plan]) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_device_holds_one_copy_of_the_base(
+    engine: str, case: Callable[[str, str], Case], make_plan: Callable[..., Plan]
+) -> None:
     """Shapes share the file; of a stage's graphs only the latest is held, and going back gives the same numbers."""
     found = case("roberta", "int4")
     stages = len(found.bundle.manifest.stages)
     plan = make_plan(examples=2, blocks=(Block(2, 1, 0.5, 1.0), Block(stages, 2, 1.0, 1.0)))
-    forward = Forward(create_engine("litert"), Replica(found.bundle))
+    forward = Forward(create_engine(engine), Replica(found.bundle))
     trained(forward.weights)
     loaded = watch_graphs(forward)
     first = predict(forward, found.store)[0], measure(forward, found.store, plan, "a").scalars

@@ -1,40 +1,88 @@
-"""ExecuTorch through its Python API, which needs torch; it holds the GIL while a graph runs."""
+"""ExecuTorch through a C interface of our own by ctypes: no torch, the GIL released while a graph runs.
+
+Inputs are used in place; results are copied out once.
+"""
 
 from __future__ import annotations
 
-import warnings
+import ctypes
+import importlib.util
+import logging
+import os
+import weakref
 from collections.abc import Sequence
+from ctypes import POINTER, c_bool, c_char_p, c_int32, c_size_t, c_uint32, c_void_p
 from pathlib import Path
 
 import numpy as np
 
-from device_runtime.engines import Constants
+from device_runtime.engines import Constants, Engine
+from device_runtime.engines.executorch_build import build_shim
 from device_runtime.errors import EngineError
 
-try:
-    import torch
-    from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
-    from executorch.runtime import Method, Runtime
-except ImportError as missing:
-    raise EngineError(
-        f"ExecuTorch is not usable here ({missing}); install it with: pip install 'fedspzo[executorch]'"
-    ) from None
+log = logging.getLogger(__name__)
+
+_PROTOTYPES: dict[str, tuple[type | None, tuple[type, ...]]] = {
+    "shim_error": (c_char_p, ()),
+    "shim_set_threads": (c_bool, (c_uint32,)),
+    "shim_load": (c_void_p, (c_char_p, c_char_p)),
+    "shim_free": (None, (c_void_p,)),
+    "shim_count": (c_size_t, (c_void_p, c_bool)),
+    "shim_rank": (c_size_t, (c_void_p, c_bool, c_size_t)),
+    "shim_size": (c_int32, (c_void_p, c_bool, c_size_t, c_size_t)),
+    "shim_run": (c_bool, (c_void_p, POINTER(c_void_p), POINTER(c_void_p))),
+}
+
+
+def _load_shim(path: Path) -> ctypes.CDLL:
+    try:
+        shim = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise EngineError(f"ExecuTorch's interface cannot be loaded ({error}); delete {path} and try again") from None
+    for name, (result, arguments) in _PROTOTYPES.items():
+        function = getattr(shim, name)
+        function.restype, function.argtypes = result, arguments
+    return shim
+
+
+def _reason(shim: ctypes.CDLL) -> str:
+    text: bytes = shim.shim_error()
+    return text.decode(errors="replace")
 
 
 class ExecuTorchGraph:
-    """A loaded .pte graph. Inputs are used in place; outputs are copied out."""
+    """A loaded .pte graph."""
 
-    def __init__(self, method: Method) -> None:
-        self._method = method
+    def __init__(self, shim: ctypes.CDLL, handle: int) -> None:
+        self._shim, self._handle = shim, handle
+        # With it goes a packed copy of its constants, which is most of what it holds.
+        weakref.finalize(self, shim.shim_free, handle).atexit = False
+        self._inputs, self._outputs = self._shapes(outputs=False), self._shapes(outputs=True)
 
     def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
         """See :class:`device_runtime.engines.StageGraph`."""
-        try:
-            results = self._method.execute([torch.from_numpy(array) for array in inputs])
-        except RuntimeError as error:
-            raise EngineError(f"ExecuTorch refused to run the graph: {error}") from None
-        for result, out in zip(results, outputs, strict=True):
-            out[...] = result.numpy()
+        given, wanted = _places(self._inputs, inputs), _places(self._outputs, outputs)
+        if not self._shim.shim_run(self._handle, given, wanted):
+            raise EngineError(f"ExecuTorch refused to run the graph: {_reason(self._shim)}")
+
+    def _shapes(self, outputs: bool) -> list[tuple[int, ...]]:
+        shim, graph = self._shim, self._handle
+        return [
+            tuple(shim.shim_size(graph, outputs, i, k) for k in range(shim.shim_rank(graph, outputs, i)))
+            for i in range(shim.shim_count(graph, outputs))
+        ]
+
+
+def _places(shapes: Sequence[tuple[int, ...]], arrays: Sequence[np.ndarray]) -> ctypes.Array[c_void_p]:
+    """Where arrays lie that are as the graph wants them."""
+    if len(shapes) != len(arrays):
+        raise EngineError(f"the graph takes {len(shapes)} arrays, not {len(arrays)}")
+    places = (c_void_p * len(arrays))()
+    for i, (shape, array) in enumerate(zip(shapes, arrays, strict=True)):
+        places[i] = address = array.__array_interface__["data"][0]
+        if array.shape != shape or array.dtype != np.float32 or not array.flags.c_contiguous or address % 64:
+            raise EngineError(f"the graph takes an aligned float32 {shape}, not {array.dtype} {array.shape}")
+    return places
 
 
 class ExecuTorchEngine:
@@ -43,25 +91,40 @@ class ExecuTorchEngine:
     name = format = "executorch"
     takes_constants = True
 
-    def __init__(self, threads: int) -> None:
-        _unsafe_reset_threadpool(threads)
-        # Graphs only read their inputs, and some lie in a file mapped read-only.
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        self._runtime = Runtime.get()
+    def __init__(self, shim: ctypes.CDLL, threads: int) -> None:
+        self._shim = shim
+        if not shim.shim_set_threads(threads):
+            raise EngineError(f"ExecuTorch cannot have {threads} threads; choose fewer")
 
     def load(self, path: Path, constants: Constants | None = None) -> ExecuTorchGraph:
         """See :class:`device_runtime.engines.Engine`."""
-        try:
-            method = self._runtime.load_program(path, data_path=constants.file if constants else None).load_method(
-                "forward"
-            )
-        except RuntimeError as error:
-            raise EngineError(f"ExecuTorch cannot load {path} ({error}); export the bundle again") from None
-        if method is None:
-            raise EngineError(f"ExecuTorch finds no method 'forward' in {path}; export the bundle again")
-        return ExecuTorchGraph(method)
+        handle = self._shim.shim_load(os.fsencode(path), os.fsencode(constants.file) if constants else None)
+        if handle is None:
+            raise EngineError(f"ExecuTorch cannot load {path} ({_reason(self._shim)}); export the bundle again")
+        return ExecuTorchGraph(self._shim, handle)
 
 
-def create(threads: int) -> ExecuTorchEngine:
-    """The ExecuTorch engine."""
-    return ExecuTorchEngine(threads)
+def create(threads: int) -> Engine:
+    """The ExecuTorch engine; where the interface cannot be compiled, that of its Python API.
+
+    Raises:
+        EngineError: ExecuTorch is not installed, or there is neither a C++ compiler nor torch.
+    """
+    if importlib.util.find_spec("executorch") is None:
+        raise EngineError("ExecuTorch is not usable here; install it with: pip install 'fedspzo[executorch]'")
+    try:
+        shim = _load_shim(build_shim())
+    except EngineError as missing:
+        return _fall_back(missing, threads)
+    return ExecuTorchEngine(shim, threads)
+
+
+def _fall_back(missing: EngineError, threads: int) -> Engine:
+    try:
+        from device_runtime.engines import executorch_python
+    except EngineError:
+        raise EngineError(
+            f"{missing}, or install torch (pip install 'fedspzo[executorch,torch]'), or use --engine litert"
+        ) from None
+    log.warning("%s; until then it runs through its Python API, slower to start and larger", missing)
+    return executorch_python.create(threads)

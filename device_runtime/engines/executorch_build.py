@@ -1,0 +1,105 @@
+"""Compiles the C interface to ExecuTorch (``executorch_shim.cpp``) at its first use, against the wheel's own libraries.
+
+The result lies in a cache, ``$XDG_CACHE_HOME/fedspzo`` or ``~/.cache/fedspzo``, for later processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from device_runtime.errors import EngineError
+from device_runtime.tensors import make_folder, replace_durably
+
+_SOURCE = Path(__file__).with_name("executorch_shim.cpp")
+#: What the wheel's CMake configuration asks of its users; later headers may want a later standard.
+_OPTIONS = (
+    *("-std=c++17", "-O2", "-w", "-shared", "-fPIC"),
+    *("-DC10_USING_CUSTOM_GENERATED_MACROS", "-DET_EVENT_TRACER_ENABLED", "-DET_USE_THREADPOOL"),
+)
+_HEADERS = ("include", "include/executorch/runtime/core/portable_type/c10")
+#: The backend and the kernels register themselves when they are loaded; nothing refers to them.
+_LIBRARIES = (
+    *("-Wl,--no-as-needed", "-lexecutorch_backend_xnnpack", "-lexecutorch_kernels_optimized"),
+    *("-lexecutorch_threadpool", "-lexecutorch"),
+)
+
+
+def find_compiler() -> str | None:
+    """The C++ compiler of this machine, None where there is none."""
+    return next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+
+
+def build_shim() -> Path:
+    """The compiled interface to the installed wheel's libraries; it is compiled if the cache does not have it.
+
+    Processes may do so at the same time. The wheel is not imported: that would want torch.
+
+    Raises:
+        EngineError: there are no libraries or no compiler, it fails, or the cache cannot be written.
+    """
+    flags = _flags(_wheel())
+    library = _cache() / f"executorch-{_key(flags)}.so"
+    if library.exists():
+        return library
+    compiler = find_compiler()
+    if compiler is None:
+        raise EngineError("ExecuTorch needs a C++ compiler here, once, and there is none; install g++")
+    try:
+        make_folder(library.parent)
+        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+            partial = Path(folder) / library.name
+            _compile([compiler, str(_SOURCE), "-o", str(partial), *flags])
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            replace_durably(partial, library)
+    except OSError as error:
+        raise EngineError(
+            f"{library.parent} cannot be written ({error.strerror}), where ExecuTorch's interface is compiled; "
+            "set XDG_CACHE_HOME to a folder that can"
+        ) from None
+    return library
+
+
+def _wheel() -> Path:
+    spec = importlib.util.find_spec("executorch")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        if Path(folder, "lib", "libexecutorch.so").exists():
+            return Path(folder)
+    raise EngineError("the executorch wheel has no libexecutorch.so; install one for Linux, 1.5 or newer")
+
+
+def _flags(wheel: Path) -> list[str]:
+    headers = (f"-I{wheel / folder}" for folder in _HEADERS)
+    return [*_OPTIONS, *headers, f"-L{wheel / 'lib'}", f"-Wl,-rpath,{wheel / 'lib'}", *_LIBRARIES]
+
+
+def _key(flags: Sequence[str]) -> str:
+    version = importlib.metadata.version("executorch")
+    machine = (platform.machine(), *platform.libc_ver())
+    return hashlib.sha256(repr((_SOURCE.read_bytes(), version, flags, machine)).encode()).hexdigest()[:16]
+
+
+def _cache() -> Path:
+    folder = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        return (folder if folder.is_absolute() else Path.home() / ".cache") / "fedspzo"
+    except RuntimeError:
+        raise EngineError(
+            "ExecuTorch's interface is compiled into a cache, and there is no home folder; set XDG_CACHE_HOME"
+        ) from None
+
+
+def _compile(command: Sequence[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode:
+        reason = next((line for line in done.stderr.splitlines() if "error" in line), f"status {done.returncode}")
+        raise EngineError(f"{command[0]} cannot compile ExecuTorch's interface ({reason}); install a newer g++")

@@ -1,0 +1,67 @@
+"""ExecuTorch through its Python API, where there is no C++ compiler: it needs torch, and holds the GIL in a run."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from device_runtime.engines import Constants
+from device_runtime.errors import EngineError
+
+try:
+    import torch
+    from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
+    from executorch.runtime import Method, Runtime
+except ImportError as missing:
+    raise EngineError(
+        f"ExecuTorch is not usable here ({missing}); install it with: pip install 'fedspzo[executorch,torch]'"
+    ) from None
+
+
+class ExecuTorchGraph:
+    """A loaded .pte graph. Inputs are used in place; outputs are copied out."""
+
+    def __init__(self, method: Method) -> None:
+        self._method = method
+
+    def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
+        """See :class:`device_runtime.engines.StageGraph`."""
+        try:
+            results = self._method.execute([torch.from_numpy(array) for array in inputs])
+        except RuntimeError as error:
+            raise EngineError(f"ExecuTorch refused to run the graph: {error}") from None
+        for result, out in zip(results, outputs, strict=True):
+            out[...] = result.numpy()
+
+
+class ExecuTorchEngine:
+    """Runs .pte graphs on the CPU with XNNPACK."""
+
+    name = format = "executorch"
+    takes_constants = True
+
+    def __init__(self, threads: int) -> None:
+        _unsafe_reset_threadpool(threads)
+        # Graphs only read their inputs, and some lie in a file mapped read-only.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        self._runtime = Runtime.get()
+
+    def load(self, path: Path, constants: Constants | None = None) -> ExecuTorchGraph:
+        """See :class:`device_runtime.engines.Engine`."""
+        try:
+            method = self._runtime.load_program(path, data_path=constants.file if constants else None).load_method(
+                "forward"
+            )
+        except RuntimeError as error:
+            raise EngineError(f"ExecuTorch cannot load {path} ({error}); export the bundle again") from None
+        if method is None:
+            raise EngineError(f"ExecuTorch finds no method 'forward' in {path}; export the bundle again")
+        return ExecuTorchGraph(method)
+
+
+def create(threads: int) -> ExecuTorchEngine:
+    """The ExecuTorch engine."""
+    return ExecuTorchEngine(threads)
