@@ -1,7 +1,8 @@
-"""How a step's time and memory grow with layers, width, tokens and perturbations: nothing may grow faster than its cause.
+"""How a step's time and memory grow with layers, width, tokens and perturbations: none may grow faster than its cause.
 
-Each point is a fresh process that takes ± pairs over a whole model of RoBERTa's kind with random weights, LiteRT, 2 threads.
-Growth is the slope of the logarithms; 1 is in proportion. Memory counts above what the process held before its model.
+Each point is a fresh process that takes ± pairs over a whole model of RoBERTa's kind with random weights, batch 1, 2
+threads. Growth is the slope of the logarithms; 1 is in proportion. Memory counts above what the process held before its
+model.
 
     python benchmarks/growth.py --png growth.png
 """
@@ -12,6 +13,7 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,16 +61,22 @@ AXES: dict[str, list[tuple[float, Point]]] = {
 }
 
 
-def measure(point: Point, engine: str, repeats: int) -> dict[str, float]:
-    """A point's time and memory."""
+def measure(points: Collection[Point], engine: str, repeats: int) -> dict[Point, dict[str, float]]:
+    """Time and memory of points that differ in what is done with one model."""
+    first = next(iter(points))
     with tempfile.TemporaryDirectory(prefix="growth-") as name:
         checkpoint = make_model(
-            Path(name), point.layers, vocab_size=VOCABULARY, hidden_size=point.width,
-            intermediate_size=4 * point.width, num_attention_heads=point.width // 64,
+            Path(name), first.layers, vocab_size=VOCABULARY, hidden_size=first.width,
+            intermediate_size=4 * first.width, num_attention_heads=first.width // 64,
         )  # fmt: skip
-        export(checkpoint, engine, [1], [point.tokens])
-        found = run_job(OURS, checkpoint, engine, 1, point.tokens, repeats, point.perturbations)
-    return {SECONDS: found["seconds"], MEMORY: found["peak_mb"] - found["start_mb"]}
+        export(checkpoint, engine, [1], sorted({point.tokens for point in points}))
+        found = {
+            point: run_job(OURS, checkpoint, engine, 1, point.tokens, repeats, point.perturbations) for point in points
+        }
+    return {
+        point: {SECONDS: result["seconds"], MEMORY: result["peak_mb"] - result["start_mb"]}
+        for point, result in found.items()
+    }
 
 
 def slope(at: list[float], values: list[float]) -> float:
@@ -104,12 +112,14 @@ def main() -> int:
     parser.add_argument("--png", type=Path, help="where to draw the curves")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    models: dict[tuple[int, int], set[Point]] = {}
+    for point in (point for points in AXES.values() for _, point in points):
+        models.setdefault((point.layers, point.width), set()).add(point)
     known: dict[Point, dict[str, float]] = {}
+    for points_of_model in models.values():
+        known |= measure(points_of_model, options.engine, options.repeats)
     found: dict[str, dict[str, list[float]]] = {}
     for axis, points in AXES.items():
-        for _, point in points:
-            if point not in known:
-                known[point] = measure(point, options.engine, options.repeats)
         curves = {quantity: [known[point][quantity] for _, point in points] for quantity in (SECONDS, MEMORY)}
         found[axis] = {"at": [at for at, _ in points], **curves}
     figures = [

@@ -1,7 +1,7 @@
-"""Peak memory of a step, each kind in a fresh process: FedSPZO against plain inference, and against what people run today.
+"""Peak memory of a step, each kind in a fresh process: FedSPZO against inference and against what people run today.
 
-RoBERTa-large by its true config with random weights, batch 8 × 64. The peak is the whole process's; PyTorch's is counted
-from when its model is loaded.
+RoBERTa-large by its true config with random weights, batch 8 × 64. The peak is the whole process's; what PyTorch held
+while it loaded its model does not count.
 
     python benchmarks/memory.py --layers 24
 """
@@ -144,9 +144,7 @@ def main() -> int:
     figures = figures_of(peaks)
     if options.json:
         said = {"engine": options.engine, "layers": options.layers, "shape": f"{options.batch} × {options.length}"}
-        print(
-            json.dumps({**said, "peak_mb": peaks, "figures": [f.as_dict() for f in figures]}, ensure_ascii=False)
-        )
+        print(json.dumps({**said, "peak_mb": peaks, "figures": [f.as_dict() for f in figures]}, ensure_ascii=False))
     else:
         print(f"{options.layers} layers of RoBERTa-large, {options.engine}, {options.batch} × {options.length}; peaks:")
         for kind, peak in peaks.items():

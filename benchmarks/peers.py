@@ -1,9 +1,10 @@
 """What FedSPZO's step is compared with, in PyTorch on the CPU: MeZO, DeComFL, and backpropagation with Adam or LoRA.
 
 They were written for this comparison after the papers and their authors' programs, and where those leave a choice, the
-quicker one was taken: parameters are changed by one in-place addition (MeZO's program allocates two temporaries), only the
-label words are scored and only at the mask, dropout is off, and what the programs do besides (statistics, resetting a
-client's model, schedules) is left out. All train the same tensors as FedSPZO: all but the tables of tokens and positions.
+quicker one was taken: parameters are changed by one in-place addition (MeZO's program allocates two temporaries), only
+the label words are scored and only at the mask, dropout is off, and what the programs do besides (statistics, resetting
+a client's model, schedules) is left out. All train the same tensors as FedSPZO, which are all but the tables of tokens
+and positions.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The comparisons' table and pictures for the documentation: runs speed, memory and growth, each in a process of its own.
+"""The comparisons' table and pictures for the documentation: runs speed, memory and growth, each in its own process.
 
-    python benchmarks/report.py --table docs/speed.md --png docs/speed.png --growth docs/growth.png
+python benchmarks/report.py --table docs/speed.md --png docs/speed.png --growth docs/growth.png
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from memory import INFERENCE, NEEDS
+from memory import INFERENCE
 from speed import ADAM, DECOMFL, FORWARDS, KEEPING, LORA, MEZO, ONE, OURS, PAIR
 
 #: What is timed, from top to bottom; ours in the first colour.
@@ -59,7 +59,8 @@ def table(speed: Mapping[str, Any], memory: Mapping[str, Any], growth: Mapping[s
             verdict = ("passed" if figure["passed"] else "**missed**") if figure["bar"] else ""
             lines.append(f"| {figure['name']} | {figure['value']:.2f} | {figure['bar']} | {verdict} |")
     lines += ["", f"| seconds | {' | '.join(shapes)} |", f"| --- |{' ---: |' * len(shapes)}"]
-    lines += [f"| {name} | {' | '.join(f'{speed["seconds"][s][name]:.3f}' for s in shapes)} |" for name in TIMED]
+    for name in TIMED:
+        lines.append(f"| {name} | {' | '.join(format(speed['seconds'][shape][name], '.3f') for shape in shapes)} |")
     lines += ["", "| peak memory | MB |", "| --- | ---: |"]
     lines += [f"| {name} | {peak:,.0f} |" for name, peak in memory["peak_mb"].items()]
     return "\n".join(lines) + "\n"
@@ -80,7 +81,7 @@ def draw(speed: Mapping[str, Any], memory: Mapping[str, Any], path: Path) -> Non
     from matplotlib import pyplot
 
     bars = [(f"seconds a step, batch {shape}", dict(seconds)) for shape, seconds in speed["seconds"].items()]
-    figure, panels = pyplot.subplots(1, len(bars) + 1, figsize=(5 * len(bars) + 5, 3.6), layout="constrained")
+    figure, panels = pyplot.subplots(1, len(bars) + 1, figsize=(4.3 * (len(bars) + 1), 3.3), layout="constrained")
     for panel, (title, seconds) in zip(panels, bars, strict=False):
         _bars(panel, title, {name: seconds[name] for name in TIMED}, "{:,.2f}")
     _bars(panels[-1], f"peak memory in MB, batch {memory['shape']}", memory["peak_mb"], "{:,.0f}")
@@ -89,15 +90,9 @@ def draw(speed: Mapping[str, Any], memory: Mapping[str, Any], path: Path) -> Non
 
 def _bars(panel: Any, title: str, values: Mapping[str, float], form: str) -> None:
     names = list(values)
-    colours = [
-        BOUND_COLOUR
-        if name in (FORWARDS, INFERENCE)
-        else OUR_COLOUR
-        if name == PAIR or "FedSPZO" in name
-        else PEER_COLOUR
-        for name in names
-    ]
-    drawn = panel.barh(names, list(values.values()), color=colours)
+    ours = {name: OUR_COLOUR for name in names if name == PAIR or "FedSPZO" in name}
+    colours = {FORWARDS: BOUND_COLOUR, INFERENCE: BOUND_COLOUR, **ours}
+    drawn = panel.barh(names, list(values.values()), color=[colours.get(name, PEER_COLOUR) for name in names])
     panel.bar_label(drawn, [form.format(value) for value in values.values()], padding=3, fontsize=8)
     panel.invert_yaxis()
     panel.set_title(title, fontsize=10, loc="left")

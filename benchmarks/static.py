@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from device_runtime.arrays import aligned_empty
 from device_runtime.bundle import Bundle
 from device_runtime.engines import SUFFIXES, create_engine
 from device_runtime.forward import HIDDEN, Batch
@@ -63,7 +64,7 @@ class StaticModel:
                 raise SystemExit(f"{engine} delegates only {delegated:.0%} of '{stage.name}' with static weights")
             file = folder / f"{number}{SUFFIXES[engine]}"
             file.write_bytes(template.instance([]))
-            outputs = [_aligned(shape) for shape in graph.outputs]
+            outputs = [aligned_empty(shape) for shape in graph.outputs]
             self._stages.append((runner.load(file), piece.feeds, outputs))
 
     def forward(self) -> float:
@@ -80,9 +81,3 @@ def _network(checkpoint: Path, bundle: Bundle, engine: str, batch: Batch) -> Net
     architecture = find_family(opened).describe(opened, shape.length)
     target = Target([engine], [shape.batch], [shape.length])
     return build_network(opened, architecture, bundle.manifest.task, target, 1, shape.batch, shape.length)
-
-
-def _aligned(shape: tuple[int, ...]) -> np.ndarray:
-    from device_runtime.arrays import aligned_empty
-
-    return aligned_empty(shape, np.dtype(np.float32))

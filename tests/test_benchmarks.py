@@ -1,4 +1,4 @@
-"""The peers that the benchmarks compare with: they compute what their papers say, on our loss and our trained tensors."""
+"""The peers that the benchmarks compare with: they do what their papers say, on our loss and our trained tensors."""
 
 from __future__ import annotations
 
