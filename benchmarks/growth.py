@@ -56,7 +56,7 @@ AXES: dict[str, list[tuple[float, Point]]] = {
     "million weights, by width": [
         (point.weights, point) for point in (Point(width=width) for width in (512, 768, 1024, 1536))
     ],
-    "tokens": [(tokens, Point(tokens=tokens)) for tokens in (32, 64, 128, 256)],
+    "tokens": [(tokens, Point(tokens=tokens)) for tokens in (64, 128, 256, 512)],
     "perturbations P": [(count, Point(perturbations=count)) for count in (1, 2, 4, 8)],
 }
 
@@ -97,7 +97,7 @@ def draw(found: dict[str, dict[str, list[float]]], path: Path) -> None:
             at, measured = values["at"], values[quantity]
             panel.plot(at, [measured[0] * x / at[0] for x in at], ":", color="grey", label="in proportion")
             panel.plot(at, measured, "o-", color=colour, label=f"measured, slope {slope(at, measured):.2f}")
-            panel.set(xlabel=axis, xlim=(0, None), ylim=(0, None))
+            panel.set(xlabel=axis, xlim=(0, None), ylim=(0, 1.25 * max(*measured, measured[0] * at[-1] / at[0])))
             panel.legend(frameon=False, fontsize=8, loc="upper left")
             panel.spines[["top", "right"]].set_visible(False)
         row[0].set_ylabel(quantity)

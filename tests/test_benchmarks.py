@@ -18,12 +18,15 @@ from peers import (
     load_peer,
     mezo_step,
 )
-from setting import EPSILON, Figure, OurDevice, export, make_model, random_store
+from setting import EPSILON, Figure, OurDevice, make_model, random_store
 from static import StaticModel
 
 from device_runtime.bundle import Bundle
 from device_runtime.data import DataStore
 from device_runtime.directions import Direction
+from export.pipeline import export_bundle
+from export.target import Target
+from export.tasks import load_task
 
 BATCH, LENGTH, SEED, STEP = 3, 16, 5, 1e-2
 #: Errors of the losses in float32, over 2ε.
@@ -40,7 +43,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bundle(checkpoint: Path) -> Bundle:
-    return export(checkpoint, "litert", [BATCH], [LENGTH])
+    target = Target(["torch"], [BATCH], [LENGTH])
+    return export_bundle(str(checkpoint), load_task("sst2"), target, checkpoint.parent / "bundle")
 
 
 @pytest.fixture(scope="module")
@@ -76,20 +80,20 @@ def assert_moved(peer: Peer, before: list[torch.Tensor], gradients: list[torch.T
 
 
 def test_all_compute_the_same_loss(checkpoint: Path, bundle: Bundle, store: DataStore, peer: Peer) -> None:
-    ours = OurDevice(bundle, "litert", store)
+    ours = OurDevice(bundle, "torch", store)
     fed = ours.forward.batch(store, np.arange(BATCH))
-    static = StaticModel(checkpoint, bundle, "litert", 2, fed)
+    static = StaticModel(checkpoint, bundle, "torch", 2, fed)
     assert ours.loss() == pytest.approx(float(peer.loss().detach()), rel=1e-4)
     assert static.forward() == pytest.approx(ours.loss(), rel=1e-4)
 
 
 def test_peers_train_what_we_train(bundle: Bundle, store: DataStore, peer: Peer) -> None:
-    ours = OurDevice(bundle, "litert", store)
+    ours = OurDevice(bundle, "torch", store)
     assert sum(p.numel() for p in peer.trained) == sum(w.size for w in ours.replica.trainable.values())
 
 
 def test_our_scalar_is_the_peers_on_our_direction(bundle: Bundle, store: DataStore, peer: Peer) -> None:
-    ours = OurDevice(bundle, "litert", store)
+    ours = OurDevice(bundle, "torch", store)
     plan = ours.whole()
     direction = Direction(plan.seed("", 0, (0,)), 1.0)
     parameters = dict(peer.model.named_parameters())
