@@ -127,7 +127,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--length", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--perturbations", type=int, default=0, help="of the whole model; 0 for FedSPZO's two blocks")
+    parser.add_argument("--perturbations", type=int, default=0, help="of a job: 0 for FedSPZO's two blocks")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--job", nargs=2, metavar=("KIND", "CHECKPOINT"), help="only take steps in this process")
     options = parser.parse_args()

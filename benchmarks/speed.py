@@ -86,15 +86,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--engine", default="litert", choices=("litert", "executorch"))
     parser.add_argument("--layers", type=int, default=6, help="a multiple of 6: block 2 is the last sixth of them")
-    parser.add_argument("--batches", default="8,1", help="from 8 and 1")
+    parser.add_argument("--batches", type=int, nargs="+", default=list(BARS), choices=BARS)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.layers < 6 or options.layers % 6:
         parser.error(f"block 2 is the last sixth of the layers: give a multiple of 6, not {options.layers}")
-    batches = sorted({int(batch) for batch in options.batches.split(",")}, reverse=True)
-    if not BARS.keys() >= set(batches):
-        parser.error(f"there are bars for batches of 8 and 1, not {options.batches}")
+    batches = options.batches
     figures: list[Figure] = []
     found: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory(prefix="speed-") as name:
