@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from broker.admission import Admission
 from broker.digests import DigestWatch
 from broker.evaluation import Digested, Evaluated, Evaluator, Failed, Snapshot
 from broker.open_round import OpenRound
@@ -70,6 +71,7 @@ class Server:
         evaluator: Callable[[Callable[[object], None]], Evaluator],
         conduct: Conduct,
         observe: Callable[[ClosedRound | Evaluated | Snapshot], None],
+        admission: Admission | None = None,
     ) -> None:
         """Prepare a job, or the rest of one.
 
@@ -77,6 +79,7 @@ class Server:
             name: the job's name in topics.
             evaluator: makes the evaluator, given where it reports to.
             observe: told of progress, on the server's thread.
+            admission: the devices that may take part; by default whoever the broker lets in.
 
         Raises:
             PlanError: the job's settings contradict themselves.
@@ -98,7 +101,7 @@ class Server:
         self._outcome.counts.update(store.load_counts())
         self._saved_counts = self._outcome.counts.copy()
         self._outbox = Outbox(self._link, topics, store.signer, store.bundle, self._roster)
-        self._reception = Reception(topics, store, self._roster, self._outbox, self._outcome, self._digests)
+        self._reception = Reception(topics, store, self._roster, self._outbox, self._outcome, self._digests, admission)
         self._finished_at: float | None = None
         self._snapshot_url = ""
         self._closed: ClosedRound | None = None

@@ -190,6 +190,29 @@ def pin_bundle(bundle: Path, folder: Path) -> None:
     write_pin(bundle, Signer(folder / KEY).public)
 
 
+def forget_devices(folder: Path, names: Iterable[str]) -> None:
+    """Strike devices, and so the keys that their names belong to, from a server's state folder.
+
+    Raises:
+        StateError: the folder is none, or its server runs, or a name is not of a device; then all is as it was.
+    """
+    with closing(_open_database(folder)) as connection:
+        try:
+            lock = lock_folder(folder)
+        except StateError:
+            raise StateError(f"a server runs on {folder}; stop it first, and start it again afterwards") from None
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for name in names:
+                if not connection.execute("DELETE FROM devices WHERE name = ?", (name,)).rowcount:
+                    raise StateError(f"'{name}' is not a device of this job; fedspzo status {folder} shows their names")
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise StateError(f"{folder / DATABASE} cannot be changed: {error}") from None
+        finally:
+            lock.close()
+
+
 def newest_snapshot(folder: Path) -> Path | None:
     """The newest snapshot in a server's state folder."""
     return max(_snapshots(folder / SNAPSHOTS), default=None)

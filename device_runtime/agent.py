@@ -16,13 +16,14 @@ from collections.abc import Callable, Iterable
 
 from device_runtime.access import Access
 from device_runtime.catch_up import Planner
+from device_runtime.client import Will
 from device_runtime.complaints import Complaints
 from device_runtime.data import DataStore
 from device_runtime.engines import Engine
 from device_runtime.errors import FedSPZOError, MessageError, PlanError, StateError
 from device_runtime.estimator import measure
 from device_runtime.forward import Forward
-from device_runtime.link import Connected, Link, Received, Will
+from device_runtime.link import Connected, Link, Received
 from device_runtime.memory import peak_rss_bytes
 from device_runtime.plan import Entry, Plan
 from device_runtime.power import read_power
@@ -309,7 +310,8 @@ class Agent:
         device, retain = self._state.device, isinstance(message, Presence)
         topic = self._topics.state(device) if retain else self._topics.up(device)
         self._said_at = time.monotonic()
-        self._link.publish(topic, self._sign(message), retain=retain)
+        useful = IDLE_S if isinstance(message, Sync) else 0.0  # by then it has said so anew
+        self._link.publish(topic, self._sign(message), retain, useful)
 
     def _sign(self, message: Message) -> bytes:
         return self._state.signer.sign(encode(message), self._scope(self._state.device))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import paho.mqtt.client as mqtt
 import psutil
 import pytest
 from rabbitmq_cluster import NODES, Client, Cluster, Roamer, cluster, running_cluster, wait_until
 
 from broker.rabbitmq import RabbitMQ
 from device_runtime.errors import BrokerError
+from device_runtime.link import Connected, Link, Received
 
 __all__ = ["cluster", "running_cluster"]
 
@@ -115,6 +117,19 @@ def test_everything_listens_on_loopback_and_amqp_is_off(cluster: Cluster) -> Non
         listening = {c.laddr for c in process.net_connections() if c.status == psutil.CONN_LISTEN}
         assert {ip for ip, _ in listening} == {"127.0.0.1"}
         assert len(listening) == 2  # MQTT, and Erlang between the nodes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("session", ["", "?session=keep"])
+def test_the_link_falls_back_to_3_1_1(users: Users, session: str) -> None:
+    topic = "fl/v1/job/round"
+    link = Link(users.cluster.url(1, "server") + session, "server", [topic])
+    link.connect(30)
+    assert link.next(30) == Connected()
+    link.publish(topic, b"there and back", useful=60)
+    assert link.next(30) == Received(topic, b"there and back")
+    assert link.version == mqtt.MQTTv311
+    link.close()
 
 
 @pytest.mark.slow

@@ -28,6 +28,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="FILE", help="held-out examples to evaluate on")
     parser.add_argument("--engine", default="litert", help="litert, executorch, torch or tflite (%(default)s)")
     parser.add_argument("--evaluate-every", type=int, default=20, metavar="N", help="rounds (%(default)s)")
+    parser.add_argument(
+        "--admit", type=Path, metavar="FILE",
+        help="take only the devices in this list: a line NAME KEY for each, which fedspzo device --show-key prints",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print progress as JSON lines")
     parser.add_argument(
         "--http", metavar="HOST:PORT", help="serve bundle, snapshots and metrics there (HTTPS with --http-certificate)"
@@ -67,6 +71,7 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run the job to its end, printing progress."""
+    from broker.admission import Admission
     from broker.evaluation import Evaluated, Evaluator, Snapshot
     from broker.rounds import ClosedRound
     from broker.server import Conduct, Server
@@ -118,6 +123,7 @@ def run(options: argparse.Namespace) -> None:
         evaluator=lambda report: Evaluator(engine, Replica(bundle, store.snapshot), held_out, report),
         conduct=Conduct(options.devices, options.evaluate_every),
         observe=observe,
+        admission=Admission(options.admit) if options.admit else None,
     )
     with _endpoint(options, bundle, store, server) as url:
         if url:
