@@ -59,10 +59,11 @@ class ServerStore:
         """
         self._lock = lock_folder(folder)
         self.bundle = bundle
+        self._database = folder / DATABASE
         self._snapshots = folder / SNAPSHOTS
         self._snapshots.mkdir(exist_ok=True)
         self.signer = Signer(folder / KEY)
-        self._connection = connect(folder / DATABASE)
+        self._connection = connect(self._database)
         self.journal = Journal(self._connection)
         try:
             self._connection.executescript(_SCHEMA)
@@ -75,6 +76,10 @@ class ServerStore:
             raise StateError(f"{folder} belongs to a job with another bundle; give each job a state folder of its own")
         if row is not None and row[1] != name:
             raise StateError(f"{folder} belongs to the job '{row[1]}'; give each job a state folder of its own")
+
+    def open_journal(self) -> Journal:
+        """The journal for another thread: what is committed, over a connection of its own."""
+        return Journal(connect(self._database))
 
     def save_open_round(self, plan: Plan, cohort: tuple[str, ...]) -> None:
         """Record the plan and who is asked, before they are."""

@@ -68,10 +68,14 @@ class Journal:
             raise StateError(f"the journal ends at round {last} and cannot take round {entry.round}")
         self._query("INSERT INTO journal VALUES (?, ?, ?, ?)", (entry.round, encode(entry), signature, head))
 
-    def entries(self, after: int = 0) -> Iterator[Entry]:
-        """Entries of the rounds after ``after``, in order. Raises StateError when one is damaged or missing."""
+    def entries(self, after: int = 0, most: int = -1) -> Iterator[Entry]:
+        """Entries of the rounds after ``after``, in order, at most so many or all.
+
+        Raises:
+            StateError: one is damaged or missing.
+        """
         expected = after + 1
-        rows = self._query("SELECT round, entry FROM journal WHERE round > ? ORDER BY round", (after,))
+        rows = self._query("SELECT round, entry FROM journal WHERE round > ? ORDER BY round LIMIT ?", (after, most))
         for number, blob in rows:
             try:
                 entry = decode(blob)

@@ -40,7 +40,7 @@ def test_only_devices_on_the_list_take_part(
     admitted.write_text("# the three of us\n\n" + lines)
     watched = [topics.down("late"), topics.down("a")]
     peer = Peer(broker, "late", watched, tmp_path / "key", bundle)
-    server = processes.server("--rounds", "80", "--admit", str(admitted))
+    server = processes.server("--rounds", "80", "--deadline", "2", "--admit", str(admitted))
     running = {name: processes.device(name) for name in names}
     read_rounds(server, 1)
     peer.say(topics.up("late"), peer.sync())

@@ -72,9 +72,9 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Run the job to its end, printing progress."""
     from broker.admission import Admission
-    from broker.evaluation import Evaluated, Evaluator, Snapshot
+    from broker.evaluation import Evaluated, Evaluator, Schedule, Snapshot
     from broker.rounds import ClosedRound
-    from broker.server import Conduct, Server
+    from broker.server import Server
     from broker.store import ServerStore, pin_bundle
     from device_runtime.bundle import Bundle
     from device_runtime.data import load_data
@@ -113,6 +113,7 @@ def run(options: argparse.Namespace) -> None:
                 **event.evaluation.scores,
             )
 
+    schedule = Schedule(job.rounds, options.evaluate_every, job.digest_every)
     store = ServerStore(options.state, bundle.identity, options.job)
     pin_bundle(bundle.folder, options.state)  # before the weights are read: devices beside it may be waiting
     server = Server(
@@ -120,8 +121,8 @@ def run(options: argparse.Namespace) -> None:
         name=options.job,
         job=job,
         store=store,
-        evaluator=lambda report: Evaluator(engine, Replica(bundle, store.snapshot), held_out, report),
-        conduct=Conduct(options.devices, options.evaluate_every),
+        evaluator=lambda report: Evaluator(engine, Replica(bundle, store.snapshot), held_out, store, schedule, report),
+        devices=options.devices,
         observe=observe,
         admission=Admission(options.admit) if options.admit else None,
     )
