@@ -204,6 +204,25 @@ def test_a_device_reads_nothing_but_its_own(users: Users) -> None:
 
 
 @pytest.mark.slow
+def test_a_jobs_server_has_that_jobs_topics(users: Users) -> None:
+    users.cluster.add_user("server-job")
+    observer, ann, server = users.connect("observer"), users.connect("ann"), users.connect("server-job")
+    assert observer.subscribe("fl/v1/another-job/#")
+    assert ann.subscribe("fl/v1/+/down/ann")
+    assert server.subscribe("fl/v1/job/up/+", "fl/v1/job/state/+")
+    assert ann.publish("fl/v1/job/up/ann", b"result")
+    assert wait_until(lambda: server.payloads() == [b"result"])
+    assert server.publish("fl/v1/job/down/ann", b"plan")
+    assert wait_until(lambda: ann.payloads() == [b"plan"])
+    for kind in ("up/ann", "up/server-job", "state/ann", "down/ann", "round", "result"):
+        assert not users.connect("server-job").publish(f"fl/v1/another-job/{kind}", b"forged")
+        assert not users.connect("server-job").subscribe(f"fl/v1/another-job/{kind}")
+    assert not users.connect("server-job").subscribe("fl/v1/+/up/+")
+    assert users.connect("server").publish("fl/v1/another-job/round", b"last")
+    assert wait_until(lambda: observer.payloads() == [b"last"])
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("client_id", ["bob", "server", ".*", "bob\n", "(ann|bob)"])
 def test_another_client_id_opens_no_session(users: Users, client_id: str) -> None:
     bob = users.connect("bob", clean=False)

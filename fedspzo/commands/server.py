@@ -73,6 +73,7 @@ def run(options: argparse.Namespace) -> None:
     """Run the job to its end, printing progress."""
     from broker.admission import Admission
     from broker.evaluation import Evaluated, Evaluator, Schedule, Snapshot
+    from broker.logins import check_server
     from broker.rounds import ClosedRound
     from broker.server import Server
     from broker.store import ServerStore, pin_bundle
@@ -87,6 +88,7 @@ def run(options: argparse.Namespace) -> None:
     if options.evaluate_every < 1:
         raise PlanError("--evaluate-every is at least 1")
     access = make_access(options)
+    check_server(access.user, options.job)
     engine = create_engine(options.engine)
     held_out = load_data(options.data, bundle) if options.data else None
     if held_out is not None and held_out.truncated and not options.json:
