@@ -116,7 +116,7 @@ def test_only_the_servers_plans_are_answered(
     assert victim.agent._plan == plan
     victim.hear(victim.sign(entries[0], head=EMPTY), TOPICS.result)
     victim.agent._answer_plan()  # its round is over
-    assert victim.agent._answered is None
+    assert victim.agent._answers.given == 0
     victim.hear(good)  # replayed
     assert victim.agent._plan is None
 
