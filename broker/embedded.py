@@ -29,6 +29,8 @@ LISTENER = "default"
 BACKLOG = 1024
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 5.0
+MQTT_5 = 5
+UNACCEPTABLE_VERSION = b"\x20\x02\x00\x01"
 PLUGINS: dict[str, dict[str, Any]] = {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}}
 
 
@@ -61,9 +63,24 @@ async def _listen(broker: Broker, port: int) -> asyncio.Server:
     """Accept clients for the broker; the socket is ours, so that port 0 needs no probing and every failure hangs up."""
     from amqtt.adapters import StreamReaderAdapter, StreamWriterAdapter
 
+    class Rewound(StreamReaderAdapter):
+        def __init__(self, read: bytes, reader: asyncio.StreamReader) -> None:
+            super().__init__(reader)
+            self._read = read
+
+        async def read(self, n: int = -1) -> bytes:
+            again, self._read = self._read[:n], self._read[n:]
+            return again if again else await super().read(n)
+
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            await broker.external_connected(StreamReaderAdapter(reader), StreamWriterAdapter(writer), LISTENER)
+            connect = await _read_version(reader)
+            if connect[-1] == MQTT_5:  # amqtt 0.12.1 may wait for ever for more of it, and its client for an answer
+                writer.write(UNACCEPTABLE_VERSION)
+            else:
+                await broker.external_connected(Rewound(connect, reader), StreamWriterAdapter(writer), LISTENER)
+        except asyncio.IncompleteReadError:
+            pass  # it has gone
         finally:
             writer.close()
 
@@ -72,6 +89,14 @@ async def _listen(broker: Broker, port: int) -> asyncio.Server:
     except OSError as error:
         reason = os.strerror(error.errno or 0)
         raise BrokerError(f"The embedded broker cannot use {HOST}:{port} ({reason}); choose another port.") from error
+
+
+async def _read_version(reader: asyncio.StreamReader) -> bytes:
+    """A CONNECT up to the byte that says which version of MQTT it is."""
+    read = await reader.readexactly(2)
+    while read[-1] & 0x80 and len(read) < 5:  # the packet's length
+        read += await reader.readexactly(1)
+    return read + await reader.readexactly(7)  # and the protocol's name
 
 
 def _new_broker() -> Broker:

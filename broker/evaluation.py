@@ -1,13 +1,16 @@
-"""The server's own replica on a thread of its own: held-out accuracy and digests, without holding up a round."""
+"""The server's own replica on a thread of its own: held-out accuracy and digests, without holding up a round.
+
+It reads the journal by itself, so that nothing piles up in memory when rounds are quicker than it is.
+"""
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from broker.store import ServerStore
 from device_runtime.bundle import file_hash
 from device_runtime.data import DataStore
 from device_runtime.engines import Engine
@@ -15,6 +18,47 @@ from device_runtime.evaluation import Evaluation, evaluate
 from device_runtime.forward import Forward
 from device_runtime.plan import Entry
 from device_runtime.replica import Replica
+
+#: Journal entries that are read at once.
+BATCH = 64
+#: Rounds between snapshots.
+SNAPSHOT_EVERY = 100
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What is due after which rounds; all of it after the last.
+
+    Attributes:
+        last: the job's last round.
+        evaluate_every: rounds between evaluations.
+        digest_every: rounds between those whose plan asks devices for the digest of what they start from.
+    """
+
+    last: int
+    evaluate_every: int
+    digest_every: int
+
+    def overtaken(self, round: int, reached: int) -> bool:
+        """Whether the evaluation after a round is of no interest, the next being due already."""
+        following = round - round % self.evaluate_every + self.evaluate_every
+        return round < self.last and min(following, self.last) <= reached
+
+    def evaluation(self, round: int) -> bool:
+        """Whether one is due after a round."""
+        return round == self.last or round % self.evaluate_every == 0
+
+    def digest(self, round: int) -> bool:
+        """Whether it is asked for."""
+        return round == self.last or (round + 1) % self.digest_every == 0
+
+    def snapshot(self, round: int) -> bool:
+        """Whether one is due."""
+        return round == self.last or round % SNAPSHOT_EVERY == 0
+
+    def due(self, round: int) -> bool:
+        """Whether anything is."""
+        return self.snapshot(round) or self.evaluation(round) or self.digest(round)
 
 
 @dataclass(frozen=True)
@@ -54,69 +98,100 @@ class Failed:
     error: Exception
 
 
-@dataclass(frozen=True)
-class _Task:
-    entry: Entry | None
-    evaluate: bool
-    digest: bool
-    snapshot: Path | None
-
-
 class Evaluator:
-    """Follows the journal, and reports what it is asked for in order.
+    """Follows the journal, and reports what is due, in order. An evaluation that comes late is left out.
 
     Attributes:
         round, head: the round that its replica started from, and the hash of the journal up to there.
     """
 
     def __init__(
-        self, engine: Engine, replica: Replica, store: DataStore | None, report: Callable[[object], None]
+        self,
+        engine: Engine,
+        replica: Replica,
+        examples: DataStore | None,
+        store: ServerStore,
+        schedule: Schedule,
+        report: Callable[[object], None],
     ) -> None:
-        """Start the thread.
+        """Start the thread, which waits for :meth:`follow`.
 
         Args:
             replica: this object is the thread's from now on.
-            store: the held-out set, if there is one.
+            examples: the held-out set, if there is one.
+            store: has the journal, and takes the snapshots.
             report: given each :class:`Evaluated`, :class:`Digested`, :class:`Snapshot` or :class:`Failed`, on
                 the thread.
+
+        Raises:
+            StateError: the journal cannot be read.
         """
         self.round, self.head = replica.round, replica.head
         self._forward = Forward(engine, replica)
+        self._examples = examples
         self._store = store
+        self._schedule = schedule
         self._report = report
-        self._tasks: queue.Queue[_Task | None] = queue.Queue()
+        self._journal = store.open_journal()
+        self._reached = -1
+        self._closing = False
+        self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="evaluator", daemon=True)
         self._thread.start()
 
-    def submit(
-        self, entry: Entry | None, evaluate: bool = False, digest: bool = False, snapshot: Path | None = None
-    ) -> None:
-        """Apply an entry (or none), then what is asked for, and report it.
-
-        Args:
-            snapshot: where to write one, unless the file is there.
-        """
-        self._tasks.put(_Task(entry, evaluate, digest, snapshot))
+    def follow(self, reached: int) -> None:
+        """Take the replica to this round, up to which the journal is on disk."""
+        with self._changed:
+            self._reached = reached
+            self._changed.notify()
 
     def close(self) -> None:
-        """End the thread when all that was submitted is done."""
-        self._tasks.put(None)
+        """End the thread when it has come to the journal's end."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
         self._thread.join()
 
     def _run(self) -> None:
         replica = self._forward.weights
         try:
-            while (task := self._tasks.get()) is not None:
-                if task.entry is not None:
-                    replica.apply(task.entry)
-                if task.snapshot is not None:
-                    self._report(_snapshot(replica, task.snapshot))
-                if task.evaluate and self._store is not None:
-                    self._report(Evaluated(replica.round, evaluate(self._forward, self._store)))
-                if task.digest:
-                    self._report(Digested(replica.round, replica.digest()))
+            if self._await(-1):
+                if replica.round in self._store.snapshots():
+                    self._report(_snapshot(replica, self._store.snapshots()[replica.round]))
+                self._evaluate()
+                self._report(Digested(replica.round, replica.digest()))
+            while self._await(replica.round):
+                together: list[Entry] = []
+                for entry in self._journal.entries(replica.round, min(BATCH, self._reached - replica.round)):
+                    together.append(entry)
+                    if self._schedule.due(entry.round):
+                        replica.apply_all(together)
+                        together = []
+                        self._attend()
+                replica.apply_all(together)
         except Exception as error:  # a thread's error would be lost; the server raises it
             self._report(Failed(error))
+
+    def _await(self, round: int) -> bool:
+        """Wait until the journal goes on after a round; False when it does not."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closing or self._reached > round)
+            return self._reached > round
+
+    def _attend(self) -> None:
+        """Do what is due after the replica's round."""
+        replica = self._forward.weights
+        if self._schedule.snapshot(replica.round):
+            self._report(_snapshot(replica, self._store.new_snapshot(replica.round)))
+        if self._schedule.evaluation(replica.round):
+            self._evaluate()
+        if self._schedule.digest(replica.round):
+            self._report(Digested(replica.round, replica.digest()))
+
+    def _evaluate(self) -> None:
+        replica = self._forward.weights
+        if self._examples is not None and not self._schedule.overtaken(replica.round, self._reached):
+            self._report(Evaluated(replica.round, evaluate(self._forward, self._examples)))
 
 
 def _snapshot(replica: Replica, path: Path) -> Snapshot:

@@ -26,7 +26,8 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from broker.certificates import AUTHORITY, ensure_certificates
-from broker.mosquitto_files import LOOPBACK, RIGHTS, SERVER_USER, configuration
+from broker.logins import SERVER_USER
+from broker.mosquitto_files import LOOPBACK, configuration, rights
 from broker.mosquitto_program import by_name, find, hash_passwords, prepare_child
 from device_runtime.access import Access
 from device_runtime.errors import BrokerError
@@ -217,6 +218,7 @@ class ManagedBroker:
         return by_name((self.folder / "passwords").read_text())
 
     def _write_users(self, users: dict[str, str]) -> None:
+        self._write("acl", rights(users))
         self._write("passwords", "".join(f"{line}\n" for line in users.values()))
         self._reload()
 
@@ -250,10 +252,10 @@ class ManagedBroker:
         self._write(
             "mosquitto.conf", configuration(self.port, not all(map(_is_loopback, self.hosts)), self._plain_port)
         )
-        self._write("acl", RIGHTS)
         self._write("settings.json", json.dumps({"hosts": self.hosts, "port": self.port}))
         if not (self.folder / "passwords").exists():
             self._write("passwords", "")
+        self._write("acl", rights(self._read_users()))
 
     def _write(self, name: str, text: str) -> None:
         partial = self.folder / f"{name}.partial"

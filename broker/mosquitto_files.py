@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from broker.logins import SERVER_USER, job_of
+
 LOOPBACK = "127.0.0.1"
-#: The one user who may read and write everything.
-SERVER_USER = "server"
 
 # `topic` lines without a user are for anonymous clients, so what all may read are patterns, though without a name in
 # them (mosquitto warns of that). A subscription to anything is granted; what is delivered goes by these rights.
-RIGHTS = f"""\
+_RIGHTS = f"""\
 # Written at every start: changes are lost.
 pattern read fl/v1/+/round
 pattern read fl/v1/+/result
@@ -18,6 +20,13 @@ pattern write fl/v1/+/state/%u
 
 user {SERVER_USER}
 topic readwrite fl/v1/#
+"""
+# What the patterns would give it as if it were a device is taken back.
+_JOB_RIGHTS = """
+user {login}
+topic deny fl/v1/+/up/{login}
+topic deny fl/v1/+/state/{login}
+topic readwrite fl/v1/{job}/#
 """
 
 # autosave_interval 1 saves every two seconds or so. A kill loses no more, and devices announce themselves again on
@@ -58,6 +67,12 @@ certfile server.pem
 keyfile server.pem
 tls_version tlsv1.2
 """
+
+
+def rights(logins: Iterable[str]) -> str:
+    """Text of the file of rights, given all logins."""
+    jobs = {login: job for login in logins if (job := job_of(login))}
+    return _RIGHTS + "".join(_JOB_RIGHTS.format(login=login, job=job) for login, job in jobs.items())
 
 
 def configuration(port: int, public: bool, plain_port: int) -> str:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from broker.roster import Roster
 from device_runtime.link import Link
+from device_runtime.plan import Plan
 from device_runtime.topics import Topics
 from device_runtime.trust import Scope, Signer
 from device_runtime.wire import Message, encode
+
+#: Seconds in which an answer is of use; whoever still misses one then has asked again, or will.
+ANSWER_S = 60.0
 
 
 class Outbox:
@@ -18,7 +22,7 @@ class Outbox:
         self._signer = signer
         self._roster = roster
         self._bundle = bundle
-        self._waiting: list[tuple[str, bytes]] = []
+        self._waiting: list[tuple[str, bytes, float]] = []  # topic, message, seconds in which it is of use
 
     def sign(self, message: Message, device: str = "", head: bytes = b"", bundle: bytes | None = None) -> bytes:
         """A message as it travels, for a scope; the bundle is the job's, if none is named."""
@@ -27,25 +31,26 @@ class Outbox:
 
     def send(self, device: str, message: Message, head: bytes = b"", bundle: bytes | None = None) -> None:
         """A message to one device."""
-        self.relay(device, self.sign(message, device, head, bundle))
+        useful = message.deadline if isinstance(message, Plan) else ANSWER_S
+        self.relay(device, self.sign(message, device, head, bundle), useful)
 
-    def relay(self, device: str, signed: bytes) -> None:
-        """What is meant for all, to one device."""
+    def relay(self, device: str, signed: bytes, useful: float = ANSWER_S) -> None:
+        """What is signed already, to one device."""
         member = self._roster.edit(device)
         if member is not None:
             member.bytes_down += len(signed)
-        self._waiting.append((self._topics.down(device), signed))
+        self._waiting.append((self._topics.down(device), signed, useful))
 
     def greet(self, message: Message) -> None:
         """A message to all that are there."""
-        self._waiting.append((self._topics.round, self.sign(message)))
+        self._waiting.append((self._topics.round, self.sign(message), ANSWER_S))
 
     def publish(self, signed: bytes) -> None:
         """A journal entry, or the end of the job, to all."""
-        self._waiting.append((self._topics.result, signed))
+        self._waiting.append((self._topics.result, signed, 0.0))
 
     def flush(self) -> None:
         """Send what waits."""
         waiting, self._waiting = self._waiting, []
-        for topic, signed in waiting:
-            self._link.publish(topic, signed)
+        for topic, signed, useful in waiting:
+            self._link.publish(topic, signed, useful=useful)

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from broker.mosquitto_files import SERVER_USER
+from broker.logins import SERVER_USER, job_of
 from device_runtime.errors import BrokerError
 from device_runtime.topics import valid_id
 
@@ -38,7 +38,7 @@ class Rights:
 
 
 def rights(name: str) -> Rights:
-    """What the user of this name may do: the server has every topic of the project, any other name is a device's.
+    """What the user of this name may do: a server has every topic of the project or of its job, a device its own.
 
     Raises:
         BrokerError: the name cannot be a user's.
@@ -48,6 +48,8 @@ def rights(name: str) -> Rights:
     queues = rf"^mqtt-subscription-{name}qos[01]\z"  # RabbitMQ makes these for the subscriptions of a client id
     if name == SERVER_USER:
         return Rights(queues, write=r"^fl\.v1\.", read=r"^fl\.v1\.")
+    if job := job_of(name):
+        return Rights(queues, write=rf"^fl\.v1\.{job}\.", read=rf"^fl\.v1\.{job}\.")
     return Rights(
         queues,
         write=rf"^fl\.v1\.{_ID}\.(up|state)\.{name}\z",

@@ -6,12 +6,13 @@ import logging
 import time
 from collections.abc import Iterable
 
+from broker.admission import Admission
 from broker.digests import Claim, DigestWatch
 from broker.evaluation import Snapshot
 from broker.open_round import OpenRound
 from broker.outbox import Outbox
 from broker.outcome import Outcome
-from broker.roster import Member, Roster, accept, announce
+from broker.roster import Member, Roster, accept, announce, part
 from broker.rounds import refusal
 from broker.store import ServerStore
 from device_runtime.complaints import Complaints
@@ -59,7 +60,14 @@ class Reception:
     """
 
     def __init__(
-        self, topics: Topics, store: ServerStore, roster: Roster, outbox: Outbox, outcome: Outcome, digests: DigestWatch
+        self,
+        topics: Topics,
+        store: ServerStore,
+        roster: Roster,
+        outbox: Outbox,
+        outcome: Outcome,
+        digests: DigestWatch,
+        admission: Admission | None = None,
     ) -> None:
         self._topics = topics
         self._store = store
@@ -67,6 +75,7 @@ class Reception:
         self._outbox = outbox
         self._outcome = outcome
         self._digests = digests
+        self._admission = admission
         self._complaints = Complaints(log)
         self.round: OpenRound | None = None
         self.finished = False
@@ -85,6 +94,7 @@ class Reception:
                 self._on_sync(kind, device, message, len(signed))
             elif (member := self._roster.get(device)) is not None:
                 check(signed, Scope(self._topics.job, self._store.bundle, device), member.key)
+                self._check_admission(member)
                 self._receive(kind, member, message)
                 self._note(device, len(signed))
             elif not isinstance(message, Presence):  # a newcomer's birth message comes before its sync
@@ -92,6 +102,14 @@ class Reception:
         except MessageError as error:
             self._outcome.counts["messages dropped"] += 1
             self._complaints.add(device, f"a message of '{device[:64]}' was dropped: {error}")
+
+    def _check_admission(self, member: Member) -> None:
+        """Raise MessageError when a member is struck from the list of those admitted, and send it away."""
+        reason = self._admission.refusal(member.name, member.key) if self._admission else None
+        if reason is not None:
+            part(member)
+            self._outbox.send(member.name, Refusal(member.key, member.session, reason))
+            raise MessageError(reason)
 
     def _note(self, device: str, size: int) -> None:
         """Keep account of a message that was in order."""
@@ -121,13 +139,21 @@ class Reception:
             self._refuse(device, sync, "its bundle is not this job's; give it the job's bundle")
         elif sync.head != self._store.journal.head(sync.round):
             self._refuse(device, sync, "its journal is not this job's; start it with --afresh")
+        elif self._admission and (reason := self._admission.refusal(device, sync.key)) is not None:
+            if (known := self._roster.get(device)) is not None and known.key == sync.key:
+                part(known)
+            self._refuse(device, sync, reason)
         elif (member := self._roster.admit(device, sync.key)) is None:
             self._refuse(device, sync, "the job has too many devices")
-        elif member.key != sync.key:
-            reason = "its id belongs to another device's key; bring back its device.key, or give it another id"
+        elif self._admission is None and member.key != sync.key:
+            reason = (
+                "its id belongs to another device's key; bring back its device.key, give it another id, or"
+                " have the server forget this one (fedspzo forget)"
+            )
             self._refuse(device, sync, reason)
         else:
             self.synced_at = time.monotonic()
+            member.key = sync.key  # the operator's list may give a name to another key
             accept(member, sync)
             self._note(device, size)
             self._bring_up(member)

@@ -20,7 +20,7 @@ class Member:
 
     Attributes:
         name: its id.
-        key: its public key, which never changes.
+        key: its public key.
         session: of its process.
         online: as its birth message, its will and its syncs say.
         synced: it stands where it can be asked.
@@ -107,7 +107,12 @@ def announce(member: Member, presence: Presence) -> None:
     if presence.online:
         member.session, member.online = presence.session, True
     elif member.session == presence.session:
-        member.online = member.synced = False
+        part(member)
+
+
+def part(member: Member) -> None:
+    """Note that a device is not there any more, or may not be."""
+    member.online = member.synced = False
 
 
 def accept(member: Member, sync: Sync) -> None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from broker.admission import Admission
 from broker.digests import DigestWatch
 from broker.evaluation import Digested, Evaluated, Evaluator, Failed, Snapshot
 from broker.open_round import OpenRound
@@ -26,7 +26,6 @@ from device_runtime.access import Access
 from device_runtime.errors import StateError
 from device_runtime.journal import EMPTY
 from device_runtime.link import Connected, Link, Received
-from device_runtime.plan import Entry
 from device_runtime.topics import Topics
 from device_runtime.trust import SIGNATURE_BYTES
 from device_runtime.wire import Hello
@@ -37,25 +36,10 @@ log = logging.getLogger(__name__)
 REPORT_S = 60.0
 #: Seconds after the last round that a server waits for devices when it sees none, and after one has synced.
 ARRIVAL_S, SETTLE_S = 10.0, 2.0
-#: Rounds between snapshots of the server's replica.
-SNAPSHOT_EVERY = 100
 #: Longest wait for an event, in seconds: deadlines are looked at this often.
 TICK_S = 0.5
 #: Events that share a transaction.
 MOST_EVENTS = 256
-
-
-@dataclass(frozen=True)
-class Conduct:
-    """How a server goes about a job, which changes nothing in the model.
-
-    Attributes:
-        devices: devices to wait for before the first round.
-        evaluate_every: rounds between evaluations.
-    """
-
-    devices: int = 1
-    evaluate_every: int = 20
 
 
 class Server:
@@ -68,15 +52,18 @@ class Server:
         job: Job,
         store: ServerStore,
         evaluator: Callable[[Callable[[object], None]], Evaluator],
-        conduct: Conduct,
+        devices: int,
         observe: Callable[[ClosedRound | Evaluated | Snapshot], None],
+        admission: Admission | None = None,
     ) -> None:
         """Prepare a job, or the rest of one.
 
         Args:
             name: the job's name in topics.
             evaluator: makes the evaluator, given where it reports to.
+            devices: how many to wait for before the first round.
             observe: told of progress, on the server's thread.
+            admission: the devices that may take part; by default whoever the broker lets in.
 
         Raises:
             PlanError: the job's settings contradict themselves.
@@ -85,8 +72,7 @@ class Server:
         plan_round(job, 1)
         self._job = job
         self._store = store
-        self._wanted = max(conduct.devices, job.quorum)
-        self._conduct = conduct
+        self._wanted = max(devices, job.quorum)
         self._observe = observe
         topics = Topics(name)
         client = access.user or f"server-{name}"
@@ -98,11 +84,11 @@ class Server:
         self._outcome.counts.update(store.load_counts())
         self._saved_counts = self._outcome.counts.copy()
         self._outbox = Outbox(self._link, topics, store.signer, store.bundle, self._roster)
-        self._reception = Reception(topics, store, self._roster, self._outbox, self._outcome, self._digests)
+        self._reception = Reception(topics, store, self._roster, self._outbox, self._outcome, self._digests, admission)
         self._finished_at: float | None = None
         self._snapshot_url = ""
         self._closed: ClosedRound | None = None
-        self._decided: list[tuple[Entry, ClosedRound]] = []
+        self._decided: list[ClosedRound] = []
         self._last_round = store.journal.last_round
         self._resume()
 
@@ -139,9 +125,9 @@ class Server:
                 self._saved_counts = self._outcome.counts.copy()
         self._outbox.flush()
         decided, self._decided = self._decided, []
-        for entry, closed in decided:  # the replica and people hear of what is on disk
-            self._submit(entry)
+        for closed in decided:  # the replica and people hear of what is on disk
             self._closed, self._last_round = closed, closed.round
+            self._evaluator.follow(closed.round)
             self._observe(closed)
 
     @property
@@ -190,9 +176,7 @@ class Server:
         """
         if self._store.journal.head(self._evaluator.round) != self._evaluator.head:
             raise StateError(f"{self._store.snapshot} is not of this journal; remove it, and start the server again")
-        self._evaluator.submit(None, evaluate=True, digest=True, snapshot=self._store.snapshot)
-        for entry in self._store.journal.entries(after=self._evaluator.round):
-            self._submit(entry)
+        self._evaluator.follow(self._store.journal.last_round)
         self._round = self._store.load_open_round(time.monotonic())
         if self._round is not None or self._store.journal.last_round:
             self._wanted = self._job.quorum
@@ -281,20 +265,11 @@ class Server:
                 member.served, member.results = plan.round, member.results + 1
         self._round = None
         self._outbox.publish(signed)
-        self._decided.append((entry, closed))
+        self._decided.append(closed)
 
     def _finish(self, now: float) -> None:
         self._finished_at, self._reception.finished = now, True
         self._outbox.publish(self._reception.farewell())
-
-    def _submit(self, entry: Entry) -> None:
-        last = entry.round >= self._job.rounds
-        self._evaluator.submit(
-            entry,
-            evaluate=last or entry.round % self._conduct.evaluate_every == 0,
-            digest=last or plan_round(self._job, entry.round + 1).digest,
-            snapshot=self._store.new_snapshot(entry.round) if last or entry.round % SNAPSHOT_EVERY == 0 else None,
-        )
 
     def _done(self) -> bool:
         """Whether the evaluator has come to the end, and every device at hand has reported.

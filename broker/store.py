@@ -59,10 +59,11 @@ class ServerStore:
         """
         self._lock = lock_folder(folder)
         self.bundle = bundle
+        self._database = folder / DATABASE
         self._snapshots = folder / SNAPSHOTS
         self._snapshots.mkdir(exist_ok=True)
         self.signer = Signer(folder / KEY)
-        self._connection = connect(folder / DATABASE)
+        self._connection = connect(self._database)
         self.journal = Journal(self._connection)
         try:
             self._connection.executescript(_SCHEMA)
@@ -75,6 +76,10 @@ class ServerStore:
             raise StateError(f"{folder} belongs to a job with another bundle; give each job a state folder of its own")
         if row is not None and row[1] != name:
             raise StateError(f"{folder} belongs to the job '{row[1]}'; give each job a state folder of its own")
+
+    def open_journal(self) -> Journal:
+        """The journal for another thread: what is committed, over a connection of its own."""
+        return Journal(connect(self._database))
 
     def save_open_round(self, plan: Plan, cohort: tuple[str, ...]) -> None:
         """Record the plan and who is asked, before they are."""
@@ -188,6 +193,29 @@ def pin_bundle(bundle: Path, folder: Path) -> None:
     """
     make_folder(folder)
     write_pin(bundle, Signer(folder / KEY).public)
+
+
+def forget_devices(folder: Path, names: Iterable[str]) -> None:
+    """Strike devices, and so the keys that their names belong to, from a server's state folder.
+
+    Raises:
+        StateError: the folder is none, or its server runs, or a name is not of a device; then all is as it was.
+    """
+    with closing(_open_database(folder)) as connection:
+        try:
+            lock = lock_folder(folder)
+        except StateError:
+            raise StateError(f"a server runs on {folder}; stop it first, and start it again afterwards") from None
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for name in names:
+                if not connection.execute("DELETE FROM devices WHERE name = ?", (name,)).rowcount:
+                    raise StateError(f"'{name}' is not a device of this job; fedspzo status {folder} shows their names")
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise StateError(f"{folder / DATABASE} cannot be changed: {error}") from None
+        finally:
+            lock.close()
 
 
 def newest_snapshot(folder: Path) -> Path | None:

@@ -8,21 +8,21 @@ is believed only with the signature of the server that the bundle names.
 from __future__ import annotations
 
 import logging
-import math
 import random
 import secrets
 import time
 from collections.abc import Callable, Iterable
 
 from device_runtime.access import Access
+from device_runtime.answers import Answers
 from device_runtime.catch_up import Planner
+from device_runtime.client import Will
 from device_runtime.complaints import Complaints
 from device_runtime.data import DataStore
 from device_runtime.engines import Engine
-from device_runtime.errors import FedSPZOError, MessageError, PlanError, StateError
-from device_runtime.estimator import measure
-from device_runtime.forward import Forward
-from device_runtime.link import Connected, Link, Received, Will
+from device_runtime.errors import MessageError, PlanError, StateError
+from device_runtime.journal import chain
+from device_runtime.link import Connected, Link, Received
 from device_runtime.memory import peak_rss_bytes
 from device_runtime.plan import Entry, Plan
 from device_runtime.power import read_power
@@ -45,7 +45,6 @@ from device_runtime.wire import (
     Sync,
     decode,
     encode,
-    fingerprint,
 )
 
 log = logging.getLogger(__name__)
@@ -83,7 +82,7 @@ class Agent:
         self._examples = examples
         self._observe = observe
         self._authority = access.authority
-        self._forward = Forward(engine, state.replica)
+        self._answers = Answers(engine, state, examples)
         self._server = read_pin(state.replica.bundle.folder)
         self._topics = Topics(job)
         self._session = secrets.randbits(63)
@@ -99,8 +98,6 @@ class Agent:
         self._plan: Plan | None = None
         #: A plan, or the end of the job, that follows a round which the replica has yet to come to.
         self._ahead: bytes | None = None
-        self._answered: tuple[Plan, Result | Decline] | None = None
-        self._results = 0
         self._reports = 0
         self._unanswered: Result | Decline | Report | None = None
         self._said_at = time.monotonic()
@@ -193,18 +190,25 @@ class Agent:
     def _follow(self, entries: Iterable[bytes]) -> bool:
         """Apply journal entries that come next, leaving out those that are known; tell whether there was one."""
         replica, started = self._state.replica, time.perf_counter()
-        before = replica.round
-        for signed in entries:
-            entry = decode(split(signed))
-            if not isinstance(entry, Entry):
-                raise MessageError("a batch holds something else than journal entries")
-            if entry.round > replica.round + 1:
-                self._sync()
-                break
-            if entry.round == replica.round + 1:
-                self._check(signed, head=replica.head)
-                self._state.apply(entry)
-                self._settle(entry.round)
+        before, head = replica.round, replica.head
+        fresh: list[Entry] = []
+        try:
+            for signed in entries:
+                entry = decode(split(signed))
+                if not isinstance(entry, Entry):
+                    raise MessageError("a batch holds something else than journal entries")
+                following = before + len(fresh) + 1
+                if entry.round > following:
+                    self._sync()
+                    break
+                if entry.round == following:
+                    self._check(signed, head=head)
+                    fresh.append(entry)
+                    head = chain(head, entry)
+        finally:
+            if fresh:  # what came before a wrong one is good
+                self._state.apply_all(fresh)
+                self._settle(replica.round)
         self._planner.applied(replica.round - before, time.perf_counter() - started)
         if replica.round > before and self._ahead is not None:
             ahead, self._ahead = self._ahead, None
@@ -240,27 +244,8 @@ class Agent:
     def _answer_plan(self) -> None:
         """Measure for the plan at hand, or send the result again when its round was measured already."""
         plan, self._plan = self._plan, None
-        if plan is None or plan.round != self._state.replica.round + 1:
-            return
-        if self._answered is None or self._answered[0] != plan or isinstance(self._answered[1], Decline):
-            self._answered = plan, self._measure(plan)
-            self._results += 1
-        self._send(self._answered[1])
-
-    def _measure(self, plan: Plan) -> Result | Decline:
-        start = time.perf_counter()
-        digest = self._state.replica.digest() if plan.digest else b""
-        try:
-            measured = measure(self._forward, self._examples(), plan, self._state.device)
-        except FedSPZOError as error:
-            log.warning("the plan of round %d cannot be carried out: %s", plan.round, error)
-            return Decline(plan.round, str(error)[:200])
-        if not all(map(math.isfinite, (measured.loss, *measured.scalars))):
-            return Decline(plan.round, "its loss is not finite: the model has diverged; lower the learning rates")
-        seconds = time.perf_counter() - start
-        return Result(
-            plan.round, fingerprint(plan), measured.scalars, measured.loss, measured.examples, seconds, digest
-        )
+        if plan is not None and plan.round == self._state.replica.round + 1:
+            self._send(self._answers.answer(plan))
 
     def _settle(self, round: int) -> None:
         """Stop sending what a round's acknowledgement or entry answers."""
@@ -278,7 +263,7 @@ class Agent:
                     rss_bytes=peak_rss_bytes(),
                     bytes_up=self._link.bytes_up,
                     bytes_down=self._link.bytes_down,
-                    results=self._results,
+                    results=self._answers.given,
                 )
             )
 
@@ -309,7 +294,8 @@ class Agent:
         device, retain = self._state.device, isinstance(message, Presence)
         topic = self._topics.state(device) if retain else self._topics.up(device)
         self._said_at = time.monotonic()
-        self._link.publish(topic, self._sign(message), retain=retain)
+        useful = IDLE_S if isinstance(message, Sync) else 0.0  # by then it has said so anew
+        self._link.publish(topic, self._sign(message), retain, useful)
 
     def _sign(self, message: Message) -> bytes:
         return self._state.signer.sign(encode(message), self._scope(self._state.device))

@@ -79,10 +79,14 @@ class Journal:
             self._connection.rollback()
             raise
 
-    def entries(self, after: int = 0) -> Iterator[Entry]:
-        """Entries of the rounds after ``after``, in order. Raises StateError when one is damaged or missing."""
+    def entries(self, after: int = 0, most: int = -1) -> Iterator[Entry]:
+        """Entries of the rounds after ``after``, in order, at most so many or all.
+
+        Raises:
+            StateError: one is damaged or missing.
+        """
         expected = after + 1
-        rows = self._query("SELECT round, entry FROM journal WHERE round > ? ORDER BY round", (after,))
+        rows = self._query("SELECT round, entry FROM journal WHERE round > ? ORDER BY round LIMIT ?", (after, most))
         for number, blob in rows:
             try:
                 entry = decode(blob)

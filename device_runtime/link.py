@@ -1,7 +1,8 @@
 """One MQTT connection: messages out, messages in through a queue, and the count of both in bytes.
 
-MQTT 3.1.1 is all that is asked of a broker, with clean sessions unless the URL says otherwise. Delivery is not trusted:
-whoever sends a message sends it again until an application acknowledgement, so this layer only connects and reconnects.
+It speaks MQTT 5 where the broker does, else 3.1.1, with clean sessions unless the URL says otherwise. Delivery is not
+trusted: whoever sends a message sends it again until an application acknowledgement, so this layer only connects and
+reconnects.
 """
 
 from __future__ import annotations
@@ -16,24 +17,26 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import paho.mqtt.client as mqtt
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import MQTTProtocolVersion
 
 from device_runtime.access import Access
+from device_runtime.client import Will, expiring, guarded, hang_up, make_client, start
 from device_runtime.errors import BrokerError
 from device_runtime.trust import MAX_SIGNED_BYTES
 
 log = logging.getLogger(__name__)
 
-_KEEPALIVE_S = 30
 #: The wait before the n-th attempt in a row to connect is drawn from 0 to 2ⁿ seconds, with n up to this.
 _MAX_BACKOFF = 5
-
+#: Seconds of a connection after which the next wait is a short one again.
+_STEADY_S = 30.0
+#: Seconds that a broker has to answer a CONNECT of MQTT 5, and how often one that has spoken it may let them pass.
+_ANSWER_S, _SILENCES = 5.0, 3
 #: Seconds that a broker has to acknowledge a message.
 _UNACKNOWLEDGED_S = 30.0
 #: Most seconds after which subscriptions that were not granted are asked for again, where that is not final.
@@ -50,14 +53,6 @@ class Connected:
 @dataclass(frozen=True)
 class Received:
     """A message arrived."""
-
-    topic: str
-    payload: bytes
-
-
-@dataclass(frozen=True)
-class Will:
-    """What the broker publishes, retained, when the connection breaks."""
 
     topic: str
     payload: bytes
@@ -94,31 +89,25 @@ class Link:
         self._connected = threading.Event()
         self._refusal = ""
         self._failure = ""
+        self._denied = False
         self._attempts = 0
         self._granted_at = 0.0
         self._unacknowledged: deque[tuple[float, mqtt.MQTTMessageInfo]] = deque()  # since when
-        self._client = mqtt.Client(
-            CallbackAPIVersion.VERSION2,
-            client_id=client_id,
-            clean_session=not access.keeps_session,
-            protocol=mqtt.MQTTv311,
-            transport="websockets" if access.websockets else "tcp",
-        )
-        self._client.max_inflight_messages_set(0)  # no limit: one lost acknowledgement in twenty would be the end
-        if access.websockets:
-            self._client.ws_set_options(path=access.path)
-        if access.tls:
-            self._client.tls_set_context(_tls_context(access))
-        if access.user:
-            self._client.username_pw_set(access.user, access.password)
-        if will is not None:
-            self._client.will_set(will.topic, will.payload, qos=1, retain=True)
-        self._client.on_socket_open = _guarded(_disable_nagle)
-        self._client.on_connect = _guarded(self._on_connect)
-        self._client.on_connect_fail = _guarded(self._on_connect_fail)
-        self._client.on_disconnect = _guarded(self._on_disconnect)
-        self._client.on_subscribe = _guarded(self._on_subscribe)
-        self._client.on_message = _guarded(self._on_message)
+        self._silences = _SILENCES - 1  # a broker that never spoke MQTT 5 gets one chance
+        self._answered = self._ended = False
+        self._make_client = functools.partial(make_client, access, client_id, will)
+        self._client = self._new_client(mqtt.MQTTv5)
+
+    def _new_client(self, version: MQTTProtocolVersion) -> mqtt.Client:
+        client = self._make_client(version)
+        client.on_socket_open = guarded(self._on_socket_open)
+        client.on_connect = guarded(self._on_connect)
+        client.on_connect_fail = guarded(self._on_connect_fail)
+        client.on_disconnect = guarded(self._on_disconnect)
+        client.on_subscribe = guarded(self._on_subscribe)
+        client.on_publish = guarded(self._on_publish)
+        client.on_message = guarded(self._on_message)
+        return client
 
     def connect(self, timeout: float = 15.0) -> None:
         """Connect and subscribe; from then on the link reconnects by itself.
@@ -126,21 +115,32 @@ class Link:
         Raises:
             BrokerError: nobody answers within ``timeout`` seconds, the broker refuses, or its certificate is not good.
         """
-        self._client.connect_async(self.access.host, self.access.port, keepalive=_KEEPALIVE_S)
-        self._client.loop_start()
+        start(self._client, self.access)
         end = time.monotonic() + timeout
         while not self._connected.wait(0.05):
             if self._refusal or time.monotonic() > end:
+                self._ended = True
                 self._client.loop_stop()
                 failure = f" ({self._failure})" if self._failure else ""
                 silence = f"does not answer within {timeout:g} s{failure}; start it, or check the URL"
                 raise BrokerError(f"the broker at {self.access.place} {self._refusal or silence}")
 
-    def publish(self, topic: str, payload: bytes, retain: bool = False) -> None:
-        """Send a message, unless the connection is down: whoever needs it sent sends it again."""
-        if self._client.is_connected():
+    @property
+    def version(self) -> MQTTProtocolVersion:
+        """Of MQTT, as it is spoken or tried now."""
+        return self._client.protocol
+
+    def publish(self, topic: str, payload: bytes, retain: bool = False, useful: float = 0.0) -> None:
+        """Send a message, unless the connection is down: whoever needs it sent sends it again.
+
+        Args:
+            useful: seconds after which the broker may drop it undelivered, where it can; 0 for never.
+        """
+        client = self._client
+        if client.is_connected():
             self._watch_acknowledgements()
-            message = self._client.publish(topic, payload, qos=1, retain=retain)
+            properties = expiring(useful) if useful and client.protocol == mqtt.MQTTv5 else None
+            message = client.publish(topic, payload, qos=1, retain=retain, properties=properties)
             if message.rc == mqtt.MQTT_ERR_SUCCESS:  # or else the connection has just broken
                 self._unacknowledged.append((time.monotonic(), message))
                 self.bytes_up += len(payload)
@@ -153,10 +153,7 @@ class Link:
         if waiting and time.monotonic() > max(waiting[0][0], self._granted_at) + _UNACKNOWLEDGED_S:
             waiting.clear()
             log.warning("the broker at %s leaves messages unacknowledged; connecting anew", self.access.place)
-            connection = self._client.socket()
-            if isinstance(connection, socket.socket):  # a websocket is none, and ends by its keepalive
-                with suppress(OSError):  # it may be gone already
-                    connection.shutdown(socket.SHUT_RDWR)
+            hang_up(self._client.socket())
 
     def next(self, timeout: float) -> Any | None:
         """The next event, or None when there is none for ``timeout`` seconds."""
@@ -177,6 +174,7 @@ class Link:
 
     def close(self, timeout: float = 5.0) -> None:
         """Wait until the broker has what was sent (for ``timeout`` seconds at most) and disconnect."""
+        self._ended = True
         end = time.monotonic() + timeout
         while self._client.is_connected() and time.monotonic() < end:
             if all(message.is_published() for _, message in self._unacknowledged):
@@ -185,8 +183,27 @@ class Link:
         self._client.disconnect()
         self._client.loop_stop()
 
+    def _on_socket_open(self, client: mqtt.Client, userdata: Any, connection: Any) -> None:
+        # Small packets leave at once: Nagle's algorithm costs 40 ms a round trip.
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._answered = False
+        if client.protocol == mqtt.MQTTv5:
+            watch = threading.Timer(_ANSWER_S, self._end_silence, [connection])
+            watch.daemon = True
+            watch.start()
+
+    def _end_silence(self, connection: Any) -> None:
+        if not self._answered:
+            hang_up(connection)
+
     def _on_connect(self, client: mqtt.Client, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
+        if reason == "Unsupported protocol version":
+            self._silences = _SILENCES
+            return
+        self._answered = True
         if not reason.is_failure:
+            if client.protocol == mqtt.MQTTv5:
+                self._silences = 0
             self._subscribe()
         elif reason == "Server unavailable":  # a node of a cluster that has lost the others, say
             self._failure = str(reason)
@@ -209,10 +226,24 @@ class Link:
         self._back_off()
 
     def _on_disconnect(self, client: mqtt.Client, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
-        if self._granted_at and time.monotonic() - self._granted_at > _KEEPALIVE_S:
+        if self._granted_at and time.monotonic() - self._granted_at > _STEADY_S:
             self._attempts = 0
         self._granted_at = 0.0
-        self._back_off()
+        if reason == "Receive maximum exceeded":  # more at once than this broker takes; 3.1.1 has no such limit
+            self._silences = _SILENCES
+        elif not self._answered:
+            self._silences += 1
+        if client.protocol == mqtt.MQTTv5 and self._silences >= _SILENCES and not self._ended:
+            self._step_down(client)
+        else:
+            self._back_off()
+
+    def _step_down(self, client: mqtt.Client) -> None:
+        """Go on in MQTT 3.1.1, at once."""
+        client.disconnect()  # ends its thread, which this is, when it returns
+        self._unacknowledged = deque()
+        self._client = self._new_client(mqtt.MQTTv311)
+        start(self._client, self.access)
 
     def _on_subscribe(self, client: mqtt.Client, userdata: Any, mid: int, reasons: Any, properties: Any) -> None:
         if any(reason.is_failure for reason in reasons):
@@ -225,6 +256,14 @@ class Link:
         self._granted_at = time.monotonic()
         self._connected.set()
         self.events.put(Connected())
+
+    def _on_publish(self, client: mqtt.Client, userdata: Any, mid: int, reason: Any, properties: Any) -> None:
+        if reason.is_failure and not self._denied:
+            self._denied = True
+            user = f"user '{self.access.user}'" if self.access.user else "clients without a name"
+            log.warning(
+                "the broker at %s refuses a message: %s; check what %s may write", self.access.place, reason, user
+            )
 
     def _refuse(self, refusal: str) -> None:
         """What :meth:`connect` raises; once it has returned, people are told and the link tries again."""
@@ -249,33 +288,3 @@ class Link:
 def _size(message: Received | mqtt.MQTTMessage) -> int:
     """Bytes of memory, roughly, that a message takes while it waits."""
     return len(message.payload) + len(message.topic) + 200
-
-
-def _disable_nagle(client: mqtt.Client, userdata: Any, connection: Any) -> None:
-    """Small packets leave at once: Nagle's algorithm costs 40 ms a round trip."""
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-def _guarded(callback: Callable[..., None]) -> Callable[..., None]:
-    """A callback that tells of an exception, which would end paho's thread without a word."""
-
-    @functools.wraps(callback)
-    def guarded(*arguments: Any) -> None:
-        try:
-            callback(*arguments)
-        except Exception:
-            log.exception("the connection to the broker met an error of the program")
-
-    return guarded
-
-
-def _tls_context(access: Access) -> ssl.SSLContext:
-    """Trusts the access's authority and nobody else, or without one those of the system; checks the host's name."""
-    try:
-        context = ssl.create_default_context(cadata=access.authority or None)
-    except (ssl.SSLError, ValueError, TypeError):
-        raise BrokerError(
-            f"the authority in the access to {access.place} is not a certificate; make the access file anew"
-        ) from None
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context

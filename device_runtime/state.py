@@ -18,7 +18,7 @@ from device_runtime.tensors import make_folder, replace_durably, sync_folder, wr
 from device_runtime.topics import valid_id
 from device_runtime.trust import Signer
 
-DATABASE, SNAPSHOT = "journal.sqlite", "snapshot.safetensors"
+DATABASE, SNAPSHOT, KEY = "journal.sqlite", "snapshot.safetensors", "device.key"
 #: Entries applied between snapshots.
 SNAPSHOT_EVERY = 50
 #: Entries of a journal that are applied in one pass over the weights.
@@ -56,22 +56,19 @@ class DeviceState:
             StateError: the folder is in use, cannot be written, is damaged or belongs to another device or bundle.
         """
         self.folder = folder
-        name = device if device is not None else f"device-{secrets.token_hex(4)}"
-        if not valid_id(name):
-            raise StateError(f"'{name}' cannot be a device's id; use up to 64 letters, digits, '-' and '_'")
         self._lock = lock_folder(folder)
         try:
             if afresh:
                 for file in ("bundle", SNAPSHOT, DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm"):
                     (folder / file).unlink(missing_ok=True)
                 sync_folder(folder)
-            self.device = _claim(folder / "device", "device", name, keep=device is None)
+            self.device = _claim_id(folder, device)
             _claim(folder / "bundle", "bundle", bundle.identity.hex())
         except (OSError, UnicodeDecodeError) as error:
             raise StateError(f"{folder} cannot be used: {error}") from None
         self._snapshot = folder / SNAPSHOT
         self._journal = Journal(connect(folder / DATABASE))
-        self.signer = Signer(folder / "device.key")
+        self.signer = Signer(folder / KEY)
         self.replica = Replica(bundle, self._snapshot, threads, ahead)
         self._replay()
 
@@ -126,6 +123,19 @@ class DeviceState:
             self.replica.apply_all(batch)
 
 
+def read_identity(folder: Path, device: str | None = None) -> tuple[str, bytes]:
+    """The id and the public key of the device that a state folder belongs to, made where it is new.
+
+    Raises:
+        StateError: the folder is in use, cannot be written, or belongs to another device.
+    """
+    with lock_folder(folder):
+        try:
+            return _claim_id(folder, device), Signer(folder / KEY).public
+        except (OSError, UnicodeDecodeError) as error:
+            raise StateError(f"{folder} cannot be used: {error}") from None
+
+
 def lock_folder(folder: Path) -> IO[str]:
     """Make a folder this process's own, for as long as the file that is returned stays open.
 
@@ -142,6 +152,14 @@ def lock_folder(folder: Path) -> IO[str]:
     except OSError as error:
         raise StateError(f"{folder} cannot be used: {error.strerror}") from None
     return lock
+
+
+def _claim_id(folder: Path, device: str | None) -> str:
+    """The id of a folder's device: the one that is asked for, or else its own, made at random the first time."""
+    name = device if device is not None else f"device-{secrets.token_hex(4)}"
+    if not valid_id(name):
+        raise StateError(f"'{name}' cannot be a device's id; use up to 64 letters, digits, '-' and '_'")
+    return _claim(folder / "device", "device", name, keep=device is None)
 
 
 def _claim(file: Path, what: str, value: str, keep: bool = False) -> str:

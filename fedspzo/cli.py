@@ -19,6 +19,7 @@ COMMANDS = {
     "enroll": "give devices logins at the broker, or take them away",
     "server": "run the rounds of a job",
     "status": "show where a job is",
+    "forget": "let a device's name go, whose key is lost",
     "fetch": "get a job's bundle from its server",
     "device": "take part in a job with the data in a file",
     "demo": "do all of it on this machine, and show that the model got better",

@@ -25,8 +25,8 @@ from pathlib import Path
 
 from faulty_proxy import FaultyProxy
 
+from broker.logins import SERVER_USER
 from broker.mosquitto import ManagedBroker
-from broker.mosquitto_files import SERVER_USER
 from broker.store import pin_bundle, read_history, read_journal
 from device_runtime.bundle import Bundle
 from device_runtime.data import load_data

@@ -1,4 +1,7 @@
-"""Processes of a federation, started as a user starts them, and clients that say what no process would."""
+"""Processes of a federation, started as a user starts them, and clients that say what no process would.
+
+The fixtures ``broker`` and ``processes`` are for tests to import.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as mqtt
+import pytest
 
-from broker.embedded import EmbeddedBroker
+from broker.embedded import EmbeddedBroker, spawn
 from broker.store import pin_bundle, read_journal
 from device_runtime.bundle import Bundle
 from device_runtime.journal import EMPTY
@@ -88,6 +92,22 @@ def clear_retained(broker: EmbeddedBroker) -> None:
         client.publish(topic, b"", qos=1, retain=True).wait_for_publish(5)
     client.disconnect()
     client.loop_stop()
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[EmbeddedBroker]:
+    with spawn() as running:
+        yield running
+
+
+@pytest.fixture
+def processes(
+    bundle_folder: Path, tmp_path: Path, broker: EmbeddedBroker, write_examples: Callable[[Path, int], Path]
+) -> Iterator[Processes]:
+    started = Processes(bundle_folder, tmp_path, broker.url, write_examples)
+    yield started
+    started.stop()
+    clear_retained(broker)
 
 
 class Peer:

@@ -12,7 +12,7 @@ import pytest
 from federation import Processes, finish, read_rounds
 from rabbitmq_cluster import NODES, Cluster, cluster, running_cluster  # noqa: F401
 
-from broker.mosquitto_files import SERVER_USER
+from broker.logins import SERVER_USER
 from broker.store import read_history, read_journal
 from device_runtime.bundle import Bundle
 from device_runtime.replica import Replica

@@ -5,16 +5,15 @@ from __future__ import annotations
 import argparse
 import signal
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import cbor2
 import psutil
 import pytest
-from federation import JOB, Peer, Processes, assert_equal_replicas, clear_retained, finish, read_rounds
+from federation import JOB, Peer, Processes, assert_equal_replicas, broker, finish, processes, read_rounds
 
-from broker.embedded import EmbeddedBroker, spawn
+from broker.embedded import EmbeddedBroker
 from broker.rounds import plan_round
 from broker.store import KEY, ServerStore, read_journal
 from device_runtime.bundle import Bundle
@@ -25,21 +24,7 @@ from device_runtime.trust import SIGNATURE_BYTES
 from device_runtime.wire import Ack, Presence, Refusal, Result, Sync, decode, encode, fingerprint
 from fedspzo.commands.server import add_job_options, make_job
 
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[EmbeddedBroker]:
-    with spawn() as running:
-        yield running
-
-
-@pytest.fixture
-def processes(
-    bundle_folder: Path, tmp_path: Path, broker: EmbeddedBroker, write_examples: Callable[[Path, int], Path]
-) -> Iterator[Processes]:
-    started = Processes(bundle_folder, tmp_path, broker.url, write_examples)
-    yield started
-    started.stop()
-    clear_retained(broker)
+__all__ = ["broker", "processes"]
 
 
 @pytest.mark.parametrize("seeds", ["shared", "device"])

@@ -12,9 +12,9 @@ import psutil
 import pytest
 from victim import BLOCKS, DEVICE, JOB, NOWHERE, TOPICS, Victim
 
-from broker.evaluation import Evaluator
+from broker.evaluation import Evaluator, Schedule
 from broker.rounds import Job
-from broker.server import Conduct, Server
+from broker.server import Server
 from broker.store import ServerStore, read_history
 from device_runtime.bundle import Bundle
 from device_runtime.engines import create_engine
@@ -116,7 +116,7 @@ def test_only_the_servers_plans_are_answered(
     assert victim.agent._plan == plan
     victim.hear(victim.sign(entries[0], head=EMPTY), TOPICS.result)
     victim.agent._answer_plan()  # its round is over
-    assert victim.agent._answered is None
+    assert victim.agent._answers.given == 0
     victim.hear(good)  # replayed
     assert victim.agent._plan is None
 
@@ -162,8 +162,11 @@ class Host:
         )  # fmt: skip
         self.server = Server(
             NOWHERE, JOB, job, self.store,
-            lambda report: Evaluator(create_engine("litert"), Replica(bundle, self.store.snapshot), None, report),
-            Conduct(devices=3), lambda event: None,
+            lambda report: Evaluator(
+                create_engine("litert"), Replica(bundle, self.store.snapshot), None, self.store,
+                Schedule(10, 20, 5), report,
+            ),
+            devices=3, observe=lambda event: None,
         )  # fmt: skip
         self.identity = bundle.identity
         self.keys = {name: Signer(folder / f"{name}.key") for name in ("a", "b", "evil")}

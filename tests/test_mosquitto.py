@@ -233,7 +233,7 @@ def test_only_the_right_authority_name_and_password(
         replace(access, url=f"mqtts://127.1:{broker.port}"): "Hostname mismatch, certificate is not valid for '127.1'",
         replace(access, password="guessed"): "refuses: Not authorized; check user name and password",
         replace(access, user="nobody"): "refuses: Not authorized",
-        replace(access, user="", password=""): "refuses: Not authorized",
+        replace(access, user="", password=""): "refuses: Unspecified error; check user name and password",
     }
     for refused, message in refusals.items():
         with pytest.raises(BrokerError, match=message):
@@ -244,6 +244,7 @@ def test_only_the_right_authority_name_and_password(
 
 def test_a_refused_subscription_is_an_error() -> None:
     def serve(listener: socket.socket) -> None:
+        listener.accept()[0].close()  # that was MQTT 5
         connection, _ = listener.accept()
         with connection:
             connection.recv(1000)
@@ -328,6 +329,40 @@ def test_a_device_reads_only_its_own_topics(
         for kind in ("up/victim", "state/victim", "down/victim", "up/thief", "secret", "state/server", "round/more",
                      "round", "result", "down/thief"):  # fmt: skip
             source.publish(f"fl/v1/j/{kind}", b"", retain=True)
+
+
+@needs_mosquitto
+@PROTOCOLS
+def test_a_jobs_server_has_that_jobs_topics(
+    broker: ManagedBroker, enroll: Callable[[str], Access], tmp_path: Path, protocol: int
+) -> None:
+    assert main(["enroll", "--server", "a", "b", "--broker", str(broker.folder), "--out", str(tmp_path)]) == 0
+    first, second = (Access.load(tmp_path / f"server-{job}.json") for job in "ab")
+    eventually(lambda: connects(first) and connects(second))
+    device = enroll("phone")
+    kinds = ("up/phone", "up/server-a", "state/phone", "state/server-a", "down/phone", "round", "result", "else")
+    with (
+        client(enroll("server"), "fl/v1/b/#", protocol=protocol) as observer,
+        client(first, "#", "fl/v1/+/up/+", "fl/v1/b/state/phone", protocol=protocol) as thief,
+        client(second, "fl/v1/b/up/+", protocol=protocol) as owner,
+        client(device, "fl/v1/+/down/phone", protocol=protocol) as phone,
+    ):
+        for kind in kinds:
+            thief.publish(f"fl/v1/b/{kind}", b"forged")
+        phone.publish("fl/v1/b/up/phone", b"for b")
+        phone.publish("fl/v1/a/up/phone", b"for a")
+        phone.publish("fl/v1/a/state/phone", b"born")
+        thief.wait_for("fl/v1/a/state/phone", b"born")
+        owner.wait_for("fl/v1/b/up/phone", b"for b")
+        for job, server in (("a", thief), ("b", owner)):
+            server.publish(f"fl/v1/{job}/down/phone", b"plan")
+            phone.wait_for(f"fl/v1/{job}/down/phone", b"plan")
+        observer.wait_for("fl/v1/b/down/phone", b"plan")
+        assert b"forged" not in {payload for _, payload in observer.received + phone.received + owner.received}
+        assert thief.topics() == {f"fl/v1/a/{kind}" for kind in ("up/phone", "state/phone", "down/phone")}
+    assert main(["enroll", "--server", "a", "--broker", str(broker.folder), "--remove"]) == 0
+    eventually(lambda: not connects(first))
+    assert connects(second)
 
 
 @needs_mosquitto
@@ -499,7 +534,7 @@ def test_a_plain_listener_only_on_request(tmp_path: Path) -> None:
     with ManagedBroker(tmp_path, port=free_port(), plain_port=port) as broker:
         access = replace(broker.add_user("server"), url=f"mqtt://127.0.0.1:{port}")
         eventually(lambda: connects(access))
-        with pytest.raises(BrokerError, match="Not authorized"):
+        with pytest.raises(BrokerError, match="refuses: "):
             connect(replace(access, user="", password=""))
     with ManagedBroker(tmp_path), pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))
@@ -544,7 +579,9 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         assert json.loads((out / "far.json").read_text())["url"] == "mqtts://public.example:8883"
         capsys.readouterr()
         for options, message in (
-            (("server",), "'server' is the server's own name"),
+            (("server",), "'server' is a server's name; choose one for the device"),
+            (("server-job",), "'server-job' is a server's name"),
+            (("--server", "j" * 58), "cannot be a job's name here; use up to 57 letters"),
             (("x", "--url", "http://x"), "is not a broker's URL"),
             (("y", "--remove"), "'y' is not a user"),
         ):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import paho.mqtt.client as mqtt
 import psutil
 import pytest
 from rabbitmq_cluster import NODES, Client, Cluster, Roamer, cluster, running_cluster, wait_until
 
 from broker.rabbitmq import RabbitMQ
 from device_runtime.errors import BrokerError
+from device_runtime.link import Connected, Link, Received
 
 __all__ = ["cluster", "running_cluster"]
 
@@ -118,6 +120,19 @@ def test_everything_listens_on_loopback_and_amqp_is_off(cluster: Cluster) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("session", ["", "?session=keep"])
+def test_the_link_falls_back_to_3_1_1(users: Users, session: str) -> None:
+    topic = "fl/v1/job/round"
+    link = Link(users.cluster.url(1, "server") + session, "server", [topic])
+    link.connect(30)
+    assert link.next(30) == Connected()
+    link.publish(topic, b"there and back", useful=60)
+    assert link.next(30) == Received(topic, b"there and back")
+    assert link.version == mqtt.MQTTv311
+    link.close()
+
+
+@pytest.mark.slow
 def test_only_known_users_connect(users: Users) -> None:
     port = users.cluster.ports[1]
     for user, password in [(None, None), ("guest", "guest"), ("ann", "wrong"), ("ann", ""), ("nobody", "x")]:
@@ -186,6 +201,25 @@ def test_a_device_reads_nothing_but_its_own(users: Users) -> None:
     for topic in secrets:
         assert server.publish(topic, b"", retain=True)
     users.connect("ann")  # a clean session takes the other away
+
+
+@pytest.mark.slow
+def test_a_jobs_server_has_that_jobs_topics(users: Users) -> None:
+    users.cluster.add_user("server-job")
+    observer, ann, server = users.connect("observer"), users.connect("ann"), users.connect("server-job")
+    assert observer.subscribe("fl/v1/another-job/#")
+    assert ann.subscribe("fl/v1/+/down/ann")
+    assert server.subscribe("fl/v1/job/up/+", "fl/v1/job/state/+")
+    assert ann.publish("fl/v1/job/up/ann", b"result")
+    assert wait_until(lambda: server.payloads() == [b"result"])
+    assert server.publish("fl/v1/job/down/ann", b"plan")
+    assert wait_until(lambda: ann.payloads() == [b"plan"])
+    for kind in ("up/ann", "up/server-job", "state/ann", "down/ann", "round", "result"):
+        assert not users.connect("server-job").publish(f"fl/v1/another-job/{kind}", b"forged")
+        assert not users.connect("server-job").subscribe(f"fl/v1/another-job/{kind}")
+    assert not users.connect("server-job").subscribe("fl/v1/+/up/+")
+    assert users.connect("server").publish("fl/v1/another-job/round", b"last")
+    assert wait_until(lambda: observer.payloads() == [b"last"])
 
 
 @pytest.mark.slow

@@ -27,6 +27,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="forget all but the device's id and key, and begin at the bundle's weights",
     )
+    parser.add_argument(
+        "--show-key", action="store_true", help="print the device's line for the server's --admit file, and end"
+    )
     parser.add_argument("--threads", type=int, default=1, help="threads of the engine and for weights (%(default)s)")
     parser.add_argument(
         "--ahead",
@@ -36,13 +39,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Run until the job ends."""
+    """Run until the job ends, or say by which key the device is known."""
     from device_runtime.agent import Agent
     from device_runtime.bundle import Bundle
     from device_runtime.engines import create_engine
     from device_runtime.errors import BrokerError
     from device_runtime.live_data import LiveData
-    from device_runtime.state import DeviceState
+    from device_runtime.state import DeviceState, read_identity
     from device_runtime.wire import Ack
 
     access = make_access(options)
@@ -50,11 +53,14 @@ def run(options: argparse.Namespace) -> None:
         raise BrokerError(
             f"{options.access} is the access of '{access.user}', which is the device's id; leave out --id"
         )
+    device = options.id or access.user or None
+    if options.show_key:
+        name, key = read_identity(options.state, device)
+        print(name, key.hex(), flush=True)
+        return
     bundle = Bundle(options.bundle)
     engine = create_engine(options.engine, options.threads)
-    state = DeviceState(
-        options.state, bundle, options.id or access.user or None, options.afresh, options.threads, options.ahead
-    )
+    state = DeviceState(options.state, bundle, device, options.afresh, options.threads, options.ahead)
     data = LiveData(options.data, bundle, cache=options.state / "tokens.npz")
     store = data.current()
     print(f"device '{state.device}': {len(store)} examples, round {state.replica.round}", flush=True)

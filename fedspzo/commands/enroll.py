@@ -1,4 +1,4 @@
-"""Give devices logins at the managed broker, each in an access file to bring to the device, or take them away."""
+"""Give devices, or jobs' servers, logins at the managed broker, each in an access file, or take them away."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, default=Path(), metavar="FOLDER", help="where NAME.json goes (default: here)"
     )
     parser.add_argument("--url", help="how devices reach the broker (default: by the first host in its certificate)")
+    parser.add_argument(
+        "--server", action="store_true", help="the names are of jobs: logins for their servers, with their topics alone"
+    )
     parser.add_argument("--remove", action="store_true", help="take the rights away, also from who is connected")
 
 
@@ -21,22 +24,25 @@ def run(options: argparse.Namespace) -> None:
     """Add or remove users; a running broker follows at once."""
     from dataclasses import replace
 
+    from broker.logins import check_device, server_login
     from broker.mosquitto import ManagedBroker
-    from broker.mosquitto_files import SERVER_USER
     from device_runtime.access import Access
-    from device_runtime.errors import BrokerError
 
     broker = ManagedBroker(options.broker)
-    if SERVER_USER in options.names:
-        raise BrokerError(f"'{SERVER_USER}' is the server's own name; choose another for the device")
+    if options.server:
+        names = [server_login(job) for job in options.names]
+    else:
+        names = options.names
+        for name in names:
+            check_device(name)
     if options.remove:
-        for name in options.names:
+        for name in names:
             broker.remove_user(name)
             print(f"{name} has no rights any more", flush=True)
         return
     url = Access.parse(options.url or broker.url).url
     options.out.mkdir(parents=True, exist_ok=True)
-    for access in broker.add_users(options.names):
+    for access in broker.add_users(names):
         path = options.out / f"{access.user}.json"
         replace(access, url=url).save(path)
         print(f"{path} lets {access.user} in at {url}; keep it secret", flush=True)

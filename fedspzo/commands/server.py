@@ -28,6 +28,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="FILE", help="held-out examples to evaluate on")
     parser.add_argument("--engine", default="litert", help="litert, executorch, torch or tflite (%(default)s)")
     parser.add_argument("--evaluate-every", type=int, default=20, metavar="N", help="rounds (%(default)s)")
+    parser.add_argument(
+        "--admit", type=Path, metavar="FILE",
+        help="take only the devices in this list: a line NAME KEY for each, which fedspzo device --show-key prints",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print progress as JSON lines")
     parser.add_argument(
         "--http", metavar="HOST:PORT", help="serve bundle, snapshots and metrics there (HTTPS with --http-certificate)"
@@ -67,9 +71,11 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run the job to its end, printing progress."""
-    from broker.evaluation import Evaluated, Evaluator, Snapshot
+    from broker.admission import Admission
+    from broker.evaluation import Evaluated, Evaluator, Schedule, Snapshot
+    from broker.logins import check_server
     from broker.rounds import ClosedRound
-    from broker.server import Conduct, Server
+    from broker.server import Server
     from broker.store import ServerStore, pin_bundle
     from device_runtime.bundle import Bundle
     from device_runtime.data import load_data
@@ -82,6 +88,7 @@ def run(options: argparse.Namespace) -> None:
     if options.evaluate_every < 1:
         raise PlanError("--evaluate-every is at least 1")
     access = make_access(options)
+    check_server(access.user, options.job)
     engine = create_engine(options.engine)
     held_out = load_data(options.data, bundle) if options.data else None
     if held_out is not None and held_out.truncated and not options.json:
@@ -108,6 +115,7 @@ def run(options: argparse.Namespace) -> None:
                 **event.evaluation.scores,
             )
 
+    schedule = Schedule(job.rounds, options.evaluate_every, job.digest_every)
     store = ServerStore(options.state, bundle.identity, options.job)
     pin_bundle(bundle.folder, options.state)  # before the weights are read: devices beside it may be waiting
     server = Server(
@@ -115,9 +123,10 @@ def run(options: argparse.Namespace) -> None:
         name=options.job,
         job=job,
         store=store,
-        evaluator=lambda report: Evaluator(engine, Replica(bundle, store.snapshot), held_out, report),
-        conduct=Conduct(options.devices, options.evaluate_every),
+        evaluator=lambda report: Evaluator(engine, Replica(bundle, store.snapshot), held_out, store, schedule, report),
+        devices=options.devices,
         observe=observe,
+        admission=Admission(options.admit) if options.admit else None,
     )
     with _endpoint(options, bundle, store, server) as url:
         if url:

@@ -1,0 +1,66 @@
+"""What a device answers to plans: what it measures on its examples, or why it cannot."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+
+from device_runtime.data import DataStore
+from device_runtime.engines import Engine
+from device_runtime.errors import FedSPZOError
+from device_runtime.estimator import measure
+from device_runtime.forward import Forward
+from device_runtime.plan import Plan
+from device_runtime.prefix import PrefixCache
+from device_runtime.state import DeviceState
+from device_runtime.wire import Decline, Result, fingerprint
+
+log = logging.getLogger(__name__)
+
+
+class Answers:
+    """Measures for plans, each once.
+
+    Attributes:
+        given: how many plans were answered.
+    """
+
+    def __init__(self, engine: Engine, state: DeviceState, examples: Callable[[], DataStore]) -> None:
+        """Prepare the graphs.
+
+        Args:
+            examples: gives those to measure on, asked anew for each plan.
+
+        Raises:
+            BundleError, EngineError: the graphs cannot run.
+        """
+        self.given = 0
+        self._forward = Forward(engine, state.replica)
+        self._state = state
+        self._examples = examples
+        self._cache = PrefixCache(state.folder / "prefix.sqlite")
+        self._last: tuple[Plan, Result | Decline] | None = None
+
+    def answer(self, plan: Plan) -> Result | Decline:
+        """The answer to a plan of the replica's next round; a plan that was declined is tried again."""
+        if self._last is None or self._last[0] != plan or isinstance(self._last[1], Decline):
+            self._last = plan, self._measure(plan)
+            self.given += 1
+        return self._last[1]
+
+    def _measure(self, plan: Plan) -> Result | Decline:
+        start = time.perf_counter()
+        digest = self._state.replica.digest() if plan.digest else b""
+        try:
+            measured = measure(self._forward, self._examples(), plan, self._state.device, self._cache)
+        except FedSPZOError as error:
+            log.warning("the plan of round %d cannot be carried out: %s", plan.round, error)
+            return Decline(plan.round, str(error)[:200])
+        if not all(map(math.isfinite, (measured.loss, *measured.scalars))):
+            return Decline(plan.round, "its loss is not finite: the model has diverged; lower the learning rates")
+        seconds = time.perf_counter() - start
+        return Result(
+            plan.round, fingerprint(plan), measured.scalars, measured.loss, measured.examples, seconds, digest
+        )
