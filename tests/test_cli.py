@@ -127,6 +127,8 @@ def test_device_and_server(
         (("--evaluate-every", "0"), "--evaluate-every is at least 1"),
         (("--seeds", "device", "--cohort", "17", "--fanouts", "1,1000"), "a round is too large"),
         (("--job", "a+"), "'a+' cannot be a job's name"),
+        (("--broker", "mqtt://server-x@127.0.0.1:1"), "the login 'server-x' is for the job 'x', not 'default'; give"),
+        (("--admit", "/nowhere"), "the list of admitted devices /nowhere cannot be read"),
     ],
 )
 def test_job_options(
