@@ -134,7 +134,8 @@ def test_device_and_server(
 def test_job_options(
     capsys: pytest.CaptureFixture[str], bundle_folder: Path, tmp_path: Path, options: tuple[str, ...], message: str
 ) -> None:
-    server = ("server", bundle_folder, "--state", tmp_path / "j", "--broker", "mqtt://127.0.0.1:1")
+    bundle = shutil.copytree(bundle_folder, tmp_path / "bundle", ignore=shutil.ignore_patterns(PIN))
+    server = ("server", bundle, "--state", tmp_path / "j", "--broker", "mqtt://127.0.0.1:1")
     assert message in refused(capsys, *server, *options)
 
 
