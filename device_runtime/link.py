@@ -240,7 +240,7 @@ class Link:
 
     def _step_down(self, client: mqtt.Client) -> None:
         """Go on in MQTT 3.1.1, at once."""
-        client.disconnect()  # ends its thread, which this is, when it returns
+        client.loop_stop()  # its thread, which this is, ends when it returns
         self._unacknowledged = deque()
         self._client = self._new_client(mqtt.MQTTv311)
         start(self._client, self.access)

