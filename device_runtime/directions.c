@@ -7,9 +7,6 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-#if defined(__SSE2__)
-#include <immintrin.h>
-#endif
 
 #if !defined(__BYTE_ORDER__) || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "words are taken from memory in little-endian order"
@@ -22,7 +19,7 @@
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
-enum { CHUNK = 1 << 17, PLANES = 32, PLANE = CHUNK / PLANES, TILE = 1024, TOGETHER = 8, LARGE = 1 << 20 };
+enum { CHUNK = 1 << 17, PLANES = 32, PLANE = CHUNK / PLANES, TILE = 1024, TOGETHER = 8 };
 enum { RADEMACHER = 0, GAUSSIAN = 1 };
 enum { FLOAT32 = 0, FLOAT16 = 1, BFLOAT16 = 2 };
 
@@ -143,22 +140,6 @@ INLINE void widen(const void *weights, int32_t stored, int64_t start, int64_t si
         for (int64_t j = 0; j < size; j++) row[j] = as_float((uint32_t)halves[j] << 16);
 }
 
-/* Large copies go past the caches, which saves reading what is overwritten; returns how many elements did. */
-#if defined(__SSE2__)
-INLINE int64_t stream_sums(const Task *task, float *out, const float *weights, const float *offset, int64_t size) {
-    if (task->size < LARGE || task->plus == task->weights || (uintptr_t)out % 16) return 0;
-    int64_t done = 0;
-    for (; done + 4 <= size; done += 4)
-        _mm_stream_ps(out + done, _mm_add_ps(_mm_loadu_ps(weights + done), _mm_loadu_ps(offset + done)));
-    return done;
-}
-#else
-INLINE int64_t stream_sums(const Task *task, float *out, const float *weights, const float *offset, int64_t size) {
-    (void)task, (void)out, (void)weights, (void)offset, (void)size;
-    return 0;
-}
-#endif
-
 /* Add a row's sums to the weights from `start` on; a pair's `term` goes both ways, and its `offset` may be missing. */
 INLINE void finish(const Task *task, uint64_t rounding, int64_t start, int64_t size, const float *offset,
                    const float *term) {
@@ -178,8 +159,7 @@ INLINE void finish(const Task *task, uint64_t rounding, int64_t start, int64_t s
             for (int64_t j = 0; j < size; j++) out[j] = (uint16_t)((as_bits(weights[j] + offset[j]) + random[j]) >> 16);
     } else if (!task->minus) {
         float *plus = task->plus + start;
-        int64_t done = stream_sums(task, plus, weights, offset, size);
-        for (int64_t j = done; j < size; j++) plus[j] = weights[j] + offset[j];
+        for (int64_t j = 0; j < size; j++) plus[j] = weights[j] + offset[j];
     } else {
         float *restrict plus = task->plus + start, *restrict minus = task->minus + start;
         for (int64_t j = 0; j < size; j++) {
@@ -243,16 +223,14 @@ VERSIONS static void add_to_chunk(const Sums *sums, const Task *task, int64_t ch
 }
 
 /* Flush-to-zero, which some library may have switched on for this thread, would change bits. */
-#if defined(__SSE2__)
+#if defined(__x86_64__)
+#include <immintrin.h>
 static uint64_t exact_arithmetic(void) {
     unsigned before = _mm_getcsr();
     _mm_setcsr(0x1F80);
     return before;
 }
-static void restore_arithmetic(uint64_t before) {
-    _mm_sfence(); /* what went past the caches is there for other threads */
-    _mm_setcsr((unsigned)before);
-}
+static void restore_arithmetic(uint64_t before) { _mm_setcsr((unsigned)before); }
 #elif defined(__aarch64__)
 static uint64_t exact_arithmetic(void) {
     uint64_t before, none = 0;
