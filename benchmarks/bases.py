@@ -45,7 +45,7 @@ def prepare(bundle_folder: Path, engine: str, threads: int) -> tuple[Forward[Rep
     store = DataStore(ids, np.array([LENGTH], np.int32), np.array([LENGTH - 1], np.int32), np.zeros(1, np.int32))
     blocks = (Block(len(bundle.manifest.stages), 8, 1.0, 1e-3),)
     plan = Plan(1, 7, True, "rademacher", 1, 1, 1e-3, blocks, 60.0, False)
-    return Forward(create_engine(engine, threads), Replica(bundle)), store, plan
+    return Forward(create_engine(engine, threads), Replica(bundle, threads=threads)), store, plan
 
 
 def print_memory(bundle: Path, engine: str, threads: int) -> None:

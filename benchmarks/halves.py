@@ -54,7 +54,7 @@ def main() -> None:
                     check=True, capture_output=True,
                 )  # fmt: skip
                 forwards[dtype] = Forward(
-                    create_engine(options.engine, options.threads), Replica(Bundle(folder / dtype))
+                    create_engine(options.engine, options.threads), Replica(Bundle(folder / dtype), threads=options.threads)
                 )
             stages = len(forwards["float32"].manifest.stages)
             plan = Plan(

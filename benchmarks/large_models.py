@@ -130,7 +130,7 @@ def first_step(bundle: Path, data: Path, engine: str) -> None:
     blocks = (Block(split_stage(stages), 1, 1.0, 1e-3), Block(stages, 8, 1.0, 1e-3))
     plan = Plan(1, 7, True, "rademacher", 1, 1, 1e-3, blocks, 60.0, False)
     store = load_data(data, opened)
-    forward = Forward(create_engine(engine, 2), Replica(opened))
+    forward = Forward(create_engine(engine, 2), Replica(opened, threads=2))
     take_step(forward, store, plan, "a")
     first = time.time() - psutil.Process().create_time()
     started = time.time()

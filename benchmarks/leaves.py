@@ -76,8 +76,8 @@ def main() -> None:
                 np.array([length - 1], np.int32), np.zeros(1, np.int32),
             )  # fmt: skip
             plan = Plan(1, 7, True, "rademacher", 1, 1, 1e-3, (Block(2, LEAVES, 1.0, 1e-3),), 60.0, False)
-            together = Forward(create_engine(options.engine, options.threads), Replica(bundle))
-            alone = Alone(create_engine(options.engine, options.threads), Replica(bundle))
+            together = Forward(create_engine(options.engine, options.threads), Replica(bundle, threads=options.threads))
+            alone = Alone(create_engine(options.engine, options.threads), Replica(bundle, threads=options.threads))
             seconds: dict[str, list[float]] = {"together": [], "alone": []}
             scalars = {}
             for _ in range(options.repeats + 1):

@@ -64,7 +64,7 @@ class OurDevice:
     """
 
     def __init__(self, bundle: Bundle, engine: str, store: DataStore) -> None:
-        self.replica = Replica(bundle)
+        self.replica = Replica(bundle, threads=THREADS)
         self.forward = Forward(create_engine(engine, THREADS), self.replica)
         self.store = store
 
