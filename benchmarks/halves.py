@@ -53,9 +53,8 @@ def main() -> None:
                      str(folder / dtype)],
                     check=True, capture_output=True,
                 )  # fmt: skip
-                forwards[dtype] = Forward(
-                    create_engine(options.engine, options.threads), Replica(Bundle(folder / dtype), threads=options.threads)
-                )
+                replica = Replica(Bundle(folder / dtype), threads=options.threads)
+                forwards[dtype] = Forward(create_engine(options.engine, options.threads), replica)
             stages = len(forwards["float32"].manifest.stages)
             plan = Plan(
                 1, 7, True, "rademacher", 1, 1, 1e-3,
