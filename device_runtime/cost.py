@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from device_runtime.legs import goes_by_path
 from device_runtime.manifest import Manifest, Shape, StageSpec, TensorSpec
 from device_runtime.plan import Block
 from device_runtime.stored import layout
@@ -65,12 +66,16 @@ def forecast_memory(manifest: Manifest, shape: Shape, blocks: Sequence[Block], e
         buffers |= Counter(tensors[i].shape for i in stage.tensors if i in trained)
     runs = _runs(manifest, blocks)
     outputs = [count * sum(map(size, shape.graphs[stage.graph].outputs)) for stage, count in runs]
-    between = max(
-        before + (after // count if count == distinct else after)  # a leaf's activation goes when its next one is there
-        for before, after, (_, distinct), (_, count) in zip(
-            [0, *outputs], outputs, [runs[0], *runs], runs, strict=False
+    if goes_by_path(manifest, shape.batch, shape.length):  # two to start from in each block, and a stage's in and out
+        largest = max(output // count for output, (_, count) in zip(outputs, runs, strict=True))
+        between = (2 * sum(block.fanout > 0 for block in blocks) + 1) * largest
+    else:
+        between = max(
+            before + (after // count if count == distinct else after)  # one goes when its next one is there
+            for before, after, (_, distinct), (_, count) in zip(
+                [0, *outputs], outputs, [runs[0], *runs], runs, strict=False
+            )
         )
-    )
     groups = [s.groups for s in manifest.shapes if (s.batch, s.length) == (shape.batch, shape.length)]
     together = max(map(len, partition(2 * math.prod(max(block.fanout, 1) for block in blocks), groups)))
     packed = (tensors[i] for stage in manifest.stages for i in stage.tensors)

@@ -1,8 +1,8 @@
 """FedSPZO's estimator (arXiv 2502.10239, section 3) for any number of blocks, walked stage by stage.
 
 Weights in memory are never perturbed: for each stage and each perturbation, W + offsets ± ε·scale·z is written into
-buffers of a stage's size and the stage runs on them. All leaves go through a stage together, and the perturbations of a
-block start from the same activations of the block before it.
+buffers of a stage's size and the stage runs on them. The perturbations of a block start from the same activations of
+the block before it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ import numpy as np
 from device_runtime.data import DataStore
 from device_runtime.directions import Direction, derive_seed
 from device_runtime.forward import Batch, Forward
+from device_runtime.legs import plan_legs
+from device_runtime.manifest import StageSpec
 from device_runtime.plan import Plan
 from device_runtime.prefix import PrefixCache
-from device_runtime.replica import Replica, block_stages, check_blocks
-from device_runtime.wave import START, Passage, Perturbation, Wave, advance, perturb, release
+from device_runtime.replica import Replica, check_blocks
+from device_runtime.wave import START, Wave, advance, perturb, release
 
 #: Stages of a frozen prefix from which on keeping its activations is worth a file: an embedding alone is not.
 WORTH_CACHING = 2
@@ -90,40 +92,39 @@ def measure_step(
         offsets: for each block, directions that its weights are already shifted by.
         cache: see :func:`measure`.
     """
-    passages = []
-    for block, stages in enumerate(block_stages(plan)):
-        size = plan.epsilon * plan.blocks[block].scale
-        directions = [Direction(plan.seed(source, step, path), size) for path in plan.paths(block)]
-        perturbation = Perturbation(offsets[block], directions, plan.distribution)
-        passages += [Passage.of(forward, batch, stage, perturbation) for stage in stages]
-    perturbed = perturb(forward, passages, forward.weights.ahead)
-    frozen = next(number for number, passage in enumerate(passages) if passage.runs)
-    wave = _through_prefix(forward, batch, passages[:frozen], cache)
-    for passage in passages[frozen:]:
-        wave = advance(forward, batch, passage, wave, perturbed)
-    losses = [_mean_loss(wave, signed, batch) for signed in range(2 * plan.leaves)]
-    release(forward, wave)
+    legs = plan_legs(forward, batch, plan, source, step, offsets)
+    start = legs[0].passages[0].stage
+    prefix = forward.manifest.stages[: forward.manifest.stages.index(start)]
+    perturbed = perturb(forward, [passage for leg in legs for passage in leg.passages], forward.weights.ahead)
+    waves = {-1: _through_prefix(forward, batch, prefix, cache)}
+    losses: list[float] = []
+    for leg in legs:
+        wave = waves[leg.block - 1]
+        for passage in leg.passages:
+            wave = advance(forward, batch, passage, wave, perturbed, keep=leg.again and passage is leg.passages[0])
+        waves[leg.block] = wave
+        if leg.last:
+            losses += [_mean_loss(wave, signed, batch) for signed in range(2 * leg.paths)]
+            release(forward, wave)
     pairs = list(zip(losses[::2], losses[1::2], strict=True))
     scalars = [float(np.float32((above - below) / (2 * plan.epsilon))) for above, below in pairs]
     return scalars, float(np.mean(pairs))
 
 
 def _through_prefix(
-    forward: Forward[Replica], batch: Batch, passages: Sequence[Passage], cache: PrefixCache | None
+    forward: Forward[Replica], batch: Batch, stages: Sequence[StageSpec], cache: PrefixCache | None
 ) -> Wave:
     """Through the stages before the first perturbation, or past them where their activations are at hand."""
-    if cache is None or len(passages) < WORTH_CACHING:
-        wave = START
-        for passage in passages:
-            wave = advance(forward, batch, passage, wave, iter(()))
-        return wave
-    shape = batch.shape.graphs[passages[-1].stage.graph].outputs[0]
-    hidden = forward.pool.take(shape)
-    stages = range(len(passages))
-    prefix = forward.bundle.identity + bytes(stages) + forward.weights.digest_of(forward.weights.trainable_in(stages))
+    if not stages:
+        return START
+    if cache is None or len(stages) < WORTH_CACHING:
+        return Wave(0, ((1, forward.run_all(stages, batch)),))
+    hidden = forward.pool.take(batch.shape.graphs[stages[-1].graph].outputs[0])
+    passed = range(len(stages))
+    prefix = forward.bundle.identity + bytes(passed) + forward.weights.digest_of(forward.weights.trainable_in(passed))
     if not cache.load(prefix, batch, hidden):
         forward.release([hidden])
-        hidden = forward.run_all([passage.stage for passage in passages], batch)[0]
+        hidden = forward.run_all(stages, batch)[0]
         cache.save(prefix, batch, hidden)
     return Wave(0, ((1, [hidden]),))
 

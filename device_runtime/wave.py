@@ -139,9 +139,19 @@ def _perturb_run(forward: Forward[Replica], passage: Passage, leaves: range) -> 
 
 
 def advance(
-    forward: Forward[Replica], batch: Batch, passage: Passage, wave: Wave, perturbed: Iterator[Perturbed]
+    forward: Forward[Replica],
+    batch: Batch,
+    passage: Passage,
+    wave: Wave,
+    perturbed: Iterator[Perturbed],
+    keep: bool = False,
 ) -> Wave:
-    """All leaves through one stage; each path diverges where it first meets trained weights. ``wave`` is used up."""
+    """All leaves through one stage; each path diverges where it first meets trained weights.
+
+    Args:
+        perturbed: gives the weights of each run.
+        keep: leave ``wave`` as it is; else it is used up.
+    """
     spec = passage.stage
     base = forward.widened([index for index in spec.tensors if index not in passage.trained])  # once, for all runs
     runs: list[tuple[int, list[np.ndarray]]] = []
@@ -155,7 +165,7 @@ def advance(
             runs.append((len(leaves), forward.run(spec, grouped, hidden, {**base, **weights})))
             forward.release([*copied, *weights.values()])
             for used, (_, arrays) in enumerate(wave.runs):
-                if last[used] == number:
+                if last[used] == number and not keep:
                     forward.release(arrays)
     else:
         paths = wave.paths
