@@ -10,6 +10,7 @@ from pathlib import Path
 
 import device_runtime.agent  # noqa: F401  what a device has loaded when it takes its first step
 from device_runtime.cost import stored_bytes
+from device_runtime.errors import FedSPZOError
 from device_runtime.memory import peak_rss_bytes
 from device_runtime.plan import Block
 from fedspzo.bench.workload import Setting, generate, open_forward, run_forwards, take_step
@@ -48,4 +49,7 @@ def _started() -> float:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    try:
+        main(sys.argv[1], sys.argv[2])
+    except FedSPZOError as refusal:
+        sys.exit(str(refusal))

@@ -146,6 +146,7 @@ def _child(setting: Setting, kind: str) -> dict[str, float]:
     command = [sys.executable, "-m", "fedspzo.bench.child", kind, json.dumps(fields)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise EngineError(f"a process to measure ended with status {done.returncode}: {done.stderr.strip()[-500:]}")
+        reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+        raise EngineError(f"the process to measure ended: {reason}")
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
