@@ -100,7 +100,7 @@ def test_our_scalar_is_the_peers_on_our_direction(bundle: Bundle, store: DataSto
     found = {}
     for index, start in ours.replica.trainable.items():
         spec, plus = bundle.manifest.tensors[index], np.empty_like(start)
-        ours.replica.kernel("rademacher").shift_pair(start, [], direction, index, plus, np.empty_like(start))
+        ours.replica.kernel("rademacher").shift({index: start}, [direction], {index: plus})
         z = np.sign(plus - start)
         found[id(parameters[spec.source])] = torch.from_numpy(z[0].T.copy() if spec.transposed else z)
     directions = [found[id(parameter)] for parameter in peer.trained]
