@@ -12,7 +12,7 @@ from device_runtime.trust import KEY_BYTES
 
 log = logging.getLogger(__name__)
 
-#: Seconds between looks at the file.
+#: Seconds between looks at the file, and seconds for which a file that is being written is left alone.
 LOOK_S = 1.0
 
 
@@ -42,7 +42,7 @@ class Admission:
             return
         self._looked_at = time.monotonic()
         stamp = _stamp(self._path)
-        if stamp != self._stamp:
+        if stamp != self._stamp and not _may_be_half_written(stamp):
             self._stamp = stamp
             try:
                 self._keys = _read(self._path)
@@ -59,9 +59,14 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     return status.st_mtime_ns, status.st_size
 
 
+def _may_be_half_written(stamp: tuple[int, int] | None) -> bool:
+    """Whether a file was written to just now."""
+    return stamp is not None and abs(time.time_ns() - stamp[0]) < LOOK_S * 1e9
+
+
 def _read(path: Path) -> dict[str, bytes]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise StateError(f"the list of admitted devices {path} cannot be read ({error}); mend it") from None
     keys: dict[str, bytes] = {}

@@ -190,7 +190,7 @@ class Agent:
     def _follow(self, entries: Iterable[bytes]) -> bool:
         """Apply journal entries that come next, leaving out those that are known; tell whether there was one."""
         replica, started = self._state.replica, time.perf_counter()
-        before, head = replica.round, replica.head
+        before, head, gap = replica.round, replica.head, False
         fresh: list[Entry] = []
         try:
             for signed in entries:
@@ -198,17 +198,20 @@ class Agent:
                 if not isinstance(entry, Entry):
                     raise MessageError("a batch holds something else than journal entries")
                 following = before + len(fresh) + 1
-                if entry.round > following:
-                    self._sync()
+                gap = entry.round > following
+                if gap:
                     break
                 if entry.round == following:
                     self._check(signed, head=head)
+                    replica.check(entry, len(fresh))
                     fresh.append(entry)
                     head = chain(head, entry)
         finally:
             if fresh:  # what came before a wrong one is good
                 self._state.apply_all(fresh)
                 self._settle(replica.round)
+        if gap:
+            self._sync()
         self._planner.applied(replica.round - before, time.perf_counter() - started)
         if replica.round > before and self._ahead is not None:
             ahead, self._ahead = self._ahead, None

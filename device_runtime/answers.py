@@ -14,7 +14,7 @@ from device_runtime.estimator import measure
 from device_runtime.forward import Forward
 from device_runtime.plan import Plan
 from device_runtime.prefix import PrefixCache
-from device_runtime.state import DeviceState
+from device_runtime.state import PREFIX, DeviceState
 from device_runtime.wire import Decline, Result, fingerprint
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class Answers:
         self._forward = Forward(engine, state.replica)
         self._state = state
         self._examples = examples
-        self._cache = PrefixCache(state.folder / "prefix.sqlite")
+        self._cache = PrefixCache(state.folder / PREFIX)
         self._last: tuple[Plan, Result | Decline] | None = None
 
     def answer(self, plan: Plan) -> Result | Decline:

@@ -97,9 +97,15 @@ def _tls_context(access: Access) -> ssl.SSLContext:
 
 def hang_up(connection: Any) -> None:
     """End a connection without a word; the client notices and connects anew."""
-    if isinstance(connection, socket.socket):  # a websocket is none, and ends by its keepalive
+    if connection is not None:
         with suppress(OSError):  # it may be gone already
-            connection.shutdown(socket.SHUT_RDWR)
+            raw_socket(connection).shutdown(socket.SHUT_RDWR)
+
+
+def raw_socket(connection: Any) -> socket.socket:
+    """The socket below a connection of paho's; that over websockets is wrapped."""
+    below: socket.socket = connection if isinstance(connection, socket.socket) else connection._socket
+    return below
 
 
 def guarded(callback: Callable[..., None]) -> Callable[..., None]:

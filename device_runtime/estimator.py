@@ -1,4 +1,4 @@
-"""FedSPZO's estimator (arXiv 2502.10239, section 3) for any number of blocks, walked stage by stage.
+"""FedSPZO's estimator (arXiv 2502.10239, section 3) for any number of blocks.
 
 Weights in memory are never perturbed: for each stage and each perturbation, W + offsets ± ε·scale·z is written into
 buffers of a stage's size and the stage runs on them. The perturbations of a block start from the same activations of
@@ -8,6 +8,7 @@ the block before it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,17 +96,18 @@ def measure_step(
     legs = plan_legs(forward, batch, plan, source, step, offsets)
     start = legs[0].passages[0].stage
     prefix = forward.manifest.stages[: forward.manifest.stages.index(start)]
-    perturbed = perturb(forward, [passage for leg in legs for passage in leg.passages], forward.weights.ahead)
     waves = {-1: _through_prefix(forward, batch, prefix, cache)}
     losses: list[float] = []
-    for leg in legs:
-        wave = waves[leg.block - 1]
-        for passage in leg.passages:
-            wave = advance(forward, batch, passage, wave, perturbed, keep=leg.again and passage is leg.passages[0])
-        waves[leg.block] = wave
-        if leg.last:
-            losses += [_mean_loss(wave, signed, batch) for signed in range(2 * leg.paths)]
-            release(forward, wave)
+    passages = [passage for leg in legs for passage in leg.passages]
+    with closing(perturb(forward, passages, forward.weights.ahead)) as perturbed:
+        for leg in legs:
+            wave = waves[leg.block - 1]
+            for passage in leg.passages:
+                wave = advance(forward, batch, passage, wave, perturbed, keep=leg.again and passage is leg.passages[0])
+            waves[leg.block] = wave
+            if leg.last:
+                losses += [_mean_loss(wave, signed, batch) for signed in range(2 * leg.paths)]
+                release(forward, wave)
     pairs = list(zip(losses[::2], losses[1::2], strict=True))
     scalars = [float(np.float32((above - below) / (2 * plan.epsilon))) for above, below in pairs]
     return scalars, float(np.mean(pairs))
@@ -121,7 +123,8 @@ def _through_prefix(
         return Wave(0, ((1, forward.run_all(stages, batch)),))
     hidden = forward.pool.take(batch.shape.graphs[stages[-1].graph].outputs[0])
     passed = range(len(stages))
-    prefix = forward.bundle.identity + bytes(passed) + forward.weights.digest_of(forward.weights.trainable_in(passed))
+    weights = forward.weights.digest_of(forward.weights.trainable_in(passed))
+    prefix = repr((forward.bundle.identity, forward.format, len(stages), weights)).encode()
     if not cache.load(prefix, batch, hidden):
         forward.release([hidden])
         hidden = forward.run_all(stages, batch)[0]

@@ -62,6 +62,7 @@ class Forward(Generic[W_co]):
         weights: the model's weights.
         pool: where activations come from.
         flops: floating-point operations of matrix products run so far.
+        format: of the graphs.
     """
 
     def __init__(self, engine: Engine, weights: W_co) -> None:
@@ -73,6 +74,7 @@ class Forward(Generic[W_co]):
         self.flops = 0
         self.bundle.check_engine(engine)
         self._engine = engine
+        self.format = engine.format
         self._graphs: dict[str, tuple[str, StageGraph]] = {}
         self._feeds: dict[tuple[int, int, int], dict[str, np.ndarray]] = {}
         self._grouped: dict[int, Batch] = {}

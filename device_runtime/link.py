@@ -25,7 +25,7 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.enums import MQTTProtocolVersion
 
 from device_runtime.access import Access
-from device_runtime.client import Will, expiring, guarded, hang_up, make_client, start
+from device_runtime.client import Will, expiring, guarded, hang_up, make_client, raw_socket, start
 from device_runtime.errors import BrokerError
 from device_runtime.trust import MAX_SIGNED_BYTES
 
@@ -43,6 +43,10 @@ _UNACKNOWLEDGED_S = 30.0
 _RESUBSCRIBE_S = 5.0
 #: Bytes received and not yet taken, beyond which messages are dropped: their senders send them again.
 _MOST_WAITING = 1 << 26
+
+
+#: Refusals that pass: of a node of a cluster that has lost the others, say.
+_PASSING = frozenset({"Server unavailable", "Server busy", "Quota exceeded", "Connection rate exceeded"})
 
 
 @dataclass(frozen=True)
@@ -184,9 +188,9 @@ class Link:
         self._client.loop_stop()
 
     def _on_socket_open(self, client: mqtt.Client, userdata: Any, connection: Any) -> None:
-        # Small packets leave at once: Nagle's algorithm costs 40 ms a round trip.
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._answered = False
+        # Small packets leave at once: Nagle's algorithm costs 40 ms a round trip.
+        raw_socket(connection).setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if client.protocol == mqtt.MQTTv5:
             watch = threading.Timer(_ANSWER_S, self._end_silence, [connection])
             watch.daemon = True
@@ -205,7 +209,7 @@ class Link:
             if client.protocol == mqtt.MQTTv5:
                 self._silences = 0
             self._subscribe()
-        elif reason == "Server unavailable":  # a node of a cluster that has lost the others, say
+        elif str(reason) in _PASSING:
             self._failure = str(reason)
         else:
             self._refuse(f"refuses: {reason}; check user name and password")

@@ -71,9 +71,9 @@ def _library() -> Callable[..., None] | None:
 
 
 def make_kernel(distribution: str, threads: int = 1) -> DirectionKernel:
-    """The fastest kernel there is for a distribution of directions."""
+    """The fastest kernel there is for a distribution of directions, on at least one thread."""
     add = _library()
-    return NumpyKernel(distribution) if add is None else NativeKernel(add, distribution, threads)
+    return NumpyKernel(distribution) if add is None else NativeKernel(add, distribution, max(threads, 1))
 
 
 class NativeKernel:

@@ -1,6 +1,7 @@
-"""Activations of a frozen prefix of the network, kept on disk across rounds: each example goes through it once.
+"""Activations of a frozen prefix of the network, kept on disk: a batch of examples seen before goes past it.
 
-It is a cache: what it holds can be computed again, so it is not synced, and a damaged file is begun anew.
+It is a cache: what it holds can be computed again, so it is not synced; each activation has a hash, and a damaged file
+is begun anew.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import sqlite3
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 #: Bytes of activations that are kept at most; beyond that examples are computed each time.
 MOST_BYTES = 1 << 30
+_HASH_BYTES = 16
 
 
 class PrefixCache:
@@ -37,41 +38,61 @@ class PrefixCache:
             prefix: tells the prefix's stages and weights from any other.
             out: float32 [batch, …].
         """
-        rows = [self._read(key) for key in _keys(prefix, batch)]
-        if any(row is None or len(row) != out[0].nbytes for row in rows):
-            return False
-        for row, blob in zip(out, [*rows, *rows[-1:] * (len(out) - len(rows))], strict=True):
-            row.reshape(-1)[...] = np.frombuffer(blob or b"", np.float32)
+        rows: list[bytes] = []
+        for key in _keys(prefix, batch):
+            stored = self._read(key)
+            if len(stored) != _HASH_BYTES + out[0].nbytes or _hash(key, stored[_HASH_BYTES:]) != stored[:_HASH_BYTES]:
+                return False
+            rows.append(stored[_HASH_BYTES:])
+        for row, content in zip(out, [*rows, *rows[-1:] * (len(out) - len(rows))], strict=True):
+            row.reshape(-1)[...] = np.frombuffer(content, np.float32)
         return True
 
     def save(self, prefix: bytes, batch: Batch, hidden: np.ndarray) -> None:
         """Keep the activations of a batch, float32 [batch, …]; those of another prefix go."""
-        with suppress(sqlite3.Error), self._open() as connection:
-            connection.execute("DELETE FROM activations WHERE prefix != ?", (prefix,))
-            (size,) = connection.execute("SELECT COALESCE(SUM(LENGTH(activation)), 0) FROM activations").fetchone()
-            for key, row in zip(_keys(prefix, batch), hidden, strict=False):
-                size += row.nbytes
-                if size <= self._most:
-                    connection.execute(
-                        "INSERT OR REPLACE INTO activations VALUES (?, ?, ?)", (key, prefix, row.tobytes())
-                    )
+        try:
+            with self._open() as connection:
+                connection.execute("DELETE FROM activations WHERE prefix != ?", (prefix,))
+                (size,) = connection.execute("SELECT COALESCE(SUM(LENGTH(activation)), 0) FROM activations").fetchone()
+                for key, row in zip(_keys(prefix, batch), hidden, strict=False):
+                    content = row.tobytes()
+                    size += len(content)
+                    if size <= self._most:
+                        values = key, prefix, _hash(key, content) + content
+                        connection.execute("INSERT OR REPLACE INTO activations VALUES (?, ?, ?)", values)
+        except sqlite3.OperationalError as error:  # the disk is full, say: it goes on without
+            log.warning("%s cannot be written (%s)", self._file, error)
+        except sqlite3.DatabaseError as error:
+            self._begin_anew(error)
 
-    def _read(self, key: bytes) -> bytes | None:
+    def _read(self, key: bytes) -> bytes:
+        """What is stored for an example, empty when that is nothing."""
         try:
             found = self._open().execute("SELECT activation FROM activations WHERE key = ?", (key,)).fetchone()
-        except sqlite3.Error:
-            return None
-        return found[0] if found else None
+        except sqlite3.DatabaseError as error:
+            self._begin_anew(error)
+            return b""
+        return bytes(found[0]) if found else b""
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
             try:
                 self._connection = _connect(self._file)
             except sqlite3.DatabaseError as error:
-                log.warning("%s is begun anew (%s)", self._file, error)
-                self._file.unlink(missing_ok=True)
+                self._begin_anew(error)
                 self._connection = _connect(self._file)
         return self._connection
+
+    def _begin_anew(self, error: sqlite3.DatabaseError) -> None:
+        log.warning("%s is begun anew (%s)", self._file, error)
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        self._file.unlink(missing_ok=True)
+
+
+def _hash(key: bytes, content: bytes) -> bytes:
+    return hashlib.blake2b(key + content, digest_size=_HASH_BYTES).digest()
 
 
 def _connect(file: Path) -> sqlite3.Connection:

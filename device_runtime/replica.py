@@ -23,6 +23,8 @@ from device_runtime.stored import Stored
 from device_runtime.tensors import TensorFile, write_tensors
 
 DIGEST_BYTES = 16
+#: Most rounds that are applied in one pass over the weights.
+TOGETHER = 64
 
 
 class Replica:
@@ -103,7 +105,8 @@ class Replica:
         for ahead, entry in enumerate(entries):
             self.check(entry, ahead)
         for _, alike in itertools.groupby(entries, key=self._walk):
-            self._step_through(list(alike))
+            while together := list(itertools.islice(alike, TOGETHER)):
+                self._step_through(together)
         for entry in entries:
             self.round, self.head = entry.round, chain(self.head, entry)
 

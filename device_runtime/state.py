@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import itertools
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,10 +18,10 @@ from device_runtime.topics import valid_id
 from device_runtime.trust import Signer
 
 DATABASE, SNAPSHOT, KEY = "journal.sqlite", "snapshot.safetensors", "device.key"
+#: Cache of activations, see :mod:`device_runtime.prefix`.
+PREFIX = "prefix.sqlite"
 #: Entries applied between snapshots.
 SNAPSHOT_EVERY = 50
-#: Entries of a journal that are applied in one pass over the weights.
-REPLAYED_TOGETHER = 64
 
 
 class DeviceState:
@@ -59,7 +58,7 @@ class DeviceState:
         self._lock = lock_folder(folder)
         try:
             if afresh:
-                for file in ("bundle", SNAPSHOT, DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm"):
+                for file in ("bundle", PREFIX, SNAPSHOT, DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm"):
                     (folder / file).unlink(missing_ok=True)
                 sync_folder(folder)
             self.device = _claim_id(folder, device)
@@ -118,9 +117,7 @@ class DeviceState:
         """Take the replica from its snapshot to the end of the journal."""
         self._snapshot_round = self.replica.round
         self._journal.forget(up_to=self.replica.round)  # a kill may have come between a snapshot and this
-        entries = self._journal.entries(after=self.replica.round)
-        while batch := list(itertools.islice(entries, REPLAYED_TOGETHER)):
-            self.replica.apply_all(batch)
+        self.replica.apply_all(list(self._journal.entries(after=self.replica.round)))
 
 
 def read_identity(folder: Path, device: str | None = None) -> tuple[str, bytes]:

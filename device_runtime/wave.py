@@ -1,4 +1,4 @@
-"""All leaves on their way through the stages together: where their activations lie, and their step through one stage.
+"""Leaves on their way through the stages: where their activations lie, and their step through one stage.
 
 A *signed leaf* is a path of perturbations with + or −; their order is path 0 +, path 0 −, path 1 +, … Graphs that take
 several at once (adapters: small weights over a base that all share) read the base once for a stack of them; graphs that
@@ -8,8 +8,8 @@ it, or where there is a core to spare while the run before it goes on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,7 +22,7 @@ from device_runtime.replica import Replica
 
 @dataclass(frozen=True)
 class Wave:
-    """Activations of all signed leaves between two stages.
+    """Activations of the signed leaves that are on their way, between two stages.
 
     Attributes:
         paths: paths that have diverged; 0 while nothing is perturbed and one activation stands for all.
@@ -91,7 +91,9 @@ class Passage:
 Perturbed = Mapping[int, np.ndarray]
 
 
-def perturb(forward: Forward[Replica], passages: Sequence[Passage], ahead: Executor | None) -> Iterator[Perturbed]:
+def perturb(
+    forward: Forward[Replica], passages: Sequence[Passage], ahead: Executor | None
+) -> Generator[Perturbed, None, None]:
     """Weights for all runs of some passages, in order; whoever takes them gives them back to the pool.
 
     Args:
@@ -104,16 +106,19 @@ def perturb(forward: Forward[Replica], passages: Sequence[Passage], ahead: Execu
             make()
             yield weights
         return
-    waiting = None
-    for weights, make in tasks:
-        following = weights, ahead.submit(make)
-        if waiting is not None:
-            waiting[1].result()
-            yield waiting[0]
-        waiting = following
-    if waiting is not None:
-        waiting[1].result()
-        yield waiting[0]
+    waiting: list[tuple[Perturbed, Future[None]]] = []
+    try:
+        for weights, make in tasks:
+            waiting.append((weights, ahead.submit(make)))
+            if len(waiting) > 1:
+                made, done = waiting.pop(0)
+                done.result()
+                yield made
+        for made, done in waiting:
+            done.result()
+            yield made
+    finally:  # whoever stops half-way finds the kernel at rest
+        wait([done for _, done in waiting])
 
 
 def _perturb_run(forward: Forward[Replica], passage: Passage, leaves: range) -> tuple[Perturbed, Callable[[], None]]:

@@ -17,7 +17,7 @@ from broker.mosquitto_program import installed
 def test_nothing_is_lost_in_chaos(
     bundle_folder: Path, tmp_path: Path, write_examples: Callable[[Path, int], Path]
 ) -> None:
-    chaos = Chaos(bundle_folder, tmp_path, write_examples, seed=7, rounds=100, wanted=60)
+    chaos = Chaos(bundle_folder, tmp_path, write_examples, seed=7, rounds=60, wanted=60)
     chaos.run()
     found = chaos.check()
     print(found)

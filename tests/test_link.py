@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -91,6 +93,39 @@ def take_little(connection: socket.socket) -> None:
     connection.sendall(b"\x90\x04" + connection.recv(4096)[2:4] + b"\x00\x01")
     connection.recv(4096)
     connection.sendall(b"\xe0\x01\x93")
+
+
+WEBSOCKETS = """
+import asyncio, sys
+from amqtt.broker import Broker
+
+async def serve():
+    anyone = {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}}
+    listeners = {"default": {"type": "ws", "bind": f"127.0.0.1:{sys.argv[1]}"}}
+    await Broker({"listeners": listeners, "plugins": anyone}).start()
+    print("there", flush=True)
+    await asyncio.sleep(600)
+
+asyncio.run(serve())
+"""
+
+
+def test_a_broker_over_websockets_that_says_nothing_in_5(caplog: pytest.LogCaptureFixture) -> None:
+    """amqtt does not answer MQTT 5 with a will, which every device has."""
+    port = free_port()
+    broker = subprocess.Popen(
+        [sys.executable, "-c", WEBSOCKETS, str(port)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        assert broker.stdout is not None
+        assert broker.stdout.readline() == "there\n"
+        with linked(f"ws://127.0.0.1:{port}", "topic", Will("state", b"gone")) as link:
+            assert link.version == mqtt.MQTTv311
+            assert_delivers(link, "topic")
+    finally:
+        broker.kill()
+        broker.wait()
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 @pytest.mark.parametrize("manner", [hang_up, say_nothing, take_little])

@@ -98,6 +98,21 @@ def test_a_damaged_cache_is_begun_anew(
     assert file.read_bytes().startswith(b"SQLite format 3")
 
 
+def test_a_sector_that_was_lost_is_noticed(
+    forward: Forward, store: DataStore, make_plan: Callable[..., Plan], tmp_path: Path
+) -> None:
+    file = tmp_path / "prefix.sqlite"
+    plan = make_plan(blocks=FROZEN)
+    expected = measure(forward, store, plan, "a", PrefixCache(file))
+    content = bytearray(file.read_bytes())
+    content[-300:-44] = bytes(256)
+    file.write_bytes(content)
+    assert measure(forward, store, plan, "a", PrefixCache(file)) == expected
+    file.write_bytes(content[:4096] + bytes(b ^ 0xFF for b in content[4096:]))
+    for _ in range(2):
+        assert measure(forward, store, plan, "a", PrefixCache(file)) == expected
+
+
 def test_a_cache_has_a_bound(
     forward: Forward, store: DataStore, make_plan: Callable[..., Plan], tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ from device_runtime.data import DataStore
 from device_runtime.engines import create_engine
 from device_runtime.estimator import measure
 from device_runtime.forward import Forward
-from device_runtime.manifest import Manifest, Shape
+from device_runtime.manifest import Manifest
 from device_runtime.plan import Block, Plan
 from device_runtime.replica import Replica
 
@@ -87,8 +87,3 @@ def run_forwards(forward: Forward[Replica], store: DataStore, runs: Sequence[int
         forward.release(hidden)
         hidden = outputs
     forward.release(hidden)
-
-
-def single_shape(manifest: Manifest, shape: tuple[int, int]) -> Shape:
-    """The graphs of a shape that take one leaf."""
-    return next(s for s in manifest.shapes if (s.batch, s.length, s.groups) == (*shape, 1))

@@ -116,8 +116,9 @@ def run(options: argparse.Namespace) -> None:
                 **event.evaluation.scores,
             )
 
-    schedule = Schedule(job.rounds, options.evaluate_every, job.digest_every)
     store = ServerStore(options.state, bundle.identity, options.job)
+    last = max(job.rounds, store.journal.last_round)  # a journal may be longer than the job is now
+    schedule = Schedule(last, options.evaluate_every, job.digest_every)
     pin_bundle(bundle.folder, options.state)  # before the weights are read: devices beside it may be waiting
     server = Server(
         access=access,
