@@ -19,7 +19,7 @@
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
-enum { CHUNK = 1 << 17, PLANES = 32, PLANE = CHUNK / PLANES, TILE = 1024, TOGETHER = 8 };
+enum { CHUNK = 1 << 17, PLANES = 32, PLANE = CHUNK / PLANES, TILE = 4096, TOGETHER = 8 };
 enum { RADEMACHER = 0, GAUSSIAN = 1 };
 enum { FLOAT32 = 0, FLOAT16 = 1, BFLOAT16 = 2 };
 
