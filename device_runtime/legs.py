@@ -7,8 +7,9 @@ activations are held than those that the next paths start from. Where leaves sha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from device_runtime.directions import Direction
 from device_runtime.forward import Batch, Forward
@@ -60,7 +61,7 @@ def plan_legs(
         passages = [Passage.of(forward, batch, stage, perturbation) for stage in stages]
         legs.append(Leg(number, len(paths), passages, False, number == len(perturbed) - 1))
     return [
-        Leg(leg.block, leg.paths, leg.passages, _comes_again(leg.block, legs[at + 1 :]), leg.last)
+        Leg(leg.block, leg.paths, leg.passages, _comes_again(leg.block, islice(legs, at + 1, None)), leg.last)
         for at, leg in enumerate(legs)
     ]
 
@@ -92,6 +93,6 @@ def _by_path(plan: Plan, perturbed: Sequence[int]) -> list[tuple[int, list[tuple
     return [(number, [path]) for path, number in sorted(listed)]
 
 
-def _comes_again(block: int, later: Sequence[Leg]) -> bool:
+def _comes_again(block: int, later: Iterable[Leg]) -> bool:
     """Whether another leg of a block comes before its activations are replaced by those of another path."""
     return next((leg.block == block for leg in later if leg.block <= block), False)

@@ -61,13 +61,11 @@ class _Task(ctypes.Structure):
 @lru_cache(maxsize=1)
 def _library() -> Callable[..., None] | None:
     """The C function, or None where it was not built, or was for another format or machine."""
+    prototype = ctypes.CFUNCTYPE(None, POINTER(_Sums), POINTER(_Task), c_int64, c_int64, c_int64)
     try:
-        add: Callable[..., None] = ctypes.CDLL(str(LIBRARY))[f"fedspzo_add_directions_{FORMAT}"]
+        return prototype((f"fedspzo_add_directions_{FORMAT}", ctypes.CDLL(str(LIBRARY))))
     except (OSError, AttributeError):
         return None
-    add.argtypes = (POINTER(_Sums), POINTER(_Task), c_int64, c_int64, c_int64)  # type: ignore[attr-defined]
-    add.restype = None  # type: ignore[attr-defined]
-    return add
 
 
 def make_kernel(distribution: str, threads: int = 1) -> DirectionKernel:
