@@ -12,6 +12,7 @@ from device_runtime.engines import Engine
 from device_runtime.errors import FedSPZOError
 from device_runtime.estimator import measure
 from device_runtime.forward import Forward
+from device_runtime.phases import SILENT, TOKENISE, Recorder
 from device_runtime.plan import Plan
 from device_runtime.prefix import PrefixCache
 from device_runtime.state import PREFIX, DeviceState
@@ -25,19 +26,23 @@ class Answers:
 
     Attributes:
         given: how many plans were answered.
+        forward: runs the graphs.
     """
 
-    def __init__(self, engine: Engine, state: DeviceState, examples: Callable[[], DataStore]) -> None:
+    def __init__(
+        self, engine: Engine, state: DeviceState, examples: Callable[[], DataStore], recorder: Recorder = SILENT
+    ) -> None:
         """Prepare the graphs.
 
         Args:
             examples: gives those to measure on, asked anew for each plan.
+            recorder: is told what phase of the work it is.
 
         Raises:
             BundleError, EngineError: the graphs cannot run.
         """
         self.given = 0
-        self._forward = Forward(engine, state.replica)
+        self.forward = Forward(engine, state.replica, recorder)
         self._state = state
         self._examples = examples
         self._cache = PrefixCache(state.folder / PREFIX)
@@ -54,7 +59,9 @@ class Answers:
         start = time.perf_counter()
         digest = self._state.replica.digest() if plan.digest else b""
         try:
-            measured = measure(self._forward, self._examples(), plan, self._state.device, self._cache)
+            with self.forward.recorder.phase(TOKENISE):
+                examples = self._examples()
+            measured = measure(self.forward, examples, plan, self._state.device, self._cache)
         except FedSPZOError as error:
             log.warning("the plan of round %d cannot be carried out: %s", plan.round, error)
             return Decline(plan.round, str(error)[:200])

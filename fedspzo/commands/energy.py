@@ -1,0 +1,175 @@
+"""Measure the joules of a device's work: what sensors there are, what a step takes, what a run took."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedspzo.commands.device import DATA_HELP
+from fedspzo.method import add_method_options, make_blocks
+
+if TYPE_CHECKING:
+    from device_runtime.energy.find import Places
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Describe the options."""
+    commands = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
+    sources = commands.add_parser("sources", help="the sensors of this device, and what they can tell")
+    measure = commands.add_parser("measure", help="what the steps of a plan take, phase by phase")
+    report = commands.add_parser("report", help="joules by round and by point of loss, of a device or a server")
+    sources.set_defaults(act=_sources)
+    measure.set_defaults(act=_measure)
+    report.set_defaults(act=_report)
+    for subparser in (sources, measure, report):
+        subparser.add_argument("--json", action="store_true", help="print it as JSON")
+    for subparser in (sources, measure):
+        add_root_option(subparser)
+    measure.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
+    measure.add_argument("--data", required=True, metavar="FILE", help=DATA_HELP)
+    measure.add_argument("--engine", default="litert", help="litert, executorch, torch or tflite (%(default)s)")
+    measure.add_argument("--threads", type=int, default=1, help="threads (%(default)s)")
+    measure.add_argument("--ahead", action="store_true", help="make the next weights while the engine runs")
+    measure.add_argument("--epsilon", type=float, default=1e-3, help="size of the perturbation (%(default)s)")
+    measure.add_argument("--steps", type=int, default=20, help="steps to measure (%(default)s)")
+    measure.add_argument(
+        "--idle", type=float, default=10.0, metavar="S", help="seconds of idleness before (%(default)s)"
+    )
+    measure.add_argument("--interval", type=float, default=1.0, metavar="S", help="between readings (%(default)s)")
+    measure.add_argument("--source", metavar="NAME", help="one of energy sources (default: the first)")
+    measure.add_argument(
+        "--csv", type=Path, metavar="FILE", help="an external meter's log, read when the steps are done"
+    )
+    measure.add_argument("--timeline", type=Path, metavar="FILE", help="keep what was done when, for a log to come")
+    add_price_option(measure)
+    add_method_options(measure)
+    report.add_argument("run", type=Path, metavar="PATH", help="a run, a server's or device's state, or a timeline")
+    report.add_argument("--csv", type=Path, metavar="FILE", help="an external meter's log of a timeline's time")
+    for subparser in (measure, report):
+        subparser.add_argument(
+            "--offset", default="0", metavar="S", help="to add to the log's times, or 'edges': find it (%(default)s)"
+        )
+
+
+def add_root_option(parser: argparse.ArgumentParser) -> None:
+    """Where sensors are looked for."""
+    parser.add_argument(
+        "--energy-root", type=Path, metavar="DIR", help="look for sensors under DIR/sys, as in a container (default: /)"
+    )
+
+
+def add_price_option(parser: argparse.ArgumentParser) -> None:
+    """The way to an estimate."""
+    parser.add_argument(
+        "--joules-per-flop", type=float, metavar="X", help="do not measure: ESTIMATE by counted operations at X J each"
+    )
+
+
+def make_places(options: argparse.Namespace) -> Places:
+    """Where to look for sensors."""
+    from device_runtime.energy.find import Places
+
+    return Places.under(options.energy_root) if options.energy_root else Places()
+
+
+def run(options: argparse.Namespace) -> None:
+    """Do what is asked."""
+    options.act(options)
+
+
+def _sources(options: argparse.Namespace) -> None:
+    from device_runtime.energy.find import find_sources, settled
+    from fedspzo.energy.report import describe_facts, facts_lines
+
+    search = find_sources(make_places(options))
+    states = {source.name: settled(source) for source in search.found}
+    if options.json:
+        found = [
+            {"name": source.name, **describe_facts(source.facts), "now": states[source.name] or "readable"}
+            for source in search.found
+        ]
+        print(json.dumps({"sources": found, "missing": dict(search.missing)}))
+        return
+    for source in search.found:
+        print("\n".join(facts_lines(source.name, source.facts)))
+        if states[source.name]:
+            print(f"  not at the moment: {states[source.name]}")
+    for name, reason in search.missing:
+        print(f"no {name}: {reason}")
+    if not search.found:
+        print("this device has no energy sensor that could be read: give a meter's log to energy measure (--csv)")
+
+
+def _measure(options: argparse.Namespace) -> None:
+    from device_runtime.bundle import Bundle
+    from device_runtime.data import load_data
+    from device_runtime.energy.external import read_log
+    from device_runtime.energy.find import choose_source
+    from device_runtime.energy.flops import Estimate
+    from device_runtime.energy.meter import Meter
+    from device_runtime.energy.timeline import TICK_S, Recording, settle
+    from device_runtime.engines import create_engine
+    from device_runtime.errors import EnergyError
+    from device_runtime.forward import Forward
+    from device_runtime.phases import PhaseTimer
+    from device_runtime.replica import Replica, check_cut
+    from fedspzo.energy.measure import Course, take_course
+    from fedspzo.energy.report import account_lines, describe_account
+
+    bundle = Bundle(options.bundle)
+    blocks = make_blocks(options, bundle.manifest)
+    check_cut(bundle, blocks)
+    if options.steps < 1 or options.idle < 0 or options.interval <= 0:
+        raise EnergyError("--steps is at least 1, --idle at least 0, --interval more than 0")
+    if sum(map(bool, (options.source, options.csv, options.joules_per_flop))) > 1:
+        raise EnergyError("--source, --csv and --joules-per-flop are ways of their own; give one")
+    if options.joules_per_flop is not None and not 0 < options.joules_per_flop < 1:
+        raise EnergyError("--joules-per-flop is a positive number of joules, such as 2e-10")
+    offset = parse_offset(options.offset)
+    source = None
+    if not options.csv and not options.timeline and options.joules_per_flop is None:
+        source = choose_source(options.source or "auto", make_places(options))
+    timer = PhaseTimer()
+    replica = Replica(bundle, threads=options.threads, ahead=options.ahead)
+    forward = Forward(create_engine(options.engine, options.threads), replica, timer)
+    store = load_data(options.data, bundle)
+    course = Course(options.idle, options.steps, blocks, options.epsilon, bundle.manifest.batch)
+    if options.joules_per_flop is not None:
+        source = Estimate(lambda: forward.flops, options.joules_per_flop)
+    if source is not None:
+        meter = Meter(source, timer)
+        share = take_course(course, forward, store, timer, meter.sample, options.interval)
+        account = meter.account()
+    else:
+        recording = Recording(timer)
+        share = take_course(course, forward, store, timer, recording.sample, TICK_S)
+        recording.timeline.steps = options.steps
+        if options.timeline:
+            recording.timeline.write(options.timeline)
+        if not options.csv:
+            print(f"{options.timeline} is written; then: fedspzo energy report {options.timeline} --csv FILE")
+            return
+        account = settle(recording.timeline, read_log(options.csv), offset)
+    if options.json:
+        print(json.dumps(describe_account(account, options.steps) | {"reading_share_of_cpu": share}))
+    else:
+        print("\n".join(account_lines(account, options.steps)))
+        print(f"reading took {share:.3%} of the CPU time")
+
+
+def parse_offset(text: str) -> float | None:
+    """Seconds, or None for edges. Raises EnergyError when it is neither."""
+    from device_runtime.errors import EnergyError
+
+    if text == "edges":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise EnergyError(f"--offset is a number of seconds or 'edges', and not '{text}'") from None
+
+
+def _report(options: argparse.Namespace) -> None:
+    raise NotImplementedError
