@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from device_runtime.errors import BrokerError
@@ -57,6 +57,8 @@ class _Collector(Collector):
         yield _counter(
             "digests_differing", "Replicas that differed from the server's", counts.get("digests differing", 0)
         )
+        joules = {"measured": now.measured_joules, "estimated": now.estimated_joules}
+        yield _counters("joules", "What results took devices above idle, where they say so", "how", joules)
         yield _gauge("round", "Last closed round", now.round)
         yield _gauge("open_results", "Results that the open round has", now.results)
         yield _gauge("open_asked", "Devices that the open round asked", now.asked)
@@ -70,7 +72,7 @@ def _counter(name: str, help: str, value: float) -> Metric:
     return CounterMetricFamily(f"fedspzo_{name}", help, value)
 
 
-def _counters(name: str, help: str, label: str, values: dict[str, int]) -> Metric:
+def _counters(name: str, help: str, label: str, values: Mapping[str, float]) -> Metric:
     family = CounterMetricFamily(f"fedspzo_{name}", help, labels=[label])
     for text, value in values.items():
         family.add_metric([text], value)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from broker.rounds import Candidate
-from device_runtime.wire import Presence, Sync
+from device_runtime.wire import Presence, Result, Sync
 
 #: Seconds without a word after which a device counts as gone: more than twice what it lets pass between syncs.
 LEASE_S = 150.0
@@ -24,11 +24,15 @@ class Member:
         session: of its process.
         online: as its birth message, its will and its syncs say.
         synced: it stands where it can be asked.
+        willing: its conditions allow it to be asked.
         seen: when it was last heard, by the monotonic clock.
         round, examples, battery, charging: as its last sync said.
         served: last round that its result counted in.
         results: results that counted.
         bytes_up, bytes_down: payload received from and sent to it.
+        measured_joules, estimated_joules: that counted results took it, by its sensor and by estimates.
+        joules_uncertainty: of both together: a device's rounds err alike, so theirs add up.
+        joules_results: results that said so.
         brought, brought_at: from which round on it was sent entries last, and when.
     """
 
@@ -37,6 +41,7 @@ class Member:
     session: int = 0
     online: bool = False
     synced: bool = False
+    willing: bool = True
     seen: float = 0.0
     round: int = 0
     examples: int = 0
@@ -46,6 +51,10 @@ class Member:
     results: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
+    measured_joules: float = 0.0
+    estimated_joules: float = 0.0
+    joules_uncertainty: float = 0.0
+    joules_results: int = 0
     brought: int = -1
     brought_at: float = 0.0
 
@@ -87,16 +96,25 @@ class Roster:
         return member is not None and bool(member.session) and not _present(member, now)
 
     def ready(self, now: float) -> dict[str, Candidate]:
-        """Devices that can be asked: there, and synced."""
+        """Devices that can be asked: there, synced, and willing."""
         return {
-            member.name: Candidate(member.served, member.battery, member.charging)
+            member.name: Candidate(member.served, member.battery, member.charging, joules_a_round(member))
             for member in self._members.values()
-            if member.synced and _present(member, now)
+            if _askable(member, now)
         }
+
+    def there(self, now: float) -> set[str]:
+        """Devices that are there and synced, whether or not they are willing."""
+        return {member.name for member in self._members.values() if member.synced and _present(member, now)}
 
     def count_ready(self, now: float) -> int:
         """How many can be asked; any thread may want to know."""
-        return sum(member.synced and _present(member, now) for member in list(self._members.values()))
+        return sum(_askable(member, now) for member in list(self._members.values()))
+
+    def joules(self) -> tuple[float, float]:
+        """What counted results took, by sensors and by estimates; any thread may want to know."""
+        members = list(self._members.values())
+        return sum(m.measured_joules for m in members), sum(m.estimated_joules for m in members)
 
     def __len__(self) -> int:
         return len(self._members)
@@ -119,7 +137,28 @@ def accept(member: Member, sync: Sync) -> None:
     """Note where a device stands; it is there, so a will that came late is undone."""
     member.session, member.online, member.synced = sync.session, True, True
     member.round, member.examples = sync.round, sync.examples
-    member.battery, member.charging = sync.battery, sync.charging
+    member.battery, member.charging, member.willing = sync.battery, sync.charging, sync.willing
+
+
+def credit(member: Member, result: Result) -> None:
+    """Note that a result of a device counted."""
+    member.served, member.results = result.round, member.results + 1
+    for energy in result.energy:
+        if energy.estimated:
+            member.estimated_joules += energy.joules
+        else:
+            member.measured_joules += energy.joules
+        member.joules_uncertainty += energy.uncertainty
+        member.joules_results += 1
+
+
+def joules_a_round(member: Member) -> float:
+    """In the mean over the rounds that it said so; 0 when there is none."""
+    return (member.measured_joules + member.estimated_joules) / max(member.joules_results, 1)
+
+
+def _askable(member: Member, now: float) -> bool:
+    return member.synced and member.willing and _present(member, now)
 
 
 def _present(member: Member, now: float) -> bool:

@@ -18,8 +18,8 @@ from broker.open_round import OpenRound
 from broker.outbox import Outbox
 from broker.outcome import Outcome
 from broker.reception import Reception
-from broker.roster import Roster
-from broker.rounds import ClosedRound, Job, choose_cohort, close_round, describe_round, plan_round
+from broker.roster import Roster, credit
+from broker.rounds import Candidate, ClosedRound, Job, choose_cohort, close_round, describe_round, plan_round
 from broker.standing import Standing
 from broker.store import ServerStore
 from device_runtime.access import Access
@@ -147,6 +147,7 @@ class Server:
     def standing(self) -> Standing:
         """Where it is; any thread may ask."""
         opened = self._round
+        measured, estimated = self._roster.joules()
         return Standing(
             round=self._last_round,
             results=len(opened.results) if opened else 0,
@@ -158,6 +159,8 @@ class Server:
             bytes_received=self.bytes_received,
             loss=self._closed.loss if self._closed else float("nan"),
             seconds=self._closed.seconds if self._closed else float("nan"),
+            measured_joules=measured,
+            estimated_joules=estimated,
         )
 
     @property
@@ -214,7 +217,7 @@ class Server:
         if self._round.complete(self._job, self._roster, now):
             self._close(now)
             return True
-        if self._round.overdue(now):
+        if self._round.overdue(now) or (not self._round.missing and self._others(now)):
             self._extend(now)
         return False
 
@@ -231,15 +234,16 @@ class Server:
         """Give those that have not answered a new deadline, and ask as many others besides.
 
         Raises:
-            StateError: all devices have declined.
+            StateError: all devices have declined, and it is not a matter of time.
         """
         assert self._round is not None
         current = self._round
-        others = {name: candidate for name, candidate in self._roster.ready(now).items() if name not in current.cohort}
+        others = self._others(now)
         if not current.missing and not others and current.declined:
-            if not current.results:
-                device, reason = next(iter(current.declined.items()))
-                raise StateError(f"round {current.plan.round} cannot go on; device '{device}' says: {reason}")
+            lasting = {device: said for device, said in current.declined.items() if not said.passing}
+            if lasting and not current.results:
+                device, said = next(iter(lasting.items()))
+                raise StateError(f"round {current.plan.round} cannot go on; device '{device}' says: {said.reason}")
             current.declined.clear()  # nobody else is there: they are asked again
         wanted = self._job.asked - len(current.results)
         fresh = choose_cohort(self._job, current.plan.round, others, wanted)
@@ -252,6 +256,12 @@ class Server:
         for device in asked:
             self._reception.ask(device, current.plan)
 
+    def _others(self, now: float) -> dict[str, Candidate]:
+        """Devices that can be asked and have not been."""
+        assert self._round is not None
+        cohort = self._round.cohort
+        return {name: candidate for name, candidate in self._roster.ready(now).items() if name not in cohort}
+
     def _close(self, now: float) -> None:
         assert self._round is not None
         plan, results = self._round.plan, self._round.results
@@ -259,10 +269,10 @@ class Server:
         closed = describe_round(plan, results, now - self._round.started)
         signed = self._outbox.sign(entry, head=self._store.journal.head(plan.round - 1) or EMPTY)
         self._store.close_round(entry, signed[-SIGNATURE_BYTES:], closed)
-        for device in results:
+        for device, result in results.items():
             member = self._roster.edit(device)
             if member is not None:
-                member.served, member.results = plan.round, member.results + 1
+                credit(member, result)
         self._round = None
         self._outbox.publish(signed)
         self._decided.append(closed)
@@ -280,6 +290,6 @@ class Server:
         if self._finished_at is None or self._digests.known(last) is None:
             return False
         waited = now - self._finished_at
-        if not self._outcome.reports.keys() >= self._roster.ready(now).keys():
+        if not self._outcome.reports.keys() >= self._roster.there(now):
             return waited > REPORT_S
         return waited > ARRIVAL_S or (bool(self._outcome.reports) and now > self._reception.synced_at + SETTLE_S)

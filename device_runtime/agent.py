@@ -18,14 +18,16 @@ from device_runtime.answers import Answers
 from device_runtime.catch_up import Planner
 from device_runtime.client import Will
 from device_runtime.complaints import Complaints
+from device_runtime.conditions import UNLIMITED, Conditions, Limits, read_conditions
 from device_runtime.data import DataStore
+from device_runtime.energy.book import Book
 from device_runtime.engines import Engine
 from device_runtime.errors import MessageError, PlanError, StateError
 from device_runtime.journal import chain
 from device_runtime.link import Connected, Link, Received
 from device_runtime.memory import peak_rss_bytes
+from device_runtime.phases import APPLY, IDLE, NETWORK, OTHER, SILENT
 from device_runtime.plan import Entry, Plan
-from device_runtime.power import read_power
 from device_runtime.state import DeviceState
 from device_runtime.topics import Topics
 from device_runtime.trust import Scope, check, read_pin, split
@@ -68,12 +70,18 @@ class Agent:
         state: DeviceState,
         examples: Callable[[], DataStore],
         observe: Callable[[Ack], None] = lambda ack: None,
+        limits: Limits = UNLIMITED,
+        conditions: Callable[[], Conditions] = read_conditions,
+        book: Book | None = None,
     ) -> None:
         """Prepare to take part.
 
         Args:
             examples: gives those to measure on, asked anew for each round.
             observe: told of each acknowledgement of a result.
+            limits: within which it takes part in rounds; it follows the journal in any case.
+            conditions: tells how it fares.
+            book: keeps account of its joules.
 
         Raises:
             BundleError, EngineError: the graphs cannot run, or the bundle names no server.
@@ -82,7 +90,14 @@ class Agent:
         self._examples = examples
         self._observe = observe
         self._authority = access.authority
-        self._answers = Answers(engine, state, examples)
+        self._limits = limits
+        self._conditions = conditions
+        self._fares = Conditions()
+        self._unwilling = ""
+        self._book = book
+        self._recorder = book.timer if book else SILENT
+        spent = book.spent if book else lambda round: ()
+        self._answers = Answers(engine, state, examples, lambda: self._judge(conditions()), self._recorder, spent)
         self._server = read_pin(state.replica.bundle.folder)
         self._topics = Topics(job)
         self._session = secrets.randbits(63)
@@ -112,16 +127,25 @@ class Agent:
             BrokerError: the broker cannot be reached at the start, or refuses.
             StateError: the server refuses this device, or the disk does.
         """
-        self._link.connect()
-        try:
-            while not self._finished:
-                self.turn(self._link.next(self._due - time.monotonic()))
-                self._remind()
-                if self._link.events.empty():  # what waits may be this round's entry
-                    self._answer_plan()
-        finally:
-            self._publish(Presence(False, self._session))
-            self._link.close()
+        self._recorder.turn_to(self._state.replica.round + 1)
+        with self._recorder.phase(OTHER):
+            self._link.connect()
+            try:
+                while not self._finished:
+                    with self._recorder.phase(IDLE):
+                        event = self._link.next(self._due - time.monotonic())
+                    self.turn(event)
+                    self._remind()
+                    if self._link.events.empty():  # what waits may be this round's entry
+                        self._answer_plan()
+            finally:
+                self._publish(Presence(False, self._session))
+                self._link.close()
+
+    @property
+    def flops(self) -> int:
+        """Operations of matrix products so far."""
+        return self._answers.forward.flops
 
     def turn(self, event: object) -> None:
         """Take in what happened."""
@@ -130,7 +154,8 @@ class Agent:
             self._sync(at_once=True)
         elif isinstance(event, Received):
             try:
-                self._receive(event.payload)
+                with self._recorder.phase(NETWORK):
+                    self._receive(event.payload)
             except (MessageError, PlanError) as error:
                 self._complaints.add(event.topic, f"a message on {event.topic} was dropped: {error}")
 
@@ -208,7 +233,11 @@ class Agent:
                     head = chain(head, entry)
         finally:
             if fresh:  # what came before a wrong one is good
-                self._state.apply_all(fresh)
+                with self._recorder.phase(APPLY):
+                    self._state.apply_all(fresh)
+                self._recorder.turn_to(replica.round + 1)
+                if self._book is not None:
+                    self._book.write(self._fares)
                 self._settle(replica.round)
         if gap:
             self._sync()
@@ -248,7 +277,10 @@ class Agent:
         """Measure for the plan at hand, or send the result again when its round was measured already."""
         plan, self._plan = self._plan, None
         if plan is not None and plan.round == self._state.replica.round + 1:
-            self._send(self._answers.answer(plan))
+            answer = self._answers.answer(plan)
+            if self._book is not None and isinstance(answer, Result):
+                self._book.note(plan.round, answer.loss)
+            self._send(answer)
 
     def _settle(self, round: int) -> None:
         """Stop sending what a round's acknowledgement or entry answers."""
@@ -259,6 +291,9 @@ class Agent:
         if self._last_round is None:
             self._last_round = last_round
             self._state.snapshot()
+            energy = self._book.total() if self._book else ()
+            if self._book is not None:
+                self._book.write(self._fares)
             self._send(
                 Report(
                     round=last_round,
@@ -267,6 +302,7 @@ class Agent:
                     bytes_up=self._link.bytes_up,
                     bytes_down=self._link.bytes_down,
                     results=self._answers.given,
+                    energy=energy,
                 )
             )
 
@@ -274,7 +310,7 @@ class Agent:
         """Say where the replica stands, to be sent what it lacks; not in a burst, since each is answered in full."""
         if at_once or time.monotonic() >= self._synced_at + RESEND_S:
             self._synced_at = time.monotonic()
-            replica, power = self._state.replica, read_power()
+            replica, now = self._state.replica, self._conditions()
             self._publish(
                 Sync(
                     key=self._state.signer.public,
@@ -283,10 +319,20 @@ class Agent:
                     round=replica.round,
                     head=replica.head,
                     examples=len(self._examples()),
-                    battery=power.battery,
-                    charging=power.charging,
+                    battery=now.battery,
+                    charging=now.charging,
+                    willing=not self._judge(now),
                 )
             )
+
+    def _judge(self, now: Conditions) -> str:
+        """Why it takes part in no round under these conditions, said when it changes; "" where it does."""
+        self._fares = now
+        reason = self._limits.refusal(now)
+        if reason != self._unwilling:
+            log.warning(f"takes part in no round now: {reason}" if reason else "takes part in rounds again")
+            self._unwilling = reason
+        return reason
 
     def _send(self, message: Result | Decline | Report) -> None:
         self._reports += isinstance(message, Report)
@@ -298,7 +344,8 @@ class Agent:
         topic = self._topics.state(device) if retain else self._topics.up(device)
         self._said_at = time.monotonic()
         useful = IDLE_S if isinstance(message, Sync) else 0.0  # by then it has said so anew
-        self._link.publish(topic, self._sign(message), retain, useful)
+        with self._recorder.phase(NETWORK):
+            self._link.publish(topic, self._sign(message), retain, useful)
 
     def _sign(self, message: Message) -> bytes:
         return self._state.signer.sign(encode(message), self._scope(self._state.device))

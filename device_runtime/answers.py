@@ -16,7 +16,7 @@ from device_runtime.phases import SILENT, TOKENISE, Recorder
 from device_runtime.plan import Plan
 from device_runtime.prefix import PrefixCache
 from device_runtime.state import PREFIX, DeviceState
-from device_runtime.wire import Decline, Result, fingerprint
+from device_runtime.wire import Decline, Energy, Result, fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -30,13 +30,21 @@ class Answers:
     """
 
     def __init__(
-        self, engine: Engine, state: DeviceState, examples: Callable[[], DataStore], recorder: Recorder = SILENT
+        self,
+        engine: Engine,
+        state: DeviceState,
+        examples: Callable[[], DataStore],
+        unwilling: Callable[[], str] = lambda: "",
+        recorder: Recorder = SILENT,
+        spent: Callable[[int], tuple[Energy, ...]] = lambda round: (),
     ) -> None:
         """Prepare the graphs.
 
         Args:
             examples: gives those to measure on, asked anew for each plan.
+            unwilling: says why the device takes part in no round now; "" where it does.
             recorder: is told what phase of the work it is.
+            spent: says what a round has taken so far, where that is known.
 
         Raises:
             BundleError, EngineError: the graphs cannot run.
@@ -45,6 +53,8 @@ class Answers:
         self.forward = Forward(engine, state.replica, recorder)
         self._state = state
         self._examples = examples
+        self._unwilling = unwilling
+        self._spent = spent
         self._cache = PrefixCache(state.folder / PREFIX)
         self._last: tuple[Plan, Result | Decline] | None = None
 
@@ -56,6 +66,8 @@ class Answers:
         return self._last[1]
 
     def _measure(self, plan: Plan) -> Result | Decline:
+        if reason := self._unwilling():
+            return Decline(plan.round, reason, passing=True)
         start = time.perf_counter()
         digest = self._state.replica.digest() if plan.digest else b""
         try:
@@ -64,10 +76,18 @@ class Answers:
             measured = measure(self.forward, examples, plan, self._state.device, self._cache)
         except FedSPZOError as error:
             log.warning("the plan of round %d cannot be carried out: %s", plan.round, error)
-            return Decline(plan.round, str(error)[:200])
+            return Decline(plan.round, str(error)[:200], passing=False)
         if not all(map(math.isfinite, (measured.loss, *measured.scalars))):
-            return Decline(plan.round, "its loss is not finite: the model has diverged; lower the learning rates")
+            reason = "its loss is not finite: the model has diverged; lower the learning rates"
+            return Decline(plan.round, reason, passing=False)
         seconds = time.perf_counter() - start
         return Result(
-            plan.round, fingerprint(plan), measured.scalars, measured.loss, measured.examples, seconds, digest
+            round=plan.round,
+            plan=fingerprint(plan),
+            scalars=measured.scalars,
+            loss=measured.loss,
+            examples=measured.examples,
+            seconds=seconds,
+            digest=digest,
+            energy=self._spent(plan.round) if plan.energy else (),
         )

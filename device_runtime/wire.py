@@ -41,6 +41,7 @@ class Sync:
         examples: examples it holds.
         battery: charge between 0 and 1; 1 where there is no battery.
         charging: whether it is connected to power.
+        willing: whether its conditions allow it to take part in rounds now.
     """
 
     key: bytes
@@ -51,6 +52,22 @@ class Sync:
     examples: int
     battery: float
     charging: bool
+    willing: bool
+
+
+@dataclass(frozen=True)
+class Energy:
+    """What work took, above what the device takes when it is idle.
+
+    Attributes:
+        joules: as measured or estimated.
+        uncertainty: of ``joules``, one standard deviation.
+        estimated: no sensor was read: operations were counted and priced.
+    """
+
+    joules: float
+    uncertainty: float
+    estimated: bool
 
 
 @dataclass(frozen=True)
@@ -65,6 +82,7 @@ class Result:
         examples: examples used.
         seconds: time the local steps took.
         digest: of the replica that the round started from, or empty when the plan did not ask.
+        energy: what the round's work took so far, once; empty when the plan did not ask or the device does not know.
     """
 
     round: int
@@ -74,14 +92,22 @@ class Result:
     examples: int
     seconds: float
     digest: bytes
+    energy: tuple[Energy, ...] = ()
 
 
 @dataclass(frozen=True)
 class Decline:
-    """Device → server: it does not answer the round's plan, and why."""
+    """Device → server: it does not answer the round's plan, and why.
+
+    Attributes:
+        round: the plan's round.
+        reason: in words.
+        passing: its conditions do not allow it now; it says so in a :class:`Sync` when they do.
+    """
 
     round: int
     reason: str
+    passing: bool
 
 
 @dataclass(frozen=True)
@@ -151,6 +177,7 @@ class Report:
         rss_bytes: peak resident memory of the process.
         bytes_up, bytes_down: payload published and received.
         results: results sent.
+        energy: what all its work took, once; empty when the device does not know.
     """
 
     round: int
@@ -159,6 +186,7 @@ class Report:
     bytes_up: int
     bytes_down: int
     results: int
+    energy: tuple[Energy, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -199,7 +227,7 @@ _KINDS: dict[int, type[Any]] = {
 }  # fmt: skip
 _NUMBERS = {kind: number for number, kind in _KINDS.items()}
 #: Class → field name → type, in the order of the wire.
-_HINTS = {kind: get_type_hints(kind) for kind in (*_NUMBERS, Block, Contribution)}
+_HINTS = {kind: get_type_hints(kind) for kind in (*_NUMBERS, Block, Contribution, Energy)}
 
 
 def encode(message: Message) -> bytes:

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import math
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedspzo.broker_options import add_broker_options, make_access
+from fedspzo.energy.options import add_price_option, add_root_option
+
+if TYPE_CHECKING:
+    from device_runtime.conditions import Limits
 
 DATA_HELP = (
     "labelled examples: JSON lines, .csv, .tsv or .parquet, or a data set as hub:NAME:SPLIT, hub:NAME:CONFIG:SPLIT"
@@ -30,6 +37,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--show-key", action="store_true", help="print the device's line for the server's --admit file, and end"
     )
+    limits = parser.add_argument_group("when to take part", "outside these limits the device only follows the journal")
+    limits.add_argument("--min-battery", type=float, default=0.0, metavar="PERCENT", help="at least so much charge")
+    limits.add_argument(
+        "--max-temperature", type=float, default=math.inf, metavar="CELSIUS", help="no sensor hotter than this"
+    )
+    limits.add_argument("--only-charging", action="store_true", help="only while connected to power")
+    limits.add_argument(
+        "--only-unmetered", action="store_true", help="not over a modem, or what NetworkManager takes for metered"
+    )
+    energy = parser.add_argument_group("energy", "joules are kept by round in the state folder, see fedspzo energy")
+    energy.add_argument(
+        "--energy", metavar="SOURCE", help="measure by one of fedspzo energy sources, or auto: the first"
+    )
+    energy.add_argument(
+        "--energy-idle", type=float, default=10.0, metavar="S", help="seconds to stay idle at the start (%(default)s)"
+    )
+    add_root_option(energy)
+    add_price_option(energy)
     parser.add_argument("--threads", type=int, default=1, help="threads of the engine and for weights (%(default)s)")
     parser.add_argument(
         "--ahead",
@@ -42,11 +67,15 @@ def run(options: argparse.Namespace) -> None:
     """Run until the job ends, or say by which key the device is known."""
     from device_runtime.agent import Agent
     from device_runtime.bundle import Bundle
+    from device_runtime.energy.book import Book
+    from device_runtime.energy.sampler import Sampler
     from device_runtime.engines import create_engine
     from device_runtime.errors import BrokerError
     from device_runtime.live_data import LiveData
+    from device_runtime.phases import IDLE
     from device_runtime.state import DeviceState, read_identity
     from device_runtime.wire import Ack
+    from fedspzo.energy.options import make_source
 
     access = make_access(options)
     if options.access and options.id not in (None, access.user):
@@ -58,6 +87,8 @@ def run(options: argparse.Namespace) -> None:
         name, key = read_identity(options.state, device)
         print(name, key.hex(), flush=True)
         return
+    limits = make_limits(options)
+    source = make_source(options, lambda: agent.flops)
     bundle = Bundle(options.bundle)
     engine = create_engine(options.engine, options.threads)
     state = DeviceState(options.state, bundle, device, options.afresh, options.threads, options.ahead)
@@ -70,4 +101,26 @@ def run(options: argparse.Namespace) -> None:
     def observe(ack: Ack) -> None:
         print(f"round {ack.round}: {'counted' if ack.counted else 'too late'}", flush=True)
 
-    Agent(access, options.job, engine, state, data.current, observe).run()
+    book = Book(source, options.state) if source else None
+    agent = Agent(access, options.job, engine, state, data.current, observe, limits, book=book)
+    if book is None:
+        agent.run()
+        return
+    with Sampler(book.sample):
+        with book.timer.phase(IDLE):
+            time.sleep(options.energy_idle if options.energy else 0.0)
+        agent.run()
+
+
+def make_limits(options: argparse.Namespace) -> Limits:
+    """The limits that the options describe. Raises StateError when this machine cannot keep them."""
+    from device_runtime.conditions import Limits, read_conditions
+    from device_runtime.errors import StateError
+
+    if not 0 <= options.min_battery <= 100:
+        raise StateError(f"--min-battery is a percentage from 0 to 100, not {options.min_battery:g}")
+    if math.isnan(options.max_temperature):
+        raise StateError("--max-temperature is a number of degrees Celsius")
+    if options.max_temperature < math.inf and math.isnan(read_conditions().temperature_c):
+        raise StateError("this machine has no temperature sensor under /sys/class; leave out --max-temperature")
+    return Limits(options.min_battery / 100, options.max_temperature, options.only_charging, options.only_unmetered)

@@ -5,13 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fedspzo.commands.device import DATA_HELP
+from fedspzo.energy.options import add_price_option, add_root_option, make_places
 from fedspzo.method import add_method_options, make_blocks
-
-if TYPE_CHECKING:
-    from device_runtime.energy.find import Places
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--idle", type=float, default=10.0, metavar="S", help="seconds of idleness before (%(default)s)"
     )
     measure.add_argument("--interval", type=float, default=1.0, metavar="S", help="between readings (%(default)s)")
-    measure.add_argument("--source", metavar="NAME", help="one of energy sources (default: the first)")
+    measure.add_argument("--source", dest="energy", metavar="NAME", help="one of energy sources (default: the first)")
     measure.add_argument(
         "--csv", type=Path, metavar="FILE", help="an external meter's log, read when the steps are done"
     )
@@ -51,27 +48,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         subparser.add_argument(
             "--offset", default="0", metavar="S", help="to add to the log's times, or 'edges': find it (%(default)s)"
         )
-
-
-def add_root_option(parser: argparse.ArgumentParser) -> None:
-    """Where sensors are looked for."""
-    parser.add_argument(
-        "--energy-root", type=Path, metavar="DIR", help="look for sensors under DIR/sys, as in a container (default: /)"
-    )
-
-
-def add_price_option(parser: argparse.ArgumentParser) -> None:
-    """The way to an estimate."""
-    parser.add_argument(
-        "--joules-per-flop", type=float, metavar="X", help="do not measure: ESTIMATE by counted operations at X J each"
-    )
-
-
-def make_places(options: argparse.Namespace) -> Places:
-    """Where to look for sensors."""
-    from device_runtime.energy.find import Places
-
-    return Places.under(options.energy_root) if options.energy_root else Places()
 
 
 def run(options: argparse.Namespace) -> None:
@@ -106,8 +82,6 @@ def _measure(options: argparse.Namespace) -> None:
     from device_runtime.bundle import Bundle
     from device_runtime.data import load_data
     from device_runtime.energy.external import read_log
-    from device_runtime.energy.find import choose_source
-    from device_runtime.energy.flops import Estimate
     from device_runtime.energy.meter import Meter
     from device_runtime.energy.timeline import TICK_S, Recording, settle
     from device_runtime.engines import create_engine
@@ -116,6 +90,7 @@ def _measure(options: argparse.Namespace) -> None:
     from device_runtime.phases import PhaseTimer
     from device_runtime.replica import Replica, check_cut
     from fedspzo.energy.measure import Course, take_course
+    from fedspzo.energy.options import make_source
     from fedspzo.energy.report import account_lines, describe_account
 
     bundle = Bundle(options.bundle)
@@ -123,21 +98,17 @@ def _measure(options: argparse.Namespace) -> None:
     check_cut(bundle, blocks)
     if options.steps < 1 or options.idle < 0 or options.interval <= 0:
         raise EnergyError("--steps is at least 1, --idle at least 0, --interval more than 0")
-    if sum(map(bool, (options.source, options.csv, options.joules_per_flop))) > 1:
-        raise EnergyError("--source, --csv and --joules-per-flop are ways of their own; give one")
-    if options.joules_per_flop is not None and not 0 < options.joules_per_flop < 1:
-        raise EnergyError("--joules-per-flop is a positive number of joules, such as 2e-10")
+    if options.csv and (options.energy or options.joules_per_flop is not None):
+        raise EnergyError("--csv is a way of its own; leave out --source and --joules-per-flop")
     offset = parse_offset(options.offset)
-    source = None
-    if not options.csv and not options.timeline and options.joules_per_flop is None:
-        source = choose_source(options.source or "auto", make_places(options))
+    if options.joules_per_flop is None and not options.csv and not options.timeline:
+        options.energy = options.energy or "auto"
+    source = make_source(options, lambda: forward.flops)
     timer = PhaseTimer()
     replica = Replica(bundle, threads=options.threads, ahead=options.ahead)
     forward = Forward(create_engine(options.engine, options.threads), replica, timer)
     store = load_data(options.data, bundle)
     course = Course(options.idle, options.steps, blocks, options.epsilon, bundle.manifest.batch)
-    if options.joules_per_flop is not None:
-        source = Estimate(lambda: forward.flops, options.joules_per_flop)
     if source is not None:
         meter = Meter(source, timer)
         share = take_course(course, forward, store, timer, meter.sample, options.interval)

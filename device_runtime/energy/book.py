@@ -1,0 +1,134 @@
+"""What a device's work takes, round by round: said to the server that asks for it, and kept in the state folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from device_runtime.conditions import Conditions
+from device_runtime.energy.ledger import Amount
+from device_runtime.energy.meter import Meter, complete
+from device_runtime.energy.source import Source
+from device_runtime.errors import EnergyError, StateError
+from device_runtime.phases import PhaseTimer
+from device_runtime.wire import Energy
+
+log = logging.getLogger(__name__)
+
+FILE = "energy.jsonl"
+_T = TypeVar("_T")
+
+
+class Book:
+    """Keeps account of one device.
+
+    Attributes:
+        timer: is told what the device does.
+    """
+
+    def __init__(self, source: Source, folder: Path) -> None:
+        """Start with what is in the folder of the device's state."""
+        self.timer = PhaseTimer()
+        self._meter = Meter(source, self.timer)
+        self._source = source
+        self._file = folder / FILE
+        self._losses: dict[int, float] = {}
+        self._failed = False
+
+    def sample(self) -> None:
+        """Read the source. Raises EnergyError when it contradicts itself."""
+        self._meter.sample()
+
+    def spent(self, round: int) -> tuple[Energy, ...]:
+        """What a round's work took so far, once; nothing where the source has not shown enough."""
+        return self._say(self._try(lambda: self._meter.round(round)))
+
+    def total(self) -> tuple[Energy, ...]:
+        """What all work took, once; nothing where the source has not shown enough."""
+        account = self._try(self._meter.account)
+        return self._say(complete(account.work) if account else None)
+
+    def note(self, round: int, loss: float) -> None:
+        """Keep the loss that a round measured beside its joules."""
+        self._losses[round] = loss
+
+    def write(self, now: Conditions) -> None:
+        """Append the rounds whose readings are all in to the file.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        lines = [
+            json.dumps(self._record(round, work, phases, now)) + "\n"
+            for round, work, phases in self._meter.closed_rounds()
+            if work.seconds
+        ]
+        try:
+            if lines:
+                with self._file.open("a", encoding="utf-8") as file:
+                    file.writelines(lines)
+        except OSError as error:
+            raise StateError(f"{self._file} cannot be written: {error.strerror}") from None
+
+    def _record(self, round: int, work: Amount, phases: Mapping[str, Amount], now: Conditions) -> dict[str, Any]:
+        facts = self._source.facts
+        return {
+            "round": round,
+            "source": self._source.name,
+            "measured": facts.measured,
+            "scope": facts.scope,
+            "remarks": list(facts.remarks),
+            "joules": work.joules,
+            "uncertainty": work.uncertainty,
+            "seconds": work.seconds,
+            "covered": work.covered,
+            "loss": self._losses.pop(round, None),
+            "phases": {name: [amount.joules, amount.uncertainty, amount.seconds] for name, amount in phases.items()},
+            "battery": now.battery,
+            "charging": now.charging,
+            "temperature_c": now.temperature_c if np.isfinite(now.temperature_c) else None,
+            "throttled": now.throttled,
+        }
+
+    def _say(self, amount: Amount | None) -> tuple[Energy, ...]:
+        if amount is None:
+            return ()
+        joules, uncertainty = (float(np.float32(number)) for number in (amount.joules, amount.uncertainty))
+        return (Energy(joules, uncertainty, not self._source.facts.measured),)
+
+    def _try(self, ask: Callable[[], _T]) -> _T | None:
+        """What the meter says; nothing, and a complaint once, when its source contradicts itself."""
+        try:
+            self._meter.sample()
+            return ask()
+        except EnergyError as error:
+            if not self._failed:
+                self._failed = True
+                log.warning("energy is not measured any more: %s", error)
+            return None
+
+
+def read_book(folder: Path) -> list[dict[str, Any]]:
+    """The rounds that a device has kept account of; a line that a killed process left half is passed over.
+
+    Raises:
+        EnergyError: there is no account.
+    """
+    try:
+        lines = (folder / FILE).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise EnergyError(f"{folder / FILE} cannot be read ({error}); was the device run with --energy?") from None
+    records = []
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and isinstance(record.get("joules"), float):
+            records.append(record)
+    return records
