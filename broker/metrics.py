@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from device_runtime.errors import BrokerError
@@ -58,7 +58,12 @@ class _Collector(Collector):
             "digests_differing", "Replicas that differed from the server's", counts.get("digests differing", 0)
         )
         joules = {"measured": now.measured_joules, "estimated": now.estimated_joules}
-        yield _counters("joules", "What results took devices above idle, where they say so", "how", joules)
+        family = GaugeMetricFamily(  # no counter: what is above idle may be less than nothing
+            "fedspzo_joules", "What results took devices above idle, where they say so", labels=["how"]
+        )
+        for how, value in joules.items():
+            family.add_metric([how], value)
+        yield family
         yield _gauge("round", "Last closed round", now.round)
         yield _gauge("open_results", "Results that the open round has", now.results)
         yield _gauge("open_asked", "Devices that the open round asked", now.asked)
@@ -72,7 +77,7 @@ def _counter(name: str, help: str, value: float) -> Metric:
     return CounterMetricFamily(f"fedspzo_{name}", help, value)
 
 
-def _counters(name: str, help: str, label: str, values: Mapping[str, float]) -> Metric:
+def _counters(name: str, help: str, label: str, values: dict[str, int]) -> Metric:
     family = CounterMetricFamily(f"fedspzo_{name}", help, labels=[label])
     for text, value in values.items():
         family.add_metric([text], value)

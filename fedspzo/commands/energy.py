@@ -143,4 +143,23 @@ def parse_offset(text: str) -> float | None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    raise NotImplementedError
+    from device_runtime.energy.external import read_log
+    from device_runtime.energy.timeline import Timeline, settle
+    from device_runtime.errors import EnergyError
+    from fedspzo.energy.report import account_lines, describe_account
+    from fedspzo.energy.rounds import describe_rounds, read_rounds, rounds_lines
+
+    if options.run.is_file():
+        if not options.csv:
+            raise EnergyError(f"{options.run} is a timeline: give the meter's log of that time with --csv")
+        timeline = Timeline.read(options.run)
+        account = settle(timeline, read_log(options.csv), parse_offset(options.offset))
+        described, lines = describe_account(account, timeline.steps), account_lines(account, timeline.steps)
+    else:
+        if options.csv:
+            raise EnergyError("--csv goes with a timeline, which energy measure --timeline writes")
+        rounds, beside = read_rounds(options.run)
+        described = describe_rounds(rounds)
+        lines = rounds_lines(described, beside)
+        described |= beside
+    print(json.dumps(described) if options.json else "\n".join(lines))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from device_runtime.energy.ledger import Amount
 from device_runtime.energy.meter import Account
 from device_runtime.energy.source import COUNTER, Facts
 from device_runtime.phases import IDLE
+from device_runtime.wire import Energy
+
+if TYPE_CHECKING:
+    from broker.rounds import Spending
 
 #: Phases in the order of a step; blocks' forward passes come where "forward" stands.
 _ORDER = ("tokenise", "perturb", "forward", "apply", "network", "other", "idle")
@@ -88,6 +92,24 @@ def account_lines(account: Account, steps: int) -> list[str]:
     if account.facts.measured and uncertainty > 0.1 * abs(joules):
         lines.append("that is uncertain by more than a tenth: take more --steps, or a longer --idle")
     return lines
+
+
+def describe_energy(energy: Sequence[Energy]) -> dict[str, Any]:
+    """What a message says of energy, as plain values; nothing where it says nothing."""
+    names = {"joules": "joules", "uncertainty": "joules_uncertainty", "estimated": "joules_estimated"}
+    return {names[name]: value for said in energy for name, value in asdict(said).items()}
+
+
+def describe_spending(spending: Spending | None) -> dict[str, Any]:
+    """What a round took its devices, as plain values; nothing where none said so."""
+    if spending is None:
+        return {}
+    return {
+        "joules": spending.joules,
+        "joules_uncertainty": spending.uncertainty,
+        "joules_devices": spending.devices,
+        "joules_estimated": spending.estimated,
+    }
 
 
 def _per(amount: Amount, steps: int) -> tuple[float, float]:
