@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -103,19 +104,26 @@ SOURCES: dict[str, tuple[Make, Open, float]] = {
 }  # fmt: skip
 
 
-def measured(name: str, folder: Path, spans: list[Span]) -> tuple[World, Account]:
-    make, open_source, period = SOURCES[name]
-    world = World(make(folder), period)
-    meter = Meter(open_source(world.sensor, world), world.timer)
-    meter.sample()
-    world.live(spans, meter.sample)
-    meter.sample(final=True)
-    return world, meter.account()
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[World, Account]]:
+    """An hour of a source of a name, and what was made of it."""
+
+    @functools.cache
+    def live(name: str) -> tuple[World, Account]:
+        make, open_source, period = SOURCES[name]
+        world = World(make(tmp_path_factory.mktemp("sensor")), period)
+        meter = Meter(open_source(world.sensor, world), world.timer)
+        meter.sample()
+        world.live(hour(), meter.sample)
+        meter.sample(final=True)
+        return world, meter.account()
+
+    return live
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_an_hour_at_one_hertz(name: str, tmp_path: Path) -> None:
-    world, account = measured(name, tmp_path, hour())
+def test_an_hour_at_one_hertz(name: str, measured: Callable[[str], tuple[World, Account]]) -> None:
+    world, account = measured(name)
     assert account.joules == pytest.approx(world.joules, rel=0.01)
     assert account.seconds == pytest.approx(world.now)
     assert not account.missed
@@ -129,9 +137,9 @@ def test_an_hour_at_one_hertz(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["rapl", "jetson", "pi5", "battery's power"])
-def test_phases_are_told_apart(name: str, tmp_path: Path) -> None:
+def test_phases_are_told_apart(name: str, measured: Callable[[str], tuple[World, Account]]) -> None:
     """By sources that keep up with them: each phase's joules above idle are the world's, but for its edges."""
-    world, account = measured(name, tmp_path, hour())
+    world, account = measured(name)
     for phase in (PERTURB, BLOCK_1, BLOCK_2):
         truth = sum(joules for (_, name), joules in world.by_phase.items() if name == phase)
         truth -= IDLE_W * account.phases[phase].seconds

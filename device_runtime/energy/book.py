@@ -16,11 +16,11 @@ from device_runtime.energy.meter import Meter, complete
 from device_runtime.energy.source import Source
 from device_runtime.errors import EnergyError, StateError
 from device_runtime.phases import PhaseTimer
+from device_runtime.state import ENERGY
 from device_runtime.wire import Energy
 
 log = logging.getLogger(__name__)
 
-FILE = "energy.jsonl"
 _T = TypeVar("_T")
 
 
@@ -36,7 +36,8 @@ class Book:
         self.timer = PhaseTimer()
         self._meter = Meter(source, self.timer)
         self._source = source
-        self._file = folder / FILE
+        self._file = folder / ENERGY
+        self._described: dict[str, Any] = {}
         self._losses: dict[int, float] = {}
         self._failed = False
 
@@ -58,31 +59,31 @@ class Book:
         self._losses[round] = loss
 
     def write(self, now: Conditions) -> None:
-        """Append the rounds whose readings are all in to the file.
+        """Append the rounds whose readings are all in to the file, below what is known of their source.
 
         Raises:
             StateError: it cannot be written.
         """
-        lines = [
-            json.dumps(self._record(round, work, phases, now)) + "\n"
-            for round, work, phases in self._meter.closed_rounds()
-            if work.seconds
-        ]
-        try:
-            if lines:
-                with self._file.open("a", encoding="utf-8") as file:
-                    file.writelines(lines)
-        except OSError as error:
-            raise StateError(f"{self._file} cannot be written: {error.strerror}") from None
-
-    def _record(self, round: int, work: Amount, phases: Mapping[str, Amount], now: Conditions) -> dict[str, Any]:
+        records = [self._record(*closed, now) for closed in self._meter.closed_rounds() if closed[1].seconds]
         facts = self._source.facts
-        return {
-            "round": round,
+        described = {
             "source": self._source.name,
             "measured": facts.measured,
             "scope": facts.scope,
             "remarks": list(facts.remarks),
+        }
+        try:
+            if records:
+                with self._file.open("a", encoding="utf-8") as file:
+                    new = [described] if described != self._described else []
+                    file.writelines(json.dumps(record) + "\n" for record in (*new, *records))
+                self._described = described
+        except OSError as error:
+            raise StateError(f"{self._file} cannot be written: {error.strerror}") from None
+
+    def _record(self, round: int, work: Amount, phases: Mapping[str, Amount], now: Conditions) -> dict[str, Any]:
+        return {
+            "round": round,
             "joules": work.joules,
             "uncertainty": work.uncertainty,
             "seconds": work.seconds,
@@ -114,21 +115,26 @@ class Book:
 
 
 def read_book(folder: Path) -> list[dict[str, Any]]:
-    """The rounds that a device has kept account of; a line that a killed process left half is passed over.
+    """The rounds that a device has kept account of, each with what is known of its source.
+
+    A line that a killed process left half is passed over.
 
     Raises:
         EnergyError: there is no account.
     """
     try:
-        lines = (folder / FILE).read_text(encoding="utf-8").splitlines()
+        lines = (folder / ENERGY).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise EnergyError(f"{folder / FILE} cannot be read ({error}); was the device run with --energy?") from None
-    records = []
+        raise EnergyError(f"{folder / ENERGY} cannot be read ({error}); was the device run with --energy?") from None
+    records: list[dict[str, Any]] = []
+    source: dict[str, Any] = {}
     for line in lines:
         try:
             record = json.loads(line)
         except ValueError:
             continue
-        if isinstance(record, dict) and isinstance(record.get("joules"), float):
-            records.append(record)
+        if isinstance(record, dict) and "source" in record:
+            source = record
+        elif isinstance(record, dict) and "round" in record and source:
+            records.append(source | record)
     return records

@@ -150,7 +150,7 @@ def align_edges(log: Log, times: Sequence[float], busy: Sequence[float], most: f
 
     Args:
         times: moments of the device's clock, rising.
-        busy: share of the time before each, since the one before it, that was work and not waiting.
+        busy: share of the time around each that was work and not waiting.
         most: seconds by which the first moments of both may differ, either way, when the log's times are the clock's;
             else anything that keeps the log over the work is tried.
 

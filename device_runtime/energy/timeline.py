@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections import defaultdict
@@ -127,8 +128,9 @@ class _Player:
 
 
 def _busy(ticks: Sequence[Tick]) -> tuple[list[float], list[float]]:
-    """The ends of the ticks after the first, and the share of each that was work."""
-    return [tick.at for tick in ticks[1:]], [_share(tick.phases) for tick in ticks[1:]]
+    """The middles of the spans between ticks, and the share of each that was work."""
+    middles = [(before.at + tick.at) / 2 for before, tick in itertools.pairwise(ticks)]
+    return middles, [_share(tick.phases) for tick in ticks[1:]]
 
 
 def _share(phases: Seconds) -> float:

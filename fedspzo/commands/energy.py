@@ -42,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     measure.add_argument("--timeline", type=Path, metavar="FILE", help="keep what was done when, for a log to come")
     add_price_option(measure)
     add_method_options(measure)
-    report.add_argument("run", type=Path, metavar="PATH", help="a run, a server's or device's state, or a timeline")
+    report.add_argument("path", type=Path, metavar="PATH", help="a run, a server's or device's state, or a timeline")
     report.add_argument("--csv", type=Path, metavar="FILE", help="an external meter's log of a timeline's time")
     for subparser in (measure, report):
         subparser.add_argument(
@@ -149,16 +149,16 @@ def _report(options: argparse.Namespace) -> None:
     from fedspzo.energy.report import account_lines, describe_account
     from fedspzo.energy.rounds import describe_rounds, read_rounds, rounds_lines
 
-    if options.run.is_file():
+    if options.path.is_file():
         if not options.csv:
-            raise EnergyError(f"{options.run} is a timeline: give the meter's log of that time with --csv")
-        timeline = Timeline.read(options.run)
+            raise EnergyError(f"{options.path} is a timeline: give the meter's log of that time with --csv")
+        timeline = Timeline.read(options.path)
         account = settle(timeline, read_log(options.csv), parse_offset(options.offset))
         described, lines = describe_account(account, timeline.steps), account_lines(account, timeline.steps)
     else:
         if options.csv:
             raise EnergyError("--csv goes with a timeline, which energy measure --timeline writes")
-        rounds, beside = read_rounds(options.run)
+        rounds, beside = read_rounds(options.path)
         described = describe_rounds(rounds)
         lines = rounds_lines(described, beside)
         described |= beside

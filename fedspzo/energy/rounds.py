@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from broker.store import DATABASE, read_history
-from device_runtime.energy.book import FILE, read_book
+from device_runtime.energy.book import read_book
 from device_runtime.errors import EnergyError
+from device_runtime.state import ENERGY
 from fedspzo.run_folder import SERVER
 
 #: The share of the rounds at either end that tell how far the loss has fallen.
@@ -58,11 +59,11 @@ def read_rounds(folder: Path) -> tuple[list[Spent], dict[str, Any]]:
                 f"no device told {server} of joules; run fedspzo server with --energy, and devices with --energy SOURCE"
             )
         return rounds, {"of": "server", "rounds_in_all": len(history)}
-    if not (folder / FILE).is_file():
+    if not (folder / ENERGY).is_file():
         raise EnergyError(f"{folder} is neither a run nor the state of a server, nor of a device run with --energy")
     records = {record["round"]: record for record in read_book(folder)}  # a round that was measured again counts once
     if not records:
-        raise EnergyError(f"{folder / FILE} has no round yet")
+        raise EnergyError(f"{folder / ENERGY} has no round yet")
     rounds = [
         Spent(r["round"], r["joules"], r["uncertainty"], 1, not r["measured"], r["loss"]) for r in records.values()
     ]
