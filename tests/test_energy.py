@@ -329,6 +329,18 @@ def test_a_sensor_that_is_unplugged(tmp_path: Path) -> None:
     assert account.joules == pytest.approx(480, rel=0.02)
 
 
+def test_a_counter_that_never_moves_says_nothing() -> None:
+    """A gauge that counts in whole per cents, over a minute: no joules, rather than none with certainty."""
+    world = World(JavaPhone(quantum=35_000), joules=1000.0)
+    world.sensor.show(1000.0, 2.0)
+    meter = Meter(phone_source("android-charge", world.sensor), world.timer)  # type: ignore[arg-type]
+    meter.sample()
+    world.live([Span(20, IDLE, 2.0), Span(20, BLOCK_1, 4.0, 1)], meter.sample)
+    assert meter.round(1) is None
+    with pytest.raises(EnergyError, match="'android-charge' has not moved yet, .* measure for longer"):
+        meter.account()
+
+
 def test_what_is_not_here_is_said(tmp_path: Path) -> None:
     places = Places(tmp_path, tmp_path, tmp_path, lambda: "")
     assert {name for name, _ in find_sources(places).missing} == {"jetson", "pi5", "battery", "rapl"}

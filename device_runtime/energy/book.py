@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ import numpy as np
 from device_runtime.conditions import Conditions
 from device_runtime.energy.ledger import Amount
 from device_runtime.energy.meter import Meter, complete
+from device_runtime.energy.sampler import MOST_OF_TIME
 from device_runtime.energy.source import Source
 from device_runtime.errors import EnergyError, StateError
 from device_runtime.phases import PhaseTimer
@@ -40,6 +42,7 @@ class Book:
         self._described: dict[str, Any] = {}
         self._losses: dict[int, float] = {}
         self._failed = False
+        self._due = 0.0
 
     def sample(self) -> None:
         """Read the source. Raises EnergyError when it contradicts itself."""
@@ -47,11 +50,11 @@ class Book:
 
     def spent(self, round: int) -> tuple[Energy, ...]:
         """What a round's work took so far, once; nothing where the source has not shown enough."""
-        return self._say(self._try(lambda: self._meter.round(round)))
+        return self._say(self._try(self._refresh, lambda: self._meter.round(round)))
 
     def total(self) -> tuple[Energy, ...]:
-        """What all work took, once; nothing where the source has not shown enough."""
-        account = self._try(self._meter.account)
+        """What all work took, once, up to this moment; nothing where the source has not shown enough."""
+        account = self._try(lambda: self._meter.sample(final=True), self._meter.account)
         return self._say(complete(account.work) if account else None)
 
     def note(self, round: int, loss: float) -> None:
@@ -102,15 +105,23 @@ class Book:
         joules, uncertainty = (float(np.float32(number)) for number in (amount.joules, amount.uncertainty))
         return (Energy(joules, uncertainty, not self._source.facts.measured),)
 
-    def _try(self, ask: Callable[[], _T]) -> _T | None:
+    def _refresh(self) -> None:
+        """Read the source, unless reading took too much of the time already."""
+        started = time.perf_counter()
+        if started >= self._due:
+            self._meter.sample()
+            ended = time.perf_counter()
+            self._due = ended + (ended - started) / MOST_OF_TIME
+
+    def _try(self, refresh: Callable[[], None], ask: Callable[[], _T]) -> _T | None:
         """What the meter says; nothing, and a complaint once, when its source contradicts itself."""
         try:
-            self._meter.sample()
+            refresh()
             return ask()
         except EnergyError as error:
             if not self._failed:
                 self._failed = True
-                log.warning("energy is not measured any more: %s", error)
+                log.warning("energy is not told: %s", error)
             return None
 
 

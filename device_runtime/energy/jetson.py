@@ -14,8 +14,8 @@ from device_runtime.energy.source import POWER, Facts, Gap, find_number, find_te
 
 HWMON = Path("/sys/class/hwmon")
 NAME = "jetson"
-#: Rails that all others hang on.
-TOTALS = ("VDD_IN", "POM_5V_IN", "VIN_SYS_IN")
+#: Rails that all others of their board hang on.
+TOTALS = ("VDD_IN", "POM_5V_IN")
 #: The monitor's least step at its shunt in µV, and the shunt that most boards have, in µΩ.
 _STEP_UV, _SHUNT_UOHM = 40, 5000
 #: Seconds to go through three rails where the driver does not say, and the scale's uncertainty with its shunt's.
@@ -43,7 +43,11 @@ class Jetson:
         total = [rail for rail in rails if rail.label in TOTALS]
         self._rails = total[:1] or rails
         labels = ", ".join(rail.label for rail in self._rails)
-        said = "" if total else f"the board has no rail for its whole input: {labels} are added up"
+        said = (
+            ""
+            if total
+            else f"the board has no rail for its whole input: {labels} are added up (twice, what one feeds another)"
+        )
         resolution = math.hypot(*(rail.step * read_number(rail.millivolts) / 1e3 for rail in self._rails))
         scope = f"the board's input ({labels})" if total else f"the board's rails ({labels})"
         self.facts = Facts(POWER, resolution, period, GAIN, scope, tuple(filter(None, (said,))))

@@ -95,10 +95,15 @@ class Meter:
                 self._take(value, final)
 
     def account(self) -> Account:
-        """What was used so far. Raises EnergyError when the source has contradicted itself."""
+        """What was used so far. Raises EnergyError when the source has contradicted itself, or shown nothing yet."""
         with self._lock:
             if self._broken is not None:
                 raise self._broken
+            if self._blind:
+                raise EnergyError(
+                    f"the counter of '{self.source.name}' has not moved yet, so nothing can be said of what was"
+                    " used; measure for longer"
+                )
             lag, facts = self._lag, self._facts
             return Account(
                 source=self.source.name,
@@ -118,6 +123,8 @@ class Meter:
         What a slow source has yet to show counts at the mean power of the work before it, and as uncertain as it is.
         """
         with self._lock:
+            if self._blind:
+                return None
             pending = sum(s for (round, phase), s in self._timer.peek().items() if round == number and phase != IDLE)
             lag = self._lag
             known, work = self._ledger.round(number, lag), self._ledger.work(lag)
@@ -166,6 +173,12 @@ class Meter:
             self._ledger.skip(now - self._since, phases)
         self._last, self._since = None, now
         return now
+
+    @property
+    def _blind(self) -> bool:
+        """Whether a counter has not moved yet: its steps may be of any size."""
+        facts = self.source.facts
+        return facts.kind == COUNTER and facts.period > 0 and self._reads > 0 and not self._moves
 
     @property
     def _facts(self) -> Facts:

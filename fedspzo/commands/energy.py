@@ -112,6 +112,7 @@ def _measure(options: argparse.Namespace) -> None:
     if source is not None:
         meter = Meter(source, timer)
         share = take_course(course, forward, store, timer, meter.sample, options.interval)
+        meter.sample(final=True)
         account = meter.account()
     else:
         recording = Recording(timer)
