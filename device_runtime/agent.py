@@ -20,13 +20,13 @@ from device_runtime.client import Will
 from device_runtime.complaints import Complaints
 from device_runtime.conditions import UNLIMITED, Conditions, Limits, read_conditions
 from device_runtime.data import DataStore
-from device_runtime.energy.book import Book
+from device_runtime.energy.book import NoBook
 from device_runtime.engines import Engine
 from device_runtime.errors import MessageError, PlanError, StateError
 from device_runtime.journal import chain
 from device_runtime.link import Connected, Link, Received
 from device_runtime.memory import peak_rss_bytes
-from device_runtime.phases import APPLY, IDLE, NETWORK, OTHER, SILENT
+from device_runtime.phases import APPLY, IDLE, NETWORK, OTHER
 from device_runtime.plan import Entry, Plan
 from device_runtime.state import DeviceState
 from device_runtime.topics import Topics
@@ -72,7 +72,7 @@ class Agent:
         observe: Callable[[Ack], None] = lambda ack: None,
         limits: Limits = UNLIMITED,
         conditions: Callable[[], Conditions] = read_conditions,
-        book: Book | None = None,
+        book: NoBook | None = None,
     ) -> None:
         """Prepare to take part.
 
@@ -94,10 +94,11 @@ class Agent:
         self._conditions = conditions
         self._fares = Conditions()
         self._unwilling = ""
-        self._book = book
-        self._recorder = book.timer if book else SILENT
-        spent = book.spent if book else lambda round: ()
-        self._answers = Answers(engine, state, examples, lambda: self._judge(conditions()), self._recorder, spent)
+        self._book = book or NoBook()
+        self._recorder = self._book.recorder
+        self._answers = Answers(
+            engine, state, examples, lambda: self._judge(conditions()), self._recorder, self._book.spent
+        )
         self._server = read_pin(state.replica.bundle.folder)
         self._topics = Topics(job)
         self._session = secrets.randbits(63)
@@ -236,8 +237,7 @@ class Agent:
                 with self._recorder.phase(APPLY):
                     self._state.apply_all(fresh)
                 self._recorder.turn_to(replica.round + 1)
-                if self._book is not None:
-                    self._book.write(self._fares)
+                self._book.write(self._fares)
                 self._settle(replica.round)
         if gap:
             self._sync()
@@ -278,7 +278,7 @@ class Agent:
         plan, self._plan = self._plan, None
         if plan is not None and plan.round == self._state.replica.round + 1:
             answer = self._answers.answer(plan)
-            if self._book is not None and isinstance(answer, Result):
+            if isinstance(answer, Result):
                 self._book.note(plan.round, answer.loss)
             self._send(answer)
 
@@ -291,9 +291,8 @@ class Agent:
         if self._last_round is None:
             self._last_round = last_round
             self._state.snapshot()
-            energy = self._book.total() if self._book else ()
-            if self._book is not None:
-                self._book.write(self._fares)
+            energy = self._book.total()
+            self._book.write(self._fares)
             self._send(
                 Report(
                     round=last_round,

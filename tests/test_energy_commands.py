@@ -220,6 +220,8 @@ def test_joules_come_to_the_server(
     assert {event.get("joules_devices") for event in rounds[20:]} == {2}
     assert {event["joules_estimated"] for event in rounds[20:]} == {1}
     devices = closing["devices"]
+    assert closing["energy"]["measured_joules"] == pytest.approx(devices["meter"]["joules"], rel=0.9)
+    assert 0 < closing["energy"]["estimated_joules"] <= devices["price"]["joules"]
     assert not devices["meter"]["joules_estimated"]
     assert devices["price"]["joules_estimated"]
     assert "joules" not in devices["silent"]

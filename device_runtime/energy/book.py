@@ -17,7 +17,7 @@ from device_runtime.energy.meter import Meter, complete
 from device_runtime.energy.sampler import MOST_OF_TIME
 from device_runtime.energy.source import Source
 from device_runtime.errors import EnergyError, StateError
-from device_runtime.phases import PhaseTimer
+from device_runtime.phases import SILENT, PhaseTimer, Recorder
 from device_runtime.state import ENERGY
 from device_runtime.wire import Energy
 
@@ -26,17 +26,45 @@ log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
-class Book:
+class NoBook:
+    """Where no account is kept; and what an account is asked for.
+
+    Attributes:
+        recorder: is told what the device does.
+    """
+
+    recorder: Recorder = SILENT
+
+    def spent(self, round: int) -> tuple[Energy, ...]:
+        """What a round's work took so far, once; nothing where that is not known."""
+        return ()
+
+    def total(self) -> tuple[Energy, ...]:
+        """What all work took, once, up to this moment; nothing where that is not known."""
+        return ()
+
+    def note(self, round: int, loss: float) -> None:
+        """Keep the loss that a round measured beside its joules."""
+
+    def write(self, now: Conditions) -> None:
+        """Keep the rounds whose readings are all in.
+
+        Raises:
+            StateError: they cannot be written.
+        """
+
+
+class Book(NoBook):
     """Keeps account of one device.
 
     Attributes:
-        timer: is told what the device does.
+        recorder: is told what the device does.
     """
 
     def __init__(self, source: Source, folder: Path) -> None:
         """Start with what is in the folder of the device's state."""
-        self.timer = PhaseTimer()
-        self._meter = Meter(source, self.timer)
+        self.recorder: PhaseTimer = PhaseTimer()
+        self._meter = Meter(source, self.recorder)
         self._source = source
         self._file = folder / ENERGY
         self._described: dict[str, Any] = {}
@@ -49,24 +77,20 @@ class Book:
         self._meter.sample()
 
     def spent(self, round: int) -> tuple[Energy, ...]:
-        """What a round's work took so far, once; nothing where the source has not shown enough."""
+        """See :class:`NoBook`."""
         return self._say(self._try(self._refresh, lambda: self._meter.round(round)))
 
     def total(self) -> tuple[Energy, ...]:
-        """What all work took, once, up to this moment; nothing where the source has not shown enough."""
+        """See :class:`NoBook`."""
         account = self._try(lambda: self._meter.sample(final=True), self._meter.account)
         return self._say(complete(account.work) if account else None)
 
     def note(self, round: int, loss: float) -> None:
-        """Keep the loss that a round measured beside its joules."""
+        """See :class:`NoBook`."""
         self._losses[round] = loss
 
     def write(self, now: Conditions) -> None:
-        """Append the rounds whose readings are all in to the file, below what is known of their source.
-
-        Raises:
-            StateError: it cannot be written.
-        """
+        """Append to the file, below what is known of their source. See :class:`NoBook`."""
         records = [self._record(*closed, now) for closed in self._meter.closed_rounds() if closed[1].seconds]
         facts = self._source.facts
         described = {

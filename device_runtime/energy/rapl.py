@@ -85,5 +85,7 @@ def find_rapl(root: Path = POWERCAP, clock: Callable[[], float] = time.monotonic
     except Gap as gap:
         unreadable = next((p for p in plain or packages if find_number(p / "energy_uj") is None), None)
         if unreadable is not None and (unreadable / "energy_uj").exists():
-            return f"{unreadable / 'energy_uj'} is root's alone; run as root, or let its group read it (chmod g+r)"
+            return (
+                f"{unreadable / 'energy_uj'} is root's alone; run as root, or have root let others read it (chmod a+r)"
+            )
         return str(gap)

@@ -107,7 +107,7 @@ def run(options: argparse.Namespace) -> None:
         agent.run()
         return
     with Sampler(book.sample):
-        with book.timer.phase(IDLE):
+        with book.recorder.phase(IDLE):
             time.sleep(options.energy_idle if options.energy else 0.0)
         agent.run()
 

@@ -83,7 +83,7 @@ def run(options: argparse.Namespace) -> None:
     from device_runtime.engines import create_engine
     from device_runtime.errors import PlanError
     from device_runtime.replica import Replica
-    from fedspzo.energy.report import describe_energy, describe_spending
+    from fedspzo.energy.report import describe_energy, describe_joules, describe_spending
 
     bundle = Bundle(options.bundle)
     job = make_job(options, bundle)
@@ -143,6 +143,7 @@ def run(options: argparse.Namespace) -> None:
         seconds=time.monotonic() - started,
         server_digest=outcome.digest.hex(),
         counts=dict(outcome.counts),
+        **({"energy": describe_joules(server.standing())} if job.energy else {}),
         devices={
             device: {
                 "digest": report.digest.hex(),

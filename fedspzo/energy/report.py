@@ -14,6 +14,7 @@ from device_runtime.wire import Energy
 
 if TYPE_CHECKING:
     from broker.rounds import Spending
+    from broker.standing import Standing
 
 #: Phases in the order of a step; blocks' forward passes come where "forward" stands.
 _ORDER = ("tokenise", "perturb", "forward", "apply", "network", "other", "idle")
@@ -110,6 +111,11 @@ def describe_spending(spending: Spending | None) -> dict[str, Any]:
         "joules_devices": spending.devices,
         "joules_estimated": spending.estimated,
     }
+
+
+def describe_joules(standing: Standing) -> dict[str, float]:
+    """What all counted results took, as plain values."""
+    return {"measured_joules": standing.measured_joules, "estimated_joules": standing.estimated_joules}
 
 
 def _per(amount: Amount, steps: int) -> tuple[float, float]:
