@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from device_runtime.bundle import Bundle
 from device_runtime.data import DataStore
 from device_runtime.energy.android import find_android, open_phone
 from device_runtime.energy.battery import infer_amperes, infer_coulombs, infer_volts
+from device_runtime.energy.book import Book
 from device_runtime.energy.find import Places, choose_source, find_sources
 from device_runtime.energy.jetson import find_jetson
 from device_runtime.energy.ledger import Lag, Ledger
@@ -24,6 +26,7 @@ from device_runtime.energy.meter import Account, Meter
 from device_runtime.energy.pmic import find_pmic
 from device_runtime.energy.power_supply import find_batteries
 from device_runtime.energy.rapl import find_rapl, unwrap
+from device_runtime.energy.sampler import Sampler
 from device_runtime.energy.source import COUNTER, Gap, Source
 from device_runtime.engines import create_engine
 from device_runtime.errors import EnergyError
@@ -251,9 +254,61 @@ def test_a_charge_that_counts_upwards() -> None:
     phone = JavaPhone()
     source = phone_source("android-charge", phone)
     source.read()
-    phone.numbers[1] += 10_000
-    assert source.read() == pytest.approx(0.01 * 3600 * 3.87)
+    for _ in range(3):
+        phone.numbers[1] += 10_000
+        joules = source.read()
+    assert joules == pytest.approx(3 * 0.01 * 3600 * 3.87)
     assert "its counter rises while the battery is used" in source.facts.remarks[-1]
+
+
+def test_a_gauge_that_corrects_itself_once() -> None:
+    phone = JavaPhone()
+    source = phone_source("android-charge", phone)
+    source.read()
+    for step in (3_000, -5_000, 1_000, -9_000):
+        phone.numbers[1] += step
+        joules = source.read()
+    assert joules == pytest.approx(0.01 * 3600 * 3.87)
+    assert not any("rises" in said for said in source.facts.remarks)
+
+
+def test_a_current_of_nothing_is_no_reading(tmp_path: Path) -> None:
+    phone = JavaPhone()
+    phone.numbers[2] = 0
+    with java():
+        found, reason = find_android(open_phone(phone))
+    assert "android-current" not in {source.name for source in found}
+    assert "property 2 reads 0, on which no phone runs" in reason
+    BatteryTree(tmp_path).show(0.0, 0.0)
+    power = of_name("battery-power", find_batteries(tmp_path))
+    with pytest.raises(Gap, match="reads 0 W, on which nothing runs"):
+        power.read()
+
+
+def test_a_source_that_contradicts_itself_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    phone = JavaPhone(scale=1000)
+    book = Book(phone_source("android-current", phone), tmp_path)
+    book.sample()
+    with book.recorder.phase(BLOCK_1):
+        book.sample()
+    phone.numbers[2] = -400_000
+    assert book.total() == ()
+    assert book.total() == ()
+    assert [record.getMessage() for record in caplog.records] == [
+        "energy is not told: the readings of 'android-current' fit no unit: -400000 cannot be mA, as smaller ones"
+        " seemed to be; choose another source"
+    ]
+
+
+def test_a_slow_source_is_read_less_often() -> None:
+    read = []
+
+    def tick() -> None:
+        read.append(time.sleep(0.05))
+
+    with Sampler(tick, 0.001):
+        time.sleep(0.3)
+    assert len(read) == 1, "the next is due when 20 s have passed"
 
 
 def test_currents_that_fit_no_unit() -> None:
@@ -289,6 +344,7 @@ def test_a_phone_with_little(tmp_path: Path) -> None:
     assert "does not support BatteryManager's property 5" in reason
     coarse = phone_source("android-current", JavaPhone(voltage=4))
     assert any("known to a volt alone" in said for said in coarse.facts.remarks)
+    assert coarse.facts.gain == pytest.approx(0.08, rel=0.1)
 
 
 def test_the_charger_in_between(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ targets). The voltage, in mV, is in the sticky broadcast ACTION_BATTERY_CHANGED.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -102,19 +103,17 @@ def _charge(phone: Phone) -> Source:
     raw = phone.property(CHARGE_COUNTER)
     if raw <= 0:
         raise Gap("the phone's charge counter is empty")
-    unit, (volts, said) = infer_coulombs(raw, phone.property(CAPACITY) / 100), _voltage(phone)
+    unit, volt = infer_coulombs(raw, phone.property(CAPACITY) / 100), _Voltage(phone)
     return Stored(
         "android-charge",
         phone.discharging,
         lambda: phone.property(CHARGE_COUNTER) * unit.factor,
-        volts,
-        battery_facts(COUNTER, unit.factor * volts(), unit.remark, said),
+        volt.read,
+        battery_facts(COUNTER, unit.factor * volt.read(), unit.remark, volt.remark, volts=volt.uncertainty),
     )
 
 
 def _average(phone: Phone) -> Source:
-    if phone.property(CURRENT_AVERAGE) == 0:
-        raise Gap("the phone's average current is 0")
     return _flow(phone, "android-average", CURRENT_AVERAGE)
 
 
@@ -123,20 +122,27 @@ def _current(phone: Phone) -> Source:
 
 
 def _flow(phone: Phone, name: str, number: int) -> Source:
-    volts, said = _voltage(phone)
-    return Flow(
-        name,
-        phone.discharging,
-        lambda: phone.property(number),
-        infer_amperes,
-        volts,
-        True,
-        battery_facts(POWER, 0.0, said),
-    )
+    volt = _Voltage(phone)
+
+    def current() -> int:
+        raw = phone.property(number)
+        if raw == 0:  # what targets older than Android 9 get where it is not supported
+            raise Gap(f"the phone's BatteryManager property {number} reads 0, on which no phone runs")
+        return raw
+
+    facts = battery_facts(POWER, 0.0, volt.remark, volts=volt.uncertainty)
+    return Flow(name, phone.discharging, current, infer_amperes, volt.read, True, facts)
 
 
-def _voltage(phone: Phone) -> tuple[Callable[[], float], str]:
-    """Reads the voltage, and what was inferred of its unit."""
-    unit = infer_volts(phone.extra("voltage"), "mV")
-    coarse = "; it is known to a volt alone, so all energies are to some 10%" if unit.name == "V" else ""
-    return lambda: phone.extra("voltage") * unit.factor, unit.remark + coarse
+class _Voltage:
+    """A phone's, in V. Attributes: ``remark``, what was inferred of its unit; ``uncertainty``, relative."""
+
+    def __init__(self, phone: Phone) -> None:
+        self._phone = phone
+        self._unit = infer_volts(phone.extra("voltage"), "mV")
+        coarse = self._unit.name == "V"
+        self.uncertainty = 1 / math.sqrt(12) / self.read() if coarse else 0.0
+        self.remark = self._unit.remark + "; it is known to a volt alone" * coarse
+
+    def read(self) -> float:
+        return self._phone.extra("voltage") * self._unit.factor

@@ -10,13 +10,15 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from device_runtime.energy.source import Facts, Gap, Source
+from device_runtime.energy.source import POWER, Facts, Gap, Source
 from device_runtime.errors import EnergyError
 
 #: Relative uncertainty of a gauge's scale, which makers rarely state: assumed.
 GAIN = 0.03
 #: Seconds between updates of a gauge, at least; most take longer, which the readings show.
 PERIOD_S = 1.0
+#: Moves of a counter that tell which way it counts.
+_TELLING = 3
 #: Why there is no reading.
 CHARGING = "the charger is connected, so the battery does not show what the device uses"
 
@@ -171,9 +173,9 @@ class Stored:
         """
         self.name, self.facts = name, facts
         self._discharging, self._holds, self._volts = discharging, holds, volts
-        self._joules = 0.0
+        self._fallen = 0.0
         self._last: tuple[float, float] | None = None
-        self._way = 0
+        self._moves: list[float] = []
         holds(), volts()
 
     def read(self) -> float:
@@ -183,16 +185,19 @@ class Stored:
             raise Gap(CHARGING)
         held, volts = self._holds(), self._volts()
         before, volts_before = self._last or (held, volts)
-        if held != before and not self._way:
-            self._way = 1 if held > before else -1
-            if self._way > 0:
-                self.facts = remark(
-                    self.facts,
-                    "its counter rises while the battery is used, which its contract has the other way round",
-                )
-        self._joules += self._way * (held - before) * (volts + volts_before) / 2
         self._last = held, volts
-        return self._joules
+        self._fallen += (before - held) * (volts + volts_before) / 2
+        if held != before and len(self._moves) < _TELLING:
+            self._moves.append(held - before)
+            if self._rises:
+                said = "its counter rises while the battery is used, which its contract has the other way round"
+                self.facts = remark(self.facts, said)
+        return -self._fallen if self._rises else self._fallen
+
+    @property
+    def _rises(self) -> bool:
+        """Whether it counts what was used: a gauge that corrects itself goes the wrong way once, not every time."""
+        return len(self._moves) == _TELLING and min(self._moves) > 0
 
 
 class Together:
@@ -212,7 +217,10 @@ class Together:
 
     def read(self) -> float:
         """See ``Source``."""
-        return math.fsum(source.read() for source in self._sources)
+        total = math.fsum(source.read() for source in self._sources)
+        if total == 0 and self.facts.kind == POWER:
+            raise Gap("the batteries' power reads 0 W, on which nothing runs")
+        return total
 
 
 def remark(facts: Facts, *remarks: str) -> Facts:
@@ -220,7 +228,12 @@ def remark(facts: Facts, *remarks: str) -> Facts:
     return replace(facts, remarks=(*facts.remarks, *filter(None, remarks)))
 
 
-def battery_facts(kind: str, resolution: float, *remarks: str) -> Facts:
-    """What all gauges have in common."""
+def battery_facts(kind: str, resolution: float, *remarks: str, volts: float = 0.0) -> Facts:
+    """What all gauges have in common.
+
+    Args:
+        volts: relative uncertainty of the voltage that their scale is multiplied by.
+    """
     assumed = f"the scale of the battery's gauge is taken to be right to {GAIN:.0%}, which its maker does not state"
-    return remark(Facts(kind, resolution, PERIOD_S, GAIN, "all that the battery feeds"), *remarks, assumed)
+    gain = math.hypot(GAIN, volts)
+    return remark(Facts(kind, resolution, PERIOD_S, gain, "all that the battery feeds"), *remarks, assumed)
