@@ -14,14 +14,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from zipfile import ZipFile
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONSTRAINTS = REPOSITORY / "constraints.txt"
+DEVICE = REPOSITORY / "deploy" / "device-litert.txt"
 EMULATOR, COMPILER, CXX_COMPILER = "qemu-aarch64-static", "aarch64-linux-gnu-gcc", "aarch64-linux-gnu-g++"
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _TOOLS = (EMULATOR, COMPILER, CXX_COMPILER, "apt-get", "dpkg-deb")
@@ -44,10 +43,14 @@ class Board:
 
     Attributes:
         python: runs the board's Python; a script of this machine's.
+        wheel: this checkout's, for the board.
+        device: folders with all that a device has installed besides Python.
         downloads: bytes that were fetched for it, by kind.
     """
 
     python: Path
+    wheel: Path
+    device: tuple[Path, ...]
     downloads: dict[str, int]
 
 
@@ -60,7 +63,7 @@ def missing() -> str:
 def make_board(folder: Path) -> Board:
     """A board in a new folder, with this checkout's package built for it."""
     wheel = build_wheel(folder / "dist")
-    root, sites = _third_party(wheel)
+    root, sites = _third_party()
     own = folder / "site"
     install(own, wheel)
     # ExecuTorch's interface is compiled on the board: by this machine's compiler for it.
@@ -74,7 +77,7 @@ def make_board(folder: Path) -> Board:
         f'exec {EMULATOR} -L {root} -cpu cortex-a72 {root}/usr/bin/python3.11 "$@"\n'
     )
     python.chmod(0o755)
-    return Board(python, json.loads((root.parent / "downloads.json").read_text()))
+    return Board(python, wheel, (own, sites[0]), json.loads((root.parent / "downloads.json").read_text()))
 
 
 def build_wheel(folder: Path) -> Path:
@@ -89,25 +92,32 @@ def platform_options(python: str = "3.11") -> list[str]:
     """Has pip choose wheels, and wheels alone, for a Debian 12 or newer on 64-bit ARM."""
     names = ("linux", "manylinux2014", *(f"manylinux_2_{minor}" for minor in range(17, 37)))
     platforms = [f"--platform={name}_aarch64" for name in names]
-    return [*platforms, f"--python-version={python}", "--implementation=cp", "--only-binary=:all:"]
+    return [*platforms, f"--python-version={python}", "--implementation=cp", "--only-binary=:all:", f"-c{CONSTRAINTS}"]
 
 
-def download(folder: Path, *wanted: str, python: str = "3.11") -> list[Path]:
-    """Fetch wheels for the board, with all that they need."""
-    options = ("--quiet", "-c", str(CONSTRAINTS), *platform_options(python))
-    _run(sys.executable, "-m", "pip", "download", *options, "-d", folder, *wanted)
+def download(folder: Path, *wanted: object) -> list[Path]:
+    """Fetch wheels for the board."""
+    _run(sys.executable, "-m", "pip", "download", "--quiet", *platform_options(), "-d", folder, *wanted)
     return sorted(folder.iterdir())
 
 
-def install(folder: Path, *wheels: object, options: Sequence[str] = ()) -> None:
-    """Unpack wheels as a board's pip would, with nothing else than is named."""
-    common = ("--quiet", "--no-deps", "--target", folder, *platform_options(), *options)
-    _run(sys.executable, "-m", "pip", "install", *common, *wheels)
+def resolve(wanted: str, python: str) -> list[str]:
+    """The files that pip would install on a board with that version of Python."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = ("--quiet", "--dry-run", "--ignore-installed", "--target", folder, *platform_options(python))
+        report = _run(sys.executable, "-m", "pip", "install", *options, "--report", "-", wanted)
+    return [item["download_info"]["url"].rsplit("/", 1)[1] for item in json.loads(report)["install"]]
 
 
-def _third_party(wheel: Path) -> tuple[Path, list[Path]]:
+def install(folder: Path, *wheels: Path) -> None:
+    """Unpack wheels as a board's pip does, and nothing else."""
+    options = ("--quiet", "--no-deps", "--target", folder, *platform_options())
+    _run(sys.executable, "-m", "pip", "install", *options, *wheels)
+
+
+def _third_party() -> tuple[Path, list[Path]]:
     """Debian's root and the folders of wheels; fetched if the cache does not have them."""
-    key = sha256(Path(__file__).read_bytes() + CONSTRAINTS.read_bytes() + _metadata(wheel)).hexdigest()[:12]
+    key = sha256(Path(__file__).read_bytes() + CONSTRAINTS.read_bytes() + DEVICE.read_bytes()).hexdigest()[:12]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedspzo"
     board = cache / f"arm64-{key}"
     if not board.exists():
@@ -115,9 +125,13 @@ def _third_party(wheel: Path) -> tuple[Path, list[Path]]:
         with tempfile.TemporaryDirectory(dir=cache) as temporary:
             partial = Path(temporary, "board")
             downloads = {"debian": _unpack_debian(Path(temporary), partial / "root")}
-            wanted = {"device": [f"{wheel}[litert]"], "suite": _TEST_WHEELS, "executorch": ["--no-deps", "executorch"]}
+            wanted = {
+                "device": ["--no-deps", "-r", DEVICE],
+                "suite": _TEST_WHEELS,
+                "executorch": ["--no-deps", "executorch"],
+            }
             for name, names in wanted.items():
-                fetched = [file for file in download(Path(temporary, name), *names) if file.name != wheel.name]
+                fetched = download(Path(temporary, name), *names)
                 install(partial / name, *fetched)
                 downloads[name] = sum(file.stat().st_size for file in fetched)
             (partial / "downloads.json").write_text(json.dumps(downloads))
@@ -164,11 +178,6 @@ def _mirror() -> str:
         ["apt-get", "indextargets", "--format", "$(REPO_URI)"], capture_output=True, text=True, check=False
     ).stdout.split()
     return next((uri for uri in indexes if uri.rstrip("/").endswith("/debian")), "http://deb.debian.org/debian")
-
-
-def _metadata(wheel: Path) -> bytes:
-    with ZipFile(wheel) as archive:
-        return next(archive.read(name) for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
 
 
 def _run(*command: object, env: dict[str, str] | None = None) -> str:

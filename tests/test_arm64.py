@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from arm64 import REPOSITORY, Board, make_board, missing
+from arm64 import REPOSITORY, Board, make_board, missing, resolve
 from federation import Processes, assert_equal_replicas, broker, finish, processes, read_rounds
 
 from device_runtime.bundle import Bundle
@@ -37,6 +37,19 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Board:
 
 def test_little_is_downloaded(board: Board) -> None:
     assert sum(board.downloads.values()) <= MOST_BYTES, board.downloads
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.13"])
+def test_pip_needs_wheels_alone(board: Board, python: str) -> None:
+    files = resolve(f"{board.wheel}[litert]", python)
+    assert {file.split("-")[0] for file in files} >= {"fedspzo", "numpy", "tokenizers", "ai_edge_litert"}
+    assert all(file.endswith(".whl") for file in files)
+
+
+def test_a_device_is_small(board: Board) -> None:
+    """What is installed for it, with the compiled Python. That it is enough the tests below show."""
+    files = [file for folder in board.device for file in folder.rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) <= MOST_BYTES
 
 
 def test_the_devices_suite_passes(board: Board, bundle_folder: Path) -> None:
@@ -69,7 +82,7 @@ def test_bits_are_equal_and_scalars_agree(
 def test_a_board_takes_part_and_survives_a_kill(processes: Processes, board: Board, engine: str) -> None:
     processes.device("native")
     arm = processes.device("arm", engine=engine, python=board.python)
-    server = processes.server("--devices", "2", "--rounds", "12")
+    server = processes.server("--devices", "2", "--rounds", "12", "--quorum", "2")
     read_rounds(server, 4)
     arm.kill()
     arm.wait()
