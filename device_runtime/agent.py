@@ -68,19 +68,21 @@ class Agent:
         state: DeviceState,
         examples: Callable[[], DataStore],
         observe: Callable[[Ack], None] = lambda ack: None,
+        turned: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare to take part.
 
         Args:
             examples: gives those to measure on, asked anew for each round.
             observe: told of each acknowledgement of a result.
+            turned: told of each turn of :meth:`run`, once it is connected: where nothing happens, every minute or so.
 
         Raises:
             BundleError, EngineError: the graphs cannot run, or the bundle names no server.
         """
         self._state = state
         self._examples = examples
-        self._observe = observe
+        self._observe, self._turned = observe, turned
         self._authority = access.authority
         self._answers = Answers(engine, state, examples)
         self._server = read_pin(state.replica.bundle.folder)
@@ -115,6 +117,7 @@ class Agent:
         self._link.connect()
         try:
             while not self._finished:
+                self._turned()
                 self.turn(self._link.next(self._due - time.monotonic()))
                 self._remind()
                 if self._link.events.empty():  # what waits may be this round's entry

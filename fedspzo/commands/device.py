@@ -45,6 +45,7 @@ def run(options: argparse.Namespace) -> None:
     from device_runtime.engines import create_engine
     from device_runtime.errors import BrokerError
     from device_runtime.live_data import LiveData
+    from device_runtime.service import ALIVE, READY, ServiceManager, WatchedEngine
     from device_runtime.state import DeviceState, read_identity
     from device_runtime.wire import Ack
 
@@ -59,7 +60,8 @@ def run(options: argparse.Namespace) -> None:
         print(name, key.hex(), flush=True)
         return
     bundle = Bundle(options.bundle)
-    engine = create_engine(options.engine, options.threads)
+    manager = ServiceManager()
+    engine = WatchedEngine(create_engine(options.engine, options.threads), lambda: manager.say(ALIVE))
     state = DeviceState(options.state, bundle, device, options.afresh, options.threads, options.ahead)
     data = LiveData(options.data, bundle, cache=options.state / "tokens.npz")
     store = data.current()
@@ -68,6 +70,9 @@ def run(options: argparse.Namespace) -> None:
         print(f"{store.truncated} examples are longer than {bundle.manifest.length} tokens and were cut", flush=True)
 
     def observe(ack: Ack) -> None:
-        print(f"round {ack.round}: {'counted' if ack.counted else 'too late'}", flush=True)
+        outcome = f"round {ack.round}: {'counted' if ack.counted else 'too late'}"
+        print(outcome, flush=True)
+        manager.say(f"STATUS={outcome}")
 
-    Agent(access, options.job, engine, state, data.current, observe).run()
+    manager.say(f"STATUS=round {state.replica.round}")
+    Agent(access, options.job, engine, state, data.current, observe, lambda: manager.say(READY, ALIVE)).run()
