@@ -8,6 +8,7 @@ Left out are limits of memory, time and tasks, which want cgroups.
 from __future__ import annotations
 
 import ctypes
+import shutil
 import socket
 import subprocess
 import sys
@@ -26,6 +27,16 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 
 class _Comparison(ctypes.Structure):
     _fields_ = [("argument", ctypes.c_uint), ("how", ctypes.c_int), ("a", ctypes.c_uint64), ("b", ctypes.c_uint64)]
+
+
+def missing() -> str:
+    """Why there can be no sandbox here, in a sentence; empty if there can."""
+    absent = [tool for tool in ("bwrap", "systemd-analyze") if not shutil.which(tool)]
+    if absent:
+        return f"a unit's sandbox needs {' and '.join(absent)}"
+    tried = ("bwrap", "--ro-bind", "/", "/", "--unshare-user", sys.executable, "-c", _FORBID_AND_RUN, "-c", "")
+    usable = subprocess.run(tried, capture_output=True).returncode == 0
+    return "" if usable else "this system lets nobody make namespaces, or its kernel is older than 6.3"
 
 
 def read_unit(unit: Path) -> dict[str, list[str]]:

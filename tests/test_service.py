@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from federation import Processes, assert_equal_replicas, broker, finish, processes
-from sandbox import read_unit, write_sandbox
+from sandbox import missing, read_unit, write_sandbox
 
 from device_runtime.bundle import Bundle
 from device_runtime.service import ALIVE, READY, ServiceManager
@@ -117,9 +117,7 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not all(map(shutil.which, ("bwrap", "systemd-analyze"))), reason="bubblewrap or systemd is not installed"
-)
+@pytest.mark.skipif(bool(missing()), reason=missing())
 def test_the_units_sandbox_suits_a_device(
     processes: Processes, tmp_path: Path, write_examples: Callable[[Path, int], Path]
 ) -> None:
