@@ -70,6 +70,7 @@ class Agent:
         state: DeviceState,
         examples: Callable[[], DataStore],
         observe: Callable[[Ack], None] = lambda ack: None,
+        turned: Callable[[], None] = lambda: None,
         limits: Limits = UNLIMITED,
         conditions: Callable[[], Conditions] = read_conditions,
         book: NoBook | None = None,
@@ -79,6 +80,7 @@ class Agent:
         Args:
             examples: gives those to measure on, asked anew for each round.
             observe: told of each acknowledgement of a result.
+            turned: told of each turn of :meth:`run`, once it is connected: where nothing happens, every minute or so.
             limits: within which it takes part in rounds; it follows the journal in any case.
             conditions: tells how it fares.
             book: keeps account of its joules.
@@ -88,7 +90,7 @@ class Agent:
         """
         self._state = state
         self._examples = examples
-        self._observe = observe
+        self._observe, self._turned = observe, turned
         self._authority = access.authority
         self._limits = limits
         self._conditions = conditions
@@ -133,6 +135,7 @@ class Agent:
             self._link.connect()
             try:
                 while not self._finished:
+                    self._turned()
                     with self._recorder.phase(IDLE):
                         event = self._link.next(self._due - time.monotonic())
                     self.turn(event)

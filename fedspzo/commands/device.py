@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,6 +74,7 @@ def run(options: argparse.Namespace) -> None:
     from device_runtime.errors import BrokerError
     from device_runtime.live_data import LiveData
     from device_runtime.phases import IDLE
+    from device_runtime.service import ALIVE, READY, ServiceManager, WatchedEngine
     from device_runtime.state import DeviceState, read_identity
     from device_runtime.wire import Ack
     from fedspzo.energy.options import make_source
@@ -90,7 +92,8 @@ def run(options: argparse.Namespace) -> None:
     limits = make_limits(options)
     source = make_source(options, lambda: agent.flops)
     bundle = Bundle(options.bundle)
-    engine = create_engine(options.engine, options.threads)
+    manager = ServiceManager()
+    engine = WatchedEngine(create_engine(options.engine, options.threads), lambda: manager.say(ALIVE))
     state = DeviceState(options.state, bundle, device, options.afresh, options.threads, options.ahead)
     data = LiveData(options.data, bundle, cache=options.state / "tokens.npz")
     store = data.current()
@@ -99,10 +102,14 @@ def run(options: argparse.Namespace) -> None:
         print(f"{store.truncated} examples are longer than {bundle.manifest.length} tokens and were cut", flush=True)
 
     def observe(ack: Ack) -> None:
-        print(f"round {ack.round}: {'counted' if ack.counted else 'too late'}", flush=True)
+        outcome = f"round {ack.round}: {'counted' if ack.counted else 'too late'}"
+        print(outcome, flush=True)
+        manager.say(f"STATUS={outcome}")
 
+    manager.say(f"STATUS=round {state.replica.round}")
+    turned = partial(manager.say, READY, ALIVE)
     book = Book(source, options.state) if source else None
-    agent = Agent(access, options.job, engine, state, data.current, observe, limits, book=book)
+    agent = Agent(access, options.job, engine, state, data.current, observe, turned, limits, book=book)
     if book is None:
         agent.run()
         return
