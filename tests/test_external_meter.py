@@ -29,6 +29,8 @@ def write(file: Path, *lines: str) -> Path:
         (["Timestamp;Voltage (V);Current (mA)", "0,0;5,0;500", "1,0;5,1;1000"], False, [2.5, 5.1]),
         (["time_ms\tpower[mW]", "1700000000000\t2500", "1700000001000\t5000"], True, [2.5, 5.0]),
         (["elapsed (ms),Power", "0,2.5", "1000,5"], False, [2.5, 5.0]),
+        (["#time_ms,bus_voltage_mV,current_mA,energy_Wh", "0,5000,500,9", "1000,5000,1000,9"], False, [2.5, 5.0]),
+        (["Time(s),U(V),I(A),Energy(Wh)", "0,5,0.5,9", "1,5,1,9"], False, [2.5, 5.0]),
         (
             ["time,Volts,Amps,Watts", "2023-11-14T22:13:20Z,9,9,2.5", "2023-11-14T22:13:21+00:00,9,9,5"],
             True,

@@ -24,10 +24,10 @@ NAME = "csv"
 GAIN = 0.01
 _UNITS = {"m": 1e-3, "µ": 1e-6, "u": 1e-6, "μ": 1e-6}
 _COLUMNS = {
-    "time": r"^(time|timestamp|date|elapsed)|^t$|^seconds",
-    "watts": r"^(power|watt)|^[mµuμ]?w$|^p$",
-    "volts": r"^(volt|u$|v$|vbus|[mµuμ]v$)",
-    "amperes": r"^(current|amp|i$|a$|ibus|[mµuμ]a$)",
+    "time": r"time|^date|^elapsed|^t$|^seconds",
+    "watts": r"power|^watts?$|^p$|^[mµuμ]?w$",
+    "volts": r"volt|vbus|^[uv]$|^[mµuμ]v$",
+    "amperes": r"current|^amp|ibus|^[ia]$|^[mµuμ]a$",
 }
 #: Seconds since the epoch are beyond the first of these, milliseconds beyond the second.
 _EPOCH_S, _EPOCH_MS = 1e8, 1e11
@@ -75,10 +75,9 @@ def read_log(file: Path) -> Log:
     lines = text.splitlines()
     delimiter = max(";\t,", key=lines[0].count) if lines else ","
     rows = [row for row in csv.reader(lines, delimiter=delimiter) if row]
-    names = [name.strip().lower() for name in rows[0]] if rows else []
-    columns = {
-        what: at for what, pattern in _COLUMNS.items() for at, name in enumerate(names) if re.search(pattern, name)
-    }
+    names = [name.strip("# ").lower() for name in rows[0]] if rows else []
+    words = [re.split(r"[(\[]", name)[0].strip() for name in names]
+    columns = {what: at for what, form in _COLUMNS.items() for at, word in enumerate(words) if re.search(form, word)}
     wanted = ["time", "watts"] if "watts" in columns else ["time", "volts", "amperes"]
     if not set(wanted) <= set(columns):
         raise EnergyError(f"{file} needs a first row that names a time and a power, or a time, a voltage and a current")
@@ -94,7 +93,7 @@ def read_log(file: Path) -> Log:
         raise EnergyError(f"{file} needs two rows or more, of finite numbers, in the order of time")
     watts = np.prod([numbers[:, at] * _unit(names[columns[what]]) for at, what in enumerate(wanted) if at], axis=0)
     times, name = numbers[:, 0], names[columns["time"]]
-    if times[0] > _EPOCH_MS or re.search(r"\bms\b|milli", name):
+    if times[0] > _EPOCH_MS or re.search(r"(?<![a-z])ms(?![a-z])|milli", name):
         times = times / 1e3
     return Log(file.name, times, watts, bool(times[0] > _EPOCH_S))
 
