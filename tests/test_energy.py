@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from sensors import BatteryTree, JavaPhone, JetsonTree, PmicCommand, RaplTree, Sensor, Span, World, java, write_tree
 
 from device_runtime.bundle import Bundle
+from device_runtime.conditions import Conditions
 from device_runtime.data import DataStore
 from device_runtime.energy.android import find_android, open_phone
 from device_runtime.energy.battery import infer_amperes, infer_coulombs, infer_volts
-from device_runtime.energy.book import Book
+from device_runtime.energy.book import Book, read_book
 from device_runtime.energy.find import Places, choose_source, find_sources
 from device_runtime.energy.jetson import find_jetson
 from device_runtime.energy.ledger import Lag, Ledger
@@ -298,6 +299,30 @@ def test_a_source_that_contradicts_itself_is_told_once(tmp_path: Path, caplog: p
         "energy is not told: the readings of 'android-current' fit no unit: -400000 cannot be mA, as smaller ones"
         " seemed to be; choose another source"
     ]
+
+
+def test_an_account_outlives_kills(tmp_path: Path) -> None:
+    """What one process wrote stays, half a line of another is passed over, and a third goes on."""
+    RaplTree(tmp_path / "rapl")
+    for rounds in ((1, 2), (3, 4)):
+        book = Book(certain(find_rapl(tmp_path / "rapl")), tmp_path)
+        book.sample()
+        for round in rounds:
+            book.recorder.turn_to(round)
+            book.note(round, 0.5)
+            with book.recorder.phase(BLOCK_1):
+                RaplTree(tmp_path / "rapl", start=1_000_000 * round)
+                book.sample()
+        book.recorder.turn_to(9)
+        book.total()
+        book.write(Conditions(battery=0.5, throttled=True))
+        with (tmp_path / "energy.jsonl").open("a") as file:
+            file.write('{"round": 9, "joules": 1')
+    records = read_book(tmp_path)
+    assert [(record["round"], record["source"], record["loss"]) for record in records] == [
+        (round, "rapl", 0.5) for round in (1, 2, 3, 4)
+    ]
+    assert all(record["throttled"] and record["battery"] == 0.5 for record in records)
 
 
 def test_a_slow_source_is_read_less_often() -> None:

@@ -166,6 +166,17 @@ def test_what_cannot_be_measured_gets_a_sentence(
     assert message in refuse(capsys, *measured, *more)
 
 
+def test_a_battery_that_is_being_charged_measures_nothing(
+    measured: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    BatteryTree(tmp_path / "sys/class/power_supply", status="Charging")
+    root = ("--energy-root", tmp_path, "--steps", 2)
+    assert "gave no reading of the time that was measured (the charger is connected" in refuse(
+        capsys, *measured, *root, "--source", "battery"
+    )
+    assert "is the charger connected?" in refuse(capsys, *measured, *root)
+
+
 def test_reports_that_cannot_be_made(tmp_path: Path, pinned: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     assert "is neither a run nor the state of a server" in refuse(capsys, "report", tmp_path)
     ServerStore(tmp_path / "state", pinned.identity)

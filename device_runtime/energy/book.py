@@ -101,9 +101,10 @@ class Book(NoBook):
         }
         try:
             if records:
-                with self._file.open("a", encoding="utf-8") as file:
-                    new = [described] if described != self._described else []
-                    file.writelines(json.dumps(record) + "\n" for record in (*new, *records))
+                new = [described] if described != self._described else []
+                lines = [json.dumps(record) for record in (*new, *records)]
+                with self._file.open("a", encoding="utf-8") as file:  # a killed process may have left half a line
+                    file.write("".join(f"{line}\n" for line in (*[""] * bool(new), *lines)))
                 self._described = described
         except OSError as error:
             raise StateError(f"{self._file} cannot be written: {error.strerror}") from None

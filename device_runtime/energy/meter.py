@@ -104,6 +104,9 @@ class Meter:
                     f"the counter of '{self.source.name}' has not moved yet, so nothing can be said of what was"
                     " used; measure for longer"
                 )
+            if not self._ledger.seconds:
+                why = f" ({'; '.join(self._reasons)})" if self._reasons else ""
+                raise EnergyError(f"'{self.source.name}' gave no reading of the time that was measured{why}")
             lag, facts = self._lag, self._facts
             return Account(
                 source=self.source.name,
