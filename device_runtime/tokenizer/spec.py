@@ -1,0 +1,43 @@
+"""A part of a tokenizer.json, read field by field: whatever is not understood is named, never skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from device_runtime.errors import BundleError
+
+#: A JSON object that describes a part.
+Spec = Mapping[str, Any]
+T = TypeVar("T")
+
+
+def build(spec: Spec, role: str, kinds: Mapping[str, Callable[[Spec], T]]) -> T:
+    """The part that a JSON object describes.
+
+    Args:
+        spec: the object; its "type" says which kind of part it is.
+        role: what kinds these are, for the message.
+        kinds: name of a kind → what makes it of the object.
+
+    Raises:
+        BundleError: the kind is unknown, or the object lacks a field.
+    """
+    try:
+        kind = spec["type"]
+        if kind not in kinds:
+            raise unsupported(f"the {role} '{kind}'")
+        return kinds[kind](spec)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BundleError(
+            f"tokenizer.json: the {role} {str(dict(spec))[:60] if isinstance(spec, Mapping) else spec!r} is not complete"
+            f" ({type(error).__name__}: {error}); export the bundle again"
+        ) from None
+
+
+def unsupported(what: str) -> BundleError:
+    """The error to raise for what only the `tokenizers` library reads."""
+    return BundleError(
+        f"tokenizer.json has {what}, which the tokenizer in pure Python does not know: install tokenizers where it has a"
+        " wheel, or take a model with another tokenizer"
+    )
