@@ -1,9 +1,9 @@
 """Ed25519 signatures in Python alone, for devices without a wheel of `cryptography`.
 
-RFC 8032, section 5.1. Signatures are checked as OpenSSL checks them, to the bit: S is below the group's order, R is compared
-as bytes, cofactors are not multiplied away, and a public key's y is taken modulo p. (The package `ecdsa` takes second
-encodings of R and refuses such keys, so that devices would differ on forged messages.) Nothing runs in constant time: on a
-device that signs a message a round, nobody is near enough to time it.
+RFC 8032, section 5.1. Signatures are checked as OpenSSL checks them, to the bit: S is below the group's order, R is
+compared as bytes, cofactors are not multiplied away, and a public key's y is taken modulo p. (The package `ecdsa` takes
+second encodings of R and refuses such keys: devices would differ on what is forged.) Nothing runs in constant time: on
+a device that signs a message a round, nobody is near enough to time it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Ed25519 by the `cryptography` library where it is installed, else in Python alone: there is no wheel of it for Android.
+"""Ed25519 by the `cryptography` library where it is installed, else in Python alone: Android has no wheel of it.
 
 Both make the same signatures and take the same ones, well-formed or not (tests/test_signatures.py).
 """

@@ -1,4 +1,4 @@
-"""Generated texts in many scripts, with all that is hard on tokenizers: marks, joiners, control characters, odd spaces."""
+"""Generated texts in many scripts, with what is hard on tokenizers: marks, joiners, control characters, odd spaces."""
 
 from __future__ import annotations
 
@@ -14,23 +14,30 @@ ALPHABETS = [
     (0xF900, 0xFAFF), (0xFB00, 0xFDFF), (0xFF01, 0xFFEE), (0x10400, 0x1044F), (0x1D400, 0x1D7FF), (0x1E900, 0x1E95F),
     (0x20000, 0x2A6DF), (0x2F800, 0x2FA1D),
 ]  # fmt: skip
-MARKS = "\u0300\u0301\u0308\u0323\u0334\u0345\u034f\u035c\u0483\u05b0\u064b\u0651\u0670\u093c\u094d\u0e34\u20dd\u3099\u1dc0"
+MARKS = (
+    "\u0300\u0301\u0308\u0323\u0334\u0345\u034f\u035c\u0483\u05b0\u064b\u0651\u0670\u093c\u094d\u0e34\u20dd\u3099\u1dc0"
+)
 SPACES = " \t\n\r\v\f\x1c\x1d\x1e\x1f\x85\xa0\u1680\u180e\u2000\u2003\u2009\u200b\u2028\u2029\u202f\u205f\u3000\ufeff"
-CONTROLS = "\0\x01\x07\x08\x1b\x7f\x80\x8f\x9f\xad\u061c\u0600\u200c\u200d\u200e\u202e\u2060\ufff9\ufffd\ufffe\U000e0001"
+CONTROLS = (
+    "\0\x01\x07\x08\x1b\x7f\x80\x8f\x9f\xad\u061c\u0600\u200c\u200d\u200e\u202e\u2060\ufff9\ufffd\ufffe\U000e0001"
+)
 PUNCTUATION = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~¡§«¶·»¿‐–—‘’“”…‰′※⁂、。〈《「！？｡؟।॥๏༄᠀⸮©®™€+×÷∑"
 DIGITS = "0123456789٠١٢۴५६๙²³¼½Ⅷⅻ①⑳㉛零〇𝟘𝟗"
 SEQUENCES = [
-    "👩‍👩‍👧‍👦", "👍🏽", "🏴‍☠️", "🇩🇪🇫🇷", "❤️‍🔥", "1️⃣", "🤣🥺", "☺️", "©️", "©\u200d😀", "🫠", "e\u0301", "A\u030a\u0323", "\u1e9b\u0323",
-    "각", "가\u11a8", "\u1100\u1161\u11a8", "नमस्ते", "สวัสดี", "กำ", "السلام عليكم", "لله", "ﷺ", "ﬁnance", "ﬃ", "İstanbul", "ΣΑΣ",
-    "Straße", "ǅ", "ŉ", "ſ", "ꝛ", "\r\n", "\n\n", "  ", "   ", "\t\t", "'s", "'S", "'ſ", "'ll", "'LL", "n't", "don't", "I'M", "'re",
-    "www.a-b.org/?q=1&r=2", "3.14159", "1,000,000", "x=y+z;", "__init__", "snake_case", "CamelCase", "a" * 120, "ab" * 60,
-    "##ing", "##", "▁", "▁▁a", "Ġ", "Ċ", "<0x41>", "<0xE2>", "</w>", "\u0344", "\u0f73\u0f71", "\u0b94", "\u2126", "\u212b",
-    "\ufb2c", "\U0001d15e", "㍿", "½", "ª", "\u1fb7", "\U00011938", "\ua7f2", "㋿", "\U0001f16c", "\U00010781", "\u200d", "\u0301", " \u0301",
+    "👩\u200d👩\u200d👧\u200d👦", "👍🏽", "🏴\u200d☠\ufe0f", "🇩🇪🇫🇷", "❤\ufe0f\u200d🔥", "1\ufe0f\u20e3", "🤣🥺",
+    "☺\ufe0f", "©\ufe0f", "©\u200d😀", "🫠", "e\u0301", "A\u030a\u0323", "ẛ\u0323", "각", "각", "각",
+    "नमस\u094dत\u0947", "สว\u0e31สด\u0e35", "กำ", "السلام عليكم", "لله", "ﷺ", "ﬁnance", "ﬃ", "İstanbul", "ΣΑΣ",
+    "Straße", "ǅ", "ŉ", "ſ", "ꝛ", "\r\n", "\n\n", "  ", "   ", "\t\t", "'s", "'S", "'ſ", "'ll", "'LL", "n't",
+    "don't", "I'M", "'re", "www.a-b.org/?q=1&r=2", "3.14159", "1,000,000", "x=y+z;", "__init__", "snake_case",
+    "CamelCase", "a" * 120, "ab" * 60, "##ing", "##", "▁", "▁▁a", "Ġ", "Ċ", "<0x41>", "<0xE2>", "</w>", "\u0344",
+    "\u0f73\u0f71", "ஔ", "Ω", "Å", "שּׁ", "𝅗𝅥", "㍿", "½", "ª", "ᾷ", "\U00011938", "ꟲ", "㋿", "🅬", "𐞁", "\u200d",
+    "\u0301", " \u0301",
 ]  # fmt: skip
 #: Special tokens of all families, spelled out.
 SPECIAL = [
-    "[CLS]", "[SEP]", "[MASK]", "[PAD]", "[UNK]", "[mask]", "<s>", "</s>", "<unk>", "<pad>", "<mask>", " <mask>", "<mask> ",
-    "<|endoftext|>", "<|begin_of_text|>", "<|eot_id|>", "<|im_start|>", "<|im_end|>", "<think>", "<tool_call>", "word", "Ünit",
+    "[CLS]", "[SEP]", "[MASK]", "[PAD]", "[UNK]", "[mask]", "<s>", "</s>", "<unk>", "<pad>", "<mask>", " <mask>",
+    "<mask> ", "<|endoftext|>", "<|begin_of_text|>", "<|eot_id|>", "<|im_start|>", "<|im_end|>", "<think>",
+    "<tool_call>", "word", "Ünit",
 ]  # fmt: skip
 
 

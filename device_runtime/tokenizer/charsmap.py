@@ -1,7 +1,7 @@
 """SentencePiece's table of normalised forms, which XLM-R's tokenizer carries.
 
 The format is SentencePiece's: the size of a double-array trie in bytes, the trie (little-endian uint32; darts-clone's
-units), and the forms, each ended by a zero. It is applied as the `tokenizers` library does (its normalizers/precompiled.rs):
+units), and the forms, each ended by a zero. It is applied as the `tokenizers` library does (its precompiled.rs):
 to clusters of less than six bytes, by the shortest entry that they begin with, else to each character.
 """
 
@@ -88,10 +88,8 @@ def _parted(chars: str, start: int, place: int) -> bool:
         return before + after != "\r\n"
     if before in members("cluster_ends_before"):
         return True
-    if (
-        after in members("cluster_joins")
-        or (before in members("cluster_prepends")
-        and after not in members("cluster_ends_before"))
+    if after in members("cluster_joins") or (
+        before in members("cluster_prepends") and after not in members("cluster_ends_before")
     ):
         return False
     joined = before == _ZERO_WIDTH_JOINER and chars[start] in members("pictographic")

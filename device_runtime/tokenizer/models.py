@@ -71,7 +71,7 @@ def _missing(token: object) -> BundleError:
 
 
 def _word_piece(spec: Spec) -> Model:
-    """The longest token that a word begins with, then the longest that goes on, and so forth; else the word is unknown."""
+    """The longest token that a word begins with, then the longest that goes on, and so on; else the word is unknown."""
     ids: dict[str, int] = spec["vocab"]
     prefix, unknown = spec["continuing_subword_prefix"], spec["unk_token"]
     longest, most = max(map(len, ids), default=0), spec["max_input_chars_per_word"]
@@ -127,7 +127,7 @@ def _bpe(spec: Spec) -> Model:
 
 
 def _unigram(spec: Spec) -> Model:
-    """The likeliest tokens of a word, by Viterbi's algorithm; runs of unknown characters are one token, or their bytes."""
+    """The likeliest tokens of a word (Viterbi's algorithm). Unknown characters in a row are one token, or bytes."""
     names: list[str] = [token for token, _ in spec["vocab"]]
     scores: list[float] = [float(score) for _, score in spec["vocab"]]
     ids = {token: id for id, token in enumerate(names)}

@@ -1,7 +1,7 @@
 """Where a pattern matches: Oniguruma's regular expressions, as tokenizer.json has them, put into Python's.
 
-Classes such as ``\\p{L}`` become ranges of the code points that the `tokenizers` library has in them. Only what means the
-same in both languages is taken; anything else is refused.
+Classes such as ``\\p{L}`` become ranges of the code points that the `tokenizers` library has in them. What does not
+mean the same in both languages is refused.
 """
 
 from __future__ import annotations
@@ -56,10 +56,7 @@ def matches(expression: str) -> Pattern:
 @cache
 def in_brackets(name: str, inverse: bool = False) -> str:
     """A set of code points for use between brackets: a general category, or another of the tables' sets."""
-    if name == "s":
-        runs = [(ord(char), ord(char)) for char in sorted(WHITESPACE)]
-    else:
-        runs = ranges(name)
+    runs = [(ord(char), ord(char)) for char in sorted(WHITESPACE)] if name == "s" else ranges(name)
     if inverse:
         edges = [-1, *(edge for run in runs for edge in run), 0x110000]
         runs = [(a + 1, b - 1) for a, b in zip(edges[::2], edges[1::2], strict=True) if a + 1 < b]

@@ -1,7 +1,7 @@
-"""A tokenizer of a tokenizer.json in Python alone: equal to the `tokenizers` library, and some ten times slower.
+"""A tokenizer of a tokenizer.json in Python alone: equal to the `tokenizers` library, and three to six times slower.
 
-The library in Rust (Apache-2.0, https://github.com/huggingface/tokenizers) is the definition; where the two differ, this
-one is wrong. Truncation and padding are left out: nothing here wants them.
+The library (https://github.com/huggingface/tokenizers, in Rust) is the definition: where the two differ, this is wrong.
+Truncation and padding are left out: nothing here wants them.
 """
 
 from __future__ import annotations

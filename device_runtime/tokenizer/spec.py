@@ -30,14 +30,13 @@ def build(spec: Spec, role: str, kinds: Mapping[str, Callable[[Spec], T]]) -> T:
         return kinds[kind](spec)
     except (KeyError, TypeError, AttributeError) as error:
         raise BundleError(
-            f"tokenizer.json: the {role} {str(dict(spec))[:60] if isinstance(spec, Mapping) else spec!r} is not complete"
-            f" ({type(error).__name__}: {error}); export the bundle again"
+            f"tokenizer.json: a {role} is not complete ({type(error).__name__}: {error}); export the bundle again"
         ) from None
 
 
 def unsupported(what: str) -> BundleError:
     """The error to raise for what only the `tokenizers` library reads."""
     return BundleError(
-        f"tokenizer.json has {what}, which the tokenizer in pure Python does not know: install tokenizers where it has a"
-        " wheel, or take a model with another tokenizer"
+        f"tokenizer.json has {what}, which the tokenizer in Python alone does not know: install tokenizers (where it"
+        " has a wheel), or take a model with another tokenizer"
     )

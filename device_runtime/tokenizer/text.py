@@ -109,7 +109,7 @@ def split(text: Text, matches: Sequence[Match], behavior: str) -> list[Text]:
         joined = _joined(backwards, lambda matched, before: matched and not before)
         parts = [(-stop, -start) for start, stop in reversed(joined)]
     else:
-        raise ValueError(behavior)
+        raise ValueError(f"there is no behavior '{behavior}'")
     return [text.cut(start, stop) for start, stop in parts if start < stop]
 
 

@@ -15,12 +15,16 @@ from device_runtime.tokenizer.text import Change
 
 #: White_Space, which has not changed for long.
 WHITESPACE = "\t\n\v\f\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
+
+
+def _bytes() -> list[str]:
+    chars = [chr(byte) if 33 <= byte <= 126 or 161 <= byte <= 172 or byte >= 174 else "" for byte in range(256)]
+    others = map(chr, range(256, 512))
+    return [char or next(others) for char in chars]
+
+
 #: Each byte as a printable character, GPT-2's way.
-BYTES = [
-    chr(byte) if 33 <= byte <= 126 or 161 <= byte <= 172 or byte >= 174 else "" for byte in range(256)
-]  # the others follow from U+0100 on
-for _place, _byte in enumerate(byte for byte in range(256) if not BYTES[byte]):
-    BYTES[_byte] = chr(256 + _place)
+BYTES = _bytes()
 
 
 @cache
