@@ -88,6 +88,20 @@ def test_any_text(folder: Path, text: str) -> None:
         _compare(*_both(name, folder), text)
 
 
+def test_equally_likely_tokens(tmp_path: Path) -> None:
+    """x and xx are as likely as xx and x, but for the last bit of a sum: scores must be read as the library does it."""
+    draw = random.Random(4)
+    path = tmp_path / "tokenizer.json"
+    parts = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
+    for _ in range(150):
+        scores = [[piece, -draw.uniform(0.1, 20)] for piece in ("<unk>", "x", "xx", "xxxx", "y", "yx")]
+        model = {"type": "Unigram", "unk_id": 0, "vocab": scores}
+        path.write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": model, **dict.fromkeys(parts)}))
+        theirs, ours = tokenizers.Tokenizer.from_file(str(path)), PythonTokenizer(path)
+        for _ in range(10):
+            _compare(theirs, ours, "".join(draw.choices("xxxxyz", k=draw.randint(3, 30))))
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_tokens_by_name(name: str, folder: Path) -> None:
     theirs, ours = _both(name, folder)

@@ -6,7 +6,6 @@ Truncation and padding are left out: nothing here wants them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from device_runtime.tokenizer.models import Token, model
 from device_runtime.tokenizer.normalizers import normalizer
 from device_runtime.tokenizer.post_processors import post_processor
 from device_runtime.tokenizer.pre_tokenizers import pre_tokenizer
+from device_runtime.tokenizer.spec import read
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class PythonTokenizer:
     def __init__(self, path: Path) -> None:
         """Read a tokenizer.json. Raises BundleError when it is none, or has parts that are not known."""
         try:
-            spec = json.loads(path.read_bytes())
+            spec = read(path.read_bytes())
             self._model = model(spec["model"])
             self._added = AddedTokens(spec["added_tokens"], self._model, normalizer(spec["normalizer"]))
             self._pre_tokenize = pre_tokenizer(spec["pre_tokenizer"])

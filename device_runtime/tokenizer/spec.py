@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -10,6 +11,26 @@ from device_runtime.errors import BundleError
 #: A JSON object that describes a part.
 Spec = Mapping[str, Any]
 T = TypeVar("T")
+
+
+def read(data: bytes) -> Any:
+    """The JSON of some bytes. Raises ValueError when they are none."""
+    return json.loads(data, parse_float=_decimal)
+
+
+def _decimal(number: str) -> float:
+    """A number with a point, rounded twice as serde_json does: the last bit decides between equally likely tokens."""
+    digits, _, power = number.lower().partition("e")
+    whole, _, fraction = digits.lstrip("-").partition(".")
+    significand, exponent = int(whole), int(power or 0)
+    for digit in fraction:
+        longer = significand * 10 + int(digit)
+        if longer >= 1 << 64:
+            break
+        significand, exponent = longer, exponent - 1
+    power_of_ten = float(f"1e{abs(exponent)}")
+    size = float(significand) / power_of_ten if exponent < 0 else float(significand) * power_of_ten
+    return -size if number.startswith("-") else size
 
 
 def build(spec: Spec, role: str, kinds: Mapping[str, Callable[[Spec], T]]) -> T:
