@@ -216,6 +216,14 @@ def words() -> Tokenizer:
     return tokenizer
 
 
+def characters(normalizer: Any) -> Tokenizer:
+    """Each character that a normalizer leaves is a token, whose offsets tell what it stands for."""
+    tokenizer = Tokenizer(models.WordLevel({"<unk>": 0}, unk_token="<unk>"))
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\s|\S"), "isolated")
+    return tokenizer
+
+
 #: Name → what makes the tokenizer.
 PIPELINES: dict[str, Callable[[], Tokenizer]] = {
     "bert": bert,

@@ -14,13 +14,15 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pipelines import PIPELINES
-from writing import texts
+from pipelines import PIPELINES, characters, charsmap
+from writing import marked_texts, texts
 
 from device_runtime.errors import BundleError
 from device_runtime.tokenizer import load_tokenizer
+from device_runtime.tokenizer.normalizers import normalizer
 from device_runtime.tokenizer.pattern import pattern
 from device_runtime.tokenizer.pipeline import PythonTokenizer
+from device_runtime.tokenizer.text import original
 from device_runtime.tokenizer.unicode import ranges
 
 MINILM = "minilm"  # the one that is no imitation
@@ -86,6 +88,38 @@ def test_100_000_texts_in_many_scripts(name: str, folder: Path) -> None:
 def test_any_text(folder: Path, text: str) -> None:
     for name in (MINILM, "llama2", "qwen", "xlm-roberta"):
         _compare(*_both(name, folder), text)
+
+
+NORMALIZERS = {
+    "nfc": tokenizers.normalizers.NFC,
+    "nfd": tokenizers.normalizers.NFD,
+    "nfkc": tokenizers.normalizers.NFKC,
+    "nfkd": tokenizers.normalizers.NFKD,
+    "bert": tokenizers.normalizers.BertNormalizer,
+    "charsmap": lambda: tokenizers.normalizers.Precompiled(charsmap("nmt_nfkc_cf")),
+}
+
+
+def _compare_normalized(name: str, path: Path, count: int, seed: int) -> None:
+    theirs = characters(NORMALIZERS[name]())
+    theirs.save(str(path))
+    ours, theirs = PythonTokenizer(path), tokenizers.Tokenizer.from_file(str(path))
+    our_part, their_part = normalizer(json.loads(path.read_text())["normalizer"]), theirs.normalizer
+    assert their_part is not None
+    for text in marked_texts(count, seed):
+        assert our_part(original(text)).chars == their_part.normalize_str(text), ascii(text)
+        assert ours.encode(text).offsets == theirs.encode(text).offsets, ascii(text)
+
+
+@pytest.mark.parametrize("name", NORMALIZERS)
+def test_marks(name: str, tmp_path: Path) -> None:
+    _compare_normalized(name, tmp_path / "tokenizer.json", 600, seed=5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NORMALIZERS)
+def test_marks_100_000(name: str, tmp_path: Path) -> None:
+    _compare_normalized(name, tmp_path / "tokenizer.json", 100_000, seed=6)
 
 
 def test_equally_likely_tokens(tmp_path: Path) -> None:

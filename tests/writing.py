@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import unicodedata
 
 #: First and last letters of alphabets (marks among them).
 ALPHABETS = [
@@ -88,3 +89,13 @@ def _any_character(draw: random.Random) -> str:
 def texts(count: int, seed: int) -> list[str]:
     draw = random.Random(seed)
     return [text(draw) for _ in range(count)]
+
+
+def marked_texts(count: int, seed: int) -> list[str]:
+    """Texts of marks, joiners, and characters that compose or decompose: what normal forms and clusters turn on."""
+    draw = random.Random(seed)
+    characters = [chr(point) for point in range(0x30000) if not 0xD800 <= point < 0xE000]
+    marks = [char for char in characters if unicodedata.category(char) in ("Mn", "Mc", "Me", "Cf")]
+    compound = [char for char in characters if unicodedata.decomposition(char)]
+    kinds = (marks, marks, marks, compound, compound, characters, characters[:0x3100], "©a\r\n\0\u200c\u200d\u0344가각")
+    return ["".join(draw.choice(draw.choice(kinds)) for _ in range(draw.randrange(1, 9))) for _ in range(count)]
