@@ -95,7 +95,7 @@ def _takes_alike(keys: list[bytes]) -> int:
 
 def test_odd_keys_and_odd_signatures_are_taken_or_refused_alike() -> None:
     """Points of small order and second encodings of points: where implementations differ."""
-    assert _takes_alike(ODD_POINTS[:8]) > 0
+    assert _takes_alike(ODD_POINTS[:3]) > 0
 
 
 @pytest.mark.slow

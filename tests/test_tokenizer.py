@@ -74,10 +74,11 @@ def _compare_many(name: str, folder: Path, count: int, seed: int) -> None:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_some_texts_in_many_scripts(name: str, folder: Path) -> None:
-    _compare_many(name, folder, 250, seed=2)
+    _compare_many(name, folder, 150, seed=2)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_100_000_texts_in_many_scripts(name: str, folder: Path) -> None:
     _compare_many(name, folder, 100_000, seed=3)
@@ -113,7 +114,7 @@ def _compare_normalized(name: str, path: Path, count: int, seed: int) -> None:
 
 @pytest.mark.parametrize("name", NORMALIZERS)
 def test_marks(name: str, tmp_path: Path) -> None:
-    _compare_normalized(name, tmp_path / "tokenizer.json", 600, seed=5)
+    _compare_normalized(name, tmp_path / "tokenizer.json", 400, seed=5)
 
 
 @pytest.mark.slow
@@ -155,7 +156,7 @@ def test_the_library_is_taken_where_it_is(folder: Path) -> None:
 @pytest.mark.slow
 def test_the_tables_are_the_librarys() -> None:
     script = runpy.run_path(str(Path(__file__).parent.parent / "scripts/unicode-tables"))
-    for name, points in script["sets"]().items():
+    for name, points in {**script["sets"](), "L": script["category"]("L")}.items():
         assert {point for start, stop in ranges(name) for point in range(start, stop + 1)} == points, name
 
 
@@ -198,7 +199,8 @@ def test_no_tokenizer(tmp_path: Path, read: Any, content: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "expression", [r"\p{Greek}+", r"[a&&b]", r"[[:alpha:]]", r"^a", r"a$", r"\bword", r".", r"\h", r"a{2}+", r"\K", "("]
+    "expression",
+    [r"\p{Greek}+", r"\p{word}", r"[a&&b]", r"[[:alpha:]]", r"^a", r"a$", r"\bword", r".", r"\h", r"a{2}+", r"\K", "("],
 )
 def test_patterns_that_python_would_read_otherwise(expression: str) -> None:
     with pytest.raises(BundleError, match="pattern"):
@@ -209,7 +211,8 @@ def test_patterns_that_python_would_read_otherwise(expression: str) -> None:
     "expression",
     [
         r"\s+", r"\S+", r"\d", r"\D+", r"[^\s\p{L}]+", r"\P{L}+", r"[\P{N}x]", r"(?i:'s|k)", r"[+*.|()?-]",
-        r"\p{Lu}|\p{^L}", r"a{1,2}", r"(?<=a)b", r"(?<!a)b", r"(a|b)c", r" {2,}", r"\.\-\n",
+        r"\p{Lu}|\p{^L}", r"[\p{Lo}\p{M}]+|\p{Lm}", r"\p{Lt}\p{Ll}*",
+        r"a{1,2}", r"(?<=a)b", r"(?<!a)b", r"(a|b)c", r" {2,}", r"\.\-\n",
     ],
 )  # fmt: skip
 def test_patterns(expression: str) -> None:

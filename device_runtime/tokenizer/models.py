@@ -11,8 +11,9 @@ from device_runtime.errors import BundleError
 from device_runtime.tokenizer import byte_pairs
 from device_runtime.tokenizer.spec import Spec, build
 
-#: Words whose tokens are remembered: a text has few that do not come again.
-_WORDS = 1 << 16
+#: How many words' tokens are remembered, and of what length at most: longer ones hardly come again, and some tokenizers
+#: take a whole text for a word.
+_WORDS, _LETTERS = 1 << 14, 64
 #: SentencePiece's: by how much an unknown character is less likely than the rarest token.
 _UNKNOWN_PENALTY = 10.0
 
@@ -62,8 +63,13 @@ def model(spec: Spec) -> Model:
     return build(spec, "model", {"WordPiece": _word_piece, "WordLevel": _word_level, "BPE": _bpe, "Unigram": _unigram})
 
 
-def _model(ids: Mapping[str, int], tokens: Callable[[str], Sequence[Token]]) -> Model:
-    return Model(ids, {id: token for token, id in ids.items()}, len(ids), lru_cache(_WORDS)(tokens))
+def _named(ids: Mapping[str, int]) -> dict[int, str]:
+    return {id: token for token, id in ids.items()}
+
+
+def _remembered(tokens: Callable[[str], Sequence[Token]]) -> Callable[[str], Sequence[Token]]:
+    known = lru_cache(_WORDS)(tokens)
+    return lambda word: known(word) if len(word) <= _LETTERS else tokens(word)
 
 
 def _missing(token: object) -> BundleError:
@@ -94,7 +100,7 @@ def _word_piece(spec: Spec) -> Model:
             raise _missing(unknown)
         return [Token(ids[unknown], unknown, 0, len(word))]
 
-    return _model(ids, tokens)
+    return Model(ids, _named(ids), len(ids), _remembered(tokens))
 
 
 def _word_level(spec: Spec) -> Model:
@@ -107,12 +113,12 @@ def _word_level(spec: Spec) -> Model:
             raise _missing(unknown)
         return [Token(ids[token], token, 0, len(word))]
 
-    return _model(ids, tokens)
+    return Model(ids, _named(ids), len(ids), tokens)
 
 
 def _bpe(spec: Spec) -> Model:
     table = byte_pairs.BytePairs(spec)
-    names = {id: token for token, id in table.ids.items()}
+    names = _named(table.ids)
 
     def tokens(word: str) -> list[Token]:
         # Symbols are counted in bytes: characters without a token are left out, and move what is behind them.
@@ -123,7 +129,7 @@ def _bpe(spec: Spec) -> Model:
             start += width
         return found
 
-    return _model(table.ids, tokens)
+    return Model(table.ids, names, len(table.ids), _remembered(tokens))
 
 
 def _unigram(spec: Spec) -> Model:
@@ -178,7 +184,7 @@ def _unigram(spec: Spec) -> Model:
             raise _missing(None)
         return [Token(unknown, piece, start, stop)]
 
-    return Model(ids, dict(enumerate(names)), len(names), lru_cache(_WORDS)(tokens))
+    return Model(ids, dict(enumerate(names)), len(names), _remembered(tokens))
 
 
 def _better(best: list[tuple[float, int, int] | None], place: int, entry: tuple[float, int, int]) -> None:

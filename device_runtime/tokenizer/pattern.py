@@ -11,12 +11,14 @@ from collections.abc import Callable
 from functools import cache
 
 from device_runtime.tokenizer.spec import Spec, unsupported
-from device_runtime.tokenizer.tables import SETS
 from device_runtime.tokenizer.text import Match
 from device_runtime.tokenizer.unicode import WHITESPACE, ranges
 
 #: Stretches of some characters, in order and without gaps.
 Pattern = Callable[[str], list[Match]]
+
+#: White space, and general categories.
+CLASSES = ("s", "L", "Lu", "Ll", "Lt", "Lm", "Lo", "M", "N", "Nd")
 
 _TOKEN = re.compile(
     r"""(?P<property>\\[pP]\{\^?\w+\}) | (?P<class>\\[sSdD]) | (?P<escape>\\[rntvf\\\W_]) | (?P<open>\[\^?)
@@ -76,7 +78,7 @@ def translated(expression: str) -> str:
         kind, part = str(token.lastgroup), token.group()
         if kind in ("property", "class"):
             name = part[2:].strip("{^}") or {"s": "s", "d": "Nd"}[part[1].lower()]
-            if name not in SETS and name != "s":
+            if name not in CLASSES:
                 raise unsupported(f"the class '{part}' in a pattern")
             part = in_brackets(name, part[1].isupper() != ("^" in part))
             parts.append(part if inside else f"[{part}]")

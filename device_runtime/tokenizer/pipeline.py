@@ -42,10 +42,10 @@ class PythonTokenizer:
         try:
             spec = read(path.read_bytes())
             self._model = model(spec["model"])
-            self._added = AddedTokens(spec["added_tokens"], self._model, normalizer(spec["normalizer"]))
-            self._pre_tokenize = pre_tokenizer(spec["pre_tokenizer"])
-            self._post_process = post_processor(spec["post_processor"])
-            self._decode = decoder(spec["decoder"])
+            self._added = AddedTokens(spec.get("added_tokens", []), self._model, normalizer(spec.get("normalizer")))
+            self._pre_tokenize = pre_tokenizer(spec.get("pre_tokenizer"))
+            self._post_process = post_processor(spec.get("post_processor"))
+            self._decode = decoder(spec.get("decoder"))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BundleError(f"{path} cannot be read ({error}); export the bundle again") from None
 

@@ -17,6 +17,9 @@ from device_runtime.tokenizer.text import Change
 WHITESPACE = "\t\n\v\f\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
 
 
+_LETTERS = ("Lu", "Ll", "Lt", "Lm", "Lo")
+
+
 def _bytes() -> list[str]:
     chars = [chr(byte) if 33 <= byte <= 126 or 161 <= byte <= 172 or byte >= 174 else "" for byte in range(256)]
     others = map(chr, range(256, 512))
@@ -29,7 +32,9 @@ BYTES = _bytes()
 
 @cache
 def ranges(name: str) -> list[tuple[int, int]]:
-    """First and last code points of the runs of a set. Raises KeyError when there is no such set."""
+    """First and last code points of the runs of a set; "L" is all letters. Raises KeyError when there is none."""
+    if name == "L":
+        return _joined(sorted(run for kind in _LETTERS for run in ranges(kind)))
     edges, place = [], 0
     for width in SETS[name].split():
         place += int(width, 36)
@@ -92,6 +97,15 @@ def composed(chars: Iterable[str], compatible: bool) -> Iterator[Change]:
     if base:
         yield base
     yield from marks
+
+
+def _joined(runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    joined: list[tuple[int, int]] = []
+    for start, stop in runs:
+        if joined and start == joined[-1][1] + 1:
+            start, _ = joined.pop()
+        joined.append((start, stop))
+    return joined
 
 
 def _in_order(pending: list[tuple[int, str, int]]) -> Iterator[Change]:
