@@ -53,6 +53,9 @@ typedef struct {
     void *stepped; /* where given, instead of plus: the same 16-bit weights, rounded at random */
     int64_t size;
     uint64_t tensor;
+    int64_t columns; /* of the tensor as a matrix, where plus is not in order but in panels of some columns each; or 0 */
+    int64_t panel;   /* columns of a panel: 8, 16, 32 or 64, which fill the matrix; its rows lie one after the other */
+    int64_t stride;  /* elements from a panel to the next one */
     int32_t stored;
 } Task;
 
@@ -183,6 +186,36 @@ INLINE void widen(const void *weights, int32_t stored, int64_t start, int64_t si
         for (int64_t j = 0; j < size; j++) row[j] = as_float((uint32_t)halves[j] << 16);
 }
 
+/* Elements from `start` on, in order, to where plus has them; for a constant number of columns in a panel. */
+INLINE void put_by(int64_t panel, const Task *task, int64_t start, int64_t size, const float *restrict from) {
+    int64_t row = start / task->columns, column = start % task->columns;
+    for (int64_t j = 0; j < size; j += panel) {
+        memcpy(task->plus + column / panel * task->stride + row * panel, from + j, (size_t)panel * 4);
+        column += panel;
+        if (column == task->columns) column = 0, row++;
+    }
+}
+
+/* The same of weights and a direction's terms, not by way of memory. */
+INLINE void add_turned_by(int64_t panel, const Task *task, int64_t start, int64_t size, const float *restrict weights,
+                          const uint32_t *restrict signs, int plane, word32 coefficient) {
+    int64_t row = start / task->columns, column = start % task->columns;
+    for (int64_t j = 0; j < size; j += panel) {
+        float *restrict plus = task->plus + column / panel * task->stride + row * panel;
+        for (int64_t i = 0; i < panel; i++) plus[i] = weights[j + i] + turned(coefficient, signs[j + i] << plane);
+        column += panel;
+        if (column == task->columns) column = 0, row++;
+    }
+}
+
+#define BY_PANEL(function, ...)                            \
+    switch (task->panel) {                                 \
+        case 8: function(8, task, __VA_ARGS__); break;     \
+        case 16: function(16, task, __VA_ARGS__); break;   \
+        case 32: function(32, task, __VA_ARGS__); break;   \
+        case 64: function(64, task, __VA_ARGS__); break;   \
+    }
+
 /* Add a row's sums to the weights from `start` on; a pair's `term` goes both ways, and its `offset` may be missing. */
 INLINE void finish(const Task *task, uint64_t rounding, int64_t start, int64_t size, const float *offset,
                    const float *term) {
@@ -201,8 +234,9 @@ INLINE void finish(const Task *task, uint64_t rounding, int64_t start, int64_t s
         else
             for (int64_t j = 0; j < size; j++) out[j] = (uint16_t)((as_bits(weights[j] + offset[j]) + random[j]) >> 16);
     } else if (!task->minus) {
-        float *plus = task->plus + start;
+        float *plus = task->columns ? wide : task->plus + start;
         for (int64_t j = 0; j < size; j++) plus[j] = weights[j] + offset[j];
+        if (task->columns) BY_PANEL(put_by, start, size, plus)
     } else {
         float *restrict plus = task->plus + start, *restrict minus = task->minus + start;
         for (int64_t j = 0; j < size; j++) {
@@ -224,8 +258,12 @@ INLINE void add_direction_of_signs(const Sums *sums, int64_t direction, const Ta
     for (int plane = 0; (int64_t)plane * PLANE + column < size; plane++) {
         int64_t place = (int64_t)plane * PLANE + column, here = size - place < width ? size - place : width;
         const float *weights = (const float *)task->weights + start + place;
-        float *plus = task->plus + start + place;
-        for (int64_t j = 0; j < here; j++) plus[j] = weights[j] + turned(coefficient, signs[j] << plane);
+        if (task->columns) {
+            BY_PANEL(add_turned_by, start + place, here, weights, signs, plane, coefficient)
+        } else {
+            float *plus = task->plus + start + place;
+            for (int64_t j = 0; j < here; j++) plus[j] = weights[j] + turned(coefficient, signs[j] << plane);
+        }
     }
 }
 
