@@ -21,6 +21,8 @@
 #define has_avx512() 0
 #define stream_avx512(...) (void)0
 #define look_up_avx512(row, size, bits, shift, table, others) (void)(others)
+#define add_turned_avx512(...) (void)0
+#define end_stores() (void)0
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
@@ -53,7 +55,7 @@ typedef struct {
     void *stepped; /* where given, instead of plus: the same 16-bit weights, rounded at random */
     int64_t size;
     uint64_t tensor;
-    int64_t columns; /* of the tensor as a matrix, where plus is not in order but in panels of some columns each; or 0 */
+    int64_t columns; /* of the tensor as a matrix, where plus is not in order but in panels of some columns; or 0 */
     int64_t panel;   /* columns of a panel: 8, 16, 32 or 64, which fill the matrix; its rows lie one after the other */
     int64_t stride;  /* elements from a panel to the next one */
     int32_t stored;
@@ -254,11 +256,15 @@ INLINE void add_direction_of_signs(const Sums *sums, int64_t direction, const Ta
     int64_t start = chunk * CHUNK, size = task->size - start < CHUNK ? task->size - start : CHUNK;
     uint64_t counter = (uint64_t)(chunk * (CHUNK / 256) + column / 8);
     word32 coefficient = as_bits(sums->coefficients[direction]);
+    int aligned = task->columns && task->panel > 8 && task->stride % 16 == 0 && (uintptr_t)task->plus % 64 == 0;
     stream(sums->seeds[direction], task->tensor, counter, (width + 7) / 8, signs);
     for (int plane = 0; (int64_t)plane * PLANE + column < size; plane++) {
         int64_t place = (int64_t)plane * PLANE + column, here = size - place < width ? size - place : width;
         const float *weights = (const float *)task->weights + start + place;
-        if (task->columns) {
+        if (aligned && has_avx512()) {
+            add_turned_avx512(task->plus, task->columns, task->panel, task->stride, start + place, here, weights, signs,
+                              plane, coefficient);
+        } else if (task->columns) {
             BY_PANEL(add_turned_by, start + place, here, weights, signs, plane, coefficient)
         } else {
             float *plus = task->plus + start + place;
@@ -370,5 +376,6 @@ void fedspzo_add_directions_1(const Sums *sums, const Task *tasks, int64_t count
             if (first <= passed + chunk && passed + chunk < stop) add_to_chunk(sums, &tasks[i], chunk);
         passed += here;
     }
+    end_stores();
     restore_arithmetic(before);
 }

@@ -1,5 +1,6 @@
-/* What compilers do not find by themselves for AVX-512: Philox on sixteen counters at a time, and table look-ups in
- * registers. Both have the bits of their plain forms in directions.c, which chooses by `has_avx512()`.
+/* What compilers do not find by themselves for AVX-512: Philox on sixteen counters at a time, table look-ups in
+ * registers, and stores past the caches. They have the bits of their plain forms in directions.c, which chooses by
+ * `has_avx512()`.
  */
 #include <immintrin.h>
 #include <stdint.h>
@@ -77,3 +78,26 @@ AVX512 static void look_up_avx512(float *row, int64_t size, const uint32_t *bits
         _mm512_storeu_ps(row + j, sum);
     }
 }
+
+/* A direction's terms and weights, to panels of 16, 32 or 64 columns at multiples of 64 bytes: `add_turned_by`. A line
+ * there is written whole, and is not read before: this saves a third of the way to memory.
+ */
+AVX512 static void add_turned_avx512(float *plus, int64_t columns, int64_t panel, int64_t stride, int64_t start,
+                                     int64_t size, const float *weights, const uint32_t *signs, int plane,
+                                     uint32_t coefficient) {
+    const __m512i sign = _mm512_set1_epi32(INT32_MIN), one = _mm512_set1_epi32((int)coefficient);
+    int64_t row = start / columns, column = start % columns;
+    for (int64_t j = 0; j < size; j += panel) {
+        float *out = plus + column / panel * stride + row * panel;
+        for (int64_t i = 0; i < panel; i += 16) {
+            __m512i bits = _mm512_sll_epi32(_mm512_loadu_si512(signs + j + i), _mm_cvtsi32_si128(plane));
+            __m512 term = _mm512_castsi512_ps(_mm512_ternarylogic_epi32(bits, sign, one, 0x6A)); /* and, xor */
+            _mm512_stream_ps(out + i, _mm512_add_ps(_mm512_loadu_ps(weights + j + i), term));
+        }
+        column += panel;
+        if (column == columns) column = 0, row++;
+    }
+}
+
+/* Other threads shall see what was stored past the caches. */
+static void end_stores(void) { _mm_sfence(); }

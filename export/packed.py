@@ -6,6 +6,7 @@ bundle: what they are does not matter, for they are overwritten (``device_runtim
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -84,11 +85,11 @@ def packed_graph(
         program = torch.export.export(_Fixed(piece, fixed).eval(), inputs, strict=False)
         litert_torch.convert(program.module(), inputs).export(str(Path(folder) / "graph.tflite"))
         model = LiteRTModel((Path(folder) / "graph.tflite").read_bytes())
-    known = {array.tobytes(): place for place, array in fixed.items()}
+    known = {_hash(array.tobytes()): place for place, array in fixed.items()}
     found: set[tuple[int, int]] = set()
     for _, *weights in model.fully_connected():
         tensors = [tensor for tensor in weights if tensor is not None]
-        places = [known.get(model.take(tensor)) for tensor in tensors]
+        places = [known.get(_hash(model.take(tensor))) for tensor in tensors]
         for tensor, place in zip(tensors, places, strict=True):
             if place is None:
                 return None
@@ -97,3 +98,7 @@ def packed_graph(
         found.add((places[0] or 0, places[1] or 0 if len(places) > 1 else -1))
     model.keep_rest()
     return model.content() if found == set(maps) else None
+
+
+def _hash(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from device_runtime.arrays import aligned_empty
 from device_runtime.directions import (
     CHUNK,
     DISTRIBUTIONS,
@@ -198,7 +199,8 @@ def test_panels_are_a_matrix_in_another_order(
     expected = {index: np.empty(array.shape, np.float32) for index, array in stored.items()}
     NumpyKernel(distribution).shift(stored, terms, expected)
     for kernel in kernels(distribution):
-        memory = np.full((panels, rows + 2, panel), 7, np.float32)
+        memory = aligned_empty((panels, rows + 2, panel))
+        memory[...] = 7
         kernel.shift(stored, terms, {0: memory[:, 1:-1].transpose(1, 0, 2), 1: memory[:, 0]})
         np.testing.assert_array_equal(memory[:, 1:-1].transpose(1, 0, 2).reshape(1, rows, -1), expected[0])
         np.testing.assert_array_equal(memory[:, 0].reshape(-1), expected[1])

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from device_runtime.engines import Constants, Linear
-from device_runtime.engines.packed import SharedFile, find_panels
+from device_runtime.engines.packed import MemoryFile, find_panels
 from device_runtime.errors import EngineError
 
 _CPU = 1
@@ -170,7 +170,7 @@ def _destroy(compiled: c_void_p, model: c_void_p, buffers: dict[int, tuple[np.nd
 class LiteRTPackedGraph(LiteRTGraph):
     """See :class:`device_runtime.engines.PackedGraph`."""
 
-    def __init__(self, compiled: c_void_p, model: c_void_p, weights: Sequence[np.ndarray], cache: SharedFile) -> None:
+    def __init__(self, compiled: c_void_p, model: c_void_p, weights: Sequence[np.ndarray], cache: MemoryFile) -> None:
         weakref.finalize(self, cache.close).atexit = False  # finalizers run last first
         super().__init__(compiled, model)
         self.weights = weights
@@ -201,7 +201,7 @@ class LiteRTEngine:
     def load_packed(self, path: Path, linear: Sequence[Linear]) -> LiteRTPackedGraph | None:
         """See :class:`device_runtime.engines.PackingEngine`."""
         try:
-            cache = SharedFile()
+            cache = MemoryFile()
         except (OSError, AttributeError):  # no Linux, or an old one
             return None
         try:
@@ -209,7 +209,7 @@ class LiteRTEngine:
         except EngineError:
             cache.close()
             raise
-        panels = find_panels(cache.map(), linear)
+        panels = find_panels(cache.mapped(), linear)
         _drop_pages(path.parent)
         if panels is None:
             _destroy(compiled, model, {})

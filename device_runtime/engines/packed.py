@@ -1,18 +1,20 @@
 """Weights where XNNPACK keeps them packed: found in its weight cache, to be overwritten in place.
 
 XNNPACK packs the constants of linear maps once, into panels of a few outputs each: a panel has the biases of its
-outputs and then, for each input, the weights of its outputs side by side. LiteRT keeps these in a file and maps it
-shared. Let the file lie in memory, map it too, and what is written there is what the next run computes with: nothing is
-packed then, and weights are in memory once. The layout is nowhere promised, so it is taken only where samples of it are
-as expected.
+outputs and then, for each input, the weights of its outputs side by side. LiteRT keeps these in a file that it maps.
+Let the file lie in memory and the mapping be writable, and what is written there is what the next run computes with:
+nothing is packed then, and weights are in memory once. The layout is nowhere promised, so it is taken only where
+samples of it are as expected.
 """
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -21,12 +23,13 @@ from device_runtime.engines import Linear
 #: Outputs of a panel, by processor.
 _PANELS = (8, 16, 32, 64)
 _ALIGNMENT = 128
+_MAPS = Path("/proc/self/maps")
 #: Of so many panels one is looked at: reading all constants would take time and memory.
 _SAMPLED = 16
 
 
-class SharedFile:
-    """A file in memory that this process and the engine both map.
+class MemoryFile:
+    """A file in memory, for the engine to map.
 
     Attributes:
         path: what the engine opens. It is the file's until it is closed, which is not before the engine's graph.
@@ -37,10 +40,22 @@ class SharedFile:
         self._descriptor = os.memfd_create("packed weights")
         self.path = f"/proc/self/fd/{self._descriptor}"
 
-    def map(self) -> np.ndarray:
-        """Its whole contents as float32, writable; empty where nothing was written to it."""
-        size = os.fstat(self._descriptor).st_size // 4 * 4
-        return np.frombuffer(mmap.mmap(self._descriptor, size), np.float32) if size else np.empty(0, np.float32)
+    def mapped(self) -> np.ndarray:
+        """Its contents as float32 where the engine has mapped all of them, made writable; empty where it has not.
+
+        Valid as long as the engine's graph. A mapping of our own would count twice as memory of the process.
+        """
+        nothing, status = np.empty(0, np.float32), os.fstat(self._descriptor)
+        fields = [line.split(maxsplit=5) for line in _MAPS.read_text(errors="surrogateescape").splitlines()]
+        found = [field for field in fields if int(field[4]) == status.st_ino and "/memfd:" in field[-1]]
+        if len(found) != 1 or int(found[0][2], 16):
+            return nothing
+        start, stop = (int(address, 16) for address in found[0][0].split("-"))
+        libc = ctypes.CDLL(None)
+        libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+        if stop - start < status.st_size or libc.mprotect(start, stop - start, mmap.PROT_READ | mmap.PROT_WRITE):
+            return nothing
+        return np.ctypeslib.as_array((ctypes.c_float * (status.st_size // 4)).from_address(start))
 
     def close(self) -> None:
         """Let go of the file; what is mapped stays."""
