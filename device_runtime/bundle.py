@@ -66,11 +66,7 @@ class Bundle:
         return engine.load(file, Constants(self.folder / data, [m for m in matrices if isinstance(m, Quantised)]))
 
     def load_packed(self, engine: Engine, graph: GraphSpec) -> PackedGraph | None:
-        """A graph whose linear maps' weights are written where the engine has them; None where there is none.
-
-        Raises:
-            EngineError: the engine cannot read it.
-        """
+        """A graph whose linear maps' weights are written where the engine has them; None where there is none."""
         if engine.format not in graph.packed or not isinstance(engine, PackingEngine):
             return None
         tensors = next(stage for stage in self.manifest.stages if stage.graph == graph.name).tensors

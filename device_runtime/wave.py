@@ -86,9 +86,8 @@ class Passage:
         signed, groups = 2 * len(perturbation.directions), forward.groups(batch)
         if spec.constants:  # of graphs with constants one is held at a time: all runs take the same
             groups = [max(size for size in groups if not signed % size)]
-        alone = (
-            trained and groups == [1] and forward.weights.ahead is None
-        )  # the engine has room for one leaf's weights
+        # The engine has room for one leaf's weights, and computes with them while others would be made ahead.
+        alone = trained and groups == [1] and forward.weights.ahead is None
         packed = forward.packed(batch.shape, spec, trained) if alone else {}
         return cls(spec, trained, perturbation, partition(signed, groups) if trained else [], packed)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -96,6 +98,20 @@ def test_weights_written_where_the_engine_has_them_measure_the_same(
         assert any(graph is not None for _, graph in packing._packed.values()) or platform.machine() != "x86_64"
         before = evaluate(packing, store).loss
     assert evaluate(Forward(create_engine("litert"), Replica(bundle)), store).loss == before
+
+
+def test_weights_are_inputs_where_the_system_has_no_files_in_memory(
+    bundle: Bundle, store: DataStore, make_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(name: str) -> int:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    found, expected = (
+        measure(Forward(create_engine("litert"), Replica(bundle, ahead=ahead)), store, make_plan(), "a")
+        for ahead in (False, True)
+    )
+    assert found == expected
 
 
 def test_local_steps_equal_rounds_of_one_device(

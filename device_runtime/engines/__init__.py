@@ -100,10 +100,7 @@ class PackingEngine(Engine, Protocol):
         """Load a graph file with constants for its linear maps' weights.
 
         Returns:
-            None where the engine does not keep its weights as expected.
-
-        Raises:
-            EngineError: the engine cannot read the file.
+            None where the engine cannot, or does not keep these weights as expected.
         """
 
 

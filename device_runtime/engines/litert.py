@@ -206,9 +206,9 @@ class LiteRTEngine:
             return None
         try:
             compiled, model = self._compile(path, f'weight_cache_file_path = "{cache.path}"\n')
-        except EngineError:
+        except EngineError:  # the graph with weights as inputs may do
             cache.close()
-            raise
+            return None
         panels = find_panels(cache.mapped(), linear)
         _drop_pages(path.parent)
         if panels is None:
