@@ -67,13 +67,13 @@ class Agent:
         engine: Engine,
         state: DeviceState,
         examples: Callable[[], DataStore],
-        observe: Callable[[Ack], None] = lambda ack: None,
+        observe: Callable[[Ack, Result], None] = lambda ack, result: None,
     ) -> None:
         """Prepare to take part.
 
         Args:
             examples: gives those to measure on, asked anew for each round.
-            observe: told of each acknowledgement of a result.
+            observe: told of each acknowledgement, with the result that it answers.
 
         Raises:
             BundleError, EngineError: the graphs cannot run, or the bundle names no server.
@@ -104,9 +104,20 @@ class Agent:
         self._haste = random.uniform(0.8, 1.2)  # devices that lost the server together do not come back in step
         self._synced_at = -RESEND_S
         self._last_round: int | None = None
+        self._stopping = False
+
+    @property
+    def link(self) -> Link:
+        """The connection: whether it stands, and how many bytes it took."""
+        return self._link
+
+    def stop(self) -> None:
+        """Have :meth:`run` return after the round's work that is at hand; may be called from any thread."""
+        self._stopping = True
+        self._link.events.put(None)  # wakes it
 
     def run(self) -> None:
-        """Take part until the job ends.
+        """Take part until the job ends, or :meth:`stop` is called.
 
         Raises:
             BrokerError: the broker cannot be reached at the start, or refuses.
@@ -114,10 +125,10 @@ class Agent:
         """
         self._link.connect()
         try:
-            while not self._finished:
+            while not (self._finished or self._stopping):
                 self.turn(self._link.next(self._due - time.monotonic()))
                 self._remind()
-                if self._link.events.empty():  # what waits may be this round's entry
+                if self._link.events.empty() and not self._stopping:  # what waits may be this round's entry
                     self._answer_plan()
         finally:
             self._publish(Presence(False, self._session))
@@ -174,7 +185,7 @@ class Agent:
             self._sync(at_once=self._follow(message.entries))
         elif isinstance(message, Ack):
             if isinstance(self._unanswered, Result) and self._unanswered.round == message.round:
-                self._observe(message)
+                self._observe(message, self._unanswered)
             if not isinstance(self._unanswered, Report):
                 self._settle(message.round)
         elif isinstance(message, Offer):

@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
     from device_runtime.errors import BrokerError
     from device_runtime.live_data import LiveData
     from device_runtime.state import DeviceState, read_identity
-    from device_runtime.wire import Ack
+    from device_runtime.wire import Ack, Result
 
     access = make_access(options)
     if options.access and options.id not in (None, access.user):
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> None:
     if store.truncated:
         print(f"{store.truncated} examples are longer than {bundle.manifest.length} tokens and were cut", flush=True)
 
-    def observe(ack: Ack) -> None:
+    def observe(ack: Ack, result: Result) -> None:
         print(f"round {ack.round}: {'counted' if ack.counted else 'too late'}", flush=True)
 
     Agent(access, options.job, engine, state, data.current, observe).run()
