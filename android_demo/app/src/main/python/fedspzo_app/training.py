@@ -1,0 +1,123 @@
+"""The runtime's agent in a thread of its own, from start to stop, with what the screen shows of it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from device_runtime.agent import Agent
+from device_runtime.data import DataStore
+from device_runtime.engines import Engine
+from device_runtime.errors import BrokerError, FedSPZOError
+from device_runtime.invitation import Invitation
+from device_runtime.state import DeviceState
+from device_runtime.wire import Ack, Result
+from fedspzo_app.history import History, Round
+
+log = logging.getLogger(__name__)
+
+#: Seconds before the broker is tried again that could not be reached at the start, first and at most.
+_WAIT_S, _LONGEST_WAIT_S = 2.0, 60.0
+
+
+class Training:
+    """Takes part in a job until it ends, the server refuses, or :meth:`stop` is called.
+
+    Attributes:
+        message: what last went wrong, or "".
+        finished: whether the job has ended.
+    """
+
+    def __init__(
+        self,
+        invitation: Invitation,
+        engine: Engine,
+        state: DeviceState,
+        examples: Callable[[], DataStore],
+        history: History,
+        joules: Callable[[], float | None],
+        changed: Callable[[], None],
+    ) -> None:
+        """Prepare; nothing runs yet.
+
+        Args:
+            joules: what the phone has spent since it was first asked; None where nothing measures it.
+            changed: called when there is something new to show, from any thread.
+        """
+        self.message = ""
+        self.finished = False
+        self._invitation, self._engine, self._state, self._examples = invitation, engine, state, examples
+        self._history, self._joules, self._changed = history, joules, changed
+        self._stopping = threading.Event()
+        self._agent: Agent | None = None
+        self._seen: tuple[int, int, float | None] = (0, 0, joules())
+        self._thread = threading.Thread(target=self._run, name="training", daemon=True)
+
+    def start(self) -> None:
+        """Begin, once."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the round's work that is at hand, and wait for that."""
+        self._stopping.set()
+        if self._agent is not None:
+            self._agent.stop()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    @property
+    def running(self) -> bool:
+        """Whether the agent is at work, or waits for the broker."""
+        return self._thread.is_alive()
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connection to the broker stands."""
+        return self._agent is not None and self._agent.link.connected
+
+    def _run(self) -> None:
+        wait = _WAIT_S
+        try:
+            while not (self.finished or self._stopping.is_set()):
+                try:
+                    self._take_part()
+                except BrokerError as error:
+                    self._say(str(error))
+                    self._stopping.wait(wait)
+                    wait = min(2 * wait, _LONGEST_WAIT_S)
+        except FedSPZOError as error:
+            self._say(str(error))
+        except Exception as error:  # the screen must tell; a thread that ends without a word tells nobody
+            log.exception("the training ended with an error of the program")
+            self._say(f"an error of the program: {error!r}")
+        finally:
+            self._agent = None
+            self._changed()
+
+    def _take_part(self) -> None:
+        self._seen = (0, 0, self._seen[2])
+        agent = Agent(
+            self._invitation.access, self._invitation.job, self._engine, self._state, self._examples, self._observe
+        )
+        self._agent = agent
+        if self._stopping.is_set():  # before there was an agent to stop
+            return
+        self._changed()
+        agent.run()
+        self.message = ""
+        self.finished = not self._stopping.is_set()
+
+    def _observe(self, ack: Ack, result: Result) -> None:
+        assert self._agent is not None
+        link, (up, down, joules) = self._agent.link, self._seen
+        self._seen = (link.bytes_up, link.bytes_down, self._joules())
+        spent = None if joules is None or self._seen[2] is None else self._seen[2] - joules
+        self._history.add(Round(ack.round, result.loss, ack.counted, self._seen[0] - up, self._seen[1] - down, spent))
+        self.message = ""
+        self._changed()
+
+    def _say(self, message: str) -> None:
+        log.warning("%s", message)
+        self.message = message
+        self._changed()

@@ -1,0 +1,1 @@
+"""Java's own classes as far as the app's Python uses them."""
