@@ -73,6 +73,10 @@ def test_each_step_that_is_missing_is_named(app: App, copied_bundle: Path, tmp_p
     assert error(app.start(listener)) == "there is no invitation; scan or paste one"
     assert "not a whole invitation" in error(app.enrol("fedspzo:AAAA"))
     assert "is not a broker's URL" in error(app.enrol("http://host"))
+    assert result(app.describe_invitation(LOGIN.text())) == {
+        "broker": "mqtts://127.0.0.1:9", "device": "phone-1", "job": "default"
+    }  # fmt: skip
+    assert result(app.status())["broker"] == ""
     result(app.enrol(LOGIN.text()))
     assert "there is no bundle; import the one" in error(app.start(listener))
     assert "there is no bundle" in error(app.predict("{}"))
@@ -80,7 +84,8 @@ def test_each_step_that_is_missing_is_named(app: App, copied_bundle: Path, tmp_p
         app.import_bundle(str(shutil.copytree(FAKES, tmp_path / "x")))
     )
     result(app.import_bundle(str(copied_bundle)))
-    assert "there are no examples" in error(app.start(listener))
+    assert error(app.start(listener)) == error(app.check_ready())
+    assert "there are no examples" in error(app.check_ready())
     assert "the text field 'text' is missing" in error(app.add_example('{"label": "alarm"}'))
     assert "label 'dance' is not one of" in error(app.add_example('{"text": "dance", "label": "dance"}'))
     assert "the field 'text' is empty" in error(app.add_example('{"text": " ", "label": "alarm"}'))
@@ -89,6 +94,7 @@ def test_each_step_that_is_missing_is_named(app: App, copied_bundle: Path, tmp_p
     assert status["task"] == {
         "name": "requests", "fields": ["text"], "labels": ["alarm", "music", "call"], "target": "label"
     }  # fmt: skip
+    assert result(app.check_ready()) == {}
     assert (status["device"], status["broker"], status["examples"]) == ("phone-1", "mqtts://127.0.0.1:9", 1)
 
 

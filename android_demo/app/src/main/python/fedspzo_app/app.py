@@ -13,6 +13,7 @@ from typing import Any, Concatenate, ParamSpec
 from device_runtime.bundle import Bundle
 from device_runtime.engines import Engine
 from device_runtime.errors import DataError, FedSPZOError, StateError
+from device_runtime.invitation import Invitation
 from device_runtime.live_data import LiveData
 from device_runtime.manifest import MANIFEST
 from device_runtime.replica import Replica
@@ -73,6 +74,12 @@ class App:
             self._invitation = None
 
     @_command
+    def describe_invitation(self, text: str) -> dict[str, Any]:
+        """What an invitation is to, for a person to agree: ``{"broker", "device", "job"}``."""
+        invitation = parse_invitation(text)
+        return {"broker": invitation.access.place, "device": invitation.access.user, "job": invitation.job}
+
+    @_command
     def enrol(self, text: str) -> None:
         """Take an invitation: what a QR code says, an access file's content, or a broker's URL."""
         invitation, known = parse_invitation(text), self._invitation
@@ -115,23 +122,27 @@ class App:
         self._examples += 1
 
     @_command
+    def check_ready(self) -> None:
+        """Say what is missing before :meth:`start`, if something is."""
+        self._needed_invitation()
+        self._needed_bundle()
+        self._check_examples()
+
+    @_command
     def start(self, listener: Any) -> None:
         """Take part, in a thread of its own. ``listener.changed()`` is called when there is something new to show."""
         self._listener = listener
         if self._training is not None and self._training.running:
             return
-        if self._invitation is None:
-            raise StateError("there is no invitation; scan or paste one")
-        bundle = self._needed_bundle()
-        if not self._examples:
-            raise DataError("there are no examples to learn from; add some, or import a file of them")
+        invitation, bundle = self._needed_invitation(), self._needed_bundle()
+        self._check_examples()
         engine = self._needed_engine()
         if self._state is None:
-            self._state = open_state(self._files, bundle, self._invitation, self._vault, self._threads)
+            self._state = open_state(self._files, bundle, invitation, self._vault, self._threads)
         examples = LiveData(str(self._files.examples), bundle, self._files.tokens)
         self._files.paused.unlink(missing_ok=True)
         self._training = Training(
-            self._invitation, engine, self._state, examples.current, self._history, _no_joules, self._tell
+            invitation, engine, self._state, examples.current, self._history, _no_joules, self._tell
         )
         self._training.start()
 
@@ -198,6 +209,15 @@ class App:
     def digest(self) -> str:
         """Hash of the replica's weights, in hexadecimal; "" while there is none."""
         return self._state.replica.digest().hex() if self._state is not None else ""
+
+    def _needed_invitation(self) -> Invitation:
+        if self._invitation is None:
+            raise StateError("there is no invitation; scan or paste one")
+        return self._invitation
+
+    def _check_examples(self) -> None:
+        if not self._examples:
+            raise DataError("there are no examples to learn from; add some, or import a file of them")
 
     def _needed_bundle(self) -> Bundle:
         if self._bundle is None:
