@@ -236,7 +236,7 @@ class Device:
     def _sync(self, now: float) -> None:
         self._synced_at = now
         self._swarm.counts["syncs sent"] += 1
-        sync = Sync(self._public, self._session, self._bundle, self._round, self._head, 20, 1.0, True)
+        sync = Sync(self._public, self._session, self._bundle, self._round, self._head, 20, 1.0, True, True)
         self._publish(self._topics.up(self._name), sync)
 
     def _publish(self, topic: str, message: Message, retain: bool = False) -> None:

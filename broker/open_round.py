@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from broker.roster import Roster
 from broker.rounds import Job
 from device_runtime.plan import Plan
-from device_runtime.wire import Result
+from device_runtime.wire import Decline, Result
 
 
 @dataclass
@@ -19,7 +19,7 @@ class OpenRound:
         results: device → its accepted result.
         started: when it was opened, or reopened after a restart.
         deadline: when a quorum suffices, or others are asked.
-        declined: device → why it does not answer.
+        declined: device → its refusal to answer.
     """
 
     plan: Plan
@@ -27,7 +27,7 @@ class OpenRound:
     results: dict[str, Result]
     started: float
     deadline: float = field(init=False)
-    declined: dict[str, str] = field(default_factory=dict)
+    declined: dict[str, Decline] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.deadline = self.started + self.plan.deadline

@@ -173,7 +173,10 @@ class Reception:
                 )
         elif member.round == last and self.finished:
             self.dismiss(member.name)
-        if self.round and member.name in self.round.cohort and member.name not in self.round.results:
+        if self.round and member.willing and member.name in self.round.cohort and member.name not in self.round.results:
+            said = self.round.declined.get(member.name)
+            if said is not None and said.passing:
+                del self.round.declined[member.name]  # it waits no more, and is waited for
             self.ask(member.name, self.round.plan)
 
     def ask(self, device: str, plan: Plan) -> None:
@@ -212,7 +215,8 @@ class Reception:
     def _on_decline(self, member: Member, decline: Decline) -> None:
         if self.round and decline.round == self.round.plan.round and member.name in self.round.cohort:
             self._outcome.counts["plans declined"] += 1
-            self.round.declined[member.name] = decline.reason
+            self.round.declined[member.name] = decline
+            member.willing = not decline.passing
             self._outbox.send(member.name, Ack(decline.round, counted=False))
 
     def _on_report(self, member: Member, report: Report) -> None:

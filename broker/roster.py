@@ -24,6 +24,7 @@ class Member:
         session: of its process.
         online: as its birth message, its will and its syncs say.
         synced: it stands where it can be asked.
+        willing: its conditions allow it to be asked.
         seen: when it was last heard, by the monotonic clock.
         round, examples, battery, charging: as its last sync said.
         served: last round that its result counted in.
@@ -37,6 +38,7 @@ class Member:
     session: int = 0
     online: bool = False
     synced: bool = False
+    willing: bool = True
     seen: float = 0.0
     round: int = 0
     examples: int = 0
@@ -87,16 +89,20 @@ class Roster:
         return member is not None and bool(member.session) and not _present(member, now)
 
     def ready(self, now: float) -> dict[str, Candidate]:
-        """Devices that can be asked: there, and synced."""
+        """Devices that can be asked: there, synced, and willing."""
         return {
             member.name: Candidate(member.served, member.battery, member.charging)
             for member in self._members.values()
-            if member.synced and _present(member, now)
+            if _askable(member, now)
         }
+
+    def there(self, now: float) -> set[str]:
+        """Devices that are there and synced, whether or not they are willing."""
+        return {member.name for member in self._members.values() if member.synced and _present(member, now)}
 
     def count_ready(self, now: float) -> int:
         """How many can be asked; any thread may want to know."""
-        return sum(member.synced and _present(member, now) for member in list(self._members.values()))
+        return sum(_askable(member, now) for member in list(self._members.values()))
 
     def __len__(self) -> int:
         return len(self._members)
@@ -119,7 +125,11 @@ def accept(member: Member, sync: Sync) -> None:
     """Note where a device stands; it is there, so a will that came late is undone."""
     member.session, member.online, member.synced = sync.session, True, True
     member.round, member.examples = sync.round, sync.examples
-    member.battery, member.charging = sync.battery, sync.charging
+    member.battery, member.charging, member.willing = sync.battery, sync.charging, sync.willing
+
+
+def _askable(member: Member, now: float) -> bool:
+    return member.synced and member.willing and _present(member, now)
 
 
 def _present(member: Member, now: float) -> bool:

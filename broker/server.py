@@ -19,7 +19,7 @@ from broker.outbox import Outbox
 from broker.outcome import Outcome
 from broker.reception import Reception
 from broker.roster import Roster
-from broker.rounds import ClosedRound, Job, choose_cohort, close_round, describe_round, plan_round
+from broker.rounds import Candidate, ClosedRound, Job, choose_cohort, close_round, describe_round, plan_round
 from broker.standing import Standing
 from broker.store import ServerStore
 from device_runtime.access import Access
@@ -214,7 +214,7 @@ class Server:
         if self._round.complete(self._job, self._roster, now):
             self._close(now)
             return True
-        if self._round.overdue(now):
+        if self._round.overdue(now) or (not self._round.missing and self._others(now)):
             self._extend(now)
         return False
 
@@ -231,15 +231,16 @@ class Server:
         """Give those that have not answered a new deadline, and ask as many others besides.
 
         Raises:
-            StateError: all devices have declined.
+            StateError: all devices have declined, and it is not a matter of time.
         """
         assert self._round is not None
         current = self._round
-        others = {name: candidate for name, candidate in self._roster.ready(now).items() if name not in current.cohort}
+        others = self._others(now)
         if not current.missing and not others and current.declined:
-            if not current.results:
-                device, reason = next(iter(current.declined.items()))
-                raise StateError(f"round {current.plan.round} cannot go on; device '{device}' says: {reason}")
+            lasting = {device: said for device, said in current.declined.items() if not said.passing}
+            if lasting and not current.results:
+                device, said = next(iter(lasting.items()))
+                raise StateError(f"round {current.plan.round} cannot go on; device '{device}' says: {said.reason}")
             current.declined.clear()  # nobody else is there: they are asked again
         wanted = self._job.asked - len(current.results)
         fresh = choose_cohort(self._job, current.plan.round, others, wanted)
@@ -251,6 +252,12 @@ class Server:
         self._store.save_open_round(current.plan, current.cohort)
         for device in asked:
             self._reception.ask(device, current.plan)
+
+    def _others(self, now: float) -> dict[str, Candidate]:
+        """Devices that can be asked and have not been."""
+        assert self._round is not None
+        cohort = self._round.cohort
+        return {name: candidate for name, candidate in self._roster.ready(now).items() if name not in cohort}
 
     def _close(self, now: float) -> None:
         assert self._round is not None
@@ -280,6 +287,6 @@ class Server:
         if self._finished_at is None or self._digests.known(last) is None:
             return False
         waited = now - self._finished_at
-        if not self._outcome.reports.keys() >= self._roster.ready(now).keys():
+        if not self._outcome.reports.keys() >= self._roster.there(now):
             return waited > REPORT_S
         return waited > ARRIVAL_S or (bool(self._outcome.reports) and now > self._reception.synced_at + SETTLE_S)

@@ -18,6 +18,7 @@ from device_runtime.answers import Answers
 from device_runtime.catch_up import Planner
 from device_runtime.client import Will
 from device_runtime.complaints import Complaints
+from device_runtime.conditions import UNLIMITED, Conditions, Limits, read_conditions
 from device_runtime.data import DataStore
 from device_runtime.engines import Engine
 from device_runtime.errors import MessageError, PlanError, StateError
@@ -25,7 +26,6 @@ from device_runtime.journal import chain
 from device_runtime.link import Connected, Link, Received
 from device_runtime.memory import peak_rss_bytes
 from device_runtime.plan import Entry, Plan
-from device_runtime.power import read_power
 from device_runtime.state import DeviceState
 from device_runtime.topics import Topics
 from device_runtime.trust import Scope, check, read_pin, split
@@ -58,7 +58,11 @@ IDLE_S = 60.0
 
 
 class Agent:
-    """One device of one job."""
+    """One device of one job.
+
+    Attributes:
+        limits: within which it takes part in rounds; others may be set while it runs.
+    """
 
     def __init__(
         self,
@@ -68,12 +72,16 @@ class Agent:
         state: DeviceState,
         examples: Callable[[], DataStore],
         observe: Callable[[Ack, Result], None] = lambda ack, result: None,
+        limits: Limits = UNLIMITED,
+        conditions: Callable[[], Conditions] = read_conditions,
     ) -> None:
         """Prepare to take part.
 
         Args:
             examples: gives those to measure on, asked anew for each round.
             observe: told of each acknowledgement, with the result that it answers.
+            limits: within which it takes part in rounds; it follows the journal in any case.
+            conditions: tells how it fares.
 
         Raises:
             BundleError, EngineError: the graphs cannot run, or the bundle names no server.
@@ -82,7 +90,10 @@ class Agent:
         self._examples = examples
         self._observe = observe
         self._authority = access.authority
-        self._answers = Answers(engine, state, examples)
+        self.limits = limits
+        self._conditions = conditions
+        self._unwilling = ""
+        self._answers = Answers(engine, state, examples, lambda: self._judge(conditions()))
         self._server = read_pin(state.replica.bundle.folder)
         self._topics = Topics(job)
         self._session = secrets.randbits(63)
@@ -285,7 +296,7 @@ class Agent:
         """Say where the replica stands, to be sent what it lacks; not in a burst, since each is answered in full."""
         if at_once or time.monotonic() >= self._synced_at + RESEND_S:
             self._synced_at = time.monotonic()
-            replica, power = self._state.replica, read_power()
+            replica, now = self._state.replica, self._conditions()
             self._publish(
                 Sync(
                     key=self._state.signer.public,
@@ -294,10 +305,19 @@ class Agent:
                     round=replica.round,
                     head=replica.head,
                     examples=len(self._examples()),
-                    battery=power.battery,
-                    charging=power.charging,
+                    battery=now.battery,
+                    charging=now.charging,
+                    willing=not self._judge(now),
                 )
             )
+
+    def _judge(self, now: Conditions) -> str:
+        """Why it takes part in no round under these conditions, said when it changes; "" where it does."""
+        reason = self.limits.refusal(now)
+        if reason != self._unwilling:
+            log.warning(f"takes part in no round now: {reason}" if reason else "takes part in rounds again")
+            self._unwilling = reason
+        return reason
 
     def _send(self, message: Result | Decline | Report) -> None:
         self._reports += isinstance(message, Report)

@@ -27,11 +27,18 @@ class Answers:
         given: how many plans were answered.
     """
 
-    def __init__(self, engine: Engine, state: DeviceState, examples: Callable[[], DataStore]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        state: DeviceState,
+        examples: Callable[[], DataStore],
+        unwilling: Callable[[], str] = lambda: "",
+    ) -> None:
         """Prepare the graphs.
 
         Args:
             examples: gives those to measure on, asked anew for each plan.
+            unwilling: says why the device takes part in no round now; "" where it does.
 
         Raises:
             BundleError, EngineError: the graphs cannot run.
@@ -40,6 +47,7 @@ class Answers:
         self._forward = Forward(engine, state.replica)
         self._state = state
         self._examples = examples
+        self._unwilling = unwilling
         self._cache = PrefixCache(state.folder / PREFIX)
         self._last: tuple[Plan, Result | Decline] | None = None
 
@@ -51,15 +59,18 @@ class Answers:
         return self._last[1]
 
     def _measure(self, plan: Plan) -> Result | Decline:
+        if reason := self._unwilling():
+            return Decline(plan.round, reason, passing=True)
         start = time.perf_counter()
         digest = self._state.replica.digest() if plan.digest else b""
         try:
             measured = measure(self._forward, self._examples(), plan, self._state.device, self._cache)
         except FedSPZOError as error:
             log.warning("the plan of round %d cannot be carried out: %s", plan.round, error)
-            return Decline(plan.round, str(error)[:200])
+            return Decline(plan.round, str(error)[:200], passing=False)
         if not all(map(math.isfinite, (measured.loss, *measured.scalars))):
-            return Decline(plan.round, "its loss is not finite: the model has diverged; lower the learning rates")
+            reason = "its loss is not finite: the model has diverged; lower the learning rates"
+            return Decline(plan.round, reason, passing=False)
         seconds = time.perf_counter() - start
         return Result(
             plan.round, fingerprint(plan), measured.scalars, measured.loss, measured.examples, seconds, digest

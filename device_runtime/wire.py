@@ -41,6 +41,7 @@ class Sync:
         examples: examples it holds.
         battery: charge between 0 and 1; 1 where there is no battery.
         charging: whether it is connected to power.
+        willing: whether its conditions allow it to take part in rounds now.
     """
 
     key: bytes
@@ -51,6 +52,7 @@ class Sync:
     examples: int
     battery: float
     charging: bool
+    willing: bool
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,17 @@ class Result:
 
 @dataclass(frozen=True)
 class Decline:
-    """Device → server: it does not answer the round's plan, and why."""
+    """Device → server: it does not answer the round's plan, and why.
+
+    Attributes:
+        round: the plan's round.
+        reason: in words.
+        passing: its conditions do not allow it now; it says so in a :class:`Sync` when they do.
+    """
 
     round: int
     reason: str
+    passing: bool
 
 
 @dataclass(frozen=True)

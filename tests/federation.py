@@ -139,7 +139,15 @@ class Peer:
 
     def sync(self, **changes: Any) -> Sync:
         """A newcomer's."""
-        plain = {"session": 9, "round": 0, "head": EMPTY, "examples": 5, "battery": 1.0, "charging": True}
+        plain = {
+            "session": 9,
+            "round": 0,
+            "head": EMPTY,
+            "examples": 5,
+            "battery": 1.0,
+            "charging": True,
+            "willing": True,
+        }
         return Sync(**{"key": self.signer.public, "bundle": self.identity, **plain, **changes})  # type: ignore[arg-type]
 
     def wait_quiet(self, seconds: float = 0.3) -> list[tuple[str, bytes]]:

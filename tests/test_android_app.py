@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from android_process import Keystore, Listener
+from android_process import Context, Keystore, Listener
 from faulty_proxy import FaultyProxy
 from fedspzo_app.app import App
 from fedspzo_app.executorch_java import create as create_executorch
@@ -44,9 +44,11 @@ LOGIN = Invitation(Access("mqtts://127.0.0.1:9", "phone-1", "secret-word"))
 
 @pytest.fixture
 def app(tmp_path: Path) -> App:
-    from android.content import Context
+    return open_app(tmp_path)
 
-    return create(str(tmp_path / "no_backup"), Context(tmp_path / "phone.json"), Keystore(tmp_path / "keystore"))
+
+def open_app(folder: Path) -> App:
+    return create(str(folder / "no_backup"), Context(folder / "phone.json"), Keystore(folder / "keystore"))
 
 
 @pytest.fixture
@@ -171,17 +173,28 @@ def test_invitations_come_in_three_forms(tmp_path: Path) -> None:
             parse_invitation(text)
 
 
-def test_the_phone_is_read(app: App, tmp_path: Path) -> None:
+def test_the_phone_is_read_and_its_limits_are_kept(app: App, tmp_path: Path) -> None:
     def status(**phone: int) -> dict[str, Any]:
         (tmp_path / "phone.json").write_text(json.dumps(phone))
         told = result(app.status())
-        return {name: told[name] for name in ("battery", "charging", "temperature", "metered", "heat")}
+        return {name: told[name] for name in ("battery", "charging", "temperature", "throttled", "metered", "waits")}
 
-    assert status() == {"battery": 0.8, "charging": True, "temperature": 30.1, "metered": False, "heat": "none"}
-    assert status(level=10, scale=50, plugged=0, temperature=-1, metered=1, thermal=3) == {
-        "battery": 0.2, "charging": False, "temperature": None, "metered": True, "heat": "severe"
+    assert status() == {
+        "battery": 0.8, "charging": True, "temperature": 30.1, "throttled": False, "metered": False, "waits": ""
+    }  # fmt: skip
+    assert status(level=25, scale=50, plugged=0, temperature=-1, metered=1, thermal=3) == {
+        "battery": 0.5, "charging": False, "temperature": None, "throttled": True, "metered": True,
+        "waits": "its network is metered",
     }  # fmt: skip
     assert status(level=-1)["battery"] == 1.0
+    assert status(level=10)["waits"] == "its battery is at 10%, below 20%"
+    assert status(temperature=455)["waits"] == "it is at 45.5 °C, above 42 °C"
+    result(app.set_limits('{"battery": 0.05, "charging": true, "unmetered": false}'))
+    assert "these are no limits" in error(app.set_limits('{"battery": 5}'))
+    assert result(open_app(tmp_path).status())["limits"] == {
+        "battery": 0.05, "temperature_c": 42.0, "charging": True, "unmetered": False
+    }  # fmt: skip
+    assert status(level=10, metered=1, plugged=0)["waits"] == "it is not charging"
 
 
 def test_the_history_outlives_a_torn_line(tmp_path: Path) -> None:
@@ -327,6 +340,15 @@ def test_the_app_trains_through_a_kill_and_a_cut(
     phone.wait(lambda status: len(status["losses"]) > len(before["losses"]))
     assert federation.proxy.cut("phone-1") >= 1
     phone.wait(lambda status: len(status["losses"]) > len(before["losses"]) + 1)
+
+    (tmp_path / "phone" / "phone.json").write_text('{"metered": 1}')
+    phone.wait(lambda status: status["waits"] == "its network is metered")
+    time.sleep(1)
+    rounds = len(result(phone.ask("status"))["losses"])
+    time.sleep(1)
+    status = result(phone.ask("status"))
+    assert (len(status["losses"]), status["connected"]) == (rounds, True)
+    result(phone.ask("set_limits", '{"unmetered": false}'))
 
     result(phone.ask("pause"))
     status = result(phone.ask("status"))

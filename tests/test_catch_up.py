@@ -17,7 +17,6 @@ from device_runtime.errors import StateError
 from device_runtime.journal import EMPTY, chain
 from device_runtime.live_data import LiveData
 from device_runtime.plan import Contribution, Entry, Plan
-from device_runtime.power import Power, read_power
 from device_runtime.replica import Replica
 from device_runtime.state import DeviceState
 from device_runtime.wire import Batch, Offer
@@ -109,24 +108,6 @@ def test_examples_that_are_added_while_it_runs(
     assert "cannot be used, so the examples stay as they were" in caplog.text
     file.unlink()
     assert len(data.current()) == 6
-
-
-def test_power(tmp_path: Path) -> None:
-    assert read_power(tmp_path / "none") == Power(1.0, True)
-
-    def supply(name: str, **values: str) -> None:
-        (tmp_path / name).mkdir(exist_ok=True)
-        for key, value in values.items():
-            (tmp_path / name / key).write_text(value + "\n")
-
-    supply("AC", type="Mains", online="1")
-    assert read_power(tmp_path) == Power(1.0, True)
-    supply("BAT0", type="Battery", capacity="37", status="Discharging")
-    assert read_power(tmp_path) == Power(0.37, False)
-    supply("BAT0", status="Charging")
-    assert read_power(tmp_path) == Power(0.37, True)
-    supply("BAT0", capacity="garbage")
-    assert read_power(tmp_path) == Power(1.0, True)
 
 
 def test_a_device_that_begins_afresh(pinned: Bundle, victim: Victim, ahead: tuple[list[Entry], Replica, Offer]) -> None:

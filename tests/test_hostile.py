@@ -174,7 +174,7 @@ class Host:
             self.hear(name, self.sync(name, session))
 
     def sync(self, name: str, session: int) -> Sync:
-        return Sync(self.keys[name].public, session, self.identity, 0, EMPTY, 9, 1.0, True)
+        return Sync(self.keys[name].public, session, self.identity, 0, EMPTY, 9, 1.0, True, True)
 
     def sign(self, name: str, payload: bytes) -> bytes:
         return self.keys[name].sign(payload, Scope(JOB, self.identity, name))
@@ -205,7 +205,7 @@ def test_one_that_declines_does_not_end_the_job(pinned: Bundle, tmp_path: Path) 
     answer = Result(1, fingerprint(opened.plan), (1.0,) * 4, 1.0, 4, 0.1, b"")
     host.hear("a", answer)
     host.hear("b", answer)
-    host.hear("evil", Decline(1, "I would rather not"))
+    host.hear("evil", Decline(1, "I would rather not", False))
     opened.deadline = 0.0
     host.server.turn([])
     assert opened.missing == ["evil"]
@@ -251,8 +251,8 @@ def every_kind(plan: Plan, entry: Entry, key: bytes, identity: bytes) -> list[by
     """The bytes of one valid message of each kind."""
     messages: list[Message] = [
         plan, entry, Result(1, fingerprint(plan), (1.0, 2.0, 3.0, 4.0), 1.0, 4, 0.1, b""), Ack(1, True),
-        Refusal(key, 1, "x"), Sync(key, 3, identity, 0, EMPTY, 5, 0.5, True), Finish(1),
-        Report(1, bytes(16), 1, 2, 3, 4), Hello(), Presence(True, 3), Decline(1, "no"),
+        Refusal(key, 1, "x"), Sync(key, 3, identity, 0, EMPTY, 5, 0.5, True, True), Finish(1),
+        Report(1, bytes(16), 1, 2, 3, 4), Hello(), Presence(True, 3), Decline(1, "no", False),
         Batch((encode(entry) + bytes(64),)),         Offer(9, key, 9, "http://x"), Dismissal(3),
     ]  # fmt: skip
     return [encode(message) for message in messages]

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedspzo.broker_options import add_broker_options, make_access
+
+if TYPE_CHECKING:
+    from device_runtime.conditions import Limits
 
 DATA_HELP = (
     "labelled examples: JSON lines, .csv, .tsv or .parquet, or a data set as hub:NAME:SPLIT, hub:NAME:CONFIG:SPLIT"
@@ -29,6 +34,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--show-key", action="store_true", help="print the device's line for the server's --admit file, and end"
+    )
+    limits = parser.add_argument_group("when to take part", "outside these limits the device only follows the journal")
+    limits.add_argument("--min-battery", type=float, default=0.0, metavar="PERCENT", help="at least so much charge")
+    limits.add_argument(
+        "--max-temperature", type=float, default=math.inf, metavar="CELSIUS", help="no sensor hotter than this"
+    )
+    limits.add_argument("--only-charging", action="store_true", help="only while connected to power")
+    limits.add_argument(
+        "--only-unmetered", action="store_true", help="not over a modem, or what NetworkManager takes for metered"
     )
     parser.add_argument("--threads", type=int, default=1, help="threads of the engine and for weights (%(default)s)")
     parser.add_argument(
@@ -58,6 +72,7 @@ def run(options: argparse.Namespace) -> None:
         name, key = read_identity(options.state, device)
         print(name, key.hex(), flush=True)
         return
+    limits = make_limits(options)
     bundle = Bundle(options.bundle)
     engine = create_engine(options.engine, options.threads)
     state = DeviceState(options.state, bundle, device, options.afresh, options.threads, options.ahead)
@@ -70,4 +85,18 @@ def run(options: argparse.Namespace) -> None:
     def observe(ack: Ack, result: Result) -> None:
         print(f"round {ack.round}: {'counted' if ack.counted else 'too late'}", flush=True)
 
-    Agent(access, options.job, engine, state, data.current, observe).run()
+    Agent(access, options.job, engine, state, data.current, observe, limits).run()
+
+
+def make_limits(options: argparse.Namespace) -> Limits:
+    """The limits that the options describe. Raises StateError when this machine cannot keep them."""
+    from device_runtime.conditions import Limits, read_conditions
+    from device_runtime.errors import StateError
+
+    if not 0 <= options.min_battery <= 100:
+        raise StateError(f"--min-battery is a percentage from 0 to 100, not {options.min_battery:g}")
+    if math.isnan(options.max_temperature):
+        raise StateError("--max-temperature is a number of degrees Celsius")
+    if options.max_temperature < math.inf and math.isnan(read_conditions().temperature_c):
+        raise StateError("this machine has no temperature sensor under /sys/class; leave out --max-temperature")
+    return Limits(options.min_battery / 100, options.max_temperature, options.only_charging, options.only_unmetered)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
@@ -25,6 +27,7 @@ from fedspzo_app.history import History
 from fedspzo_app.model import ask, open_state
 from fedspzo_app.phone import Phone
 from fedspzo_app.private_files import PrivateFiles, Vault, parse_invitation
+from fedspzo_app.settings import load_limits, parse_limits
 from fedspzo_app.training import Training
 
 #: Threads of the engine and for weights: the fast cores of a phone are few, and the phone is to stay usable.
@@ -65,6 +68,7 @@ class App:
         self._message = ""
         self._examples = _count_lines(self._files.examples)
         self._history = History(self._files.history)
+        self._limits = load_limits(self._files.limits)
         try:
             self._invitation = self._files.load_invitation(vault)
             if (self._files.bundle / MANIFEST).exists():
@@ -122,6 +126,14 @@ class App:
         self._examples += 1
 
     @_command
+    def set_limits(self, limits: str) -> None:
+        """Take part only within these limits, the JSON of :class:`device_runtime.conditions.Limits`; from now on."""
+        self._limits = parse_limits(limits)
+        self._files.write(self._files.limits, json.dumps(asdict(self._limits)).encode())
+        if self._training is not None:
+            self._training.set_limits(self._limits)
+
+    @_command
     def check_ready(self) -> None:
         """Say what is missing before :meth:`start`, if something is."""
         self._needed_invitation()
@@ -142,7 +154,15 @@ class App:
         examples = LiveData(str(self._files.examples), bundle, self._files.tokens)
         self._files.paused.unlink(missing_ok=True)
         self._training = Training(
-            invitation, engine, self._state, examples.current, self._history, _no_joules, self._tell
+            invitation,
+            engine,
+            self._state,
+            examples.current,
+            self._history,
+            self._limits,
+            self._phone.read,
+            _no_joules,
+            self._tell,
         )
         self._training.start()
 
@@ -179,7 +199,7 @@ class App:
         """All that the screen shows, as JSON; waits for no command."""
         training, invitation, bundle, state = self._training, self._invitation, self._bundle, self._state
         rounds = self._history.rounds
-        reading = self._phone.read()
+        now = self._phone.read()
         spent = [entry.joules for entry in rounds if entry.joules is not None]
         return json.dumps(
             {
@@ -198,11 +218,13 @@ class App:
                 "bytes_up": sum(entry.bytes_up for entry in rounds),
                 "bytes_down": sum(entry.bytes_down for entry in rounds),
                 "joules": sum(spent) if spent else None,
-                "battery": reading.battery,
-                "charging": reading.charging,
-                "temperature": reading.temperature,
-                "metered": reading.metered,
-                "heat": reading.heat,
+                "battery": now.battery,
+                "charging": now.charging,
+                "temperature": None if math.isnan(now.temperature_c) else now.temperature_c,
+                "throttled": now.throttled,
+                "metered": now.metered,
+                "limits": asdict(self._limits),
+                "waits": self._limits.refusal(now),
             }
         )
 

@@ -1,33 +1,14 @@
-"""What the phone says of itself, through Android's classes: battery, charging, temperature, network, heat."""
+"""How the phone fares, through Android's classes: battery, charging, temperature, heat, network."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 from typing import Any
+
+from device_runtime.conditions import Conditions
 
 #: The first version of Android that tells how hot it is (PowerManager.getCurrentThermalStatus).
 _TELLS_HEAT = 29
-#: Names of PowerManager.THERMAL_STATUS_*, in their order.
-HEAT = ("none", "light", "moderate", "severe", "critical", "emergency", "shutdown")
-
-
-@dataclass(frozen=True)
-class Reading:
-    """The phone at one moment.
-
-    Attributes:
-        battery: charge between 0 and 1.
-        charging: whether it is connected to power.
-        temperature: of the battery, in °C; None where it is not told.
-        metered: whether the network in use costs by volume, or there is none.
-        heat: how far the system throttles, one of :data:`HEAT`.
-    """
-
-    battery: float
-    charging: bool
-    temperature: float | None
-    metered: bool
-    heat: str
 
 
 class Phone:
@@ -36,8 +17,12 @@ class Phone:
     def __init__(self, context: Any) -> None:
         self._context = context
 
-    def read(self) -> Reading:
-        """The phone now. The battery is asked for by its sticky broadcast, which costs no wake-up."""
+    def read(self) -> Conditions:
+        """The phone now; what it does not say is taken for good.
+
+        The temperature is the battery's, which all phones tell. The battery is asked for by its sticky broadcast, which
+        costs no wake-up.
+        """
         from android.content import Context, Intent, IntentFilter
         from android.os import BatteryManager, Build
 
@@ -52,13 +37,13 @@ class Phone:
                 BatteryManager.EXTRA_TEMPERATURE,
             )
         )
-        heat = 0
+        throttled = False
         if Build.VERSION.SDK_INT >= _TELLS_HEAT:
-            heat = context.getSystemService(Context.POWER_SERVICE).getCurrentThermalStatus()
-        return Reading(
+            throttled = context.getSystemService(Context.POWER_SERVICE).getCurrentThermalStatus() > 0
+        return Conditions(
             battery=level / scale if level >= 0 and scale > 0 else 1.0,
             charging=plugged > 0,
-            temperature=tenths / 10 if tenths > 0 else None,
+            temperature_c=tenths / 10 if tenths > 0 else math.nan,
+            throttled=throttled,
             metered=bool(context.getSystemService(Context.CONNECTIVITY_SERVICE).isActiveNetworkMetered()),
-            heat=HEAT[min(heat, len(HEAT) - 1)],
         )

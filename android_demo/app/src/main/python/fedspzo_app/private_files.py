@@ -62,6 +62,11 @@ class PrivateFiles:
         return self.root / "history.jsonl"
 
     @property
+    def limits(self) -> Path:
+        """Within which the phone takes part."""
+        return self.root / "limits.json"
+
+    @property
     def paused(self) -> Path:
         """There while the user wants no training."""
         return self.root / "paused"

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 
 from device_runtime.agent import Agent
+from device_runtime.conditions import Conditions, Limits
 from device_runtime.data import DataStore
 from device_runtime.engines import Engine
 from device_runtime.errors import BrokerError, FedSPZOError
@@ -36,18 +37,23 @@ class Training:
         state: DeviceState,
         examples: Callable[[], DataStore],
         history: History,
+        limits: Limits,
+        conditions: Callable[[], Conditions],
         joules: Callable[[], float | None],
         changed: Callable[[], None],
     ) -> None:
         """Prepare; nothing runs yet.
 
         Args:
+            limits: within which the phone takes part.
+            conditions: tells how the phone fares.
             joules: what the phone has spent since it was first asked; None where nothing measures it.
             changed: called when there is something new to show, from any thread.
         """
         self.message = ""
         self.finished = False
         self._invitation, self._engine, self._state, self._examples = invitation, engine, state, examples
+        self._limits, self._conditions = limits, conditions
         self._history, self._joules, self._changed = history, joules, changed
         self._stopping = threading.Event()
         self._agent: Agent | None = None
@@ -61,10 +67,16 @@ class Training:
     def stop(self) -> None:
         """End after the round's work that is at hand, and wait for that."""
         self._stopping.set()
-        if self._agent is not None:
-            self._agent.stop()
+        if (agent := self._agent) is not None:
+            agent.stop()
         if self._thread.is_alive():
             self._thread.join()
+
+    def set_limits(self, limits: Limits) -> None:
+        """Take part within other limits from now on."""
+        self._limits = limits
+        if (agent := self._agent) is not None:
+            agent.limits = limits
 
     @property
     def running(self) -> bool:
@@ -74,7 +86,8 @@ class Training:
     @property
     def connected(self) -> bool:
         """Whether the connection to the broker stands."""
-        return self._agent is not None and self._agent.link.connected
+        agent = self._agent
+        return agent is not None and agent.link.connected
 
     def _run(self) -> None:
         wait = _WAIT_S
@@ -97,8 +110,9 @@ class Training:
 
     def _take_part(self) -> None:
         self._seen = (0, 0, self._seen[2])
+        access, job = self._invitation.access, self._invitation.job
         agent = Agent(
-            self._invitation.access, self._invitation.job, self._engine, self._state, self._examples, self._observe
+            access, job, self._engine, self._state, self._examples, self._observe, self._limits, self._conditions
         )
         self._agent = agent
         if self._stopping.is_set():  # before there was an agent to stop

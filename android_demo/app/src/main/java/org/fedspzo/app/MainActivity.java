@@ -14,6 +14,7 @@ import android.text.InputType;
 import android.view.View;
 import android.view.ViewGroup;
 import android.widget.ArrayAdapter;
+import android.widget.CheckBox;
 import android.widget.EditText;
 import android.widget.LinearLayout;
 import android.widget.Spinner;
@@ -55,6 +56,8 @@ public final class MainActivity extends Activity {
         onClick(R.id.leave, this::askToLeave);
         onClick(R.id.ask, this::ask);
         onClick(R.id.add, this::addExample);
+        onClick(R.id.only_charging, this::setLimits);
+        onClick(R.id.only_unmetered, this::setLimits);
         if (saved == null) {
             onNewIntent(getIntent());
         }
@@ -119,7 +122,12 @@ public final class MainActivity extends Activity {
                 getString(status.optBoolean("charging") ? R.string.charging : R.string.not_charging),
                 status.isNull("temperature") ? getString(R.string.temperature_unknown)
                         : getString(R.string.temperature, Text.decimal(status.optDouble("temperature"), 1))));
-        setVisible(R.id.metered, status.optBoolean("metered"));
+        String waits = running ? status.optString("waits") : "";
+        setText(R.id.waits, getString(R.string.waits, waits));
+        setVisible(R.id.waits, !waits.isEmpty());
+        JSONObject limits = status.optJSONObject("limits");
+        ((CheckBox) findViewById(R.id.only_charging)).setChecked(limits.optBoolean("charging"));
+        ((CheckBox) findViewById(R.id.only_unmetered)).setChecked(limits.optBoolean("unmetered"));
         setText(R.id.examples, getString(R.string.examples, status.optInt("examples")));
         showForm(status.optJSONObject("task"));
     }
@@ -203,6 +211,17 @@ public final class MainActivity extends Activity {
         TrainingJob.cancel(this);
         TrainingService.stop(this);
         host.command(this::done, "pause");
+    }
+
+    private void setLimits() {
+        try {
+            host.command(this::done, "set_limits", new JSONObject()
+                    .put("charging", ((CheckBox) findViewById(R.id.only_charging)).isChecked())
+                    .put("unmetered", ((CheckBox) findViewById(R.id.only_unmetered)).isChecked())
+                    .toString());
+        } catch (JSONException impossible) {
+            throw new IllegalStateException(impossible);
+        }
     }
 
     private void askForInvitation(String text) {
