@@ -1,8 +1,8 @@
 """What stands for the Android SDK where there is none: Debian's builds of its parts, of the releases that have them.
 
-An ``android.jar`` is in Debian 11 alone (API 23), with the last dx; framework resources of API 33 are in Debian 13. The
-packages are fetched through apt, which checks their signatures, and unpacked into a cache; nothing is installed. aapt2,
-zipalign and apksigner are those of the system.
+An ``android.jar`` is in Debian 11 alone (API 23), with the last dx; framework resources of API 33 are in Debian 13, and
+the app's version of Python. The packages are fetched through apt, which checks their signatures, and unpacked into a
+cache; nothing is installed. aapt2, zipalign and apksigner are those of the system.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ _UNPACKED = CACHE / "unpacked"
 
 ANDROID_JAR = _UNPACKED / "usr/share/java/com.android.android-23.jar"
 DX_JAR = _UNPACKED / "usr/share/java/com.android.dx.jar"
+_PYTHON = _UNPACKED / "usr/bin/python3.13"
 FRAMEWORK = _UNPACKED / "usr/share/android-framework-res/framework-res.apk"
 
 
@@ -33,9 +34,15 @@ def missing_tools() -> list[str]:
     return [tool for tool in TOOLS if shutil.which(tool) is None]
 
 
+def python_command() -> list[str]:
+    """Python of the app's version, with the C library of its own release."""
+    (loader,) = (_UNPACKED / "usr/lib").glob("*-linux-gnu/ld-linux-*.so.*")
+    return [str(loader), "--library-path", str(loader.parent), str(_PYTHON), "-S"]
+
+
 def fetch() -> None:
-    """Fill the cache, the first time (some 50 MB)."""
-    if all(file.exists() for file in (ANDROID_JAR, DX_JAR, FRAMEWORK)):
+    """Fill the cache, the first time (some 45 MB)."""
+    if all(file.exists() for file in (ANDROID_JAR, DX_JAR, FRAMEWORK, _PYTHON)):
         return
     shutil.rmtree(CACHE, ignore_errors=True)
     for folder in ("lists/partial", "cache/archives/partial", "debs"):

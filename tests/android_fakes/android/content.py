@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from android.net import ConnectivityManager
+from android.os import PowerManager
+
 
 class Intent:
     ACTION_BATTERY_CHANGED = "android.intent.action.BATTERY_CHANGED"
@@ -39,20 +42,4 @@ class Context:
         return Intent(state) if state["level"] >= 0 else None
 
     def getSystemService(self, name: str) -> object:
-        return {self.POWER_SERVICE: _PowerManager, self.CONNECTIVITY_SERVICE: _ConnectivityManager}[name](self._state())
-
-
-class _PowerManager:
-    def __init__(self, state: dict[str, int]) -> None:
-        self._state = state
-
-    def getCurrentThermalStatus(self) -> int:
-        return self._state["thermal"]
-
-
-class _ConnectivityManager:
-    def __init__(self, state: dict[str, int]) -> None:
-        self._state = state
-
-    def isActiveNetworkMetered(self) -> bool:
-        return bool(self._state["metered"])
+        return {self.POWER_SERVICE: PowerManager, self.CONNECTIVITY_SERVICE: ConnectivityManager}[name](self._state())

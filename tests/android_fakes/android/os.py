@@ -1,4 +1,6 @@
-"""Constants of the phone."""
+"""What the phone is, and its battery and heat."""
+
+from __future__ import annotations
 
 
 class BatteryManager:
@@ -11,3 +13,13 @@ class BatteryManager:
 class Build:
     class VERSION:
         SDK_INT = 33
+
+
+class PowerManager:
+    THERMAL_STATUS_NONE = 0
+
+    def __init__(self, state: dict[str, int]) -> None:
+        self._state = state
+
+    def getCurrentThermalStatus(self) -> int:
+        return self._state["thermal"]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 from device_runtime.conditions import Conditions
+
+if TYPE_CHECKING:
+    from android.content import BroadcastReceiver, Context
 
 #: The first version of Android that tells how hot it is (PowerManager.getCurrentThermalStatus).
 _TELLS_HEAT = 29
@@ -14,7 +17,7 @@ _TELLS_HEAT = 29
 class Phone:
     """Reads from an ``android.content.Context``."""
 
-    def __init__(self, context: Any) -> None:
+    def __init__(self, context: Context) -> None:
         self._context = context
 
     def read(self) -> Conditions:
@@ -24,10 +27,12 @@ class Phone:
         costs no wake-up.
         """
         from android.content import Context, Intent, IntentFilter
-        from android.os import BatteryManager, Build
+        from android.net import ConnectivityManager
+        from android.os import BatteryManager, Build, PowerManager
 
         context = self._context
-        state = context.registerReceiver(None, IntentFilter(Intent.ACTION_BATTERY_CHANGED))
+        nobody = cast("BroadcastReceiver", None)
+        state = context.registerReceiver(nobody, IntentFilter(Intent.ACTION_BATTERY_CHANGED))
         level, scale, plugged, tenths = (
             -1 if state is None else state.getIntExtra(name, -1)
             for name in (
@@ -39,11 +44,13 @@ class Phone:
         )
         throttled = False
         if Build.VERSION.SDK_INT >= _TELLS_HEAT:
-            throttled = context.getSystemService(Context.POWER_SERVICE).getCurrentThermalStatus() > 0
+            power = cast(PowerManager, context.getSystemService(Context.POWER_SERVICE))
+            throttled = power.getCurrentThermalStatus() != PowerManager.THERMAL_STATUS_NONE
+        network = cast(ConnectivityManager, context.getSystemService(Context.CONNECTIVITY_SERVICE))
         return Conditions(
             battery=level / scale if level >= 0 and scale > 0 else 1.0,
             charging=plugged > 0,
             temperature_c=tenths / 10 if tenths > 0 else math.nan,
             throttled=throttled,
-            metered=bool(context.getSystemService(Context.CONNECTIVITY_SERVICE).isActiveNetworkMetered()),
+            metered=network.isActiveNetworkMetered(),
         )
