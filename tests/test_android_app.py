@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import ssl
@@ -132,9 +133,12 @@ def test_examples_are_added_whole(
 def test_secrets_lie_sealed(app: App, copied_bundle: Path, tmp_path: Path) -> None:
     root, vault = tmp_path / "no_backup", Keystore(tmp_path / "keystore")
     result(app.enrol(LOGIN.text()))
+    line = result(app.show_key())["line"]
+    assert re.fullmatch("phone-1 [0-9a-f]{64}", line)
     result(app.import_bundle(str(copied_bundle)))
-    result(app.predict('{"text": "wake me"}'))  # opens the state, and so makes the key
+    result(app.predict('{"text": "wake me"}'))  # opens the state
     assert app.digest()
+    assert result(app.show_key())["line"] == line
     files = PrivateFiles(root)
     key = bytes.fromhex(vault.open(files.key.read_text()))
     for file in filter(Path.is_file, root.rglob("*")):

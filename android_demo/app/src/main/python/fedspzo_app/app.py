@@ -19,7 +19,7 @@ from device_runtime.invitation import Invitation
 from device_runtime.live_data import LiveData
 from device_runtime.manifest import MANIFEST
 from device_runtime.replica import Replica
-from device_runtime.state import DeviceState
+from device_runtime.state import DeviceState, read_identity
 from fedspzo_app import own_examples
 from fedspzo_app.bundles import import_bundle
 from fedspzo_app.engines import choose_engine
@@ -185,6 +185,17 @@ class App:
         self._files.forget_membership()
         self._history = History(self._files.history)
         self._invitation, self._message = None, ""
+
+    @_command
+    def show_key(self) -> dict[str, Any]:
+        """The line that the server's ``--admit`` list takes, made where it is new: ``{"line": "NAME KEY"}``."""
+        user = self._needed_invitation().access.user
+        if self._state is not None:
+            name, key = self._state.device, self._state.signer.public
+        else:
+            with self._files.key_unsealed(self._vault):
+                name, key = read_identity(self._files.state, user or None)
+        return {"line": f"{name} {key.hex()}"}
 
     @_command
     def predict(self, fields: str) -> dict[str, Any]:

@@ -53,6 +53,7 @@ public final class MainActivity extends Activity {
         onClick(R.id.import_zip, () -> choose(new Intent(Intent.ACTION_OPEN_DOCUMENT), BUNDLE_ZIP));
         onClick(R.id.import_folder, () -> choose(new Intent(Intent.ACTION_OPEN_DOCUMENT_TREE), BUNDLE_FOLDER));
         onClick(R.id.import_data, () -> choose(new Intent(Intent.ACTION_OPEN_DOCUMENT), DATA));
+        onClick(R.id.key, this::shareKey);
         onClick(R.id.leave, this::askToLeave);
         onClick(R.id.ask, this::ask);
         onClick(R.id.add, this::addExample);
@@ -106,6 +107,7 @@ public final class MainActivity extends Activity {
         setVisible(R.id.message, !status.optString("message").isEmpty());
         findViewById(R.id.start).setEnabled(joined && !running);
         findViewById(R.id.pause).setEnabled(running);
+        findViewById(R.id.key).setEnabled(joined);
         findViewById(R.id.leave).setEnabled(joined || !status.optString("message").isEmpty());
 
         JSONArray losses = status.optJSONArray("losses");
@@ -253,6 +255,16 @@ public final class MainActivity extends Activity {
                     .setNegativeButton(android.R.string.cancel, null)
                     .show();
         }, "describe_invitation", invitation);
+    }
+
+    /** The public key, for the list of a server that takes known devices alone. */
+    private void shareKey() {
+        host.command(answer -> {
+            if (!isDestroyed() && !complain(answer)) {
+                Intent send = new Intent(Intent.ACTION_SEND).setType("text/plain");
+                startActivity(Intent.createChooser(send.putExtra(Intent.EXTRA_TEXT, answer.optString("line")), null));
+            }
+        }, "show_key");
     }
 
     private void askToLeave() {
