@@ -1,5 +1,7 @@
 """The app as a process of its own, without Android: Java's part is played by lines of JSON on standard input.
 
+Only the app and the stand-ins for Java's classes are put on the path; the runtime is where PYTHONPATH says.
+
 Each line is ``[command, argument…]`` for :class:`fedspzo_app.app.App`; each gives one line back.
 """
 
@@ -9,34 +11,47 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-REPOSITORY = HERE.parent
 sys.path[:0] = [
     str(HERE / "android_fakes"),
-    str(REPOSITORY / "android_demo" / "app" / "src" / "main" / "python"),
-    str(REPOSITORY),
+    str(HERE.parent / "android_demo" / "app" / "src" / "main" / "python"),
 ]
 
 import base64  # noqa: E402
+import hashlib  # noqa: E402
+import hmac  # noqa: E402
 import json  # noqa: E402
+import secrets  # noqa: E402
 
 from android.content import Context  # noqa: E402
-from cryptography.fernet import Fernet  # noqa: E402
 from fedspzo_app.main import create  # noqa: E402
 
 
 class Keystore:
-    """A vault whose key lies outside the app's folder, as the phone's does."""
+    """A vault whose key lies outside the app's folder, as the phone's does; a stand-in for AES-GCM, and no match."""
 
     def __init__(self, file: Path) -> None:
         if not file.exists():
-            file.write_bytes(Fernet.generate_key())
-        self._cipher = Fernet(file.read_bytes())
+            file.write_bytes(secrets.token_bytes(32))
+        self._key = file.read_bytes()
 
     def seal(self, text: str) -> str:
-        return base64.b64encode(self._cipher.encrypt(text.encode())).decode()
+        nonce = secrets.token_bytes(16)
+        hidden = self._hide(nonce, text.encode())
+        return base64.b64encode(nonce + self._tag(nonce + hidden) + hidden).decode()
 
     def open(self, text: str) -> str:
-        return self._cipher.decrypt(base64.b64decode(text)).decode()
+        sealed = base64.b64decode(text)
+        nonce, tag, hidden = sealed[:16], sealed[16:48], sealed[48:]
+        if not hmac.compare_digest(tag, self._tag(nonce + hidden)):
+            raise ValueError("altered, or another key")
+        return self._hide(nonce, hidden).decode()
+
+    def _hide(self, nonce: bytes, text: bytes) -> bytes:
+        stream = hashlib.shake_256(self._key + nonce).digest(len(text))
+        return bytes(a ^ b for a, b in zip(text, stream, strict=True))
+
+    def _tag(self, text: bytes) -> bytes:
+        return hmac.digest(self._key, text, "sha256")
 
 
 class Listener:

@@ -8,8 +8,11 @@ cache; nothing is installed. aapt2, zipalign and apksigner are those of the syst
 from __future__ import annotations
 
 import os
+import platform
+import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fedspzo" / "android"
@@ -17,7 +20,9 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fedspz
 PACKAGES = {
     "libandroid-23-java": "bullseye", "dalvik-exchange": "bullseye", "android-framework-res": "trixie",
     "python3.13-minimal": "trixie", "libpython3.13-minimal": "trixie", "libc6": "trixie", "libexpat1": "trixie",
-    "zlib1g": "trixie",
+    "zlib1g": "trixie", "libpython3.13-stdlib": "trixie", "libssl3t64": "trixie", "libsqlite3-0": "trixie",
+    "libffi8": "trixie", "libbz2-1.0": "trixie", "liblzma5": "trixie", "libstdc++6": "trixie", "libgcc-s1": "trixie",
+    "libuuid1": "trixie", "libzstd1": "trixie",
 }  # fmt: skip
 TOOLS = ("javac", "keytool", "aapt2", "zipalign", "apksigner", "apt-get", "dpkg-deb")
 _MIRROR, _KEYS = "http://deb.debian.org/debian", "/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -29,6 +34,11 @@ _PYTHON = _UNPACKED / "usr/bin/python3.13"
 FRAMEWORK = _UNPACKED / "usr/share/android-framework-res/framework-res.apk"
 
 
+def pinned(file: Path) -> dict[str, str]:
+    """Name → version of the lines ``name==version``."""
+    return dict(re.findall(r"^([a-z0-9-]+)==(\S+)", file.read_text(encoding="utf-8"), re.MULTILINE))
+
+
 def missing_tools() -> list[str]:
     """Those that are to be installed."""
     return [tool for tool in TOOLS if shutil.which(tool) is None]
@@ -38,6 +48,39 @@ def python_command() -> list[str]:
     """Python of the app's version, with the C library of its own release."""
     (loader,) = (_UNPACKED / "usr/lib").glob("*-linux-gnu/ld-linux-*.so.*")
     return [str(loader), "--library-path", str(loader.parent), str(_PYTHON), "-S"]
+
+
+def phone_python(wheels: dict[str, str], libraries: Path) -> tuple[list[str], Path]:
+    """Python as the phone has it: the app's version, its packages and no others, and C libraries found by name alone.
+
+    Args:
+        wheels: name → version of those that the app carries, and of ``ai-edge-litert``, of which the library is taken.
+        libraries: a folder with more C libraries.
+
+    Returns:
+        the command, and the folder with the packages.
+    """
+    fetch()
+    packages, litert = CACHE / "packages", CACHE / "litert"
+    if not litert.exists():
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--no-deps",
+            "--only-binary=:all:",
+            "--python-version=3.13",
+        ]
+        newest = [f"--platform=manylinux_2_{minor}_{platform.machine()}" for minor in (17, 27, 28)]
+        plain = ["--platform=any", "--implementation=py", "--abi=none"]
+        for name, version in wheels.items():
+            target = litert if name == "ai-edge-litert" else packages
+            options = newest if name in ("ai-edge-litert", "numpy") else plain
+            subprocess.run([*pip, *options, f"--target={target}", f"{name}=={version}"], check=True)
+    loader, option, path, *rest = python_command()
+    return [loader, option, f"{path}:{litert / 'ai_edge_litert'}:{libraries}", *rest], packages
 
 
 def fetch() -> None:

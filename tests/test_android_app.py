@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -11,13 +12,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from android_process import Context, Keystore, Listener
+from android_sdk import missing_tools, phone_python, pinned
 from faulty_proxy import FaultyProxy
 from fedspzo_app.app import App
 from fedspzo_app.executorch_java import create as create_executorch
@@ -40,6 +42,7 @@ from device_runtime.state import DeviceState
 from device_runtime.trust import PIN
 
 FAKES = Path(__file__).parent / "android_fakes"
+ROOT = Path(__file__).resolve().parent.parent
 LOGIN = Invitation(Access("mqtts://127.0.0.1:9", "phone-1", "secret-word"))
 
 
@@ -246,13 +249,46 @@ def _shapes(path: Path, outputs: bool) -> list[tuple[int, ...]]:
     return [(meta.output_tensor_meta if outputs else meta.input_tensor_meta)(i).sizes() for i in range(count)]
 
 
+@dataclass(frozen=True)
+class Python:
+    """What runs the app: a command, and the path on which the runtime and its packages lie."""
+
+    command: list[str]
+    path: str
+
+
+def own_python(folder: Path) -> Python:
+    """The one that runs the tests."""
+    return Python([sys.executable], str(ROOT))
+
+
+def embedded_python(folder: Path) -> Python:
+    """As on the phone: Python 3.13, the app's packages alone, the runtime as Gradle carries it, libraries by name."""
+    if missing := missing_tools():
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    carried, libraries = folder / "carried", folder / "libraries"
+    sources = shutil.ignore_patterns("*.so", "*.c", "*.cpp", "__pycache__")
+    shutil.copytree(ROOT / "device_runtime", carried / "device_runtime", ignore=sources)
+    libraries.mkdir()
+    flags = ("-O3", "-std=gnu11", "-ffp-contract=off", "-fPIC", "-shared")
+    source, library = ROOT / "device_runtime" / "directions.c", libraries / "libdirections.so"
+    subprocess.run(["gcc", *flags, "-o", library, source], check=True)
+    wheels = pinned(ROOT / "android_demo" / "requirements.txt")
+    wheels["ai-edge-litert"] = pinned(ROOT / "constraints.txt")["ai-edge-litert"]
+    command, packages = phone_python(wheels, libraries)
+    return Python(command, f"{carried}:{packages}")
+
+
 class Phone:
     """The app as a process; Java's part is a pipe."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, python: Python) -> None:
         folder.mkdir(exist_ok=True)
-        command = [sys.executable, str(Path(__file__).parent / "android_process.py"), str(folder)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        command = [*python.command, str(Path(__file__).parent / "android_process.py"), str(folder)]
+        environment = {**os.environ, "PYTHONPATH": python.path}
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
 
     def ask(self, *command: str) -> str:
         assert self.process.stdin is not None
@@ -312,9 +348,14 @@ class Federation:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not installed(), reason="mosquitto is not installed")
+@pytest.mark.parametrize("choose_python", [own_python, embedded_python])
 def test_the_app_trains_through_a_kill_and_a_cut(
-    federation: Federation, tmp_path: Path, write_examples: Callable[[Path, int], Path]
+    federation: Federation,
+    tmp_path: Path,
+    write_examples: Callable[[Path, int], Path],
+    choose_python: Callable[[Path], Python],
 ) -> None:
+    python = choose_python(tmp_path)
     phone_login, *others = federation.broker.add_users(["phone-1", "board-1", "board-2"])
     for access in others:
         data = write_examples(tmp_path / f"{access.user}.jsonl", 12)
@@ -326,18 +367,20 @@ def test_the_app_trains_through_a_kill_and_a_cut(
     invitation = Invitation(replace(phone_login, url=f"mqtts://localhost:{federation.proxy.port}"))
     archive = shutil.make_archive(str(tmp_path / "bundle"), "zip", federation.bundle)
 
-    phone = Phone(tmp_path / "phone")
+    phone = Phone(tmp_path / "phone", python)
     result(phone.ask("enrol", invitation.text()))
     result(phone.ask("import_bundle", archive))
     result(phone.ask("import_examples", str(write_examples(tmp_path / "mine.jsonl", 12))))
     result(phone.ask("start"))
     phone.wait(lambda status: len(status["losses"]) >= 5)
+    maps = Path(f"/proc/{phone.process.pid}/maps").read_text()
+    assert all(library in maps for library in ("libLiteRt.so", "libdirections.so"))
     result(phone.ask("add_example", '{"text": "wake me now", "label": "alarm"}'))
     assert result(phone.ask("predict", '{"text": "wake me"}'))["labels"]
 
     phone.process.send_signal(signal.SIGKILL)
     phone.process.wait()
-    phone = Phone(tmp_path / "phone")
+    phone = Phone(tmp_path / "phone", python)
     before = result(phone.ask("status"))
     assert len(before["losses"]) >= 5
     assert before["device"] == "phone-1"

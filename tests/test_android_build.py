@@ -16,7 +16,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from android_sdk import ANDROID_JAR, DX_JAR, FRAMEWORK, fetch, missing_tools, python_command
+from android_sdk import ANDROID_JAR, DX_JAR, FRAMEWORK, fetch, missing_tools, pinned, python_command
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = ROOT / "android_demo"
@@ -26,11 +26,6 @@ PYTHON_SOURCES = [*(MAIN / "python").rglob("*.py"), *(ROOT / "device_runtime").r
 LATER = MAIN / "java/org/fedspzo/app/Later.java"
 
 needs_tools = pytest.mark.skipif(bool(missing_tools()), reason=f"not installed: {', '.join(missing_tools())}")
-
-
-def pinned(file: Path) -> dict[str, str]:
-    """Name → version of the lines ``name==version``."""
-    return dict(re.findall(r"^([a-z0-9-]+)==(\S+)", file.read_text(encoding="utf-8"), re.MULTILINE))
 
 
 def setting(name: str) -> str:
