@@ -1,4 +1,5 @@
-# make demo | test | test-slow | chaos | lint | clean.  Everything goes into .venv, and caches into ~/.cache.
+# make demo | test | test-slow | test-arm64 | wheel-arm64 | chaos | lint | clean
+#   Everything goes into .venv, and caches into ~/.cache.
 #   make PYTHON=python3.12 test
 #   make PIP_ARGS='--extra-index-url https://download.pytorch.org/whl/cpu' demo     (a torch without CUDA, gigabytes smaller)
 PYTHON ?= python3
@@ -11,7 +12,7 @@ READY := $(VENV)/.ready
 PACKAGES := export device_runtime broker fedspzo
 APP := android_demo/app/src/main/python/fedspzo_app
 
-.PHONY: demo test test-slow test-android chaos lint clean
+.PHONY: demo test test-slow test-arm64 test-android wheel-arm64 chaos lint clean
 .DEFAULT_GOAL := demo
 
 demo: $(READY)
@@ -24,8 +25,16 @@ test: $(READY)
 test-slow: $(READY)
 	$(BIN)/pytest -m slow || [ $$? -eq 5 ]
 
+# A 64-bit ARM board in qemu's user mode: the device's suite, its bits, a federation. What it needs: docs/embedded-linux.md.
+test-arm64: $(READY)
+	$(BIN)/pytest -m slow -ra tests/test_arm64.py tests/test_kernel_arm64.py
+
+# dist/*_aarch64.whl for boards that have no compiler, made by Debian's gcc-aarch64-linux-gnu.
+wheel-arm64: $(READY)
+	CC=aarch64-linux-gnu-gcc _PYTHON_HOST_PLATFORM=linux-aarch64 $(BIN)/python -m pip wheel --quiet --no-deps -w dist .
+
 # What of the Android app can be checked without an SDK: its Java shell as a signed APK, and its Python. It takes a JDK, aapt2
-# and so on from the system (see .ci/run), and the first time fetches 45 MB of Debian's packages into ~/.cache/fedspzo.
+# and so on from the system (see .ci/run), and the first time fetches some 100 MB into ~/.cache/fedspzo.
 test-android: $(READY)
 	@missing=$$($(BIN)/python -c 'import sys; sys.path[:0] = ["tests"]; import android_sdk; print(*android_sdk.missing_tools())'); \
 	    [ -z "$$missing" ] || { echo "Not installed: $$missing; see android_demo/README.md." >&2; exit 1; }

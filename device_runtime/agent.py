@@ -72,6 +72,7 @@ class Agent:
         state: DeviceState,
         examples: Callable[[], DataStore],
         observe: Callable[[Ack, Result], None] = lambda ack, result: None,
+        turned: Callable[[], None] = lambda: None,
         limits: Limits = UNLIMITED,
         conditions: Callable[[], Conditions] = read_conditions,
     ) -> None:
@@ -80,6 +81,7 @@ class Agent:
         Args:
             examples: gives those to measure on, asked anew for each round.
             observe: told of each acknowledgement, with the result that it answers.
+            turned: told of each turn of :meth:`run`, once it is connected: where nothing happens, every minute or so.
             limits: within which it takes part in rounds; it follows the journal in any case.
             conditions: tells how it fares.
 
@@ -88,7 +90,7 @@ class Agent:
         """
         self._state = state
         self._examples = examples
-        self._observe = observe
+        self._observe, self._turned = observe, turned
         self._authority = access.authority
         self.limits = limits
         self._conditions = conditions
@@ -137,6 +139,7 @@ class Agent:
         self._link.connect()
         try:
             while not (self._finished or self._stopping):
+                self._turned()
                 self.turn(self._link.next(self._due - time.monotonic()))
                 self._remind()
                 if self._link.events.empty() and not self._stopping:  # what waits may be this round's entry

@@ -266,6 +266,8 @@ def embedded_python(folder: Path) -> Python:
     """As on the phone: Python 3.13, the app's packages alone, the runtime as Gradle carries it, libraries by name."""
     if missing := missing_tools():
         pytest.skip(f"not installed: {', '.join(missing)}")
+    if not (ROOT / "device_runtime" / "tokenizer").exists():
+        pytest.skip("the runtime needs the wheel of tokenizers, which the phone has not")
     carried, libraries = folder / "carried", folder / "libraries"
     sources = shutil.ignore_patterns("*.so", "*.c", "*.cpp", "__pycache__")
     shutil.copytree(ROOT / "device_runtime", carried / "device_runtime", ignore=sources)

@@ -112,7 +112,14 @@ class Training:
         self._seen = (0, 0, self._seen[2])
         access, job = self._invitation.access, self._invitation.job
         agent = Agent(
-            access, job, self._engine, self._state, self._examples, self._observe, self._limits, self._conditions
+            access,
+            job,
+            self._engine,
+            self._state,
+            self._examples,
+            self._observe,
+            limits=self._limits,
+            conditions=self._conditions,
         )
         self._agent = agent
         if self._stopping.is_set():  # before there was an agent to stop
