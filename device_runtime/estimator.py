@@ -18,6 +18,7 @@ from device_runtime.directions import Direction, derive_seed
 from device_runtime.forward import Batch, Forward
 from device_runtime.legs import plan_legs
 from device_runtime.manifest import StageSpec
+from device_runtime.phases import TOKENISE, forward_block
 from device_runtime.plan import Plan
 from device_runtime.prefix import PrefixCache
 from device_runtime.replica import Replica, check_blocks
@@ -63,7 +64,8 @@ def measure(
     losses: list[float] = []
     examples = 0
     for step in range(plan.steps):
-        batch = forward.batch(store, draw_examples(plan, store, device, step))
+        with forward.recorder.phase(TOKENISE):
+            batch = forward.batch(store, draw_examples(plan, store, device, step))
         step_scalars, loss = measure_step(forward, batch, plan, source, step, offsets, cache)
         scalars.extend(step_scalars)
         losses.append(loss)
@@ -96,14 +98,18 @@ def measure_step(
     legs = plan_legs(forward, batch, plan, source, step, offsets)
     start = legs[0].passages[0].stage
     prefix = forward.manifest.stages[: forward.manifest.stages.index(start)]
-    waves = {-1: _through_prefix(forward, batch, prefix, cache)}
+    with forward.recorder.phase(forward_block(0)):
+        waves = {-1: _through_prefix(forward, batch, prefix, cache)}
     losses: list[float] = []
+    perturbs = [block for block, found in enumerate(plan.blocks) if found.fanout]
     passages = [passage for leg in legs for passage in leg.passages]
     with closing(perturb(forward, passages, forward.weights.ahead)) as perturbed:
         for leg in legs:
             wave = waves[leg.block - 1]
-            for passage in leg.passages:
-                wave = advance(forward, batch, passage, wave, perturbed, keep=leg.again and passage is leg.passages[0])
+            with forward.recorder.phase(forward_block(perturbs[leg.block])):
+                for passage in leg.passages:
+                    keep = leg.again and passage is leg.passages[0]
+                    wave = advance(forward, batch, passage, wave, perturbed, keep)
             waves[leg.block] = wave
             if leg.last:
                 losses += [_mean_loss(wave, signed, batch) for signed in range(2 * leg.paths)]

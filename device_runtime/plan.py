@@ -54,6 +54,7 @@ class Plan:
         blocks: the cut of the network.
         deadline: seconds that the round waits for results.
         digest: whether the result must carry the digest of the replica that the round starts from.
+        energy: whether the result should say what it took, from devices that know.
     """
 
     round: int
@@ -66,6 +67,7 @@ class Plan:
     blocks: tuple[Block, ...]
     deadline: float
     digest: bool
+    energy: bool = False
 
     def __post_init__(self) -> None:
         """Raises PlanError when the plan contradicts itself."""

@@ -17,6 +17,7 @@ import numpy as np
 from device_runtime.directions import Direction
 from device_runtime.forward import Batch, Forward
 from device_runtime.manifest import StageSpec
+from device_runtime.phases import IDLE, PERTURB
 from device_runtime.replica import Replica
 
 
@@ -101,21 +102,29 @@ def perturb(
             they are asked for, in half the memory.
     """
     tasks = (_perturb_run(forward, passage, leaves) for passage in passages for leaves in passage.runs)
+    phase = forward.recorder.phase
+
+    def make_in_phase(make: Callable[[], None]) -> None:
+        with phase(PERTURB):
+            make()
+
     if ahead is None:
         for weights, make in tasks:
-            make()
+            make_in_phase(make)
             yield weights
         return
     waiting: list[tuple[Perturbed, Future[None]]] = []
     try:
         for weights, make in tasks:
-            waiting.append((weights, ahead.submit(make)))
+            waiting.append((weights, ahead.submit(make_in_phase, make)))
             if len(waiting) > 1:
                 made, done = waiting.pop(0)
-                done.result()
+                with phase(IDLE):
+                    done.result()
                 yield made
         for made, done in waiting:
-            done.result()
+            with phase(IDLE):
+                done.result()
             yield made
     finally:  # whoever stops half-way finds the kernel at rest
         wait([done for _, done in waiting])

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from android.net import ConnectivityManager
-from android.os import PowerManager
+from android.os import BatteryManager, PowerManager
 
 
 class Intent:
@@ -27,12 +27,23 @@ class IntentFilter:
 class Context:
     POWER_SERVICE = "power"
     CONNECTIVITY_SERVICE = "connectivity"
+    BATTERY_SERVICE = "batterymanager"
 
     def __init__(self, file: Path) -> None:
         self._file = file
 
     def _state(self) -> dict[str, int]:
-        known = {"level": 80, "scale": 100, "plugged": 1, "temperature": 301, "metered": 0, "thermal": 0}
+        known = {
+            "level": 80,
+            "scale": 100,
+            "plugged": 1,
+            "temperature": 301,
+            "metered": 0,
+            "thermal": 0,
+            "voltage": 3900,
+            "status": 3,
+            "watts": 0,
+        }
         return {**known, **(json.loads(self._file.read_text()) if self._file.exists() else {})}
 
     def registerReceiver(self, receiver: None, filter: IntentFilter) -> Intent | None:
@@ -42,4 +53,9 @@ class Context:
         return Intent(state) if state["level"] >= 0 else None
 
     def getSystemService(self, name: str) -> object:
-        return {self.POWER_SERVICE: PowerManager, self.CONNECTIVITY_SERVICE: ConnectivityManager}[name](self._state())
+        managers = {
+            self.POWER_SERVICE: PowerManager,
+            self.CONNECTIVITY_SERVICE: ConnectivityManager,
+            self.BATTERY_SERVICE: BatteryManager,
+        }
+        return managers[name](self._state)

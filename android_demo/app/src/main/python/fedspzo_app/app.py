@@ -161,7 +161,7 @@ class App:
             self._history,
             self._limits,
             self._phone.read,
-            _no_joules,
+            self._phone.energy_source(),
             self._tell,
         )
         self._training.start()
@@ -275,11 +275,6 @@ class App:
     def _tell(self) -> None:
         if self._listener is not None:
             self._listener.changed()
-
-
-def _no_joules() -> float | None:
-    """The seam for ``device_runtime.energy``: joules that the phone has spent; nothing measures them yet."""
-    return None
 
 
 def _describe(bundle: Bundle) -> dict[str, Any]:

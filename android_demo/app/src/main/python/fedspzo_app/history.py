@@ -20,7 +20,7 @@ class Round:
         loss: the mean loss on this phone's examples.
         counted: whether the server counted it.
         bytes_up, bytes_down: of messages since the round before.
-        joules: spent since the round before; None where nothing measures them.
+        joules: that its work took, above idle; None where nothing measured them.
     """
 
     round: int

@@ -6,6 +6,8 @@ import math
 from typing import TYPE_CHECKING, cast
 
 from device_runtime.conditions import Conditions
+from device_runtime.energy.android import find_android, open_phone
+from device_runtime.energy.source import Source
 
 if TYPE_CHECKING:
     from android.content import BroadcastReceiver, Context
@@ -54,3 +56,8 @@ class Phone:
             throttled=throttled,
             metered=network.isActiveNetworkMetered(),
         )
+
+    def energy_source(self) -> Source | None:
+        """What best tells joules, on this phone and while it lives on its battery; None where nothing does."""
+        found, _ = find_android(open_phone(self._context))
+        return found[0] if found else None

@@ -5,10 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 
 from device_runtime.agent import Agent
 from device_runtime.conditions import Conditions, Limits
 from device_runtime.data import DataStore
+from device_runtime.energy.book import Book
+from device_runtime.energy.sampler import Sampler
+from device_runtime.energy.source import Source
 from device_runtime.engines import Engine
 from device_runtime.errors import BrokerError, FedSPZOError
 from device_runtime.invitation import Invitation
@@ -39,7 +43,7 @@ class Training:
         history: History,
         limits: Limits,
         conditions: Callable[[], Conditions],
-        joules: Callable[[], float | None],
+        energy: Source | None,
         changed: Callable[[], None],
     ) -> None:
         """Prepare; nothing runs yet.
@@ -47,17 +51,18 @@ class Training:
         Args:
             limits: within which the phone takes part.
             conditions: tells how the phone fares.
-            joules: what the phone has spent since it was first asked; None where nothing measures it.
+            energy: reads the phone's joules; None where nothing does.
             changed: called when there is something new to show, from any thread.
         """
         self.message = ""
         self.finished = False
         self._invitation, self._engine, self._state, self._examples = invitation, engine, state, examples
         self._limits, self._conditions = limits, conditions
-        self._history, self._joules, self._changed = history, joules, changed
+        self._history, self._changed = history, changed
+        self._book = Book(energy, state.folder) if energy else None
         self._stopping = threading.Event()
         self._agent: Agent | None = None
-        self._seen: tuple[int, int, float | None] = (0, 0, joules())
+        self._seen = (0, 0)  # bytes up and down at the last round
         self._thread = threading.Thread(target=self._run, name="training", daemon=True)
 
     def start(self) -> None:
@@ -109,7 +114,7 @@ class Training:
             self._changed()
 
     def _take_part(self) -> None:
-        self._seen = (0, 0, self._seen[2])
+        self._seen = (0, 0)
         access, job = self._invitation.access, self._invitation.job
         agent = Agent(
             access,
@@ -120,21 +125,26 @@ class Training:
             self._observe,
             limits=self._limits,
             conditions=self._conditions,
+            book=self._book,
         )
         self._agent = agent
         if self._stopping.is_set():  # before there was an agent to stop
             return
         self._changed()
-        agent.run()
+        with Sampler(self._book.sample) if self._book else nullcontext():
+            agent.run()
         self.message = ""
         self.finished = not self._stopping.is_set()
 
     def _observe(self, ack: Ack, result: Result) -> None:
         assert self._agent is not None
-        link, (up, down, joules) = self._agent.link, self._seen
-        self._seen = (link.bytes_up, link.bytes_down, self._joules())
-        spent = None if joules is None or self._seen[2] is None else self._seen[2] - joules
-        self._history.add(Round(ack.round, result.loss, ack.counted, self._seen[0] - up, self._seen[1] - down, spent))
+        link, (up, down) = self._agent.link, self._seen
+        self._seen = (link.bytes_up, link.bytes_down)
+        energy = result.energy or (self._book.spent(ack.round) if self._book else ())
+        joules = energy[0].joules if energy else None
+        self._history.add(
+            Round(ack.round, result.loss, ack.counted, link.bytes_up - up, link.bytes_down - down, joules)
+        )
         self.message = ""
         self._changed()
 
