@@ -1,7 +1,7 @@
 """An invitation: an access and a job as one line of text, short enough for a QR code.
 
 It is ``fedspzo:`` and then, in base64url without padding, a CBOR array of version, URL, user, password, certificates
-(DER) and job. A QR code takes 2,953 bytes; with one certificate on an elliptic curve this is some 800. It holds the
+(DER) and job. A QR code takes 2,953 bytes; with one certificate on an elliptic curve this is some 660. It holds the
 password: whoever sees it can join in the device's place.
 """
 

@@ -32,6 +32,7 @@ class Training:
     Attributes:
         message: what last went wrong, or "".
         finished: whether the job has ended.
+        running: whether the agent is at work, or waits for the broker.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Training:
             changed: called when there is something new to show, from any thread.
         """
         self.message = ""
-        self.finished = False
+        self.finished = self.running = False
         self._invitation, self._engine, self._state, self._examples = invitation, engine, state, examples
         self._limits, self._conditions = limits, conditions
         self._history, self._changed = history, changed
@@ -67,6 +68,7 @@ class Training:
 
     def start(self) -> None:
         """Begin, once."""
+        self.running = True
         self._thread.start()
 
     def stop(self) -> None:
@@ -82,11 +84,6 @@ class Training:
         self._limits = limits
         if (agent := self._agent) is not None:
             agent.limits = limits
-
-    @property
-    def running(self) -> bool:
-        """Whether the agent is at work, or waits for the broker."""
-        return self._thread.is_alive()
 
     @property
     def connected(self) -> bool:
@@ -110,7 +107,7 @@ class Training:
             log.exception("the training ended with an error of the program")
             self._say(f"an error of the program: {error!r}")
         finally:
-            self._agent = None
+            self._agent, self.running = None, False  # before anybody is told: nobody is told again
             self._changed()
 
     def _take_part(self) -> None:

@@ -102,7 +102,7 @@ final class Host {
     private JSONObject call(String name, Object... arguments) {
         try {
             return new JSONObject(app().callAttr(name, arguments).toString());
-        } catch (JSONException | RuntimeException error) { // PyException is a RuntimeException
+        } catch (JSONException | RuntimeException | LinkageError error) { // Python's and missing libraries' among them
             Log.e("fedspzo", name + " failed", error);
             return problem(error.toString());
         }
