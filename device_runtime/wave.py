@@ -70,12 +70,14 @@ class Passage:
         trained: its trained tensors.
         perturbation: of its block.
         runs: signed leaves that go through together; none where nothing is trained, and all run as they came.
+        packed: tensor index → where the engine has perturbed weights in its own layout; empty where they are inputs.
     """
 
     stage: StageSpec
     trained: Sequence[int]
     perturbation: Perturbation
     runs: Sequence[range]
+    packed: Mapping[int, np.ndarray]
 
     @classmethod
     def of(cls, forward: Forward[Replica], batch: Batch, stage: int, perturbation: Perturbation) -> Passage:
@@ -85,7 +87,10 @@ class Passage:
         signed, groups = 2 * len(perturbation.directions), forward.groups(batch)
         if spec.constants:  # of graphs with constants one is held at a time: all runs take the same
             groups = [max(size for size in groups if not signed % size)]
-        return cls(spec, trained, perturbation, partition(signed, groups) if trained else [])
+        # The engine has room for one leaf's weights, and computes with them while others would be made ahead.
+        alone = trained and groups == [1] and forward.weights.ahead is None
+        packed = forward.packed(batch.shape, spec, trained) if alone else {}
+        return cls(spec, trained, perturbation, partition(signed, groups) if trained else [], packed)
 
 
 #: The arrays that a run takes for a stage's trained tensors: tensor index → array from the pool.
@@ -137,7 +142,8 @@ def _perturb_run(forward: Forward[Replica], passage: Passage, leaves: range) -> 
     stored = {index: replica.trainable[index] for index in passage.trained}
     shapes = {index: weights.shape for index, weights in stored.items()}
     if len(leaves) == 1:
-        arrays = {index: forward.pool.take(shape) for index, shape in shapes.items()}
+        pooled = {index: forward.pool.take(shape) for index, shape in shapes.items() if index not in passage.packed}
+        arrays = {**passage.packed, **pooled}
         direction = perturbation.directions[leaves[0] // 2]
         signed = replace(direction, coefficient=-direction.coefficient if leaves[0] % 2 else direction.coefficient)
         return arrays, lambda: kernel.shift(stored, [*perturbation.offsets, signed], arrays)
@@ -177,7 +183,7 @@ def advance(
             hidden, copied = _gather(forward, batch, wave, leaves, paths)
             grouped = forward.grouped(batch, len(leaves))
             runs.append((len(leaves), forward.run(spec, grouped, hidden, {**base, **weights})))
-            forward.release([*copied, *weights.values()])
+            forward.release([*copied, *(weights[index] for index in weights.keys() - passage.packed.keys())])
             for used, (_, arrays) in enumerate(wave.runs):
                 if last[used] == number and not keep:
                     forward.release(arrays)
