@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from paho.mqtt.enums import CallbackAPIVersion
 
 from device_runtime.access import Access
-from device_runtime.agent import IDLE_S, RESEND_S
+from device_runtime.correspondence import IDLE_S, RESEND_S
 from device_runtime.journal import EMPTY, chain
 from device_runtime.plan import Entry, Plan
 from device_runtime.topics import Topics

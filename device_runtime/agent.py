@@ -8,62 +8,52 @@ is believed only with the signature of the server that the bundle names.
 from __future__ import annotations
 
 import logging
-import random
-import secrets
 import time
 from collections.abc import Callable, Iterable
 
 from device_runtime.access import Access
 from device_runtime.answers import Answers
 from device_runtime.catch_up import Planner
-from device_runtime.client import Will
 from device_runtime.complaints import Complaints
-from device_runtime.conditions import UNLIMITED, Conditions, Limits, read_conditions
+from device_runtime.conditions import Watch
+from device_runtime.correspondence import Correspondence
 from device_runtime.data import DataStore
 from device_runtime.energy.book import NoBook
 from device_runtime.engines import Engine
 from device_runtime.errors import MessageError, PlanError, StateError
 from device_runtime.journal import chain
-from device_runtime.link import Connected, Link, Received
+from device_runtime.link import Connected, Received
 from device_runtime.memory import peak_rss_bytes
 from device_runtime.phases import APPLY, IDLE, NETWORK, OTHER
 from device_runtime.plan import Entry, Plan
 from device_runtime.state import DeviceState
-from device_runtime.topics import Topics
-from device_runtime.trust import Scope, check, read_pin, split
+from device_runtime.trust import split
 from device_runtime.wire import (
     Ack,
     Batch,
-    Decline,
     Dismissal,
     Finish,
     Hello,
     Message,
     Offer,
-    Presence,
     Refusal,
     Report,
     Result,
     Sync,
     decode,
-    encode,
 )
 
 log = logging.getLogger(__name__)
 
-#: Seconds without an acknowledgement after which a result or a report is sent again, and between syncs.
-RESEND_S = 5.0
-#: Times that a report is sent before the device ends without an acknowledgement.
-REPORTS = 12
-#: Seconds of its own silence after which the device says where it stands, to show that it is there.
-IDLE_S = 60.0
+#: Seconds between syncs that are not asked for.
+SYNC_S = 5.0
 
 
 class Agent:
     """One device of one job.
 
     Attributes:
-        limits: within which it takes part in rounds; others may be set while it runs.
+        link: the connection: whether it stands, and how many bytes it took.
     """
 
     def __init__(
@@ -75,8 +65,7 @@ class Agent:
         examples: Callable[[], DataStore],
         observe: Callable[[Ack, Result], None] = lambda ack, result: None,
         turned: Callable[[], None] = lambda: None,
-        limits: Limits = UNLIMITED,
-        conditions: Callable[[], Conditions] = read_conditions,
+        watch: Watch | None = None,
         book: NoBook | None = None,
     ) -> None:
         """Prepare to take part.
@@ -85,8 +74,7 @@ class Agent:
             examples: gives those to measure on, asked anew for each round.
             observe: told of each acknowledgement, with the result that it answers.
             turned: told of each turn of :meth:`run`, once it is connected: where nothing happens, every minute or so.
-            limits: within which it takes part in rounds; it follows the journal in any case.
-            conditions: tells how it fares.
+            watch: tells how the device fares, and when it takes part in rounds; it follows the journal in any case.
             book: keeps account of its joules.
 
         Raises:
@@ -96,47 +84,25 @@ class Agent:
         self._examples = examples
         self._observe, self._turned = observe, turned
         self._authority = access.authority
-        self.limits = limits
-        self._conditions = conditions
-        self._fares = Conditions()
-        self._unwilling = ""
+        self._watch = watch or Watch()
         self._book = book or NoBook()
         self._recorder = self._book.recorder
-        self._answers = Answers(
-            engine, state, examples, lambda: self._judge(conditions()), self._recorder, self._book.spent
-        )
-        self._server = read_pin(state.replica.bundle.folder)
-        self._topics = Topics(job)
-        self._session = secrets.randbits(63)
-        device = state.device
-        self._link = Link(
-            access,
-            client_id=device,
-            subscriptions=[self._topics.round, self._topics.result, self._topics.down(device)],
-            will=Will(self._topics.state(device), self._sign(Presence(False, self._session))),
-        )
+        self._answers = Answers(engine, state, examples, self._watch.look, self._recorder, self._book.spent)
+        self._server = Correspondence(access, job, state, self._recorder)
+        self.link = self._server.link
         self._planner = Planner()
         self._complaints = Complaints(log)
         self._plan: Plan | None = None
         #: A plan, or the end of the job, that follows a round which the replica has yet to come to.
         self._ahead: bytes | None = None
-        self._reports = 0
-        self._unanswered: Result | Decline | Report | None = None
-        self._said_at = time.monotonic()
-        self._haste = random.uniform(0.8, 1.2)  # devices that lost the server together do not come back in step
-        self._synced_at = -RESEND_S
+        self._synced_at = -SYNC_S
         self._last_round: int | None = None
         self._stopping = False
-
-    @property
-    def link(self) -> Link:
-        """The connection: whether it stands, and how many bytes it took."""
-        return self._link
 
     def stop(self) -> None:
         """Have :meth:`run` return after the round's work that is at hand; may be called from any thread."""
         self._stopping = True
-        self._link.events.put(None)  # wakes it
+        self.link.events.put(None)  # wakes it
 
     def run(self) -> None:
         """Take part until the job ends, or :meth:`stop` is called.
@@ -147,19 +113,19 @@ class Agent:
         """
         self._recorder.turn_to(self._state.replica.round + 1)
         with self._recorder.phase(OTHER):
-            self._link.connect()
+            self.link.connect()
             try:
                 while not (self._finished or self._stopping):
                     self._turned()
                     with self._recorder.phase(IDLE):
-                        event = self._link.next(self._due - time.monotonic())
+                        event = self.link.next(self._server.due - time.monotonic())
                     self.turn(event)
                     self._remind()
-                    if self._link.events.empty() and not self._stopping:  # what waits may be this round's entry
+                    if self.link.events.empty() and not self._stopping:  # what waits may be this round's entry
                         self._answer_plan()
             finally:
-                self._publish(Presence(False, self._session))
-                self._link.close()
+                self._server.appear(False)
+                self.link.close()
 
     @property
     def flops(self) -> int:
@@ -169,7 +135,7 @@ class Agent:
     def turn(self, event: object) -> None:
         """Take in what happened."""
         if isinstance(event, Connected):
-            self._publish(Presence(True, self._session))
+            self._server.appear(True)
             self._sync(at_once=True)
         elif isinstance(event, Received):
             try:
@@ -180,24 +146,21 @@ class Agent:
 
     def _remind(self) -> None:
         """Say again what was not answered, or after a long silence of its own that this device is there."""
-        if time.monotonic() < self._due:
+        if time.monotonic() < self._server.due:
             return
-        if self._unanswered is None:
+        if self._server.unanswered is None:
             self._sync(at_once=True)
-        elif self._reports < REPORTS:
-            self._send(self._unanswered)
-        else:
+        elif not self._server.insist(self._server.unanswered):
             log.warning("the server has not acknowledged the report of device '%s'", self._state.device)
-            self._unanswered = None
 
     @property
-    def _due(self) -> float:
-        """When to say something if nothing happens, by the monotonic clock."""
-        return self._said_at + self._haste * (RESEND_S if self._unanswered else IDLE_S)
+    def _identity(self) -> tuple[bytes, int]:
+        """What tells this process from any other that has its name."""
+        return self._state.signer.public, self._server.session
 
     @property
     def _finished(self) -> bool:
-        return self._last_round is not None and self._unanswered is None
+        return self._last_round is not None and self._server.unanswered is None
 
     def _receive(self, signed: bytes) -> None:
         message = decode(split(signed))
@@ -206,10 +169,10 @@ class Agent:
         elif isinstance(message, Plan | Finish):
             self._expect(message, signed)
         elif isinstance(message, Hello):
-            self._check(signed)
+            self._server.check(signed)
             self._sync(at_once=True)
         else:
-            self._check(signed, to=self._state.device)
+            self._server.check(signed, to=self._state.device)
             self._obey(message)
 
     def _obey(self, message: Message) -> None:
@@ -217,18 +180,16 @@ class Agent:
         if isinstance(message, Batch):
             self._sync(at_once=self._follow(message.entries))
         elif isinstance(message, Ack):
-            if isinstance(self._unanswered, Result) and self._unanswered.round == message.round:
-                self._observe(message, self._unanswered)
-            if not isinstance(self._unanswered, Report):
-                self._settle(message.round)
+            said = self._server.unanswered
+            if isinstance(said, Result) and said.round == message.round:
+                self._observe(message, said)
+            if not isinstance(said, Report):
+                self._server.settle(message.round)
         elif isinstance(message, Offer):
             self._consider(message)
-        elif isinstance(message, Dismissal) and message.session == self._session:
-            self._unanswered = None
-        elif isinstance(message, Refusal) and (message.key, message.session) == (
-            self._state.signer.public,
-            self._session,
-        ):
+        elif isinstance(message, Dismissal) and message.session == self._server.session:
+            self._server.unanswered = None
+        elif isinstance(message, Refusal) and (message.key, message.session) == self._identity:
             raise StateError(f"the server refuses device '{self._state.device}': {message.reason}")
 
     def _follow(self, entries: Iterable[bytes]) -> bool:
@@ -246,7 +207,7 @@ class Agent:
                 if gap:
                     break
                 if entry.round == following:
-                    self._check(signed, head=head)
+                    self._server.check(signed, head=head)
                     replica.check(entry, len(fresh))
                     fresh.append(entry)
                     head = chain(head, entry)
@@ -255,8 +216,8 @@ class Agent:
                 with self._recorder.phase(APPLY):
                     self._state.apply_all(fresh)
                 self._recorder.turn_to(replica.round + 1)
-                self._book.write(self._fares)
-                self._settle(replica.round)
+                self._book.write(self._watch.seen)
+                self._server.settle(replica.round)
         if gap:
             self._sync()
         self._planner.applied(replica.round - before, time.perf_counter() - started)
@@ -273,10 +234,10 @@ class Agent:
             self._ahead = signed
             self._sync()
         elif follows == replica.round and isinstance(message, Plan):
-            self._check(signed, to=self._state.device, head=replica.head)
+            self._server.check(signed, to=self._state.device, head=replica.head)
             self._plan = message
         elif follows == replica.round:
-            self._check(signed, head=replica.head)
+            self._server.check(signed, head=replica.head)
             self._finish(message.round)
 
     def _consider(self, offer: Offer) -> None:
@@ -298,26 +259,21 @@ class Agent:
             answer = self._answers.answer(plan)
             if isinstance(answer, Result):
                 self._book.note(plan.round, answer.loss)
-            self._send(answer)
-
-    def _settle(self, round: int) -> None:
-        """Stop sending what a round's acknowledgement or entry answers."""
-        if self._unanswered is not None and self._unanswered.round <= round:
-            self._unanswered = None
+            self._server.insist(answer)
 
     def _finish(self, last_round: int) -> None:
         if self._last_round is None:
             self._last_round = last_round
             self._state.snapshot()
             energy = self._book.total()
-            self._book.write(self._fares)
-            self._send(
+            self._book.write(self._watch.seen)
+            self._server.insist(
                 Report(
                     round=last_round,
                     digest=self._state.replica.digest(),
                     rss_bytes=peak_rss_bytes(),
-                    bytes_up=self._link.bytes_up,
-                    bytes_down=self._link.bytes_down,
+                    bytes_up=self.link.bytes_up,
+                    bytes_down=self.link.bytes_down,
                     results=self._answers.given,
                     energy=energy,
                 )
@@ -325,51 +281,19 @@ class Agent:
 
     def _sync(self, at_once: bool = False) -> None:
         """Say where the replica stands, to be sent what it lacks; not in a burst, since each is answered in full."""
-        if at_once or time.monotonic() >= self._synced_at + RESEND_S:
+        if at_once or time.monotonic() >= self._synced_at + SYNC_S:
             self._synced_at = time.monotonic()
-            replica, now = self._state.replica, self._conditions()
-            self._publish(
+            replica, unwilling = self._state.replica, self._watch.look()
+            self._server.say(
                 Sync(
                     key=self._state.signer.public,
-                    session=self._session,
+                    session=self._server.session,
                     bundle=replica.bundle.identity,
                     round=replica.round,
                     head=replica.head,
                     examples=len(self._examples()),
-                    battery=now.battery,
-                    charging=now.charging,
-                    willing=not self._judge(now),
+                    battery=self._watch.seen.battery,
+                    charging=self._watch.seen.charging,
+                    willing=not unwilling,
                 )
             )
-
-    def _judge(self, now: Conditions) -> str:
-        """Why it takes part in no round under these conditions, said when it changes; "" where it does."""
-        self._fares = now
-        reason = self.limits.refusal(now)
-        if reason != self._unwilling:
-            log.warning(f"takes part in no round now: {reason}" if reason else "takes part in rounds again")
-            self._unwilling = reason
-        return reason
-
-    def _send(self, message: Result | Decline | Report) -> None:
-        self._reports += isinstance(message, Report)
-        self._unanswered = message
-        self._publish(message)
-
-    def _publish(self, message: Message) -> None:
-        device, retain = self._state.device, isinstance(message, Presence)
-        topic = self._topics.state(device) if retain else self._topics.up(device)
-        self._said_at = time.monotonic()
-        useful = IDLE_S if isinstance(message, Sync) else 0.0  # by then it has said so anew
-        with self._recorder.phase(NETWORK):
-            self._link.publish(topic, self._sign(message), retain, useful)
-
-    def _sign(self, message: Message) -> bytes:
-        return self._state.signer.sign(encode(message), self._scope(self._state.device))
-
-    def _check(self, signed: bytes, to: str = "", head: bytes = b"") -> None:
-        """Raise MessageError unless the server has said this, to whom it is for, after this journal."""
-        check(signed, self._scope(to, head), self._server)
-
-    def _scope(self, device: str, head: bytes = b"") -> Scope:
-        return Scope(self._topics.job, self._state.replica.bundle.identity, device, head)

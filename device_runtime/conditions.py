@@ -5,11 +5,14 @@ Sources: Documentation/ABI/testing/sysfs-class-power and sysfs-class-thermal, pr
 
 from __future__ import annotations
 
+import logging
 import math
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 #: Cooling devices that slow the processor down while they are in use; a fan is one too, and harms nobody.
 _SLOWING = ("processor", "cpufreq", "cpuidle", "intel_powerclamp", "thermal-cpufreq", "thermal-devfreq")
@@ -70,6 +73,31 @@ class Limits:
 
 #: A device that always takes part.
 UNLIMITED = Limits()
+
+
+class Watch:
+    """Looks how a device fares, and says when it takes part in no round, and when it does again.
+
+    Attributes:
+        limits: within which it takes part; others may be set at any time.
+        seen: how it fared at the last look.
+    """
+
+    def __init__(self, limits: Limits = UNLIMITED, conditions: Callable[[], Conditions] | None = None) -> None:
+        """``conditions`` tells how the device fares; None for what Linux tells."""
+        self.limits = limits
+        self.seen = Conditions()
+        self._conditions = conditions or read_conditions
+        self._said = ""
+
+    def look(self) -> str:
+        """Why the device takes part in no round now; "" where it does."""
+        self.seen = self._conditions()
+        reason = self.limits.refusal(self.seen)
+        if reason != self._said:
+            log.warning(f"takes part in no round now: {reason}" if reason else "takes part in rounds again")
+            self._said = reason
+        return reason
 
 
 def read_conditions(root: Path = Path("/")) -> Conditions:

@@ -15,7 +15,7 @@ from broker.store import read_journal
 from device_runtime.access import Access
 from device_runtime.agent import Agent
 from device_runtime.bundle import Bundle
-from device_runtime.conditions import Conditions, Limits, read_conditions
+from device_runtime.conditions import Conditions, Limits, Watch, read_conditions
 from device_runtime.data import load_data
 from device_runtime.engines import create_engine
 from device_runtime.state import DeviceState
@@ -149,7 +149,7 @@ def test_a_fleet_on_battery_waits_until_it_charges(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The only device goes off the mains in the middle: no round is closed meanwhile, and the job comes to its end."""
-    monkeypatch.setattr("device_runtime.agent.IDLE_S", 0.5)
+    monkeypatch.setattr("device_runtime.correspondence.IDLE_S", 0.5)
     server = processes.server("--rounds", "6", "--devices", "1", "--cohort", "1", "--deadline", "1")
     bundle = Bundle(processes.bundle)
     state = DeviceState(tmp_path / "phone", bundle, "phone")
@@ -167,8 +167,7 @@ def test_a_fleet_on_battery_waits_until_it_charges(
         create_engine("litert", 1),
         state,
         lambda: data,
-        limits=Limits(charging=True),
-        conditions=conditions,
+        watch=Watch(Limits(charging=True), conditions),
     )
     thread = threading.Thread(target=agent.run, daemon=True)
     thread.start()

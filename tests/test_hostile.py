@@ -134,7 +134,7 @@ def test_a_plan_that_came_early_is_checked_when_its_time_comes(
 
 
 def test_only_the_server_can_send_a_device_away(victim: Victim, tmp_path: Path) -> None:
-    other, session, key = Signer(tmp_path / "other.key"), victim.agent._session, victim.state.signer.public
+    other, session, key = Signer(tmp_path / "other.key"), victim.agent._server.session, victim.state.signer.public
     for message in (
         victim.sign(Refusal(key, session, "go"), DEVICE, signer=other),
         victim.sign(Refusal(key, session, "go"), "b"),

@@ -68,6 +68,7 @@ def run(options: argparse.Namespace) -> None:
     """Run until the job ends, or say by which key the device is known."""
     from device_runtime.agent import Agent
     from device_runtime.bundle import Bundle
+    from device_runtime.conditions import Watch
     from device_runtime.energy.book import Book
     from device_runtime.energy.sampler import Sampler
     from device_runtime.engines import create_engine
@@ -89,7 +90,7 @@ def run(options: argparse.Namespace) -> None:
         name, key = read_identity(options.state, device)
         print(name, key.hex(), flush=True)
         return
-    limits = make_limits(options)
+    watch = Watch(make_limits(options))
     source = make_source(options, lambda: agent.flops)
     bundle = Bundle(options.bundle)
     manager = ServiceManager()
@@ -109,7 +110,7 @@ def run(options: argparse.Namespace) -> None:
     manager.say(f"STATUS=round {state.replica.round}")
     turned = partial(manager.say, READY, ALIVE)
     book = Book(source, options.state) if source else None
-    agent = Agent(access, options.job, engine, state, data.current, observe, turned, limits, book=book)
+    agent = Agent(access, options.job, engine, state, data.current, observe, turned, watch, book)
     if book is None:
         agent.run()
         return

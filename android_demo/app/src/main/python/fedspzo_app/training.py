@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 
 from device_runtime.agent import Agent
-from device_runtime.conditions import Conditions, Limits
+from device_runtime.conditions import Conditions, Limits, Watch
 from device_runtime.data import DataStore
 from device_runtime.energy.book import Book
 from device_runtime.energy.sampler import Sampler
@@ -58,7 +58,7 @@ class Training:
         self.message = ""
         self.finished = self.running = False
         self._invitation, self._engine, self._state, self._examples = invitation, engine, state, examples
-        self._limits, self._conditions = limits, conditions
+        self._watch = Watch(limits, conditions)
         self._history, self._changed = history, changed
         self._book = Book(energy, state.folder) if energy else None
         self._stopping = threading.Event()
@@ -81,9 +81,7 @@ class Training:
 
     def set_limits(self, limits: Limits) -> None:
         """Take part within other limits from now on."""
-        self._limits = limits
-        if (agent := self._agent) is not None:
-            agent.limits = limits
+        self._watch.limits = limits
 
     @property
     def connected(self) -> bool:
@@ -120,8 +118,7 @@ class Training:
             self._state,
             self._examples,
             self._observe,
-            limits=self._limits,
-            conditions=self._conditions,
+            watch=self._watch,
             book=self._book,
         )
         self._agent = agent
