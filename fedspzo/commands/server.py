@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fedspzo.broker_options import add_broker_options, make_access
 from fedspzo.method import add_method_options, make_blocks
+from fedspzo.progress import show
 
 if TYPE_CHECKING:
     from broker.rounds import Job
@@ -39,13 +39,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--http-certificate", type=Path, metavar="FILE", help="certificate for HTTPS (PEM)")
     parser.add_argument("--http-key", type=Path, metavar="FILE", help="its private key (PEM)")
     parser.add_argument("--http-url", metavar="URL", help="how devices reach --http (default: as it is bound)")
+    parser.add_argument("--devices", type=int, default=1, help="devices to wait for at the start (%(default)s)")
     add_job_options(parser)
 
 
 def add_job_options(parser: argparse.ArgumentParser) -> None:
     """The options that say what a job's rounds are like; the demo has them too."""
     parser.add_argument("--rounds", type=int, default=100, help="rounds to run (%(default)s)")
-    parser.add_argument("--devices", type=int, default=1, help="devices to wait for at the start (%(default)s)")
     parser.add_argument("--cohort", type=int, default=4, help="results that close a round (%(default)s)")
     parser.add_argument(
         "--over-selection", type=float, default=1.0, help="devices asked, as a multiple of the cohort (%(default)s)"
@@ -98,7 +98,7 @@ def run(options: argparse.Namespace) -> None:
 
     def observe(event: ClosedRound | Evaluated | Snapshot) -> None:
         if isinstance(event, ClosedRound):
-            _show(
+            show(
                 options.json,
                 round=event.round,
                 loss=event.loss,
@@ -109,7 +109,7 @@ def run(options: argparse.Namespace) -> None:
                 bytes_down=server.bytes_sent,
             )
         elif isinstance(event, Evaluated):
-            _show(
+            show(
                 options.json,
                 round=event.round,
                 held_out_loss=event.evaluation.loss,
@@ -134,7 +134,7 @@ def run(options: argparse.Namespace) -> None:
         if url:
             server.offer_snapshots(f"{url}/snapshot")
         outcome = server.run()
-    _show(
+    show(
         options.json,
         finished=True,
         seconds=time.monotonic() - started,
@@ -224,13 +224,3 @@ def make_job(options: argparse.Namespace, bundle: Bundle) -> Job:
     except MessageError as error:
         raise PlanError(f"a round is too large ({error}); use a smaller cohort or fan-out, or shared seeds") from None
     return job
-
-
-def _show(as_json: bool, **fields: Any) -> None:
-    if as_json:
-        print(json.dumps(fields), flush=True)
-    else:
-        words = (
-            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in fields.items()
-        )
-        print(", ".join(words), flush=True)
