@@ -88,7 +88,7 @@ def simulate(
         attendance = attend(job, plan, fleet, candidates)
         results = workers.measure(plan, list(attendance.seconds))
         results = {device: replace(result, seconds=attendance.seconds[device]) for device, result in results.items()}
-        entry = close_round(plan, results)
+        entry = close_round(plan, results, job.votes)
         closed = describe_round(plan, results, attendance.closed)
         scope = Scope(name, store.bundle, head=store.journal.head(number - 1) or EMPTY)
         signature = store.signer.sign(encode(entry), scope)[-SIGNATURE_BYTES:]

@@ -65,6 +65,16 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epsilon", type=float, default=1e-3, help="size of the perturbation (%(default)s)")
     add_method_options(parser)
     parser.add_argument(
+        "--first-every", type=int, default=1, metavar="N",
+        help="perturb the first block every N-th round; between, devices keep its activations (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--votes", action="store_true", help="a scalar counts by its sign alone, and the majority's is the step"
+    )
+    parser.add_argument(
+        "--seed-pool", type=int, default=0, metavar="N", help="take all seeds from a pool of N (default: no pool)"
+    )
+    parser.add_argument(
         "--final-rate", type=float, default=1.0, help="share that learning rates fall to, linearly (%(default)s)"
     )
 
@@ -214,6 +224,10 @@ def make_job(options: argparse.Namespace, bundle: Bundle) -> Job:
         blocks=blocks,
         final_rate=options.final_rate,
         digest_every=25,
+        sides=options.sides,
+        pool=options.seed_pool,
+        first_every=options.first_every,
+        votes=options.votes,
     )
     plan = plan_round(job, 1)
     check_blocks(bundle, plan)

@@ -14,7 +14,6 @@ from fedspzo.progress import show
 if TYPE_CHECKING:
     from broker.rounds import ClosedRound
     from broker.simulation.partition import Shares
-    from broker.simulation.profile import Fleet
     from broker.simulation.workers import Work, Workers
     from device_runtime.bundle import Bundle
     from device_runtime.plan import Entry
