@@ -67,14 +67,14 @@ def simulate(
     fleet: Fleet,
     workers: Workers,
     store: ServerStore,
-    observe: Callable[[ClosedRound, Entry], None],
+    observe: Callable[[ClosedRound, Entry, int], None],
 ) -> Counter[str]:
     """Run the rounds that the store's journal does not have yet; it is a live server's own, and may be gone on with.
 
     Args:
         name: of the job.
         workers: stand at the journal's end.
-        observe: told of each closed round.
+        observe: told of each closed round, its entry, and the operations that its devices did.
 
     Returns:
         What happened how often.
@@ -86,8 +86,8 @@ def simulate(
         there = fleet.present(number)
         candidates = {device: replace(found, served=served.get(device, 0)) for device, found in there.items()}
         attendance = attend(job, plan, fleet, candidates)
-        results = workers.measure(plan, list(attendance.seconds))
-        results = {device: replace(result, seconds=attendance.seconds[device]) for device, result in results.items()}
+        answers = workers.measure(plan, list(attendance.seconds))
+        results = {d: replace(answer.result, seconds=attendance.seconds[d]) for d, answer in answers.items()}
         entry = close_round(plan, results, job.votes)
         closed = describe_round(plan, results, attendance.closed)
         scope = Scope(name, store.bundle, head=store.journal.head(number - 1) or EMPTY)
@@ -97,7 +97,7 @@ def simulate(
         served.update(dict.fromkeys(results, number))
         counts["results accepted"] += len(results)
         counts["devices asked"] += attendance.asked
-        observe(closed, entry)
+        observe(closed, entry, sum(answer.flops for answer in answers.values()))
     return counts
 
 

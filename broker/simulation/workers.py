@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 from broker.simulation.partition import Shares
@@ -20,11 +21,23 @@ from device_runtime.errors import EngineError, FedSPZOError
 from device_runtime.estimator import measure
 from device_runtime.forward import Forward
 from device_runtime.plan import Entry, Plan
+from device_runtime.prefix import PrefixCache
 from device_runtime.replica import Replica
+from device_runtime.state import PREFIX
 from device_runtime.wire import Result, fingerprint
 
-#: Devices' results, in the order of the devices.
-Results = list[Result]
+
+@dataclass(frozen=True)
+class Measured:
+    """What a virtual device answers.
+
+    Attributes:
+        result: as a device's own; the time that it took is not this machine's to say, and 0.
+        flops: floating-point operations of matrix products that it took.
+    """
+
+    result: Result
+    flops: int
 
 
 @dataclass(frozen=True)
@@ -49,8 +62,8 @@ class Work:
 class Workers(Protocol):
     """Measures for virtual devices."""
 
-    def measure(self, plan: Plan, devices: Sequence[str]) -> dict[str, Result]:
-        """Each device's result for the plan of the next round.
+    def measure(self, plan: Plan, devices: Sequence[str]) -> dict[str, Measured]:
+        """Each device's answer to the plan of the next round.
 
         Raises:
             FedSPZOError: a worker failed.
@@ -71,17 +84,19 @@ class Worker:
         bundle = Bundle(work.bundle)
         self._shares = work.shares(bundle)
         replica = Replica(bundle, work.snapshot, work.threads)
+        self._scratch = TemporaryDirectory(prefix="fedspzo-")  # goes when the worker does
+        self._cache = PrefixCache(Path(self._scratch.name) / PREFIX)
         self._forward = Forward(create_engine(work.engine, work.threads), replica)
 
-    def measure(self, plan: Plan, devices: Sequence[str]) -> Results:
-        """The devices' results, in their order; the time that they took is not this machine's to say, and 0."""
-        results = []
+    def measure(self, plan: Plan, devices: Sequence[str]) -> list[Measured]:
+        """The devices' answers, in their order."""
+        answers = []
         for device in devices:
-            measured = measure(self._forward, self._shares.of(device), plan, device)
-            results.append(
-                Result(plan.round, fingerprint(plan), measured.scalars, measured.loss, measured.examples, 0.0, b"")
-            )
-        return results
+            before = self._forward.flops
+            found = measure(self._forward, self._shares.of(device), plan, device, self._cache)
+            result = Result(plan.round, fingerprint(plan), found.scalars, found.loss, found.examples, 0.0, b"")
+            answers.append(Measured(result, self._forward.flops - before))
+        return answers
 
     def follow(self, entries: Sequence[Entry]) -> None:
         """Take the replica on by those of some rounds that it does not have yet."""
@@ -95,7 +110,7 @@ class LocalWorkers:
     def __init__(self, work: Work) -> None:
         self._worker = Worker(work)
 
-    def measure(self, plan: Plan, devices: Sequence[str]) -> dict[str, Result]:
+    def measure(self, plan: Plan, devices: Sequence[str]) -> dict[str, Measured]:
         """See :class:`Workers`."""
         return dict(zip(devices, self._worker.measure(plan, devices), strict=True))
 
@@ -125,7 +140,7 @@ class ProcessWorkers:
         for pipe in self._pipes:
             _receive(pipe)
 
-    def measure(self, plan: Plan, devices: Sequence[str]) -> dict[str, Result]:
+    def measure(self, plan: Plan, devices: Sequence[str]) -> dict[str, Measured]:
         """See :class:`Workers`."""
         shares = deal(devices, len(self._pipes))
         return _gather(shares, self._ask("measure", [(plan, share) for share in shares]))
@@ -173,7 +188,7 @@ class RayWorkers:
         actor = ray.remote(num_cpus=work.threads)(Worker)
         self._actors = [actor.remote(work) for _ in range(count)]
 
-    def measure(self, plan: Plan, devices: Sequence[str]) -> dict[str, Result]:
+    def measure(self, plan: Plan, devices: Sequence[str]) -> dict[str, Measured]:
         """See :class:`Workers`."""
         shares = deal(devices, len(self._actors))
         asked = [actor.measure.remote(plan, share) for actor, share in zip(self._actors, shares, strict=True)]
@@ -200,9 +215,9 @@ def deal(devices: Sequence[str], workers: int) -> list[Sequence[str]]:
     return [devices[number::workers] for number in range(workers)]
 
 
-def _gather(shares: Sequence[Sequence[str]], results: Sequence[Results]) -> dict[str, Result]:
-    pairs = zip(shares, results, strict=True)
-    return {device: result for share, made in pairs for device, result in zip(share, made, strict=True)}
+def _gather(shares: Sequence[Sequence[str]], answers: Sequence[Sequence[Measured]]) -> dict[str, Measured]:
+    pairs = zip(shares, answers, strict=True)
+    return {device: answer for share, made in pairs for device, answer in zip(share, made, strict=True)}
 
 
 def _serve(work: Work, pipe: Connection) -> None:

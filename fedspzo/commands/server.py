@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from fedspzo.broker_options import add_broker_options, make_access
 from fedspzo.method import add_method_options, make_blocks
+from fedspzo.methods import METHODS, ChooseMethod
 from fedspzo.progress import show
 
 if TYPE_CHECKING:
@@ -45,6 +46,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def add_job_options(parser: argparse.ArgumentParser) -> None:
     """The options that say what a job's rounds are like; the demo has them too."""
+    parser.add_argument(
+        "--method", action=ChooseMethod, metavar="NAME[:P]",
+        help="a published method with P directions, which sets the options of the job: "
+        + "; ".join(f"{name} ({method.title})" for name, method in METHODS.items()),
+    )  # fmt: skip
     parser.add_argument("--rounds", type=int, default=100, help="rounds to run (%(default)s)")
     parser.add_argument("--cohort", type=int, default=4, help="results that close a round (%(default)s)")
     parser.add_argument(

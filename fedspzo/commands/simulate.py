@@ -105,13 +105,14 @@ def run(options: argparse.Namespace) -> None:
         if schedule.snapshot(round):
             replica.save_snapshot(store.new_snapshot(round))
 
-    def observe(closed: ClosedRound, entry: Entry) -> None:
+    def observe(closed: ClosedRound, entry: Entry, flops: int) -> None:
         show(
             options.json,
             round=closed.round,
             loss=closed.loss,
             results=len(closed.devices),
             virtual_seconds=closed.seconds,
+            gflop=flops / 1e9,
             seconds=time.monotonic() - started,
         )
         waiting.append(entry)
