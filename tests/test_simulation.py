@@ -83,6 +83,27 @@ def test_workers_make_no_difference(
     assert journals["one"] == journals["two"] == read_journal(tmp_path / "halves")
 
 
+@pytest.mark.slow
+def test_rays_workers_make_no_difference_either(
+    plain: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two workers on two nodes of a cluster; and what goes wrong in one is said in one sentence."""
+    cluster_utils = pytest.importorskip("ray.cluster_utils")
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        cluster.add_node(num_cpus=1)
+        simulate(*plain, tmp_path / "one", *OPTIONS)
+        simulate(*plain, tmp_path / "ray", *OPTIONS, "--workers", 2, "--ray-address", cluster.address)
+        assert read_journal(tmp_path / "ray") == read_journal(tmp_path / "one")
+        folder, data = plain
+        wrong = ["simulate", folder, "--data", data, "--state", tmp_path / "wrong", *OPTIONS, "--split", 4, "--fanouts",
+                 "1,1", "--ray-address", cluster.address]  # fmt: skip
+        assert main(list(map(str, wrong))) == 1
+        assert "has nothing to train" in capsys.readouterr().err
+    finally:
+        cluster.shutdown()
+
+
 JOB_OF_FOUR = Job(
     rounds=10, cohort=4, over_selection=1.5, sampling="uniform", quorum=2, deadline=30.0, seed=5, shared=True,
     distribution="rademacher", steps=2, examples=4,

@@ -185,7 +185,7 @@ class RayWorkers:
             ray.init(address=address, ignore_reinit_error=True, include_dashboard=False, log_to_driver=False)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise EngineError(f"Ray's cluster at {address or 'this machine'} cannot be used: {error}") from None
-        actor = ray.remote(num_cpus=work.threads)(Worker)
+        actor: Any = ray.remote(num_cpus=work.threads)(Worker)  # Ray gives its methods a `remote`
         self._actors = [actor.remote(work) for _ in range(count)]
 
     def measure(self, plan: Plan, devices: Sequence[str]) -> dict[str, Measured]:
