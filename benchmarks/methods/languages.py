@@ -29,13 +29,14 @@ COMPARISON_WORDS = ["the", "is", "than", "not", "so", "winner", "first", "second
 
 
 def opinion(draw: random.Random, contrast: float) -> tuple[str, bool]:
-    """A sentence, and whether its opinion is good; with a contrast, the opinion is what comes before "but"."""
+    """A sentence, and whether its opinion is good; with a contrast, the opinion is what comes after "but"."""
     good = draw.random() < 0.5
     ours, others = (GOOD, BAD) if good else (BAD, GOOD)
     one, two = draw.sample(ours, 2)
     text = f"the {draw.choice(THINGS)} was {one} and {two}"
     if draw.random() < contrast:
-        text = f"{text} but the {draw.choice(THINGS)} was {draw.choice(others)}"
+        three, four = draw.sample(others, 2)
+        text = f"the {draw.choice(THINGS)} was {three} and {four} but {text}"
     return f"{text} {draw.choice(ENDS)}", good
 
 
@@ -113,6 +114,7 @@ def _train(
 ) -> None:
     """Adam on what ``task`` makes of token ids (input and targets), then a checkpoint with its tokenizer."""
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # such small matrices lose by more
     model = kind(config)
     tokenizer.enable_padding(pad_id=tokenizer.token_to_id("<pad>") or 0)
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
