@@ -1,4 +1,5 @@
-# make demo | test | test-slow | chaos | lint | clean.  Everything goes into .venv, and caches into ~/.cache.
+# make demo | test | test-slow | test-arm64 | wheel-arm64 | chaos | lint | clean
+#   Everything goes into .venv, and caches into ~/.cache.
 #   make PYTHON=python3.12 test
 #   make PIP_ARGS='--extra-index-url https://download.pytorch.org/whl/cpu' demo     (a torch without CUDA, gigabytes smaller)
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PACKAGES := export device_runtime broker fedspzo
 
-.PHONY: demo test test-slow chaos lint clean
+.PHONY: demo test test-slow test-arm64 wheel-arm64 chaos lint clean
 .DEFAULT_GOAL := demo
 
 demo: $(READY)
@@ -22,6 +23,14 @@ test: $(READY)
 # pytest's exit status 5, no test found, is fine here: having no slow tests is not a failure.
 test-slow: $(READY)
 	$(BIN)/pytest -m slow || [ $$? -eq 5 ]
+
+# A 64-bit ARM board in qemu's user mode: the device's suite, its bits, a federation. What it needs: docs/embedded-linux.md.
+test-arm64: $(READY)
+	$(BIN)/pytest -m slow -ra tests/test_arm64.py tests/test_kernel_arm64.py
+
+# dist/*_aarch64.whl for boards that have no compiler, made by Debian's gcc-aarch64-linux-gnu.
+wheel-arm64: $(READY)
+	CC=aarch64-linux-gnu-gcc _PYTHON_HOST_PLATFORM=linux-aarch64 $(BIN)/python -m pip wheel --quiet --no-deps -w dist .
 
 # 200 faults in a federation over a real mosquitto: some minutes, and mosquitto must be installed.
 chaos: $(READY)

@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import sysconfig
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +18,29 @@ FLAGS = ("-O3", "-std=gnu11", "-ffp-contract=off", "-fPIC", "-shared")
 
 
 class KernelBuildHook(BuildHookInterface):
-    """Compiles with ``$CC``, or ``cc``."""
+    """Compiles with ``$CC``, or ``cc``; for another machine where ``$_PYTHON_HOST_PLATFORM`` names it to sysconfig."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Add the library to a wheel, or put it where an editable installation finds it."""
         if self.target_name != "wheel":
             return
-        root = Path(self.root)
-        (root / LIBRARY).unlink(missing_ok=True)
-        command = [*shlex.split(os.environ.get("CC", "cc")), *FLAGS, "-o", str(root / LIBRARY), str(root / SOURCE)]
+        if version == "editable":
+            library = Path(self.root, LIBRARY)
+        else:  # beside the checkout, whose own library may be for another machine
+            self._folder = tempfile.TemporaryDirectory()
+            library = Path(self._folder.name, "libdirections.so")
+        library.unlink(missing_ok=True)
+        source = Path(self.root, SOURCE)
+        command = [*shlex.split(os.environ.get("CC", "cc")), *FLAGS, "-o", str(library), str(source)]
         try:
             subprocess.run(command, check=True, capture_output=True, text=True)
         except (OSError, subprocess.CalledProcessError) as error:
             reason = getattr(error, "stderr", "") or str(error)
             self.app.display_warning(f"the direction kernel is not built, numpy does its work: {reason.strip()}")
             return
-        build_data["artifacts"].append(LIBRARY)
+        if version == "editable":
+            build_data["artifacts"].append(LIBRARY)
+        else:
+            build_data["force_include"][str(library)] = LIBRARY
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"

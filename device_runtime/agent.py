@@ -68,6 +68,7 @@ class Agent:
         state: DeviceState,
         examples: Callable[[], DataStore],
         observe: Callable[[Ack], None] = lambda ack: None,
+        turned: Callable[[], None] = lambda: None,
         limits: Limits = UNLIMITED,
         conditions: Callable[[], Conditions] = read_conditions,
     ) -> None:
@@ -76,6 +77,7 @@ class Agent:
         Args:
             examples: gives those to measure on, asked anew for each round.
             observe: told of each acknowledgement of a result.
+            turned: told of each turn of :meth:`run`, once it is connected: where nothing happens, every minute or so.
             limits: within which it takes part in rounds; it follows the journal in any case.
             conditions: tells how it fares.
 
@@ -84,7 +86,7 @@ class Agent:
         """
         self._state = state
         self._examples = examples
-        self._observe = observe
+        self._observe, self._turned = observe, turned
         self._authority = access.authority
         self._limits = limits
         self._conditions = conditions
@@ -122,6 +124,7 @@ class Agent:
         self._link.connect()
         try:
             while not self._finished:
+                self._turned()
                 self.turn(self._link.next(self._due - time.monotonic()))
                 self._remind()
                 if self._link.events.empty():  # what waits may be this round's entry

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from device_runtime.errors import FedSPZOError
+from device_runtime.service import Formatter, marked
 
 #: Command → what it does. Each is a module of ``fedspzo.commands``, which imports what it needs only when it runs.
 COMMANDS = {
@@ -44,12 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         module.configure(subparser)
         subparser.set_defaults(run=module.run)
     options = parser.parse_args(arguments)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(Formatter("%(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     signal.signal(signal.SIGTERM, _stop)
     try:
         options.run(options)
     except (FedSPZOError, OSError) as error:
-        print(f"fedspzo {options.command}: {error}", file=sys.stderr)
+        print(marked(f"fedspzo {options.command}: {error}", logging.ERROR), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -23,6 +23,10 @@ settings.register_profile("untimed", deadline=None)  # a busy machine fails no t
 settings.load_profile("untimed")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--bundle", type=Path, help="the tiny model's bundle, where it cannot be exported: on a device")
+
+
 @pytest.fixture(scope="session")
 def task() -> Task:
     return TASK
@@ -34,8 +38,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def bundle_folder(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(checkpoint, tmp_path_factory.mktemp("bundle") / "tiny")
+def bundle_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    given: Path | None = request.config.getoption("--bundle")
+    return given or make_bundle(request.getfixturevalue("checkpoint"), tmp_path_factory.mktemp("bundle") / "tiny")
 
 
 @pytest.fixture(scope="session")

@@ -52,19 +52,23 @@ class Processes:
         self.running: list[subprocess.Popen[str]] = []
         self.logins: dict[str, str] = {}  # user → URL with its name and password, where the broker wants them
 
-    def device(self, name: str, bundle: Path | None = None, engine: str = "litert") -> subprocess.Popen[str]:
+    def device(
+        self, name: str, bundle: Path | None = None, engine: str = "litert", python: str | Path = sys.executable
+    ) -> subprocess.Popen[str]:
         data = self.write(self.folder / f"{name}.jsonl", 12)
         options = ("--state", self.folder / name, "--data", data, "--id", name, "--engine", engine)
-        return self._start(name, "device", bundle or self.bundle, *options)
+        return self._start(name, "device", bundle or self.bundle, *options, python=python)
 
     def server(self, *options: str) -> subprocess.Popen[str]:
         data = self.write(self.folder / "held-out.jsonl", 10)
         more = ("--state", self.folder / "server", "--data", data, "--json", *JOB, *options)
         return self._start("server", "server", self.bundle, *more)
 
-    def _start(self, user: str, command: str, bundle: Path, *options: object) -> subprocess.Popen[str]:
+    def _start(
+        self, user: str, command: str, bundle: Path, *options: object, python: str | Path = sys.executable
+    ) -> subprocess.Popen[str]:
         url = self.logins.get(user, self.url)
-        arguments = [sys.executable, "-m", "fedspzo", command, bundle, "--broker", url, *options]
+        arguments = [python, "-m", "fedspzo", command, bundle, "--broker", url, *options]
         process = subprocess.Popen(list(map(str, arguments)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.running.append(process)
         return process

@@ -1,4 +1,7 @@
-"""A small BERT with random weights, made from its config; its bundle for all engines; data for it."""
+"""A small BERT with random weights, made from its config; its bundle for all engines; data for it.
+
+PyTorch and the exporter are imported where they are needed: a device that runs its suite has neither.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertModel
 
 from device_runtime.task import Label, Task
-from export.pipeline import export_bundle
-from export.target import Target
 
 WORDS = (
     *("wake", "me", "at", "six", "play", "some", "music", "stop", "the", "alarm", "call", "mum", "now", "loud", "song"),
@@ -29,6 +28,9 @@ TASK = Task(
 
 def make_checkpoint(folder: Path) -> Path:
     """A saved checkpoint: 3 layers 32 wide, a WordPiece tokenizer of a few words."""
+    import torch
+    from transformers import BertConfig, BertModel
+
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
     torch.manual_seed(0)
     config = BertConfig(
@@ -48,6 +50,9 @@ def make_checkpoint(folder: Path) -> Path:
 
 def make_bundle(checkpoint: Path, folder: Path) -> Path:
     """The model's bundle, lowered to every engine."""
+    from export.pipeline import export_bundle
+    from export.target import Target
+
     target = Target(["litert", "executorch", "torch"], [BATCH], [LENGTH])
     export_bundle(str(checkpoint), {TASK.form: TASK}, target, folder)
     return folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,7 @@ def run(options: argparse.Namespace) -> None:
     from device_runtime.engines import create_engine
     from device_runtime.errors import BrokerError
     from device_runtime.live_data import LiveData
+    from device_runtime.service import ALIVE, READY, ServiceManager, WatchedEngine
     from device_runtime.state import DeviceState, read_identity
     from device_runtime.wire import Ack
 
@@ -74,7 +76,8 @@ def run(options: argparse.Namespace) -> None:
         return
     limits = make_limits(options)
     bundle = Bundle(options.bundle)
-    engine = create_engine(options.engine, options.threads)
+    manager = ServiceManager()
+    engine = WatchedEngine(create_engine(options.engine, options.threads), lambda: manager.say(ALIVE))
     state = DeviceState(options.state, bundle, device, options.afresh, options.threads, options.ahead)
     data = LiveData(options.data, bundle, cache=options.state / "tokens.npz")
     store = data.current()
@@ -83,9 +86,13 @@ def run(options: argparse.Namespace) -> None:
         print(f"{store.truncated} examples are longer than {bundle.manifest.length} tokens and were cut", flush=True)
 
     def observe(ack: Ack) -> None:
-        print(f"round {ack.round}: {'counted' if ack.counted else 'too late'}", flush=True)
+        outcome = f"round {ack.round}: {'counted' if ack.counted else 'too late'}"
+        print(outcome, flush=True)
+        manager.say(f"STATUS={outcome}")
 
-    Agent(access, options.job, engine, state, data.current, observe, limits).run()
+    manager.say(f"STATUS=round {state.replica.round}")
+    turned = partial(manager.say, READY, ALIVE)
+    Agent(access, options.job, engine, state, data.current, observe, turned, limits).run()
 
 
 def make_limits(options: argparse.Namespace) -> Limits:
