@@ -57,6 +57,13 @@ class _Collector(Collector):
         yield _counter(
             "digests_differing", "Replicas that differed from the server's", counts.get("digests differing", 0)
         )
+        joules = {"measured": now.measured_joules, "estimated": now.estimated_joules}
+        family = GaugeMetricFamily(  # no counter: what is above idle may be less than nothing
+            "fedspzo_joules", "What results took devices above idle, where they say so", labels=["how"]
+        )
+        for how, value in joules.items():
+            family.add_metric([how], value)
+        yield family
         yield _gauge("round", "Last closed round", now.round)
         yield _gauge("open_results", "Results that the open round has", now.results)
         yield _gauge("open_asked", "Devices that the open round asked", now.asked)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from broker.rounds import Candidate
-from device_runtime.wire import Presence, Sync
+from device_runtime.wire import Presence, Result, Sync
 
 #: Seconds without a word after which a device counts as gone: more than twice what it lets pass between syncs.
 LEASE_S = 150.0
@@ -30,6 +30,9 @@ class Member:
         served: last round that its result counted in.
         results: results that counted.
         bytes_up, bytes_down: payload received from and sent to it.
+        measured_joules, estimated_joules: that counted results took it, by its sensor and by estimates.
+        joules_uncertainty: of both together: a device's rounds err alike, so theirs add up.
+        joules_results: results that said so.
         brought, brought_at: from which round on it was sent entries last, and when.
     """
 
@@ -48,6 +51,10 @@ class Member:
     results: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
+    measured_joules: float = 0.0
+    estimated_joules: float = 0.0
+    joules_uncertainty: float = 0.0
+    joules_results: int = 0
     brought: int = -1
     brought_at: float = 0.0
 
@@ -91,7 +98,7 @@ class Roster:
     def ready(self, now: float) -> dict[str, Candidate]:
         """Devices that can be asked: there, synced, and willing."""
         return {
-            member.name: Candidate(member.served, member.battery, member.charging)
+            member.name: Candidate(member.served, member.battery, member.charging, joules_a_round(member))
             for member in self._members.values()
             if _askable(member, now)
         }
@@ -103,6 +110,11 @@ class Roster:
     def count_ready(self, now: float) -> int:
         """How many can be asked; any thread may want to know."""
         return sum(_askable(member, now) for member in list(self._members.values()))
+
+    def joules(self) -> tuple[float, float]:
+        """What counted results took, by sensors and by estimates; any thread may want to know."""
+        members = list(self._members.values())
+        return sum(m.measured_joules for m in members), sum(m.estimated_joules for m in members)
 
     def __len__(self) -> int:
         return len(self._members)
@@ -126,6 +138,23 @@ def accept(member: Member, sync: Sync) -> None:
     member.session, member.online, member.synced = sync.session, True, True
     member.round, member.examples = sync.round, sync.examples
     member.battery, member.charging, member.willing = sync.battery, sync.charging, sync.willing
+
+
+def credit(member: Member, result: Result) -> None:
+    """Note that a result of a device counted."""
+    member.served, member.results = result.round, member.results + 1
+    for energy in result.energy:
+        if energy.estimated:
+            member.estimated_joules += energy.joules
+        else:
+            member.measured_joules += energy.joules
+        member.joules_uncertainty += energy.uncertainty
+        member.joules_results += 1
+
+
+def joules_a_round(member: Member) -> float:
+    """In the mean over the rounds that it said so; 0 when there is none."""
+    return (member.measured_joules + member.estimated_joules) / max(member.joules_results, 1)
 
 
 def _askable(member: Member, now: float) -> bool:

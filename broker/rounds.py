@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from device_runtime.errors import PlanError
 from device_runtime.plan import Block, Contribution, Entry, Plan
-from device_runtime.wire import Result, fingerprint
+from device_runtime.wire import Energy, Result, fingerprint
 
 #: Largest scalar, loss or time that a result may have.
 LARGEST = 1e9
@@ -33,6 +33,7 @@ class Job:
             rates are those of the first round.
         final_rate: what the learning rates fall to, linearly over the rounds, as a share of the first.
         digest_every: rounds between comparisons of digests.
+        energy: whether devices are asked what a round takes.
         sides, pool: see :class:`device_runtime.plan.Plan`.
         first_every: the first block is perturbed in every so many rounds, and frozen in those between, in which
             devices keep its activations.
@@ -55,6 +56,7 @@ class Job:
     blocks: tuple[Block, ...]
     final_rate: float
     digest_every: int
+    energy: bool = False
     sides: int = 2
     pool: int = 0
     first_every: int = 1
@@ -80,11 +82,29 @@ class Candidate:
     Attributes:
         served: last round that its result counted in, 0 when there is none.
         battery, charging: see :class:`device_runtime.wire.Sync`.
+        joules: that a round took it, in the mean; 0 while that is not known.
     """
 
     served: int = 0
     battery: float = 1.0
     charging: bool = False
+    joules: float = 0.0
+
+
+@dataclass(frozen=True)
+class Spending:
+    """What a round took the devices that said so.
+
+    Attributes:
+        joules, uncertainty: of all of them together.
+        devices: how many they are.
+        estimated: how many of them did not measure.
+    """
+
+    joules: float
+    uncertainty: float
+    devices: int
+    estimated: int
 
 
 @dataclass(frozen=True)
@@ -97,6 +117,7 @@ class ClosedRound:
         devices: those whose results counted.
         seconds: from opening to closing.
         step_seconds: mean time of a device's local step.
+        spending: joules; None when no device said.
     """
 
     round: int
@@ -104,6 +125,7 @@ class ClosedRound:
     devices: tuple[str, ...]
     seconds: float
     step_seconds: float
+    spending: Spending | None = None
 
 
 def plan_round(job: Job, round: int) -> Plan:
@@ -123,6 +145,7 @@ def plan_round(job: Job, round: int) -> Plan:
         blocks=(first, *others),
         deadline=job.deadline,
         digest=round % job.digest_every == 0,
+        energy=job.energy,
         sides=job.sides,
         pool=job.pool,
     )
@@ -132,7 +155,12 @@ def plan_round(job: Job, round: int) -> Plan:
 SAMPLINGS: dict[str, Callable[[Candidate], tuple[float, ...]]] = {
     "uniform": lambda device: (),
     "freshness": lambda device: (device.served,),  # whose examples have been waiting longest
-    "energy": lambda device: (not device.charging, -round(device.battery, 1)),
+    # Who has power first; among equals who needs fewest joules, in powers of two, and who has yet to say.
+    "energy": lambda device: (
+        not device.charging,
+        -round(device.battery, 1),
+        round(math.log2(max(device.joules, 1e-3))),
+    ),
 }
 
 
@@ -157,7 +185,10 @@ def refusal(plan: Plan, cohort: Collection[str], device: str, result: Result) ->
         return f"it has {len(result.scalars)} scalars, and the plan asks for {plan.scalars}"
     if not 1 <= result.examples <= plan.steps * plan.examples:
         return f"it claims {result.examples} examples, and the plan allows {plan.steps * plan.examples}"
-    if any(abs(number) > LARGEST for number in (*result.scalars, result.loss, result.seconds)):
+    if len(result.energy) > 1 or any(energy.uncertainty < 0 for energy in result.energy):
+        return "what it says of its energy makes no sense"
+    joules = [number for energy in result.energy for number in (energy.joules, energy.uncertainty)]
+    if any(abs(number) > LARGEST for number in (*result.scalars, result.loss, result.seconds, *joules)):
         return f"it has a number beyond {LARGEST:g}, which no sound measurement gives"
     return None
 
@@ -192,6 +223,18 @@ def describe_round(plan: Plan, results: Mapping[str, Result], seconds: float) ->
         devices=tuple(sorted(results)),
         seconds=seconds,
         step_seconds=math.fsum(result.seconds for result in results.values()) / (len(results) * plan.steps),
+        spending=_add_up([energy for result in results.values() for energy in result.energy]),
+    )
+
+
+def _add_up(energies: Sequence[Energy]) -> Spending | None:
+    if not energies:
+        return None
+    return Spending(
+        joules=math.fsum(energy.joules for energy in energies),
+        uncertainty=math.hypot(*(energy.uncertainty for energy in energies)),
+        devices=len(energies),
+        estimated=sum(energy.estimated for energy in energies),
     )
 
 

@@ -18,7 +18,7 @@ from broker.open_round import OpenRound
 from broker.outbox import Outbox
 from broker.outcome import Outcome
 from broker.reception import Reception
-from broker.roster import Roster
+from broker.roster import Roster, credit
 from broker.rounds import Candidate, ClosedRound, Job, choose_cohort, close_round, describe_round, plan_round
 from broker.standing import Standing
 from broker.store import ServerStore
@@ -147,6 +147,7 @@ class Server:
     def standing(self) -> Standing:
         """Where it is; any thread may ask."""
         opened = self._round
+        measured, estimated = self._roster.joules()
         return Standing(
             round=self._last_round,
             results=len(opened.results) if opened else 0,
@@ -158,6 +159,8 @@ class Server:
             bytes_received=self.bytes_received,
             loss=self._closed.loss if self._closed else float("nan"),
             seconds=self._closed.seconds if self._closed else float("nan"),
+            measured_joules=measured,
+            estimated_joules=estimated,
         )
 
     @property
@@ -266,10 +269,10 @@ class Server:
         closed = describe_round(plan, results, now - self._round.started)
         signed = self._outbox.sign(entry, head=self._store.journal.head(plan.round - 1) or EMPTY)
         self._store.close_round(entry, signed[-SIGNATURE_BYTES:], closed)
-        for device in results:
+        for device, result in results.items():
             member = self._roster.edit(device)
             if member is not None:
-                member.served, member.results = plan.round, member.results + 1
+                credit(member, result)
         self._round = None
         self._outbox.publish(signed)
         self._decided.append(closed)

@@ -16,6 +16,7 @@ class Standing:
         counts: what happened how often.
         bytes_sent, bytes_received: payload.
         loss, seconds: of the last round that this process closed.
+        measured_joules, estimated_joules: that results took devices, by their sensors and by estimates.
     """
 
     round: int
@@ -28,3 +29,5 @@ class Standing:
     bytes_received: int
     loss: float
     seconds: float
+    measured_joules: float
+    estimated_joules: float

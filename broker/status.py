@@ -53,6 +53,10 @@ def _read(connection: sqlite3.Connection, now: float) -> dict[str, Any]:
             "heard": now - row["seen"],
             **{name: row[name] for name in ("results", "examples", "battery", "bytes_up", "bytes_down")},
             "charging": bool(row["charging"]),
+            "joules_a_round": (row["measured_joules"] + row["estimated_joules"]) / row["joules_results"]
+            if row["joules_results"]
+            else None,
+            "joules_estimated": row["estimated_joules"] > 0,
         }
         for row in rows("SELECT * FROM devices ORDER BY name")
     ]
@@ -67,8 +71,23 @@ def _read(connection: sqlite3.Connection, now: float) -> dict[str, Any]:
             "loss": sum(row["loss"] for row in last) / len(last),
             "results": sum(len(row["devices"].split()) for row in last) / len(last),
             "seconds": sum(row["seconds"] for row in last) / len(last),
+            "energy": _spending(last),
         } if last else None,
         "closed_ago": now - last[0]["closed"] if last else None,
         "counts": {row["name"]: row["count"] for row in rows("SELECT * FROM counts")},
         "devices": devices,
     }  # fmt: skip
+
+
+def _spending(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Joules of a round of a device, in the mean over those that said so."""
+    told = [row for row in rows if row["joules_devices"]]
+    if not told:
+        return None
+    devices = sum(row["joules_devices"] for row in told)
+    return {
+        "joules_a_device": sum(row["joules"] for row in told) / devices,
+        "uncertainty": sum(row["joules_uncertainty"] for row in told) / devices,
+        "devices": devices / len(told),
+        "estimated": sum(row["joules_estimated"] for row in told) / devices,
+    }

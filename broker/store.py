@@ -10,7 +10,7 @@ from pathlib import Path
 
 from broker.open_round import OpenRound
 from broker.roster import Member
-from broker.rounds import ClosedRound
+from broker.rounds import ClosedRound, Spending
 from device_runtime.errors import StateError
 from device_runtime.journal import EMPTY, Journal, chain, connect
 from device_runtime.plan import Entry, Plan
@@ -28,11 +28,13 @@ CREATE TABLE IF NOT EXISTS job (bundle BLOB NOT NULL, name TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS open_round (round INTEGER PRIMARY KEY, plan BLOB NOT NULL, cohort TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS results (round INTEGER, device TEXT, result BLOB NOT NULL, PRIMARY KEY (round, device));
 CREATE TABLE IF NOT EXISTS history (
-    round INTEGER PRIMARY KEY, loss REAL, devices TEXT, seconds REAL, step_seconds REAL, closed REAL
+    round INTEGER PRIMARY KEY, loss REAL, devices TEXT, seconds REAL, step_seconds REAL, closed REAL,
+    joules REAL, joules_uncertainty REAL, joules_devices INTEGER, joules_estimated INTEGER
 );
 CREATE TABLE IF NOT EXISTS devices (
     name TEXT PRIMARY KEY, key BLOB NOT NULL, round INTEGER, examples INTEGER, battery REAL, charging INTEGER,
-    served INTEGER, results INTEGER, bytes_up INTEGER, bytes_down INTEGER, seen REAL
+    served INTEGER, results INTEGER, bytes_up INTEGER, bytes_down INTEGER, seen REAL,
+    measured_joules REAL, estimated_joules REAL, joules_uncertainty REAL, joules_results INTEGER
 );
 CREATE TABLE IF NOT EXISTS counts (name TEXT PRIMARY KEY, count INTEGER NOT NULL);
 """
@@ -111,10 +113,13 @@ class ServerStore:
             self.journal.append(entry, chain(self.journal.head(entry.round - 1) or EMPTY, entry), signature)
             execute("DELETE FROM open_round")
             execute("DELETE FROM results")
+            spent = closed.spending
+            joules = (spent.joules, spent.uncertainty, spent.devices, spent.estimated) if spent else (None,) * 4
             execute(
-                "INSERT INTO history VALUES (?, ?, ?, ?, ?, ?)",
-                (closed.round, closed.loss, " ".join(closed.devices), closed.seconds, closed.step_seconds, time.time()),
-            )
+                "INSERT INTO history VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (closed.round, closed.loss, " ".join(closed.devices), closed.seconds, closed.step_seconds, time.time(),
+                 *joules),
+            )  # fmt: skip
 
     def counted(self, round: int, device: str) -> bool:
         """Whether a device's result is part of a closed round."""
@@ -130,19 +135,21 @@ class ServerStore:
         with self.transaction() as execute:
             for m in members:
                 execute(
-                    "INSERT OR REPLACE INTO devices VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    f"INSERT OR REPLACE INTO devices VALUES ({', '.join('?' * 15)})",
                     (m.name, m.key, m.round, m.examples, m.battery, m.charging, m.served, m.results, m.bytes_up,
-                     m.bytes_down, time.time() - (time.monotonic() - m.seen)),
+                     m.bytes_down, time.time() - (time.monotonic() - m.seen), m.measured_joules, m.estimated_joules,
+                     m.joules_uncertainty, m.joules_results),
                 )  # fmt: skip
 
     def load_members(self) -> Iterator[Member]:
         """The devices that are known; none of them is there yet."""
         for row in self._connection.execute("SELECT * FROM devices ORDER BY name").fetchall():
-            name, key, round, examples, battery, charging, served, results, up, down, seen = row
+            name, key, round, examples, battery, charging, served, results, up, down, seen, *joules = row
             ago = time.time() - seen
             yield Member(
                 name, key, round=round, examples=examples, battery=battery, charging=bool(charging), served=served,
-                results=results, bytes_up=up, bytes_down=down, seen=time.monotonic() - ago,
+                results=results, bytes_up=up, bytes_down=down, seen=time.monotonic() - ago, measured_joules=joules[0],
+                estimated_joules=joules[1], joules_uncertainty=joules[2], joules_results=joules[3],
             )  # fmt: skip
 
     def save_counts(self, counts: Mapping[str, int]) -> None:
@@ -258,6 +265,8 @@ def _open_database(folder: Path) -> sqlite3.Connection:
 def _history(connection: sqlite3.Connection) -> list[ClosedRound]:
     rows = connection.execute("SELECT * FROM history ORDER BY round").fetchall()
     return [
-        ClosedRound(number, loss, tuple(devices.split()), seconds, step)
-        for number, loss, devices, seconds, step, _ in rows
+        ClosedRound(
+            number, loss, tuple(devices.split()), seconds, step, None if joules[0] is None else Spending(*joules)
+        )
+        for number, loss, devices, seconds, step, _, *joules in rows
     ]

@@ -20,11 +20,13 @@ from device_runtime.client import Will
 from device_runtime.complaints import Complaints
 from device_runtime.conditions import UNLIMITED, Conditions, Limits, read_conditions
 from device_runtime.data import DataStore
+from device_runtime.energy.book import NoBook
 from device_runtime.engines import Engine
 from device_runtime.errors import MessageError, PlanError, StateError
 from device_runtime.journal import chain
 from device_runtime.link import Connected, Link, Received
 from device_runtime.memory import peak_rss_bytes
+from device_runtime.phases import APPLY, IDLE, NETWORK, OTHER
 from device_runtime.plan import Entry, Plan
 from device_runtime.state import DeviceState
 from device_runtime.topics import Topics
@@ -71,6 +73,7 @@ class Agent:
         turned: Callable[[], None] = lambda: None,
         limits: Limits = UNLIMITED,
         conditions: Callable[[], Conditions] = read_conditions,
+        book: NoBook | None = None,
     ) -> None:
         """Prepare to take part.
 
@@ -80,6 +83,7 @@ class Agent:
             turned: told of each turn of :meth:`run`, once it is connected: where nothing happens, every minute or so.
             limits: within which it takes part in rounds; it follows the journal in any case.
             conditions: tells how it fares.
+            book: keeps account of its joules.
 
         Raises:
             BundleError, EngineError: the graphs cannot run, or the bundle names no server.
@@ -90,8 +94,13 @@ class Agent:
         self._authority = access.authority
         self._limits = limits
         self._conditions = conditions
+        self._fares = Conditions()
         self._unwilling = ""
-        self._answers = Answers(engine, state, examples, lambda: self._judge(conditions()))
+        self._book = book or NoBook()
+        self._recorder = self._book.recorder
+        self._answers = Answers(
+            engine, state, examples, lambda: self._judge(conditions()), self._recorder, self._book.spent
+        )
         self._server = read_pin(state.replica.bundle.folder)
         self._topics = Topics(job)
         self._session = secrets.randbits(63)
@@ -121,17 +130,26 @@ class Agent:
             BrokerError: the broker cannot be reached at the start, or refuses.
             StateError: the server refuses this device, or the disk does.
         """
-        self._link.connect()
-        try:
-            while not self._finished:
-                self._turned()
-                self.turn(self._link.next(self._due - time.monotonic()))
-                self._remind()
-                if self._link.events.empty():  # what waits may be this round's entry
-                    self._answer_plan()
-        finally:
-            self._publish(Presence(False, self._session))
-            self._link.close()
+        self._recorder.turn_to(self._state.replica.round + 1)
+        with self._recorder.phase(OTHER):
+            self._link.connect()
+            try:
+                while not self._finished:
+                    self._turned()
+                    with self._recorder.phase(IDLE):
+                        event = self._link.next(self._due - time.monotonic())
+                    self.turn(event)
+                    self._remind()
+                    if self._link.events.empty():  # what waits may be this round's entry
+                        self._answer_plan()
+            finally:
+                self._publish(Presence(False, self._session))
+                self._link.close()
+
+    @property
+    def flops(self) -> int:
+        """Operations of matrix products so far."""
+        return self._answers.forward.flops
 
     def turn(self, event: object) -> None:
         """Take in what happened."""
@@ -140,7 +158,8 @@ class Agent:
             self._sync(at_once=True)
         elif isinstance(event, Received):
             try:
-                self._receive(event.payload)
+                with self._recorder.phase(NETWORK):
+                    self._receive(event.payload)
             except (MessageError, PlanError) as error:
                 self._complaints.add(event.topic, f"a message on {event.topic} was dropped: {error}")
 
@@ -218,7 +237,10 @@ class Agent:
                     head = chain(head, entry)
         finally:
             if fresh:  # what came before a wrong one is good
-                self._state.apply_all(fresh)
+                with self._recorder.phase(APPLY):
+                    self._state.apply_all(fresh)
+                self._recorder.turn_to(replica.round + 1)
+                self._book.write(self._fares)
                 self._settle(replica.round)
         if gap:
             self._sync()
@@ -258,7 +280,10 @@ class Agent:
         """Measure for the plan at hand, or send the result again when its round was measured already."""
         plan, self._plan = self._plan, None
         if plan is not None and plan.round == self._state.replica.round + 1:
-            self._send(self._answers.answer(plan))
+            answer = self._answers.answer(plan)
+            if isinstance(answer, Result):
+                self._book.note(plan.round, answer.loss)
+            self._send(answer)
 
     def _settle(self, round: int) -> None:
         """Stop sending what a round's acknowledgement or entry answers."""
@@ -269,6 +294,8 @@ class Agent:
         if self._last_round is None:
             self._last_round = last_round
             self._state.snapshot()
+            energy = self._book.total()
+            self._book.write(self._fares)
             self._send(
                 Report(
                     round=last_round,
@@ -277,6 +304,7 @@ class Agent:
                     bytes_up=self._link.bytes_up,
                     bytes_down=self._link.bytes_down,
                     results=self._answers.given,
+                    energy=energy,
                 )
             )
 
@@ -301,6 +329,7 @@ class Agent:
 
     def _judge(self, now: Conditions) -> str:
         """Why it takes part in no round under these conditions, said when it changes; "" where it does."""
+        self._fares = now
         reason = self._limits.refusal(now)
         if reason != self._unwilling:
             log.warning(f"takes part in no round now: {reason}" if reason else "takes part in rounds again")
@@ -317,7 +346,8 @@ class Agent:
         topic = self._topics.state(device) if retain else self._topics.up(device)
         self._said_at = time.monotonic()
         useful = IDLE_S if isinstance(message, Sync) else 0.0  # by then it has said so anew
-        self._link.publish(topic, self._sign(message), retain, useful)
+        with self._recorder.phase(NETWORK):
+            self._link.publish(topic, self._sign(message), retain, useful)
 
     def _sign(self, message: Message) -> bytes:
         return self._state.signer.sign(encode(message), self._scope(self._state.device))

@@ -12,10 +12,11 @@ from device_runtime.engines import Engine
 from device_runtime.errors import FedSPZOError
 from device_runtime.estimator import measure
 from device_runtime.forward import Forward
+from device_runtime.phases import SILENT, TOKENISE, Recorder
 from device_runtime.plan import Plan
 from device_runtime.prefix import PrefixCache
 from device_runtime.state import PREFIX, DeviceState
-from device_runtime.wire import Decline, Result, fingerprint
+from device_runtime.wire import Decline, Energy, Result, fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,7 @@ class Answers:
 
     Attributes:
         given: how many plans were answered.
+        forward: runs the graphs.
     """
 
     def __init__(
@@ -33,21 +35,26 @@ class Answers:
         state: DeviceState,
         examples: Callable[[], DataStore],
         unwilling: Callable[[], str] = lambda: "",
+        recorder: Recorder = SILENT,
+        spent: Callable[[int], tuple[Energy, ...]] = lambda round: (),
     ) -> None:
         """Prepare the graphs.
 
         Args:
             examples: gives those to measure on, asked anew for each plan.
             unwilling: says why the device takes part in no round now; "" where it does.
+            recorder: is told what phase of the work it is.
+            spent: says what a round has taken so far, where that is known.
 
         Raises:
             BundleError, EngineError: the graphs cannot run.
         """
         self.given = 0
-        self._forward = Forward(engine, state.replica)
+        self.forward = Forward(engine, state.replica, recorder)
         self._state = state
         self._examples = examples
         self._unwilling = unwilling
+        self._spent = spent
         self._cache = PrefixCache(state.folder / PREFIX)
         self._last: tuple[Plan, Result | Decline] | None = None
 
@@ -64,7 +71,9 @@ class Answers:
         start = time.perf_counter()
         digest = self._state.replica.digest() if plan.digest else b""
         try:
-            measured = measure(self._forward, self._examples(), plan, self._state.device, self._cache)
+            with self.forward.recorder.phase(TOKENISE):
+                examples = self._examples()
+            measured = measure(self.forward, examples, plan, self._state.device, self._cache)
         except FedSPZOError as error:
             log.warning("the plan of round %d cannot be carried out: %s", plan.round, error)
             return Decline(plan.round, str(error)[:200], passing=False)
@@ -73,5 +82,12 @@ class Answers:
             return Decline(plan.round, reason, passing=False)
         seconds = time.perf_counter() - start
         return Result(
-            plan.round, fingerprint(plan), measured.scalars, measured.loss, measured.examples, seconds, digest
+            round=plan.round,
+            plan=fingerprint(plan),
+            scalars=measured.scalars,
+            loss=measured.loss,
+            examples=measured.examples,
+            seconds=seconds,
+            digest=digest,
+            energy=self._spent(plan.round) if plan.energy else (),
         )

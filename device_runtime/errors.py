@@ -35,3 +35,7 @@ class PlanError(FedSPZOError):
 
 class BrokerError(FedSPZOError):
     """A broker cannot be reached, started, or refuses the connection."""
+
+
+class EnergyError(FedSPZOError):
+    """Energy cannot be measured: there is no sensor, or it contradicts itself, or a meter's log does not fit."""

@@ -19,6 +19,7 @@ from device_runtime.directions import Direction, derive_seed
 from device_runtime.forward import Batch, Forward
 from device_runtime.legs import plan_legs
 from device_runtime.manifest import StageSpec
+from device_runtime.phases import TOKENISE, forward_block
 from device_runtime.plan import Plan
 from device_runtime.prefix import PrefixCache
 from device_runtime.replica import Replica, check_blocks
@@ -64,7 +65,8 @@ def measure(
     losses: list[float] = []
     examples = 0
     for step in range(plan.steps):
-        batch = forward.batch(store, draw_examples(plan, store, device, step))
+        with forward.recorder.phase(TOKENISE):
+            batch = forward.batch(store, draw_examples(plan, store, device, step))
         step_scalars, loss = measure_step(forward, batch, plan, source, step, offsets, cache)
         scalars.extend(step_scalars)
         losses.append(loss)
@@ -97,14 +99,17 @@ def measure_step(
     legs = plan_legs(forward, batch, plan, source, step, offsets)
     start = legs[0].passages[0].stage
     prefix = forward.manifest.stages[: forward.manifest.stages.index(start)]
-    waves = {-1: _through_prefix(forward, batch, prefix, cache)}
+    with forward.recorder.phase(forward_block(0)):
+        waves = {-1: _through_prefix(forward, batch, prefix, cache)}
     losses: list[tuple[int, float]] = []
     passages = [passage for leg in legs for passage in leg.passages]
     with closing(perturb(forward, passages, forward.weights.ahead)) as perturbed:
         for leg in legs:
             wave = waves[leg.block - 1]
             for passage in leg.passages:
-                wave = advance(forward, batch, passage, wave, perturbed, keep=leg.again and passage is leg.passages[0])
+                with forward.recorder.phase(forward_block(passage.block)):
+                    keep = leg.again and passage is leg.passages[0]
+                    wave = advance(forward, batch, passage, wave, perturbed, keep)
             waves[leg.block] = wave
             if leg.last:
                 losses += [(leg.block, _mean_loss(wave, leaf, batch)) for leaf in range(wave.leaves)]

@@ -14,6 +14,7 @@ from device_runtime.data import DataStore
 from device_runtime.engines import Engine, StageGraph
 from device_runtime.feeds import Source, fill
 from device_runtime.manifest import Shape, StageSpec
+from device_runtime.phases import SILENT, Recorder
 from device_runtime.stored import Stored, widen
 
 #: The feed that the stages hand on, and the one that the first of them takes in its place.
@@ -63,15 +64,17 @@ class Forward(Generic[W_co]):
         pool: where activations come from.
         flops: floating-point operations of matrix products run so far.
         format: of the graphs.
+        recorder: is told what phase of a step it is.
     """
 
-    def __init__(self, engine: Engine, weights: W_co) -> None:
+    def __init__(self, engine: Engine, weights: W_co, recorder: Recorder = SILENT) -> None:
         """Raises BundleError when the bundle has no graphs for the engine."""
         self.weights = weights
         self.bundle = weights.bundle
         self.manifest = self.bundle.manifest
         self.pool = ArrayPool()
         self.flops = 0
+        self.recorder = recorder
         self.bundle.check_engine(engine)
         self._engine = engine
         self.format = engine.format

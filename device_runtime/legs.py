@@ -58,8 +58,9 @@ def plan_legs(
         passages = []
         for at in range(number, stop):
             own = shifts if at == number else [None] * len(shifts)
-            perturbation = Perturbation(offsets[perturbed[at]], own, plan.distribution)
-            passages += [Passage.of(forward, batch, s, perturbation) for s in range(starts[at], starts[at + 1])]
+            block, stages = perturbed[at], range(starts[at], starts[at + 1])
+            perturbation = Perturbation(offsets[block], own, plan.distribution)
+            passages += [Passage.of(forward, batch, block, stage, perturbation) for stage in stages]
         return Leg(number, passages, False, stop == len(perturbed))
 
     def directions(number: int, paths: Iterable[tuple[int, ...]]) -> list[Direction]:

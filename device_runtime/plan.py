@@ -56,6 +56,7 @@ class Plan:
         blocks: the cut of the network.
         deadline: seconds that the round waits for results.
         digest: whether the result must carry the digest of the replica that the round starts from.
+        energy: whether the result should say what it took, from devices that know.
         sides: 2 for differences (l₊ − l₋)/2ε, nested as in the paper; 1 for (l − l₀)/ε around the centre.
         pool: size of the finite pool that all seeds come from (FedKSeed, arXiv 2312.06353); 0 for no such pool.
     """
@@ -70,6 +71,7 @@ class Plan:
     blocks: tuple[Block, ...]
     deadline: float
     digest: bool
+    energy: bool = False
     sides: int = 2
     pool: int = 0
 

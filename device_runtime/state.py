@@ -20,6 +20,8 @@ from device_runtime.trust import Signer
 DATABASE, SNAPSHOT, KEY = "journal.sqlite", "snapshot.safetensors", "device.key"
 #: Cache of activations, see :mod:`device_runtime.prefix`.
 PREFIX = "prefix.sqlite"
+#: Account of joules, see :mod:`device_runtime.energy.book`.
+ENERGY = "energy.jsonl"
 #: Entries applied between snapshots.
 SNAPSHOT_EVERY = 50
 
@@ -58,7 +60,7 @@ class DeviceState:
         self._lock = lock_folder(folder)
         try:
             if afresh:
-                for file in ("bundle", PREFIX, SNAPSHOT, DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm"):
+                for file in ("bundle", PREFIX, ENERGY, SNAPSHOT, DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm"):
                     (folder / file).unlink(missing_ok=True)
                 sync_folder(folder)
             self.device = _claim_id(folder, device)

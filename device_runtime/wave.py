@@ -17,6 +17,7 @@ import numpy as np
 from device_runtime.directions import Direction
 from device_runtime.forward import Batch, Forward
 from device_runtime.manifest import StageSpec
+from device_runtime.phases import IDLE, PERTURB
 from device_runtime.replica import Replica
 
 
@@ -86,19 +87,21 @@ class Passage:
     """How the leaves go through one stage.
 
     Attributes:
+        block: the block of the plan that the stage is in.
         stage: the stage.
         trained: those of its tensors that are shifted, or stacked by leaf.
         perturbation: of its block.
         runs: leaves that go through together; none where that is nothing, and all run as they came.
     """
 
+    block: int
     stage: StageSpec
     trained: Sequence[int]
     perturbation: Perturbation
     runs: Sequence[range]
 
     @classmethod
-    def of(cls, forward: Forward[Replica], batch: Batch, stage: int, perturbation: Perturbation) -> Passage:
+    def of(cls, forward: Forward[Replica], batch: Batch, block: int, stage: int, perturbation: Perturbation) -> Passage:
         """The passage through a stage, with the graphs that there are for this batch."""
         spec = forward.manifest.stages[stage]
         leaves, groups = len(perturbation.shifts), forward.groups(batch)
@@ -107,7 +110,7 @@ class Passage:
         trained = forward.weights.trainable_in([stage]) if shifted or stacked else []
         if spec.constants:  # of graphs with constants one is held at a time: all runs take the same
             groups = [max(size for size in groups if not leaves % size)]
-        return cls(spec, trained, perturbation, partition(leaves, groups) if trained else [])
+        return cls(block, spec, trained, perturbation, partition(leaves, groups) if trained else [])
 
 
 #: The arrays that a run takes for a stage's trained tensors: tensor index → array from the pool.
@@ -124,21 +127,29 @@ def perturb(
             they are asked for, in half the memory.
     """
     tasks = (_perturb_run(forward, passage, leaves) for passage in passages for leaves in passage.runs)
+    phase = forward.recorder.phase
+
+    def make_in_phase(make: Callable[[], None]) -> None:
+        with phase(PERTURB):
+            make()
+
     if ahead is None:
         for weights, make in tasks:
-            make()
+            make_in_phase(make)
             yield weights
         return
     waiting: list[tuple[Perturbed, Future[None]]] = []
     try:
         for weights, make in tasks:
-            waiting.append((weights, ahead.submit(make)))
+            waiting.append((weights, ahead.submit(make_in_phase, make)))
             if len(waiting) > 1:
                 made, done = waiting.pop(0)
-                done.result()
+                with phase(IDLE):
+                    done.result()
                 yield made
         for made, done in waiting:
-            done.result()
+            with phase(IDLE):
+                done.result()
             yield made
     finally:  # whoever stops half-way finds the kernel at rest
         wait([done for _, done in waiting])

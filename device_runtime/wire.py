@@ -56,6 +56,21 @@ class Sync:
 
 
 @dataclass(frozen=True)
+class Energy:
+    """What work took, above what the device takes when it is idle.
+
+    Attributes:
+        joules: as measured or estimated.
+        uncertainty: of ``joules``, one standard deviation.
+        estimated: no sensor was read: operations were counted and priced.
+    """
+
+    joules: float
+    uncertainty: float
+    estimated: bool
+
+
+@dataclass(frozen=True)
 class Result:
     """Device → server: what it measured.
 
@@ -67,6 +82,7 @@ class Result:
         examples: examples used.
         seconds: time the local steps took.
         digest: of the replica that the round started from, or empty when the plan did not ask.
+        energy: what the round's work took so far, once; empty when the plan did not ask or the device does not know.
     """
 
     round: int
@@ -76,6 +92,7 @@ class Result:
     examples: int
     seconds: float
     digest: bytes
+    energy: tuple[Energy, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -160,6 +177,7 @@ class Report:
         rss_bytes: peak resident memory of the process.
         bytes_up, bytes_down: payload published and received.
         results: results sent.
+        energy: what all its work took, once; empty when the device does not know.
     """
 
     round: int
@@ -168,6 +186,7 @@ class Report:
     bytes_up: int
     bytes_down: int
     results: int
+    energy: tuple[Energy, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -208,7 +227,7 @@ _KINDS: dict[int, type[Any]] = {
 }  # fmt: skip
 _NUMBERS = {kind: number for number, kind in _KINDS.items()}
 #: Class → field name → type, in the order of the wire.
-_HINTS = {kind: get_type_hints(kind) for kind in (*_NUMBERS, Block, Contribution)}
+_HINTS = {kind: get_type_hints(kind) for kind in (*_NUMBERS, Block, Contribution, Energy)}
 
 
 def encode(message: Message) -> bytes:

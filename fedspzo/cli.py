@@ -26,6 +26,7 @@ COMMANDS = {
     "device": "take part in a job with the data in a file",
     "demo": "do all of it on this machine, and show that the model got better",
     "bench": "measure what a device's work costs on this machine, against what physics allows",
+    "energy": "measure the joules of a device's work, on its own sensors or an external meter's",
     "inspect": "show what is in a bundle and what a step will cost",
     "evaluate": "measure the model of a run on a file, before and after",
     "predict": "ask the model of a run",

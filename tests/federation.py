@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +53,16 @@ class Processes:
         self.logins: dict[str, str] = {}  # user → URL with its name and password, where the broker wants them
 
     def device(
-        self, name: str, bundle: Path | None = None, engine: str = "litert", python: str | Path = sys.executable
+        self,
+        name: str,
+        bundle: Path | None = None,
+        engine: str = "litert",
+        python: str | Path = sys.executable,
+        more: Sequence[object] = (),
     ) -> subprocess.Popen[str]:
         data = self.write(self.folder / f"{name}.jsonl", 12)
         options = ("--state", self.folder / name, "--data", data, "--id", name, "--engine", engine)
-        return self._start(name, "device", bundle or self.bundle, *options, python=python)
+        return self._start(name, "device", bundle or self.bundle, *options, *more, python=python)
 
     def server(self, *options: str) -> subprocess.Popen[str]:
         data = self.write(self.folder / "held-out.jsonl", 10)

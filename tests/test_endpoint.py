@@ -355,7 +355,7 @@ def test_metrics(served: Bundle) -> None:
     counts = {"results accepted": 3, "plans declined": 1, "digests differing": 1}
     standing = Standing(
         round=12, results=1, asked=4, ready=2, known=9, counts=counts, bytes_sent=779, bytes_received=194,
-        loss=0.5, seconds=3.0,
+        loss=0.5, seconds=3.0, measured_joules=60.5, estimated_joules=7.0,
     )  # fmt: skip
     with serve(served, make_registry(lambda: standing), dict) as url:
         response, content = ask(url, "/metrics")
@@ -374,6 +374,8 @@ def test_metrics(served: Bundle) -> None:
         ("fedspzo_payload_bytes_total", "received"): 194,
         ("fedspzo_messages_dropped_total",): 0,
         ("fedspzo_digests_differing_total",): 1,
+        ("fedspzo_joules", "measured"): 60.5,
+        ("fedspzo_joules", "estimated"): 7.0,
         ("fedspzo_round",): 12,
         ("fedspzo_open_results",): 1,
         ("fedspzo_open_asked",): 4,

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.rounds import Candidate, Job, choose_cohort, close_round, plan_round, refusal
+from broker.rounds import Candidate, Job, Spending, choose_cohort, close_round, describe_round, plan_round, refusal
 from device_runtime.errors import PlanError
 from device_runtime.plan import Block, Plan
-from device_runtime.wire import Result, decode, encode, fingerprint
+from device_runtime.wire import Energy, Result, decode, encode, fingerprint
 
 JOB = Job(
     rounds=10, cohort=3, over_selection=1.0, sampling="uniform", quorum=2, deadline=10.0, seed=5, shared=True,
@@ -98,6 +98,28 @@ def test_cohorts_by_freshness_and_energy() -> None:
     assert choose_cohort(energy, 1, powered, 4) == ("plugged", "full", "half", "empty")
 
 
+def test_the_thrifty_come_first_among_those_with_as_much_power() -> None:
+    energy = dataclasses.replace(JOB, sampling="energy")
+    fleet = {
+        "low": Candidate(battery=0.3, joules=1.0), "greedy": Candidate(joules=90.0), "thrifty": Candidate(joules=3.0),
+        "unknown": Candidate(),
+    }  # fmt: skip
+    assert choose_cohort(energy, 1, fleet, 4) == ("unknown", "thrifty", "greedy", "low")
+
+
+def test_what_devices_say_they_spent_is_added_up() -> None:
+    plan = plan_round(dataclasses.replace(JOB, energy=True), 1)
+    assert plan.energy
+    assert not plan_round(JOB, 1).energy
+    spent = [(Energy(3.0, 0.3, False),), (Energy(4.0, 0.4, True),), ()]
+    results = {f"d{i}": dataclasses.replace(result((1, 2, 3, 4)), energy=energy) for i, energy in enumerate(spent)}
+    assert describe_round(plan, results, 1.0).spending == Spending(7.0, 0.5, 2, 1)
+    assert describe_round(plan, {"d": result((1, 2, 3, 4))}, 1.0).spending is None
+    assert close_round(plan, results) == close_round(plan, {d: result((1, 2, 3, 4)) for d in results}), (
+        "no joule counts"
+    )
+
+
 def test_more_are_asked_than_close_a_round() -> None:
     assert JOB.asked == 3
     assert dataclasses.replace(JOB, over_selection=1.5).asked == 5
@@ -114,6 +136,9 @@ def test_more_are_asked_than_close_a_round() -> None:
         ("a", result((1, 2, 3, 4), examples=5), "claims 5 examples"),
         ("a", result((1, 2, 3, 1e30)), "a number beyond 1e+09"),
         ("a", dataclasses.replace(result((1, 2, 3, 4)), loss=1.7e308), "a number beyond 1e+09"),
+        ("a", dataclasses.replace(result((1, 2, 3, 4)), energy=(Energy(1e12, 1.0, False),)), "a number beyond 1e+09"),
+        ("a", dataclasses.replace(result((1, 2, 3, 4)), energy=(Energy(1.0, -1.0, False),)), "energy makes no sense"),
+        ("a", dataclasses.replace(result((1, 2, 3, 4)), energy=(Energy(1.0, 1.0, True),) * 2), "energy makes no sense"),
         ("a", dataclasses.replace(result((1, 2, 3, 4)), plan=bytes(8)), "it answers another plan of round 1"),
     ],
 )

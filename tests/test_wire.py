@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 
 import cbor2
 import numpy as np
@@ -19,6 +20,7 @@ from device_runtime.wire import (
     Batch,
     Decline,
     Dismissal,
+    Energy,
     Finish,
     Hello,
     Message,
@@ -43,8 +45,11 @@ blocks = st.lists(rows, min_size=1, max_size=3).map(
 )
 plans = st.builds(
     Plan, rounds, numbers, st.booleans(), st.sampled_from(["rademacher", "gaussian"]), st.integers(1, 3),
-    st.integers(1, 64), positive, blocks, positive, st.booleans(), st.integers(1, 2), st.integers(0, 1 << 20),
+    st.integers(1, 64), positive, blocks, positive, st.booleans(), st.booleans(), st.integers(1, 2),
+    st.integers(0, 1 << 20),
 )  # fmt: skip
+
+energies = st.lists(st.builds(Energy, finite, finite, st.booleans()), max_size=2).map(tuple)
 
 
 @st.composite
@@ -68,6 +73,7 @@ messages = st.one_of(
         numbers,
         finite,
         st.binary(max_size=16),
+        energies,
     ),
     st.builds(Ack, rounds, st.booleans()),
     st.builds(
@@ -85,7 +91,7 @@ messages = st.one_of(
     st.builds(Batch, st.lists(st.binary(max_size=300), max_size=4).map(tuple)),
     st.builds(Offer, numbers, st.binary(max_size=32), numbers, st.text(max_size=99)),
     st.builds(Finish, rounds),
-    st.builds(Report, numbers, st.binary(max_size=16), numbers, numbers, numbers, numbers),
+    st.builds(Report, numbers, st.binary(max_size=16), numbers, numbers, numbers, numbers, energies),
     st.builds(Presence, st.booleans(), numbers),
     st.builds(Hello),
     st.builds(Dismissal, numbers),
@@ -130,18 +136,23 @@ def test_random_bytes_are_refused(blob: bytes) -> None:
         ([1, 6, b"", 1, "x" * 5000], "Refusal.reason does not hold a valid str"),
         ([1, 12, ["x"]], "Batch.entries does not hold a valid bytes"),
         ([1, 12, b""], "Batch.entries does not hold a valid"),
-        ([1, 3, 1, b"", b"123", 0.0, 1, 0.0, b""], "Result.scalars is not a string of float32"),
+        ([1, 3, 1, b"", b"123", 0.0, 1, 0.0, b"", []], "Result.scalars is not a string of float32"),
         (
-            [1, 3, 1, b"", np.float32("nan").tobytes(), 0.0, 1, 0.0, b""],
+            [1, 3, 1, b"", np.float32("nan").tobytes(), 0.0, 1, 0.0, b"", []],
             "Result.scalars has a number that is not finite",
         ),
         (
-            [1, 3, 1, b"", np.float32("inf").tobytes(), 0.0, 1, 0.0, b""],
+            [1, 3, 1, b"", np.float32("inf").tobytes(), 0.0, 1, 0.0, b"", []],
             "Result.scalars has a number that is not finite",
         ),
-        ([1, 3, 1, b"", b"", float("nan"), 1, 0.0, b""], "Result.loss does not hold a valid float"),
-        ([1, 3, 1, b"", b"", 2**2000, 1, 0.0, b""], "Result.loss does not hold a valid float"),
-        ([1, 3, 1, b"", b"", 1, 1, 0.0, b""], "Result.loss does not hold a valid float"),
+        ([1, 3, 1, b"", b"", float("nan"), 1, 0.0, b"", []], "Result.loss does not hold a valid float"),
+        ([1, 3, 1, b"", b"", 2**2000, 1, 0.0, b"", []], "Result.loss does not hold a valid float"),
+        ([1, 3, 1, b"", b"", 1, 1, 0.0, b"", []], "Result.loss does not hold a valid float"),
+        ([1, 3, 1, b"", b"", 0.0, 1, 0.0, b"", [[1.0, 1.0]]], "Energy does not have 3 fields"),
+        (
+            [1, 3, 1, b"", b"", 0.0, 1, 0.0, b"", [[1.0, float("inf"), True]]],
+            "Energy.uncertainty does not hold a valid",
+        ),
         ([2**20000, 3], "another protocol version"),
         ([1, 2**20000], "an unknown kind"),
         ([1, 4, [[]], True], "Ack.round does not hold a valid int"),
@@ -168,13 +179,17 @@ def test_sizes_are_limited() -> None:
 
 
 def test_a_result_stays_within_its_budget() -> None:
-    """At most 128 bytes and 4 for each scalar, signed."""
+    """At most 128 bytes and 4 for each scalar, signed; 13 more with joules, in single precision."""
     result = Result(2**31, bytes(8), (1.5,) * 16, 1.2345678, 64, 0.123456789, bytes(16))
     assert len(encode(result)) + SIGNATURE_BYTES <= 128 + 4 * 16
+    joules, uncertainty = np.array([123.456, 1.2345], np.float32).tolist()
+    assert len(encode(replace(result, energy=(Energy(joules, uncertainty, True),)))) <= len(encode(result)) + 13
 
 
 def test_test_vector() -> None:
     """The bytes of a message are a format too."""
     result = Result(3, b"12345678", (1.0, -2.0), 0.5, 8, 0.25, b"")
-    assert encode(result).hex() == "8901030348313233343536373848" + "0000803f000000c0f9380008f9340040"
+    assert encode(result).hex() == "8a01030348313233343536373848" + "0000803f000000c0f9380008f934004080"
+    energy = replace(result, energy=(Energy(12.5, 0.25, False),))
+    assert encode(energy).hex() == encode(result).hex()[:-2] + "8183f94a40f93400f4"
     assert encode(Ack(7, True)).hex() == "84010407f5"

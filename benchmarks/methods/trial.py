@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -122,10 +123,8 @@ def run_trial(setting: Setting, choice: Choice, seed: int, budget: float) -> Cur
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         store = ServerStore(Path(folder), setting.bundle.identity)
         workers = LocalWorkers(Work(setting.bundle.folder, "litert", 1, None, shares))
-        try:
+        with suppress(_Spent):
             simulate(job, "default", fleet, workers, store, observe)
-        except _Spent:
-            pass
         rounds = store.journal.last_round
     final = evaluate(forward, setting.test)
     return Curve(flops, losses, final.loss, final.scores["accuracy"], rounds)

@@ -42,7 +42,7 @@ class Setting:
     @property
     def plan(self) -> Plan:
         """A round of one step on a whole batch."""
-        return Plan(1, 7, True, "rademacher", 1, self.shape[0], 1e-3, self.blocks, 60.0, False, self.sides)
+        return Plan(1, 7, True, "rademacher", 1, self.shape[0], 1e-3, self.blocks, 60.0, False, sides=self.sides)
 
 
 def choose_shape(manifest: Manifest, wanted: str | None) -> tuple[int, int]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import math
+import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedspzo.broker_options import add_broker_options, make_access
+from fedspzo.energy.options import add_price_option, add_root_option
 
 if TYPE_CHECKING:
     from device_runtime.conditions import Limits
@@ -45,6 +47,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     limits.add_argument(
         "--only-unmetered", action="store_true", help="not over a modem, or what NetworkManager takes for metered"
     )
+    energy = parser.add_argument_group("energy", "joules are kept by round in the state folder, see fedspzo energy")
+    energy.add_argument(
+        "--energy", metavar="SOURCE", help="measure by one of fedspzo energy sources, or auto: the first"
+    )
+    energy.add_argument(
+        "--energy-idle", type=float, default=10.0, metavar="S", help="seconds to stay idle at the start (%(default)s)"
+    )
+    add_root_option(energy)
+    add_price_option(energy)
     parser.add_argument("--threads", type=int, default=1, help="threads of the engine and for weights (%(default)s)")
     parser.add_argument(
         "--ahead",
@@ -57,12 +68,16 @@ def run(options: argparse.Namespace) -> None:
     """Run until the job ends, or say by which key the device is known."""
     from device_runtime.agent import Agent
     from device_runtime.bundle import Bundle
+    from device_runtime.energy.book import Book
+    from device_runtime.energy.sampler import Sampler
     from device_runtime.engines import create_engine
     from device_runtime.errors import BrokerError
     from device_runtime.live_data import LiveData
+    from device_runtime.phases import IDLE
     from device_runtime.service import ALIVE, READY, ServiceManager, WatchedEngine
     from device_runtime.state import DeviceState, read_identity
     from device_runtime.wire import Ack
+    from fedspzo.energy.options import make_source
 
     access = make_access(options)
     if options.access and options.id not in (None, access.user):
@@ -75,6 +90,7 @@ def run(options: argparse.Namespace) -> None:
         print(name, key.hex(), flush=True)
         return
     limits = make_limits(options)
+    source = make_source(options, lambda: agent.flops)
     bundle = Bundle(options.bundle)
     manager = ServiceManager()
     engine = WatchedEngine(create_engine(options.engine, options.threads), lambda: manager.say(ALIVE))
@@ -92,7 +108,15 @@ def run(options: argparse.Namespace) -> None:
 
     manager.say(f"STATUS=round {state.replica.round}")
     turned = partial(manager.say, READY, ALIVE)
-    Agent(access, options.job, engine, state, data.current, observe, turned, limits).run()
+    book = Book(source, options.state) if source else None
+    agent = Agent(access, options.job, engine, state, data.current, observe, turned, limits, book=book)
+    if book is None:
+        agent.run()
+        return
+    with Sampler(book.sample):
+        with book.recorder.phase(IDLE):
+            time.sleep(options.energy_idle if options.energy else 0.0)
+        agent.run()
 
 
 def make_limits(options: argparse.Namespace) -> Limits:

@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> None:
         for number, (start, block) in enumerate(zip(starts, blocks, strict=False), start=1)
     )
     console.print(f"a step of this plan: {cut}", highlight=False)
-    plan = Plan(1, 0, True, "rademacher", 1, manifest.batch, 1e-3, blocks, 60.0, False, options.sides)
+    plan = Plan(1, 0, True, "rademacher", 1, manifest.batch, 1e-3, blocks, 60.0, False, sides=options.sides)
     console.print(_costs(manifest, plan, bundle.formats))
 
 

@@ -60,12 +60,13 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
         "--sampling",
         choices=("uniform", "freshness", "energy"),
         default="uniform",
-        help="whom to ask: anyone, those asked longest ago, or those with power (%(default)s)",
+        help="whom to ask: anyone, those asked longest ago, or those with power, the thrifty first (%(default)s)",
     )
     parser.add_argument("--quorum", type=int, default=1, help="results that suffice at the deadline (%(default)s)")
     parser.add_argument("--deadline", type=float, default=60.0, help="seconds a round waits (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the job's randomness (%(default)s)")
     parser.add_argument("--seeds", choices=("shared", "device"), default="shared", help="directions (%(default)s)")
+    parser.add_argument("--energy", action="store_true", help="ask devices for the joules that a round takes them")
     parser.add_argument("--distribution", choices=("rademacher", "gaussian"), default="rademacher")
     parser.add_argument("--steps", type=int, default=1, help="local steps in a round (%(default)s)")
     parser.add_argument("--epsilon", type=float, default=1e-3, help="size of the perturbation (%(default)s)")
@@ -98,6 +99,7 @@ def run(options: argparse.Namespace) -> None:
     from device_runtime.engines import create_engine
     from device_runtime.errors import PlanError
     from device_runtime.replica import Replica
+    from fedspzo.energy.report import describe_energy, describe_joules, describe_spending
 
     bundle = Bundle(options.bundle)
     job = make_job(options, bundle)
@@ -123,6 +125,7 @@ def run(options: argparse.Namespace) -> None:
                 step_seconds=event.step_seconds,
                 bytes_up=server.bytes_received,
                 bytes_down=server.bytes_sent,
+                **describe_spending(event.spending),
             )
         elif isinstance(event, Evaluated):
             show(
@@ -156,6 +159,7 @@ def run(options: argparse.Namespace) -> None:
         seconds=time.monotonic() - started,
         server_digest=outcome.digest.hex(),
         counts=dict(outcome.counts),
+        **({"energy": describe_joules(server.standing())} if job.energy else {}),
         devices={
             device: {
                 "digest": report.digest.hex(),
@@ -163,6 +167,7 @@ def run(options: argparse.Namespace) -> None:
                 "bytes_up": report.bytes_up,
                 "bytes_down": report.bytes_down,
                 "results": report.results,
+                **describe_energy(report.energy),
             }
             for device, report in sorted(outcome.reports.items())
         },
@@ -230,6 +235,7 @@ def make_job(options: argparse.Namespace, bundle: Bundle) -> Job:
         blocks=blocks,
         final_rate=options.final_rate,
         digest_every=25,
+        energy=options.energy,
         sides=options.sides,
         pool=options.seed_pool,
         first_every=options.first_every,

@@ -1,0 +1,212 @@
+"""Keeps the account of what the phases of the work took, by the readings of a source."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from device_runtime.energy.ledger import Amount, Idle, Lag, Ledger
+from device_runtime.energy.source import COUNTER, Facts, Gap, Source
+from device_runtime.errors import EnergyError
+from device_runtime.phases import IDLE, Seconds
+
+#: Seconds after which a counter that has not moved is believed not to.
+STILL_S = 600.0
+
+
+@dataclass(frozen=True)
+class Account:
+    """What was used, above idle, and how well that is known.
+
+    Attributes:
+        source: its name.
+        facts: what it can tell, with what the readings showed of its resolution and its updates.
+        idle: the idle power.
+        work: all work.
+        phases: by phase, waiting among them.
+        joules, seconds: of all that there are readings of, idle power and all.
+        missed: seconds without readings, and ``reasons``: why.
+    """
+
+    source: str
+    facts: Facts
+    idle: Idle
+    work: Amount
+    phases: Mapping[str, Amount]
+    joules: float
+    seconds: float
+    missed: float
+    reasons: tuple[str, ...]
+
+
+class Clock(Protocol):
+    """Tells the time, and what was done in it; a :class:`device_runtime.phases.PhaseTimer` is one.
+
+    Attributes:
+        round: what is being done belongs to it.
+    """
+
+    round: int
+
+    def take(self) -> tuple[float, Seconds]:
+        """The time, and the seconds of phases since the last time they were taken."""
+
+    def peek(self) -> Seconds:
+        """The seconds of phases since the last time they were taken, which stay."""
+
+
+class Meter:
+    """Accounts for what a source reads while a clock follows the work; any thread may call it."""
+
+    def __init__(self, source: Source, timer: Clock) -> None:
+        """Prepare to read."""
+        self.source = source
+        self._timer = timer
+        self._ledger = Ledger(source.facts.gain)
+        self._lock = threading.Lock()
+        self._last: tuple[float, float] | None = None  # when, and what was read
+        self._since: float | None = None  # the start of what is not in the ledger yet
+        self._reasons: dict[str, None] = {}
+        self._moves, self._reads, self._least = 0, 0, math.inf
+        self._broken: EnergyError | None = None
+
+    def sample(self, final: bool = False) -> None:
+        """Read once.
+
+        Args:
+            final: end the last interval here, though a counter may be about to move.
+
+        Raises:
+            EnergyError: the source contradicts itself.
+        """
+        with self._lock:
+            try:
+                value = self.source.read()
+            except Gap as gap:
+                self._reasons[str(gap)] = None
+                self._skip()
+            except EnergyError as error:
+                self._broken = error
+                raise
+            else:
+                self._take(value, final)
+
+    def account(self) -> Account:
+        """What was used so far. Raises EnergyError when the source has contradicted itself, or shown nothing yet."""
+        with self._lock:
+            if self._broken is not None:
+                raise self._broken
+            if self._blind:
+                raise EnergyError(
+                    f"the counter of '{self.source.name}' has not moved yet, so nothing can be said of what was"
+                    " used; measure for longer"
+                )
+            if not self._ledger.seconds:
+                why = f" ({'; '.join(self._reasons)})" if self._reasons else ""
+                raise EnergyError(f"'{self.source.name}' gave no reading of the time that was measured{why}")
+            lag, facts = self._lag, self._facts
+            return Account(
+                source=self.source.name,
+                facts=facts,
+                idle=self._ledger.idle(lag),
+                work=self._ledger.work(lag),
+                phases=self._ledger.phases(lag),
+                joules=self._ledger.joules,
+                seconds=self._ledger.seconds,
+                missed=self._ledger.missed,
+                reasons=tuple(self._reasons),
+            )
+
+    def round(self, number: int) -> Amount | None:
+        """A round's work so far; None when most of it has no readings.
+
+        What a slow source has yet to show counts at the mean power of the work before it, and as uncertain as it is.
+        """
+        with self._lock:
+            if self._blind:
+                return None
+            pending = sum(s for (round, phase), s in self._timer.peek().items() if round == number and phase != IDLE)
+            lag = self._lag
+            known, work = self._ledger.round(number, lag), self._ledger.work(lag)
+        covered = known.covered * known.seconds
+        if pending and work.seconds * work.covered:
+            guess = pending * work.joules / (work.seconds * work.covered)
+            variance = known.uncertainty**2 + guess**2
+            known = replace(
+                known, joules=known.joules + guess, uncertainty=math.sqrt(variance), seconds=known.seconds + pending
+            )
+            covered += pending
+        return complete(replace(known, covered=covered / known.seconds)) if known.seconds else None
+
+    def closed_rounds(self) -> list[tuple[int, Amount, Mapping[str, Amount]]]:
+        """Rounds before the present one whose readings are all in: number, work, phases. Each is given once."""
+        with self._lock:
+            waiting = {round for (round, _), seconds in self._timer.peek().items() if seconds}
+            ready = [round for round in self._ledger.rounds() if round < min(waiting | {self._timer.round})]
+            return [(round, *self._ledger.close(round, self._lag)) for round in ready]
+
+    def _take(self, value: float, final: bool) -> None:
+        facts = self.source.facts
+        if self._last is None:
+            self._last = self._skip(), value
+            return
+        then, before = self._last
+        self._reads += 1
+        if facts.kind == COUNTER:
+            if value != before:
+                self._moves += 1
+                self._least = min(self._least, abs(value - before))
+            elif facts.period and not final and sum(self._timer.peek().values()) < STILL_S:
+                return  # the interval goes on until the counter moves
+        now, phases = self._timer.take()
+        seconds, self._last, self._since = now - then, (now, value), now
+        if facts.kind == COUNTER:
+            self._ledger.add(value - before, seconds, 0.0, phases)
+        else:
+            variance = seconds**2 * ((value - before) ** 2 / 2 + facts.resolution**2 / 12)
+            self._ledger.add((value + before) / 2 * seconds, seconds, variance, phases)
+
+    def _skip(self) -> float:
+        """Go without readings up to now."""
+        now, phases = self._timer.take()
+        if self._since is not None:
+            self._ledger.skip(now - self._since, phases)
+        self._last, self._since = None, now
+        return now
+
+    @property
+    def _blind(self) -> bool:
+        """Whether a counter has not moved yet: its steps may be of any size."""
+        facts = self.source.facts
+        return facts.kind == COUNTER and facts.period > 0 and self._reads > 0 and not self._moves
+
+    @property
+    def _facts(self) -> Facts:
+        """The source's, with the resolution and the period that a counter was seen to have."""
+        facts = self.source.facts
+        if facts.kind != COUNTER or not facts.period or self._moves * 1.5 > self._reads or not self._moves:
+            return facts  # it moves as fast as it is read, or faster
+        return replace(
+            facts,
+            resolution=max(facts.resolution, self._least),
+            period=max(facts.period, self._ledger.seconds / self._moves),
+        )
+
+    @property
+    def _lag(self) -> Lag:
+        facts = self._facts
+        return Lag(facts.resolution, facts.period) if facts.kind == COUNTER else Lag(0.0, 0.0)
+
+
+def complete(amount: Amount, least: float = 0.9) -> Amount | None:
+    """Energy with what readings are missing for filled in at its own mean, and so much less certain; None where less
+    than a share ``least`` of the time has readings."""
+    if amount.covered < least:
+        return None
+    joules = amount.joules / amount.covered
+    return replace(
+        amount, joules=joules, uncertainty=math.hypot(amount.uncertainty / amount.covered, joules - amount.joules)
+    )

@@ -1,0 +1,135 @@
+"""What the device did at which time by the clock on the wall, kept for a meter's log that is read afterwards."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from device_runtime.energy.external import Log, Replay, align_edges
+from device_runtime.energy.meter import Account, Meter
+from device_runtime.errors import EnergyError
+from device_runtime.phases import IDLE, PhaseTimer, Seconds
+
+#: Seconds between entries.
+TICK_S = 0.1
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A moment in seconds since the epoch, and the seconds of phases since the one before."""
+
+    at: float
+    phases: Seconds
+
+
+@dataclass
+class Timeline:
+    """Moments in order. Attributes: ``steps``, that were taken in all; ``ticks``."""
+
+    steps: int = 0
+    ticks: list[Tick] = field(default_factory=list)
+
+    def write(self, file: Path) -> None:
+        """Keep it in a file."""
+        ticks = [[tick.at, [[*key, seconds] for key, seconds in tick.phases.items()]] for tick in self.ticks]
+        file.write_text(json.dumps({"steps": self.steps, "ticks": ticks}), encoding="utf-8")
+
+    @classmethod
+    def read(cls, file: Path) -> Timeline:
+        """As it was written. Raises EnergyError when the file is none."""
+        try:
+            record = json.loads(file.read_text(encoding="utf-8"))
+            ticks = [
+                Tick(float(at), {(int(round), str(phase)): float(s) for round, phase, s in phases})
+                for at, phases in record["ticks"]
+            ]
+            return cls(int(record["steps"]), ticks)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise EnergyError(f"{file} is not a timeline that energy measure has written: {error}") from None
+
+
+class Recording:
+    """Fills a timeline as a timer goes; call :meth:`sample` now and then."""
+
+    def __init__(self, timer: PhaseTimer) -> None:
+        """Start here."""
+        self.timeline = Timeline()
+        self._timer = timer
+        self._shift = time.time() - timer.clock()
+
+    def sample(self) -> None:
+        """Take an entry."""
+        now, phases = self._timer.take()
+        self.timeline.ticks.append(Tick(now + self._shift, phases))
+
+
+def settle(timeline: Timeline, log: Log, offset: float | None) -> Account:
+    """The account of a timeline by a meter's log.
+
+    Args:
+        offset: seconds to add to the log's times; None to find them by the edges of the work.
+
+    Raises:
+        EnergyError: the log does not fit.
+    """
+    if offset is None:
+        times, busy = _busy(timeline.ticks)
+        offset, score = align_edges(log, times, busy)
+        how = f"the log's times plus {offset:.2f} s follow the work best (correlation {score:.2f})"
+    elif not log.absolute and not offset:
+        raise EnergyError(f"{log.name} counts its time from a start of its own; state the --offset, or ask for 'edges'")
+    else:
+        how = f"the log's times plus {offset:g} s, as stated, are the device's"
+    source = Replay(log, offset, how)
+    player = _Player(timeline.ticks, log.period)
+    meter = Meter(source, player)
+    while player.turn():
+        source.now = player.now
+        meter.sample()
+    return meter.account()
+
+
+class _Player:
+    """A :class:`device_runtime.energy.meter.Clock` that goes through a timeline, by a log's period or more."""
+
+    def __init__(self, ticks: Sequence[Tick], period: float) -> None:
+        self.now, self.round = 0.0, 0
+        self._ticks, self._period = list(ticks), period
+        self._next = 0
+        self._phases: Seconds = defaultdict(float)
+
+    def turn(self) -> bool:
+        """Go on; tell whether there was anything left."""
+        start = self.now
+        while self._next < len(self._ticks):
+            tick = self._ticks[self._next]
+            self._next += 1
+            self.now = tick.at
+            for key, seconds in tick.phases.items():
+                self._phases[key] += seconds
+            if tick.at >= start + self._period:
+                break
+        return self.now > start
+
+    def take(self) -> tuple[float, Seconds]:
+        taken, self._phases = self._phases, defaultdict(float)
+        return self.now, taken
+
+    def peek(self) -> Seconds:
+        return self._phases
+
+
+def _busy(ticks: Sequence[Tick]) -> tuple[list[float], list[float]]:
+    """The middles of the spans between ticks, and the share of each that was work."""
+    middles = [(before.at + tick.at) / 2 for before, tick in itertools.pairwise(ticks)]
+    return middles, [_share(tick.phases) for tick in ticks[1:]]
+
+
+def _share(phases: Seconds) -> float:
+    total = sum(phases.values())
+    return sum(s for (_, phase), s in phases.items() if phase != IDLE) / total if total else 0.0

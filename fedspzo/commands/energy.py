@@ -1,0 +1,166 @@
+"""Measure the joules of a device's work: what sensors there are, what a step takes, what a run took."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from fedspzo.commands.device import DATA_HELP
+from fedspzo.energy.options import add_price_option, add_root_option, make_places
+from fedspzo.method import add_method_options, make_blocks
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Describe the options."""
+    commands = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
+    sources = commands.add_parser("sources", help="the sensors of this device, and what they can tell")
+    measure = commands.add_parser("measure", help="what the steps of a plan take, phase by phase")
+    report = commands.add_parser("report", help="joules by round and by point of loss, of a device or a server")
+    sources.set_defaults(act=_sources)
+    measure.set_defaults(act=_measure)
+    report.set_defaults(act=_report)
+    for subparser in (sources, measure, report):
+        subparser.add_argument("--json", action="store_true", help="print it as JSON")
+    for subparser in (sources, measure):
+        add_root_option(subparser)
+    measure.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
+    measure.add_argument("--data", required=True, metavar="FILE", help=DATA_HELP)
+    measure.add_argument("--engine", default="litert", help="litert, executorch, torch or tflite (%(default)s)")
+    measure.add_argument("--threads", type=int, default=1, help="threads (%(default)s)")
+    measure.add_argument("--ahead", action="store_true", help="make the next weights while the engine runs")
+    measure.add_argument("--epsilon", type=float, default=1e-3, help="size of the perturbation (%(default)s)")
+    measure.add_argument("--steps", type=int, default=20, help="steps to measure (%(default)s)")
+    measure.add_argument(
+        "--idle", type=float, default=10.0, metavar="S", help="seconds of idleness before (%(default)s)"
+    )
+    measure.add_argument("--interval", type=float, default=1.0, metavar="S", help="between readings (%(default)s)")
+    measure.add_argument("--source", dest="energy", metavar="NAME", help="one of energy sources (default: the first)")
+    measure.add_argument(
+        "--csv", type=Path, metavar="FILE", help="an external meter's log, read when the steps are done"
+    )
+    measure.add_argument("--timeline", type=Path, metavar="FILE", help="keep what was done when, for a log to come")
+    add_price_option(measure)
+    add_method_options(measure)
+    report.add_argument("path", type=Path, metavar="PATH", help="a run, a server's or device's state, or a timeline")
+    report.add_argument("--csv", type=Path, metavar="FILE", help="an external meter's log of a timeline's time")
+    for subparser in (measure, report):
+        subparser.add_argument(
+            "--offset", default="0", metavar="S", help="to add to the log's times, or 'edges': find it (%(default)s)"
+        )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Do what is asked."""
+    options.act(options)
+
+
+def _sources(options: argparse.Namespace) -> None:
+    from device_runtime.energy.find import find_sources, settled
+    from fedspzo.energy.report import describe_facts, facts_lines
+
+    search = find_sources(make_places(options))
+    states = {source.name: settled(source) for source in search.found}
+    if options.json:
+        found = [
+            {"name": source.name, **describe_facts(source.facts), "now": states[source.name] or "readable"}
+            for source in search.found
+        ]
+        print(json.dumps({"sources": found, "missing": dict(search.missing)}))
+        return
+    for source in search.found:
+        print("\n".join(facts_lines(source.name, source.facts)))
+        if states[source.name]:
+            print(f"  not at the moment: {states[source.name]}")
+    for name, reason in search.missing:
+        print(f"no {name}: {reason}")
+    if not search.found:
+        print("this device has no energy sensor that could be read: give a meter's log to energy measure (--csv)")
+
+
+def _measure(options: argparse.Namespace) -> None:
+    from device_runtime.bundle import Bundle
+    from device_runtime.data import load_data
+    from device_runtime.energy.external import read_log
+    from device_runtime.energy.meter import Meter
+    from device_runtime.energy.timeline import TICK_S, Recording, settle
+    from device_runtime.engines import create_engine
+    from device_runtime.errors import EnergyError
+    from device_runtime.forward import Forward
+    from device_runtime.phases import PhaseTimer
+    from device_runtime.replica import Replica, check_cut
+    from fedspzo.energy.measure import Course, take_course
+    from fedspzo.energy.options import make_source
+    from fedspzo.energy.report import account_lines, describe_account
+
+    bundle = Bundle(options.bundle)
+    blocks = make_blocks(options, bundle.manifest)
+    check_cut(bundle, blocks)
+    if options.steps < 1 or options.idle < 0 or options.interval <= 0:
+        raise EnergyError("--steps is at least 1, --idle at least 0, --interval more than 0")
+    if options.csv and (options.energy or options.joules_per_flop is not None):
+        raise EnergyError("--csv is a way of its own; leave out --source and --joules-per-flop")
+    offset = parse_offset(options.offset)
+    if options.joules_per_flop is None and not options.csv and not options.timeline:
+        options.energy = options.energy or "auto"
+    source = make_source(options, lambda: forward.flops)
+    timer = PhaseTimer()
+    replica = Replica(bundle, threads=options.threads, ahead=options.ahead)
+    forward = Forward(create_engine(options.engine, options.threads), replica, timer)
+    store = load_data(options.data, bundle)
+    course = Course(options.idle, options.steps, blocks, options.epsilon, bundle.manifest.batch)
+    if source is not None:
+        meter = Meter(source, timer)
+        share = take_course(course, forward, store, timer, meter.sample, options.interval)
+        meter.sample(final=True)
+        account = meter.account()
+    else:
+        recording = Recording(timer)
+        share = take_course(course, forward, store, timer, recording.sample, TICK_S)
+        recording.timeline.steps = options.steps
+        if options.timeline:
+            recording.timeline.write(options.timeline)
+        if not options.csv:
+            print(f"{options.timeline} is written; then: fedspzo energy report {options.timeline} --csv FILE")
+            return
+        account = settle(recording.timeline, read_log(options.csv), offset)
+    if options.json:
+        print(json.dumps(describe_account(account, options.steps) | {"reading_share_of_cpu": share}))
+    else:
+        print("\n".join(account_lines(account, options.steps)))
+        print(f"reading took {share:.3%} of the CPU time")
+
+
+def parse_offset(text: str) -> float | None:
+    """Seconds, or None for edges. Raises EnergyError when it is neither."""
+    from device_runtime.errors import EnergyError
+
+    if text == "edges":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise EnergyError(f"--offset is a number of seconds or 'edges', and not '{text}'") from None
+
+
+def _report(options: argparse.Namespace) -> None:
+    from device_runtime.energy.external import read_log
+    from device_runtime.energy.timeline import Timeline, settle
+    from device_runtime.errors import EnergyError
+    from fedspzo.energy.report import account_lines, describe_account
+    from fedspzo.energy.rounds import describe_rounds, read_rounds, rounds_lines
+
+    if options.path.is_file():
+        if not options.csv:
+            raise EnergyError(f"{options.path} is a timeline: give the meter's log of that time with --csv")
+        timeline = Timeline.read(options.path)
+        account = settle(timeline, read_log(options.csv), parse_offset(options.offset))
+        described, lines = describe_account(account, timeline.steps), account_lines(account, timeline.steps)
+    else:
+        if options.csv:
+            raise EnergyError("--csv goes with a timeline, which energy measure --timeline writes")
+        rounds, beside = read_rounds(options.path)
+        described = describe_rounds(rounds)
+        lines = rounds_lines(described, beside)
+        described |= beside
+    print(json.dumps(described) if options.json else "\n".join(lines))

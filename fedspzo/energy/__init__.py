@@ -1,0 +1,1 @@
+"""What ``fedspzo energy`` does: steps to be measured, and tables of joules."""

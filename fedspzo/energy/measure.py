@@ -1,0 +1,64 @@
+"""Steps of the method on a device's own examples, with what they take accounted for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from device_runtime.data import DataStore
+from device_runtime.energy.sampler import Sampler
+from device_runtime.estimator import measure
+from device_runtime.forward import Forward
+from device_runtime.phases import APPLY, IDLE, OTHER, PhaseTimer
+from device_runtime.plan import Block, Contribution, Entry, Plan
+from device_runtime.replica import Replica
+
+
+@dataclass(frozen=True)
+class Course:
+    """What is measured: so many seconds of idleness, then so many rounds of one step each, applied to the weights."""
+
+    idle_seconds: float
+    steps: int
+    blocks: tuple[Block, ...]
+    epsilon: float
+    examples: int
+
+    def plan(self, round: int) -> Plan:
+        """The plan of a round, with directions of its own."""
+        return Plan(round, round, True, "rademacher", 1, self.examples, self.epsilon, self.blocks, 60.0, False)
+
+
+def take_course(
+    course: Course,
+    forward: Forward[Replica],
+    store: DataStore,
+    timer: PhaseTimer,
+    sample: Callable[[], None],
+    interval: float,
+) -> float:
+    """Go through it, sampling at its edges and every ``interval`` seconds; returns sampling's share of the CPU time.
+
+    A step beforehand, which loads the graphs, is not measured.
+    """
+    measure(forward, store, course.plan(1), "energy")
+    timer.take()
+    with Sampler(sample, interval) as sampler:
+        with timer.phase(IDLE):
+            time.sleep(course.idle_seconds)
+        sample()
+        started = time.process_time()
+        for round in range(1, course.steps + 1):
+            timer.turn_to(round)
+            with timer.phase(OTHER):
+                _take_step(forward, store, course.plan(round))
+        sample()
+        spent = time.process_time() - started
+    return sampler.cpu_seconds / spent if spent else 0.0
+
+
+def _take_step(forward: Forward[Replica], store: DataStore, plan: Plan) -> None:
+    measured = measure(forward, store, plan, "energy")
+    with forward.recorder.phase(APPLY):
+        forward.weights.apply(Entry(plan, (Contribution("", 1.0, measured.scalars),)))
