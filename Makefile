@@ -42,7 +42,7 @@ lint: $(READY)
 	$(BIN)/mypy $(PACKAGES)
 	$(BIN)/lint-imports
 
-$(READY): pyproject.toml constraints.txt hatch_build.py device_runtime/directions.c
+$(READY): pyproject.toml constraints.txt hatch_build.py device_runtime/directions.c device_runtime/directions_avx512.h
 	@command -v "$(PYTHON)" >/dev/null || { echo "There is no $(PYTHON) on this machine: install Python 3.10 to 3.13, or name one with PYTHON=..." >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || { echo "$(PYTHON) is $$("$(PYTHON)" -V 2>&1), but Python 3.10 to 3.13 is needed: name one with PYTHON=..." >&2; exit 1; }
 	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || { echo "$(PYTHON) lacks its venv module: install it (Debian and Ubuntu: apt install python3-venv) and run make again." >&2; exit 1; }

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from device_runtime.engines import Constants, Engine, StageGraph
+from device_runtime.engines import Constants, Engine, Linear, PackedGraph, PackingEngine, StageGraph
 from device_runtime.errors import BundleError
 from device_runtime.manifest import BASE, MANIFEST, WEIGHTS, GraphSpec, TensorSpec, parse_manifest
 from device_runtime.stored import NAMES, Quantised, Stored, layout, view
@@ -64,6 +64,18 @@ class Bundle:
         data = graph.data[engine.format]
         matrices = [self.tensor(index) for index in constants] if data in (BASE, WEIGHTS) else []
         return engine.load(file, Constants(self.folder / data, [m for m in matrices if isinstance(m, Quantised)]))
+
+    def load_packed(self, engine: Engine, graph: GraphSpec) -> PackedGraph | None:
+        """A graph whose linear maps' weights are written where the engine has them; None where there is none."""
+        if engine.format not in graph.packed or not isinstance(engine, PackingEngine):
+            return None
+        tensors = next(stage for stage in self.manifest.stages if stage.graph == graph.name).tensors
+        linear = []
+        for weight_at, bias_at in graph.linear:
+            weight = np.asarray(self.tensor(tensors[weight_at]))  # [1, in, out], which the graph takes as [out, in]
+            bias = np.asarray(self.tensor(tensors[bias_at])) if bias_at >= 0 else None
+            linear.append(Linear(weight.reshape(weight.shape[:0:-1]), bias))
+        return engine.load_packed(self.folder / graph.packed[engine.format], linear)
 
     def tensor(self, index: int) -> Stored:
         """A tensor as the bundle has it, over the mapped file. Raises BundleError when only graphs have it."""

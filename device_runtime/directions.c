@@ -2,7 +2,8 @@
  *
  * The format (streams, chunks, order of sums, rounding) is written down there. This file is plain C with loops that
  * compilers vectorise; where they can, x86-64 gets a version for AVX-512 and one for AVX2 besides the plain one, chosen
- * when the library is loaded. Compile with -ffp-contract=off: a fused multiply-add would round otherwise.
+ * when the library is loaded. directions_avx512.h has what they do not find. Compile with -ffp-contract=off: a fused
+ * multiply-add would round otherwise.
  */
 #include <stddef.h>
 #include <stdint.h>
@@ -14,8 +15,14 @@
 
 #if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__) && __GNUC__ >= 12
 #define VERSIONS __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#include "directions_avx512.h"
 #else
 #define VERSIONS
+#define has_avx512() 0
+#define stream_avx512(...) (void)0
+#define look_up_avx512(row, size, bits, shift, table, others) (void)(others)
+#define add_turned_avx512(...) (void)0
+#define end_stores() (void)0
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
@@ -48,6 +55,9 @@ typedef struct {
     void *stepped; /* where given, instead of plus: the same 16-bit weights, rounded at random */
     int64_t size;
     uint64_t tensor;
+    int64_t columns; /* of the tensor as a matrix, where plus is not in order but in panels of some columns; or 0 */
+    int64_t panel;   /* columns of a panel: 8, 16, 32 or 64, which fill the matrix; its rows lie one after the other */
+    int64_t stride;  /* elements from a panel to the next one */
     int32_t stored;
 } Task;
 
@@ -69,7 +79,9 @@ INLINE void philox(uint64_t counter, uint64_t key0, uint64_t key1, word64 *words
 
 INLINE void stream(uint64_t seed, uint64_t tensor, uint64_t counter, int64_t blocks, void *out) {
     word64 *words = out;
-    for (int64_t i = 0; i < blocks; i++) philox(counter + (uint64_t)i + 1, seed, tensor, words + 4 * i);
+    if (has_avx512()) stream_avx512(seed, tensor, counter, blocks, words);
+    else
+        for (int64_t i = 0; i < blocks; i++) philox(counter + (uint64_t)i + 1, seed, tensor, words + 4 * i);
 }
 
 INLINE float as_float(uint32_t bits) {
@@ -84,28 +96,64 @@ INLINE uint32_t as_bits(float number) {
     return bits;
 }
 
-/* Sum of `count` (a constant after inlining) directions' terms, in order, over a row; `more` goes on from its contents. */
-INLINE void add_signs(float *row, int64_t size, int plane, const word32 *words, const word32 *coefficients, int count,
-                      int more) {
+/* A coefficient, turned where the highest of some bits is set. */
+INLINE float turned(word32 coefficient, uint32_t bits) { return as_float((bits & 0x80000000u) ^ coefficient); }
+
+/* Add `count` directions' terms (a constant after inlining), in order, to a row. */
+INLINE void add_signs(float *row, int64_t size, int plane, const word32 *words, const word32 *coefficients, int count) {
     for (int64_t j = 0; j < size; j++) {
-        float sum = more ? row[j] : 0.0f;
-        for (int i = 0; i < count; i++) {
-            float term = as_float(((words[i * TILE + j] << plane) & 0x80000000u) ^ coefficients[i]);
-            sum = i || more ? sum + term : term;
-        }
+        float sum = row[j];
+        for (int i = 0; i < count; i++) sum += turned(coefficients[i], words[i * TILE + j] << plane);
         row[j] = sum;
     }
 }
 
 INLINE void add_some_signs(float *row, int64_t size, int plane, const word32 *words, const word32 *coefficients,
-                           int count, int more) {
-#define CASE(n)                                                           \
-    case n:                                                               \
-        if (more) add_signs(row, size, plane, words, coefficients, n, 1); \
-        else add_signs(row, size, plane, words, coefficients, n, 0);      \
-        break;
+                           int count) {
+#define CASE(n) \
+    case n: add_signs(row, size, plane, words, coefficients, n); break;
     switch (count) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) }
 #undef CASE
+}
+
+/* One direction's terms. */
+INLINE void write_signs(float *row, int64_t size, int plane, const word32 *words, word32 coefficient) {
+    for (int64_t j = 0; j < size; j++) row[j] = turned(coefficient, words[j] << plane);
+}
+
+/* Transpose bits: afterwards, bits of eight directions for one element are a byte. Of word i, its byte b, counted from
+ * the lowest, has those of plane 31 - 8b - i, direction 0 in its lowest bit.
+ */
+INLINE void gather_bits(word32 *words, int64_t size) {
+    static const uint32_t masks[3] = {0x0F0F0F0F, 0x33333333, 0x55555555};
+    for (int64_t j = 0; j < size; j++) {
+        uint32_t w[TOGETHER];
+        for (int i = 0; i < TOGETHER; i++) w[i] = words[i * TILE + j];
+#pragma GCC unroll 3
+        for (int level = 0; level < 3; level++)
+#pragma GCC unroll 8
+            for (int i = 0; i < TOGETHER; i++)
+                if (!(i & 4 >> level)) {
+                    uint32_t *partner = w + i + (4 >> level);
+                    uint32_t swapped = ((w[i] >> (4 >> level)) ^ *partner) & masks[level];
+                    *partner ^= swapped, w[i] ^= swapped << (4 >> level);
+                }
+        for (int i = 0; i < TOGETHER; i++) words[i * TILE + j] = w[i];
+    }
+}
+
+/* Sums of some terms, in order, for all choices of signs: bit i of the place says that term i is subtracted. */
+INLINE void tabulate(float *table, const float *coefficients, int count) {
+    table[0] = coefficients[0], table[1] = -coefficients[0];
+    for (int i = 1; i < count; i++)
+        for (int place = 0; place < 1 << i; place++) {
+            table[place + (1 << i)] = table[place] - coefficients[i];
+            table[place] += coefficients[i];
+        }
+}
+
+INLINE void look_up(float *row, int64_t size, const word32 *bits, int shift, const float *table) {
+    for (int64_t j = 0; j < size; j++) row[j] = table[bits[j] >> shift & 0xFF];
 }
 
 INLINE void add_quantiles(float *row, int64_t size, const uint8_t *picks, const float *table, int more) {
@@ -140,6 +188,36 @@ INLINE void widen(const void *weights, int32_t stored, int64_t start, int64_t si
         for (int64_t j = 0; j < size; j++) row[j] = as_float((uint32_t)halves[j] << 16);
 }
 
+/* Elements from `start` on, in order, to where plus has them; for a constant number of columns in a panel. */
+INLINE void put_by(int64_t panel, const Task *task, int64_t start, int64_t size, const float *restrict from) {
+    int64_t row = start / task->columns, column = start % task->columns;
+    for (int64_t j = 0; j < size; j += panel) {
+        memcpy(task->plus + column / panel * task->stride + row * panel, from + j, (size_t)panel * 4);
+        column += panel;
+        if (column == task->columns) column = 0, row++;
+    }
+}
+
+/* The same of weights and a direction's terms, not by way of memory. */
+INLINE void add_turned_by(int64_t panel, const Task *task, int64_t start, int64_t size, const float *restrict weights,
+                          const uint32_t *restrict signs, int plane, word32 coefficient) {
+    int64_t row = start / task->columns, column = start % task->columns;
+    for (int64_t j = 0; j < size; j += panel) {
+        float *restrict plus = task->plus + column / panel * task->stride + row * panel;
+        for (int64_t i = 0; i < panel; i++) plus[i] = weights[j + i] + turned(coefficient, signs[j + i] << plane);
+        column += panel;
+        if (column == task->columns) column = 0, row++;
+    }
+}
+
+#define BY_PANEL(function, ...)                            \
+    switch (task->panel) {                                 \
+        case 8: function(8, task, __VA_ARGS__); break;     \
+        case 16: function(16, task, __VA_ARGS__); break;   \
+        case 32: function(32, task, __VA_ARGS__); break;   \
+        case 64: function(64, task, __VA_ARGS__); break;   \
+    }
+
 /* Add a row's sums to the weights from `start` on; a pair's `term` goes both ways, and its `offset` may be missing. */
 INLINE void finish(const Task *task, uint64_t rounding, int64_t start, int64_t size, const float *offset,
                    const float *term) {
@@ -158,8 +236,9 @@ INLINE void finish(const Task *task, uint64_t rounding, int64_t start, int64_t s
         else
             for (int64_t j = 0; j < size; j++) out[j] = (uint16_t)((as_bits(weights[j] + offset[j]) + random[j]) >> 16);
     } else if (!task->minus) {
-        float *plus = task->plus + start;
+        float *plus = task->columns ? wide : task->plus + start;
         for (int64_t j = 0; j < size; j++) plus[j] = weights[j] + offset[j];
+        if (task->columns) BY_PANEL(put_by, start, size, plus)
     } else {
         float *restrict plus = task->plus + start, *restrict minus = task->minus + start;
         for (int64_t j = 0; j < size; j++) {
@@ -170,11 +249,35 @@ INLINE void finish(const Task *task, uint64_t rounding, int64_t start, int64_t s
     }
 }
 
-/* One sum over some columns of all planes of a chunk. A sum of more than TOGETHER directions is formed in passes. */
+/* A single direction over some columns of all planes of a chunk, straight from weights to sums. */
+INLINE void add_direction_of_signs(const Sums *sums, int64_t direction, const Task *task, int64_t chunk, int64_t column,
+                                   int64_t width) {
+    _Alignas(64) uint32_t signs[TILE];
+    int64_t start = chunk * CHUNK, size = task->size - start < CHUNK ? task->size - start : CHUNK;
+    uint64_t counter = (uint64_t)(chunk * (CHUNK / 256) + column / 8);
+    word32 coefficient = as_bits(sums->coefficients[direction]);
+    int aligned = task->columns && task->panel > 8 && task->stride % 16 == 0 && (uintptr_t)task->plus % 64 == 0;
+    stream(sums->seeds[direction], task->tensor, counter, (width + 7) / 8, signs);
+    for (int plane = 0; (int64_t)plane * PLANE + column < size; plane++) {
+        int64_t place = (int64_t)plane * PLANE + column, here = size - place < width ? size - place : width;
+        const float *weights = (const float *)task->weights + start + place;
+        if (aligned && has_avx512()) {
+            add_turned_avx512(task->plus, task->columns, task->panel, task->stride, start + place, here, weights, signs,
+                              plane, coefficient);
+        } else if (task->columns) {
+            BY_PANEL(add_turned_by, start + place, here, weights, signs, plane, coefficient)
+        } else {
+            float *plus = task->plus + start + place;
+            for (int64_t j = 0; j < here; j++) plus[j] = weights[j] + turned(coefficient, signs[j] << plane);
+        }
+    }
+}
+
+/* One sum over some columns of all planes of a chunk: its first directions by a table of their sums, others singly. */
 INLINE void add_sum_of_signs(const Sums *sums, int64_t sum, const Task *task, int64_t chunk, int64_t column,
                              int64_t width) {
     _Alignas(64) uint32_t words[TOGETHER * TILE], signs[TILE];
-    _Alignas(64) float totals[PLANES * TILE], term[TILE];
+    _Alignas(64) float totals[PLANES * TILE], term[TILE], table[1 << TOGETHER];
     const word32 *coefficients = (const word32 *)sums->coefficients;
     int64_t start = chunk * CHUNK, size = task->size - start < CHUNK ? task->size - start : CHUNK;
     int64_t from = sum ? sums->stops[sum - 1] : 0, stop = sums->stops[sum] - sums->paired, blocks = (width + 7) / 8;
@@ -182,14 +285,28 @@ INLINE void add_sum_of_signs(const Sums *sums, int64_t sum, const Task *task, in
     if (sums->paired) stream(sums->seeds[stop], task->tensor, counter, blocks, signs);
     for (int64_t first = from;; first += TOGETHER) {
         int count = (int)(stop - first < TOGETHER ? stop - first : TOGETHER), last = first + count == stop;
+        int looked_up = first == from && count > 1;
         for (int i = 0; i < count; i++)
             stream(sums->seeds[first + i], task->tensor, counter, blocks, words + i * TILE);
+        float others[3] = {-0.0f, -0.0f, -0.0f}; /* added to whatever number, it stays */
+        if (looked_up) {
+            memset(words + count * TILE, 0, (size_t)(TOGETHER - count) * TILE * 4);
+            gather_bits((word32 *)words, width);
+            int tabulated = has_avx512() && count > 5 ? 5 : count;
+            tabulate(table, sums->coefficients + first, tabulated);
+            for (int i = tabulated; i < count; i++) others[i - tabulated] = sums->coefficients[first + i];
+        }
         for (int plane = 0; (int64_t)plane * PLANE + column < size; plane++) {
             int64_t place = (int64_t)plane * PLANE + column, here = size - place < width ? size - place : width;
-            float *row = totals + plane * TILE;
-            add_some_signs(row, here, plane, (word32 *)words, coefficients + first, count, first > from);
+            float *row = totals + (stop - from > TOGETHER ? plane * TILE : 0);
+            const uint32_t *bits = words + (31 - plane) % 8 * TILE;
+            int shift = (31 - plane) / 8 * 8;
+            if (looked_up && has_avx512()) look_up_avx512(row, here, bits, shift, table, others);
+            else if (looked_up) look_up(row, here, (const word32 *)bits, shift, table);
+            else if (first > from) add_some_signs(row, here, plane, (word32 *)words, coefficients + first, count);
+            else if (count) write_signs(row, here, plane, (word32 *)words, coefficients[first]);
             if (!last) continue;
-            if (sums->paired) add_signs(term, here, plane, (word32 *)signs, coefficients + stop, 1, 0);
+            if (sums->paired) write_signs(term, here, plane, (word32 *)signs, coefficients[stop]);
             finish(task, sums->roundings[sum], start + place, here, stop > from ? row : NULL, term);
         }
         if (last) break;
@@ -214,11 +331,14 @@ INLINE void add_sum_of_quantiles(const Sums *sums, int64_t sum, const Task *task
 VERSIONS static void add_to_chunk(const Sums *sums, const Task *task, int64_t chunk) {
     int64_t start = chunk * CHUNK, size = task->size - start < CHUNK ? task->size - start : CHUNK;
     int64_t pieces = sums->distribution == RADEMACHER && size > PLANE ? PLANE : size;
+    int straight = !sums->paired && !task->stepped && task->stored == FLOAT32;
     for (int64_t place = 0; place < pieces; place += TILE)
         for (int64_t sum = 0; sum < sums->sums; sum++) {
-            int64_t width = pieces - place < TILE ? pieces - place : TILE;
-            if (sums->distribution == RADEMACHER) add_sum_of_signs(sums, sum, task, chunk, place, width);
-            else add_sum_of_quantiles(sums, sum, task, start + place, width);
+            int64_t width = pieces - place < TILE ? pieces - place : TILE, from = sum ? sums->stops[sum - 1] : 0;
+            if (sums->distribution == GAUSSIAN) add_sum_of_quantiles(sums, sum, task, start + place, width);
+            else if (straight && sums->stops[sum] == from + 1)
+                add_direction_of_signs(sums, from, task, chunk, place, width);
+            else add_sum_of_signs(sums, sum, task, chunk, place, width);
         }
 }
 
@@ -256,5 +376,6 @@ void fedspzo_add_directions_1(const Sums *sums, const Task *tasks, int64_t count
             if (first <= passed + chunk && passed + chunk < stop) add_to_chunk(sums, &tasks[i], chunk);
         passed += here;
     }
+    end_stores();
     restore_arithmetic(before);
 }

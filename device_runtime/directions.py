@@ -84,7 +84,11 @@ class DirectionKernel(Protocol):
         """Make steps, one after the other, on stored weights in place."""
 
     def shift(self, weights: Tensors, directions: Sequence[Direction], out: Tensors) -> None:
-        """Write ``weights + Σ coefficient · z(seed)`` to ``out``: float32 of the same sizes, or the same arrays."""
+        """Write ``weights + Σ coefficient · z(seed)`` to ``out``: float32 of the same sizes, or the same arrays.
+
+        An array of ``out`` may be a view [rows, panels, columns of a panel] or [panels, columns of a panel] of memory
+        in which a panel's rows lie one after the other and panels are apart; panels have 8, 16, 32 or 64 columns.
+        """
 
     def shift_pair(
         self, weights: Tensors, offsets: Sequence[Direction], direction: Direction, plus: Tensors, minus: Tensors
@@ -136,13 +140,16 @@ class NumpyKernel:
 
     def _shift(self, weights: np.ndarray, directions: Sequence[Direction], tensor: int, out: np.ndarray) -> None:
         if not directions:
-            widen(weights, out)
+            widen(weights.reshape(out.shape), out)
             return
-        flat, target = weights.reshape(-1), out.reshape(-1)
+        flat = weights.reshape(-1)
+        target = out.reshape(-1) if out.flags.c_contiguous else np.empty(out.size, np.float32)
         streams = [self._stream(direction, tensor) for direction in directions]
         for start in range(0, flat.size, CHUNK):
             stop = min(start + CHUNK, flat.size)
             np.add(self._exact(flat[start:stop]), self._next_sum(streams, stop - start), out=target[start:stop])
+        if not out.flags.c_contiguous:
+            out[...] = target.reshape(out.shape)
 
     def _shift_pair(
         self,

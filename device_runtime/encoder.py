@@ -5,15 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from device_runtime.bundle import Bundle
 from device_runtime.errors import DataError
 from device_runtime.manifest import TOKENIZER
 from device_runtime.task import CAUSAL, GENERATION, MASKED, SIMILARITY
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+from device_runtime.tokenizer import Tokenizer, load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -35,11 +32,7 @@ class Encoder:
     """Tokenises a bundle's task with its tokenizer."""
 
     def __init__(self, bundle: Bundle) -> None:
-        from tokenizers import Tokenizer  # loaded only where text is encoded: a device with a token cache needs none
-
-        self._tokenizer = Tokenizer.from_file(str(bundle.folder / TOKENIZER))
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+        self._tokenizer = load_tokenizer(bundle.folder / TOKENIZER)
         self._task = bundle.manifest.task
         self._length = bundle.manifest.length
         self._continues = self._task.form in (CAUSAL, GENERATION)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
@@ -11,9 +11,9 @@ import numpy as np
 from device_runtime.arrays import ArrayPool
 from device_runtime.bundle import Bundle
 from device_runtime.data import DataStore
-from device_runtime.engines import Engine, StageGraph
+from device_runtime.engines import Engine, PackedGraph, StageGraph
 from device_runtime.feeds import Source, fill
-from device_runtime.manifest import Shape, StageSpec
+from device_runtime.manifest import GraphSpec, Shape, StageSpec
 from device_runtime.phases import SILENT, Recorder
 from device_runtime.stored import Stored, widen
 
@@ -79,6 +79,7 @@ class Forward(Generic[W_co]):
         self._engine = engine
         self.format = engine.format
         self._graphs: dict[str, tuple[str, StageGraph]] = {}
+        self._packed: dict[str, tuple[str, PackedGraph | None]] = {}
         self._feeds: dict[tuple[int, int, int], dict[str, np.ndarray]] = {}
         self._grouped: dict[int, Batch] = {}
         indices = {spec.name: index for index, spec in enumerate(self.manifest.tensors)}
@@ -135,7 +136,8 @@ class Forward(Generic[W_co]):
             stage: the stage, or the bundle's decoder.
             batch: the batch that it works on.
             hidden: the activation before it; None for the first, which takes the token rows.
-            weights: tensor index → array to take instead of the model's.
+            weights: tensor index → array to take instead of the model's. All those of :meth:`packed` among them say
+                that these have been written.
 
         Returns:
             Its outputs, in arrays from the pool: the activation; for the last stage losses [B] and, when the task has
@@ -144,13 +146,29 @@ class Forward(Generic[W_co]):
         graph = batch.shape.graphs[stage.graph]
         feeds = {**batch.feeds, HIDDEN: batch.feeds[ROWS] if hidden is None else hidden}
         inputs = [feeds[name] for name in graph.feeds]
+        loaded, own = self._choose(batch.shape, stage, weights)
         missing = self.widened([index for index in stage.tensors if index not in weights])
-        inputs += [weights[index] if index in weights else missing[index] for index in stage.tensors]
+        inputs += [weights[i] if i in weights else missing[i] for i in stage.tensors if i not in own]
         outputs = [self.pool.take(shape) for shape in graph.outputs]
-        self._load(batch.shape, stage).run(inputs, outputs)
+        loaded.run(inputs, outputs)
         self.release_widened(missing)
         self.flops += graph.flops
         return outputs
+
+    def packed(self, shape: Shape, stage: StageSpec, written: Collection[int]) -> dict[int, np.ndarray]:
+        """Tensor index → where the engine has weights of the stage in its own layout.
+
+        The arrays serve all stages with the same graph, until the next shape. There are none where the engine takes all
+        weights as inputs, or where some that it has are not among those to be ``written``.
+        """
+        graph = shape.graphs[stage.graph]
+        file = graph.packed.get(self._engine.format, "")
+        if not {stage.tensors[place] for place in _places(graph)} <= set(written):
+            return {}
+        if self._packed.get(stage.graph, ("",))[0] != file:
+            self._packed.pop(stage.graph, None)  # gone before the next one needs its memory
+            self._packed[stage.graph] = file, self.bundle.load_packed(self._engine, graph)
+        return self._own(shape, stage)
 
     def run_all(self, stages: Sequence[StageSpec], batch: Batch) -> list[np.ndarray]:
         """Outputs of the last of some stages that start at the first, unperturbed."""
@@ -187,6 +205,23 @@ class Forward(Generic[W_co]):
             self._feeds[key] = {name: self.pool.take(size) for name, size in shape.feeds.items()}
         return self._feeds[key]
 
+    def _choose(
+        self, shape: Shape, stage: StageSpec, weights: Mapping[int, np.ndarray]
+    ) -> tuple[StageGraph, Mapping[int, np.ndarray]]:
+        """The stage's graph for some weights, and those of them that it has itself."""
+        own = self._own(shape, stage)
+        packed = self._packed[stage.graph][1] if own else None
+        if packed is not None and all(weights.get(index) is array for index, array in own.items()):
+            return packed, own
+        return self._load(shape, stage), {}
+
+    def _own(self, shape: Shape, stage: StageSpec) -> dict[int, np.ndarray]:
+        graph = shape.graphs[stage.graph]
+        file, packed = self._packed.get(stage.graph, ("", None))
+        if packed is None or file != graph.packed.get(self._engine.format):
+            return {}
+        return {stage.tensors[place]: array for place, array in zip(_places(graph), packed.weights, strict=True)}
+
     def _load(self, shape: Shape, stage: StageSpec) -> StageGraph:
         """The stage's graph; of those with constants only the latest shape is kept, for each has a copy of them."""
         graph = shape.graphs[stage.graph]
@@ -199,3 +234,8 @@ class Forward(Generic[W_co]):
 
     def _cost(self, shape: Shape) -> int:
         return sum(shape.graphs[stage.graph].flops for stage in self.manifest.stages)
+
+
+def _places(graph: GraphSpec) -> list[int]:
+    """Places among a stage's tensors of what a packed graph has itself, in its order."""
+    return [place for weight_and_bias in graph.linear for place in weight_and_bias if place >= 0]

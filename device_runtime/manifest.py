@@ -52,6 +52,9 @@ class GraphSpec:
         flops: floating-point operations of its matrix products in one run of a whole batch.
         files: format → file name.
         data: format → name of the file that holds the graph's constants, where it has some.
+        packed: format → name of a second file of the graph, in which linear maps' weights are no inputs, for engines
+            that let them be written as they have packed them. What stands for them is the first stage's with the graph.
+        linear: these maps' places among the stage's tensors: of the weight, and of the bias or -1.
     """
 
     name: str
@@ -60,6 +63,8 @@ class GraphSpec:
     flops: int
     files: Mapping[str, str]
     data: Mapping[str, str]
+    packed: Mapping[str, str]
+    linear: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -249,4 +254,6 @@ def _parse_graph(record: dict[str, Any]) -> GraphSpec:
         flops=int(record["flops"]),
         files={str(name): str(file) for name, file in record["files"].items()},
         data={str(name): str(file) for name, file in record["data"].items()},
+        packed={str(name): str(file) for name, file in record.get("packed", {}).items()},
+        linear=tuple((int(weight), int(bias)) for weight, bias in record.get("linear", [])),
     )

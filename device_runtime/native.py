@@ -54,6 +54,9 @@ class _Task(ctypes.Structure):
         ("stepped", c_void_p),
         ("size", c_int64),
         ("tensor", c_uint64),
+        ("columns", c_int64),
+        ("panel", c_int64),
+        ("stride", c_int64),
         ("stored", c_int32),
     ]
 
@@ -99,10 +102,10 @@ class NativeKernel:
         """See :class:`device_runtime.directions.DirectionKernel`."""
         if not directions:
             for tensor, stored in weights.items():
-                widen(stored, out[tensor])
+                widen(stored.reshape(out[tensor].shape), out[tensor])
             return
         tasks = [
-            _Task(weights=_at(w), plus=_at(out[tensor]), tensor=tensor, size=w.size, stored=_STORED[w.dtype])
+            _Task(weights=_at(w), tensor=tensor, size=w.size, stored=_STORED[w.dtype], **_places(out[tensor]))
             for tensor, w in weights.items()
         ]
         self._run(tasks, [Step(directions, 0)])
@@ -141,6 +144,17 @@ class NativeKernel:
         self._add(sums, listed, len(tasks), 0, workers)
         for other in others:
             other.result()
+
+
+def _places(out: np.ndarray) -> dict[str, int]:
+    """Where a tensor's elements go: in order, or to panels; the caller keeps the array alive."""
+    if out.flags.c_contiguous:
+        return {"plus": _at(out)}
+    *rows, panels, panel = out.shape
+    stride = out.strides[-2] // out.itemsize
+    assert panel in (8, 16, 32, 64)
+    assert out.strides[:-2] == (out.itemsize * panel,) * len(rows)
+    return {"plus": out.ctypes.data, "columns": panels * panel, "panel": panel, "stride": stride}
 
 
 def _at(array: np.ndarray) -> int:

@@ -6,14 +6,14 @@ made on the device and comes with its first ``Sync``. A signature is good in one
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
 import cbor2
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from device_runtime.errors import BundleError, MessageError, StateError
+from device_runtime.signatures import scheme
 from device_runtime.tensors import replace_durably, write_durably
 from device_runtime.wire import MAX_BYTES
 
@@ -57,12 +57,12 @@ class Signer:
         try:
             if not path.exists():
                 partial = path.with_name(path.name + ".partial")
-                write_durably(partial, Ed25519PrivateKey.generate().private_bytes_raw(), mode=0o600)
+                write_durably(partial, secrets.token_bytes(KEY_BYTES), mode=0o600)
                 replace_durably(partial, path)
-            self._key = Ed25519PrivateKey.from_private_bytes(path.read_bytes())
+            self._key = scheme().private_key(path.read_bytes())
         except (OSError, ValueError) as error:
             raise StateError(f"the key {path} cannot be used ({error}); put back the file that was there") from None
-        self.public = self._key.public_key().public_bytes_raw()
+        self.public = self._key.public
 
     def sign(self, payload: bytes, scope: Scope) -> bytes:
         """The bytes and their signature."""
@@ -79,10 +79,8 @@ def split(signed: bytes) -> bytes:
 def check(signed: bytes, scope: Scope, key: bytes) -> None:
     """Raise MessageError unless the bytes were signed by the owner of a key, for a scope."""
     payload = split(signed)
-    try:
-        Ed25519PublicKey.from_public_bytes(key).verify(signed[-SIGNATURE_BYTES:], scope.text(payload))
-    except (InvalidSignature, ValueError):
-        raise MessageError("it is not signed by whom it says, or was meant for another place or time") from None
+    if not scheme().verify(key, signed[-SIGNATURE_BYTES:], scope.text(payload)):
+        raise MessageError("it is not signed by whom it says, or was meant for another place or time")
 
 
 def read_pin(folder: Path) -> bytes:

@@ -89,9 +89,10 @@ class Passage:
     Attributes:
         block: the block of the plan that the stage is in.
         stage: the stage.
-        trained: those of its tensors that are shifted, or stacked by leaf.
+        trained: those of its tensors that are shifted, stacked by leaf, or written to the engine.
         perturbation: of its block.
         runs: leaves that go through together; none where that is nothing, and all run as they came.
+        packed: tensor index → where the engine has shifted weights in its own layout; empty where they are inputs.
     """
 
     block: int
@@ -99,6 +100,7 @@ class Passage:
     trained: Sequence[int]
     perturbation: Perturbation
     runs: Sequence[range]
+    packed: Mapping[int, np.ndarray]
 
     @classmethod
     def of(cls, forward: Forward[Replica], batch: Batch, block: int, stage: int, perturbation: Perturbation) -> Passage:
@@ -107,10 +109,15 @@ class Passage:
         leaves, groups = len(perturbation.shifts), forward.groups(batch)
         shifted = perturbation.offsets or any(perturbation.shifts)
         stacked = leaves > 1 and max(groups) > 1  # such graphs take a copy of the weights for each leaf
-        trained = forward.weights.trainable_in([stage]) if shifted or stacked else []
+        trainable = forward.weights.trainable_in([stage])
         if spec.constants:  # of graphs with constants one is held at a time: all runs take the same
             groups = [max(size for size in groups if not leaves % size)]
-        return cls(block, spec, trained, perturbation, partition(leaves, groups) if trained else [])
+        # The engine has room for one leaf's weights, and computes with them while others would be made ahead.
+        alone = groups == [1] and forward.weights.ahead is None
+        packed = forward.packed(batch.shape, spec, trainable) if alone else {}
+        # Such graphs round otherwise: differences are between runs of one kind.
+        trained = trainable if shifted or stacked or packed else []
+        return cls(block, spec, trained, perturbation, partition(leaves, groups) if trained else [], packed)
 
 
 #: The arrays that a run takes for a stage's trained tensors: tensor index → array from the pool.
@@ -162,7 +169,8 @@ def _perturb_run(forward: Forward[Replica], passage: Passage, leaves: range) -> 
     stored = {index: replica.trainable[index] for index in passage.trained}
     shapes = {index: weights.shape for index, weights in stored.items()}
     if len(leaves) == 1:
-        arrays = {index: forward.pool.take(shape) for index, shape in shapes.items()}
+        pooled = {index: forward.pool.take(shape) for index, shape in shapes.items() if index not in passage.packed}
+        arrays = {**passage.packed, **pooled}
         return arrays, lambda: kernel.shift(stored, perturbation.of(leaves[0]), arrays)
     arrays = {index: forward.pool.take((len(leaves), *shape[1:])) for index, shape in shapes.items()}
 
@@ -206,7 +214,7 @@ def advance(
             hidden, copied = _gather(forward, batch, wave, leaves, count)
             grouped = forward.grouped(batch, len(leaves))
             runs.append((len(leaves), forward.run(spec, grouped, hidden, {**base, **weights})))
-            forward.release([*copied, *weights.values()])
+            forward.release([*copied, *(weights[index] for index in weights.keys() - passage.packed.keys())])
             for used, (_, arrays) in enumerate(wave.runs):
                 if last[used] == number and not keep:
                     forward.release(arrays)

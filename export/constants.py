@@ -19,6 +19,7 @@ from torch import Tensor
 
 from device_runtime.errors import ExportError
 from device_runtime.stored import GROUP, Quantised, quantise, widened
+from export.external import LiteRTModel
 from export.pieces import Piece
 
 
@@ -112,83 +113,36 @@ class LiteRTTemplate:
 
     def __init__(self, content: bytes, matrices: Sequence[Quantised]) -> None:
         """Raises ExportError when LiteRT's quantiser made other codes of the template's matrices."""
-        from ai_edge_litert import schema_py_generated as schema
-
-        self._schema = schema
-        self._model: Any = schema.ModelT.InitFromPackedBuf(bytearray(content), 0)
+        self._model = LiteRTModel(content)
         known = {matrix.codes.tobytes(): index for index, matrix in enumerate(matrices)}
         placed: dict[int, tuple[Any, Any]] = {}
-        for graph in self._model.subgraphs:
-            for operator in graph.operators:
-                if self._code(operator) != schema.BuiltinOperator.FULLY_CONNECTED:
-                    continue
-                weight = graph.tensors[operator.inputs[1]]
-                index = known.get(self._take(weight, content))
-                details = weight.quantization.details
-                scales = graph.tensors[details.scales] if details else None  # those of 8 bits are in the quantization
-                if index is None or (scales and self._take(scales, content) != matrices[index].scales.tobytes()):
-                    raise ExportError(_CHANGED.format("LiteRT"))
-                placed[index] = weight, scales
+        for graph, weight, _ in self._model.fully_connected():
+            index = known.get(self._model.take(weight))
+            details = weight.quantization.details
+            scales = graph.tensors[details.scales] if details else None  # those of 8 bits are in the quantization
+            if index is None or (scales and self._model.take(scales) != matrices[index].scales.tobytes()):
+                raise ExportError(_CHANGED.format("LiteRT"))
+            placed[index] = weight, scales
         if len(placed) != len(matrices):
             raise ExportError(_CHANGED.format("LiteRT"))
         self._placed = [placed[index] for index in range(len(matrices))]
-        for buffer in self._model.buffers:  # what is left is small: copies, lest they keep the whole file in memory
-            if buffer.offset:  # the quantiser puts data behind the graph, where it no longer lies
-                buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset).copy()
-                buffer.offset = buffer.size = 0
-            elif buffer.data is not None:
-                buffer.data = np.array(buffer.data)
+        self._model.keep_rest()
 
     def instance(self, constants: Sequence[Constant]) -> bytes:
         """See :class:`Template`."""
-        import flatbuffers
-
-        model, schema = self._model, self._schema
-        model.externalBuffers, model.externalBufferGroups = [], [_group(schema, "")]
-        groups = {name: at for at, name in enumerate(sorted({constant.file for constant in constants}), start=1)}
-        model.externalBufferGroups += [_group(schema, name) for name in groups]
-
-        def place(tensor: Any, file: str, offset: int, length: int) -> None:
-            buffer = schema.ExternalBufferT()
-            buffer.id = _EXTERNAL | len(model.externalBuffers)
-            buffer.group, buffer.offset, buffer.length, buffer.packing = groups[file], offset, length, "unpacked"
-            tensor.externalBuffer = buffer.id
-            model.externalBuffers.append(buffer)
-
+        self._model.clear()
         for (weight, scales), constant in zip(self._placed, constants, strict=True):
-            place(weight, constant.file, constant.codes_at, constant.matrix.codes.nbytes)
+            self._model.place(weight, constant.file, constant.codes_at, constant.matrix.codes.nbytes)
             if scales is None:
                 weight.quantization.scale = constant.matrix.scales.reshape(-1)
             else:
-                place(scales, constant.file, constant.scales_at, constant.matrix.scales.nbytes)
-        builder = flatbuffers.Builder(1 << 16)
-        builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-        return bytes(builder.Output())
-
-    def _code(self, operator: Any) -> int:
-        code = self._model.operatorCodes[operator.opcodeIndex]
-        return max(int(code.builtinCode), int(code.deprecatedBuiltinCode))
-
-    def _take(self, tensor: Any, content: bytes) -> bytes:
-        """A constant tensor's bytes, which the graph no longer holds."""
-        buffer = self._model.buffers[tensor.buffer]
-        data = b"" if buffer.data is None else bytes(buffer.data)
-        taken = content[buffer.offset : buffer.offset + buffer.size] if buffer.offset else data
-        buffer.data, buffer.offset, buffer.size, tensor.buffer = None, 0, 0, 0
-        return taken
+                self._model.place(scales, constant.file, constant.scales_at, constant.matrix.scales.nbytes)
+        return self._model.content()
 
 
 _CHANGED = "{}'s tools changed a quantised matrix; leave this engine out or report the model"
 #: Not in torch's type stubs.
 _INT4: torch.dtype = vars(torch)["int4"]
-#: External buffers' numbers have the highest bit set, as LiteRT's own tools give them.
-_EXTERNAL = 1 << 31
-
-
-def _group(schema: Any, name: str) -> Any:
-    group = schema.ExternalBufferGroupT()
-    group.name = name
-    return group
 
 
 def quantise_litert(source: Path, dtype: str) -> bytes:

@@ -17,6 +17,7 @@ from device_runtime.tensors import TensorFile
 from export.constants import Constant, Template, random_matrix, write_executorch_data
 from export.lowering import count_flops, lower, trace
 from export.network import Network
+from export.packed import linear_maps, packed_graph
 from export.target import Target
 
 Progress = Callable[[str], None]
@@ -30,6 +31,8 @@ class _Lowered:
     shares: dict[str, float]
     outputs: tuple[tuple[int, ...], ...]
     flops: int
+    linear: tuple[tuple[int, int], ...]
+    packed: bytes | None
 
 
 class GraphWriter:
@@ -73,7 +76,13 @@ class GraphWriter:
                 known = self.shares.setdefault(stage.graph, {})
                 known[name] = min(found.shares[name], known.get(name, 1.0))
             data = {name: self._data(stage, name, constants) for name in files if constants}
-            graphs[stage.graph] = GraphSpec(stage.graph, piece.feeds, found.outputs, found.flops, files, data)
+            packed: dict[str, str] = {}
+            if found.packed is not None:
+                packed["litert"] = f"{stage.graph}-{size}.packed{SUFFIXES['litert']}"
+                (self._folder / packed["litert"]).write_bytes(found.packed)
+            graphs[stage.graph] = GraphSpec(
+                stage.graph, piece.feeds, found.outputs, found.flops, files, data, packed, found.linear
+            )
             hidden = found.outputs[0]
         return Shape(network.batch, network.length, network.groups, network.feeds, graphs)
 
@@ -105,7 +114,10 @@ class GraphWriter:
                     f"{name} delegates only {shares[name]:.1%} of the matrix work of '{stage.graph}', which would run"
                     " slowly; leave this engine out or report the model"
                 )
-        return _Lowered(templates, shares, outputs, count_flops(piece, whole))
+        own = [specs[index] for index in stage.tensors]
+        linear = linear_maps(piece, own) if "litert" in templates and not matrices and network.groups == 1 else ()
+        packed = packed_graph(piece, example, own, linear, self._files[WEIGHTS]) if linear else None
+        return _Lowered(templates, shares, outputs, count_flops(piece, whole), linear if packed else (), packed)
 
     def _constant(self, network: Network, index: int) -> Constant:
         """A matrix of the network, over the file that it lies in."""

@@ -25,6 +25,9 @@ settings.load_profile("untimed")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--bundle", type=Path, help="the tiny model's bundle, where it cannot be exported: on a device")
+    parser.addoption(
+        "--texts", type=int, default=6_000, help="of each kind, in slow tests of the tokenizer (%(default)s)"
+    )
 
 
 @pytest.fixture(scope="session")

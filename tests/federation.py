@@ -41,6 +41,9 @@ JOB = [
     "20",
 ]
 
+#: What Python runs.
+FEDSPZO = (sys.executable, "-m", "fedspzo")
+
 
 class Processes:
     """Starts the commands of one job; stops what is left at the end."""
@@ -57,12 +60,12 @@ class Processes:
         name: str,
         bundle: Path | None = None,
         engine: str = "litert",
-        python: str | Path = sys.executable,
+        program: Sequence[object] = FEDSPZO,
         more: Sequence[object] = (),
     ) -> subprocess.Popen[str]:
         data = self.write(self.folder / f"{name}.jsonl", 12)
         options = ("--state", self.folder / name, "--data", data, "--id", name, "--engine", engine)
-        return self._start(name, "device", bundle or self.bundle, *options, *more, python=python)
+        return self._start(name, "device", bundle or self.bundle, *options, *more, program=program)
 
     def server(self, *options: str) -> subprocess.Popen[str]:
         data = self.write(self.folder / "held-out.jsonl", 10)
@@ -70,10 +73,10 @@ class Processes:
         return self._start("server", "server", self.bundle, *more)
 
     def _start(
-        self, user: str, command: str, bundle: Path, *options: object, python: str | Path = sys.executable
+        self, user: str, command: str, bundle: Path, *options: object, program: Sequence[object] = FEDSPZO
     ) -> subprocess.Popen[str]:
         url = self.logins.get(user, self.url)
-        arguments = [python, "-m", "fedspzo", command, bundle, "--broker", url, *options]
+        arguments = [*program, command, bundle, "--broker", url, *options]
         process = subprocess.Popen(list(map(str, arguments)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.running.append(process)
         return process

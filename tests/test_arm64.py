@@ -81,12 +81,12 @@ def test_bits_are_equal_and_scalars_agree(
 @pytest.mark.parametrize("engine", ["litert", "executorch"])
 def test_a_board_takes_part_and_survives_a_kill(processes: Processes, board: Board, engine: str) -> None:
     processes.device("native")
-    arm = processes.device("arm", engine=engine, python=board.python)
+    arm = processes.device("arm", engine=engine, program=(board.python, "-m", "fedspzo"))
     server = processes.server("--devices", "2", "--rounds", "12", "--quorum", "2")
     read_rounds(server, 4)
     arm.kill()
     arm.wait()
-    again = processes.device("arm", engine=engine, python=board.python)
+    again = processes.device("arm", engine=engine, program=(board.python, "-m", "fedspzo"))
     progress, last, errors = finish(server, 300)
     assert [line["round"] for line in progress if "results" in line][-1] == 12, errors
     assert_equal_replicas(Bundle(processes.bundle), processes.folder, last, {"native", "arm"})

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from device_runtime.arrays import aligned_empty
 from device_runtime.directions import (
     CHUNK,
     DISTRIBUTIONS,
@@ -177,6 +178,33 @@ def test_kernels_agree_to_the_bit(
             [array.tobytes() for of in (weights, plus, minus) if of is weights or shifts for array in of.values()]
         )
     assert found[0] == found[1] == found[2]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.builds(Direction, st.integers(0, 2**64 - 1), coefficients), min_size=0, max_size=10),
+    st.sampled_from(DISTRIBUTIONS),
+    st.sampled_from(list(DTYPES)),
+    st.sampled_from([8, 16, 32, 64]),
+    st.integers(1, 400),
+    st.integers(1, 12),
+)
+def test_panels_are_a_matrix_in_another_order(
+    terms: list[Direction], distribution: str, dtype: str, panel: int, rows: int, panels: int
+) -> None:
+    """A weight [1, rows, columns] and its bias [columns], written to memory as engines pack them, nothing beside."""
+    random = np.random.default_rng(rows)
+    drawn = [random.standard_normal(shape, np.float32) for shape in ((1, rows, panels * panel), (panels * panel,))]
+    stored = dict(enumerate(_stored(array, dtype) for array in drawn))
+    expected = {index: np.empty(array.shape, np.float32) for index, array in stored.items()}
+    NumpyKernel(distribution).shift(stored, terms, expected)
+    for kernel in kernels(distribution):
+        memory = aligned_empty((panels, rows + 2, panel))
+        memory[...] = 7
+        kernel.shift(stored, terms, {0: memory[:, 1:-1].transpose(1, 0, 2), 1: memory[:, 0]})
+        np.testing.assert_array_equal(memory[:, 1:-1].transpose(1, 0, 2).reshape(1, rows, -1), expected[0])
+        np.testing.assert_array_equal(memory[:, 0].reshape(-1), expected[1])
+        assert (memory[:, -1] == 7).all()
 
 
 def _stored(weights: np.ndarray, dtype: str) -> np.ndarray:

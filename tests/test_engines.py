@@ -13,7 +13,8 @@ from transformers import AutoModel, AutoTokenizer
 from device_runtime.arrays import aligned_empty
 from device_runtime.bundle import Bundle
 from device_runtime.data import DataStore
-from device_runtime.engines import SUFFIXES, create_engine
+from device_runtime.engines import SUFFIXES, Linear, create_engine
+from device_runtime.engines.packed import find_panels
 from device_runtime.errors import BundleError, EngineError
 from device_runtime.estimator import measure
 from device_runtime.evaluation import predict
@@ -104,3 +105,43 @@ def test_unknown_and_missing_engines(bundle_folder: Path, tmp_path: Path) -> Non
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match="no graphs for the engine 'torch', only for litert, executorch"):
         Forward(create_engine("torch"), Replica(Bundle(folder)))
+
+
+def pack(linear: Linear, panel: int) -> np.ndarray:
+    """As XNNPACK does: in panels of some outputs, their biases first, each map at a multiple of 128 bytes."""
+    outputs, inputs = linear.weight.shape
+    bias = np.zeros(outputs, np.float32) if linear.bias is None else linear.bias
+    packed = np.concatenate([bias[:, None], linear.weight], axis=1).reshape(outputs // panel, panel, 1 + inputs)
+    flat = packed.transpose(0, 2, 1).reshape(-1)
+    return np.concatenate([flat, np.zeros(-flat.size % 32, np.float32)])
+
+
+def maps(*shapes: tuple[int, int]) -> list[Linear]:
+    random = np.random.default_rng(0)
+    weights = [random.standard_normal(shape, np.float32) for shape in shapes]
+    return [Linear(w, random.standard_normal(len(w), np.float32) if at % 2 else None) for at, w in enumerate(weights)]
+
+
+@pytest.mark.parametrize("panel", [8, 16, 32, 64])
+def test_panels_are_found_in_any_order(panel: int) -> None:
+    linear = maps((64, 33), (128, 5), (1088, 64))
+    packed = np.concatenate([np.zeros(32, np.float32), *(pack(linear[at], panel) for at in (2, 0, 1))])
+    found = find_panels(packed, linear)
+    assert found is not None
+    for panels, constants in zip(found, linear, strict=True):
+        np.testing.assert_array_equal(panels.weight.reshape(constants.weight.shape[::-1]), constants.weight.T)
+        if constants.bias is not None:
+            np.testing.assert_array_equal(panels.bias.reshape(-1), constants.bias)
+    found[1].weight[0, 0, 0] = 99
+    assert 99 in packed
+
+
+def test_weights_that_are_not_packed_as_expected_are_left_alone() -> None:
+    linear = maps((64, 32), (64, 32))
+    header = np.zeros(32, np.float32)
+    other = linear[0].weight.reshape(2, 32, 16, 2).transpose(0, 2, 1, 3).reshape(-1)  # two inputs together
+    assert find_panels(np.concatenate([header, np.zeros(64, np.float32), other]), linear[:1]) is None
+    twice = np.concatenate([header, pack(linear[0], 32), pack(linear[0], 32)])
+    assert find_panels(twice, [linear[0], linear[0]]) is None  # which is which?
+    assert find_panels(twice[:-64], linear) is None
+    assert find_panels(np.empty(0, np.float32), linear) is None

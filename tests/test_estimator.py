@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -69,8 +72,9 @@ def forward(bundle: Bundle) -> Forward:
 @pytest.mark.parametrize("distribution", ["rademacher", "gaussian"])
 @pytest.mark.parametrize("fanouts", [(1, 4), (2, 3), (3, 1)])
 def test_split_estimator_equals_the_naive_one(
-    forward: Forward, store: DataStore, make_plan: Callable[..., Plan], distribution: str, fanouts: tuple[int, int]
+    bundle: Bundle, store: DataStore, make_plan: Callable[..., Plan], distribution: str, fanouts: tuple[int, int]
 ) -> None:
+    forward = Forward(create_engine("litert"), Replica(bundle, ahead=True))  # which has all weights as inputs, as there
     blocks = (Block(2, fanouts[0], 0.5, 0.1), Block(5, fanouts[1], 1.0, 0.1))
     plan = make_plan(distribution=distribution, blocks=blocks)
     measured = measure(forward, store, plan, "a")
@@ -79,11 +83,43 @@ def test_split_estimator_equals_the_naive_one(
     np.testing.assert_allclose(measured.scalars, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("distribution", ["rademacher", "gaussian"])
+def test_weights_written_where_the_engine_has_them_measure_the_same(
+    bundle: Bundle, store: DataStore, make_plan: Callable[..., Plan], distribution: str
+) -> None:
+    """Up to the rounding of products in another order, with local steps as well; plain inference is as before."""
+    plan = make_plan(steps=2, distribution=distribution, blocks=(Block(2, 2, 0.5, 1e-3), Block(5, 2, 1.0, 1e-3)))
+    packing = Forward(create_engine("litert"), Replica(bundle))
+    expected = measure(Forward(create_engine("litert"), Replica(bundle, ahead=True)), store, plan, "a")
+    for _ in range(2):
+        measured = measure(packing, store, plan, "a")
+        np.testing.assert_allclose(measured.scalars, expected.scalars, rtol=2e-3, atol=2e-3)
+        assert measured.loss == pytest.approx(expected.loss, rel=1e-5)
+        assert any(graph is not None for _, graph in packing._packed.values()) or platform.machine() != "x86_64"
+        before = evaluate(packing, store).loss
+    assert evaluate(Forward(create_engine("litert"), Replica(bundle)), store).loss == before
+
+
+def test_weights_are_inputs_where_the_system_has_no_files_in_memory(
+    bundle: Bundle, store: DataStore, make_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(name: str) -> int:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    found, expected = (
+        measure(Forward(create_engine("litert"), Replica(bundle, ahead=ahead)), store, make_plan(), "a")
+        for ahead in (False, True)
+    )
+    assert found == expected
+
+
 @pytest.mark.parametrize("fanouts", [(1, 4, 2), (0, 2, 3), (2, 1, 1)])
 def test_one_sided_differences_are_around_the_centre(
-    forward: Forward, store: DataStore, make_plan: Callable[..., Plan], fanouts: tuple[int, ...]
+    bundle: Bundle, store: DataStore, make_plan: Callable[..., Plan], fanouts: tuple[int, ...]
 ) -> None:
     """Each direction of each block alone: (l(θ + εz) − l(θ)) / ε, with whole forward passes over weights in a copy."""
+    forward = Forward(create_engine("litert"), Replica(bundle, ahead=True))
     blocks = tuple(Block(stop, fanout, 0.5, 0.1) for stop, fanout in zip((2, 3, 5), fanouts, strict=True))
     plan = make_plan(blocks=blocks, sides=1)
     measured = measure(forward, store, plan, "a")

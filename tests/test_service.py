@@ -128,7 +128,7 @@ def test_the_units_sandbox_suits_a_device(
         (tmp_path / f"{name}.jsonl").touch()
         readable = [tmp_path / "bundle", tmp_path / f"{name}.jsonl"]
         script = write_sandbox(tmp_path / f"{name}.sh", unit, tmp_path / name, readable)
-        processes.device(name, engine=name, python=script)
+        processes.device(name, engine=name, program=(script, "-m", "fedspzo"))
     _, last, _ = finish(processes.server("--devices", "2", "--quorum", "2", "--rounds", str(ROUNDS)))
     assert_equal_replicas(Bundle(processes.bundle), tmp_path, last, {"litert", "executorch"})
     assert list((tmp_path / "executorch" / "cache" / "fedspzo").glob("*.so"))

@@ -26,12 +26,12 @@ from fedspzo.methods import METHODS
 
 TUNING_SEED, SEEDS = 0, (1, 2, 3)
 #: Forward passes of the whole network, of one device's batch of 8, that each of a cohort may spend.
-FORWARDS = 600
+FORWARDS = 400
 #: Directions to choose from, whole-model and inside the split.
 WHOLE, SPLIT = (1, 5, 16), (8, 16, 32)
 BATCHES = (4, 8)
 #: Rates to choose from, as multiples of the method's own.
-RATES = (0.5, 2.0, 4.0)
+RATES = (0.25, 0.5, 2.0, 4.0)
 COMPARED = (
     "fedspzo", "fedspzo-one-sided", "fedspzo-resting", "frozen", "decomfl", "decomfl-one-sided", "fedzo", "fedmezo",
     "feedsign",

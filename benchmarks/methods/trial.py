@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -29,6 +30,8 @@ from fedspzo.commands.server import add_job_options, make_job
 from fedspzo.methods import METHODS
 
 DEVICES, COHORT, ALPHA = 10, 4, 0.5
+#: Trained weights of the model that the methods' own rates are for.
+WEIGHTS = 10_647_552
 #: Examples of the training set that a curve's loss is the mean of.
 SAMPLE = 400
 #: Points of a curve.
@@ -42,7 +45,8 @@ class Choice:
     Attributes:
         method: one of ``fedspzo.methods.METHODS``.
         perturbations: directions.
-        rate: learning rate for each of them.
+        rate: learning rate for each of them, of an encoder with :data:`WEIGHTS` trained weights; for fewer it is more, in
+            inverse proportion.
         batch: examples of a step.
     """
 
@@ -132,7 +136,8 @@ def run_trial(setting: Setting, choice: Choice, seed: int, budget: float) -> Cur
 
 def make_trial_job(bundle: Bundle, choice: Choice, seed: int) -> Job:
     """The job of a choice, long enough for any budget."""
-    settings = METHODS[choice.method].settings(choice.perturbations, choice.rate)
+    trained = sum(math.prod(spec.shape) for spec in bundle.manifest.tensors if spec.trainable)
+    settings = METHODS[choice.method].settings(choice.perturbations, choice.rate * WEIGHTS / trained)
     arguments: list[str] = ["--rounds", "1000000", "--cohort", str(COHORT), "--seed", str(seed)]
     for option, value in settings.items():
         if value is True:

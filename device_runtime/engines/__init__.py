@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -47,6 +47,30 @@ class Constants:
     matrices: Sequence[Quantised]
 
 
+@dataclass(frozen=True)
+class Linear:
+    """Constants that stand in a graph for a linear map's weights.
+
+    Attributes:
+        weight: float32 [out, in].
+        bias: float32 [out], or None where the map has none.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray | None
+
+
+class PackedGraph(StageGraph, Protocol):
+    """A graph whose linear maps' weights are no inputs, but are written where the engine has them.
+
+    Attributes:
+        weights: of each map, its weight [in, panels, outputs of a panel], and its bias [panels, outputs of a panel]
+            where it has one: views for :meth:`device_runtime.directions.DirectionKernel.shift` to write to.
+    """
+
+    weights: Sequence[np.ndarray]
+
+
 class Engine(Protocol):
     """Loads the graphs of one format.
 
@@ -65,6 +89,18 @@ class Engine(Protocol):
 
         Raises:
             EngineError: the engine cannot read it.
+        """
+
+
+@runtime_checkable
+class PackingEngine(Engine, Protocol):
+    """An engine that lets the weights of linear maps be written in the form that it has packed them into."""
+
+    def load_packed(self, path: Path, linear: Sequence[Linear]) -> PackedGraph | None:
+        """Load a graph file with constants for its linear maps' weights.
+
+        Returns:
+            None where the engine cannot, or does not keep these weights as expected.
         """
 
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from device_runtime.engines import Constants
+from device_runtime.engines import Constants, Linear
+from device_runtime.engines.packed import MemoryFile, find_panels
 from device_runtime.errors import EngineError
 
 _CPU = 1
@@ -166,6 +167,15 @@ def _destroy(compiled: c_void_p, model: c_void_p, buffers: dict[int, tuple[np.nd
     _library().LiteRtDestroyModel(model)
 
 
+class LiteRTPackedGraph(LiteRTGraph):
+    """See :class:`device_runtime.engines.PackedGraph`."""
+
+    def __init__(self, compiled: c_void_p, model: c_void_p, weights: Sequence[np.ndarray], cache: MemoryFile) -> None:
+        weakref.finalize(self, cache.close).atexit = False  # finalizers run last first
+        super().__init__(compiled, model)
+        self.weights = weights
+
+
 class LiteRTEngine:
     """Runs .tflite graphs on the CPU with XNNPACK."""
 
@@ -178,21 +188,52 @@ class LiteRTEngine:
             _EnvironmentOption(_TAG_MIN_LOGGER_SEVERITY, _ANY_INT, _LOG_ERRORS),
         )
         self._environment = _create("LiteRtCreateEnvironment", len(options), options)
-        # The options keep a pointer to this text for as long as the process lives.
-        self._settings = ctypes.create_string_buffer(f"num_threads = {threads}\n".encode())
+        self._threads = threads
+        self._settings: dict[str, ctypes.Array[ctypes.c_char]] = {}
 
     def load(self, path: Path, constants: Constants | None = None) -> LiteRTGraph:
         """See :class:`device_runtime.engines.Engine`. The graph itself refers to its constants' file."""
+        compiled, model = self._compile(path)
+        if constants is not None:
+            _drop_pages(path.parent)
+        return LiteRTGraph(compiled, model)
+
+    def load_packed(self, path: Path, linear: Sequence[Linear]) -> LiteRTPackedGraph | None:
+        """See :class:`device_runtime.engines.PackingEngine`."""
+        try:
+            cache = MemoryFile()
+        except (OSError, AttributeError):  # no Linux, or an old one
+            return None
+        try:
+            compiled, model = self._compile(path, f'weight_cache_file_path = "{cache.path}"\n')
+        except EngineError:  # the graph with weights as inputs may do
+            cache.close()
+            return None
+        panels = find_panels(cache.mapped(), linear)
+        _drop_pages(path.parent)
+        if panels is None:
+            _destroy(compiled, model, {})
+            cache.close()
+            return None
+        weights = [
+            array
+            for found, constants in zip(panels, linear, strict=True)
+            for array in (found.weight, *([] if constants.bias is None else [found.bias]))
+        ]
+        return LiteRTPackedGraph(compiled, model, weights, cache)
+
+    def _compile(self, path: Path, more: str = "") -> tuple[c_void_p, c_void_p]:
+        """A compiled graph and its model. Raises EngineError when LiteRT cannot load it."""
+        settings = f"num_threads = {self._threads}\n{more}"
+        # The options keep a pointer to this text for as long as the process lives.
+        text = self._settings.setdefault(settings, ctypes.create_string_buffer(settings.encode()))
         try:
             model = _create("LiteRtCreateModelFromFile", self._environment, str(path).encode())
             options = _create("LiteRtCreateOptions")
             _call("LiteRtSetOptionsHardwareAccelerators", options, _CPU)
-            settings = _create("LiteRtCreateOpaqueOptions", b"xnnpack", ctypes.addressof(self._settings), _KEEP)
-            _call("LiteRtAddOpaqueOptions", options, settings)
-            compiled = _create("LiteRtCreateCompiledModel", self._environment, model, options)
-            if constants is not None:
-                _drop_pages(path.parent)
-            return LiteRTGraph(compiled, model)
+            opaque = _create("LiteRtCreateOpaqueOptions", b"xnnpack", ctypes.addressof(text), _KEEP)
+            _call("LiteRtAddOpaqueOptions", options, opaque)
+            return _create("LiteRtCreateCompiledModel", self._environment, model, options), model
         except EngineError as error:
             raise EngineError(f"LiteRT cannot load {path} ({error}); export the bundle again") from None
 

@@ -8,12 +8,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+
 import device_runtime.agent  # noqa: F401  what a device has loaded when it takes its first step
 from device_runtime.cost import stored_bytes
 from device_runtime.errors import FedSPZOError
 from device_runtime.memory import peak_rss_bytes
 from device_runtime.plan import Block
-from fedspzo.bench.workload import Setting, generate, open_forward, run_forwards, take_step
+from fedspzo.bench.workload import Setting, generate, open_forward, take_step
 
 
 def main(kind: str, fields: str) -> None:
@@ -29,7 +31,8 @@ def main(kind: str, fields: str) -> None:
         if kind == "step":
             take_step(forward, store, setting.plan)
         else:
-            run_forwards(forward, store, [1] * len(forward.manifest.stages))
+            batch = forward.batch(store, np.arange(len(store)))
+            forward.release(forward.run_all(forward.manifest.stages, batch))
         ends.append(time.time())
     tensors = {index for stage in forward.manifest.stages for index in (*stage.tensors, *stage.constants)}
     found = {

@@ -77,14 +77,19 @@ def take_step(forward: Forward[Replica], store: DataStore, plan: Plan) -> None:
 
 
 def run_forwards(forward: Forward[Replica], store: DataStore, runs: Sequence[int]) -> None:
-    """Run each stage so many times with the weights as they are: the forward passes of a step and nothing else."""
+    """Run each stage so many times with the weights as they are: the forward passes of a step and nothing else.
+
+    Where a step writes weights to the engine's own memory, these runs compute with what stands there.
+    """
     batch = forward.batch(store, np.arange(len(store)))
     hidden: list[np.ndarray] = []
-    for stage, count in zip(forward.manifest.stages, runs, strict=True):
+    for index, count in enumerate(runs):
+        stage, trained = forward.manifest.stages[index], forward.weights.trainable_in([index])
+        packed = forward.packed(batch.shape, stage, trained) if forward.weights.ahead is None else {}
         outputs: list[np.ndarray] = []
         for _ in range(count):
             forward.release(outputs)
-            outputs = forward.run(stage, batch, hidden[0] if hidden else None, {})
+            outputs = forward.run(stage, batch, hidden[0] if hidden else None, packed)
         forward.release(hidden)
         hidden = outputs
     forward.release(hidden)
