@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from device_runtime.engines import Constants, Engine, StageGraph
+from device_runtime.engines import Constants, Engine, Linear, PackedGraph, PackingEngine, StageGraph
 
 READY, ALIVE = "READY=1", "WATCHDOG=1"
 
@@ -47,6 +47,11 @@ class WatchedEngine:
         """See :class:`device_runtime.engines.Engine`."""
         return _WatchedGraph(self._engine.load(path, constants), self._ran)
 
+    def load_packed(self, path: Path, linear: Sequence[Linear]) -> PackedGraph | None:
+        """See :class:`device_runtime.engines.PackingEngine`; None for an engine that is none."""
+        graph = self._engine.load_packed(path, linear) if isinstance(self._engine, PackingEngine) else None
+        return None if graph is None else _WatchedPackedGraph(graph, self._ran)
+
 
 class _WatchedGraph:
     def __init__(self, graph: StageGraph, ran: Callable[[], None]) -> None:
@@ -56,6 +61,12 @@ class _WatchedGraph:
         """See :class:`device_runtime.engines.StageGraph`."""
         self._graph.run(inputs, outputs)
         self._ran()
+
+
+class _WatchedPackedGraph(_WatchedGraph):
+    def __init__(self, graph: PackedGraph, ran: Callable[[], None]) -> None:
+        super().__init__(graph, ran)
+        self.weights = graph.weights
 
 
 def marked(text: str, level: int) -> str:

@@ -31,13 +31,13 @@ __all__ = ["broker", "processes"]
 def test_a_job_from_start_to_end(processes: Processes, bundle: Bundle, tmp_path: Path, seeds: str) -> None:
     engines = {"a": "litert", "b": "litert", "c": "executorch" if find_compiler() else "litert"}
     devices = {name: processes.device(name, engine=engine) for name, engine in engines.items()}
-    server = processes.server("--rounds", "12", "--seeds", seeds)
-    assert server.stdout is not None
-    server.stdout.readline()
     for name, process in devices.items():
-        maps = Path(f"/proc/{process.pid}/maps").read_text()
-        assert not [library for library in ("libtorch", "transformers") if library in maps]
-        assert ("libexecutorch" in maps) == (engines[name] == "executorch")
+        library, other = ("libLiteRt", "libexecutorch")[:: 1 if engines[name] == "litert" else -1]
+        while library not in (maps := Path(f"/proc/{process.pid}/maps").read_text()):
+            assert process.poll() is None
+            time.sleep(0.05)
+        assert not [found for found in ("libtorch", "transformers", other) if found in maps]
+    server = processes.server("--rounds", "12", "--seeds", seeds)
     progress, last, errors = finish(server)
     assert [event["round"] for event in progress if "results" in event][-1] == 12
     assert [event["round"] for event in progress if "accuracy" in event][-1] == 12

@@ -15,7 +15,13 @@ from federation import Processes, assert_equal_replicas, broker, finish, process
 from sandbox import missing, read_unit, write_sandbox
 
 from device_runtime.bundle import Bundle
-from device_runtime.service import ALIVE, READY, ServiceManager
+from device_runtime.data import DataStore
+from device_runtime.engines import create_engine
+from device_runtime.estimator import measure
+from device_runtime.forward import Forward
+from device_runtime.plan import Plan
+from device_runtime.replica import Replica
+from device_runtime.service import ALIVE, READY, ServiceManager, WatchedEngine
 
 __all__ = ["broker", "processes"]
 
@@ -132,3 +138,14 @@ def test_the_units_sandbox_suits_a_device(
     _, last, _ = finish(processes.server("--devices", "2", "--quorum", "2", "--rounds", str(ROUNDS)))
     assert_equal_replicas(Bundle(processes.bundle), tmp_path, last, {"litert", "executorch"})
     assert list((tmp_path / "executorch" / "cache" / "fedspzo").glob("*.so"))
+
+
+def test_a_watched_engine_computes_as_it_does_unwatched(
+    bundle: Bundle, store: DataStore, make_plan: Callable[..., Plan]
+) -> None:
+    """To the bit: it has its weights where they are packed, as the engine alone has."""
+    ran: list[None] = []
+    watched = WatchedEngine(create_engine("litert"), lambda: ran.append(None))
+    found = measure(Forward(watched, Replica(bundle)), store, make_plan(), "a")
+    assert found == measure(Forward(create_engine("litert"), Replica(bundle)), store, make_plan(), "a")
+    assert ran
