@@ -45,8 +45,7 @@ class Choice:
     Attributes:
         method: one of ``fedspzo.methods.METHODS``.
         perturbations: directions.
-        rate: learning rate for each of them, of an encoder with :data:`WEIGHTS` trained weights; for fewer it is more, in
-            inverse proportion.
+        rate: learning rate for each of them, for :data:`WEIGHTS` trained weights; with fewer it is larger, in proportion.
         batch: examples of a step.
     """
 
