@@ -10,8 +10,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PACKAGES := export device_runtime broker fedspzo
+APP := android_demo/app/src/main/python/fedspzo_app
 
-.PHONY: demo test test-slow test-arm64 wheel-arm64 chaos lint clean
+.PHONY: demo test test-slow test-arm64 test-android wheel-arm64 chaos lint clean
 .DEFAULT_GOAL := demo
 
 demo: $(READY)
@@ -32,6 +33,13 @@ test-arm64: $(READY)
 wheel-arm64: $(READY)
 	CC=aarch64-linux-gnu-gcc _PYTHON_HOST_PLATFORM=linux-aarch64 $(BIN)/python -m pip wheel --quiet --no-deps -w dist .
 
+# What of the Android app can be checked without an SDK: its Java shell as a signed APK, and its Python. It takes a JDK, aapt2
+# and so on from the system (see .ci/run), and the first time fetches some 100 MB into ~/.cache/fedspzo.
+test-android: $(READY)
+	@missing=$$($(BIN)/python -c 'import sys; sys.path[:0] = ["tests"]; import android_sdk; print(*android_sdk.missing_tools())'); \
+	    [ -z "$$missing" ] || { echo "Not installed: $$missing; see android_demo/README.md." >&2; exit 1; }
+	$(BIN)/pytest -m 'slow or not slow' tests/test_android_build.py tests/test_android_app.py
+
 # 200 faults in a federation over a real mosquitto: some minutes, and mosquitto must be installed.
 chaos: $(READY)
 	$(BIN)/python tests/chaos.py --seed $(SEED)
@@ -39,7 +47,7 @@ chaos: $(READY)
 lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy $(PACKAGES)
+	$(BIN)/mypy $(PACKAGES) $(APP)
 	$(BIN)/lint-imports
 
 $(READY): pyproject.toml constraints.txt hatch_build.py device_runtime/directions.c device_runtime/directions_avx512.h

@@ -58,15 +58,21 @@ class Access:
     def load(cls, path: Path) -> Access:
         """Read a file that :meth:`save` wrote. Raises BrokerError when it is not one."""
         try:
-            fields: Any = json.loads(path.read_bytes())
+            return cls.from_json(path.read_bytes(), str(path))
+        except OSError as error:
+            reason = error.strerror
+        raise BrokerError(f"{path} cannot be read ({reason}); make one at the broker with 'fedspzo enroll'")
+
+    @classmethod
+    def from_json(cls, content: bytes | str, name: str) -> Access:
+        """From what :meth:`save` wrote. Raises BrokerError, which calls it by a name, when it is something else."""
+        try:
+            fields: Any = json.loads(content)
             if not all(isinstance(value, str) for value in fields.values()):
                 raise TypeError
             return cls(**fields)
-        except OSError as error:
-            reason = f"cannot be read ({error.strerror})"
         except (ValueError, TypeError, AttributeError):
-            reason = "is not an access file"
-        raise BrokerError(f"{path} {reason}; make one at the broker with 'fedspzo enroll'")
+            raise BrokerError(f"{name} is not an access file; make one at the broker with 'fedspzo enroll'") from None
 
     def save(self, path: Path) -> None:
         """Write a file that only its owner may read; it appears whole or not at all."""

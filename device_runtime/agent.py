@@ -60,7 +60,11 @@ IDLE_S = 60.0
 
 
 class Agent:
-    """One device of one job."""
+    """One device of one job.
+
+    Attributes:
+        limits: within which it takes part in rounds; others may be set while it runs.
+    """
 
     def __init__(
         self,
@@ -69,7 +73,7 @@ class Agent:
         engine: Engine,
         state: DeviceState,
         examples: Callable[[], DataStore],
-        observe: Callable[[Ack], None] = lambda ack: None,
+        observe: Callable[[Ack, Result], None] = lambda ack, result: None,
         turned: Callable[[], None] = lambda: None,
         limits: Limits = UNLIMITED,
         conditions: Callable[[], Conditions] = read_conditions,
@@ -79,7 +83,7 @@ class Agent:
 
         Args:
             examples: gives those to measure on, asked anew for each round.
-            observe: told of each acknowledgement of a result.
+            observe: told of each acknowledgement, with the result that it answers.
             turned: told of each turn of :meth:`run`, once it is connected: where nothing happens, every minute or so.
             limits: within which it takes part in rounds; it follows the journal in any case.
             conditions: tells how it fares.
@@ -92,7 +96,7 @@ class Agent:
         self._examples = examples
         self._observe, self._turned = observe, turned
         self._authority = access.authority
-        self._limits = limits
+        self.limits = limits
         self._conditions = conditions
         self._fares = Conditions()
         self._unwilling = ""
@@ -122,9 +126,20 @@ class Agent:
         self._haste = random.uniform(0.8, 1.2)  # devices that lost the server together do not come back in step
         self._synced_at = -RESEND_S
         self._last_round: int | None = None
+        self._stopping = False
+
+    @property
+    def link(self) -> Link:
+        """The connection: whether it stands, and how many bytes it took."""
+        return self._link
+
+    def stop(self) -> None:
+        """Have :meth:`run` return after the round's work that is at hand; may be called from any thread."""
+        self._stopping = True
+        self._link.events.put(None)  # wakes it
 
     def run(self) -> None:
-        """Take part until the job ends.
+        """Take part until the job ends, or :meth:`stop` is called.
 
         Raises:
             BrokerError: the broker cannot be reached at the start, or refuses.
@@ -134,13 +149,13 @@ class Agent:
         with self._recorder.phase(OTHER):
             self._link.connect()
             try:
-                while not self._finished:
+                while not (self._finished or self._stopping):
                     self._turned()
                     with self._recorder.phase(IDLE):
                         event = self._link.next(self._due - time.monotonic())
                     self.turn(event)
                     self._remind()
-                    if self._link.events.empty():  # what waits may be this round's entry
+                    if self._link.events.empty() and not self._stopping:  # what waits may be this round's entry
                         self._answer_plan()
             finally:
                 self._publish(Presence(False, self._session))
@@ -203,7 +218,7 @@ class Agent:
             self._sync(at_once=self._follow(message.entries))
         elif isinstance(message, Ack):
             if isinstance(self._unanswered, Result) and self._unanswered.round == message.round:
-                self._observe(message)
+                self._observe(message, self._unanswered)
             if not isinstance(self._unanswered, Report):
                 self._settle(message.round)
         elif isinstance(message, Offer):
@@ -330,7 +345,7 @@ class Agent:
     def _judge(self, now: Conditions) -> str:
         """Why it takes part in no round under these conditions, said when it changes; "" where it does."""
         self._fares = now
-        reason = self._limits.refusal(now)
+        reason = self.limits.refusal(now)
         if reason != self._unwilling:
             log.warning(f"takes part in no round now: {reason}" if reason else "takes part in rounds again")
             self._unwilling = reason

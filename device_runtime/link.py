@@ -130,6 +130,11 @@ class Link:
                 raise BrokerError(f"the broker at {self.access.place} {self._refusal or silence}")
 
     @property
+    def connected(self) -> bool:
+        """Whether the connection stands and the subscriptions are granted."""
+        return self._granted_at > 0
+
+    @property
     def version(self) -> MQTTProtocolVersion:
         """Of MQTT, as it is spoken or tried now."""
         return self._client.protocol
@@ -186,6 +191,7 @@ class Link:
             time.sleep(0.01)
         self._client.disconnect()
         self._client.loop_stop()
+        self._granted_at = 0.0
 
     def _on_socket_open(self, client: mqtt.Client, userdata: Any, connection: Any) -> None:
         self._answered = False

@@ -1,6 +1,7 @@
 """The direction kernel in C (``directions.c``), through ctypes: the bits of the one in numpy, on several threads.
 
-The library is built when the package is installed, where there is a C compiler; without it numpy does the work.
+The library is built when the package is installed, where there is a C compiler, and an Android app carries it.
+Without it numpy does the work.
 """
 
 from __future__ import annotations
@@ -65,8 +66,9 @@ class _Task(ctypes.Structure):
 def _library() -> Callable[..., None] | None:
     """The C function, or None where it was not built, or was for another format or machine."""
     prototype = ctypes.CFUNCTYPE(None, POINTER(_Sums), POINTER(_Task), c_int64, c_int64, c_int64)
+    place = LIBRARY if LIBRARY.exists() else LIBRARY.name  # by name the loader finds it among an app's libraries
     try:
-        return prototype((f"fedspzo_add_directions_{FORMAT}", ctypes.CDLL(str(LIBRARY))))
+        return prototype((f"fedspzo_add_directions_{FORMAT}", ctypes.CDLL(str(place))))
     except (OSError, AttributeError):
         return None
 

@@ -68,7 +68,8 @@ class DeviceState:
         except (OSError, UnicodeDecodeError) as error:
             raise StateError(f"{folder} cannot be used: {error}") from None
         self._snapshot = folder / SNAPSHOT
-        self._journal = Journal(connect(folder / DATABASE))
+        self._connection = connect(folder / DATABASE)
+        self._journal = Journal(self._connection)
         self.signer = Signer(folder / KEY)
         self.replica = Replica(bundle, self._snapshot, threads, ahead)
         self._replay()
@@ -114,6 +115,11 @@ class DeviceState:
         replace_durably(file, self._snapshot)
         self._snapshot_round = self.replica.round
         self._journal.forget(up_to=self.replica.round)
+
+    def close(self) -> None:
+        """Let go of the folder: another state may then be opened in it. This one must not be used any more."""
+        self._connection.close()
+        self._lock.close()
 
     def _replay(self) -> None:
         """Take the replica from its snapshot to the end of the journal."""

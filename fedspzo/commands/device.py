@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> None:
     from device_runtime.phases import IDLE
     from device_runtime.service import ALIVE, READY, ServiceManager, WatchedEngine
     from device_runtime.state import DeviceState, read_identity
-    from device_runtime.wire import Ack
+    from device_runtime.wire import Ack, Result
     from fedspzo.energy.options import make_source
 
     access = make_access(options)
@@ -101,7 +101,7 @@ def run(options: argparse.Namespace) -> None:
     if store.truncated:
         print(f"{store.truncated} examples are longer than {bundle.manifest.length} tokens and were cut", flush=True)
 
-    def observe(ack: Ack) -> None:
+    def observe(ack: Ack, result: Result) -> None:
         outcome = f"round {ack.round}: {'counted' if ack.counted else 'too late'}"
         print(outcome, flush=True)
         manager.say(f"STATUS={outcome}")

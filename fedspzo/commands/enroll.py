@@ -17,6 +17,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--server", action="store_true", help="the names are of jobs: logins for their servers, with their topics alone"
     )
+    parser.add_argument(
+        "--qr", action="store_true", help="print invitations for phones besides, as QR codes and as text: secrets too"
+    )
+    parser.add_argument("--job", default="default", help="the job that --qr invites to (%(default)s)")
     parser.add_argument("--remove", action="store_true", help="take the rights away, also from who is connected")
 
 
@@ -27,6 +31,7 @@ def run(options: argparse.Namespace) -> None:
     from broker.logins import check_device, server_login
     from broker.mosquitto import ManagedBroker
     from device_runtime.access import Access
+    from device_runtime.invitation import Invitation
 
     broker = ManagedBroker(options.broker)
     if options.server:
@@ -44,5 +49,23 @@ def run(options: argparse.Namespace) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     for access in broker.add_users(names):
         path = options.out / f"{access.user}.json"
-        replace(access, url=url).save(path)
+        access = replace(access, url=url)
+        access.save(path)
         print(f"{path} lets {access.user} in at {url}; keep it secret", flush=True)
+        if options.qr:
+            _print_invitation(Invitation(access, options.job).text())
+
+
+def _print_invitation(text: str) -> None:
+    from device_runtime.errors import BrokerError
+    from device_runtime.invitation import QR_BYTES
+
+    try:
+        import segno
+    except ImportError:
+        raise BrokerError("drawing QR codes needs segno; install it with: pip install 'fedspzo[server]'") from None
+    if len(text) <= QR_BYTES:
+        segno.make_qr(text, error="l", boost_error=False).terminal(compact=True)
+    else:
+        print(f"no QR code can hold its {len(text)} bytes; pass the text on")
+    print(text, flush=True)

@@ -1,0 +1,74 @@
+package org.fedspzo.app;
+
+import android.content.ContentResolver;
+import android.database.Cursor;
+import android.net.Uri;
+import android.provider.DocumentsContract;
+import android.provider.DocumentsContract.Document;
+import android.provider.OpenableColumns;
+
+import java.io.File;
+import java.io.FileOutputStream;
+import java.io.IOException;
+import java.io.InputStream;
+import java.io.OutputStream;
+
+/** Copies what was chosen through the Storage Access Framework into the app's own storage. */
+final class Documents {
+    private Documents() {}
+
+    /** The document's name, without anything that leads out of a folder. */
+    static String name(ContentResolver resolver, Uri uri) {
+        try (Cursor cursor = resolver.query(uri, new String[] {OpenableColumns.DISPLAY_NAME}, null, null, null)) {
+            String name = cursor != null && cursor.moveToFirst() ? cursor.getString(0) : null;
+            return plain(name == null ? "document" : name);
+        }
+    }
+
+    static void copyFile(ContentResolver resolver, Uri uri, File target) throws IOException {
+        try (InputStream in = resolver.openInputStream(uri); OutputStream out = new FileOutputStream(target)) {
+            if (in == null) {
+                throw new IOException("it does not open");
+            }
+            byte[] piece = new byte[1 << 20];
+            for (int count = in.read(piece); count >= 0; count = in.read(piece)) {
+                out.write(piece, 0, count);
+            }
+        }
+    }
+
+    static void copyTree(ContentResolver resolver, Uri tree, File target) throws IOException {
+        copyFolder(resolver, tree, DocumentsContract.getTreeDocumentId(tree), target);
+    }
+
+    static void delete(File file) {
+        File[] inside = file.listFiles();
+        for (File child : inside == null ? new File[0] : inside) {
+            delete(child);
+        }
+        file.delete();
+    }
+
+    private static void copyFolder(ContentResolver resolver, Uri tree, String id, File target) throws IOException {
+        if (!target.isDirectory() && !target.mkdirs()) {
+            throw new IOException("no folder can be made in the app's storage");
+        }
+        String[] columns = {Document.COLUMN_DOCUMENT_ID, Document.COLUMN_DISPLAY_NAME, Document.COLUMN_MIME_TYPE};
+        Uri children = DocumentsContract.buildChildDocumentsUriUsingTree(tree, id);
+        try (Cursor cursor = resolver.query(children, columns, null, null, null)) {
+            while (cursor != null && cursor.moveToNext()) {
+                File file = new File(target, plain(cursor.getString(1)));
+                if (Document.MIME_TYPE_DIR.equals(cursor.getString(2))) {
+                    copyFolder(resolver, tree, cursor.getString(0), file);
+                } else {
+                    copyFile(resolver, DocumentsContract.buildDocumentUriUsingTree(tree, cursor.getString(0)), file);
+                }
+            }
+        }
+    }
+
+    private static String plain(String name) {
+        String last = name.substring(name.lastIndexOf('/') + 1);
+        return last.isEmpty() || last.equals(".") || last.equals("..") ? "document" : last;
+    }
+}

@@ -1,0 +1,18 @@
+package org.fedspzo.app;
+
+import java.util.Locale;
+
+/** Numbers as people read them. */
+final class Text {
+    private Text() {}
+
+    static String decimal(double number, int digits) {
+        return String.format(Locale.getDefault(), "%." + digits + "f", number);
+    }
+
+    static String bytes(long count) {
+        return count < 1000 ? count + " B"
+                : count < 1000000 ? decimal(count / 1e3, 1) + " kB"
+                : decimal(count / 1e6, 1) + " MB";
+    }
+}

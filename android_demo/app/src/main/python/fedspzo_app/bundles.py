@@ -1,0 +1,59 @@
+"""Import of a bundle, as a folder or as a zip file of one: checked in full before it takes the old one's place."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from pathlib import Path
+
+from device_runtime.bundle import Bundle
+from device_runtime.errors import BundleError
+from device_runtime.manifest import MANIFEST
+from device_runtime.tensors import make_folder, sync_folder
+
+
+def import_bundle(source: Path, target: Path) -> Bundle:
+    """Move a bundle to where the app keeps it.
+
+    Args:
+        source: a folder, or a zip file with a bundle at its top or in one folder; it is used up.
+
+    Raises:
+        BundleError: it is no whole bundle; the one that was there is then kept.
+    """
+    incoming = target.with_name(target.name + ".partial")
+    shutil.rmtree(incoming, ignore_errors=True)
+    try:
+        make_folder(target.parent)
+        if source.is_dir():
+            source.rename(incoming)
+        else:
+            _unpack(source, incoming)
+            source.unlink()
+        found = _find(incoming)
+        Bundle(found)
+        shutil.rmtree(target, ignore_errors=True)
+        found.rename(target)
+        sync_folder(target.parent)
+    except OSError as error:
+        raise BundleError(f"the bundle cannot be kept: {error}; make room and import it again") from None
+    finally:
+        shutil.rmtree(incoming, ignore_errors=True)
+    return Bundle(target)
+
+
+def _unpack(source: Path, folder: Path) -> None:
+    try:
+        with zipfile.ZipFile(source) as archive:
+            archive.extractall(folder)  # it leaves no way out of the folder: drives, '..' and roots are dropped
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+        raise BundleError(f"the file is not a readable zip file ({error}); choose a bundle's zip file") from None
+
+
+def _find(folder: Path) -> Path:
+    """Where the manifest lies: here, or in the only folder that has one."""
+    places = [folder, *sorted(child for child in folder.iterdir() if child.is_dir())]
+    found = [place for place in places if (place / MANIFEST).is_file()]
+    if not found:
+        raise BundleError("there is no bundle in what was chosen: it has a manifest.json at its top; choose it again")
+    return found[0]

@@ -1,0 +1,55 @@
+"""The model on this phone: the bundle, the replica in its state folder, an engine, and questions put to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from device_runtime.bundle import Bundle
+from device_runtime.data import tokenise
+from device_runtime.engines import Engine
+from device_runtime.errors import DataError
+from device_runtime.evaluation import generate, predict
+from device_runtime.examples import Example, check_text
+from device_runtime.forward import Forward
+from device_runtime.invitation import Invitation
+from device_runtime.replica import Replica
+from device_runtime.state import DeviceState
+from device_runtime.task import GENERATION
+from fedspzo_app.private_files import PrivateFiles, Vault
+
+
+def open_state(files: PrivateFiles, bundle: Bundle, invitation: Invitation, vault: Vault, threads: int) -> DeviceState:
+    """The device's state, at θ₀ where the bundle is another than before.
+
+    Raises:
+        StateError: it is damaged, or the key cannot be unsealed.
+    """
+    known = files.state / "bundle"
+    afresh = known.exists() and known.read_text(encoding="ascii") != bundle.identity.hex()
+    with files.key_unsealed(vault):
+        return DeviceState(files.state, bundle, invitation.access.user or None, afresh, threads)
+
+
+def ask(replica: Replica, engine: Engine, fields: Mapping[str, str]) -> dict[str, object]:
+    """What the model answers: ``{"answer": text}``, or ``{"labels": [[name, share], …]}``, the likeliest first.
+
+    While the model is being trained the answer may be that of a model between two rounds.
+
+    Raises:
+        DataError: a field is missing or empty.
+    """
+    task = replica.bundle.manifest.task
+    for name in task.fields:
+        if not fields.get(name, "").strip():
+            raise DataError(f"the field '{name}' is empty; write something there")
+        check_text(name, fields[name])
+    store = tokenise(replica.bundle, [Example({name: fields[name] for name in task.fields}, 0)])
+    forward = Forward(engine, replica)
+    if task.form == GENERATION:
+        return {"answer": generate(forward, store)[0]}
+    logits = predict(forward, store)[1][0].astype(np.float64)
+    shares = np.exp(logits - logits.max())
+    shares /= shares.sum()
+    return {"labels": [[task.labels[i].name, round(float(shares[i]), 4)] for i in np.argsort(-shares)]}

@@ -1,0 +1,47 @@
+"""The phone's labelled examples: JSON lines in the app's private folder, which are never sent anywhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from device_runtime.errors import DataError
+from device_runtime.examples import Example, parse_example, parse_examples, read_source
+from device_runtime.task import Task
+from fedspzo_app.private_files import PrivateFiles
+
+
+def import_file(files: PrivateFiles, source: Path, task: Task) -> int:
+    """Add the examples of a file (JSON lines, .csv, .tsv); the number of them.
+
+    Raises:
+        DataError: the file has none, or a record is not an example of the task.
+    """
+    content = read_source(str(source))
+    examples = list(parse_examples(source.name, content, task))
+    if not examples:
+        raise DataError(f"{source.name} has no examples; give one record a line")
+    _extend(files, examples, task)
+    return len(examples)
+
+
+def add(files: PrivateFiles, record: Mapping[str, object], task: Task) -> None:
+    """Add one example. Raises DataError when it is not an example of the task, or has an empty field."""
+    example = parse_example(dict(record), task)
+    empty = next((name for name, text in example.fields.items() if not text.strip()), None)
+    if empty is not None:
+        raise DataError(f"the field '{empty}' is empty; write something there")
+    _extend(files, [example], task)
+
+
+def _extend(files: PrivateFiles, examples: Sequence[Example], task: Task) -> None:
+    """The file is written anew and renamed: the runtime reads it at any moment, and a kill cuts no line off."""
+    known = files.examples.read_bytes() if files.examples.exists() else b""
+    lines = "".join(json.dumps(_record(example, task), ensure_ascii=False) + "\n" for example in examples)
+    files.write(files.examples, known + lines.encode())
+
+
+def _record(example: Example, task: Task) -> dict[str, object]:
+    answer: object = list(example.answers) or task.labels[example.label].name
+    return {**example.fields, task.target: answer}

@@ -1,0 +1,151 @@
+"""The runtime's agent in a thread of its own, from start to stop, with what the screen shows of it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from contextlib import nullcontext
+
+from device_runtime.agent import Agent
+from device_runtime.conditions import Conditions, Limits
+from device_runtime.data import DataStore
+from device_runtime.energy.book import Book
+from device_runtime.energy.sampler import Sampler
+from device_runtime.energy.source import Source
+from device_runtime.engines import Engine
+from device_runtime.errors import BrokerError, FedSPZOError
+from device_runtime.invitation import Invitation
+from device_runtime.state import DeviceState
+from device_runtime.wire import Ack, Result
+from fedspzo_app.history import History, Round
+
+log = logging.getLogger(__name__)
+
+#: Seconds before the broker is tried again that could not be reached at the start, first and at most.
+_WAIT_S, _LONGEST_WAIT_S = 2.0, 60.0
+
+
+class Training:
+    """Takes part in a job until it ends, the server refuses, or :meth:`stop` is called.
+
+    Attributes:
+        message: what last went wrong, or "".
+        finished: whether the job has ended.
+        running: whether the agent is at work, or waits for the broker.
+    """
+
+    def __init__(
+        self,
+        invitation: Invitation,
+        engine: Engine,
+        state: DeviceState,
+        examples: Callable[[], DataStore],
+        history: History,
+        limits: Limits,
+        conditions: Callable[[], Conditions],
+        energy: Source | None,
+        changed: Callable[[], None],
+    ) -> None:
+        """Prepare; nothing runs yet.
+
+        Args:
+            limits: within which the phone takes part.
+            conditions: tells how the phone fares.
+            energy: reads the phone's joules; None where nothing does.
+            changed: called when there is something new to show, from any thread.
+        """
+        self.message = ""
+        self.finished = self.running = False
+        self._invitation, self._engine, self._state, self._examples = invitation, engine, state, examples
+        self._limits, self._conditions = limits, conditions
+        self._history, self._changed = history, changed
+        self._book = Book(energy, state.folder) if energy else None
+        self._stopping = threading.Event()
+        self._agent: Agent | None = None
+        self._seen = (0, 0)  # bytes up and down at the last round
+        self._thread = threading.Thread(target=self._run, name="training", daemon=True)
+
+    def start(self) -> None:
+        """Begin, once."""
+        self.running = True
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the round's work that is at hand, and wait for that."""
+        self._stopping.set()
+        if (agent := self._agent) is not None:
+            agent.stop()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def set_limits(self, limits: Limits) -> None:
+        """Take part within other limits from now on."""
+        self._limits = limits
+        if (agent := self._agent) is not None:
+            agent.limits = limits
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connection to the broker stands."""
+        agent = self._agent
+        return agent is not None and agent.link.connected
+
+    def _run(self) -> None:
+        wait = _WAIT_S
+        try:
+            while not (self.finished or self._stopping.is_set()):
+                try:
+                    self._take_part()
+                except BrokerError as error:
+                    self._say(str(error))
+                    self._stopping.wait(wait)
+                    wait = min(2 * wait, _LONGEST_WAIT_S)
+        except FedSPZOError as error:
+            self._say(str(error))
+        except Exception as error:  # the screen must tell; a thread that ends without a word tells nobody
+            log.exception("the training ended with an error of the program")
+            self._say(f"an error of the program: {error!r}")
+        finally:
+            self._agent, self.running = None, False  # before anybody is told: nobody is told again
+            self._changed()
+
+    def _take_part(self) -> None:
+        self._seen = (0, 0)
+        access, job = self._invitation.access, self._invitation.job
+        agent = Agent(
+            access,
+            job,
+            self._engine,
+            self._state,
+            self._examples,
+            self._observe,
+            limits=self._limits,
+            conditions=self._conditions,
+            book=self._book,
+        )
+        self._agent = agent
+        if self._stopping.is_set():  # before there was an agent to stop
+            return
+        self._changed()
+        with Sampler(self._book.sample) if self._book else nullcontext():
+            agent.run()
+        self.message = ""
+        self.finished = not self._stopping.is_set()
+
+    def _observe(self, ack: Ack, result: Result) -> None:
+        assert self._agent is not None
+        link, (up, down) = self._agent.link, self._seen
+        self._seen = (link.bytes_up, link.bytes_down)
+        energy = result.energy or (self._book.spent(ack.round) if self._book else ())
+        joules = energy[0].joules if energy else None
+        self._history.add(
+            Round(ack.round, result.loss, ack.counted, link.bytes_up - up, link.bytes_down - down, joules)
+        )
+        self.message = ""
+        self._changed()
+
+    def _say(self, message: str) -> None:
+        log.warning("%s", message)
+        self.message = message
+        self._changed()

@@ -1,0 +1,110 @@
+"""What stands for the Android SDK where there is none: Debian's builds of its parts, of the releases that have them.
+
+An ``android.jar`` is in Debian 11 alone (API 23), with the last dx; framework resources of API 33 are in Debian 13, and
+the app's version of Python. The packages are fetched through apt, which checks their signatures, and unpacked into a
+cache; nothing is installed. aapt2, zipalign and apksigner are those of the system.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fedspzo" / "android"
+#: Package → the release that it is taken from.
+PACKAGES = {
+    "libandroid-23-java": "bullseye", "dalvik-exchange": "bullseye", "android-framework-res": "trixie",
+    "python3.13-minimal": "trixie", "libpython3.13-minimal": "trixie", "libc6": "trixie", "libexpat1": "trixie",
+    "zlib1g": "trixie", "libpython3.13-stdlib": "trixie", "libssl3t64": "trixie", "libsqlite3-0": "trixie",
+    "libffi8": "trixie", "libbz2-1.0": "trixie", "liblzma5": "trixie", "libstdc++6": "trixie", "libgcc-s1": "trixie",
+    "libuuid1": "trixie", "libzstd1": "trixie",
+}  # fmt: skip
+TOOLS = ("javac", "keytool", "aapt2", "zipalign", "apksigner", "apt-get", "dpkg-deb")
+_MIRROR, _KEYS = "http://deb.debian.org/debian", "/usr/share/keyrings/debian-archive-keyring.gpg"
+_UNPACKED = CACHE / "unpacked"
+
+ANDROID_JAR = _UNPACKED / "usr/share/java/com.android.android-23.jar"
+DX_JAR = _UNPACKED / "usr/share/java/com.android.dx.jar"
+_PYTHON = _UNPACKED / "usr/bin/python3.13"
+FRAMEWORK = _UNPACKED / "usr/share/android-framework-res/framework-res.apk"
+
+
+def pinned(file: Path) -> dict[str, str]:
+    """Name → version of the lines ``name==version``."""
+    return dict(re.findall(r"^([a-z0-9-]+)==(\S+)", file.read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def missing_tools() -> list[str]:
+    """Those that are to be installed."""
+    return [tool for tool in TOOLS if shutil.which(tool) is None]
+
+
+def python_command() -> list[str]:
+    """Python of the app's version, with the C library of its own release."""
+    (loader,) = (_UNPACKED / "usr/lib").glob("*-linux-gnu/ld-linux-*.so.*")
+    return [str(loader), "--library-path", str(loader.parent), str(_PYTHON), "-S"]
+
+
+def phone_python(wheels: dict[str, str], libraries: Path) -> tuple[list[str], Path]:
+    """Python as the phone has it: the app's version, its packages and no others, and C libraries found by name alone.
+
+    Args:
+        wheels: name → version of those that the app carries, and of ``ai-edge-litert``, of which the library is taken.
+        libraries: a folder with more C libraries.
+
+    Returns:
+        the command, and the folder with the packages.
+    """
+    fetch()
+    packages, litert = CACHE / "packages", CACHE / "litert"
+    if not litert.exists():
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--no-deps",
+            "--only-binary=:all:",
+            "--python-version=3.13",
+        ]
+        newest = [f"--platform=manylinux_2_{minor}_{platform.machine()}" for minor in (17, 27, 28)]
+        plain = ["--platform=any", "--implementation=py", "--abi=none"]
+        for name, version in wheels.items():
+            target = litert if name == "ai-edge-litert" else packages
+            options = newest if name in ("ai-edge-litert", "numpy") else plain
+            subprocess.run([*pip, *options, f"--target={target}", f"{name}=={version}"], check=True)
+    loader, option, path, *rest = python_command()
+    return [loader, option, f"{path}:{litert / 'ai_edge_litert'}:{libraries}", *rest], packages
+
+
+def fetch() -> None:
+    """Fill the cache, the first time (some 45 MB)."""
+    if all(file.exists() for file in (ANDROID_JAR, DX_JAR, FRAMEWORK, _PYTHON)):
+        return
+    shutil.rmtree(CACHE, ignore_errors=True)
+    for folder in ("lists/partial", "cache/archives/partial", "debs"):
+        (CACHE / folder).mkdir(parents=True)
+    sources = CACHE / "sources.list"
+    releases = sorted(set(PACKAGES.values()))
+    sources.write_text("".join(f"deb [signed-by={_KEYS}] {_MIRROR} {release} main\n" for release in releases))
+    options = [
+        f"-oDir::Etc::SourceList={sources}", "-oDir::Etc::SourceParts=-", f"-oDir::State::Lists={CACHE / 'lists'}",
+        f"-oDir::Cache={CACHE / 'cache'}", "-oAPT::Sandbox::User=", "-oAcquire::Languages=none", "-qq",
+    ]  # fmt: skip
+    subprocess.run(["apt-get", *options, "update"], check=True)
+    wanted = [f"{package}/{release}" for package, release in PACKAGES.items()]
+    subprocess.run(["apt-get", *options, "download", *wanted], cwd=CACHE / "debs", check=True)
+    for package in (CACHE / "debs").glob("*.deb"):
+        subprocess.run(["dpkg-deb", "-x", package, _UNPACKED], check=True)
+    for folder in ("lists", "cache", "debs"):
+        shutil.rmtree(CACHE / folder)
+
+
+if __name__ == "__main__":
+    fetch()
