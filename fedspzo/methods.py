@@ -1,7 +1,6 @@
 """Published zeroth-order methods as settings of a job: each is a plan; rounds, estimator and journal are the same.
 
-A learning rate grows with the number of directions that its block averages over, whose variance falls with it
-(measured for whole-model methods and inside the split, see docs/methods.md).
+A learning rate grows with the number of directions that its block averages over, whose variance falls with it.
 """
 
 from __future__ import annotations
