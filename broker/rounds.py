@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from device_runtime.errors import PlanError
 from device_runtime.plan import Block, Contribution, Entry, Plan
 from device_runtime.wire import Energy, Result, fingerprint
 
@@ -33,6 +34,11 @@ class Job:
         final_rate: what the learning rates fall to, linearly over the rounds, as a share of the first.
         digest_every: rounds between comparisons of digests.
         energy: whether devices are asked what a round takes.
+        sides, pool: see :class:`device_runtime.plan.Plan`.
+        first_every: the first block is perturbed in every so many rounds, and frozen in those between, in which
+            devices keep its activations.
+        votes: whether a scalar counts by its sign alone, and the majority's sign is the step (FeedSign, arXiv
+            2501.17610).
     """
 
     rounds: int
@@ -51,6 +57,17 @@ class Job:
     final_rate: float
     digest_every: int
     energy: bool = False
+    sides: int = 2
+    pool: int = 0
+    first_every: int = 1
+    votes: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises PlanError when the job contradicts itself."""
+        if self.first_every < 1 or (self.first_every > 1 and len(self.blocks) == 1):
+            raise PlanError("the first of several blocks may be perturbed every so many rounds, at least every round")
+        if self.votes and not self.shared:
+            raise PlanError("devices can only vote on directions that they share")
 
     @property
     def asked(self) -> int:
@@ -114,6 +131,9 @@ class ClosedRound:
 def plan_round(job: Job, round: int) -> Plan:
     """The plan of a round. Raises PlanError when the job's settings contradict themselves."""
     rate = 1.0 - (1.0 - job.final_rate) * (round - 1) / job.rounds
+    first, *others = (replace(block, learning_rate=rate * block.learning_rate) for block in job.blocks)
+    if round % job.first_every:
+        first = replace(first, fanout=0)
     return Plan(
         round=round,
         base_seed=_hash(job.seed, round, "plan"),
@@ -122,10 +142,12 @@ def plan_round(job: Job, round: int) -> Plan:
         steps=job.steps,
         examples=job.examples,
         epsilon=job.epsilon,
-        blocks=tuple(replace(block, learning_rate=rate * block.learning_rate) for block in job.blocks),
+        blocks=(first, *others),
         deadline=job.deadline,
         digest=round % job.digest_every == 0,
         energy=job.energy,
+        sides=job.sides,
+        pool=job.pool,
     )
 
 
@@ -171,19 +193,24 @@ def refusal(plan: Plan, cohort: Collection[str], device: str, result: Result) ->
     return None
 
 
-def close_round(plan: Plan, results: Mapping[str, Result]) -> Entry:
+def close_round(plan: Plan, results: Mapping[str, Result], votes: bool = False) -> Entry:
     """The journal entry that a round's results make: a mean weighted by examples.
 
     With shared directions the scalars themselves are averaged; otherwise each device's scalars are kept, with its share
-    of the examples as the weight. The order of arrival does not matter.
+    of the examples as the weight. The order of arrival does not matter. With votes, what is averaged are the signs, and
+    the entry has the sign of their mean.
     """
     total = sum(result.examples for result in results.values())
     shares = {device: results[device].examples / total for device in sorted(results)}
     if plan.shared:
         # Rounded to float32 here, as the wire does: every replica applies the same numbers.
+        scalars = {device: np.array(results[device].scalars, np.float32) for device in shares}
+        if votes:
+            scalars = {device: np.sign(own) for device, own in scalars.items()}
         mean = np.array(
-            [math.fsum(shares[d] * results[d].scalars[i] for d in shares) for i in range(plan.scalars)], np.float32
+            [math.fsum(shares[d] * float(scalars[d][i]) for d in shares) for i in range(plan.scalars)], np.float32
         )
+        mean = np.sign(mean) if votes else mean
         return Entry(plan, (Contribution("", 1.0, tuple(mean.tolist())),))
     return Entry(plan, tuple(Contribution(d, share, results[d].scalars) for d, share in shares.items()))
 

@@ -265,7 +265,7 @@ class Server:
     def _close(self, now: float) -> None:
         assert self._round is not None
         plan, results = self._round.plan, self._round.results
-        entry = close_round(plan, results)
+        entry = close_round(plan, results, self._job.votes)
         closed = describe_round(plan, results, now - self._round.started)
         signed = self._outbox.sign(entry, head=self._store.journal.head(plan.round - 1) or EMPTY)
         self._store.close_round(entry, signed[-SIGNATURE_BYTES:], closed)

@@ -126,6 +126,10 @@ class ServerStore:
         row = self._connection.execute("SELECT devices FROM history WHERE round = ?", (round,)).fetchone()
         return row is not None and device in row[0].split()
 
+    def history(self) -> list[ClosedRound]:
+        """What became of each closed round."""
+        return _history(self._connection)
+
     def save_members(self, members: Iterable[Member]) -> None:
         """Keep what is known of some devices."""
         with self.transaction() as execute:

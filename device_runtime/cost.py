@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from device_runtime.legs import goes_by_path
+from device_runtime.legs import first_trained, goes_by_path
 from device_runtime.manifest import Manifest, Shape, StageSpec, TensorSpec
-from device_runtime.plan import Block
+from device_runtime.plan import Plan
 from device_runtime.stored import layout
 from device_runtime.wave import partition
 
@@ -45,12 +45,15 @@ class Memory:
         return self.weights + self.frozen + self.buffers + self.activations + self.workspace + self.base
 
 
-def step_flops(manifest: Manifest, shape: Shape, blocks: Sequence[Block]) -> int:
-    """Operations of one step's matrix products: Σ 2·P_b·F_b, where stages before the first trained one run once."""
-    return sum(runs * shape.graphs[stage.graph].flops for stage, runs in _runs(manifest, blocks))
+def step_flops(manifest: Manifest, shape: Shape, plan: Plan) -> int:
+    """Operations of one step's matrix products: Σ 2·P_b·F_b, where stages before the first trained one run once.
+
+    One-sided: all stages once, and for each block P_b times all from its first trained one on.
+    """
+    return sum(runs * shape.graphs[stage.graph].flops for stage, runs in _runs(manifest, plan))
 
 
-def forecast_memory(manifest: Manifest, shape: Shape, blocks: Sequence[Block], engine_format: str) -> Memory:
+def forecast_memory(manifest: Manifest, shape: Shape, plan: Plan, engine_format: str) -> Memory:
     """Resident bytes of a device during one step in one shape."""
     tensors = manifest.tensors
     trained = {i for stage in manifest.stages for i in stage.tensors if tensors[i].trainable}
@@ -64,11 +67,11 @@ def forecast_memory(manifest: Manifest, shape: Shape, blocks: Sequence[Block], e
     for stage in manifest.stages:
         wide |= Counter(tensors[i].shape for i in stage.tensors if i in frozen and tensors[i].dtype != "float32")
         buffers |= Counter(tensors[i].shape for i in stage.tensors if i in trained)
-    runs = _runs(manifest, blocks)
+    runs = _runs(manifest, plan)
     outputs = [count * sum(map(size, shape.graphs[stage.graph].outputs)) for stage, count in runs]
     if goes_by_path(manifest, shape.batch, shape.length):  # two to start from in each block, and a stage's in and out
         largest = max(output // count for output, (_, count) in zip(outputs, runs, strict=True))
-        between = (2 * sum(block.fanout > 0 for block in blocks) + 1) * largest
+        between = (2 * sum(block.fanout > 0 for block in plan.blocks) + 1) * largest
     else:
         between = max(
             before + (after // count if count == distinct else after)  # one goes when its next one is there
@@ -77,7 +80,8 @@ def forecast_memory(manifest: Manifest, shape: Shape, blocks: Sequence[Block], e
             )
         )
     groups = [s.groups for s in manifest.shapes if (s.batch, s.length) == (shape.batch, shape.length)]
-    together = max(map(len, partition(2 * math.prod(max(block.fanout, 1) for block in blocks), groups)))
+    leaves = 2 * plan.measured if plan.sides == 2 else max(block.fanout for block in plan.blocks)
+    together = max(map(len, partition(leaves, groups)))
     packed = (tensors[i] for stage in manifest.stages for i in stage.tensors)
     matrices = [spec.shape for spec in packed if len(spec.shape) == 3 and (spec.transposed or spec.trainable)]
     widest = max(matrices, key=size, default=(1, 1, 1))
@@ -108,20 +112,19 @@ def _rows(manifest: Manifest, table: str) -> int:
     return next((spec.shape[1] for spec in manifest.tensors if spec.name == table), 0)
 
 
-def stage_runs(manifest: Manifest, blocks: Sequence[Block]) -> list[int]:
+def stage_runs(manifest: Manifest, plan: Plan) -> list[int]:
     """How many times a step runs each stage."""
-    return [count for _, count in _runs(manifest, blocks)]
+    return [count for _, count in _runs(manifest, plan)]
 
 
-def _runs(manifest: Manifest, blocks: Sequence[Block]) -> list[tuple[StageSpec, int]]:
+def _runs(manifest: Manifest, plan: Plan) -> list[tuple[StageSpec, int]]:
     """Each stage with the number of times that a step runs it."""
+    perturbed = [block for block, found in enumerate(plan.blocks) if found.fanout]
+    starts = first_trained(manifest, plan.blocks)
+    paths = [sum(1 for _ in plan.paths(block)) for block in perturbed]
     found = []
-    distinct, start, paths = 1, 0, 1
-    for block in blocks:
-        paths *= max(block.fanout, 1)
-        for stage in manifest.stages[start : block.stop]:
-            if block.fanout and any(manifest.tensors[i].trainable for i in stage.tensors):
-                distinct = 2 * paths
-            found.append((stage, distinct))
-        start = block.stop
+    for number, stage in enumerate(manifest.stages):
+        passed = [count for start, count in zip(starts, paths, strict=True) if start <= number]
+        runs = 1 + sum(passed) if plan.sides == 1 else 2 * passed[-1] if passed else 1
+        found.append((stage, runs))
     return found

@@ -2,7 +2,8 @@
 
 Weights in memory are never perturbed: for each stage and each perturbation, W + offsets ± ε·scale·z is written into
 buffers of a stage's size and the stage runs on them. The perturbations of a block start from the same activations of
-the block before it.
+the block before it. One-sided, these are not perturbed, and the loss at the centre serves all differences (as FZOO has
+it for whole models, arXiv 2506.09034).
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ class Measurement:
     """What a device measured for a plan.
 
     Attributes:
-        scalars: float32 [steps · leaves], projected gradients (l₊ − l₋)/2ε.
-        loss: mean of (l₊ + l₋)/2 over steps and leaves.
+        scalars: float32, projected gradients (l₊ − l₋)/2ε or (l − l₀)/ε, as many as the plan asks for.
+        loss: mean over steps of the mean (l₊ + l₋)/2, or of l₀.
         examples: examples used over all steps.
     """
 
@@ -89,7 +90,7 @@ def measure_step(
     offsets: Sequence[Sequence[Direction]],
     cache: PrefixCache | None = None,
 ) -> tuple[list[float], float]:
-    """One step of the estimator: the scalar of every leaf, and the mean loss.
+    """One step of the estimator: its scalars, and the mean loss.
 
     Args:
         offsets: for each block, directions that its weights are already shifted by.
@@ -100,21 +101,24 @@ def measure_step(
     prefix = forward.manifest.stages[: forward.manifest.stages.index(start)]
     with forward.recorder.phase(forward_block(0)):
         waves = {-1: _through_prefix(forward, batch, prefix, cache)}
-    losses: list[float] = []
-    perturbs = [block for block, found in enumerate(plan.blocks) if found.fanout]
+    losses: list[tuple[int, float]] = []
     passages = [passage for leg in legs for passage in leg.passages]
     with closing(perturb(forward, passages, forward.weights.ahead)) as perturbed:
         for leg in legs:
             wave = waves[leg.block - 1]
-            with forward.recorder.phase(forward_block(perturbs[leg.block])):
-                for passage in leg.passages:
+            for passage in leg.passages:
+                with forward.recorder.phase(forward_block(passage.block)):
                     keep = leg.again and passage is leg.passages[0]
                     wave = advance(forward, batch, passage, wave, perturbed, keep)
             waves[leg.block] = wave
             if leg.last:
-                losses += [_mean_loss(wave, signed, batch) for signed in range(2 * leg.paths)]
+                losses += [(leg.block, _mean_loss(wave, leaf, batch)) for leaf in range(wave.leaves)]
                 release(forward, wave)
-    pairs = list(zip(losses[::2], losses[1::2], strict=True))
+    if plan.sides == 1:
+        (_, centre), *others = losses
+        ordered = [loss for _, loss in sorted(others, key=lambda found: found[0])]  # legs go from the last block back
+        return [float(np.float32((loss - centre) / plan.epsilon)) for loss in ordered], centre
+    pairs = [(above, below) for (_, above), (_, below) in zip(losses[::2], losses[1::2], strict=True)]
     scalars = [float(np.float32((above - below) / (2 * plan.epsilon))) for above, below in pairs]
     return scalars, float(np.mean(pairs))
 
@@ -126,7 +130,7 @@ def _through_prefix(
     if not stages:
         return START
     if cache is None or len(stages) < WORTH_CACHING:
-        return Wave(0, ((1, forward.run_all(stages, batch)),))
+        return Wave(((1, forward.run_all(stages, batch)),))
     hidden = forward.pool.take(batch.shape.graphs[stages[-1].graph].outputs[0])
     passed = range(len(stages))
     weights = forward.weights.digest_of(forward.weights.trainable_in(passed))
@@ -135,8 +139,8 @@ def _through_prefix(
         forward.release([hidden])
         hidden = forward.run_all(stages, batch)[0]
         cache.save(prefix, batch, hidden)
-    return Wave(0, ((1, [hidden]),))
+    return Wave(((1, [hidden]),))
 
 
-def _mean_loss(wave: Wave, signed: int, batch: Batch) -> float:
-    return float(wave.outputs(signed, 0, batch.shape.batch)[: batch.count].astype(np.float64).mean())
+def _mean_loss(wave: Wave, leaf: int, batch: Batch) -> float:
+    return float(wave.outputs(leaf, 0, batch.shape.batch)[: batch.count].astype(np.float64).mean())

@@ -8,31 +8,28 @@ activations are held than those that the next paths start from. Where leaves sha
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
 
 from device_runtime.directions import Direction
 from device_runtime.forward import Batch, Forward
 from device_runtime.manifest import Manifest
 from device_runtime.plan import Block, Plan
 from device_runtime.replica import Replica
-from device_runtime.wave import Passage, Perturbation
+from device_runtime.wave import Passage, Perturbation, both_signs
 
 
 @dataclass(frozen=True)
 class Leg:
-    """Some paths on their way through one block.
+    """Some leaves on their way through one block, or one-sided from a block to the end.
 
     Attributes:
         block: the block's index among those that are perturbed.
-        paths: how many.
-        passages: through the stages from the block's first trained one to that of the next block.
+        passages: through the stages from the block's first trained one on.
         again: whether the activations that it starts from are needed once more.
         last: whether it ends with the losses.
     """
 
     block: int
-    paths: int
     passages: Sequence[Passage]
     again: bool
     last: bool
@@ -46,24 +43,44 @@ def plan_legs(
     step: int,
     offsets: Sequence[Sequence[Direction]],
 ) -> list[Leg]:
-    """The legs of a local step, in the order of the leaves; the arguments are those of ``measure_step``."""
+    """The legs of a local step; the arguments are those of ``measure_step``.
+
+    Two-sided, in the order of the scalars. One-sided, the centre comes first, then the blocks' leaves from the last
+    block to the first, so that activations are let go of one by one.
+    """
     manifest = forward.manifest
     perturbed = [block for block, found in enumerate(plan.blocks) if found.fanout]
     starts = [*first_trained(manifest, plan.blocks), len(manifest.stages)]
-    order = _by_path(plan, perturbed) if goes_by_path(manifest, batch.shape.batch, batch.shape.length) else None
-    legs: list[Leg] = []
-    for number, paths in order or [(number, list(plan.paths(block))) for number, block in enumerate(perturbed)]:
-        block = perturbed[number]
-        size = plan.epsilon * plan.blocks[block].scale
-        directions = [Direction(plan.seed(source, step, path), size) for path in paths]
-        perturbation = Perturbation(offsets[block], directions, plan.distribution)
-        stages = range(starts[number], starts[number + 1])
-        passages = [Passage.of(forward, batch, stage, perturbation) for stage in stages]
-        legs.append(Leg(number, len(paths), passages, False, number == len(perturbed) - 1))
-    return [
-        Leg(leg.block, leg.paths, leg.passages, _comes_again(leg.block, islice(legs, at + 1, None)), leg.last)
-        for at, leg in enumerate(legs)
-    ]
+    by_path = goes_by_path(manifest, batch.shape.batch, batch.shape.length)
+
+    def leg(number: int, stop: int, shifts: Sequence[Direction | None]) -> Leg:
+        """From a block to before another, the first of them shifted."""
+        passages = []
+        for at in range(number, stop):
+            own = shifts if at == number else [None] * len(shifts)
+            block, stages = perturbed[at], range(starts[at], starts[at + 1])
+            perturbation = Perturbation(offsets[block], own, plan.distribution)
+            passages += [Passage.of(forward, batch, block, stage, perturbation) for stage in stages]
+        return Leg(number, passages, False, stop == len(perturbed))
+
+    def directions(number: int, paths: Iterable[tuple[int, ...]]) -> list[Direction]:
+        size = plan.epsilon * plan.blocks[perturbed[number]].scale
+        return [Direction(plan.seed(source, step, path), size) for path in paths]
+
+    numbers = range(len(perturbed))
+    if plan.sides == 1:
+        legs = [leg(number, number + 1, [None]) for number in numbers]
+        for number in reversed(numbers):
+            shifts = directions(number, plan.paths(perturbed[number]))
+            for together in [[shift] for shift in shifts] if by_path else [shifts]:
+                legs.append(leg(number, len(perturbed), together))
+    else:
+        listed = [(number, list(plan.paths(perturbed[number]))) for number in numbers]
+        if by_path:  # each path of each block on its own, before the paths under it
+            each = sorted((path, number) for number, paths in listed for path in paths)
+            listed = [(number, [path]) for path, number in each]
+        legs = [leg(number, number + 1, both_signs(directions(number, paths))) for number, paths in listed]
+    return [replace(found, again=_comes_again(found.block, legs[at + 1 :])) for at, found in enumerate(legs)]
 
 
 def first_trained(manifest: Manifest, blocks: Sequence[Block]) -> list[int]:
@@ -85,12 +102,6 @@ def goes_by_path(manifest: Manifest, batch: int, length: int) -> bool:
     tensors = (manifest.tensors[index] for stage in manifest.stages for index in stage.tensors)
     prepared = any(spec.dtype != "float32" and not spec.trainable for spec in tensors)
     return not together and not prepared and not any(stage.constants for stage in manifest.stages)
-
-
-def _by_path(plan: Plan, perturbed: Sequence[int]) -> list[tuple[int, list[tuple[int, ...]]]]:
-    """Each path of each perturbed block on its own, before the paths under it."""
-    listed = [(path, number) for number, block in enumerate(perturbed) for path in plan.paths(block)]
-    return [(number, [path]) for path, number in sorted(listed)]
 
 
 def _comes_again(block: int, later: Iterable[Leg]) -> bool:

@@ -1,7 +1,9 @@
 """Plans and journal entries, and the arithmetic that turns scalars into directions on the weights.
 
 FedSPZO (arXiv 2502.10239) cuts the network into two consecutive blocks; here any number of blocks have a fan-out each.
-A *leaf* is one path of fan-out indices, one for each block; a device measures one scalar per leaf and local step.
+A *path* of fan-out indices, one for each block, leads to a direction of its last block. Two-sided, paths are nested,
+and a device measures one scalar for each path through all blocks. One-sided, each block is perturbed alone, around
+activations that are not, and a device measures one scalar for each direction; the loss at the centre serves them all.
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ class Block:
 
     Attributes:
         stop: the stage after its last one (it starts where the block before it stops).
-        fanout: perturbations of this block under each perturbation of the block before it (the paper: K₁ = P₁,
-            K₂ = P₂/P₁); 0 for a first block that is frozen: not perturbed, not trained.
+        fanout: perturbations of this block, two-sided under each perturbation of the block before it (the paper:
+            K₁ = P₁, K₂ = P₂/P₁); 0 for a first block that is frozen: not perturbed, not trained.
         scale: the perturbation is ε·scale·z.
         learning_rate: step along the block's gradient estimate.
     """
@@ -55,6 +57,8 @@ class Plan:
         deadline: seconds that the round waits for results.
         digest: whether the result must carry the digest of the replica that the round starts from.
         energy: whether the result should say what it took, from devices that know.
+        sides: 2 for differences (l₊ − l₋)/2ε, nested as in the paper; 1 for (l − l₀)/ε around the centre.
+        pool: size of the finite pool that all seeds come from (FedKSeed, arXiv 2312.06353); 0 for no such pool.
     """
 
     round: int
@@ -68,6 +72,8 @@ class Plan:
     deadline: float
     digest: bool
     energy: bool = False
+    sides: int = 2
+    pool: int = 0
 
     def __post_init__(self) -> None:
         """Raises PlanError when the plan contradicts itself."""
@@ -83,61 +89,70 @@ class Plan:
             raise PlanError(f"a plan's epsilon, scales and deadline lie between {_TINY:g} and {_HUGE:g}")
         if not all(abs(block.learning_rate) <= _HUGE for block in self.blocks):
             raise PlanError(f"a plan's learning rates are at most {_HUGE:g}")
+        if self.sides not in (1, 2):
+            raise PlanError(f"a plan's differences have 1 or 2 sides, not {self.sides}")
         if any(later.stop <= earlier.stop for earlier, later in itertools.pairwise((Block(0, 1, 1, 0), *self.blocks))):
             raise PlanError("a plan's blocks each hold at least one stage, in order")
         if self.scalars > MAX_SCALARS:
             raise PlanError(f"a plan asks for at most {MAX_SCALARS} scalars, not {self.scalars}")
 
     @property
-    def leaves(self) -> int:
-        """Leaves of one local step: Π fan-outs of the blocks that are not frozen."""
+    def measured(self) -> int:
+        """Scalars of one local step: Π fan-outs of the blocks that are not frozen; one-sided, their sum."""
+        if self.sides == 1:
+            return sum(block.fanout for block in self.blocks)
         return math.prod(max(block.fanout, 1) for block in self.blocks)
 
     @property
     def scalars(self) -> int:
-        """Scalars in a result: steps · leaves."""
-        return self.steps * self.leaves
+        """Scalars in a result, of all steps."""
+        return self.steps * self.measured
 
     def source(self, device: str) -> str:
         """Whose directions a device measures: its own id, or "" for the shared ones."""
         return "" if self.shared else device
 
     def paths(self, block: int) -> Iterator[tuple[int, ...]]:
-        """Paths of a block's directions in their order; there are P_b = K₁·…·K_b, and none in a frozen block."""
+        """Paths of a block's directions in their order, none in a frozen block.
+
+        Two-sided there are P_b = K₁·…·K_b, one-sided P_b = K_b, which differ in their last index alone.
+        """
         if self.blocks[block].fanout == 0:
             return iter(())
+        if self.sides == 1:
+            return ((*(0,) * block, index) for index in range(self.blocks[block].fanout))
         return itertools.product(*(range(max(b.fanout, 1)) for b in self.blocks[: block + 1]))
 
     def seed(self, source: str, step: int, path: tuple[int, ...]) -> int:
         """Seed of the direction at a path."""
-        return derive_seed(self.base_seed, source, step, len(path) - 1, path)
+        seed = derive_seed(self.base_seed, source, step, len(path) - 1, path)
+        return derive_seed(self.pool, "pool", 0, len(path) - 1, (seed % self.pool,)) if self.pool else seed
 
     def updates(self, source: str, step: int, scalars: Sequence[float], weight: float = 1.0) -> list[list[Direction]]:
         """The step that a local step's scalars stand for: for each block, directions to add to its weights.
 
         The gradient estimate of block b is the mean over its P_b paths of (ḡ/scale)·z, where ḡ is the mean of the
-        scalars of the leaves under the path (paper, section 3).
+        scalars that were measured under the path (paper, section 3).
 
         Args:
             source: whose directions they are.
             step: the local step.
-            scalars: projected gradients of the leaves in order.
+            scalars: projected gradients in order; one-sided, of the blocks one after the other.
             weight: factor on the step.
         """
-        updates = []
+        updates, start = [], 0
         for index, block in enumerate(self.blocks):
             paths = list(self.paths(index))
-            under = self.leaves // max(len(paths), 1)
-            factor = -weight * block.learning_rate / (self.leaves * block.scale)
+            under = 1 if self.sides == 1 else self.measured // max(len(paths), 1)
+            factor = -weight * block.learning_rate / (max(len(paths), 1) * under * block.scale)
+            sums = [math.fsum(scalars[at : at + under]) for at in range(start, start + len(paths) * under, under)]
             updates.append(
                 [
-                    Direction(
-                        self.seed(source, step, path),
-                        float(np.float32(factor * math.fsum(scalars[i * under : (i + 1) * under]))),
-                    )
-                    for i, path in enumerate(paths)
+                    Direction(self.seed(source, step, path), float(np.float32(factor * total)))
+                    for path, total in zip(paths, sums, strict=True)
                 ]
             )
+            start += block.fanout if self.sides == 1 else 0
         return updates
 
 
@@ -148,7 +163,7 @@ class Contribution:
     Attributes:
         source: device id, or "" for shared directions.
         weight: its share of the step; shares of a round sum to 1.
-        scalars: float32 [steps · leaves].
+        scalars: float32, as many as the plan asks for.
     """
 
     source: str
@@ -176,10 +191,10 @@ class Entry:
     def updates(self) -> list[list[Direction]]:
         """For each block, the directions that applying the entry adds, in their order."""
         updates: list[list[Direction]] = [[] for _ in self.plan.blocks]
-        leaves = self.plan.leaves
+        measured = self.plan.measured
         for contribution in self.contributions:
             for step in range(self.plan.steps):
-                scalars = contribution.scalars[step * leaves : (step + 1) * leaves]
+                scalars = contribution.scalars[step * measured : (step + 1) * measured]
                 step_updates = self.plan.updates(contribution.source, step, scalars, contribution.weight)
                 for block, directions in zip(updates, step_updates, strict=True):
                     block.extend(directions)

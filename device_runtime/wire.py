@@ -77,8 +77,8 @@ class Result:
     Attributes:
         round: the plan's round.
         plan: the plan's :func:`fingerprint`.
-        scalars: float32 projected gradients [steps · leaves].
-        loss: mean loss over the plan's steps, half-way between plus and minus.
+        scalars: float32 projected gradients, as many as the plan asks for.
+        loss: mean loss over the plan's steps, half-way between plus and minus or at the centre.
         examples: examples used.
         seconds: time the local steps took.
         digest: of the replica that the round started from, or empty when the plan did not ask.

@@ -16,6 +16,10 @@ def add_method_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fanouts", default="1,16", help="perturbations of each block (%(default)s)")
     parser.add_argument("--scales", default="0.25,1", help="perturbation scale of each block (%(default)s)")
     parser.add_argument("--learning-rates", default="1e-4,1.6e-3", help="of each block (%(default)s)")
+    parser.add_argument(
+        "--sides", type=int, choices=(1, 2), default=2,
+        help="2: differences of + and −, as in the paper; 1: of + and the centre, whose loss all share (%(default)s)",
+    )  # fmt: skip
 
 
 def make_blocks(options: argparse.Namespace, manifest: Manifest) -> tuple[Block, ...]:

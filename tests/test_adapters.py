@@ -83,11 +83,15 @@ def test_adapters_are_pefts(name: str, case: Callable[[str], Case], make_plan: C
     assert all(share == 1.0 for check in manifest.checks for share in check.delegated.values())
 
 
-def test_leaves_together_and_one_by_one(case: Callable[[str], Case], make_plan: Callable[..., Plan]) -> None:
+@pytest.mark.parametrize("sides", [1, 2])
+def test_leaves_together_and_one_by_one(
+    case: Callable[[str], Case], make_plan: Callable[..., Plan], sides: int
+) -> None:
     """The same scalars and the same FLOPs, in fewer runs."""
     found = case("qwen2")
     stages = len(found.bundle.manifest.stages)
-    plan = make_plan(examples=2, blocks=(Block(1, 2, 0.5, 1.0), Block(stages, 3, 1.0, 1.0)), steps=2)
+    blocks = (Block(1, 2, 0.5, 1.0), Block(stages, 3 if sides == 2 else 7, 1.0, 1.0))
+    plan = make_plan(examples=2, blocks=blocks, steps=2, sides=sides)
     scalars, flops, runs = [], [], []
     for groups in ([1], [1, 2], [1, 2, 4]):
         forward = Counting(create_engine("litert"), Replica(found.bundle), groups)

@@ -114,19 +114,47 @@ def test_weights_are_inputs_where_the_system_has_no_files_in_memory(
     assert found == expected
 
 
+@pytest.mark.parametrize("fanouts", [(1, 4, 2), (0, 2, 3), (2, 1, 1)])
+def test_one_sided_differences_are_around_the_centre(
+    bundle: Bundle, store: DataStore, make_plan: Callable[..., Plan], fanouts: tuple[int, ...]
+) -> None:
+    """Each direction of each block alone: (l(θ + εz) − l(θ)) / ε, with whole forward passes over weights in a copy."""
+    forward = Forward(create_engine("litert"), Replica(bundle, ahead=True))
+    blocks = tuple(Block(stop, fanout, 0.5, 0.1) for stop, fanout in zip((2, 3, 5), fanouts, strict=True))
+    plan = make_plan(blocks=blocks, sides=1)
+    measured = measure(forward, store, plan, "a")
+    drawn, kernel = draw_examples(plan, store, "a", 0), NumpyKernel("rademacher")
+    centre = naive_loss(forward, store, drawn, {})
+    assert measured.loss == pytest.approx(centre, rel=1e-6)
+    expected = []
+    for block, stages in enumerate((range(2), range(2, 3), range(3, 5))):
+        for path in plan.paths(block):
+            moved = {}
+            for index in forward.weights.trainable_in(stages):
+                moved[index] = forward.pool.take(forward.weights.trainable[index].shape)
+                direction = Direction(plan.seed("", 0, path), plan.epsilon * 0.5)
+                kernel.shift({index: forward.weights.trainable[index]}, [direction], {index: moved[index]})
+            expected.append((naive_loss(forward, store, drawn, moved) - centre) / plan.epsilon)
+    assert len(set(expected)) == len(expected) == plan.scalars
+    np.testing.assert_allclose(measured.scalars, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("sides", [1, 2])
 def test_local_steps_equal_rounds_of_one_device(
-    forward: Forward, bundle: Bundle, store: DataStore, make_plan: Callable[..., Plan]
+    forward: Forward, bundle: Bundle, store: DataStore, make_plan: Callable[..., Plan], sides: int
 ) -> None:
     """Three local steps, whose offsets are never written to the weights, end where applying each in turn would."""
-    plan = make_plan(steps=3)
+    plan = make_plan(steps=3, sides=sides)
+    each = plan.measured
     scalars = measure(forward, store, plan, "a").scalars
     stepped = Forward(create_engine("litert"), Replica(bundle))
     kernel = NumpyKernel("rademacher")
     for step in range(3):
         found = naive_step_at(stepped, store, plan, step)
-        np.testing.assert_allclose(scalars[4 * step : 4 * step + 4], found, rtol=2e-3, atol=2e-3)
+        here = scalars[each * step : each * (step + 1)]
+        np.testing.assert_allclose(here, found, rtol=2e-3, atol=2e-3)
         stages = (range(3), range(3, 5))
-        for block, updates in zip(stages, plan.updates("", step, scalars[4 * step : 4 * step + 4]), strict=True):
+        for block, updates in zip(stages, plan.updates("", step, here), strict=True):
             for index in stepped.weights.trainable_in(block):
                 weights = stepped.weights.trainable[index]
                 kernel.shift({index: weights}, updates, {index: weights})
@@ -164,10 +192,11 @@ def test_flops_of_a_step(
     assert forward.flops == 2 * fanouts[0] * sum(flops[:3]) + 2 * leaves * sum(flops[3:])
 
 
+@pytest.mark.parametrize("sides", [1, 2])
 def test_a_step_allocates_no_activations_after_the_first(
-    forward: Forward, store: DataStore, make_plan: Callable[..., Plan]
+    forward: Forward, store: DataStore, make_plan: Callable[..., Plan], sides: int
 ) -> None:
-    plan = make_plan(blocks=(Block(3, 2, 1.0, 0.1), Block(5, 3, 1.0, 0.1)))
+    plan = make_plan(blocks=(Block(3, 2, 1.0, 0.1), Block(5, 3, 1.0, 0.1)), sides=sides)
     measure(forward, store, plan, "a")
     held = {shape: len(arrays) for shape, arrays in forward.pool._free.items()}
     for _ in range(3):
@@ -184,14 +213,16 @@ def test_fewer_examples_than_a_batch(forward: Forward, store: DataStore, make_pl
     np.testing.assert_allclose(measured.loss, measure(forward, swapped, make_plan(), "a").loss, rtol=1e-6)
 
 
-@pytest.mark.parametrize("distribution", ["rademacher", "gaussian"])
+@pytest.mark.parametrize(("distribution", "sides"), [("rademacher", 2), ("gaussian", 2), ("rademacher", 1)])
 def test_expectation_is_the_gradient(
-    bundle: Bundle, store: DataStore, make_plan: Callable[..., Plan], distribution: str
+    bundle: Bundle, store: DataStore, make_plan: Callable[..., Plan], distribution: str, sides: int
 ) -> None:
     """Over many directions the estimate's mean tends to the gradient that autograd finds, block by block."""
     forward = Forward(create_engine("litert"), Replica(bundle))
-    blocks = (Block(3, 8, 0.5, 1.0), Block(5, 8, 1.0, 1.0))
-    plans = [make_plan(round=r, base_seed=r, distribution=distribution, blocks=blocks) for r in range(1, 33)]
+    blocks = (Block(3, 8, 0.5, 1.0), Block(5, 8 if sides == 2 else 64, 1.0, 1.0))
+    plans = [
+        make_plan(round=r, base_seed=r, distribution=distribution, blocks=blocks, sides=sides) for r in range(1, 33)
+    ]
     fixed = take(store, range(4))
     estimate = {index: np.zeros(array.shape, np.float64) for index, array in forward.weights.trainable.items()}
     kernel = NumpyKernel(distribution)

@@ -37,9 +37,9 @@ def test_a_frozen_block_stays_as_it_is(forward: Forward, store: DataStore, make_
     replica = forward.weights
     before = {index: array.copy() for index, array in replica.trainable.items()}
     measured = measure(forward, store, plan, "a")
-    assert len(measured.scalars) == plan.leaves == 4
+    assert len(measured.scalars) == plan.measured == 4
     shape = next(s for s in forward.manifest.shapes if s.groups == 1)
-    assert forward.flops == step_flops(forward.manifest, shape, FROZEN)
+    assert forward.flops == step_flops(forward.manifest, shape, plan)
     apply(forward, plan, measured)
     frozen = set(replica.trainable_in(range(3)))
     for index, array in replica.trainable.items():
@@ -70,7 +70,7 @@ def test_activations_are_kept_across_rounds_and_restarts(
             apply(forward, plan, whole)
         before = forward.flops
         assert measure(forward, store, again, "a", PrefixCache(tmp_path / "prefix.sqlite")) == plain
-        assert forward.flops - before == step_flops(bundle.manifest, bundle.manifest.shapes[0], FROZEN) - prefix_flops
+        assert forward.flops - before == step_flops(bundle.manifest, bundle.manifest.shapes[0], plan) - prefix_flops
 
 
 def test_a_prefix_that_has_moved_is_computed_anew(

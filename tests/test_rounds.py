@@ -166,3 +166,40 @@ def test_a_plan_that_contradicts_itself(
 ) -> None:
     with pytest.raises(PlanError, match=message):
         make_plan(**changes)
+
+
+def test_one_sided_updates_are_each_blocks_own_mean(make_plan: Callable[..., Plan]) -> None:
+    plan = make_plan(blocks=(Block(2, 2, 0.5, 0.1), Block(5, 3, 1.0, 1.0)), sides=1)
+    assert plan.scalars == 5
+    first, second = plan.updates("", 0, (1.0, 3.0, 5.0, 7.0, 9.0))
+    assert [d.coefficient for d in first] == pytest.approx([-0.1 * 1 / 2 / 0.5, -0.1 * 3 / 2 / 0.5])
+    assert [d.coefficient for d in second] == pytest.approx([-5 / 3, -7 / 3, -9 / 3])
+    assert len({d.seed for d in (*first, *second)}) == 5
+
+
+def test_the_first_block_rests_between() -> None:
+    job = dataclasses.replace(JOB, first_every=3)
+    fanouts = [plan_round(job, round).blocks[0].fanout for round in range(1, 10)]
+    assert fanouts == [0, 0, 1] * 3
+    with pytest.raises(PlanError, match="the first of several blocks may be perturbed every so many rounds"):
+        dataclasses.replace(JOB, first_every=3, blocks=JOB.blocks[-1:])
+
+
+def test_votes() -> None:
+    """The majority's sign, by examples; the size of a scalar is of no account."""
+    plan = plan_round(JOB, 1)
+    results = {"a": result((9, -9, 1, 0), 1), "b": result((-1, -1, 1, 0), 2), "c": result((5, 5, 5, 0), 1)}
+    assert close_round(plan, results, votes=True).contributions[0].scalars == (0.0, -1.0, 1.0, 0.0)
+    with pytest.raises(PlanError, match="devices can only vote on directions that they share"):
+        dataclasses.replace(JOB, votes=True, shared=False)
+
+
+def test_a_pool_of_seeds_is_finite_and_each_blocks_own() -> None:
+    job = dataclasses.replace(JOB, pool=8)
+    seeds: list[set[int]] = [set(), set()]
+    for round in range(1, 60):
+        plan = plan_round(job, round)
+        for block in (0, 1):
+            seeds[block] |= {plan.seed("", 0, path) for path in plan.paths(block)}
+    assert len(seeds[1]) == 8 >= len(seeds[0])
+    assert not seeds[0] & seeds[1]

@@ -59,7 +59,8 @@ def test_bundles_of_other_shapes_train_together(several: Bundle, bundle: Bundle)
     assert several.identity == bundle.identity
 
 
-def test_the_forecast_of_flops_is_what_a_step_does(several: Bundle, make_plan: Callable[..., Plan]) -> None:
+@pytest.mark.parametrize("sides", [1, 2])
+def test_the_forecast_of_flops_is_what_a_step_does(several: Bundle, make_plan: Callable[..., Plan], sides: int) -> None:
     store = examples([3, 6, 5, 6])
     for blocks in (
         (Block(3, 2, 0.5, 1e-3), Block(5, 4, 1.0, 1e-3)),
@@ -67,21 +68,23 @@ def test_the_forecast_of_flops_is_what_a_step_does(several: Bundle, make_plan: C
         (Block(2, 1, 1.0, 1e-3), Block(3, 2, 1.0, 1e-3), Block(5, 2, 1.0, 1e-3)),
     ):
         forward = Forward(create_engine("litert"), Replica(several))
-        measure(forward, store, make_plan(blocks=blocks), "a")
+        plan = make_plan(blocks=blocks, sides=sides)
+        measure(forward, store, plan, "a")
         shape = next(s for s in several.manifest.shapes if (s.batch, s.length) == (4, 6))
-        assert forward.flops == step_flops(several.manifest, shape, blocks)
+        assert forward.flops == step_flops(several.manifest, shape, plan)
 
 
-def test_the_forecast_of_memory_counts_what_is_held(several: Bundle) -> None:
+def test_the_forecast_of_memory_counts_what_is_held(several: Bundle, make_plan: Callable[..., Plan]) -> None:
     manifest = several.manifest
     blocks = (Block(3, 1, 0.5, 1e-3), Block(5, 4, 1.0, 1e-3))
-    memory = forecast_memory(manifest, manifest.shapes[0], blocks, "litert")
+    memory = forecast_memory(manifest, manifest.shapes[0], make_plan(blocks=blocks), "litert")
     replica = Replica(several)
     assert memory.weights == sum(array.nbytes for array in replica.trainable.values())
     layer = sum(replica.tensor(i).nbytes for i in manifest.stages[1].tensors)
     assert memory.buffers == layer
     signed = 4 * 12 * 32 * 4
     assert 5 * signed < memory.activations < 7 * signed, "those of block 1, and block 2's on their way through a stage"
-    wider = forecast_memory(manifest, manifest.shapes[0], (blocks[0], Block(5, 64, 1.0, 1e-3)), "litert")
+    many = make_plan(blocks=(blocks[0], Block(5, 64, 1.0, 1e-3)))
+    wider = forecast_memory(manifest, manifest.shapes[0], many, "litert")
     assert wider.activations == memory.activations, "paths go one by one"
     assert memory.total > memory.weights + memory.buffers

@@ -45,7 +45,8 @@ blocks = st.lists(rows, min_size=1, max_size=3).map(
 )
 plans = st.builds(
     Plan, rounds, numbers, st.booleans(), st.sampled_from(["rademacher", "gaussian"]), st.integers(1, 3),
-    st.integers(1, 64), positive, blocks, positive, st.booleans(), st.booleans(),
+    st.integers(1, 64), positive, blocks, positive, st.booleans(), st.booleans(), st.integers(1, 2),
+    st.integers(0, 1 << 20),
 )  # fmt: skip
 
 energies = st.lists(st.builds(Energy, finite, finite, st.booleans()), max_size=2).map(tuple)

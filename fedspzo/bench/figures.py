@@ -50,7 +50,7 @@ def measure_step(setting: Setting, repeats: int) -> list[Figure]:
     """Seconds of a step, against its forward passes alone on the same engine and weights, timed in turn."""
     forward = open_forward(setting)
     store = generate(forward.manifest, setting.shape)
-    runs = stage_runs(forward.manifest, setting.blocks)
+    runs = stage_runs(forward.manifest, setting.plan)
     step, passes = _in_turn(
         repeats,
         lambda: take_step(forward, store, setting.plan),

@@ -27,7 +27,7 @@ class Setting:
         engine: the engine's name.
         threads: of the engine and of the direction kernel.
         ahead: whether the next weights are made while the engine runs.
-        blocks: of the plan.
+        blocks, sides: of the plan.
         shape: batch size and length, those of one of the bundle's shapes.
     """
 
@@ -36,12 +36,13 @@ class Setting:
     threads: int
     ahead: bool
     blocks: tuple[Block, ...]
+    sides: int
     shape: tuple[int, int]
 
     @property
     def plan(self) -> Plan:
         """A round of one step on a whole batch."""
-        return Plan(1, 7, True, "rademacher", 1, self.shape[0], 1e-3, self.blocks, 60.0, False)
+        return Plan(1, 7, True, "rademacher", 1, self.shape[0], 1e-3, self.blocks, 60.0, False, sides=self.sides)
 
 
 def choose_shape(manifest: Manifest, wanted: str | None) -> tuple[int, int]:

@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> None:
         shape = choose_shape(bundle.manifest, options.shape)
     except ValueError as error:
         raise PlanError(f"--shape is one of this bundle's: {error}") from None
-    setting = Setting(options.bundle, options.engine, options.threads, options.ahead, blocks, shape)
+    setting = Setting(options.bundle, options.engine, options.threads, options.ahead, blocks, options.sides, shape)
     for figure in FIGURES[options.what](setting, options.repeats):
         if options.json:
             print(json.dumps(asdict(figure) | {"ratio": figure.ratio}), flush=True)

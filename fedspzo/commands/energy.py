@@ -108,7 +108,7 @@ def _measure(options: argparse.Namespace) -> None:
     replica = Replica(bundle, threads=options.threads, ahead=options.ahead)
     forward = Forward(create_engine(options.engine, options.threads), replica, timer)
     store = load_data(options.data, bundle)
-    course = Course(options.idle, options.steps, blocks, options.epsilon, bundle.manifest.batch)
+    course = Course(options.idle, options.steps, blocks, options.sides, options.epsilon, bundle.manifest.batch)
     if source is not None:
         meter = Meter(source, timer)
         share = take_course(course, forward, store, timer, meter.sample, options.interval)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from device_runtime.manifest import Manifest
-    from device_runtime.plan import Block
+    from device_runtime.plan import Plan
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +30,7 @@ def run(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from device_runtime.bundle import Bundle
+    from device_runtime.plan import Plan
     from device_runtime.replica import check_cut
     from fedspzo.method import make_blocks
     from fedspzo.stages import print_stages
@@ -58,10 +59,11 @@ def run(options: argparse.Namespace) -> None:
         for number, (start, block) in enumerate(zip(starts, blocks, strict=False), start=1)
     )
     console.print(f"a step of this plan: {cut}", highlight=False)
-    console.print(_costs(manifest, blocks, bundle.formats))
+    plan = Plan(1, 0, True, "rademacher", 1, manifest.batch, 1e-3, blocks, 60.0, False, sides=options.sides)
+    console.print(_costs(manifest, plan, bundle.formats))
 
 
-def _costs(manifest: Manifest, blocks: Sequence[Block], formats: Sequence[str]) -> Table:
+def _costs(manifest: Manifest, plan: Plan, formats: Sequence[str]) -> Table:
     """FLOPs and memory of a step in each shape."""
     from rich.table import Table
 
@@ -73,11 +75,11 @@ def _costs(manifest: Manifest, blocks: Sequence[Block], formats: Sequence[str]) 
     table = Table("batch × tokens", *columns, title="a step of this plan")
     for column in table.columns[1:]:
         column.justify = "right"
-    flops = [step_flops(manifest, shape, blocks) / 1e9 for shape in shapes]
+    flops = [step_flops(manifest, shape, plan) / 1e9 for shape in shapes]
     table.add_row("GFLOP", *(f"{count:,.2f}" for count in flops))
     per_token = (count / (shape.batch * shape.length) for count, shape in zip(flops, shapes, strict=True))
     table.add_row("GFLOP a token", *(f"{count:,.4f}" for count in per_token), end_section=True)
-    forecasts = {name: [forecast_memory(manifest, shape, blocks, name) for shape in shapes] for name in formats}
+    forecasts = {name: [forecast_memory(manifest, shape, plan, name) for shape in shapes] for name in formats}
     for part in parts:
         table.add_row(f"MB for {part}", *(f"{getattr(f, part) / 1e6:,.0f}" for f in forecasts[formats[0]]))
     for name in formats:

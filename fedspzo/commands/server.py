@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fedspzo.broker_options import add_broker_options, make_access
 from fedspzo.method import add_method_options, make_blocks
+from fedspzo.methods import METHODS, ChooseMethod
+from fedspzo.progress import show
 
 if TYPE_CHECKING:
     from broker.rounds import Job
@@ -39,13 +40,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--http-certificate", type=Path, metavar="FILE", help="certificate for HTTPS (PEM)")
     parser.add_argument("--http-key", type=Path, metavar="FILE", help="its private key (PEM)")
     parser.add_argument("--http-url", metavar="URL", help="how devices reach --http (default: as it is bound)")
+    parser.add_argument("--devices", type=int, default=1, help="devices to wait for at the start (%(default)s)")
     add_job_options(parser)
 
 
 def add_job_options(parser: argparse.ArgumentParser) -> None:
     """The options that say what a job's rounds are like; the demo has them too."""
+    parser.add_argument(
+        "--method", action=ChooseMethod, metavar="NAME[:P]",
+        help="a published method with P directions, which sets the options of the job: "
+        + "; ".join(f"{name} ({method.title})" for name, method in METHODS.items()),
+    )  # fmt: skip
     parser.add_argument("--rounds", type=int, default=100, help="rounds to run (%(default)s)")
-    parser.add_argument("--devices", type=int, default=1, help="devices to wait for at the start (%(default)s)")
     parser.add_argument("--cohort", type=int, default=4, help="results that close a round (%(default)s)")
     parser.add_argument(
         "--over-selection", type=float, default=1.0, help="devices asked, as a multiple of the cohort (%(default)s)"
@@ -65,6 +71,16 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=1, help="local steps in a round (%(default)s)")
     parser.add_argument("--epsilon", type=float, default=1e-3, help="size of the perturbation (%(default)s)")
     add_method_options(parser)
+    parser.add_argument(
+        "--first-every", type=int, default=1, metavar="N",
+        help="perturb the first block every N-th round; between, devices keep its activations (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--votes", action="store_true", help="a scalar counts by its sign alone, and the majority's is the step"
+    )
+    parser.add_argument(
+        "--seed-pool", type=int, default=0, metavar="N", help="take all seeds from a pool of N (default: no pool)"
+    )
     parser.add_argument(
         "--final-rate", type=float, default=1.0, help="share that learning rates fall to, linearly (%(default)s)"
     )
@@ -100,7 +116,7 @@ def run(options: argparse.Namespace) -> None:
 
     def observe(event: ClosedRound | Evaluated | Snapshot) -> None:
         if isinstance(event, ClosedRound):
-            _show(
+            show(
                 options.json,
                 round=event.round,
                 loss=event.loss,
@@ -112,7 +128,7 @@ def run(options: argparse.Namespace) -> None:
                 **describe_spending(event.spending),
             )
         elif isinstance(event, Evaluated):
-            _show(
+            show(
                 options.json,
                 round=event.round,
                 held_out_loss=event.evaluation.loss,
@@ -137,7 +153,7 @@ def run(options: argparse.Namespace) -> None:
         if url:
             server.offer_snapshots(f"{url}/snapshot")
         outcome = server.run()
-    _show(
+    show(
         options.json,
         finished=True,
         seconds=time.monotonic() - started,
@@ -220,6 +236,10 @@ def make_job(options: argparse.Namespace, bundle: Bundle) -> Job:
         final_rate=options.final_rate,
         digest_every=25,
         energy=options.energy,
+        sides=options.sides,
+        pool=options.seed_pool,
+        first_every=options.first_every,
+        votes=options.votes,
     )
     plan = plan_round(job, 1)
     check_blocks(bundle, plan)
@@ -230,13 +250,3 @@ def make_job(options: argparse.Namespace, bundle: Bundle) -> Job:
     except MessageError as error:
         raise PlanError(f"a round is too large ({error}); use a smaller cohort or fan-out, or shared seeds") from None
     return job
-
-
-def _show(as_json: bool, **fields: Any) -> None:
-    if as_json:
-        print(json.dumps(fields), flush=True)
-    else:
-        words = (
-            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in fields.items()
-        )
-        print(", ".join(words), flush=True)

@@ -22,12 +22,14 @@ class Course:
     idle_seconds: float
     steps: int
     blocks: tuple[Block, ...]
+    sides: int
     epsilon: float
     examples: int
 
     def plan(self, round: int) -> Plan:
         """The plan of a round, with directions of its own."""
-        return Plan(round, round, True, "rademacher", 1, self.examples, self.epsilon, self.blocks, 60.0, False)
+        blocks, sides = self.blocks, self.sides
+        return Plan(round, round, True, "rademacher", 1, self.examples, self.epsilon, blocks, 60.0, False, sides=sides)
 
 
 def take_course(

@@ -1,0 +1,142 @@
+"""Which examples a virtual device holds: all of a file's shared out among the devices, or some drawn for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from device_runtime.bundle import Bundle
+from device_runtime.data import DataStore, load_data
+from device_runtime.directions import derive_seed
+from device_runtime.errors import DataError
+
+#: Examples that a device holds at least when all are shared out.
+LEAST = 2
+
+
+class Shares:
+    """The examples of each virtual device.
+
+    Attributes:
+        devices: their names, in order.
+    """
+
+    def __init__(self, devices: Sequence[str], share: Callable[[str], DataStore]) -> None:
+        self.devices = tuple(devices)
+        self._share = share
+
+    def of(self, device: str) -> DataStore:
+        """A device's examples; made when they are asked for, so that thousands of devices take no memory."""
+        return self._share(device)
+
+
+@dataclass(frozen=True)
+class Skew:
+    """How unlike the devices' labels are.
+
+    Attributes:
+        alpha: parameter of the Dirichlet distribution that a label's (or a device's) proportions are drawn from;
+            infinity for none, all devices alike.
+    """
+
+    alpha: float
+
+    @classmethod
+    def parse(cls, text: str) -> Skew:
+        """``iid``, or ``dirichlet:ALPHA``. Raises DataError for anything else."""
+        kind, _, number = text.partition(":")
+        try:
+            alpha = float("inf") if text == "iid" else float(number)
+        except ValueError:
+            alpha = 0.0
+        if kind not in ("iid", "dirichlet") or not alpha > 0:
+            raise DataError(f"a partition is iid or dirichlet:ALPHA with ALPHA above 0, not '{text}'")
+        return cls(alpha)
+
+
+def read_folder(folder: Path, bundle: Bundle) -> Shares:
+    """A device for each file of a folder, named as the file is without its suffix.
+
+    Raises:
+        DataError: there are no files, or one has no examples of the task.
+    """
+    files = {path.stem: path for path in sorted(folder.iterdir()) if path.is_file()}
+    if not files:
+        raise DataError(f"{folder} has no data files; put one in for each device")
+    stores = {name: load_data(path, bundle) for name, path in files.items()}
+    return Shares(list(stores), stores.__getitem__)
+
+
+def share_out(store: DataStore, devices: int, skew: Skew, seed: int) -> Shares:
+    """Each example goes to one device, each label in Dirichlet proportions (Hsu et al., arXiv 1909.06335).
+
+    Devices that would have fewer than :data:`LEAST` get some of the largest one's.
+
+    Raises:
+        DataError: there are too few examples.
+    """
+    if len(store) < LEAST * devices:
+        raise DataError(
+            f"{len(store)} examples cannot be shared out among {devices} devices; let each draw some of them"
+            " (--examples-per-device), or simulate fewer"
+        )
+    rng = np.random.Generator(np.random.Philox(key=derive_seed(seed, "partition", 0, 0, ())))
+    held: list[list[int]] = [[] for _ in range(devices)]
+    for label in np.unique(store.labels):
+        members = rng.permutation(np.flatnonzero(store.labels == label))
+        cuts = (np.cumsum(_proportions(rng, skew, devices))[:-1] * len(members)).round().astype(int)
+        for own, part in zip(held, np.split(members, cuts), strict=True):
+            own.extend(part.tolist())
+    largest = sorted(range(devices), key=lambda device: -len(held[device]))
+    for own in held:
+        while len(own) < LEAST:
+            donor = next(device for device in largest if len(held[device]) > LEAST)
+            own.append(held[donor].pop())
+    indices = {name: np.array(own) for name, own in zip(device_names(devices), held, strict=True)}
+    return Shares(list(indices), lambda device: subset(store, indices[device]))
+
+
+def draw_each(store: DataStore, devices: int, each: int, skew: Skew, seed: int) -> Shares:
+    """Each device draws ``each`` examples, without replacement, from a mixture of labels of its own."""
+    if not 1 <= each <= len(store):
+        raise DataError(f"a device can draw between 1 and {len(store)} examples, not {each}")
+    labels, codes = np.unique(store.labels, return_inverse=True)
+    counts = np.bincount(codes)
+
+    def share(device: str) -> DataStore:
+        rng = np.random.Generator(np.random.Philox(key=derive_seed(seed, f"share of {device}", 0, 0, ())))
+        weights = (_proportions(rng, skew, len(labels)) / counts)[codes] + 1e-12  # so that there always are enough
+        return subset(store, rng.choice(len(store), each, replace=False, p=weights / weights.sum()))
+
+    return Shares(device_names(devices), share)
+
+
+def device_names(devices: int) -> list[str]:
+    """Names of so many devices."""
+    return [f"device-{number}" for number in range(1, devices + 1)]
+
+
+def subset(store: DataStore, indices: np.ndarray) -> DataStore:
+    """Some examples of a store."""
+    return replace(
+        store,
+        ids=store.ids[indices],
+        lengths=store.lengths[indices],
+        starts=store.starts[indices],
+        labels=store.labels[indices],
+        references=tuple(store.references[i] for i in indices) if store.references else (),
+    )
+
+
+def _proportions(rng: np.random.Generator, skew: Skew, count: int) -> np.ndarray:
+    if np.isinf(skew.alpha):
+        return np.full(count, 1 / count)
+    return rng.dirichlet(np.full(count, skew.alpha))
+
+
+def sizes(shares: Shares) -> Mapping[str, int]:
+    """Device → how many examples it holds."""
+    return {device: len(shares.of(device)) for device in shares.devices}

@@ -1,0 +1,160 @@
+"""Run a job's rounds with virtual devices, thousands on one machine: the same plans, estimator and journal as live."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedspzo.commands.server import add_job_options, make_job
+from fedspzo.progress import show
+
+if TYPE_CHECKING:
+    from broker.rounds import ClosedRound
+    from broker.simulation.partition import Shares
+    from broker.simulation.workers import Work, Workers
+    from device_runtime.bundle import Bundle
+    from device_runtime.plan import Entry
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Describe the options."""
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="PATH",
+        help="labelled examples to share out among the devices, or a folder with a file for each device",
+    )  # fmt: skip
+    parser.add_argument(
+        "--state", type=Path, required=True, metavar="DIR", help="where the journal is kept, as a server's"
+    )
+    parser.add_argument("--held-out", metavar="FILE", help="examples to evaluate on")
+    parser.add_argument("--evaluate-every", type=int, default=20, metavar="N", help="rounds (%(default)s)")
+    parser.add_argument("--devices", type=int, default=100, help="virtual devices (%(default)s)")
+    parser.add_argument(
+        "--partition", default="dirichlet:0.5", help="how unlike their labels are: iid or dirichlet:ALPHA (%(default)s)"
+    )
+    parser.add_argument(
+        "--examples-per-device", type=int, metavar="N",
+        help="each draws so many, and others may have them too (default: all are shared out, each to one)",
+    )  # fmt: skip
+    parser.add_argument("--job", default="default", help="the job's name (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print progress as JSON lines")
+    add_job_options(parser)
+    behaviour = parser.add_argument_group(
+        "how devices behave", "a distribution is a number, uniform:LOW,HIGH or lognormal:MEDIAN,SIGMA"
+    )
+    behaviour.add_argument("--step-seconds", default="1", metavar="DIST", help="of each device (%(default)s)")
+    behaviour.add_argument("--battery", default="1", metavar="DIST", help="charge, 0 to 1, in each round (%(default)s)")
+    behaviour.add_argument("--available", type=float, default=1.0, help="chance to be there in a round (%(default)s)")
+    behaviour.add_argument("--dropout", type=float, default=0.0, help="chance not to answer (%(default)s)")
+    machine = parser.add_argument_group("what computes")
+    machine.add_argument("--engine", default="litert", help="litert, executorch, torch or tflite (%(default)s)")
+    machine.add_argument("--threads", type=int, default=1, help="of each worker (%(default)s)")
+    machine.add_argument("--workers", type=int, default=1, help="processes that share the devices (%(default)s)")
+    machine.add_argument("--ray", action="store_true", help="workers are actors of a Ray cluster on this machine")
+    machine.add_argument(
+        "--ray-address", metavar="ADDRESS",
+        help="of a Ray cluster whose machines all have bundle and data at the same places",
+    )  # fmt: skip
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run the rounds that the journal does not have yet, printing progress."""
+    from broker.evaluation import Schedule
+    from broker.simulation.profile import Fleet, Profile, parse_quantile
+    from broker.simulation.run import simulate
+    from broker.simulation.workers import Work
+    from broker.store import ServerStore
+    from device_runtime.bundle import Bundle
+    from device_runtime.data import load_data
+    from device_runtime.engines import create_engine
+    from device_runtime.errors import PlanError
+    from device_runtime.evaluation import evaluate
+    from device_runtime.forward import Forward
+    from device_runtime.replica import Replica
+
+    bundle = Bundle(options.bundle)
+    job = make_job(options, bundle)
+    if min(options.evaluate_every, options.workers) < 1:
+        raise PlanError("--evaluate-every and --workers are at least 1")
+    profile = Profile(
+        step_seconds=parse_quantile(options.step_seconds, "--step-seconds"),
+        battery=parse_quantile(options.battery, "--battery"),
+        available=options.available,
+        dropout=options.dropout,
+    )
+    shares = partial(make_shares, options)
+    fleet = Fleet(shares(bundle).devices, profile, options.seed)
+    store = ServerStore(options.state, bundle.identity, options.job)
+    schedule = Schedule(max(job.rounds, store.journal.last_round), options.evaluate_every, job.digest_every)
+    forward = Forward(create_engine(options.engine, options.threads), Replica(bundle, store.snapshot, options.threads))
+    replica = forward.weights
+    held_out = load_data(options.held_out, bundle) if options.held_out else None
+    workers = make_workers(options, Work(options.bundle, options.engine, options.threads, store.snapshot, shares))
+    started, waiting = time.monotonic(), list(store.journal.entries(replica.round))
+    workers.follow(waiting)
+
+    def attend(round: int) -> None:
+        replica.apply_all(waiting)
+        waiting.clear()
+        if held_out is not None and schedule.evaluation(round):
+            evaluation = evaluate(forward, held_out)
+            show(options.json, round=round, held_out_loss=evaluation.loss, **evaluation.scores)
+        if schedule.snapshot(round):
+            replica.save_snapshot(store.new_snapshot(round))
+
+    def observe(closed: ClosedRound, entry: Entry, flops: int) -> None:
+        show(
+            options.json,
+            round=closed.round,
+            loss=closed.loss,
+            results=len(closed.devices),
+            virtual_seconds=closed.seconds,
+            gflop=flops / 1e9,
+            seconds=time.monotonic() - started,
+        )
+        waiting.append(entry)
+        if schedule.due(closed.round):
+            attend(closed.round)
+
+    try:
+        if not store.journal.last_round:
+            attend(0)
+        counts = simulate(job, options.job, fleet, workers, store, observe)
+    finally:
+        workers.close()
+    replica.apply_all(waiting)
+    show(
+        options.json,
+        finished=True,
+        seconds=time.monotonic() - started,
+        server_digest=replica.digest().hex(),
+        counts=dict(counts),
+    )
+
+
+def make_shares(options: argparse.Namespace, bundle: Bundle) -> Shares:
+    """The devices' examples as the options say; the same in each process."""
+    from broker.simulation.partition import Skew, draw_each, read_folder, share_out
+    from device_runtime.data import load_data
+    from device_runtime.errors import PlanError
+
+    if options.data.is_dir():
+        return read_folder(options.data, bundle)
+    if options.devices < 1:
+        raise PlanError("--devices is positive")
+    store, skew = load_data(options.data, bundle), Skew.parse(options.partition)
+    if options.examples_per_device is None:
+        return share_out(store, options.devices, skew, options.seed)
+    return draw_each(store, options.devices, options.examples_per_device, skew, options.seed)
+
+
+def make_workers(options: argparse.Namespace, work: Work) -> Workers:
+    """Who measures, as the options say."""
+    from broker.simulation.workers import LocalWorkers, ProcessWorkers, RayWorkers
+
+    if options.ray or options.ray_address:
+        return RayWorkers(work, options.workers, options.ray_address)
+    return LocalWorkers(work) if options.workers == 1 else ProcessWorkers(work, options.workers)

@@ -1,0 +1,92 @@
+"""Published zeroth-order methods as settings of a job: each is a plan; rounds, estimator and journal are the same.
+
+A learning rate grows with the number of directions that its block averages over, whose variance falls with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to train with forward passes.
+
+    Attributes:
+        paper: where it is from.
+        title: what it does, in a line.
+        perturbations: default number of directions P (in the last block, if there are several).
+        rate: learning rate for each of them, for an encoder of some 10 million weights.
+        first: directions of a first block before the last one (0: it is frozen); None where all is one block.
+        options: those of the job that differ from their defaults.
+    """
+
+    paper: str
+    title: str
+    perturbations: int
+    rate: float
+    first: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def settings(self, perturbations: int, rate: float | None = None) -> dict[str, Any]:
+        """The job's options for P directions; ``rate`` replaces the method's own."""
+        own = perturbations * (self.rate if rate is None else rate)
+        if self.first is None:
+            cut = {"fanouts": f"{perturbations}", "scales": "1", "learning_rates": f"{own:.6g}"}
+        else:
+            cut = {
+                "fanouts": f"{self.first},{perturbations}",
+                "scales": "0.25,1",
+                "learning_rates": f"{own / 16:.6g},{own:.6g}",
+            }
+        return {**cut, **self.options}
+
+
+METHODS = {
+    "fedspzo": Method("2502.10239", "the split, two-sided, as in the paper", 16, 1.25e-4, first=1),
+    "fedspzo-one-sided": Method(
+        "2502.10239, 2506.09034", "the split around the centre, whose loss all share", 16, 1.5e-4, 1, {"sides": 1}
+    ),
+    "fedspzo-resting": Method(
+        "2502.10239, 2506.09034", "the same, the first block perturbed in every fourth round", 16, 1.5e-4, 1,
+        {"sides": 1, "first_every": 4},
+    ),
+    "frozen": Method(
+        "2506.09034", "the first block frozen, its activations kept, one-sided", 16, 1.5e-4, 0, {"sides": 1}
+    ),
+    "decomfl": Method("2405.15861", "the whole model, directions that all devices share", 5, 8e-5),
+    "decomfl-one-sided": Method("2405.15861, 2506.09034", "the same around the centre", 5, 8e-5, options={"sides": 1}),
+    "fedzo": Method("2201.09531", "the whole model, each device its own directions", 2, 1.15e-4,
+                    options={"seeds": "device"}),
+    "fedmezo": Method("2402.05926", "the same with one direction and several local steps", 1, 8e-5,
+                      options={"seeds": "device", "steps": 4}),
+    "fedkseed": Method("2312.06353", "the same with seeds from a finite pool", 1, 8e-5,
+                       options={"seeds": "device", "steps": 4, "seed_pool": 4096}),
+    "feedsign": Method("2501.17610", "one shared direction, a vote of one bit", 1, 1e-4, options={"votes": True}),
+    "mezo": Method("2305.17333", "central: one device has all the data", 1, 8e-5,
+                   options={"devices": 1, "cohort": 1}),
+}  # fmt: skip
+
+
+class ChooseMethod(argparse.Action):
+    """``--method NAME[:P]``: sets the job's options; those given besides, before or after it, stand."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """Set the options that still have their defaults."""
+        name, _, count = str(values).partition(":")
+        if name not in METHODS or (count and (not count.isdecimal() or count == "0")):
+            parser.error(f"--method is NAME or NAME:P, with P directions and a name of {', '.join(METHODS)}")
+        method = METHODS[name]
+        for option, value in method.settings(int(count or method.perturbations)).items():
+            if getattr(namespace, option) == parser.get_default(option):
+                setattr(namespace, option, value)
+        setattr(namespace, self.dest, name)
