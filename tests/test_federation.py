@@ -195,7 +195,8 @@ def test_a_reopened_round_waits_for_its_cohort(processes: Processes, bundle: Bun
     store = ServerStore(tmp_path / "server", bundle.identity)
     options = argparse.ArgumentParser()
     add_job_options(options)
-    plan = plan_round(make_job(options.parse_args([*JOB[:4], *JOB[6:]]), bundle), 1)
+    given = [*JOB[:2], *JOB[6:]]  # without what is the server's alone
+    plan = plan_round(make_job(options.parse_args(given, argparse.Namespace(devices=3)), bundle), 1)
     store.save_open_round(plan, ("a", "b"))
     store.save_result("a", Result(1, fingerprint(plan), (1.0,) * 4, 1.0, 4, 0.1, b""))
     del store

@@ -12,8 +12,8 @@ from device_runtime.tokenizer.unicode import byte_level
 #: Words of a text, none empty.
 PreTokenizer = Callable[[Text], list[Text]]
 
-#: GPT-2's, in Oniguruma's language.
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+#: How byte-level tokenizers split texts unless they say otherwise, in Oniguruma's language.
+_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _SPACE, _NUMERIC = f"[{in_brackets('s')}]", f"[{in_brackets('numeric')}]"
 _PUNCTUATION = f"[{in_brackets('punctuation')}]"
 _WORD = f"[{in_brackets('word')}]+|[^{in_brackets('word')}{in_brackets('s')}]+"
@@ -45,7 +45,7 @@ def _in_turn(parts: list[PreTokenizer]) -> PreTokenizer:
 
 def _byte_level(spec: Spec) -> PreTokenizer:
     prefix = spec["add_prefix_space"]
-    find = matches(translated(_GPT2)) if spec.get("use_regex", True) else None
+    find = matches(translated(_WORDS)) if spec.get("use_regex", True) else None
 
     def words(text: Text) -> list[Text]:
         if prefix and not text.chars.startswith(" "):

@@ -26,7 +26,7 @@ def _bytes() -> list[str]:
     return [char or next(others) for char in chars]
 
 
-#: Each byte as a printable character, GPT-2's way.
+#: Each byte as a printable character, as byte-level tokenizers have it.
 BYTES = _bytes()
 
 
