@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -135,8 +135,3 @@ def _proportions(rng: np.random.Generator, skew: Skew, count: int) -> np.ndarray
     if np.isinf(skew.alpha):
         return np.full(count, 1 / count)
     return rng.dirichlet(np.full(count, skew.alpha))
-
-
-def sizes(shares: Shares) -> Mapping[str, int]:
-    """Device → how many examples it holds."""
-    return {device: len(shares.of(device)) for device in shares.devices}
