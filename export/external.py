@@ -18,7 +18,7 @@ class LiteRTModel:
         from ai_edge_litert import schema_py_generated as schema
 
         self._schema, self._content = schema, content
-        self._model: Any = schema.ModelT.InitFromPackedBuf(bytearray(content), 0)
+        self._model: Any = schema.ModelT.InitFromPackedBuf(content, 0)
         self._groups: dict[str, int] = {}
         self.clear()
 

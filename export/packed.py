@@ -65,7 +65,7 @@ def packed_graph(
     """The .tflite graph of a piece with constants in the tensor file, or None where it was lowered otherwise.
 
     Args:
-        example: inputs of the shapes to lower for: feeds, then all tensors.
+        example: inputs of the shapes to lower for: feeds, then all tensors, which are overwritten.
         specs: of the piece's tensors, in the first stage with the graph.
         maps: see :func:`linear_maps`.
         file: the bundle's ``weights.safetensors``.
@@ -73,13 +73,12 @@ def packed_graph(
     import litert_torch
 
     random = np.random.default_rng(0)
-    fixed = {
-        place: random.standard_normal(specs[place].shape[:0:-1] or specs[place].shape, np.float32)
-        for pair in maps
-        for place in pair
-        if place >= 0
-    }
     feeds = len(piece.feeds)
+    fixed: dict[int, np.ndarray] = {}
+    for at in (at for pair in maps for at in pair if at >= 0):
+        array = example[feeds + at].numpy()  # in place: a layer's weights are large
+        random.standard_normal(dtype=np.float32, out=array)
+        fixed[at] = array.reshape(specs[at].shape[:0:-1] or specs[at].shape)
     inputs = tuple(tensor for at, tensor in enumerate(example) if at - feeds not in fixed)
     with torch.no_grad(), quiet(), tempfile.TemporaryDirectory() as folder:
         program = torch.export.export(_Fixed(piece, fixed).eval(), inputs, strict=False)
