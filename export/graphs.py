@@ -115,7 +115,8 @@ class GraphWriter:
                     " slowly; leave this engine out or report the model"
                 )
         own = [specs[index] for index in stage.tensors]
-        linear = linear_maps(piece, own) if "litert" in templates and not matrices and network.groups == 1 else ()
+        perturbed = stage != network.decoder and not matrices and network.groups == 1
+        linear = linear_maps(piece, own) if perturbed and "litert" in templates else ()
         packed = packed_graph(piece, example, own, linear, self._files[WEIGHTS]) if linear else None
         return _Lowered(templates, shares, outputs, count_flops(piece, whole), linear if packed else (), packed)
 

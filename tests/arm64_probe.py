@@ -50,7 +50,7 @@ def main(bundle_folder: str, data: str, *engines: str) -> None:
     store = load_data(data, bundle)
     scalars = [list(measure(Forward(create_engine(e), Replica(bundle)), store, PLAN, "a").scalars) for e in engines]
     replica = Replica(bundle)
-    replica.apply(Entry(PLAN, (Contribution("", 1.0, tuple(np.linspace(-1, 1, PLAN.steps * PLAN.leaves))),)))
+    replica.apply(Entry(PLAN, (Contribution("", 1.0, tuple(np.linspace(-1, 1, PLAN.scalars))),)))
     kernels = {
         f"{type(kernel).__name__} {distribution}": [
             stepped(kernel, *case) for case in product(DTYPES, (7, 5000, CHUNK + 4100))
