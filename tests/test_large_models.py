@@ -19,7 +19,7 @@ BENCHMARK = Path(__file__).parent.parent / "benchmarks" / "large_models.py"
     ("model", "weights", "gigabytes", "export_mb"),
     [
         ("roberta-large", "float32", 5, 1500),
-        ("opt-1.3b", "float32", 14, 1800),
+        ("opt-1.3b", "float32", 14, 1500),
         ("llama-3.2-3b", "int4", 10, 6000),  # adapters over 4 bits
     ],
 )

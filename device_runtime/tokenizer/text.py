@@ -105,8 +105,8 @@ def split(text: Text, matches: Sequence[Match], behavior: str) -> list[Text]:
     elif behavior == "MergedWithPrevious":
         parts = _joined(matches, lambda matched, before: matched and not before)
     elif behavior == "MergedWithNext":
-        backwards = [(-stop, -start, matched) for start, stop, matched in reversed(matches)]
-        joined = _joined(backwards, lambda matched, before: matched and not before)
+        mirrored = [(-stop, -start, matched) for start, stop, matched in reversed(matches)]
+        joined = _joined(mirrored, lambda matched, before: matched and not before)
         parts = [(-stop, -start) for start, stop in reversed(joined)]
     else:
         raise ValueError(f"there is no behavior '{behavior}'")
