@@ -36,7 +36,7 @@ def linear_maps(piece: Piece, specs: Sequence[TensorSpec]) -> tuple[tuple[int, i
 
 
 class _Fixed(torch.nn.Module):
-    """A piece with random constants for its linear maps' weights, matrices as [out, in]."""
+    """A piece with constants for its linear maps' weights, matrices as [out, in]."""
 
     def __init__(self, piece: Piece, fixed: Mapping[int, np.ndarray]) -> None:
         super().__init__()
@@ -72,12 +72,11 @@ def packed_graph(
     """
     import litert_torch
 
-    random = np.random.default_rng(0)
     feeds = len(piece.feeds)
     fixed: dict[int, np.ndarray] = {}
     for at in (at for pair in maps for at in pair if at >= 0):
-        array = example[feeds + at].numpy()  # in place: a layer's weights are large
-        random.standard_normal(dtype=np.float32, out=array)
+        array = example[feeds + at].numpy()  # in place: a layer's are large
+        array.fill(at + 1.5)  # each its own number, by which it is found again; the converter holds such ones briefly
         fixed[at] = array.reshape(specs[at].shape[:0:-1] or specs[at].shape)
     inputs = tuple(tensor for at, tensor in enumerate(example) if at - feeds not in fixed)
     with torch.no_grad(), quiet(), tempfile.TemporaryDirectory() as folder:
