@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from device_runtime.arrays import ArrayPool
 from device_runtime.bundle import Bundle
 from device_runtime.data import DataStore
 from device_runtime.engines import create_engine
-from device_runtime.forward import HIDDEN, Batch, Forward
+from device_runtime.forward import HIDDEN, Forward
 from device_runtime.manifest import StageSpec
 from device_runtime.stored import Quantised, Stored, layout, widen, widened
 from device_runtime.task import GENERATION
@@ -71,64 +71,26 @@ def compare(bundle: Bundle, networks: Sequence[Network], engine: str) -> list[fl
     """
     worst = np.zeros(len(networks[0].all_stages))
     for network in networks:
-        entered = _compare_inputs(bundle, network, engine, worst)
-        _compare_packed(bundle, network, engine, worst, entered)
-    return worst.tolist()
-
-
-def _compare_inputs(bundle: Bundle, network: Network, engine: str, worst: np.ndarray) -> dict[str, np.ndarray]:
-    """All stages with their weights as inputs; gives the activation that each graph's first stage started from."""
-    entered: dict[str, np.ndarray] = {}
-    weights = StageWeights(bundle, network)
-    runner = create_engine(engine)
-    forward = Forward(runner, weights)
-    store = _random_examples(bundle, network)
-    batch = forward.grouped(forward.batch(store, np.arange(network.batch)), network.groups)
-    hidden = before = batch.feeds["rows"]
-    for index, stage in enumerate(network.all_stages):
-        weights.load(stage)
-        before = before if stage == network.decoder else hidden
-        # Graphs with constants hold a copy of them: those of one stage at a time.
-        found = (Forward(runner, weights) if stage.constants else forward).run(stage, batch, before, {})
-        entered.setdefault(stage.graph, before.copy())
-        expected = _expect(network, stage, batch, before, weights, engine)
-        worst[index] = max(worst[index], *(_difference(a, b) for a, b in zip(found, expected, strict=True)))
-        hidden = found[0]
-        hidden[...] = expected[0]
-    return entered
-
-
-def _compare_packed(
-    bundle: Bundle, network: Network, engine: str, worst: np.ndarray, entered: Mapping[str, np.ndarray]
-) -> None:
-    """The first stage of each graph with its weights where the engine has them packed, if it does."""
-    weights = StageWeights(bundle, network)
-    forward = Forward(create_engine(engine), weights)
-    batch = forward.batch(_random_examples(bundle, network), np.arange(network.batch))
-    for index, stage in enumerate(bundle.manifest.stages):
-        if stage.graph in (earlier.graph for earlier in bundle.manifest.stages[:index]) or network.groups > 1:
-            continue
-        packed = forward.packed(batch.shape, stage, stage.tensors)  # before the weights are held: it takes as much
-        if packed:
+        weights = StageWeights(bundle, network)
+        runner = create_engine(engine)
+        forward = Forward(runner, weights)
+        store = _random_examples(bundle, network)
+        batch = forward.grouped(forward.batch(store, np.arange(network.batch)), network.groups)
+        hidden = before = batch.feeds["rows"]
+        for index, stage in enumerate(network.all_stages):
             weights.load(stage)
-            for tensor, array in packed.items():
-                array[...] = weights.tensor(tensor).reshape(array.shape)
-            before = forward.pool.take(entered[stage.graph].shape)
-            before[...] = entered[stage.graph]
-            found = forward.run(stage, batch, before, packed)
-            expected = _expect(network, stage, batch, before, weights, engine)
+            before = before if stage == network.decoder else hidden
+            # Graphs with constants hold a copy of them: those of one stage at a time.
+            found = (Forward(runner, weights) if stage.constants else forward).run(stage, batch, before, {})
+            piece = network.graphs[stage.graph]
+            feeds = [before if feed == HIDDEN else batch.feeds[feed] for feed in piece.feeds]
+            inputs = [torch.from_numpy(array) for array in (*feeds, *(weights.tensor(i) for i in stage.tensors))]
+            with torch.no_grad():
+                expected = [output.numpy() for output in _whole(piece, stage, weights, engine)(*inputs)]
             worst[index] = max(worst[index], *(_difference(a, b) for a, b in zip(found, expected, strict=True)))
-
-
-def _expect(
-    network: Network, stage: StageSpec, batch: Batch, before: np.ndarray, weights: StageWeights, engine: str
-) -> list[np.ndarray]:
-    """What PyTorch makes of a stage."""
-    piece = network.graphs[stage.graph]
-    feeds = [before if feed == HIDDEN else batch.feeds[feed] for feed in piece.feeds]
-    inputs = [torch.from_numpy(array) for array in (*feeds, *(weights.tensor(i) for i in stage.tensors))]
-    with torch.no_grad():
-        return [output.numpy() for output in _whole(piece, stage, weights, engine)(*inputs)]
+            hidden = found[0]
+            hidden[...] = expected[0]
+    return worst.tolist()
 
 
 def _whole(piece: Piece, stage: StageSpec, weights: StageWeights, engine: str) -> torch.nn.Module:
