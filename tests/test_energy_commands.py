@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -46,6 +49,30 @@ def powered(root: Path, cpu_seconds: Callable[[], float] = time.process_time) ->
     finally:
         stop.set()
         thread.join()
+
+
+@contextmanager
+def meter(log: Path) -> Iterator[None]:
+    """A meter that appends to its log what this process draws, row by row, in a process of its own."""
+    program = f"""
+import psutil, sys, time
+host = psutil.Process({os.getpid()})
+spent = lambda: sum(host.cpu_times()[:2])
+before, used = time.time(), spent()
+print("time,W", flush=True)
+while True:
+    time.sleep(0.02)
+    now, cpu = time.time(), spent()
+    print(f"{{(now + before) / 2:.4f}},{{{IDLE_W} + {WORK_W} * (cpu - used) / (now - before):.3f}}", flush=True)
+    before, used = now, cpu
+"""
+    with log.open("wb") as rows, subprocess.Popen([sys.executable, "-c", program], stdout=rows) as process:
+        while not log.stat().st_size:
+            time.sleep(0.01)
+        try:
+            yield
+        finally:
+            process.kill()
 
 
 def ask(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -120,30 +147,13 @@ def test_an_estimate_is_called_one(measured: list[object], capsys: pytest.Captur
 
 def test_measure_by_a_meter(measured: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A log that is there when the steps are done, and one that comes later."""
-    log, rows = tmp_path / "meter.csv", ["time,W"]
-    stop = threading.Event()
-
-    def record() -> None:
-        before, used = time.time(), time.process_time()
-        while not stop.wait(0.02):
-            now, cpu = time.time(), time.process_time()
-            rows.append(f"{(now + before) / 2:.4f},{IDLE_W + WORK_W * (cpu - used) / (now - before):.3f}")
-            before, used = now, cpu
-            log.write_text("\n".join(rows) + "\n")
-
-    thread = threading.Thread(target=record)
-    thread.start()
-    time.sleep(0.1)
-    timeline = tmp_path / "timeline.json"
-    try:
-        found = json.loads(ask(capsys, *measured, "--csv", log, "--timeline", timeline, "--steps", 200, "--json"))
-    finally:
-        stop.set()
-        thread.join()
+    log, timeline = tmp_path / "meter.csv", tmp_path / "timeline.json"
+    with meter(log):
+        found = json.loads(ask(capsys, *measured, "--csv", log, "--timeline", timeline, "--steps", 800, "--json"))
     assert found["source"] == "csv"
     assert found["joules"] > 0
     later = json.loads(ask(capsys, "report", timeline, "--csv", log, "--json"))
-    assert later["steps"] == 200
+    assert later["steps"] == 800
     assert later["joules"] == pytest.approx(found["joules"], rel=0.3)
     assert "is written; then: fedspzo energy report" in ask(capsys, *measured, "--timeline", timeline, "--steps", 2)
 
