@@ -1,0 +1,159 @@
+"""One training run of a method on a setting, simulated: the loss against the operations that devices spent."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from settings import Setting
+
+from broker.rounds import ClosedRound, Job
+from broker.simulation.partition import Shares, Skew, share_out, subset
+from broker.simulation.profile import Fleet, Profile
+from broker.simulation.run import simulate
+from broker.simulation.workers import LocalWorkers, Work
+from broker.store import ServerStore
+from device_runtime.bundle import Bundle
+from device_runtime.engines import create_engine
+from device_runtime.evaluation import evaluate
+from device_runtime.forward import Forward
+from device_runtime.plan import Entry
+from device_runtime.replica import Replica
+from fedspzo.commands.server import add_job_options, make_job
+from fedspzo.methods import METHODS
+
+DEVICES, COHORT, ALPHA = 10, 4, 0.5
+#: Trained weights of the model that the methods' own rates are for.
+WEIGHTS = 10_647_552
+#: Examples of the training set that a curve's loss is the mean of.
+SAMPLE = 400
+#: Points of a curve.
+POINTS = 20
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is tuned of a method.
+
+    Attributes:
+        method: one of ``fedspzo.methods.METHODS``.
+        perturbations: directions.
+        rate: learning rate for each of them, for :data:`WEIGHTS` trained weights; with fewer it is larger, in proportion.
+        batch: examples of a step.
+    """
+
+    method: str
+    perturbations: int
+    rate: float
+    batch: int
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A training run.
+
+    Attributes:
+        flops: operations of all devices so far, at each point.
+        train: mean loss on a sample of the training set.
+        test: mean loss on the test set; NaN except at the end.
+        accuracy: on the test set at the end.
+        bytes_up, bytes_down: payload of scalars up and of journal entries down, for each device.
+        rounds: closed.
+    """
+
+    flops: list[float]
+    train: list[float]
+    test: float
+    accuracy: float
+    rounds: int
+
+    def reached(self, target: float) -> float:
+        """Operations until the training loss is at a target, by lines between the points; infinite if it never is."""
+        for k in range(1, len(self.train)):
+            above, below = self.train[k - 1], self.train[k]
+            if below <= target < above:
+                share = (above - target) / (above - below)
+                return self.flops[k - 1] + share * (self.flops[k] - self.flops[k - 1])
+        return float("inf")
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+class _Spent(Exception):
+    """The budget is used up."""
+
+
+def run_trial(setting: Setting, choice: Choice, seed: int, budget: float) -> Curve:
+    """Train until the devices have spent a budget of operations; whatever diverges ends early.
+
+    Args:
+        seed: of the partition and of all of the job's randomness.
+        budget: operations of matrix products, of all devices.
+    """
+    job = make_trial_job(setting.bundle, choice, seed)
+    devices = 1 if choice.method == "mezo" else DEVICES
+    forward = Forward(create_engine("litert", 1), Replica(setting.bundle))
+    sample = subset(setting.train, np.random.default_rng(0).choice(len(setting.train), SAMPLE, replace=False))
+    flops, losses, waiting = [0.0], [evaluate(forward, sample).loss], []
+    spent = 0.0
+
+    def shares(bundle: Bundle) -> Shares:
+        return share_out(setting.train, devices, Skew(ALPHA), seed)
+
+    def observe(closed: ClosedRound, entry: Entry, used: int) -> None:
+        nonlocal spent
+        spent += used
+        waiting.append(entry)
+        if spent >= budget * len(losses) / POINTS:
+            forward.weights.apply_all(waiting)
+            waiting.clear()
+            flops.append(spent)
+            losses.append(evaluate(forward, sample).loss)
+            if spent >= budget or not losses[-1] < 3 * losses[0]:
+                raise _Spent
+
+    calm = Profile(lambda chance: 1.0, lambda chance: 1.0, available=1.0, dropout=0.0)
+    fleet = Fleet([f"device-{number}" for number in range(1, devices + 1)], calm, seed)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        store = ServerStore(Path(folder), setting.bundle.identity)
+        workers = LocalWorkers(Work(setting.bundle.folder, "litert", 1, None, shares))
+        with suppress(_Spent):
+            simulate(job, "default", fleet, workers, store, observe)
+        rounds = store.journal.last_round
+    final = evaluate(forward, setting.test)
+    return Curve(flops, losses, final.loss, final.scores["accuracy"], rounds)
+
+
+def make_trial_job(bundle: Bundle, choice: Choice, seed: int) -> Job:
+    """The job of a choice, long enough for any budget."""
+    trained = sum(math.prod(spec.shape) for spec in bundle.manifest.tensors if spec.trainable)
+    settings = METHODS[choice.method].settings(choice.perturbations, choice.rate * WEIGHTS / trained)
+    arguments: list[str] = ["--rounds", "1000000", "--cohort", str(COHORT), "--seed", str(seed)]
+    for option, value in settings.items():
+        if value is True:
+            arguments.append(f"--{option.replace('_', '-')}")
+        else:
+            arguments += [f"--{option.replace('_', '-')}", str(value)]
+    job = make_job(_parser().parse_args(arguments), bundle)
+    return replace(job, examples=choice.batch)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--devices", type=int, default=DEVICES)
+    add_job_options(parser)
+    return parser
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    """Of positive numbers."""
+    return float(np.exp(np.mean(np.log(values))))
