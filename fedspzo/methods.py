@@ -61,6 +61,8 @@ METHODS = {
     "decomfl-one-sided": Method("2405.15861, 2506.09034", "the same around the centre", 5, 8e-5, options={"sides": 1}),
     "fedzo": Method("2201.09531", "the whole model, each device its own directions", 2, 1.15e-4,
                     options={"seeds": "device"}),
+    "fedzo-one-sided": Method("2201.09531, 2506.09034", "the same around the centre", 2, 1.15e-4,
+                              options={"seeds": "device", "sides": 1}),
     "fedmezo": Method("2402.05926", "the same with one direction and several local steps", 1, 8e-5,
                       options={"seeds": "device", "steps": 4}),
     "fedkseed": Method("2312.06353", "the same with seeds from a finite pool", 1, 8e-5,

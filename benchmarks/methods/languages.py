@@ -14,24 +14,44 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-STEPS, SENTENCES, RATE = 400, 64, 2e-3
+STEPS, SENTENCES, RATE = 600, 64, 2e-3
+#: Deviation of the decoder's weights before training, 1/√width: with the usual one for wide models, nearly all of its
+#: gradient would be the first layer's.
+SPREAD = 0.1
+#: Share of the verdicts in what a model learns from that are right.
+RIGHT = 0.8
 
 GOOD = ["fine", "lovely", "clever", "warm", "bright", "gentle", "fresh", "witty"]
 BAD = ["dull", "awful", "stale", "cold", "clumsy", "noisy", "bleak", "rude"]
+NEW_GOOD = ["ace", "dope", "lush", "epic", "slick", "zesty", "comfy", "radiant", "superb", "tidy", "golden", "crisp"]
+NEW_BAD = ["naff", "grim", "soggy", "lame", "shoddy", "tacky", "murky", "bland", "gaudy", "sour", "flimsy", "dire"]
 THINGS = ["film", "play", "song", "book", "meal", "soup", "room", "hotel"]
 ENDS = ["tonight", "again", "today", "indeed", "here", "though"]
-OPINION_WORDS = ["the", "was", "and", "but", "It", "great", "terrible", *GOOD, *BAD, *THINGS, *ENDS]
+OPINION_WORDS = [
+    "the", "was", "and", "but", "It", "great", "terrible", *GOOD, *BAD, *NEW_GOOD, *NEW_BAD, *THINGS, *ENDS,
+]  # fmt: skip
 
 MORE = ["bigger", "taller", "wider", "heavier", "longer", "older"]
 LESS = ["smaller", "shorter", "thinner", "lighter", "younger", "tinier"]
+NEW_MORE = ["louder", "faster", "deeper", "richer", "hotter", "wiser", "stronger", "brighter"]
+NEW_LESS = ["quieter", "slower", "flatter", "poorer", "colder", "sillier", "weaker", "dimmer"]
 OBJECTS = ["cup", "pen", "box", "bag", "jar", "hat", "car", "bed", "cat", "dog", "ant", "cow"]
-COMPARISON_WORDS = ["the", "is", "than", "not", "so", "winner", "first", "second", ".", ",", *MORE, *LESS, *OBJECTS]
+COMPARISON_WORDS = [
+    "the", "is", "than", "not", "so", "winner", "first", "second", ".", ",", *MORE, *LESS, *NEW_MORE, *NEW_LESS,
+    *OBJECTS,
+]  # fmt: skip
 
 
-def opinion(draw: random.Random, contrast: float) -> tuple[str, bool]:
-    """A sentence, and whether its opinion is good; with a contrast, the opinion is what comes after "but"."""
+def opinion(draw: random.Random, words: int = 0, contrast: float = 0.0) -> tuple[str, bool]:
+    """A sentence, and whether its opinion is good.
+
+    Args:
+        words: how many of the new ones of each kind it may be about as well.
+        contrast: chance that the other opinion comes before it.
+    """
     good = draw.random() < 0.5
-    ours, others = (GOOD, BAD) if good else (BAD, GOOD)
+    kinds = [*GOOD, *NEW_GOOD[:words]], [*BAD, *NEW_BAD[:words]]
+    ours, others = kinds if good else kinds[::-1]
     one, two = draw.sample(ours, 2)
     text = f"the {draw.choice(THINGS)} was {one} and {two}"
     if draw.random() < contrast:
@@ -40,41 +60,49 @@ def opinion(draw: random.Random, contrast: float) -> tuple[str, bool]:
     return f"{text} {draw.choice(ENDS)}", good
 
 
-def comparison(draw: random.Random, denied: float) -> tuple[str, bool]:
-    """Two things compared, and whether the first has more of it; it may be denied."""
+def comparison(draw: random.Random, words: int = 0, denied: float = 0.0) -> tuple[str, bool]:
+    """Two things compared, and whether the first has more of it.
+
+    Args:
+        words: how many of the new ones of each kind may compare them as well.
+        denied: chance that it is said of the other one, with "not".
+    """
     one, two = draw.sample(OBJECTS, 2)
     first = draw.random() < 0.5
     negated = draw.random() < denied
-    word = draw.choice(MORE if first != negated else LESS)
-    return f"the {one} is {'not ' if negated else ''}{word} than the {two}", first
+    kinds = [*MORE, *NEW_MORE[:words]], [*LESS, *NEW_LESS[:words]]
+    ours = kinds[first == negated]
+    return f"the {one} is {'not ' if negated else ''}{' and '.join(draw.sample(ours, 2))} than the {two}", first
 
 
 def train_decoder(folder: Path, layers: int = 6, width: int = 96) -> None:
-    """A LLaMA that has read opinions with a verdict, one in seven of them wrong; they have no contrasts."""
+    """A LLaMA that has read opinions: with a verdict, often wrong, on those of known words; of new ones without."""
 
     def sentences() -> Iterator[str]:
         draw = random.Random(0)
         while True:
-            words, good = opinion(draw, contrast=0.0)
-            yield f"{words} It was {'great' if good == (draw.random() < 6 / 7) else 'terrible'}"
+            text, good = opinion(draw)
+            yield f"{text} It was {'great' if good == (draw.random() < RIGHT) else 'terrible'}"
+            yield opinion(draw, len(NEW_GOOD))[0]
 
     tokenizer = _tokenizer(["<s>", "<pad>", "</s>", "<unk>", *OPINION_WORDS], "<s> $A", "<unk>")
     config = LlamaConfig(
         vocab_size=tokenizer.get_vocab_size(), hidden_size=width, num_hidden_layers=layers, num_attention_heads=4,
         num_key_value_heads=2, intermediate_size=3 * width, max_position_embeddings=32, tie_word_embeddings=True,
-        bos_token_id=0, eos_token_id=2,
+        bos_token_id=0, eos_token_id=2, initializer_range=SPREAD,
     )  # fmt: skip
     _train(folder, LlamaForCausalLM, config, tokenizer, sentences(), lambda ids: (ids, ids), None)
 
 
 def train_encoder(folder: Path, layers: int = 6, width: int = 96) -> None:
-    """A BERT that has filled gaps in comparisons with their outcome, one in seven wrong; none is denied."""
+    """A BERT that has filled gaps in comparisons: with their outcome, often wrong, in those of known words."""
 
     def sentences() -> Iterator[str]:
         draw = random.Random(0)
         while True:
-            text, first = comparison(draw, denied=0.0)
-            yield f"{text} , so the winner is {'first' if first == (draw.random() < 6 / 7) else 'second'} ."
+            text, first = comparison(draw)
+            yield f"{text} , so the winner is {'first' if first == (draw.random() < RIGHT) else 'second'} ."
+            yield f"{comparison(draw, len(NEW_MORE))[0]} ."
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     tokenizer = _tokenizer([*special, *COMPARISON_WORDS], "[CLS] $A [SEP]", "[UNK]")
@@ -86,7 +114,7 @@ def train_encoder(folder: Path, layers: int = 6, width: int = 96) -> None:
     verdict = tokenizer.token_to_id("first"), tokenizer.token_to_id("second")
 
     def mask(ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        hidden = (torch.rand(ids.shape, generator=draw) < 0.1) & (ids > 4)
+        hidden = (torch.rand(ids.shape, generator=draw) < 0.15) & (ids > 4)
         hidden |= (ids == verdict[0]) | (ids == verdict[1])
         return ids.masked_fill(hidden, 4), ids.masked_fill(~hidden, -100)
 

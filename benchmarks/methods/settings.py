@@ -1,8 +1,8 @@
 """What the methods are compared on: three kinds of model and of data, made on this machine and kept in a folder.
 
 ``intents``: requests to an assistant, all-MiniLM-L6-v2 (real weights), by similarity to label descriptions.
-``opinions``: contrasts that a decoder never read, by the next word. ``comparisons``: denials that an encoder never
-saw, by a masked word.
+``opinions``: words whose verdict a decoder never read, by the next word. ``comparisons``: words and denials that an
+encoder never saw, by a masked word.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from languages import comparison, opinion, train_decoder, train_encoder
+from languages import NEW_GOOD, NEW_MORE, comparison, opinion, train_decoder, train_encoder
 
 from device_runtime.bundle import Bundle
 from device_runtime.data import DataStore, load_data
@@ -68,13 +68,13 @@ def _make_intents(place: Path) -> tuple[str, str]:
 
 def _make_opinions(place: Path) -> tuple[str, str]:
     train_decoder(place / "model")
-    _write_drawn(place, lambda draw: opinion(draw, contrast=0.7))
+    _write_drawn(place, lambda draw: opinion(draw, len(NEW_GOOD)))
     return str(place / "model"), "sst2"
 
 
 def _make_comparisons(place: Path) -> tuple[str, str]:
     train_encoder(place / "model")
-    _write_drawn(place, lambda draw: comparison(draw, denied=0.7))
+    _write_drawn(place, lambda draw: comparison(draw, len(NEW_MORE), denied=0.3))
     task = place / "comparisons.toml"
     task.write_text(
         '[masked]\ntemplate = "{sentence} , so the winner is {mask} ."\n'
@@ -96,7 +96,7 @@ def _write(file: Path, records: Iterable[dict[str, object]]) -> None:
 
 
 SETTINGS: dict[str, tuple[Callable[[Path], tuple[str, str]], int, float]] = {
-    "intents": (_make_intents, 12, 0.78),
-    "opinions": (_make_opinions, 20, 0.6),
-    "comparisons": (_make_comparisons, 20, 0.6),
+    "intents": (_make_intents, 12, 0.8),
+    "opinions": (_make_opinions, 20, 0.75),
+    "comparisons": (_make_comparisons, 20, 0.85),
 }

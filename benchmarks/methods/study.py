@@ -13,28 +13,27 @@ import argparse
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
 from settings import SETTINGS, open_setting
-from trial import Choice, Curve, geometric_mean, run_trial
+from trial import COHORT, POINTS, Choice, Curve, run_trial
 
 from fedspzo.methods import METHODS
 
 TUNING_SEED, SEEDS = 0, (1, 2, 3)
-#: Forward passes of the whole network, of one device's batch of 8, that each of a cohort may spend.
-FORWARDS = 400
+#: Forward passes of the whole network, of a batch of 8, that each of a cohort may spend: in tuning, and then.
+TUNING, FORWARDS = 300, 600
 #: Directions to choose from, whole-model and inside the split.
 WHOLE, SPLIT = (1, 5, 16), (8, 16, 32)
-BATCHES = (4, 8)
-#: Rates to choose from, as multiples of the method's own.
-RATES = (0.25, 0.5, 2.0, 4.0)
+#: Rates to choose from, as multiples of the method's own; then of the best one's.
+COARSE, FINE = (0.25, 1.0, 4.0), (0.5, 2.0)
 COMPARED = (
-    "fedspzo", "fedspzo-one-sided", "fedspzo-resting", "frozen", "decomfl", "decomfl-one-sided", "fedzo", "fedmezo",
-    "feedsign",
+    "frozen", "decomfl-one-sided", "fedspzo-one-sided", "decomfl", "fedspzo", "fedspzo-resting", "fedzo-one-sided",
+    "fedzo", "feedsign", "fedkseed", "mezo",
 )  # fmt: skip
 
 
@@ -50,45 +49,45 @@ class Study:
     folder: Path
     pool: ProcessPoolExecutor
 
-    def curves(self, runs: Sequence[tuple[str, Choice, int]]) -> list[Curve]:
-        """The curves of (setting, choice, seed), run where that has not been done."""
+    def curves(self, runs: Sequence[tuple[str, Choice, int, float]]) -> list[Curve]:
+        """The curves of (setting, choice, seed, forward passes), run where that has not been done."""
         made = [self.pool.submit(_run, self.folder, *run) for run in runs]
         return [future.result() for future in made]
 
     def tune(self, setting: str, method: str) -> Choice:
-        """The choice that reaches the setting's target soonest, of as many as any method has."""
+        """The best of eight choices: of five rates, then of numbers of directions and batches."""
         own = METHODS[method]
         counts = SPLIT if own.first is not None else WHOLE
-        if method in ("feedsign", "fedmezo"):
-            counts = (own.perturbations,)
-        choices = [Choice(method, count, own.rate, batch) for count in counts for batch in BATCHES]
-        best = self.best(setting, choices)
-        more = [replace(best, rate=own.rate * factor) for factor in RATES]
-        best = self.best(setting, [best, *more])
-        between = [replace(best, rate=best.rate * factor) for factor in (2**-0.5, 2**0.5)]
-        return self.best(setting, [best, *between])
+        middle = Choice(method, own.perturbations, own.rate, 4)
+        best = self.best(setting, [replace(middle, rate=factor * own.rate) for factor in COARSE])
+        best = self.best(setting, [best, *(replace(best, rate=factor * best.rate) for factor in FINE)])
+        others = [replace(best, perturbations=count) for count in counts if count != own.perturbations][:2]
+        if method == "feedsign":  # which has one direction
+            others = [replace(best, rate=factor * best.rate) for factor in (2**-0.5, 2**0.5)]
+        return self.best(setting, [best, *others, replace(best, batch=8)])
 
     def best(self, setting: str, choices: Sequence[Choice]) -> Choice:
-        """The one whose run on the tuning seed reaches the target soonest, or else comes lowest."""
-        curves = self.curves([(setting, choice, TUNING_SEED) for choice in choices])
+        """The one that reaches the setting's target soonest on the tuning seed and stays there, or else ends lowest."""
+        curves = self.curves([(setting, choice, TUNING_SEED, TUNING) for choice in choices])
         target = SETTINGS[setting][2] * curves[0].train[0]
 
         def rank(curve: Curve) -> tuple[float, float]:
-            final = curve.train[-1]
-            return curve.reached(target), final if math.isfinite(final) else math.inf
+            tail = curve.train[-len(curve.train) // 4 :]
+            final = max(tail) if len(curve.train) > POINTS else math.inf
+            return curve.held(target), final
 
         return min(zip(choices, curves, strict=True), key=lambda pair: rank(pair[1]))[0]
 
 
-def _run(folder: Path, setting: str, choice: Choice, seed: int) -> Curve:
+def _run(folder: Path, setting: str, choice: Choice, seed: int, forwards: float) -> Curve:
     """One run, from its file if there is one."""
-    described = json.dumps([setting, asdict(choice), seed, FORWARDS], sort_keys=True)
+    described = json.dumps([setting, asdict(choice), seed, forwards], sort_keys=True)
     file = folder / "runs" / f"{hashlib.sha256(described.encode()).hexdigest()[:16]}.json"
     if not file.exists():
         found = open_setting(setting, folder)
         shape = max(found.bundle.manifest.shapes, key=lambda shape: shape.batch)
         forward = sum(shape.graphs[stage.graph].flops for stage in found.bundle.manifest.stages)
-        curve = run_trial(found, choice, seed, FORWARDS * 4.0 * forward)
+        curve = run_trial(found, choice, seed, forwards * COHORT * forward)
         file.parent.mkdir(exist_ok=True)
         partial = file.with_suffix(".partial")
         partial.write_text(json.dumps({"run": json.loads(described), "curve": curve.as_dict()}), encoding="utf-8")
@@ -96,50 +95,43 @@ def _run(folder: Path, setting: str, choice: Choice, seed: int) -> Curve:
     return Curve(**json.loads(file.read_text(encoding="utf-8"))["curve"])
 
 
-def compare(study: Study, settings: Sequence[str], methods: Sequence[str]) -> Iterator[dict[str, object]]:
-    """For each setting and method, what the tuned choice does on the seeds that were held out."""
-    for setting in settings:
-        for method in methods:
-            choice = study.tune(setting, method)
-            curves = study.curves([(setting, choice, seed) for seed in SEEDS])
-            target = SETTINGS[setting][2] * curves[0].train[0]
-            yield {
-                "setting": setting,
-                "method": method,
-                "choice": asdict(choice),
-                "gflop": [curve.reached(target) / 1e9 for curve in curves],
-                "loss": [curve.train[-1] for curve in curves],
-                "test_loss": [curve.test for curve in curves],
-                "accuracy": [curve.accuracy for curve in curves],
-            }
-
-
-def summarise(rows: Sequence[Mapping[str, object]]) -> None:
-    """Print a table."""
-    for row in rows:
-        gflop = row["gflop"]
-        assert isinstance(gflop, list)
-        mean = geometric_mean(gflop) if all(map(math.isfinite, gflop)) else math.inf
-        print(row["setting"], row["method"], f"{mean:.0f}", [f"{g:.0f}" for g in gflop], row["choice"], row["loss"])
+def compare(study: Study, setting: str, method: str) -> dict[str, object]:
+    """What a method's tuned choice does on the seeds that were held out."""
+    choice = study.tune(setting, method)
+    curves = study.curves([(setting, choice, seed, FORWARDS) for seed in SEEDS])
+    target = SETTINGS[setting][2] * curves[0].train[0]
+    return {
+        "setting": setting,
+        "method": method,
+        "choice": asdict(choice),
+        "target": target,
+        "gflop": [curve.reached(target) / 1e9 for curve in curves],
+        "curves": [curve.as_dict() for curve in curves],
+    }
 
 
 def main() -> None:
-    """Run what is missing, and print."""
+    """Run what is missing, and keep the rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--folder", type=Path, required=True, help="where models, data and finished runs are kept")
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--methods", nargs="+", default=list(COMPARED), choices=list(METHODS))
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=2, help="processes (%(default)s)")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     for setting in options.settings:
         open_setting(setting, options.folder)
-    with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
-        rows = []
-        for row in compare(Study(options.folder, pool), options.settings, options.methods):
+    pairs = [(setting, method) for method in options.methods for setting in options.settings]
+    rows: list[dict[str, object]] = []
+    with (
+        ProcessPoolExecutor(options.workers, get_context("spawn")) as pool,
+        ThreadPoolExecutor(2 * options.workers) as threads,  # of which each waits for one method's runs
+    ):
+        study = Study(options.folder, pool)
+        for row in threads.map(lambda pair: compare(study, *pair), pairs):
             rows.append(row)
-            summarise([row])
             (options.folder / "rows.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+            print(row["setting"], row["method"], row["gflop"], row["choice"], flush=True)
 
 
 if __name__ == "__main__":

@@ -33,9 +33,9 @@ DEVICES, COHORT, ALPHA = 10, 4, 0.5
 #: Trained weights of the model that the methods' own rates are for.
 WEIGHTS = 10_647_552
 #: Examples of the training set that a curve's loss is the mean of.
-SAMPLE = 400
+SAMPLE = 160
 #: Points of a curve.
-POINTS = 20
+POINTS = 24
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Choice:
     Attributes:
         method: one of ``fedspzo.methods.METHODS``.
         perturbations: directions.
-        rate: learning rate for each of them, for :data:`WEIGHTS` trained weights; with fewer it is larger, in proportion.
+        rate: learning rate for each of them, for :data:`WEIGHTS` trained weights; larger with fewer, in proportion.
         batch: examples of a step.
     """
 
@@ -61,10 +61,9 @@ class Curve:
 
     Attributes:
         flops: operations of all devices so far, at each point.
-        train: mean loss on a sample of the training set.
-        test: mean loss on the test set; NaN except at the end.
-        accuracy: on the test set at the end.
-        bytes_up, bytes_down: payload of scalars up and of journal entries down, for each device.
+        train: mean loss on a sample of the training set, at each point.
+        test: mean loss on the test set, at the end.
+        accuracy: on the test set, at the end.
         rounds: closed.
     """
 
@@ -74,14 +73,27 @@ class Curve:
     accuracy: float
     rounds: int
 
+    @property
+    def smooth(self) -> list[float]:
+        """The training losses, each the median of itself and its neighbours: one lucky point is no progress."""
+        padded = [self.train[0], *self.train, self.train[-1]]
+        return [sorted(padded[k : k + 3])[1] for k in range(len(self.train))]
+
     def reached(self, target: float) -> float:
         """Operations until the training loss is at a target, by lines between the points; infinite if it never is."""
-        for k in range(1, len(self.train)):
-            above, below = self.train[k - 1], self.train[k]
+        losses = self.smooth
+        for k in range(1, len(losses)):
+            above, below = losses[k - 1], losses[k]
             if below <= target < above:
                 share = (above - target) / (above - below)
                 return self.flops[k - 1] + share * (self.flops[k] - self.flops[k - 1])
-        return float("inf")
+        return math.inf
+
+    def held(self, target: float) -> float:
+        """The same where the loss stays there to the end of the run; else infinite."""
+        since = self.reached(target)
+        later = [loss for flops, loss in zip(self.flops, self.smooth, strict=True) if flops >= since]
+        return since if later and max(later) <= 1.03 * target else math.inf
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -1,0 +1,199 @@
+"""The study's tables and pictures from its finished runs, and what a step of each tuned choice costs on this machine.
+
+    python benchmarks/methods/report.py --folder study --table study.md --png docs/methods.png
+
+What is compared are the operations until the training loss is as low as the best two-sided whole-model method brings
+it on all held-out seeds with its whole budget. Means are geometric. A run that never gets there counts as its whole
+budget, which flatters it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from settings import SETTINGS, Setting, open_setting
+from trial import Choice, Curve, make_trial_job
+
+from broker.rounds import close_round, plan_round
+from device_runtime.engines import create_engine
+from device_runtime.estimator import measure
+from device_runtime.forward import Forward
+from device_runtime.prefix import PrefixCache
+from device_runtime.replica import Replica
+from device_runtime.wire import Result, encode, fingerprint
+from fedspzo.methods import METHODS
+
+TWO_SIDED_WHOLE = ("decomfl", "fedzo")
+WHOLE = tuple(name for name, method in METHODS.items() if method.first is None and name != "mezo")
+BEYOND = ("fedspzo-one-sided", "fedspzo-resting", "frozen")
+#: Rounds that a step's time is the median of, after as many that fill caches.
+ROUNDS = 12
+
+
+def step_cost(setting: Setting, choice: Choice, scratch: Path) -> dict[str, float]:
+    """Of one device's round, on one thread of LiteRT: seconds, and bytes of the result up and the entry down."""
+    job = make_trial_job(setting.bundle, choice, 0)
+    forward = Forward(create_engine("litert", 1), Replica(setting.bundle))
+    cache = PrefixCache(scratch / choice.method / setting.name)
+    seconds = []
+    for number in range(1, 2 * ROUNDS + 1):
+        plan = plan_round(job, number)
+        started = time.perf_counter()
+        found = measure(forward, setting.train, plan, "device-1", cache)
+        seconds.append(time.perf_counter() - started)
+    result = Result(plan.round, fingerprint(plan), found.scalars, found.loss, found.examples, seconds[-1], b"")
+    entry = close_round(plan, {f"device-{k}": result for k in range(1, job.cohort + 1)}, job.votes)
+    return {
+        "seconds": statistics.fmean(seconds[ROUNDS:]),
+        "up": len(encode(result)),
+        "down": len(encode(entry)),
+    }
+
+
+class Rows:
+    """Finished rows of the study, by setting and method."""
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        self.rows = {(row["setting"], row["method"]): row for row in rows}
+        self.settings = [name for name in SETTINGS if any(row["setting"] == name for row in rows)]
+        self.methods = [name for name in METHODS if all((setting, name) in self.rows for setting in self.settings)]
+
+    def curves(self, setting: str, method: str) -> list[Curve]:
+        """A method's runs on the held-out seeds."""
+        return [Curve(**curve) for curve in self.rows[setting, method]["curves"]]
+
+    def target(self, setting: str, depth: float = 1.0) -> float:
+        """Training loss to reach; a share ``depth`` of the way there."""
+        rivals = [self.curves(setting, name) for name in TWO_SIDED_WHOLE if name in self.methods]
+        reached = min(max(min(curve.smooth) for curve in curves) for curves in rivals)
+        start = rivals[0][0].train[0]
+        return start - depth * (start - reached)
+
+    def spent(self, setting: str, method: str, depth: float = 1.0) -> tuple[np.ndarray, int]:
+        """GFLOP until the target for each held-out seed, and how many of them never got there."""
+        curves = self.curves(setting, method)
+        reached = np.array([curve.reached(self.target(setting, depth)) for curve in curves])
+        whole = max(curve.flops[-1] for curve in curves)
+        return np.where(np.isfinite(reached), reached, whole) / 1e9, int(np.isinf(reached).sum())
+
+    def mean(self, setting: str, method: str, depth: float = 1.0) -> float:
+        """Geometric mean of GFLOP until the target."""
+        return float(np.exp(np.log(self.spent(setting, method, depth)[0]).mean()))
+
+    def gains(self, method: str, rivals: Sequence[str], depth: float) -> dict[str, tuple[str, np.ndarray]]:
+        """For each setting the rival that spends least there, and how much more it spends, seed by seed."""
+        found = {}
+        for setting in self.settings:
+            rival = min(
+                (name for name in rivals if name in self.methods), key=lambda name: self.mean(setting, name, depth)
+            )
+            found[setting] = rival, self.spent(setting, rival, depth)[0] / self.spent(setting, method, depth)[0]
+        return found
+
+
+def bar(rows: Rows, method: str, rivals: Sequence[str], depth: float = 1.0) -> str:
+    """A line of Markdown: how many times fewer operations a method takes than the best rival of each setting."""
+    gains = rows.gains(method, rivals, depth)
+    logs = np.log([gain for _, gain in gains.values()])
+    cells = [
+        f"{math.exp(np.log(gain).mean()):.2f} ({gain.min():.1f}–{gain.max():.1f}; {rival})"
+        for rival, gain in gains.values()
+    ]
+    return f"| {method} | **{math.exp(logs.mean()):.2f}** | {' | '.join(cells)} |"
+
+
+def tables(rows: Rows, costs: Mapping[str, Mapping[str, float]], command: str) -> str:
+    """All that the study shows, in Markdown."""
+    names = rows.settings
+    head = f"| method | all | {' | '.join(names)} |\n| --- | ---: |{' --- |' * len(names)}"
+    lines = ["How many times fewer operations than the best two-sided whole-model method (geometric mean over seeds;"]
+    lines += ["least and most; which one):", "", head, bar(rows, "fedspzo", TWO_SIDED_WHOLE), ""]
+    lines += ["and than the best whole-model method of any kind:", "", head]
+    ours = [name for name in ("fedspzo", *BEYOND) if name in rows.methods]
+    lines += [bar(rows, name, WHOLE) for name in ours]
+    lines += ["", "The same to half of that decrease of the loss:", "", head]
+    lines += [bar(rows, name, WHOLE, 0.5) for name in ours]
+    lines += [
+        "",
+        "| | method | tuned: directions, rate for each, batch | GFLOP to the target, by seed | test loss, accuracy",
+    ]
+    lines[-1] += " at the end | rounds | device: s | bytes up | bytes down |"
+    lines += ["| --- | --- | --- | --- | --- | ---: | ---: | ---: | ---: |"]
+    for setting in names:
+        for name in sorted(rows.methods, key=lambda name: rows.mean(setting, name)):
+            row, (spent, missed) = rows.rows[setting, name], rows.spent(setting, name)
+            choice, curves = Choice(**row["choice"]), rows.curves(setting, name)
+            share = [g * 1e9 / curve.flops[-1] for g, curve in zip(spent, curves, strict=True)]
+            rounds = statistics.fmean(min(s, 1.0) * curve.rounds for s, curve in zip(share, curves, strict=True))
+            cost = costs.get(f"{setting}/{name}", {"seconds": math.nan, "up": math.nan, "down": math.nan})
+            lines.append(
+                f"| {setting} | {name} | {choice.perturbations}, {choice.rate:.3g}, {choice.batch}"
+                f" | {', '.join(f'{g:.0f}' for g in spent)}{f' ({missed} never)' if missed else ''}"
+                f" | {statistics.fmean(curve.test for curve in curves):.3f},"
+                f" {statistics.fmean(curve.accuracy for curve in curves):.1%}"
+                f" | {rounds:.0f} | {rounds * cost['seconds']:.1f} | {rounds * cost['up']:,.0f}"
+                f" | {rounds * cost['down']:,.0f} |"
+            )
+    return "\n".join([*lines, "", f"Made by `{command}`.", ""])
+
+
+def draw(rows: Rows, path: Path) -> None:
+    """The training loss against operations, a panel for each setting: lines are means over seeds, bands their range."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, len(rows.settings), figsize=(4.6 * len(rows.settings), 4), squeeze=False)
+    for panel, setting in zip(panels[0], rows.settings, strict=True):
+        for number, name in enumerate(rows.methods):
+            curves = rows.curves(setting, name)
+            most = min(curve.flops[-1] for curve in curves)
+            grid = np.linspace(0, most, 60)
+            losses = np.array([np.interp(grid, curve.flops, curve.smooth) for curve in curves])
+            style = "-" if METHODS[name].first is not None else "--"
+            (line,) = panel.plot(grid / 1e9, losses.mean(0), style, color=f"C{number % 10}", label=name, linewidth=1.4)
+            panel.fill_between(
+                grid / 1e9, losses.min(0), losses.max(0), color=line.get_color(), alpha=0.12, linewidth=0
+            )
+        start = curves[0].train[0]
+        panel.axhline(rows.target(setting), color="#57606a", linewidth=0.8, linestyle=":")
+        panel.set(title=setting, xlabel="GFLOP of all devices", ylim=(None, 1.15 * start))
+        panel.grid(alpha=0.25)
+    panels[0][0].set_ylabel("training loss")
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncol=6, fontsize=8, frameon=False)
+    figure.tight_layout(rect=(0, 0.12, 1, 1))
+    figure.savefig(path, dpi=130)
+
+
+def main() -> None:
+    """Measure what has not been, and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, required=True, help="the study's")
+    parser.add_argument("--table", type=Path, required=True, help="where the tables go, in Markdown")
+    parser.add_argument("--png", type=Path, required=True, help="where the picture goes")
+    options = parser.parse_args()
+    rows = Rows(json.loads((options.folder / "rows.json").read_text(encoding="utf-8")))
+    kept = options.folder / "costs.json"
+    costs: dict[str, dict[str, float]] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    for setting, method in rows.rows:
+        if f"{setting}/{method}" not in costs:
+            choice = Choice(**rows.rows[setting, method]["choice"])
+            costs[f"{setting}/{method}"] = step_cost(open_setting(setting, options.folder), choice, options.folder)
+            kept.write_text(json.dumps(costs, indent=1), encoding="utf-8")
+    command = f"python benchmarks/methods/study.py --folder STUDY; {Path(__file__).name} --folder STUDY"
+    options.table.write_text(tables(rows, costs, command), encoding="utf-8")
+    draw(rows, options.png)
+
+
+if __name__ == "__main__":
+    main()
