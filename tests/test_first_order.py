@@ -271,9 +271,9 @@ def test_a_bundle_without_graphs_for_pytorch(command: Command, bundle_folder: Pa
     for graph in record["shapes"][0]["graphs"].values():
         del graph["files"]["torch"]
     (copy / MANIFEST).write_text(json.dumps(record))
-    with pytest.raises(BundleError, match="has no graphs for the engine 'torch', only for litert, executorch; export"):
+    with pytest.raises(BundleError, match="has no PyTorch graphs, which gradients go through, only those for litert"):
         Backpropagation(Bundle(copy))
-    assert "export it with --engine torch" in str(command("state", "--method", "fedavg", bundle=copy))
+    assert "export it with --engine litert,torch" in str(command("state", "--method", "fedavg", bundle=copy))
 
 
 @pytest.mark.parametrize(

@@ -94,13 +94,14 @@ def device_update(
     if not algorithm.local:
         found = gradient(weights, 0)
         return Update(found.tensors, found.loss, found.examples, found.flops)
-    moved, steps = weights, []
+    moved, steps = {index: array.copy() for index, array in weights.items()}, []
     for step in range(plan.steps):
         found = gradient(moved, step)
-        moved = _descend(moved, found.tensors, _rate(plan))
+        for index, array in moved.items():  # in place, as a device would
+            array -= _rate(plan) * found.tensors[index]
         steps.append((found.loss, found.examples, found.flops))
     losses, examples, flops = zip(*steps, strict=True)
-    change = {index: array - moved[index] for index, array in weights.items()}
+    change = {index: np.subtract(weights[index], array, out=array) for index, array in moved.items()}
     return Update(change, math.fsum(losses) / len(losses), sum(examples), sum(flops))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from device_runtime.bundle import Bundle
 from device_runtime.data import DataStore
 from device_runtime.engines import create_engine
+from device_runtime.errors import BundleError
 from device_runtime.forward import HIDDEN, ROWS, Batch, Forward
 from device_runtime.manifest import Shape, StageSpec
 from device_runtime.stored import Stored, widened
@@ -64,6 +65,11 @@ class Backpropagation:
             EngineError: PyTorch is not installed.
             BundleError: the bundle has no graphs for it.
         """
+        if "torch" not in bundle.formats:
+            raise BundleError(
+                f"{bundle.folder} has no PyTorch graphs, which gradients go through, only those for"
+                f" {', '.join(bundle.formats)}; export it with --engine litert,torch"
+            )
         self.bundle = bundle
         self._forward = Forward(create_engine("torch", threads), _Untrained(bundle))
         self._programs: dict[str, torch.nn.Module] = {}
