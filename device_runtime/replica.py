@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from device_runtime import halves
 from device_runtime.arrays import aligned_empty
 from device_runtime.bundle import Bundle
 from device_runtime.directions import DirectionKernel, Step, derive_seed
@@ -72,6 +73,23 @@ class Replica:
         else:
             self.round, self.head = 0, EMPTY
             self._load(self.bundle.weights)
+
+    def adopt(self, weights: Mapping[int, np.ndarray], round: int) -> None:
+        """Go to trainable weights of elsewhere, to which no journal leads: ``head`` is that of an empty one.
+
+        Args:
+            weights: tensor index → float32 of the tensor's shape; rounded to the nearest where 16 bits are stored.
+            round: that they are called after.
+        """
+        for index, array in weights.items():
+            stored = self._trainable[index]
+            if stored.dtype == np.float32:
+                stored[...] = array
+            else:
+                half = np.full(array.size, 1 << 15, np.uint16)
+                halves.narrow(array.astype(np.float32).ravel(), half, stored.reshape(-1))
+        self._changes.update(tuple(weights))
+        self.round, self.head = round, EMPTY
 
     def tensor(self, index: int) -> Stored:
         """A tensor as it is stored; not to be written. Graphs take float32."""

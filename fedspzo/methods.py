@@ -1,5 +1,7 @@
 """Published zeroth-order methods as settings of a job: each is a plan; rounds, estimator and journal are the same.
 
+First-order ones, which simulations compare them with, are settings of the same options.
+
 A learning rate grows with the number of directions that its block averages over, whose variance falls with it.
 """
 
@@ -73,8 +75,43 @@ METHODS = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class FirstOrder:
+    """A way to train with backpropagation, in simulations alone.
+
+    Attributes:
+        paper: where it is from.
+        title: what it does, in a line.
+        rate: learning rate, for an encoder of some 10 million weights.
+        steps: local steps.
+    """
+
+    paper: str
+    title: str
+    rate: float
+    steps: int = 1
+
+    def settings(self) -> dict[str, Any]:
+        """The job's options: one block, whose learning rate it is."""
+        return {"fanouts": "1", "scales": "1", "learning_rates": f"{self.rate:g}", "steps": self.steps}
+
+
+FIRST_ORDER = {
+    "fedavg": FirstOrder("1602.05629", "local steps of SGD, weights averaged", 0.015, 5),
+    "fedsgd": FirstOrder("1602.05629", "gradients averaged, the server's step is SGD's", 0.02),
+    "fedadam": FirstOrder("1602.05629, 2003.00295", "gradients averaged, the server's step is Adam's", 1e-4),
+}
+#: What a simulation can run.
+SIMULATED: dict[str, Method | FirstOrder] = {**METHODS, **FIRST_ORDER}
+
+
 class ChooseMethod(argparse.Action):
     """``--method NAME[:P]``: sets the job's options; those given besides, before or after it, stand."""
+
+    def __init__(self, *arguments: Any, methods: Mapping[str, Method | FirstOrder], **settings: Any) -> None:
+        """``methods``: those to choose from."""
+        super().__init__(*arguments, **settings)
+        self._methods = methods
 
     def __call__(
         self,
@@ -85,10 +122,18 @@ class ChooseMethod(argparse.Action):
     ) -> None:
         """Set the options that still have their defaults."""
         name, _, count = str(values).partition(":")
-        if name not in METHODS or (count and (not count.isdecimal() or count == "0")):
-            parser.error(f"--method is NAME or NAME:P, with P directions and a name of {', '.join(METHODS)}")
-        method = METHODS[name]
-        for option, value in method.settings(int(count or method.perturbations)).items():
+        if name in FIRST_ORDER and name not in self._methods:
+            parser.error(f"{name} needs backpropagation, which devices do not have; fedspzo simulate compares with it")
+        if name not in self._methods or (count and (not count.isdecimal() or count == "0")):
+            parser.error(f"--method is NAME or NAME:P, with P directions and a name of {', '.join(self._methods)}")
+        method = self._methods[name]
+        if isinstance(method, FirstOrder):
+            if count:
+                parser.error(f"{name} has no directions; leave out ':{count}'")
+            settings = method.settings()
+        else:
+            settings = method.settings(int(count or method.perturbations))
+        for option, value in settings.items():
             if getattr(namespace, option) == parser.get_default(option):
                 setattr(namespace, option, value)
         setattr(namespace, self.dest, name)

@@ -61,6 +61,20 @@ def attend(job: Job, plan: Plan, fleet: Fleet, candidates: Mapping[str, Candidat
     )
 
 
+def attend_round(job: Job, plan: Plan, fleet: Fleet, served: Mapping[str, int]) -> Attendance:
+    """:func:`attend` by those who are there.
+
+    Args:
+        served: device → the last round that it had a part in.
+
+    Raises:
+        PlanError: too few devices ever answer.
+    """
+    there = fleet.present(plan.round)
+    candidates = {device: replace(found, served=served.get(device, 0)) for device, found in there.items()}
+    return attend(job, plan, fleet, candidates)
+
+
 def simulate(
     job: Job,
     name: str,
@@ -83,9 +97,7 @@ def simulate(
     served = _served(store)
     for number in range(store.journal.last_round + 1, job.rounds + 1):
         plan = plan_round(job, number)
-        there = fleet.present(number)
-        candidates = {device: replace(found, served=served.get(device, 0)) for device, found in there.items()}
-        attendance = attend(job, plan, fleet, candidates)
+        attendance = attend_round(job, plan, fleet, served)
         answers = workers.measure(plan, list(attendance.seconds))
         results = {d: replace(answer.result, seconds=attendance.seconds[d]) for d, answer in answers.items()}
         entry = close_round(plan, results, job.votes)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedspzo.broker_options import add_broker_options, make_access
 from fedspzo.method import add_method_options, make_blocks
-from fedspzo.methods import METHODS, ChooseMethod
+from fedspzo.methods import METHODS, ChooseMethod, FirstOrder, Method
 from fedspzo.progress import show
 
 if TYPE_CHECKING:
@@ -44,12 +44,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_job_options(parser)
 
 
-def add_job_options(parser: argparse.ArgumentParser) -> None:
-    """The options that say what a job's rounds are like; the demo has them too."""
+def add_job_options(parser: argparse.ArgumentParser, methods: Mapping[str, Method | FirstOrder] = METHODS) -> None:
+    """The options that say what a job's rounds are like, and the methods to choose from; simulations have them too."""
     parser.add_argument(
-        "--method", action=ChooseMethod, metavar="NAME[:P]",
+        "--method", action=ChooseMethod, methods=methods, metavar="NAME[:P]",
         help="a published method with P directions, which sets the options of the job: "
-        + "; ".join(f"{name} ({method.title})" for name, method in METHODS.items()),
+        + "; ".join(f"{name} ({method.title})" for name, method in methods.items()),
     )  # fmt: skip
     parser.add_argument("--rounds", type=int, default=100, help="rounds to run (%(default)s)")
     parser.add_argument("--cohort", type=int, default=4, help="results that close a round (%(default)s)")

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedspzo.commands.server import add_job_options, make_job
+from fedspzo.methods import FIRST_ORDER, SIMULATED
 from fedspzo.progress import show
 
 if TYPE_CHECKING:
-    from broker.rounds import ClosedRound
+    from broker.evaluation import Schedule
+    from broker.rounds import ClosedRound, Job
     from broker.simulation.partition import Shares
+    from broker.simulation.profile import Fleet
     from broker.simulation.workers import Work, Workers
+    from broker.store import ServerStore
     from device_runtime.bundle import Bundle
+    from device_runtime.data import DataStore
+    from device_runtime.forward import Forward
     from device_runtime.plan import Entry
+    from device_runtime.replica import Replica
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--job", default="default", help="the job's name (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print progress as JSON lines")
-    add_job_options(parser)
+    add_job_options(parser, SIMULATED)
     behaviour = parser.add_argument_group(
         "how devices behave", "a distribution is a number, uniform:LOW,HIGH or lognormal:MEDIAN,SIGMA"
     )
@@ -62,16 +71,83 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run the rounds that the journal does not have yet, printing progress."""
+    from fedspzo.first_order import run_first_order
+
+    course = prepare(options)
+    if options.method in FIRST_ORDER:
+        run_first_order(options, course)
+    else:
+        run_zeroth_order(options, course)
+
+
+@dataclass(frozen=True)
+class Course:
+    """A simulated job, ready to be run by methods of either kind.
+
+    Attributes:
+        bundle, job, fleet, shares: the model, the rounds, the devices and their examples.
+        store: the state folder.
+        schedule: what is due after which rounds.
+        forward: through the model as it is after the last round that was told.
+        held_out: examples to evaluate on, if there are any.
+        started: when it began, by the monotonic clock.
+        json: whether progress is printed as JSON.
+    """
+
+    bundle: Bundle
+    job: Job
+    fleet: Fleet
+    shares: Shares
+    store: ServerStore
+    schedule: Schedule
+    forward: Forward[Replica]
+    held_out: DataStore | None
+    started: float
+    json: bool
+
+    def attend(self, round: int) -> None:
+        """Do what is due after a round, which the replica stands at."""
+        from device_runtime.evaluation import evaluate
+
+        if self.held_out is not None and self.schedule.evaluation(round):
+            evaluation = evaluate(self.forward, self.held_out)
+            show(self.json, round=round, held_out_loss=evaluation.loss, **evaluation.scores)
+        if self.schedule.snapshot(round):
+            self.forward.weights.save_snapshot(self.store.new_snapshot(round))
+
+    def tell(self, closed: ClosedRound, flops: int, **more: int) -> None:
+        """Print a closed round, and the operations that its devices did."""
+        show(
+            self.json,
+            round=closed.round,
+            loss=closed.loss,
+            results=len(closed.devices),
+            virtual_seconds=closed.seconds,
+            gflop=flops / 1e9,
+            seconds=time.monotonic() - self.started,
+            **more,
+        )
+
+    def finish(self, counts: Mapping[str, int]) -> None:
+        """Print what came of it."""
+        show(
+            self.json,
+            finished=True,
+            seconds=time.monotonic() - self.started,
+            server_digest=self.forward.weights.digest().hex(),
+            counts=dict(counts),
+        )
+
+
+def prepare(options: argparse.Namespace) -> Course:
+    """All that a job needs, as the options say. Raises FedSPZOError when they contradict each other."""
     from broker.evaluation import Schedule
     from broker.simulation.profile import Fleet, Profile, parse_quantile
-    from broker.simulation.run import simulate
-    from broker.simulation.workers import Work
     from broker.store import ServerStore
     from device_runtime.bundle import Bundle
     from device_runtime.data import load_data
     from device_runtime.engines import create_engine
     from device_runtime.errors import PlanError
-    from device_runtime.evaluation import evaluate
     from device_runtime.forward import Forward
     from device_runtime.replica import Replica
 
@@ -85,54 +161,63 @@ def run(options: argparse.Namespace) -> None:
         available=options.available,
         dropout=options.dropout,
     )
-    shares = partial(make_shares, options)
-    fleet = Fleet(shares(bundle).devices, profile, options.seed)
+    shares = make_shares(options, bundle)
     store = ServerStore(options.state, bundle.identity, options.job)
-    schedule = Schedule(max(job.rounds, store.journal.last_round), options.evaluate_every, job.digest_every)
-    forward = Forward(create_engine(options.engine, options.threads), Replica(bundle, store.snapshot, options.threads))
-    replica = forward.weights
-    held_out = load_data(options.held_out, bundle) if options.held_out else None
+    replica = Replica(bundle, store.snapshot, options.threads)
+    return Course(
+        bundle=bundle,
+        job=job,
+        fleet=Fleet(shares.devices, profile, options.seed),
+        shares=shares,
+        store=store,
+        schedule=Schedule(max(job.rounds, store.journal.last_round), options.evaluate_every, job.digest_every),
+        forward=Forward(create_engine(options.engine, options.threads), replica),
+        held_out=load_data(options.held_out, bundle) if options.held_out else None,
+        started=time.monotonic(),
+        json=options.json,
+    )
+
+
+def run_zeroth_order(options: argparse.Namespace, course: Course) -> None:
+    """Go on where the journal ends.
+
+    Raises:
+        StateError: the newest snapshot is not of the journal.
+    """
+    from broker.simulation.run import simulate
+    from broker.simulation.workers import Work
+    from device_runtime.errors import StateError
+
+    store, replica = course.store, course.forward.weights
+    if store.journal.head(replica.round) != replica.head:
+        raise StateError(
+            f"{store.snapshot} is not of this journal, but of a first-order method or another job;"
+            " give each job a state folder of its own"
+        )
+    shares = partial(make_shares, options)
     workers = make_workers(options, Work(options.bundle, options.engine, options.threads, store.snapshot, shares))
-    started, waiting = time.monotonic(), list(store.journal.entries(replica.round))
+    waiting = list(store.journal.entries(replica.round))
     workers.follow(waiting)
 
     def attend(round: int) -> None:
         replica.apply_all(waiting)
         waiting.clear()
-        if held_out is not None and schedule.evaluation(round):
-            evaluation = evaluate(forward, held_out)
-            show(options.json, round=round, held_out_loss=evaluation.loss, **evaluation.scores)
-        if schedule.snapshot(round):
-            replica.save_snapshot(store.new_snapshot(round))
+        course.attend(round)
 
     def observe(closed: ClosedRound, entry: Entry, flops: int) -> None:
-        show(
-            options.json,
-            round=closed.round,
-            loss=closed.loss,
-            results=len(closed.devices),
-            virtual_seconds=closed.seconds,
-            gflop=flops / 1e9,
-            seconds=time.monotonic() - started,
-        )
+        course.tell(closed, flops)
         waiting.append(entry)
-        if schedule.due(closed.round):
+        if course.schedule.due(closed.round):
             attend(closed.round)
 
     try:
         if not store.journal.last_round:
             attend(0)
-        counts = simulate(job, options.job, fleet, workers, store, observe)
+        counts = simulate(course.job, options.job, course.fleet, workers, store, observe)
     finally:
         workers.close()
     replica.apply_all(waiting)
-    show(
-        options.json,
-        finished=True,
-        seconds=time.monotonic() - started,
-        server_digest=replica.digest().hex(),
-        counts=dict(counts),
-    )
+    course.finish(counts)
 
 
 def make_shares(options: argparse.Namespace, bundle: Bundle) -> Shares:

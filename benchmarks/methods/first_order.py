@@ -1,0 +1,262 @@
+"""What a zeroth-order method costs against first-order ones, to the same training loss: a row for each method.
+
+    python benchmarks/methods/first_order.py --folder study --setting opinions \\
+        --choice fedspzo-one-sided:16:3e-4:4 [--lora BUNDLE --lora-choice NAME:P:RATE:BATCH]
+
+Rates of first-order methods are tuned here, on one seed, and all run on another. A bundle with adapters, exported for
+the same setting to LiteRT and PyTorch, adds a row for each method.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from settings import SETTINGS, Setting, open_setting
+from trial import ALPHA, COHORT, DEVICES, POINTS, SAMPLE, Choice, Curve, make_trial_job, run_trial
+
+from broker.rounds import ClosedRound, Job, close_round, plan_round
+from broker.simulation.first_order import ALGORITHMS, State, payload, train
+from broker.simulation.gradient import Backpropagation
+from broker.simulation.partition import Skew, device_names, share_out, subset
+from broker.simulation.profile import Fleet, Profile
+from device_runtime.bundle import Bundle
+from device_runtime.data import load_data
+from device_runtime.engines import create_engine
+from device_runtime.evaluation import evaluate
+from device_runtime.forward import Forward
+from device_runtime.plan import Block, Plan
+from device_runtime.replica import Replica
+from device_runtime.trust import SIGNATURE_BYTES
+from device_runtime.wire import Result, encode, fingerprint
+from fedspzo.methods import FIRST_ORDER
+
+TUNING_SEED = 0
+#: Rates to choose from, as multiples of the method's own.
+RATES = (0.3, 1.0, 3.0, 10.0, 30.0)
+#: Forward passes of the whole network, of one device's batch of 8, that each of a cohort may spend.
+ZEROTH, FIRST = 400, 60
+
+
+@dataclass(frozen=True)
+class FirstOrderChoice:
+    """What is tuned of a first-order method.
+
+    Attributes:
+        method: one of ``fedspzo.methods.FIRST_ORDER``.
+        rate: learning rate.
+        steps: local steps.
+        batch: examples of a step.
+    """
+
+    method: str
+    rate: float
+    steps: int
+    batch: int
+
+
+class _Spent(Exception):
+    """The budget is used up."""
+
+
+def run_first_order_trial(setting: Setting, choice: FirstOrderChoice, seed: int, budget: float) -> Curve:
+    """Train as :func:`trial.run_trial` does, with the same devices, partition, cohorts and batches.
+
+    Args:
+        seed: of the partition and of all of the job's randomness.
+        budget: operations of matrix products, of all devices.
+    """
+    forward = Forward(create_engine("litert", 1), Replica(setting.bundle))
+    sample = subset(setting.train, np.random.default_rng(0).choice(len(setting.train), SAMPLE, replace=False))
+    flops, losses = [0.0], [evaluate(forward, sample).loss]
+    spent, rounds = 0.0, 0
+
+    def observe(closed: ClosedRound, state: State, used: int) -> None:
+        nonlocal spent, rounds
+        spent, rounds = spent + used, closed.round
+        if spent >= budget * len(losses) / POINTS:
+            forward.weights.adopt(state.weights, closed.round)
+            flops.append(spent)
+            losses.append(evaluate(forward, sample).loss)
+            if spent >= budget or not losses[-1] < 3 * losses[0]:
+                raise _Spent
+
+    calm = Profile(lambda chance: 1.0, lambda chance: 1.0, available=1.0, dropout=0.0)
+    fleet = Fleet(device_names(DEVICES), calm, seed)
+    shares = share_out(setting.train, DEVICES, Skew(ALPHA), seed)
+    job = make_first_order_job(setting.bundle, choice, seed)
+    with suppress(_Spent):
+        train(job, ALGORITHMS[choice.method], fleet, shares, Backpropagation(setting.bundle), observe)
+    final = evaluate(forward, setting.test)
+    return Curve(flops, losses, final.loss, final.scores["accuracy"], rounds)
+
+
+def make_first_order_job(bundle: Bundle, choice: FirstOrderChoice, seed: int) -> Job:
+    """The job of the trials, of one block that has the learning rate."""
+    job = make_trial_job(bundle, Choice("decomfl", 1, 1.0, choice.batch), seed)
+    return replace(job, blocks=(Block(len(bundle.manifest.stages), 1, 1.0, choice.rate),), steps=choice.steps)
+
+
+def tune(setting: Setting, method: str, batch: int, target: float) -> FirstOrderChoice:
+    """The rate that reaches the target soonest, or else comes lowest."""
+    own = FIRST_ORDER[method]
+    choices = [FirstOrderChoice(method, own.rate * factor, own.steps, batch) for factor in RATES]
+    budget = FIRST * _forward_of_a_cohort(setting.bundle)
+
+    def rank(choice: FirstOrderChoice) -> tuple[float, float]:
+        curve = run_first_order_trial(setting, choice, TUNING_SEED, budget)
+        final = curve.train[-1]
+        return curve.reached(target), final if math.isfinite(final) else math.inf
+
+    return min(choices, key=rank)
+
+
+def compare(
+    setting: Setting, data: Path, choice: Choice, methods: Sequence[str], target: float, seed: int
+) -> Iterator[dict[str, object]]:
+    """A row for the zeroth-order choice, and one for each first-order method.
+
+    Args:
+        data: the training examples' file.
+        target: training loss to reach.
+        seed: of all runs but those that tune.
+    """
+    cohort, job = _forward_of_a_cohort(setting.bundle), make_trial_job(setting.bundle, choice, seed)
+    curve, plan = run_trial(setting, choice, seed, ZEROTH * cohort), plan_round(job, 1)
+    up, down = zeroth_order_bytes(plan)
+    yield _row(setting, data, choice, curve, target, plan, up, down)
+    size = payload(Backpropagation(setting.bundle).start()) * COHORT / DEVICES
+    for method in methods:
+        tuned = tune(setting, method, choice.batch, target)
+        curve = run_first_order_trial(setting, tuned, seed, FIRST * cohort)
+        plan = plan_round(make_first_order_job(setting.bundle, tuned, seed), 1)
+        yield _row(setting, data, tuned, curve, target, plan, size, size)
+
+
+def zeroth_order_bytes(plan: Plan) -> tuple[float, float]:
+    """Bytes that a round takes each of all devices, up and down in the mean, with signatures and without MQTT's own.
+
+    A cohort gets the plan and answers; all get the entry.
+    """
+    random = np.random.default_rng(0).standard_normal(plan.scalars, np.float32)
+    result = Result(plan.round, fingerprint(plan), tuple(random.tolist()), 0.5, plan.examples, 0.5, b"")
+    entry = close_round(plan, {f"device-{number}": result for number in range(COHORT)})
+    of_result, of_plan, of_entry = (len(encode(message)) + SIGNATURE_BYTES for message in (result, plan, entry))
+    return of_result * COHORT / DEVICES, of_plan * COHORT / DEVICES + of_entry
+
+
+def _row(
+    setting: Setting,
+    data: Path,
+    choice: Choice | FirstOrderChoice,
+    curve: Curve,
+    target: float,
+    plan: Plan,
+    up: float,
+    down: float,
+) -> dict[str, object]:
+    """Costs to the target; None where it was not reached."""
+    gflop = curve.reached(target) / 1e9
+    rounds = gflop * 1e9 * curve.rounds / curve.flops[-1]
+    device = _one_device(setting.bundle, data, plan, choice.method)
+    costs = {
+        "rounds": rounds,
+        "gflop": gflop,
+        "seconds": rounds * device["seconds"],
+        "bytes_up": rounds * up,
+        "bytes_down": rounds * down,
+    }
+    return {
+        "method": choice.method,
+        "trains": "adapters" if setting.bundle.manifest.adapters else "all weights",
+        **{name: cost if math.isfinite(cost) else None for name, cost in costs.items()},
+        "seconds_of_a_round": device["seconds"],
+        "peak_mb": device["peak_mb"],
+        "engine_mb": device["engine_mb"],
+        "last_loss": curve.train[-1],
+        "accuracy": curve.accuracy,
+        "rate": choice.rate,
+    }
+
+
+def _one_device(bundle: Bundle, data: Path, plan: Plan, method: str) -> dict[str, float]:
+    """Memory and time of a round on one device, in a process of its own."""
+    command = [sys.executable, str(Path(__file__).with_name("one_device.py")), str(bundle.folder), str(data),
+               encode(plan).hex(), *(["--first-order", method] if method in FIRST_ORDER else [])]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"one device's rounds of {method} failed: {done.stderr[-2000:]}")
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
+def _forward_of_a_cohort(bundle: Bundle) -> float:
+    """Operations of a forward pass on each of a cohort."""
+    shape = max(bundle.manifest.shapes, key=lambda shape: shape.batch)
+    return float(COHORT * sum(shape.graphs[stage.graph].flops for stage in bundle.manifest.stages))
+
+
+#: Title of a column → what it shows of a row.
+COLUMNS = {
+    "method": "method", "trains": "trains", "rounds": "rounds", "GFLOP, all devices": "gflop",
+    "compute time, s": "seconds", "peak memory, MB": "peak_mb", "of it the empty engine": "engine_mb",
+    "bytes up": "bytes_up", "bytes down": "bytes_down",
+}  # fmt: skip
+
+
+def as_markdown(rows: Sequence[dict[str, object]]) -> str:
+    """The rows as a table."""
+
+    def shown(value: object) -> str:
+        if isinstance(value, float):
+            return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+        return "not reached" if value is None else str(value)
+
+    lines = [[shown(row[name]) for name in COLUMNS.values()] for row in rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [list(COLUMNS), ["---"] * len(COLUMNS), *lines])
+
+
+def parse_choice(text: str) -> Choice:
+    """NAME:P:RATE:BATCH."""
+    name, count, rate, batch = text.split(":")
+    return Choice(name, int(count), float(rate), int(batch))
+
+
+def main() -> None:
+    """Print the rows as JSON lines as they come, then as a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, required=True, help="where the settings are")
+    parser.add_argument("--setting", choices=list(SETTINGS), required=True)
+    parser.add_argument("--choice", type=parse_choice, required=True, metavar="NAME:P:RATE:BATCH")
+    parser.add_argument("--methods", nargs="+", default=["fedavg", "fedadam"], choices=list(FIRST_ORDER))
+    parser.add_argument("--seed", type=int, default=1, help="of the runs that are compared (%(default)s)")
+    parser.add_argument("--lora", type=Path, metavar="BUNDLE", help="with adapters")
+    parser.add_argument("--lora-choice", type=parse_choice, metavar="NAME:P:RATE:BATCH", help="default: --choice")
+    options = parser.parse_args()
+    setting = open_setting(options.setting, options.folder)
+    data = options.folder / options.setting / "train.jsonl"
+    start = evaluate(Forward(create_engine("litert", 1), Replica(setting.bundle)), setting.train).loss
+    runs = [(setting, options.choice)]
+    if options.lora:
+        adapted = Bundle(options.lora)
+        train, test = (load_data(data.with_name(f"{split}.jsonl"), adapted) for split in ("train", "test"))
+        lora = Setting(setting.name, adapted, train, test, setting.target)
+        runs.append((lora, options.lora_choice or options.choice))
+    rows = []
+    for each, choice in runs:
+        for row in compare(each, data, choice, options.methods, setting.target * start, options.seed):
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+    print(as_markdown(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""Backpropagation through a bundle's PyTorch programs, for simulations: devices themselves only run forward passes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from device_runtime.bundle import Bundle
+from device_runtime.data import DataStore
+from device_runtime.engines import create_engine
+from device_runtime.errors import BundleError
+from device_runtime.forward import HIDDEN, ROWS, Batch, Forward
+from device_runtime.manifest import Shape, StageSpec
+from device_runtime.stored import Stored, widened
+
+if TYPE_CHECKING:
+    import torch
+
+#: Tensor index → float32 array of the tensor's shape.
+Tensors = Mapping[int, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """The gradient of a batch's mean loss.
+
+    Attributes:
+        tensors: with respect to each weight that was given.
+        loss: mean over the examples.
+        examples: how many they were.
+        flops: operations of the matrix products, forward and backward.
+    """
+
+    tensors: Tensors
+    loss: float
+    examples: int
+    flops: int
+
+
+class _Untrained:
+    """A bundle's tensors over its mapped file; see :class:`device_runtime.forward.Weights`."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+
+    def tensor(self, index: int) -> Stored:
+        return self.bundle.tensor(index)
+
+
+class Backpropagation:
+    """Gradients with respect to the trainable tensors of a bundle: its own weights, or its adapters.
+
+    Attributes:
+        bundle: the bundle.
+    """
+
+    def __init__(self, bundle: Bundle, threads: int = 1) -> None:
+        """Make ready.
+
+        Raises:
+            EngineError: PyTorch is not installed.
+            BundleError: the bundle has no graphs for it.
+        """
+        if "torch" not in bundle.formats:
+            raise BundleError(
+                f"{bundle.folder} has no PyTorch graphs, which gradients go through, only those for"
+                f" {', '.join(bundle.formats)}; export it with --engine litert,torch"
+            )
+        self.bundle = bundle
+        self._forward = Forward(create_engine("torch", threads), _Untrained(bundle))
+        self._programs: dict[str, torch.nn.Module] = {}
+        self._flops: dict[tuple[int, int], int] = {}
+
+    def start(self) -> dict[int, np.ndarray]:
+        """θ₀ of the trainable tensors that the loss depends on, in float32."""
+        manifest = self.bundle.manifest
+        used = dict.fromkeys(index for stage in manifest.stages for index in stage.tensors)
+        trained = [index for index in used if manifest.tensors[index].trainable]
+        return {index: np.array(widened(self.bundle.tensor(index))) for index in trained}
+
+    def __call__(self, weights: Tensors, store: DataStore, indices: np.ndarray) -> Gradient:
+        """The gradient at some weights, on some examples of a store (at most the bundle's batch)."""
+        import torch
+        from torch.utils.flop_counter import FlopCounterMode
+
+        batch = self._forward.batch(store, indices)
+        size = batch.shape.batch, batch.shape.length
+        leaves = {index: torch.from_numpy(array).requires_grad_() for index, array in weights.items()}
+        # What is computed depends on the shape alone, and counting takes time: once for each is enough.
+        with nullcontext() if size in self._flops else FlopCounterMode(display=False) as counter:
+            loss = self._losses(batch, leaves)[: batch.count].mean()
+            loss.backward()
+        if counter is not None:
+            self._flops[size] = counter.get_total_flops()
+        tensors = {
+            i: np.zeros_like(weights[i]) if leaf.grad is None else leaf.grad.numpy() for i, leaf in leaves.items()
+        }
+        return Gradient(tensors, loss.item(), batch.count, self._flops[size])
+
+    def _losses(self, batch: Batch, leaves: Mapping[int, torch.Tensor]) -> torch.Tensor:
+        """The losses [batch], with their history."""
+        import torch
+
+        hidden = torch.from_numpy(batch.feeds[ROWS])
+        for stage in self.bundle.manifest.stages:
+            feeds = [
+                hidden if name == HIDDEN else torch.from_numpy(batch.feeds[name])
+                for name in batch.shape.graphs[stage.graph].feeds
+            ]
+            tensors = [leaves[i] if i in leaves else self._frozen(i) for i in stage.tensors]
+            constants = [self._frozen(i).reshape(self.bundle.tensor(i).shape[-2:]) for i in stage.constants]
+            hidden = self._program(batch.shape, stage)(*feeds, *tensors, *constants)[0]
+        return hidden
+
+    def _frozen(self, index: int) -> torch.Tensor:
+        import torch
+
+        return torch.from_numpy(widened(self.bundle.tensor(index)))
+
+    def _program(self, shape: Shape, stage: StageSpec) -> torch.nn.Module:
+        import torch
+
+        file = shape.graphs[stage.graph].files["torch"]
+        if file not in self._programs:
+            self._programs[file] = torch.export.load(self.bundle.folder / file).module()
+        return self._programs[file]
