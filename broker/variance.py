@@ -1,16 +1,16 @@
 """The variance of FedSPZO's estimate of a gradient, block by block: what follows from how it is made.
 
 Let block b have n_b trained weights with gradient g_b, scale s_b and P_b directions z_b, whose entries are independent
-and symmetric about zero with variance 1 and kurtosis κ = E z⁴. To first order in ε a scalar is d = Σ_c s_c z_c·g_c, over
-the blocks that were perturbed together, and block b's estimate is the mean of (d/s_b)·z_b. What d holds of z_b itself
-gives (z_b·g_b) z_b, with mean g_b; since E[z_i² z_j²] is 1 and E[z_i⁴] is κ,
+and symmetric about zero with variance 1 and kurtosis κ = E z⁴. To first order in ε a scalar is d = Σ_c s_c z_c·g_c,
+over the blocks that were perturbed together, and block b's estimate is the mean of (d/s_b)·z_b. What d holds of z_b
+itself gives (z_b·g_b) z_b, with mean g_b; since E[z_i² z_j²] is 1 and E[z_i⁴] is κ,
 
     E|(z·g) z − g|² = (n + κ − 2)·|g|²,
 
-(n − 1)·|g|² for random signs, (n + 1)·|g|² for normal numbers. What d holds of another block's z_c has mean zero and the
-mean square (s_c/s_b)²·|g_c|²·n_b. All these terms are uncorrelated, so that their mean over paths divides each by the
-number of independent draws in it: P_b for a block's own, and for that with another block as many as the later one of
-the two has paths, since the scalars under a path are averaged:
+(n − 1)·|g|² for random signs, (n + 1)·|g|² for normal numbers. What d holds of another block's z_c has mean zero and
+the mean square (s_c/s_b)²·|g_c|²·n_b. All these terms are uncorrelated, so that their mean over paths divides each by
+the number of independent draws in it: P_b for a block's own, and for that with another block as many as the later one
+of the two has paths, since the scalars under a path are averaged:
 
     E|ĝ_b − g_b|² = (n_b + κ − 2)·|g_b|²/P_b + n_b·Σ_{c ≠ b} (s_c/s_b)²·|g_c|²/P_max(b, c).
 
@@ -93,8 +93,8 @@ def cohort_variance(variances: Sequence[float], shares: Sequence[float]) -> floa
 def batch_variance(spread: float, batch: int, examples: int) -> float:
     """E|g_B − g|², the gradient of a batch drawn without replacement about that of all of a device's examples.
 
-    An estimate ĝ on a batch has mean g_B, so that E|ĝ − g|² is the sum of this and of its variance on the batch, in which
-    E|g_B|² = |g|² + this stands for |g|².
+    An estimate ĝ on a batch has mean g_B, so that E|ĝ − g|² is the sum of this and of its variance on the batch, in
+    which E|g_B|² = |g|² + this stands for |g|².
 
     Args:
         spread: mean over the examples of |g_i − g|².

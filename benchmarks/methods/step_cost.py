@@ -1,6 +1,6 @@
-"""What a step costs with as many perturbations of the second block: FedSPZO with K of them against whole-model with P = K.
+"""What a step costs at equal perturbations of the second block: FedSPZO with K of them, whole-model with P = K.
 
-    python benchmarks/methods/step_cost.py --json step-cost.json --png step-cost.png     # some minutes, 2 cores left alone
+    python benchmarks/methods/step_cost.py --json step-cost.json --png step-cost.png    # minutes, on 2 cores left alone
 
 RoBERTa-large's layer shapes with random weights. With shares F1 and F2 of a forward pass's FLOPs in the two blocks,
 whole-model takes 2·K of them and the split, one perturbation of block 1 and K of block 2 under it, 2·(F1 + K·F2): the
@@ -70,7 +70,7 @@ class Cost:
 
     def failures(self) -> list[str]:
         """Which bars it misses."""
-        name = f"{self.layers} layers in block 2, K = {self.count}"
+        name = f"block 2 of {self.layers} layers and the head, K = {self.count}"
         found = []
         for kind, value, allowed in (("FLOPs", self.counted, COUNTED), ("wall time", self.timed, TIMED)):
             if abs(value / self.predicted - 1) > allowed:
@@ -90,7 +90,9 @@ def compare(device: OurDevice, layers: Sequence[int], counts: Sequence[int], rep
     flops = [device.forward.manifest.shapes[0].graphs[s.graph].flops for s in device.forward.manifest.stages]
     found = []
     for count in counts:
-        two = {0: device.whole(count)} | {n: device.plan((device.stages - 1 - n, 1), (device.stages, count)) for n in layers}
+        two = {0: device.whole(count)} | {
+            n: device.plan((device.stages - 1 - n, 1), (device.stages, count)) for n in layers
+        }
         plans = {(n, sides): replace(plan, sides=sides) for n, plan in two.items() for sides in (2, 1)}
         costs = {which: counted(device, plan) for which, plan in plans.items()}
         timed = time_in_turn({str(which): partial(device.measure, plan) for which, plan in plans.items()}, repeats)

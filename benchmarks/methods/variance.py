@@ -47,7 +47,7 @@ COUNTS = (1, 2, 4, 8, 16)
 CUTS = {1: ((5, 1.0),), 2: ((3, 0.25), (5, 1.0)), 3: ((2, 0.5), (3, 0.25), (5, 1.0))}
 #: Independent directions behind each figure at least: squares of normal numbers vary by √2, so √(2/2400) = 2.9 %.
 DRAWS = 2400
-EPSILON, LARGE_EPSILON, CURVATURE_DRAWS = 1e-3, 3e-2, 64
+EPSILON, LARGE_EPSILON, CURVATURE_DRAWS = 1e-3, 1e-2, 64
 TOLERANCE = 0.1
 
 #: The examples of each device's batch in a repetition, given its plan.
