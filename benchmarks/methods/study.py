@@ -1,10 +1,10 @@
 """Compare methods by the operations that they spend to a loss, every one tuned by the same number of runs.
 
-    python benchmarks/methods/study.py --folder study                       # hours; goes on where it stopped
-    python benchmarks/methods/study.py --folder study --table methods.md --png methods.png
+    python benchmarks/methods/study.py --folder study      # hours; goes on where it stopped
+    python benchmarks/methods/results.py --folder study --table study.md --png study.png
 
-A method is tuned on one seed: directions and batch at its own rate, then the rate. Then it runs on seeds that tuning
-never saw. Each run is a file in the folder.
+A method is tuned on one seed: its rate, then numbers of directions and batches. Then it runs on seeds that tuning never
+saw. Each run is a file in the folder.
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ from trial import COHORT, POINTS, Choice, Curve, run_trial
 from fedspzo.methods import METHODS
 
 TUNING_SEED, SEEDS = 0, (1, 2, 3)
-#: Forward passes of the whole network, of a batch of 8, that each of a cohort may spend: in tuning, and then.
-TUNING, FORWARDS = 300, 600
 #: Directions to choose from, whole-model and inside the split.
 WHOLE, SPLIT = (1, 5, 16), (8, 16, 32)
 #: Rates to choose from, as multiples of the method's own; then of the best one's.
@@ -44,10 +42,14 @@ class Study:
     Attributes:
         folder: where models, data and finished runs are.
         pool: processes that run them.
+        tuning, forwards: forward passes of the whole network, of a batch of 8, that each of a cohort may spend in a run
+            of tuning, and in one of those that are compared.
     """
 
     folder: Path
     pool: ProcessPoolExecutor
+    tuning: int
+    forwards: int
 
     def curves(self, runs: Sequence[tuple[str, Choice, int, float]]) -> list[Curve]:
         """The curves of (setting, choice, seed, forward passes), run where that has not been done."""
@@ -68,7 +70,7 @@ class Study:
 
     def best(self, setting: str, choices: Sequence[Choice]) -> Choice:
         """The one that reaches the setting's target soonest on the tuning seed and stays there, or else ends lowest."""
-        curves = self.curves([(setting, choice, TUNING_SEED, TUNING) for choice in choices])
+        curves = self.curves([(setting, choice, TUNING_SEED, self.tuning) for choice in choices])
         target = SETTINGS[setting][2] * curves[0].train[0]
 
         def rank(curve: Curve) -> tuple[float, float]:
@@ -98,7 +100,7 @@ def _run(folder: Path, setting: str, choice: Choice, seed: int, forwards: float)
 def compare(study: Study, setting: str, method: str) -> dict[str, object]:
     """What a method's tuned choice does on the seeds that were held out."""
     choice = study.tune(setting, method)
-    curves = study.curves([(setting, choice, seed, FORWARDS) for seed in SEEDS])
+    curves = study.curves([(setting, choice, seed, study.forwards) for seed in SEEDS])
     target = SETTINGS[setting][2] * curves[0].train[0]
     return {
         "setting": setting,
@@ -116,6 +118,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="where models, data and finished runs are kept")
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--methods", nargs="+", default=list(COMPARED), choices=list(METHODS))
+    parser.add_argument("--tuning", type=int, default=300, help="forward passes of a run of tuning (%(default)s)")
+    parser.add_argument("--forwards", type=int, default=600, help="and of one that counts (%(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes (%(default)s)")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -127,7 +131,7 @@ def main() -> None:
         ProcessPoolExecutor(options.workers, get_context("spawn")) as pool,
         ThreadPoolExecutor(2 * options.workers) as threads,  # of which each waits for one method's runs
     ):
-        study = Study(options.folder, pool)
+        study = Study(options.folder, pool, options.tuning, options.forwards)
         for row in threads.map(lambda pair: compare(study, *pair), pairs):
             rows.append(row)
             (options.folder / "rows.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")

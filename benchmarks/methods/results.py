@@ -1,6 +1,6 @@
 """The study's tables and pictures from its finished runs, and what a step of each tuned choice costs on this machine.
 
-    python benchmarks/methods/report.py --folder study --table study.md --png docs/methods.png
+    python benchmarks/methods/results.py --folder study --table study.md --png docs/methods.png
 
 What is compared are the operations until the training loss is as low as the best two-sided whole-model method brings
 it on all held-out seeds with its whole budget. Means are geometric. A run that never gets there counts as its whole
