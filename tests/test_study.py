@@ -40,7 +40,7 @@ def test_methods_are_compared_seed_by_seed_with_the_best_rival() -> None:
 
     def row(method: str) -> dict[str, object]:
         curves = [Curve([0.0, 1e9 * rounds, 10e9], [1.0, 0.5, 0.5], 0.5, 0.5, 10).as_dict() for rounds in spent[method]]
-        return {"setting": "intents", "method": method, "curves": curves}
+        return {"setting": "intents", "method": method, "tuning": curves[0], "curves": curves}
 
     rows = Rows([row(method) for method in spent])
     assert rows.target("intents") == 0.5

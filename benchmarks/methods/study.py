@@ -71,14 +71,14 @@ class Study:
     def best(self, setting: str, choices: Sequence[Choice]) -> Choice:
         """The one that reaches the setting's target soonest on the tuning seed and stays there, or else ends lowest."""
         curves = self.curves([(setting, choice, TUNING_SEED, self.tuning) for choice in choices])
-        target = SETTINGS[setting][2] * curves[0].train[0]
+        return min(zip(choices, curves, strict=True), key=lambda pair: rank(setting, pair[1]))[0]
 
-        def rank(curve: Curve) -> tuple[float, float]:
-            tail = curve.train[-len(curve.train) // 4 :]
-            final = max(tail) if len(curve.train) > POINTS else math.inf
-            return curve.held(target), final
 
-        return min(zip(choices, curves, strict=True), key=lambda pair: rank(pair[1]))[0]
+def rank(setting: str, curve: Curve) -> tuple[float, float]:
+    """What tuning goes by: operations until the target, where it is held, then the worst of the last losses."""
+    tail = curve.train[-len(curve.train) // 4 :]
+    final = max(tail) if len(curve.train) > POINTS else math.inf
+    return curve.held(SETTINGS[setting][2] * curve.train[0]), final
 
 
 def _run(folder: Path, setting: str, choice: Choice, seed: int, forwards: float) -> Curve:
@@ -100,14 +100,13 @@ def _run(folder: Path, setting: str, choice: Choice, seed: int, forwards: float)
 def compare(study: Study, setting: str, method: str) -> dict[str, object]:
     """What a method's tuned choice does on the seeds that were held out."""
     choice = study.tune(setting, method)
+    tuning = study.curves([(setting, choice, TUNING_SEED, study.tuning)])
     curves = study.curves([(setting, choice, seed, study.forwards) for seed in SEEDS])
-    target = SETTINGS[setting][2] * curves[0].train[0]
     return {
         "setting": setting,
         "method": method,
         "choice": asdict(choice),
-        "target": target,
-        "gflop": [curve.reached(target) / 1e9 for curve in curves],
+        "tuning": tuning[0].as_dict(),
         "curves": [curve.as_dict() for curve in curves],
     }
 
@@ -135,7 +134,7 @@ def main() -> None:
         for row in threads.map(lambda pair: compare(study, *pair), pairs):
             rows.append(row)
             (options.folder / "rows.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
-            print(row["setting"], row["method"], row["gflop"], row["choice"], flush=True)
+            print(row["setting"], row["method"], row["choice"], flush=True)
 
 
 if __name__ == "__main__":
