@@ -1,0 +1,256 @@
+"""Short simulated runs of proposals: which of them learns most for what it costs, at what learning rates.
+
+A formula from one step misjudges the rate of many by a factor, and cannot tell how far a block alone will get. So the
+first proposals and the whole model perturbed at once run at several multiples of their rates, for a part of a horizon;
+those that stand best go on to its end; the best is run with another seed. What counts is the loss that a run holds at
+the end, the worst of its last points: rates that are too high look good early.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from broker.planner.profile import Profile
+from broker.planner.propose import Proposal, make_job
+from broker.rounds import ClosedRound, Job
+from broker.simulation.partition import Shares, subset
+from broker.simulation.profile import Fleet
+from broker.simulation.profile import Profile as Behaviour
+from broker.simulation.run import simulate
+from broker.simulation.workers import LocalWorkers, Work
+from broker.store import ServerStore
+from device_runtime.bundle import Bundle
+from device_runtime.engines import create_engine
+from device_runtime.evaluation import predict
+from device_runtime.forward import Forward
+from device_runtime.plan import Entry
+from device_runtime.replica import Replica
+
+#: Proposals that are tried besides the whole model perturbed at once, and those of them that run to the end.
+TRIED, FINALISTS = 3, 2
+#: Multiples of the formula's rates to begin with; where the best is an outermost one, that many times another is added.
+FACTORS, EXTENSIONS = (0.5, 1.0, 2.0), 2
+#: Share of the horizon for a first look.
+LOOK = 1 / 3
+#: Factor on the best rates of the trial, to be safe with seeds and data that were not tried.
+SAFE = 2**-0.25
+#: Examples that a run's loss is the mean of.
+SAMPLE = 128
+#: Points of a curve.
+POINTS = 6
+#: A run whose loss is that many times the loss at the start is over.
+DIVERGED = 2.0
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A run so far.
+
+    Attributes:
+        flops: operations of all devices, at each point.
+        losses: on the sample.
+        rounds: closed.
+    """
+
+    flops: tuple[float, ...]
+    losses: tuple[float, ...]
+    rounds: int
+
+    @property
+    def held(self) -> float:
+        """The worse of the last two losses; infinite if the run diverged."""
+        worst = max(self.losses[-2:])
+        return worst if worst < DIVERGED * self.losses[0] else math.inf
+
+    def reached(self, loss: float) -> float:
+        """Operations until the loss was first at a value, by lines between the points; infinite if it never was."""
+        for k in range(1, len(self.losses)):
+            above, below = self.losses[k - 1], self.losses[k]
+            if below <= loss < above:
+                share = (above - loss) / (above - below)
+                return self.flops[k - 1] + share * (self.flops[k] - self.flops[k - 1])
+        return math.inf
+
+
+class _Spent(Exception):
+    """The run has spent what it may."""
+
+
+@dataclass
+class Ground:
+    """What runs are run on.
+
+    Attributes:
+        bundle, engine, threads: see :class:`broker.simulation.workers.Work`.
+        shares: the devices' examples.
+        horizon: operations of all devices in a whole run.
+        spent: operations of all runs so far, with those of their evaluation.
+    """
+
+    bundle: Bundle
+    engine: str
+    threads: int
+    shares: Shares
+    horizon: float
+    spent: float = field(default=0.0, init=False)
+
+    def __post_init__(self) -> None:
+        self._forward = Forward(create_engine(self.engine, self.threads), Replica(self.bundle))
+        stores = [self.shares.of(device) for device in self.shares.devices[:SAMPLE]]
+        each = math.ceil(SAMPLE / len(stores))
+        self._sample = [subset(store, store.sample(0, each)) for store in stores]
+
+    def run(self, job: Job, folder: Path, until: float, curve: Curve | None = None) -> Curve:
+        """Begin a run, or go on with one, until it has spent a share of the horizon."""
+        calm = Behaviour(lambda chance: 1.0, lambda chance: 1.0, available=1.0, dropout=0.0)
+        fleet = Fleet(self.shares.devices, calm, job.seed)
+        store = ServerStore(folder, self.bundle.identity)
+        workers = LocalWorkers(Work(self.bundle.folder, self.engine, self.threads, None, lambda bundle: self.shares))
+        replica = self._forward.weights
+        replica.restore(None)
+        waiting = list(store.journal.entries(0))
+        workers.follow(waiting)
+        flops, losses = ([0.0], [self._loss()]) if curve is None else (list(curve.flops), list(curve.losses))
+        used = flops[-1]
+
+        def observe(closed: ClosedRound, entry: Entry, more: int) -> None:
+            nonlocal used
+            used += more
+            waiting.append(entry)
+            if used >= self.horizon * len(flops) / POINTS or used >= self.horizon * until:
+                replica.apply_all(waiting)
+                waiting.clear()
+                self.spent += used - flops[-1]
+                flops.append(used)
+                losses.append(self._loss())
+                if used >= self.horizon * until or not losses[-1] < DIVERGED * losses[0]:
+                    raise _Spent
+
+        with suppress(_Spent):
+            simulate(job, "default", fleet, workers, store, observe)
+        return Curve(tuple(flops), tuple(losses), store.journal.last_round)
+
+    def _loss(self) -> float:
+        before = self._forward.flops
+        losses = np.concatenate([predict(self._forward, store)[0] for store in self._sample])
+        self.spent += self._forward.flops - before
+        return float(losses.mean())
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A run of the trial.
+
+    Attributes:
+        proposal: as it ran, at its rates.
+        factor: on the formula's rates.
+        seed: of the run.
+        curve: what came of it.
+    """
+
+    proposal: Proposal
+    factor: float
+    seed: int
+    curve: Curve
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial settles on.
+
+    Attributes:
+        proposal: the best, at safe rates.
+        factor: on the formula's rates.
+        best, whole: the runs of it (at the rates nearest to those) and of the whole model perturbed at once.
+        tried: all runs.
+        gain: how many times fewer operations the proposal takes to the loss that the whole model holds at the end;
+            infinite where it holds none below the start.
+    """
+
+    proposal: Proposal
+    factor: float
+    best: Tried
+    whole: Tried
+    tried: Sequence[Tried]
+    gain: float
+
+
+class _Runs:
+    """Runs of one trial, each in a folder."""
+
+    def __init__(self, ground: Ground, profile: Profile, job: Job, folder: Path) -> None:
+        self._ground, self._profile, self._job, self._folder = ground, profile, job, folder
+        self._places: dict[tuple[Proposal, float, int], Path] = {}
+        self.tried: dict[tuple[Proposal, float, int], Tried] = {}
+
+    def held(self, proposal: Proposal, factor: float, until: float, seed: int = 0) -> float:
+        """The loss that a run holds; it is begun or gone on with as is necessary."""
+        key = proposal, factor, seed
+        run = self.tried.get(key)
+        if run is None or (run.curve.flops[-1] < until * self._ground.horizon and math.isfinite(run.curve.held)):
+            place = self._places.setdefault(key, self._folder / str(len(self._places)))
+            scaled = proposal.at_rate(factor)
+            job = replace(make_job(scaled, self._profile, self._job), seed=self._job.seed + seed)
+            curve = self._ground.run(job, place, until, run.curve if run else None)
+            self.tried[key] = Tried(scaled, factor, job.seed, curve)
+        return self.tried[key].curve.held
+
+
+def search(ground: Ground, profile: Profile, job: Job, proposals: Sequence[Proposal]) -> Outcome:
+    """Try the first proposals and the whole model perturbed at once, and settle on one at safe rates.
+
+    Args:
+        job: what the proposals do not say: cohort, seed, and so on; its rounds do not matter.
+        proposals: best first, the whole model among them.
+
+    Raises:
+        PlanError: a proposal does not fit the bundle.
+    """
+    whole = next(proposal for proposal in proposals if proposal.whole)
+    others = [proposal for proposal in proposals if not proposal.whole][:TRIED]
+    with TemporaryDirectory(prefix="fedspzo-") as folder:
+        runs = _Runs(ground, profile, job, Path(folder))
+        looks = {proposal: _look(runs, proposal) for proposal in (whole, *others)}
+        order = sorted(others, key=lambda proposal: looks[proposal][0])[:FINALISTS]
+        ends = {proposal: _finish(runs, proposal, looks[proposal][1]) for proposal in (whole, *order)}
+        winner = min(ends, key=lambda proposal: ends[proposal][0])
+        middle = ends[winner][1]
+        worst = {
+            factor: max(runs.held(winner, factor, 1.0, seed) for seed in (0, 1))
+            for factor in (middle / math.sqrt(2), middle, middle * math.sqrt(2))
+        }
+        factor = min(worst, key=lambda factor: worst[factor])
+        best, against = runs.tried[winner, factor, 0], runs.tried[whole, ends[whole][1], 0]
+        loss = against.curve.held
+        gain = math.inf
+        if loss < against.curve.losses[0]:
+            gain = against.curve.reached(loss) / best.curve.reached(loss) if winner is not whole else 1.0
+        tried = tuple(runs.tried.values())
+    return Outcome(winner.at_rate(SAFE * factor), SAFE * factor, best, against, tried, gain)
+
+
+def _look(runs: _Runs, proposal: Proposal) -> tuple[float, float]:
+    """The loss held after a first look, and at which multiple of the rates."""
+    losses = {factor: runs.held(proposal, factor, LOOK) for factor in FACTORS}
+    for _ in range(EXTENSIONS):
+        best = min(losses, key=lambda factor: losses[factor])
+        if best not in (min(losses), max(losses)):
+            break
+        further = best / 2 if best == min(losses) else 2 * best
+        losses[further] = runs.held(proposal, further, LOOK)
+    best = min(losses, key=lambda factor: losses[factor])
+    return losses[best], best
+
+
+def _finish(runs: _Runs, proposal: Proposal, factor: float) -> tuple[float, float]:
+    """The same at the end of the horizon; half the rates may do better there."""
+    losses = {choice: runs.held(proposal, choice, 1.0) for choice in (factor, factor / 2)}
+    best = min(losses, key=lambda choice: losses[choice])
+    return losses[best], best
