@@ -30,10 +30,12 @@ from device_runtime.manifest import Manifest
 from device_runtime.replica import Replica
 from device_runtime.wave import START, Passage, Perturbation, Wave, advance, both_signs, perturb, release
 
+#: Size of a perturbation: small against weights, and its differences large against a loss's rounding.
+EPSILON = 1e-3
 #: Most pieces: deeper networks are cut more coarsely, but for their last layers.
 MOST_PIECES = 8
-#: A stage with a smaller share of the trained weights begins no piece: alone, it would soon have learned what it can.
-LEAST_SHARE = 0.01
+#: A stage with so much fewer trained weights than the largest begins no piece: alone, it soon has learned what it can.
+LEAST_SHARE = 0.25
 #: A signal that is smaller than this share of its magnitude is taken for as large; one cannot measure it.
 LEAST_SIGNAL = 1e-3
 
@@ -41,12 +43,12 @@ LEAST_SIGNAL = 1e-3
 def cut(manifest: Manifest) -> list[tuple[int, int]]:
     """First stage and the stage after the last one of each piece."""
     last = len(manifest.stages)
-    total = trained_weights(manifest, 0, last)
-    starts = [s for s in range(last) if trained_weights(manifest, s, s + 1) > LEAST_SHARE * total]
+    weights = [trained_weights(manifest, stage, stage + 1) for stage in range(last)]
+    starts = [stage for stage in range(last) if weights[stage] >= LEAST_SHARE * max(weights)]
     if len(starts) > MOST_PIECES:
         early, late = starts[: -MOST_PIECES // 2], starts[-MOST_PIECES // 2 :]
         starts = [*early[:: math.ceil(len(early) / (MOST_PIECES // 2))], *late]
-    starts[0] = next(s for s in range(last) if trained_weights(manifest, s, s + 1))
+    starts[0] = next(stage for stage in range(last) if weights[stage])
     return list(zip(starts, [*starts[1:], last], strict=True))
 
 
@@ -93,7 +95,7 @@ class Statistics:
 
 
 def probe(
-    forward: Forward[Replica], shares: Shares, directions: int, batches: int, epsilon: float, seed: int
+    forward: Forward[Replica], shares: Shares, directions: int, batches: int, seed: int, epsilon: float = EPSILON
 ) -> Profile:
     """Measure a profile at the replica's weights.
 
@@ -128,6 +130,7 @@ def probe(
             start,
             stop,
             trained_weights(manifest, start, stop),
+            _size(forward.weights, start, stop),
             float(found.magnitude[piece]),
             float(max(found.trace[piece], found.magnitude[piece])),
             _by_size(sizes, flops[1 + piece]),
@@ -252,3 +255,10 @@ def _cost(forward: Forward[Replica], batch: Batch, cuts: Sequence[tuple[int, int
 def _by_size(sizes: Sequence[int], values: np.ndarray) -> Mapping[int, float]:
     return dict(zip(sizes, values.tolist(), strict=True))
 
+
+
+def _size(replica: Replica, start: int, stop: int) -> float:
+    """Root mean square of the trained weights of some stages."""
+    arrays = [replica.trainable[index] for index in replica.trainable_in(range(start, stop))]
+    squares = math.fsum(float(np.square(array, dtype=np.float64).sum()) for array in arrays)
+    return math.sqrt(squares / sum(array.size for array in arrays))

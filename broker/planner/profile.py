@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
+
+#: What a cost is counted in.
+Unit = Literal["flops", "seconds"]
 
 
 @dataclass(frozen=True)
@@ -13,6 +18,7 @@ class Piece:
     Attributes:
         start, stop: its stages, from the first to before the last.
         weights: how many are trained.
+        size: their root mean square.
         magnitude: mean |g|² of the gradient of one example's loss with respect to them.
         trace: tr(H) of the mean loss with respect to them, the larger of what second differences say and the magnitude.
         flops: of a forward pass of its stages: batch size → operations.
@@ -23,6 +29,7 @@ class Piece:
     start: int
     stop: int
     weights: int
+    size: float
     magnitude: float
     trace: float
     flops: Mapping[int, float]
@@ -71,3 +78,9 @@ class Profile:
         """Mean square of a derivative averaged over the batches of a cohort, as a share of an example's."""
         cohort = min(cohort, self.devices)
         return self.within / cohort + (1 - 1 / cohort) * self.between + (1 - self.within) / (cohort * batch)
+
+    def forward(self, unit: Unit, batch: int, start: int | None = None) -> float:
+        """Cost of a pass with so many examples through all, or from a piece to the end."""
+        before = 0.0 if start is not None else (self.flops if unit == "flops" else self.seconds)[batch]
+        after = self.pieces[start or 0 :]
+        return before + math.fsum((p.flops if unit == "flops" else p.seconds)[batch] for p in after)

@@ -25,20 +25,21 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
 
-from broker.planner.profile import Piece, Profile
+from broker.planner.profile import Piece, Profile, Unit
 from broker.rounds import Job
 from device_runtime.plan import Block
 
-#: What a cost is counted in.
-Unit = Literal["flops", "seconds"]
 #: Directions to choose from, in any block.
 FANOUTS = (1, 2, 4, 8, 16, 32, 64)
 #: A first block that is perturbed may be so every so many rounds.
 RESTS = (1, 4)
 #: Most blocks.
 MOST_BLOCKS = 3
+#: A step is at most so long, as a share of the weights: what was measured at a point says nothing of further away.
+LONGEST = 0.25
+#: Of settings that promise as much but for this share, those with most directions are taken: they vary least.
+ALIKE = 0.15
 #: Rounding of a loss in float32 after a forward pass, as a share of it.
 ROUNDING = 2e-7
 
@@ -108,6 +109,11 @@ class Proposal:
         return self.cuts[0].stop if self.cuts[0].fanout == 0 else 0
 
     @property
+    def directions(self) -> int:
+        """Of all blocks together."""
+        return sum(cut.fanout for cut in self.cuts)
+
+    @property
     def whole(self) -> bool:
         """Whether the whole model is perturbed at once."""
         return len(self.cuts) == 1
@@ -119,12 +125,15 @@ class Proposal:
 
 def propose(profile: Profile, terms: Terms, unit: Unit = "flops") -> list[Proposal]:
     """Best first: the best of each number of pieces to freeze, and the best that perturbs the whole model at once."""
-    best: dict[tuple[int, bool], Proposal] = {}
+    kinds: dict[tuple[int, bool], list[Proposal]] = {}
     for proposal in candidates(profile, terms):
-        kind = proposal.frozen, proposal.whole
-        if kind not in best or proposal.efficiency(unit) > best[kind].efficiency(unit):
-            best[kind] = proposal
-    return sorted(best.values(), key=lambda proposal: -proposal.efficiency(unit))
+        kinds.setdefault((proposal.frozen, proposal.whole), []).append(proposal)
+    best = []
+    for kind in kinds.values():
+        bar = (1 - ALIKE) * max(proposal.efficiency(unit) for proposal in kind)
+        alike = [proposal for proposal in kind if proposal.efficiency(unit) >= bar]
+        best.append(max(alike, key=lambda proposal: (proposal.directions, proposal.efficiency(unit))))
+    return sorted(best, key=lambda proposal: -proposal.efficiency(unit))
 
 
 def candidates(profile: Profile, terms: Terms) -> Iterator[Proposal]:
@@ -155,8 +164,12 @@ def best_step(profile: Profile, terms: Terms, pieces: Sequence[Piece], fanout: i
     curvature = profile.sharpness * sum(piece.trace**2 for piece in pieces) / trace
     together, count = (terms.cohort, fanout) if terms.shared else (1, fanout * terms.cohort)
     noise = trace * profile.moment(together, batch) / (count * profile.signal)
-    rate = 1 / (noise + curvature)
-    return rate, rate * profile.signal * magnitude / 2
+    best = 1 / (noise + curvature)
+    spread = math.sqrt(profile.moment(together, batch) * magnitude / count)  # of the estimate, for each weight
+    weights = sum(piece.weights for piece in pieces)
+    size = math.sqrt(math.fsum(piece.weights * piece.size**2 for piece in pieces) / weights)
+    rate = min(best, LONGEST * size / spread)
+    return rate, rate * (1 - rate / best / 2) * profile.signal * magnitude
 
 
 def best_size(profile: Profile, pieces: Sequence[Piece]) -> float:
@@ -198,7 +211,7 @@ def _assemble(
     )
     decrease = math.fsum(gain for _, gain in steps) - steps[0][1] * (1 - 1 / rest)
     shares = [1 / rest if number == 0 else 1.0 for number in range(len(cuts))]
-    full = _forward(profile, "flops", max(profile.batches))
+    full = profile.forward("flops", max(profile.batches))
     found, rounds = {}, 1
     for _ in range(3):  # what a frozen block costs depends on the number of rounds, and the other way round
         for unit in ("flops", "seconds"):
@@ -219,12 +232,12 @@ def _cost(
     unit: Unit,
 ) -> float:
     """Of a device's step, in the mean over rounds."""
-    cost = _forward(profile, unit, batch)
+    cost = profile.forward(unit, batch)
     if cuts[0].fanout == 0:
-        after = _tail(profile, unit, batch, cuts[0].stop)
+        after = profile.forward(unit, batch, cuts[0].stop)
         cost -= (cost - after) * seen_before(profile, terms, batch, rounds)
     for cut, share in zip(cuts, shares, strict=True):
-        each = _tail(profile, unit, batch, cut.start)
+        each = profile.forward(unit, batch, cut.start)
         if unit == "seconds":
             each += math.fsum(piece.shift_seconds for piece in profile.pieces[cut.start : cut.stop])
         cost += share * cut.fanout * each
@@ -237,15 +250,3 @@ def seen_before(profile: Profile, terms: Terms, batch: int, rounds: int) -> floa
     drawn = batch * terms.cohort / profile.devices * rounds / len(points)  # examples that a device draws to a point
     seen = [1 - (1 - 1 / profile.examples) ** (drawn * (point + 0.5)) for point in points]
     return math.fsum(share**batch for share in seen) / len(points)
-
-
-def _forward(profile: Profile, unit: Unit, batch: int) -> float:
-    """A pass through all."""
-    before = profile.flops if unit == "flops" else profile.seconds
-    return before[batch] + _tail(profile, unit, batch, 0)
-
-
-def _tail(profile: Profile, unit: Unit, batch: int, start: int) -> float:
-    """A pass from a piece to the end."""
-    pieces = profile.pieces[start:]
-    return math.fsum((piece.flops if unit == "flops" else piece.seconds)[batch] for piece in pieces)

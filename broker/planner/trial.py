@@ -9,7 +9,7 @@ the end, the worst of its last points: rates that are too high look good early.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,11 +36,17 @@ from device_runtime.replica import Replica
 #: Proposals that are tried besides the whole model perturbed at once, and those of them that run to the end.
 TRIED, FINALISTS = 3, 2
 #: Multiples of the formula's rates to begin with; where the best is an outermost one, that many times another is added.
-FACTORS, EXTENSIONS = (0.5, 1.0, 2.0), 2
+FACTORS, EXTENSIONS = (0.5, 1.0, 2.0), 1
+#: Most rates that the best is run at with two seeds, each √2 below the one before.
+LOWER = 5
+#: A first look rules out rates at which the loss is so many times that at the start.
+RULED_OUT = 1.15
 #: Share of the horizon for a first look.
 LOOK = 1 / 3
 #: Factor on the best rates of the trial, to be safe with seeds and data that were not tried.
 SAFE = 2**-0.25
+#: A run has learned something if it holds less than this share of the loss at the start.
+LEARNED = 0.98
 #: Examples that a run's loss is the mean of.
 SAMPLE = 128
 #: Points of a curve.
@@ -170,6 +176,7 @@ class Outcome:
         factor: on the formula's rates.
         best, whole: the runs of it (at the rates nearest to those) and of the whole model perturbed at once.
         tried: all runs.
+        flops: that the trial took.
         gain: how many times fewer operations the proposal takes to the loss that the whole model holds at the end;
             infinite where it holds none below the start.
     """
@@ -179,7 +186,13 @@ class Outcome:
     best: Tried
     whole: Tried
     tried: Sequence[Tried]
+    flops: float
     gain: float
+
+    @property
+    def learned(self) -> bool:
+        """Whether the best run held less than the loss at the start."""
+        return self.best.curve.held < LEARNED * self.best.curve.losses[0]
 
 
 class _Runs:
@@ -189,6 +202,11 @@ class _Runs:
         self._ground, self._profile, self._job, self._folder = ground, profile, job, folder
         self._places: dict[tuple[Proposal, float, int], Path] = {}
         self.tried: dict[tuple[Proposal, float, int], Tried] = {}
+
+    @property
+    def start(self) -> float:
+        """The loss before all runs."""
+        return next(iter(self.tried.values())).curve.losses[0]
 
     def held(self, proposal: Proposal, factor: float, until: float, seed: int = 0) -> float:
         """The loss that a run holds; it is begun or gone on with as is necessary."""
@@ -218,39 +236,48 @@ def search(ground: Ground, profile: Profile, job: Job, proposals: Sequence[Propo
     with TemporaryDirectory(prefix="fedspzo-") as folder:
         runs = _Runs(ground, profile, job, Path(folder))
         looks = {proposal: _look(runs, proposal) for proposal in (whole, *others)}
-        order = sorted(others, key=lambda proposal: looks[proposal][0])[:FINALISTS]
-        ends = {proposal: _finish(runs, proposal, looks[proposal][1]) for proposal in (whole, *order)}
+        order = sorted(others, key=lambda proposal: min(looks[proposal].values()))[:FINALISTS]
+        ends = {proposal: _finish(runs, proposal, looks[proposal]) for proposal in (whole, *order)}
         winner = min(ends, key=lambda proposal: ends[proposal][0])
         middle = ends[winner][1]
-        worst = {
-            factor: max(runs.held(winner, factor, 1.0, seed) for seed in (0, 1))
-            for factor in (middle / math.sqrt(2), middle, middle * math.sqrt(2))
-        }
-        factor = min(worst, key=lambda factor: worst[factor])
+        worst: dict[float, float] = {}
+        for factor in (middle * math.sqrt(2), *(middle / 2 ** (step / 2) for step in range(LOWER))):
+            worst[factor] = max(runs.held(winner, factor, 1.0, seed) for seed in (0, 1))
+            if factor < middle and _best(worst) != factor:
+                break
+        factor = _best(worst)
         best, against = runs.tried[winner, factor, 0], runs.tried[whole, ends[whole][1], 0]
         loss = against.curve.held
         gain = math.inf
-        if loss < against.curve.losses[0]:
+        if loss < LEARNED * against.curve.losses[0]:
             gain = against.curve.reached(loss) / best.curve.reached(loss) if winner is not whole else 1.0
         tried = tuple(runs.tried.values())
-    return Outcome(winner.at_rate(SAFE * factor), SAFE * factor, best, against, tried, gain)
+    return Outcome(winner.at_rate(SAFE * factor), SAFE * factor, best, against, tried, ground.spent, gain)
 
 
-def _look(runs: _Runs, proposal: Proposal) -> tuple[float, float]:
-    """The loss held after a first look, and at which multiple of the rates."""
+def _look(runs: _Runs, proposal: Proposal) -> dict[float, float]:
+    """Multiple of the rates → the loss that is held after a first look."""
     losses = {factor: runs.held(proposal, factor, LOOK) for factor in FACTORS}
     for _ in range(EXTENSIONS):
-        best = min(losses, key=lambda factor: losses[factor])
-        if best not in (min(losses), max(losses)):
+        best = _best(losses)
+        if min(losses) < best < max(losses):
             break
         further = best / 2 if best == min(losses) else 2 * best
         losses[further] = runs.held(proposal, further, LOOK)
-    best = min(losses, key=lambda factor: losses[factor])
-    return losses[best], best
+    return losses
 
 
-def _finish(runs: _Runs, proposal: Proposal, factor: float) -> tuple[float, float]:
-    """The same at the end of the horizon; half the rates may do better there."""
-    losses = {choice: runs.held(proposal, choice, 1.0) for choice in (factor, factor / 2)}
-    best = min(losses, key=lambda choice: losses[choice])
-    return losses[best], best
+def _finish(runs: _Runs, proposal: Proposal, looks: Mapping[float, float]) -> tuple[float, float]:
+    """The loss that is held at the end of the horizon, and at which multiple of the rates.
+
+    The best of the first look runs on, and the highest that is not ruled out: a loss may rest, or rise a little, before
+    it falls, and low rates do best then.
+    """
+    best, start = _best(looks), runs.start
+    highest = max((factor for factor, loss in looks.items() if loss < RULED_OUT * start), default=best)
+    losses = {factor: runs.held(proposal, factor, 1.0) for factor in (best, highest if highest != best else best / 2)}
+    return losses[_best(losses)], _best(losses)
+
+
+def _best(losses: Mapping[float, float]) -> float:
+    return min(losses, key=lambda factor: losses[factor])
