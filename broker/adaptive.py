@@ -4,7 +4,7 @@ The mean square v of a block's derivatives falls as the loss does, and the curva
 probabilities are right both are the Gauss–Newton trace, but for a factor); where training is about to diverge v rises.
 A block's rates are therefore multiplied by (v₀/v)^½, as steps divided by a standard deviation are (FZOO, arXiv
 2506.09034), with v a moving mean and v₀ that of the block's first rounds. Whoever has the journal's entries has the
-same plans: the live server after a kill, a simulation, an audit. Devices do what the plan says and need to know nothing.
+same plans: the live server after a kill, a simulation, an audit. Devices do what a plan says and need nothing new.
 """
 
 from __future__ import annotations

@@ -256,7 +256,6 @@ def _by_size(sizes: Sequence[int], values: np.ndarray) -> Mapping[int, float]:
     return dict(zip(sizes, values.tolist(), strict=True))
 
 
-
 def _size(replica: Replica, start: int, stop: int) -> float:
     """Root mean square of the trained weights of some stages."""
     arrays = [replica.trainable[index] for index in replica.trainable_in(range(start, stop))]

@@ -14,8 +14,10 @@ gradient meets which lies as the Hessian does (E ĝᵀHĝ = tr(H)·E d²/K + (1 
 tr(H), |ḡ|², E d² and tr(H²) add up over the pieces of a block, since their directions are independent (curvature across
 pieces is neglected). With directions of each device's own, K is the cohort's number of them and E d² one device's.
 
-A step costs a pass through all and, for each direction of a block, a pass from the block's start to the end. Past a frozen
-first block goes whatever device has seen all of a batch's examples before; how often that is follows from the budget.
+A rate is held to a step that is a share of the weights' size: what was measured at a point says nothing far from it.
+
+A step costs a pass through all and, for each direction of a block, a pass from the block's start to the end. A device
+that has seen all of a batch's examples before goes past a frozen first block; the budget says how often that is so.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache
 
 from broker.planner.profile import Piece, Profile, Unit
 from broker.rounds import Job
@@ -140,7 +142,7 @@ def candidates(profile: Profile, terms: Terms) -> Iterator[Proposal]:
     """All that are considered."""
     last = len(profile.pieces)
 
-    @lru_cache(maxsize=None)
+    @cache
     def step(start: int, stop: int, fanout: int, batch: int) -> tuple[float, float]:
         return best_step(profile, terms, profile.pieces[start:stop], fanout, batch)
 

@@ -37,8 +37,8 @@ from device_runtime.replica import Replica
 TRIED, FINALISTS = 3, 2
 #: Multiples of the formula's rates to begin with; where the best is an outermost one, that many times another is added.
 FACTORS, EXTENSIONS = (0.5, 1.0, 2.0), 1
-#: Most rates that the best is run at with two seeds, each √2 below the one before.
-LOWER = 5
+#: Most rates that the best is run at with two seeds.
+MOST_RATES = 5
 #: A first look rules out rates at which the loss is so many times that at the start.
 RULED_OUT = 1.15
 #: Share of the horizon for a first look.
@@ -97,6 +97,7 @@ class Ground:
         bundle, engine, threads: see :class:`broker.simulation.workers.Work`.
         shares: the devices' examples.
         horizon: operations of all devices in a whole run.
+        points: of a whole run's curve.
         spent: operations of all runs so far, with those of their evaluation.
     """
 
@@ -105,6 +106,7 @@ class Ground:
     threads: int
     shares: Shares
     horizon: float
+    points: int = POINTS
     spent: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
@@ -130,7 +132,7 @@ class Ground:
             nonlocal used
             used += more
             waiting.append(entry)
-            if used >= self.horizon * len(flops) / POINTS or used >= self.horizon * until:
+            if used >= self.horizon * len(flops) / self.points or used >= self.horizon * until:
                 replica.apply_all(waiting)
                 waiting.clear()
                 self.spent += used - flops[-1]
@@ -239,13 +241,7 @@ def search(ground: Ground, profile: Profile, job: Job, proposals: Sequence[Propo
         order = sorted(others, key=lambda proposal: min(looks[proposal].values()))[:FINALISTS]
         ends = {proposal: _finish(runs, proposal, looks[proposal]) for proposal in (whole, *order)}
         winner = min(ends, key=lambda proposal: ends[proposal][0])
-        middle = ends[winner][1]
-        worst: dict[float, float] = {}
-        for factor in (middle * math.sqrt(2), *(middle / 2 ** (step / 2) for step in range(LOWER))):
-            worst[factor] = max(runs.held(winner, factor, 1.0, seed) for seed in (0, 1))
-            if factor < middle and _best(worst) != factor:
-                break
-        factor = _best(worst)
+        factor = _settle(runs, winner, ends[winner][1])
         best, against = runs.tried[winner, factor, 0], runs.tried[whole, ends[whole][1], 0]
         loss = against.curve.held
         gain = math.inf
@@ -277,6 +273,23 @@ def _finish(runs: _Runs, proposal: Proposal, looks: Mapping[float, float]) -> tu
     highest = max((factor for factor, loss in looks.items() if loss < RULED_OUT * start), default=best)
     losses = {factor: runs.held(proposal, factor, 1.0) for factor in (best, highest if highest != best else best / 2)}
     return losses[_best(losses)], _best(losses)
+
+
+def _settle(runs: _Runs, proposal: Proposal, factor: float) -> float:
+    """The multiple of the rates that does best with the worse of two seeds, from one on in steps of √2."""
+
+    def worst(choice: float) -> float:
+        return max(runs.held(proposal, choice, 1.0, seed) for seed in (0, 1))
+
+    losses = {factor: worst(factor)}
+    for step in (math.sqrt(2), 1 / math.sqrt(2)):  # up while it helps, or else down
+        choice = factor
+        while _best(losses) == choice and len(losses) < MOST_RATES:
+            choice *= step
+            losses[choice] = worst(choice)
+        if _best(losses) != factor:
+            break
+    return _best(losses)
 
 
 def _best(losses: Mapping[float, float]) -> float:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from broker.planner.propose import Proposal
     from broker.planner.trial import Outcome
 
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the options."""
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")

@@ -49,7 +49,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-
 def add_share_options(parser: argparse.ArgumentParser) -> None:
     """The options that say which examples virtual devices hold; see :func:`make_shares`."""
     parser.add_argument(
@@ -64,6 +63,7 @@ def add_share_options(parser: argparse.ArgumentParser) -> None:
         "--examples-per-device", type=int, metavar="N",
         help="each draws so many, and others may have them too (default: all are shared out, each to one)",
     )  # fmt: skip
+
 
 def run(options: argparse.Namespace) -> None:
     """Run the rounds that the journal does not have yet, printing progress."""
