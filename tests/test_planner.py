@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -49,7 +50,7 @@ def test_the_step_is_the_best_of_a_quadratic() -> None:
     profile = replace(profile, sharpness=float((hessian**2).sum() / hessian.sum() ** 2))
     profile = replace(profile, pieces=(replace(profile.pieces[0], size=1e6),))  # the step may be long
     rate, promised = best_step(profile, Terms(4, True, 100.0), profile.pieces, fanout, 4)
-    trials = 20_000
+    trials = 6_000
     seen = gradient + noise / 4 * rng.normal(size=(trials, 1, size))  # of 16 examples
     signs = rng.choice([-1.0, 1.0], size=(trials, fanout, size))
     estimates = ((signs * seen).sum(axis=2, keepdims=True) * signs).mean(axis=1)
@@ -61,7 +62,7 @@ def test_the_step_is_the_best_of_a_quadratic() -> None:
     assert decrease(rate) > 0.9 * max(decrease(rate * 2.0**k) for k in range(-3, 4))
 
 
-@settings(max_examples=20)
+@settings(max_examples=4)
 @given(st.lists(st.tuples(st.floats(0.1, 1e3), st.floats(0.1, 1e3)), min_size=2, max_size=3), st.integers(1, 8))
 def test_proposals_are_the_best_of_all(pieces: list[tuple[float, float]], cohort: int) -> None:
     profile, terms = profile_of(*pieces), Terms(cohort, True, 50.0)
@@ -98,17 +99,19 @@ def test_signal_is_told_from_noise() -> None:
     size, directions, devices, each, examples = 60, 64, 12, 4, 8
     common = rng.normal(size=size)
     signs = rng.choice([-1.0, 1.0], size=(1, directions, size))
-    samples = []
+    samples, owns = [], []
     for device in range(devices):
         own = common + rng.normal(size=size)
+        owns.append(own)
         for _ in range(each):
             gradients = own + 2 * rng.normal(size=(examples, size))
             first = signs @ gradients.T
             samples.append(Sample(str(device), first, np.full((1, directions), 5.0), np.ones(examples), [0.0]))
     found = evaluate_samples(samples)
     assert found.magnitude[0] == pytest.approx(6 * size, rel=0.2)
-    assert found.between == pytest.approx(1 / 6, rel=0.35)
-    assert found.within == pytest.approx(2 / 6, rel=0.35)
+    products = np.array(owns) @ np.array(owns).T / (6 * size)
+    assert found.within == pytest.approx(np.trace(products) / devices, rel=0.3)
+    assert found.between == pytest.approx((products.sum() - np.trace(products)) / devices / (devices - 1), rel=0.3)
     assert found.trace[0] == pytest.approx(5)
     with pytest.raises(DataError, match="two devices"):
         evaluate_samples(samples[:each])
@@ -117,9 +120,10 @@ def test_signal_is_told_from_noise() -> None:
 def test_pieces_begin_where_something_is_trained(bundle: Bundle) -> None:
     cuts = cut(bundle.manifest)
     assert cuts[-1][1] == len(bundle.manifest.stages)
-    assert all(before[1] == after[0] for before, after in zip(cuts, cuts[1:], strict=False))
+    assert all(before[1] == after[0] for before, after in itertools.pairwise(cuts))
 
 
+@pytest.mark.slow
 def test_a_probe_is_the_gradient_and_the_hessian(bundle: Bundle, store: DataStore) -> None:
     """|g|² of examples and tr(H) of each piece, against differences along each weight's own axis."""
     shares = Shares(["a", "b"], lambda device: store)
@@ -138,7 +142,7 @@ def _exact(bundle: Bundle, store: DataStore, piece: Piece) -> tuple[float, float
     forward = Forward(create_engine("torch", 1), replica)
     arrays = [replica.trainable[index].reshape(-1) for index in replica.trainable_in(range(piece.start, piece.stop))]
     places = [(array, at) for array in arrays for at in range(array.size)]
-    chosen = rng.choice(len(places), 400, replace=False)
+    chosen = rng.choice(len(places), 300, replace=False)
     centre, size = _loss(forward, store), 1e-2
     squares, curvatures = [], []
     for number in chosen:

@@ -217,7 +217,7 @@ def _assemble(
     found, rounds = {}, 1
     for _ in range(3):  # what a frozen block costs depends on the number of rounds, and the other way round
         for unit in ("flops", "seconds"):
-            found[unit] = _cost(profile, terms, cuts, shares, batch, rounds, unit)  # type: ignore[arg-type]
+            found[unit] = _cost(profile, terms, cuts, shares, batch, rounds, unit)
         rounds = max(1, int(terms.budget * full / found["flops"]))
         if cuts[0].fanout:
             break
