@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from broker.planner.probe import Sample, cut, evaluate_samples, probe
 from broker.planner.profile import Piece, Profile
 from broker.planner.propose import LONGEST, Terms, best_step, candidates, propose, seen_before
-from broker.simulation.partition import Shares
+from broker.simulation.partition import Shares, subset
 from device_runtime.bundle import Bundle
 from device_runtime.data import DataStore
 from device_runtime.engines import create_engine
@@ -125,37 +125,27 @@ def test_pieces_begin_where_something_is_trained(bundle: Bundle) -> None:
 
 @pytest.mark.slow
 def test_a_probe_is_the_gradient_and_the_hessian(bundle: Bundle, store: DataStore) -> None:
-    """|g|² of examples and tr(H) of each piece, against differences along each weight's own axis."""
-    shares = Shares(["a", "b"], lambda device: store)
-    forward = Forward(create_engine("torch", 1), Replica(bundle))
-    found = probe(forward, shares, directions=48, batches=4, seed=3)
-    exact = [_exact(bundle, store, piece) for piece in found.pieces]
-    for piece, (magnitude, trace) in zip(found.pieces, exact, strict=True):
-        assert piece.magnitude == pytest.approx(magnitude, rel=0.5)
-        assert piece.trace == pytest.approx(max(trace, magnitude), rel=0.5)
-    assert found.loss == pytest.approx(_loss(forward, store).mean(), rel=0.3)
-
-
-def _exact(bundle: Bundle, store: DataStore, piece: Piece) -> tuple[float, float]:
-    """|g|² of an example and tr(H) by differences along a sample of a piece's weights, one weight at a time."""
-    replica, rng = Replica(bundle), np.random.default_rng(0)
-    forward = Forward(create_engine("torch", 1), replica)
-    arrays = [replica.trainable[index].reshape(-1) for index in replica.trainable_in(range(piece.start, piece.stop))]
-    places = [(array, at) for array in arrays for at in range(array.size)]
-    chosen = rng.choice(len(places), 300, replace=False)
-    centre, size = _loss(forward, store), 1e-2
-    squares, curvatures = [], []
-    for number in chosen:
-        array, at = places[number]
-        kept = array[at]
-        losses = []
-        for sign in (1, -1):
-            array[at] = kept + np.float32(sign * size)
-            losses.append(_loss(forward, store))
-        array[at] = kept
-        squares.append(np.mean(((losses[0] - losses[1]) / (2 * size)) ** 2))
-        curvatures.append(np.mean(losses[0] + losses[1] - 2 * centre) / size**2)
-    return len(places) * float(np.mean(squares)), len(places) * float(np.mean(curvatures))
+    """|g|² of examples and tr(H) of the last piece, against differences along each weight's own axis."""
+    few = subset(store, np.arange(4))
+    replica = Replica(bundle)
+    forward = Forward(create_engine("litert", 1), replica)
+    found = probe(forward, Shares(["a", "b"], lambda device: few), directions=64, batches=2, seed=3)
+    piece, size, centre = found.pieces[-1], 1e-2, _loss(forward, few)
+    magnitude = trace = 0.0
+    for index in replica.trainable_in(range(piece.start, piece.stop)):
+        weights = replica.trainable[index].reshape(-1)
+        for at in range(weights.size):
+            kept, losses = weights[at], []
+            for sign in (1, -1):
+                weights[at] = kept + np.float32(sign * size)
+                losses.append(_loss(forward, few))
+            weights[at] = kept
+            magnitude += np.mean(((losses[0] - losses[1]) / (2 * size)) ** 2)
+            trace += np.mean(losses[0] + losses[1] - 2 * centre) / size**2
+    print(piece, magnitude, trace)
+    assert piece.magnitude == pytest.approx(magnitude, rel=0.35)
+    assert piece.trace == pytest.approx(max(trace, piece.magnitude), rel=0.35)
+    assert found.loss == pytest.approx(centre.mean(), rel=1e-4)
 
 
 def _loss(forward: Forward[Replica], store: DataStore) -> np.ndarray:
