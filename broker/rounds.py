@@ -39,6 +39,7 @@ class Job:
             devices keep its activations.
         votes: whether a scalar counts by its sign alone, and the majority's sign is the step (FeedSign, arXiv
             2501.17610).
+        adapt: whether learning rates follow what is measured (:mod:`broker.adaptive`).
     """
 
     rounds: int
@@ -61,6 +62,7 @@ class Job:
     pool: int = 0
     first_every: int = 1
     votes: bool = False
+    adapt: bool = False
 
     def __post_init__(self) -> None:
         """Raises PlanError when the job contradicts itself."""
@@ -128,10 +130,21 @@ class ClosedRound:
     spending: Spending | None = None
 
 
-def plan_round(job: Job, round: int) -> Plan:
-    """The plan of a round. Raises PlanError when the job's settings contradict themselves."""
+def plan_round(job: Job, round: int, factors: Sequence[float] = ()) -> Plan:
+    """The plan of a round.
+
+    Args:
+        factors: on each block's learning rate; none for 1.
+
+    Raises:
+        PlanError: the job's settings contradict themselves.
+    """
     rate = 1.0 - (1.0 - job.final_rate) * (round - 1) / job.rounds
-    first, *others = (replace(block, learning_rate=rate * block.learning_rate) for block in job.blocks)
+    factors = factors if len(factors) == len(job.blocks) else (1.0,) * len(job.blocks)
+    first, *others = (
+        replace(block, learning_rate=rate * factor * block.learning_rate)
+        for block, factor in zip(job.blocks, factors, strict=True)
+    )
     if round % job.first_every:
         first = replace(first, fanout=0)
     return Plan(

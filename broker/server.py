@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from broker.adaptive import Pace
 from broker.admission import Admission
 from broker.digests import DigestWatch
 from broker.evaluation import Digested, Evaluated, Evaluator, Failed, Snapshot
@@ -72,6 +73,7 @@ class Server:
         plan_round(job, 1)
         self._job = job
         self._store = store
+        self._pace = Pace(job, store.journal.entries())
         self._wanted = max(devices, job.quorum)
         self._observe = observe
         topics = Topics(name)
@@ -222,7 +224,7 @@ class Server:
         return False
 
     def _open(self, now: float) -> None:
-        plan = plan_round(self._job, self._store.journal.last_round + 1)
+        plan = self._pace.plan(self._store.journal.last_round + 1)
         cohort = choose_cohort(self._job, plan.round, self._roster.ready(now), self._job.asked)
         self._wanted = self._job.quorum
         self._store.save_open_round(plan, cohort)
@@ -274,6 +276,7 @@ class Server:
             if member is not None:
                 credit(member, result)
         self._round = None
+        self._pace.follow(entry)
         self._outbox.publish(signed)
         self._decided.append(closed)
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "enroll": "give devices logins at the broker, or take them away",
     "server": "run the rounds of a job",
     "simulate": "run the rounds of a job with virtual devices",
+    "plan": "propose settings for a model, its data and a fleet",
     "status": "show where a job is",
     "forget": "let a device's name go, whose key is lost",
     "fetch": "get a job's bundle from its server",

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from broker.rounds import Candidate, ClosedRound, Job, choose_cohort, close_round, describe_round, plan_round
+from broker.adaptive import Pace
+from broker.rounds import Candidate, ClosedRound, Job, choose_cohort, close_round, describe_round
 from broker.simulation.profile import Fleet
 from broker.simulation.workers import Workers
 from broker.store import ServerStore
@@ -94,9 +95,9 @@ def simulate(
         What happened how often.
     """
     counts: Counter[str] = Counter()
-    served = _served(store)
+    served, pace = _served(store), Pace(job, store.journal.entries())
     for number in range(store.journal.last_round + 1, job.rounds + 1):
-        plan = plan_round(job, number)
+        plan = pace.plan(number)
         attendance = attend_round(job, plan, fleet, served)
         answers = workers.measure(plan, list(attendance.seconds))
         results = {d: replace(answer.result, seconds=attendance.seconds[d]) for d, answer in answers.items()}
@@ -106,6 +107,7 @@ def simulate(
         signature = store.signer.sign(encode(entry), scope)[-SIGNATURE_BYTES:]
         store.close_round(entry, signature, closed)
         workers.follow([entry])
+        pace.follow(entry)
         served.update(dict.fromkeys(results, number))
         counts["results accepted"] += len(results)
         counts["devices asked"] += attendance.asked

@@ -69,6 +69,9 @@ def add_job_options(parser: argparse.ArgumentParser, methods: Mapping[str, Metho
     parser.add_argument("--energy", action="store_true", help="ask devices for the joules that a round takes them")
     parser.add_argument("--distribution", choices=("rademacher", "gaussian"), default="rademacher")
     parser.add_argument("--steps", type=int, default=1, help="local steps in a round (%(default)s)")
+    parser.add_argument(
+        "--batch", type=int, default=0, metavar="N", help="examples of a step (default: as many as the bundle takes)"
+    )
     parser.add_argument("--epsilon", type=float, default=1e-3, help="size of the perturbation (%(default)s)")
     add_method_options(parser)
     parser.add_argument(
@@ -78,6 +81,7 @@ def add_job_options(parser: argparse.ArgumentParser, methods: Mapping[str, Metho
     parser.add_argument(
         "--votes", action="store_true", help="a scalar counts by its sign alone, and the majority's is the step"
     )
+    parser.add_argument("--adapt", action="store_true", help="learning rates follow the derivatives that are measured")
     parser.add_argument(
         "--seed-pool", type=int, default=0, metavar="N", help="take all seeds from a pool of N (default: no pool)"
     )
@@ -230,7 +234,7 @@ def make_job(options: argparse.Namespace, bundle: Bundle) -> Job:
         shared=options.seeds == "shared",
         distribution=options.distribution,
         steps=options.steps,
-        examples=bundle.manifest.batch,
+        examples=options.batch or bundle.manifest.batch,
         epsilon=options.epsilon,
         blocks=blocks,
         final_rate=options.final_rate,
@@ -240,6 +244,7 @@ def make_job(options: argparse.Namespace, bundle: Bundle) -> Job:
         pool=options.seed_pool,
         first_every=options.first_every,
         votes=options.votes,
+        adapt=options.adapt,
     )
     plan = plan_round(job, 1)
     check_blocks(bundle, plan)

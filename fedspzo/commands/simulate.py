@@ -31,23 +31,12 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the options."""
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
-    parser.add_argument(
-        "--data", type=Path, required=True, metavar="PATH",
-        help="labelled examples to share out among the devices, or a folder with a file for each device",
-    )  # fmt: skip
+    add_share_options(parser)
     parser.add_argument(
         "--state", type=Path, required=True, metavar="DIR", help="where the journal is kept, as a server's"
     )
     parser.add_argument("--held-out", metavar="FILE", help="examples to evaluate on")
     parser.add_argument("--evaluate-every", type=int, default=20, metavar="N", help="rounds (%(default)s)")
-    parser.add_argument("--devices", type=int, default=100, help="virtual devices (%(default)s)")
-    parser.add_argument(
-        "--partition", default="dirichlet:0.5", help="how unlike their labels are: iid or dirichlet:ALPHA (%(default)s)"
-    )
-    parser.add_argument(
-        "--examples-per-device", type=int, metavar="N",
-        help="each draws so many, and others may have them too (default: all are shared out, each to one)",
-    )  # fmt: skip
     parser.add_argument("--job", default="default", help="the job's name (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print progress as JSON lines")
     add_job_options(parser, SIMULATED)
@@ -66,6 +55,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
     machine.add_argument(
         "--ray-address", metavar="ADDRESS",
         help="of a Ray cluster whose machines all have bundle and data at the same places",
+    )  # fmt: skip
+
+
+def add_share_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say which examples virtual devices hold; see :func:`make_shares`."""
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="PATH",
+        help="labelled examples to share out among the devices, or a folder with a file for each device",
+    )  # fmt: skip
+    parser.add_argument("--devices", type=int, default=100, help="virtual devices (%(default)s)")
+    parser.add_argument(
+        "--partition", default="dirichlet:0.5", help="how unlike their labels are: iid or dirichlet:ALPHA (%(default)s)"
+    )
+    parser.add_argument(
+        "--examples-per-device", type=int, metavar="N",
+        help="each draws so many, and others may have them too (default: all are shared out, each to one)",
     )  # fmt: skip
 
 

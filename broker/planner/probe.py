@@ -1,0 +1,263 @@
+"""Measures a :class:`Profile`: each piece is perturbed alone, on batches of several devices, in pairs.
+
+The gradient of an example's loss is never computed. Along a direction z (independent signs) a pair of losses gives
+z·g ≈ (l₊ − l₋)/2ε, whose mean square over directions is |g|², and zᵀHz ≈ (l₊ + l₋ − 2l₀)/ε², whose mean is tr(H)
+(Hutchinson, 1989) and whose variance is 2·tr(H²) (less the diagonal's share). Losses come example by example, so the
+products of derivatives of two examples along one direction give the inner products of their gradients, for two
+examples of one device and of two devices: how much of a batch's gradient is signal.
+
+A piece's own inner products are noisy, a few directions being all there are. Their ratio to the magnitude is a property
+of the examples more than of a layer and is pooled over the pieces; so is the sharpness. Where a second difference is
+lost in noise, or the curvature is negative, the magnitude stands for the trace: for a model whose probabilities are
+right, the mean |g|² is the trace of the Gauss–Newton matrix (Fisher's identity), and steps must be small for that.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from broker.planner.profile import Piece, Profile
+from broker.simulation.partition import Shares
+from device_runtime.directions import Direction, derive_seed
+from device_runtime.errors import DataError
+from device_runtime.forward import Batch, Forward
+from device_runtime.manifest import Manifest
+from device_runtime.replica import Replica
+from device_runtime.wave import START, Passage, Perturbation, Wave, advance, both_signs, perturb, release
+
+#: Size of a perturbation: small against weights, and its differences large against a loss's rounding.
+EPSILON = 1e-3
+#: Most pieces: deeper networks are cut more coarsely, but for their last layers.
+MOST_PIECES = 8
+#: A stage with so much fewer trained weights than the largest begins no piece: alone, it soon has learned what it can.
+LEAST_SHARE = 0.25
+#: A signal that is smaller than this share of its magnitude is taken for as large; one cannot measure it.
+LEAST_SIGNAL = 1e-3
+
+
+def cut(manifest: Manifest) -> list[tuple[int, int]]:
+    """First stage and the stage after the last one of each piece."""
+    last = len(manifest.stages)
+    weights = [trained_weights(manifest, stage, stage + 1) for stage in range(last)]
+    starts = [stage for stage in range(last) if weights[stage] >= LEAST_SHARE * max(weights)]
+    if len(starts) > MOST_PIECES:
+        early, late = starts[: -MOST_PIECES // 2], starts[-MOST_PIECES // 2 :]
+        starts = [*early[:: math.ceil(len(early) / (MOST_PIECES // 2))], *late]
+    starts[0] = next(stage for stage in range(last) if weights[stage])
+    return list(zip(starts, [*starts[1:], last], strict=True))
+
+
+def trained_weights(manifest: Manifest, start: int, stop: int) -> int:
+    """How many weights of some stages are trained."""
+    stages = manifest.stages[start:stop]
+    tensors = {index for stage in stages for index in stage.tensors if manifest.tensors[index].trainable}
+    return sum(math.prod(manifest.tensors[index].shape) for index in tensors)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one batch of a device gave.
+
+    Attributes:
+        device: whose it is.
+        first: float64 [pieces, directions, examples], z·g of each example.
+        second: float64 [pieces, directions], zᵀHz of the batch's mean loss.
+        losses: float64 [examples], unperturbed.
+        shifted: seconds of each piece's stages, perturbed.
+    """
+
+    device: str
+    first: np.ndarray
+    second: np.ndarray
+    losses: np.ndarray
+    shifted: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What samples say together; see :class:`Profile`.
+
+    Attributes:
+        magnitude, trace: of each piece, as measured.
+        between, within, sharpness: pooled.
+    """
+
+    magnitude: np.ndarray
+    trace: np.ndarray
+    between: float
+    within: float
+    sharpness: float
+
+
+def probe(
+    forward: Forward[Replica], shares: Shares, directions: int, batches: int, seed: int, epsilon: float = EPSILON
+) -> Profile:
+    """Measure a profile at the replica's weights.
+
+    Args:
+        directions: for each piece, at least 2.
+        batches: of devices in turn, at least 2.
+
+    Raises:
+        DataError: the devices have too few examples to tell signal from noise.
+    """
+    manifest = forward.manifest
+    cuts = cut(manifest)
+    draws = [
+        [Direction(derive_seed(seed, "probe", 0, piece, (k,)), epsilon) for k in range(directions)]
+        for piece in range(len(cuts))
+    ]
+    order = np.random.default_rng(seed).permutation(len(shares.devices))
+    sizes = sorted({shape.batch for shape in manifest.shapes})
+    samples, costs = [], []
+    for number in range(batches):
+        device = shares.devices[order[number % len(order)]]
+        store = shares.of(device)
+        indices = store.sample(derive_seed(seed, f"probe of {device}", number, 0, ()), manifest.batch)
+        samples.append(_sample(forward, forward.batch(store, indices), device, cuts, draws, epsilon))
+        costs.append([_cost(forward, forward.batch(store, indices[:size]), cuts) for size in sizes])
+    found = evaluate_samples(samples)
+    flops, seconds = np.median(np.array(costs), axis=0).transpose(2, 1, 0)  # [1 + pieces, batch sizes]
+    plain = seconds[1:, -1]
+    shifted = np.median([sample.shifted for sample in samples], axis=0)
+    pieces = tuple(
+        Piece(
+            start,
+            stop,
+            trained_weights(manifest, start, stop),
+            _size(forward.weights, start, stop),
+            float(found.magnitude[piece]),
+            float(max(found.trace[piece], found.magnitude[piece])),
+            _by_size(sizes, flops[1 + piece]),
+            _by_size(sizes, seconds[1 + piece]),
+            float(max(shifted[piece] - plain[piece], 0.0)),
+        )
+        for piece, (start, stop) in enumerate(cuts)
+    )
+    return Profile(
+        pieces=pieces,
+        stages=len(manifest.stages),
+        flops=_by_size(sizes, flops[0]),
+        seconds=_by_size(sizes, seconds[0]),
+        between=found.between,
+        within=found.within,
+        sharpness=found.sharpness,
+        devices=len(shares.devices),
+        examples=float(np.mean([len(shares.of(sample.device)) for sample in samples])),
+        loss=float(np.mean([sample.losses.mean() for sample in samples])),
+    )
+
+
+def evaluate_samples(samples: Sequence[Sample]) -> Statistics:
+    """Moments of the derivatives.
+
+    Raises:
+        DataError: there are no two devices, or no batch of two examples.
+    """
+    devices = [sample.device for sample in samples]
+    sums = np.stack([sample.first.sum(axis=2) for sample in samples])  # [batches, pieces, directions]
+    squares = np.stack([(sample.first**2).sum(axis=2) for sample in samples])
+    counts = np.array([sample.first.shape[2] for sample in samples])
+    pairs = counts * (counts - 1)
+    own = np.array([[a == b for b in devices] for a in devices])
+    if not pairs.any() or own.all():
+        raise DataError("to tell signal from noise takes two devices with examples, one of them with two or more")
+    magnitude = squares.sum(axis=0).mean(axis=1) / counts.sum()
+    within = (sums**2 - squares).sum(axis=0).mean(axis=1) / pairs.sum()
+    others = np.einsum("apk,bpk,ab->p", sums, sums, ~own) / sums.shape[2]
+    between = others / (np.outer(counts, counts) * ~own).sum()
+    curved = np.average([sample.second for sample in samples], axis=0, weights=counts)  # [pieces, directions]
+    trace = curved.mean(axis=1)
+    floor = np.finfo(np.float64).tiny
+    return Statistics(
+        magnitude=magnitude,
+        trace=trace,
+        between=float(np.mean(between / np.maximum(magnitude, floor))),
+        within=float(np.clip(np.mean(within / np.maximum(magnitude, floor)), LEAST_SIGNAL, 1.0)),
+        sharpness=float(np.clip(curved.var(axis=1, ddof=1).sum() / (2 * max((trace**2).sum(), floor)), 0.0, 1.0)),
+    )
+
+
+def _sample(
+    forward: Forward[Replica],
+    batch: Batch,
+    device: str,
+    cuts: Sequence[tuple[int, int]],
+    draws: Sequence[Sequence[Direction]],
+    epsilon: float,
+) -> Sample:
+    """All pieces and directions on one batch."""
+    last = cuts[-1][1]
+    starts, waves, wave, at = [start for start, _ in cuts], [], START, 0
+    for stop in [*starts, last]:
+        before, wave = wave, _run(forward, batch, range(at, stop), [None], wave)
+        if before is not wave:
+            waves.append(before)
+        at = stop
+    entered = waves if starts[0] == 0 else waves[1:]  # the activations that each piece starts from
+    (centre,) = _losses(wave, batch)
+    first = np.empty((len(cuts), len(draws[0]), batch.count))
+    second, shifted = np.empty(first.shape[:2]), []
+    for piece, (start, stop) in enumerate(cuts):
+        times = []
+        for k, direction in enumerate(draws[piece]):
+            started = time.perf_counter()
+            changed = _run(forward, batch, range(start, stop), both_signs([direction]), entered[piece])
+            times.append((time.perf_counter() - started) / 2)
+            ended = _run(forward, batch, range(stop, last), [None, None], changed)
+            above, below = _losses(ended, batch)
+            first[piece, k] = (above - below) / (2 * epsilon)
+            second[piece, k] = np.mean(above + below - 2 * centre) / epsilon**2
+            for done in {id(each): each for each in (changed, ended)}.values():
+                release(forward, done)
+        shifted.append(float(np.median(times)))
+    for kept in (*waves, wave):
+        release(forward, kept)
+    return Sample(device, first, second, centre, shifted)
+
+
+def _run(
+    forward: Forward[Replica], batch: Batch, stages: range, shifts: Sequence[Direction | None], wave: Wave
+) -> Wave:
+    """Through some stages, all of them shifted alike; ``wave`` stays as it is."""
+    perturbation = Perturbation([], shifts, "rademacher")
+    passages = [Passage.of(forward, batch, 0, stage, perturbation) for stage in stages]
+    perturbed = perturb(forward, passages, None)
+    for number, passage in enumerate(passages):
+        wave = advance(forward, batch, passage, wave, perturbed, keep=number == 0)
+    return wave
+
+
+def _losses(wave: Wave, batch: Batch) -> list[np.ndarray]:
+    """Each leaf's, float64 [examples]."""
+    size = batch.shape.batch
+    return [wave.outputs(leaf, 0, size)[: batch.count].astype(np.float64) for leaf in range(wave.leaves)]
+
+
+def _cost(forward: Forward[Replica], batch: Batch, cuts: Sequence[tuple[int, int]]) -> list[tuple[float, float]]:
+    """Operations and seconds of the stages before all pieces, and of each piece."""
+    costs, wave = [], START
+    for start, stop in [(0, cuts[0][0]), *cuts]:
+        before, counted, started = wave, forward.flops, time.perf_counter()
+        wave = _run(forward, batch, range(start, stop), [None], wave)
+        costs.append((float(forward.flops - counted), time.perf_counter() - started))
+        if before is not wave:
+            release(forward, before)
+    release(forward, wave)
+    return costs
+
+
+def _by_size(sizes: Sequence[int], values: np.ndarray) -> Mapping[int, float]:
+    return dict(zip(sizes, values.tolist(), strict=True))
+
+
+def _size(replica: Replica, start: int, stop: int) -> float:
+    """Root mean square of the trained weights of some stages."""
+    arrays = [replica.trainable[index] for index in replica.trainable_in(range(start, stop))]
+    squares = math.fsum(float(np.square(array, dtype=np.float64).sum()) for array in arrays)
+    return math.sqrt(squares / sum(array.size for array in arrays))

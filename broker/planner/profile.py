@@ -1,0 +1,86 @@
+"""What there is to know of a model, its data and an engine to choose settings: plain numbers, measured by ``probe``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+#: What a cost is counted in.
+Unit = Literal["flops", "seconds"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Consecutive stages that blocks are not cut within; the first of them has something to train.
+
+    Attributes:
+        start, stop: its stages, from the first to before the last.
+        weights: how many are trained.
+        size: their root mean square.
+        magnitude: mean |g|² of the gradient of one example's loss with respect to them.
+        trace: tr(H) of the mean loss with respect to them, the larger of what second differences say and the magnitude.
+        flops: of a forward pass of its stages: batch size → operations.
+        seconds: of the same on this engine.
+        shift_seconds: to write its weights with a perturbation.
+    """
+
+    start: int
+    stop: int
+    weights: int
+    size: float
+    magnitude: float
+    trace: float
+    flops: Mapping[int, float]
+    seconds: Mapping[int, float]
+    shift_seconds: float
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A model with its data on an engine.
+
+    Attributes:
+        pieces: what is trained, in order; stages before the first are not.
+        stages: of the whole network.
+        flops, seconds: of the stages before the first piece: batch size → operations and seconds.
+        between: inner product of the gradients of two devices' examples, as a share of an example's |g|².
+        within: the same of two examples of one device.
+        sharpness: tr(H²)/tr(H)², the inverse of how many directions are curved.
+        devices: in the fleet.
+        examples: that a device has, in the mean.
+        loss: mean over the examples that were probed.
+    """
+
+    pieces: tuple[Piece, ...]
+    stages: int
+    flops: Mapping[int, float]
+    seconds: Mapping[int, float]
+    between: float
+    within: float
+    sharpness: float
+    devices: int
+    examples: float
+    loss: float
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """Batch sizes that there are graphs for."""
+        return tuple(sorted(self.flops))
+
+    @property
+    def signal(self) -> float:
+        """|ḡ|² of the fleet's mean loss, as a share of an example's |g|²."""
+        return self.within / self.devices + (1 - 1 / self.devices) * self.between
+
+    def moment(self, cohort: int, batch: int) -> float:
+        """Mean square of a derivative averaged over the batches of a cohort, as a share of an example's."""
+        cohort = min(cohort, self.devices)
+        return self.within / cohort + (1 - 1 / cohort) * self.between + (1 - self.within) / (cohort * batch)
+
+    def forward(self, unit: Unit, batch: int, start: int | None = None) -> float:
+        """Cost of a pass with so many examples through all, or from a piece to the end."""
+        before = 0.0 if start is not None else (self.flops if unit == "flops" else self.seconds)[batch]
+        after = self.pieces[start or 0 :]
+        return before + math.fsum((p.flops if unit == "flops" else p.seconds)[batch] for p in after)

@@ -1,0 +1,206 @@
+"""Propose settings for a model, its data and a fleet: measure, predict, and try them out in short simulated runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedspzo.commands.simulate import add_share_options, make_shares
+
+if TYPE_CHECKING:
+    from broker.planner.profile import Profile
+    from broker.planner.propose import Proposal
+    from broker.planner.trial import Outcome
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Describe the options."""
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
+    add_share_options(parser)
+    parser.set_defaults(devices=10)
+    parser.add_argument("--cohort", type=int, default=4, help="devices of a round (%(default)s)")
+    parser.add_argument("--seeds", choices=("shared", "device"), default="shared", help="directions (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of all randomness (%(default)s)")
+    parser.add_argument(
+        "--budget", type=float, default=100.0, metavar="N",
+        help="what each device of a cohort may spend over all rounds, in forward passes of the whole network with the"
+        " largest batch (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--cost", choices=("flops", "seconds"), default="flops", help="what settings are ranked by (%(default)s)"
+    )
+    parser.add_argument(
+        "--trial", type=float, default=30.0, metavar="N",
+        help="length of a run of the trial, in the same passes; 0 for no trial. It should be long enough for the loss"
+        " to fall; the trial takes about ten to twenty times as many (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--directions", type=int, default=8, metavar="N", help="that each piece is measured along (%(default)s)"
+    )
+    parser.add_argument(
+        "--batches", type=int, default=20, metavar="N", help="that are measured, of one device each (%(default)s)"
+    )
+    parser.add_argument("--engine", default="litert", help="litert, executorch, torch or tflite (%(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="of the engine (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print what was measured, what is proposed, and the options to paste."""
+    from broker.planner.probe import probe
+    from broker.planner.propose import Terms, propose
+    from broker.planner.trial import Ground, search
+    from broker.rounds import Job
+    from device_runtime.bundle import Bundle
+    from device_runtime.engines import create_engine
+    from device_runtime.errors import PlanError
+    from device_runtime.forward import Forward
+    from device_runtime.plan import Block
+    from device_runtime.replica import Replica
+
+    if options.directions < 2 or options.batches < 2:
+        raise PlanError("--directions and --batches are at least 2: spread cannot be told from one")
+    if not (0 < options.budget < math.inf and 0 <= options.trial < math.inf):
+        raise PlanError("--budget is positive, and --trial positive or 0")
+    bundle = Bundle(options.bundle)
+    shares = make_shares(options, bundle)
+    if not 1 <= options.cohort <= len(shares.devices):
+        raise PlanError(f"--cohort lies between 1 and the {len(shares.devices)} devices, not {options.cohort}")
+    forward = Forward(create_engine(options.engine, options.threads), Replica(bundle, threads=options.threads))
+    profile = probe(forward, shares, options.directions, options.batches, options.seed)
+    shared = options.seeds == "shared"
+    proposals = propose(profile, Terms(options.cohort, shared, options.budget), options.cost)
+    whole = next(proposal for proposal in proposals if proposal.whole)
+    outcome, chosen = None, proposals[0]
+    if options.trial:
+        blocks = (Block(profile.stages, 1, 1.0, 0.0),)
+        job = Job(
+            rounds=1_000_000, cohort=options.cohort, over_selection=1.0, sampling="uniform", quorum=1, deadline=60.0,
+            seed=options.seed, shared=shared, distribution="rademacher", steps=1, examples=1, epsilon=1e-3,
+            blocks=blocks, final_rate=1.0, digest_every=25,
+        )  # fmt: skip
+        horizon = options.trial * options.cohort * profile.forward("flops", max(profile.batches))
+        ground = Ground(bundle, options.engine, options.threads, shares, horizon)
+        outcome = search(ground, profile, job, proposals)
+        chosen = outcome.proposal
+    predicted = chosen.efficiency(options.cost) / whole.efficiency(options.cost)
+    settings = job_options(chosen, profile, options.cohort, options.seeds)
+    if options.json:
+        print(json.dumps(_describe(profile, proposals, outcome, chosen, predicted, settings)))
+    else:
+        _show(profile, proposals, outcome, chosen, predicted, settings)
+
+
+def job_options(proposal: Proposal, profile: Profile, cohort: int, seeds: str) -> dict[str, str]:
+    """Options of ``fedspzo server`` and ``simulate`` for a proposal."""
+    last = proposal.cuts[-1]
+
+    def listed(values: list[float]) -> str:
+        return ",".join(f"{value:.4g}" for value in values)
+
+    split = {"--split": ",".join(str(profile.pieces[cut.start].start) for cut in proposal.cuts[1:])}
+    return {
+        "--sides": "1",
+        **(split if len(proposal.cuts) > 1 else {}),
+        "--fanouts": ",".join(str(cut.fanout) for cut in proposal.cuts),
+        "--scales": listed([cut.size / last.size for cut in proposal.cuts]),
+        "--learning-rates": listed([cut.rate for cut in proposal.cuts]),
+        "--epsilon": f"{last.size:.4g}",
+        **({"--first-every": str(proposal.first_every)} if proposal.first_every > 1 else {}),
+        "--batch": str(proposal.batch),
+        "--cohort": str(cohort),
+        "--seeds": seeds,
+        "--rounds": str(proposal.rounds),
+    }
+
+
+def _describe(
+    profile: Profile,
+    proposals: list[Proposal],
+    outcome: Outcome | None,
+    chosen: Proposal,
+    predicted: float,
+    settings: dict[str, str],
+) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    found: dict[str, Any] = {
+        "options": settings,
+        "predicted_gain": predicted,
+        "chosen": asdict(chosen),
+        "profile": asdict(profile),
+        "proposals": [asdict(proposal) for proposal in proposals],
+    }
+    if outcome is not None:
+        found["trial"] = {
+            "gain": outcome.gain if math.isfinite(outcome.gain) else None,
+            "factor": outcome.factor,
+            "flops": outcome.flops,
+            "runs": [
+                {**asdict(run), "held": run.curve.held if math.isfinite(run.curve.held) else None}
+                for run in outcome.tried
+            ],
+        }
+    return found
+
+
+def _show(
+    profile: Profile,
+    proposals: list[Proposal],
+    outcome: Outcome | None,
+    chosen: Proposal,
+    predicted: float,
+    settings: dict[str, str],
+) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(soft_wrap=True, highlight=False)
+    largest = max(profile.batches)
+    table = Table("stages", "trained weights", "GFLOP", "ms", "|g|² of an example", "tr(H)", title="what was measured")
+    for piece in profile.pieces:
+        table.add_row(
+            f"{piece.start}–{piece.stop - 1}", f"{piece.weights:,}", f"{piece.flops[largest] / 1e9:.3f}",
+            f"{1e3 * piece.seconds[largest]:.1f}", f"{piece.magnitude:.3g}", f"{piece.trace:.3g}",
+        )  # fmt: skip
+    console.print(table)
+    console.print(
+        f"loss {profile.loss:.3f}; of an example's |g|², the fleet's mean gradient has {profile.signal:.1%};"
+        f" tr(H²)/tr(H)² {profile.sharpness:.2f}"
+    )
+    whole = next(proposal for proposal in proposals if proposal.whole)
+    table = Table("blocks", "directions", "rates", "batch", "GFLOP a step", "gain over the whole", title="predicted")
+    for proposal in proposals[:6]:
+        table.add_row(*_row(profile, proposal), f"{proposal.efficiency('flops') / whole.efficiency('flops'):.1f}")
+    console.print(table)
+    if outcome is not None:
+        table = Table("blocks", "directions", "rates", "batch", "GFLOP a step", "seed", "held loss", title="tried")
+        for run in sorted(outcome.tried, key=lambda run: run.curve.held):
+            table.add_row(*_row(profile, run.proposal), str(run.seed), f"{run.curve.held:.3f}")
+        console.print(table)
+        measured = (
+            f"{outcome.gain:.1f} times fewer operations than the whole model perturbed at once"
+            if math.isfinite(outcome.gain)
+            else "the whole model perturbed at once learned nothing in the trial"
+        )
+        console.print(f"measured: {measured}; the trial took {outcome.flops / 1e9:,.0f} GFLOP")
+        if not outcome.learned:
+            console.print("nothing learned much within the trial: make it longer (--trial) before you rely on it")
+    console.print(f"predicted: {predicted:.1f} times fewer operations than the whole model perturbed at once")
+    console.print(" ".join(f"{name} {value}" for name, value in settings.items()), markup=False)
+
+
+def _row(profile: Profile, proposal: Proposal) -> tuple[str, ...]:
+    """The settings, for a table."""
+    starts = [profile.pieces[cut.start].start for cut in proposal.cuts]
+    every = f" every {proposal.first_every}th" if proposal.first_every > 1 else ""
+    return (
+        " | ".join(str(start) for start in starts),
+        ", ".join(str(cut.fanout) + (every if number == 0 else "") for number, cut in enumerate(proposal.cuts)),
+        ", ".join(f"{cut.rate:.3g}" for cut in proposal.cuts),
+        str(proposal.batch),
+        f"{proposal.flops / 1e9:.2f}",
+    )
