@@ -56,8 +56,14 @@ METHODS = {
         "2502.10239, 2506.09034", "the same, the first block perturbed in every fourth round", 16, 1.5e-4, 1,
         {"sides": 1, "first_every": 4},
     ),
+    "fedspzo-own": Method(
+        "2502.10239", "the split, two-sided, each device its own directions", 16, 1.25e-4, 1, {"seeds": "device"}
+    ),
     "frozen": Method(
         "2506.09034", "the first block frozen, its activations kept, one-sided", 16, 1.5e-4, 0, {"sides": 1}
+    ),
+    "frozen-own": Method(
+        "2506.09034", "the same, each device its own directions", 16, 1.5e-4, 0, {"sides": 1, "seeds": "device"}
     ),
     "decomfl": Method("2405.15861", "the whole model, directions that all devices share", 5, 8e-5),
     "decomfl-one-sided": Method("2405.15861, 2506.09034", "the same around the centre", 5, 8e-5, options={"sides": 1}),

@@ -42,6 +42,7 @@ def test_a_stopped_simulation_goes_on_with_the_same_plans(
     assert len(set(rates(whole)[:FIRST])) == 1, "and are the job's while there is nothing to compare with"
 
 
+@pytest.mark.slow
 def test_a_live_job_that_adapts(processes: Processes, tmp_path: Path) -> None:  # noqa: F811
     """Its server is killed on the way; replicas agree with a replay, and plans follow from the journal alone."""
     options = ["--rounds", "14", *JOB]

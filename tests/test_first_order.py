@@ -45,7 +45,7 @@ def plan(make_plan: Callable[..., Plan]) -> Plan:
     return make_plan(blocks=(Block(5, 1, 1.0, 0.1),), steps=3)
 
 
-@pytest.mark.parametrize("name", ["bundle_folder", "lora_folder"])
+@pytest.mark.parametrize("name", ["bundle_folder", pytest.param("lora_folder", marks=pytest.mark.slow)])
 def test_gradient_is_that_of_the_devices_loss(name: str, request: pytest.FixtureRequest, store: DataStore) -> None:
     """Along each tensor's own gradient, LiteRT's losses differ by its norm."""
     bundle = Bundle(request.getfixturevalue(name))
@@ -78,6 +78,7 @@ def test_gradient_is_that_of_the_devices_loss(name: str, request: pytest.Fixture
     assert max(norms) > 0.1
 
 
+@pytest.mark.slow
 def test_counted_operations(bundle: Bundle, lora_folder: Path, store: DataStore) -> None:
     """Backwards, a product costs as much as forwards for each of its factors that has something trained before it."""
 
@@ -107,6 +108,7 @@ def test_counted_operations(bundle: Bundle, lora_folder: Path, store: DataStore)
     assert lora_backward == (4 * square + 2 * wide) * layers + 2 * (attention + adapters) + head - first
 
 
+@pytest.mark.slow
 def test_adapters_alone_are_trained(lora_folder: Path) -> None:
     bundle = Bundle(lora_folder)
     weights = Backpropagation(bundle).start()
@@ -234,6 +236,7 @@ def test_a_run_is_a_model_that_other_commands_read(
     assert command("other", *options, "--seed", 1)[-1]["server_digest"] != lines[-1]["server_digest"]
 
 
+@pytest.mark.slow
 def test_a_run_with_adapters(command: Command, lora_folder: Path, tmp_path: Path) -> None:
     lines = command("state", "--method", "fedadam", "--learning-rates", 0.03, bundle=lora_folder)
     losses = [line["loss"] for line in lines if "loss" in line]

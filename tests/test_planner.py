@@ -142,7 +142,6 @@ def test_a_probe_is_the_gradient_and_the_hessian(bundle: Bundle, store: DataStor
             weights[at] = kept
             magnitude += np.mean(((losses[0] - losses[1]) / (2 * size)) ** 2)
             trace += np.mean(losses[0] + losses[1] - 2 * centre) / size**2
-    print(piece, magnitude, trace)
     assert piece.magnitude == pytest.approx(magnitude, rel=0.35)
     assert piece.trace == pytest.approx(max(trace, piece.magnitude), rel=0.35)
     assert found.loss == pytest.approx(centre.mean(), rel=1e-4)

@@ -23,7 +23,11 @@ WHOLE, TWO = (Block(5, 8, 1.0, -1.0),), (Block(3, 2, 0.5, -1.0), Block(5, 3, 1.0
 
 @pytest.mark.parametrize(
     ("blocks", "sides", "distribution", "repeats"),
-    [(WHOLE, 2, "gaussian", 300), (TWO, 2, "rademacher", 1200), (TWO, 1, "gaussian", 1200)],
+    [
+        (WHOLE, 2, "gaussian", 300),
+        pytest.param(TWO, 2, "rademacher", 1200, marks=pytest.mark.slow),
+        pytest.param(TWO, 1, "gaussian", 1200, marks=pytest.mark.slow),
+    ],
 )
 def test_a_step_varies_as_the_formula_says(
     bundle: Bundle,

@@ -30,8 +30,8 @@ WHOLE, SPLIT = (1, 5, 16), (8, 16, 32)
 #: Rates to choose from, as multiples of the method's own; then of the best one's.
 COARSE, FINE = (0.25, 1.0, 4.0), (0.5, 2.0)
 COMPARED = (
-    "frozen", "decomfl-one-sided", "fedspzo-one-sided", "decomfl", "fedspzo", "fedspzo-resting", "fedzo-one-sided",
-    "fedzo", "feedsign", "fedkseed", "mezo",
+    "frozen-own", "fedspzo-own", "frozen", "decomfl-one-sided", "fedspzo-one-sided", "decomfl", "fedspzo",
+    "fedspzo-resting", "fedzo-one-sided", "fedzo", "feedsign", "fedkseed", "mezo",
 )  # fmt: skip
 
 
