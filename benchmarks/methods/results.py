@@ -45,7 +45,9 @@ def step_cost(setting: Setting, choice: Choice, scratch: Path) -> dict[str, floa
     """Of one device's round, on one thread of LiteRT: seconds, and bytes of the result up and the entry down."""
     job = make_trial_job(setting.bundle, choice, 0)
     forward = Forward(create_engine("litert", 1), Replica(setting.bundle))
-    cache = PrefixCache(scratch / choice.method / setting.name)
+    place = scratch / "prefixes" / choice.method / setting.name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    cache = PrefixCache(place)
     seconds = []
     for number in range(1, 2 * ROUNDS + 1):
         plan = plan_round(job, number)
