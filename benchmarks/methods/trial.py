@@ -105,21 +105,25 @@ class _Spent(Exception):
 
 
 def run_trial(setting: Setting, choice: Choice, seed: int, budget: float) -> Curve:
+    """A choice's run: see :func:`run_job`."""
+    job = make_trial_job(setting.bundle, choice, seed)
+    return run_job(setting, job, 1 if choice.method == "mezo" else DEVICES, budget)
+
+
+def run_job(setting: Setting, job: Job, devices: int, budget: float) -> Curve:
     """Train until the devices have spent a budget of operations; whatever diverges ends early.
 
     Args:
-        seed: of the partition and of all of the job's randomness.
+        job: long enough; its seed is the partition's as well.
         budget: operations of matrix products, of all devices.
     """
-    job = make_trial_job(setting.bundle, choice, seed)
-    devices = 1 if choice.method == "mezo" else DEVICES
     forward = Forward(create_engine("litert", 1), Replica(setting.bundle))
     sample = subset(setting.train, np.random.default_rng(0).choice(len(setting.train), SAMPLE, replace=False))
     flops, losses, waiting = [0.0], [evaluate(forward, sample).loss], []
     spent = 0.0
 
     def shares(bundle: Bundle) -> Shares:
-        return share_out(setting.train, devices, Skew(ALPHA), seed)
+        return share_out(setting.train, devices, Skew(ALPHA), job.seed)
 
     def observe(closed: ClosedRound, entry: Entry, used: int) -> None:
         nonlocal spent
@@ -134,7 +138,7 @@ def run_trial(setting: Setting, choice: Choice, seed: int, budget: float) -> Cur
                 raise _Spent
 
     calm = Profile(lambda chance: 1.0, lambda chance: 1.0, available=1.0, dropout=0.0)
-    fleet = Fleet([f"device-{number}" for number in range(1, devices + 1)], calm, seed)
+    fleet = Fleet([f"device-{number}" for number in range(1, devices + 1)], calm, job.seed)
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         store = ServerStore(Path(folder), setting.bundle.identity)
         workers = LocalWorkers(Work(setting.bundle.folder, "litert", 1, None, shares))
@@ -155,11 +159,12 @@ def make_trial_job(bundle: Bundle, choice: Choice, seed: int) -> Job:
             arguments.append(f"--{option.replace('_', '-')}")
         else:
             arguments += [f"--{option.replace('_', '-')}", str(value)]
-    job = make_job(_parser().parse_args(arguments), bundle)
+    job = make_job(job_parser().parse_args(arguments), bundle)
     return replace(job, examples=choice.batch)
 
 
-def _parser() -> argparse.ArgumentParser:
+def job_parser() -> argparse.ArgumentParser:
+    """Takes the options of a job."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--devices", type=int, default=DEVICES)
     add_job_options(parser)
