@@ -12,7 +12,7 @@ from device_runtime.arrays import ArrayPool
 from device_runtime.bundle import Bundle
 from device_runtime.data import DataStore
 from device_runtime.engines import create_engine
-from device_runtime.forward import HIDDEN, Forward
+from device_runtime.forward import HIDDEN, Batch, Forward
 from device_runtime.manifest import StageSpec
 from device_runtime.stored import Quantised, Stored, layout, widen, widened
 from device_runtime.task import GENERATION
@@ -71,26 +71,39 @@ def compare(bundle: Bundle, networks: Sequence[Network], engine: str) -> list[fl
     """
     worst = np.zeros(len(networks[0].all_stages))
     for network in networks:
-        weights = StageWeights(bundle, network)
-        runner = create_engine(engine)
+        weights, runner = StageWeights(bundle, network), create_engine(engine)
         forward = Forward(runner, weights)
         store = _random_examples(bundle, network)
         batch = forward.grouped(forward.batch(store, np.arange(network.batch)), network.groups)
         hidden = before = batch.feeds["rows"]
         for index, stage in enumerate(network.all_stages):
+            if index and stage.graph != network.all_stages[index - 1].graph:
+                # The engine and the pool keep as much memory as the last graph's weights took; another needs its own.
+                weights, runner = StageWeights(bundle, network), create_engine(engine)
+                forward = Forward(runner, weights)
             weights.load(stage)
             before = before if stage == network.decoder else hidden
             # Graphs with constants hold a copy of them: those of one stage at a time.
-            found = (Forward(runner, weights) if stage.constants else forward).run(stage, batch, before, {})
+            passing = Forward(runner, weights) if stage.constants else forward
             piece = network.graphs[stage.graph]
-            feeds = [before if feed == HIDDEN else batch.feeds[feed] for feed in piece.feeds]
-            inputs = [torch.from_numpy(array) for array in (*feeds, *(weights.tensor(i) for i in stage.tensors))]
-            with torch.no_grad():
-                expected = [output.numpy() for output in _whole(piece, stage, weights, engine)(*inputs)]
-            worst[index] = max(worst[index], *(_difference(a, b) for a, b in zip(found, expected, strict=True)))
-            hidden = found[0]
-            hidden[...] = expected[0]
+            hidden, difference = _compare_stage(passing, batch, stage, piece, before, engine)
+            worst[index] = max(worst[index], difference)
     return worst.tolist()
+
+
+def _compare_stage(
+    forward: Forward[StageWeights], batch: Batch, stage: StageSpec, piece: Piece, before: np.ndarray, engine: str
+) -> tuple[np.ndarray, float]:
+    """PyTorch's output of a stage, and how far the engine's is from it."""
+    weights = forward.weights
+    found = forward.run(stage, batch, before, {})
+    feeds = [before if feed == HIDDEN else batch.feeds[feed] for feed in piece.feeds]
+    inputs = [torch.from_numpy(array) for array in (*feeds, *(weights.tensor(i) for i in stage.tensors))]
+    with torch.no_grad():
+        expected = [output.numpy() for output in _whole(piece, stage, weights, engine)(*inputs)]
+    difference = max(_difference(a, b) for a, b in zip(found, expected, strict=True))
+    found[0][...] = expected[0]
+    return found[0], difference
 
 
 def _whole(piece: Piece, stage: StageSpec, weights: StageWeights, engine: str) -> torch.nn.Module:
