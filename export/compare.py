@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Sequence
 
@@ -81,6 +82,7 @@ def compare(bundle: Bundle, networks: Sequence[Network], engine: str) -> list[fl
                 # The engine and the pool keep as much memory as the last graph's weights took; another needs its own.
                 weights, runner = StageWeights(bundle, network), create_engine(engine)
                 forward = Forward(runner, weights)
+                gc.collect()
             weights.load(stage)
             before = before if stage == network.decoder else hidden
             # Graphs with constants hold a copy of them: those of one stage at a time.
