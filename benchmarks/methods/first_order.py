@@ -27,7 +27,7 @@ from broker.rounds import ClosedRound, Job, close_round, plan_round
 from broker.simulation.first_order import ALGORITHMS, State, payload, train
 from broker.simulation.gradient import Backpropagation
 from broker.simulation.partition import Skew, device_names, share_out, subset
-from broker.simulation.profile import Fleet, Profile
+from broker.simulation.profile import CALM, Fleet
 from device_runtime.bundle import Bundle
 from device_runtime.data import load_data
 from device_runtime.engines import create_engine
@@ -89,8 +89,7 @@ def run_first_order_trial(setting: Setting, choice: FirstOrderChoice, seed: int,
             if spent >= budget or not losses[-1] < 3 * losses[0]:
                 raise _Spent
 
-    calm = Profile(lambda chance: 1.0, lambda chance: 1.0, available=1.0, dropout=0.0)
-    fleet = Fleet(device_names(DEVICES), calm, seed)
+    fleet = Fleet(device_names(DEVICES), CALM, seed)
     shares = share_out(setting.train, DEVICES, Skew(ALPHA), seed)
     job = make_first_order_job(setting.bundle, choice, seed)
     with suppress(_Spent):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from broker.simulation.gradient import Backpropagation
 from device_runtime.data import DataStore
 from device_runtime.forward import Forward
 from device_runtime.plan import Plan
@@ -39,9 +40,7 @@ class Autograd:
         self._weights = {
             index: torch.tensor(array, requires_grad=True) for index, array in forward.weights.trainable.items()
         }
-        folder = forward.bundle.folder
-        graphs = forward.manifest.shapes[0].graphs.values()
-        self._programs = {g.name: torch.export.load(folder / g.files["torch"]).module() for g in graphs}
+        self._programs = Backpropagation(forward.bundle)
 
     def gradients(self, plan: Plan, indices: np.ndarray) -> list[list[np.ndarray]]:
         """For each example, for each block of a plan, ∂loss/∂weights: float64, all of the block's in one row."""
@@ -73,16 +72,7 @@ class Autograd:
 
     def _losses(self, indices: np.ndarray) -> torch.Tensor:
         batch = self._forward.batch(self._store, indices)
-        hidden = torch.tensor(batch.feeds["rows"])
-        for stage in self._forward.manifest.stages:
-            graph = self._forward.manifest.shapes[0].graphs[stage.graph]
-            feeds = [hidden if name == "hidden" else torch.tensor(batch.feeds[name]) for name in graph.feeds]
-            tensors = [
-                self._weights[i] if i in self._weights else torch.tensor(self._forward.weights.tensor(i))
-                for i in stage.tensors
-            ]
-            hidden = self._programs[stage.graph](*feeds, *tensors)[0]
-        return hidden.reshape(-1)[: batch.count]
+        return self._programs.losses(batch, self._weights).reshape(-1)[: batch.count]
 
 
 def _flat(tensors: Sequence[torch.Tensor]) -> np.ndarray:

@@ -16,7 +16,7 @@ from settings import Setting
 
 from broker.rounds import ClosedRound, Job
 from broker.simulation.partition import Shares, Skew, share_out, subset
-from broker.simulation.profile import Fleet, Profile
+from broker.simulation.profile import CALM, Fleet
 from broker.simulation.run import simulate
 from broker.simulation.workers import LocalWorkers, Work
 from broker.store import ServerStore
@@ -137,8 +137,7 @@ def run_job(setting: Setting, job: Job, devices: int, budget: float) -> Curve:
             if spent >= budget or not losses[-1] < 3 * losses[0]:
                 raise _Spent
 
-    calm = Profile(lambda chance: 1.0, lambda chance: 1.0, available=1.0, dropout=0.0)
-    fleet = Fleet([f"device-{number}" for number in range(1, devices + 1)], calm, job.seed)
+    fleet = Fleet([f"device-{number}" for number in range(1, devices + 1)], CALM, job.seed)
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         store = ServerStore(Path(folder), setting.bundle.identity)
         workers = LocalWorkers(Work(setting.bundle.folder, "litert", 1, None, shares))

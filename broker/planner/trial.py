@@ -21,8 +21,7 @@ from broker.planner.profile import Profile
 from broker.planner.propose import Proposal, make_job
 from broker.rounds import ClosedRound, Job
 from broker.simulation.partition import Shares, subset
-from broker.simulation.profile import Fleet
-from broker.simulation.profile import Profile as Behaviour
+from broker.simulation.profile import CALM, Fleet
 from broker.simulation.run import simulate
 from broker.simulation.workers import LocalWorkers, Work
 from broker.store import ServerStore
@@ -117,8 +116,7 @@ class Ground:
 
     def run(self, job: Job, folder: Path, until: float, curve: Curve | None = None) -> Curve:
         """Begin a run, or go on with one, until it has spent a share of the horizon."""
-        calm = Behaviour(lambda chance: 1.0, lambda chance: 1.0, available=1.0, dropout=0.0)
-        fleet = Fleet(self.shares.devices, calm, job.seed)
+        fleet = Fleet(self.shares.devices, CALM, job.seed)
         store = ServerStore(folder, self.bundle.identity)
         workers = LocalWorkers(Work(self.bundle.folder, self.engine, self.threads, None, lambda bundle: self.shares))
         replica = self._forward.weights

@@ -92,7 +92,7 @@ class Backpropagation:
         leaves = {index: torch.from_numpy(array).requires_grad_() for index, array in weights.items()}
         # What is computed depends on the shape alone, and counting takes time: once for each is enough.
         with nullcontext() if size in self._flops else FlopCounterMode(display=False) as counter:
-            loss = self._losses(batch, leaves)[: batch.count].mean()
+            loss = self.losses(batch, leaves)[: batch.count].mean()
             loss.backward()
         if counter is not None:
             self._flops[size] = counter.get_total_flops()
@@ -101,8 +101,8 @@ class Backpropagation:
         }
         return Gradient(tensors, loss.item(), batch.count, self._flops[size])
 
-    def _losses(self, batch: Batch, leaves: Mapping[int, torch.Tensor]) -> torch.Tensor:
-        """The losses [batch], with their history."""
+    def losses(self, batch: Batch, leaves: Mapping[int, torch.Tensor]) -> torch.Tensor:
+        """The losses [batch] with their history, at weights that ``leaves`` has and else at θ₀."""
         import torch
 
         hidden = torch.from_numpy(batch.feeds[ROWS])

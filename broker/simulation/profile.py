@@ -41,6 +41,10 @@ class Profile:
             raise PlanError("--available lies above 0 and up to 1, --dropout from 0 to below 1")
 
 
+#: Devices that are alike, always there, and answer.
+CALM = Profile(lambda chance: 1.0, lambda chance: 1.0, available=1.0, dropout=0.0)
+
+
 def parse_quantile(text: str, option: str) -> Quantile:
     """A distribution: a number, ``uniform:LOW,HIGH`` or ``lognormal:MEDIAN,SIGMA``.
 
