@@ -15,6 +15,8 @@ from device_runtime.wire import Energy, Result, fingerprint
 
 #: Largest scalar, loss or time that a result may have.
 LARGEST = 1e9
+#: What of a job's blocks may follow what devices measure.
+ADAPTABLE = ("rates", "counts", "scales")
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Job:
             devices keep its activations.
         votes: whether a scalar counts by its sign alone, and the majority's sign is the step (FeedSign, arXiv
             2501.17610).
-        adapt: whether learning rates follow what is measured (:mod:`broker.adaptive`).
+        adapt: what of the blocks follows what is measured, of :data:`ADAPTABLE` (:mod:`broker.adaptive`).
     """
 
     rounds: int
@@ -62,12 +64,16 @@ class Job:
     pool: int = 0
     first_every: int = 1
     votes: bool = False
-    adapt: bool = False
+    adapt: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises PlanError when the job contradicts itself."""
         if self.first_every < 1 or (self.first_every > 1 and len(self.blocks) == 1):
             raise PlanError("the first of several blocks may be perturbed every so many rounds, at least every round")
+        if not set(self.adapt) <= set(ADAPTABLE):
+            raise PlanError(f"a job adapts some of {', '.join(ADAPTABLE)}, not '{', '.join(self.adapt)}'")
+        if "counts" in self.adapt and (self.sides != 1 or len(self.blocks) == 1):
+            raise PlanError("counts adapt among several blocks that are measured one-sided: with --split and --sides 1")
         if self.votes and not self.shared:
             raise PlanError("devices can only vote on directions that they share")
 
@@ -130,21 +136,14 @@ class ClosedRound:
     spending: Spending | None = None
 
 
-def plan_round(job: Job, round: int, factors: Sequence[float] = ()) -> Plan:
+def plan_round(job: Job, round: int) -> Plan:
     """The plan of a round.
-
-    Args:
-        factors: on each block's learning rate; none for 1.
 
     Raises:
         PlanError: the job's settings contradict themselves.
     """
     rate = 1.0 - (1.0 - job.final_rate) * (round - 1) / job.rounds
-    factors = factors if len(factors) == len(job.blocks) else (1.0,) * len(job.blocks)
-    first, *others = (
-        replace(block, learning_rate=rate * factor * block.learning_rate)
-        for block, factor in zip(job.blocks, factors, strict=True)
-    )
+    first, *others = (replace(block, learning_rate=rate * block.learning_rate) for block in job.blocks)
     if round % job.first_every:
         first = replace(first, fanout=0)
     return Plan(

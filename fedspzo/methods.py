@@ -24,6 +24,7 @@ class Method:
         rate: learning rate for each of them, for an encoder of some 10 million weights.
         first: directions of a first block before the last one (0: it is frozen); None where all is one block.
         options: those of the job that differ from their defaults.
+        ratio: of a first block's learning rate to the last one's; its curvature says which (see ``fedspzo plan``).
     """
 
     paper: str
@@ -32,9 +33,10 @@ class Method:
     rate: float
     first: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    ratio: float = 1 / 64
 
-    def settings(self, perturbations: int, rate: float | None = None) -> dict[str, Any]:
-        """The job's options for P directions; ``rate`` replaces the method's own."""
+    def settings(self, perturbations: int, rate: float | None = None, ratio: float | None = None) -> dict[str, Any]:
+        """The job's options for P directions; ``rate`` and ``ratio`` replace the method's own."""
         own = perturbations * (self.rate if rate is None else rate)
         if self.first is None:
             cut = {"fanouts": f"{perturbations}", "scales": "1", "learning_rates": f"{own:.6g}"}
@@ -42,7 +44,7 @@ class Method:
             cut = {
                 "fanouts": f"{self.first},{perturbations}",
                 "scales": "0.25,1",
-                "learning_rates": f"{own / 16:.6g},{own:.6g}",
+                "learning_rates": f"{own * (self.ratio if ratio is None else ratio):.6g},{own:.6g}",
             }
         return {**cut, **self.options}
 

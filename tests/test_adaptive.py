@@ -10,15 +10,20 @@ from pathlib import Path
 import pytest
 from federation import Processes, broker, processes  # noqa: F401  (fixtures)
 
-from broker.adaptive import FIRST, LEAST, MOST, Moment, follow, mean_squares
+from broker.adaptive import FIRST, FURTHEST, LEAST, MOST, Moment, adapt_blocks, follow, mean_squares
+from broker.rounds import ADAPTABLE, Job
 from broker.store import read_journal
 from device_runtime.bundle import Bundle
+from device_runtime.errors import PlanError
 from device_runtime.plan import Block, Contribution, Entry, Plan
 from device_runtime.replica import Replica
 from fedspzo.cli import main
 
 Write = Callable[[Path, int], Path]
-JOB = ["--adapt", "--seeds", "device", "--split", "3", "--fanouts", "1,4", "--cohort", "2", "--deadline", "20"]
+JOB = [
+    "--adapt", ",".join(ADAPTABLE), "--sides", "1", "--seeds", "device", "--split", "3", "--fanouts", "1,4",
+    "--cohort", "2", "--deadline", "20",
+]  # fmt: skip
 
 
 def rates(entries: list[Entry]) -> list[tuple[float, ...]]:
@@ -64,11 +69,9 @@ def test_a_live_job_that_adapts(processes: Processes, tmp_path: Path) -> None:  
     assert len(entries) == 14
     assert {device["digest"] for device in last["devices"].values()} == {replica.digest().hex()}
     assert len(set(rates(entries)[FIRST:])) > 1
-    given = entries[0].plan.blocks
-    for number in range(len(entries)):
-        moments = follow((), entries[:number]) or (Moment(),) * 2
-        expected = [block.learning_rate * moment.factor for block, moment in zip(given, moments, strict=True)]
-        assert rates(entries)[number] == pytest.approx(expected)
+    job = dataclasses.replace(job_of(*ADAPTABLE), blocks=entries[0].plan.blocks)
+    for number, entry in enumerate(entries):
+        assert entry.plan.blocks == adapt_blocks(job, follow((), entries[:number]))
 
 
 def entry_of(plan: Plan, *contributions: tuple[float, tuple[float, ...]]) -> Entry:
@@ -100,3 +103,41 @@ def test_rates_rise_as_derivatives_fall_and_within_bounds() -> None:
     assert calm.factor == pytest.approx(MOST)
     assert wild.factor == LEAST
     assert Moment().after(0.0).factor == 1.0
+
+
+def job_of(*adapt: str) -> Job:
+    blocks = (Block(4, 4, 0.5, 1e-3), Block(6, 16, 1.0, 1e-2))
+    return Job(
+        rounds=10, cohort=2, over_selection=1.0, sampling="uniform", quorum=1, deadline=9.0, seed=0, shared=True,
+        distribution="rademacher", steps=1, examples=4, epsilon=1e-3, blocks=blocks, final_rate=1.0, digest_every=5,
+        sides=1, adapt=adapt,
+    )  # fmt: skip
+
+
+def test_directions_go_where_variance_grew_at_the_same_cost() -> None:
+    """A direction of the first of 6 stages costs 6 passes through stages, and one from the fifth on costs 2."""
+    same, grown = Moment(8, 1.0, 1.0), Moment(8, 1.0, 9.0)
+    assert adapt_blocks(job_of("counts"), (same, same)) == job_of().blocks
+    assert adapt_blocks(job_of("counts"), (grown, grown)) == job_of().blocks
+    first, last = adapt_blocks(job_of("counts"), (same, grown))
+    assert (first.fanout, last.fanout) == (2, 22), "in proportion to 4 and 3·16, for 56 passes"
+    assert (first.learning_rate, last.learning_rate) == pytest.approx((1e-3 * 2 / 4, 1e-2 * 22 / 16))
+    assert (first.scale, last.scale) == (0.5, 1.0)
+    starved, _ = adapt_blocks(job_of("counts"), (Moment(8, 1.0, 1e-9), same))
+    assert starved.fanout == 1, "what is measured no more would never come back"
+    resting = dataclasses.replace(job_of("counts"), blocks=(Block(4, 0, 1.0, 0.0), *job_of().blocks[1:]))
+    assert adapt_blocks(resting, (Moment(), grown)) == resting.blocks
+
+
+def test_perturbations_grow_as_derivatives_fall() -> None:
+    """So that differences of the loss stay as large, within bounds."""
+    first, last = adapt_blocks(job_of("scales"), (Moment(8, 4.0, 1.0), Moment(8, 1.0, 1e6)))
+    assert (first.scale, last.scale) == (1.0, 1.0 / FURTHEST)
+    assert (first.learning_rate, first.fanout) == (1e-3, 4)
+
+
+def test_what_cannot_adapt_is_refused() -> None:
+    with pytest.raises(PlanError, match="rates, counts, scales, not 'speed'"):
+        job_of("speed")
+    with pytest.raises(PlanError, match="--sides 1"):
+        dataclasses.replace(job_of("counts"), sides=2)

@@ -1,7 +1,8 @@
-"""What a zeroth-order method costs against first-order ones, to the same training loss: a row for each method.
+"""What the planner's proposal costs against first-order methods, to the same training loss: a row for each.
 
-    python benchmarks/methods/first_order.py --folder study --setting opinions \\
-        --choice fedspzo-one-sided:16:3e-4:4 [--lora BUNDLE --lora-choice NAME:P:RATE:BATCH]
+    fedspzo plan study/opinions/bundle --data study/opinions/train.jsonl --trial 100 --json >plan.json
+    python benchmarks/methods/first_order.py --folder study --setting opinions --plan plan.json \\
+        [--lora BUNDLE --lora-plan FILE]
 
 Rates of first-order methods are tuned here, on one seed, and all run on another. A bundle with adapters, exported for
 the same setting to LiteRT and PyTorch, adds a row for each method.
@@ -21,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 from settings import SETTINGS, Setting, open_setting
-from trial import ALPHA, COHORT, DEVICES, POINTS, SAMPLE, Choice, Curve, make_trial_job, run_trial
+from trial import ALPHA, COHORT, DEVICES, POINTS, SAMPLE, Curve, make_job, run_job
 
 from broker.rounds import ClosedRound, Job, close_round, plan_round
 from broker.simulation.first_order import ALGORITHMS, State, payload, train
@@ -33,7 +34,7 @@ from device_runtime.data import load_data
 from device_runtime.engines import create_engine
 from device_runtime.evaluation import evaluate
 from device_runtime.forward import Forward
-from device_runtime.plan import Block, Plan
+from device_runtime.plan import Plan
 from device_runtime.replica import Replica
 from device_runtime.trust import SIGNATURE_BYTES
 from device_runtime.wire import Result, encode, fingerprint
@@ -68,7 +69,7 @@ class _Spent(Exception):
 
 
 def run_first_order_trial(setting: Setting, choice: FirstOrderChoice, seed: int, budget: float) -> Curve:
-    """Train as :func:`trial.run_trial` does, with the same devices, partition, cohorts and batches.
+    """Train as :func:`trial.run_job` does, with the same devices, partition, cohorts and batches.
 
     Args:
         seed: of the partition and of all of the job's randomness.
@@ -100,8 +101,8 @@ def run_first_order_trial(setting: Setting, choice: FirstOrderChoice, seed: int,
 
 def make_first_order_job(bundle: Bundle, choice: FirstOrderChoice, seed: int) -> Job:
     """The job of the trials, of one block that has the learning rate."""
-    job = make_trial_job(bundle, Choice("decomfl", 1, 1.0, choice.batch), seed)
-    return replace(job, blocks=(Block(len(bundle.manifest.stages), 1, 1.0, choice.rate),), steps=choice.steps)
+    job = make_job(bundle, {"--fanouts": 1, "--scales": 1, "--learning-rates": choice.rate}, seed)
+    return replace(job, examples=choice.batch, steps=choice.steps)
 
 
 def tune(setting: Setting, method: str, batch: int, target: float) -> FirstOrderChoice:
@@ -119,25 +120,26 @@ def tune(setting: Setting, method: str, batch: int, target: float) -> FirstOrder
 
 
 def compare(
-    setting: Setting, data: Path, choice: Choice, methods: Sequence[str], target: float, seed: int
+    setting: Setting, data: Path, proposal: dict[str, str], methods: Sequence[str], target: float, seed: int
 ) -> Iterator[dict[str, object]]:
-    """A row for the zeroth-order choice, and one for each first-order method.
+    """A row for the planner's proposal, and one for each first-order method.
 
     Args:
         data: the training examples' file.
+        proposal: its options.
         target: training loss to reach.
         seed: of all runs but those that tune.
     """
-    cohort, job = _forward_of_a_cohort(setting.bundle), make_trial_job(setting.bundle, choice, seed)
-    curve, plan = run_trial(setting, choice, seed, ZEROTH * cohort), plan_round(job, 1)
+    cohort, job = _forward_of_a_cohort(setting.bundle), make_job(setting.bundle, proposal, seed)
+    curve, plan = run_job(setting, job, DEVICES, ZEROTH * cohort), plan_round(job, 1)
     up, down = zeroth_order_bytes(plan)
-    yield _row(setting, data, choice, curve, target, plan, up, down)
+    yield _row(setting, data, "fedspzo, planned", curve, target, plan, up, down)
     size = payload(Backpropagation(setting.bundle).start()) * COHORT / DEVICES
     for method in methods:
-        tuned = tune(setting, method, choice.batch, target)
+        tuned = tune(setting, method, job.examples, target)
         curve = run_first_order_trial(setting, tuned, seed, FIRST * cohort)
         plan = plan_round(make_first_order_job(setting.bundle, tuned, seed), 1)
-        yield _row(setting, data, tuned, curve, target, plan, size, size)
+        yield _row(setting, data, method, curve, target, plan, size, size)
 
 
 def zeroth_order_bytes(plan: Plan) -> tuple[float, float]:
@@ -155,7 +157,7 @@ def zeroth_order_bytes(plan: Plan) -> tuple[float, float]:
 def _row(
     setting: Setting,
     data: Path,
-    choice: Choice | FirstOrderChoice,
+    method: str,
     curve: Curve,
     target: float,
     plan: Plan,
@@ -165,7 +167,7 @@ def _row(
     """Costs to the target; None where it was not reached."""
     gflop = curve.reached(target) / 1e9
     rounds = gflop * 1e9 * curve.rounds / curve.flops[-1]
-    device = _one_device(setting.bundle, data, plan, choice.method)
+    device = _one_device(setting.bundle, data, plan, method)
     costs = {
         "rounds": rounds,
         "gflop": gflop,
@@ -174,7 +176,7 @@ def _row(
         "bytes_down": rounds * down,
     }
     return {
-        "method": choice.method,
+        "method": method,
         "trains": "adapters" if setting.bundle.manifest.adapters else "all weights",
         **{name: cost if math.isfinite(cost) else None for name, cost in costs.items()},
         "seconds_of_a_round": device["seconds"],
@@ -182,7 +184,7 @@ def _row(
         "engine_mb": device["engine_mb"],
         "last_loss": curve.train[-1],
         "accuracy": curve.accuracy,
-        "rate": choice.rate,
+        "rate": plan.blocks[-1].learning_rate,
     }
 
 
@@ -223,10 +225,10 @@ def as_markdown(rows: Sequence[dict[str, object]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [list(COLUMNS), ["---"] * len(COLUMNS), *lines])
 
 
-def parse_choice(text: str) -> Choice:
-    """NAME:P:RATE:BATCH."""
-    name, count, rate, batch = text.split(":")
-    return Choice(name, int(count), float(rate), int(batch))
+def read_proposal(file: Path) -> dict[str, str]:
+    """The options that ``fedspzo plan --json`` printed."""
+    options: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))["options"]
+    return options
 
 
 def main() -> None:
@@ -234,24 +236,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True, help="where the settings are")
     parser.add_argument("--setting", choices=list(SETTINGS), required=True)
-    parser.add_argument("--choice", type=parse_choice, required=True, metavar="NAME:P:RATE:BATCH")
+    parser.add_argument("--plan", type=Path, required=True, metavar="FILE", help="what fedspzo plan --json printed")
     parser.add_argument("--methods", nargs="+", default=["fedavg", "fedadam"], choices=list(FIRST_ORDER))
     parser.add_argument("--seed", type=int, default=1, help="of the runs that are compared (%(default)s)")
     parser.add_argument("--lora", type=Path, metavar="BUNDLE", help="with adapters")
-    parser.add_argument("--lora-choice", type=parse_choice, metavar="NAME:P:RATE:BATCH", help="default: --choice")
+    parser.add_argument("--lora-plan", type=Path, metavar="FILE", help="the same for that bundle")
     options = parser.parse_args()
+    if (options.lora is None) != (options.lora_plan is None):
+        parser.error("--lora and --lora-plan go together")
     setting = open_setting(options.setting, options.folder)
     data = options.folder / options.setting / "train.jsonl"
     start = evaluate(Forward(create_engine("litert", 1), Replica(setting.bundle)), setting.train).loss
-    runs = [(setting, options.choice)]
+    runs = [(setting, read_proposal(options.plan))]
     if options.lora:
         adapted = Bundle(options.lora)
         train, test = (load_data(data.with_name(f"{split}.jsonl"), adapted) for split in ("train", "test"))
         lora = Setting(setting.name, adapted, train, test, setting.target)
-        runs.append((lora, options.lora_choice or options.choice))
+        runs.append((lora, read_proposal(options.lora_plan)))
     rows = []
-    for each, choice in runs:
-        for row in compare(each, data, choice, options.methods, setting.target * start, options.seed):
+    for each, proposal in runs:
+        for row in compare(each, data, proposal, options.methods, setting.target * start, options.seed):
             rows.append(row)
             print(json.dumps(row), flush=True)
     print(as_markdown(rows))

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 from settings import SETTINGS, Setting, open_setting
-from study import rank
-from trial import Choice, Curve, make_trial_job
+from study import PLANNED, Settings, make_settings_job, rank
+from trial import Choice, Curve
 
 from broker.rounds import close_round, plan_round
 from device_runtime.engines import create_engine
@@ -35,17 +35,17 @@ from fedspzo.methods import METHODS
 TWO_SIDED_WHOLE = ("decomfl", "fedzo")
 WHOLE = tuple(name for name, method in METHODS.items() if method.first is None and name != "mezo")
 #: Kinds of the split beyond the paper, of which tuning takes one for each setting.
-BEYOND = ("fedspzo-one-sided", "fedspzo-resting", "frozen", "frozen-own")
+BEYOND = (PLANNED, "fedspzo-one-sided", "fedspzo-resting", "frozen", "frozen-own")
 OURS = "the best of these in tuning"
 #: Rounds that a step's time is the median of, after as many that fill caches.
 ROUNDS = 12
 
 
-def step_cost(setting: Setting, choice: Choice, scratch: Path) -> dict[str, float]:
+def step_cost(setting: Setting, method: str, settings: Settings, scratch: Path) -> dict[str, float]:
     """Of one device's round, on one thread of LiteRT: seconds, and bytes of the result up and the entry down."""
-    job = make_trial_job(setting.bundle, choice, 0)
+    job = make_settings_job(setting.bundle, settings, 0)
     forward = Forward(create_engine("litert", 1), Replica(setting.bundle))
-    place = scratch / "prefixes" / choice.method / setting.name
+    place = scratch / "prefixes" / method / setting.name
     place.parent.mkdir(parents=True, exist_ok=True)
     cache = PrefixCache(place)
     seconds = []
@@ -69,7 +69,13 @@ class Rows:
     def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
         self.rows = {(row["setting"], row["method"]): row for row in rows}
         self.settings = [name for name in SETTINGS if any(row["setting"] == name for row in rows)]
-        self.methods = [name for name in METHODS if all((setting, name) in self.rows for setting in self.settings)]
+        names = (PLANNED, *METHODS)
+        self.methods = [name for name in names if all((setting, name) in self.rows for setting in self.settings)]
+
+    def settings_of(self, setting: str, method: str) -> Settings:
+        """What a method was run with."""
+        choice = self.rows[setting, method]["choice"]
+        return choice if method == PLANNED else Choice(**choice)
 
     def curves(self, setting: str, method: str) -> list[Curve]:
         """A method's runs on the held-out seeds."""
@@ -136,19 +142,19 @@ def tables(rows: Rows, costs: Mapping[str, Mapping[str, float]], command: str) -
     lines += [bar(rows, name, WHOLE, 0.5) for name in ours]
     lines += [
         "",
-        "| | method | tuned: directions, rate for each, batch | GFLOP to the target, by seed | test loss, accuracy",
+        "| | method | tuned: directions, rate for each, batch, ratio | GFLOP to the target, by seed | test loss,",
     ]
-    lines[-1] += " at the end | rounds | device: s | bytes up | bytes down |"
+    lines[-1] += " accuracy at the end | rounds | device: s | bytes up | bytes down |"
     lines += ["| --- | --- | --- | --- | --- | ---: | ---: | ---: | ---: |"]
     for setting in names:
         for name in sorted(rows.methods, key=lambda name: rows.mean(setting, name)):
-            row, (spent, missed) = rows.rows[setting, name], rows.spent(setting, name)
-            choice, curves = Choice(**row["choice"]), rows.curves(setting, name)
+            spent, missed = rows.spent(setting, name)
+            curves = rows.curves(setting, name)
             share = [g * 1e9 / curve.flops[-1] for g, curve in zip(spent, curves, strict=True)]
             rounds = statistics.fmean(min(s, 1.0) * curve.rounds for s, curve in zip(share, curves, strict=True))
             cost = costs.get(f"{setting}/{name}", {"seconds": math.nan, "up": math.nan, "down": math.nan})
             lines.append(
-                f"| {setting} | {name} | {choice.perturbations}, {choice.rate:.3g}, {choice.batch}"
+                f"| {setting} | {name} | {shown(rows.settings_of(setting, name))}"
                 f" | {', '.join(f'{g:.0f}' for g in spent)}{f' ({missed} never)' if missed else ''}"
                 f" | {statistics.fmean(curve.test for curve in curves):.3f},"
                 f" {statistics.fmean(curve.accuracy for curve in curves):.1%}"
@@ -156,6 +162,15 @@ def tables(rows: Rows, costs: Mapping[str, Mapping[str, float]], command: str) -
                 f" | {rounds * cost['down']:,.0f} |"
             )
     return "\n".join([*lines, "", f"Made by `{command}`.", ""])
+
+
+def shown(settings: Settings) -> str:
+    """In a cell of a table."""
+    if isinstance(settings, Choice):
+        ratio = f", 1/{1 / settings.ratio:.0f}" if settings.ratio else ""
+        return f"{settings.perturbations}, {settings.rate:.3g}, {settings.batch}{ratio}"
+    names = ("split", "fanouts", "learning-rates", "first-every")
+    return ", ".join(f"{name} {settings[f'--{name}']}" for name in names if f"--{name}" in settings)
 
 
 def draw(rows: Rows, path: Path) -> None:
@@ -172,7 +187,7 @@ def draw(rows: Rows, path: Path) -> None:
             most = min(curve.flops[-1] for curve in curves)
             grid = np.linspace(0, most, 60)
             losses = np.array([np.interp(grid, curve.flops, curve.smooth) for curve in curves])
-            style = "-" if METHODS[name].first is not None else "--"
+            style = "--" if name in WHOLE else "-"
             (line,) = panel.plot(grid / 1e9, losses.mean(0), style, color=f"C{number % 10}", label=name, linewidth=1.4)
             panel.fill_between(
                 grid / 1e9, losses.min(0), losses.max(0), color=line.get_color(), alpha=0.12, linewidth=0
@@ -200,8 +215,8 @@ def main() -> None:
     costs: dict[str, dict[str, float]] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     for setting, method in rows.rows:
         if f"{setting}/{method}" not in costs:
-            choice = Choice(**rows.rows[setting, method]["choice"])
-            costs[f"{setting}/{method}"] = step_cost(open_setting(setting, options.folder), choice, options.folder)
+            found, settings = open_setting(setting, options.folder), rows.settings_of(setting, method)
+            costs[f"{setting}/{method}"] = step_cost(found, method, settings, options.folder)
             kept.write_text(json.dumps(costs, indent=1), encoding="utf-8")
     command = f"python benchmarks/methods/study.py --folder STUDY; {Path(__file__).name} --folder STUDY"
     options.table.write_text(tables(rows, costs, command), encoding="utf-8")

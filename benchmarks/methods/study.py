@@ -3,8 +3,9 @@
     python benchmarks/methods/study.py --folder study      # hours; goes on where it stopped
     python benchmarks/methods/results.py --folder study --table study.md --png study.png
 
-A method is tuned on one seed: its rate, then numbers of directions and batches. Then it runs on seeds that tuning never
-saw. Each run is a file in the folder.
+A method is tuned by eight runs on one seed: its rate; then numbers of directions and a batch or, where a first block
+is perturbed, the ratio of the rates and a number of directions. ``planned`` is what ``fedspzo plan`` proposes after a
+trial that takes no longer. Then all run on seeds that tuning never saw. Each run is a file in the folder.
 """
 
 from __future__ import annotations
@@ -13,15 +14,20 @@ import argparse
 import hashlib
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from settings import SETTINGS, open_setting
-from trial import COHORT, POINTS, Choice, Curve, run_trial
+from trial import ALPHA, COHORT, DEVICES, POINTS, Choice, Curve, make_job, make_trial_job, run_job
 
+from broker.rounds import Job
+from device_runtime.bundle import Bundle
 from fedspzo.methods import METHODS
 
 TUNING_SEED, SEEDS = 0, (1, 2, 3)
@@ -33,6 +39,10 @@ COMPARED = (
     "frozen-own", "fedspzo-own", "frozen", "decomfl-one-sided", "fedspzo-one-sided", "decomfl", "fedspzo",
     "fedspzo-resting", "fedzo-one-sided", "fedzo", "feedsign", "fedkseed", "mezo",
 )  # fmt: skip
+#: Beside the methods: the settings that ``fedspzo plan`` proposes, whose trial takes up to 24 runs of its own length.
+PLANNED, TRIAL = "planned", 3
+#: What a method is run with: a tuned choice, or planned options.
+Settings = Choice | dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,7 @@ class Study:
     tuning: int
     forwards: int
 
-    def curves(self, runs: Sequence[tuple[str, Choice, int, float]]) -> list[Curve]:
+    def curves(self, runs: Sequence[tuple[str, Settings, int, float]]) -> list[Curve]:
         """The curves of (setting, choice, seed, forward passes), run where that has not been done."""
         made = [self.pool.submit(_run, self.folder, *run) for run in runs]
         return [future.result() for future in made]
@@ -66,7 +76,10 @@ class Study:
         others = [replace(best, perturbations=count) for count in counts if count != own.perturbations][:2]
         if method == "feedsign":  # which has one direction
             others = [replace(best, rate=factor * best.rate) for factor in (2**-0.5, 2**0.5)]
-        return self.best(setting, [best, *others, replace(best, batch=8)])
+        last = replace(best, batch=8)
+        if own.first:
+            others, last = [replace(best, ratio=factor * own.ratio) for factor in (0.25, 4.0)], others[-1]
+        return self.best(setting, [best, *others, last])
 
     def best(self, setting: str, choices: Sequence[Choice]) -> Choice:
         """The one that reaches the setting's target soonest on the tuning seed and stays there, or else ends lowest."""
@@ -81,15 +94,27 @@ def rank(setting: str, curve: Curve) -> tuple[float, float]:
     return curve.held(SETTINGS[setting][2] * curve.train[0]), final
 
 
-def _run(folder: Path, setting: str, choice: Choice, seed: int, forwards: float) -> Curve:
+def describe(choice: Settings) -> dict[str, Any]:
+    """For JSON."""
+    return asdict(choice) if isinstance(choice, Choice) else choice
+
+
+def make_settings_job(bundle: Bundle, choice: Settings, seed: int) -> Job:
+    """The job of a tuned choice or of planned options."""
+    return make_trial_job(bundle, choice, seed) if isinstance(choice, Choice) else make_job(bundle, choice, seed)
+
+
+def _run(folder: Path, setting: str, choice: Settings, seed: int, forwards: float) -> Curve:
     """One run, from its file if there is one."""
-    described = json.dumps([setting, asdict(choice), seed, forwards], sort_keys=True)
+    described = json.dumps([setting, describe(choice), seed, forwards], sort_keys=True)
     file = folder / "runs" / f"{hashlib.sha256(described.encode()).hexdigest()[:16]}.json"
     if not file.exists():
         found = open_setting(setting, folder)
         shape = max(found.bundle.manifest.shapes, key=lambda shape: shape.batch)
         forward = sum(shape.graphs[stage.graph].flops for stage in found.bundle.manifest.stages)
-        curve = run_trial(found, choice, seed, forwards * COHORT * forward)
+        devices = 1 if isinstance(choice, Choice) and choice.method == "mezo" else DEVICES
+        job = make_settings_job(found.bundle, choice, seed)
+        curve = run_job(found, job, devices, forwards * COHORT * forward)
         file.parent.mkdir(exist_ok=True)
         partial = file.with_suffix(".partial")
         partial.write_text(json.dumps({"run": json.loads(described), "curve": curve.as_dict()}), encoding="utf-8")
@@ -97,15 +122,36 @@ def _run(folder: Path, setting: str, choice: Choice, seed: int, forwards: float)
     return Curve(**json.loads(file.read_text(encoding="utf-8"))["curve"])
 
 
+def plan(folder: Path, setting: str, tuning: int) -> dict[str, str]:
+    """What ``fedspzo plan`` proposes, after a trial that takes about what eight runs of tuning do; made once."""
+    file = folder / "plans" / f"{setting}.json"
+    if not file.exists():
+        file.parent.mkdir(exist_ok=True)
+        place = folder / setting
+        command = [sys.executable, "-m", "fedspzo", "plan", place / "bundle", "--data", place / "train.jsonl"]
+        terms = {
+            "--devices": DEVICES, "--cohort": COHORT, "--partition": f"dirichlet:{ALPHA}", "--seeds": "device",
+            "--seed": TUNING_SEED, "--budget": tuning, "--trial": tuning / TRIAL,
+        }  # fmt: skip
+        words = [str(word) for pair in terms.items() for word in pair]
+        found = subprocess.run([*command, *words, "--json"], check=True, stdout=subprocess.PIPE).stdout
+        file.write_bytes(found)
+    options: dict[str, str] = json.loads(file.read_bytes())["options"]
+    return options
+
+
 def compare(study: Study, setting: str, method: str) -> dict[str, object]:
     """What a method's tuned choice does on the seeds that were held out."""
-    choice = study.tune(setting, method)
+    if method == PLANNED:
+        choice: Settings = study.pool.submit(plan, study.folder, setting, study.tuning).result()
+    else:
+        choice = study.tune(setting, method)
     tuning = study.curves([(setting, choice, TUNING_SEED, study.tuning)])
     curves = study.curves([(setting, choice, seed, study.forwards) for seed in SEEDS])
     return {
         "setting": setting,
         "method": method,
-        "choice": asdict(choice),
+        "choice": describe(choice),
         "tuning": tuning[0].as_dict(),
         "curves": [curve.as_dict() for curve in curves],
     }
@@ -116,7 +162,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True, help="where models, data and finished runs are kept")
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
-    parser.add_argument("--methods", nargs="+", default=list(COMPARED), choices=list(METHODS))
+    parser.add_argument("--methods", nargs="+", default=[PLANNED, *COMPARED], choices=[PLANNED, *METHODS])
     parser.add_argument("--tuning", type=int, default=300, help="forward passes of a run of tuning (%(default)s)")
     parser.add_argument("--forwards", type=int, default=600, help="and of one that counts (%(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes (%(default)s)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from device_runtime.evaluation import evaluate
 from device_runtime.forward import Forward
 from device_runtime.plan import Entry
 from device_runtime.replica import Replica
-from fedspzo.commands.server import add_job_options, make_job
+from fedspzo.commands import server
 from fedspzo.methods import METHODS
 
 DEVICES, COHORT, ALPHA = 10, 4, 0.5
@@ -47,12 +47,14 @@ class Choice:
         perturbations: directions.
         rate: learning rate for each of them, for :data:`WEIGHTS` trained weights; larger with fewer, in proportion.
         batch: examples of a step.
+        ratio: of a first block's learning rate to the last one's; None for the method's own.
     """
 
     method: str
     perturbations: int
     rate: float
     batch: int
+    ratio: float | None = None
 
 
 @dataclass(frozen=True)
@@ -104,12 +106,6 @@ class _Spent(Exception):
     """The budget is used up."""
 
 
-def run_trial(setting: Setting, choice: Choice, seed: int, budget: float) -> Curve:
-    """A choice's run: see :func:`run_job`."""
-    job = make_trial_job(setting.bundle, choice, seed)
-    return run_job(setting, job, 1 if choice.method == "mezo" else DEVICES, budget)
-
-
 def run_job(setting: Setting, job: Job, devices: int, budget: float) -> Curve:
     """Train until the devices have spent a budget of operations; whatever diverges ends early.
 
@@ -151,23 +147,19 @@ def run_job(setting: Setting, job: Job, devices: int, budget: float) -> Curve:
 def make_trial_job(bundle: Bundle, choice: Choice, seed: int) -> Job:
     """The job of a choice, long enough for any budget."""
     trained = sum(math.prod(spec.shape) for spec in bundle.manifest.tensors if spec.trainable)
-    settings = METHODS[choice.method].settings(choice.perturbations, choice.rate * WEIGHTS / trained)
-    arguments: list[str] = ["--rounds", "1000000", "--cohort", str(COHORT), "--seed", str(seed)]
-    for option, value in settings.items():
-        if value is True:
-            arguments.append(f"--{option.replace('_', '-')}")
-        else:
-            arguments += [f"--{option.replace('_', '-')}", str(value)]
-    job = make_job(job_parser().parse_args(arguments), bundle)
-    return replace(job, examples=choice.batch)
+    settings = METHODS[choice.method].settings(choice.perturbations, choice.rate * WEIGHTS / trained, choice.ratio)
+    options = {f"--{option.replace('_', '-')}": value for option, value in settings.items()}
+    return replace(make_job(bundle, options, seed), examples=choice.batch)
 
 
-def job_parser() -> argparse.ArgumentParser:
-    """Takes the options of a job."""
+def make_job(bundle: Bundle, options: Mapping[str, Any], seed: int) -> Job:
+    """The job of options as ``fedspzo simulate`` takes them, long enough for any budget."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--devices", type=int, default=DEVICES)
-    add_job_options(parser)
-    return parser
+    server.add_job_options(parser)
+    own = {**options, "--rounds": 1_000_000, "--cohort": COHORT, "--seed": seed}
+    given = [[option] if value is True else [option, str(value)] for option, value in own.items()]
+    return server.make_job(parser.parse_args([word for words in given for word in words]), bundle)
 
 
 def geometric_mean(values: Sequence[float]) -> float:

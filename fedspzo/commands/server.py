@@ -81,7 +81,10 @@ def add_job_options(parser: argparse.ArgumentParser, methods: Mapping[str, Metho
     parser.add_argument(
         "--votes", action="store_true", help="a scalar counts by its sign alone, and the majority's is the step"
     )
-    parser.add_argument("--adapt", action="store_true", help="learning rates follow the derivatives that are measured")
+    parser.add_argument(
+        "--adapt", default="", metavar="LIST",
+        help="what of the blocks follows the derivatives that are measured: rates, counts, scales; several with commas",
+    )  # fmt: skip
     parser.add_argument(
         "--seed-pool", type=int, default=0, metavar="N", help="take all seeds from a pool of N (default: no pool)"
     )
@@ -244,7 +247,7 @@ def make_job(options: argparse.Namespace, bundle: Bundle) -> Job:
         pool=options.seed_pool,
         first_every=options.first_every,
         votes=options.votes,
-        adapt=options.adapt,
+        adapt=tuple(filter(None, options.adapt.split(","))),
     )
     plan = plan_round(job, 1)
     check_blocks(bundle, plan)
