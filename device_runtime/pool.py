@@ -116,22 +116,22 @@ class Course:
     Attributes:
         sums: after the last of them.
         rebased: after the last of them that rebases, if one does.
-        applied: how many there are up to that one, 0 if none does: ``rebased`` stands for them, and for all before.
+        superseded: how many there are up to that one, 0 if none does: ``rebased`` stands for them and all before.
     """
 
     sums: Sums | None
     rebased: Sums
-    applied: int
+    superseded: int
 
 
 def follow_all(sums: Sums | None, entries: Sequence[Entry]) -> Course:
     """Where entries lead that come after some sums. Where there are no sums, a round does not rebase."""
-    rebased, applied = EMPTY_SUMS, 0
+    rebased, superseded = EMPTY_SUMS, 0
     for number, entry in enumerate(entries, start=1):
         sums = follow(sums, entry)
         if sums is not None and entry.plan.rebases:
-            rebased, applied = sums, number
-    return Course(sums, rebased, applied)
+            rebased, superseded = sums, number
+    return Course(sums, rebased, superseded)
 
 
 def pack(sums: Sums | None) -> tuple[dict[str, np.ndarray], dict[str, str]]:

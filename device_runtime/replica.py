@@ -128,9 +128,9 @@ class Replica:
         for ahead, entry in enumerate(entries):
             self.check(entry, ahead)
         course = follow_all(self.sums, entries)
-        if course.applied:
-            self._make_anew(course.rebased, entries[course.applied - 1].round)
-        for _, alike in itertools.groupby(entries[course.applied :], key=self._walk):
+        if course.superseded:
+            self._make_anew(course.rebased, entries[course.superseded - 1].round)
+        for _, alike in itertools.groupby(entries[course.superseded :], key=self._walk):
             while together := list(itertools.islice(alike, TOGETHER)):
                 self._step_through(together)
         for entry in entries:

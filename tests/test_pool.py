@@ -162,9 +162,9 @@ def test_sums_are_a_function_of_the_journal(entries: list[Entry], cut: int) -> N
     first = follow_all(EMPTY_SUMS, entries[:cut])
     rest = follow_all(first.sums, entries[cut:])
     assert rest.sums == course.sums
-    assert course.applied == max((entry.round for entry in entries if entry.plan.rebases), default=0)
-    if rest.applied:
-        assert (rest.rebased, rest.applied + len(entries[:cut])) == (course.rebased, course.applied)
+    assert course.superseded == max((entry.round for entry in entries if entry.plan.rebases), default=0)
+    if rest.superseded:
+        assert (rest.rebased, rest.superseded + len(entries[:cut])) == (course.rebased, course.superseded)
     assert decode(encode(Rebase(1, EMPTY, course.sums))) == Rebase(1, EMPTY, course.sums)
 
 
@@ -175,7 +175,7 @@ def test_a_journal_of_several_pools_has_no_sums(bundle: Bundle, make_plan: Make)
         other = dataclasses.replace(entries[2], plan=dataclasses.replace(entries[2].plan, **changes))
         mixed = [*entries[:2], other, *entries[3:]]
         course = follow_all(EMPTY_SUMS, mixed)
-        assert (course.sums, course.applied) == (None, 0)
+        assert (course.sums, course.superseded) == (None, 0)
         assert follow(None, entries[0]) is None
         together = Replica(bundle)
         together.apply_all(mixed)
@@ -184,7 +184,7 @@ def test_a_journal_of_several_pools_has_no_sums(bundle: Bundle, make_plan: Make)
             check_continues(course.sums, entries[0].plan)
     check_continues(EMPTY_SUMS, entries[0].plan)
     check_continues(None, make_plan())
-    assert follow_all(follow_all(EMPTY_SUMS, entries).sums, make_entries(make_plan, 10)[4:5]).applied == 1
+    assert follow_all(follow_all(EMPTY_SUMS, entries).sums, make_entries(make_plan, 10)[4:5]).superseded == 1
 
 
 def test_plans_that_contradict_themselves(make_plan: Make) -> None:
