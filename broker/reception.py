@@ -20,7 +20,7 @@ from device_runtime.errors import MessageError
 from device_runtime.journal import EMPTY
 from device_runtime.plan import Plan
 from device_runtime.topics import Topics, valid_id
-from device_runtime.trust import Scope, check, split
+from device_runtime.trust import SIGNATURE_BYTES, Scope, check, split
 from device_runtime.wire import (
     Ack,
     Batch,
@@ -30,11 +30,13 @@ from device_runtime.wire import (
     Message,
     Offer,
     Presence,
+    Rebase,
     Refusal,
     Report,
     Result,
     Sync,
     decode,
+    encode,
 )
 
 log = logging.getLogger(__name__)
@@ -164,8 +166,11 @@ class Reception:
         now = time.monotonic()
         if member.round < last and (member.brought != member.round or now >= member.brought_at + PATIENCE_S):
             member.brought, member.brought_at = member.round, now
-            self._outbox.send(member.name, Batch(self._store.journal.signed(member.round, BATCH_BYTES)))
-            if self.offer is not None and self.offer[0].round >= member.round + FAR_BEHIND:
+            if (rebase := self._shorter(member.round)) is not None:
+                self._outbox.send(member.name, rebase, self._store.journal.head(member.round) or EMPTY)
+            else:
+                self._outbox.send(member.name, Batch(self._store.journal.signed(member.round, BATCH_BYTES)))
+            if rebase is None and self.offer is not None and self.offer[0].round >= member.round + FAR_BEHIND:
                 snapshot, url = self.offer
                 self._outbox.send(
                     member.name,
@@ -178,6 +183,14 @@ class Reception:
             if said is not None and said.passing:
                 del self.round.declined[member.name]  # it waits no more, and is waited for
             self.ask(member.name, self.round.plan)
+
+    def _shorter(self, round: int) -> Rebase | None:
+        """What brings a device from a round to the last one that rebased, where the entries up to there are longer."""
+        rebase = self._store.rebase
+        if rebase is None or rebase.round <= round:
+            return None
+        entries = self._store.journal.size(after=round, up_to=rebase.round)
+        return rebase if len(encode(rebase)) + SIGNATURE_BYTES < entries else None
 
     def ask(self, device: str, plan: Plan) -> None:
         """Send a device a plan."""

@@ -36,7 +36,7 @@ class Job:
         final_rate: what the learning rates fall to, linearly over the rounds, as a share of the first.
         digest_every: rounds between comparisons of digests.
         energy: whether devices are asked what a round takes.
-        sides, pool: see :class:`device_runtime.plan.Plan`.
+        sides, pool, rebase: see :class:`device_runtime.plan.Plan`.
         first_every: the first block is perturbed in every so many rounds, and frozen in those between, in which
             devices keep its activations.
         votes: whether a scalar counts by its sign alone, and the majority's sign is the step (FeedSign, arXiv
@@ -62,6 +62,7 @@ class Job:
     energy: bool = False
     sides: int = 2
     pool: int = 0
+    rebase: int = 0
     first_every: int = 1
     votes: bool = False
     adapt: tuple[str, ...] = ()
@@ -160,6 +161,7 @@ def plan_round(job: Job, round: int) -> Plan:
         energy=job.energy,
         sides=job.sides,
         pool=job.pool,
+        rebase=job.rebase,
     )
 
 

@@ -27,6 +27,7 @@ from device_runtime.access import Access
 from device_runtime.errors import StateError
 from device_runtime.journal import EMPTY
 from device_runtime.link import Connected, Link, Received
+from device_runtime.pool import check_continues
 from device_runtime.topics import Topics
 from device_runtime.trust import SIGNATURE_BYTES
 from device_runtime.wire import Hello
@@ -67,10 +68,10 @@ class Server:
             admission: the devices that may take part; by default whoever the broker lets in.
 
         Raises:
-            PlanError: the job's settings contradict themselves.
+            PlanError: the job's settings contradict themselves, or do not go on with the journal.
             StateError: the newest snapshot is not of the journal.
         """
-        plan_round(job, 1)
+        check_continues(store.sums, plan_round(job, 1))
         self._job = job
         self._store = store
         self._pace = Pace(job, store.journal.entries())

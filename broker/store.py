@@ -13,11 +13,12 @@ from broker.roster import Member
 from broker.rounds import ClosedRound, Spending
 from device_runtime.errors import StateError
 from device_runtime.journal import EMPTY, Journal, chain, connect
-from device_runtime.plan import Entry, Plan
+from device_runtime.plan import MAX_SUMS, Entry, Plan
+from device_runtime.pool import EMPTY_SUMS, Sums, follow
 from device_runtime.state import lock_folder
 from device_runtime.tensors import make_folder
 from device_runtime.trust import Signer, write_pin
-from device_runtime.wire import Result, decode, encode
+from device_runtime.wire import Rebase, Result, decode, encode
 
 DATABASE, SNAPSHOTS, KEY = "server.sqlite", "snapshots", "server.key"
 #: Snapshots that are kept: the one before the newest may be on its way to a device.
@@ -36,6 +37,7 @@ CREATE TABLE IF NOT EXISTS devices (
     served INTEGER, results INTEGER, bytes_up INTEGER, bytes_down INTEGER, seen REAL,
     measured_joules REAL, estimated_joules REAL, joules_uncertainty REAL, joules_results INTEGER
 );
+CREATE TABLE IF NOT EXISTS rebase (one INTEGER PRIMARY KEY CHECK (one = 1), message BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS counts (name TEXT PRIMARY KEY, count INTEGER NOT NULL);
 """
 
@@ -46,6 +48,8 @@ class ServerStore:
     Attributes:
         bundle: identity of the job's bundle.
         journal: the entries of closed rounds.
+        sums: what they add up to; None where they are not of one pool of seeds.
+        rebase: the sums at the last round that rebased, if one did.
         signer: signs what the server sends; made here the first time.
     """
 
@@ -78,6 +82,12 @@ class ServerStore:
             raise StateError(f"{folder} belongs to a job with another bundle; give each job a state folder of its own")
         if row is not None and row[1] != name:
             raise StateError(f"{folder} belongs to the job '{row[1]}'; give each job a state folder of its own")
+        self.rebase = self._load_rebase()
+        self.sums: Sums | None = self.rebase.sums if self.rebase else EMPTY_SUMS
+        for entry in self.journal.entries(after=self.rebase.round if self.rebase else 0):
+            self.sums = follow(self.sums, entry)
+            if self.sums is None:
+                break
 
     def open_journal(self) -> Journal:
         """The journal for another thread: what is committed, over a connection of its own."""
@@ -110,7 +120,12 @@ class ServerStore:
     def close_round(self, entry: Entry, signature: bytes, closed: ClosedRound) -> None:
         """Append the signed entry and forget the open round, at once or not at all."""
         with self.transaction() as execute:
-            self.journal.append(entry, chain(self.journal.head(entry.round - 1) or EMPTY, entry), signature)
+            head = chain(self.journal.head(entry.round - 1) or EMPTY, entry)
+            self.journal.append(entry, head, signature)
+            self.sums = follow(self.sums, entry)
+            if entry.plan.rebases and self.sums and self.sums.pool * len(self.sums.blocks) <= MAX_SUMS:
+                self.rebase = Rebase(entry.round, head, self.sums)
+                execute("INSERT OR REPLACE INTO rebase VALUES (1, ?)", (encode(self.rebase),))
             execute("DELETE FROM open_round")
             execute("DELETE FROM results")
             spent = closed.spending
@@ -120,6 +135,11 @@ class ServerStore:
                 (closed.round, closed.loss, " ".join(closed.devices), closed.seconds, closed.step_seconds, time.time(),
                  *joules),
             )  # fmt: skip
+
+    def _load_rebase(self) -> Rebase | None:
+        row = self._connection.execute("SELECT message FROM rebase").fetchone()
+        message = decode(row[0]) if row else None
+        return message if isinstance(message, Rebase) else None
 
     def counted(self, round: int, device: str) -> bool:
         """Whether a device's result is part of a closed round."""

@@ -36,6 +36,7 @@ from device_runtime.wire import (
     Hello,
     Message,
     Offer,
+    Rebase,
     Refusal,
     Report,
     Result,
@@ -168,6 +169,8 @@ class Agent:
             self._follow([signed])
         elif isinstance(message, Plan | Finish):
             self._expect(message, signed)
+        elif isinstance(message, Rebase):
+            self._rebase(message, signed)
         elif isinstance(message, Hello):
             self._server.check(signed)
             self._sync(at_once=True)
@@ -225,6 +228,17 @@ class Agent:
             ahead, self._ahead = self._ahead, None
             self._receive(ahead)
         return replica.round > before
+
+    def _rebase(self, message: Rebase, signed: bytes) -> None:
+        """Go to a later round by what the journal adds up to there."""
+        replica = self._state.replica
+        if message.round > replica.round:
+            self._server.check(signed, to=self._state.device, head=replica.head)
+            with self._recorder.phase(APPLY):
+                self._state.rebase(message.round, message.head, message.sums)
+            self._recorder.turn_to(replica.round + 1)
+            self._server.settle(replica.round)
+            self._sync(at_once=True)
 
     def _expect(self, message: Plan | Finish, signed: bytes) -> None:
         """Take a plan or the end of the job, when the replica has come to where it belongs."""

@@ -117,6 +117,13 @@ class Journal:
             raise StateError(f"the journal cannot be read: {error}") from None
         return tuple(found)
 
+    def size(self, after: int, up_to: int) -> int:
+        """Bytes of the signed entries of the rounds after ``after`` up to another."""
+        statement = (
+            "SELECT COALESCE(SUM(LENGTH(entry) + LENGTH(signature)), 0) FROM journal WHERE round > ? AND round <= ?"
+        )
+        return int(self._query(statement, (after, up_to))[0][0])
+
     def forget(self, up_to: int) -> None:
         """Drop the entries up to a round, which a snapshot now stands for."""
         self._query("DELETE FROM journal WHERE round <= ?", (up_to,))

@@ -19,6 +19,8 @@ from device_runtime.directions import DISTRIBUTIONS, Direction, derive_seed
 from device_runtime.errors import PlanError
 
 MAX_SCALARS = 4096
+#: Most sums of coefficients, over all blocks, of a job that rebases: they travel in one message.
+MAX_SUMS = 15_000
 #: Bounds of a plan's real numbers: far beyond any use, and no product of them overflows.
 _TINY, _HUGE = 1e-9, 1e9
 
@@ -59,6 +61,8 @@ class Plan:
         energy: whether the result should say what it took, from devices that know.
         sides: 2 for differences (l₊ − l₋)/2ε, nested as in the paper; 1 for (l − l₀)/ε around the centre.
         pool: size of the finite pool that all seeds come from (FedKSeed, arXiv 2312.06353); 0 for no such pool.
+        rebase: after each round whose number it divides, weights are made anew from θ₀ and the sums of coefficients
+            (:mod:`device_runtime.pool`); 0 for never.
     """
 
     round: int
@@ -74,6 +78,7 @@ class Plan:
     energy: bool = False
     sides: int = 2
     pool: int = 0
+    rebase: int = 0
 
     def __post_init__(self) -> None:
         """Raises PlanError when the plan contradicts itself."""
@@ -89,12 +94,22 @@ class Plan:
             raise PlanError(f"a plan's epsilon, scales and deadline lie between {_TINY:g} and {_HUGE:g}")
         if not all(abs(block.learning_rate) <= _HUGE for block in self.blocks):
             raise PlanError(f"a plan's learning rates are at most {_HUGE:g}")
+        if self.rebase and not 1 <= self.pool * len(self.blocks) <= MAX_SUMS:
+            raise PlanError(
+                f"weights can be made anew from sums where seeds are from a pool of at most {MAX_SUMS} over the number"
+                f" of blocks, here {MAX_SUMS // len(self.blocks)}, and not {self.pool or 'from none'}"
+            )
         if self.sides not in (1, 2):
             raise PlanError(f"a plan's differences have 1 or 2 sides, not {self.sides}")
         if any(later.stop <= earlier.stop for earlier, later in itertools.pairwise((Block(0, 1, 1, 0), *self.blocks))):
             raise PlanError("a plan's blocks each hold at least one stage, in order")
         if self.scalars > MAX_SCALARS:
             raise PlanError(f"a plan asks for at most {MAX_SCALARS} scalars, not {self.scalars}")
+
+    @property
+    def rebases(self) -> bool:
+        """Whether weights are made anew after this round."""
+        return self.rebase > 0 and self.round % self.rebase == 0
 
     @property
     def measured(self) -> int:
@@ -126,7 +141,12 @@ class Plan:
     def seed(self, source: str, step: int, path: tuple[int, ...]) -> int:
         """Seed of the direction at a path."""
         seed = derive_seed(self.base_seed, source, step, len(path) - 1, path)
-        return derive_seed(self.pool, "pool", 0, len(path) - 1, (seed % self.pool,)) if self.pool else seed
+        return pool_seed(self.pool, len(path) - 1, seed % self.pool) if self.pool else seed
+
+    def stages(self) -> list[range]:
+        """The stages of each block."""
+        starts = [0, *(block.stop for block in self.blocks)]
+        return [range(start, block.stop) for start, block in zip(starts, self.blocks, strict=False)]
 
     def updates(self, source: str, step: int, scalars: Sequence[float], weight: float = 1.0) -> list[list[Direction]]:
         """The step that a local step's scalars stand for: for each block, directions to add to its weights.
@@ -154,6 +174,11 @@ class Plan:
             )
             start += block.fanout if self.sides == 1 else 0
         return updates
+
+
+def pool_seed(pool: int, block: int, index: int) -> int:
+    """A seed of the pool of a block."""
+    return derive_seed(pool, "pool", 0, block, (index,))
 
 
 @dataclass(frozen=True)

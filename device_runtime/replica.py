@@ -20,6 +20,7 @@ from device_runtime.halves import DTYPES
 from device_runtime.journal import EMPTY, chain
 from device_runtime.native import make_kernel
 from device_runtime.plan import Block, Entry, Plan
+from device_runtime.pool import EMPTY_SUMS, Sums, follow_all, pack, unpack
 from device_runtime.stored import Stored
 from device_runtime.tensors import TensorFile, write_tensors
 
@@ -34,6 +35,7 @@ class Replica:
     Attributes:
         round: the last round applied.
         head: hash of the journal up to that round.
+        sums: of the journal's coefficients up to that round; None where it is not of one pool of seeds.
         ahead: makes perturbed weights ahead of their use; None where they are made when they are asked for.
     """
 
@@ -72,6 +74,7 @@ class Replica:
             self._load_snapshot(snapshot)
         else:
             self.round, self.head = 0, EMPTY
+            self.sums: Sums | None = EMPTY_SUMS
             self._load(self.bundle.weights)
 
     def adopt(self, weights: Mapping[int, np.ndarray], round: int) -> None:
@@ -89,7 +92,7 @@ class Replica:
                 half = np.full(array.size, 1 << 15, np.uint16)
                 halves.narrow(array.astype(np.float32).ravel(), half, stored.reshape(-1))
         self._changes.update(tuple(weights))
-        self.round, self.head = round, EMPTY
+        self.round, self.head, self.sums = round, EMPTY, None
 
     def tensor(self, index: int) -> Stored:
         """A tensor as it is stored; not to be written. Graphs take float32."""
@@ -118,19 +121,45 @@ class Replica:
     def apply_all(self, entries: Sequence[Entry]) -> None:
         """Move on by some rounds, in one pass over the weights where the entries cut the network alike.
 
+        Those up to the last one that rebases are added up, and not applied one by one.
+
         Raises as :meth:`check` does, before anything changed.
         """
         for ahead, entry in enumerate(entries):
             self.check(entry, ahead)
-        for _, alike in itertools.groupby(entries, key=self._walk):
+        course = follow_all(self.sums, entries)
+        if course.superseded:
+            self._make_anew(course.rebased, entries[course.superseded - 1].round)
+        for _, alike in itertools.groupby(entries[course.superseded :], key=self._walk):
             while together := list(itertools.islice(alike, TOGETHER)):
                 self._step_through(together)
         for entry in entries:
             self.round, self.head = entry.round, chain(self.head, entry)
+        self.sums = course.sums
+
+    def rebase(self, round: int, head: bytes, sums: Sums) -> None:
+        """Go to a round that rebases, by its sums and the hash of the journal up to it.
+
+        Raises:
+            PlanError: the sums do not fit the bundle; the replica is then as it was.
+        """
+        if any(block.stop > len(self.bundle.manifest.stages) for block in sums.blocks):
+            raise PlanError(f"the sums are of stages that this bundle, of {len(self.bundle.manifest.stages)}, lacks")
+        self._make_anew(sums, round)
+        self.round, self.head, self.sums = round, head, sums
+
+    def _make_anew(self, sums: Sums, round: int) -> None:
+        """θ₀, and then the directions of each block in one step."""
+        self._load(self.bundle.weights)
+        rounding = derive_seed(round, "rebase", 0, 0, ())
+        for block in sums.blocks:
+            moved = self.trainable_in(range(block.start, block.stop))
+            step = Step(block.directions(), rounding)
+            self.kernel(sums.distribution).step({index: self._trainable[index] for index in moved}, [step])
 
     def _walk(self, entry: Entry) -> tuple[object, ...]:
         """What entries that can be added in one pass have in common."""
-        blocks = tuple(tuple(self.trainable_in(stages)) for stages in block_stages(entry.plan))
+        blocks = tuple(tuple(self.trainable_in(stages)) for stages in entry.plan.stages())
         shared = len(set().union(*blocks)) < sum(map(len, blocks))  # then a block's steps wait for the other's
         return blocks, entry.plan.distribution, shared and entry.round
 
@@ -138,7 +167,7 @@ class Replica:
         plan = entries[0].plan
         roundings = [derive_seed(entry.plan.base_seed, "rounding", 0, 0, ()) for entry in entries]
         updates = [entry.updates() for entry in entries]
-        for block, stages in enumerate(block_stages(plan)):
+        for block, stages in enumerate(plan.stages()):
             steps = [Step(made[block], rounding) for made, rounding in zip(updates, roundings, strict=True)]
             moved = self.trainable_in(stages) if any(step.directions for step in steps) else []
             self.kernel(plan.distribution).step({index: self._trainable[index] for index in moved}, steps)
@@ -175,14 +204,17 @@ class Replica:
         """Write the weights and their round to a file that appears whole or not at all."""
         specs = self.bundle.manifest.tensors
         shapes = {specs[index].name: weights.shape for index, weights in self._trainable.items()}
+        sums, described = pack(self.sums)
+        shapes.update((name, values.shape) for name, values in sums.items())
         metadata = {
             "round": str(self.round),
             "head": self.head.hex(),
             "bundle": self.bundle.identity.hex(),
             "digest": self.digest().hex(),
+            **described,
         }
         dtypes = {specs[index].name: weights.dtype for index, weights in self._trainable.items()}
-        write_tensors(path, shapes, self._trainable.values(), metadata, dtypes=dtypes)
+        write_tensors(path, shapes, [*self._trainable.values(), *sums.values()], metadata, dtypes=dtypes)
 
     def _load(self, file: TensorFile) -> None:
         for index, weights in self._trainable.items():
@@ -199,17 +231,12 @@ class Replica:
             self.head = bytes.fromhex(file.metadata["head"])
             if self.digest().hex() != file.metadata["digest"]:
                 raise ValueError("its weights do not match its digest")
-        except (BundleError, KeyError, ValueError) as error:
+            self.sums = unpack(file)
+        except (BundleError, PlanError, KeyError, ValueError, TypeError) as error:
             raise StateError(
                 f"the snapshot {path} is damaged ({error});"
                 " a device starts again with --afresh, a server from its backup"
             ) from None
-
-
-def block_stages(plan: Plan) -> list[range]:
-    """The stages of each block."""
-    starts = [0, *(block.stop for block in plan.blocks)]
-    return [range(start, block.stop) for start, block in zip(starts, plan.blocks, strict=False)]
 
 
 def check_blocks(bundle: Bundle, plan: Plan) -> None:

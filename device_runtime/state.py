@@ -12,6 +12,7 @@ from device_runtime.bundle import Bundle
 from device_runtime.errors import StateError
 from device_runtime.journal import Journal, chain, connect
 from device_runtime.plan import Entry
+from device_runtime.pool import Sums
 from device_runtime.replica import Replica
 from device_runtime.tensors import make_folder, replace_durably, sync_folder, write_durably
 from device_runtime.topics import valid_id
@@ -115,6 +116,15 @@ class DeviceState:
         replace_durably(file, self._snapshot)
         self._snapshot_round = self.replica.round
         self._journal.forget(up_to=self.replica.round)
+
+    def rebase(self, round: int, head: bytes, sums: Sums) -> None:
+        """Go to a round that rebases without the entries up to it; see :meth:`device_runtime.replica.Replica.rebase`.
+
+        Raises:
+            PlanError: the sums do not fit the bundle; all is then as it was.
+        """
+        self.replica.rebase(round, head, sums)
+        self.snapshot()
 
     def close(self) -> None:
         """Let go of the folder: another state may then be opened in it. This one must not be used any more."""

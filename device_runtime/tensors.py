@@ -57,6 +57,11 @@ class TensorFile:
             raise BundleError(f"{path} is not a readable tensor file: {error}; get or export it again") from None
         self._map = np.memmap(path, mode="r", dtype=np.uint8) if size else np.empty(0, np.uint8)
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the tensors, in the order of the file's header."""
+        return list(self._entries)
+
     def __contains__(self, name: str) -> bool:
         return name in self._entries
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from device_runtime.errors import MessageError, PlanError
 from device_runtime.plan import Block, Contribution, Entry, Plan
+from device_runtime.pool import BlockSums, Sums
 
 VERSION = 1
 MAX_BYTES = 64 * 1024
@@ -161,6 +162,21 @@ class Offer:
 
 
 @dataclass(frozen=True)
+class Rebase:
+    """Server → device that is late: what the journal adds up to at a round that rebases, instead of so many entries.
+
+    Attributes:
+        round: the round.
+        head: hash of the journal up to it (16 bytes).
+        sums: of its coefficients.
+    """
+
+    round: int
+    head: bytes
+    sums: Sums
+
+
+@dataclass(frozen=True)
 class Finish:
     """Server → devices: the job ends after this round."""
 
@@ -218,16 +234,19 @@ Message = (
     | Finish
     | Report
     | Dismissal
+    | Rebase
     | Presence
 )
 
 _KINDS: dict[int, type[Any]] = {
     1: Plan, 2: Entry, 3: Result, 4: Ack, 5: Sync, 6: Refusal, 7: Finish, 8: Report, 9: Presence, 10: Hello,
-    11: Decline, 12: Batch, 13: Offer, 14: Dismissal,
+    11: Decline, 12: Batch, 13: Offer, 14: Dismissal, 15: Rebase,
 }  # fmt: skip
 _NUMBERS = {kind: number for number, kind in _KINDS.items()}
 #: Class → field name → type, in the order of the wire.
-_HINTS = {kind: get_type_hints(kind) for kind in (*_NUMBERS, Block, Contribution, Energy)}
+_HINTS = {kind: get_type_hints(kind) for kind in (*_NUMBERS, Block, Contribution, Energy, BlockSums, Sums)}
+#: A last field that came to the format later, and what it stood for before: holding that, it is left out.
+_LATER: dict[type[Any], tuple[str, Any]] = {Plan: ("rebase", 0)}
 
 
 def encode(message: Message) -> bytes:
@@ -270,7 +289,11 @@ def decode(data: bytes) -> Message:
 
 
 def _pack_fields(value: Any) -> list[Any]:
-    return [_pack(getattr(value, name), hint) for name, hint in _HINTS[type(value)].items()]
+    hints = _HINTS[type(value)]
+    fields = [(name, getattr(value, name)) for name in hints]
+    if fields and fields[-1] == _LATER.get(type(value)):
+        fields.pop()
+    return [_pack(field, hints[name]) for name, field in fields]
 
 
 def _pack(value: Any, hint: Any) -> Any:
@@ -285,6 +308,8 @@ def _pack(value: Any, hint: Any) -> Any:
 
 def _unpack_fields(kind: type[Any], values: Any) -> Any:
     hints = _HINTS[kind]
+    if isinstance(values, list) and kind in _LATER and len(values) == len(hints) - 1:
+        values = [*values, _LATER[kind][1]]
     if not isinstance(values, list) or len(values) != len(hints):
         raise MessageError(f"a {kind.__name__} does not have {len(hints)} fields")
     unpacked = [

@@ -21,7 +21,7 @@ from device_runtime.engines.executorch_build import find_compiler
 from device_runtime.plan import Plan
 from device_runtime.topics import Topics
 from device_runtime.trust import SIGNATURE_BYTES
-from device_runtime.wire import Ack, Presence, Refusal, Result, Sync, decode, encode, fingerprint
+from device_runtime.wire import Ack, Batch, Presence, Rebase, Refusal, Result, Sync, decode, encode, fingerprint
 from fedspzo.commands.server import add_job_options, make_job
 
 __all__ = ["broker", "processes"]
@@ -79,6 +79,33 @@ def test_a_device_that_comes_late_catches_up(processes: Processes, bundle: Bundl
     read_rounds(server, 10)
     processes.device("late")
     _, last, _ = finish(server)
+    assert_equal_replicas(bundle, tmp_path, last, {"a", "b", "late"})
+
+
+def test_a_device_that_comes_late_catches_up_by_sums(
+    processes: Processes, broker: EmbeddedBroker, bundle: Bundle, tmp_path: Path
+) -> None:
+    """With seeds from a pool it is sent what the journal adds up to, and no entry up to there; a restart keeps it."""
+    options = ("--rounds", "40", "--devices", "2", "--seeds", "device", "--seed-pool", "64", "--rebase-every", "10")
+    down = Topics("default").down("late")
+    watcher = Peer(broker, "watcher", [down], tmp_path / "key", bundle)
+    for name in ("a", "b"):
+        processes.device(name)
+    server = processes.server(*options)
+    read_rounds(server, 23)
+    server.send_signal(signal.SIGKILL)
+    server.wait()
+    server = processes.server(*options)
+    processes.device("late")
+    _, last, _ = finish(server)
+    said = [decode(signed[:-SIGNATURE_BYTES]) for topic, signed in watcher.wait_quiet() if topic == down]
+    watcher.close()
+    first = next(message for message in said if isinstance(message, Rebase | Batch))
+    assert isinstance(first, Rebase)
+    assert first.round in (20, 30)
+    batches = [message.entries for message in said if isinstance(message, Batch)]
+    rounds = [decode(entry[:-SIGNATURE_BYTES]).round for entries in batches for entry in entries]  # type: ignore[union-attr]
+    assert all(round > first.round for round in rounds)
     assert_equal_replicas(bundle, tmp_path, last, {"a", "b", "late"})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import signal
@@ -170,7 +171,7 @@ state.SNAPSHOT_EVERY = 3
 bundle = Bundle({bundle!r})
 def make(**changes):
     settings = dict(round=1, base_seed=7, shared=True, distribution="rademacher", steps=1, examples=4, epsilon=1e-3,
-                    blocks=(Block(3, 1, 0.25, 1e-3), Block(5, 4, 1.0, 1e-2)), deadline=60.0, digest=False)
+                    blocks=(Block(3, 1, 0.25, 1e-3), Block(5, 4, 1.0, 1e-2)), deadline=60.0, digest=False, **{more!r})
     return Plan(**{{**settings, **changes}})
 device = state.DeviceState(Path({folder!r}), bundle)
 print("ready", flush=True)
@@ -180,10 +181,14 @@ for entry in make_entries(make, {count}):
 """
 
 
-def kill_at_random(bundle: Bundle, make_plan: Callable[..., Plan], folder: Path, kills: int, seed: int) -> None:
+def kill_at_random(
+    bundle: Bundle, make_plan: Callable[..., Plan], folder: Path, kills: int, seed: int, **more: object
+) -> None:
     """Power cuts: kill -9 while entries and snapshots are written, again and again; then replay and compare."""
     count, chance = 400, random.Random(seed)
-    script = CHILD.format(tests=str(Path(__file__).parent), bundle=str(bundle.folder), folder=str(folder), count=count)
+    script = CHILD.format(
+        tests=str(Path(__file__).parent), bundle=str(bundle.folder), folder=str(folder), count=count, more=more
+    )
     killed = 0
     while killed < kills:
         process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
@@ -199,13 +204,18 @@ def kill_at_random(bundle: Bundle, make_plan: Callable[..., Plan], folder: Path,
         process.stdout.close()
     survivor = DeviceState(folder, bundle)
     reference = Replica(bundle)
-    for entry in make_entries(make_plan, survivor.replica.round):
+    for entry in make_entries(functools.partial(make_plan, **more), survivor.replica.round):
         reference.apply(entry)
     assert survivor.replica.digest() == reference.digest()
+    assert survivor.replica.sums == reference.sums
 
 
 def test_power_cuts_lose_nothing(bundle: Bundle, make_plan: Callable[..., Plan], tmp_path: Path) -> None:
     kill_at_random(bundle, make_plan, tmp_path, kills=8, seed=1)
+
+
+def test_power_cuts_lose_no_sums(bundle: Bundle, make_plan: Callable[..., Plan], tmp_path: Path) -> None:
+    kill_at_random(bundle, make_plan, tmp_path, kills=4, seed=3, pool=16, rebase=5)
 
 
 @pytest.mark.slow

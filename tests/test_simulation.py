@@ -83,6 +83,30 @@ def test_workers_make_no_difference(
     assert journals["one"] == journals["two"] == read_journal(tmp_path / "halves")
 
 
+def test_weights_made_anew_from_sums_are_the_same_after_a_restart(
+    plain: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one go, or interrupted between rounds that rebase; with options that do not go together, not at all."""
+    pool = [*OPTIONS, "--seeds", "device", "--seed-pool", 8, "--rebase-every", 3]
+    simulate(*plain, tmp_path / "one", *pool, "--rounds", 7)
+    for rounds in (2, 4, 7):
+        simulate(*plain, tmp_path / "parts", *pool, "--rounds", rounds, "--workers", 1 + rounds % 2)
+    digests = [json.loads(line)["server_digest"] for line in capsys.readouterr().out.splitlines() if "finished" in line]
+    assert digests[0] == digests[-1]
+    assert len(set(digests)) == 3
+    assert read_journal(tmp_path / "one") == read_journal(tmp_path / "parts")
+    folder, data = plain
+    for options, reason in (
+        (["--seed-pool", 9, "--rebase-every", 3], "the journal has rounds without --rebase-every, or with another"),
+        (["--rebase-every", 3], "--rebase-every is a number of rounds, and goes with --seed-pool"),
+        (["--seed-pool", 8, "--rebase-every", -1], "--rebase-every is a number of rounds"),
+        (["--seed-pool", 20_000, "--rebase-every", 3], "a pool of at most 15000 over the number of blocks, here 7500"),
+    ):
+        given = ["simulate", folder, "--data", data, "--state", tmp_path / "one", *OPTIONS, "--rounds", 9, *options]
+        assert main(list(map(str, given))) == 1
+        assert reason in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_rays_workers_make_no_difference_either(
     plain: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]

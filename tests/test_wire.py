@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
+from itertools import pairwise
 
 import cbor2
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from device_runtime.errors import MessageError
 from device_runtime.plan import Block, Contribution, Entry, Plan
+from device_runtime.pool import BlockSums, Sums
 from device_runtime.trust import SIGNATURE_BYTES
 from device_runtime.wire import (
     MAX_BYTES,
@@ -26,6 +28,7 @@ from device_runtime.wire import (
     Message,
     Offer,
     Presence,
+    Rebase,
     Refusal,
     Report,
     Result,
@@ -48,6 +51,19 @@ plans = st.builds(
     st.integers(1, 64), positive, blocks, positive, st.booleans(), st.booleans(), st.integers(1, 2),
     st.integers(0, 1 << 20),
 )  # fmt: skip
+plans = st.builds(
+    lambda plan, pool, rebase: replace(plan, pool=pool, rebase=rebase) if rebase else plan,
+    plans, st.integers(1, 5000), st.integers(0, 1 << 20),
+)  # fmt: skip
+
+
+@st.composite
+def sums(draw: st.DrawFn) -> Sums:
+    pool, stops = draw(st.integers(1, 20)), sorted(draw(st.sets(st.integers(1, 9), max_size=3)))
+    coefficients = st.lists(single, min_size=pool, max_size=pool).map(tuple)
+    own = [BlockSums(n, start, stop, draw(coefficients)) for n, (start, stop) in enumerate(pairwise([0, *stops]))]
+    return Sums(pool, draw(st.sampled_from(["rademacher", "gaussian"])), tuple(own))
+
 
 energies = st.lists(st.builds(Energy, finite, finite, st.booleans()), max_size=2).map(tuple)
 
@@ -95,6 +111,7 @@ messages = st.one_of(
     st.builds(Presence, st.booleans(), numbers),
     st.builds(Hello),
     st.builds(Dismissal, numbers),
+    st.builds(Rebase, rounds, st.binary(max_size=16), sums()),
     st.builds(Decline, rounds, st.text(max_size=100)),
 )
 

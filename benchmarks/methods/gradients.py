@@ -15,7 +15,7 @@ from broker.simulation.gradient import Backpropagation
 from device_runtime.data import DataStore
 from device_runtime.forward import Forward
 from device_runtime.plan import Plan
-from device_runtime.replica import Replica, block_stages
+from device_runtime.replica import Replica
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Autograd:
 
     def _blocks(self, plan: Plan) -> list[list[torch.Tensor]]:
         weights = self._forward.weights
-        return [[self._weights[index] for index in weights.trainable_in(stages)] for stages in block_stages(plan)]
+        return [[self._weights[index] for index in weights.trainable_in(stages)] for stages in plan.stages()]
 
     def _losses(self, indices: np.ndarray) -> torch.Tensor:
         batch = self._forward.batch(self._store, indices)

@@ -36,7 +36,7 @@ from device_runtime.engines import create_engine
 from device_runtime.estimator import draw_examples, measure_step
 from device_runtime.forward import Forward
 from device_runtime.plan import Block, Contribution, Entry, Plan
-from device_runtime.replica import Replica, block_stages
+from device_runtime.replica import Replica
 
 LAYERS, BATCH, LENGTH, EXAMPLES = 3, 4, 16, 16
 TINY = {
@@ -118,7 +118,7 @@ def squared_errors(
 def written(forward: Forward[Replica], entry: Entry) -> list[np.ndarray]:
     """What an entry adds to each block's weights, float64 in one row."""
     weights, kernel, found = forward.weights, forward.weights.kernel(entry.plan.distribution), []
-    for stages, updates in zip(block_stages(entry.plan), entry.updates(), strict=True):
+    for stages, updates in zip(entry.plan.stages(), entry.updates(), strict=True):
         zeros = {index: np.zeros_like(weights.trainable[index]) for index in weights.trainable_in(stages)}
         kernel.shift(zeros, updates, zeros)
         found.append(np.concatenate([step.ravel() for step in zeros.values()]).astype(np.float64))

@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from broker.adaptive import Pace
-from broker.rounds import Candidate, ClosedRound, Job, choose_cohort, close_round, describe_round
+from broker.rounds import Candidate, ClosedRound, Job, choose_cohort, close_round, describe_round, plan_round
 from broker.simulation.profile import Fleet
 from broker.simulation.workers import Workers
 from broker.store import ServerStore
 from device_runtime.errors import PlanError
 from device_runtime.journal import EMPTY
 from device_runtime.plan import Entry, Plan
+from device_runtime.pool import check_continues
 from device_runtime.trust import SIGNATURE_BYTES, Scope
 from device_runtime.wire import encode
 
@@ -93,7 +94,11 @@ def simulate(
 
     Returns:
         What happened how often.
+
+    Raises:
+        PlanError: the job does not go on with the journal, or too few devices ever answer.
     """
+    check_continues(store.sums, plan_round(job, 1))
     counts: Counter[str] = Counter()
     served, pace = _served(store), Pace(job, store.journal.entries())
     for number in range(store.journal.last_round + 1, job.rounds + 1):

@@ -89,6 +89,11 @@ def add_job_options(parser: argparse.ArgumentParser, methods: Mapping[str, Metho
         "--seed-pool", type=int, default=0, metavar="N", help="take all seeds from a pool of N (default: no pool)"
     )
     parser.add_argument(
+        "--rebase-every", type=int, default=0, metavar="N",
+        help="with --seed-pool, make weights anew from the sums of the pool every N rounds: a device that was away"
+        " longer gets those, some kilobytes, instead of the journal (default: never)",
+    )  # fmt: skip
+    parser.add_argument(
         "--final-rate", type=float, default=1.0, help="share that learning rates fall to, linearly (%(default)s)"
     )
 
@@ -226,6 +231,8 @@ def make_job(options: argparse.Namespace, bundle: Bundle) -> Job:
         raise PlanError("--final-rate lies between 0 and 1")
     if options.quorum > options.cohort:
         raise PlanError(f"a quorum of {options.quorum} cannot be met by a cohort of {options.cohort}")
+    if options.rebase_every < 0 or (options.rebase_every and not options.seed_pool):
+        raise PlanError("--rebase-every is a number of rounds, and goes with --seed-pool")
     job = Job(
         rounds=options.rounds,
         cohort=options.cohort,
@@ -245,6 +252,7 @@ def make_job(options: argparse.Namespace, bundle: Bundle) -> Job:
         energy=options.energy,
         sides=options.sides,
         pool=options.seed_pool,
+        rebase=options.rebase_every,
         first_every=options.first_every,
         votes=options.votes,
         adapt=tuple(filter(None, options.adapt.split(","))),
