@@ -5,11 +5,14 @@
 PYTHON ?= python3
 PIP_ARGS ?=
 SEED ?= 0
+# Processes that tests run in; each may take 2 GB.
+WORKERS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PACKAGES := export device_runtime broker fedspzo
+IN_PARALLEL := -n $(WORKERS) --dist loadfile
 APP := android_demo/app/src/main/python/fedspzo_app
 
 .PHONY: demo test test-slow test-arm64 test-android wheel-arm64 chaos lint clean
@@ -19,11 +22,11 @@ demo: $(READY)
 	$(BIN)/fedspzo demo
 
 test: $(READY)
-	$(BIN)/pytest
+	$(BIN)/pytest $(IN_PARALLEL)
 
 # pytest's exit status 5, no test found, is fine here: having no slow tests is not a failure.
 test-slow: $(READY)
-	$(BIN)/pytest -m slow || [ $$? -eq 5 ]
+	$(BIN)/pytest -m slow $(IN_PARALLEL) || [ $$? -eq 5 ]
 
 # A 64-bit ARM board in qemu's user mode: the device's suite, its bits, a federation. What it needs: docs/embedded-linux.md.
 test-arm64: $(READY)

@@ -27,7 +27,7 @@ from device_runtime.plan import Block, Entry, Plan
 #: Rounds that a block's first mean is taken over, and about as many that the moving mean remembers.
 FIRST, MEMORY = 8, 8
 #: Rates are at most multiplied and divided by so much.
-MOST, LEAST = 2.0, 1 / 16
+MOST, LEAST = math.sqrt(2), 1 / 16
 #: Numbers of directions and sizes of perturbations are at most multiplied, or divided, by so much.
 FURTHEST = 4.0
 

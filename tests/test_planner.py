@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from broker.planner.probe import Sample, cut, evaluate_samples, probe
 from broker.planner.profile import Piece, Profile
-from broker.planner.propose import LONGEST, Terms, best_step, candidates, propose, seen_before
+from broker.planner.propose import ALIKE, LONGEST, Terms, best_step, candidates, propose, seen_before
 from broker.simulation.partition import Shares, subset
 from device_runtime.bundle import Bundle
 from device_runtime.data import DataStore
@@ -70,7 +70,7 @@ def test_proposals_are_the_best_of_all(pieces: list[tuple[float, float]], cohort
     assert found == sorted(found, key=lambda proposal: -proposal.efficiency("flops"))
     assert sum(proposal.whole for proposal in found) == 1
     best = max(proposal.efficiency("flops") for proposal in candidates(profile, terms))
-    assert found[0].efficiency("flops") >= 0.85 * best * (1 - 1e-9)
+    assert found[0].efficiency("flops") >= (1 - ALIKE) * best * (1 - 1e-9)
     for proposal in found:
         assert all((cut.fanout == 0) == (cut.rate == 0) for cut in proposal.cuts)
         assert proposal.rounds * proposal.flops <= 50.0 * profile.forward("flops", 8) * 1.001 or proposal.rounds == 1

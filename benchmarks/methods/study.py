@@ -39,8 +39,8 @@ COMPARED = (
     "frozen-own", "fedspzo-own", "frozen", "decomfl-one-sided", "fedspzo-one-sided", "decomfl", "fedspzo",
     "fedspzo-resting", "fedzo-one-sided", "fedzo", "feedsign", "fedkseed", "mezo",
 )  # fmt: skip
-#: Beside the methods: the settings that ``fedspzo plan`` proposes, whose trial takes up to 24 runs of its own length.
-PLANNED, TRIAL = "planned", 3
+#: Beside the methods: the settings that ``fedspzo plan`` proposes, whose trial takes up to 26 runs of its own length.
+PLANNED, TRIAL = "planned", 3.25
 #: What a method is run with: a tuned choice, or planned options.
 Settings = Choice | dict[str, str]
 

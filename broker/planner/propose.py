@@ -15,6 +15,7 @@ tr(H), |ḡ|², E d² and tr(H²) add up over the pieces of a block, since their
 pieces is neglected). With directions of each device's own, K is the cohort's number of them and E d² one device's.
 
 A rate is held to a step that is a share of the weights' size: what was measured at a point says nothing far from it.
+Rates adapt (:mod:`broker.adaptive`), for what was measured is that of the start.
 
 A step costs a pass through all and, for each direction of a block, a pass from the block's start to the end. A device
 that has seen all of a batch's examples before goes past a frozen first block; the budget says how often that is so.
@@ -40,8 +41,9 @@ RESTS = (1, 4)
 MOST_BLOCKS = 3
 #: A step is at most so long, as a share of the weights: what was measured at a point says nothing of further away.
 LONGEST = 0.25
-#: Of settings that promise as much but for this share, those with most directions are taken: they vary least.
-ALIKE = 0.15
+#: Of settings that promise as much but for this share, those with most directions are taken: they vary least, and
+#: curvature grows on the way, which rates must be lowered for.
+ALIKE = 0.3
 #: Rounding of a loss in float32 after a forward pass, as a share of it.
 ROUNDING = 2e-7
 
@@ -194,8 +196,9 @@ def make_job(proposal: Proposal, profile: Profile, job: Job) -> Job:
         Block(stop, cut.fanout, cut.size / epsilon, cut.rate) for stop, cut in zip(stops, proposal.cuts, strict=True)
     )
     return replace(
-        job, blocks=blocks, epsilon=epsilon, examples=proposal.batch, first_every=proposal.first_every, sides=1
-    )
+        job, blocks=blocks, epsilon=epsilon, examples=proposal.batch, first_every=proposal.first_every, sides=1,
+        adapt=("rates",),
+    )  # fmt: skip
 
 
 def _assemble(

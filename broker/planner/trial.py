@@ -2,152 +2,42 @@
 
 A formula from one step misjudges the rate of many by a factor, and cannot tell how far a block alone will get. So the
 first proposals and the whole model perturbed at once run at several multiples of their rates, for a part of a horizon;
-those that stand best go on to its end; the best is run with another seed. What counts is the loss that a run holds at
-the end, the worst of its last points: rates that are too high look good early.
+those that stand best go on to its end, with two seeds. What counts are the operations until a loss
+that is held to the end: rates that are too high look good early, and those that are too low look good at the end.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-import numpy as np
-
+from broker.planner.ground import Curve, Ground
 from broker.planner.profile import Profile
 from broker.planner.propose import Proposal, make_job
-from broker.rounds import ClosedRound, Job
-from broker.simulation.partition import Shares, subset
-from broker.simulation.profile import CALM, Fleet
-from broker.simulation.run import simulate
-from broker.simulation.workers import LocalWorkers, Work
-from broker.store import ServerStore
-from device_runtime.bundle import Bundle
-from device_runtime.engines import create_engine
-from device_runtime.evaluation import predict
-from device_runtime.forward import Forward
-from device_runtime.plan import Entry
-from device_runtime.replica import Replica
+from broker.rounds import Job
 
 #: Proposals that are tried besides the whole model perturbed at once, and those of them that run to the end.
-TRIED, FINALISTS = 3, 2
+TRIED, FINALISTS = 4, 2
 #: Multiples of the formula's rates to begin with; where the best is an outermost one, that many times another is added.
 FACTORS, EXTENSIONS = (0.5, 1.0, 2.0), 1
-#: Most rates that the best is run at with two seeds.
+#: Of runs to the end, whose worse one counts.
+SEEDS = (0, 1)
+#: Most rates that the best is run at.
 MOST_RATES = 5
 #: A first look rules out rates at which the loss is so many times that at the start.
-RULED_OUT = 1.15
+RULED_OUT = 1.07
+#: The loss that runs are compared at: so much of the way to the best one.
+DEPTH = 0.7
 #: Share of the horizon for a first look.
 LOOK = 1 / 3
 #: Factor on the best rates of the trial, to be safe with seeds and data that were not tried.
 SAFE = 2**-0.25
 #: A run has learned something if it holds less than this share of the loss at the start.
 LEARNED = 0.98
-#: Examples that a run's loss is the mean of.
-SAMPLE = 128
-#: Points of a curve.
-POINTS = 6
-#: A run whose loss is that many times the loss at the start is over.
-DIVERGED = 2.0
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A run so far.
-
-    Attributes:
-        flops: operations of all devices, at each point.
-        losses: on the sample.
-        rounds: closed.
-    """
-
-    flops: tuple[float, ...]
-    losses: tuple[float, ...]
-    rounds: int
-
-    @property
-    def held(self) -> float:
-        """The worse of the last two losses; infinite if the run diverged."""
-        worst = max(self.losses[-2:])
-        return worst if worst < DIVERGED * self.losses[0] else math.inf
-
-    def reached(self, loss: float) -> float:
-        """Operations until the loss was first at a value, by lines between the points; infinite if it never was."""
-        for k in range(1, len(self.losses)):
-            above, below = self.losses[k - 1], self.losses[k]
-            if below <= loss < above:
-                share = (above - loss) / (above - below)
-                return self.flops[k - 1] + share * (self.flops[k] - self.flops[k - 1])
-        return math.inf
-
-
-class _Spent(Exception):
-    """The run has spent what it may."""
-
-
-@dataclass
-class Ground:
-    """What runs are run on.
-
-    Attributes:
-        bundle, engine, threads: see :class:`broker.simulation.workers.Work`.
-        shares: the devices' examples.
-        horizon: operations of all devices in a whole run.
-        points: of a whole run's curve.
-        spent: operations of all runs so far, with those of their evaluation.
-    """
-
-    bundle: Bundle
-    engine: str
-    threads: int
-    shares: Shares
-    horizon: float
-    points: int = POINTS
-    spent: float = field(default=0.0, init=False)
-
-    def __post_init__(self) -> None:
-        self._forward = Forward(create_engine(self.engine, self.threads), Replica(self.bundle))
-        stores = [self.shares.of(device) for device in self.shares.devices[:SAMPLE]]
-        each = math.ceil(SAMPLE / len(stores))
-        self._sample = [subset(store, store.sample(0, each)) for store in stores]
-
-    def run(self, job: Job, folder: Path, until: float, curve: Curve | None = None) -> Curve:
-        """Begin a run, or go on with one, until it has spent a share of the horizon."""
-        fleet = Fleet(self.shares.devices, CALM, job.seed)
-        store = ServerStore(folder, self.bundle.identity)
-        workers = LocalWorkers(Work(self.bundle.folder, self.engine, self.threads, None, lambda bundle: self.shares))
-        replica = self._forward.weights
-        replica.restore(None)
-        waiting = list(store.journal.entries(0))
-        workers.follow(waiting)
-        flops, losses = ([0.0], [self._loss()]) if curve is None else (list(curve.flops), list(curve.losses))
-        used = flops[-1]
-
-        def observe(closed: ClosedRound, entry: Entry, more: int) -> None:
-            nonlocal used
-            used += more
-            waiting.append(entry)
-            if used >= self.horizon * len(flops) / self.points or used >= self.horizon * until:
-                replica.apply_all(waiting)
-                waiting.clear()
-                self.spent += used - flops[-1]
-                flops.append(used)
-                losses.append(self._loss())
-                if used >= self.horizon * until or not losses[-1] < DIVERGED * losses[0]:
-                    raise _Spent
-
-        with suppress(_Spent):
-            simulate(job, "default", fleet, workers, store, observe)
-        return Curve(tuple(flops), tuple(losses), store.journal.last_round)
-
-    def _loss(self) -> float:
-        before = self._forward.flops
-        losses = np.concatenate([predict(self._forward, store)[0] for store in self._sample])
-        self.spent += self._forward.flops - before
-        return float(losses.mean())
 
 
 @dataclass(frozen=True)
@@ -220,6 +110,11 @@ class _Runs:
             self.tried[key] = Tried(scaled, factor, job.seed, curve)
         return self.tried[key].curve.held
 
+    def cost(self, proposal: Proposal, factor: float, target: float) -> tuple[float, float]:
+        """Operations until a loss that is held, and the loss at the end for those that do not; of the worse seed."""
+        held = {seed: self.held(proposal, factor, 1.0, seed) for seed in SEEDS}
+        return max((self.tried[proposal, factor, seed].curve.until(target), held[seed]) for seed in SEEDS)
+
 
 def search(ground: Ground, profile: Profile, job: Job, proposals: Sequence[Proposal]) -> Outcome:
     """Try the first proposals and the whole model perturbed at once, and settle on one at safe rates.
@@ -237,14 +132,18 @@ def search(ground: Ground, profile: Profile, job: Job, proposals: Sequence[Propo
         runs = _Runs(ground, profile, job, Path(folder))
         looks = {proposal: _look(runs, proposal) for proposal in (whole, *others)}
         order = sorted(others, key=lambda proposal: min(looks[proposal].values()))[:FINALISTS]
-        ends = {proposal: _finish(runs, proposal, looks[proposal]) for proposal in (whole, *order)}
-        winner = min(ends, key=lambda proposal: ends[proposal][0])
-        factor = _settle(runs, winner, ends[winner][1])
-        best, against = runs.tried[winner, factor, 0], runs.tried[whole, ends[whole][1], 0]
+        ends = [(proposal, factor) for proposal in order for factor in _promising(looks[proposal], runs.start)]
+        lowest = min(runs.held(proposal, factor, 1.0, seed) for proposal, factor in ends for seed in SEEDS)
+        target = runs.start - DEPTH * (runs.start - lowest)
+        winner, factor = min(ends, key=lambda end: runs.cost(end[0], end[1], target))
+        factor = _settle(runs, winner, factor, target)
+        rival = _best(looks[whole])
+        runs.held(whole, rival, 1.0)
+        best, against = runs.tried[winner, factor, 0], runs.tried[whole, rival, 0]
         loss = against.curve.held
         gain = math.inf
         if loss < LEARNED * against.curve.losses[0]:
-            gain = against.curve.reached(loss) / best.curve.reached(loss) if winner is not whole else 1.0
+            gain = against.curve.reached(loss) / best.curve.reached(loss)
         tried = tuple(runs.tried.values())
     return Outcome(winner.at_rate(SAFE * factor), SAFE * factor, best, against, tried, ground.spent, gain)
 
@@ -261,34 +160,29 @@ def _look(runs: _Runs, proposal: Proposal) -> dict[float, float]:
     return losses
 
 
-def _finish(runs: _Runs, proposal: Proposal, looks: Mapping[float, float]) -> tuple[float, float]:
-    """The loss that is held at the end of the horizon, and at which multiple of the rates.
+def _promising(looks: Mapping[float, float], start: float) -> tuple[float, float]:
+    """Two multiples of the rates that are worth a run to the end of the horizon.
 
-    The best of the first look runs on, and the highest that is not ruled out: a loss may rest, or rise a little, before
-    it falls, and low rates do best then.
+    The best of the first look, and the highest that is not ruled out: a loss may rest, or rise a little, before it
+    falls, and low rates do best then.
     """
-    best, start = _best(looks), runs.start
+    best = _best(looks)
     highest = max((factor for factor, loss in looks.items() if loss < RULED_OUT * start), default=best)
-    losses = {factor: runs.held(proposal, factor, 1.0) for factor in (best, highest if highest != best else best / 2)}
-    return losses[_best(losses)], _best(losses)
+    return best, highest if highest != best else best / 2
 
 
-def _settle(runs: _Runs, proposal: Proposal, factor: float) -> float:
-    """The multiple of the rates that does best with the worse of two seeds, from one on in steps of √2."""
-
-    def worst(choice: float) -> float:
-        return max(runs.held(proposal, choice, 1.0, seed) for seed in (0, 1))
-
-    losses = {factor: worst(factor)}
+def _settle(runs: _Runs, proposal: Proposal, factor: float, target: float) -> float:
+    """The multiple of the rates that does best, from one on in steps of √2."""
+    costs = {factor: runs.cost(proposal, factor, target)}
     for step in (math.sqrt(2), 1 / math.sqrt(2)):  # up while it helps, or else down
         choice = factor
-        while _best(losses) == choice and len(losses) < MOST_RATES:
+        while _best(costs) == choice and len(costs) < MOST_RATES:
             choice *= step
-            losses[choice] = worst(choice)
-        if _best(losses) != factor:
+            costs[choice] = runs.cost(proposal, choice, target)
+        if _best(costs) != factor:
             break
-    return _best(losses)
+    return _best(costs)
 
 
-def _best(losses: Mapping[float, float]) -> float:
-    return min(losses, key=lambda factor: losses[factor])
+def _best(found: Mapping[float, Any]) -> float:
+    return min(found, key=lambda factor: found[factor])

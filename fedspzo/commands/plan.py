@@ -22,7 +22,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_share_options(parser)
     parser.set_defaults(devices=10)
     parser.add_argument("--cohort", type=int, default=4, help="devices of a round (%(default)s)")
-    parser.add_argument("--seeds", choices=("shared", "device"), default="shared", help="directions (%(default)s)")
+    parser.add_argument(
+        "--seeds", choices=("shared", "device"), default="device",
+        help="directions of each device's own, or shared: less to send down and to apply (%(default)s)",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of all randomness (%(default)s)")
     parser.add_argument(
         "--budget", type=float, default=100.0, metavar="N",
@@ -50,9 +53,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print what was measured, what is proposed, and the options to paste."""
+    from broker.planner.ground import Ground
     from broker.planner.probe import probe
     from broker.planner.propose import Terms, propose
-    from broker.planner.trial import Ground, search
+    from broker.planner.trial import search
     from broker.rounds import Job
     from device_runtime.bundle import Bundle
     from device_runtime.engines import create_engine
@@ -109,6 +113,7 @@ def job_options(proposal: Proposal, profile: Profile, cohort: int, seeds: str) -
         "--scales": listed([cut.size / last.size for cut in proposal.cuts]),
         "--learning-rates": listed([cut.rate for cut in proposal.cuts]),
         "--epsilon": f"{last.size:.4g}",
+        "--adapt": "rates",
         **({"--first-every": str(proposal.first_every)} if proposal.first_every > 1 else {}),
         "--batch": str(proposal.batch),
         "--cohort": str(cohort),
