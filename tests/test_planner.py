@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from broker.planner.ground import Curve
 from broker.planner.probe import Sample, cut, evaluate_samples, probe
 from broker.planner.profile import Piece, Profile
 from broker.planner.propose import ALIKE, LONGEST, Terms, best_step, candidates, propose, seen_before
@@ -115,6 +116,17 @@ def test_signal_is_told_from_noise() -> None:
     assert found.trace[0] == pytest.approx(5)
     with pytest.raises(DataError, match="two devices"):
         evaluate_samples(samples[:each])
+
+
+def test_a_loss_that_is_left_again_is_not_held() -> None:
+    """Rates that are too high look good early."""
+
+    def until(*losses: float) -> float:
+        return Curve(tuple(map(float, range(len(losses)))), losses, 1).until(0.6)
+
+    assert until(1.0, 0.8, 0.4, 0.3) == pytest.approx(1.5)
+    assert until(1.0, 0.5, 0.61, 0.4) == pytest.approx(0.8), "a little above is no loss"
+    assert until(1.0, 0.5, 0.9, 0.9) == until(1.0, 0.9, 0.8, 0.7) == math.inf
 
 
 def test_pieces_begin_where_something_is_trained(bundle: Bundle) -> None:

@@ -52,19 +52,22 @@ def test_methods_are_compared_seed_by_seed_with_the_best_rival() -> None:
 def test_a_small_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Models are made, methods tuned and compared, tables and pictures drawn; a second time nothing is run again."""
     command = [
-        "study.py", "--folder", str(tmp_path), "--settings", "opinions", "--methods", "frozen", "decomfl",
+        "study.py", "--folder", str(tmp_path), "--settings", "opinions", "--methods", "planned", "frozen", "decomfl",
         "--tuning", "8", "--forwards", "16",
     ]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, METHODS / "study.py", *command[1:]], check=True, env=environment, timeout=900)
     runs = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
-    assert len(runs) == 2 * (8 + 3)
+    assert len(runs) == 2 * (8 + 3) + 1 + 3
     monkeypatch.setattr(sys, "argv", command)
     study()
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()} == runs
     rows = json.loads((tmp_path / "rows.json").read_text())
-    assert [(row["setting"], row["method"]) for row in rows] == [("opinions", "frozen"), ("opinions", "decomfl")]
+    assert [row["method"] for row in rows] == ["planned", "frozen", "decomfl"]
+    assert rows[0]["choice"]["--seeds"] == "device"
     options = ["--folder", tmp_path, "--table", tmp_path / "table.md", "--png", tmp_path / "picture.png"]
     subprocess.run([sys.executable, METHODS / "results.py", *options], check=True, env=environment, timeout=300)
-    assert "| opinions | frozen |" in (tmp_path / "table.md").read_text()
+    table = (tmp_path / "table.md").read_text()
+    assert "| opinions | frozen |" in table
+    assert "| opinions | planned | fanouts" in table or "| opinions | planned | split" in table
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")

@@ -140,6 +140,10 @@ def tables(rows: Rows, costs: Mapping[str, Mapping[str, float]], command: str) -
     lines += [bar(rows, name, WHOLE) for name in ours]
     lines += ["", "The same to half of that decrease of the loss:", "", head]
     lines += [bar(rows, name, WHOLE, 0.5) for name in ours]
+    if PLANNED in rows.methods:
+        others = [name for name in rows.methods if name != PLANNED]
+        lines += ["", "What the planner proposes and the best of all others, to the target and half-way:", "", head]
+        lines += [bar(rows, PLANNED, others, depth) for depth in (1.0, 0.5)]
     lines += [
         "",
         "| | method | tuned: directions, rate for each, batch, ratio | GFLOP to the target, by seed | test loss,",
@@ -207,10 +211,11 @@ def main() -> None:
     """Measure what has not been, and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True, help="the study's")
+    parser.add_argument("--rows", default="rows.json", help="the file of the study that lists runs (%(default)s)")
     parser.add_argument("--table", type=Path, required=True, help="where the tables go, in Markdown")
     parser.add_argument("--png", type=Path, required=True, help="where the picture goes")
     options = parser.parse_args()
-    rows = Rows(json.loads((options.folder / "rows.json").read_text(encoding="utf-8")))
+    rows = Rows(json.loads((options.folder / options.rows).read_text(encoding="utf-8")))
     kept = options.folder / "costs.json"
     costs: dict[str, dict[str, float]] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     for setting, method in rows.rows:

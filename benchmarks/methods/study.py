@@ -52,12 +52,14 @@ class Study:
     Attributes:
         folder: where models, data and finished runs are.
         pool: processes that run them.
+        seeds: of the runs that are compared.
         tuning, forwards: forward passes of the whole network, of a batch of 8, that each of a cohort may spend in a run
             of tuning, and in one of those that are compared.
     """
 
     folder: Path
     pool: ProcessPoolExecutor
+    seeds: Sequence[int]
     tuning: int
     forwards: int
 
@@ -147,7 +149,7 @@ def compare(study: Study, setting: str, method: str) -> dict[str, object]:
     else:
         choice = study.tune(setting, method)
     tuning = study.curves([(setting, choice, TUNING_SEED, study.tuning)])
-    curves = study.curves([(setting, choice, seed, study.forwards) for seed in SEEDS])
+    curves = study.curves([(setting, choice, seed, study.forwards) for seed in study.seeds])
     return {
         "setting": setting,
         "method": method,
@@ -165,6 +167,8 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=[PLANNED, *COMPARED], choices=[PLANNED, *METHODS])
     parser.add_argument("--tuning", type=int, default=300, help="forward passes of a run of tuning (%(default)s)")
     parser.add_argument("--forwards", type=int, default=600, help="and of one that counts (%(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="of runs that count (1 2 3)")
+    parser.add_argument("--rows", default="rows.json", help="the file in the folder that lists them (%(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes (%(default)s)")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -176,10 +180,10 @@ def main() -> None:
         ProcessPoolExecutor(options.workers, get_context("spawn")) as pool,
         ThreadPoolExecutor(2 * options.workers) as threads,  # of which each waits for one method's runs
     ):
-        study = Study(options.folder, pool, options.tuning, options.forwards)
+        study = Study(options.folder, pool, options.seeds, options.tuning, options.forwards)
         for row in threads.map(lambda pair: compare(study, *pair), pairs):
             rows.append(row)
-            (options.folder / "rows.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+            (options.folder / options.rows).write_text(json.dumps(rows, indent=1), encoding="utf-8")
             print(row["setting"], row["method"], row["choice"], flush=True)
 
 
