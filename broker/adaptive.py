@@ -26,7 +26,7 @@ from device_runtime.plan import Block, Entry, Plan
 
 #: Rounds that a block's first mean is taken over, and about as many that the moving mean remembers.
 FIRST, MEMORY = 8, 8
-#: Rates are at most multiplied and divided by so much.
+#: Rates are at most multiplied and divided by so much; growth counts as no less than the latter.
 MOST, LEAST = math.sqrt(2), 1 / 16
 #: Numbers of directions and sizes of perturbations are at most multiplied, or divided, by so much.
 FURTHEST = 4.0
@@ -110,10 +110,8 @@ def adapt_blocks(job: Job, moments: Sequence[Moment]) -> tuple[Block, ...]:
 def _reallot(blocks: Sequence[Block], moments: Sequence[Moment]) -> list[Block]:
     """Numbers of directions in proportion to (v/v₀)^½, for as many passes through stages as before."""
     starts = (0, *(block.stop for block in blocks[:-1]))
-    costs = [
-        blocks[-1].stop - start for start in starts
-    ]  # of a direction, in stages, from its block's start to the end
-    wanted = [block.fanout * moment.growth for block, moment in zip(blocks, moments, strict=True)]
+    costs = [blocks[-1].stop - start for start in starts]  # stages of a pass, from the block's start to the end
+    wanted = [block.fanout * max(moment.growth, LEAST) for block, moment in zip(blocks, moments, strict=True)]
     spent = math.fsum(cost * block.fanout for cost, block in zip(costs, blocks, strict=True))
     share = spent / math.fsum(cost * count for cost, count in zip(costs, wanted, strict=True))
     found = []

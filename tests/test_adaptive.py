@@ -125,6 +125,8 @@ def test_directions_go_where_variance_grew_at_the_same_cost() -> None:
     assert (first.scale, last.scale) == (0.5, 1.0)
     starved, _ = adapt_blocks(job_of("counts"), (Moment(8, 1.0, 1e-9), same))
     assert starved.fanout == 1, "what is measured no more would never come back"
+    still = Moment(8, 1.0, 0.0)
+    assert adapt_blocks(job_of("counts"), (still, still)) == job_of().blocks, "where nothing is measured any more"
     resting = dataclasses.replace(job_of("counts"), blocks=(Block(4, 0, 1.0, 0.0), *job_of().blocks[1:]))
     assert adapt_blocks(resting, (Moment(), grown)) == resting.blocks
 

@@ -5,7 +5,7 @@
 
 A method is tuned by eight runs on one seed: its rate; then numbers of directions and a batch or, where a first block
 is perturbed, the ratio of the rates and a number of directions. ``planned`` is what ``fedspzo plan`` proposes after a
-trial that takes no longer. Then all run on seeds that tuning never saw. Each run is a file in the folder.
+trial of about as many operations. Then all run on seeds that tuning never saw. Each run is a file in the folder.
 """
 
 from __future__ import annotations
@@ -136,8 +136,10 @@ def plan(folder: Path, setting: str, tuning: int) -> dict[str, str]:
             "--seed": TUNING_SEED, "--budget": tuning, "--trial": tuning / TRIAL,
         }  # fmt: skip
         words = [str(word) for pair in terms.items() for word in pair]
-        found = subprocess.run([*command, *words, "--json"], check=True, stdout=subprocess.PIPE).stdout
-        file.write_bytes(found)
+        partial = file.with_suffix(".partial")
+        with partial.open("wb") as out:
+            subprocess.run([*command, *words, "--json"], check=True, stdout=out)
+        partial.replace(file)
     options: dict[str, str] = json.loads(file.read_bytes())["options"]
     return options
 

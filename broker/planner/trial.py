@@ -2,8 +2,8 @@
 
 A formula from one step misjudges the rate of many by a factor, and cannot tell how far a block alone will get. So the
 first proposals and the whole model perturbed at once run at several multiples of their rates, for a part of a horizon;
-those that stand best go on to its end, with two seeds. What counts are the operations until a loss
-that is held to the end: rates that are too high look good early, and those that are too low look good at the end.
+those that stand best go on to its end, with two seeds. What counts are the operations until a loss that is held to the
+end: rates that are too high look good early, and those that are too low look good at the end.
 """
 
 from __future__ import annotations
