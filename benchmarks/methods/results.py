@@ -144,12 +144,9 @@ def tables(rows: Rows, costs: Mapping[str, Mapping[str, float]], command: str) -
         others = [name for name in rows.methods if name != PLANNED]
         lines += ["", "What the planner proposes and the best of all others, to the target and half-way:", "", head]
         lines += [bar(rows, PLANNED, others, depth) for depth in (1.0, 0.5)]
-    lines += [
-        "",
-        "| | method | tuned: directions, rate for each, batch, ratio | GFLOP to the target, by seed | test loss,",
-    ]
-    lines[-1] += " accuracy at the end | rounds | device: s | bytes up | bytes down |"
-    lines += ["| --- | --- | --- | --- | --- | ---: | ---: | ---: | ---: |"]
+    titles = ("", "method", "tuned: directions, rate for each, batch, ratio", "GFLOP to the target, by seed")
+    titles += ("test loss, accuracy at the end", "rounds", "device: s", "bytes up", "bytes down")
+    lines += ["", f"| {' | '.join(titles)} |", f"|{' --- |' * 5}{' ---: |' * 4}"]
     for setting in names:
         for name in sorted(rows.methods, key=lambda name: rows.mean(setting, name)):
             spent, missed = rows.spent(setting, name)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from settings import Setting
 
+from broker.planner import ground
 from broker.rounds import ClosedRound, Job
 from broker.simulation.partition import Shares, Skew, share_out, subset
 from broker.simulation.profile import CALM, Fleet
@@ -82,20 +83,16 @@ class Curve:
         return [sorted(padded[k : k + 3])[1] for k in range(len(self.train))]
 
     def reached(self, target: float) -> float:
-        """Operations until the training loss is at a target, by lines between the points; infinite if it never is."""
-        losses = self.smooth
-        for k in range(1, len(losses)):
-            above, below = losses[k - 1], losses[k]
-            if below <= target < above:
-                share = (above - target) / (above - below)
-                return self.flops[k - 1] + share * (self.flops[k] - self.flops[k - 1])
-        return math.inf
+        """Operations until the smoothed loss is at a target; infinite if it never is."""
+        return self._course.reached(target)
 
     def held(self, target: float) -> float:
         """The same where the loss stays there to the end of the run; else infinite."""
-        since = self.reached(target)
-        later = [loss for flops, loss in zip(self.flops, self.smooth, strict=True) if flops >= since]
-        return since if later and max(later) <= 1.03 * target else math.inf
+        return self._course.until(target)
+
+    @property
+    def _course(self) -> ground.Curve:
+        return ground.Curve(tuple(self.flops), tuple(self.smooth), self.rounds)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

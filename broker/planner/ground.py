@@ -24,7 +24,7 @@ from device_runtime.replica import Replica
 
 #: Examples that a run's loss is the mean of.
 SAMPLE = 128
-#: Points of a curve.
+#: Points of a whole run's curve.
 POINTS = 6
 #: A run whose loss is that many times the loss at the start is over.
 DIVERGED = 2.0
@@ -80,7 +80,6 @@ class Ground:
         bundle, engine, threads: see :class:`broker.simulation.workers.Work`.
         shares: the devices' examples.
         horizon: operations of all devices in a whole run.
-        points: of a whole run's curve.
         spent: operations of all runs so far, with those of their evaluation.
     """
 
@@ -89,7 +88,6 @@ class Ground:
     threads: int
     shares: Shares
     horizon: float
-    points: int = POINTS
     spent: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
@@ -114,7 +112,7 @@ class Ground:
             nonlocal used
             used += more
             waiting.append(entry)
-            if used >= self.horizon * len(flops) / self.points or used >= self.horizon * until:
+            if used >= self.horizon * len(flops) / POINTS or used >= self.horizon * until:
                 replica.apply_all(waiting)
                 waiting.clear()
                 self.spent += used - flops[-1]
