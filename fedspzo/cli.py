@@ -33,6 +33,8 @@ COMMANDS = {
     "predict": "ask the model of a run",
     "materialize": "write the model of a run as a Hugging Face checkpoint",
 }
+#: Those that run until they are told to end.
+SERVING = ("broker", "server", "device")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     handler = logging.StreamHandler()
     handler.setFormatter(Formatter("%(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, _end_well if options.command in SERVING else _break_off)
     try:
         options.run(options)
     except (FedSPZOError, OSError) as error:
@@ -61,9 +63,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
+def _end_well(number: int, frame: FrameType | None) -> None:
     """A polite request to end unwinds the program, so that connections are closed."""
     raise SystemExit(0)
+
+
+def _break_off(number: int, frame: FrameType | None) -> None:
+    """The same where there was something to be finished: who waits for it must know that it is not."""
+    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":

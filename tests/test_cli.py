@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -192,6 +193,22 @@ def test_interrupting_is_quiet(bundle_folder: Path, tmp_path: Path) -> None:
     process.terminate()
     assert process.wait(10) == 0
     assert process.communicate()[1] == ""
+
+
+def test_what_is_stopped_half_way_has_not_succeeded(
+    bundle_folder: Path, tmp_path: Path, write_examples: Callable[[Path, int], Path]
+) -> None:
+    """A script that goes on with the output must know; a server that is asked to end has done well."""
+    data = write_examples(tmp_path / "data.jsonl", 30)
+    options = ["--data", data, "--state", tmp_path / "state", "--devices", "3", "--rounds", "1000000", "--json"]
+    command = [sys.executable, "-m", "fedspzo", "simulate", bundle_folder, *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        process.terminate()
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "Traceback" not in errors
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
