@@ -11,7 +11,6 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-PACKAGES := export device_runtime broker fedspzo
 IN_PARALLEL := -n $(WORKERS) --dist loadfile
 APP := android_demo/app/src/main/python/fedspzo_app
 
@@ -30,7 +29,7 @@ test-slow: $(READY)
 
 # A 64-bit ARM board in qemu's user mode: the device's suite, its bits, a federation. What it needs: docs/embedded-linux.md.
 test-arm64: $(READY)
-	$(BIN)/pytest -m slow -ra tests/test_arm64.py tests/test_kernel_arm64.py
+	$(BIN)/pytest -m slow -ra tests/hardware/test_arm64.py tests/hardware/test_kernel_arm64.py
 
 # dist/*_aarch64.whl for boards that have no compiler, made by Debian's gcc-aarch64-linux-gnu.
 wheel-arm64: $(READY)
@@ -39,21 +38,22 @@ wheel-arm64: $(READY)
 # What of the Android app can be checked without an SDK: its Java shell as a signed APK, and its Python. It takes a JDK, aapt2
 # and so on from the system (see .ci/run), and the first time fetches some 100 MB into ~/.cache/fedspzo.
 test-android: $(READY)
-	@missing=$$($(BIN)/python -c 'import sys; sys.path[:0] = ["tests"]; import android_sdk; print(*android_sdk.missing_tools())'); \
+	@missing=$$($(BIN)/python -c 'import sys; sys.path[:0] = ["tests/support"]; import android_sdk; print(*android_sdk.missing_tools())'); \
 	    [ -z "$$missing" ] || { echo "Not installed: $$missing; see android_demo/README.md." >&2; exit 1; }
-	$(BIN)/pytest -m 'slow or not slow' tests/test_android_build.py tests/test_android_app.py
+	$(BIN)/pytest -m 'slow or not slow' tests/android/test_android_build.py tests/android/test_android_app.py
 
 # 200 faults in a federation over a real mosquitto: some minutes, and mosquitto must be installed.
 chaos: $(READY)
-	$(BIN)/python tests/chaos.py --seed $(SEED)
+	$(BIN)/python tests/support/chaos.py --seed $(SEED)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy $(PACKAGES) $(APP)
+	$(BIN)/mypy -p fedspzo
+	$(BIN)/mypy $(APP)
 	$(BIN)/lint-imports
 
-$(READY): pyproject.toml constraints.txt hatch_build.py device_runtime/directions.c device_runtime/directions_avx512.h
+$(READY): pyproject.toml constraints.txt hatch_build.py device_runtime/directions/kernel.c device_runtime/directions/kernel_avx512.h
 	@command -v "$(PYTHON)" >/dev/null || { echo "There is no $(PYTHON) on this machine: install Python 3.10 to 3.13, or name one with PYTHON=..." >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || { echo "$(PYTHON) is $$("$(PYTHON)" -V 2>&1), but Python 3.10 to 3.13 is needed: name one with PYTHON=..." >&2; exit 1; }
 	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || { echo "$(PYTHON) lacks its venv module: install it (Debian and Ubuntu: apt install python3-venv) and run make again." >&2; exit 1; }

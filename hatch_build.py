@@ -12,7 +12,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCE, LIBRARY = "device_runtime/directions.c", "device_runtime/libdirections.so"
+SOURCE, LIBRARY = "fedspzo/device_runtime/directions/kernel.c", "fedspzo/device_runtime/directions/libdirections.so"
 #: No fused multiply-add: directions are the same bits on every machine.
 FLAGS = ("-O3", "-std=gnu11", "-ffp-contract=off", "-fPIC", "-shared")
 

@@ -22,10 +22,10 @@ import numpy as np
 from leaves import make_checkpoint
 
 if TYPE_CHECKING:
-    from device_runtime.data import DataStore
-    from device_runtime.forward import Forward
-    from device_runtime.plan import Plan
-    from device_runtime.replica import Replica
+    from fedspzo.device_runtime.data.store import DataStore
+    from fedspzo.device_runtime.protocol.plan import Plan
+    from fedspzo.device_runtime.replica.weights import Replica
+    from fedspzo.device_runtime.step.runner import Forward
 
 BASES = ("float32", "int8", "int4")
 LENGTH = 64
@@ -33,12 +33,12 @@ LENGTH = 64
 
 def prepare(bundle_folder: Path, engine: str, threads: int) -> tuple[Forward[Replica], DataStore, Plan]:
     """All that a step needs."""
-    from device_runtime.bundle import Bundle
-    from device_runtime.data import DataStore
-    from device_runtime.engines import create_engine
-    from device_runtime.forward import Forward
-    from device_runtime.plan import Block, Plan
-    from device_runtime.replica import Replica
+    from fedspzo.device_runtime.data.store import DataStore
+    from fedspzo.device_runtime.engines.protocol import create_engine
+    from fedspzo.device_runtime.model.bundle import Bundle
+    from fedspzo.device_runtime.protocol.plan import Block, Plan
+    from fedspzo.device_runtime.replica.weights import Replica
+    from fedspzo.device_runtime.step.runner import Forward
 
     bundle = Bundle(bundle_folder)
     ids = np.random.default_rng(0).integers(5, 600, (1, LENGTH), np.int32)
@@ -50,7 +50,7 @@ def prepare(bundle_folder: Path, engine: str, threads: int) -> tuple[Forward[Rep
 
 def print_memory(bundle: Path, engine: str, threads: int) -> None:
     """Take two steps and print what is resident, at most and at the end."""
-    from device_runtime.estimator import measure
+    from fedspzo.device_runtime.step.estimator import measure
 
     forward, store, plan = prepare(bundle, engine, threads)
     for _ in range(2):
@@ -79,7 +79,7 @@ def main() -> None:
     if options.memory:
         print_memory(options.memory, options.engine, options.threads)
         return
-    from device_runtime.estimator import measure
+    from fedspzo.device_runtime.step.estimator import measure
 
     with tempfile.TemporaryDirectory(prefix="bases-") as name:
         folder = Path(name)

@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 from prometheus_client import CollectorRegistry
 
-from broker.endpoint import serve
-from device_runtime.bundle import Bundle, file_hash
-from device_runtime.catch_up import Planner
-from device_runtime.download import download
-from device_runtime.plan import Block, Contribution, Entry, Plan
-from device_runtime.state import DeviceState
-from device_runtime.wire import Offer
+from fedspzo.broker.server.http import serve
+from fedspzo.device_runtime.device.catch_up import Planner
+from fedspzo.device_runtime.device.download import download
+from fedspzo.device_runtime.model.bundle import Bundle, file_hash
+from fedspzo.device_runtime.protocol.messages import Offer
+from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Plan
+from fedspzo.device_runtime.replica.state import DeviceState
 
 #: Entries of a message of the usual size.
 ARRIVE_TOGETHER = 200

@@ -21,25 +21,25 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 from sensors import BatteryTree, JavaPhone, JetsonTree, PmicCommand, RaplTree, java
 
-from device_runtime.bundle import Bundle
-from device_runtime.data import DataStore
-from device_runtime.energy.android import find_android, open_phone
-from device_runtime.energy.jetson import find_jetson
-from device_runtime.energy.meter import Meter
-from device_runtime.energy.pmic import find_pmic
-from device_runtime.energy.power_supply import find_batteries
-from device_runtime.energy.rapl import find_rapl
-from device_runtime.energy.sampler import Sampler
-from device_runtime.energy.source import Source
-from device_runtime.engines import create_engine
-from device_runtime.estimator import measure
-from device_runtime.forward import Forward
-from device_runtime.phases import OTHER, PERTURB, PhaseTimer
-from device_runtime.plan import Block, Plan
-from device_runtime.replica import Replica
+from fedspzo.device_runtime.data.store import DataStore
+from fedspzo.device_runtime.energy.android import find_android, open_phone
+from fedspzo.device_runtime.energy.jetson import find_jetson
+from fedspzo.device_runtime.energy.meter import Meter
+from fedspzo.device_runtime.energy.pmic import find_pmic
+from fedspzo.device_runtime.energy.power_supply import find_batteries
+from fedspzo.device_runtime.energy.rapl import find_rapl
+from fedspzo.device_runtime.energy.sampler import Sampler
+from fedspzo.device_runtime.energy.source import Source
+from fedspzo.device_runtime.engines.protocol import create_engine
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.platform.profiling import OTHER, PERTURB, PhaseTimer
+from fedspzo.device_runtime.protocol.plan import Block, Plan
+from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.step.estimator import measure
+from fedspzo.device_runtime.step.runner import Forward
 
 BAR = 0.005
 PHASES = 100_000

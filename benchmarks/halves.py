@@ -31,13 +31,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
-    from device_runtime.bundle import Bundle
-    from device_runtime.data import DataStore
-    from device_runtime.engines import create_engine
-    from device_runtime.estimator import measure
-    from device_runtime.forward import Forward
-    from device_runtime.plan import Block, Plan
-    from device_runtime.replica import Replica
+    from fedspzo.device_runtime.data.store import DataStore
+    from fedspzo.device_runtime.engines.protocol import create_engine
+    from fedspzo.device_runtime.model.bundle import Bundle
+    from fedspzo.device_runtime.protocol.plan import Block, Plan
+    from fedspzo.device_runtime.replica.weights import Replica
+    from fedspzo.device_runtime.step.estimator import measure
+    from fedspzo.device_runtime.step.runner import Forward
 
     ids = np.random.default_rng(0).integers(5, 500, (1, LENGTH), np.int32)
     store = DataStore(ids, np.array([LENGTH], np.int32), np.array([LENGTH // 2], np.int32), np.zeros(1, np.int32))

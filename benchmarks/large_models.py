@@ -117,13 +117,13 @@ def first_step(bundle: Path, data: Path, engine: str) -> None:
     """Take two steps in this process and print how long after its start it was ready for the first."""
     import psutil
 
-    from device_runtime.bundle import Bundle
-    from device_runtime.data import load_data
-    from device_runtime.engines import create_engine
-    from device_runtime.estimator import measure as take_step
-    from device_runtime.forward import Forward
-    from device_runtime.plan import Block, Plan
-    from device_runtime.replica import Replica
+    from fedspzo.device_runtime.data.store import load_data
+    from fedspzo.device_runtime.engines.protocol import create_engine
+    from fedspzo.device_runtime.model.bundle import Bundle
+    from fedspzo.device_runtime.protocol.plan import Block, Plan
+    from fedspzo.device_runtime.replica.weights import Replica
+    from fedspzo.device_runtime.step.estimator import measure as take_step
+    from fedspzo.device_runtime.step.runner import Forward
 
     opened = Bundle(bundle)
     stages = len(opened.manifest.stages)
@@ -156,7 +156,7 @@ def process(*arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 def run_rounds(bundle: Path, folder: Path, engine: str) -> dict[str, Any]:
     """Rounds with a broker, a server and one device as processes; what the server and the device say of them."""
-    from broker.store import pin_bundle
+    from fedspzo.broker.server.store import pin_bundle
 
     data = write_data(folder)
     pin_bundle(bundle, folder / "server")  # the device starts beside the server

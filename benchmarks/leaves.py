@@ -45,13 +45,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
-    from device_runtime.bundle import Bundle
-    from device_runtime.data import DataStore
-    from device_runtime.engines import create_engine
-    from device_runtime.estimator import measure
-    from device_runtime.forward import Batch, Forward
-    from device_runtime.plan import Block, Plan
-    from device_runtime.replica import Replica
+    from fedspzo.device_runtime.data.store import DataStore
+    from fedspzo.device_runtime.engines.protocol import create_engine
+    from fedspzo.device_runtime.model.bundle import Bundle
+    from fedspzo.device_runtime.protocol.plan import Block, Plan
+    from fedspzo.device_runtime.replica.weights import Replica
+    from fedspzo.device_runtime.step.estimator import measure
+    from fedspzo.device_runtime.step.runner import Batch, Forward
 
     class Alone(Forward[Replica]):
         """Runs leaf by leaf, whatever graphs there are."""

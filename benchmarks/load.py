@@ -32,10 +32,10 @@ from typing import Any
 
 import psutil
 
-from broker.mosquitto import ManagedBroker
-from broker.status import read_status
-from device_runtime.bundle import Bundle
-from device_runtime.trust import PIN
+from fedspzo.broker.mqtt.mosquitto import ManagedBroker
+from fedspzo.broker.server.status import read_status
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.protocol.signing import PIN
 
 JOB = "load"
 SCALARS = 200
@@ -52,9 +52,9 @@ def make_bundle(folder: Path) -> Path:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import BertConfig, BertModel
 
-    from device_runtime.task import Label, Task
-    from export.pipeline import export_bundle
-    from export.target import Target
+    from fedspzo.device_runtime.model.task import Label, Task
+    from fedspzo.export.network.target import Target
+    from fedspzo.export.pipeline import export_bundle
 
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "please", "wake", "me", "up", "play", "some", "music"]
     torch.manual_seed(0)

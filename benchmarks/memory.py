@@ -20,7 +20,7 @@ from typing import Any
 
 from setting import FANOUT, THREADS, Figure, OurDevice, export, make_model, print_figures, random_store
 
-from device_runtime.bundle import Bundle
+from fedspzo.device_runtime.model.bundle import Bundle
 
 INFERENCE, OURS = "inference", "FedSPZO"
 MEZO, DECOMFL, KEEPING, LORA, ADAM = "MeZO", "DeComFL", "DeComFL, z kept", "LoRA + Adam", "Adam"

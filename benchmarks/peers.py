@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 from transformers import AutoModelForMaskedLM
 
-from device_runtime.bundle import Bundle
-from device_runtime.data import DataStore
+from fedspzo.device_runtime.data.store import DataStore
+from fedspzo.device_runtime.model.bundle import Bundle
 
 #: The loss of the model as its parameters are now: a scalar.
 Loss = Callable[[], Tensor]
@@ -62,8 +62,8 @@ class Peer:
 
 def load_peer(checkpoint: Path, bundle: Bundle, store: DataStore) -> Peer:
     """The checkpoint that a bundle was exported from, with all examples of a store as its batch."""
-    from export.checkpoint import Checkpoint
-    from export.words import label_tokens
+    from fedspzo.export.checkpoint import Checkpoint
+    from fedspzo.export.network.words import label_tokens
 
     model = AutoModelForMaskedLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
     train_only(model, {spec.source for spec in bundle.manifest.tensors if spec.trainable})

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 from large_models import make_checkpoint
 
-from device_runtime.bundle import Bundle
-from device_runtime.data import DataStore
-from device_runtime.engines import create_engine
-from device_runtime.estimator import measure
-from device_runtime.evaluation import predict
-from device_runtime.forward import Forward
-from device_runtime.plan import Block, Contribution, Entry, Plan
-from device_runtime.replica import Replica
+from fedspzo.device_runtime.data.store import DataStore
+from fedspzo.device_runtime.engines.protocol import create_engine
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Plan
+from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.step.estimator import measure
+from fedspzo.device_runtime.step.runner import Forward
+from fedspzo.device_runtime.step.scores import predict
 
 THREADS = 2
 #: Perturbations of block 2 under the one of block 1, and of peers that perturb the whole model.

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from setting import FANOUT, THREADS, Figure, OurDevice, export, make_model, print_figures, random_store, time_in_turn
 
-from device_runtime.bundle import Bundle
+from fedspzo.device_runtime.model.bundle import Bundle
 
 LENGTH = 64
 #: The names of what is timed.

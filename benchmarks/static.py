@@ -8,16 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from device_runtime.arrays import aligned_empty
-from device_runtime.bundle import Bundle
-from device_runtime.engines import SUFFIXES, create_engine
-from device_runtime.forward import HIDDEN, Batch
-from export.checkpoint import Checkpoint
-from export.families import find_family
-from export.lowering import lower, trace
-from export.network import Network, build_network
-from export.pieces import Piece
-from export.target import Target
+from fedspzo.device_runtime.engines.protocol import SUFFIXES, create_engine
+from fedspzo.device_runtime.model.arrays import aligned_empty
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.step.runner import HIDDEN, Batch
+from fedspzo.export.checkpoint import Checkpoint
+from fedspzo.export.families import find_family
+from fedspzo.export.lowering.lower import lower, trace
+from fedspzo.export.modules.pieces import Piece
+from fedspzo.export.network.build import Network, build_network
+from fedspzo.export.network.target import Target
 
 
 class Constant(torch.nn.Module):

@@ -31,13 +31,25 @@ import paho.mqtt.client as mqtt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from paho.mqtt.enums import CallbackAPIVersion
 
-from device_runtime.access import Access
-from device_runtime.correspondence import IDLE_S, RESEND_S
-from device_runtime.journal import EMPTY, chain
-from device_runtime.plan import Entry, Plan
-from device_runtime.topics import Topics
-from device_runtime.trust import Scope, split
-from device_runtime.wire import Ack, Batch, Hello, Message, Presence, Refusal, Result, Sync, decode, encode, fingerprint
+from fedspzo.device_runtime.device.outbox import IDLE_S, RESEND_S
+from fedspzo.device_runtime.link.access import Access
+from fedspzo.device_runtime.protocol.messages import (
+    Ack,
+    Batch,
+    Hello,
+    Message,
+    Presence,
+    Refusal,
+    Result,
+    Sync,
+    decode,
+    encode,
+    fingerprint,
+)
+from fedspzo.device_runtime.protocol.plan import Entry, Plan
+from fedspzo.device_runtime.protocol.signing import Scope, split
+from fedspzo.device_runtime.protocol.topics import Topics
+from fedspzo.device_runtime.replica.journal import EMPTY, chain
 
 KEEPALIVE_S = 60
 #: Seconds between connections that are opened: none wait for each other, but they do not come in one instant.
@@ -97,7 +109,7 @@ class Swarm:
 
 
 class Device:
-    """One device, as :class:`device_runtime.agent.Agent` looks from outside."""
+    """One device, as :class:`fedspzo.device_runtime.device.agent.Agent` looks from outside."""
 
     def __init__(self, swarm: Swarm, access: Access, job: str, bundle: bytes, tls: ssl.SSLContext | None) -> None:
         self._swarm, self._access, self._name, self._bundle = swarm, access, access.user, bundle

@@ -18,10 +18,10 @@ from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
 
-from device_runtime.bundle import file_hash
-from device_runtime.errors import ExportError
-from device_runtime.manifest import TOKENIZER
-from export.quiet import quiet
+from fedspzo.device_runtime.errors import ExportError
+from fedspzo.device_runtime.model.bundle import file_hash
+from fedspzo.device_runtime.model.manifest import TOKENIZER
+from fedspzo.export.quiet import quiet
 
 CONFIG = "config.json"
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"

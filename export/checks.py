@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
-from device_runtime.errors import ExportError
-from device_runtime.task import GENERATION, Task
-from export.checkpoint import Checkpoint, old_name
-from export.families import Architecture
-from export.network import Network
-from export.target import Target
+from fedspzo.device_runtime.errors import ExportError
+from fedspzo.device_runtime.model.task import GENERATION, Task
+from fedspzo.export.checkpoint import Checkpoint, old_name
+from fedspzo.export.families import Architecture
+from fedspzo.export.network.build import Network
+from fedspzo.export.network.target import Target
 
 
 def check_tensors(checkpoint: Checkpoint, architecture: Architecture) -> None:

@@ -9,17 +9,17 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from device_runtime.arrays import ArrayPool
-from device_runtime.bundle import Bundle
-from device_runtime.data import DataStore
-from device_runtime.engines import create_engine
-from device_runtime.forward import HIDDEN, Batch, Forward
-from device_runtime.manifest import StageSpec
-from device_runtime.stored import Quantised, Stored, layout, widen, widened
-from device_runtime.task import GENERATION
-from export.constants import InCodes, InFull
-from export.network import Network
-from export.pieces import ADDED, Piece
+from fedspzo.device_runtime.data.store import DataStore
+from fedspzo.device_runtime.engines.protocol import create_engine
+from fedspzo.device_runtime.model.arrays import ArrayPool
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.model.manifest import StageSpec
+from fedspzo.device_runtime.model.stored import Quantised, Stored, layout, widen, widened
+from fedspzo.device_runtime.model.task import GENERATION
+from fedspzo.device_runtime.step.runner import HIDDEN, Batch, Forward
+from fedspzo.export.lowering.constants import InCodes, InFull
+from fedspzo.export.modules.pieces import ADDED, Piece
+from fedspzo.export.network.build import Network
 
 
 class StageWeights:
@@ -60,7 +60,7 @@ class StageWeights:
         return Quantised(*arrays) if len(arrays) > 1 else arrays[0]
 
     def tensor(self, index: int) -> np.ndarray:
-        """See :class:`device_runtime.forward.Weights`."""
+        """See :class:`fedspzo.device_runtime.step.runner.Weights`."""
         return self._loaded[index]
 
 

@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
-from device_runtime.bundle import Bundle, file_hash
-from device_runtime.errors import ExportError
-from device_runtime.manifest import TOKENIZER, TensorSpec
-from device_runtime.replica import Replica
-from device_runtime.stored import widened
-from device_runtime.task import MASKED, SIMILARITY
-from device_runtime.tensors import write_tensors
-from export.checkpoint import CONFIG, Checkpoint
-from export.pieces import ADDED, DOWN, FACTORS, UP, linear_name
-from export.quiet import quiet
+from fedspzo.device_runtime.errors import ExportError
+from fedspzo.device_runtime.model.bundle import Bundle, file_hash
+from fedspzo.device_runtime.model.manifest import TOKENIZER, TensorSpec
+from fedspzo.device_runtime.model.stored import widened
+from fedspzo.device_runtime.model.task import MASKED, SIMILARITY
+from fedspzo.device_runtime.model.tensors import write_tensors
+from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.export.checkpoint import CONFIG, Checkpoint
+from fedspzo.export.modules.pieces import ADDED, DOWN, FACTORS, UP, linear_name
+from fedspzo.export.quiet import quiet
 
 #: Endings of what old checkpoints hold besides weights: indices that transformers makes by itself.
 _NOT_WEIGHTS = ("position_ids", "token_type_ids")

@@ -8,23 +8,23 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-from device_runtime.bundle import Bundle, file_hash
-from device_runtime.encoder import Encoder
-from device_runtime.errors import ExportError
-from device_runtime.manifest import BASE, MANIFEST, TOKENIZER, Check, Manifest
-from device_runtime.task import GENERATION, Task
-from export.adapters import adapt
-from export.checkpoint import CONFIG, Checkpoint
-from export.checks import check_lengths, check_tensors, check_tokenizer, check_trained
-from export.compare import compare
-from export.families import find_family
-from export.graphs import GraphWriter, Progress
-from export.network import Network, build_network
-from export.quiet import quiet
-from export.target import Target
-from export.tasks import choose_form
-from export.weights import write_weights
-from export.words import with_special_tokens
+from fedspzo.device_runtime.data.encoder import Encoder
+from fedspzo.device_runtime.errors import ExportError
+from fedspzo.device_runtime.model.bundle import Bundle, file_hash
+from fedspzo.device_runtime.model.manifest import BASE, MANIFEST, TOKENIZER, Check, Manifest
+from fedspzo.device_runtime.model.task import GENERATION, Task
+from fedspzo.export.checkpoint import CONFIG, Checkpoint
+from fedspzo.export.checks import check_lengths, check_tensors, check_tokenizer, check_trained
+from fedspzo.export.compare import compare
+from fedspzo.export.families import find_family
+from fedspzo.export.lowering.graphs import GraphWriter, Progress
+from fedspzo.export.network.adapters import adapt
+from fedspzo.export.network.build import Network, build_network
+from fedspzo.export.network.target import Target
+from fedspzo.export.network.words import with_special_tokens
+from fedspzo.export.quiet import quiet
+from fedspzo.export.tasks import choose_form
+from fedspzo.export.weights import write_weights
 
 #: Largest difference between an engine's output and PyTorch's that an export may have, relative to the largest value.
 TOLERANCE = 1e-4

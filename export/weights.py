@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from device_runtime.arrays import ALIGNMENT
-from device_runtime.errors import ExportError
-from device_runtime.halves import DTYPES
-from device_runtime.manifest import BASE, WEIGHTS
-from device_runtime.stored import QUANTISED, SCALES, layout, quantise
-from device_runtime.tensors import write_tensors
-from export.network import Network, Tensor
+from fedspzo.device_runtime.directions.halves import DTYPES
+from fedspzo.device_runtime.errors import ExportError
+from fedspzo.device_runtime.model.arrays import ALIGNMENT
+from fedspzo.device_runtime.model.manifest import BASE, WEIGHTS
+from fedspzo.device_runtime.model.stored import QUANTISED, SCALES, layout, quantise
+from fedspzo.device_runtime.model.tensors import write_tensors
+from fedspzo.export.network.build import Network, Tensor
 
 
 def write_weights(folder: Path, network: Network) -> None:

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from device_runtime.errors import FedSPZOError
-from device_runtime.service import Formatter, marked
+from fedspzo.device_runtime.errors import FedSPZOError
+from fedspzo.device_runtime.log import Formatter, marked
 
 #: Command → what it does. Each is a module of ``fedspzo.commands``, which imports what it needs only when it runs.
 COMMANDS = {

@@ -7,8 +7,8 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from broker.rounds import ClosedRound
-    from broker.simulation.first_order import State
+    from fedspzo.broker.rounds.aggregate import ClosedRound
+    from fedspzo.broker.simulation.first_order import State
     from fedspzo.commands.simulate import Course
 
 
@@ -20,9 +20,9 @@ def run_first_order(options: argparse.Namespace, course: Course) -> None:
         StateError: the state folder has rounds of another run.
         EngineError, BundleError: PyTorch or its graphs are not there.
     """
-    from broker.simulation.first_order import ALGORITHMS, payload, train
-    from broker.simulation.gradient import Backpropagation
-    from device_runtime.errors import PlanError, StateError
+    from fedspzo.broker.simulation.first_order import ALGORITHMS, payload, train
+    from fedspzo.broker.simulation.gradient import Backpropagation
+    from fedspzo.device_runtime.errors import PlanError, StateError
 
     job, store, replica = course.job, course.store, course.forward.weights
     if len(job.blocks) > 1 or job.blocks[0].fanout != 1:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from broker.store import newest_snapshot, read_journal
-from device_runtime.bundle import Bundle
-from device_runtime.errors import StateError
-from device_runtime.manifest import MANIFEST
-from device_runtime.replica import Replica
+from fedspzo.broker.server.store import newest_snapshot, read_journal
+from fedspzo.device_runtime.errors import StateError
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.model.manifest import MANIFEST
+from fedspzo.device_runtime.replica.weights import Replica
 
 BUNDLE, SERVER = "bundle", "server"
 

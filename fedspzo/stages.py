@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from device_runtime.manifest import Manifest
+    from fedspzo.device_runtime.model.manifest import Manifest
 
 
 def print_stages(console: Console, manifest: Manifest) -> None:

@@ -12,12 +12,12 @@ from hypothesis import settings
 from tiny import BATCH, LENGTH, TASK, WORDS, make_bundle, make_checkpoint, write_requests
 from victim import Victim
 
-from broker.store import pin_bundle
-from device_runtime.bundle import Bundle
-from device_runtime.data import DataStore
-from device_runtime.plan import Block, Plan
-from device_runtime.task import Task
-from device_runtime.trust import PIN
+from fedspzo.broker.server.store import pin_bundle
+from fedspzo.device_runtime.data.store import DataStore
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.model.task import Task
+from fedspzo.device_runtime.protocol.plan import Block, Plan
+from fedspzo.device_runtime.protocol.signing import PIN
 
 settings.register_profile("untimed", deadline=None)  # a busy machine fails no test
 settings.load_profile("untimed")

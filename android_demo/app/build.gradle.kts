@@ -51,9 +51,12 @@ dependencies {
 
 // The runtime as it is in this repository, and nothing else of it.
 val carryRuntime = tasks.register<Sync>("carryRuntime") {
+    from(rootProject.file("../fedspzo/__init__.py")) {
+        into("fedspzo")
+    }
     from(rootProject.file("../device_runtime")) {
         include("**/*.py")
-        into("device_runtime")
+        into("fedspzo/device_runtime")
     }
     into(layout.buildDirectory.dir("runtime"))
 }

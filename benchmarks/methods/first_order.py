@@ -24,21 +24,22 @@ import numpy as np
 from settings import SETTINGS, Setting, open_setting
 from trial import ALPHA, COHORT, DEVICES, POINTS, SAMPLE, Curve, make_job, run_job
 
-from broker.rounds import ClosedRound, Job, close_round, plan_round
-from broker.simulation.first_order import ALGORITHMS, State, payload, train
-from broker.simulation.gradient import Backpropagation
-from broker.simulation.partition import Skew, device_names, share_out, subset
-from broker.simulation.profile import CALM, Fleet
-from device_runtime.bundle import Bundle
-from device_runtime.data import load_data
-from device_runtime.engines import create_engine
-from device_runtime.evaluation import evaluate
-from device_runtime.forward import Forward
-from device_runtime.plan import Plan
-from device_runtime.replica import Replica
-from device_runtime.trust import SIGNATURE_BYTES
-from device_runtime.wire import Result, encode, fingerprint
-from fedspzo.methods import FIRST_ORDER
+from fedspzo.broker.rounds.aggregate import ClosedRound, close_round
+from fedspzo.broker.rounds.job import Job, plan_round
+from fedspzo.broker.simulation.first_order import ALGORITHMS, State, payload, train
+from fedspzo.broker.simulation.fleet import CALM, Fleet
+from fedspzo.broker.simulation.gradient import Backpropagation
+from fedspzo.broker.simulation.partition import Skew, device_names, share_out, subset
+from fedspzo.device_runtime.data.store import load_data
+from fedspzo.device_runtime.engines.protocol import create_engine
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.protocol.messages import Result, encode, fingerprint
+from fedspzo.device_runtime.protocol.plan import Plan
+from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES
+from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.step.runner import Forward
+from fedspzo.device_runtime.step.scores import evaluate
+from fedspzo.options.methods import FIRST_ORDER
 
 TUNING_SEED = 0
 #: Rates to choose from, as multiples of the method's own.
@@ -52,7 +53,7 @@ class FirstOrderChoice:
     """What is tuned of a first-order method.
 
     Attributes:
-        method: one of ``fedspzo.methods.FIRST_ORDER``.
+        method: one of ``fedspzo.options.methods.FIRST_ORDER``.
         rate: learning rate.
         steps: local steps.
         batch: examples of a step.

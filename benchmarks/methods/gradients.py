@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from broker.simulation.gradient import Backpropagation
-from device_runtime.data import DataStore
-from device_runtime.forward import Forward
-from device_runtime.plan import Plan
-from device_runtime.replica import Replica
+from fedspzo.broker.simulation.gradient import Backpropagation
+from fedspzo.device_runtime.data.store import DataStore
+from fedspzo.device_runtime.protocol.plan import Plan
+from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.step.runner import Forward
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from device_runtime.bundle import Bundle
-from device_runtime.data import DataStore, load_data
-from device_runtime.engines import Engine, create_engine
-from device_runtime.estimator import draw_examples, measure
-from device_runtime.forward import Forward
-from device_runtime.memory import peak_rss_bytes
-from device_runtime.plan import Contribution, Entry, Plan
-from device_runtime.replica import Replica
-from device_runtime.wire import decode
+from fedspzo.device_runtime.data.store import DataStore, load_data
+from fedspzo.device_runtime.engines.protocol import Engine, create_engine
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.platform.memory import peak_rss_bytes
+from fedspzo.device_runtime.protocol.messages import decode
+from fedspzo.device_runtime.protocol.plan import Contribution, Entry, Plan
+from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.step.estimator import draw_examples, measure
+from fedspzo.device_runtime.step.graphs import load_graph
+from fedspzo.device_runtime.step.runner import Forward
 
 #: Rounds; the median of their times counts.
 ROUNDS = 5
@@ -44,8 +45,8 @@ def zeroth_order(folder: Path) -> tuple[Bundle, Callable[[DataStore, Plan], None
 
 def first_order(folder: Path, name: str) -> tuple[Bundle, Callable[[DataStore, Plan], None]]:
     """A round of a device by PyTorch, from weights that it was sent."""
-    from broker.simulation.first_order import ALGORITHMS, device_update
-    from broker.simulation.gradient import Backpropagation
+    from fedspzo.broker.simulation.first_order import ALGORITHMS, device_update
+    from fedspzo.broker.simulation.gradient import Backpropagation
 
     bundle = Bundle(folder)
     backpropagation = Backpropagation(bundle)
@@ -65,7 +66,7 @@ def first_order(folder: Path, name: str) -> tuple[Bundle, Callable[[DataStore, P
 def load_a_graph(bundle: Bundle, engine: Engine) -> None:
     """Load the smallest graph and let it go, so that the engine has all of its own code."""
     shape, stage = bundle.manifest.shapes[-1], bundle.manifest.stages[0]
-    bundle.load_graph(engine, shape.graphs[stage.graph], stage.constants)
+    load_graph(bundle, engine, shape.graphs[stage.graph], stage.constants)
 
 
 def resident_bytes() -> int:

@@ -23,14 +23,15 @@ from settings import SETTINGS, Setting, open_setting
 from study import PLANNED, Settings, make_settings_job, rank
 from trial import Choice, Curve
 
-from broker.rounds import close_round, plan_round
-from device_runtime.engines import create_engine
-from device_runtime.estimator import measure
-from device_runtime.forward import Forward
-from device_runtime.prefix import PrefixCache
-from device_runtime.replica import Replica
-from device_runtime.wire import Result, encode, fingerprint
-from fedspzo.methods import METHODS
+from fedspzo.broker.rounds.aggregate import close_round
+from fedspzo.broker.rounds.job import plan_round
+from fedspzo.device_runtime.engines.protocol import create_engine
+from fedspzo.device_runtime.protocol.messages import Result, encode, fingerprint
+from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.step.estimator import measure
+from fedspzo.device_runtime.step.prefix_cache import PrefixCache
+from fedspzo.device_runtime.step.runner import Forward
+from fedspzo.options.methods import METHODS
 
 TWO_SIDED_WHOLE = ("decomfl", "fedzo")
 WHOLE = tuple(name for name, method in METHODS.items() if method.first is None and name != "mezo")

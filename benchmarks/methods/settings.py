@@ -15,12 +15,12 @@ from pathlib import Path
 
 from languages import NEW_GOOD, NEW_MORE, comparison, opinion, train_decoder, train_encoder
 
-from device_runtime.bundle import Bundle
-from device_runtime.data import DataStore, load_data
-from export.pipeline import export_bundle
-from export.target import Target
-from export.tasks import load_task
 from fedspzo.demo import intents
+from fedspzo.device_runtime.data.store import DataStore, load_data
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.export.network.target import Target
+from fedspzo.export.pipeline import export_bundle
+from fedspzo.export.tasks import load_task
 
 TRAIN, TEST, BATCHES = 1800, 400, (4, 8)
 

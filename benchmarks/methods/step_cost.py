@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parents[1]))  # where the benchmarks' models are
 from setting import OurDevice, export, make_model, random_store, time_in_turn
 
-from device_runtime.plan import Plan
+from fedspzo.device_runtime.protocol.plan import Plan
 
 COUNTS = (2, 4, 8, 12, 16, 32)
 COUNTED, TIMED, PAID, ENOUGH = 0.05, 0.15, 3.0, 12

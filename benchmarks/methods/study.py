@@ -26,9 +26,9 @@ from typing import Any
 from settings import SETTINGS, open_setting
 from trial import ALPHA, COHORT, DEVICES, POINTS, Choice, Curve, make_job, make_trial_job, run_job
 
-from broker.rounds import Job
-from device_runtime.bundle import Bundle
-from fedspzo.methods import METHODS
+from fedspzo.broker.rounds.job import Job
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.options.methods import METHODS
 
 TUNING_SEED, SEEDS = 0, (1, 2, 3)
 #: Directions to choose from, whole-model and inside the split.

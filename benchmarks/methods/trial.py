@@ -14,21 +14,22 @@ from typing import Any
 import numpy as np
 from settings import Setting
 
-from broker.planner import ground
-from broker.rounds import ClosedRound, Job
-from broker.simulation.partition import Shares, Skew, share_out, subset
-from broker.simulation.profile import CALM, Fleet
-from broker.simulation.run import simulate
-from broker.simulation.workers import LocalWorkers, Work
-from broker.store import ServerStore
-from device_runtime.bundle import Bundle
-from device_runtime.engines import create_engine
-from device_runtime.evaluation import evaluate
-from device_runtime.forward import Forward
-from device_runtime.plan import Entry
-from device_runtime.replica import Replica
+from fedspzo.broker.planner import ground
+from fedspzo.broker.rounds.aggregate import ClosedRound
+from fedspzo.broker.rounds.job import Job
+from fedspzo.broker.server.store import ServerStore
+from fedspzo.broker.simulation.driver import simulate
+from fedspzo.broker.simulation.fleet import CALM, Fleet
+from fedspzo.broker.simulation.partition import Shares, Skew, share_out, subset
+from fedspzo.broker.simulation.workers import LocalWorkers, Work
 from fedspzo.commands import server
-from fedspzo.methods import METHODS
+from fedspzo.device_runtime.engines.protocol import create_engine
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.protocol.plan import Entry
+from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.step.runner import Forward
+from fedspzo.device_runtime.step.scores import evaluate
+from fedspzo.options.methods import METHODS
 
 DEVICES, COHORT, ALPHA = 10, 4, 0.5
 #: Trained weights of the model that the methods' own rates are for.
@@ -44,7 +45,7 @@ class Choice:
     """What is tuned of a method.
 
     Attributes:
-        method: one of ``fedspzo.methods.METHODS``.
+        method: one of ``fedspzo.options.methods.METHODS``.
         perturbations: directions.
         rate: learning rate for each of them, for :data:`WEIGHTS` trained weights; larger with fewer, in proportion.
         batch: examples of a step.

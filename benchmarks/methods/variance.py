@@ -1,4 +1,4 @@
-"""The estimator's variance, measured with many seeds on an engine, against its formula (`broker/variance.py`).
+"""The estimator's variance, measured with many seeds on an engine, against its formula (`broker/rounds/variance.py`).
 
     python benchmarks/methods/variance.py --json variance.json --png variance.png        # some minutes
 
@@ -28,15 +28,15 @@ sys.path.append(str(Path(__file__).parents[1]))  # where the benchmarks' models 
 from gradients import Autograd, Curvature
 from setting import export, make_model, random_store
 
-from broker.variance import batch_variance, cohort_variance, curvature_variance, step_variance
-from device_runtime.bundle import Bundle
-from device_runtime.data import DataStore
-from device_runtime.directions import DISTRIBUTIONS
-from device_runtime.engines import create_engine
-from device_runtime.estimator import draw_examples, measure_step
-from device_runtime.forward import Forward
-from device_runtime.plan import Block, Contribution, Entry, Plan
-from device_runtime.replica import Replica
+from fedspzo.broker.rounds.variance import batch_variance, cohort_variance, curvature_variance, step_variance
+from fedspzo.device_runtime.data.store import DataStore
+from fedspzo.device_runtime.directions.format import DISTRIBUTIONS
+from fedspzo.device_runtime.engines.protocol import create_engine
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Plan
+from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.step.estimator import draw_examples, measure_step
+from fedspzo.device_runtime.step.runner import Forward
 
 LAYERS, BATCH, LENGTH, EXAMPLES = 3, 4, 16, 16
 TINY = {

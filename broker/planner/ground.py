@@ -9,18 +9,19 @@ from pathlib import Path
 
 import numpy as np
 
-from broker.rounds import ClosedRound, Job
-from broker.simulation.partition import Shares, subset
-from broker.simulation.profile import CALM, Fleet
-from broker.simulation.run import simulate
-from broker.simulation.workers import LocalWorkers, Work
-from broker.store import ServerStore
-from device_runtime.bundle import Bundle
-from device_runtime.engines import create_engine
-from device_runtime.evaluation import predict
-from device_runtime.forward import Forward
-from device_runtime.plan import Entry
-from device_runtime.replica import Replica
+from fedspzo.broker.rounds.aggregate import ClosedRound
+from fedspzo.broker.rounds.job import Job
+from fedspzo.broker.server.store import ServerStore
+from fedspzo.broker.simulation.driver import simulate
+from fedspzo.broker.simulation.fleet import CALM, Fleet
+from fedspzo.broker.simulation.partition import Shares, subset
+from fedspzo.broker.simulation.workers import LocalWorkers, Work
+from fedspzo.device_runtime.engines.protocol import create_engine
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.protocol.plan import Entry
+from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.step.runner import Forward
+from fedspzo.device_runtime.step.scores import predict
 
 #: Examples that a run's loss is the mean of.
 SAMPLE = 128
@@ -77,7 +78,7 @@ class Ground:
     """What runs are run on.
 
     Attributes:
-        bundle, engine, threads: see :class:`broker.simulation.workers.Work`.
+        bundle, engine, threads: see :class:`fedspzo.broker.simulation.workers.Work`.
         shares: the devices' examples.
         horizon: operations of all devices in a whole run.
         spent: operations of all runs so far, with those of their evaluation.

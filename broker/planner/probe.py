@@ -21,14 +21,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from broker.planner.profile import Piece, Profile
-from broker.simulation.partition import Shares
-from device_runtime.directions import Direction, derive_seed
-from device_runtime.errors import DataError
-from device_runtime.forward import Batch, Forward
-from device_runtime.manifest import Manifest
-from device_runtime.replica import Replica
-from device_runtime.wave import START, Passage, Perturbation, Wave, advance, both_signs, perturb, release
+from fedspzo.broker.planner.profile import Piece, Profile
+from fedspzo.broker.simulation.partition import Shares
+from fedspzo.device_runtime.directions.format import Direction, derive_seed
+from fedspzo.device_runtime.errors import DataError
+from fedspzo.device_runtime.model.manifest import Manifest
+from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.step.branches import (
+    START,
+    Passage,
+    Perturbation,
+    Wave,
+    advance,
+    both_signs,
+    perturb,
+    release,
+)
+from fedspzo.device_runtime.step.runner import Batch, Forward
 
 #: Size of a perturbation: small against weights, and its differences large against a loss's rounding.
 EPSILON = 1e-3

@@ -15,7 +15,7 @@ tr(H), |ḡ|², E d² and tr(H²) add up over the pieces of a block, since their
 pieces is neglected). With directions of each device's own, K is the cohort's number of them and E d² one device's.
 
 A rate is held to a step that is a share of the weights' size: what was measured at a point says nothing far from it.
-Rates adapt (:mod:`broker.adaptive`), for what was measured is that of the start.
+Rates adapt (:mod:`fedspzo.broker.rounds.adaptive`), for what was measured is that of the start.
 
 A step costs a pass through all and, for each direction of a block, a pass from the block's start to the end. A device
 that has seen all of a batch's examples before goes past a frozen first block; the budget says how often that is so.
@@ -29,9 +29,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
-from broker.planner.profile import Piece, Profile, Unit
-from broker.rounds import Job
-from device_runtime.plan import Block
+from fedspzo.broker.planner.profile import Piece, Profile, Unit
+from fedspzo.broker.rounds.job import Job
+from fedspzo.device_runtime.protocol.plan import Block
 
 #: Directions to choose from, in any block.
 FANOUTS = (1, 2, 4, 8, 16, 32, 64)

@@ -15,10 +15,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from broker.planner.ground import Curve, Ground
-from broker.planner.profile import Profile
-from broker.planner.propose import Proposal, make_job
-from broker.rounds import Job
+from fedspzo.broker.planner.ground import Curve, Ground
+from fedspzo.broker.planner.profile import Profile
+from fedspzo.broker.planner.propose import Proposal, make_job
+from fedspzo.broker.rounds.job import Job
 
 #: Proposals that are tried besides the whole model perturbed at once, and those of them that run to the end.
 TRIED, FINALISTS = 4, 2

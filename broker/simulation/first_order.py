@@ -15,13 +15,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from broker.rounds import ClosedRound, Job, plan_round
-from broker.simulation.gradient import Backpropagation, Gradient, Tensors
-from broker.simulation.partition import Shares
-from broker.simulation.profile import Fleet
-from broker.simulation.run import attend_round
-from device_runtime.estimator import draw_examples
-from device_runtime.plan import Plan
+from fedspzo.broker.rounds.aggregate import ClosedRound
+from fedspzo.broker.rounds.job import Job, plan_round
+from fedspzo.broker.simulation.driver import attend_round
+from fedspzo.broker.simulation.fleet import Fleet
+from fedspzo.broker.simulation.gradient import Backpropagation, Gradient, Tensors
+from fedspzo.broker.simulation.partition import Shares
+from fedspzo.device_runtime.protocol.plan import Plan
+from fedspzo.device_runtime.step.estimator import draw_examples
 
 #: Of Adam (arXiv 1412.6980): decay of the two moments, and what is added to the root of the second.
 BETAS, EPSILON = (0.9, 0.999), 1e-8

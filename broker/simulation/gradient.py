@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from device_runtime.bundle import Bundle
-from device_runtime.data import DataStore
-from device_runtime.engines import create_engine
-from device_runtime.errors import BundleError
-from device_runtime.forward import HIDDEN, ROWS, Batch, Forward
-from device_runtime.manifest import Shape, StageSpec
-from device_runtime.stored import Stored, widened
+from fedspzo.device_runtime.data.store import DataStore
+from fedspzo.device_runtime.engines.protocol import create_engine
+from fedspzo.device_runtime.errors import BundleError
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.model.manifest import Shape, StageSpec
+from fedspzo.device_runtime.model.stored import Stored, widened
+from fedspzo.device_runtime.step.runner import HIDDEN, ROWS, Batch, Forward
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +42,7 @@ class Gradient:
 
 
 class _Untrained:
-    """A bundle's tensors over its mapped file; see :class:`device_runtime.forward.Weights`."""
+    """A bundle's tensors over its mapped file; see :class:`fedspzo.device_runtime.step.runner.Weights`."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle

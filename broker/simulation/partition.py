@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from device_runtime.bundle import Bundle
-from device_runtime.data import DataStore, load_data
-from device_runtime.directions import derive_seed
-from device_runtime.errors import DataError
+from fedspzo.device_runtime.data.store import DataStore, load_data
+from fedspzo.device_runtime.directions.format import derive_seed
+from fedspzo.device_runtime.errors import DataError
+from fedspzo.device_runtime.model.bundle import Bundle
 
 #: Examples that a device holds at least when all are shared out.
 LEAST = 2

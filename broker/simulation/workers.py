@@ -14,17 +14,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
-from broker.simulation.partition import Shares
-from device_runtime.bundle import Bundle
-from device_runtime.engines import create_engine
-from device_runtime.errors import EngineError, FedSPZOError
-from device_runtime.estimator import measure
-from device_runtime.forward import Forward
-from device_runtime.plan import Entry, Plan
-from device_runtime.prefix import PrefixCache
-from device_runtime.replica import Replica
-from device_runtime.state import PREFIX
-from device_runtime.wire import Result, fingerprint
+from fedspzo.broker.simulation.partition import Shares
+from fedspzo.device_runtime.engines.protocol import create_engine
+from fedspzo.device_runtime.errors import EngineError, FedSPZOError
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.protocol.messages import Result, fingerprint
+from fedspzo.device_runtime.protocol.plan import Entry, Plan
+from fedspzo.device_runtime.replica.state import PREFIX
+from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.step.estimator import measure
+from fedspzo.device_runtime.step.prefix_cache import PrefixCache
+from fedspzo.device_runtime.step.runner import Forward
 
 
 @dataclass(frozen=True)

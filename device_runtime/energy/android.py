@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from device_runtime.energy.battery import (
+from fedspzo.device_runtime.energy.battery import (
     Flow,
     Stored,
     battery_facts,
@@ -19,7 +19,7 @@ from device_runtime.energy.battery import (
     infer_coulombs,
     infer_volts,
 )
-from device_runtime.energy.source import COUNTER, POWER, Gap, Source
+from fedspzo.device_runtime.energy.source import COUNTER, POWER, Gap, Source
 
 #: ``BatteryManager.BATTERY_PROPERTY_…``
 CHARGE_COUNTER, CURRENT_NOW, CURRENT_AVERAGE, CAPACITY, ENERGY_COUNTER = 1, 2, 3, 4, 5

@@ -10,8 +10,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from device_runtime.energy.source import POWER, Facts, Gap, Source
-from device_runtime.errors import EnergyError
+from fedspzo.device_runtime.energy.source import POWER, Facts, Gap, Source
+from fedspzo.device_runtime.errors import EnergyError
 
 #: Relative uncertainty of a gauge's scale, which makers rarely state: assumed.
 GAIN = 0.03
@@ -88,7 +88,7 @@ def infer_coulombs(raw: int, level: float) -> Unit:
 class Flow:
     """Watts from a battery's current or power, of the moment or averaged.
 
-    See :class:`device_runtime.energy.source.Source`.
+    See :class:`fedspzo.device_runtime.energy.source.Source`.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class Flow:
 
 
 class Stored:
-    """Joules that have left a battery, by what it holds. See :class:`device_runtime.energy.source.Source`."""
+    """Joules that have left a battery, by what it holds. See :class:`fedspzo.device_runtime.energy.source.Source`."""
 
     def __init__(
         self,
@@ -201,7 +201,7 @@ class Stored:
 
 
 class Together:
-    """The sum of sources of one kind. See :class:`device_runtime.energy.source.Source`."""
+    """The sum of sources of one kind. See :class:`fedspzo.device_runtime.energy.source.Source`."""
 
     def __init__(self, name: str, sources: Sequence[Source]) -> None:
         """Take them together under a name."""

@@ -11,15 +11,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from device_runtime.conditions import Conditions
-from device_runtime.energy.ledger import Amount
-from device_runtime.energy.meter import Meter, complete
-from device_runtime.energy.sampler import MOST_OF_TIME
-from device_runtime.energy.source import Source
-from device_runtime.errors import EnergyError, StateError
-from device_runtime.phases import SILENT, PhaseTimer, Recorder
-from device_runtime.state import ENERGY
-from device_runtime.wire import Energy
+from fedspzo.device_runtime.energy.ledger import Amount
+from fedspzo.device_runtime.energy.meter import Meter, complete
+from fedspzo.device_runtime.energy.sampler import MOST_OF_TIME
+from fedspzo.device_runtime.energy.source import Source
+from fedspzo.device_runtime.errors import EnergyError, StateError
+from fedspzo.device_runtime.platform.conditions import Conditions
+from fedspzo.device_runtime.platform.profiling import SILENT, PhaseTimer, Recorder
+from fedspzo.device_runtime.protocol.messages import Energy
+from fedspzo.device_runtime.replica.state import ENERGY
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from device_runtime.energy.source import COUNTER, Facts, Gap
-from device_runtime.errors import EnergyError
+from fedspzo.device_runtime.energy.source import COUNTER, Facts, Gap
+from fedspzo.device_runtime.errors import EnergyError
 
 NAME = "csv"
 #: Relative uncertainty of a meter's scale: assumed, as for inexpensive USB meters.
@@ -115,7 +115,7 @@ def _unit(name: str) -> float:
 class Replay:
     """A meter's log as a source that is read after the fact, at moments of the device's own clock.
 
-    See :class:`device_runtime.energy.source.Source`.
+    See :class:`fedspzo.device_runtime.energy.source.Source`.
     """
 
     name = NAME

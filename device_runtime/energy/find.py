@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from device_runtime.energy.android import Phone, find_android
-from device_runtime.energy.jetson import HWMON, find_jetson
-from device_runtime.energy.pmic import ask_firmware, find_pmic
-from device_runtime.energy.power_supply import SUPPLIES, find_batteries
-from device_runtime.energy.rapl import POWERCAP, find_rapl
-from device_runtime.energy.source import Gap, Search, Source
-from device_runtime.errors import EnergyError
+from fedspzo.device_runtime.energy.android import Phone, find_android
+from fedspzo.device_runtime.energy.jetson import HWMON, find_jetson
+from fedspzo.device_runtime.energy.pmic import ask_firmware, find_pmic
+from fedspzo.device_runtime.energy.power_supply import SUPPLIES, find_batteries
+from fedspzo.device_runtime.energy.rapl import POWERCAP, find_rapl
+from fedspzo.device_runtime.energy.source import Gap, Search, Source
+from fedspzo.device_runtime.errors import EnergyError
 
 
 @dataclass(frozen=True)

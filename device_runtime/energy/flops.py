@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from device_runtime.energy.source import COUNTER, Facts
+from fedspzo.device_runtime.energy.source import COUNTER, Facts
 
 NAME = "estimate"
 
 
 class Estimate:
-    """Joules by a price. See :class:`device_runtime.energy.source.Source`."""
+    """Joules by a price. See :class:`fedspzo.device_runtime.energy.source.Source`."""
 
     name = NAME
 

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from device_runtime.energy.source import POWER, Facts, Gap, find_number, find_text, folders, read_number
+from fedspzo.device_runtime.energy.source import POWER, Facts, Gap, find_number, find_text, folders, read_number
 
 HWMON = Path("/sys/class/hwmon")
 NAME = "jetson"
@@ -34,7 +34,7 @@ class _Rail:
 
 
 class Jetson:
-    """The board's input rail, or all rails where it has none. See :class:`device_runtime.energy.source.Source`."""
+    """The board's input rail, or all rails where it has none. See ``energy.source.Source``."""
 
     name = NAME
 

@@ -21,7 +21,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from device_runtime.phases import IDLE, OTHER, Seconds
+from fedspzo.device_runtime.platform.profiling import IDLE, OTHER, Seconds
 
 #: The share of an interval below which work in it is taken for part of the waiting.
 _NEGLIGIBLE = 0.01

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from device_runtime.energy.ledger import Amount, Idle, Lag, Ledger
-from device_runtime.energy.source import COUNTER, Facts, Gap, Source
-from device_runtime.errors import EnergyError
-from device_runtime.phases import IDLE, Seconds
+from fedspzo.device_runtime.energy.ledger import Amount, Idle, Lag, Ledger
+from fedspzo.device_runtime.energy.source import COUNTER, Facts, Gap, Source
+from fedspzo.device_runtime.errors import EnergyError
+from fedspzo.device_runtime.platform.profiling import IDLE, Seconds
 
 #: Seconds after which a counter that has not moved is believed not to.
 STILL_S = 600.0
@@ -43,7 +43,7 @@ class Account:
 
 
 class Clock(Protocol):
-    """Tells the time, and what was done in it; a :class:`device_runtime.phases.PhaseTimer` is one.
+    """Tells the time, and what was done in it; a :class:`fedspzo.device_runtime.platform.profiling.PhaseTimer` is one.
 
     Attributes:
         round: what is being done belongs to it.

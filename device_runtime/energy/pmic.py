@@ -6,7 +6,7 @@ import re
 import subprocess
 from collections.abc import Callable
 
-from device_runtime.energy.source import POWER, Facts, Gap
+from fedspzo.device_runtime.energy.source import POWER, Facts, Gap
 
 NAME = "pi5"
 COMMAND = ("vcgencmd", "pmic_read_adc")
@@ -16,7 +16,7 @@ _LINE = re.compile(r"^\s*(\w+)_([AV]) (?:current|volt)\(\d+\)=(-?[\d.]+)[AV]\s*$
 
 
 class Pmic:
-    """What the power chip delivers. See :class:`device_runtime.energy.source.Source`."""
+    """What the power chip delivers. See :class:`fedspzo.device_runtime.energy.source.Source`."""
 
     name = NAME
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from device_runtime.energy.battery import (
+from fedspzo.device_runtime.energy.battery import (
     Flow,
     Stored,
     Together,
@@ -15,7 +15,7 @@ from device_runtime.energy.battery import (
     infer_volts,
     infer_watts,
 )
-from device_runtime.energy.source import (
+from fedspzo.device_runtime.energy.source import (
     COUNTER,
     POWER,
     Gap,

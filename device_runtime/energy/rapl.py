@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from device_runtime.energy.source import COUNTER, Facts, Gap, find_number, find_text, folders, read_number
+from fedspzo.device_runtime.energy.source import COUNTER, Facts, Gap, find_number, find_text, folders, read_number
 
 POWERCAP = Path("/sys/class/powercap")
 NAME = "rapl"
@@ -33,7 +33,7 @@ class _Package:
 
 
 class Rapl:
-    """The packages of a machine together. See :class:`device_runtime.energy.source.Source`."""
+    """The packages of a machine together. See :class:`fedspzo.device_runtime.energy.source.Source`."""
 
     name = NAME
 

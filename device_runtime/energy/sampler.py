@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from device_runtime.errors import EnergyError
+from fedspzo.device_runtime.errors import EnergyError
 
 #: Seconds between readings.
 INTERVAL_S = 1.0

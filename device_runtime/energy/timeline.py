@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from device_runtime.energy.external import Log, Replay, align_edges
-from device_runtime.energy.meter import Account, Meter
-from device_runtime.errors import EnergyError
-from device_runtime.phases import IDLE, PhaseTimer, Seconds
+from fedspzo.device_runtime.energy.external import Log, Replay, align_edges
+from fedspzo.device_runtime.energy.meter import Account, Meter
+from fedspzo.device_runtime.errors import EnergyError
+from fedspzo.device_runtime.platform.profiling import IDLE, PhaseTimer, Seconds
 
 #: Seconds between entries.
 TICK_S = 0.1
@@ -95,7 +95,7 @@ def settle(timeline: Timeline, log: Log, offset: float | None) -> Account:
 
 
 class _Player:
-    """A :class:`device_runtime.energy.meter.Clock` that goes through a timeline, by a log's period or more."""
+    """A :class:`fedspzo.device_runtime.energy.meter.Clock` that goes through a timeline, by a log's period or more."""
 
     def __init__(self, ticks: Sequence[Tick], period: float) -> None:
         self.now, self.round = 0.0, 0

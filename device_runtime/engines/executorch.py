@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from device_runtime.engines import Constants, Engine
-from device_runtime.engines.executorch_build import build_shim
-from device_runtime.errors import EngineError
+from fedspzo.device_runtime.engines.executorch_build import build_shim
+from fedspzo.device_runtime.engines.protocol import Constants, Engine
+from fedspzo.device_runtime.errors import EngineError
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class ExecuTorchGraph:
         self._inputs, self._outputs = self._shapes(outputs=False), self._shapes(outputs=True)
 
     def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
-        """See :class:`device_runtime.engines.StageGraph`."""
+        """See :class:`fedspzo.device_runtime.engines.protocol.StageGraph`."""
         given, wanted = _places(self._inputs, inputs), _places(self._outputs, outputs)
         if not self._shim.shim_run(self._handle, given, wanted):
             raise EngineError(f"ExecuTorch refused to run the graph: {_reason(self._shim)}")
@@ -97,7 +97,7 @@ class ExecuTorchEngine:
             raise EngineError(f"ExecuTorch cannot have {threads} threads; choose fewer")
 
     def load(self, path: Path, constants: Constants | None = None) -> ExecuTorchGraph:
-        """See :class:`device_runtime.engines.Engine`."""
+        """See :class:`fedspzo.device_runtime.engines.protocol.Engine`."""
         handle = self._shim.shim_load(os.fsencode(path), os.fsencode(constants.file) if constants else None)
         if handle is None:
             raise EngineError(f"ExecuTorch cannot load {path} ({_reason(self._shim)}); export the bundle again")
@@ -121,7 +121,7 @@ def create(threads: int) -> Engine:
 
 def _fall_back(missing: EngineError, threads: int) -> Engine:
     try:
-        from device_runtime.engines import executorch_python
+        from fedspzo.device_runtime.engines import executorch_python
     except EngineError:
         raise EngineError(
             f"{missing}, or install torch (pip install 'fedspzo[executorch,torch]'), or use --engine litert"

@@ -16,8 +16,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from device_runtime.errors import EngineError
-from device_runtime.tensors import make_folder, replace_durably
+from fedspzo.device_runtime.errors import EngineError
+from fedspzo.device_runtime.files import make_folder, replace_durably
 
 _SOURCE = Path(__file__).with_name("executorch_shim.cpp")
 #: What the wheel's CMake configuration asks of its users; later headers may want a later standard.

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from device_runtime.engines import Constants
-from device_runtime.errors import EngineError
+from fedspzo.device_runtime.engines.protocol import Constants
+from fedspzo.device_runtime.errors import EngineError
 
 try:
     import torch
@@ -28,7 +28,7 @@ class ExecuTorchGraph:
         self._method = method
 
     def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
-        """See :class:`device_runtime.engines.StageGraph`."""
+        """See :class:`fedspzo.device_runtime.engines.protocol.StageGraph`."""
         try:
             results = self._method.execute([torch.from_numpy(array) for array in inputs])
         except RuntimeError as error:
@@ -50,7 +50,7 @@ class ExecuTorchEngine:
         self._runtime = Runtime.get()
 
     def load(self, path: Path, constants: Constants | None = None) -> ExecuTorchGraph:
-        """See :class:`device_runtime.engines.Engine`."""
+        """See :class:`fedspzo.device_runtime.engines.protocol.Engine`."""
         try:
             method = self._runtime.load_program(path, data_path=constants.file if constants else None).load_method(
                 "forward"

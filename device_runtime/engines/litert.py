@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from device_runtime.engines import Constants, Linear
-from device_runtime.engines.packed import MemoryFile, find_panels
-from device_runtime.errors import EngineError
+from fedspzo.device_runtime.engines.packed import MemoryFile, find_panels
+from fedspzo.device_runtime.engines.protocol import Constants, Linear
+from fedspzo.device_runtime.errors import EngineError
 
 _CPU = 1
 _ANY_INT = 2
@@ -135,7 +135,7 @@ class LiteRTGraph:
         weakref.finalize(self, _destroy, compiled, model, self._buffers).atexit = False
 
     def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
-        """See :class:`device_runtime.engines.StageGraph`."""
+        """See :class:`fedspzo.device_runtime.engines.protocol.StageGraph`."""
         given = self._bind(self._inputs, inputs)
         wanted = self._bind(self._outputs, outputs)
         _call("LiteRtRunCompiledModel", self._compiled, 0, len(given), given, len(wanted), wanted)
@@ -168,7 +168,7 @@ def _destroy(compiled: c_void_p, model: c_void_p, buffers: dict[int, tuple[np.nd
 
 
 class LiteRTPackedGraph(LiteRTGraph):
-    """See :class:`device_runtime.engines.PackedGraph`."""
+    """See :class:`fedspzo.device_runtime.engines.PackedGraph`."""
 
     def __init__(self, compiled: c_void_p, model: c_void_p, weights: Sequence[np.ndarray], cache: MemoryFile) -> None:
         weakref.finalize(self, cache.close).atexit = False  # finalizers run last first
@@ -192,14 +192,14 @@ class LiteRTEngine:
         self._settings: dict[str, ctypes.Array[ctypes.c_char]] = {}
 
     def load(self, path: Path, constants: Constants | None = None) -> LiteRTGraph:
-        """See :class:`device_runtime.engines.Engine`. The graph itself refers to its constants' file."""
+        """See ``engines.protocol.Engine``. The graph itself refers to its constants' file."""
         compiled, model = self._compile(path)
         if constants is not None:
             _drop_pages(path.parent)
         return LiteRTGraph(compiled, model)
 
     def load_packed(self, path: Path, linear: Sequence[Linear]) -> LiteRTPackedGraph | None:
-        """See :class:`device_runtime.engines.PackingEngine`."""
+        """See :class:`fedspzo.device_runtime.engines.protocol.PackingEngine`."""
         try:
             cache = MemoryFile()
         except (OSError, AttributeError):  # no Linux, or an old one

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from device_runtime.engines import Linear
+from fedspzo.device_runtime.engines.protocol import Linear
 
 #: Outputs of a panel, by processor.
 _PANELS = (8, 16, 32, 64)

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from device_runtime.engines import Constants
-from device_runtime.errors import EngineError
+from fedspzo.device_runtime.engines.protocol import Constants
+from fedspzo.device_runtime.errors import EngineError
 
 try:
     from tflite_runtime.interpreter import Interpreter
@@ -33,7 +33,7 @@ class TFLiteGraph:
         self._outputs = _in_order(interpreter.get_output_details())
 
     def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
-        """See :class:`device_runtime.engines.StageGraph`."""
+        """See :class:`fedspzo.device_runtime.engines.protocol.StageGraph`."""
         try:
             for index, array in zip(self._inputs, inputs, strict=True):
                 self._interpreter.set_tensor(index, array)
@@ -60,7 +60,7 @@ class TFLiteEngine:
         self._threads = threads
 
     def load(self, path: Path, constants: Constants | None = None) -> TFLiteGraph:
-        """See :class:`device_runtime.engines.Engine`."""
+        """See :class:`fedspzo.device_runtime.engines.protocol.Engine`."""
         try:
             interpreter = Interpreter(model_path=str(path), num_threads=self._threads)
             interpreter.allocate_tensors()

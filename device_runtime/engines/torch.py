@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from device_runtime.engines import Constants
-from device_runtime.errors import EngineError
-from device_runtime.stored import widened
+from fedspzo.device_runtime.engines.protocol import Constants
+from fedspzo.device_runtime.errors import EngineError
+from fedspzo.device_runtime.model.stored import widened
 
 try:
     import torch
@@ -29,7 +29,7 @@ class TorchGraph:
         self._constants = constants.matrices if constants else ()
 
     def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
-        """See :class:`device_runtime.engines.StageGraph`."""
+        """See :class:`fedspzo.device_runtime.engines.protocol.StageGraph`."""
         with torch.inference_mode():
             try:
                 constants = (widened(constant).reshape(constant.shape[-2:]) for constant in self._constants)
@@ -52,7 +52,7 @@ class TorchEngine:
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
     def load(self, path: Path, constants: Constants | None = None) -> TorchGraph:
-        """See :class:`device_runtime.engines.Engine`."""
+        """See :class:`fedspzo.device_runtime.engines.protocol.Engine`."""
         try:
             if not zipfile.is_zipfile(path):  # torch would print a page about it
                 raise ValueError("it is not an exported program")

@@ -8,10 +8,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
-from device_runtime.errors import ExportError
-from device_runtime.task import CAUSAL, GENERATION, MASKED, SIMILARITY
-from export.checkpoint import Checkpoint
-from export.pieces import Piece
+from fedspzo.device_runtime.errors import ExportError
+from fedspzo.device_runtime.model.task import CAUSAL, GENERATION, MASKED, SIMILARITY
+from fedspzo.export.checkpoint import Checkpoint
+from fedspzo.export.modules.pieces import Piece
 
 
 @dataclass(frozen=True)

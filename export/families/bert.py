@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from device_runtime.errors import ExportError
-from export.checkpoint import Checkpoint
-from export.families import ENCODER_FORMS, Architecture, Part, require
-from export.operators import activation, attend, padding_bias, split_heads
-from export.pieces import Piece, Weights, affine
+from fedspzo.device_runtime.errors import ExportError
+from fedspzo.export.checkpoint import Checkpoint
+from fedspzo.export.families import ENCODER_FORMS, Architecture, Part, require
+from fedspzo.export.modules.operators import activation, attend, padding_bias, split_heads
+from fedspzo.export.modules.pieces import Piece, Weights, affine
 
 MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "camembert")
 
@@ -71,7 +71,7 @@ class Transform(Piece):
 
 
 def describe(checkpoint: Checkpoint, length: int) -> Architecture:
-    """See :class:`export.families.Family`."""
+    """See :class:`fedspzo.export.families.Family`."""
     config = checkpoint.config
     require(checkpoint, position_embedding_type="absolute", is_decoder=False, add_cross_attention=False)
     prefix = checkpoint.prefix(_WORDS)

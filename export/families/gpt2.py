@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from export.checkpoint import Checkpoint
-from export.families import DECODER_FORMS, Architecture, Part, require
-from export.operators import activation, attend, causal_bias, split_heads
-from export.pieces import Piece, Weights, affine
+from fedspzo.export.checkpoint import Checkpoint
+from fedspzo.export.families import DECODER_FORMS, Architecture, Part, require
+from fedspzo.export.modules.operators import activation, attend, causal_bias, split_heads
+from fedspzo.export.modules.pieces import Piece, Weights, affine
 
 MODEL_TYPES = ("gpt2",)
 
@@ -54,7 +54,7 @@ class Final(Piece):
 
 
 def describe(checkpoint: Checkpoint, length: int) -> Architecture:
-    """See :class:`export.families.Family`."""
+    """See :class:`fedspzo.export.families.Family`."""
     config = checkpoint.config
     require(checkpoint, scale_attn_weights=True, scale_attn_by_inverse_layer_idx=False, add_cross_attention=False)
     prefix = checkpoint.prefix("wte.weight")

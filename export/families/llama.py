@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor
 
-from device_runtime.errors import ExportError
-from export.checkpoint import Checkpoint
-from export.families import DECODER_FORMS, Architecture, Part, require
-from export.operators import activation, attend, causal_bias, rotate, split_heads
-from export.pieces import Piece, Weights, affine
-from export.quiet import quiet
+from fedspzo.device_runtime.errors import ExportError
+from fedspzo.export.checkpoint import Checkpoint
+from fedspzo.export.families import DECODER_FORMS, Architecture, Part, require
+from fedspzo.export.modules.operators import activation, attend, causal_bias, rotate, split_heads
+from fedspzo.export.modules.pieces import Piece, Weights, affine
+from fedspzo.export.quiet import quiet
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig
@@ -98,7 +98,7 @@ def rotations(checkpoint: Checkpoint, length: int) -> tuple[Tensor, Tensor]:
 
 
 def describe(checkpoint: Checkpoint, length: int) -> Architecture:
-    """See :class:`export.families.Family`."""
+    """See :class:`fedspzo.export.families.Family`."""
     config = checkpoint.config
     require(checkpoint, partial_rotary_factor=1.0, use_bidirectional_attention=None)
     prefix = checkpoint.prefix("embed_tokens.weight")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from export.checkpoint import Checkpoint
-from export.families import DECODER_FORMS, Architecture, Part, require
-from export.operators import activation, attend, causal_bias, split_heads
-from export.pieces import Piece, Weights, affine
+from fedspzo.export.checkpoint import Checkpoint
+from fedspzo.export.families import DECODER_FORMS, Architecture, Part, require
+from fedspzo.export.modules.operators import activation, attend, causal_bias, split_heads
+from fedspzo.export.modules.pieces import Piece, Weights, affine
 
 MODEL_TYPES = ("opt",)
 
@@ -72,7 +72,7 @@ class Final(Piece):
 
 
 def describe(checkpoint: Checkpoint, length: int) -> Architecture:
-    """See :class:`export.families.Family`."""
+    """See :class:`fedspzo.export.families.Family`."""
     config = checkpoint.config
     require(checkpoint, enable_bias=True, layer_norm_elementwise_affine=True)
     pre_norm = config.do_layer_norm_before

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from device_runtime.errors import DataError, ExportError
-from device_runtime.task import FORMS, Label, Task
+from fedspzo.device_runtime.errors import DataError, ExportError
+from fedspzo.device_runtime.model.task import FORMS, Label, Task
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-import device_runtime.agent  # noqa: F401  what a device has loaded when it takes its first step
-from device_runtime.cost import stored_bytes
-from device_runtime.errors import FedSPZOError
-from device_runtime.memory import peak_rss_bytes
-from device_runtime.plan import Block
+import fedspzo.device_runtime.device.agent  # noqa: F401  what a device has loaded when it takes its first step
 from fedspzo.bench.workload import Setting, generate, open_forward, take_step
+from fedspzo.device_runtime.errors import FedSPZOError
+from fedspzo.device_runtime.platform.memory import peak_rss_bytes
+from fedspzo.device_runtime.protocol.plan import Block
+from fedspzo.device_runtime.step.cost import stored_bytes
 
 
 def main(kind: str, fields: str) -> None:

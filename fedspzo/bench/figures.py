@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from device_runtime.cost import stage_runs
-from device_runtime.directions import Direction, Step
-from device_runtime.errors import EngineError
-from device_runtime.native import make_kernel
 from fedspzo.bench.workload import Setting, generate, open_forward, run_forwards, take_step
+from fedspzo.device_runtime.directions.format import Direction, Step
+from fedspzo.device_runtime.directions.native import make_kernel
+from fedspzo.device_runtime.errors import EngineError
+from fedspzo.device_runtime.step.cost import stage_runs
 
 #: Directions that are added in one pass.
 TOGETHER = 8

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from device_runtime.bundle import Bundle
-from device_runtime.data import DataStore
-from device_runtime.engines import create_engine
-from device_runtime.estimator import measure
-from device_runtime.forward import Forward
-from device_runtime.manifest import Manifest
-from device_runtime.plan import Block, Plan
-from device_runtime.replica import Replica
+from fedspzo.device_runtime.data.store import DataStore
+from fedspzo.device_runtime.engines.protocol import create_engine
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.model.manifest import Manifest
+from fedspzo.device_runtime.protocol.plan import Block, Plan
+from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.step.estimator import measure
+from fedspzo.device_runtime.step.runner import Forward
 
 
 @dataclass(frozen=True)

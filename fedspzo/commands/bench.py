@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from fedspzo.method import add_method_options
+from fedspzo.options.plan import add_method_options
 
 WHAT = ("step", "apply", "memory", "startup")
 
@@ -28,12 +28,12 @@ def run(options: argparse.Namespace) -> None:
     import json
     from dataclasses import asdict
 
-    from device_runtime.bundle import Bundle
-    from device_runtime.errors import PlanError
-    from device_runtime.replica import check_cut
     from fedspzo.bench.figures import FIGURES
     from fedspzo.bench.workload import Setting, choose_shape
-    from fedspzo.method import make_blocks
+    from fedspzo.device_runtime.errors import PlanError
+    from fedspzo.device_runtime.model.bundle import Bundle
+    from fedspzo.device_runtime.replica.weights import check_cut
+    from fedspzo.options.plan import make_blocks
 
     bundle = Bundle(options.bundle)
     blocks = make_blocks(options, bundle.manifest)

@@ -20,8 +20,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Serve until SIGTERM or Ctrl-C."""
-    from broker.mosquitto_program import installed
-    from device_runtime.errors import BrokerError
+    from fedspzo.broker.mqtt.mosquitto_program import installed
+    from fedspzo.device_runtime.errors import BrokerError
 
     if not 0 <= options.port < 1 << 16:
         raise BrokerError(f"{options.port} is not a port; choose one from 0 to 65535")
@@ -34,9 +34,9 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _serve_mosquitto(folder: Path, hosts: list[str], port: int) -> None:
-    from broker.mosquitto import ManagedBroker
+    from fedspzo.broker.mqtt.mosquitto import ManagedBroker
 
-    logging.getLogger("broker.mosquitto").setLevel(logging.INFO)
+    logging.getLogger("fedspzo.broker.mqtt.mosquitto").setLevel(logging.INFO)
     with ManagedBroker(folder, hosts, port) as broker:
         broker.server_access()
         print(f"broker at {broker.url}, with a certificate for {', '.join(broker.hosts)}", flush=True)
@@ -46,7 +46,7 @@ def _serve_mosquitto(folder: Path, hosts: list[str], port: int) -> None:
 
 
 def _serve_embedded(port: int, reason: str) -> None:
-    from broker.embedded import HOST, run
+    from fedspzo.broker.mqtt.embedded import HOST, run
 
     def ready(port: int) -> None:
         print(f"broker at mqtt://{HOST}:{port} (embedded: {reason}; this machine only, no logins)", flush=True)

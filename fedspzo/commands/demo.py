@@ -19,9 +19,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run the demo."""
-    from device_runtime.errors import FedSPZOError
-    from device_runtime.topics import valid_id
     from fedspzo.demo.run import Settings, run_demo
+    from fedspzo.device_runtime.errors import FedSPZOError
+    from fedspzo.device_runtime.protocol.topics import valid_id
 
     if min(options.rounds, options.devices, options.cohort) < 1:
         raise FedSPZOError("--rounds, --devices and --cohort are positive")

@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedspzo.broker_options import add_broker_options, make_access
-from fedspzo.energy.options import add_price_option, add_root_option
+from fedspzo.options.broker import add_broker_options, make_access
+from fedspzo.options.energy import add_price_option, add_root_option
 
 if TYPE_CHECKING:
-    from device_runtime.conditions import Limits
+    from fedspzo.device_runtime.platform.conditions import Limits
 
 DATA_HELP = (
     "labelled examples: JSON lines, .csv, .tsv or .parquet, or a data set as hub:NAME:SPLIT, hub:NAME:CONFIG:SPLIT"
@@ -66,19 +66,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run until the job ends, or say by which key the device is known."""
-    from device_runtime.agent import Agent
-    from device_runtime.bundle import Bundle
-    from device_runtime.conditions import Watch
-    from device_runtime.energy.book import Book
-    from device_runtime.energy.sampler import Sampler
-    from device_runtime.engines import create_engine
-    from device_runtime.errors import BrokerError
-    from device_runtime.live_data import LiveData
-    from device_runtime.phases import IDLE
-    from device_runtime.service import ALIVE, READY, ServiceManager, WatchedEngine
-    from device_runtime.state import DeviceState, read_identity
-    from device_runtime.wire import Ack, Result
-    from fedspzo.energy.options import make_source
+    from fedspzo.device_runtime.data.live import LiveData
+    from fedspzo.device_runtime.device.agent import Agent
+    from fedspzo.device_runtime.energy.book import Book
+    from fedspzo.device_runtime.energy.sampler import Sampler
+    from fedspzo.device_runtime.engines.protocol import create_engine
+    from fedspzo.device_runtime.engines.watched import WatchedEngine
+    from fedspzo.device_runtime.errors import BrokerError
+    from fedspzo.device_runtime.model.bundle import Bundle
+    from fedspzo.device_runtime.platform.conditions import Watch
+    from fedspzo.device_runtime.platform.profiling import IDLE
+    from fedspzo.device_runtime.platform.systemd import ALIVE, READY, ServiceManager
+    from fedspzo.device_runtime.protocol.messages import Ack, Result
+    from fedspzo.device_runtime.replica.state import DeviceState, read_identity
+    from fedspzo.options.energy import make_source
 
     access = make_access(options)
     if options.access and options.id not in (None, access.user):
@@ -122,8 +123,8 @@ def run(options: argparse.Namespace) -> None:
 
 def make_limits(options: argparse.Namespace) -> Limits:
     """The limits that the options describe. Raises StateError when this machine cannot keep them."""
-    from device_runtime.conditions import Limits, read_conditions
-    from device_runtime.errors import StateError
+    from fedspzo.device_runtime.errors import StateError
+    from fedspzo.device_runtime.platform.conditions import Limits, read_conditions
 
     if not 0 <= options.min_battery <= 100:
         raise StateError(f"--min-battery is a percentage from 0 to 100, not {options.min_battery:g}")

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 
 from fedspzo.commands.device import DATA_HELP
-from fedspzo.energy.options import add_price_option, add_root_option, make_places
-from fedspzo.method import add_method_options, make_blocks
+from fedspzo.options.energy import add_price_option, add_root_option, make_places
+from fedspzo.options.plan import add_method_options, make_blocks
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _sources(options: argparse.Namespace) -> None:
-    from device_runtime.energy.find import find_sources, settled
+    from fedspzo.device_runtime.energy.find import find_sources, settled
     from fedspzo.energy.report import describe_facts, facts_lines
 
     search = find_sources(make_places(options))
@@ -79,19 +79,19 @@ def _sources(options: argparse.Namespace) -> None:
 
 
 def _measure(options: argparse.Namespace) -> None:
-    from device_runtime.bundle import Bundle
-    from device_runtime.data import load_data
-    from device_runtime.energy.external import read_log
-    from device_runtime.energy.meter import Meter
-    from device_runtime.energy.timeline import TICK_S, Recording, settle
-    from device_runtime.engines import create_engine
-    from device_runtime.errors import EnergyError
-    from device_runtime.forward import Forward
-    from device_runtime.phases import PhaseTimer
-    from device_runtime.replica import Replica, check_cut
+    from fedspzo.device_runtime.data.store import load_data
+    from fedspzo.device_runtime.energy.external import read_log
+    from fedspzo.device_runtime.energy.meter import Meter
+    from fedspzo.device_runtime.energy.timeline import TICK_S, Recording, settle
+    from fedspzo.device_runtime.engines.protocol import create_engine
+    from fedspzo.device_runtime.errors import EnergyError
+    from fedspzo.device_runtime.model.bundle import Bundle
+    from fedspzo.device_runtime.platform.profiling import PhaseTimer
+    from fedspzo.device_runtime.replica.weights import Replica, check_cut
+    from fedspzo.device_runtime.step.runner import Forward
     from fedspzo.energy.measure import Course, take_course
-    from fedspzo.energy.options import make_source
     from fedspzo.energy.report import account_lines, describe_account
+    from fedspzo.options.energy import make_source
 
     bundle = Bundle(options.bundle)
     blocks = make_blocks(options, bundle.manifest)
@@ -133,7 +133,7 @@ def _measure(options: argparse.Namespace) -> None:
 
 def parse_offset(text: str) -> float | None:
     """Seconds, or None for edges. Raises EnergyError when it is neither."""
-    from device_runtime.errors import EnergyError
+    from fedspzo.device_runtime.errors import EnergyError
 
     if text == "edges":
         return None
@@ -144,9 +144,9 @@ def parse_offset(text: str) -> float | None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from device_runtime.energy.external import read_log
-    from device_runtime.energy.timeline import Timeline, settle
-    from device_runtime.errors import EnergyError
+    from fedspzo.device_runtime.energy.external import read_log
+    from fedspzo.device_runtime.energy.timeline import Timeline, settle
+    from fedspzo.device_runtime.errors import EnergyError
     from fedspzo.energy.report import account_lines, describe_account
     from fedspzo.energy.rounds import describe_rounds, read_rounds, rounds_lines
 

@@ -28,10 +28,10 @@ def run(options: argparse.Namespace) -> None:
     """Add or remove users; a running broker follows at once."""
     from dataclasses import replace
 
-    from broker.logins import check_device, server_login
-    from broker.mosquitto import ManagedBroker
-    from device_runtime.access import Access
-    from device_runtime.invitation import Invitation
+    from fedspzo.broker.mqtt.logins import check_device, server_login
+    from fedspzo.broker.mqtt.mosquitto import ManagedBroker
+    from fedspzo.device_runtime.link.access import Access
+    from fedspzo.device_runtime.link.invitation import Invitation
 
     broker = ManagedBroker(options.broker)
     if options.server:
@@ -57,8 +57,8 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _print_invitation(text: str) -> None:
-    from device_runtime.errors import BrokerError
-    from device_runtime.invitation import QR_BYTES
+    from fedspzo.device_runtime.errors import BrokerError
+    from fedspzo.device_runtime.link.invitation import QR_BYTES
 
     try:
         import segno

@@ -18,11 +18,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print a line for each state of the model."""
-    from device_runtime.data import load_data
-    from device_runtime.engines import create_engine
-    from device_runtime.evaluation import evaluate
-    from device_runtime.forward import Forward
-    from device_runtime.replica import Replica
+    from fedspzo.device_runtime.data.store import load_data
+    from fedspzo.device_runtime.engines.protocol import create_engine
+    from fedspzo.device_runtime.replica.weights import Replica
+    from fedspzo.device_runtime.step.runner import Forward
+    from fedspzo.device_runtime.step.scores import evaluate
     from fedspzo.run_folder import is_bundle, open_bundle, open_run
 
     bundle = open_bundle(options.folder)

@@ -35,11 +35,11 @@ def run(options: argparse.Namespace) -> None:
     """Export, showing progress and a table of the stages."""
     from rich.console import Console
 
-    from device_runtime.errors import ExportError
-    from export.adapters import Adapters, LowRank, OutputScales
-    from export.pipeline import export_bundle
-    from export.target import Target
-    from export.tasks import load_task
+    from fedspzo.device_runtime.errors import ExportError
+    from fedspzo.export.network.adapters import Adapters, LowRank, OutputScales
+    from fedspzo.export.network.target import Target
+    from fedspzo.export.pipeline import export_bundle
+    from fedspzo.export.tasks import load_task
     from fedspzo.stages import print_stages
 
     targets = _split(options.targets)
@@ -73,7 +73,7 @@ def _split(text: str) -> list[str]:
 
 
 def _numbers(option: str, text: str) -> list[int]:
-    from device_runtime.errors import ExportError
+    from fedspzo.device_runtime.errors import ExportError
 
     try:
         return [int(number) for number in _split(text)]

@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Download, check and say what it is."""
-    from device_runtime.download import fetch_bundle
+    from fedspzo.device_runtime.device.download import fetch_bundle
 
     authority = options.authority.read_text(encoding="ascii", errors="replace") if options.authority else ""
     started = time.monotonic()

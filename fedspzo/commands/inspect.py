@@ -6,15 +6,15 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedspzo.method import add_method_options
+from fedspzo.options.plan import add_method_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.table import Table
 
-    from device_runtime.manifest import Manifest
-    from device_runtime.plan import Plan
+    from fedspzo.device_runtime.model.manifest import Manifest
+    from fedspzo.device_runtime.protocol.plan import Plan
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,10 +29,10 @@ def run(options: argparse.Namespace) -> None:
 
     from rich.console import Console
 
-    from device_runtime.bundle import Bundle
-    from device_runtime.plan import Plan
-    from device_runtime.replica import check_cut
-    from fedspzo.method import make_blocks
+    from fedspzo.device_runtime.model.bundle import Bundle
+    from fedspzo.device_runtime.protocol.plan import Plan
+    from fedspzo.device_runtime.replica.weights import check_cut
+    from fedspzo.options.plan import make_blocks
     from fedspzo.stages import print_stages
 
     bundle = Bundle(options.bundle)
@@ -67,7 +67,7 @@ def _costs(manifest: Manifest, plan: Plan, formats: Sequence[str]) -> Table:
     """FLOPs and memory of a step in each shape."""
     from rich.table import Table
 
-    from device_runtime.cost import forecast_memory, step_flops
+    from fedspzo.device_runtime.step.cost import forecast_memory, step_flops
 
     parts = ("weights", "frozen", "buffers", "activations", "workspace")
     shapes = [shape for shape in manifest.shapes if shape.groups == 1]

@@ -16,7 +16,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write the checkpoint."""
-    from export.materialize import write_adapter, write_checkpoint
+    from fedspzo.export.materialize import write_adapter, write_checkpoint
     from fedspzo.run_folder import open_run
 
     replica = open_run(options.folder)

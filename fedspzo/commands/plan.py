@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from fedspzo.commands.simulate import add_share_options, make_shares
 
 if TYPE_CHECKING:
-    from broker.planner.profile import Profile
-    from broker.planner.propose import Proposal
-    from broker.planner.trial import Outcome
+    from fedspzo.broker.planner.profile import Profile
+    from fedspzo.broker.planner.propose import Proposal
+    from fedspzo.broker.planner.trial import Outcome
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -53,17 +53,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print what was measured, what is proposed, and the options to paste."""
-    from broker.planner.ground import Ground
-    from broker.planner.probe import probe
-    from broker.planner.propose import Terms, propose
-    from broker.planner.trial import search
-    from broker.rounds import Job
-    from device_runtime.bundle import Bundle
-    from device_runtime.engines import create_engine
-    from device_runtime.errors import PlanError
-    from device_runtime.forward import Forward
-    from device_runtime.plan import Block
-    from device_runtime.replica import Replica
+    from fedspzo.broker.planner.ground import Ground
+    from fedspzo.broker.planner.probe import probe
+    from fedspzo.broker.planner.propose import Terms, propose
+    from fedspzo.broker.planner.trial import search
+    from fedspzo.broker.rounds.job import Job
+    from fedspzo.device_runtime.engines.protocol import create_engine
+    from fedspzo.device_runtime.errors import PlanError
+    from fedspzo.device_runtime.model.bundle import Bundle
+    from fedspzo.device_runtime.protocol.plan import Block
+    from fedspzo.device_runtime.replica.weights import Replica
+    from fedspzo.device_runtime.step.runner import Forward
 
     if options.directions < 2 or options.batches < 2:
         raise PlanError("--directions and --batches are at least 2: spread cannot be told from one")

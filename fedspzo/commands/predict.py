@@ -18,13 +18,13 @@ def run(options: argparse.Namespace) -> None:
     """Print the most probable labels, or the answer."""
     import numpy as np
 
-    from device_runtime.data import tokenise
-    from device_runtime.engines import create_engine
-    from device_runtime.errors import DataError
-    from device_runtime.evaluation import generate, predict
-    from device_runtime.examples import Example, check_text
-    from device_runtime.forward import Forward
-    from device_runtime.task import GENERATION
+    from fedspzo.device_runtime.data.sources import Example, check_text
+    from fedspzo.device_runtime.data.store import tokenise
+    from fedspzo.device_runtime.engines.protocol import create_engine
+    from fedspzo.device_runtime.errors import DataError
+    from fedspzo.device_runtime.model.task import GENERATION
+    from fedspzo.device_runtime.step.runner import Forward
+    from fedspzo.device_runtime.step.scores import generate, predict
     from fedspzo.run_folder import open_model
 
     replica = open_model(options.folder)

@@ -9,16 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedspzo.broker_options import add_broker_options, make_access
-from fedspzo.method import add_method_options, make_blocks
-from fedspzo.methods import METHODS, ChooseMethod, FirstOrder, Method
+from fedspzo.options.broker import add_broker_options, make_access
+from fedspzo.options.methods import METHODS, ChooseMethod, FirstOrder, Method
+from fedspzo.options.plan import add_method_options, make_blocks
 from fedspzo.progress import show
 
 if TYPE_CHECKING:
-    from broker.rounds import Job
-    from broker.server import Server
-    from broker.store import ServerStore
-    from device_runtime.bundle import Bundle
+    from fedspzo.broker.rounds.job import Job
+    from fedspzo.broker.server.loop import Server
+    from fedspzo.broker.server.store import ServerStore
+    from fedspzo.device_runtime.model.bundle import Bundle
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -100,17 +100,17 @@ def add_job_options(parser: argparse.ArgumentParser, methods: Mapping[str, Metho
 
 def run(options: argparse.Namespace) -> None:
     """Run the job to its end, printing progress."""
-    from broker.admission import Admission
-    from broker.evaluation import Evaluated, Evaluator, Schedule, Snapshot
-    from broker.logins import check_server
-    from broker.rounds import ClosedRound
-    from broker.server import Server
-    from broker.store import ServerStore, pin_bundle
-    from device_runtime.bundle import Bundle
-    from device_runtime.data import load_data
-    from device_runtime.engines import create_engine
-    from device_runtime.errors import PlanError
-    from device_runtime.replica import Replica
+    from fedspzo.broker.mqtt.logins import check_server
+    from fedspzo.broker.rounds.aggregate import ClosedRound
+    from fedspzo.broker.server.admission import Admission
+    from fedspzo.broker.server.evaluation import Evaluated, Evaluator, Schedule, Snapshot
+    from fedspzo.broker.server.loop import Server
+    from fedspzo.broker.server.store import ServerStore, pin_bundle
+    from fedspzo.device_runtime.data.store import load_data
+    from fedspzo.device_runtime.engines.protocol import create_engine
+    from fedspzo.device_runtime.errors import PlanError
+    from fedspzo.device_runtime.model.bundle import Bundle
+    from fedspzo.device_runtime.replica.weights import Replica
     from fedspzo.energy.report import describe_energy, describe_joules, describe_spending
 
     bundle = Bundle(options.bundle)
@@ -189,15 +189,15 @@ def run(options: argparse.Namespace) -> None:
 @contextmanager
 def _endpoint(options: argparse.Namespace, bundle: Bundle, store: ServerStore, server: Server) -> Iterator[str]:
     """Serve over HTTP where that is asked for; gives the URL by which devices reach it, or ""."""
-    from device_runtime.errors import BrokerError
+    from fedspzo.device_runtime.errors import BrokerError
 
     if not options.http:
         if options.http_url or options.http_certificate or options.http_key:
             raise BrokerError("--http-url, --http-certificate and --http-key go with --http HOST:PORT")
         yield ""
         return
-    from broker.endpoint import serve
-    from broker.metrics import make_registry
+    from fedspzo.broker.server.http import serve
+    from fedspzo.broker.server.metrics import make_registry
 
     host, _, port = options.http.rpartition(":")
     if not port.isdecimal() or int(port) >= 1 << 16:
@@ -216,11 +216,12 @@ def _endpoint(options: argparse.Namespace, bundle: Bundle, store: ServerStore, s
 
 def make_job(options: argparse.Namespace, bundle: Bundle) -> Job:
     """The job that the options describe, for this bundle. Raises PlanError when they contradict each other."""
-    from broker.rounds import Job, close_round, plan_round
-    from device_runtime.errors import MessageError, PlanError
-    from device_runtime.replica import check_blocks
-    from device_runtime.trust import SIGNATURE_BYTES
-    from device_runtime.wire import Batch, Result, encode
+    from fedspzo.broker.rounds.aggregate import close_round
+    from fedspzo.broker.rounds.job import Job, plan_round
+    from fedspzo.device_runtime.errors import MessageError, PlanError
+    from fedspzo.device_runtime.protocol.messages import Batch, Result, encode
+    from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES
+    from fedspzo.device_runtime.replica.weights import check_blocks
 
     blocks = make_blocks(options, bundle.manifest)
     if min(options.rounds, options.devices, options.cohort, options.quorum) < 1 or not options.deadline > 0:

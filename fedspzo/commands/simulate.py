@@ -11,21 +11,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedspzo.commands.server import add_job_options, make_job
-from fedspzo.methods import FIRST_ORDER, SIMULATED
+from fedspzo.options.methods import FIRST_ORDER, SIMULATED
 from fedspzo.progress import show
 
 if TYPE_CHECKING:
-    from broker.evaluation import Schedule
-    from broker.rounds import ClosedRound, Job
-    from broker.simulation.partition import Shares
-    from broker.simulation.profile import Fleet
-    from broker.simulation.workers import Work, Workers
-    from broker.store import ServerStore
-    from device_runtime.bundle import Bundle
-    from device_runtime.data import DataStore
-    from device_runtime.forward import Forward
-    from device_runtime.plan import Entry
-    from device_runtime.replica import Replica
+    from fedspzo.broker.rounds.aggregate import ClosedRound
+    from fedspzo.broker.rounds.job import Job
+    from fedspzo.broker.server.evaluation import Schedule
+    from fedspzo.broker.server.store import ServerStore
+    from fedspzo.broker.simulation.fleet import Fleet
+    from fedspzo.broker.simulation.partition import Shares
+    from fedspzo.broker.simulation.workers import Work, Workers
+    from fedspzo.device_runtime.data.store import DataStore
+    from fedspzo.device_runtime.model.bundle import Bundle
+    from fedspzo.device_runtime.protocol.plan import Entry
+    from fedspzo.device_runtime.replica.weights import Replica
+    from fedspzo.device_runtime.step.runner import Forward
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -112,7 +113,7 @@ class Course:
 
     def attend(self, round: int) -> None:
         """Do what is due after a round, which the replica stands at."""
-        from device_runtime.evaluation import evaluate
+        from fedspzo.device_runtime.step.scores import evaluate
 
         if self.held_out is not None and self.schedule.evaluation(round):
             evaluation = evaluate(self.forward, self.held_out)
@@ -146,15 +147,15 @@ class Course:
 
 def prepare(options: argparse.Namespace) -> Course:
     """All that a job needs, as the options say. Raises FedSPZOError when they contradict each other."""
-    from broker.evaluation import Schedule
-    from broker.simulation.profile import Fleet, Profile, parse_quantile
-    from broker.store import ServerStore
-    from device_runtime.bundle import Bundle
-    from device_runtime.data import load_data
-    from device_runtime.engines import create_engine
-    from device_runtime.errors import PlanError
-    from device_runtime.forward import Forward
-    from device_runtime.replica import Replica
+    from fedspzo.broker.server.evaluation import Schedule
+    from fedspzo.broker.server.store import ServerStore
+    from fedspzo.broker.simulation.fleet import Fleet, Profile, parse_quantile
+    from fedspzo.device_runtime.data.store import load_data
+    from fedspzo.device_runtime.engines.protocol import create_engine
+    from fedspzo.device_runtime.errors import PlanError
+    from fedspzo.device_runtime.model.bundle import Bundle
+    from fedspzo.device_runtime.replica.weights import Replica
+    from fedspzo.device_runtime.step.runner import Forward
 
     bundle = Bundle(options.bundle)
     job = make_job(options, bundle)
@@ -189,9 +190,9 @@ def run_zeroth_order(options: argparse.Namespace, course: Course) -> None:
     Raises:
         StateError: the newest snapshot is not of the journal.
     """
-    from broker.simulation.run import simulate
-    from broker.simulation.workers import Work
-    from device_runtime.errors import StateError
+    from fedspzo.broker.simulation.driver import simulate
+    from fedspzo.broker.simulation.workers import Work
+    from fedspzo.device_runtime.errors import StateError
 
     store, replica = course.store, course.forward.weights
     if store.journal.head(replica.round) != replica.head:
@@ -227,9 +228,9 @@ def run_zeroth_order(options: argparse.Namespace, course: Course) -> None:
 
 def make_shares(options: argparse.Namespace, bundle: Bundle) -> Shares:
     """The devices' examples as the options say; the same in each process."""
-    from broker.simulation.partition import Skew, draw_each, read_folder, share_out
-    from device_runtime.data import load_data
-    from device_runtime.errors import PlanError
+    from fedspzo.broker.simulation.partition import Skew, draw_each, read_folder, share_out
+    from fedspzo.device_runtime.data.store import load_data
+    from fedspzo.device_runtime.errors import PlanError
 
     if options.data.is_dir():
         return read_folder(options.data, bundle)
@@ -243,7 +244,7 @@ def make_shares(options: argparse.Namespace, bundle: Bundle) -> Shares:
 
 def make_workers(options: argparse.Namespace, work: Work) -> Workers:
     """Who measures, as the options say."""
-    from broker.simulation.workers import LocalWorkers, ProcessWorkers, RayWorkers
+    from fedspzo.broker.simulation.workers import LocalWorkers, ProcessWorkers, RayWorkers
 
     if options.ray or options.ray_address:
         return RayWorkers(work, options.workers, options.ray_address)

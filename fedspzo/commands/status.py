@@ -16,7 +16,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Read the state folder and print."""
-    from broker.status import read_status
+    from fedspzo.broker.server.status import read_status
 
     status = read_status(options.state)
     if options.json:

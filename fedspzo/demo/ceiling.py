@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from transformers import AutoModel
 
-from broker.store import read_history, read_journal
-from device_runtime.bundle import Bundle
-from device_runtime.data import DataStore
-from device_runtime.estimator import draw_examples
-from export.heads import TEMPERATURE
-from export.operators import mean_pool
-from export.quiet import quiet
+from fedspzo.broker.server.store import read_history, read_journal
+from fedspzo.device_runtime.data.store import DataStore
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.step.estimator import draw_examples
+from fedspzo.export.modules.heads import TEMPERATURE
+from fedspzo.export.modules.operators import mean_pool
+from fedspzo.export.quiet import quiet
 
 LEARNING_RATE = 5e-5
 

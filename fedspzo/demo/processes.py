@@ -12,9 +12,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from broker.embedded import spawn
-from broker.store import pin_bundle
-from device_runtime.errors import FedSPZOError
+from fedspzo.broker.mqtt.embedded import spawn
+from fedspzo.broker.server.store import pin_bundle
+from fedspzo.device_runtime.errors import FedSPZOError
 
 _STOP_S = 10.0
 #: Seconds between looks at the devices while the server says nothing.

@@ -15,20 +15,20 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from device_runtime.bundle import Bundle
-from device_runtime.data import DataStore, load_data
-from device_runtime.engines import create_engine
-from device_runtime.errors import FedSPZOError
-from device_runtime.evaluation import evaluate
-from device_runtime.forward import Forward
-from device_runtime.replica import Replica
-from export.pipeline import export_bundle
-from export.target import Target
-from export.tasks import load_task
 from fedspzo.demo import intents
 from fedspzo.demo.ceiling import Ceiling, measure_ceiling
 from fedspzo.demo.plot import plot_accuracy
 from fedspzo.demo.processes import federation
+from fedspzo.device_runtime.data.store import DataStore, load_data
+from fedspzo.device_runtime.engines.protocol import create_engine
+from fedspzo.device_runtime.errors import FedSPZOError
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.step.runner import Forward
+from fedspzo.device_runtime.step.scores import evaluate
+from fedspzo.export.network.target import Target
+from fedspzo.export.pipeline import export_bundle
+from fedspzo.export.tasks import load_task
 from fedspzo.run_folder import BUNDLE, SERVER, replay
 from fedspzo.stages import print_stages
 

@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from device_runtime.data import DataStore
-from device_runtime.energy.sampler import Sampler
-from device_runtime.estimator import measure
-from device_runtime.forward import Forward
-from device_runtime.phases import APPLY, IDLE, OTHER, PhaseTimer
-from device_runtime.plan import Block, Contribution, Entry, Plan
-from device_runtime.replica import Replica
+from fedspzo.device_runtime.data.store import DataStore
+from fedspzo.device_runtime.energy.sampler import Sampler
+from fedspzo.device_runtime.platform.profiling import APPLY, IDLE, OTHER, PhaseTimer
+from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Plan
+from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.step.estimator import measure
+from fedspzo.device_runtime.step.runner import Forward
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from device_runtime.energy.ledger import Amount
-from device_runtime.energy.meter import Account
-from device_runtime.energy.source import COUNTER, Facts
-from device_runtime.phases import IDLE
-from device_runtime.wire import Energy
+from fedspzo.device_runtime.energy.ledger import Amount
+from fedspzo.device_runtime.energy.meter import Account
+from fedspzo.device_runtime.energy.source import COUNTER, Facts
+from fedspzo.device_runtime.platform.profiling import IDLE
+from fedspzo.device_runtime.protocol.messages import Energy
 
 if TYPE_CHECKING:
-    from broker.rounds import Spending
-    from broker.standing import Standing
+    from fedspzo.broker.rounds.aggregate import Spending
+    from fedspzo.broker.server.standing import Standing
 
 #: Phases in the order of a step; blocks' forward passes come where "forward" stands.
 _ORDER = ("tokenise", "perturb", "forward", "apply", "network", "other", "idle")

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from broker.store import DATABASE, read_history
-from device_runtime.energy.book import read_book
-from device_runtime.errors import EnergyError
-from device_runtime.state import ENERGY
+from fedspzo.broker.server.store import DATABASE, read_history
+from fedspzo.device_runtime.energy.book import read_book
+from fedspzo.device_runtime.errors import EnergyError
+from fedspzo.device_runtime.replica.state import ENERGY
 from fedspzo.run_folder import SERVER
 
 #: The share of the rounds at either end that tell how far the loss has fallen.

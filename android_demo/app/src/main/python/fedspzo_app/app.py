@@ -12,14 +12,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
-from device_runtime.bundle import Bundle
-from device_runtime.engines import Engine
-from device_runtime.errors import DataError, FedSPZOError, StateError
-from device_runtime.invitation import Invitation
-from device_runtime.live_data import LiveData
-from device_runtime.manifest import MANIFEST
-from device_runtime.replica import Replica
-from device_runtime.state import DeviceState, read_identity
+from fedspzo.device_runtime.data.live import LiveData
+from fedspzo.device_runtime.engines.protocol import Engine
+from fedspzo.device_runtime.errors import DataError, FedSPZOError, StateError
+from fedspzo.device_runtime.link.invitation import Invitation
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.model.manifest import MANIFEST
+from fedspzo.device_runtime.replica.state import DeviceState, read_identity
+from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo_app import own_examples
 from fedspzo_app.bundles import import_bundle
 from fedspzo_app.engines import choose_engine
@@ -127,7 +127,7 @@ class App:
 
     @_command
     def set_limits(self, limits: str) -> None:
-        """Take part only within these limits, the JSON of :class:`device_runtime.conditions.Limits`; from now on."""
+        """Take part only within these limits, the JSON of ``platform.conditions.Limits``; from now on."""
         self._limits = parse_limits(limits)
         self._files.write(self._files.limits, json.dumps(asdict(self._limits)).encode())
         if self._training is not None:

@@ -6,10 +6,10 @@ import shutil
 import zipfile
 from pathlib import Path
 
-from device_runtime.bundle import Bundle
-from device_runtime.errors import BundleError
-from device_runtime.manifest import MANIFEST
-from device_runtime.tensors import make_folder, sync_folder
+from fedspzo.device_runtime.errors import BundleError
+from fedspzo.device_runtime.files import make_folder, sync_folder
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.model.manifest import MANIFEST
 
 
 def import_bundle(source: Path, target: Path) -> Bundle:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from device_runtime.bundle import Bundle
-from device_runtime.engines import Engine, create_engine
+from fedspzo.device_runtime.engines.protocol import Engine, create_engine
+from fedspzo.device_runtime.model.bundle import Bundle
 
 
 def choose_engine(bundle: Bundle, threads: int) -> Engine:

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from device_runtime.engines import Constants
-from device_runtime.errors import EngineError
+from fedspzo.device_runtime.engines.protocol import Constants
+from fedspzo.device_runtime.errors import EngineError
 
 
 class ExecuTorchGraph:
@@ -29,7 +29,7 @@ class ExecuTorchGraph:
         self._outputs: dict[int, tuple[np.ndarray, Any]] = {}
 
     def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
-        """See :class:`device_runtime.engines.StageGraph`."""
+        """See :class:`fedspzo.device_runtime.engines.protocol.StageGraph`."""
         given = [self._value(array) for array in inputs]
         try:
             results = self._module.forward(*given)
@@ -92,7 +92,7 @@ class ExecuTorchEngine:
         self._classes, self._threads = _Classes(), threads
 
     def load(self, path: Path, constants: Constants | None = None) -> ExecuTorchGraph:
-        """See :class:`device_runtime.engines.Engine`."""
+        """See :class:`fedspzo.device_runtime.engines.protocol.Engine`."""
         module = self._classes.module
         try:
             return ExecuTorchGraph(module.load(str(path), module.LOAD_MODE_MMAP, self._threads), self._classes)

@@ -6,17 +6,17 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from device_runtime.bundle import Bundle
-from device_runtime.data import tokenise
-from device_runtime.engines import Engine
-from device_runtime.errors import DataError
-from device_runtime.evaluation import generate, predict
-from device_runtime.examples import Example, check_text
-from device_runtime.forward import Forward
-from device_runtime.invitation import Invitation
-from device_runtime.replica import Replica
-from device_runtime.state import DeviceState
-from device_runtime.task import GENERATION
+from fedspzo.device_runtime.data.sources import Example, check_text
+from fedspzo.device_runtime.data.store import tokenise
+from fedspzo.device_runtime.engines.protocol import Engine
+from fedspzo.device_runtime.errors import DataError
+from fedspzo.device_runtime.link.invitation import Invitation
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.model.task import GENERATION
+from fedspzo.device_runtime.replica.state import DeviceState
+from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.step.runner import Forward
+from fedspzo.device_runtime.step.scores import generate, predict
 from fedspzo_app.private_files import PrivateFiles, Vault
 
 

@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from device_runtime.errors import DataError
-from device_runtime.examples import Example, parse_example, parse_examples, read_source
-from device_runtime.task import Task
+from fedspzo.device_runtime.data.sources import Example, parse_example, parse_examples, read_source
+from fedspzo.device_runtime.errors import DataError
+from fedspzo.device_runtime.model.task import Task
 from fedspzo_app.private_files import PrivateFiles
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, cast
 
-from device_runtime.conditions import Conditions
-from device_runtime.energy.android import find_android, open_phone
-from device_runtime.energy.source import Source
+from fedspzo.device_runtime.energy.android import find_android, open_phone
+from fedspzo.device_runtime.energy.source import Source
+from fedspzo.device_runtime.platform.conditions import Conditions
 
 if TYPE_CHECKING:
     from android.content import BroadcastReceiver, Context

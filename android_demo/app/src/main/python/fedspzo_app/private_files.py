@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from device_runtime.access import Access
-from device_runtime.errors import StateError
-from device_runtime.invitation import Invitation
-from device_runtime.state import KEY
-from device_runtime.tensors import make_folder, replace_durably, write_durably
+from fedspzo.device_runtime.errors import StateError
+from fedspzo.device_runtime.files import make_folder, replace_durably, write_durably
+from fedspzo.device_runtime.link.access import Access
+from fedspzo.device_runtime.link.invitation import Invitation
+from fedspzo.device_runtime.replica.state import KEY
 
 
 class Vault(Protocol):

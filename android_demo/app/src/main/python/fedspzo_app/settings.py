@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from device_runtime.conditions import Limits
-from device_runtime.errors import DataError
+from fedspzo.device_runtime.errors import DataError
+from fedspzo.device_runtime.platform.conditions import Limits
 
 #: Until the owner says otherwise.
 FIRST = Limits(battery=0.2, temperature_c=42.0, charging=False, unmetered=True)

@@ -7,17 +7,17 @@ import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 
-from device_runtime.agent import Agent
-from device_runtime.conditions import Conditions, Limits, Watch
-from device_runtime.data import DataStore
-from device_runtime.energy.book import Book
-from device_runtime.energy.sampler import Sampler
-from device_runtime.energy.source import Source
-from device_runtime.engines import Engine
-from device_runtime.errors import BrokerError, FedSPZOError
-from device_runtime.invitation import Invitation
-from device_runtime.state import DeviceState
-from device_runtime.wire import Ack, Result
+from fedspzo.device_runtime.data.store import DataStore
+from fedspzo.device_runtime.device.agent import Agent
+from fedspzo.device_runtime.energy.book import Book
+from fedspzo.device_runtime.energy.sampler import Sampler
+from fedspzo.device_runtime.energy.source import Source
+from fedspzo.device_runtime.engines.protocol import Engine
+from fedspzo.device_runtime.errors import BrokerError, FedSPZOError
+from fedspzo.device_runtime.link.invitation import Invitation
+from fedspzo.device_runtime.platform.conditions import Conditions, Limits, Watch
+from fedspzo.device_runtime.protocol.messages import Ack, Result
+from fedspzo.device_runtime.replica.state import DeviceState
 from fedspzo_app.history import History, Round
 
 log = logging.getLogger(__name__)

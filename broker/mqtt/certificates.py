@@ -1,0 +1,178 @@
+"""The broker's certificates: an authority of its own, which devices are given to trust, and a server certificate by it.
+
+A folder keeps ``ca.pem`` (public), ``ca.key`` (signs; needed only when a server certificate is made) and ``server.pem``
+(the server's certificate and key in one file, so that they change together).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
+from ipaddress import ip_address
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from fedspzo.device_runtime.errors import BrokerError
+from fedspzo.device_runtime.files import replace_durably, write_durably
+
+AUTHORITY, AUTHORITY_KEY, SERVER = "ca.pem", "ca.key", "server.pem"
+
+_AUTHORITY_VALID = timedelta(days=3650)
+_SERVER_VALID = timedelta(days=397)
+_RENEW_BEFORE = timedelta(days=30)
+#: Certificates are valid from a day ago, for devices whose clock is slow.
+_SLOW_CLOCK = timedelta(days=1)
+_ALWAYS = ("localhost", "127.0.0.1")
+_HOST_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*")
+
+
+def ensure_certificates(folder: Path, hosts: Sequence[str], now: datetime | None = None) -> bool:
+    """Make what is missing; make the server certificate again for other hosts or when less than 30 days remain.
+
+    Args:
+        folder: where they lie; it must exist.
+        hosts: names and addresses that the server is reached by, besides localhost and 127.0.0.1.
+        now: the time; by default, the clock's.
+
+    Returns:
+        Whether there is a new server certificate.
+
+    Raises:
+        BrokerError: a host's name is not one, or a file is damaged or missing.
+    """
+    now = now or datetime.now(timezone.utc)
+    names = [_general_name(host) for host in dict.fromkeys((*hosts, *_ALWAYS))]
+    if not (folder / AUTHORITY).exists():
+        _make_authority(folder, now)
+    try:
+        authority = x509.load_pem_x509_certificate((folder / AUTHORITY).read_bytes())
+        if _is_good(folder / SERVER, authority, names, now):
+            return False
+        key = load_pem_private_key((folder / AUTHORITY_KEY).read_bytes(), None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != authority.public_key():
+            raise ValueError
+    except FileNotFoundError as error:
+        raise BrokerError(f"{error.filename} is missing, and needed for a new certificate; bring it back") from None
+    except (ValueError, x509.ExtensionNotFound):
+        raise BrokerError(
+            f"a certificate in {folder} is damaged; bring it back, or remove {AUTHORITY} and {SERVER} and enroll anew"
+        ) from None
+    _make_server(folder, names, authority, key, now)
+    return True
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(host))
+    except ValueError:
+        pass
+    try:
+        name = host.encode("idna").decode()
+    except ValueError:
+        name = ""
+    if not _HOST_NAME.fullmatch(name):
+        raise BrokerError(f"'{host}' is neither a host's name nor an address; write one such as broker.example.org")
+    return x509.DNSName(name)
+
+
+def _is_good(path: Path, authority: x509.Certificate, names: Sequence[x509.GeneralName], now: datetime) -> bool:
+    """Whether there is a server certificate by this authority, for these names, for long enough."""
+    if not path.exists():
+        return False
+    certificate = x509.load_pem_x509_certificate(path.read_bytes())
+    alternatives = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return (
+        certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value == _issued_by(authority)
+        and set(alternatives) == set(names)
+        and now < certificate.not_valid_after_utc - _RENEW_BEFORE
+    )
+
+
+def _make_authority(folder: Path, now: datetime) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "FedSPZO broker authority")])
+    certificate = (
+        _builder(name, name, key, now, now + _AUTHORITY_VALID)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_key_usage(sign_certificates=True), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    _write(folder / AUTHORITY_KEY, _key_pem(key), 0o600)
+    _write(folder / AUTHORITY, certificate.public_bytes(Encoding.PEM), 0o644)
+
+
+def _make_server(
+    folder: Path,
+    names: Sequence[x509.GeneralName],
+    authority: x509.Certificate,
+    authority_key: ec.EllipticCurvePrivateKey,
+    now: datetime,
+) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "FedSPZO broker")])
+    end = min(now + _SERVER_VALID, authority.not_valid_after_utc)
+    certificate = (
+        _builder(name, authority.subject, key, now, end)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_key_usage(sign_certificates=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(_issued_by(authority), critical=False)
+        .sign(authority_key, hashes.SHA256())
+    )
+    _write(folder / SERVER, certificate.public_bytes(Encoding.PEM) + _key_pem(key), 0o600)
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, now: datetime, end: datetime
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _SLOW_CLOCK)
+        .not_valid_after(end)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    )
+
+
+def _key_usage(sign_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not sign_certificates,
+        key_cert_sign=sign_certificates,
+        crl_sign=sign_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _issued_by(authority: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    identifier = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
+
+
+def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _write(path: Path, content: bytes, mode: int) -> None:
+    partial = path.with_name(path.name + ".partial")
+    write_durably(partial, content, mode)
+    replace_durably(partial, path)

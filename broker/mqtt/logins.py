@@ -1,0 +1,37 @@
+"""Names at a broker that tells users apart: a device's is its id, a server's has every topic, or those of one job."""
+
+from __future__ import annotations
+
+from fedspzo.device_runtime.errors import BrokerError
+from fedspzo.device_runtime.protocol.topics import valid_id
+
+#: May read and write every topic of the project.
+SERVER_USER = "server"
+_PREFIX = f"{SERVER_USER}-"
+
+
+def server_login(job: str) -> str:
+    """The login of a server that has one job's topics alone. Raises BrokerError when the job cannot have one."""
+    login = _PREFIX + job
+    if not valid_id(job) or not valid_id(login):
+        raise BrokerError(f"'{job}' cannot be a job's name here; use up to 57 letters, digits, '-' and '_'")
+    return login
+
+
+def job_of(login: str) -> str | None:
+    """The job whose topics alone a server's login has; None when it is another login."""
+    return login[len(_PREFIX) :] if login.startswith(_PREFIX) else None
+
+
+def check_device(name: str) -> None:
+    """Raise BrokerError when a name is kept for servers."""
+    if name == SERVER_USER or job_of(name) is not None:
+        raise BrokerError(f"'{name}' is a server's name; choose one for the device that does not begin so")
+
+
+def check_server(login: str, job: str) -> None:
+    """Raise BrokerError when a login is for another job's server, whose messages would reach nobody."""
+    if job_of(login) not in (None, job):
+        raise BrokerError(
+            f"the login '{login}' is for the job '{job_of(login)}', not '{job}'; give its name with --job"
+        )

@@ -1,0 +1,296 @@
+"""A managed mosquitto: TLS, a login for each device, rights by name, and what it retains on disk.
+
+A state folder holds all of it: certificates, configuration, rights, hashed passwords and the broker's own data. The
+process that starts mosquitto takes it along when it ends; any other may add and remove users meanwhile. Linux only.
+Run it as a user of its own: mosquitto keeps the rights of whoever starts it, to read the files again while it runs.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import secrets
+import signal
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from ipaddress import ip_address
+from pathlib import Path
+
+from fedspzo.broker.mqtt.certificates import AUTHORITY, ensure_certificates
+from fedspzo.broker.mqtt.logins import SERVER_USER
+from fedspzo.broker.mqtt.mosquitto_files import LOOPBACK, configuration, rights
+from fedspzo.broker.mqtt.mosquitto_program import by_name, find, hash_passwords, prepare_child
+from fedspzo.device_runtime.errors import BrokerError
+from fedspzo.device_runtime.files import replace_durably, write_durably
+from fedspzo.device_runtime.link.access import Access
+from fedspzo.device_runtime.protocol.topics import valid_id
+
+log = logging.getLogger(__name__)
+
+DEFAULT_PORT = 8883
+START_TIMEOUT_S = 20.0
+STOP_TIMEOUT_S = 10.0
+#: Seconds that mosquitto has to read its files again.
+RELOAD_S = 0.5
+DAY_S = 86400.0
+
+
+class ManagedBroker:
+    """A mosquitto in a state folder; a context manager that starts and stops it.
+
+    Attributes:
+        folder: the state folder.
+        hosts: names and addresses in the certificate, the public one first; localhost and 127.0.0.1 always are.
+        port: of the TLS listener.
+    """
+
+    def __init__(self, folder: Path, hosts: Sequence[str] = (), port: int = 0, plain_port: int = 0) -> None:
+        """Describe a broker, without starting it.
+
+        Args:
+            folder: made at the first start.
+            hosts: by default those of the last start, or localhost. With loopback names alone, only this machine can
+                connect.
+            port: by default the last start's, or 8883.
+            plain_port: of a listener on 127.0.0.1 without TLS; by default there is none.
+
+        Raises:
+            BrokerError: what the folder says of the last start is damaged.
+        """
+        self.folder = folder.resolve()
+        last_hosts, last_port = self._load_settings()
+        self.hosts = tuple(hosts) or last_hosts
+        self.port = port or last_port
+        self._plain_port = plain_port
+        self._process: subprocess.Popen[str] | None = None
+        self._lines: deque[str] = deque(maxlen=20)
+        self._reader = threading.Thread(target=self._relay, daemon=True)
+
+    @property
+    def url(self) -> str:
+        """By the first host."""
+        host = self.hosts[0]
+        return f"mqtts://[{host}]:{self.port}" if ":" in host else f"mqtts://{host}:{self.port}"
+
+    @property
+    def pid(self) -> int | None:
+        """Process number of the mosquitto that runs in the folder, whoever started it."""
+        with suppress(FileNotFoundError), (self.folder / "pid").open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return int(file.read())
+        return None
+
+    def start(self) -> None:
+        """Start mosquitto, once, and wait until it answers. It ends with the calling thread, or at :meth:`close`.
+
+        Raises:
+            BrokerError: mosquitto is not installed, does not start, or runs in this folder already.
+        """
+        program = find("mosquitto")
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with self._locked(), (self.folder / "pid").open("a") as pid_file:
+            try:
+                # mosquitto inherits the lock, which so is held exactly as long as it runs.
+                fcntl.flock(pid_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BrokerError(
+                    f"a broker runs in {self.folder} already; stop it, or choose another folder"
+                ) from None
+            self._write_files()
+            self._process = subprocess.Popen(
+                [program, "-c", "mosquitto.conf"],
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                start_new_session=True,  # a Ctrl-C in the terminal is for the parent, which then stops the broker
+                pass_fds=[pid_file.fileno()],
+                preexec_fn=prepare_child(),
+            )
+            pid_file.truncate(0)
+            pid_file.write(str(self._process.pid))
+            pid_file.flush()
+            self._reader.start()
+            try:
+                self._wait_until_it_answers(self._process)
+            except BaseException:
+                self.close()
+                raise
+
+    def wait(self) -> None:
+        """Stay until mosquitto ends by itself, and renew its certificate in time.
+
+        Raises:
+            BrokerError: it has ended.
+        """
+        assert self._process is not None, "start() comes first"
+        while True:
+            try:
+                self._process.wait(DAY_S)
+            except subprocess.TimeoutExpired:
+                try:
+                    self.renew_certificate()
+                except BrokerError as error:  # the old one is good for some weeks
+                    log.warning("the certificate could not be renewed: %s", error)
+            else:
+                raise BrokerError(f"mosquitto has ended: {self._complaint()}")
+
+    def renew_certificate(self) -> None:
+        """Make the server certificate again if less than 30 days remain, and let a running mosquitto take it."""
+        if ensure_certificates(self.folder, self.hosts):
+            self._reload()
+
+    def close(self) -> None:
+        """Stop what :meth:`start` started; harmless if it has ended."""
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._reader.join()
+
+    def __enter__(self) -> ManagedBroker:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def add_user(self, name: str) -> Access:
+        """:meth:`add_users` for one."""
+        return self.add_users([name])[0]
+
+    def add_users(self, names: Iterable[str]) -> list[Access]:
+        """Give users a new random password each; a running mosquitto takes them at once, and drops who had another.
+
+        Raises:
+            BrokerError: a name is not valid, or no broker was ever started in the folder.
+        """
+        passwords = {name: secrets.token_urlsafe(24) for name in names}
+        for name in passwords:
+            if not valid_id(name):
+                raise BrokerError(f"'{name}' cannot be a user's name; use up to 64 letters, digits, '-' and '_'")
+        self._check_started()
+        with self._locked():
+            self._write_users(self._read_users() | hash_passwords(passwords))
+        authority = (self.folder / AUTHORITY).read_text()
+        return [Access(self.url, name, password, authority) for name, password in passwords.items()]
+
+    def server_access(self) -> Access:
+        """The server's own access, by localhost; made the first time, and kept in the folder's ``server.json``."""
+        path = self.folder / "server.json"
+        access = Access.load(path) if path.exists() else self.add_user(SERVER_USER)
+        authority = (self.folder / AUTHORITY).read_text()
+        access = replace(access, url=f"mqtts://localhost:{self.port}", authority=authority)
+        access.save(path)
+        return access
+
+    def remove_user(self, name: str) -> None:
+        """Take a user's rights away; a running mosquitto disconnects it. Raises BrokerError when it is not known."""
+        self._check_started()
+        with self._locked():
+            users = self._read_users()
+            if users.pop(name, None) is None:
+                raise BrokerError(f"'{name}' is not a user of this broker; see {self.folder / 'passwords'} for names")
+            self._write_users(users)
+
+    def _check_started(self) -> None:
+        if not (self.folder / "passwords").exists():
+            raise BrokerError(f"{self.folder} is not a broker's; start one there with 'fedspzo broker --state'")
+
+    def _read_users(self) -> dict[str, str]:
+        """Name → its line of the password file."""
+        return by_name((self.folder / "passwords").read_text())
+
+    def _write_users(self, users: dict[str, str]) -> None:
+        self._write("acl", rights(users))
+        self._write("passwords", "".join(f"{line}\n" for line in users.values()))
+        self._reload()
+
+    def _reload(self) -> None:
+        pid = self.pid
+        if pid is not None:
+            os.kill(pid, signal.SIGHUP)
+            time.sleep(RELOAD_S)  # a signal that comes while mosquitto reads the files is lost
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGHUP)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One process at a time changes the folder; a mosquitto that is not ready yet would die of a signal."""
+        with (self.folder / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def _load_settings(self) -> tuple[tuple[str, ...], int]:
+        path = self.folder / "settings.json"
+        if not path.exists():
+            return ("localhost",), DEFAULT_PORT
+        try:
+            settings = json.loads(path.read_bytes())
+            return tuple(map(str, settings["hosts"])), int(settings["port"])
+        except (ValueError, TypeError, KeyError):
+            raise BrokerError(f"{path} is damaged; remove it, and start the broker with --host and --port") from None
+
+    def _write_files(self) -> None:
+        ensure_certificates(self.folder, self.hosts)
+        self._write(
+            "mosquitto.conf", configuration(self.port, not all(map(_is_loopback, self.hosts)), self._plain_port)
+        )
+        self._write("settings.json", json.dumps({"hosts": self.hosts, "port": self.port}))
+        if not (self.folder / "passwords").exists():
+            self._write("passwords", "")
+        self._write("acl", rights(self._read_users()))
+
+    def _write(self, name: str, text: str) -> None:
+        partial = self.folder / f"{name}.partial"
+        write_durably(partial, text.encode(), mode=0o600)
+        replace_durably(partial, self.folder / name)
+
+    def _wait_until_it_answers(self, process: subprocess.Popen[str]) -> None:
+        """A handshake with the folder's certificate tells mosquitto from whoever else may have the port."""
+        context = ssl.create_default_context(cafile=self.folder / AUTHORITY)
+        end = time.monotonic() + START_TIMEOUT_S
+        while process.poll() is None and time.monotonic() < end:
+            with suppress(OSError), socket.create_connection((LOOPBACK, self.port), 1.0) as connection:
+                context.wrap_socket(connection, server_hostname=LOOPBACK).close()
+                return
+            time.sleep(0.02)
+        raise BrokerError(f"mosquitto did not start on port {self.port}: {self._complaint()}")
+
+    def _relay(self) -> None:
+        assert self._process is not None
+        assert self._process.stderr is not None
+        with self._process.stderr as lines:
+            for line in lines:
+                self._lines.append(line.rstrip().partition(": ")[2])
+                log.info("mosquitto: %s", line.rstrip())
+
+    def _complaint(self) -> str:
+        """The last error that mosquitto logged, or its last words."""
+        self._reader.join(1.0)
+        lines = list(self._lines)
+        errors = [line for line in lines if line.startswith("Error")]
+        return (errors or lines or ["it says nothing"])[-1]
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,155 @@
+"""Rights of devices and the server at a RabbitMQ broker: each has a user that can do what it needs, and no more.
+
+User name, device and client id are one name. A device writes only its own ``up`` and ``state``, and reads only its own
+``down``, ``round`` and ``result``, of any job. docs/rabbitmq.md says what RabbitMQ enforces of it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import secrets
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fedspzo.broker.mqtt.logins import SERVER_USER, job_of
+from fedspzo.device_runtime.errors import BrokerError
+from fedspzo.device_runtime.protocol.topics import valid_id
+
+_EXCHANGE = "amq.topic"
+_TIMEOUT_S = 60.0
+# Regular expressions. They end in \z, as $ would let a line feed follow. RabbitMQ matches topics with a dot for each /
+# and an asterisk for each +.
+_ID = r"[A-Za-z0-9_-]+"
+_ANY_ID = rf"(\*|{_ID})"
+
+
+@dataclass(frozen=True)
+class Rights:
+    """What a user may do: patterns for the names of its queues, and of the topics that it writes and reads."""
+
+    queues: str
+    write: str
+    read: str
+
+
+def rights(name: str) -> Rights:
+    """What the user of this name may do: a server has every topic of the project or of its job, a device its own.
+
+    Raises:
+        BrokerError: the name cannot be a user's.
+    """
+    if not valid_id(name):
+        raise BrokerError(f"'{name}' cannot be a user's name; use up to 64 letters, digits, '-' and '_'")
+    queues = rf"^mqtt-subscription-{name}qos[01]\z"  # RabbitMQ makes these for the subscriptions of a client id
+    if name == SERVER_USER:
+        return Rights(queues, write=r"^fl\.v1\.", read=r"^fl\.v1\.")
+    if job := job_of(name):
+        return Rights(queues, write=rf"^fl\.v1\.{job}\.", read=rf"^fl\.v1\.{job}\.")
+    return Rights(
+        queues,
+        write=rf"^fl\.v1\.{_ID}\.(up|state)\.{name}\z",
+        read=rf"^fl\.v1\.{_ANY_ID}\.(down\.{name}|round|result)\z",
+    )
+
+
+@dataclass(frozen=True)
+class RabbitMQ:
+    """The users of a broker, over rabbitmqctl; a cluster has them at every node.
+
+    Attributes:
+        command: rabbitmqctl, as it is called; with ``-n NODE``, say.
+        vhost: virtual host that MQTT uses.
+    """
+
+    command: Sequence[str] = ("rabbitmqctl",)
+    vhost: str = "/"
+
+    def add_user(self, name: str) -> str:
+        """Make a user, or give it a new password; returns the password.
+
+        Raises:
+            BrokerError: the name cannot be a user's, or rabbitmqctl failed.
+        """
+        return self.add_users([name])[name]
+
+    def add_users(self, names: Iterable[str]) -> dict[str, str]:
+        """Make many users with one call of rabbitmqctl; returns their passwords by name. Raises as `add_user`."""
+        wanted = {name: rights(name) for name in names}
+        passwords = {name: secrets.token_urlsafe(24) for name in wanted}
+        definitions = {
+            "users": [_user(name, password) for name, password in passwords.items()],
+            "permissions": [self._permission(name, right) for name, right in wanted.items()],
+            "topic_permissions": [self._topic_permission(name, right) for name, right in wanted.items()],
+        }
+        self._run("import_definitions", stdin=json.dumps(definitions))
+        return passwords
+
+    def remove_user(self, name: str) -> None:
+        """Remove a user, end its connections, and delete what waits for it.
+
+        Raises:
+            BrokerError: the name cannot be a user's, there is no such user, or rabbitmqctl failed.
+        """
+        rights(name)
+        self._run("delete_user", name)
+        queues = json.loads(self._run("list_queues", "--vhost", self.vhost, "--formatter", "json", "name"))
+        for level in (0, 1):
+            queue = f"mqtt-subscription-{name}qos{level}"
+            if {"name": queue} in queues:
+                self._run("delete_queue", "--vhost", self.vhost, queue)
+
+    def _permission(self, name: str, rights: Rights) -> dict[str, str]:
+        # To bind a queue to the exchange takes writing the queue and reading the exchange.
+        also_exchange = rf"{rights.queues}|^{re.escape(_EXCHANGE)}\z"
+        return {
+            "user": name,
+            "vhost": self.vhost,
+            "configure": rights.queues,
+            "write": also_exchange,
+            "read": also_exchange,
+        }
+
+    def _topic_permission(self, name: str, rights: Rights) -> dict[str, str]:
+        return {
+            "user": name,
+            "vhost": self.vhost,
+            "exchange": _EXCHANGE,
+            "write": rights.write,
+            "read": rights.read,
+        }
+
+    def _run(self, *arguments: str, stdin: str = "") -> str:
+        try:
+            done = subprocess.run(
+                [*self.command, *arguments], input=stdin, capture_output=True, text=True, timeout=_TIMEOUT_S
+            )
+        except OSError as error:
+            raise BrokerError(
+                f"'{self.command[0]}' cannot be run ({error.strerror}); install rabbitmq-server"
+            ) from None
+        except subprocess.TimeoutExpired:
+            raise BrokerError(
+                f"rabbitmqctl {arguments[0]} took over {_TIMEOUT_S:g} s; check that the node runs"
+            ) from None
+        if done.returncode:
+            lines = [line.strip() for line in (done.stderr + done.stdout).splitlines()]
+            reason = next((line for line in lines if line not in ("", "Error:")), "it gives no reason")
+            raise BrokerError(f"rabbitmqctl {arguments[0]} failed: {reason}; look at rabbitmqctl status")
+        return done.stdout
+
+
+def _user(name: str, password: str) -> dict[str, Any]:
+    """A user as RabbitMQ stores it: with a salted hash of the password."""
+    salt = secrets.token_bytes(4)
+    digest = hashlib.sha256(salt + password.encode()).digest()
+    return {
+        "name": name,
+        "password_hash": base64.b64encode(salt + digest).decode(),
+        "hashing_algorithm": "rabbit_password_hashing_sha256",
+        "tags": "",
+    }

@@ -1,0 +1,1 @@
+"""Rounds as pure functions: a job's settings, plans, cohorts and aggregation."""

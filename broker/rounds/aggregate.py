@@ -1,0 +1,117 @@
+"""From the results of a round to its journal entry: pure functions, which the live server and simulations call."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedspzo.device_runtime.protocol.messages import Energy, Result, fingerprint
+from fedspzo.device_runtime.protocol.plan import Contribution, Entry, Plan
+
+#: Largest scalar, loss or time that a result may have.
+LARGEST = 1e9
+
+
+@dataclass(frozen=True)
+class Spending:
+    """What a round took the devices that said so.
+
+    Attributes:
+        joules, uncertainty: of all of them together.
+        devices: how many they are.
+        estimated: how many of them did not measure.
+    """
+
+    joules: float
+    uncertainty: float
+    devices: int
+    estimated: int
+
+
+@dataclass(frozen=True)
+class ClosedRound:
+    """What became of a round.
+
+    Attributes:
+        round: its number.
+        loss: mean loss that its devices measured.
+        devices: those whose results counted.
+        seconds: from opening to closing.
+        step_seconds: mean time of a device's local step.
+        spending: joules; None when no device said.
+    """
+
+    round: int
+    loss: float
+    devices: tuple[str, ...]
+    seconds: float
+    step_seconds: float
+    spending: Spending | None = None
+
+
+def refusal(plan: Plan, cohort: Collection[str], device: str, result: Result) -> str | None:
+    """Why a result does not count, or None when it does."""
+    if result.round != plan.round:
+        return f"it is for round {result.round}, and round {plan.round} is open"
+    if device not in cohort:
+        return f"the device was not asked in round {plan.round}"
+    if result.plan != fingerprint(plan):
+        return f"it answers another plan of round {result.round}"
+    if len(result.scalars) != plan.scalars:
+        return f"it has {len(result.scalars)} scalars, and the plan asks for {plan.scalars}"
+    if not 1 <= result.examples <= plan.steps * plan.examples:
+        return f"it claims {result.examples} examples, and the plan allows {plan.steps * plan.examples}"
+    if len(result.energy) > 1 or any(energy.uncertainty < 0 for energy in result.energy):
+        return "what it says of its energy makes no sense"
+    joules = [number for energy in result.energy for number in (energy.joules, energy.uncertainty)]
+    if any(abs(number) > LARGEST for number in (*result.scalars, result.loss, result.seconds, *joules)):
+        return f"it has a number beyond {LARGEST:g}, which no sound measurement gives"
+    return None
+
+
+def close_round(plan: Plan, results: Mapping[str, Result], votes: bool = False) -> Entry:
+    """The journal entry that a round's results make: a mean weighted by examples.
+
+    With shared directions the scalars themselves are averaged; otherwise each device's scalars are kept, with its share
+    of the examples as the weight. The order of arrival does not matter. With votes, what is averaged are the signs, and
+    the entry has the sign of their mean.
+    """
+    total = sum(result.examples for result in results.values())
+    shares = {device: results[device].examples / total for device in sorted(results)}
+    if plan.shared:
+        # Rounded to float32 here, as the wire does: every replica applies the same numbers.
+        scalars = {device: np.array(results[device].scalars, np.float32) for device in shares}
+        if votes:
+            scalars = {device: np.sign(own) for device, own in scalars.items()}
+        mean = np.array(
+            [math.fsum(shares[d] * float(scalars[d][i]) for d in shares) for i in range(plan.scalars)], np.float32
+        )
+        mean = np.sign(mean) if votes else mean
+        return Entry(plan, (Contribution("", 1.0, tuple(mean.tolist())),))
+    return Entry(plan, tuple(Contribution(d, share, results[d].scalars) for d, share in shares.items()))
+
+
+def describe_round(plan: Plan, results: Mapping[str, Result], seconds: float) -> ClosedRound:
+    """What became of a round that took so many seconds."""
+    return ClosedRound(
+        round=plan.round,
+        loss=math.fsum(result.loss for result in results.values()) / len(results),
+        devices=tuple(sorted(results)),
+        seconds=seconds,
+        step_seconds=math.fsum(result.seconds for result in results.values()) / (len(results) * plan.steps),
+        spending=_add_up([energy for result in results.values() for energy in result.energy]),
+    )
+
+
+def _add_up(energies: Sequence[Energy]) -> Spending | None:
+    if not energies:
+        return None
+    return Spending(
+        joules=math.fsum(energy.joules for energy in energies),
+        uncertainty=math.hypot(*(energy.uncertainty for energy in energies)),
+        devices=len(energies),
+        estimated=sum(energy.estimated for energy in energies),
+    )

@@ -1,0 +1,88 @@
+"""Who may take part: the operator's list of names and public keys, read again when its file changes."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+from fedspzo.device_runtime.errors import StateError
+from fedspzo.device_runtime.protocol.signing import KEY_BYTES
+from fedspzo.device_runtime.protocol.topics import valid_id
+
+log = logging.getLogger(__name__)
+
+#: Seconds between looks at the file, and seconds for which a file that is being written is left alone.
+LOOK_S = 1.0
+
+
+class Admission:
+    """The list: a line for each device, its name and its public key in hexadecimal; ``#`` begins a comment."""
+
+    def __init__(self, path: Path) -> None:
+        """Read it. Raises StateError when it cannot be read, or a line of it cannot be understood."""
+        self._path = path
+        self._stamp = _stamp(path)
+        self._keys = _read(path)
+        self._looked_at = time.monotonic()
+
+    def refusal(self, name: str, key: bytes) -> str | None:
+        """Why a device that has shown that a key is its own may not take part, or None when it may."""
+        self._look()
+        known = self._keys.get(name)
+        if known == key:
+            return None
+        if known is None:
+            return "it is not on the list of admitted devices; add what its --show-key prints to the --admit file"
+        return "the list of admitted devices has another key for its id; correct it by what its --show-key prints"
+
+    def _look(self) -> None:
+        """Read the file again when it has changed; if it is of no use, what it said before holds."""
+        if time.monotonic() < self._looked_at + LOOK_S:
+            return
+        self._looked_at = time.monotonic()
+        stamp = _stamp(self._path)
+        if stamp != self._stamp and not _may_be_half_written(stamp):
+            self._stamp = stamp
+            try:
+                self._keys = _read(self._path)
+            except StateError as error:
+                log.warning("%s; until then, the list as it was holds", error)
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Changes with the file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
+
+
+def _may_be_half_written(stamp: tuple[int, int] | None) -> bool:
+    """Whether a file was written to just now."""
+    return stamp is not None and abs(time.time_ns() - stamp[0]) < LOOK_S * 1e9
+
+
+def _read(path: Path) -> dict[str, bytes]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StateError(f"the list of admitted devices {path} cannot be read ({error}); mend it") from None
+    keys: dict[str, bytes] = {}
+    for number, line in enumerate(lines, 1):
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        try:
+            name, text = words
+            key = bytes.fromhex(text)
+            if not valid_id(name) or len(key) != KEY_BYTES or keys.get(name, key) != key:
+                raise ValueError
+        except ValueError:
+            raise StateError(
+                f"line {number} of {path} is not a name, not yet given, and its public key; bring the lines that"
+                " fedspzo device --show-key prints"
+            ) from None
+        keys[name] = key
+    return keys

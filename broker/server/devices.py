@@ -1,0 +1,165 @@
+"""Who is there: the devices that the server knows, and whether they can take part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from fedspzo.broker.rounds.sampling import Candidate
+from fedspzo.device_runtime.protocol.messages import Presence, Result, Sync
+
+#: Seconds without a word after which a device counts as gone: more than twice what it lets pass between syncs.
+LEASE_S = 150.0
+#: Devices that a job can have: what is kept of each takes memory.
+MAX_DEVICES = 100_000
+
+
+@dataclass
+class Member:
+    """A device that has synced at least once.
+
+    Attributes:
+        name: its id.
+        key: its public key.
+        session: of its process.
+        online: as its birth message, its will and its syncs say.
+        synced: it stands where it can be asked.
+        willing: its conditions allow it to be asked.
+        seen: when it was last heard, by the monotonic clock.
+        round, examples, battery, charging: as its last sync said.
+        served: last round that its result counted in.
+        results: results that counted.
+        bytes_up, bytes_down: payload received from and sent to it.
+        measured_joules, estimated_joules: that counted results took it, by its sensor and by estimates.
+        joules_uncertainty: of both together: a device's rounds err alike, so theirs add up.
+        joules_results: results that said so.
+        brought, brought_at: from which round on it was sent entries last, and when.
+    """
+
+    name: str
+    key: bytes
+    session: int = 0
+    online: bool = False
+    synced: bool = False
+    willing: bool = True
+    seen: float = 0.0
+    round: int = 0
+    examples: int = 0
+    battery: float = 1.0
+    charging: bool = False
+    served: int = 0
+    results: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
+    measured_joules: float = 0.0
+    estimated_joules: float = 0.0
+    joules_uncertainty: float = 0.0
+    joules_results: int = 0
+    brought: int = -1
+    brought_at: float = 0.0
+
+
+class Roster:
+    """The members of a job."""
+
+    def __init__(self, members: Iterator[Member]) -> None:
+        """Start with those known from before; they have yet to come."""
+        self._members = {member.name: member for member in members}
+        self._changed: set[str] = set()
+
+    def get(self, name: str) -> Member | None:
+        """A member; None for a stranger."""
+        return self._members.get(name)
+
+    def edit(self, name: str) -> Member | None:
+        """A member that something is to be noted of; None for a stranger."""
+        if name in self._members:
+            self._changed.add(name)
+        return self._members.get(name)
+
+    def admit(self, name: str, key: bytes) -> Member | None:
+        """The member of a name, made with a key where it is new; None when there are too many."""
+        if name not in self._members:
+            if len(self._members) >= MAX_DEVICES:
+                return None
+            self._members[name] = Member(name, key)
+        return self.edit(name)
+
+    def changed(self) -> list[Member]:
+        """Members that something was noted of since the last call."""
+        names, self._changed = self._changed, set()
+        return [self._members[name] for name in names]
+
+    def left(self, name: str, now: float) -> bool:
+        """Whether a device was there and has gone; one that was never seen may yet come."""
+        member = self._members.get(name)
+        return member is not None and bool(member.session) and not _present(member, now)
+
+    def ready(self, now: float) -> dict[str, Candidate]:
+        """Devices that can be asked: there, synced, and willing."""
+        return {
+            member.name: Candidate(member.served, member.battery, member.charging, joules_a_round(member))
+            for member in self._members.values()
+            if _askable(member, now)
+        }
+
+    def there(self, now: float) -> set[str]:
+        """Devices that are there and synced, whether or not they are willing."""
+        return {member.name for member in self._members.values() if member.synced and _present(member, now)}
+
+    def count_ready(self, now: float) -> int:
+        """How many can be asked; any thread may want to know."""
+        return sum(_askable(member, now) for member in list(self._members.values()))
+
+    def joules(self) -> tuple[float, float]:
+        """What counted results took, by sensors and by estimates; any thread may want to know."""
+        members = list(self._members.values())
+        return sum(m.measured_joules for m in members), sum(m.estimated_joules for m in members)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+
+def announce(member: Member, presence: Presence) -> None:
+    """Note a birth message or a will; the will of an earlier session changes nothing."""
+    if presence.online:
+        member.session, member.online = presence.session, True
+    elif member.session == presence.session:
+        part(member)
+
+
+def part(member: Member) -> None:
+    """Note that a device is not there any more, or may not be."""
+    member.online = member.synced = False
+
+
+def accept(member: Member, sync: Sync) -> None:
+    """Note where a device stands; it is there, so a will that came late is undone."""
+    member.session, member.online, member.synced = sync.session, True, True
+    member.round, member.examples = sync.round, sync.examples
+    member.battery, member.charging, member.willing = sync.battery, sync.charging, sync.willing
+
+
+def credit(member: Member, result: Result) -> None:
+    """Note that a result of a device counted."""
+    member.served, member.results = result.round, member.results + 1
+    for energy in result.energy:
+        if energy.estimated:
+            member.estimated_joules += energy.joules
+        else:
+            member.measured_joules += energy.joules
+        member.joules_uncertainty += energy.uncertainty
+        member.joules_results += 1
+
+
+def joules_a_round(member: Member) -> float:
+    """In the mean over the rounds that it said so; 0 when there is none."""
+    return (member.measured_joules + member.estimated_joules) / max(member.joules_results, 1)
+
+
+def _askable(member: Member, now: float) -> bool:
+    return member.synced and member.willing and _present(member, now)
+
+
+def _present(member: Member, now: float) -> bool:
+    return member.online and now < member.seen + LEASE_S

@@ -1,0 +1,205 @@
+"""The server's own replica on a thread of its own: held-out accuracy and digests, without holding up a round.
+
+It reads the journal by itself, so that nothing piles up in memory when rounds are quicker than it is.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedspzo.broker.server.store import ServerStore
+from fedspzo.device_runtime.data.store import DataStore
+from fedspzo.device_runtime.engines.protocol import Engine
+from fedspzo.device_runtime.model.bundle import file_hash
+from fedspzo.device_runtime.protocol.plan import Entry
+from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.step.runner import Forward
+from fedspzo.device_runtime.step.scores import Evaluation, evaluate
+
+#: Journal entries that are read at once.
+BATCH = 64
+#: Rounds between snapshots.
+SNAPSHOT_EVERY = 100
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What is due after which rounds; all of it after the last.
+
+    Attributes:
+        last: the job's last round.
+        evaluate_every: rounds between evaluations.
+        digest_every: rounds between those whose plan asks devices for the digest of what they start from.
+    """
+
+    last: int
+    evaluate_every: int
+    digest_every: int
+
+    def overtaken(self, round: int, reached: int) -> bool:
+        """Whether the evaluation after a round is of no interest, the next being due already."""
+        following = round - round % self.evaluate_every + self.evaluate_every
+        return round < self.last and min(following, self.last) <= reached
+
+    def evaluation(self, round: int) -> bool:
+        """Whether one is due after a round."""
+        return round == self.last or round % self.evaluate_every == 0
+
+    def digest(self, round: int) -> bool:
+        """Whether it is asked for."""
+        return round == self.last or (round + 1) % self.digest_every == 0
+
+    def snapshot(self, round: int) -> bool:
+        """Whether one is due."""
+        return round == self.last or round % SNAPSHOT_EVERY == 0
+
+    def due(self, round: int) -> bool:
+        """Whether anything is."""
+        return self.snapshot(round) or self.evaluation(round) or self.digest(round)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """How the model after a round does on the held-out set."""
+
+    round: int
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True)
+class Digested:
+    """The digest of the replica after a round."""
+
+    round: int
+    digest: bytes
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A file with the replica after a round.
+
+    Attributes:
+        sha256, size: of the file.
+    """
+
+    round: int
+    path: Path
+    sha256: bytes
+    size: int
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The thread ended with an error."""
+
+    error: Exception
+
+
+class Evaluator:
+    """Follows the journal, and reports what is due, in order. An evaluation that comes late is left out.
+
+    Attributes:
+        round, head: the round that its replica started from, and the hash of the journal up to there.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        replica: Replica,
+        examples: DataStore | None,
+        store: ServerStore,
+        schedule: Schedule,
+        report: Callable[[object], None],
+    ) -> None:
+        """Start the thread, which waits for :meth:`follow`.
+
+        Args:
+            replica: this object is the thread's from now on.
+            examples: the held-out set, if there is one.
+            store: has the journal, and takes the snapshots.
+            report: given each :class:`Evaluated`, :class:`Digested`, :class:`Snapshot` or :class:`Failed`, on
+                the thread.
+
+        Raises:
+            StateError: the journal cannot be read.
+        """
+        self.round, self.head = replica.round, replica.head
+        self._forward = Forward(engine, replica)
+        self._examples = examples
+        self._store = store
+        self._schedule = schedule
+        self._report = report
+        self._journal = store.open_journal()
+        self._reached = -1
+        self._closing = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="evaluator", daemon=True)
+        self._thread.start()
+
+    def follow(self, reached: int) -> None:
+        """Take the replica to this round, up to which the journal is on disk."""
+        with self._changed:
+            self._reached = reached
+            self._changed.notify()
+
+    def close(self) -> None:
+        """End the thread when it has come to the journal's end."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        replica = self._forward.weights
+        try:
+            if self._await(-1):
+                if replica.round in self._store.snapshots():
+                    self._report(_snapshot(replica, self._store.snapshots()[replica.round]))
+                self._evaluate()
+                self._report(Digested(replica.round, replica.digest()))
+            while self._await(replica.round):
+                together: list[Entry] = []
+                for entry in self._journal.entries(replica.round, min(BATCH, self._reached - replica.round)):
+                    together.append(entry)
+                    if self._schedule.due(entry.round):
+                        replica.apply_all(together)
+                        together = []
+                        self._attend()
+                replica.apply_all(together)
+        except Exception as error:  # a thread's error would be lost; the server raises it
+            self._report(Failed(error))
+
+    def _await(self, round: int) -> bool:
+        """Wait until the journal goes on after a round; False when it does not."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closing or self._reached > round)
+            return self._reached > round
+
+    def _attend(self) -> None:
+        """Do what is due after the replica's round."""
+        replica = self._forward.weights
+        if self._schedule.snapshot(replica.round):
+            self._report(_snapshot(replica, self._store.new_snapshot(replica.round)))
+        if self._schedule.evaluation(replica.round):
+            self._evaluate()
+        if self._schedule.digest(replica.round):
+            self._report(Digested(replica.round, replica.digest()))
+
+    def _evaluate(self) -> None:
+        replica = self._forward.weights
+        if self._examples is not None and not self._schedule.overtaken(replica.round, self._reached):
+            self._report(Evaluated(replica.round, evaluate(self._forward, self._examples)))
+
+
+def _snapshot(replica: Replica, path: Path) -> Snapshot:
+    if not path.exists():
+        replica.save_snapshot(path)
+    return Snapshot(
+        round=replica.round,
+        path=path,
+        sha256=bytes.fromhex(file_hash(path)),
+        size=path.stat().st_size,
+    )

@@ -1,0 +1,55 @@
+"""The round that waits for results, and when it has waited enough."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from fedspzo.broker.rounds.job import Job
+from fedspzo.broker.server.devices import Roster
+from fedspzo.device_runtime.protocol.messages import Decline, Result
+from fedspzo.device_runtime.protocol.plan import Plan
+
+
+@dataclass
+class OpenRound:
+    """A round in progress; times are of the monotonic clock.
+
+    Attributes:
+        cohort: devices asked so far.
+        results: device → its accepted result.
+        started: when it was opened, or reopened after a restart.
+        deadline: when a quorum suffices, or others are asked.
+        declined: device → its refusal to answer.
+    """
+
+    plan: Plan
+    cohort: tuple[str, ...]
+    results: dict[str, Result]
+    started: float
+    deadline: float = field(init=False)
+    declined: dict[str, Decline] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.deadline = self.started + self.plan.deadline
+
+    @property
+    def missing(self) -> list[str]:
+        """Devices that may yet answer."""
+        return [device for device in self.cohort if device not in self.results and device not in self.declined]
+
+    def overdue(self, now: float) -> bool:
+        """Whether the deadline has passed."""
+        return now >= self.deadline
+
+    def complete(self, job: Job, roster: Roster, now: float) -> bool:
+        """Whether it can be closed: the whole cohort's worth of results, or a quorum and nothing more to wait for."""
+        if len(self.results) >= job.cohort:
+            return True
+        hopeless = all(roster.left(device, now) for device in self.missing)
+        return len(self.results) >= job.quorum and (hopeless or self.overdue(now))
+
+    def extend(self, fresh: tuple[str, ...], now: float) -> list[str]:
+        """Ask other devices besides, with a new deadline for all; returns whom to send the plan."""
+        asked = [*self.missing, *fresh]
+        self.cohort, self.deadline = (*self.cohort, *fresh), now + self.plan.deadline
+        return asked

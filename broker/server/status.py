@@ -1,0 +1,93 @@
+"""Where a job is, read from its server's state folder, whether or not the server runs."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+from fedspzo.broker.server.store import DATABASE
+from fedspzo.device_runtime.errors import StateError
+
+#: Rounds that means are taken over.
+RECENT = 20
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """Rounds, devices and counts, as plain values for people and programs.
+
+    A device's ``round`` is the one that it stood at when it last synced, or its last result counted in; ``heard`` is
+    how many seconds ago anything came from it.
+
+    Raises:
+        StateError: the folder is not a server's.
+    """
+    file = folder / DATABASE
+    if not file.is_file():
+        raise StateError(f"{folder} is not the state folder of a server; give the one that fedspzo server was given")
+    try:
+        connection = sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)
+        connection.row_factory = sqlite3.Row
+        try:
+            return _read(connection, time.time())
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise StateError(f"{file} cannot be read ({error}); is it a server's, of this version?") from None
+
+
+def _read(connection: sqlite3.Connection, now: float) -> dict[str, Any]:
+    def rows(statement: str, *values: object) -> list[dict[str, Any]]:
+        return [dict(row) for row in connection.execute(statement, values)]
+
+    journal = rows("SELECT COALESCE(MAX(round), 0) AS round, COALESCE(SUM(LENGTH(entry)), 0) AS bytes FROM journal")[0]
+    last = rows("SELECT * FROM history ORDER BY round DESC LIMIT ?", RECENT)
+    opened = rows("SELECT round, cohort FROM open_round")
+    answered = rows("SELECT COUNT(*) AS results FROM results")[0]["results"]
+    devices = [
+        {
+            "name": row["name"],
+            "round": max(row["round"], row["served"]),
+            "behind": journal["round"] - max(row["round"], row["served"]),
+            "heard": now - row["seen"],
+            **{name: row[name] for name in ("results", "examples", "battery", "bytes_up", "bytes_down")},
+            "charging": bool(row["charging"]),
+            "joules_a_round": (row["measured_joules"] + row["estimated_joules"]) / row["joules_results"]
+            if row["joules_results"]
+            else None,
+            "joules_estimated": row["estimated_joules"] > 0,
+        }
+        for row in rows("SELECT * FROM devices ORDER BY name")
+    ]
+    return {
+        "round": journal["round"],
+        "journal_bytes": journal["bytes"],
+        "open": {
+            "round": opened[0]["round"], "asked": len(opened[0]["cohort"].split()), "results": answered,
+        } if opened else None,
+        "recent": {
+            "rounds": len(last),
+            "loss": sum(row["loss"] for row in last) / len(last),
+            "results": sum(len(row["devices"].split()) for row in last) / len(last),
+            "seconds": sum(row["seconds"] for row in last) / len(last),
+            "energy": _spending(last),
+        } if last else None,
+        "closed_ago": now - last[0]["closed"] if last else None,
+        "counts": {row["name"]: row["count"] for row in rows("SELECT * FROM counts")},
+        "devices": devices,
+    }  # fmt: skip
+
+
+def _spending(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Joules of a round of a device, in the mean over those that said so."""
+    told = [row for row in rows if row["joules_devices"]]
+    if not told:
+        return None
+    devices = sum(row["joules_devices"] for row in told)
+    return {
+        "joules_a_device": sum(row["joules"] for row in told) / devices,
+        "uncertainty": sum(row["joules_uncertainty"] for row in told) / devices,
+        "devices": devices / len(told),
+        "estimated": sum(row["joules_estimated"] for row in told) / devices,
+    }

@@ -1,0 +1,292 @@
+"""What the server must not lose: the journal, the open round and its results, in one SQLite file."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from fedspzo.broker.rounds.aggregate import ClosedRound, Spending
+from fedspzo.broker.server.devices import Member
+from fedspzo.broker.server.open_round import OpenRound
+from fedspzo.device_runtime.errors import StateError
+from fedspzo.device_runtime.files import make_folder
+from fedspzo.device_runtime.protocol.messages import Rebase, Result, decode, encode
+from fedspzo.device_runtime.protocol.plan import MAX_SUMS, Entry, Plan
+from fedspzo.device_runtime.protocol.signing import Signer, write_pin
+from fedspzo.device_runtime.protocol.sums import EMPTY_SUMS, Sums, follow
+from fedspzo.device_runtime.replica.journal import EMPTY, Journal, chain, connect
+from fedspzo.device_runtime.replica.state import lock_folder
+
+DATABASE, SNAPSHOTS, KEY = "server.sqlite", "snapshots", "server.key"
+#: Snapshots that are kept: the one before the newest may be on its way to a device.
+KEPT = 2
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS job (bundle BLOB NOT NULL, name TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS open_round (round INTEGER PRIMARY KEY, plan BLOB NOT NULL, cohort TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS results (round INTEGER, device TEXT, result BLOB NOT NULL, PRIMARY KEY (round, device));
+CREATE TABLE IF NOT EXISTS history (
+    round INTEGER PRIMARY KEY, loss REAL, devices TEXT, seconds REAL, step_seconds REAL, closed REAL,
+    joules REAL, joules_uncertainty REAL, joules_devices INTEGER, joules_estimated INTEGER
+);
+CREATE TABLE IF NOT EXISTS devices (
+    name TEXT PRIMARY KEY, key BLOB NOT NULL, round INTEGER, examples INTEGER, battery REAL, charging INTEGER,
+    served INTEGER, results INTEGER, bytes_up INTEGER, bytes_down INTEGER, seen REAL,
+    measured_joules REAL, estimated_joules REAL, joules_uncertainty REAL, joules_results INTEGER
+);
+CREATE TABLE IF NOT EXISTS rebase (one INTEGER PRIMARY KEY CHECK (one = 1), message BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS counts (name TEXT PRIMARY KEY, count INTEGER NOT NULL);
+"""
+
+
+class ServerStore:
+    """The server's state folder. What a method writes is on disk when it returns, or when a transaction around it ends.
+
+    Attributes:
+        bundle: identity of the job's bundle.
+        journal: the entries of closed rounds.
+        sums: what they add up to; None where they are not of one pool of seeds.
+        rebase: the sums at the last round that rebased, if one did.
+        signer: signs what the server sends; made here the first time.
+    """
+
+    def __init__(self, folder: Path, bundle: bytes, name: str = "default") -> None:
+        """Open or create.
+
+        Args:
+            bundle: identity of the job's bundle.
+            name: of the job, which is part of what its entries are signed for.
+
+        Raises:
+            StateError: the folder cannot be used, or belongs to another job.
+        """
+        self._lock = lock_folder(folder)
+        self.bundle = bundle
+        self._database = folder / DATABASE
+        self._snapshots = folder / SNAPSHOTS
+        self._snapshots.mkdir(exist_ok=True)
+        self.signer = Signer(folder / KEY)
+        self._connection = connect(self._database)
+        self.journal = Journal(self._connection)
+        try:
+            self._connection.executescript(_SCHEMA)
+            row = self._connection.execute("SELECT bundle, name FROM job").fetchone()
+            if row is None:
+                self._connection.execute("INSERT INTO job VALUES (?, ?)", (bundle, name))
+        except sqlite3.Error as error:
+            raise StateError(f"{folder / DATABASE} is not a server's, or of another version ({error})") from None
+        if row is not None and row[0] != bundle:
+            raise StateError(f"{folder} belongs to a job with another bundle; give each job a state folder of its own")
+        if row is not None and row[1] != name:
+            raise StateError(f"{folder} belongs to the job '{row[1]}'; give each job a state folder of its own")
+        self.rebase = self._load_rebase()
+        self.sums: Sums | None = self.rebase.sums if self.rebase else EMPTY_SUMS
+        for entry in self.journal.entries(after=self.rebase.round if self.rebase else 0):
+            self.sums = follow(self.sums, entry)
+            if self.sums is None:
+                break
+
+    def open_journal(self) -> Journal:
+        """The journal for another thread: what is committed, over a connection of its own."""
+        return Journal(connect(self._database))
+
+    def save_open_round(self, plan: Plan, cohort: tuple[str, ...]) -> None:
+        """Record the plan and who is asked, before they are."""
+        with self.transaction() as execute:
+            execute("DELETE FROM open_round")
+            execute("INSERT INTO open_round VALUES (?, ?, ?)", (plan.round, encode(plan), " ".join(cohort)))
+
+    def load_open_round(self, now: float) -> OpenRound | None:
+        """The round that was open when the server stopped, with the results it had, opened anew at ``now``."""
+        row = self._connection.execute("SELECT plan, cohort FROM open_round").fetchone()
+        if row is None:
+            return None
+        plan = decode(row[0])
+        if not isinstance(plan, Plan):
+            raise StateError("the record of the open round is damaged; remove the server's state folder")
+        rows = self._connection.execute("SELECT device, result FROM results WHERE round = ?", (plan.round,))
+        results = {device: decode(blob) for device, blob in rows.fetchall()}
+        accepted = {device: result for device, result in results.items() if isinstance(result, Result)}
+        return OpenRound(plan, tuple(row[1].split()), accepted, now)
+
+    def save_result(self, device: str, result: Result) -> None:
+        """Keep a device's result of the open round; a second one of the same device changes nothing."""
+        with self.transaction() as execute:
+            execute("INSERT OR IGNORE INTO results VALUES (?, ?, ?)", (result.round, device, encode(result)))
+
+    def close_round(self, entry: Entry, signature: bytes, closed: ClosedRound) -> None:
+        """Append the signed entry and forget the open round, at once or not at all."""
+        with self.transaction() as execute:
+            head = chain(self.journal.head(entry.round - 1) or EMPTY, entry)
+            self.journal.append(entry, head, signature)
+            self.sums = follow(self.sums, entry)
+            if entry.plan.rebases and self.sums and self.sums.pool * len(self.sums.blocks) <= MAX_SUMS:
+                self.rebase = Rebase(entry.round, head, self.sums)
+                execute("INSERT OR REPLACE INTO rebase VALUES (1, ?)", (encode(self.rebase),))
+            execute("DELETE FROM open_round")
+            execute("DELETE FROM results")
+            spent = closed.spending
+            joules = (spent.joules, spent.uncertainty, spent.devices, spent.estimated) if spent else (None,) * 4
+            execute(
+                "INSERT INTO history VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (closed.round, closed.loss, " ".join(closed.devices), closed.seconds, closed.step_seconds, time.time(),
+                 *joules),
+            )  # fmt: skip
+
+    def _load_rebase(self) -> Rebase | None:
+        row = self._connection.execute("SELECT message FROM rebase").fetchone()
+        message = decode(row[0]) if row else None
+        return message if isinstance(message, Rebase) else None
+
+    def counted(self, round: int, device: str) -> bool:
+        """Whether a device's result is part of a closed round."""
+        row = self._connection.execute("SELECT devices FROM history WHERE round = ?", (round,)).fetchone()
+        return row is not None and device in row[0].split()
+
+    def history(self) -> list[ClosedRound]:
+        """What became of each closed round."""
+        return _history(self._connection)
+
+    def save_members(self, members: Iterable[Member]) -> None:
+        """Keep what is known of some devices."""
+        with self.transaction() as execute:
+            for m in members:
+                execute(
+                    f"INSERT OR REPLACE INTO devices VALUES ({', '.join('?' * 15)})",
+                    (m.name, m.key, m.round, m.examples, m.battery, m.charging, m.served, m.results, m.bytes_up,
+                     m.bytes_down, time.time() - (time.monotonic() - m.seen), m.measured_joules, m.estimated_joules,
+                     m.joules_uncertainty, m.joules_results),
+                )  # fmt: skip
+
+    def load_members(self) -> Iterator[Member]:
+        """The devices that are known; none of them is there yet."""
+        for row in self._connection.execute("SELECT * FROM devices ORDER BY name").fetchall():
+            name, key, round, examples, battery, charging, served, results, up, down, seen, *joules = row
+            ago = time.time() - seen
+            yield Member(
+                name, key, round=round, examples=examples, battery=battery, charging=bool(charging), served=served,
+                results=results, bytes_up=up, bytes_down=down, seen=time.monotonic() - ago, measured_joules=joules[0],
+                estimated_joules=joules[1], joules_uncertainty=joules[2], joules_results=joules[3],
+            )  # fmt: skip
+
+    def save_counts(self, counts: Mapping[str, int]) -> None:
+        """Keep what happened how often."""
+        with self.transaction() as execute:
+            for name, count in counts.items():
+                execute("INSERT OR REPLACE INTO counts VALUES (?, ?)", (name, count))
+
+    def load_counts(self) -> dict[str, int]:
+        """What happened how often."""
+        return dict(self._connection.execute("SELECT name, count FROM counts").fetchall())
+
+    def new_snapshot(self, round: int) -> Path:
+        """Where the snapshot of a round is written; old ones are removed."""
+        for path in _snapshots(self._snapshots)[: -KEPT + 1]:
+            path.unlink(missing_ok=True)
+        return self._snapshots / f"{round:08d}.safetensors"
+
+    def snapshots(self) -> dict[int, Path]:
+        """Round → snapshot."""
+        return {int(path.stem): path for path in _snapshots(self._snapshots)}
+
+    @property
+    def snapshot(self) -> Path | None:
+        """The newest snapshot."""
+        return newest_snapshot(self._snapshots.parent)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Callable[..., sqlite3.Cursor]]:
+        """All of what is written inside, or nothing. One inside another is part of it."""
+        try:
+            if self._connection.in_transaction:
+                yield self._connection.execute
+                return
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection.execute
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise StateError(f"the server's database cannot be written: {error}") from None
+
+
+def pin_bundle(bundle: Path, folder: Path) -> None:
+    """Say in a bundle that it belongs to the server with this state folder, as the server itself does when it starts.
+
+    Raises:
+        BundleError: it belongs to another.
+        StateError: the folder cannot be used.
+    """
+    make_folder(folder)
+    write_pin(bundle, Signer(folder / KEY).public)
+
+
+def forget_devices(folder: Path, names: Iterable[str]) -> None:
+    """Strike devices, and so the keys that their names belong to, from a server's state folder.
+
+    Raises:
+        StateError: the folder is none, or its server runs, or a name is not of a device; then all is as it was.
+    """
+    with closing(_open_database(folder)) as connection:
+        try:
+            lock = lock_folder(folder)
+        except StateError:
+            raise StateError(f"a server runs on {folder}; stop it first, and start it again afterwards") from None
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for name in names:
+                if not connection.execute("DELETE FROM devices WHERE name = ?", (name,)).rowcount:
+                    raise StateError(f"'{name}' is not a device of this job; fedspzo status {folder} shows their names")
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise StateError(f"{folder / DATABASE} cannot be changed: {error}") from None
+        finally:
+            lock.close()
+
+
+def newest_snapshot(folder: Path) -> Path | None:
+    """The newest snapshot in a server's state folder."""
+    return max(_snapshots(folder / SNAPSHOTS), default=None)
+
+
+def _snapshots(folder: Path) -> list[Path]:
+    """Snapshots, the newest last."""
+    return sorted(path for path in folder.glob("*.safetensors") if path.stem.isdecimal())
+
+
+def read_journal(folder: Path) -> list[Entry]:
+    """All entries of a server's journal, given its state folder.
+
+    Raises:
+        StateError: there is none, or it is damaged.
+    """
+    with closing(_open_database(folder)) as connection:
+        return list(Journal(connection).entries())
+
+
+def read_history(folder: Path) -> list[ClosedRound]:
+    """All closed rounds in order, given a server's state folder. Raises StateError when it is none."""
+    with closing(_open_database(folder)) as connection:
+        return _history(connection)
+
+
+def _open_database(folder: Path) -> sqlite3.Connection:
+    file = folder / DATABASE
+    if not file.is_file():
+        raise StateError(f"{folder} has no journal; give the state folder of a server")
+    return connect(file)
+
+
+def _history(connection: sqlite3.Connection) -> list[ClosedRound]:
+    rows = connection.execute("SELECT * FROM history ORDER BY round").fetchall()
+    return [
+        ClosedRound(
+            number, loss, tuple(devices.split()), seconds, step, None if joules[0] is None else Spending(*joules)
+        )
+        for number, loss, devices, seconds, step, _, *joules in rows
+    ]

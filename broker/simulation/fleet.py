@@ -1,0 +1,100 @@
+"""How virtual devices behave: who is there in a round, who answers and when, drawn from stated distributions.
+
+Every draw depends on nothing but the seed, the device and the round: a simulation that goes on after a kill behaves as
+one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+from fedspzo.broker.rounds.sampling import Candidate
+from fedspzo.device_runtime.directions.format import derive_seed
+from fedspzo.device_runtime.errors import PlanError
+
+#: Draws of a distribution: a number in (0, 1) → a value.
+Quantile = Callable[[float], float]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How the devices of a fleet differ and fail.
+
+    Attributes:
+        step_seconds: time of a device's local step; drawn once for each device.
+        battery: its charge; drawn in each round.
+        available: chance that it is there in a round.
+        dropout: chance that it does not answer when it is asked.
+    """
+
+    step_seconds: Quantile
+    battery: Quantile
+    available: float
+    dropout: float
+
+    def __post_init__(self) -> None:
+        """Raises PlanError when a chance is none."""
+        if not (0 < self.available <= 1 and 0 <= self.dropout < 1):
+            raise PlanError("--available lies above 0 and up to 1, --dropout from 0 to below 1")
+
+
+#: Devices that are alike, always there, and answer.
+CALM = Profile(lambda chance: 1.0, lambda chance: 1.0, available=1.0, dropout=0.0)
+
+
+def parse_quantile(text: str, option: str) -> Quantile:
+    """A distribution: a number, ``uniform:LOW,HIGH`` or ``lognormal:MEDIAN,SIGMA``.
+
+    Raises:
+        PlanError: it is none of these.
+    """
+    kind, _, numbers = text.rpartition(":")
+    try:
+        values = [float(number) for number in numbers.split(",")]
+    except ValueError:
+        values = []
+    if not kind and len(values) == 1 and values[0] >= 0:
+        return lambda chance: values[0]
+    if len(values) == 2 and values[0] >= 0:
+        first, second = values
+        if kind == "uniform" and second >= first:
+            return lambda chance: first + (second - first) * chance
+        if kind == "lognormal" and second >= 0:
+            return lambda chance: first * math.exp(second * NormalDist().inv_cdf(chance))
+    raise PlanError(f"{option} is a number, uniform:LOW,HIGH or lognormal:MEDIAN,SIGMA, not '{text}'")
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Virtual devices and their behaviour.
+
+    Attributes:
+        devices: their names.
+        profile: how they differ and fail.
+        seed: of all draws.
+    """
+
+    devices: Sequence[str]
+    profile: Profile
+    seed: int
+
+    def present(self, round: int) -> dict[str, Candidate]:
+        """Devices that are there in a round, and what sampling knows of them; ``served`` is not told."""
+        return {
+            device: Candidate(battery=min(1.0, self.profile.battery(self._chance("battery", round, device))))
+            for device in self.devices
+            if self.profile.available == 1 or self._chance("available", round, device) < self.profile.available
+        }
+
+    def seconds(self, round: int, device: str, steps: int) -> float:
+        """Virtual time until a device answers, from when it is asked; infinite where it does not."""
+        if self._chance("dropout", round, device) < self.profile.dropout:
+            return math.inf
+        return steps * self.profile.step_seconds(self._chance("speed", 0, device))
+
+    def _chance(self, purpose: str, round: int, device: str) -> float:
+        """A number in (0, 1)."""
+        return ((derive_seed(self.seed, f"{purpose} of {device}", round, 0, ()) >> 12) + 0.5) / (1 << 52)

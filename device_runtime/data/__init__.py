@@ -1,0 +1,1 @@
+"""A device's examples: read from files, turned into token ids, and kept as arrays."""

@@ -1,0 +1,43 @@
+"""A device's examples as their file is now: what is added while the agent runs counts from the next round on."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from fedspzo.device_runtime.data.store import DataStore, load_data
+from fedspzo.device_runtime.errors import DataError
+from fedspzo.device_runtime.model.bundle import Bundle
+
+log = logging.getLogger(__name__)
+
+
+class LiveData:
+    """The examples of a source, read again when its file has changed."""
+
+    def __init__(self, source: str, bundle: Bundle, cache: Path) -> None:
+        """Read and tokenise. Raises as :func:`fedspzo.device_runtime.data.store.load_data` does."""
+        self._source, self._bundle, self._cache = source, bundle, cache
+        self._seen = _version(source)
+        self._store = load_data(source, bundle, cache)
+
+    def current(self) -> DataStore:
+        """The examples; those from before while the file cannot be read or is being written."""
+        version = _version(self._source)
+        if version != self._seen:
+            self._seen = version
+            try:
+                self._store = load_data(self._source, self._bundle, self._cache)
+                log.warning("%s has changed: %d examples", self._source, len(self._store))
+            except (DataError, OSError) as error:
+                log.warning("%s has changed and cannot be used, so the examples stay as they were", error)
+        return self._store
+
+
+def _version(source: str) -> tuple[int, int] | None:
+    """What changes with a file; None for what is not a file."""
+    try:
+        status = Path(source).stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size

@@ -1,0 +1,171 @@
+"""Labelled examples out of files (JSON lines, CSV, Parquet) or a data set of the hub, checked against a task."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedspzo.device_runtime.errors import DataError
+from fedspzo.device_runtime.model.task import GENERATION, Task
+
+HUB = "hub:"
+_LIBRARY = "pip install 'fedspzo[data]'"
+#: Half a character, which JSON can write and no encoding can.
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One example of a task.
+
+    Attributes:
+        fields: the template's fields.
+        label: index of its label; 0 for generation.
+        answers: for generation, the texts that count as right; the first is the one that is trained on.
+    """
+
+    fields: Mapping[str, str]
+    label: int
+    answers: tuple[str, ...] = ()
+
+
+def read_source(source: str) -> bytes:
+    """The bytes of a data file, or for a data set of the hub its name and version.
+
+    Raises:
+        DataError: the file cannot be read, or the data set is not to be had.
+    """
+    if source.startswith(HUB):
+        return f"{source} {_hub_dataset(source)._fingerprint}".encode()
+    try:
+        return Path(source).read_bytes()
+    except OSError as error:
+        raise DataError(f"{source} cannot be read: {error.strerror}") from None
+
+
+def parse_examples(source: str, content: bytes, task: Task) -> Iterator[Example]:
+    """The examples of a source.
+
+    Args:
+        source: a path whose suffix tells the format (.csv, .tsv, .parquet, anything else is JSON lines), or
+            ``hub:NAME:SPLIT`` or ``hub:NAME:CONFIG:SPLIT``.
+        content: what :func:`read_source` gave for it.
+
+    Raises:
+        DataError: a record is not an example of the task; the message says where.
+    """
+    suffix = Path(source).suffix.lower()
+    records: Iterator[tuple[str, object]]
+    if source.startswith(HUB):
+        records = ((f"{source}, row {n}", row) for n, row in enumerate(_hub_dataset(source), start=1))
+    elif suffix in (".csv", ".tsv"):
+        records = _csv_records(source, content, "\t" if suffix == ".tsv" else ",")
+    elif suffix == ".parquet":
+        records = _parquet_records(source, content)
+    else:
+        records = _json_records(source, content)
+    for where, record in records:
+        try:
+            yield parse_example(record, task)
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from None
+
+
+def parse_example(record: object, task: Task) -> Example:
+    """The example that a record holds. Raises DataError, naming the field, when it holds none."""
+    if not isinstance(record, dict):
+        raise DataError("it is not an object with named fields")
+    fields = {field: _text(record, field, task) for field in task.fields}
+    if task.form == GENERATION:
+        return Example(fields, 0, _answers(record, task))
+    value = record.get(task.target)
+    if value is None or isinstance(value, list | dict):
+        raise DataError(f"the field '{task.target}' has no label, which task '{task.name}' needs")
+    return Example(fields, task.label_index(value))
+
+
+def _text(record: Mapping[str, object], field: str, task: Task) -> str:
+    value = record.get(field)
+    if value is None:
+        raise DataError(f"the text field '{field}' is missing, which task '{task.name}' needs")
+    if not isinstance(value, str):
+        raise DataError(f"the field '{field}' is no text, which task '{task.name}' needs there")
+    check_text(field, value)
+    return value
+
+
+def check_text(field: str, text: str) -> None:
+    """Raise DataError when a text has half characters, which no tokenizer takes."""
+    if _SURROGATE.search(text):
+        raise DataError(f"the field '{field}' is not valid Unicode text")
+
+
+def _answers(record: Mapping[str, Any], task: Task) -> tuple[str, ...]:
+    """One text, a list of texts, or an object with such a list under ``text``, as SQuAD has it."""
+    value = record.get(task.target)
+    if isinstance(value, dict):
+        value = value.get("text")
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, list) or not values or not all(isinstance(v, str) and v.strip() for v in values):
+        raise DataError(f"the field '{task.target}' has no answer, which task '{task.name}' needs")
+    for text in values:
+        check_text(task.target, text)
+    return tuple(text.strip() for text in values)
+
+
+def _json_records(source: str, content: bytes) -> Iterator[tuple[str, object]]:
+    for number, line in enumerate(content.splitlines(), start=1):
+        if line.strip():
+            where = f"{source}, line {number}"
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError):
+                raise DataError(f"{where} is not JSON") from None
+            yield where, record
+
+
+def _csv_records(source: str, content: bytes, delimiter: str) -> Iterator[tuple[str, object]]:
+    try:
+        reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), delimiter=delimiter, strict=True)
+        names = reader.fieldnames or []
+        if len(set(names)) < len(names):
+            raise DataError(f"{source} has two columns of one name; rename or remove one")
+        for record in reader:
+            yield f"{source}, line {reader.line_num}", record
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{source} is not a readable CSV file in UTF-8: {error}") from None
+
+
+def _parquet_records(source: str, content: bytes) -> Iterator[tuple[str, object]]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise DataError(f"reading {source} needs pyarrow; install it with: {_LIBRARY}") from None
+    try:
+        rows = parquet.read_table(pyarrow.BufferReader(content)).to_pylist()
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{source} is not a Parquet file: {str(error).splitlines()[0]}") from None
+    for number, record in enumerate(rows, start=1):
+        yield f"{source}, row {number}", record
+
+
+def _hub_dataset(source: str) -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise DataError(f"reading {source} needs the library datasets; install it with: {_LIBRARY}") from None
+    name, *rest = source.removeprefix(HUB).split(":")
+    if len(rest) not in (1, 2) or not all((name, *rest)):
+        raise DataError(f"'{source}' is not the name of a data set; write hub:NAME:SPLIT or hub:NAME:CONFIG:SPLIT")
+    try:
+        return datasets.load_dataset(name, *rest[:-1], split=rest[-1])
+    except Exception as error:  # the library raises whatever its readers and the network do
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise DataError(f"the hub did not give the data set '{source.removeprefix(HUB)}' ({reason})") from None

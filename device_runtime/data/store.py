@@ -1,0 +1,134 @@
+"""A device's examples, tokenised once and kept as arrays. They never leave the device."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fedspzo.device_runtime.data.encoder import Encoder
+from fedspzo.device_runtime.data.sources import Example, parse_examples, read_source
+from fedspzo.device_runtime.errors import DataError
+from fedspzo.device_runtime.files import replace_durably
+from fedspzo.device_runtime.model.bundle import Bundle
+
+
+@dataclass(frozen=True)
+class DataStore:
+    """Tokenised examples.
+
+    Attributes:
+        ids: int32 [examples, length], zero after each example's end; for generation the answer's tokens come last.
+        lengths: int32 [examples].
+        starts: int32 [examples], the position whose output predicts the label word or the answer's first token.
+        labels: int32 [examples], indices into the task's labels; 0 for generation.
+        truncated: how many examples were cut to fit.
+        references: for generation, the texts that count as right answers of each example.
+    """
+
+    ids: np.ndarray
+    lengths: np.ndarray
+    starts: np.ndarray
+    labels: np.ndarray
+    truncated: int = 0
+    references: tuple[tuple[str, ...], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def sample(self, seed: int, count: int) -> np.ndarray:
+        """Indices of ``count`` examples (or all, if fewer) drawn without replacement, the same for the same seed."""
+        draws = np.random.Philox(key=np.array([seed, 0], np.uint64), counter=0).random_raw(len(self))
+        return np.argsort(draws, kind="stable")[:count]
+
+
+def load_data(source: Path | str, bundle: Bundle, cache: Path | None = None) -> DataStore:
+    """Read and tokenise the examples of a file, or of a data set of the hub.
+
+    Args:
+        source: see :func:`fedspzo.device_runtime.data.sources.parse_examples`.
+        bundle: gives the task and the tokenizer.
+        cache: where to keep the tokens; reused while source and bundle stay the same.
+
+    Raises:
+        DataError: the source cannot be read, has no examples, or a record is not an example of the task.
+    """
+    source = str(source)
+    content = read_source(source)
+    key = hashlib.sha256(hashlib.sha256(content).digest() + bundle.identity).hexdigest()
+    if cache is not None and (stored := _read_cache(cache, key)) is not None:
+        return stored
+    examples = list(parse_examples(source, content, bundle.manifest.task))
+    if not examples:
+        raise DataError(f"{source} has no examples; give one record a line")
+    store = tokenise(bundle, examples)
+    if cache is not None:
+        _write_cache(cache, key, store)
+    return store
+
+
+def tokenise(bundle: Bundle, examples: Sequence[Example]) -> DataStore:
+    """A store of examples; those without an answer can only be asked for one.
+
+    Raises:
+        DataError: an example cannot be made to fit the bundle's length.
+    """
+    encoder = Encoder(bundle)
+    encoded = []
+    for number, example in enumerate(examples, start=1):
+        try:
+            encoded.append(encoder.encode(example.fields, example.answers[0] if example.answers else None))
+        except DataError as error:
+            raise DataError(f"example {number}: {error}") from None
+    ids = np.zeros((len(examples), bundle.manifest.length), np.int32)
+    for row, example_tokens in zip(ids, encoded, strict=True):
+        row[: len(example_tokens.ids)] = example_tokens.ids
+    return DataStore(
+        ids=ids,
+        lengths=np.array([len(e.ids) for e in encoded], np.int32),
+        starts=np.array([e.start for e in encoded], np.int32),
+        labels=np.array([example.label for example in examples], np.int32),
+        truncated=sum(e.cut for e in encoded),
+        references=tuple(example.answers for example in examples) if any(e.answers for e in examples) else (),
+    )
+
+
+def _read_cache(cache: Path, key: str) -> DataStore | None:
+    try:
+        with np.load(cache) as arrays:
+            if str(arrays["key"]) != key:
+                return None
+            return DataStore(
+                ids=arrays["ids"],
+                lengths=arrays["lengths"],
+                starts=arrays["starts"],
+                labels=arrays["labels"],
+                truncated=int(arrays["truncated"]),
+                references=tuple(map(tuple, json.loads(str(arrays["references"])))),
+            )
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _write_cache(cache: Path, key: str, store: DataStore) -> None:
+    partial = cache.with_name(cache.name + ".partial")
+    with partial.open("wb") as file:
+        np.savez(
+            file,
+            key=key,
+            ids=store.ids,
+            lengths=store.lengths,
+            starts=store.starts,
+            labels=store.labels,
+            truncated=store.truncated,
+            references=json.dumps(store.references),
+        )
+        file.flush()
+        os.fsync(file.fileno())
+    replace_durably(partial, cache)

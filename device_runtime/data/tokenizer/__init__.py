@@ -1,0 +1,65 @@
+"""Tokenizers of bundles: the `tokenizers` library where it is installed, else a reader in Python alone.
+
+There is no wheel of the library for Android. Both give the same tokens, offsets and texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from fedspzo.device_runtime.errors import BundleError
+
+
+class Encoding(Protocol):
+    """The tokens of a text."""
+
+    @property
+    def ids(self) -> list[int]: ...
+
+    @property
+    def offsets(self) -> list[tuple[int, int]]: ...
+
+
+class AddedToken(Protocol):
+    """A token that is looked for in texts before anything else."""
+
+    @property
+    def content(self) -> str: ...
+
+    @property
+    def special(self) -> bool: ...
+
+
+class Tokenizer(Protocol):
+    """What a device asks of a tokenizer."""
+
+    def encode(self, sequence: str, *, add_special_tokens: bool = True) -> Encoding: ...
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str: ...
+
+    def token_to_id(self, token: str) -> int | None: ...
+
+    def get_added_tokens_decoder(self) -> Mapping[int, AddedToken]: ...
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer of a tokenizer.json, which neither cuts texts nor fills them up.
+
+    Raises:
+        BundleError: it cannot be read.
+    """
+    try:
+        from tokenizers import Tokenizer as Library
+    except ImportError:
+        from fedspzo.device_runtime.data.tokenizer.pipeline import PythonTokenizer
+
+        return PythonTokenizer(path)
+    try:
+        tokenizer = Library.from_file(str(path))
+    except Exception as error:  # the library raises no type of its own
+        raise BundleError(f"{path} cannot be read ({error}); export the bundle again") from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer

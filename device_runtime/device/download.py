@@ -1,0 +1,174 @@
+"""Downloads that survive a broken network, a killed program and a power cut; the bundle of a server, file by file.
+
+What has arrived lies in ``NAME.part``, and which version of the file it is of (its entity tag) in ``NAME.part.etag``. A
+file gets its name when it is whole, checked and on disk.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from fedspzo.device_runtime.device.transfer import DownloadError, MissingError, Source, Transfer
+from fedspzo.device_runtime.errors import BundleError
+from fedspzo.device_runtime.files import replace_durably, write_durably
+from fedspzo.device_runtime.model.bundle import Bundle, file_hash
+from fedspzo.device_runtime.model.manifest import MANIFEST, parse_manifest
+from fedspzo.device_runtime.protocol.signing import PIN, write_pin
+from fedspzo.device_runtime.replica.state import lock_folder
+
+#: Most bytes of a manifest and of a public key.
+_MANIFEST_BYTES, _PIN_BYTES = 1 << 25, 1 << 10
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+
+def download(
+    url: str,
+    path: Path,
+    expected_sha256: str | None = None,
+    authority: str = "",
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    limit: int | None = None,
+) -> int:
+    """Download a file, or what is missing of it; ``path`` is replaced once all is there. One process at a time.
+
+    Args:
+        expected_sha256: of the file, in hexadecimal; None takes what comes.
+        authority: the only certificates to trust (PEM text), in place of the system's.
+        on_progress: told the bytes that are there and those of the whole file, as they arrive.
+        limit: most bytes that the file may have.
+
+    Returns:
+        Bytes received, fewer than the file's when a part of it was there.
+
+    Raises:
+        MissingError: the server does not have it.
+        DownloadError: the server cannot be reached or trusted, the file is too large or not the expected one (nothing
+            of it is kept then), or the disk refuses.
+    """
+    source = Source.parse(url, authority)
+    part, note = (path.with_name(path.name + suffix) for suffix in (".part", ".part.etag"))
+    with _writing(path):
+        try:
+            with part.open("a+b") as file:
+                tag = note.read_text(encoding="latin-1") if note.exists() else ""
+                transfer = Transfer(source, file, tag, limit, on_progress, partial(_write_text, note))
+                transfer.run()
+                file.flush()
+                os.fsync(file.fileno())
+            if expected_sha256 not in (None, file_hash(part)):
+                os.truncate(part, 0)
+                raise DownloadError(
+                    f"{url} is not the file that it should be (its SHA-256 differs), and what came was removed;"
+                    " try again, and if it stays so, tell who runs the server"
+                )
+            replace_durably(part, path)
+        finally:
+            if not part.exists() or not part.stat().st_size:
+                part.unlink(missing_ok=True)
+                note.unlink(missing_ok=True)
+    return transfer.received
+
+
+def read(url: str, limit: int, authority: str = "") -> bytes:
+    """The content of a small file, of ``limit`` bytes at most. Raises as :func:`download` does."""
+    file = io.BytesIO()
+    Transfer(Source.parse(url, authority), file, limit=limit).run()
+    return file.getvalue()
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A bundle from a server.
+
+    Attributes:
+        bundle: the bundle, opened and so checked.
+        received: bytes of its files that had to be downloaded.
+    """
+
+    bundle: Bundle
+    received: int
+
+
+def fetch_bundle(
+    url: str,
+    folder: Path,
+    authority: str = "",
+    on_progress: Callable[[str, int, int], None] = lambda name, done, total: None,
+) -> Fetched:
+    """Get the bundle of a server, or what of it has changed or is missing in ``folder``.
+
+    The manifest is written last: until all is there, the folder is not a bundle.
+
+    Args:
+        url: of the server's HTTP endpoint.
+        authority: the only certificates to trust (PEM text), in place of the system's.
+        on_progress: told a file's name, the bytes of it that are there, and all it has.
+
+    Raises:
+        DownloadError: something cannot be downloaded, or is not what the manifest lists.
+        BundleError: it is not a bundle that this runtime knows, or the folder's belongs to another server.
+        StateError: the folder is in use or cannot be made.
+    """
+    place = url.rstrip("/") + "/bundle/"
+    with lock_folder(folder), _writing(folder):
+        content = read(place + MANIFEST, _MANIFEST_BYTES, authority)
+        files = parse_manifest(folder, content.decode("utf-8", "replace")).files
+        for name in files:
+            if not _FILE_NAME.fullmatch(name) or name.lower() in (MANIFEST, PIN):
+                raise BundleError(f"{place}{MANIFEST} lists '{name}', which no bundle has; get it from another server")
+        _pin(place, folder, authority)
+        manifest = folder / MANIFEST
+        if manifest.exists() and manifest.read_bytes() != content:
+            manifest.unlink()
+        received = 0
+        for name, expected in files.items():
+            path = folder / name
+            if not path.is_file() or file_hash(path) != expected:
+                received += download(place + name, path, expected, authority, partial(on_progress, name))
+        _write(manifest, content)
+        try:
+            return Fetched(Bundle(folder), received)
+        except BundleError:
+            manifest.unlink()
+            raise
+
+
+def _pin(place: str, folder: Path, authority: str) -> None:
+    """Note the server's public key, where it has one. Raises BundleError when the folder has another's."""
+    try:
+        text = read(place + PIN, _PIN_BYTES, authority)
+    except MissingError:
+        return
+    try:
+        key = bytes.fromhex(text.decode("ascii"))
+    except ValueError:
+        raise DownloadError(f"{place}{PIN} is not a public key; check the URL") from None
+    write_pin(folder, key)
+
+
+def _write_text(path: Path, text: str) -> None:
+    _write(path, text.encode("latin-1"))
+
+
+def _write(path: Path, content: bytes) -> None:
+    partial_file = path.with_name(path.name + ".partial")
+    write_durably(partial_file, content)
+    replace_durably(partial_file, path)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Say in a sentence that the disk refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise DownloadError(
+            f"{path} cannot be written ({error.strerror}); make room or choose another folder"
+        ) from None

@@ -1,0 +1,93 @@
+"""What a device answers to plans: what it measures on its examples, or why it cannot."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+
+from fedspzo.device_runtime.data.store import DataStore
+from fedspzo.device_runtime.engines.protocol import Engine
+from fedspzo.device_runtime.errors import FedSPZOError
+from fedspzo.device_runtime.platform.profiling import SILENT, TOKENISE, Recorder
+from fedspzo.device_runtime.protocol.messages import Decline, Energy, Result, fingerprint
+from fedspzo.device_runtime.protocol.plan import Plan
+from fedspzo.device_runtime.replica.state import PREFIX, DeviceState
+from fedspzo.device_runtime.step.estimator import measure
+from fedspzo.device_runtime.step.prefix_cache import PrefixCache
+from fedspzo.device_runtime.step.runner import Forward
+
+log = logging.getLogger(__name__)
+
+
+class Answers:
+    """Measures for plans, each once.
+
+    Attributes:
+        given: how many plans were answered.
+        forward: runs the graphs.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        state: DeviceState,
+        examples: Callable[[], DataStore],
+        unwilling: Callable[[], str] = lambda: "",
+        recorder: Recorder = SILENT,
+        spent: Callable[[int], tuple[Energy, ...]] = lambda round: (),
+    ) -> None:
+        """Prepare the graphs.
+
+        Args:
+            examples: gives those to measure on, asked anew for each plan.
+            unwilling: says why the device takes part in no round now; "" where it does.
+            recorder: is told what phase of the work it is.
+            spent: says what a round has taken so far, where that is known.
+
+        Raises:
+            BundleError, EngineError: the graphs cannot run.
+        """
+        self.given = 0
+        self.forward = Forward(engine, state.replica, recorder)
+        self._state = state
+        self._examples = examples
+        self._unwilling = unwilling
+        self._spent = spent
+        self._cache = PrefixCache(state.folder / PREFIX)
+        self._last: tuple[Plan, Result | Decline] | None = None
+
+    def answer(self, plan: Plan) -> Result | Decline:
+        """The answer to a plan of the replica's next round; a plan that was declined is tried again."""
+        if self._last is None or self._last[0] != plan or isinstance(self._last[1], Decline):
+            self._last = plan, self._measure(plan)
+            self.given += 1
+        return self._last[1]
+
+    def _measure(self, plan: Plan) -> Result | Decline:
+        if reason := self._unwilling():
+            return Decline(plan.round, reason, passing=True)
+        start = time.perf_counter()
+        digest = self._state.replica.digest() if plan.digest else b""
+        try:
+            with self.forward.recorder.phase(TOKENISE):
+                examples = self._examples()
+            measured = measure(self.forward, examples, plan, self._state.device, self._cache)
+        except FedSPZOError as error:
+            log.warning("the plan of round %d cannot be carried out: %s", plan.round, error)
+            return Decline(plan.round, str(error)[:200], passing=False)
+        if not all(map(math.isfinite, (measured.loss, *measured.scalars))):
+            reason = "its loss is not finite: the model has diverged; lower the learning rates"
+            return Decline(plan.round, reason, passing=False)
+        seconds = time.perf_counter() - start
+        return Result(
+            round=plan.round,
+            plan=fingerprint(plan),
+            scalars=measured.scalars,
+            loss=measured.loss,
+            examples=measured.examples,
+            seconds=seconds,
+            digest=digest,
+            energy=self._spent(plan.round) if plan.energy else (),
+        )

@@ -1,0 +1,1 @@
+"""The connection to an MQTT broker, and what gives access to one."""

@@ -1,0 +1,72 @@
+"""An invitation: an access and a job as one line of text, short enough for a QR code.
+
+It is ``fedspzo:`` and then, in base64url without padding, a CBOR array of version, URL, user, password, certificates
+(DER) and job. A QR code takes 2,953 bytes; with one certificate on an elliptic curve this is some 660. It holds the
+password: whoever sees it can join in the device's place.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import ssl
+from dataclasses import dataclass
+
+import cbor2
+
+from fedspzo.device_runtime.errors import BrokerError
+from fedspzo.device_runtime.link.access import Access
+from fedspzo.device_runtime.protocol.topics import valid_id
+
+SCHEME = "fedspzo:"
+#: Most bytes in a QR code, of the largest kind with the least correction of errors (ISO/IEC 18004, version 40-L).
+QR_BYTES = 2953
+_VERSION = 1
+_CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Invitation:
+    """What a device needs to take part in a job, but for the bundle.
+
+    Attributes:
+        access: the broker and the login.
+        job: the job's name.
+    """
+
+    access: Access
+    job: str = "default"
+
+    def text(self) -> str:
+        """As one line. Raises BrokerError when the authority is not a certificate."""
+        access = self.access
+        try:
+            authorities = [ssl.PEM_cert_to_DER_cert(pem) for pem in _CERTIFICATE.findall(access.authority)]
+        except ValueError:
+            authorities = []
+        if bool(access.authority.strip()) != bool(authorities):
+            raise BrokerError(f"the authority in the access to {access.place} is not a certificate; make it anew")
+        record = [_VERSION, access.url, access.user, access.password, authorities, self.job]
+        return SCHEME + base64.urlsafe_b64encode(cbor2.dumps(record)).rstrip(b"=").decode()
+
+    @classmethod
+    def parse(cls, text: str) -> Invitation:
+        """Read what :meth:`text` gave.
+
+        Raises:
+            BrokerError: it is cut off, or no invitation.
+        """
+        encoded = "".join(text.split()).removeprefix(SCHEME)
+        try:
+            record = cbor2.loads(base64.b64decode(encoded + "=" * (-len(encoded) % 4), altchars=b"-_", validate=True))
+            version, url, user, password, authorities, job = record
+            authority = "".join(map(ssl.DER_cert_to_PEM_cert, authorities))
+            if not all(isinstance(part, str) for part in (url, user, password, job)) or not valid_id(job):
+                raise ValueError
+        except (ValueError, TypeError, cbor2.CBORError):
+            raise BrokerError(
+                "this is not a whole invitation; scan or copy again what 'fedspzo enroll --qr' printed"
+            ) from None
+        if version != _VERSION:
+            raise BrokerError(f"the invitation is of version {version}, which this program does not know; update it")
+        return cls(Access(url, user, password, authority), job)

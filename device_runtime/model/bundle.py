@@ -1,0 +1,94 @@
+"""The bundle: a folder with everything a device needs of a model (manifest, graphs, weights, tokenizer, task).
+
+Opening a bundle checks every file against the manifest, so that what runs later is what was exported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from fedspzo.device_runtime.errors import BundleError
+from fedspzo.device_runtime.model.manifest import BASE, MANIFEST, WEIGHTS, TensorSpec, parse_manifest
+from fedspzo.device_runtime.model.stored import NAMES, Stored, layout, view
+from fedspzo.device_runtime.model.tensors import TensorFile
+
+
+class Bundle:
+    """An opened bundle: its manifest, and its weights by mmap."""
+
+    def __init__(self, folder: Path | str) -> None:
+        """Open and check a bundle.
+
+        Raises:
+            BundleError: a file is missing, truncated, altered, or of a version this runtime does not know.
+        """
+        self.folder = Path(folder)
+        text = self._read_manifest()
+        self.manifest = parse_manifest(self.folder, text)
+        for name, expected in self.manifest.files.items():
+            self._check_file(name, expected)
+        #: 32 bytes that are equal where bundles can train together.
+        self.identity = self.manifest.identity()
+        self.weights = TensorFile(self.folder / WEIGHTS)
+        self.base = TensorFile(self.folder / BASE) if BASE in self.manifest.files else None
+        graphs_alone = self.manifest.constants if self.base is None else frozenset()
+        for index, tensor in enumerate(self.manifest.tensors):
+            file = self.tensor_file(tensor)
+            for name, expected_array in _arrays(self.folder, tensor).items():
+                if index in graphs_alone and name not in file:
+                    continue
+                if (file.shape(name), file.dtype(name)) != expected_array:
+                    raise BundleError(f"{self.folder}: the weights do not fit the manifest at '{name}'; export again")
+
+    @cached_property
+    def formats(self) -> tuple[str, ...]:
+        """Formats that every graph has a file of."""
+        graphs = [graph for shape in self.manifest.shapes for graph in shape.graphs.values()]
+        return tuple(name for name in graphs[0].files if all(name in graph.files for graph in graphs))
+
+    def tensor(self, index: int) -> Stored:
+        """A tensor as the bundle has it, over the mapped file. Raises BundleError when only graphs have it."""
+        spec = self.manifest.tensors[index]
+        return view(self.tensor_file(spec), spec.name, spec.dtype)
+
+    def tensor_file(self, spec: TensorSpec) -> TensorFile:
+        """The file that a tensor lies in."""
+        return self.weights if self.base is None or spec.name in self.weights else self.base
+
+    def _read_manifest(self) -> str:
+        try:
+            return (self.folder / MANIFEST).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = "there is no manifest.json in it" if isinstance(error, FileNotFoundError) else str(error)
+            raise BundleError(f"{self.folder} is not a bundle: {reason}; make one with: fedspzo export") from None
+
+    def _check_file(self, name: str, expected: str) -> None:
+        path = self.folder / name
+        try:
+            found = file_hash(path)
+        except OSError as error:
+            raise BundleError(f"{path} cannot be read ({error.strerror}); get or export the bundle again") from None
+        if found != expected:
+            raise BundleError(f"{path} is not the file that was exported (truncated or altered); get the bundle again")
+
+
+def _arrays(folder: Path, spec: TensorSpec) -> dict[str, tuple[tuple[int, ...], np.dtype[np.generic]]]:
+    """What a tensor consists of in the file. Raises BundleError when this runtime does not know its type."""
+    if spec.dtype not in NAMES:
+        raise BundleError(
+            f"{folder} stores '{spec.name}' as {spec.dtype}, which this runtime does not know; update fedspzo"
+        )
+    return layout(spec.name, spec.shape, spec.dtype)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()

@@ -1,0 +1,259 @@
+"""The manifest of a bundle: which graph each stage runs, on which tensors, in which shapes, and what was checked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fedspzo.device_runtime.directions import format as directions
+from fedspzo.device_runtime.errors import BundleError, DataError
+from fedspzo.device_runtime.model.task import Label, Task
+
+FORMAT = 2
+MANIFEST, WEIGHTS, TOKENIZER = "manifest.json", "weights.safetensors", "tokenizer.json"
+#: The quantised matrices, where a format's graphs refer to them (ExecuTorch's have files of their own kind).
+BASE = "base.safetensors"
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One weight tensor.
+
+    Attributes:
+        name: its name in ``weights.safetensors``, or in ``base.safetensors`` for matrices that only graphs use.
+        shape: its shape there, which is the shape the graph takes; of quantised ones, that of the matrices they stand
+            for, [..., out, in].
+        trainable: whether rounds change it.
+        source: the parameter of the Hugging Face checkpoint that it came from ("" when it came from none).
+        transposed: whether it is the source's transpose; matrices that are inputs of graphs are [1, in, out].
+        dtype: what it is stored as, one of ``model.stored.NAMES``; graphs take float32, or have it within.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    trainable: bool
+    source: str
+    transposed: bool
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """One forward-only graph of one shape, which several stages may share.
+
+    Attributes:
+        name: what the graph is called.
+        feeds: names of its leading inputs (``hidden`` or one of the shape's feeds); the stage's tensors follow.
+        outputs: shapes of its outputs.
+        flops: floating-point operations of its matrix products in one run of a whole batch.
+        files: format → file name.
+        data: format → name of the file that holds the graph's constants, where it has some.
+        packed: format → name of a second file of the graph, in which linear maps' weights are no inputs, for engines
+            that let them be written as they have packed them. What stands for them is the first stage's with the graph.
+        linear: these maps' places among the stage's tensors: of the weight, and of the bias or -1.
+    """
+
+    name: str
+    feeds: tuple[str, ...]
+    outputs: tuple[tuple[int, ...], ...]
+    flops: int
+    files: Mapping[str, str]
+    data: Mapping[str, str]
+    packed: Mapping[str, str]
+    linear: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The network's graphs for batches of one size.
+
+    Attributes:
+        batch: examples in a batch.
+        length: tokens in an example.
+        groups: leaves that go through a graph together, each with the batch and with adapters of its own.
+        feeds: feed name → shape, with groups · batch in front.
+        graphs: graph name → graph.
+    """
+
+    batch: int
+    length: int
+    groups: int
+    feeds: Mapping[str, tuple[int, ...]]
+    graphs: Mapping[str, GraphSpec]
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """A piece of the network.
+
+    Attributes:
+        name: its name.
+        graph: the graph that it runs.
+        tensors: indices of the tensors that the graph takes.
+        constants: indices of the quantised matrices that are part of the graph, which no other stage then shares.
+    """
+
+    name: str
+    graph: str
+    tensors: tuple[int, ...]
+    constants: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Check:
+    """What export found out about a stage, the worst over the shapes.
+
+    Attributes:
+        delegated: format → share of the matrix work that the engine's delegate takes, 0 to 1.
+        deviation: format → largest difference from PyTorch on the stage's real weights, relative to the largest value.
+    """
+
+    delegated: Mapping[str, float]
+    deviation: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class AdapterSpec:
+    """Adapters that are trained over a frozen base.
+
+    Attributes:
+        kind: "low-rank" (LoRA, arXiv 2106.09685), or "output-scales": a factor on each output (arXiv 2505.13430).
+        rank: inner width of low-rank ones.
+        alpha: what low-rank ones add is scaled by alpha/rank.
+    """
+
+    kind: str
+    rank: int
+    alpha: float
+
+    @property
+    def scale(self) -> float:
+        """Factor on what low-rank adapters add."""
+        return self.alpha / self.rank if self.rank else 1.0
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What ``manifest.json`` says.
+
+    Attributes:
+        model: name, family, source folder and the SHA-256 of the checkpoint's weights.
+        task: what the model is asked.
+        embedding: the tensor [1, tokens, width] whose rows the runtime gathers by token id (feed ``rows``).
+        output: for generation, the tensor of the same kind whose rows score the next token (feed ``answer_rows``).
+        tensors: all weight tensors; a tensor's index here is the one directions are keyed by.
+        stages: the network, in order; the last one ends in the losses.
+        decoder: for generation, the stage that takes the last one's place to score the next token.
+        adapters: what is trained, where it is not the model's own tensors: for each adapted linear map, named after it,
+            ``lora_A`` [1, in, rank] and ``lora_B`` [1, rank, out], or ``factors`` [1, 1, out].
+        shapes: sizes of batches, each with its graphs; the largest comes first.
+        checks: one for each stage.
+        base: SHA-256 of ``base.safetensors``, though the file be left out; "" where no matrix is quantised.
+        files: file name → SHA-256.
+    """
+
+    model: Mapping[str, str]
+    task: Task
+    embedding: str
+    output: str
+    tensors: tuple[TensorSpec, ...]
+    stages: tuple[StageSpec, ...]
+    decoder: StageSpec | None
+    adapters: AdapterSpec | None
+    shapes: tuple[Shape, ...]
+    checks: tuple[Check, ...]
+    base: str
+    files: Mapping[str, str]
+
+    @property
+    def batch(self) -> int:
+        """Most examples in a batch."""
+        return self.shapes[0].batch
+
+    @property
+    def length(self) -> int:
+        """Most tokens in an example."""
+        return self.shapes[0].length
+
+    @property
+    def constants(self) -> frozenset[int]:
+        """Indices of the tensors that are part of graphs."""
+        stages = (*self.stages, *filter(None, [self.decoder]))
+        return frozenset(index for stage in stages for index in stage.constants)
+
+    def write(self, folder: Path) -> None:
+        """Write ``manifest.json``."""
+        record = {"format": FORMAT, "directions": directions.FORMAT, **asdict(self)}
+        (folder / MANIFEST).write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+    def identity(self) -> bytes:
+        """What two bundles must share to train together: all but where they came from and their shapes."""
+        record = {"format": FORMAT, "directions": directions.FORMAT, "length": self.length, **asdict(self)}
+        for name in ("model", "shapes", "checks"):
+            del record[name]
+        record["files"] = {name: value for name, value in self.files.items() if name in (WEIGHTS, TOKENIZER)}
+        return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).digest()
+
+
+def parse_manifest(folder: Path, text: str) -> Manifest:
+    try:
+        record = json.loads(text)
+        for key, known in (("format", FORMAT), ("directions", directions.FORMAT)):
+            if record[key] != known:
+                raise BundleError(
+                    f"{folder} is of {key} version {record[key]}, and this runtime knows {known}; update fedspzo"
+                )
+        manifest = Manifest(
+            model={str(key): str(value) for key, value in record["model"].items()},
+            task=Task(**{**record["task"], "labels": tuple(Label(**label) for label in record["task"]["labels"])}),
+            embedding=str(record["embedding"]),
+            output=str(record["output"]),
+            tensors=tuple(TensorSpec(**{**tensor, "shape": tuple(tensor["shape"])}) for tensor in record["tensors"]),
+            stages=tuple(_parse_stage(stage) for stage in record["stages"]),
+            decoder=_parse_stage(record["decoder"]) if record["decoder"] else None,
+            adapters=AdapterSpec(**record["adapters"]) if record["adapters"] else None,
+            shapes=tuple(_parse_shape(shape) for shape in record["shapes"]),
+            checks=tuple(Check(**check) for check in record["checks"]),
+            base=str(record["base"]),
+            files={str(name): str(value) for name, value in record["files"].items()},
+        )
+        for stage in (*manifest.stages, *filter(None, [manifest.decoder])):
+            [shape.graphs[stage.graph] for shape in manifest.shapes]
+            [manifest.tensors[index] for index in (*stage.tensors, *stage.constants)]
+        if not manifest.shapes or len(manifest.checks) != len(manifest.stages):
+            raise ValueError("it has no shape, or not a check for each stage")
+        return manifest
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, DataError, RecursionError) as error:
+        raise BundleError(f"{folder / MANIFEST} is damaged ({error!r}); get or export the bundle again") from None
+
+
+def _parse_stage(record: dict[str, Any]) -> StageSpec:
+    tensors, constants = (tuple(int(i) for i in record[key]) for key in ("tensors", "constants"))
+    return StageSpec(record["name"], record["graph"], tensors, constants)
+
+
+def _parse_shape(record: dict[str, Any]) -> Shape:
+    return Shape(
+        batch=int(record["batch"]),
+        length=int(record["length"]),
+        groups=int(record["groups"]),
+        feeds={name: tuple(shape) for name, shape in record["feeds"].items()},
+        graphs={name: _parse_graph(graph) for name, graph in record["graphs"].items()},
+    )
+
+
+def _parse_graph(record: dict[str, Any]) -> GraphSpec:
+    return GraphSpec(
+        name=record["name"],
+        feeds=tuple(record["feeds"]),
+        outputs=tuple(tuple(shape) for shape in record["outputs"]),
+        flops=int(record["flops"]),
+        files={str(name): str(file) for name, file in record["files"].items()},
+        data={str(name): str(file) for name, file in record["data"].items()},
+        packed={str(name): str(file) for name, file in record.get("packed", {}).items()},
+        linear=tuple((int(weight), int(bias)) for weight, bias in record.get("linear", [])),
+    )

@@ -1,0 +1,145 @@
+"""What a model is asked to do: a template over the fields of an example, and how the answer is read off the model."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from fedspzo.device_runtime.errors import DataError
+
+#: How the answer is read off: the label words' logits at the mask, or after the prompt; the similarity to the labels'
+#: descriptions; or the tokens that continue the prompt.
+MASKED, CAUSAL, SIMILARITY, GENERATION = "masked", "causal", "similarity", "generation"
+FORMS = (MASKED, CAUSAL, SIMILARITY, GENERATION)
+#: The field of a masked template that stands for the tokenizer's mask token.
+MASK = "mask"
+
+_FILTERS: dict[str, Callable[[str], str]] = {
+    "": lambda text: text,
+    "trim": lambda text: text.strip().rstrip(".?!,;:"),
+    "lower": lambda text: text[:1].lower() + text[1:],
+    "upper": lambda text: text[:1].upper() + text[1:],
+}
+
+
+class _Formatter(string.Formatter):
+    def format_field(self, value: Any, format_spec: str) -> str:
+        return _FILTERS[format_spec](value)
+
+
+@dataclass(frozen=True)
+class Label:
+    """One answer: its name in data files, and the word or the description that says it to the model."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task, aligned with what the model already knows: no new head is learnt.
+
+    Attributes:
+        name: what the task is called.
+        form: one of :data:`FORMS`.
+        template: text with ``{field}`` in place of the example's fields, or ``{field:filter}``, where the filter is
+            ``trim`` (without closing punctuation), ``lower`` or ``upper`` (the first letter).
+        labels: the answers, in the order of the model's logits; none for generation.
+        target: the field of an example that holds its label (a name or an index), or its answer or answers.
+        mask: the tokenizer's mask token, for the masked form.
+        answer: template of what is generated, such as ``" {answers}\\n"``; what follows the field ends an answer.
+        answer_tokens: most tokens that an answer may have, its end included.
+        stop: the tokenizer's end-of-text token, which ends an answer too.
+    """
+
+    name: str
+    form: str
+    template: str
+    labels: tuple[Label, ...] = ()
+    target: str = "label"
+    mask: str = ""
+    answer: str = ""
+    answer_tokens: int = 0
+    stop: str = ""
+
+    def __post_init__(self) -> None:
+        """Raises DataError when the task contradicts itself."""
+        if self.form not in FORMS:
+            raise DataError(f"task '{self.name}': there is no form '{self.form}'; choose from {', '.join(FORMS)}")
+        if not self.fields:
+            raise DataError(f"task '{self.name}': the template has no field; write one as {{text}}")
+        masks = [name for _, name, _ in self._pieces(self.template)].count(MASK)
+        if masks != (self.form == MASKED):
+            raise DataError(f"task '{self.name}': a masked template has one {{mask}}, and the others have none")
+        if self.form == GENERATION:
+            pieces = self._pieces(self.answer)
+            if [name for _, name, _ in pieces if name is not None] != [self.target] or not self.answer_end:
+                raise DataError(
+                    f"task '{self.name}': the answer is a template such as \" {{{self.target}}}\\n\", which names"
+                    " the answer's field and then says what ends an answer"
+                )
+            if self.answer_tokens < 1:
+                raise DataError(f"task '{self.name}': an answer has at least 1 token")
+        elif len(self.labels) < 2 or len({label.name for label in self.labels}) < len(self.labels):
+            raise DataError(f"task '{self.name}' needs at least two labels with different names")
+
+    @cached_property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the template's fields, in their order, without the mask."""
+        names = [name for _, name, _ in self._pieces(self.template) if name not in (None, MASK)]
+        return tuple(dict.fromkeys(map(str, names)))
+
+    @cached_property
+    def answer_end(self) -> str:
+        """The text that ends a generated answer."""
+        return self._pieces(self.answer)[-1][0] if self._pieces(self.answer)[-1][1] is None else ""
+
+    def render(self, fields: Mapping[str, str]) -> str:
+        """The template with its fields filled in, and the mask token at the mask."""
+        return _Formatter().vformat(self.template, (), {**fields, MASK: self.mask})
+
+    def render_answer(self, answer: str) -> str:
+        """What the model should generate for an answer, its end included."""
+        return _Formatter().vformat(self.answer, (), {self.target: answer})
+
+    def around_answer(self) -> tuple[str, str]:
+        """The template's own text directly before and after the place of a label word."""
+        pieces = self._pieces(self.template)
+        if self.form == MASKED:
+            at = next(i for i, piece in enumerate(pieces) if piece[1] == MASK)
+            return pieces[at][0], pieces[at + 1][0] if at + 1 < len(pieces) else ""
+        return pieces[-1][0] if pieces[-1][1] is None else "", ""
+
+    def label_index(self, value: object) -> int:
+        """Index of a label, given by its name or, where no label's name is a number, by its index.
+
+        Raises:
+            DataError: the task has no such label.
+        """
+        whole = int(value) if isinstance(value, float) and value.is_integer() else value
+        name = str(whole).lower() if isinstance(whole, bool) else str(whole)
+        names = [label.name for label in self.labels]
+        if name in names:
+            return names.index(name)
+        index = str(int(whole)) if isinstance(whole, bool) else name
+        if not any(map(str.isdigit, names)) and index in map(str, range(len(names))):
+            return int(index)
+        known = ", ".join(label.name for label in self.labels)
+        raise DataError(f"label {str(value)[:40]!r} is not one of task '{self.name}': {known}")
+
+    def _pieces(self, template: str) -> list[tuple[str, str | None, str]]:
+        """(literal text, the field after it or None, its filter) for each piece of a template."""
+        try:
+            parsed = list(string.Formatter().parse(template))
+        except ValueError as error:
+            raise DataError(f"task '{self.name}': the template is not valid: {error}") from None
+        for _, name, form, conversion in parsed:
+            if name is not None and (not name.isidentifier() or conversion or form not in _FILTERS):
+                raise DataError(
+                    f"task '{self.name}': fields are plain names, as in {{text}}, or have one of the filters"
+                    f" {', '.join(filter(None, _FILTERS))}, as in {{text:trim}}"
+                )
+        return [(literal, name, form or "") for literal, name, form, _ in parsed]

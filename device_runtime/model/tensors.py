@@ -1,0 +1,152 @@
+"""Reading and writing safetensors files with numpy alone: one tensor at a time, by mmap or into an array.
+
+The format is safetensors' (8-byte header length, JSON header, data); tensors here also start at multiples of 64 bytes
+wherever their sizes allow it, since the header is padded so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fedspzo.device_runtime.directions.halves import DTYPES
+from fedspzo.device_runtime.errors import BundleError
+from fedspzo.device_runtime.files import replace_durably
+from fedspzo.device_runtime.model.arrays import ALIGNMENT
+
+#: Type of an array → safetensors' name of it.
+_NAMES: dict[np.dtype[np.generic], str] = {
+    DTYPES["float32"]: "F32",
+    DTYPES["float16"]: "F16",
+    DTYPES["bfloat16"]: "BF16",
+    np.dtype("i1"): "I8",
+    np.dtype("u1"): "U8",
+}
+
+
+@dataclass(frozen=True)
+class _Entry:
+    dtype: np.dtype[np.generic]
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+class TensorFile:
+    """A safetensors file of float32, float16 and bfloat16 tensors (these as integers) and of int8 and uint8 codes."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises BundleError when the file is not a whole safetensors file of such tensors."""
+        self._path = path
+        try:
+            with path.open("rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                size = os.fstat(file.fileno()).st_size
+                if length > size:
+                    raise ValueError("its header is cut off")
+                header = json.loads(file.read(length))
+            self.metadata: dict[str, str] = header.pop("__metadata__", {})
+            self._entries = {name: _entry(record, 8 + length) for name, record in header.items()}
+            if any(entry.stop > size for entry in self._entries.values()):
+                raise ValueError("its data is cut off")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BundleError(f"{path} is not a readable tensor file: {error}; get or export it again") from None
+        self._map = np.memmap(path, mode="r", dtype=np.uint8) if size else np.empty(0, np.uint8)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the tensors, in the order of the file's header."""
+        return list(self._entries)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor. Raises BundleError when the file lacks it."""
+        return self._entry(name).shape
+
+    def start(self, name: str) -> int:
+        """Where a tensor starts in the file, in bytes. Raises BundleError when the file lacks it."""
+        return self._entry(name).start
+
+    def view(self, name: str) -> np.ndarray:
+        """The tensor over the mapped file: pages are read when touched."""
+        entry = self._entry(name)
+        return np.asarray(self._map[entry.start : entry.stop].view(entry.dtype).reshape(entry.shape))
+
+    def dtype(self, name: str) -> np.dtype[np.generic]:
+        """Type of a tensor's array. Raises BundleError when the file lacks it."""
+        return self._entry(name).dtype
+
+    def read_into(self, name: str, out: np.ndarray) -> None:
+        """Read the tensor into ``out`` (same shape and type) without mapping its pages."""
+        entry = self._entry(name)
+        with self._path.open("rb", buffering=0) as file:
+            file.seek(entry.start)
+            target = out.reshape(-1).data.cast("B")
+            while target:
+                count = file.readinto(target)
+                if not count:
+                    raise BundleError(f"{self._path} ends inside the tensor '{name}'; get or export it again")
+                target = target[count:]
+
+    def _entry(self, name: str) -> _Entry:
+        if name not in self._entries:
+            raise BundleError(f"{self._path} has no tensor '{name}'; get or export it again")
+        return self._entries[name]
+
+
+def _entry(record: dict[str, object], data_start: int) -> _Entry:
+    shape, offsets = record["shape"], record["data_offsets"]
+    dtype = next((dtype for dtype, name in _NAMES.items() if name == record["dtype"]), None)
+    if dtype is None or not isinstance(shape, list) or not isinstance(offsets, list):
+        raise ValueError("it holds tensors of another type")
+    start, stop = (int(offset) for offset in offsets)
+    if stop - start != dtype.itemsize * int(np.prod(shape, dtype=np.int64)) or start < 0:
+        raise ValueError("a tensor's size does not match its shape")
+    return _Entry(dtype, tuple(int(n) for n in shape), data_start + start, data_start + stop)
+
+
+def write_tensors(
+    path: Path,
+    shapes: dict[str, tuple[int, ...]],
+    tensors: Iterable[np.ndarray],
+    metadata: dict[str, str],
+    observe: Callable[[int], None] = lambda written: None,
+    dtypes: Mapping[str, np.dtype[np.generic]] | None = None,
+) -> None:
+    """Write tensors, in the order of ``shapes``, one at a time; the file appears whole or not at all.
+
+    Args:
+        path: the file; it is written beside and renamed after an fsync.
+        shapes: name → shape of every tensor.
+        tensors: the arrays, made one by one.
+        metadata: text stored in the header.
+        observe: told the bytes of each tensor written.
+        dtypes: name → type of the array, where it is not float32.
+    """
+    header: dict[str, object] = {"__metadata__": metadata}
+    offset = 0
+    types = {name: (dtypes or {}).get(name, DTYPES["float32"]) for name in shapes}
+    for name, shape in shapes.items():
+        size = types[name].itemsize * int(np.prod(shape, dtype=np.int64))
+        header[name] = {"dtype": _NAMES[types[name]], "shape": list(shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header).encode()
+    text += b" " * (-(8 + len(text)) % ALIGNMENT)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for (name, shape), tensor in zip(shapes.items(), tensors, strict=True):
+            if tensor.shape != shape or tensor.dtype != types[name]:
+                raise ValueError(f"tensor '{name}' is {tensor.dtype} {tensor.shape}, not {types[name]} {shape}")
+            file.write(np.ascontiguousarray(tensor).data)
+            observe(tensor.nbytes)
+        file.flush()
+        os.fsync(file.fileno())
+    replace_durably(partial, path)

@@ -1,0 +1,226 @@
+"""Plans and journal entries, and the arithmetic that turns scalars into directions on the weights.
+
+FedSPZO (arXiv 2502.10239) cuts the network into two consecutive blocks; here any number of blocks have a fan-out each.
+A *path* of fan-out indices, one for each block, leads to a direction of its last block. Two-sided, paths are nested,
+and a device measures one scalar for each path through all blocks. One-sided, each block is perturbed alone, around
+activations that are not, and a device measures one scalar for each direction; the loss at the centre serves them all.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedspzo.device_runtime.directions.format import DISTRIBUTIONS, Direction, derive_seed
+from fedspzo.device_runtime.errors import PlanError
+
+MAX_SCALARS = 4096
+#: Most sums of coefficients, over all blocks, of a job that rebases: they travel in one message.
+MAX_SUMS = 15_000
+#: Bounds of a plan's real numbers: far beyond any use, and no product of them overflows.
+_TINY, _HUGE = 1e-9, 1e9
+
+
+@dataclass(frozen=True)
+class Block:
+    """A run of consecutive stages that share a perturbation count.
+
+    Attributes:
+        stop: the stage after its last one (it starts where the block before it stops).
+        fanout: perturbations of this block, two-sided under each perturbation of the block before it (the paper:
+            K₁ = P₁, K₂ = P₂/P₁); 0 for a first block that is frozen: not perturbed, not trained.
+        scale: the perturbation is ε·scale·z.
+        learning_rate: step along the block's gradient estimate.
+    """
+
+    stop: int
+    fanout: int
+    scale: float
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a round asks of its devices.
+
+    Attributes:
+        round: the round's number, from 1.
+        base_seed: 64-bit seed that all seeds of the round derive from.
+        shared: whether all devices measure the same directions (then scalars are averaged) or each its own.
+        distribution: of the directions, one of ``directions.DISTRIBUTIONS``.
+        steps: local steps.
+        examples: examples a step draws (at most the bundle's batch).
+        epsilon: size ε of the perturbation.
+        blocks: the cut of the network.
+        deadline: seconds that the round waits for results.
+        digest: whether the result must carry the digest of the replica that the round starts from.
+        energy: whether the result should say what it took, from devices that know.
+        sides: 2 for differences (l₊ − l₋)/2ε, nested as in the paper; 1 for (l − l₀)/ε around the centre.
+        pool: size of the finite pool that all seeds come from (FedKSeed, arXiv 2312.06353); 0 for no such pool.
+        rebase: after each round whose number it divides, weights are made anew from θ₀ and the sums of coefficients
+            (:mod:`fedspzo.device_runtime.protocol.sums`); 0 for never.
+    """
+
+    round: int
+    base_seed: int
+    shared: bool
+    distribution: str
+    steps: int
+    examples: int
+    epsilon: float
+    blocks: tuple[Block, ...]
+    deadline: float
+    digest: bool
+    energy: bool = False
+    sides: int = 2
+    pool: int = 0
+    rebase: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises PlanError when the plan contradicts itself."""
+        if self.distribution not in DISTRIBUTIONS:
+            raise PlanError(f"the plan asks for unknown directions '{self.distribution}'")
+        moved = self.blocks[1:] if self.blocks and self.blocks[0].fanout == 0 else self.blocks
+        if not moved or min(self.round, self.steps, self.examples, *(b.fanout for b in moved)) < 1:
+            raise PlanError(
+                "a plan's round, steps, examples and fan-outs are at least 1, and it has a block; only the first of"
+                " several blocks may have a fan-out of 0, which freezes it"
+            )
+        if not all(_TINY <= size <= _HUGE for size in (self.epsilon, self.deadline, *(b.scale for b in self.blocks))):
+            raise PlanError(f"a plan's epsilon, scales and deadline lie between {_TINY:g} and {_HUGE:g}")
+        if not all(abs(block.learning_rate) <= _HUGE for block in self.blocks):
+            raise PlanError(f"a plan's learning rates are at most {_HUGE:g}")
+        if self.rebase and not 1 <= self.pool * len(self.blocks) <= MAX_SUMS:
+            raise PlanError(
+                f"weights can be made anew from sums where seeds are from a pool of at most {MAX_SUMS} over the number"
+                f" of blocks, here {MAX_SUMS // len(self.blocks)}, and not {self.pool or 'from none'}"
+            )
+        if self.sides not in (1, 2):
+            raise PlanError(f"a plan's differences have 1 or 2 sides, not {self.sides}")
+        if any(later.stop <= earlier.stop for earlier, later in itertools.pairwise((Block(0, 1, 1, 0), *self.blocks))):
+            raise PlanError("a plan's blocks each hold at least one stage, in order")
+        if self.scalars > MAX_SCALARS:
+            raise PlanError(f"a plan asks for at most {MAX_SCALARS} scalars, not {self.scalars}")
+
+    @property
+    def rebases(self) -> bool:
+        """Whether weights are made anew after this round."""
+        return self.rebase > 0 and self.round % self.rebase == 0
+
+    @property
+    def measured(self) -> int:
+        """Scalars of one local step: Π fan-outs of the blocks that are not frozen; one-sided, their sum."""
+        if self.sides == 1:
+            return sum(block.fanout for block in self.blocks)
+        return math.prod(max(block.fanout, 1) for block in self.blocks)
+
+    @property
+    def scalars(self) -> int:
+        """Scalars in a result, of all steps."""
+        return self.steps * self.measured
+
+    def source(self, device: str) -> str:
+        """Whose directions a device measures: its own id, or "" for the shared ones."""
+        return "" if self.shared else device
+
+    def paths(self, block: int) -> Iterator[tuple[int, ...]]:
+        """Paths of a block's directions in their order, none in a frozen block.
+
+        Two-sided there are P_b = K₁·…·K_b, one-sided P_b = K_b, which differ in their last index alone.
+        """
+        if self.blocks[block].fanout == 0:
+            return iter(())
+        if self.sides == 1:
+            return ((*(0,) * block, index) for index in range(self.blocks[block].fanout))
+        return itertools.product(*(range(max(b.fanout, 1)) for b in self.blocks[: block + 1]))
+
+    def seed(self, source: str, step: int, path: tuple[int, ...]) -> int:
+        """Seed of the direction at a path."""
+        seed = derive_seed(self.base_seed, source, step, len(path) - 1, path)
+        return pool_seed(self.pool, len(path) - 1, seed % self.pool) if self.pool else seed
+
+    def stages(self) -> list[range]:
+        """The stages of each block."""
+        starts = [0, *(block.stop for block in self.blocks)]
+        return [range(start, block.stop) for start, block in zip(starts, self.blocks, strict=False)]
+
+    def updates(self, source: str, step: int, scalars: Sequence[float], weight: float = 1.0) -> list[list[Direction]]:
+        """The step that a local step's scalars stand for: for each block, directions to add to its weights.
+
+        The gradient estimate of block b is the mean over its P_b paths of (ḡ/scale)·z, where ḡ is the mean of the
+        scalars that were measured under the path (paper, section 3).
+
+        Args:
+            source: whose directions they are.
+            step: the local step.
+            scalars: projected gradients in order; one-sided, of the blocks one after the other.
+            weight: factor on the step.
+        """
+        updates, start = [], 0
+        for index, block in enumerate(self.blocks):
+            paths = list(self.paths(index))
+            under = 1 if self.sides == 1 else self.measured // max(len(paths), 1)
+            factor = -weight * block.learning_rate / (max(len(paths), 1) * under * block.scale)
+            sums = [math.fsum(scalars[at : at + under]) for at in range(start, start + len(paths) * under, under)]
+            updates.append(
+                [
+                    Direction(self.seed(source, step, path), float(np.float32(factor * total)))
+                    for path, total in zip(paths, sums, strict=True)
+                ]
+            )
+            start += block.fanout if self.sides == 1 else 0
+        return updates
+
+
+def pool_seed(pool: int, block: int, index: int) -> int:
+    """A seed of the pool of a block."""
+    return derive_seed(pool, "pool", 0, block, (index,))
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """Scalars of one source of directions in a closed round.
+
+    Attributes:
+        source: device id, or "" for shared directions.
+        weight: its share of the step; shares of a round sum to 1.
+        scalars: float32, as many as the plan asks for.
+    """
+
+    source: str
+    weight: float
+    scalars: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A closed round: with the entries before it and θ₀, it is the model."""
+
+    plan: Plan
+    contributions: tuple[Contribution, ...]
+
+    def __post_init__(self) -> None:
+        """Raises PlanError when a contribution does not answer the plan."""
+        if any(len(contribution.scalars) != self.plan.scalars for contribution in self.contributions):
+            raise PlanError(f"an entry's contributions have {self.plan.scalars} scalars each")
+
+    @property
+    def round(self) -> int:
+        """The round's number."""
+        return self.plan.round
+
+    def updates(self) -> list[list[Direction]]:
+        """For each block, the directions that applying the entry adds, in their order."""
+        updates: list[list[Direction]] = [[] for _ in self.plan.blocks]
+        measured = self.plan.measured
+        for contribution in self.contributions:
+            for step in range(self.plan.steps):
+                scalars = contribution.scalars[step * measured : (step + 1) * measured]
+                step_updates = self.plan.updates(contribution.source, step, scalars, contribution.weight)
+                for block, directions in zip(updates, step_updates, strict=True):
+                    block.extend(directions)
+        return updates

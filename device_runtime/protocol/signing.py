@@ -1,0 +1,124 @@
+"""Signatures (Ed25519): why a broker can delay what it carries, and neither alter nor invent it.
+
+A message travels as its bytes and then their signature. The server's key is pinned in the bundle; a device's key is
+made on the device and comes with its first ``Sync``. A signature is good in one :class:`Scope` only.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+import cbor2
+
+from fedspzo.device_runtime.errors import BundleError, MessageError, StateError
+from fedspzo.device_runtime.files import replace_durably, write_durably
+from fedspzo.device_runtime.protocol.messages import MAX_BYTES
+from fedspzo.device_runtime.protocol.signatures import scheme
+
+#: File of a bundle that holds its server's public key.
+PIN = "server.pub"
+KEY_BYTES = 32
+SIGNATURE_BYTES = 64
+MAX_SIGNED_BYTES = MAX_BYTES + SIGNATURE_BYTES
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What a signature is good for, besides the bytes that it signs.
+
+    Attributes:
+        job: the job's name.
+        bundle: identity of the job's bundle.
+        device: who sent it or is meant by it; "" for what is meant for all.
+        head: hash of the journal that an entry, a plan or the end of a job follows; else empty.
+    """
+
+    job: str
+    bundle: bytes
+    device: str = ""
+    head: bytes = b""
+
+    def text(self, payload: bytes) -> bytes:
+        """What is signed. The record's own length is in it, so that no two scopes give the same text."""
+        return b"fedspzo 1 " + cbor2.dumps([self.job, self.bundle, self.device, self.head]) + payload
+
+
+class Signer:
+    """A private key, kept in a file that only its owner can read.
+
+    Attributes:
+        public: the public key (32 bytes).
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Read the key, or make one the first time. Raises StateError when the file cannot be used."""
+        try:
+            if not path.exists():
+                partial = path.with_name(path.name + ".partial")
+                write_durably(partial, secrets.token_bytes(KEY_BYTES), mode=0o600)
+                replace_durably(partial, path)
+            self._key = scheme().private_key(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise StateError(f"the key {path} cannot be used ({error}); put back the file that was there") from None
+        self.public = self._key.public
+
+    def sign(self, payload: bytes, scope: Scope) -> bytes:
+        """The bytes and their signature."""
+        return payload + self._key.sign(scope.text(payload))
+
+
+def split(signed: bytes) -> bytes:
+    """The bytes without their signature, which is yet to be checked. Raises MessageError when there is none."""
+    if not SIGNATURE_BYTES < len(signed) <= MAX_SIGNED_BYTES:
+        raise MessageError(f"it has {len(signed)} bytes, which no signed message has")
+    return signed[:-SIGNATURE_BYTES]
+
+
+def check(signed: bytes, scope: Scope, key: bytes) -> None:
+    """Raise MessageError unless the bytes were signed by the owner of a key, for a scope."""
+    payload = split(signed)
+    if not scheme().verify(key, signed[-SIGNATURE_BYTES:], scope.text(payload)):
+        raise MessageError("it is not signed by whom it says, or was meant for another place or time")
+
+
+def read_pin(folder: Path) -> bytes:
+    """The public key of the server that a bundle belongs to.
+
+    Raises:
+        BundleError: the bundle has none.
+    """
+    try:
+        key = bytes.fromhex((folder / PIN).read_text(encoding="ascii"))
+    except FileNotFoundError:
+        raise BundleError(
+            f"{folder} does not say which server it belongs to ({PIN}): start the server with this bundle once, or get"
+            " the bundle from the server (fedspzo fetch)"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{folder / PIN} cannot be read ({error}); get the bundle from the server again") from None
+    if len(key) != KEY_BYTES:
+        raise BundleError(f"{folder / PIN} is not a public key; get the bundle from the server again")
+    return key
+
+
+def write_pin(folder: Path, key: bytes) -> None:
+    """Say in a bundle which server it belongs to.
+
+    Raises:
+        BundleError: it belongs to another, or cannot be written.
+    """
+    if (folder / PIN).exists():
+        if read_pin(folder) != key:
+            raise BundleError(
+                f"{folder} belongs to another server: go on with that server's state folder, or give it a copy of the"
+                f" bundle without {PIN}"
+            )
+        return
+    partial = folder / (PIN + ".partial")
+    try:
+        write_durably(partial, key.hex().encode())
+        replace_durably(partial, folder / PIN)
+    except OSError as error:
+        raise BundleError(f"{folder / PIN} cannot be written: {error.strerror}") from None

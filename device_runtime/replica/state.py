@@ -1,0 +1,189 @@
+"""A device's state folder: its id, its journal, its snapshot; held by one process at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+from fedspzo.device_runtime.errors import StateError
+from fedspzo.device_runtime.files import make_folder, replace_durably, sync_folder, write_durably
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.protocol.plan import Entry
+from fedspzo.device_runtime.protocol.signing import Signer
+from fedspzo.device_runtime.protocol.sums import Sums
+from fedspzo.device_runtime.protocol.topics import valid_id
+from fedspzo.device_runtime.replica.journal import Journal, chain, connect
+from fedspzo.device_runtime.replica.weights import Replica
+
+DATABASE, SNAPSHOT, KEY = "journal.sqlite", "snapshot.safetensors", "device.key"
+#: Cache of activations, see :mod:`fedspzo.device_runtime.step.prefix_cache`.
+PREFIX = "prefix.sqlite"
+#: Account of joules, see :mod:`fedspzo.device_runtime.energy.book`.
+ENERGY = "energy.jsonl"
+#: Entries applied between snapshots.
+SNAPSHOT_EVERY = 50
+
+
+class DeviceState:
+    """Replica = snapshot + the journal after it. Whatever instant the process dies at, opening again gives the same.
+
+    Attributes:
+        folder: where it lies.
+        device: the device's id.
+        replica: the weights at the last round on disk.
+        signer: signs what the device sends.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        bundle: Bundle,
+        device: str | None = None,
+        afresh: bool = False,
+        threads: int = 1,
+        ahead: bool = False,
+    ) -> None:
+        """Open or create a state folder and catch up to the end of its journal.
+
+        Args:
+            device: the id to use; by default the folder's own, made at random the first time.
+            afresh: forget all but the id and the key, by which the server knows the device, and begin at θ₀.
+
+            threads, ahead: see :class:`fedspzo.device_runtime.replica.weights.Replica`.
+
+        Raises:
+            StateError: the folder is in use, cannot be written, is damaged or belongs to another device or bundle.
+        """
+        self.folder = folder
+        self._lock = lock_folder(folder)
+        try:
+            if afresh:
+                for file in ("bundle", PREFIX, ENERGY, SNAPSHOT, DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm"):
+                    (folder / file).unlink(missing_ok=True)
+                sync_folder(folder)
+            self.device = _claim_id(folder, device)
+            _claim(folder / "bundle", "bundle", bundle.identity.hex())
+        except (OSError, UnicodeDecodeError) as error:
+            raise StateError(f"{folder} cannot be used: {error}") from None
+        self._snapshot = folder / SNAPSHOT
+        self._connection = connect(folder / DATABASE)
+        self._journal = Journal(self._connection)
+        self.signer = Signer(folder / KEY)
+        self.replica = Replica(bundle, self._snapshot, threads, ahead)
+        self._replay()
+
+    def apply(self, entry: Entry) -> None:
+        """As :meth:`apply_all`, for one entry."""
+        self.apply_all([entry])
+
+    def apply_all(self, entries: Sequence[Entry]) -> None:
+        """Record the next rounds' entries, then apply them; now and then put a snapshot in the journal's place.
+
+        Raises:
+            StateError: an entry is not the next round's.
+            PlanError: an entry does not fit the bundle.
+        """
+        head = self.replica.head
+        for ahead, entry in enumerate(entries):
+            self.replica.check(entry, ahead)
+        heads = [head := chain(head, entry) for entry in entries]
+        self._journal.extend(list(zip(entries, heads, strict=True)))
+        self.replica.apply_all(entries)
+        if self.replica.round - self._snapshot_round >= SNAPSHOT_EVERY:
+            self.snapshot()
+
+    def snapshot(self) -> None:
+        """Write a snapshot of the replica and forget the journal before it."""
+        self.replica.save_snapshot(self._snapshot)
+        self._snapshot_round = self.replica.round
+        self._journal.forget(up_to=self.replica.round)
+
+    def adopt(self, file: Path) -> None:
+        """Take a snapshot file that was made elsewhere for this device's own.
+
+        Raises:
+            StateError: it is damaged or of another bundle; the replica is then as it was.
+        """
+        try:
+            self.replica.restore(file)
+        except StateError:
+            self.replica.restore(self._snapshot if self._snapshot.exists() else None)
+            self._replay()
+            raise
+        replace_durably(file, self._snapshot)
+        self._snapshot_round = self.replica.round
+        self._journal.forget(up_to=self.replica.round)
+
+    def rebase(self, round: int, head: bytes, sums: Sums) -> None:
+        """Go to a round that rebases without the entries up to it; see ``replica.weights.Replica.rebase``.
+
+        Raises:
+            PlanError: the sums do not fit the bundle; all is then as it was.
+        """
+        self.replica.rebase(round, head, sums)
+        self.snapshot()
+
+    def close(self) -> None:
+        """Let go of the folder: another state may then be opened in it. This one must not be used any more."""
+        self._connection.close()
+        self._lock.close()
+
+    def _replay(self) -> None:
+        """Take the replica from its snapshot to the end of the journal."""
+        self._snapshot_round = self.replica.round
+        self._journal.forget(up_to=self.replica.round)  # a kill may have come between a snapshot and this
+        self.replica.apply_all(list(self._journal.entries(after=self.replica.round)))
+
+
+def read_identity(folder: Path, device: str | None = None) -> tuple[str, bytes]:
+    """The id and the public key of the device that a state folder belongs to, made where it is new.
+
+    Raises:
+        StateError: the folder is in use, cannot be written, or belongs to another device.
+    """
+    with lock_folder(folder):
+        try:
+            return _claim_id(folder, device), Signer(folder / KEY).public
+        except (OSError, UnicodeDecodeError) as error:
+            raise StateError(f"{folder} cannot be used: {error}") from None
+
+
+def lock_folder(folder: Path) -> IO[str]:
+    """Make a folder this process's own, for as long as the file that is returned stays open.
+
+    Raises:
+        StateError: another process has it, or it cannot be made.
+    """
+    try:
+        make_folder(folder)
+        lock = (folder / "lock").open("w")
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        sync_folder(folder)  # a process that was killed may have renamed files without having come to this
+    except BlockingIOError:
+        raise StateError(f"{folder} is in use by another process; give each process a folder of its own") from None
+    except OSError as error:
+        raise StateError(f"{folder} cannot be used: {error.strerror}") from None
+    return lock
+
+
+def _claim_id(folder: Path, device: str | None) -> str:
+    """The id of a folder's device: the one that is asked for, or else its own, made at random the first time."""
+    name = device if device is not None else f"device-{secrets.token_hex(4)}"
+    if not valid_id(name):
+        raise StateError(f"'{name}' cannot be a device's id; use up to 64 letters, digits, '-' and '_'")
+    return _claim(folder / "device", "device", name, keep=device is None)
+
+
+def _claim(file: Path, what: str, value: str, keep: bool = False) -> str:
+    """What a folder belongs to: recorded the first time; later it must be the same, unless any will do (``keep``)."""
+    known = file.read_text(encoding="utf-8").strip() if file.exists() else ""
+    if known and not keep and known != value:
+        raise StateError(f"{file.parent} belongs to {what} '{known}', not '{value}'; give each a folder of its own")
+    if not known:
+        partial = file.with_name(file.name + ".partial")
+        write_durably(partial, value.encode())
+        replace_durably(partial, file)
+    return known or value

@@ -1,0 +1,146 @@
+"""FedSPZO's estimator (arXiv 2502.10239, section 3) for any number of blocks.
+
+Weights in memory are never perturbed: for each stage and each perturbation, W + offsets ± ε·scale·z is written into
+buffers of a stage's size and the stage runs on them. The perturbations of a block start from the same activations of
+the block before it. One-sided, these are not perturbed, and the loss at the centre serves all differences (as FZOO has
+it for whole models, arXiv 2506.09034).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedspzo.device_runtime.data.store import DataStore
+from fedspzo.device_runtime.directions.format import Direction, derive_seed
+from fedspzo.device_runtime.model.manifest import StageSpec
+from fedspzo.device_runtime.platform.profiling import TOKENISE, forward_block
+from fedspzo.device_runtime.protocol.plan import Plan
+from fedspzo.device_runtime.replica.weights import Replica, check_blocks
+from fedspzo.device_runtime.step.branches import START, Wave, advance, perturb, release
+from fedspzo.device_runtime.step.order import plan_legs
+from fedspzo.device_runtime.step.prefix_cache import PrefixCache
+from fedspzo.device_runtime.step.runner import Batch, Forward
+
+#: Stages of a frozen prefix from which on keeping its activations is worth a file: an embedding alone is not.
+WORTH_CACHING = 2
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a device measured for a plan.
+
+    Attributes:
+        scalars: float32, projected gradients (l₊ − l₋)/2ε or (l − l₀)/ε, as many as the plan asks for.
+        loss: mean over steps of the mean (l₊ + l₋)/2, or of l₀.
+        examples: examples used over all steps.
+    """
+
+    scalars: tuple[float, ...]
+    loss: float
+    examples: int
+
+
+def measure(
+    forward: Forward[Replica], store: DataStore, plan: Plan, device: str, cache: PrefixCache | None = None
+) -> Measurement:
+    """Carry out a plan on a device's examples.
+
+    Several local steps need no changed weights: the steps so far are more directions in the sum that each stage's
+    weights are shifted by.
+
+    Args:
+        cache: keeps activations of the stages before the first that the plan perturbs.
+
+    Raises:
+        PlanError: the plan does not fit the bundle.
+    """
+    check_blocks(forward.bundle, plan)
+    source = plan.source(device)
+    offsets: list[list[Direction]] = [[] for _ in plan.blocks]
+    scalars: list[float] = []
+    losses: list[float] = []
+    examples = 0
+    for step in range(plan.steps):
+        with forward.recorder.phase(TOKENISE):
+            batch = forward.batch(store, draw_examples(plan, store, device, step))
+        step_scalars, loss = measure_step(forward, batch, plan, source, step, offsets, cache)
+        scalars.extend(step_scalars)
+        losses.append(loss)
+        examples += batch.count
+        for block, directions in zip(offsets, plan.updates(source, step, step_scalars), strict=True):
+            block.extend(directions)
+    return Measurement(tuple(scalars), float(np.mean(losses)), examples)
+
+
+def draw_examples(plan: Plan, store: DataStore, device: str, step: int) -> np.ndarray:
+    """Indices of the examples that a device draws for a local step: always the same for the same plan."""
+    return store.sample(derive_seed(plan.base_seed, f"examples of {device}", step, 0, ()), plan.examples)
+
+
+def measure_step(
+    forward: Forward[Replica],
+    batch: Batch,
+    plan: Plan,
+    source: str,
+    step: int,
+    offsets: Sequence[Sequence[Direction]],
+    cache: PrefixCache | None = None,
+) -> tuple[list[float], float]:
+    """One step of the estimator: its scalars, and the mean loss.
+
+    Args:
+        offsets: for each block, directions that its weights are already shifted by.
+        cache: see :func:`measure`.
+    """
+    legs = plan_legs(forward, batch, plan, source, step, offsets)
+    start = legs[0].passages[0].stage
+    prefix = forward.manifest.stages[: forward.manifest.stages.index(start)]
+    with forward.recorder.phase(forward_block(0)):
+        waves = {-1: _through_prefix(forward, batch, prefix, cache)}
+    losses: list[tuple[int, float]] = []
+    passages = [passage for leg in legs for passage in leg.passages]
+    with closing(perturb(forward, passages, forward.weights.ahead)) as perturbed:
+        for leg in legs:
+            wave = waves[leg.block - 1]
+            for passage in leg.passages:
+                with forward.recorder.phase(forward_block(passage.block)):
+                    keep = leg.again and passage is leg.passages[0]
+                    wave = advance(forward, batch, passage, wave, perturbed, keep)
+            waves[leg.block] = wave
+            if leg.last:
+                losses += [(leg.block, _mean_loss(wave, leaf, batch)) for leaf in range(wave.leaves)]
+                release(forward, wave)
+    if plan.sides == 1:
+        (_, centre), *others = losses
+        ordered = [loss for _, loss in sorted(others, key=lambda found: found[0])]  # legs go from the last block back
+        return [float(np.float32((loss - centre) / plan.epsilon)) for loss in ordered], centre
+    pairs = [(above, below) for (_, above), (_, below) in zip(losses[::2], losses[1::2], strict=True)]
+    scalars = [float(np.float32((above - below) / (2 * plan.epsilon))) for above, below in pairs]
+    return scalars, float(np.mean(pairs))
+
+
+def _through_prefix(
+    forward: Forward[Replica], batch: Batch, stages: Sequence[StageSpec], cache: PrefixCache | None
+) -> Wave:
+    """Through the stages before the first perturbation, or past them where their activations are at hand."""
+    if not stages:
+        return START
+    if cache is None or len(stages) < WORTH_CACHING:
+        return Wave(((1, forward.run_all(stages, batch)),))
+    hidden = forward.pool.take(batch.shape.graphs[stages[-1].graph].outputs[0])
+    passed = range(len(stages))
+    weights = forward.weights.digest_of(forward.weights.trainable_in(passed))
+    prefix = repr((forward.bundle.identity, forward.format, len(stages), weights)).encode()
+    if not cache.load(prefix, batch, hidden):
+        forward.release([hidden])
+        hidden = forward.run_all(stages, batch)[0]
+        cache.save(prefix, batch, hidden)
+    return Wave(((1, [hidden]),))
+
+
+def _mean_loss(wave: Wave, leaf: int, batch: Batch) -> float:
+    return float(wave.outputs(leaf, 0, batch.shape.batch)[: batch.count].astype(np.float64).mean())

@@ -1,0 +1,99 @@
+"""What the graphs are fed of a batch of examples, besides weights and activations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedspzo.device_runtime.data.store import DataStore
+from fedspzo.device_runtime.model.stored import Quantised, Stored, widen
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where feeds come from: some examples, and the token tables.
+
+    Attributes:
+        ids: int32 [batch, length of the store].
+        lengths, starts, labels: int32 [batch], as in :class:`fedspzo.device_runtime.data.store.DataStore`.
+        embedding, output: [1, tokens, width], the tables whose rows are gathered, as they are stored.
+    """
+
+    ids: np.ndarray
+    lengths: np.ndarray
+    starts: np.ndarray
+    labels: np.ndarray
+    embedding: Stored
+    output: Stored
+
+    @classmethod
+    def of(cls, store: DataStore, indices: np.ndarray, tables: tuple[Stored, Stored]) -> Source:
+        """The examples of a store at some indices."""
+        return cls(store.ids[indices], store.lengths[indices], store.starts[indices], store.labels[indices], *tables)
+
+
+def fill(name: str, out: np.ndarray, source: Source) -> None:
+    """Fill one feed. Raises KeyError when the runtime does not know it."""
+    _FILL[name](out, source)
+
+
+def _rows(out: np.ndarray, source: Source) -> None:
+    """[B, S, W]: the token embeddings."""
+    _gather(source.embedding, source.ids[:, : out.shape[1]], out)
+
+
+def _mask(out: np.ndarray, source: Source) -> None:
+    """[B, S]: 1 for tokens and 0 for padding."""
+    out[...] = np.arange(out.shape[1]) < source.lengths[:, None]
+
+
+def _targets(out: np.ndarray, source: Source) -> None:
+    """[B, L]: one-hot labels."""
+    out[...] = np.arange(out.shape[1]) == source.labels[:, None]
+
+
+def _select(out: np.ndarray, source: Source) -> None:
+    """[B, A, S]: one-hot over the positions whose outputs predict the answer; zero past its end."""
+    positions, used = _answer_positions(out.shape[1], source)
+    out[...] = (positions[..., None] == np.arange(out.shape[2])) & used[..., None]
+
+
+def _answer_mask(out: np.ndarray, source: Source) -> None:
+    """[B, A]: 1 for the answer's tokens."""
+    out[...] = _answer_positions(out.shape[1], source)[1]
+
+
+def _answer_rows(out: np.ndarray, source: Source) -> None:
+    """[B, A, W]: rows of the output table that score the answer's tokens."""
+    positions, _ = _answer_positions(out.shape[1], source)
+    ids = np.take_along_axis(source.ids, np.minimum(positions + 1, source.ids.shape[1] - 1), axis=1)
+    _gather(source.output, ids, out)
+
+
+def _gather(table: Stored, ids: np.ndarray, out: np.ndarray) -> None:
+    widen(table.rows(ids) if isinstance(table, Quantised) else np.take(table[0], ids, axis=0, mode="clip"), out)
+
+
+def _last(out: np.ndarray, source: Source) -> None:
+    """[B, 1, S]: one-hot over the last token's position."""
+    out[:, 0] = np.arange(out.shape[2]) == source.lengths[:, None] - 1
+
+
+def _answer_positions(count: int, source: Source) -> tuple[np.ndarray, np.ndarray]:
+    """Positions [B, count] that predict the answer's tokens, and which of them there are."""
+    offsets = np.arange(count)
+    tokens = np.maximum(source.lengths - 1 - source.starts, 1) if count > 1 else np.ones_like(source.starts)
+    return source.starts[:, None] + offsets, offsets < tokens[:, None]
+
+
+_FILL: dict[str, Callable[[np.ndarray, Source], None]] = {
+    "rows": _rows,
+    "mask": _mask,
+    "targets": _targets,
+    "select": _select,
+    "answer_mask": _answer_mask,
+    "answer_rows": _answer_rows,
+    "last": _last,
+}

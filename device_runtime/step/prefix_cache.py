@@ -1,0 +1,113 @@
+"""Activations of a frozen prefix of the network, kept on disk: a batch of examples seen before goes past it.
+
+It is a cache: what it holds can be computed again, so it is not synced; each activation has a hash, and a damaged file
+is begun anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+
+from fedspzo.device_runtime.step.runner import Batch
+
+log = logging.getLogger(__name__)
+
+#: Bytes of activations that are kept at most; beyond that examples are computed each time.
+MOST_BYTES = 1 << 30
+_HASH_BYTES = 16
+
+
+class PrefixCache:
+    """A file of activations by prefix, shape and example."""
+
+    def __init__(self, file: Path, most_bytes: int = MOST_BYTES) -> None:
+        """``file`` is made when it is first needed."""
+        self._file = file
+        self._most = most_bytes
+        self._connection: sqlite3.Connection | None = None
+
+    def load(self, prefix: bytes, batch: Batch, out: np.ndarray) -> bool:
+        """Fill in the activations of a batch, if all of them are there.
+
+        Args:
+            prefix: tells the prefix's stages and weights from any other.
+            out: float32 [batch, …].
+        """
+        rows: list[bytes] = []
+        for key in _keys(prefix, batch):
+            stored = self._read(key)
+            if len(stored) != _HASH_BYTES + out[0].nbytes or _hash(key, stored[_HASH_BYTES:]) != stored[:_HASH_BYTES]:
+                return False
+            rows.append(stored[_HASH_BYTES:])
+        for row, content in zip(out, [*rows, *rows[-1:] * (len(out) - len(rows))], strict=True):
+            row.reshape(-1)[...] = np.frombuffer(content, np.float32)
+        return True
+
+    def save(self, prefix: bytes, batch: Batch, hidden: np.ndarray) -> None:
+        """Keep the activations of a batch, float32 [batch, …]; those of another prefix go."""
+        try:
+            with self._open() as connection:
+                connection.execute("DELETE FROM activations WHERE prefix != ?", (prefix,))
+                (size,) = connection.execute("SELECT COALESCE(SUM(LENGTH(activation)), 0) FROM activations").fetchone()
+                for key, row in zip(_keys(prefix, batch), hidden, strict=False):
+                    content = row.tobytes()
+                    size += len(content)
+                    if size <= self._most:
+                        values = key, prefix, _hash(key, content) + content
+                        connection.execute("INSERT OR REPLACE INTO activations VALUES (?, ?, ?)", values)
+        except sqlite3.OperationalError as error:  # the disk is full, say: it goes on without
+            log.warning("%s cannot be written (%s)", self._file, error)
+        except sqlite3.DatabaseError as error:
+            self._begin_anew(error)
+
+    def _read(self, key: bytes) -> bytes:
+        """What is stored for an example, empty when that is nothing."""
+        try:
+            found = self._open().execute("SELECT activation FROM activations WHERE key = ?", (key,)).fetchone()
+        except sqlite3.DatabaseError as error:
+            self._begin_anew(error)
+            return b""
+        return bytes(found[0]) if found else b""
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is None:
+            try:
+                self._connection = _connect(self._file)
+            except sqlite3.DatabaseError as error:
+                self._begin_anew(error)
+                self._connection = _connect(self._file)
+        return self._connection
+
+    def _begin_anew(self, error: sqlite3.DatabaseError) -> None:
+        log.warning("%s is begun anew (%s)", self._file, error)
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        self._file.unlink(missing_ok=True)
+
+
+def _hash(key: bytes, content: bytes) -> bytes:
+    return hashlib.blake2b(key + content, digest_size=_HASH_BYTES).digest()
+
+
+def _connect(file: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(file)
+    connection.execute("PRAGMA synchronous = OFF")
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS activations (key BLOB PRIMARY KEY, prefix BLOB NOT NULL, activation BLOB NOT NULL)"
+    )
+    return connection
+
+
+def _keys(prefix: bytes, batch: Batch) -> list[bytes]:
+    """A key for each example of a batch: what its activation depends on."""
+    size = f"{batch.shape.batch}x{batch.shape.length}".encode()
+    return [
+        hashlib.blake2b(prefix + size + ids[:length].tobytes(), digest_size=16).digest()
+        for ids, length in zip(batch.ids[: batch.count], batch.lengths, strict=False)
+    ]

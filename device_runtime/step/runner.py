@@ -1,0 +1,242 @@
+"""Runs stages: an engine's graphs over a model's weights, with the feeds that a batch of examples gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+
+from fedspzo.device_runtime.data.store import DataStore
+from fedspzo.device_runtime.engines.protocol import Engine, PackedGraph, StageGraph
+from fedspzo.device_runtime.model.arrays import ArrayPool
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.model.manifest import GraphSpec, Shape, StageSpec
+from fedspzo.device_runtime.model.stored import Stored, widen
+from fedspzo.device_runtime.platform.profiling import SILENT, Recorder
+from fedspzo.device_runtime.step import graphs
+from fedspzo.device_runtime.step.inputs import Source, fill
+
+#: The feed that the stages hand on, and the one that the first of them takes in its place.
+HIDDEN, ROWS = "hidden", "rows"
+
+
+class Weights(Protocol):
+    """The weights of a bundle's tensors; a replica is one.
+
+    Attributes:
+        bundle: the bundle.
+    """
+
+    bundle: Bundle
+
+    def tensor(self, index: int) -> Stored:
+        """A tensor as it is stored, not to be written."""
+
+
+W_co = TypeVar("W_co", bound=Weights, covariant=True)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch as the graphs take it.
+
+    Attributes:
+        shape: the graphs that it goes through, the cheapest that it fits.
+        feeds: feed name → float32 array of the shape's size; rows past ``count`` repeat the last example.
+        count: examples that count.
+        ids: int32 [batch, length of the store], the tokens.
+        lengths: int32 [batch].
+    """
+
+    shape: Shape
+    feeds: Mapping[str, np.ndarray]
+    count: int
+    ids: np.ndarray
+    lengths: np.ndarray
+
+
+class Forward(Generic[W_co]):
+    """Stage by stage through the network. Counts the matrix-product FLOPs of all it ran.
+
+    Attributes:
+        weights: the model's weights.
+        pool: where activations come from.
+        flops: floating-point operations of matrix products run so far.
+        format: of the graphs.
+        recorder: is told what phase of a step it is.
+    """
+
+    def __init__(self, engine: Engine, weights: W_co, recorder: Recorder = SILENT) -> None:
+        """Raises BundleError when the bundle has no graphs for the engine."""
+        self.weights = weights
+        self.bundle = weights.bundle
+        self.manifest = self.bundle.manifest
+        self.pool = ArrayPool()
+        self.flops = 0
+        self.recorder = recorder
+        graphs.check_engine(self.bundle, engine)
+        self._engine = engine
+        self.format = engine.format
+        self._graphs: dict[str, tuple[str, StageGraph]] = {}
+        self._packed: dict[str, tuple[str, PackedGraph | None]] = {}
+        self._feeds: dict[tuple[int, int, int], dict[str, np.ndarray]] = {}
+        self._grouped: dict[int, Batch] = {}
+        indices = {spec.name: index for index, spec in enumerate(self.manifest.tensors)}
+        embedding, output = self.manifest.embedding, self.manifest.output or self.manifest.embedding
+        self._tables = self.bundle.tensor(indices[embedding]), self.bundle.tensor(indices[output])
+        self._shapes = sorted(self.manifest.shapes, key=self._cost)
+
+    def batch(self, store: DataStore, indices: np.ndarray) -> Batch:
+        """The feeds for some examples (at most the bundle's batch). They stay valid until the next call."""
+        count, longest = len(indices), int(store.lengths[indices].max())
+        shape = next(s for s in self._shapes if s.groups == 1 and s.batch >= count and s.length >= longest)
+        padded = np.concatenate([indices, np.repeat(indices[-1:], shape.batch - count)])
+        source = Source.of(store, padded, self._tables)
+        feeds = self._feeds_of(shape)
+        for name, feed in feeds.items():
+            fill(name, feed, source)
+        batch = Batch(shape, feeds, count, source.ids, source.lengths)
+        self._grouped = {1: batch}
+        return batch
+
+    def groups(self, batch: Batch) -> list[int]:
+        """Numbers of leaves that there are graphs for, with batches of this size."""
+        return [s.groups for s in self._shapes if (s.batch, s.length) == (batch.shape.batch, batch.shape.length)]
+
+    def grouped(self, batch: Batch, groups: int) -> Batch:
+        """The latest batch, repeated for graphs that take several leaves."""
+        if groups not in self._grouped:
+            size = batch.shape.batch, batch.shape.length, groups
+            shape = next(s for s in self._shapes if (s.batch, s.length, s.groups) == size)
+            feeds = self._feeds_of(shape)
+            for name, feed in feeds.items():
+                one = batch.feeds[name]
+                feed.reshape(groups, *one.shape)[...] = one
+            self._grouped[groups] = replace(batch, shape=shape, feeds=feeds)
+        return self._grouped[groups]
+
+    def batches(self, store: DataStore) -> Iterator[tuple[np.ndarray, Batch]]:
+        """All examples of a store, those of similar length together: their indices and the batch."""
+        order = np.argsort(store.lengths, kind="stable")
+        for start in range(0, len(order), self.manifest.batch):
+            indices = order[start : start + self.manifest.batch]
+            yield indices, self.batch(store, indices)
+
+    def run(
+        self,
+        stage: StageSpec,
+        batch: Batch,
+        hidden: np.ndarray | None,
+        weights: Mapping[int, np.ndarray],
+    ) -> list[np.ndarray]:
+        """Run one stage.
+
+        Args:
+            stage: the stage, or the bundle's decoder.
+            batch: the batch that it works on.
+            hidden: the activation before it; None for the first, which takes the token rows.
+            weights: tensor index → array to take instead of the model's. All those of :meth:`packed` among them say
+                that these have been written.
+
+        Returns:
+            Its outputs, in arrays from the pool: the activation; for the last stage losses [B] and, when the task has
+            labels, logits [B, L]; for the decoder scores [tokens, B].
+        """
+        graph = batch.shape.graphs[stage.graph]
+        feeds = {**batch.feeds, HIDDEN: batch.feeds[ROWS] if hidden is None else hidden}
+        inputs = [feeds[name] for name in graph.feeds]
+        loaded, own = self._choose(batch.shape, stage, weights)
+        missing = self.widened([index for index in stage.tensors if index not in weights])
+        inputs += [weights[i] if i in weights else missing[i] for i in stage.tensors if i not in own]
+        outputs = [self.pool.take(shape) for shape in graph.outputs]
+        loaded.run(inputs, outputs)
+        self.release_widened(missing)
+        self.flops += graph.flops
+        return outputs
+
+    def packed(self, shape: Shape, stage: StageSpec, written: Collection[int]) -> dict[int, np.ndarray]:
+        """Tensor index → where the engine has weights of the stage in its own layout.
+
+        The arrays serve all stages with the same graph, until the next shape. There are none where the engine takes all
+        weights as inputs, or where some that it has are not among those to be ``written``.
+        """
+        graph = shape.graphs[stage.graph]
+        file = graph.packed.get(self._engine.format, "")
+        if not {stage.tensors[place] for place in _places(graph)} <= set(written):
+            return {}
+        if self._packed.get(stage.graph, ("",))[0] != file:
+            self._packed.pop(stage.graph, None)  # gone before the next one needs its memory
+            self._packed[stage.graph] = file, graphs.load_packed(self.bundle, self._engine, graph)
+        return self._own(shape, stage)
+
+    def run_all(self, stages: Sequence[StageSpec], batch: Batch) -> list[np.ndarray]:
+        """Outputs of the last of some stages that start at the first, unperturbed."""
+        outputs: list[np.ndarray] = []
+        for stage in stages:
+            previous = outputs
+            outputs = self.run(stage, batch, previous[0] if previous else None, {})
+            self.release(previous)
+        return outputs
+
+    def release(self, arrays: Sequence[np.ndarray]) -> None:
+        """Give arrays back to the pool."""
+        for array in arrays:
+            self.pool.give(array)
+
+    def widened(self, indices: Sequence[int]) -> dict[int, np.ndarray]:
+        """Tensors as graphs take them: as they lie, or widened into arrays of the pool."""
+        found: dict[int, np.ndarray] = {}
+        for index in indices:
+            stored = self.weights.tensor(index)
+            if isinstance(stored, np.ndarray) and stored.dtype == np.float32:
+                found[index] = stored
+            else:
+                found[index] = widen(stored, self.pool.take(stored.shape))
+        return found
+
+    def release_widened(self, arrays: Mapping[int, np.ndarray]) -> None:
+        """Give back those of :meth:`widened` that came from the pool."""
+        self.release([array for index, array in arrays.items() if array is not self.weights.tensor(index)])
+
+    def _feeds_of(self, shape: Shape) -> dict[str, np.ndarray]:
+        key = shape.batch, shape.length, shape.groups
+        if key not in self._feeds:
+            self._feeds[key] = {name: self.pool.take(size) for name, size in shape.feeds.items()}
+        return self._feeds[key]
+
+    def _choose(
+        self, shape: Shape, stage: StageSpec, weights: Mapping[int, np.ndarray]
+    ) -> tuple[StageGraph, Mapping[int, np.ndarray]]:
+        """The stage's graph for some weights, and those of them that it has itself."""
+        own = self._own(shape, stage)
+        packed = self._packed[stage.graph][1] if own else None
+        if packed is not None and all(weights.get(index) is array for index, array in own.items()):
+            return packed, own
+        return self._load(shape, stage), {}
+
+    def _own(self, shape: Shape, stage: StageSpec) -> dict[int, np.ndarray]:
+        graph = shape.graphs[stage.graph]
+        file, packed = self._packed.get(stage.graph, ("", None))
+        if packed is None or file != graph.packed.get(self._engine.format):
+            return {}
+        return {stage.tensors[place]: array for place, array in zip(_places(graph), packed.weights, strict=True)}
+
+    def _load(self, shape: Shape, stage: StageSpec) -> StageGraph:
+        """The stage's graph; of those with constants only the latest shape is kept, for each has a copy of them."""
+        graph = shape.graphs[stage.graph]
+        file = graph.files[self._engine.format]
+        key = stage.graph if stage.constants else file
+        if self._graphs.get(key, ("",))[0] != file:
+            self._graphs.pop(key, None)  # gone before the next one needs its memory
+            self._graphs[key] = file, graphs.load_graph(self.bundle, self._engine, graph, stage.constants)
+        return self._graphs[key][1]
+
+    def _cost(self, shape: Shape) -> int:
+        return sum(shape.graphs[stage.graph].flops for stage in self.manifest.stages)
+
+
+def _places(graph: GraphSpec) -> list[int]:
+    """Places among a stage's tensors of what a packed graph has itself, in its order."""
+    return [place for weight_and_bias in graph.linear for place in weight_and_bias if place >= 0]

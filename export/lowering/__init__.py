@@ -1,0 +1,1 @@
+"""Graphs in each engine's format, and the constants that belong to them."""

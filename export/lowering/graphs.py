@@ -1,0 +1,139 @@
+"""Writes the graphs of a network in each format, and for ExecuTorch the files of their constants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from fedspzo.device_runtime.engines.protocol import SUFFIXES
+from fedspzo.device_runtime.errors import ExportError
+from fedspzo.device_runtime.model.manifest import BASE, WEIGHTS, GraphSpec, Shape, StageSpec
+from fedspzo.device_runtime.model.stored import SCALES, Quantised, view
+from fedspzo.device_runtime.model.tensors import TensorFile
+from fedspzo.device_runtime.step.runner import HIDDEN
+from fedspzo.export.lowering.constants import Constant, Template, random_matrix, write_executorch_data
+from fedspzo.export.lowering.lower import count_flops, lower, trace
+from fedspzo.export.lowering.packed import linear_maps, packed_graph
+from fedspzo.export.network.build import Network
+from fedspzo.export.network.target import Target
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class _Lowered:
+    """A piece in every format, with what is known of it; all stages that compute the same share it."""
+
+    templates: dict[str, Template]
+    shares: dict[str, float]
+    outputs: tuple[tuple[int, ...], ...]
+    flops: int
+    linear: tuple[tuple[int, int], ...]
+    packed: bytes | None
+
+
+class GraphWriter:
+    """Writes the graphs of networks that differ in their shape alone.
+
+    Attributes:
+        shares: graph → format → smallest delegated share of the matrix work.
+    """
+
+    def __init__(self, target: Target, folder: Path, progress: Progress) -> None:
+        """The folder has the tensor files already."""
+        self.shares: dict[str, dict[str, float]] = {}
+        self._formats, self._folder, self._progress = target.formats, folder, progress
+        self._data_files: dict[tuple[int, ...], str] = {}
+        self._files = {name: TensorFile(folder / name) for name in (BASE, WEIGHTS) if (folder / name).exists()}
+
+    def write(self, network: Network) -> Shape:
+        """Lower every graph of a network.
+
+        Raises:
+            ExportError: a graph cannot be computed or lowered, or not all of its matrix work is delegated.
+        """
+        size = f"{network.batch}x{network.length}" + (f"x{network.groups}" if network.groups > 1 else "")
+        graphs: dict[str, GraphSpec] = {}
+        lowered: dict[int, _Lowered] = {}
+        hidden = network.feeds["rows"]
+        for stage in network.all_stages:
+            if stage.graph in graphs:
+                continue
+            piece = network.graphs[stage.graph]
+            if stage == network.decoder:
+                hidden = graphs[network.stages[-2].graph].outputs[0]
+            if id(piece) not in lowered:
+                lowered[id(piece)] = self._lower(network, stage, hidden, size)
+            found = lowered[id(piece)]
+            constants = [self._constant(network, index) for index in stage.constants]
+            files: dict[str, str] = {}
+            for name, template in found.templates.items():
+                files[name] = f"{stage.graph}-{size}{SUFFIXES[name]}"
+                (self._folder / files[name]).write_bytes(template.instance(constants))
+                known = self.shares.setdefault(stage.graph, {})
+                known[name] = min(found.shares[name], known.get(name, 1.0))
+            data = {name: self._data(stage, name, constants) for name in files if constants}
+            packed: dict[str, str] = {}
+            if found.packed is not None:
+                packed["litert"] = f"{stage.graph}-{size}.packed{SUFFIXES['litert']}"
+                (self._folder / packed["litert"]).write_bytes(found.packed)
+            graphs[stage.graph] = GraphSpec(
+                stage.graph, piece.feeds, found.outputs, found.flops, files, data, packed, found.linear
+            )
+            hidden = found.outputs[0]
+        return Shape(network.batch, network.length, network.groups, network.feeds, graphs)
+
+    def _lower(self, network: Network, stage: StageSpec, hidden: tuple[int, ...], size: str) -> _Lowered:
+        piece, specs = network.graphs[stage.graph], [tensor.spec for tensor in network.tensors.values()]
+        feeds = [hidden if feed == HIDDEN else network.feeds[feed] for feed in piece.feeds]
+        tensors = [network.shape(index) for index in stage.tensors]
+        matrices = [random_matrix(specs[index].shape, specs[index].dtype, index) for index in stage.constants]
+        self._progress(f"tracing {stage.graph} {size}")
+        templates: dict[str, Template] = {}
+        shares: dict[str, float] = {}
+        try:
+            example = [*(torch.ones(shape) for shape in feeds), *(torch.zeros(shape) for shape in tensors)]
+            whole = [*example, *(torch.zeros(matrix.shape) for matrix in matrices)]
+            with torch.inference_mode():
+                outputs = tuple(tuple(out.shape) for out in piece(*whole))
+            programs = {name: trace(piece, example, matrices, name) for name in self._formats}
+        except (RuntimeError, ValueError, ZeroDivisionError) as error:
+            reason = str(error).strip().splitlines()[-1][:200]
+            raise ExportError(
+                f"'{stage.graph}' cannot be computed as the model's config says ({reason}); is config.json the weights'"
+                " own, and is the batch one that fits into memory?"
+            ) from None
+        for name, program in programs.items():
+            self._progress(f"lowering {stage.graph} {size} to {name}")
+            templates[name], shares[name] = lower(program, matrices, name)
+            if shares[name] < 1.0:
+                raise ExportError(
+                    f"{name} delegates only {shares[name]:.1%} of the matrix work of '{stage.graph}', which would run"
+                    " slowly; leave this engine out or report the model"
+                )
+        own = [specs[index] for index in stage.tensors]
+        perturbed = stage != network.decoder and not matrices and network.groups == 1
+        linear = linear_maps(piece, own) if perturbed and "litert" in templates else ()
+        packed = packed_graph(piece, example, own, linear, self._files[WEIGHTS]) if linear else None
+        return _Lowered(templates, shares, outputs, count_flops(piece, whole), linear if packed else (), packed)
+
+    def _constant(self, network: Network, index: int) -> Constant:
+        """A matrix of the network, over the file that it lies in."""
+        spec = list(network.tensors.values())[index].spec
+        name, file = next((name, file) for name, file in self._files.items() if spec.name in file)
+        matrix = view(file, spec.name, spec.dtype)
+        assert isinstance(matrix, Quantised)
+        return Constant(matrix, name, file.start(spec.name), file.start(spec.name + SCALES))
+
+    def _data(self, stage: StageSpec, engine: str, constants: Sequence[Constant]) -> str:
+        """Name of the file that a stage's graphs have their constants from; ExecuTorch's is written the first time."""
+        if engine != "executorch":
+            return constants[-1].file
+        if stage.constants not in self._data_files:  # the decoder has the head's
+            self._data_files[stage.constants] = f"{stage.graph}.ptd"
+            file = self._folder / self._data_files[stage.constants]
+            write_executorch_data(file, [constant.matrix for constant in constants])
+        return self._data_files[stage.constants]

@@ -1,0 +1,1 @@
+"""Building blocks of a network in PyTorch, in the forms that the engines run whole."""

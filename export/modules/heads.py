@@ -1,0 +1,91 @@
+"""Heads: from the last activations to a loss for each example, for each form of task; none is new to the model."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fedspzo.export.modules.operators import cross_entropy, log_sum_exp, mean_pool, score_tokens
+from fedspzo.export.modules.pieces import Piece, Weights
+
+#: Factor on the cosine similarities.
+TEMPERATURE = 20.0
+
+#: Tensors that the heads take besides those of the model's final piece.
+LABELS, LABEL_BIAS, TABLE = "labels", "label_bias", "table"
+
+
+class LabelWords(Piece):
+    """Losses [B] and logits [B, L] of the label words at one position: the vocabulary is never scored in full.
+
+    Takes one-hot ``select`` [B, 1, S] and ``targets`` [B, L], the words' rows of the output table [1, W, L] and their
+    biases [L].
+    """
+
+    feeds = ("hidden", "select", "targets")
+
+    def __init__(self, final: Piece) -> None:
+        super().__init__([*final.tensors, LABELS, LABEL_BIAS])
+        self.final = final
+
+    def compute(self, weights: Weights, *feeds: Tensor) -> tuple[Tensor, ...]:
+        hidden, select, targets = feeds
+        at = self.final.compute(weights, torch.bmm(select, hidden))
+        assert isinstance(at, Tensor)
+        logits = torch.bmm(at.transpose(0, 1), weights[LABELS])[0] + weights[LABEL_BIAS]
+        return cross_entropy(logits, targets), logits
+
+
+class Similarity(Piece):
+    """Losses [B] and logits [B, L] by the cosine similarity of the mean-pooled text to the labels' vectors [1, H, L].
+
+    The vectors are the labels' descriptions as the original model embeds them; they stay frozen.
+    """
+
+    feeds = ("hidden", "mask", "targets")
+
+    def __init__(self) -> None:
+        super().__init__([LABELS])
+
+    def compute(self, weights: Weights, *feeds: Tensor) -> tuple[Tensor, ...]:
+        hidden, mask, targets = feeds
+        logits = TEMPERATURE * torch.bmm(mean_pool(hidden, mask).unsqueeze(0), weights[LABELS])[0]
+        return cross_entropy(logits, targets), logits
+
+
+class AnswerLoss(Piece):
+    """Losses [B]: the mean over an answer's tokens of -log p(token | what is before it).
+
+    Takes one-hot ``select`` [B, A, S], the tokens' own rows ``answer_rows`` [B, A, W], ``answer_mask`` [B, A] and the
+    output table [1, V, W].
+    """
+
+    feeds = ("hidden", "select", "answer_rows", "answer_mask")
+
+    def __init__(self, final: Piece) -> None:
+        super().__init__([*final.tensors, TABLE])
+        self.final = final
+
+    def compute(self, weights: Weights, *feeds: Tensor) -> tuple[Tensor, ...]:
+        hidden, select, rows, mask = feeds
+        at = self.final.compute(weights, torch.bmm(select, hidden))
+        assert isinstance(at, Tensor)
+        scores = score_tokens(weights[TABLE], at, select)
+        missing = log_sum_exp(scores, dim=1).reshape(mask.shape) - (at * rows).sum(dim=-1)
+        return ((missing * mask).sum(dim=1) / mask.sum(dim=1),)
+
+
+class NextToken(Piece):
+    """Scores [V, B] of the token after the last, which one-hot ``last`` [B, 1, S] points at."""
+
+    feeds = ("hidden", "last")
+
+    def __init__(self, final: Piece) -> None:
+        super().__init__([*final.tensors, TABLE])
+        self.final = final
+
+    def compute(self, weights: Weights, *feeds: Tensor) -> tuple[Tensor, ...]:
+        hidden, last = feeds
+        at = self.final.compute(weights, torch.bmm(last, hidden))
+        assert isinstance(at, Tensor)
+        return (score_tokens(weights[TABLE], at, last)[0],)

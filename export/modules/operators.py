@@ -1,0 +1,194 @@
+"""Building blocks of stage modules, in the forms that both engines delegate whole.
+
+A matrix product with a weight that is an input is delegated as a batched product, not as a fully connected layer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fedspzo.device_runtime.errors import ExportError
+
+#: Added to attention scores of what must not be seen; far below any score, yet finite in float32.
+_HIDDEN = -1e4
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU by its tanh approximation, written out as ½(1 + tanh u) = σ(2u): XNNPACK's own GELU is the exact one."""
+    return x * torch.sigmoid(2.0 * math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x))
+
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_new": gelu_tanh,
+    "gelu_pytorch_tanh": gelu_tanh,
+    "relu": F.relu,
+    "silu": F.silu,
+}
+
+
+def activation(name: str) -> Callable[[Tensor], Tensor]:
+    """An activation function by the name that configs have for it. Raises ExportError when it is another one."""
+    if name not in _ACTIVATIONS:
+        raise ExportError(f"the model has the activation '{name}'; supported are {', '.join(_ACTIVATIONS)}")
+    return _ACTIVATIONS[name]
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A linear map; as a batched matrix product where the weight is an input, which is delegated only in this form.
+
+    Args:
+        x: [..., in].
+        weight: [1, in, out], stored so: a reshape inside the graph would copy it at every call. Or a constant
+            [out, in].
+        bias: [out].
+    """
+    if weight.ndim == 2:
+        return F.linear(x, weight) if bias is None else F.linear(x, weight) + bias
+    flat = torch.bmm(x.reshape(1, -1, x.shape[-1]), weight)
+    if bias is not None:
+        flat = flat + bias
+    return flat.reshape(*x.shape[:-1], weight.shape[-1])
+
+
+def low_rank(x: Tensor, down: Tensor, up: Tensor) -> Tensor:
+    """A low-rank map (LoRA, arXiv 2106.09685) with factors of its own for each of several groups of a batch.
+
+    Args:
+        x: [groups · batch, ..., in].
+        down: [groups, in, rank].
+        up: [groups, rank, out].
+    """
+    flat = x.reshape(down.shape[0], -1, x.shape[-1])
+    return torch.bmm(torch.bmm(flat, down), up).reshape(*x.shape[:-1], up.shape[-1])
+
+
+def scale_outputs(y: Tensor, factors: Tensor) -> Tensor:
+    """Outputs times factors of their own for each of several groups of a batch.
+
+    Args:
+        y: [groups · batch, ..., out].
+        factors: [groups, 1, out].
+    """
+    return (y.reshape(factors.shape[0], -1, y.shape[-1]) * factors).reshape(y.shape)
+
+
+def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """Root-mean-square normalisation (arXiv 1910.07467) over the last axis, then ``weight``."""
+    return x * torch.rsqrt((x * x).mean(dim=-1, keepdim=True) + epsilon) * weight
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """[batch, tokens, heads · size] → [batch, heads, tokens, size]."""
+    return x.reshape(*x.shape[:-1], heads, -1).transpose(1, 2)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float | None = None) -> Tensor:
+    """Attention, with as many query heads for each key head as there are (arXiv 2305.13245).
+
+    Args:
+        query: [batch, heads, tokens, size].
+        key, value: [batch, key heads, tokens, size].
+        bias: added to the scores, broadcast to [batch, heads, tokens, tokens].
+        scale: factor on the scores, by default size^-½.
+
+    Returns:
+        [batch, tokens, heads · size].
+    """
+    batch, heads, tokens, size = query.shape
+    if batch * key.shape[1] == 1:
+        # LiteRT's converter would make a single product of this kind a fully connected layer, which is not delegated.
+        if heads % 2:
+            query, key, value = (torch.cat([x, x], dim=1) for x in (query, key, value))
+            return attend(query, key, value, bias, scale)[..., : heads * size]
+        key, value = torch.cat([key, key], dim=1), torch.cat([value, value], dim=1)
+    groups = batch * key.shape[1]
+
+    def flat(x: Tensor) -> Tensor:
+        return x.reshape(groups, -1, x.shape[-1])
+
+    scores = torch.bmm(flat(query), flat(key).transpose(1, 2)) * (size**-0.5 if scale is None else scale)
+    shares = torch.softmax(scores.reshape(batch, heads, tokens, tokens) + bias, dim=-1)
+    mixed = torch.bmm(shares.reshape(groups, -1, tokens), flat(value))
+    return mixed.reshape(batch, heads, tokens, size).transpose(1, 2).reshape(batch, tokens, heads * size)
+
+
+def padding_bias(mask: Tensor) -> Tensor:
+    """[batch, tokens], 1 for tokens and 0 for padding → [batch, 1, 1, tokens]: no token sees padding."""
+    return ((1.0 - mask) * _HIDDEN).reshape(mask.shape[0], 1, 1, mask.shape[1])
+
+
+def causal_bias(tokens: int, window: int | None = None) -> Tensor:
+    """[1, 1, tokens, tokens]: each token sees itself and those before it, at most ``window`` in all.
+
+    Padding at the end needs no mask: no token before it sees it.
+    """
+    distance = torch.arange(tokens)[:, None] - torch.arange(tokens)
+    seen = (distance >= 0) & (distance < (window or tokens))
+    return torch.where(seen, 0.0, _HIDDEN)[None, None]
+
+
+def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """Rotary position embedding (arXiv 2104.09864): pairs (i, i + size/2) of [..., tokens, size] turned by angles."""
+    low, high = x.chunk(2, dim=-1)
+    return x * cosines + torch.cat((-high, low), dim=-1) * sines
+
+
+def score_tokens(table: Tensor, at: Tensor, select: Tensor) -> Tensor:
+    """Scores of all tokens at some positions.
+
+    The table is the left operand: engines take that as it lies, where they would pack the right one at every run. The
+    factor, 0 for positions that are not there, also keeps LiteRT's converter from making this a fully connected layer,
+    which is not delegated.
+
+    Args:
+        table: [1, tokens, width]; or a constant [tokens, width].
+        at: [batch, positions, width].
+        select: [batch, positions, length], one-hot or zero.
+
+    Returns:
+        [1, tokens, batch · positions].
+    """
+    if table.ndim == 2:
+        return F.linear(at.reshape(1, -1, at.shape[-1]), table).transpose(1, 2)
+    there = select.sum(dim=-1).reshape(1, 1, -1)
+    return torch.bmm(table, at.reshape(1, -1, at.shape[-1]).transpose(1, 2) * there)
+
+
+def mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the tokens that are not padding, scaled to unit length.
+
+    Args:
+        hidden: [batch, tokens, width].
+        mask: [batch, tokens].
+
+    Returns:
+        [batch, width].
+    """
+    pooled = (hidden * mask.unsqueeze(-1)).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+    return pooled / torch.sqrt((pooled * pooled).sum(dim=1, keepdim=True))
+
+
+def log_sum_exp(x: Tensor, dim: int) -> Tensor:
+    """log Σ exp(x) over an axis, which disappears."""
+    highest = x.amax(dim=dim, keepdim=True)
+    return torch.log(torch.exp(x - highest).sum(dim=dim)) + highest.squeeze(dim)
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Loss of each example.
+
+    Args:
+        logits: [batch, labels].
+        targets: [batch, labels], one-hot.
+
+    Returns:
+        [batch].
+    """
+    shifted = logits - logits.amax(dim=-1, keepdim=True)
+    return torch.log(torch.exp(shifted).sum(dim=-1)) - (shifted * targets).sum(dim=-1)

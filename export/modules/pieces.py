@@ -1,0 +1,103 @@
+"""Pieces of a network as PyTorch modules whose weights are inputs: what a family is written in."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from copy import copy
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fedspzo.export.modules import operators
+
+#: What follows a linear map's name in the names of its adapter's two factors, as peft has them.
+DOWN, UP = ".lora_A.weight", ".lora_B.weight"
+#: The same for factors on its outputs.
+FACTORS = ".factors"
+#: All that adapters add; each of the leaves that share a run has its own.
+ADDED = (DOWN, UP, FACTORS)
+
+
+class Weights:
+    """A piece's weights by their names in the checkpoint, without the part's prefix."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], scale: float = 1.0) -> None:
+        """``scale`` is the factor on what adapters add."""
+        self._tensors = tensors
+        self._scale = scale
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def linear(self, name: str, x: Tensor) -> Tensor:
+        """x @ weight, plus the bias, with the adapter where the piece has one."""
+        y = operators.linear(x, self[f"{name}.weight"], self._tensors.get(f"{name}.bias"))
+        factors = self._tensors.get(name + FACTORS)
+        if factors is not None:
+            y = operators.scale_outputs(y, factors)
+        down, up = self._tensors.get(name + DOWN), self._tensors.get(name + UP)
+        if down is None or up is None:
+            return y
+        return y + operators.low_rank(x, down, up) * self._scale
+
+    def layer_norm(self, name: str, x: Tensor, epsilon: float) -> Tensor:
+        """Layer normalisation over the last axis."""
+        weight = self[f"{name}.weight"]
+        return F.layer_norm(x, weight.shape, weight, self[f"{name}.bias"], epsilon)
+
+    def rms_norm(self, name: str, x: Tensor, epsilon: float) -> Tensor:
+        """Root-mean-square normalisation over the last axis."""
+        return operators.rms_norm(x, self[f"{name}.weight"], epsilon)
+
+
+class Piece(torch.nn.Module, ABC):
+    """One stage's computation. A subclass sets ``feeds`` and writes :meth:`compute`.
+
+    Attributes:
+        feeds: names of its leading inputs: ``hidden``, or feeds that ``fedspzo.device_runtime.step.inputs`` knows.
+        tensors: names of its weights, which follow the feeds.
+    """
+
+    feeds: ClassVar[tuple[str, ...]] = ("hidden",)
+
+    def __init__(self, tensors: Sequence[str]) -> None:
+        super().__init__()
+        self.tensors = tuple(tensors)
+        self.scale = 1.0
+
+    def adapted(self, names: Sequence[str], parts: Sequence[str], scale: float) -> Piece:
+        """The piece with adapters of such parts on some of its linear maps; what low-rank ones add is scaled."""
+        piece = copy(self)
+        piece.tensors = (*self.tensors, *(name + part for name in names for part in parts))
+        piece.scale = scale
+        return piece
+
+    def ending(self, names: Sequence[str]) -> Piece:
+        """The piece with some of its tensors as the last of its inputs."""
+        piece = copy(self)
+        piece.tensors = (*(name for name in self.tensors if name not in names), *names)
+        return piece
+
+    @abstractmethod
+    def compute(self, weights: Weights, *feeds: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """The stage's output from its feeds."""
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Feeds, then weights in the order of ``tensors`` → the outputs."""
+        count = len(self.feeds)
+        named = dict(zip(self.tensors, inputs[count:], strict=True))
+        outputs = self.compute(Weights(named, self.scale), *inputs[:count])
+        return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+def affine(*names: str, bias: bool = True) -> list[str]:
+    """Tensor names of linear maps or norms: each a weight, and a bias where they have one."""
+    return [f"{name}.{part}" for name in names for part in (("weight", "bias") if bias else ("weight",))]
+
+
+def linear_name(source: str) -> str:
+    """Name of the linear map that a part of an adapter belongs to."""
+    return next((source.removesuffix(part) for part in ADDED if source.endswith(part)), source)

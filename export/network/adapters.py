@@ -1,0 +1,166 @@
+"""Adapters over a frozen base: which linear maps get one, and how they start."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import numpy as np
+
+from fedspzo.device_runtime.errors import ExportError
+from fedspzo.device_runtime.model.manifest import AdapterSpec
+from fedspzo.export.checkpoint import Checkpoint
+from fedspzo.export.families import Architecture, Part
+from fedspzo.export.modules.pieces import DOWN, FACTORS, UP, Piece, linear_name
+
+
+@dataclass(frozen=True)
+class Adapters(ABC):
+    """What is trained beside linear maps that stay as they are.
+
+    Attributes:
+        targets: names of linear maps or their endings, as peft's ``target_modules``; "all" for all in the layers.
+        parts: endings of the names of what each of them gets.
+        spec: what the manifest says of them.
+    """
+
+    targets: Sequence[str] = field(default=("all",), kw_only=True)
+    parts: ClassVar[tuple[str, ...]]
+
+    @property
+    @abstractmethod
+    def spec(self) -> AdapterSpec:
+        """What the manifest says of them."""
+
+    @abstractmethod
+    def start(self, source: str, shape: tuple[int, ...]) -> np.ndarray:
+        """First values, which leave the model as it is."""
+
+    @abstractmethod
+    def shape(self, source: str, weight: tuple[int, int]) -> tuple[int, int, int]:
+        """Shape in the bundle of what is beside a linear map from ``weight[0]`` to ``weight[1]`` features."""
+
+    def trains(self, source: str) -> bool:
+        """Whether a tensor is trained."""
+        return source.endswith(self.parts)
+
+    def chosen(self, name: str) -> bool:
+        """Whether the linear map of that name in the checkpoint gets an adapter."""
+        return any(target == "all" or name == target or name.endswith(f".{target}") for target in self.targets)
+
+
+@dataclass(frozen=True)
+class LowRank(Adapters):
+    """Low-rank adapters (LoRA, arXiv 2106.09685).
+
+    Attributes:
+        rank: inner width.
+        alpha: what they add is scaled by alpha/rank.
+        train_down: whether the first factor is trained too; it starts random, the second at zero.
+        seed: of the random start.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    train_down: bool = True
+    seed: int = 0
+    parts = (DOWN, UP)
+
+    def __post_init__(self) -> None:
+        """Raises ExportError when something is out of range."""
+        if self.rank < 1 or not self.alpha > 0 or not self.targets:
+            raise ExportError("an adapter has a rank of at least 1, a positive alpha and a target")
+
+    @property
+    def spec(self) -> AdapterSpec:
+        """See :class:`Adapters`."""
+        return AdapterSpec("low-rank", self.rank, self.alpha)
+
+    def start(self, source: str, shape: tuple[int, ...]) -> np.ndarray:
+        """peft's: Kaiming-uniform for the first factor and zero for the second."""
+        if source.endswith(UP):
+            return np.zeros(shape, np.float32)
+        key = int.from_bytes(hashlib.blake2b(f"{self.seed} {source}".encode(), digest_size=8).digest(), "little")
+        words = np.random.Philox(key=np.array([key, 0], np.uint64)).random_raw(math.prod(shape))
+        uniform = (words >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24)
+        bound = 1.0 / math.sqrt(shape[1])
+        return ((2 * uniform - 1) * np.float32(bound)).reshape(shape)
+
+    def shape(self, source: str, weight: tuple[int, int]) -> tuple[int, int, int]:
+        """Of one factor. Raises ExportError when the rank is larger than the matrix."""
+        if self.rank > min(weight):
+            raise ExportError(
+                f"a rank of {self.rank} is more than '{linear_name(source)}' can have, a matrix of {weight[1]} ×"
+                f" {weight[0]}; choose a smaller --lora-rank"
+            )
+        return (1, weight[0], self.rank) if source.endswith(DOWN) else (1, self.rank, weight[1])
+
+    def trains(self, source: str) -> bool:
+        """See :class:`Adapters`."""
+        return source.endswith(self.parts if self.train_down else UP)
+
+
+@dataclass(frozen=True)
+class OutputScales(Adapters):
+    """A factor on each output of a linear map: the scales of a quantised base are what is trained.
+
+    QZO (arXiv 2505.13430) perturbs the scales alone; (IA)³ (arXiv 2205.05638), which peft loads, has the same factors.
+    """
+
+    parts = (FACTORS,)
+
+    @property
+    def spec(self) -> AdapterSpec:
+        """See :class:`Adapters`."""
+        return AdapterSpec("output-scales", 0, 0.0)
+
+    def start(self, source: str, shape: tuple[int, ...]) -> np.ndarray:
+        """Ones."""
+        return np.ones(shape, np.float32)
+
+    def shape(self, source: str, weight: tuple[int, int]) -> tuple[int, int, int]:
+        """See :class:`Adapters`."""
+        return (1, 1, weight[1])
+
+
+def adapt(architecture: Architecture, checkpoint: Checkpoint, adapters: Adapters) -> Architecture:
+    """The architecture with adapters on the linear maps of its layers that are chosen.
+
+    Raises:
+        ExportError: no linear map is.
+    """
+    adapted: dict[int, Piece] = {}
+    linears: set[str] = set()
+    parts = []
+    for part in architecture.parts:
+        names = [
+            name.removesuffix(".weight")
+            for name in part.piece.tensors
+            if _is_linear(architecture, checkpoint, part, name)
+        ]
+        linears.update(part.prefix + name for name in names)
+        chosen = [name for name in names if adapters.chosen(part.prefix + name)]
+        if chosen:
+            piece = adapted.setdefault(id(part.piece), part.piece.adapted(chosen, adapters.parts, adapters.spec.scale))
+            part = replace(part, piece=piece)
+        parts.append(part)
+    if not adapted:
+        raise ExportError(
+            f"no linear map is named as the adapters' targets say; there are {', '.join(sorted(linears)[:8])}, …"
+        )
+    return replace(architecture, parts=tuple(parts))
+
+
+def linear_shape(checkpoint: Checkpoint, source: str, conv1d: bool) -> tuple[int, int]:
+    """Features in and out of the linear map that a part of an adapter belongs to."""
+    weight = checkpoint.shape(linear_name(source) + ".weight")
+    return (weight[0], weight[1]) if conv1d else (weight[1], weight[0])
+
+
+def _is_linear(architecture: Architecture, checkpoint: Checkpoint, part: Part, name: str) -> bool:
+    source = part.prefix + name
+    return name.endswith(".weight") and source not in architecture.tables and len(checkpoint.shape(source)) == 2

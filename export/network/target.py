@@ -1,0 +1,63 @@
+"""What to export to: formats, shapes, and what is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from fedspzo.device_runtime.engines.protocol import SUFFIXES
+from fedspzo.device_runtime.errors import ExportError
+from fedspzo.device_runtime.model.stored import NAMES, QUANTISED
+from fedspzo.export.network.adapters import Adapters
+
+
+@dataclass(frozen=True)
+class Target:
+    """What to export to.
+
+    Attributes:
+        formats: formats of the graphs.
+        batches: numbers of examples in a batch.
+        lengths: numbers of tokens in an example; there are graphs for every pair of the two.
+        train: patterns of the names of tensors to train (as in a shell); tables of tokens and positions never are.
+        freeze: patterns of those to leave out of them.
+        answer_tokens: most tokens of a generated answer, in place of the task's own number.
+        adapters: train these and leave all else frozen; None to train the model's own tensors.
+        weights: what matrices and the token table are stored as, one of ``model.stored.NAMES``.
+        groups: with adapters, numbers of leaves that go through a graph together (even ones, besides 1).
+    """
+
+    formats: Sequence[str]
+    batches: Sequence[int]
+    lengths: Sequence[int]
+    train: Sequence[str] = ("*",)
+    freeze: Sequence[str] = ()
+    answer_tokens: int | None = None
+    adapters: Adapters | None = None
+    groups: Sequence[int] = ()
+    weights: str = "float32"
+
+    def __post_init__(self) -> None:
+        """Raises ExportError when something is out of range."""
+        unknown = [name for name in self.formats if name not in SUFFIXES]
+        if unknown or not self.formats:
+            raise ExportError(f"there is no engine '{', '.join(unknown)}'; choose from {', '.join(SUFFIXES)}")
+        if not self.batches or not self.lengths or min(self.batches) < 1 or min(self.lengths) < 4:
+            raise ExportError("a batch has at least 1 example, and an example at least 4 tokens")
+        if self.weights not in NAMES:
+            raise ExportError(f"weights cannot be stored as '{self.weights}'; choose from {', '.join(NAMES)}")
+        if self.weights in QUANTISED and self.adapters is None:
+            raise ExportError(
+                f"weights of {self.weights} stay as they are: train adapters over them (--lora-rank, --output-scales)"
+            )
+        if self.groups and self.adapters is None:
+            raise ExportError("leaves go through a graph together only with adapters: without, each has a whole stage")
+        if any(count < 1 or (count % 2 and count > 1) for count in self.groups):
+            raise ExportError("leaves come in pairs of + and −: groups are even numbers")
+
+    def trains(self, name: str) -> bool:
+        """Whether a tensor shall be trained."""
+        if self.adapters is not None and not self.adapters.trains(name):
+            return False
+        return any(fnmatchcase(name, p) for p in self.train) and not any(fnmatchcase(name, p) for p in self.freeze)

@@ -1,0 +1,64 @@
+"""Label words and masks as tokens of a checkpoint's tokenizer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+from fedspzo.device_runtime.data.encoder import encode_open
+from fedspzo.device_runtime.errors import ExportError
+from fedspzo.device_runtime.model.task import GENERATION, MASKED, Task
+from fedspzo.export.checkpoint import Checkpoint
+
+
+def with_special_tokens(checkpoint: Checkpoint, task: Task) -> Task:
+    """The task with the tokenizer's mask token, or its end-of-text token, in its place.
+
+    Raises:
+        ExportError: the task is masked and the tokenizer has no mask token.
+    """
+    if task.form == GENERATION:
+        return replace(task, stop=checkpoint.end_token)
+    if task.form != MASKED:
+        return task
+    if not checkpoint.mask_token or checkpoint.tokenizer.token_to_id(checkpoint.mask_token) is None:
+        raise ExportError(
+            f"the tokenizer of {checkpoint.name} has no mask token, which the masked form of task '{task.name}' needs;"
+            ' name one in its tokenizer_config.json ("mask_token")'
+        )
+    return replace(task, mask=checkpoint.mask_token)
+
+
+def label_tokens(checkpoint: Checkpoint, task: Task) -> list[int]:
+    """Token ids of the label words, each where the template puts it.
+
+    Raises:
+        ExportError: a label word is several tokens, or two of them are the same one.
+    """
+    before, after = task.around_answer()
+    tokenizer = checkpoint.tokenizer
+    encode = (lambda text: tokenizer.encode(text).ids) if task.form == MASKED else partial(encode_open, tokenizer)
+    empty = encode(before + task.mask + after)
+    found: dict[int, str] = {}
+    for label in task.labels:
+        ids = encode(before + label.text + after)
+        new = _inserted(empty, ids, tokenizer.token_to_id(task.mask) or 0) if task.form == MASKED else ids[len(empty) :]
+        if len(new) != 1 or (task.form != MASKED and ids[: len(empty)] != empty):
+            pieces = [str(tokenizer.id_to_token(i)) for i in new]
+            raise ExportError(
+                f"the label word '{label.text}' of task '{task.name}' is {len(new)} tokens for {checkpoint.name}"
+                f" ({', '.join(pieces)}); choose a word that is one token"
+            )
+        if new[0] in found:
+            raise ExportError(
+                f"the label words '{found[new[0]]}' and '{label.text}' of task '{task.name}' are the same token for"
+                f" {checkpoint.name}; choose words that differ"
+            )
+        found[new[0]] = label.text
+    return list(found)
+
+
+def _inserted(empty: list[int], ids: list[int], mask: int) -> list[int]:
+    """The tokens that stand in the mask's place."""
+    at = empty.index(mask)
+    return ids[at : len(ids) - (len(empty) - at - 1)]

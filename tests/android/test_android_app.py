@@ -1,0 +1,442 @@
+"""The Android app's Python: its parts against stand-ins for Java's classes, and the whole as a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from android_process import Context, Keystore, Listener
+from android_sdk import missing_tools, phone_python, pinned
+from faulty_proxy import FaultyProxy
+from fedspzo_app.app import App
+from fedspzo_app.executorch_java import create as create_executorch
+from fedspzo_app.history import History, Round
+from fedspzo_app.main import create
+from fedspzo_app.private_files import PrivateFiles, parse_invitation
+from ports import free_port
+
+from fedspzo.broker.mqtt.mosquitto import ManagedBroker
+from fedspzo.broker.mqtt.mosquitto_program import installed
+from fedspzo.broker.server.store import pin_bundle, read_journal
+from fedspzo.device_runtime.engines.protocol import create_engine
+from fedspzo.device_runtime.errors import BrokerError, EngineError, StateError
+from fedspzo.device_runtime.link.access import Access
+from fedspzo.device_runtime.link.invitation import Invitation
+from fedspzo.device_runtime.model.arrays import aligned_empty
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.protocol.signing import PIN
+from fedspzo.device_runtime.replica.state import DeviceState
+from fedspzo.device_runtime.replica.weights import Replica
+
+ROOT = Path(__file__).resolve().parents[2]
+SUPPORT = ROOT / "tests" / "support"
+FAKES = SUPPORT / "android_fakes"
+LOGIN = Invitation(Access("mqtts://127.0.0.1:9", "phone-1", "secret-word"))
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> App:
+    return open_app(tmp_path)
+
+
+def open_app(folder: Path) -> App:
+    return create(str(folder / "no_backup"), Context(folder / "phone.json"), Keystore(folder / "keystore"))
+
+
+@pytest.fixture
+def copied_bundle(bundle_folder: Path, tmp_path: Path) -> Path:
+    copy = shutil.copytree(bundle_folder, tmp_path / "chosen", ignore=shutil.ignore_patterns(PIN))
+    pin_bundle(copy, tmp_path / "server")
+    return copy
+
+
+def result(answer: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(answer)
+    assert "error" not in found, found
+    return found
+
+
+def error(answer: str) -> str:
+    return str(json.loads(answer)["error"])
+
+
+def test_each_step_that_is_missing_is_named(app: App, copied_bundle: Path, tmp_path: Path) -> None:
+    listener = Listener()
+    status = result(app.status())
+    assert (status["broker"], status["task"], status["running"], status["examples"]) == ("", None, False, 0)
+    assert error(app.start(listener)) == "there is no invitation; scan or paste one"
+    assert "not a whole invitation" in error(app.enrol("fedspzo:AAAA"))
+    assert "is not a broker's URL" in error(app.enrol("http://host"))
+    assert result(app.describe_invitation(LOGIN.text())) == {
+        "broker": "mqtts://127.0.0.1:9", "device": "phone-1", "job": "default"
+    }  # fmt: skip
+    assert result(app.status())["broker"] == ""
+    result(app.enrol(LOGIN.text()))
+    assert "there is no bundle; import the one" in error(app.start(listener))
+    assert "there is no bundle" in error(app.predict("{}"))
+    assert "there is no bundle in what was chosen" in error(
+        app.import_bundle(str(shutil.copytree(FAKES, tmp_path / "x")))
+    )
+    result(app.import_bundle(str(copied_bundle)))
+    assert error(app.start(listener)) == error(app.check_ready())
+    assert "there are no examples" in error(app.check_ready())
+    assert "the text field 'text' is missing" in error(app.add_example('{"label": "alarm"}'))
+    assert "label 'dance' is not one of" in error(app.add_example('{"text": "dance", "label": "dance"}'))
+    assert "the field 'text' is empty" in error(app.add_example('{"text": " ", "label": "alarm"}'))
+    result(app.add_example('{"text": "wake me", "label": "alarm"}'))
+    status = result(app.status())
+    assert status["task"] == {
+        "name": "requests", "fields": ["text"], "labels": ["alarm", "music", "call"], "target": "label"
+    }  # fmt: skip
+    assert result(app.check_ready()) == {}
+    assert (status["device"], status["broker"], status["examples"]) == ("phone-1", "mqtts://127.0.0.1:9", 1)
+
+
+def test_bundles_are_checked_before_they_replace_another(app: App, copied_bundle: Path, tmp_path: Path) -> None:
+    archive = shutil.make_archive(str(tmp_path / "bundle"), "zip", copied_bundle.parent, copied_bundle.name)
+    result(app.import_bundle(archive))
+    assert not Path(archive).exists()
+    graph = next(copied_bundle.rglob("*.tflite"))
+    graph.write_bytes(graph.read_bytes()[:-1])
+    assert "is not the file that was exported" in error(app.import_bundle(str(copied_bundle)))
+    assert result(app.status())["task"]["name"] == "requests"
+    (tmp_path / "no.zip").write_bytes(b"PK nothing")
+    assert "not a readable zip file" in error(app.import_bundle(str(tmp_path / "no.zip")))
+    answer = result(app.predict('{"text": "wake me"}'))
+    assert sum(share for _, share in answer["labels"]) == pytest.approx(1, abs=1e-3)
+    assert "the field 'text' is empty" in error(app.predict("{}"))
+
+
+def test_examples_are_added_whole(
+    app: App, copied_bundle: Path, tmp_path: Path, write_examples: Callable[[Path, int], Path]
+) -> None:
+    result(app.import_bundle(str(copied_bundle)))
+    assert result(app.import_examples(str(write_examples(tmp_path / "few.jsonl", 3)))) == {"added": 3}
+    (tmp_path / "more.csv").write_text('text,label\n"call, mum",call\n')
+    assert result(app.import_examples(str(tmp_path / "more.csv"))) == {"added": 1}
+    (tmp_path / "bad.jsonl").write_text('{"text": "stop", "label": "alarm"}\n{"text": "stop"}\n')
+    assert "bad.jsonl, line 2: the field 'label'" in error(app.import_examples(str(tmp_path / "bad.jsonl")))
+    lines = (tmp_path / "no_backup" / "examples.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1]) == {"text": "call, mum", "label": "call"}
+    assert len(lines) == result(app.status())["examples"] == 4
+
+
+def test_secrets_lie_sealed(app: App, copied_bundle: Path, tmp_path: Path) -> None:
+    root, vault = tmp_path / "no_backup", Keystore(tmp_path / "keystore")
+    result(app.enrol(LOGIN.text()))
+    line = result(app.show_key())["line"]
+    assert re.fullmatch("phone-1 [0-9a-f]{64}", line)
+    result(app.import_bundle(str(copied_bundle)))
+    result(app.predict('{"text": "wake me"}'))  # opens the state
+    assert app.digest()
+    assert result(app.show_key())["line"] == line
+    files = PrivateFiles(root)
+    key = bytes.fromhex(vault.open(files.key.read_text()))
+    for file in filter(Path.is_file, root.rglob("*")):
+        content = file.read_bytes()
+        assert b"secret-word" not in content, file
+        assert key not in content, file
+        assert key.hex().encode() not in content, file
+    assert files.load_invitation(vault) == LOGIN
+    with pytest.raises(StateError, match="invitation.sealed cannot be unsealed .*; leave, and join"):
+        files.load_invitation(Keystore(tmp_path / "another"))
+    assert "takes part in job 'default' as 'phone-1'; leave it" in error(app.enrol("mqtt://host"))
+    result(app.leave())
+    assert {file.name for file in root.iterdir()} == {"bundle"}
+    result(app.enrol("mqtt://host"))
+
+
+def test_a_key_that_a_kill_left_plain_is_sealed(pinned: Bundle, tmp_path: Path) -> None:
+    files, vault = PrivateFiles(tmp_path / "app"), Keystore(tmp_path / "keystore")
+    public = DeviceState(files.state, pinned, "a").signer.public
+    assert files.plain_key.exists()
+    for _ in range(2):
+        with files.key_unsealed(vault):
+            state = DeviceState(files.state, pinned, "a")
+        assert state.signer.public == public
+        assert (files.plain_key.exists(), files.key.exists()) == (False, True)
+        state.close()
+
+
+def test_invitations_come_in_three_forms(tmp_path: Path) -> None:
+    assert parse_invitation(LOGIN.text()) == LOGIN
+    LOGIN.access.save(tmp_path / "access.json")
+    assert parse_invitation((tmp_path / "access.json").read_text()) == LOGIN
+    assert parse_invitation("mqtt://me:pw@host:99\n").access == Access("mqtt://host:99", "me", "pw")
+    for text in ("{}", "{", '{"url": 3}', "hello"):
+        with pytest.raises(BrokerError):
+            parse_invitation(text)
+
+
+def test_the_phone_is_read_and_its_limits_are_kept(app: App, tmp_path: Path) -> None:
+    def status(**phone: int) -> dict[str, Any]:
+        (tmp_path / "phone.json").write_text(json.dumps(phone))
+        told = result(app.status())
+        return {name: told[name] for name in ("battery", "charging", "temperature", "throttled", "metered", "waits")}
+
+    assert status() == {
+        "battery": 0.8, "charging": True, "temperature": 30.1, "throttled": False, "metered": False, "waits": ""
+    }  # fmt: skip
+    assert status(level=25, scale=50, plugged=0, temperature=-1, metered=1, thermal=3) == {
+        "battery": 0.5, "charging": False, "temperature": None, "throttled": True, "metered": True,
+        "waits": "its network is metered",
+    }  # fmt: skip
+    assert status(level=-1)["battery"] == 1.0
+    assert status(level=10)["waits"] == "its battery is at 10%, below 20%"
+    assert status(temperature=455)["waits"] == "it is at 45.5 °C, above 42 °C"
+    result(app.set_limits('{"battery": 0.05, "charging": true, "unmetered": false}'))
+    assert "these are no limits" in error(app.set_limits('{"battery": 5}'))
+    assert result(open_app(tmp_path).status())["limits"] == {
+        "battery": 0.05, "temperature_c": 42.0, "charging": True, "unmetered": False
+    }  # fmt: skip
+    assert status(level=10, metered=1, plugged=0)["waits"] == "it is not charging"
+
+
+def test_the_history_outlives_a_torn_line(tmp_path: Path) -> None:
+    file = tmp_path / "history.jsonl"
+    rounds = [Round(number, 0.5, True, 200, 300, None) for number in range(1, 4)]
+    history = History(file)
+    for entry in rounds:
+        history.add(entry)
+    file.write_bytes(file.read_bytes()[:-9])
+    history = History(file)
+    history.add(rounds[2])
+    assert list(History(file).rounds) == rounds
+
+
+def test_executorch_through_java_gives_what_the_reference_does(bundle_folder: Path, bundle: Bundle) -> None:
+    pytest.importorskip("executorch")
+    engines = [create_executorch(2), create_engine("torch")]
+    graph = bundle.manifest.shapes[0].graphs
+    for spec in graph.values():
+        reference = engines[1].load(bundle.folder / spec.files["torch"])
+        loaded = engines[0].load(bundle.folder / spec.files["executorch"])
+        shapes = [tuple(shape) for shape in _shapes(bundle.folder / spec.files["executorch"], outputs=False)]
+        wanted = [tuple(shape) for shape in _shapes(bundle.folder / spec.files["executorch"], outputs=True)]
+        draw = np.random.default_rng(0)
+        inputs = [aligned_empty(shape) for shape in shapes]
+        results = [[aligned_empty(shape) for shape in wanted] for _ in engines]
+        for _ in range(2):  # the second time in arrays that are known
+            for array in inputs:
+                array[...] = 0.1 * draw.standard_normal(array.shape)
+            loaded.run(inputs, results[0])
+            reference.run(inputs, results[1])
+            for found, expected in zip(*results, strict=True):
+                np.testing.assert_allclose(found, expected, atol=1e-4)
+        with pytest.raises(EngineError, match="gives .* numbers where"):
+            loaded.run(inputs, [aligned_empty((1, *shape, 2)) for shape in wanted])
+    with pytest.raises(EngineError, match="cannot load .*export the bundle again"):
+        engines[0].load(bundle_folder / "manifest.json")
+
+
+def _shapes(path: Path, outputs: bool) -> list[tuple[int, ...]]:
+    from executorch.runtime import Runtime
+
+    meta = Runtime.get().load_program(path).load_method("forward").metadata
+    count = meta.num_outputs() if outputs else meta.num_inputs()
+    return [(meta.output_tensor_meta if outputs else meta.input_tensor_meta)(i).sizes() for i in range(count)]
+
+
+@dataclass(frozen=True)
+class Python:
+    """What runs the app: a command, and the path on which the runtime and its packages lie."""
+
+    command: list[str]
+    path: str
+
+
+def own_python(folder: Path) -> Python:
+    """The one that runs the tests."""
+    return Python([sys.executable], str(ROOT))
+
+
+def embedded_python(folder: Path) -> Python:
+    """As on the phone: Python 3.13, the app's packages alone, the runtime as Gradle carries it, libraries by name."""
+    if missing := missing_tools():
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    carried, libraries = folder / "carried", folder / "libraries"
+    sources = shutil.ignore_patterns("*.so", "*.c", "*.cpp", "__pycache__")
+    shutil.copytree(ROOT / "device_runtime", carried / "fedspzo" / "device_runtime", ignore=sources)
+    shutil.copy(ROOT / "fedspzo" / "__init__.py", carried / "fedspzo")
+    libraries.mkdir()
+    flags = ("-O3", "-std=gnu11", "-ffp-contract=off", "-fPIC", "-shared")
+    source, library = ROOT / "device_runtime" / "directions" / "kernel.c", libraries / "libdirections.so"
+    subprocess.run(["gcc", *flags, "-o", library, source], check=True)
+    wheels = pinned(ROOT / "android_demo" / "requirements.txt")
+    wheels["ai-edge-litert"] = pinned(ROOT / "constraints.txt")["ai-edge-litert"]
+    command, packages = phone_python(wheels, libraries)
+    return Python(command, f"{carried}:{packages}")
+
+
+class Phone:
+    """The app as a process; Java's part is a pipe."""
+
+    def __init__(self, folder: Path, python: Python) -> None:
+        folder.mkdir(exist_ok=True)
+        command = [*python.command, str(SUPPORT / "android_process.py"), str(folder)]
+        environment = {**os.environ, "PYTHONPATH": python.path}
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+
+    def ask(self, *command: str) -> str:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(command) + "\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().rstrip("\n")
+
+    def wait(self, condition: Callable[[dict[str, Any]], object], seconds: float = 90) -> dict[str, Any]:
+        end = time.monotonic() + seconds
+        while not condition(status := result(self.ask("status"))):
+            assert time.monotonic() < end, json.dumps(status)
+            time.sleep(0.05)
+        return status
+
+
+@pytest.fixture
+def federation(copied_bundle: Path, tmp_path: Path) -> Iterator[Federation]:
+    with Federation(copied_bundle, tmp_path) as running:
+        yield running
+
+
+class Federation:
+    """mosquitto with TLS, a server, two devices as on Linux, and a proxy with TLS of its own before the phone."""
+
+    def __init__(self, bundle: Path, folder: Path) -> None:
+        self.bundle, self.folder = bundle, folder
+        self.broker = ManagedBroker(folder / "broker", port=free_port())
+        self._running: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Federation:
+        self.broker.start()
+        pem = self.broker.folder / "server.pem"
+        inside = ssl.create_default_context(cafile=str(self.broker.folder / "ca.pem"))
+        outside = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        outside.load_cert_chain(pem)
+        self.proxy = FaultyProxy("localhost", self.broker.port, inside, outside)
+        self.proxy.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._running:
+            process.kill()
+            process.wait()
+        self.proxy.__exit__()
+        self.broker.close()
+
+    def start(self, name: str, command: str, access: Access, *options: object) -> subprocess.Popen[bytes]:
+        access.save(self.folder / f"{name}.json")
+        places = ("--access", self.folder / f"{name}.json", "--state", self.folder / name)
+        arguments = [sys.executable, "-m", "fedspzo", command, self.bundle, *places, *options]
+        with (self.folder / f"{name}.out").open("w") as out, (self.folder / f"{name}.log").open("w") as log:
+            process = subprocess.Popen(list(map(str, arguments)), stdout=out, stderr=log)
+        self._running.append(process)
+        return process
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not installed(), reason="mosquitto is not installed")
+@pytest.mark.parametrize("choose_python", [own_python, embedded_python])
+def test_the_app_trains_through_a_kill_and_a_cut(
+    federation: Federation,
+    tmp_path: Path,
+    write_examples: Callable[[Path, int], Path],
+    choose_python: Callable[[Path], Python],
+) -> None:
+    python = choose_python(tmp_path)
+    phone_login, *others = federation.broker.add_users(["phone-1", "board-1", "board-2"])
+    for access in others:
+        data = write_examples(tmp_path / f"{access.user}.jsonl", 12)
+        federation.start(access.user, "device", access, "--data", data)
+    server = federation.start(
+        "server", "server", federation.broker.server_access(), "--json", "--devices", "3", "--cohort", "3",
+        "--rounds", "200", "--deadline", "60", "--fanouts", "1,64",
+    )  # fmt: skip
+    invitation = Invitation(replace(phone_login, url=f"mqtts://localhost:{federation.proxy.port}"))
+    archive = shutil.make_archive(str(tmp_path / "bundle"), "zip", federation.bundle)
+
+    (tmp_path / "phone").mkdir()
+    (tmp_path / "phone" / "phone.json").write_text('{"plugged": 0, "watts": 2}')
+    phone = Phone(tmp_path / "phone", python)
+    result(phone.ask("enrol", invitation.text()))
+    result(phone.ask("import_bundle", archive))
+    result(phone.ask("import_examples", str(write_examples(tmp_path / "mine.jsonl", 12))))
+    result(phone.ask("start"))
+    phone.wait(lambda status: len(status["losses"]) >= 5)
+    maps = Path(f"/proc/{phone.process.pid}/maps").read_text()
+    assert all(library in maps for library in ("libLiteRt.so", "libdirections.so"))
+    result(phone.ask("add_example", '{"text": "wake me now", "label": "alarm"}'))
+    assert result(phone.ask("predict", '{"text": "wake me"}'))["labels"]
+
+    phone.process.send_signal(signal.SIGKILL)
+    phone.process.wait()
+    phone = Phone(tmp_path / "phone", python)
+    before = result(phone.ask("status"))
+    assert len(before["losses"]) >= 5
+    assert before["device"] == "phone-1"
+    result(phone.ask("start"))
+    phone.wait(lambda status: len(status["losses"]) > len(before["losses"]))
+    assert federation.proxy.cut("phone-1") >= 1
+    phone.wait(lambda status: len(status["losses"]) > len(before["losses"]) + 1)
+
+    (tmp_path / "phone" / "phone.json").write_text('{"metered": 1}')
+    phone.wait(lambda status: status["waits"] == "its network is metered")
+    time.sleep(0.5)  # a round that was at hand
+    followed = result(phone.ask("status"))
+    status = phone.wait(lambda status: status["round"] > followed["round"])
+    assert status["losses"] == followed["losses"]
+    result(phone.ask("set_limits", '{"unmetered": false}'))
+
+    result(phone.ask("pause"))
+    status = result(phone.ask("status"))
+    assert (status["running"], status["connected"], status["paused"]) == (False, False, True)
+    result(phone.ask("start"))
+    status = phone.wait(lambda status: status["finished"] or not status["running"])
+    assert status["finished"], status
+    assert (status["round"], status["examples"], status["paused"]) == (200, 13, False)
+    assert status["bytes_up"] > 0
+    assert status["bytes_down"] > 0
+    assert status["joules"] > 0
+
+    assert server.wait(60) == 0, (tmp_path / "server.log").read_text()
+    last = json.loads((tmp_path / "server.out").read_text().splitlines()[-1])
+    replica = Replica(Bundle(federation.bundle))
+    for entry in read_journal(tmp_path / "server"):
+        replica.apply(entry)
+    digests = {phone.ask("digest"), replica.digest().hex(), last["server_digest"]}
+    digests |= {report["digest"] for report in last["devices"].values()}
+    assert len(last["devices"]) == 3
+    assert digests == {last["server_digest"]}
+    phone.process.kill()
+
+
+@pytest.mark.slow
+def test_the_app_waits_for_a_broker_that_is_away(app: App, copied_bundle: Path) -> None:
+    result(app.enrol(Invitation(Access(f"mqtt://127.0.0.1:{free_port()}", "phone-1")).text()))
+    result(app.import_bundle(str(copied_bundle)))
+    result(app.add_example('{"text": "wake me", "label": "alarm"}'))
+    listener = Listener()
+    result(app.start(listener))
+    end = time.monotonic() + 60
+    while "does not answer within 15 s (Connection refused)" not in (status := result(app.status()))["message"]:
+        assert time.monotonic() < end, json.dumps(status)
+        time.sleep(0.1)
+    assert status["running"]
+    assert listener.changes
+    result(app.rest())
+    assert not result(app.status())["running"]
+    assert not result(app.status())["paused"]

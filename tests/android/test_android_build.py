@@ -1,0 +1,294 @@
+"""What of the Android project can be checked without an SDK, Gradle or a phone: see android_demo/README.md.
+
+The slow tests take aapt2, zipalign, apksigner and a JDK from the system, and the rest from ``android_sdk``.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import zipfile
+from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from android_sdk import ANDROID_JAR, DX_JAR, FRAMEWORK, fetch, missing_tools, pinned, python_command
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = ROOT / "android_demo"
+MAIN = PROJECT / "app" / "src" / "main"
+STUBS = Path(__file__).parent / "android_stubs"
+PYTHON_SOURCES = [*(MAIN / "python").rglob("*.py"), *(ROOT / "device_runtime").rglob("*.py")]
+LATER = MAIN / "java/org/fedspzo/app/Later.java"
+
+needs_tools = pytest.mark.skipif(bool(missing_tools()), reason=f"not installed: {', '.join(missing_tools())}")
+
+
+def setting(name: str) -> str:
+    """A number or text that is given once in the module's build file."""
+    (found,) = re.findall(rf"\b{name} = \"?([\w.]+)\"?", (PROJECT / "app/build.gradle.kts").read_text())
+    return str(found)
+
+
+def test_archives_have_the_versions_of_the_wheels() -> None:
+    wheels = pinned(ROOT / "constraints.txt")
+    archives = dict(re.findall(r"^(\w+)Version=(\S+)", (PROJECT / "gradle.properties").read_text(), re.MULTILINE))
+    assert archives == {"litert": wheels["ai-edge-litert"], "executorch": wheels["executorch"]}
+
+
+def test_the_app_carries_versions_that_the_runtime_allows() -> None:
+    from packaging.requirements import Requirement
+
+    declared = re.search(r"^dependencies = \[(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.MULTILINE | re.DOTALL)
+    assert declared
+    needed = {r.name: r for r in map(Requirement, re.findall(r'^    "([^"]*)",', declared[1], re.MULTILINE))}
+    carried = pinned(PROJECT / "requirements.txt")
+    assert set(needed) - set(carried) == {"tokenizers", "cryptography", "tomli"}  # without a wheel, or not needed there
+    for name, version in carried.items():
+        assert needed[name].specifier.contains(version), name
+    assert carried["paho-mqtt"] == pinned(ROOT / "constraints.txt")["paho-mqtt"]
+
+
+def test_the_native_library_is_compiled_as_the_wheel_s() -> None:
+    (stated,) = re.findall(r"^FLAGS = (\(.*\))$", (ROOT / "hatch_build.py").read_text(), re.MULTILINE)
+    flags = set(ast.literal_eval(stated))
+    cmake = (MAIN / "cpp/CMakeLists.txt").read_text()
+    assert "C_STANDARD 11" in cmake
+    assert "C_EXTENSIONS ON" in cmake
+    assert {flag for flag in flags if flag in cmake} == flags - {"-std=gnu11", "-fPIC", "-shared"}
+    source = re.search(r"directions SHARED \$\{CMAKE_CURRENT_SOURCE_DIR\}/(\S+)\)", cmake)
+    assert source
+    assert (MAIN / "cpp" / source[1]).resolve() == ROOT / "device_runtime" / "directions" / "kernel.c"
+
+
+def test_java_asks_for_commands_that_there_are() -> None:
+    from fedspzo_app.app import App
+
+    java = "".join(file.read_text() for file in LATER.parent.glob("*.java"))
+    commands = {name for name in vars(App) if not name.startswith("_")}
+    assert commands - set(re.findall(r"\"([a-z_]+)\"", java)) == {"digest"}  # which tests ask for
+    fields = set(re.findall(r"status\.(?:opt\w+|isNull)\(\"(\w+)\"", java))
+    status = ast.unparse(ast.parse((MAIN / "python/fedspzo_app/app.py").read_text()))
+    assert all(f"'{name}':" in status for name in fields)
+
+
+def test_every_class_in_the_manifest_is_there() -> None:
+    manifest = ElementTree.parse(MAIN / "AndroidManifest.xml").getroot()
+    name = "{http://schemas.android.com/apk/res/android}name"
+    classes = {e.get(name) for e in manifest.iter() if e.tag in ("activity", "service", "provider", "receiver")}
+    assert classes == {"org.fedspzo.app.MainActivity", "org.fedspzo.app.TrainingService", "org.fedspzo.app.TrainingJob"}
+    for found in classes:
+        assert (MAIN / "java" / f"{str(found).replace('.', '/')}.java").exists()
+
+
+@pytest.fixture(scope="module")
+def sdk() -> None:
+    fetch()
+
+
+def run(*command: object, **options: object) -> str:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, **options)  # type: ignore[call-overload]
+    assert done.returncode == 0, f"{command[0]}: {done.stdout}{done.stderr}"
+    return str(done.stdout + done.stderr)
+
+
+def compile_java(sources: Iterable[Path], out: Path, before: Iterable[Path] = (), beside: Iterable[Path] = ()) -> str:
+    """Compile against the real android.jar, with classes before it, and others of the app; what javac said."""
+    out.mkdir(exist_ok=True)
+    boot = ":".join(map(str, (*before, ANDROID_JAR)))
+    options = ("-encoding", "UTF-8", "-source", "8", "-target", "8", "-bootclasspath", boot, "-Xlint:all,-options")
+    return run("javac", *options, "-cp", ":".join(map(str, beside)) or out, "-d", out, *sources)
+
+
+@pytest.fixture(scope="module")
+def shell(sdk: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the linked resources (``linked.apk``) and the compiled classes (``classes``) of the Java shell."""
+    folder = tmp_path_factory.mktemp("shell")
+    namespace = setting("namespace")
+    manifest = (MAIN / "AndroidManifest.xml").read_text()
+    # Gradle's plugin puts the namespace there; a manifest of its project must not have it.
+    (folder / "AndroidManifest.xml").write_text(manifest.replace("<manifest ", f'<manifest package="{namespace}" ', 1))
+    run("aapt2", "compile", "--dir", MAIN / "res", "-o", folder / "resources.zip")
+    said = run(
+        "aapt2", "link", "-I", FRAMEWORK, "--manifest", folder / "AndroidManifest.xml", "--java", folder / "generated",
+        "--min-sdk-version", setting("minSdk"), "--target-sdk-version", setting("targetSdk"), "--version-code", "1",
+        "--version-name", "0.1.0", "-o", folder / "linked.apk", folder / "resources.zip",
+    )  # fmt: skip
+    assert not re.findall("error|warn", said.replace("aapt2 W", "")), said
+    for name in ("lambdas", "later", "chaquopy"):
+        compile_java((STUBS / name).rglob("*.java"), folder / name)
+    classes, sources = folder / "classes", set((MAIN / "java").rglob("*.java")) - {LATER}
+    assert compile_java([LATER], classes, before=[folder / "later"]) == ""
+    sources |= set((folder / "generated").rglob("*.java"))
+    said = compile_java(sources, classes, before=[folder / "lambdas"], beside=[folder / "chaquopy", classes])
+    assert said == "", said
+    return folder
+
+
+@pytest.mark.slow
+@needs_tools
+def test_the_shell_becomes_a_signed_apk(shell: Path, tmp_path: Path) -> None:
+    """Linked against resources of API 33, compiled against API 23, dexed, packaged, aligned, signed, verified."""
+    dex = tmp_path / "classes.dex"
+    run("java", "-jar", DX_JAR, "--dex", f"--min-sdk-version={setting('minSdk')}", f"--output={dex}", shell / "classes")
+    package = Path(shutil.copy(shell / "linked.apk", tmp_path / "package.apk"))
+    with zipfile.ZipFile(package, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(dex, "classes.dex")
+    aligned, signed, keys = tmp_path / "aligned.apk", tmp_path / "signed.apk", tmp_path / "keys.p12"
+    run("zipalign", "-p", "4", package, aligned)
+    run("zipalign", "-c", "-p", "4", aligned)
+    run(
+        "keytool", "-genkeypair", "-keystore", keys, "-storetype", "PKCS12", "-storepass", "password", "-alias", "test",
+        "-keyalg", "EC", "-dname", "CN=test", "-validity", "30",
+    )  # fmt: skip
+    run("apksigner", "sign", "--ks", keys, "--ks-pass", "pass:password", "--out", signed, aligned)
+    said = run("apksigner", "verify", "--verbose", "--min-sdk-version", setting("minSdk"), signed)
+    assert said.startswith("Verifies\n")
+    assert "v2 scheme (APK Signature Scheme v2): true" in said
+    with zipfile.ZipFile(signed, "a") as archive:
+        archive.writestr("more", "")
+    tampered = subprocess.run(["apksigner", "verify", str(signed)], capture_output=True, text=True)
+    assert tampered.returncode != 0
+
+    described = run("aapt2", "dump", "badging", aligned)
+    assert "package: name='org.fedspzo.app'" in described
+    assert f"sdkVersion:'{setting('minSdk')}'" in described
+    assert f"targetSdkVersion:'{setting('targetSdk')}'" in described
+    assert "launchable-activity: name='org.fedspzo.app.MainActivity'" in described
+    permissions = set(re.findall(r"uses-permission: name='android\.permission\.(\w+)'", described))
+    assert permissions == {
+        "INTERNET", "ACCESS_NETWORK_STATE", "FOREGROUND_SERVICE", "FOREGROUND_SERVICE_DATA_SYNC", "POST_NOTIFICATIONS",
+        "WAKE_LOCK", "RECEIVE_BOOT_COMPLETED",
+    }  # fmt: skip
+
+
+def members(classes: Path) -> Iterator[tuple[str, str, int | None]]:
+    """(class, member, arguments or None for a field) of Android's that the compiled classes refer to."""
+    parents: dict[str, str] = {}
+    own: set[tuple[str, str]] = set()
+    found: set[tuple[str, str, int | None]] = set()
+    for text in run("javap", "-v", "-p", *classes.rglob("*.class")).split("\nClassfile "):
+        this, parent = (re.search(rf"{kind}_class: #\d+ +// ([\w/$]+)", text) for kind in ("this", "super"))
+        assert this
+        assert parent
+        parents[this[1]] = parent[1]
+        own |= {(this[1], name) for name in re.findall(r"^  [^#(\n]*?\b([\w$]+)(?:\(|;$)", text, re.MULTILINE)}
+        for kind, owner, name, signature in re.findall(
+            r"= (Method|InterfaceMethod|Field)ref +\S+ +// ([\w/$]+)\.\"?([\w<>$]+)\"?:(\S+)", text
+        ):
+            count = None if kind == "Field" else len(re.findall(r"\[*(?:L[^;]+;|[A-Z])", signature[1:].split(")")[0]))
+            found.add((owner, name, count))
+    for owner, name, count in found:
+        while owner in parents and (owner, name) not in own:  # what the app's own classes inherit
+            owner = parents[owner]
+        if owner.startswith("android/"):
+            yield owner, name, count
+
+
+class Android36:
+    """Android's classes at API 36, as the stubs of chaquopy-stubs-android describe them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._modules: dict[str, dict[str, ast.ClassDef]] = {}
+
+    def has(self, owner: str, name: str, count: int | None) -> bool:
+        found = self._class(owner)
+        if found is None:
+            return False
+        for statement in found.body:
+            if isinstance(statement, ast.AnnAssign) and count is None and ast.unparse(statement.target) == name:
+                return True
+            if isinstance(statement, ast.FunctionDef) and statement.name == name.replace("<init>", "__init__"):
+                arguments = statement.args
+                static = any(ast.unparse(d) == "staticmethod" for d in statement.decorator_list)
+                if len(arguments.posonlyargs + arguments.args) - (not static) + bool(arguments.vararg) == count:
+                    return True
+        package = owner.rsplit("/", 1)[0].replace("/", ".")
+        bases = (re.sub(r"\[.*", "", ast.unparse(base)) for base in found.bases)
+        return any(self.has(self._path(base, package), name, count) for base in bases)
+
+    def _path(self, base: str, package: str) -> str:
+        """A class as Java has it inside: ``android.app.Activity`` → ``android/app/Activity``."""
+        parts = base.split(".") if base[0].islower() else [*package.split("."), *base.split(".")]
+        first = next((i for i, part in enumerate(parts) if part[0].isupper()), len(parts))
+        return "/".join([*parts[:first], "$".join(parts[first:])])
+
+    def _class(self, owner: str) -> ast.ClassDef | None:
+        package, _, names = owner.rpartition("/")
+        if package not in self._modules:
+            first, *rest = package.split("/")
+            file = self._folder.joinpath(f"{first}-stubs", *rest, "__init__.pyi")
+            body = ast.parse(file.read_text()).body if file.exists() else []
+            self._modules[package] = {node.name: node for node in body if isinstance(node, ast.ClassDef)}
+        outer, *inner = names.split("$")
+        found = self._modules[package].get(outer)
+        for name in inner:
+            found = next(
+                (n for n in (found.body if found else []) if isinstance(n, ast.ClassDef) and n.name == name), None
+            )
+        return found
+
+
+@pytest.mark.slow
+@needs_tools
+@pytest.mark.skipif(find_spec("android-stubs") is None, reason="chaquopy-stubs-android is not installed")
+def test_all_that_java_calls_is_in_api_36(shell: Path) -> None:
+    """The stubs for what is younger than API 23 among it, which were written by hand."""
+    spec = find_spec("android-stubs")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    android = Android36(Path(spec.submodule_search_locations[0]).parent)
+    used = set(members(shell / "classes"))
+    assert ("android/content/Context", "startForegroundService", 1) in used
+    assert len(used) > 100
+    assert not {member for member in used if not android.has(*member)}
+    assert not android.has("android/app/Activity", "finish", 3)
+    assert not android.has("android/app/Activity", "launch", 0)
+
+
+@pytest.mark.slow
+@needs_tools
+def test_python_sources_compile_for_the_embedded_version(sdk: None, tmp_path: Path) -> None:
+    version = setting("version")
+    for source in PYTHON_SOURCES:
+        shutil.copy(source, tmp_path / f"{len(list(tmp_path.iterdir()))}-{source.name}")
+    assert run(*python_command(), "-c", "import sys; print('%d.%d' % sys.version_info[:2])").strip() == version
+    script = "import sys; [compile(open(f, 'rb').read(), f, 'exec', dont_inherit=True) for f in sys.argv[1:]]"
+    run(*python_command(), "-W", "error", "-c", script, *sorted(tmp_path.iterdir()))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("gcc") is None or shutil.which("javac") is None, reason="no gcc or no JDK here")
+def test_the_jni_function_gives_a_buffer_over_memory(sdk: None, tmp_path: Path) -> None:
+    """In this machine's JVM: the C file and the Java class as they are."""
+    java_home = Path(shutil.which("javac") or "").resolve().parent.parent
+    include = java_home / "include"
+    run(
+        "gcc", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-I{include}", f"-I{include}/linux",
+        "-o", tmp_path / "libbuffers.so", MAIN / "cpp/buffers.c",
+    )  # fmt: skip
+    probe = tmp_path / "org/fedspzo/app/Probe.java"
+    probe.parent.mkdir(parents=True)
+    probe.write_text(
+        "package org.fedspzo.app;\n"
+        "import java.nio.ByteOrder;\n"
+        "public class Probe {\n"
+        "    public static void main(String[] arguments) throws Exception {\n"
+        '        var field = Class.forName("sun.misc.Unsafe").getDeclaredField("theUnsafe");\n'
+        "        field.setAccessible(true);\n"
+        "        var unsafe = (sun.misc.Unsafe) field.get(null);\n"
+        "        long address = unsafe.allocateMemory(12);\n"
+        "        var floats = Buffers.over(address, 12).order(ByteOrder.nativeOrder()).asFloatBuffer();\n"
+        "        floats.put(new float[] {1, 2, 3});\n"
+        '        System.out.println(floats.isDirect() + " " + unsafe.getFloat(address + 8));\n'
+        "    }\n"
+        "}\n"
+    )
+    run("javac", "-d", tmp_path, probe, MAIN / "java/org/fedspzo/app/Buffers.java")
+    said = run("java", f"-Djava.library.path={tmp_path}", "-cp", tmp_path, "org.fedspzo.app.Probe")
+    assert said.endswith("true 3.0\n")

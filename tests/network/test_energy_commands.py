@@ -1,0 +1,273 @@
+"""`fedspzo energy`, and joules on their way from a device's sensor to the server: real processes over a real broker."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from federation import Processes, broker, finish, processes
+from sensors import BatteryTree, RaplTree
+
+from fedspzo.broker.rounds.aggregate import ClosedRound, Spending
+from fedspzo.broker.server.store import ServerStore
+from fedspzo.cli import main
+from fedspzo.device_runtime.energy.book import read_book
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.protocol.plan import Contribution, Entry, Plan
+
+__all__ = ["broker", "processes"]
+
+IDLE_W, WORK_W = 10.0, 25.0
+CUT = ("--split", "3", "--fanouts", "1,4")
+
+
+@contextmanager
+def powered(root: Path, cpu_seconds: Callable[[], float] = time.process_time) -> Iterator[Path]:
+    """A machine that draws so much when it is idle, and so much more for each CPU second of a process."""
+    tree = RaplTree(root / "sys/class/powercap")
+    stop = threading.Event()
+
+    def run() -> None:
+        started = time.monotonic()
+        while not stop.wait(0.004):
+            tree.show(IDLE_W * (time.monotonic() - started) + WORK_W * cpu_seconds(), 0.0)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield root
+    finally:
+        stop.set()
+        thread.join()
+
+
+@contextmanager
+def meter(log: Path) -> Iterator[None]:
+    """A meter that appends to its log what this process draws, row by row, in a process of its own."""
+    program = f"""
+import psutil, sys, time
+host = psutil.Process({os.getpid()})
+spent = lambda: sum(host.cpu_times()[:2])
+before, used = time.time(), spent()
+print("time,W", flush=True)
+while True:
+    time.sleep(0.02)
+    now, cpu = time.time(), spent()
+    print(f"{{(now + before) / 2:.4f}},{{{IDLE_W} + {WORK_W} * (cpu - used) / (now - before):.3f}}", flush=True)
+    before, used = now, cpu
+"""
+    with log.open("wb") as rows, subprocess.Popen([sys.executable, "-c", program], stdout=rows) as process:
+        while not log.stat().st_size:
+            time.sleep(0.01)
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+def ask(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    assert main(["energy", *map(str, arguments)]) == 0
+    return capsys.readouterr().out
+
+
+def refuse(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    assert main(["energy", *map(str, arguments)]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("fedspzo energy: ")
+    assert said.count("\n") == 1
+    return said
+
+
+@pytest.fixture
+def measured(bundle_folder: Path, tmp_path: Path, write_examples: Callable[[Path, int], Path]) -> list[object]:
+    """The arguments of a short measurement."""
+    return ["measure", bundle_folder, "--data", write_examples(tmp_path / "data.jsonl", 12), *CUT, "--idle", 0.4]
+
+
+def test_sources_of_this_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = ask(capsys, "sources", "--energy-root", tmp_path)
+    assert "this device has no energy sensor that could be read" in said
+    assert said.count("\nno ") + said.startswith("no ") == 4
+    RaplTree(tmp_path / "sys/class/powercap")
+    BatteryTree(tmp_path / "sys/class/power_supply", ("current",), 1000, status="Charging")
+    said = ask(capsys, "sources", "--energy-root", tmp_path)
+    assert "rapl: a counter of joules of 2 processor packages; it tells 6.1e-05 J apart, updated every 0.001 s" in said
+    assert "not at the moment: the charger is connected" in said
+    BatteryTree(tmp_path / "sys/class/power_supply", ("current",), 1000)
+    found = json.loads(ask(capsys, "sources", "--json", "--energy-root", tmp_path))
+    power, package = found["sources"]
+    assert (power["name"], power["kind"], power["now"]) == ("battery-power", "power", "readable")
+    assert any("is in mA, not in µA" in remark for remark in power["remarks"])
+    assert package["resolution_joules"] == 2**-14
+    assert set(found["missing"]) == {"jetson", "pi5", "battery"}
+
+
+def test_measure_by_a_sensor(measured: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with powered(tmp_path) as root:
+        more = ("--energy-root", root, "--steps", 200, "--interval", 0.05)
+        found = json.loads(ask(capsys, *measured, *more, "--json"))
+        said = ask(capsys, *measured, *more)
+    assert found["source"] == "rapl"
+    assert found["measured"]
+    assert found["idle_watts"] == pytest.approx(IDLE_W, rel=0.25)
+    assert found["joules"] > 0
+    assert found["joules_per_step"] == pytest.approx(found["joules"] / 200)
+    assert set(found["phases"]) == {
+        "tokenise", "perturb", "forward block 1", "forward block 2", "apply", "other", "idle",
+    }  # fmt: skip
+    assert sum(phase["gross"] for phase in found["phases"].values()) == pytest.approx(found["joules_with_idle"])
+    work = sum(phase["joules"] for name, phase in found["phases"].items() if name != "idle")
+    assert work == pytest.approx(found["joules"])
+    assert "forward block 2 " in said
+    assert "J above idle (200 steps" in said
+    assert "ESTIMATE" not in said
+
+
+def test_an_estimate_is_called_one(measured: list[object], capsys: pytest.CaptureFixture[str]) -> None:
+    price = ("--joules-per-flop", "2e-9", "--steps", 3)
+    found = json.loads(ask(capsys, *measured, *price, "--json"))
+    assert found["measured"] is False
+    assert "ESTIMATE" in found["remarks"][0]
+    assert found["joules"] > 0
+    assert found["joules_uncertainty"] == pytest.approx(found["joules"])
+    said = ask(capsys, *measured, *price)
+    assert "estimated J a step" in said
+    assert "a step takes by ESTIMATE" in said
+
+
+def test_measure_by_a_meter(measured: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A log that is there when the steps are done, and one that comes later."""
+    log, timeline = tmp_path / "meter.csv", tmp_path / "timeline.json"
+    with meter(log):
+        found = json.loads(ask(capsys, *measured, "--csv", log, "--timeline", timeline, "--steps", 800, "--json"))
+    assert found["source"] == "csv"
+    assert found["joules"] > 0
+    later = json.loads(ask(capsys, "report", timeline, "--csv", log, "--json"))
+    assert later["steps"] == 800
+    assert later["joules"] == pytest.approx(found["joules"], rel=0.3)
+    assert "is written; then: fedspzo energy report" in ask(capsys, *measured, "--timeline", timeline, "--steps", 2)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--energy-root", "/nowhere"], "this device has no energy sensor that could be read"),
+        (["--source", "wattmeter", "--energy-root", "/nowhere"], "there is no energy source 'wattmeter' here"),
+        (["--source", "rapl", "--joules-per-flop", "1e-9"], "give one of them"),
+        (["--joules-per-flop", "5"], "--joules-per-flop is a price such as 2e-10, in J, and not 5"),
+        (["--csv", "log.csv", "--source", "rapl"], "--csv is a way of its own"),
+        (["--csv", "log.csv", "--offset", "soon"], "--offset is a number of seconds or 'edges', and not 'soon'"),
+        (["--steps", "0"], "--steps is at least 1"),
+    ],
+)
+def test_what_cannot_be_measured_gets_a_sentence(
+    measured: list[object], more: Sequence[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in refuse(capsys, *measured, *more)
+
+
+def test_a_battery_that_is_being_charged_measures_nothing(
+    measured: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    BatteryTree(tmp_path / "sys/class/power_supply", status="Charging")
+    root = ("--energy-root", tmp_path, "--steps", 2)
+    assert "gave no reading of the time that was measured (the charger is connected" in refuse(
+        capsys, *measured, *root, "--source", "battery"
+    )
+    assert "is the charger connected?" in refuse(capsys, *measured, *root)
+
+
+def test_reports_that_cannot_be_made(tmp_path: Path, pinned: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "is neither a run nor the state of a server" in refuse(capsys, "report", tmp_path)
+    ServerStore(tmp_path / "state", pinned.identity)
+    assert "run fedspzo server with --energy" in refuse(capsys, "report", tmp_path / "state")
+    (tmp_path / "energy.jsonl").write_text('{"half a li')
+    assert "has no round yet" in refuse(capsys, "report", tmp_path)
+    (tmp_path / "timeline.json").write_text("{}")
+    assert "give the meter's log" in refuse(capsys, "report", tmp_path / "timeline.json")
+
+
+def test_joules_of_a_point_of_loss(
+    tmp_path: Path, pinned: Bundle, make_plan: Callable[..., Plan], capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = ServerStore(tmp_path, pinned.identity)
+    for round in range(1, 51):
+        plan = make_plan(round=round)
+        loss = 2.0 - round / 50 + 0.01 * (round % 3)
+        closed = ClosedRound(round, loss, ("a", "b"), 1.0, 0.1, Spending(6.0, 0.5, 2, round % 2))
+        store.close_round(Entry(plan, (Contribution("", 1.0, (1.0,) * 4),)), bytes(64), closed)
+    found = json.loads(ask(capsys, "report", tmp_path, "--json"))
+    assert (found["rounds"], found["joules"], found["joules_uncertainty"]) == (50, 300.0, 25.0)
+    assert found["joules_a_device_round"] == 3.0
+    assert found["joules_a_point"] == pytest.approx(300 / 0.8, rel=0.02)
+    assert found["joules_a_point_uncertainty"] > 25 / 0.8
+    assert "(25% of it by ESTIMATE)" in ask(capsys, "report", tmp_path)
+
+
+@pytest.mark.slow
+def test_joules_come_to_the_server(
+    processes: Processes,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One device measures, one estimates, one does neither; the measured joules are those that its work took."""
+    running: list[psutil.Process] = []
+    last = [0.0]
+
+    def cpu_seconds() -> float:
+        if running:
+            times = running[0].cpu_times()
+            last[0] = max(last[0], times.user + times.system)
+        return last[0]
+
+    server = processes.server("--energy", "--rounds", "150", "--cohort", "3", "--sampling", "energy")
+    with powered(tmp_path / "root", cpu_seconds) as root:
+        one = processes.device("meter", more=("--energy", "auto", "--energy-root", root, "--energy-idle", 4))
+        running.append(psutil.Process(one.pid))
+        processes.device("price", more=("--joules-per-flop", "1e-9"))
+        processes.device("silent")
+        progress, closing, _ = finish(server, 120)
+    rounds = [event for event in progress if "results" in event]
+    assert {event.get("joules_devices") for event in rounds[20:]} == {2}
+    assert {event["joules_estimated"] for event in rounds[20:]} == {1}
+    devices = closing["devices"]
+    assert closing["energy"]["measured_joules"] == pytest.approx(devices["meter"]["joules"], rel=0.9)
+    assert 0 < closing["energy"]["estimated_joules"] <= devices["price"]["joules"]
+    assert not devices["meter"]["joules_estimated"]
+    assert devices["price"]["joules_estimated"]
+    assert "joules" not in devices["silent"]
+    records = read_book(tmp_path / "meter")
+    assert {record["round"] for record in records} >= set(range(2, 150))
+    assert {record["source"] for record in records} == {"rapl"}
+    assert all(record["loss"] is not None for record in records[1:-1])
+    assert {"perturb", "forward block 1", "forward block 2", "apply", "network"} <= {
+        phase for record in records for phase in record["phases"]
+    }
+    work = sum(record["joules"] for record in records)
+    margin = 4 * sum(record["uncertainty"] for record in records)
+    assert work == pytest.approx(devices["meter"]["joules"], abs=margin)
+    assert 0 < devices["meter"]["joules"] < WORK_W * last[0] + margin
+    status: dict[str, Any] = json.loads(_status(capsys, "--json", tmp_path / "server"))
+    told = {device["name"]: device["joules_a_round"] for device in status["devices"]}
+    assert told["silent"] is None
+    assert told["price"] > 0
+    assert [device["joules_estimated"] for device in status["devices"]] == [False, True, False]
+    assert "in part by ESTIMATE" in _status(capsys, tmp_path / "server")
+    assert "J above idle (50% of it by ESTIMATE)" in ask(capsys, "report", tmp_path / "server")
+    assert "measured by: rapl" in ask(capsys, "report", tmp_path / "meter")
+    assert "forward block 2: " in ask(capsys, "report", tmp_path / "meter")
+
+
+def _status(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    assert main(["status", *map(str, arguments)]) == 0
+    return capsys.readouterr().out

@@ -1,0 +1,306 @@
+"""A broker that alters, invents, replays and reorders; floods of nonsense. Devices and server stay as they are."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from victim import BLOCKS, DEVICE, JOB, NOWHERE, TOPICS, Victim
+
+from fedspzo.broker.rounds.job import Job
+from fedspzo.broker.server.evaluation import Evaluator, Schedule
+from fedspzo.broker.server.loop import Server
+from fedspzo.broker.server.store import ServerStore, read_history
+from fedspzo.device_runtime.engines.protocol import create_engine
+from fedspzo.device_runtime.errors import StateError
+from fedspzo.device_runtime.link.connection import Received
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.protocol.messages import (
+    Ack,
+    Batch,
+    Decline,
+    Dismissal,
+    Finish,
+    Hello,
+    Message,
+    Offer,
+    Presence,
+    Refusal,
+    Report,
+    Result,
+    Sync,
+    encode,
+    fingerprint,
+)
+from fedspzo.device_runtime.protocol.plan import Contribution, Entry, Plan
+from fedspzo.device_runtime.protocol.signing import Scope, Signer
+from fedspzo.device_runtime.replica.journal import EMPTY, chain
+from fedspzo.device_runtime.replica.weights import Replica
+
+
+@pytest.fixture
+def entries(make_plan: Callable[..., Plan]) -> list[Entry]:
+    """A journal of five rounds."""
+    return [
+        Entry(make_plan(round=n, base_seed=n, blocks=BLOCKS), (Contribution("", 1.0, (1.0, -2.0, 0.5, n)),))
+        for n in range(1, 6)
+    ]
+
+
+def heads(entries: list[Entry]) -> list[bytes]:
+    """Hash of the journal before each of its entries, and at its end."""
+    found = [EMPTY]
+    for entry in entries:
+        found.append(chain(found[-1], entry))
+    return found
+
+
+def test_only_what_the_server_signed_for_here_and_now_is_applied(
+    victim: Victim, entries: list[Entry], make_plan: Callable[..., Plan], tmp_path: Path
+) -> None:
+    at = heads(entries)
+    first, second = (victim.sign(entry, head=head) for entry, head in zip(entries[:2], at, strict=False))
+    other = Signer(tmp_path / "other.key")
+    elsewhere = Entry(make_plan(base_seed=99, blocks=BLOCKS), entries[0].contributions)
+    start = victim.standing
+    hostile = [
+        encode(entries[0]),  # not signed
+        victim.sign(entries[0], head=EMPTY, signer=other),  # by another
+        victim.sign(entries[0], head=EMPTY, job="another"),  # of another job
+        victim.sign(entries[0], head=bytes(15) + b"x"),  # of another journal
+        victim.sign(entries[0], to=DEVICE, head=EMPTY),  # not meant for all
+        first[:50] + bytes([first[50] ^ 1]) + first[51:],  # altered
+        first[:-1] + bytes([first[-1] ^ 1]),
+        encode(elsewhere) + first[-64:],  # with another's signature
+        second,  # too early
+        victim.sign(Batch((second, first)), to=DEVICE),  # in the wrong order
+        victim.sign(Batch((victim.sign(elsewhere, head=EMPTY, signer=other),)), to=DEVICE),
+        victim.sign(Batch((victim.sign(Ack(1, True)),)), to=DEVICE),
+        victim.sign(Batch((first,)), to="b"),  # for another device
+    ]
+    for message in hostile:
+        victim.hear(message)
+        victim.hear(message, TOPICS.result)
+        assert victim.standing == start
+    victim.hear(first, TOPICS.result)
+    assert victim.standing[:2] == (1, at[1])
+    after = victim.standing
+    for message in (*hostile[:-5], first):  # replayed
+        victim.hear(message)
+        assert victim.standing == after
+    victim.hear(victim.sign(Batch(tuple(map(victim.sign, entries[1:], [""] * 4, at[1:]))), to=DEVICE))
+    assert victim.standing[:2] == (5, at[5])
+
+
+def test_only_the_servers_plans_are_answered(
+    victim: Victim, entries: list[Entry], make_plan: Callable[..., Plan], tmp_path: Path
+) -> None:
+    at, plan = heads(entries), make_plan(blocks=BLOCKS)
+    other = Signer(tmp_path / "other.key")
+    good = victim.sign(plan, DEVICE, EMPTY)
+    for message in (
+        victim.sign(plan, DEVICE, EMPTY, signer=other),
+        victim.sign(plan, "b", EMPTY),
+        victim.sign(plan, DEVICE, at[1]),
+        victim.sign(plan, DEVICE, EMPTY, job="another"),
+        encode(replace(plan, epsilon=1.0)) + good[-64:],
+    ):
+        victim.hear(message)
+        assert victim.agent._plan is None
+    victim.hear(good)
+    assert victim.agent._plan == plan
+    victim.hear(victim.sign(entries[0], head=EMPTY), TOPICS.result)
+    victim.agent._answer_plan()  # its round is over
+    assert victim.agent._answers.given == 0
+    victim.hear(good)  # replayed
+    assert victim.agent._plan is None
+
+
+def test_a_plan_that_came_early_is_checked_when_its_time_comes(
+    victim: Victim, entries: list[Entry], make_plan: Callable[..., Plan], tmp_path: Path
+) -> None:
+    at, plan = heads(entries), make_plan(round=2, blocks=BLOCKS)
+    first = victim.sign(entries[0], head=EMPTY)
+    for signer in (Signer(tmp_path / "other.key"), victim.server):
+        victim.hear(victim.sign(plan, DEVICE, at[1], signer=signer))
+        assert victim.agent._plan is None
+    victim.hear(first, TOPICS.result)
+    assert victim.agent._plan == plan
+
+
+def test_only_the_server_can_send_a_device_away(victim: Victim, tmp_path: Path) -> None:
+    other, session, key = Signer(tmp_path / "other.key"), victim.agent._server.session, victim.state.signer.public
+    for message in (
+        victim.sign(Refusal(key, session, "go"), DEVICE, signer=other),
+        victim.sign(Refusal(key, session, "go"), "b"),
+        victim.sign(Refusal(key, session + 1, "go"), DEVICE),  # of an earlier process
+        victim.sign(Finish(0), head=bytes(15) + b"x"),
+        victim.sign(Finish(0), head=EMPTY, signer=other),
+        victim.sign(Hello(), signer=other),
+        victim.sign(Refusal(other.public, session, "go"), DEVICE),  # meant for somebody who used its name
+    ):
+        victim.hear(message)
+    assert not victim.agent._finished
+    assert victim.agent._last_round is None
+    with pytest.raises(StateError, match="refuses device 'a': go"):
+        victim.hear(victim.sign(Refusal(key, session, "go"), DEVICE))
+
+
+class Host:
+    """A server in the middle of a round, whose broker is the test."""
+
+    def __init__(self, bundle: Bundle, folder: Path) -> None:
+        self.store = ServerStore(folder / "server", bundle.identity)
+        job = Job(
+            rounds=10, cohort=3, over_selection=1.0, sampling="uniform", quorum=3, deadline=600.0, seed=1, shared=True,
+            distribution="rademacher", steps=1, examples=4, epsilon=1e-3, blocks=BLOCKS, final_rate=1.0, digest_every=5,
+        )  # fmt: skip
+        self.server = Server(
+            NOWHERE, JOB, job, self.store,
+            lambda report: Evaluator(
+                create_engine("litert"), Replica(bundle, self.store.snapshot), None, self.store,
+                Schedule(10, 20, 5), report,
+            ),
+            devices=3, observe=lambda event: None,
+        )  # fmt: skip
+        self.identity = bundle.identity
+        self.keys = {name: Signer(folder / f"{name}.key") for name in ("a", "b", "evil")}
+        for session, name in enumerate(self.keys, 1):
+            self.hear(name, self.sync(name, session))
+
+    def sync(self, name: str, session: int) -> Sync:
+        return Sync(self.keys[name].public, session, self.identity, 0, EMPTY, 9, 1.0, True, True)
+
+    def sign(self, name: str, payload: bytes) -> bytes:
+        return self.keys[name].sign(payload, Scope(JOB, self.identity, name))
+
+    def hear(self, name: str, *messages: Message) -> None:
+        self.server.turn([Received(TOPICS.up(name), self.sign(name, encode(message))) for message in messages])
+
+    @property
+    def standing(self) -> tuple[object, ...]:
+        opened = self.store.load_open_round(0.0)
+        assert opened is not None
+        honest = [(m.name, m.key, m.session, m.served) for m in self.store.load_members() if m.name in ("a", "b")]
+        return self.store.journal.last_round, opened.plan, opened.cohort, opened.results, honest
+
+
+def test_numbers_that_a_database_cannot_hold(pinned: Bundle, tmp_path: Path) -> None:
+    host = Host(pinned, tmp_path)
+    before = host.standing
+    for changes in ({"round": 1 << 63}, {"examples": 1 << 63}, {"session": (1 << 64) - 1}):
+        host.hear("evil", replace(host.sync("evil", 3), **changes))  # type: ignore[arg-type]
+    assert host.standing == before
+
+
+def test_one_that_declines_does_not_end_the_job(pinned: Bundle, tmp_path: Path) -> None:
+    host = Host(pinned, tmp_path)
+    opened = host.server._round
+    assert opened is not None
+    answer = Result(1, fingerprint(opened.plan), (1.0,) * 4, 1.0, 4, 0.1, b"")
+    host.hear("a", answer)
+    host.hear("b", answer)
+    host.hear("evil", Decline(1, "I would rather not", False))
+    opened.deadline = 0.0
+    host.server.turn([])
+    assert opened.missing == ["evil"]
+    host.hear("evil", answer)
+    assert host.store.journal.last_round == 1
+
+
+def test_results_beyond_the_cohort_are_late(pinned: Bundle, tmp_path: Path) -> None:
+    """All in one turn: the round closes with the cohort's worth of them."""
+    host = Host(pinned, tmp_path)
+    opened = host.server._round
+    assert opened is not None
+    opened.cohort = (*opened.cohort, "d")
+    host.keys["d"] = Signer(tmp_path / "d.key")
+    host.hear("d", host.sync("d", 4))
+    answer = encode(Result(1, fingerprint(opened.plan), (1.0,) * 4, 1.0, 4, 0.1, b""))
+    host.server.turn([Received(TOPICS.up(name), host.sign(name, answer)) for name in ("d", "a", "evil", "b")])
+    assert read_history(tmp_path / "server")[0].devices == ("a", "d", "evil")
+    assert host.server.standing().counts["results late"] == 1
+
+
+def test_a_snapshot_that_is_ahead_of_the_journal(pinned: Bundle, entries: list[Entry], tmp_path: Path) -> None:
+    replica = Replica(pinned)
+    replica.apply(entries[0])
+    (tmp_path / "server" / "snapshots").mkdir(parents=True)
+    replica.save_snapshot(tmp_path / "server" / "snapshots" / "00000001.safetensors")
+    with pytest.raises(StateError, match="is not of this journal; remove it"):
+        Host(pinned, tmp_path)
+
+
+def test_a_folder_of_another_job_or_program(pinned: Bundle, tmp_path: Path) -> None:
+    ServerStore(tmp_path / "one", pinned.identity, "a")
+    with pytest.raises(StateError, match="belongs to the job 'a'"):
+        ServerStore(tmp_path / "one", pinned.identity, "b")
+    (tmp_path / "two").mkdir()
+    with sqlite3.connect(tmp_path / "two" / "server.sqlite") as connection:
+        connection.execute("CREATE TABLE job (id INTEGER)")
+    with pytest.raises(StateError, match="is not a server's, or of another version"):
+        ServerStore(tmp_path / "two", pinned.identity)
+
+
+def every_kind(plan: Plan, entry: Entry, key: bytes, identity: bytes) -> list[bytes]:
+    """The bytes of one valid message of each kind."""
+    messages: list[Message] = [
+        plan, entry, Result(1, fingerprint(plan), (1.0, 2.0, 3.0, 4.0), 1.0, 4, 0.1, b""), Ack(1, True),
+        Refusal(key, 1, "x"), Sync(key, 3, identity, 0, EMPTY, 5, 0.5, True, True), Finish(1),
+        Report(1, bytes(16), 1, 2, 3, 4), Hello(), Presence(True, 3), Decline(1, "no", False),
+        Batch((encode(entry) + bytes(64),)),         Offer(9, key, 9, "http://x"), Dismissal(3),
+    ]  # fmt: skip
+    return [encode(message) for message in messages]
+
+
+def nonsense(valid: list[bytes], draw: random.Random) -> bytes:
+    """Bytes that may be anything, though mostly nearly a message."""
+    blob = bytearray(draw.choice(valid))
+    choice = draw.random()
+    if choice < 0.1:
+        return draw.randbytes(draw.choice((0, 1, 63, 64, 65, 200, 3000)))
+    if choice < 0.2:
+        del blob[draw.randrange(len(blob)) :]
+    elif choice < 0.3:
+        blob[draw.randrange(len(blob)) :] = draw.choice(valid)
+    for _ in range(draw.randint(1, 4)):
+        if blob:
+            blob[draw.randrange(len(blob))] = draw.randrange(256)
+    return bytes(blob)
+
+
+@pytest.mark.parametrize("count", [5_000, pytest.param(500_000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
+def test_floods_of_nonsense(victim: Victim, pinned: Bundle, entries: list[Entry], tmp_path: Path, count: int) -> None:
+    """As many messages to a server and as many to a device: mutated and random, with any signature, on every topic."""
+    host = Host(pinned, tmp_path)
+    host.hear("a", Result(1, fingerprint(host.server._round.plan), (1.0,) * 4, 1.0, 4, 0.1, b""))  # type: ignore[union-attr]
+    valid = every_kind(entries[0].plan, entries[0], host.keys["evil"].public, pinned.identity)
+    draw = random.Random(count)
+    server, device = host.standing, victim.standing
+    process = psutil.Process()
+    topics = [TOPICS.up("a"), TOPICS.up("evil"), TOPICS.state("b"), TOPICS.up("x"), TOPICS.down("a"), "", "up/a", "a//"]
+    growth = []
+    for start in range(0, count, 1000):
+        batch: list[object] = []
+        for _ in range(1000):
+            payload, topic = nonsense(valid, draw), draw.choice(topics)
+            signed = host.sign("evil", payload) if draw.random() < 0.2 else payload + draw.randbytes(64)
+            batch.append(Received(topic, signed))
+            topic = draw.choice((TOPICS.round, TOPICS.result, TOPICS.down(DEVICE)))
+            payload = nonsense(valid, draw)
+            victim.hear(payload + draw.randbytes(64) if draw.random() < 0.9 else host.sign("evil", payload), topic)
+        host.server.turn(batch)
+        if start == count // 5:
+            growth.append(process.memory_info().rss)
+    assert host.standing == server
+    assert victim.standing == device
+    assert victim.agent._plan is None
+    assert process.memory_info().rss - growth[0] < 30e6
+    assert sum(host.server.standing().counts.values()) >= 0.9 * count
+    host.hear("b", Result(1, fingerprint(server[1]), (1.0,) * 4, 1.0, 4, 0.1, b""))  # type: ignore[arg-type]
+    assert set(host.store.load_open_round(0.0).results) == {"a", "b"}  # type: ignore[union-attr]

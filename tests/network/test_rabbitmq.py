@@ -1,0 +1,304 @@
+"""A RabbitMQ cluster for real: what a device may do with its own credentials, and what a killed node loses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import paho.mqtt.client as mqtt
+import psutil
+import pytest
+from rabbitmq_cluster import NODES, Client, Cluster, Roamer, cluster, running_cluster, wait_until
+
+from fedspzo.broker.mqtt.rabbitmq import RabbitMQ
+from fedspzo.device_runtime.errors import BrokerError
+from fedspzo.device_runtime.link.connection import Connected, Link, Received
+
+__all__ = ["cluster", "running_cluster"]
+
+OWN_TOPICS = ["fl/v1/job/up/ann", "fl/v1/job/state/ann", "fl/v1/another-job/up/ann"]
+OWN_FILTERS = ["fl/v1/job/down/ann", "fl/v1/+/down/ann", "fl/v1/+/round", "fl/v1/job/result"]
+FOREIGN_TOPICS = [
+    "fl/v1/job/up/bob",
+    "fl/v1/job/state/bob",
+    "fl/v1/job/down/bob",
+    "fl/v1/job/down/ann",
+    "fl/v1/job/round",
+    "fl/v1/job/result",
+    "fl.v1.job.up.bob",
+    "fl/v1/job/up",
+    "fl/v1/job/up/",
+    "fl/v1/job/up/+",
+    "fl/v1/+/up/ann",
+    "fl/v1/#",
+    "fl/v1/job/up/ann/more",
+    "fl/v1/job/more/up/ann",
+    "fl/v1/job/up/annabel",
+    "fl/v1/job/up/ann\n",
+    "/fl/v1/job/up/ann",
+    "fl/v2/job/up/ann",
+    "$SYS/broker",
+    "anything",
+]
+FOREIGN_FILTERS = [
+    "fl/v1/job/down/bob",
+    "fl/v1/+/down/bob",
+    "fl/v1/job/down/+",
+    "fl/v1/+/down/+",
+    "fl/v1/job/down/#",
+    "fl/v1/job/+/bob",
+    "fl/v1/job/*/bob",
+    "fl.v1.job.down.bob",
+    "fl/v1/job/#",
+    "fl/v1/#",
+    "fl/#",
+    "#",
+    "+/+/+/+/+",
+    "fl/v1/#/round",
+    "fl/v1/job/up/+",
+    "fl/v1/job/up/bob",
+    "fl/v1/job/up/ann",
+    "fl/v1/job/state/+",
+    "fl/v1/job/state/bob",
+    "$SYS/#",
+]
+
+
+class Users:
+    """The users ann, bob and server, with fresh passwords; closes the clients that it made."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self._clients: list[Client] = []
+        for name in ("ann", "bob", "server"):
+            cluster.add_user(name)
+        if "observer" not in cluster.passwords:
+            cluster.add_observer()
+
+    def connect(
+        self,
+        user: str,
+        client_id: str | None = None,
+        clean: bool = True,
+        node: int = 1,
+        will: tuple[str, bytes] | None = None,
+    ) -> Client:
+        port, password = self.cluster.ports[node], self.cluster.passwords[user]
+        client = Client(port, user if client_id is None else client_id, user, password, clean, will)
+        self._clients.append(client)
+        return client
+
+    def close(self) -> None:
+        for client in self._clients:
+            client.close()
+
+
+@pytest.fixture
+def users(cluster: Cluster) -> Iterator[Users]:
+    made = Users(cluster)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("name", ["", "a.b", "a/b", "+", "#", ".*", "a|b", "a\n", "x" * 65])
+def test_a_name_that_reaches_beyond_one_device_is_refused(name: str) -> None:
+    with pytest.raises(BrokerError, match="name"):
+        RabbitMQ(("/nowhere/rabbitmqctl",)).add_user(name)
+
+
+def test_a_missing_rabbitmqctl_is_said() -> None:
+    with pytest.raises(BrokerError, match="'/nowhere/rabbitmqctl' cannot be run .*; install rabbitmq-server"):
+        RabbitMQ(("/nowhere/rabbitmqctl",)).add_user("ann")
+
+
+@pytest.mark.slow
+def test_everything_listens_on_loopback_and_amqp_is_off(cluster: Cluster) -> None:
+    for node in NODES:
+        process = psutil.Process(cluster.pid(node))
+        listening = {c.laddr for c in process.net_connections() if c.status == psutil.CONN_LISTEN}
+        assert {ip for ip, _ in listening} == {"127.0.0.1"}
+        assert len(listening) == 2  # MQTT, and Erlang between the nodes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("session", ["", "?session=keep"])
+def test_the_link_falls_back_to_3_1_1(users: Users, session: str) -> None:
+    topic = "fl/v1/job/round"
+    link = Link(users.cluster.url(1, "server") + session, "server", [topic])
+    link.connect(30)
+    assert link.next(30) == Connected()
+    link.publish(topic, b"there and back", useful=60)
+    assert link.next(30) == Received(topic, b"there and back")
+    assert link.version == mqtt.MQTTv311
+    link.close()
+
+
+@pytest.mark.slow
+def test_only_known_users_connect(users: Users) -> None:
+    port = users.cluster.ports[1]
+    for user, password in [(None, None), ("guest", "guest"), ("ann", "wrong"), ("ann", ""), ("nobody", "x")]:
+        client = Client(port, "ann", user, password)
+        assert client.refusal
+        client.close()
+    assert not users.connect("ann").refusal
+
+
+@pytest.mark.slow
+def test_own_topics_work(users: Users) -> None:
+    server, ann = users.connect("server"), users.connect("ann", node=2)
+    assert server.subscribe("fl/v1/+/up/+", "fl/v1/+/state/+")
+    assert ann.subscribe(*OWN_FILTERS)
+    for topic in OWN_TOPICS:
+        assert ann.publish(topic, topic.encode())
+    assert wait_until(lambda: len(server.received) == len(OWN_TOPICS))
+    for topic in ("fl/v1/job/down/ann", "fl/v1/job/round", "fl/v1/job/result"):
+        assert server.publish(topic, topic.encode())
+    assert wait_until(lambda: len(set(ann.payloads())) == 3)
+
+
+@pytest.mark.slow
+def test_a_device_writes_nothing_but_its_own(users: Users) -> None:
+    observer = users.connect("observer")
+    assert observer.subscribe("#")
+    for topic in FOREIGN_TOPICS:
+        for retain in (False, True):
+            ann = users.connect("ann")
+            assert not ann.publish(topic, b"forged", retain)
+            assert ann.ended.is_set(), topic
+    for topic in FOREIGN_TOPICS:
+        users.connect("ann", will=(topic, b"forged")).drop()
+    users.connect("ann", will=("fl/v1/job/state/ann", b"gone")).drop()
+    assert wait_until(lambda: b"gone" in observer.payloads())
+    # On one node and one connection, messages arrive in order: whatever had come through would be there.
+    assert users.connect("ann").publish("fl/v1/job/up/ann", b"last")
+    assert wait_until(lambda: b"last" in observer.payloads())
+    assert set(observer.payloads()) == {b"gone", b"last"}
+    late = users.connect("observer", "late")
+    assert late.subscribe(*FOREIGN_TOPICS)
+    assert not late.received  # nothing was retained either
+
+
+@pytest.mark.slow
+def test_a_device_reads_nothing_but_its_own(users: Users) -> None:
+    secrets = ["fl/v1/job/down/bob", "fl/v1/job/up/bob", "fl/v1/job/state/bob"]
+    server = users.connect("server")
+    for topic in secrets:
+        assert server.publish(topic, b"retained secret", retain=True)
+    anns = []
+    for qos in (0, 1):
+        for wanted in FOREIGN_FILTERS:
+            for filters in ([wanted], ["fl/v1/job/down/ann", wanted]):
+                anns.append(users.connect("ann", clean=False))
+                assert not anns[-1].subscribe(*filters, qos=qos), filters
+                assert anns[-1].ended.is_set()
+    # No binding was left in the session for later either.
+    anns.append(users.connect("ann", clean=False))
+    assert anns[-1].subscribe("fl/v1/job/down/ann")
+    for topic in secrets:
+        assert server.publish(topic, b"secret")
+    assert server.publish("fl/v1/job/down/ann", b"for ann")
+    assert wait_until(lambda: anns[-1].received)
+    assert [client.payloads() for client in anns] == [[]] * (len(anns) - 1) + [[b"for ann"]]
+    for topic in secrets:
+        assert server.publish(topic, b"", retain=True)
+    users.connect("ann")  # a clean session takes the other away
+
+
+@pytest.mark.slow
+def test_a_jobs_server_has_that_jobs_topics(users: Users) -> None:
+    users.cluster.add_user("server-job")
+    observer, ann, server = users.connect("observer"), users.connect("ann"), users.connect("server-job")
+    assert observer.subscribe("fl/v1/another-job/#")
+    assert ann.subscribe("fl/v1/+/down/ann")
+    assert server.subscribe("fl/v1/job/up/+", "fl/v1/job/state/+")
+    assert ann.publish("fl/v1/job/up/ann", b"result")
+    assert wait_until(lambda: server.payloads() == [b"result"])
+    assert server.publish("fl/v1/job/down/ann", b"plan")
+    assert wait_until(lambda: ann.payloads() == [b"plan"])
+    for kind in ("up/ann", "up/server-job", "state/ann", "down/ann", "round", "result"):
+        assert not users.connect("server-job").publish(f"fl/v1/another-job/{kind}", b"forged")
+        assert not users.connect("server-job").subscribe(f"fl/v1/another-job/{kind}")
+    assert not users.connect("server-job").subscribe("fl/v1/+/up/+")
+    assert users.connect("server").publish("fl/v1/another-job/round", b"last")
+    assert wait_until(lambda: observer.payloads() == [b"last"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("client_id", ["bob", "server", ".*", "bob\n", "(ann|bob)"])
+def test_another_client_id_opens_no_session(users: Users, client_id: str) -> None:
+    bob = users.connect("bob", clean=False)
+    assert bob.subscribe("fl/v1/+/down/bob")
+    bob.close()
+    server = users.connect("server")
+    assert server.publish("fl/v1/job/down/bob", b"for bob")
+    intruders = []
+    for clean in (True, False):
+        for filters in (["fl/v1/+/down/bob"], ["fl/v1/+/down/ann"]):
+            intruder = users.connect("ann", client_id, clean)
+            assert intruder.refusal or not intruder.subscribe(*filters)
+            intruders.append(intruder)
+    bob = users.connect("bob", clean=False, node=3)
+    assert bob.session_present
+    assert wait_until(lambda: bob.payloads() == [b"for bob"])
+    assert not any(intruder.received for intruder in intruders)
+    users.connect("bob").close()
+
+
+@pytest.mark.slow
+def test_a_removed_device_is_out_at_once(users: Users) -> None:
+    cluster = users.cluster
+    cluster.add_user("eve")
+    eve = users.connect("eve", clean=False)
+    assert eve.subscribe("fl/v1/+/down/eve")
+    cluster.rabbitmq().remove_user("eve")
+    assert eve.ended.wait(30)
+    assert users.connect("eve").refusal
+    assert "mqtt-subscription-eve" not in cluster.ctl("list_queues", "name")
+    with pytest.raises(BrokerError, match="eve"):
+        cluster.rabbitmq().remove_user("eve")
+    old = cluster.passwords["ann"]
+    cluster.add_user("ann")
+    assert not users.connect("ann").refusal
+    assert Client(cluster.ports[1], "ann", "ann", old).refusal
+
+
+@pytest.mark.slow
+def test_killed_nodes_lose_nothing_that_was_acknowledged(users: Users) -> None:
+    cluster = users.cluster
+    ports = [cluster.ports[node] for node in (2, 3, 1)]
+    bob = Roamer(ports, "bob", "bob", cluster.passwords["bob"], "fl/v1/+/down/bob")
+    assert bob.subscribed.wait(30)
+    server, node = users.connect("server", node=1), 1
+    acknowledged, pending = [], [b"%d" % i for i in range(400)]
+    for burst in range(40):
+        if burst == 10:
+            cluster.kill(2)  # the subscriber's node
+        if burst == 20:
+            cluster.start(2)
+        if burst == 25:
+            cluster.kill(1)  # the publisher's
+        for payload in pending[burst * 10 : burst * 10 + 10]:
+            while not server.publish("fl/v1/job/down/bob", payload):
+                node = node % len(NODES) + 1
+                server = wait_for_server(users, node)
+            acknowledged.append(payload)
+    assert wait_until(lambda: set(acknowledged) <= set(bob.received), 60)
+    assert len(acknowledged) == 400
+    used = [port for port, _ in bob.connections]
+    assert used[0] == cluster.ports[2]
+    assert len(set(used)) > 1
+    assert all(present for _, present in bob.connections[1:])
+    bob.close()
+    users.connect("bob", node=2)
+
+
+def wait_for_server(users: Users, node: int) -> Client:
+    """The server's connection to a node, or the next one that accepts it."""
+    for _ in range(30):
+        try:
+            client = users.connect("server", node=node)
+        except OSError:
+            node = node % len(NODES) + 1
+            continue
+        if not client.refusal:
+            return client
+    raise AssertionError("no node accepts the server")

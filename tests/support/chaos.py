@@ -1,0 +1,331 @@
+"""A federation in which everything that can break does: a real mosquitto over TLS, a server and devices as processes.
+
+Faults come at random instants, drawn from a seed: kill -9 of server, devices and broker; connections that are cut, that
+swallow what they carry, that are slow; acknowledgements and messages that vanish or come twice. At the end the journal,
+every replica and every acknowledgement must agree. ``make chaos`` runs it; ``python tests/support/chaos.py --help``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from faulty_proxy import FaultyProxy
+
+from fedspzo.broker.mqtt.logins import SERVER_USER
+from fedspzo.broker.mqtt.mosquitto import ManagedBroker
+from fedspzo.broker.server.store import pin_bundle, read_history, read_journal
+from fedspzo.device_runtime.data.store import load_data
+from fedspzo.device_runtime.engines.protocol import create_engine
+from fedspzo.device_runtime.errors import BrokerError
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.protocol.signing import PIN
+from fedspzo.device_runtime.replica.state import DeviceState
+from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.step.estimator import measure
+from fedspzo.device_runtime.step.runner import Forward
+
+#: Fault → how often it is drawn, relative to the others.
+WEIGHTS = {
+    "kill a device": 5, "kill the server": 3, "kill the broker": 2, "cut": 5, "black hole": 4, "delay": 4,
+    "swallow acknowledgements": 4, "duplicate acknowledgements": 4, "duplicate messages": 4, "refuse connections": 1,
+}  # fmt: skip
+#: Mean seconds between faults.
+PACE_S = 0.5
+#: Local steps, so that a round lasts long enough to be hit.
+STEPS = 8
+#: Rounds after the last fault, and a number of them that no run comes to.
+AFTERWARDS, _WITHOUT_END = 10, 1_000_000
+#: Rounds whose results are measured again at the end.
+RECOMPUTED = 20
+
+
+@dataclass
+class Part:
+    """A process that is started again whenever it was killed.
+
+    Attributes:
+        arguments: of ``fedspzo``.
+        again: when to start it next, if it is down.
+    """
+
+    name: str
+    arguments: list[str]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+    again: float = 0.0
+    starts: int = 0
+
+    def tend(self, now: float) -> None:
+        """Start it when it is time. An end that nobody asked for is an error."""
+        if self.process is not None and self.process.poll() not in (None, 0, -signal.SIGKILL):
+            if "broker" not in self.tail():  # one that starts while the broker is down says so and ends
+                raise AssertionError(f"{self.name} ended by itself: {self.tail()}")
+            self.process, self.again = None, now + 1.0
+        if self.process is None and now >= self.again:
+            with self.log.open("ab") as log:
+                command = [sys.executable, "-m", "fedspzo", *self.arguments]
+                self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            self.starts += 1
+
+    def kill(self, again: float) -> bool:
+        """Kill it without warning; whether it was there to be killed."""
+        if self.process is None or self.process.poll() is not None:
+            return False
+        self.process.kill()
+        self.process.wait()
+        self.process, self.again = None, again
+        return True
+
+    @property
+    def done(self) -> bool:
+        return self.process is not None and self.process.poll() == 0
+
+    def tail(self) -> str:
+        return self.log.read_text(errors="replace")[-2000:]
+
+
+@dataclass
+class Chaos:
+    """One run.
+
+    Attributes:
+        rounds: of the job at the least.
+        faults: what took effect, how often.
+        rounds_in_faults: rounds closed when the last fault had struck.
+    """
+
+    bundle: Path
+    folder: Path
+    data: Callable[[Path, int], Path]
+    seed: int = 0
+    devices: int = 6
+    rounds: int = 200
+    wanted: int = 200
+    faults: Counter[str] = field(default_factory=Counter)
+    rounds_in_faults: int = 0
+
+    def run(self) -> None:
+        """Start everything, do harm until enough was done, then let the job end."""
+        self.draw = random.Random(self.seed)
+        bundle = shutil.copytree(self.bundle, self.folder / "bundle", ignore=shutil.ignore_patterns(PIN))
+        pin_bundle(bundle, self.folder / "server")
+        self.port = _free_port()
+        self.broker = broker = self._broker()
+        broker.start()
+        names = [f"phone-{i}" for i in range(1, self.devices + 1)]
+        accesses = [*broker.add_users(names), broker.server_access()]
+        listen = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        listen.load_cert_chain(broker.folder / "server.pem")
+        upstream = ssl.create_default_context(cadata=accesses[0].authority)
+        with FaultyProxy("localhost", broker.port, upstream, listen) as proxy:
+            for access in accesses:
+                replace(access, url=f"mqtts://localhost:{proxy.port}").save(self.folder / f"{access.user}.json")
+            self.parts = {name: self._device(name, bundle) for name in names}
+            self.parts[SERVER_USER] = self._server(bundle, _WITHOUT_END)
+            try:
+                self._harm(proxy, names)
+                self._bring_to_an_end(bundle)
+                self._settle()
+            finally:
+                for part in self.parts.values():
+                    part.kill(0)
+                self.broker.close()
+
+    def _broker(self) -> ManagedBroker:
+        return ManagedBroker(self.folder / "broker", ["localhost"], self.port)
+
+    def _device(self, name: str, bundle: Path) -> Part:
+        data = self.data(self.folder / f"{name}.jsonl", 12)
+        access, state = self.folder / f"{name}.json", self.folder / name
+        arguments = ["device", bundle, "--access", access, "--state", state, "--data", data]
+        return Part(name, list(map(str, arguments)), self.folder / f"{name}.log")
+
+    def _server(self, bundle: Path, rounds: int) -> Part:
+        arguments = [
+            "server", bundle, "--access", self.folder / f"{SERVER_USER}.json", "--state", self.folder / "server",
+            "--json", "--rounds", rounds, "--devices", self.devices, "--cohort", 4, "--over-selection", 1.25,
+            "--quorum", 2, "--deadline", 3, "--split", 3, "--fanouts", "1,4", "--seeds", "device", "--steps", STEPS,
+        ]  # fmt: skip
+        return Part(SERVER_USER, list(map(str, arguments)), self.folder / "server.log")
+
+    def _harm(self, proxy: FaultyProxy, names: list[str]) -> None:
+        kinds, weights = list(WEIGHTS), list(WEIGHTS.values())
+        self._tend(3.0)
+        while sum(self.faults.values()) < self.wanted:
+            self._tend(self.draw.expovariate(1 / PACE_S))
+            kind = self.draw.choices(kinds, weights)[0]
+            client = self.draw.choice([*names, SERVER_USER, SERVER_USER])
+            self.faults[kind] += self._strike(kind, client, proxy)
+        self.rounds_in_faults = self._round()
+
+    def _bring_to_an_end(self, bundle: Path) -> None:
+        """Start the server once more, with some rounds to go: how many there have been depends on the machine."""
+        server = self.parts[SERVER_USER]
+        server.kill(0)
+        self.rounds = max(self.rounds, self._round() + AFTERWARDS)
+        server.arguments = self._server(bundle, self.rounds).arguments
+
+    def _strike(self, kind: str, client: str, proxy: FaultyProxy) -> int:
+        """Do harm; returns how often it took effect."""
+        draw, now = self.draw, time.monotonic()
+        if kind == "kill a device":
+            names = [name for name in self.parts if name != SERVER_USER]
+            return self.parts[draw.choice(names)].kill(now + draw.uniform(0, 4))
+        if kind == "kill the server":
+            return self.parts[SERVER_USER].kill(now + draw.uniform(0, 3))
+        if kind == "kill the broker":
+            if self.broker.pid is None:
+                return 0
+            os.kill(self.broker.pid, signal.SIGKILL)
+            self._broker_again = now + draw.uniform(0, 2)
+            return 1
+        if kind == "cut":
+            return proxy.cut(client)
+        if kind == "black hole":
+            return proxy.black_hole(client, draw.uniform(0.5, 6))
+        if kind == "delay":
+            return proxy.delay(client, draw.uniform(0.1, 3))
+        if kind == "refuse connections":
+            proxy.refuse(draw.uniform(0.2, 2))
+            return 1
+        alter = {
+            "swallow acknowledgements": proxy.swallow_acknowledgements,
+            "duplicate acknowledgements": proxy.duplicate_acknowledgements,
+            "duplicate messages": proxy.duplicate_publishes,
+        }[kind]
+        before = proxy.counts.copy()
+        if not alter(client, draw.randint(1, 3)):
+            return 0
+        self._tend(0.3)
+        return int(proxy.counts != before)
+
+    def _tend(self, seconds: float) -> None:
+        """Let time pass, starting again what is down."""
+        end = time.monotonic() + seconds
+        while True:
+            now = time.monotonic()
+            if self.broker.pid is None and now >= self._broker_again:
+                self.broker.close()
+                self.broker = self._broker()
+                self.broker.start()
+            for part in self.parts.values():
+                part.tend(now)
+            if now >= end:
+                return
+            time.sleep(min(0.05, end - now))
+
+    _broker_again = 0.0
+
+    def _settle(self, timeout: float = 300.0) -> None:
+        """Wait until the server and every device have come to the job's end.
+
+        A server does not wait for devices that it does not see; started again, it brings up those that come later.
+        """
+        end = time.monotonic() + timeout
+        server = self.parts[SERVER_USER]
+        while not all(part.done for part in self.parts.values()):
+            if server.done:
+                server.process, server.again = None, 0.0
+            self._tend(0.2)
+            if time.monotonic() > end:
+                late = {part.name: part.tail() for part in self.parts.values() if not part.done}
+                raise AssertionError(f"after {timeout:g} s these have not ended: {json.dumps(late, indent=1)}")
+
+    def _round(self) -> int:
+        return len(read_journal(self.folder / "server"))
+
+    def check(self) -> dict[str, object]:
+        """That all agree. Raises AssertionError when they do not."""
+        bundle = Bundle(self.folder / "bundle")
+        names = [name for name in self.parts if name != SERVER_USER]
+        journal, closed = read_journal(self.folder / "server"), read_history(self.folder / "server")
+        assert [entry.round for entry in journal] == [r.round for r in closed] == list(range(1, self.rounds + 1))
+        asked = {(r.round, name) for r in closed for name in r.devices}
+        assert all(len(set(r.devices)) == len(r.devices) >= 2 for r in closed)
+        for entry, record in zip(journal, closed, strict=True):
+            assert sorted(c.source for c in entry.contributions) == sorted(record.devices)
+        told: dict[str, set[tuple[int, str]]] = {"counted": set(), "too late": set()}
+        for name in names:
+            for line in (self.folder / f"{name}.log").read_text(errors="replace").splitlines():
+                if line.startswith("round ") and line.endswith((": counted", ": too late")):
+                    number, verdict = line.removeprefix("round ").split(": ")
+                    told[verdict].add((int(number), name))
+                    assert ((int(number), name) in asked) == (verdict == "counted"), f"{name}: {line}"
+        self._recompute(bundle, names)
+        replica = Replica(bundle)
+        for entry in journal:
+            replica.apply(entry)
+        digest = replica.digest()
+        for name in names:
+            state = DeviceState(self.folder / name, bundle, name)
+            assert (state.replica.round, state.replica.digest()) == (self.rounds, digest), name
+        last = json.loads((self.folder / "server.log").read_text().strip().splitlines()[-1])
+        assert last["server_digest"] == digest.hex()
+        assert {report["digest"] for report in last["devices"].values()} <= {digest.hex()}
+        return {
+            "faults": dict(self.faults), "rounds": self.rounds,
+            "rounds when the last fault struck": self.rounds_in_faults,
+            "starts": {part.name: part.starts for part in self.parts.values()}, "results in the journal": len(asked),
+            "acknowledged as counted": len(told["counted"]), "acknowledged as late": len(told["too late"]),
+            "counts": last["counts"], "digest": digest.hex(),
+        }  # fmt: skip
+
+    def _recompute(self, bundle: Bundle, names: list[str]) -> None:
+        """What the journal holds is what the devices measured: some of it is measured again."""
+        stores = {name: load_data(self.folder / f"{name}.jsonl", bundle) for name in names}
+        forward = Forward(create_engine("litert"), Replica(bundle))
+        rounds = set(random.Random(self.seed).sample(range(1, self.rounds + 1), min(RECOMPUTED, self.rounds)))
+        for entry in read_journal(self.folder / "server"):
+            for found in entry.contributions if entry.round in rounds else ():
+                assert measure(forward, stores[found.source], entry.plan, found.source).scalars == found.scalars
+            forward.weights.apply(entry)
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def main() -> None:
+    """Run it with a model made here."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=0, help="of the faults (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=200, help="of the job at the least (%(default)s)")
+    parser.add_argument("--faults", type=int, default=200, help="that must take effect (%(default)s)")
+    parser.add_argument("--devices", type=int, default=6, help="(%(default)s)")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="do it there, and leave everything behind")
+    options = parser.parse_args()
+    from tiny import make_bundle, make_checkpoint, write_requests
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.keep or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            bundle = make_bundle(make_checkpoint(folder / "model"), folder / "exported")
+            chaos = Chaos(bundle, folder, write_requests, options.seed, options.devices, options.rounds, options.faults)
+            started = time.monotonic()
+            chaos.run()
+            print(json.dumps({**chaos.check(), "seconds": round(time.monotonic() - started)}, indent=1))
+        except (AssertionError, BrokerError) as error:
+            sys.exit(f"chaos: seed {options.seed}: {error}")
+
+
+if __name__ == "__main__":
+    main()

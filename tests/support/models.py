@@ -1,0 +1,131 @@
+"""Small models of every family with random weights, from their transformers configs, with tokenizers of their kind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
+
+from fedspzo.device_runtime.data.sources import Example
+from fedspzo.device_runtime.data.store import DataStore, tokenise
+from fedspzo.device_runtime.model.bundle import Bundle
+
+TEXTS = [
+    "the film was good and the music was fine It was great.",
+    "a bad play with a dull end It was terrible.",
+    "Does this mean that it is true? Yes or No?\nYes\nNo\nMaybe\n",
+    "Title: Rome\nContext: Rome is a city.\nQuestion: what is Rome?\nAnswer: a city\n",
+    "one two three four five six seven",
+]
+_ENCODER = {
+    "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48,
+    "max_position_embeddings": 66,
+}  # fmt: skip
+_DECODER = {
+    "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "intermediate_size": 48, "max_position_embeddings": 64, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None,
+}  # fmt: skip
+_OPT = {
+    "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "ffn_dim": 48, "word_embed_proj_dim": 32,
+    "max_position_embeddings": 64,
+}  # fmt: skip
+_LLAMA3_SCALING = {
+    "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}  # fmt: skip
+
+#: Name → (model type, what its config says beyond the defaults).
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": ("bert", _ENCODER),
+    "roberta": ("roberta", {**_ENCODER, "type_vocab_size": 1, "pad_token_id": 1}),
+    "xlm-roberta": ("xlm-roberta", {**_ENCODER, "type_vocab_size": 1, "pad_token_id": 1}),
+    "opt": ("opt", _OPT),
+    "opt-350m": ("opt", {**_OPT, "word_embed_proj_dim": 16, "do_layer_norm_before": False}),
+    "gpt2": ("gpt2", {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64, "eos_token_id": 1}),
+    "llama-3.2": ("llama", {**_DECODER, "rope_parameters": _LLAMA3_SCALING, "tie_word_embeddings": True}),
+    "llama-untied": ("llama", {**_DECODER, "tie_word_embeddings": False, "attention_bias": True, "mlp_bias": True}),
+    "mistral": ("mistral", {**_DECODER, "sliding_window": 5}),
+    "qwen2": ("qwen2", {**_DECODER, "tie_word_embeddings": True}),
+    "qwen3": (
+        "qwen3",
+        {
+            **_DECODER, "head_dim": 12, "use_sliding_window": True, "sliding_window": 6,
+            "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+        },
+    ),
+}  # fmt: skip
+ENCODERS = ("bert", "roberta", "xlm-roberta")
+
+
+def wide(name: str) -> dict[str, int]:
+    """Changes to a model's config that make its matrices wide enough to quantise."""
+    kind = MODELS[name][0]
+    if kind == "gpt2":
+        return {"n_embd": 64}
+    if kind == "opt":
+        return {"hidden_size": 64, "ffn_dim": 96, "word_embed_proj_dim": 32 if name == "opt-350m" else 64}
+    return {"hidden_size": 64, "intermediate_size": 96, **({"head_dim": 16} if kind == "qwen3" else {})}
+
+
+def make_checkpoint(folder: Path, name: str, **changes: Any) -> Path:
+    """Save a model and its tokenizer."""
+    kind, settings = MODELS[name]
+    tokenizer = _word_pieces() if kind == "bert" else byte_pairs(TEXTS, mask=name in ENCODERS)
+    vocabulary = tokenizer.get_vocab_size()
+    config = AutoConfig.for_model(kind, **{**settings, "vocab_size": vocabulary, **changes})
+    torch.manual_seed(0)
+    factory = AutoModelForMaskedLM if name in ENCODERS else AutoModelForCausalLM
+    model = factory.from_config(config, dtype=torch.float32)
+    with torch.no_grad():  # larger than the usual start, so that every part matters to the loss
+        for parameter in model.parameters():
+            parameter.copy_(0.3 * torch.randn_like(parameter) + (parameter.ndim == 1) * parameter.mean())
+    model.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder, mask="[MASK]" if kind == "bert" else "<mask>" if name in ENCODERS else None)
+    return folder
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: Path, mask: str | None) -> None:
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", **({"mask_token": mask} if mask else {})}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def byte_pairs(texts: list[str], mask: bool) -> Tokenizer:
+    """A byte-level tokenizer as RoBERTa, OPT, LLaMA 3 and Qwen have one; with a mask it also ends each text."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<s>", "<pad>", "</s>", "<unk>", *(["<mask>"] if mask else [])]
+    trainer = trainers.BpeTrainer(
+        vocab_size=500,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts * 3, trainer)
+    end = " </s>" if mask else ""
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"<s> $A{end}", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    return tokenizer
+
+
+def _word_pieces() -> Tokenizer:
+    words = sorted({word.strip(".,?:\n").lower() for text in TEXTS for word in text.split()})
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", ",", "?", ":", *words]
+    tokenizer = Tokenizer(models.WordPiece({token: i for i, token in enumerate(tokens)}, unk_token="[UNK]"))
+    tokenizer.add_special_tokens(tokens[:5])
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    return tokenizer
+
+
+def five_examples(bundle: Bundle) -> DataStore:
+    """A few sentences for the task sst2."""
+    texts = ("the film was good", "a dull end", "one two three", "bad music play", "good")
+    return tokenise(bundle, [Example({"sentence": text}, i % 2) for i, text in enumerate(texts)])

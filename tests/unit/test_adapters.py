@@ -1,0 +1,204 @@
+"""Adapters against peft, unmodified, on transformers' models; leaves that share one run of the base; the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from models import ENCODERS, five_examples, make_checkpoint
+from peft import PeftModel
+from references import Case, make_case, reference_losses, trained
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+
+from fedspzo.device_runtime.directions.format import Direction, NumpyKernel
+from fedspzo.device_runtime.engines.protocol import Engine, create_engine
+from fedspzo.device_runtime.errors import ExportError
+from fedspzo.device_runtime.model.manifest import StageSpec
+from fedspzo.device_runtime.protocol.plan import Block, Plan
+from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.step.branches import partition
+from fedspzo.device_runtime.step.estimator import draw_examples, measure
+from fedspzo.device_runtime.step.runner import Batch, Forward
+from fedspzo.device_runtime.step.scores import predict
+from fedspzo.export.checkpoint import Checkpoint
+from fedspzo.export.materialize import write_adapter, write_checkpoint
+from fedspzo.export.network.adapters import LowRank, OutputScales
+from fedspzo.export.network.target import Target
+from fedspzo.export.network.words import label_tokens
+from fedspzo.export.pipeline import export_bundle
+from fedspzo.export.tasks import load_task
+
+ENGINES = ("litert", "executorch")
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Case]:
+    folder = tmp_path_factory.mktemp("adapters")
+    return cache(lambda name: make_case(folder, name))
+
+
+NAMES = [
+    pytest.param(name, marks=() if name in ("roberta", "qwen2") else (pytest.mark.slow,))
+    for name in ("bert", "roberta", "opt", "gpt2", "llama-3.2", "mistral", "qwen2", "qwen3")
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_adapters_are_pefts(name: str, case: Callable[[str], Case], make_plan: Callable[..., Plan]) -> None:
+    found = case(name)
+    manifest = found.bundle.manifest
+    stages = len(manifest.stages)
+    blocks = (Block(stages - 2, 1, 0.5, 1.0), Block(stages, 3, 1.0, 1.0))
+    plan = make_plan(examples=2, epsilon=1e-2, blocks=blocks)
+    drawn = draw_examples(plan, found.store, "a", 0)
+    kernel = NumpyKernel(plan.distribution)
+    for engine in ENGINES:
+        replica = Replica(found.bundle)
+        assert all(".lora_" in manifest.tensors[i].name for i in replica.trainable)
+        forward = Forward(create_engine(engine), replica)
+        weights = trained(replica)
+        everything = np.arange(len(found.store))
+        np.testing.assert_allclose(
+            predict(forward, found.store)[0], reference_losses(found, weights, everything), atol=1e-4
+        )
+        expected = []
+        for path in plan.paths(1):
+            losses = []
+            for sign in (1, -1):
+                moved = dict(weights)
+                for depth, (block, start) in enumerate(zip(plan.blocks, (0, plan.blocks[0].stop), strict=True)):
+                    direction = Direction(plan.seed("", 0, path[: depth + 1]), sign * plan.epsilon * block.scale)
+                    for index in replica.trainable_in(range(start, block.stop)):
+                        out = np.empty_like(replica.tensor(index))
+                        kernel.shift({index: replica.tensor(index)}, [direction], {index: out})
+                        moved[manifest.tensors[index].name] = out
+                losses.append(reference_losses(found, moved, drawn).mean())
+            expected.append((losses[0] - losses[1]) / (2 * plan.epsilon))
+        measured = measure(forward, found.store, plan, "a").scalars
+        np.testing.assert_allclose(measured, expected, atol=0.01 * np.abs(expected).max())
+    assert all(share == 1.0 for check in manifest.checks for share in check.delegated.values())
+
+
+@pytest.mark.parametrize("sides", [1, 2])
+def test_leaves_together_and_one_by_one(
+    case: Callable[[str], Case], make_plan: Callable[..., Plan], sides: int
+) -> None:
+    """The same scalars and the same FLOPs, in fewer runs."""
+    found = case("qwen2")
+    stages = len(found.bundle.manifest.stages)
+    blocks = (Block(1, 2, 0.5, 1.0), Block(stages, 3 if sides == 2 else 7, 1.0, 1.0))
+    plan = make_plan(examples=2, blocks=blocks, steps=2, sides=sides)
+    scalars, flops, runs = [], [], []
+    for groups in ([1], [1, 2], [1, 2, 4]):
+        forward = Counting(create_engine("litert"), Replica(found.bundle), groups)
+        trained(forward.weights)
+        scalars.append(measure(forward, found.store, plan, "a").scalars)
+        flops.append(forward.flops)
+        runs.append(forward.runs)
+    np.testing.assert_allclose(scalars[1], scalars[0], rtol=1e-2, atol=1e-2)
+    np.testing.assert_allclose(scalars[2], scalars[0], rtol=1e-2, atol=1e-2)
+    assert flops[0] == flops[1] == flops[2]
+    assert runs[0] > 1.5 * runs[1] > 1.5 * runs[2]
+
+
+class Counting(Forward[Replica]):
+    """Uses some of the graphs only, and counts its runs."""
+
+    def __init__(self, engine: Engine, replica: Replica, allowed: list[int]) -> None:
+        super().__init__(engine, replica)
+        self.allowed, self.runs = allowed, 0
+
+    def groups(self, batch: Batch) -> list[int]:
+        return [size for size in super().groups(batch) if size in self.allowed]
+
+    def run(
+        self, stage: StageSpec, batch: Batch, hidden: np.ndarray | None, weights: Mapping[int, np.ndarray]
+    ) -> list[np.ndarray]:
+        self.runs += 1
+        return super().run(stage, batch, hidden, weights)
+
+
+@pytest.mark.parametrize("name", ["roberta", "gpt2"])
+def test_the_way_back(name: str, case: Callable[[str], Case], tmp_path: Path) -> None:
+    """As an adapter that peft loads over the original, and merged into a checkpoint: the replica's own losses."""
+    found = case(name)
+    replica = Replica(found.bundle)
+    trained(replica)
+    expected, _ = predict(Forward(create_engine("litert"), replica), found.store)
+    write_adapter(replica, tmp_path / "adapter")
+    write_checkpoint(replica, tmp_path / "merged")
+    factory = AutoModelForMaskedLM if name in ENCODERS else AutoModelForCausalLM
+    base = factory.from_pretrained(found.bundle.manifest.model["source"], dtype=torch.float32)
+    over = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    merged = factory.from_pretrained(tmp_path / "merged").eval()
+    everything = np.arange(len(found.store))
+    for model in (over, merged):
+        losses = reference_losses(Case(found.bundle, found.store, found.words, model), {}, everything)
+        np.testing.assert_allclose(losses, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["qwen2", pytest.param("gpt2", marks=pytest.mark.slow)])
+def test_output_scales_are_pefts(name: str, tmp_path: Path, make_plan: Callable[..., Plan]) -> None:
+    """Factors on outputs: peft's (IA)³ on transformers' model has the same losses, loaded and merged."""
+    checkpoint = make_checkpoint(tmp_path / "model", name)
+    target = Target(ENGINES, [2], [24], adapters=OutputScales(), groups=[4])
+    bundle = export_bundle(str(checkpoint), load_task("sst2"), target, tmp_path / "bundle")
+    store, words = five_examples(bundle), label_tokens(Checkpoint(str(checkpoint)), bundle.manifest.task)
+    replica = Replica(bundle)
+    assert all((weights == 1).all() for weights in replica.trainable.values())
+    trained(replica)
+    losses = [predict(Forward(create_engine(engine), replica), store)[0] for engine in ENGINES]
+    write_adapter(replica, tmp_path / "adapter")
+    write_checkpoint(replica, tmp_path / "merged")
+    base = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    over = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    for model in (over, merged):
+        expected = reference_losses(Case(bundle, store, words, model), {}, np.arange(len(store)))
+        for found in losses:
+            np.testing.assert_allclose(found, expected, atol=1e-4)
+    plan = make_plan(examples=2, blocks=(Block(len(bundle.manifest.stages), 4, 1.0, 1.0),))
+    alone = Counting(create_engine("litert"), replica, [1])
+    together = Counting(create_engine("litert"), replica, [1, 4])
+    scalars = [measure(forward, store, plan, "a").scalars for forward in (alone, together)]
+    np.testing.assert_allclose(scalars[0], scalars[1], rtol=1e-2, atol=1e-2)
+    assert alone.runs > together.runs
+
+
+def test_stacks_of_leaves() -> None:
+    assert [len(run) for run in partition(8, [1])] == [1] * 8
+    assert [len(run) for run in partition(14, [1, 2, 8])] == [8, 2, 2, 2]
+    assert [len(run) for run in partition(6, [1, 4])] == [4, 1, 1]
+    assert partition(6, [1, 4]) == [range(4), range(4, 5), range(5, 6)]
+
+
+def test_what_gets_an_adapter(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "m", "llama-3.2")
+
+    def export(name: str, **settings: object) -> set[str]:
+        target = Target(["torch"], [1], [16], adapters=LowRank(2, **settings))  # type: ignore[arg-type]
+        bundle = export_bundle(str(checkpoint), load_task("sst2"), target, tmp_path / name)
+        return {spec.name.split(".", 3)[3] for spec in bundle.manifest.tensors if spec.trainable}
+
+    assert export("qv", targets=["q_proj", "v_proj"]) == {
+        f"self_attn.{map_}_proj.lora_{factor}.weight" for map_ in "qv" for factor in "AB"
+    }
+    assert export("b", targets=["mlp.up_proj"], train_down=False) == {"mlp.up_proj.lora_B.weight"}
+    with pytest.raises(
+        ExportError, match="no linear map is named as the adapters' targets say; there are model.layers"
+    ):
+        export("none", targets=["query"])
+    with pytest.raises(ExportError, match="a rank of 33 is more than 'model.layers.0.self_attn.q_proj' can have"):
+        export_bundle(
+            str(checkpoint), load_task("sst2"), Target(["torch"], [1], [16], adapters=LowRank(33)), tmp_path / "r"
+        )
+    with pytest.raises(ExportError, match="groups are even numbers"):
+        Target(["torch"], [1], [16], adapters=LowRank(), groups=[3])
+    with pytest.raises(ExportError, match="only with adapters"):
+        Target(["torch"], [1], [16], groups=[2])
+    with pytest.raises(ExportError, match="a rank of at least 1"):
+        LowRank(0)

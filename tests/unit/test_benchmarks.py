@@ -1,0 +1,165 @@
+"""The peers that the benchmarks compare with: they do what their papers say, on our loss and our trained tensors."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peers import (
+    Peer,
+    adam,
+    add_lora,
+    backpropagation_step,
+    decomfl_step,
+    decomfl_step_keeping,
+    load_peer,
+    mezo_step,
+)
+from setting import EPSILON, Figure, OurDevice, make_model, random_store
+from static import StaticModel
+
+from fedspzo.device_runtime.data.store import DataStore
+from fedspzo.device_runtime.directions.format import Direction
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.export.network.target import Target
+from fedspzo.export.pipeline import export_bundle
+from fedspzo.export.tasks import load_task
+
+BATCH, LENGTH, SEED, STEP = 3, 16, 5, 1e-2
+#: Errors of the losses in float32, over 2ε.
+ERROR = 1e-6 / (2 * STEP)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("peers")
+    return make_model(
+        folder, 2, vocab_size=600, hidden_size=32, num_attention_heads=4, intermediate_size=48, initializer_range=0.3
+    )
+
+
+@pytest.fixture(scope="module")
+def bundle(checkpoint: Path) -> Bundle:
+    target = Target(["torch"], [BATCH], [LENGTH])
+    return export_bundle(str(checkpoint), load_task("sst2"), target, checkpoint.parent / "bundle")
+
+
+@pytest.fixture(scope="module")
+def store(bundle: Bundle) -> DataStore:
+    return random_store(bundle, BATCH, LENGTH)
+
+
+@pytest.fixture
+def peer(checkpoint: Path, bundle: Bundle, store: DataStore) -> Peer:
+    return load_peer(checkpoint, bundle, store)
+
+
+def weights(peer: Peer) -> list[torch.Tensor]:
+    return [parameter.detach().clone() for parameter in peer.trained]
+
+
+def projected(peer: Peer, directions: list[torch.Tensor], size: float) -> float:
+    """(l₊ − l₋)/2ε on copies of the model, one set to each side."""
+    losses = []
+    for sign in (1, -1):
+        moved = copy.deepcopy(peer)
+        with torch.no_grad():
+            for parameter, z in zip(moved.trained, directions, strict=True):
+                parameter.copy_(parameter.double() + sign * size * z.double())
+            losses.append(float(moved.loss().double()))
+    return (losses[0] - losses[1]) / (2 * size)
+
+
+def assert_moved(peer: Peer, before: list[torch.Tensor], gradients: list[torch.Tensor], rate: float) -> None:
+    """Weights are where the update leads; what perturbing and restoring in place left is float error."""
+    for now, old, gradient in zip(weights(peer), before, gradients, strict=True):
+        torch.testing.assert_close(now, old - rate * gradient, rtol=1e-6, atol=1e-6)
+
+
+def test_all_compute_the_same_loss(checkpoint: Path, bundle: Bundle, store: DataStore, peer: Peer) -> None:
+    ours = OurDevice(bundle, "torch", store)
+    fed = ours.forward.batch(store, np.arange(BATCH))
+    static = StaticModel(checkpoint, bundle, "torch", 2, fed)
+    assert ours.loss() == pytest.approx(float(peer.loss().detach()), rel=1e-4)
+    assert static.forward() == pytest.approx(ours.loss(), rel=1e-4)
+
+
+def test_peers_train_what_we_train(bundle: Bundle, store: DataStore, peer: Peer) -> None:
+    ours = OurDevice(bundle, "torch", store)
+    assert sum(p.numel() for p in peer.trained) == sum(w.size for w in ours.replica.trainable.values())
+
+
+def test_our_scalar_is_the_peers_on_our_direction(bundle: Bundle, store: DataStore, peer: Peer) -> None:
+    ours = OurDevice(bundle, "torch", store)
+    plan = ours.whole()
+    direction = Direction(plan.seed("", 0, (0,)), 1.0)
+    parameters = dict(peer.model.named_parameters())
+    found = {}
+    for index, start in ours.replica.trainable.items():
+        spec, plus = bundle.manifest.tensors[index], np.empty_like(start)
+        ours.replica.kernel("rademacher").shift({index: start}, [direction], {index: plus})
+        z = np.sign(plus - start)
+        found[id(parameters[spec.source])] = torch.from_numpy(z[0].T.copy() if spec.transposed else z)
+    directions = [found[id(parameter)] for parameter in peer.trained]
+    expected = projected(peer, directions, EPSILON)
+    assert abs(expected) > 100 * 1e-6 / EPSILON
+    assert ours.measure(plan)[0] == pytest.approx(expected, abs=1e-6 / EPSILON)
+
+
+def test_mezo(peer: Peer) -> None:
+    before, rate = weights(peer), 0.1
+    torch.manual_seed(SEED)
+    z = [torch.normal(mean=0.0, std=1.0, size=w.shape) for w in before]
+    expected = projected(peer, z, STEP)
+    found = mezo_step(peer.loss, peer.trained, SEED, STEP, rate)
+    assert abs(expected) > 100 * ERROR
+    assert found == pytest.approx(expected, abs=ERROR)
+    assert_moved(peer, before, [found * direction for direction in z], rate)
+
+
+@pytest.mark.parametrize("keeping", [False, True])
+def test_decomfl(peer: Peer, keeping: bool) -> None:
+    before, count, rate = weights(peer), 3, 0.1
+    directions = []
+    for perturbation in range(count):
+        generator = torch.Generator().manual_seed(SEED * count + perturbation)
+        if keeping:
+            sizes = [w.numel() for w in before]
+            parts = torch.randn(sum(sizes), generator=generator).split(sizes)
+            directions.append([part.view(w.shape) for part, w in zip(parts, before, strict=True)])
+        else:
+            directions.append([torch.randn(w.shape, generator=generator) for w in before])
+    expected = [projected(peer, z, STEP) for z in directions]
+    step = decomfl_step_keeping if keeping else decomfl_step
+    found = step(peer.loss, peer.trained, count, SEED, STEP, rate)
+    assert found == pytest.approx(expected, abs=ERROR)
+    means = [
+        sum(scalar * z[tensor] for scalar, z in zip(found, directions, strict=True)) / count
+        for tensor in range(len(before))
+    ]
+    assert_moved(peer, before, means, rate)
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_backpropagation_lowers_the_loss(peer: Peer, lora: bool) -> None:
+    frozen = peer.model.roberta.embeddings.word_embeddings.weight.clone()
+    if lora:
+        add_lora(peer.model)
+        assert sum(p.numel() for p in peer.trained) == 2 * 2 * (8 * 32 + 32 * 8)  # layers · (query, value) · (A, B)
+    start, optimizer = float(peer.loss().detach()), adam(peer.trained)
+    for group in optimizer.param_groups:
+        group["lr"] = 1e-3
+    for _ in range(5):
+        backpropagation_step(peer.loss, optimizer)
+    assert float(peer.loss().detach()) < start
+    assert torch.equal(peer.model.roberta.embeddings.word_embeddings.weight, frozen)
+
+
+def test_figures_keep_to_their_bars() -> None:
+    assert Figure("a ratio", 2.0).passed
+    assert Figure("a ratio", 1.08, 1.08).passed
+    assert not Figure("a ratio", 1.1, 1.08).passed
+    assert not Figure("a speed-up", 2.0, 2.2, at_least=True).passed

@@ -1,0 +1,95 @@
+"""Opening a bundle: whatever is wrong with it is one clear error."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from fedspzo.device_runtime.errors import BundleError
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.model.tensors import TensorFile, write_tensors
+
+
+@pytest.fixture
+def copy(bundle_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bundle_folder, tmp_path / "bundle"))
+
+
+def test_open(bundle: Bundle) -> None:
+    assert bundle.formats == ("litert", "executorch", "torch")
+    assert [stage.name for stage in bundle.manifest.stages] == ["embedding", "layer 0", "layer 1", "layer 2", "head"]
+    assert {graph.name for graph in bundle.manifest.shapes[0].graphs.values()} == {"embedding", "layer", "head"}
+
+
+def edit(folder: Path, change: Callable[[dict[str, object]], object]) -> None:
+    record = json.loads((folder / "manifest.json").read_text())
+    change(record)
+    (folder / "manifest.json").write_text(json.dumps(record))
+
+
+DAMAGE: list[tuple[Callable[[Path], object], str]] = [
+    (lambda f: (f / "manifest.json").unlink(), "is not a bundle: there is no manifest.json"),
+    (lambda f: (f / "manifest.json").write_text("{"), "manifest.json is damaged"),
+    (lambda f: (f / "manifest.json").write_bytes(b"\xff\xfe\xfa"), "is not a bundle"),
+    (lambda f: edit(f, lambda m: m.pop("stages")), "manifest.json is damaged"),
+    (lambda f: edit(f, lambda m: m.update(format=3)), "format version 3, and this runtime knows 2; update fedspzo"),
+    (lambda f: edit(f, lambda m: m.update(directions=2)), "directions version 2"),
+    (lambda f: edit(f, lambda m: m.update(tensors=[])), "manifest.json is damaged"),
+    (lambda f: edit(f, lambda m: m.update(shapes=[])), "manifest.json is damaged"),
+    (lambda f: (f / "layer-4x12.tflite").unlink(), "layer-4x12.tflite cannot be read"),
+    (lambda f: (f / "layer-4x12.tflite").write_bytes(b"x"), "layer-4x12.tflite is not the file that was exported"),
+    (lambda f: (f / "tokenizer.json").write_text("{}"), "tokenizer.json is not the file"),
+    (lambda f: (f / "weights.safetensors").open("r+b").truncate(5000), "weights.safetensors is not the file"),
+]
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGE)
+def test_damage_is_named(copy: Path, damage: Callable[[Path], object], message: str) -> None:
+    damage(copy)
+    with pytest.raises(BundleError, match=message) as caught:
+        Bundle(copy)
+    assert str(copy) in str(caught.value)
+
+
+def test_one_flipped_bit_is_found(copy: Path) -> None:
+    path = copy / "weights.safetensors"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(BundleError, match="truncated or altered"):
+        Bundle(copy)
+
+
+def test_identity_is_of_the_model_and_not_of_the_graphs(copy: Path, bundle: Bundle) -> None:
+    edit(copy, lambda m: [g["files"].pop("torch") for g in m["shapes"][0]["graphs"].values()])  # type: ignore[index]
+    assert Bundle(copy).identity == bundle.identity
+    edit(copy, lambda m: m["shapes"][0].update(length=11))  # type: ignore[index]
+    assert Bundle(copy).identity != bundle.identity
+
+
+def test_tensor_file_is_safetensors(tmp_path: Path) -> None:
+    arrays = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones((5,), np.float32)}
+    path = tmp_path / "t.safetensors"
+    write_tensors(path, {name: array.shape for name, array in arrays.items()}, arrays.values(), {"round": "3"})
+    loaded, ours = load_file(path), TensorFile(path)
+    assert ours.metadata == {"round": "3"}
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(loaded[name], array)
+        np.testing.assert_array_equal(ours.view(name), array)
+        out = np.empty_like(array)
+        ours.read_into(name, out)
+        np.testing.assert_array_equal(out, array)
+
+
+@pytest.mark.parametrize("content", [b"", b"123", (1 << 40).to_bytes(8, "little"), (2).to_bytes(8, "little") + b"[]"])
+def test_what_is_no_tensor_file(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "t.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(BundleError, match="not a readable tensor file"):
+        TensorFile(path)

@@ -1,0 +1,293 @@
+"""Commands: bad input gets one sentence and status 1, and never a traceback."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from models import make_checkpoint
+from refusals import refused
+
+from fedspzo.broker.rounds.aggregate import ClosedRound
+from fedspzo.broker.server.store import ServerStore
+from fedspzo.cli import COMMANDS, main
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Plan
+from fedspzo.device_runtime.protocol.signing import PIN
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "fedspzo", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_every_command_has_help() -> None:
+    for command in COMMANDS:
+        with pytest.raises(SystemExit) as caught:
+            main([command, "--help"])
+        assert caught.value.code == 0
+
+
+def test_help_and_a_device_load_no_heavy_library() -> None:
+    heavy = (
+        "torch",
+        "transformers",
+        "executorch",
+        "litert_torch",
+        "fedspzo.export.pipeline",
+        "fedspzo.broker",
+        "matplotlib",
+    )
+    code = (
+        "import sys; from fedspzo.cli import main\n"
+        "try: main(['device', '--help'])\n"
+        "except SystemExit: pass\n"
+        "from fedspzo.device_runtime.device import agent\n"
+        "from fedspzo.device_runtime.data import store\n"
+        "from fedspzo.device_runtime.engines import litert\n"
+        f"print([name for name in {heavy} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stderr.strip() == "[]"
+
+
+def test_export(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = ("--out", tmp_path / "b")
+    assert "there is no model folder './none'" in refused(capsys, "export", "./none", "--task", "intents", *out)
+    assert "there is no task 'none'" in refused(capsys, "export", "minilm", "--task", "none", *out)
+    assert "there is no engine 'onnx'" in refused(
+        capsys, "export", "minilm", "--task", "intents", "--engine", "onnx", *out
+    )
+    assert "at least 4 tokens" in refused(capsys, "export", "minilm", "--task", "intents", "--max-length", 2, *out)
+    assert not list(tmp_path.iterdir())
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_device_and_server(
+    capsys: pytest.CaptureFixture[str],
+    bundle_folder: Path,
+    tmp_path: Path,
+    write_examples: Callable[[Path, int], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = write_examples(tmp_path / "d.jsonl", 8)
+    bundle = shutil.copytree(bundle_folder, tmp_path / "bundle", ignore=shutil.ignore_patterns(PIN))
+    device = ("device", bundle, "--state", tmp_path / "s", "--data", data, "--broker")
+    server = ("server", bundle, "--state", tmp_path / "j", "--data", data, "--broker")
+    assert "is not a broker's URL" in refused(capsys, *device, "localhost")
+    assert "is not a broker's URL" in refused(capsys, *server, "http://localhost")
+    assert "is not a broker's URL" in refused(capsys, *server, "mqtt://[::1")
+    assert "is not a broker's URL" in refused(capsys, *server, "mqtt://a..b")
+    assert "'a/b' cannot be a device's id" in refused(
+        capsys, *device, "mqtt://x", "--id", "a/b", "--state", tmp_path / "t"
+    )
+    from fedspzo.device_runtime.link.connection import Link
+
+    connect = Link.connect
+    monkeypatch.setattr(Link, "connect", lambda link: connect(link, timeout=0.5))
+    nobody = f"mqtt://127.0.0.1:{free_port()}"
+    assert "does not say which server it belongs to" in refused(capsys, *device, nobody)
+    silence = "does not answer within 0.5 s (Connection refused); start it, or check the URL"
+    assert silence in refused(capsys, *server, nobody)
+    assert silence in refused(capsys, *device, nobody)
+    assert "belongs to another server" in refused(capsys, *server, nobody, "--state", tmp_path / "k")
+    (bundle / PIN).write_text("none")
+    assert "server.pub cannot be read" in refused(capsys, *device, nobody)
+    assert "give the broker's URL with --broker, or the file" in refused(capsys, *device[:-1])
+    assert "nowhere cannot be read" in refused(capsys, *device[:-1], "--access", tmp_path / "nowhere")
+    assert "is not an access file" in refused(capsys, *device[:-1], "--access", data)
+    assert "is not a bundle" in refused(capsys, "device", tmp_path, *device[2:], nobody)
+    assert "there is no engine 'x'" in refused(capsys, *device, nobody, "--engine", "x")
+    data.write_text("{")
+    assert "d.jsonl, line 1 is not JSON" in refused(capsys, *device, nobody)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--fanouts", "1,x"), "are comma-separated numbers, one for each block"),
+        (("--fanouts", "1,2,3"), "one for each block, and --split has one fewer"),
+        (("--split", "9"), "at least one stage, in order"),
+        (("--split", "4"), "has nothing to train"),
+        (("--rounds", "0"), "are positive"),
+        (("--cohort", "2", "--quorum", "3"), "a quorum of 3 cannot be met by a cohort of 2"),
+        (("--epsilon", "0"), "epsilon, scales and deadline lie between"),
+        (("--epsilon", "inf"), "epsilon, scales and deadline lie between"),
+        (("--deadline", "inf"), "epsilon, scales and deadline lie between"),
+        (("--learning-rates", "nan,1"), "learning rates are at most"),
+        (("--final-rate", "nan"), "--final-rate lies between 0 and 1"),
+        (("--evaluate-every", "0"), "--evaluate-every is at least 1"),
+        (("--seeds", "device", "--cohort", "17", "--fanouts", "1,1000"), "a round is too large"),
+        (("--job", "a+"), "'a+' cannot be a job's name"),
+        (("--broker", "mqtt://server-x@127.0.0.1:1"), "the login 'server-x' is for the job 'x', not 'default'; give"),
+        (("--admit", "/nowhere"), "the list of admitted devices /nowhere cannot be read"),
+    ],
+)
+def test_job_options(
+    capsys: pytest.CaptureFixture[str], bundle_folder: Path, tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
+    bundle = shutil.copytree(bundle_folder, tmp_path / "bundle", ignore=shutil.ignore_patterns(PIN))
+    server = ("server", bundle, "--state", tmp_path / "j", "--broker", "mqtt://127.0.0.1:1")
+    assert message in refused(capsys, *server, *options)
+
+
+def test_a_state_folder_of_another_job(bundle: Bundle, tmp_path: Path) -> None:
+    from fedspzo.device_runtime.errors import StateError
+
+    ServerStore(tmp_path, bundle.identity)
+    with pytest.raises(StateError, match="belongs to a job with another bundle"):
+        ServerStore(tmp_path, bytes(32))
+
+
+def test_predict_and_materialize(
+    capsys: pytest.CaptureFixture[str],
+    bundle_folder: Path,
+    bundle: Bundle,
+    tmp_path: Path,
+    make_plan: Callable[..., Plan],
+) -> None:
+    for command in (("predict", tmp_path, "x"), ("materialize", tmp_path, "--out", tmp_path / "out")):
+        assert "is not a run: it needs the folders 'bundle' and 'server'" in refused(capsys, *command)
+    (tmp_path / "bundle").symlink_to(bundle_folder)
+    (tmp_path / "server").mkdir()
+    assert "has no journal" in refused(capsys, "predict", tmp_path, "x")
+    store = ServerStore(tmp_path / "server", bundle.identity)
+    store.journal.append(Entry(make_plan(), (Contribution("", 1.0, (1.0, 2.0, 3.0, 4.0)),)), bytes(16))
+    assert "takes 1 texts: text" in refused(capsys, "predict", tmp_path, "x", "y")
+    assert main(["predict", str(tmp_path), "wake me at six"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split()[1] for line in lines} == {"alarm", "music", "call"}
+    assert sum(float(line.split("%")[0]) for line in lines) == pytest.approx(100, abs=0.2)
+    assert main(["materialize", str(tmp_path), "--out", str(tmp_path / "out")]) == 0
+    assert "checkpoint of round 1 written" in capsys.readouterr().out
+    assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_other_commands(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    for name in (str(kept), "..", "", "a b"):
+        assert "cannot be a run's name" in refused(capsys, "demo", "--name", name)
+    assert kept.exists()
+    assert "are positive" in refused(capsys, "demo", "--devices", "0")
+    assert "choose fewer --devices" in refused(capsys, "demo", "--devices", "500")
+    assert "99999 is not a port" in refused(capsys, "broker", "--port", 99999)
+
+
+def test_interrupting_is_quiet(bundle_folder: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fedspzo", "broker"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("broker at mqtt://127.0.0.1:")
+    process.terminate()
+    assert process.wait(10) == 0
+    assert process.communicate()[1] == ""
+
+
+def test_what_is_stopped_half_way_has_not_succeeded(
+    bundle_folder: Path, tmp_path: Path, write_examples: Callable[[Path, int], Path]
+) -> None:
+    """A script that goes on with the output must know; a server that is asked to end has done well."""
+    data = write_examples(tmp_path / "data.jsonl", 30)
+    options = ["--data", data, "--state", tmp_path / "state", "--devices", "3", "--rounds", "1000000", "--json"]
+    command = [sys.executable, "-m", "fedspzo", "simulate", bundle_folder, *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        process.terminate()
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "Traceback" not in errors
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    assert main(list(map(str, arguments))) == 0
+    return capsys.readouterr().out
+
+
+def test_inspect(capsys: pytest.CaptureFixture[str], bundle_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    text = said(capsys, "inspect", bundle_folder, "--fanouts", "1,4")
+    assert "task: requests, similarity: 'please {text}'" in text
+    assert all(
+        word in text
+        for word in (
+            "embedding",
+            "layer 2",
+            "head",
+            "litert: delegated",
+            "100%, ",
+            "GFLOP a token",
+            "MB in all, executorch",
+        )
+    )
+    assert "block 1 = stages 0 to 2, fan-out 1; block 2 = stages 3 to 4, fan-out 4" in text
+    assert "has nothing to train" in refused(capsys, "inspect", bundle_folder, "--split", "4")
+    assert "is not a bundle" in refused(capsys, "inspect", bundle_folder.parent)
+
+
+def test_evaluate_and_predict(
+    capsys: pytest.CaptureFixture[str],
+    bundle_folder: Path,
+    bundle: Bundle,
+    tmp_path: Path,
+    write_examples: Callable[[Path, int], Path],
+    make_plan: Callable[..., Plan],
+) -> None:
+    data = write_examples(tmp_path / "d.jsonl", 9)
+    text = said(capsys, "evaluate", bundle_folder, "--data", data)
+    assert text.startswith("before: loss ")
+    assert "accuracy" in text
+    assert "9 examples" in text
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "bundle").symlink_to(bundle_folder)
+    store = ServerStore(run / "server", bundle.identity)
+    blocks = (Block(3, 1, 1.0, 0.05), Block(5, 1, 1.0, 0.05))
+    entry = Entry(make_plan(blocks=blocks), (Contribution("", 1.0, (3.0,)),))
+    store.close_round(entry, b"", ClosedRound(1, 1.0, ("a",), 1.0, 1.0))
+    found = json.loads(said(capsys, "evaluate", run, "--data", data, "--json"))
+    assert found["examples"] == 9
+    assert found["before"]["loss"] != found["after 1 rounds"]["loss"]
+    for folder in (bundle_folder, run):
+        lines = said(capsys, "predict", folder, "call mum now").splitlines()
+        assert {line.split()[1] for line in lines} == {"alarm", "music", "call"}
+    assert "takes 1 texts: text" in refused(capsys, "predict", run, "a", "b")
+    assert "is not a run" in refused(capsys, "evaluate", tmp_path, "--data", data)
+
+
+def test_answers_on_the_command_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "model", "llama-3.2")
+    out = ("--engine", "torch", "--batch", "2", "--max-length", "24,48", "--out", tmp_path / "b")
+    options = ("--task", "squad", "--answer-tokens", "6", "--train", "*proj*", "--freeze", "*layers.0.*")
+    said(capsys, "export", checkpoint, *options, *out)
+    data = tmp_path / "d.csv"
+    data.write_text("title,context,question,answers\nRome,Rome is a city.,what is Rome?,a city\n")
+    text = said(capsys, "evaluate", tmp_path / "b", "--data", data, "--engine", "torch")
+    assert "exact match" in text
+    assert "f1" in text
+    assert (
+        len(said(capsys, "predict", tmp_path / "b", "Rome", "a city", "what?", "--engine", "torch").splitlines()) <= 1
+    )
+    assert "answers as ' {answers}\\n'" in said(capsys, "inspect", tmp_path / "b", "--split", "2")
+    assert "has nothing to train" in refused(capsys, "inspect", tmp_path / "b", "--split", "3")
+    assert "has no graphs for the engine 'litert', only for torch" in refused(
+        capsys, "evaluate", tmp_path / "b", "--data", data
+    )
+    assert "whole numbers separated by commas, not 'x'" in refused(
+        capsys, "export", checkpoint, "--task", "squad", "--batch", "x", "--out", tmp_path / "c"
+    )

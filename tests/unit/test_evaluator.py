@@ -1,0 +1,121 @@
+"""The server's evaluator against its journal: it holds nobody up, skips what is late and keeps what is needed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fedspzo.broker.rounds.aggregate import ClosedRound
+from fedspzo.broker.server.evaluation import Digested, Evaluated, Evaluator, Failed, Schedule, Snapshot
+from fedspzo.broker.server.store import ServerStore
+from fedspzo.device_runtime.data.store import DataStore
+from fedspzo.device_runtime.engines.protocol import create_engine
+from fedspzo.device_runtime.errors import StateError
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Plan
+from fedspzo.device_runtime.replica.weights import Replica
+
+ROUNDS = 250
+SCHEDULE = Schedule(last=ROUNDS, evaluate_every=20, digest_every=25)
+DIGESTS = [0, *range(24, ROUNDS, 25), ROUNDS]
+BLOCKS = (Block(3, 1, 0.25, 1e-3), Block(5, 4, 1.0, 1e-2))
+
+
+@pytest.fixture
+def server(bundle: Bundle, make_plan: Callable[..., Plan], tmp_path: Path) -> ServerStore:
+    """A journal of all rounds but the last."""
+    server = ServerStore(tmp_path / "server", bundle.identity)
+    with server.transaction():
+        for number in range(1, ROUNDS):
+            append(server, make_plan(round=number, base_seed=number, blocks=BLOCKS))
+    return server
+
+
+def append(server: ServerStore, plan: Plan) -> None:
+    entry = Entry(plan, (Contribution("", 1.0, (1.0, -2.0, 0.5, 0.25)),))
+    server.close_round(entry, b"", ClosedRound(plan.round, 1.0, ("a",), 0.1, 0.1))
+
+
+def rounds(reports: list[object], kind: type[Evaluated | Digested | Snapshot]) -> list[int]:
+    return [report.round for report in reports if isinstance(report, kind)]
+
+
+def test_what_is_late_is_skipped_and_what_is_needed_kept(
+    server: ServerStore, bundle: Bundle, store: DataStore, make_plan: Callable[..., Plan]
+) -> None:
+    """All rounds but the last are closed while the first evaluation takes its time, and the last one later."""
+    reports: list[object] = []
+    busy, go_on = threading.Event(), threading.Event()
+
+    def report(event: object) -> None:
+        reports.append(event)
+        if event == reports[0]:
+            busy.set()
+            assert go_on.wait(60)
+        if isinstance(event, Digested) and event.round == DIGESTS[-2]:
+            append(server, make_plan(round=ROUNDS, base_seed=ROUNDS, blocks=BLOCKS))
+            evaluator.follow(ROUNDS)
+
+    evaluator = Evaluator(create_engine("litert"), Replica(bundle), store, server, SCHEDULE, report)
+    evaluator.follow(0)
+    assert busy.wait(60)
+    for number in range(1, ROUNDS):
+        evaluator.follow(number)
+    go_on.set()
+    evaluator.close()
+    assert rounds(reports, Evaluated) == [0, 240, 250]
+    assert rounds(reports, Digested) == DIGESTS
+    assert rounds(reports, Snapshot) == [100, 200, 250]
+    assert sorted(server.snapshots()) == [200, 250]
+    replica = Replica(bundle)
+    for entry in server.journal.entries():
+        replica.apply(entry)
+    last = reports[-1]
+    assert isinstance(last, Digested)
+    assert last.digest == replica.digest()
+    newest = Replica(bundle, server.snapshot)
+    assert (newest.round, newest.digest()) == (ROUNDS, replica.digest())
+
+
+def test_in_time_nothing_is_skipped_and_a_restart_goes_on_at_the_snapshot(
+    server: ServerStore, bundle: Bundle, store: DataStore
+) -> None:
+    def follow(expected: list[int]) -> list[object]:
+        """What comes of a journal that grows by 20 rounds whenever an evaluation is done."""
+        reports: list[object] = []
+        done = threading.Event()
+
+        def report(event: object) -> None:
+            reports.append(event)
+            if isinstance(event, Evaluated) and event.round < expected[-1]:
+                evaluator.follow(event.round + 20)
+            elif isinstance(event, Evaluated | Failed):
+                done.set()
+
+        replica = Replica(bundle, server.snapshot)
+        evaluator = Evaluator(create_engine("litert"), replica, store, server, SCHEDULE, report)
+        assert (evaluator.round, evaluator.head) == (expected[0], server.journal.head(expected[0]))
+        evaluator.follow(expected[0])
+        assert done.wait(60)
+        evaluator.close()
+        assert rounds(reports, Evaluated) == expected
+        return reports
+
+    assert rounds(follow([0, 20, 40, 60, 80, 100]), Snapshot) == [100]
+    assert rounds(follow([100, 120, 140, 160, 180, 200, 220, 240]), Snapshot) == [100, 200]
+
+
+def test_a_journal_that_is_damaged_is_told(server: ServerStore, bundle: Bundle, store: DataStore) -> None:
+    with server.transaction() as execute:
+        execute("DELETE FROM journal WHERE round = 7")
+    reports: list[object] = []
+    evaluator = Evaluator(create_engine("litert"), Replica(bundle), store, server, SCHEDULE, reports.append)
+    evaluator.follow(ROUNDS - 1)
+    evaluator.close()
+    failed = reports[-1]
+    assert isinstance(failed, Failed)
+    assert isinstance(failed.error, StateError)
+    assert "the journal lacks round 7" in str(failed.error)

@@ -1,0 +1,122 @@
+"""Examples out of every kind of source, and what is said of those that are none."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pyarrow
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from fedspzo.device_runtime.data.sources import Example, parse_example, parse_examples, read_source
+from fedspzo.device_runtime.errors import DataError
+from fedspzo.device_runtime.model.task import Label, Task
+from fedspzo.export.tasks import load_task
+
+PAIR = Task("pair", "causal", "{a} {b} is", (Label("no", " bad"), Label("yes", " good")))
+ROWS = [{"a": "one, two", "b": 'with "quotes"\nand a line', "label": "yes"}, {"a": "三", "b": "x", "label": "no"}]
+EXPECTED = [Example({"a": row["a"], "b": row["b"]}, int(row["label"] == "yes")) for row in ROWS]
+SQUAD = load_task("squad")["generation"]
+
+
+def read(source: Path | str, task: Task = PAIR) -> list[Example]:
+    return list(parse_examples(str(source), read_source(str(source)), task))
+
+
+def test_json_lines(tmp_path: Path) -> None:
+    path = tmp_path / "d.jsonl"
+    path.write_text("\n\n".join(json.dumps(row) for row in ROWS))
+    assert read(path) == EXPECTED
+
+
+@pytest.mark.parametrize(("suffix", "delimiter"), [(".csv", ","), (".tsv", "\t"), (".CSV", ",")])
+def test_csv(tmp_path: Path, suffix: str, delimiter: str) -> None:
+    path = tmp_path / f"d{suffix}"
+    with path.open("w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.DictWriter(file, ["a", "b", "label"], delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(ROWS)
+    assert read(path) == EXPECTED
+
+
+def test_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "d.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist([{**row, "label": row["label"] == "yes"} for row in ROWS]), path)
+    assert read(path) == EXPECTED
+    squad = {"title": "T", "context": "C", "question": "Q", "answers": {"text": ["a", "b "], "answer_start": [0, 1]}}
+    parquet.write_table(pyarrow.Table.from_pylist([squad]), path)
+    assert read(path, SQUAD) == [Example({"title": "T", "context": "C", "question": "Q"}, 0, ("a", "b"))]
+
+
+def test_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library reads a folder as it does a repository of the hub; without a network a name is one sentence."""
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    assert read(f"hub:{folder}:train") == EXPECTED
+    with pytest.raises(DataError, match=r"the hub did not give the data set '.*:test' \("):
+        read(f"hub:{folder}:test")
+    for name in ("hub:a:b:c:d", "hub:stanfordnlp/sst2", "hub:", "hub::train"):
+        with pytest.raises(DataError, match="is not the name of a data set; write hub:NAME:SPLIT or hub:NAME:CONFIG:S"):
+            read(name)
+
+
+@pytest.mark.parametrize(
+    ("value", "index"), [("yes", 1), ("no", 0), (1, 1), (0, 0), ("1", 1), ("0", 0), (True, 1), (False, 0)]
+)
+def test_labels_by_name_and_by_index(value: object, index: int) -> None:
+    assert parse_example({"a": "x", "b": "y", "label": value}, PAIR).label == index
+
+
+@pytest.mark.parametrize("value", [None, 2, -1, "2", "maybe", 1.5, [1], {"a": 1}])
+def test_what_is_no_label(value: object) -> None:
+    with pytest.raises(DataError, match="label"):
+        parse_example({"a": "x", "b": "y", "label": value}, PAIR)
+
+
+@pytest.mark.parametrize(("value", "answers"), [("a", ("a",)), (["a", "b"], ("a", "b")), ({"text": ["a"]}, ("a",))])
+def test_answers(value: object, answers: tuple[str, ...]) -> None:
+    assert parse_example({"title": "", "context": "", "question": "", "answers": value}, SQUAD).answers == answers
+
+
+@pytest.mark.parametrize("value", [None, [], "", "  ", [""], ["a", 3], {"text": []}, 3])
+def test_what_is_no_answer(value: object) -> None:
+    with pytest.raises(DataError, match="the field 'answers' has no answer, which task 'squad' needs"):
+        parse_example({"title": "", "context": "", "question": "", "answers": value}, SQUAD)
+
+
+def test_where_it_went_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "d.csv"
+    path.write_text("a,b,label\nx,y,yes\nx,y,tea\n")
+    with pytest.raises(DataError, match=r"d.csv, line 3: label 'tea' is not one of task 'pair': no, yes"):
+        read(path)
+    path.write_text("a,label\nx,yes\n")
+    with pytest.raises(DataError, match=r"d.csv, line 2: the text field 'b' is missing, which task 'pair' needs"):
+        read(path)
+    path.write_text("a,b,a,label\nx,y,z,yes\n")
+    with pytest.raises(DataError, match=r"d.csv has two columns of one name; rename or remove one"):
+        read(path)
+    path.write_bytes(b"a,b,label\n\xff,y,yes\n")
+    with pytest.raises(DataError, match=r"d.csv is not a readable CSV file in UTF-8"):
+        read(path)
+    path = tmp_path / "d.parquet"
+    path.write_bytes(b"PAR1 torn")
+    with pytest.raises(DataError, match=r"d.parquet is not a Parquet file"):
+        read(path)
+    with pytest.raises(DataError, match=r"cannot be read: No such file"):
+        read(tmp_path / "none.csv")
+
+
+@given(st.binary(max_size=200), st.sampled_from([".jsonl", ".csv", ".tsv", ".parquet"]))
+def test_any_bytes_are_examples_or_one_sentence(content: bytes, suffix: str) -> None:
+    message = ""
+    try:
+        list(parse_examples(f"d{suffix}", content, PAIR))
+    except DataError as error:
+        message = str(error)
+    assert "\n" not in message

@@ -1,0 +1,153 @@
+"""An external meter's log: its many forms, and where it lies over what the device did."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sensors import JavaPhone, Span, World
+
+from fedspzo.device_runtime.energy.external import Log, read_log
+from fedspzo.device_runtime.energy.timeline import Recording, Timeline, settle
+from fedspzo.device_runtime.errors import EnergyError
+from fedspzo.device_runtime.platform.profiling import IDLE, PERTURB, forward_block
+
+BLOCK_1, BLOCK_2 = forward_block(0), forward_block(1)
+
+
+def write(file: Path, *lines: str) -> Path:
+    file.write_text("".join(f"{line}\n" for line in lines))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("lines", "absolute", "watts"),
+    [
+        (["time,V,A", "1.7e9,5,0.5", "1700000001,5,1"], True, [2.5, 5.0]),
+        (["Timestamp;Voltage (V);Current (mA)", "0,0;5,0;500", "1,0;5,1;1000"], False, [2.5, 5.1]),
+        (["time_ms\tpower[mW]", "1700000000000\t2500", "1700000001000\t5000"], True, [2.5, 5.0]),
+        (["elapsed (ms),Power", "0,2.5", "1000,5"], False, [2.5, 5.0]),
+        (["#time_ms,bus_voltage_mV,current_mA,energy_Wh", "0,5000,500,9", "1000,5000,1000,9"], False, [2.5, 5.0]),
+        (["Time(s),U(V),I(A),Energy(Wh)", "0,5,0.5,9", "1,5,1,9"], False, [2.5, 5.0]),
+        (
+            ["time,Volts,Amps,Watts", "2023-11-14T22:13:20Z,9,9,2.5", "2023-11-14T22:13:21+00:00,9,9,5"],
+            True,
+            [2.5, 5.0],
+        ),
+    ],
+)
+def test_forms_of_logs(lines: list[str], absolute: bool, watts: list[float], tmp_path: Path) -> None:
+    log = read_log(write(tmp_path / "log.csv", *lines))
+    assert log.absolute == absolute
+    assert log.times == pytest.approx([1.7e9, 1.7e9 + 1] if absolute else [0, 1])
+    assert log.watts == pytest.approx(watts)
+    assert log.joules == pytest.approx([0, (watts[0] + watts[1]) / 2])
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([], "needs a first row that names a time and a power"),
+        (["0,5,1", "1,5,1"], "needs a first row that names a time and a power"),
+        (["time,V", "0,5", "1,5"], "needs a first row that names a time and a power"),
+        (["time,W", "0,5", "1,five"], "line 3 of .* does not hold a watts"),
+        (["time,W", "noon,5", "1,5"], "line 2 of .* does not hold a time"),
+        (["time,W", "0,5", "1"], "line 3 of .* does not hold a watts"),
+        (["time,W", "0,5"], "needs two rows or more, of finite numbers"),
+        (["time,W", "0,5", "1,nan"], "of finite numbers"),
+        (["time,W", "1,5", "0,5"], "in the order of time"),
+    ],
+)
+def test_what_is_no_log_gets_a_sentence(lines: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(EnergyError, match=message):
+        read_log(write(tmp_path / "log.csv", *lines))
+
+
+def test_a_log_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(EnergyError, match="nowhere.csv cannot be read"):
+        read_log(tmp_path / "nowhere.csv")
+
+
+def an_hour() -> tuple[World, Timeline, list[tuple[float, float]]]:
+    """A world of an hour, its timeline, and the watts at each second of its clock on the wall."""
+    world = World(JavaPhone())
+    recording = Recording(world.timer)
+
+    seconds: list[tuple[float, float]] = [(0.0, 2.0)]
+
+    def sample() -> None:
+        recording.sample()
+        seconds.append((world.now, world.watts))
+
+    recording.sample()
+    spans = [Span(60, IDLE, 2.0)]
+    random = np.random.default_rng(3)
+    while sum(span.seconds for span in spans) < 3600:
+        for phase, longest, watts in ((PERTURB, 5, 4.5), (BLOCK_1, 8, 6.0), (BLOCK_2, 20, 7.0), (IDLE, 15, 2.0)):
+            spans.append(Span(float(random.uniform(1, longest)), phase, watts, len(spans) // 4))
+    world.live(spans, sample)
+    recording.timeline.steps = len(spans) // 4
+    return world, recording.timeline, seconds
+
+
+@pytest.fixture(scope="module")
+def hour() -> tuple[World, Timeline, Log, float]:
+    """The world, its timeline, the log of a meter with a clock of its own, and how that is behind the world's."""
+    world, timeline, seconds = an_hour()
+    shift = timeline.ticks[0].at
+    times, watts = np.array(seconds).T
+    padded = np.concatenate([np.arange(-120, 0), times, times[-1] + np.arange(1, 200)])
+    power = np.concatenate([np.full(120, 2.0), watts, np.full(199, 2.0)])
+    return world, timeline, Log("meter.csv", padded + 12345.6, power, False), shift - 12345.6
+
+
+@pytest.mark.parametrize("edges", [False, True])
+def test_an_hour_of_a_meter(hour: tuple[World, Timeline, Log, float], edges: bool) -> None:
+    world, timeline, log, offset = hour
+    account = settle(timeline, log, None if edges else offset)
+    assert account.joules == pytest.approx(world.joules, rel=0.01)
+    assert account.seconds == pytest.approx(world.now, rel=0.001)
+    known = world.joules - 2.0 * world.now
+    assert abs(account.work.joules - known) < 3 * account.work.uncertainty
+    assert account.work.joules == pytest.approx(known, rel=0.02)
+    assert sum(amount.gross for amount in account.phases.values()) == pytest.approx(account.joules)
+    assert ("follow the work best" if edges else "as stated") in account.facts.remarks[0]
+
+
+def test_a_timeline_comes_back(hour: tuple[World, Timeline, Log, float], tmp_path: Path) -> None:
+    timeline = hour[1]
+    timeline.write(tmp_path / "timeline.json")
+    assert Timeline.read(tmp_path / "timeline.json") == timeline
+    with pytest.raises(EnergyError, match="is not a timeline"):
+        Timeline.read(write(tmp_path / "other.json", "{}"))
+
+
+def test_logs_that_do_not_fit(hour: tuple[World, Timeline, Log, float]) -> None:
+    _, timeline, log, offset = hour
+    with pytest.raises(EnergyError, match="counts its time from a start of its own; state the --offset"):
+        settle(timeline, log, 0.0)
+    with pytest.raises(
+        EnergyError, match="no reading of the time that was measured .the meter's log does not reach so far"
+    ):
+        settle(timeline, log, 5.0)
+    noise = Log("noise.csv", log.times, np.random.default_rng(0).uniform(2, 7, len(log.watts)), False)
+    with pytest.raises(EnergyError, match="does not follow the work at any offset"):
+        settle(timeline, noise, None)
+    regular = np.where(np.arange(len(log.times)) // 10 % 2, 7.0, 2.0)
+    with pytest.raises(EnergyError, match="state the --offset"):
+        settle(timeline, Log("regular.csv", log.times, regular, False), None)
+    short = Log("short.csv", log.times[:50], log.watts[:50], False)
+    with pytest.raises(EnergyError, match="is shorter than what was measured"):
+        settle(timeline, short, None)
+    holed = np.ones(len(log.times), bool)
+    holed[1000:1600] = False
+    account = settle(timeline, Log("holed.csv", log.times[holed], log.watts[holed], False), offset)
+    assert account.missed == pytest.approx(600, abs=5)
+    assert account.reasons == ("the meter's log has a hole",)
+
+
+def test_moments_without_a_zone_are_local(tmp_path: Path) -> None:
+    log = read_log(write(tmp_path / "log.csv", "time,W", "2026-01-01 12:00:00,1", "2026-01-01 12:00:01,1"))
+    assert log.times[0] == datetime(2026, 1, 1, 12).astimezone(timezone.utc).timestamp()

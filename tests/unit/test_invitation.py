@@ -1,0 +1,51 @@
+"""Invitations: a login as one line that fits a QR code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fedspzo.broker.mqtt.certificates import AUTHORITY, ensure_certificates
+from fedspzo.broker.mqtt.mosquitto import ManagedBroker
+from fedspzo.broker.mqtt.mosquitto_program import installed
+from fedspzo.cli import main
+from fedspzo.device_runtime.errors import BrokerError
+from fedspzo.device_runtime.link.access import Access
+from fedspzo.device_runtime.link.invitation import QR_BYTES, SCHEME, Invitation
+
+
+def test_an_invitation_comes_back_whole_and_fits_a_qr_code(tmp_path: Path) -> None:
+    ensure_certificates(tmp_path, ["broker.example.org"])
+    authority = (tmp_path / AUTHORITY).read_text()
+    access = Access("mqtts://broker.example.org:8883", "phone-1", "x" * 32, authority)
+    text = Invitation(access, "job-2").text()
+    assert text.startswith(SCHEME)
+    assert len(text) < QR_BYTES / 3
+    for copied in (text, f" {text[:50]}\n{text[50:]}\n", text.removeprefix(SCHEME)):
+        assert Invitation.parse(copied) == Invitation(access, "job-2")
+    plain = Invitation(Access("mqtt://127.0.0.1:1883"))
+    assert Invitation.parse(plain.text()) == plain
+
+
+def test_what_is_no_invitation_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    text = Invitation(Access("mqtt://host", "a", "b")).text()
+    for damaged in ("", text[:-4], text[:20], SCHEME + "AAAA", "https://example.org", SCHEME + "!!" + text[10:]):
+        with pytest.raises(BrokerError, match="not a whole invitation; scan or copy again"):
+            Invitation.parse(damaged)
+    with pytest.raises(BrokerError, match="is not a certificate"):
+        Invitation(Access("mqtts://host", authority="-----BEGIN NONSENSE-----")).text()
+    with pytest.raises(BrokerError, match="is of version 2, which this program does not know; update it"):
+        Invitation.parse(SCHEME + "hgJhdWF1YXCAYWo")
+
+
+@pytest.mark.skipif(not installed(), reason="mosquitto is not installed")
+def test_enroll_prints_invitations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("segno")
+    with ManagedBroker(tmp_path / "broker") as _:
+        pass
+    options = ["--broker", str(tmp_path / "broker"), "--out", str(tmp_path), "--qr", "--job", "j"]
+    assert main(["enroll", "phone-1", *options]) == 0
+    *_, code, text = capsys.readouterr().out.splitlines()
+    assert set(code) <= set(" ▀▄█\033[0123456789;m")
+    assert Invitation.parse(text) == Invitation(Access.load(tmp_path / "phone-1.json"), "j")

@@ -1,0 +1,211 @@
+"""The planner: what it measures against autograd, its formulas by brute force, and the command from end to end."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedspzo.broker.planner.ground import Curve
+from fedspzo.broker.planner.probe import Sample, cut, evaluate_samples, probe
+from fedspzo.broker.planner.profile import Piece, Profile
+from fedspzo.broker.planner.propose import ALIKE, LONGEST, Terms, best_step, candidates, propose, seen_before
+from fedspzo.broker.simulation.partition import Shares, subset
+from fedspzo.cli import main
+from fedspzo.device_runtime.data.store import DataStore
+from fedspzo.device_runtime.engines.protocol import create_engine
+from fedspzo.device_runtime.errors import DataError
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.step.runner import Forward
+
+Write = Callable[[Path, int], Path]
+
+
+def profile_of(*pieces: tuple[float, float], **changes: object) -> Profile:
+    """Pieces of some magnitude and trace, all of one cost."""
+    made = tuple(
+        Piece(at, at + 1, 1000, 0.1, magnitude, trace, {4: 1.0, 8: 2.0}, {4: 0.5, 8: 1.0}, 0.1)
+        for at, (magnitude, trace) in enumerate(pieces)
+    )
+    found = Profile(made, len(made), {4: 0.0, 8: 0.0}, {4: 0.0, 8: 0.0}, 0.02, 0.06, 0.2, 10, 100.0, 1.0)
+    return replace(found, **changes)  # type: ignore[arg-type]
+
+
+def test_the_step_is_the_best_of_a_quadratic() -> None:
+    """The formula's expected decrease, and that of simulated steps on a quadratic loss with noise of batches."""
+    rng = np.random.default_rng(0)
+    size, fanout = 40, 4
+    hessian, gradient, noise = np.linspace(0.2, 3.0, size), rng.normal(size=size) / 4, 0.3
+    magnitude = float(gradient @ gradient + size * noise**2)  # of an example
+    signal = float(gradient @ gradient) / magnitude
+    profile = profile_of((magnitude, float(hessian.sum())), between=signal, within=signal)
+    profile = replace(profile, sharpness=float((hessian**2).sum() / hessian.sum() ** 2))
+    profile = replace(profile, pieces=(replace(profile.pieces[0], size=1e6),))  # the step may be long
+    rate, promised = best_step(profile, Terms(4, True, 100.0), profile.pieces, fanout, 4)
+    trials = 6_000
+    seen = gradient + noise / 4 * rng.normal(size=(trials, 1, size))  # of 16 examples
+    signs = rng.choice([-1.0, 1.0], size=(trials, fanout, size))
+    estimates = ((signs * seen).sum(axis=2, keepdims=True) * signs).mean(axis=1)
+
+    def decrease(rate: float) -> float:
+        return float((rate * estimates @ gradient - rate**2 / 2 * (estimates**2 @ hessian)).mean())
+
+    assert decrease(rate) == pytest.approx(promised, rel=0.15)
+    assert decrease(rate) > 0.9 * max(decrease(rate * 2.0**k) for k in range(-3, 4))
+
+
+@settings(max_examples=4)
+@given(st.lists(st.tuples(st.floats(0.1, 1e3), st.floats(0.1, 1e3)), min_size=2, max_size=3), st.integers(1, 8))
+def test_proposals_are_the_best_of_all(pieces: list[tuple[float, float]], cohort: int) -> None:
+    profile, terms = profile_of(*pieces), Terms(cohort, True, 50.0)
+    found = propose(profile, terms)
+    assert found == sorted(found, key=lambda proposal: -proposal.efficiency("flops"))
+    assert sum(proposal.whole for proposal in found) == 1
+    best = max(proposal.efficiency("flops") for proposal in candidates(profile, terms))
+    assert found[0].efficiency("flops") >= (1 - ALIKE) * best * (1 - 1e-9)
+    for proposal in found:
+        assert all((cut.fanout == 0) == (cut.rate == 0) for cut in proposal.cuts)
+        assert proposal.rounds * proposal.flops <= 50.0 * profile.forward("flops", 8) * 1.001 or proposal.rounds == 1
+
+
+def test_what_a_step_costs_and_may_be() -> None:
+    profile, terms = profile_of((1.0, 1.0), (1.0, 1.0), (1.0, 1e-9)), Terms(4, True, 100.0)
+    for proposal in candidates(profile, terms):
+        if len(proposal.cuts) == 2 and proposal.cuts[1].start == 2 and proposal.batch == 4:
+            first, last = proposal.cuts
+            if first.fanout:
+                assert proposal.flops == pytest.approx(3 + 3 * first.fanout / proposal.first_every + last.fanout)
+            else:
+                assert 1 + last.fanout < proposal.flops < 3 + last.fanout
+            step = last.rate * math.sqrt(profile.moment(4, 4) / last.fanout)
+            assert step <= LONGEST * 0.1 * (1 + 1e-9), "flat as the loss may be, a step stays near"
+    assert seen_before(profile, terms, 4, 10_000) > 0.9 > 0.1 > seen_before(profile, terms, 4, 5)
+    alone = Terms(4, False, 100.0)
+    rates = [best_step(profile, given, profile.pieces[:1], 4, 4)[0] for given in (terms, alone)]
+    assert rates[1] > rates[0] / 4, "four devices' own directions are more of them, and noisier"
+
+
+def test_signal_is_told_from_noise() -> None:
+    """Gradients of examples with a common part, a device's and their own; the shares come out."""
+    rng = np.random.default_rng(1)
+    size, directions, devices, each, examples = 60, 64, 12, 4, 8
+    common = rng.normal(size=size)
+    signs = rng.choice([-1.0, 1.0], size=(1, directions, size))
+    samples, owns = [], []
+    for device in range(devices):
+        own = common + rng.normal(size=size)
+        owns.append(own)
+        for _ in range(each):
+            gradients = own + 2 * rng.normal(size=(examples, size))
+            first = signs @ gradients.T
+            samples.append(Sample(str(device), first, np.full((1, directions), 5.0), np.ones(examples), [0.0]))
+    found = evaluate_samples(samples)
+    assert found.magnitude[0] == pytest.approx(6 * size, rel=0.2)
+    products = np.array(owns) @ np.array(owns).T / (6 * size)
+    assert found.within == pytest.approx(np.trace(products) / devices, rel=0.3)
+    assert found.between == pytest.approx((products.sum() - np.trace(products)) / devices / (devices - 1), rel=0.3)
+    assert found.trace[0] == pytest.approx(5)
+    with pytest.raises(DataError, match="two devices"):
+        evaluate_samples(samples[:each])
+
+
+def test_a_loss_that_is_left_again_is_not_held() -> None:
+    """Rates that are too high look good early."""
+
+    def until(*losses: float) -> float:
+        return Curve(tuple(map(float, range(len(losses)))), losses, 1).until(0.6)
+
+    assert until(1.0, 0.8, 0.4, 0.3) == pytest.approx(1.5)
+    assert until(1.0, 0.5, 0.61, 0.4) == pytest.approx(0.8), "a little above is no loss"
+    assert until(1.0, 0.5, 0.9, 0.9) == until(1.0, 0.9, 0.8, 0.7) == math.inf
+
+
+def test_pieces_begin_where_something_is_trained(bundle: Bundle) -> None:
+    cuts = cut(bundle.manifest)
+    assert cuts[-1][1] == len(bundle.manifest.stages)
+    assert all(before[1] == after[0] for before, after in itertools.pairwise(cuts))
+
+
+@pytest.mark.slow
+def test_a_probe_is_the_gradient_and_the_hessian(bundle: Bundle, store: DataStore) -> None:
+    """|g|² of examples and tr(H) of the last piece, against differences along each weight's own axis."""
+    few = subset(store, np.arange(4))
+    replica = Replica(bundle)
+    forward = Forward(create_engine("litert", 1), replica)
+    found = probe(forward, Shares(["a", "b"], lambda device: few), directions=64, batches=2, seed=3)
+    piece, size, centre = found.pieces[-1], 1e-2, _loss(forward, few)
+    magnitude = trace = 0.0
+    for index in replica.trainable_in(range(piece.start, piece.stop)):
+        weights = replica.trainable[index].reshape(-1)
+        for at in range(weights.size):
+            kept, losses = weights[at], []
+            for sign in (1, -1):
+                weights[at] = kept + np.float32(sign * size)
+                losses.append(_loss(forward, few))
+            weights[at] = kept
+            magnitude += np.mean(((losses[0] - losses[1]) / (2 * size)) ** 2)
+            trace += np.mean(losses[0] + losses[1] - 2 * centre) / size**2
+    assert piece.magnitude == pytest.approx(magnitude, rel=0.35)
+    assert piece.trace == pytest.approx(max(trace, piece.magnitude), rel=0.35)
+    assert found.loss == pytest.approx(centre.mean(), rel=1e-4)
+
+
+def _loss(forward: Forward[Replica], store: DataStore) -> np.ndarray:
+    from fedspzo.device_runtime.step.scores import predict
+
+    return predict(forward, store)[0]
+
+
+def test_the_command(
+    bundle_folder: Path, tmp_path: Path, write_examples: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its options are those of a job, which runs; the trial says what it took."""
+    data = write_examples(tmp_path / "data.jsonl", 60)
+    common = [bundle_folder, "--data", data, "--devices", 5, "--cohort", 2]
+    few = ["--directions", 2, "--batches", 5, "--budget", 12]
+    assert main(list(map(str, ["plan", *common, *few, "--trial", 4, "--json"]))) == 0
+    found = json.loads(capsys.readouterr().out)
+    options = [word for option in found["options"].items() for word in option]
+    assert found["trial"]["flops"] > 0
+    assert found["predicted_gain"] > 0
+    assert {run["seed"] for run in found["trial"]["runs"]} == {0, 1}
+    given = ["simulate", *common, "--state", tmp_path / "state", *options, "--rounds", 2]
+    assert main(list(map(str, given))) == 0
+    capsys.readouterr()
+    assert main(list(map(str, ["plan", *common, *few, "--trial", 0, "--cost", "seconds"]))) == 0
+    out = capsys.readouterr().out
+    assert "--sides 1" in out.splitlines()[-1]
+    assert "predicted:" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--cohort", "9"], "--cohort lies between 1 and the 5 devices, not 9"),
+        (["--budget", "0"], "--budget is positive"),
+        (["--trial", "nan"], "--trial positive or 0"),
+        (["--directions", "1"], "--directions and --batches are at least 2"),
+        (["--devices", "1", "--cohort", "1"], "to tell signal from noise takes two devices"),
+    ],
+)
+def test_bad_input_gets_a_sentence(
+    bundle_folder: Path,
+    tmp_path: Path,
+    write_examples: Write,
+    options: list[str],
+    sentence: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = write_examples(tmp_path / "data.jsonl", 60)
+    given = ["plan", bundle_folder, "--data", data, "--devices", 5, "--batches", 2, "--directions", 2, *options]
+    assert main(list(map(str, given))) == 1
+    assert sentence in capsys.readouterr().err

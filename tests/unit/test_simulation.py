@@ -1,0 +1,239 @@
+"""Virtual devices: the journal of a live job, whoever measures, and the behaviour that was asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from federation import JOB, Processes, broker, processes  # noqa: F401  (fixtures)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedspzo.broker.rounds.job import Job, plan_round
+from fedspzo.broker.server.store import read_history, read_journal
+from fedspzo.broker.simulation.driver import attend
+from fedspzo.broker.simulation.fleet import Fleet, Profile, parse_quantile
+from fedspzo.broker.simulation.partition import Skew, draw_each, share_out
+from fedspzo.cli import main
+from fedspzo.device_runtime.data.store import DataStore
+from fedspzo.device_runtime.errors import DataError, PlanError
+from fedspzo.device_runtime.protocol.plan import Block
+
+Write = Callable[[Path, int], Path]
+
+
+def simulate(bundle: Path, data: Path, state: Path, *options: object) -> None:
+    arguments = ["simulate", bundle, "--data", data, "--state", state, "--json", *options]
+    assert main(list(map(str, arguments))) == 0
+
+
+def test_a_simulated_journal_is_the_live_one(
+    processes: Processes,  # noqa: F811
+    tmp_path: Path,
+    write_examples: Write,
+) -> None:
+    """Bit for bit: separate processes over MQTT, and one that stands for all of them."""
+    names = ["a", "b", "c"]
+    server = processes.server("--rounds", "6", "--seeds", "device")
+    for name in names:
+        processes.device(name)
+    err = server.communicate(timeout=120)[1]
+    assert server.returncode == 0, err
+    (tmp_path / "data").mkdir()
+    for name in names:
+        shutil.copy(processes.folder / f"{name}.jsonl", tmp_path / "data" / f"{name}.jsonl")
+    job = [*JOB, "--rounds", 6, "--seeds", "device"]
+    simulate(processes.bundle, tmp_path / "data", tmp_path / "simulated", *job)
+    live = read_journal(processes.folder / "server")
+    assert len(live) == 6
+    assert read_journal(tmp_path / "simulated") == live
+
+
+@pytest.fixture
+def plain(bundle_folder: Path, tmp_path: Path, write_examples: Write) -> tuple[Path, Path]:
+    """A bundle and a file of examples."""
+    return bundle_folder, write_examples(tmp_path / "data.jsonl", 60)
+
+
+OPTIONS = ["--devices", 40, "--examples-per-device", 5, "--cohort", 4, "--fanouts", "1,2", "--rounds", 4]
+
+
+def test_workers_make_no_difference(
+    plain: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One process, two, or Ray's; in one go, or interrupted."""
+    behaviour = ["--dropout", 0.3, "--step-seconds", "lognormal:20,1", "--available", 0.5, "--quorum", 2]
+    variants = {"one": [], "two": ["--workers", 2]}
+    journals = {}
+    for name, more in variants.items():
+        simulate(*plain, tmp_path / name, *OPTIONS, *behaviour, *more)
+        journals[name] = read_journal(tmp_path / name)
+    simulate(*plain, tmp_path / "halves", *OPTIONS, *behaviour, "--rounds", 2)
+    assert len(read_journal(tmp_path / "halves")) == 2
+    simulate(*plain, tmp_path / "halves", *OPTIONS, *behaviour, "--workers", 2)
+    digests = {json.loads(line)["server_digest"] for line in capsys.readouterr().out.splitlines() if "finished" in line}
+    assert len(digests) == 2, "those of all journals of 4 rounds, and that of 2 rounds"
+    assert journals["one"] == journals["two"] == read_journal(tmp_path / "halves")
+
+
+def test_weights_made_anew_from_sums_are_the_same_after_a_restart(
+    plain: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one go, or interrupted between rounds that rebase; with options that do not go together, not at all."""
+    pool = [*OPTIONS, "--seeds", "device", "--seed-pool", 8, "--rebase-every", 3]
+    simulate(*plain, tmp_path / "one", *pool, "--rounds", 7)
+    for rounds in (2, 4, 7):
+        simulate(*plain, tmp_path / "parts", *pool, "--rounds", rounds, "--workers", 1 + rounds % 2)
+    digests = [json.loads(line)["server_digest"] for line in capsys.readouterr().out.splitlines() if "finished" in line]
+    assert digests[0] == digests[-1]
+    assert len(set(digests)) == 3
+    assert read_journal(tmp_path / "one") == read_journal(tmp_path / "parts")
+    folder, data = plain
+    for options, reason in (
+        (["--seed-pool", 9, "--rebase-every", 3], "the journal has rounds without --rebase-every, or with another"),
+        (["--rebase-every", 3], "--rebase-every is a number of rounds, and goes with --seed-pool"),
+        (["--seed-pool", 8, "--rebase-every", -1], "--rebase-every is a number of rounds"),
+        (["--seed-pool", 20_000, "--rebase-every", 3], "a pool of at most 15000 over the number of blocks, here 7500"),
+    ):
+        given = ["simulate", folder, "--data", data, "--state", tmp_path / "one", *OPTIONS, "--rounds", 9, *options]
+        assert main(list(map(str, given))) == 1
+        assert reason in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_rays_workers_make_no_difference_either(
+    plain: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two workers on two nodes of a cluster; and what goes wrong in one is said in one sentence."""
+    cluster_utils = pytest.importorskip("ray.cluster_utils")
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        cluster.add_node(num_cpus=1)
+        simulate(*plain, tmp_path / "one", *OPTIONS)
+        simulate(*plain, tmp_path / "ray", *OPTIONS, "--workers", 2, "--ray-address", cluster.address)
+        assert read_journal(tmp_path / "ray") == read_journal(tmp_path / "one")
+        folder, data = plain
+        wrong = ["simulate", folder, "--data", data, "--state", tmp_path / "wrong", *OPTIONS, "--split", 4, "--fanouts",
+                 "1,1", "--ray-address", cluster.address]  # fmt: skip
+        assert main(list(map(str, wrong))) == 1
+        assert "has nothing to train" in capsys.readouterr().err
+    finally:
+        cluster.shutdown()
+
+
+JOB_OF_FOUR = Job(
+    rounds=10, cohort=4, over_selection=1.5, sampling="uniform", quorum=2, deadline=30.0, seed=5, shared=True,
+    distribution="rademacher", steps=2, examples=4,
+    epsilon=1e-3, blocks=(Block(5, 4, 1.0, 1e-2),), final_rate=1.0, digest_every=5,
+)  # fmt: skip
+
+
+def fleet(devices: int, **changes: object) -> Fleet:
+    calm = Profile(step_seconds=lambda chance: 1 + chance, battery=lambda chance: 1.0, available=1.0, dropout=0.0)
+    return Fleet([f"d{i}" for i in range(devices)], dataclasses.replace(calm, **changes), 3)  # type: ignore[arg-type]
+
+
+def test_the_quickest_close_a_round() -> None:
+    crowd, plan = fleet(30), plan_round(JOB_OF_FOUR, 1)
+    attendance = attend(JOB_OF_FOUR, plan, crowd, crowd.present(1))
+    assert attendance.asked == 6
+    assert len(attendance.seconds) == 4
+    assert attendance.closed == max(attendance.seconds.values()) <= 4.0
+    assert attendance == attend(JOB_OF_FOUR, plan, crowd, crowd.present(1))
+
+
+def test_a_quorum_closes_at_the_deadline() -> None:
+    slow = fleet(6, step_seconds=lambda chance: 10 if chance < 0.5 else 1000)
+    attendance = attend(JOB_OF_FOUR, plan_round(JOB_OF_FOUR, 1), slow, slow.present(1))
+    assert attendance.closed == 30 * math.ceil(attendance.closed / 30) or len(attendance.seconds) == 4
+    assert all(seconds <= attendance.closed for seconds in attendance.seconds.values())
+
+
+def test_too_few_devices_end_the_simulation() -> None:
+    few = fleet(1)
+    with pytest.raises(PlanError, match="round 1 has no quorum of 2"):
+        attend(JOB_OF_FOUR, plan_round(JOB_OF_FOUR, 1), few, few.present(1))
+
+
+def test_behaviour_has_the_distribution_that_was_asked_for() -> None:
+    crowd = fleet(
+        4000,
+        available=0.25,
+        dropout=0.1,
+        step_seconds=parse_quantile("lognormal:2,0.5", ""),
+        battery=parse_quantile("uniform:0.2,0.6", ""),
+    )
+    there = crowd.present(7)
+    assert 0.22 < len(there) / 4000 < 0.28
+    assert 0.38 < np.mean([candidate.battery for candidate in there.values()]) < 0.42
+    times = np.array([crowd.seconds(7, device, 3) for device in crowd.devices])
+    assert 0.08 < np.mean(np.isinf(times)) < 0.12
+    assert 5.7 < np.median(times[np.isfinite(times)]) < 6.3
+    again = [crowd.seconds(8, device, 3) for device in crowd.devices]
+    assert all(a == b for a, b in zip(times, again, strict=True) if math.isfinite(a) and math.isfinite(b))
+
+
+def store_of(labels: list[int]) -> DataStore:
+    count = len(labels)
+    ids = np.arange(count, dtype=np.int32)[:, None]
+    return DataStore(ids, np.ones(count, np.int32), np.zeros(count, np.int32), np.array(labels, np.int32))
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.lists(st.integers(0, 4), min_size=40, max_size=80), st.integers(1, 20), st.sampled_from([0.05, 0.5, math.inf])
+)
+def test_shares_are_a_partition(labels: list[int], devices: int, alpha: float) -> None:
+    shares = share_out(store_of(labels), devices, Skew(alpha), 1)
+    held = [shares.of(device).ids[:, 0].tolist() for device in shares.devices]
+    assert sorted(itertools.chain.from_iterable(held)) == list(range(len(labels)))
+    assert min(map(len, held)) >= 2
+
+
+def test_skew() -> None:
+    """With a small alpha a device has few labels, without skew all in their proportions."""
+    store = store_of([i % 10 for i in range(1000)])
+
+    def kinds(alpha: float) -> float:
+        shares = draw_each(store, 200, 20, Skew(alpha), 1)
+        return float(np.mean([len(set(shares.of(device).labels.tolist())) for device in shares.devices]))
+
+    assert kinds(0.1) < 4 < 8 < kinds(math.inf)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--devices", "40"], "60 examples cannot be shared out among 40 devices"),
+        (["--examples-per-device", "61"], "a device can draw between 1 and 60 examples, not 61"),
+        (["--partition", "dirichlet:x"], "a partition is iid or dirichlet:ALPHA with ALPHA above 0, not 'dirichlet:x'"),
+        (["--step-seconds", "fast"], "--step-seconds is a number, uniform:LOW,HIGH or lognormal:MEDIAN,SIGMA"),
+        (["--dropout", "1"], "--dropout from 0 to below 1"),
+        (["--workers", "0"], "--workers are at least 1"),
+    ],
+)
+def test_options_that_contradict_themselves(
+    plain: tuple[Path, Path], tmp_path: Path, options: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, data = plain
+    given = ["simulate", folder, "--data", data, "--state", tmp_path / "state", *OPTIONS[2:4], *options]
+    if "--devices" in options:
+        given = ["simulate", folder, "--data", data, "--state", tmp_path / "state", *options]
+    assert main(list(map(str, given))) == 1
+    assert sentence in capsys.readouterr().err
+    with pytest.raises(DataError):
+        share_out(store_of([0]), 2, Skew(1.0), 0)
+
+
+def test_virtual_time_is_in_the_history(plain: tuple[Path, Path], tmp_path: Path) -> None:
+    simulate(*plain, tmp_path / "state", *OPTIONS, "--step-seconds", 7, "--steps", 2)
+    history = read_history(tmp_path / "state")
+    assert {closed.seconds for closed in history} == {14.0}
+    assert {closed.step_seconds for closed in history} == {7.0}

@@ -1,0 +1,73 @@
+"""The comparison of methods: how operations to a loss are counted, and a small study from models to tables."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from results import WHOLE, Rows
+from study import main as study
+from trial import Curve
+
+METHODS = Path(__file__).parents[2] / "benchmarks" / "methods"
+
+
+def curve(*losses: float) -> Curve:
+    return Curve([float(k) for k in range(len(losses))], list(losses), losses[-1], 0.5, len(losses))
+
+
+def test_operations_until_a_loss_is_reached() -> None:
+    falling = curve(1.0, 0.9, 0.7, 0.5, 0.4)
+    assert falling.reached(0.8) == pytest.approx(1.5)
+    assert falling.reached(0.3) == math.inf
+    assert curve(1.0, 0.2, 1.0, 0.9, 0.9).reached(0.5) == math.inf, "one lucky point is no progress"
+
+
+def test_a_loss_that_is_left_again_is_not_held() -> None:
+    assert curve(1.0, 0.8, 0.6, 0.5, 0.5).held(0.7) == pytest.approx(1.5)
+    back = curve(1.0, 0.8, 0.6, 0.5, 0.9, 0.9)
+    assert (back.reached(0.7), back.held(0.7)) == (pytest.approx(1.5), math.inf)
+
+
+def test_methods_are_compared_seed_by_seed_with_the_best_rival() -> None:
+    """To the loss that the best two-sided whole-model method brings every seed to."""
+    spent = {"decomfl": (4, 6), "decomfl-one-sided": (2, 3), "fedzo": (8, 8), "frozen": (1, 1)}
+
+    def row(method: str) -> dict[str, object]:
+        curves = [Curve([0.0, 1e9 * rounds, 10e9], [1.0, 0.5, 0.5], 0.5, 0.5, 10).as_dict() for rounds in spent[method]]
+        return {"setting": "intents", "method": method, "tuning": curves[0], "curves": curves}
+
+    rows = Rows([row(method) for method in spent])
+    assert rows.target("intents") == 0.5
+    (rival, gains), *none = rows.gains("frozen", WHOLE, 1.0).values()
+    assert (rival, list(gains), none) == ("decomfl-one-sided", [2, 3], [])
+
+
+@pytest.mark.slow
+def test_a_small_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models are made, methods tuned and compared, tables and pictures drawn; a second time nothing is run again."""
+    command = [
+        "study.py", "--folder", str(tmp_path), "--settings", "opinions", "--methods", "planned", "frozen", "decomfl",
+        "--tuning", "8", "--forwards", "16",
+    ]  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, METHODS / "study.py", *command[1:]], check=True, env=environment, timeout=900)
+    runs = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
+    assert len(runs) == 2 * (8 + 3) + 1 + 3
+    monkeypatch.setattr(sys, "argv", command)
+    study()
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()} == runs
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert [row["method"] for row in rows] == ["planned", "frozen", "decomfl"]
+    assert rows[0]["choice"]["--seeds"] == "device"
+    options = ["--folder", tmp_path, "--table", tmp_path / "table.md", "--png", tmp_path / "picture.png"]
+    subprocess.run([sys.executable, METHODS / "results.py", *options], check=True, env=environment, timeout=300)
+    table = (tmp_path / "table.md").read_text()
+    assert "| opinions | frozen |" in table
+    assert "| opinions | planned | fanouts" in table or "| opinions | planned | split" in table
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,212 @@
+"""Messages: every one comes back as it went out, and nothing else gets in."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+from itertools import pairwise
+
+import cbor2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedspzo.device_runtime.errors import MessageError
+from fedspzo.device_runtime.protocol.messages import (
+    MAX_BYTES,
+    Ack,
+    Batch,
+    Decline,
+    Dismissal,
+    Energy,
+    Finish,
+    Hello,
+    Message,
+    Offer,
+    Presence,
+    Rebase,
+    Refusal,
+    Report,
+    Result,
+    Sync,
+    decode,
+    encode,
+)  # fmt: skip
+from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Plan
+from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES
+from fedspzo.device_runtime.protocol.sums import BlockSums, Sums
+
+numbers = st.integers(0, 2**64 - 1)
+rounds = st.integers(1, 2**31)
+finite = st.floats(allow_nan=False, allow_infinity=False)
+positive = st.floats(1e-6, 1e3)
+single = st.floats(allow_nan=False, allow_infinity=False, width=32)
+rows = st.tuples(st.integers(1, 9), st.integers(1, 4), positive, st.floats(-1e9, 1e9))
+blocks = st.lists(rows, min_size=1, max_size=3).map(
+    lambda drawn: tuple(Block(sum(row[0] for row in drawn[: i + 1]), *drawn[i][1:]) for i in range(len(drawn)))
+)
+plans = st.builds(
+    Plan, rounds, numbers, st.booleans(), st.sampled_from(["rademacher", "gaussian"]), st.integers(1, 3),
+    st.integers(1, 64), positive, blocks, positive, st.booleans(), st.booleans(), st.integers(1, 2),
+    st.integers(0, 1 << 20),
+)  # fmt: skip
+plans = st.builds(
+    lambda plan, pool, rebase: replace(plan, pool=pool, rebase=rebase) if rebase else plan,
+    plans, st.integers(1, 5000), st.integers(0, 1 << 20),
+)  # fmt: skip
+
+
+@st.composite
+def sums(draw: st.DrawFn) -> Sums:
+    pool, stops = draw(st.integers(1, 20)), sorted(draw(st.sets(st.integers(1, 9), max_size=3)))
+    coefficients = st.lists(single, min_size=pool, max_size=pool).map(tuple)
+    own = [BlockSums(n, start, stop, draw(coefficients)) for n, (start, stop) in enumerate(pairwise([0, *stops]))]
+    return Sums(pool, draw(st.sampled_from(["rademacher", "gaussian"])), tuple(own))
+
+
+energies = st.lists(st.builds(Energy, finite, finite, st.booleans()), max_size=2).map(tuple)
+
+
+@st.composite
+def entries(draw: st.DrawFn) -> Entry:
+    plan = draw(plans)
+    scalars = st.lists(single, min_size=plan.scalars, max_size=plan.scalars).map(tuple)
+    return Entry(
+        plan, tuple(draw(st.lists(st.builds(Contribution, st.text(max_size=8), positive, scalars), max_size=3)))
+    )
+
+
+messages = st.one_of(
+    plans,
+    entries(),
+    st.builds(
+        Result,
+        rounds,
+        st.binary(max_size=8),
+        st.lists(single, max_size=40).map(tuple),
+        finite,
+        numbers,
+        finite,
+        st.binary(max_size=16),
+        energies,
+    ),
+    st.builds(Ack, rounds, st.booleans()),
+    st.builds(
+        Sync,
+        st.binary(max_size=32),
+        numbers,
+        st.binary(max_size=32),
+        numbers,
+        st.binary(max_size=16),
+        numbers,
+        finite,
+        st.booleans(),
+    ),
+    st.builds(Refusal, st.binary(max_size=32), numbers, st.text(max_size=100)),
+    st.builds(Batch, st.lists(st.binary(max_size=300), max_size=4).map(tuple)),
+    st.builds(Offer, numbers, st.binary(max_size=32), numbers, st.text(max_size=99)),
+    st.builds(Finish, rounds),
+    st.builds(Report, numbers, st.binary(max_size=16), numbers, numbers, numbers, numbers, energies),
+    st.builds(Presence, st.booleans(), numbers),
+    st.builds(Hello),
+    st.builds(Dismissal, numbers),
+    st.builds(Rebase, rounds, st.binary(max_size=16), sums()),
+    st.builds(Decline, rounds, st.text(max_size=100)),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(messages)
+def test_every_message_comes_back(message: Message) -> None:
+    assert decode(encode(message)) == message
+
+
+@settings(max_examples=500, deadline=None)
+@given(messages, st.data())
+def test_a_mutated_message_is_a_message_or_refused(message: Message, data: st.DataObject) -> None:
+    blob = bytearray(encode(message))
+    for _ in range(data.draw(st.integers(1, 3))):
+        blob[data.draw(st.integers(0, len(blob) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(MessageError):
+        assert encode(decode(bytes(blob)))
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.binary(max_size=200))
+def test_random_bytes_are_refused(blob: bytes) -> None:
+    with pytest.raises(MessageError):
+        decode(blob)
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ([2, 4, 1], "another protocol version than 1"),
+        ([1, 99, 1], "an unknown kind"),
+        ([1, 4], "Ack does not have 2 fields"),
+        ([1, 4, -1, True], "Ack.round does not hold a valid int"),
+        ([1, 4, True, True], "Ack.round does not hold a valid int"),
+        ([1, 4, 1 << 64, True], "Ack.round does not hold a valid int"),
+        ([1, 4, 1.0, True], "Ack.round does not hold a valid int"),
+        ([1, 4, 1, 1], "Ack.counted does not hold a valid bool"),
+        ([1, 6, b"", 1, "x" * 5000], "Refusal.reason does not hold a valid str"),
+        ([1, 12, ["x"]], "Batch.entries does not hold a valid bytes"),
+        ([1, 12, b""], "Batch.entries does not hold a valid"),
+        ([1, 3, 1, b"", b"123", 0.0, 1, 0.0, b"", []], "Result.scalars is not a string of float32"),
+        (
+            [1, 3, 1, b"", np.float32("nan").tobytes(), 0.0, 1, 0.0, b"", []],
+            "Result.scalars has a number that is not finite",
+        ),
+        (
+            [1, 3, 1, b"", np.float32("inf").tobytes(), 0.0, 1, 0.0, b"", []],
+            "Result.scalars has a number that is not finite",
+        ),
+        ([1, 3, 1, b"", b"", float("nan"), 1, 0.0, b"", []], "Result.loss does not hold a valid float"),
+        ([1, 3, 1, b"", b"", 2**2000, 1, 0.0, b"", []], "Result.loss does not hold a valid float"),
+        ([1, 3, 1, b"", b"", 1, 1, 0.0, b"", []], "Result.loss does not hold a valid float"),
+        ([1, 3, 1, b"", b"", 0.0, 1, 0.0, b"", [[1.0, 1.0]]], "Energy does not have 3 fields"),
+        (
+            [1, 3, 1, b"", b"", 0.0, 1, 0.0, b"", [[1.0, float("inf"), True]]],
+            "Energy.uncertainty does not hold a valid",
+        ),
+        ([2**20000, 3], "another protocol version"),
+        ([1, 2**20000], "an unknown kind"),
+        ([1, 4, [[]], True], "Ack.round does not hold a valid int"),
+        ({"a": 1}, "not a message of ours"),
+        ([], "not a message of ours"),
+    ],
+)
+def test_what_is_wrong_is_said(record: object, message: str) -> None:
+    with pytest.raises(MessageError, match=message):
+        decode(cbor2.dumps(record))
+
+
+def test_a_message_has_one_form() -> None:
+    for blob in (encode(Ack(7, True)) + b"\x00", bytes.fromhex("8401041807f5"), bytes.fromhex("9f010407f5ff")):
+        with pytest.raises(MessageError, match="not written in the one way"):
+            decode(blob)
+
+
+def test_sizes_are_limited() -> None:
+    with pytest.raises(MessageError, match="exceeds the limit"):
+        decode(bytes(MAX_BYTES + 1))
+    with pytest.raises(MessageError, match="exceeds the limit"):
+        encode(Result(1, b"", (0.0,) * 20000, 0.0, 1, 0.0, b""))
+
+
+def test_a_result_stays_within_its_budget() -> None:
+    """At most 128 bytes and 4 for each scalar, signed; 13 more with joules, in single precision."""
+    result = Result(2**31, bytes(8), (1.5,) * 16, 1.2345678, 64, 0.123456789, bytes(16))
+    assert len(encode(result)) + SIGNATURE_BYTES <= 128 + 4 * 16
+    joules, uncertainty = np.array([123.456, 1.2345], np.float32).tolist()
+    assert len(encode(replace(result, energy=(Energy(joules, uncertainty, True),)))) <= len(encode(result)) + 13
+
+
+def test_test_vector() -> None:
+    """The bytes of a message are a format too."""
+    result = Result(3, b"12345678", (1.0, -2.0), 0.5, 8, 0.25, b"")
+    assert encode(result).hex() == "8a01030348313233343536373848" + "0000803f000000c0f9380008f934004080"
+    energy = replace(result, energy=(Energy(12.5, 0.25, False),))
+    assert encode(energy).hex() == encode(result).hex()[:-2] + "8183f94a40f93400f4"
+    assert encode(Ack(7, True)).hex() == "84010407f5"
