@@ -1,4 +1,4 @@
-# make demo | test | test-slow | test-arm64 | wheel-arm64 | chaos | lint | clean
+# `make help` lists the targets.
 #   Everything goes into .venv, and caches into ~/.cache.
 #   make PYTHON=python3.12 test
 #   make PIP_ARGS='--extra-index-url https://download.pytorch.org/whl/cpu' demo     (a torch without CUDA, gigabytes smaller)
@@ -14,44 +14,50 @@ READY := $(VENV)/.ready
 IN_PARALLEL := -n $(WORKERS) --dist loadfile
 APP := android_demo/app/src/main/python/fedspzo_app
 
-.PHONY: demo test test-slow test-arm64 test-android wheel-arm64 chaos lint clean
+.PHONY: demo test test-slow test-arm64 test-android wheel-arm64 chaos lint clean help
 .DEFAULT_GOAL := demo
 
-demo: $(READY)
+help:  ## this list
+	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: $(READY)  ## install, export a model, fine-tune it on eight devices: three minutes
 	$(BIN)/fedspzo demo
 
-test: $(READY)
+test: $(READY)  ## the tests: real brokers, engines and processes
 	$(BIN)/pytest $(IN_PARALLEL)
 
 # pytest's exit status 5, no test found, is fine here: having no slow tests is not a failure.
-test-slow: $(READY)
+test-slow: $(READY)  ## the tests that take long
 	$(BIN)/pytest -m slow $(IN_PARALLEL) || [ $$? -eq 5 ]
 
 # A 64-bit ARM board in qemu's user mode: the device's suite, its bits, a federation. What it needs: docs/embedded-linux.md.
-test-arm64: $(READY)
+test-arm64: $(READY)  ## a device on emulated 64-bit ARM
 	$(BIN)/pytest -m slow -ra tests/hardware/test_arm64.py tests/hardware/test_kernel_arm64.py
 
 # dist/*_aarch64.whl for boards that have no compiler, made by Debian's gcc-aarch64-linux-gnu.
-wheel-arm64: $(READY)
+wheel-arm64: $(READY)  ## a wheel for ARM boards, into dist/
 	CC=aarch64-linux-gnu-gcc _PYTHON_HOST_PLATFORM=linux-aarch64 $(BIN)/python -m pip wheel --quiet --no-deps -w dist .
 
 # What of the Android app can be checked without an SDK: its Java shell as a signed APK, and its Python. It takes a JDK, aapt2
-# and so on from the system (see .ci/run), and the first time fetches some 100 MB into ~/.cache/fedspzo.
-test-android: $(READY)
+# and so on from the system (see .ci/install), and the first time fetches some 100 MB into ~/.cache/fedspzo.
+test-android: $(READY)  ## the Android app, as far as that goes without an SDK
 	@missing=$$($(BIN)/python -c 'import sys; sys.path[:0] = ["tests/support"]; import android_sdk; print(*android_sdk.missing_tools())'); \
 	    [ -z "$$missing" ] || { echo "Not installed: $$missing; see android_demo/README.md." >&2; exit 1; }
 	$(BIN)/pytest -m 'slow or not slow' tests/android/test_android_build.py tests/android/test_android_app.py
 
 # 200 faults in a federation over a real mosquitto: some minutes, and mosquitto must be installed.
-chaos: $(READY)
+chaos: $(READY)  ## 200 faults in a federation (SEED=0)
 	$(BIN)/python tests/support/chaos.py --seed $(SEED)
 
-lint: $(READY)
+lint: $(READY)  ## formatting, types, rules for imports, workflows
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy -p fedspzo
 	$(BIN)/mypy $(APP)
 	$(BIN)/lint-imports
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/[!c]*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
 $(READY): pyproject.toml constraints.txt hatch_build.py device_runtime/directions/kernel.c device_runtime/directions/kernel_avx512.h
 	@command -v "$(PYTHON)" >/dev/null || { echo "There is no $(PYTHON) on this machine: install Python 3.10 to 3.13, or name one with PYTHON=..." >&2; exit 1; }
@@ -62,6 +68,6 @@ $(READY): pyproject.toml constraints.txt hatch_build.py device_runtime/direction
 	$(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt -e '.[dev]'
 	@touch $@
 
-clean:
+clean:  ## remove .venv, builds, caches and runs/
 	rm -rf $(VENV) build dist runs *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
