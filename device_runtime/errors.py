@@ -2,7 +2,16 @@
 
 
 class FedSPZOError(Exception):
-    """Anything that went wrong and that a user can act on; commands print it and exit with status 1."""
+    """Anything that went wrong and that a user can act on; commands print it and exit with status 1.
+
+    Attributes:
+        kind: what the cause is, for programs: ``job.quorum-above-cohort``. docs/errors.md lists them all.
+    """
+
+    def __init__(self, *kind_and_text: str) -> None:
+        """``kind``, then the sentence."""
+        self.kind = kind_and_text[0] if len(kind_and_text) > 1 else ""
+        super().__init__(kind_and_text[-1])
 
 
 class BundleError(FedSPZOError):
