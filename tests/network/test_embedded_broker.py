@@ -24,9 +24,9 @@ from fedspzo.device_runtime.errors import BrokerError  # noqa: E402
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 10.0
 
-RUN = "from broker.embedded import run; run(0, lambda port: print(port, flush=True))"
+RUN = "from fedspzo.broker.mqtt.embedded import run; run(0, lambda port: print(port, flush=True))"
 
-SPAWN = "from broker.embedded import spawn; b = spawn(); print(b.port, b.pid, flush=True); input()"
+SPAWN = "from fedspzo.broker.mqtt.embedded import spawn; b = spawn(); print(b.port, b.pid, flush=True); input()"
 
 CLIENT_WITH_WILL = """
 import sys

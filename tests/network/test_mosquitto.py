@@ -36,8 +36,9 @@ needs_mosquitto = pytest.mark.skipif(not installed(), reason="mosquitto is not i
 
 TIMEOUT_S = 20.0
 START = """
-import sys, pathlib, broker.mosquitto
-broker = broker.mosquitto.ManagedBroker(pathlib.Path(sys.argv[1]), port=int(sys.argv[2]))
+import sys, pathlib
+from fedspzo.broker.mqtt.mosquitto import ManagedBroker
+broker = ManagedBroker(pathlib.Path(sys.argv[1]), port=int(sys.argv[2]))
 broker.start()
 print(broker.pid, flush=True)
 input()

@@ -32,6 +32,7 @@ sys.modules["torch"] = None  # as where it is not installed
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.errors import EngineError
+from fedspzo.device_runtime.step.graphs import load_graph
 try:
     engine = create_engine("executorch")
 except EngineError as error:

@@ -23,9 +23,10 @@ from fedspzo.device_runtime.model.task import Task
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.runner import Forward
 from fedspzo.device_runtime.step.scores import predict
+from fedspzo.export import pipeline
 from fedspzo.export.lowering.lower import lower, trace
 from fedspzo.export.materialize import write_checkpoint
-from fedspzo.export.modules import operators, pipeline
+from fedspzo.export.modules import operators
 from fedspzo.export.modules.operators import linear
 from fedspzo.export.network.target import Target
 from fedspzo.export.pipeline import export_bundle
