@@ -14,7 +14,7 @@ READY := $(VENV)/.ready
 IN_PARALLEL := -n $(WORKERS) --dist loadfile
 APP := android_demo/app/src/main/python/fedspzo_app
 
-.PHONY: demo test test-slow test-arm64 test-android wheel-arm64 chaos lint clean help
+.PHONY: demo test test-slow test-arm64 test-android wheel-arm64 chaos lint docs clean help
 .DEFAULT_GOAL := demo
 
 help:  ## this list
@@ -59,6 +59,9 @@ lint: $(READY)  ## formatting, types, rules for imports, workflows
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/[!c]*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
+docs: $(READY)  ## the documentation site, into docs/_build/html
+	$(BIN)/sphinx-build -W --keep-going -q -d docs/_build/doctrees docs docs/_build/html
+
 $(READY): pyproject.toml constraints.txt hatch_build.py device_runtime/directions/kernel.c device_runtime/directions/kernel_avx512.h
 	@command -v "$(PYTHON)" >/dev/null || { echo "There is no $(PYTHON) on this machine: install Python 3.10 to 3.13, or name one with PYTHON=..." >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || { echo "$(PYTHON) is $$("$(PYTHON)" -V 2>&1), but Python 3.10 to 3.13 is needed: name one with PYTHON=..." >&2; exit 1; }
@@ -69,5 +72,5 @@ $(READY): pyproject.toml constraints.txt hatch_build.py device_runtime/direction
 	@touch $@
 
 clean:  ## remove .venv, builds, caches and runs/
-	rm -rf $(VENV) build dist runs *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist docs/_build runs *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -67,7 +67,7 @@ def test_the_demo_as_it_is_written(
         write_examples(laptop / f"{name}.jsonl", 12)
     start("laptop", "touch ready\nwait %2\n")
     wait_for((laptop / "ready").exists)
-    for file in ("access/phone.json", "broker/ca.pem", "phone.jsonl"):
+    for file in ("access/phone.json", "mosquitto-state/ca.pem", "phone.jsonl"):
         shutil.copy(laptop / file, tmp_path / "phone")
     for name in ("pi", "phone"):
         start(name)

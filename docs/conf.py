@@ -1,0 +1,66 @@
+"""The documentation site: docs/*.md, the pages that lie elsewhere in the repository, and a reference of the public API.
+
+``make docs`` builds it. Links are written as they work in the repository; here they become links between pages.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
+import fedspzo
+
+project = "FedSPZO"
+author = copyright = "The FedSPZO contributors"
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
+exclude_patterns = ["_build"]
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 4
+html_theme = "furo"
+html_title = project
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+
+DOCS = Path(__file__).resolve().parent
+#: Pages whose text lies elsewhere, and where; what docs/ has of them in the repository is a link.
+ELSEWHERE = {
+    "about": DOCS.parent / "README.md",
+    "android": DOCS.parent / "android_demo" / "README.md",
+    "changelog": DOCS.parent / "CHANGELOG.md",
+    "contributing": DOCS.parent / "CONTRIBUTING.md",
+    "security": DOCS.parent / "SECURITY.md",
+}
+PAGES = {file: page for page, file in ELSEWHERE.items()}
+LINK = re.compile(r"\]\((?!\w+:|#)([^)\s#]+)\s*(#[^)\s]*)?\s*\)")
+
+
+def read_page(app: Sphinx, page: str, source: list[str]) -> None:
+    """Takes the page's text from where it lies, turns its links into links of the site, and fills the API reference."""
+    file = ELSEWHERE.get(page, DOCS / f"{page}.md")
+    app.env.note_dependency(str(file), docname=page)
+
+    def link(match: re.Match[str]) -> str:
+        target = (file.parent / match[1]).resolve()
+        name = PAGES[target] + ".md" if target in PAGES else os.path.relpath(target, DOCS)
+        return f"]({name}{match[2] or ''})"
+
+    source[0] = LINK.sub(link, file.read_text(encoding="utf-8"))
+    if page == "api":
+        source[0] += "".join(f"\n```{{eval-rst}}\n{directive(name)}\n```\n" for name in getattr(fedspzo, "__all__", ()))
+
+
+def directive(name: str) -> str:
+    """What documents a public name."""
+    value = getattr(fedspzo, name)
+    if inspect.isclass(value):
+        return f".. autoclass:: fedspzo.{name}\n   :members:"
+    return f".. auto{'function' if callable(value) else 'data'}:: fedspzo.{name}"
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("source-read", read_page)

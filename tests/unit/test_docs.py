@@ -1,0 +1,30 @@
+"""The documentation site: it builds without a warning, has every public name, and the README stays short."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fedspzo
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="the extra 'docs' is empty for Python 3.10")
+def test_the_site_builds_without_warnings_and_documents_every_public_name(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-d", tmp_path / "doctrees", DOCS, tmp_path]
+    built = subprocess.run(command, capture_output=True, text=True)  # a dead link between pages is a warning
+    assert built.returncode == 0, built.stderr
+    from sphinx.util.inventory import InventoryFile
+
+    with (tmp_path / "objects.inv").open("rb") as file:
+        inventory = InventoryFile.load(file, "", lambda base, uri: uri)
+    documented = {name for kind, objects in inventory.items() if kind.startswith("py:") for name in objects}
+    assert {f"fedspzo.{name}" for name in getattr(fedspzo, "__all__", ())} <= documented
+
+
+def test_the_readme_is_short() -> None:
+    assert len((DOCS.parent / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
