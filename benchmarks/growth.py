@@ -92,12 +92,14 @@ def draw(found: dict[str, dict[str, list[float]]], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, rows = pyplot.subplots(2, len(found), figsize=(11, 5), layout="constrained")
-    for row, quantity, colour in zip(rows, (SECONDS, MEMORY), ("#1f6feb", "#b35900"), strict=True):
+    styles = (("Time", SECONDS, "#1f6feb"), ("Memory", MEMORY, "#b35900"))
+    for row, (name, quantity, colour) in zip(rows, styles, strict=True):
         for panel, (axis, values) in zip(row, found.items(), strict=True):
             at, measured = values["at"], values[quantity]
-            panel.plot(at, [measured[0] * x / at[0] for x in at], ":", color="grey", label="in proportion")
+            panel.plot(at, [measured[0] * x / at[0] for x in at], ":", color="grey", label="growth in proportion")
             panel.plot(at, measured, "o-", color=colour, label=f"measured, slope {slope(at, measured):.2f}")
-            panel.set(xlabel=axis, xlim=(0, None), ylim=(0, 1.25 * max(*measured, measured[0] * at[-1] / at[0])))
+            panel.set(xlabel=axis, xlim=(0, None), ylim=(0, 1.3 * max(*measured, measured[0] * at[-1] / at[0])))
+            panel.set_title(f"{name} against {axis.split(',')[0]}", fontsize=10)
             panel.legend(frameon=False, fontsize=8, loc="upper left")
             panel.spines[["top", "right"]].set_visible(False)
         row[0].set_ylabel(quantity)

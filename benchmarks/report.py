@@ -16,11 +16,34 @@ from pathlib import Path
 from typing import Any
 
 from memory import INFERENCE
-from speed import ADAM, DECOMFL, FORWARDS, KEEPING, LORA, MEZO, ONE, OURS, PAIR
+from speed import ADAM, DECOMFL, FANOUT, FORWARDS, KEEPING, LORA, MEZO, ONE, OURS, PAIR
 
-#: What is timed, from top to bottom; ours in the first colour.
+#: What is timed, from top to bottom.
 TIMED = (FORWARDS, PAIR, ONE, MEZO, OURS, DECOMFL, KEEPING, ADAM, LORA)
-OUR_COLOUR, PEER_COLOUR, BOUND_COLOUR = "#1f6feb", "#9aa4b2", "#d0d7de"
+#: Kinds of steps → their colour, and what they are called in the picture.
+KINDS = {
+    "forward passes alone": ("#d0d7de", {FORWARDS: "two forward passes", INFERENCE: "inference"}),
+    "FedSPZO": (
+        "#1f6feb",
+        {
+            PAIR: "FedSPZO, no update",
+            ONE: "FedSPZO, 1 perturbation",
+            OURS: f"FedSPZO, {FANOUT} perturbations",
+            "FedSPZO": "FedSPZO",
+        },
+    ),
+    "other zeroth-order methods, rewritten": (
+        "#8c959f",
+        {
+            MEZO: "MeZO, 1 perturbation",
+            DECOMFL: f"DeComFL, {FANOUT} perturbations",
+            KEEPING: f"DeComFL, {FANOUT}, kept in memory",
+            "DeComFL": "DeComFL",
+            "DeComFL, z kept": "DeComFL, kept in memory",
+        },
+    ),
+    "backpropagation": ("#bf5b17", {ADAM: "Adam, all weights", LORA: "Adam, LoRA adapters"}),
+}
 
 
 def run(script: str, *arguments: str) -> dict[str, Any]:
@@ -80,22 +103,31 @@ def draw(speed: Mapping[str, Any], memory: Mapping[str, Any], path: Path) -> Non
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    bars = [(f"seconds a step, batch {shape}", dict(seconds)) for shape, seconds in speed["seconds"].items()]
-    figure, panels = pyplot.subplots(1, len(bars) + 1, figsize=(4.3 * (len(bars) + 1), 3.3), layout="constrained")
-    for panel, (title, seconds) in zip(panels, bars, strict=False):
-        _bars(panel, title, {name: seconds[name] for name in TIMED}, "{:,.2f}")
-    _bars(panels[-1], f"peak memory in MB, batch {memory['shape']}", memory["peak_mb"], "{:,.0f}")
+    panels = [
+        (f"Seconds of a step\n{_texts(shape)}", {name: seconds[name] for name in TIMED}, "{:,.2f}")
+        for shape, seconds in speed["seconds"].items()
+    ]
+    panels.append((f"Peak memory in MB\n{_texts(memory['shape'])}", memory["peak_mb"], "{:,.0f}"))
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(4.6 * len(panels), 3.8), layout="constrained")
+    for panel, (title, values, form) in zip(axes, panels, strict=True):
+        _bars(panel, title, values, form)
+    keys = [pyplot.Rectangle((0, 0), 1, 1, color=colour) for colour, _ in KINDS.values()]
+    figure.legend(keys, list(KINDS), loc="outside lower center", ncols=len(KINDS), frameon=False, fontsize=9)
     figure.savefig(path, dpi=110)
 
 
+def _texts(shape: str) -> str:
+    batch, length = shape.split(" × ")
+    return f"{batch} text{'s' * (batch != '1')} of {length} tokens"
+
+
 def _bars(panel: Any, title: str, values: Mapping[str, float], form: str) -> None:
-    names = list(values)
-    ours = {name: OUR_COLOUR for name in names if name == PAIR or "FedSPZO" in name}
-    colours = {FORWARDS: BOUND_COLOUR, INFERENCE: BOUND_COLOUR, **ours}
-    drawn = panel.barh(names, list(values.values()), color=[colours.get(name, PEER_COLOUR) for name in names])
+    known = {name: (label, colour) for colour, labels in KINDS.values() for name, label in labels.items()}
+    labels, colours = zip(*(known[name] for name in values), strict=True)
+    drawn = panel.barh(labels, list(values.values()), color=colours)
     panel.bar_label(drawn, [form.format(value) for value in values.values()], padding=3, fontsize=8)
     panel.invert_yaxis()
-    panel.set_title(title, fontsize=10, loc="left")
+    panel.set_title(title, fontsize=10)
     panel.margins(x=0.15)
     panel.tick_params(axis="y", labelsize=9, length=0)
     panel.xaxis.set_visible(False)

@@ -182,26 +182,28 @@ def draw(rows: Rows, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(1, len(rows.settings), figsize=(4.6 * len(rows.settings), 4), squeeze=False)
+    colours = pyplot.get_cmap("tab20").colors  # ten strong ones, each followed by its light shade
+    colours = (*colours[::2], *colours[1::2])
+    figure, panels = pyplot.subplots(
+        1, len(rows.settings), figsize=(4.6 * len(rows.settings), 4.4), squeeze=False, layout="constrained"
+    )
     for panel, setting in zip(panels[0], rows.settings, strict=True):
         for number, name in enumerate(rows.methods):
             curves = rows.curves(setting, name)
             most = min(curve.flops[-1] for curve in curves)
             grid = np.linspace(0, most, 60)
             losses = np.array([np.interp(grid, curve.flops, curve.smooth) for curve in curves])
-            style = "--" if name in WHOLE else "-"
-            (line,) = panel.plot(grid / 1e9, losses.mean(0), style, color=f"C{number % 10}", label=name, linewidth=1.4)
-            panel.fill_between(
-                grid / 1e9, losses.min(0), losses.max(0), color=line.get_color(), alpha=0.12, linewidth=0
-            )
+            style, colour = "--" if name in WHOLE else "-", colours[number]
+            panel.plot(grid / 1e9, losses.mean(0), style, color=colour, label=name, linewidth=1.4)
+            panel.fill_between(grid / 1e9, losses.min(0), losses.max(0), color=colour, alpha=0.12, linewidth=0)
         start = curves[0].train[0]
-        panel.axhline(rows.target(setting), color="#57606a", linewidth=0.8, linestyle=":")
-        panel.set(title=setting, xlabel="GFLOP of all devices", ylim=(None, 1.15 * start))
+        panel.axhline(rows.target(setting), color="black", linewidth=0.8, linestyle=":", label="target")
+        panel.set(title=setting, xlabel="operations of all devices, GFLOP", ylim=(None, 1.15 * start))
         panel.grid(alpha=0.25)
     panels[0][0].set_ylabel("training loss")
     handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncol=6, fontsize=8, frameon=False)
-    figure.tight_layout(rect=(0, 0.12, 1, 1))
+    title = "solid: the model is split into blocks; dashed: the whole model is perturbed; bands: three seeds"
+    figure.legend(handles, labels, loc="outside lower center", ncols=6, fontsize=8, frameon=False, title=title)
     figure.savefig(path, dpi=130)
 
 

@@ -136,14 +136,16 @@ def draw(costs: Sequence[Cost], layers: int, path: Path) -> None:
     for number, size in enumerate(dict.fromkeys(cost.layers for cost in costs)):
         chosen = [cost for cost in costs if cost.layers == size]
         counts, colour = [cost.count for cost in chosen], f"C{number}"
-        panel.plot(counts, [c.predicted for c in chosen], color=colour, label=f"block 2: {size} of {layers} layers")
+        panel.plot(counts, [c.predicted for c in chosen], color=colour, label=f"{size} of {layers} layers in block 2")
         panel.plot(counts, [c.counted for c in chosen], "x", color=colour)
         panel.plot(counts, [c.timed for c in chosen], "o", color=colour, fillstyle="none")
-    panel.set(xscale="log", xlabel="perturbations K of block 2", ylim=0)
+    for label, mark in (("formula", "-"), ("operations, counted", "x"), ("seconds, measured", "o")):
+        panel.plot([], [], mark, color="#57606a", fillstyle="none", label=label)
+    panel.set(xscale="log", xlabel="perturbations of block 2", ylabel="times less than for the whole model", ylim=0)
     panel.set_xticks(COUNTS, [str(count) for count in COUNTS])
     panel.minorticks_off()
-    panel.set_title("times less than whole-model: formula (line), FLOPs (×), wall time (○)", fontsize=10, loc="left")
-    panel.legend(fontsize=8, frameon=False)
+    panel.set_title("What a step with a split saves, with as many perturbations", fontsize=10)
+    panel.legend(fontsize=8, frameon=False, loc="upper left")
     panel.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -256,24 +257,26 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
     figure, panels = pyplot.subplots(1, 2, figsize=(8.6, 3.3), layout="constrained", sharey=True)
     for panel, sides in zip(panels, (2, 1), strict=True):
-        for block, colour in ((1, "#9aa4b2"), (2, "#1f6feb")):
-            for distribution, mark in zip(DISTRIBUTIONS, "o+", strict=True):
-                chosen = {
-                    count: row
-                    for count in COUNTS
-                    for row in rows
-                    if (row.what, row.distribution, row.block)
-                    == (f"2 blocks, K = 1,{count}, {_SIDES[sides]}", distribution, block)
-                }
-                panel.plot(list(chosen), [row.formula for row in chosen.values()], "-", color=colour, linewidth=1)
-                measured = [row.measured for row in chosen.values()]
-                label = f"block {block}, {distribution}"
-                panel.plot(list(chosen), measured, mark, color=colour, markersize=6, label=label)
-        panel.set(xscale="log", yscale="log", xlabel="perturbations K of block 2", xticks=COUNTS)
+        for number, (block, distribution) in enumerate(product((1, 2), DISTRIBUTIONS)):
+            chosen = {
+                count: row
+                for count in COUNTS
+                for row in rows
+                if (row.what, row.distribution, row.block)
+                == (f"2 blocks, K = 1,{count}, {_SIDES[sides]}", distribution, block)
+            }
+            colour, mark = f"C{number}", "o+"[number % 2]
+            panel.plot(list(chosen), [row.formula for row in chosen.values()], "-", color=colour, linewidth=1)
+            measured = [row.measured for row in chosen.values()]
+            label = f"block {block}, {distribution} directions"
+            panel.plot(list(chosen), measured, mark, color=colour, markersize=6 + 3 * (number % 2), label=label)
+        panel.set(xscale="log", yscale="log", xlabel="perturbations of block 2", xticks=COUNTS)
         panel.set_xticks(COUNTS, [str(count) for count in COUNTS])
         panel.minorticks_off()
-        panel.set_title(f"E|ĝ − g|², {_SIDES[sides]}: measured, and the formula's line", fontsize=10, loc="left")
+        panel.set_title(f"{_SIDES[sides]} differences", fontsize=10)
         panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("mean squared error of the gradient")
+    panels[0].plot([], [], "-", color="#57606a", linewidth=1, label="formula")
     panels[0].legend(fontsize=8, frameon=False)
     figure.savefig(path, dpi=110)
 

@@ -1,4 +1,4 @@
-"""The demo's picture: held-out accuracy against rounds, between zero-shot and the ceiling."""
+"""The demo's picture: held-out accuracy against rounds, with the accuracy before training and of backpropagation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def plot_accuracy(path: Path, evaluations: Sequence[tuple[int, float]], ceiling:
     rounds, accuracies = zip(*evaluations, strict=True)
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     axes.plot(rounds, accuracies, marker="o", color="tab:blue", label="FedSPZO, forward passes only")
-    axes.axhline(accuracies[0], color="tab:gray", linestyle=":", label="zero-shot")
+    axes.axhline(accuracies[0], color="tab:gray", linestyle=":", label="before training")
     axes.axhline(
         ceiling.accuracy,
         color="tab:orange",
@@ -32,6 +32,7 @@ def plot_accuracy(path: Path, evaluations: Sequence[tuple[int, float]], ceiling:
         label=f"backpropagation (Adam) on the first {ceiling.rounds} rounds' batches",
     )
     axes.set(xlabel="round", ylabel="held-out accuracy", ylim=(0, 1), xlim=(0, None))
+    axes.set_title("Accuracy on examples that no device has seen")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
