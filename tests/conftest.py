@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import settings
+from patience import TEST_S
 from tiny import BATCH, LENGTH, TASK, WORDS, make_bundle, make_checkpoint, write_requests
 from victim import Victim
 
@@ -28,6 +29,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--texts", type=int, default=6_000, help="of each kind, in slow tests of the tokenizer (%(default)s)"
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.add_marker(pytest.mark.timeout(TEST_S))
 
 
 @pytest.fixture(scope="session")

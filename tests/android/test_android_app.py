@@ -26,6 +26,7 @@ from fedspzo_app.executorch_java import create as create_executorch
 from fedspzo_app.history import History, Round
 from fedspzo_app.main import create
 from fedspzo_app.private_files import PrivateFiles, parse_invitation
+from patience import PATIENCE_S
 from ports import free_port
 
 from fedspzo.broker.mqtt.mosquitto import ManagedBroker
@@ -299,8 +300,8 @@ class Phone:
         self.process.stdin.flush()
         return self.process.stdout.readline().rstrip("\n")
 
-    def wait(self, condition: Callable[[dict[str, Any]], object], seconds: float = 90) -> dict[str, Any]:
-        end = time.monotonic() + seconds
+    def wait(self, condition: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+        end = time.monotonic() + PATIENCE_S
         while not condition(status := result(self.ask("status"))):
             assert time.monotonic() < end, json.dumps(status)
             time.sleep(0.05)
@@ -412,7 +413,7 @@ def test_the_app_trains_through_a_kill_and_a_cut(
     assert status["bytes_down"] > 0
     assert status["joules"] > 0
 
-    assert server.wait(60) == 0, (tmp_path / "server.log").read_text()
+    assert server.wait(PATIENCE_S) == 0, (tmp_path / "server.log").read_text()
     last = json.loads((tmp_path / "server.out").read_text().splitlines()[-1])
     replica = Replica(Bundle(federation.bundle))
     for entry in read_journal(tmp_path / "server"):
@@ -431,7 +432,7 @@ def test_the_app_waits_for_a_broker_that_is_away(app: App, copied_bundle: Path) 
     result(app.add_example('{"text": "wake me", "label": "alarm"}'))
     listener = Listener()
     result(app.start(listener))
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE_S
     while "does not answer within 15 s (Connection refused)" not in (status := result(app.status()))["message"]:
         assert time.monotonic() < end, json.dumps(status)
         time.sleep(0.1)

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from arm64 import REPOSITORY, Board, make_board, missing, resolve
 from federation import Processes, assert_equal_replicas, broker, finish, processes, read_rounds
+from patience import PATIENCE_S
 
 from fedspzo.device_runtime.model.bundle import Bundle
 
 __all__ = ["broker", "processes"]
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.skipif(bool(missing()), reason=missing())]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing())]
 
 #: Tests of what a device computes, keeps, reads and says. They need no exporter and no server.
 SUITE = ("bundle", "data", "directions", "hostile", "prefix", "replica", "trust", "wire")
@@ -87,8 +88,8 @@ def test_a_board_takes_part_and_survives_a_kill(processes: Processes, board: Boa
     arm.kill()
     arm.wait()
     again = processes.device("arm", engine=engine, program=(board.python, "-m", "fedspzo"))
-    progress, last, errors = finish(server, 300)
+    progress, last, errors = finish(server)
     assert [line["round"] for line in progress if "results" in line][-1] == 12, errors
     assert_equal_replicas(Bundle(processes.bundle), processes.folder, last, {"native", "arm"})
-    counted = [line for line in again.communicate(timeout=60)[0].splitlines() if line.endswith(": counted")]
+    counted = [line for line in again.communicate(timeout=PATIENCE_S)[0].splitlines() if line.endswith(": counted")]
     assert len(counted) >= 6

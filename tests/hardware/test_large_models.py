@@ -14,7 +14,6 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "large_models.py"
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
 @pytest.mark.parametrize(
     ("model", "weights", "gigabytes", "export_mb"),
     [

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from federation import Processes, assert_equal_replicas, broker, finish, processes
+from patience import PATIENCE_S
 from sandbox import missing, read_unit, write_sandbox
 
 from fedspzo.device_runtime.data.store import DataStore
@@ -37,7 +38,7 @@ def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.
     """A service manager's end: the socket that it listens on."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(tmp_path / "notify"))
-        listener.settimeout(60)
+        listener.settimeout(PATIENCE_S)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         yield listener
 
@@ -64,7 +65,7 @@ def test_a_device_says_that_it_gets_on(processes: Processes, manager: socket.soc
             worked += word == ALIVE
         assert worked, "no graph that ran was told of"
     finish(server)
-    device.wait(20)
+    device.wait(PATIENCE_S)
 
 
 def test_a_device_that_hangs_says_nothing(processes: Processes, manager: socket.socket) -> None:
@@ -80,7 +81,7 @@ def test_a_device_that_hangs_says_nothing(processes: Processes, manager: socket.
         wait_for_ever(manager)
     assert (device.poll(), server.poll()) == (None, None)
     data.open("w").close()
-    manager.settimeout(60)
+    manager.settimeout(PATIENCE_S)
     while not manager.recv(4096).decode().startswith("STATUS=round"):
         pass
     data.unlink()

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from models import make_checkpoint
+from patience import PATIENCE_S
 
 from fedspzo.device_runtime.data.store import load_data
 from fedspzo.device_runtime.engines.protocol import create_engine
@@ -88,7 +89,7 @@ def test_the_same_bundle(
     plan = make_plan(examples=2, blocks=(Block(stages - 2, 1, 0.5, 1.0), Block(stages, 3, 1.0, 1.0)))
     done = subprocess.run(
         [environment, "-c", _ASK, bundle.folder, data, encode(plan).hex()],
-        capture_output=True, text=True, timeout=300, cwd=tmp_path,
+        capture_output=True, text=True, timeout=PATIENCE_S, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

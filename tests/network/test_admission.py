@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from federation import Peer, Processes, assert_equal_replicas, broker, finish, processes, read_rounds
+from patience import PATIENCE_S
 from refusals import refused
 
 from fedspzo.broker.mqtt.embedded import EmbeddedBroker
@@ -54,7 +55,7 @@ def test_only_devices_on_the_list_take_part(
     peer.say(topics.up("late"), peer.sync())
     peer.wait(Batch)
     admitted.write_text("".join(line for line in lines.splitlines(keepends=True) if not line.startswith("c ")))
-    _, errors = running["c"].communicate(timeout=60)
+    _, errors = running["c"].communicate(timeout=PATIENCE_S)
     assert "the server refuses device 'c': it is not on the list" in errors
     peer.received.clear()
     peer.say(topics.up("late"), Report(0, b"", 0, 0, 0, 0))
@@ -76,7 +77,7 @@ def test_a_list_gives_a_name_another_key(
     device = processes.device("a")
     _, last, _ = finish(processes.server("--rounds", "2", "--admit", str(admitted)))
     assert_equal_replicas(bundle, tmp_path, last, {"a"})
-    assert device.wait(20) == 0
+    assert device.wait(PATIENCE_S) == 0
 
 
 def test_a_name_that_is_forgotten_can_be_taken_anew(
@@ -91,7 +92,7 @@ def test_a_name_that_is_forgotten_can_be_taken_anew(
     finish(server)
     shutil.rmtree(tmp_path / "a")
     device, server = processes.device("a"), processes.server("--rounds", "6")
-    _, errors = device.communicate(timeout=60)
+    _, errors = device.communicate(timeout=PATIENCE_S)
     assert "belongs to another device's key; bring back its device.key, give it another id, or have" in errors
     finish(server)
     assert "'d' is not a device of this job; fedspzo status" in refused(capsys, "forget", state, "a", "d")
@@ -99,7 +100,7 @@ def test_a_name_that_is_forgotten_can_be_taken_anew(
     device = processes.device("a")
     _, last, _ = finish(processes.server("--rounds", "6"))
     assert_equal_replicas(bundle, tmp_path, last, {"a"})
-    assert device.wait(20) == 0
+    assert device.wait(PATIENCE_S) == 0
     assert "no journal; give the state folder of a server" in refused(capsys, "forget", tmp_path / "none", "a")
 
 

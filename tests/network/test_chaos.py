@@ -12,7 +12,6 @@ from fedspzo.broker.mqtt.mosquitto_program import installed
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 @pytest.mark.skipif(not installed(), reason="mosquitto is not installed")
 def test_nothing_is_lost_in_chaos(
     bundle_folder: Path, tmp_path: Path, write_examples: Callable[[Path, int], Path]

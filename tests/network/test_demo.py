@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from patience import TEST_S
 from transformers import AutoModel, AutoTokenizer
 
 from fedspzo.device_runtime.model.bundle import Bundle
@@ -24,13 +25,12 @@ KEYS = {
 
 def fedspzo(folder: Path, *arguments: str) -> str:
     command = [sys.executable, "-m", "fedspzo", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=TEST_S)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_the_demo(tmp_path: Path) -> None:
     started = time.monotonic()
     said = fedspzo(tmp_path, "demo")

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from queue import Empty, Queue
 from threading import Event
 
 import pytest
+from patience import PATIENCE_S, wait_until
 
 pytest.importorskip("amqtt")
 mqtt = pytest.importorskip("paho.mqtt.client")
@@ -22,7 +22,6 @@ from fedspzo.broker.mqtt.embedded import HOST, EmbeddedBroker, run, spawn  # noq
 from fedspzo.device_runtime.errors import BrokerError  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
-TIMEOUT_S = 10.0
 
 RUN = "from fedspzo.broker.mqtt.embedded import run; run(0, lambda port: print(port, flush=True))"
 
@@ -51,13 +50,13 @@ class Client:
         self.paho.on_subscribe = lambda *_: ready.set()
         self.paho.connect(HOST, port)
         self.paho.loop_start()
-        assert ready.wait(TIMEOUT_S), "no SUBACK"
+        assert ready.wait(PATIENCE_S), "no SUBACK"
 
     def publish(self, topic: str, payload: bytes, retain: bool = False) -> None:
-        self.paho.publish(topic, payload, qos=1, retain=retain).wait_for_publish(TIMEOUT_S)
+        self.paho.publish(topic, payload, qos=1, retain=retain).wait_for_publish(PATIENCE_S)
 
     def next(self) -> tuple[str, bytes, bool]:
-        return self.received.get(timeout=TIMEOUT_S)
+        return self.received.get(timeout=PATIENCE_S)
 
     def close(self) -> None:
         self.paho.disconnect()
@@ -98,15 +97,6 @@ def first_line(process: subprocess.Popen[str]) -> str:
 def accepts(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex((HOST, port)) == 0
-
-
-def until(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +159,7 @@ def test_sigterm_and_sigint_end_it_cleanly_and_quietly() -> None:
             with clients(int(first_line(process))) as connect:
                 connect("down/d1").publish("down/d1", b"x")
                 process.send_signal(number)
-                output, errors = process.communicate(timeout=TIMEOUT_S)
+                output, errors = process.communicate(timeout=PATIENCE_S)
             assert (process.returncode, output, errors) == (0, "", "")
 
 
@@ -185,7 +175,7 @@ def test_ends_with_its_parent() -> None:
         port, pid = map(int, first_line(parent).split())
         assert accepts(port)
         parent.kill()
-        assert until(lambda: not accepts(port)), f"process {pid} outlives its parent"
+        wait_until(lambda: not accepts(port), lambda: f"process {pid} outlives its parent")
 
 
 def test_port_taken(broker: EmbeddedBroker) -> None:

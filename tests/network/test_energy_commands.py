@@ -236,7 +236,7 @@ def test_joules_come_to_the_server(
         running.append(psutil.Process(one.pid))
         processes.device("price", more=("--joules-per-flop", "1e-9"))
         processes.device("silent")
-        progress, closing, _ = finish(server, 120)
+        progress, closing, _ = finish(server)
     rounds = [event for event in progress if "results" in event]
     assert {event.get("joules_devices") for event in rounds[20:]} == {2}
     assert {event["joules_estimated"] for event in rounds[20:]} == {1}

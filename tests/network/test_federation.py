@@ -12,6 +12,7 @@ import cbor2
 import psutil
 import pytest
 from federation import JOB, Peer, Processes, assert_equal_replicas, broker, finish, processes, read_rounds
+from patience import PATIENCE_S
 
 from fedspzo.broker.mqtt.embedded import EmbeddedBroker
 from fedspzo.broker.rounds.job import plan_round
@@ -60,7 +61,7 @@ def test_a_job_from_start_to_end(processes: Processes, bundle: Bundle, tmp_path:
         # One sync and one report besides the results.
         assert report["bytes_up"] <= report["results"] * (128 + 4 * 4) + 500
     for process in devices.values():
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE_S) == 0
 
 
 def test_a_killed_device_and_a_killed_server_go_on(processes: Processes, bundle: Bundle, tmp_path: Path) -> None:
@@ -225,7 +226,7 @@ def test_a_finished_server_started_again_brings_the_rest_up(
     late.stdout.readline()
     _, last, _ = finish(processes.server("--rounds", rounds))
     assert_equal_replicas(bundle, tmp_path, last, {"late"})
-    assert late.wait(20) == 0
+    assert late.wait(PATIENCE_S) == 0
 
 
 def test_a_reopened_round_waits_for_its_cohort(processes: Processes, bundle: Bundle, tmp_path: Path) -> None:
@@ -252,7 +253,7 @@ def test_divergence_ends_the_job_with_a_sentence(processes: Processes) -> None:
     for name in ("a", "b", "c"):
         processes.device(name)
     server = processes.server("--rounds", "20", "--learning-rates", "1e9,1e9", "--deadline", "1")
-    _, errors = server.communicate(timeout=60)
+    _, errors = server.communicate(timeout=PATIENCE_S)
     assert server.returncode == 1
     assert "cannot go on; device" in errors
     assert "the model has diverged; lower the learning rates" in errors
@@ -265,7 +266,7 @@ def test_a_folder_serves_one_server(processes: Processes) -> None:
     while not (processes.folder / "server" / "lock").exists() and time.monotonic() < end:
         time.sleep(0.05)
     second = processes.server("--rounds", "5")
-    _, errors = second.communicate(timeout=30)
+    _, errors = second.communicate(timeout=PATIENCE_S)
     assert second.returncode == 1
     assert "is in use by another process" in errors
     assert first.poll() is None
@@ -281,7 +282,7 @@ def test_a_refused_device_ends_with_a_sentence(processes: Processes, broker: Emb
     peer.say(topics.down("a"), Refusal(sync.key, sync.session + 1, "not now"), device="a")
     peer.say(topics.down("a"), Refusal(bytes(32), sync.session, "not you"), device="a")
     peer.say(topics.down("a"), Refusal(sync.key, sync.session, "it may not"), device="a")
-    _, errors = device.communicate(timeout=20)
+    _, errors = device.communicate(timeout=PATIENCE_S)
     peer.close()
     assert device.returncode == 1
     assert "fedspzo device: the server refuses device 'a': it may not" in errors
@@ -294,7 +295,7 @@ def test_sigterm_is_a_clean_stop(processes: Processes, broker: EmbeddedBroker, b
     device = processes.device("a")
     assert peer.wait(Presence).online
     device.terminate()
-    assert device.wait(10) == 0
+    assert device.wait(PATIENCE_S) == 0
     assert not peer.wait(Presence).online
     assert "Traceback" not in device.communicate()[1]
     peer.close()

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import paho.mqtt.client as mqtt
 import pytest
+from patience import PATIENCE_S, wait_until
 
 from fedspzo.broker.mqtt.embedded import spawn
 from fedspzo.broker.mqtt.mosquitto import ManagedBroker
@@ -26,8 +27,6 @@ from fedspzo.device_runtime.link.connection import Connected, Link, Received
 
 needs_mosquitto = pytest.mark.skipif(not installed(), reason="mosquitto is not installed")
 
-TIMEOUT_S = 30.0
-
 
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -38,9 +37,9 @@ def free_port() -> int:
 @contextmanager
 def linked(access: Access | str, topic: str, will: Will | None = None) -> Iterator[Link]:
     link = Link(access, access.user if isinstance(access, Access) else "a", [topic], will)
-    link.connect(TIMEOUT_S)
+    link.connect(PATIENCE_S)
     try:
-        assert link.next(TIMEOUT_S) == Connected()
+        assert link.next(PATIENCE_S) == Connected()
         yield link
     finally:
         link.close()
@@ -48,21 +47,21 @@ def linked(access: Access | str, topic: str, will: Will | None = None) -> Iterat
 
 def assert_delivers(link: Link, topic: str) -> None:
     link.publish(topic, b"there and back", useful=60)
-    assert link.next(TIMEOUT_S) == Received(topic, b"there and back")
+    assert link.next(PATIENCE_S) == Received(topic, b"there and back")
 
 
 def let_in(broker: ManagedBroker, *names: str) -> list[Access]:
     """New users, once the running broker knows them."""
     accesses = broker.add_users(names)
-    end = time.monotonic() + TIMEOUT_S
     for access in accesses:
-        while True:
-            try:
-                with linked(access, f"fl/v1/j/down/{access.user}"):
-                    break
-            except BrokerError:
-                assert time.monotonic() < end
+        wait_until(lambda: lets_in(access))  # noqa: B023
     return accesses
+
+
+def lets_in(access: Access) -> bool:
+    with suppress(BrokerError), linked(access, f"fl/v1/j/down/{access.user}"):
+        return True
+    return False
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +159,7 @@ def test_a_broker_that_cannot_be_used_in_5(manner: Callable[[socket.socket], Non
         with linked(f"mqtt://127.0.0.1:{door.getsockname()[1]}", "topic") as link:
             if manner is take_little:
                 link.publish("topic", b"too much")
-                assert link.next(TIMEOUT_S) == Connected()
+                assert link.next(PATIENCE_S) == Connected()
             assert link.version == mqtt.MQTTv311
             assert_delivers(link, "topic")
             assert link.next(2.0) is None
@@ -173,15 +172,15 @@ def test_mosquitto_is_spoken_to_in_5_and_what_comes_after_it_in_3_1_1(tmp_path: 
     with ManagedBroker(tmp_path, port=free_port(), plain_port=port) as broker:
         access = replace(let_in(broker, "server")[0], url=f"mqtt://127.0.0.1:{port}", authority="")
         link = Link(access, "server", ["fl/v1/j/round"])
-        link.connect(TIMEOUT_S)
-        assert link.next(TIMEOUT_S) == Connected()
+        link.connect(PATIENCE_S)
+        assert link.next(PATIENCE_S) == Connected()
         assert link.version == mqtt.MQTTv5
         assert_delivers(link, "fl/v1/j/round")
     with ManagedBroker(tmp_path, port=broker.port, plain_port=port):
-        assert link.next(TIMEOUT_S) == Connected()
+        assert link.next(PATIENCE_S) == Connected()
         assert link.version == mqtt.MQTTv5
     with spawn(port):
-        assert link.next(TIMEOUT_S) == Connected()
+        assert link.next(PATIENCE_S) == Connected()
         assert link.version == mqtt.MQTTv311
         assert_delivers(link, "fl/v1/j/round")
         link.close()
@@ -190,7 +189,7 @@ def test_mosquitto_is_spoken_to_in_5_and_what_comes_after_it_in_3_1_1(tmp_path: 
 def kept(access: Access) -> list[object]:
     """What a broker had for a client that comes back; it comes before or after the connection's own event."""
     link = Link(access, access.user, ["fl/v1/j/round"])
-    link.connect(TIMEOUT_S)
+    link.connect(PATIENCE_S)
     events = []
     while (event := link.next(1.0)) is not None:
         events.append(event)

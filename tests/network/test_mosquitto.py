@@ -22,6 +22,7 @@ import paho.mqtt.client as mqtt
 import pytest
 from cryptography import x509
 from paho.mqtt.enums import MQTTProtocolVersion
+from patience import PATIENCE_S, wait_until
 from ports import free_port
 
 from fedspzo.broker.mqtt.certificates import ensure_certificates
@@ -34,7 +35,6 @@ from fedspzo.device_runtime.link.connection import Connected, Link, Received
 
 needs_mosquitto = pytest.mark.skipif(not installed(), reason="mosquitto is not installed")
 
-TIMEOUT_S = 20.0
 START = """
 import sys, pathlib
 from fedspzo.broker.mqtt.mosquitto import ManagedBroker
@@ -43,13 +43,6 @@ broker.start()
 print(broker.pid, flush=True)
 input()
 """
-
-
-def eventually(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < end, "it did not come about in time"
-        time.sleep(0.02)
 
 
 class Client:
@@ -80,19 +73,19 @@ class Client:
         self.paho.on_disconnect = self._on_disconnect
         self.paho.connect(access.host, access.port)
         self.paho.loop_start()
-        assert ready.wait(TIMEOUT_S)
+        assert ready.wait(PATIENCE_S)
         if filters:
             self.paho.subscribe([(name, 1) for name in filters])
-            assert subscribed.wait(TIMEOUT_S)
+            assert subscribed.wait(PATIENCE_S)
 
     def _on_disconnect(self, *_: object) -> None:
         self.losses += 1
 
     def publish(self, topic: str, payload: bytes, qos: int = 1, retain: bool = False) -> None:
-        self.paho.publish(topic, payload, qos, retain).wait_for_publish(TIMEOUT_S)
+        self.paho.publish(topic, payload, qos, retain).wait_for_publish(PATIENCE_S)
 
     def wait_for(self, topic: str, payload: bytes) -> None:
-        eventually(lambda: (topic, payload) in self.received)
+        wait_until(lambda: (topic, payload) in self.received)
 
     def topics(self) -> set[str]:
         return {topic for topic, _ in self.received}
@@ -130,7 +123,7 @@ def enroll(broker: ManagedBroker) -> Callable[[str], Access]:
 
     def add(name: str) -> Access:
         access = broker.add_user(name)
-        eventually(lambda: connects(access))
+        wait_until(lambda: connects(access))
         return access
 
     return add
@@ -146,7 +139,7 @@ def connects(access: Access) -> bool:
 
 def connect(access: Access) -> None:
     link = Link(access, access.user, [f"fl/v1/j/down/{access.user}"])
-    link.connect(TIMEOUT_S)
+    link.connect(PATIENCE_S)
     link.close()
 
 
@@ -252,7 +245,7 @@ def test_a_refused_subscription_is_an_error() -> None:
         threading.Thread(target=serve, args=(listener,), daemon=True).start()
         link = Link(f"mqtt://127.0.0.1:{listener.getsockname()[1]}", "a", ["topic"])
         with pytest.raises(BrokerError, match="refuses: it does not grant the subscriptions; check the rights"):
-            link.connect(TIMEOUT_S)
+            link.connect(PATIENCE_S)
 
 
 PROTOCOLS = pytest.mark.parametrize("protocol", [mqtt.MQTTv311, mqtt.MQTTv5], ids=["3.1.1", "5"])
@@ -334,7 +327,7 @@ def test_a_jobs_server_has_that_jobs_topics(
 ) -> None:
     assert main(["enroll", "--server", "a", "b", "--broker", str(broker.folder), "--out", str(tmp_path)]) == 0
     first, second = (Access.load(tmp_path / f"server-{job}.json") for job in "ab")
-    eventually(lambda: connects(first) and connects(second))
+    wait_until(lambda: connects(first) and connects(second))
     device = enroll("phone")
     kinds = ("up/phone", "up/server-a", "state/phone", "state/server-a", "down/phone", "round", "result", "else")
     with (
@@ -357,7 +350,7 @@ def test_a_jobs_server_has_that_jobs_topics(
         assert b"forged" not in {payload for _, payload in observer.received + phone.received + owner.received}
         assert thief.topics() == {f"fl/v1/a/{kind}" for kind in ("up/phone", "state/phone", "down/phone")}
     assert main(["enroll", "--server", "a", "--broker", str(broker.folder), "--remove"]) == 0
-    eventually(lambda: not connects(first))
+    wait_until(lambda: not connects(first))
     assert connects(second)
 
 
@@ -387,12 +380,12 @@ def test_users_come_and_go_while_it_runs(broker: ManagedBroker, tmp_path: Path) 
     enroll = ["enroll", "--broker", str(broker.folder), "--out", str(tmp_path), "phone-1", "phone-2"]
     assert main(enroll) == 0
     first, second = (Access.load(tmp_path / f"phone-{number}.json") for number in (1, 2))
-    eventually(lambda: connects(first) and connects(second))
+    wait_until(lambda: connects(first) and connects(second))
     with client(first, "fl/v1/j/round") as renamed, client(second, "fl/v1/j/round") as removed:
         assert main(["enroll", "--broker", str(broker.folder), "--out", str(tmp_path), "phone-1"]) == 0
         assert main(["enroll", "--broker", str(broker.folder), "--remove", "phone-2"]) == 0
-        eventually(lambda: renamed.losses and removed.losses)
-        eventually(lambda: connects(Access.load(tmp_path / "phone-1.json")))
+        wait_until(lambda: renamed.losses and removed.losses)
+        wait_until(lambda: connects(Access.load(tmp_path / "phone-1.json")))
         for access in (first, second):
             with pytest.raises(BrokerError, match="Not authorized"):
                 connect(access)
@@ -403,11 +396,11 @@ def test_kill_and_restart_keep_retained_messages_and_users(tmp_path: Path) -> No
     port = free_port()
     with ManagedBroker(tmp_path, port=port) as broker:
         server, device = broker.add_users(["server", "device"])
-        eventually(lambda: connects(device))
+        wait_until(lambda: connects(device))
         with client(device) as alive:
             alive.publish("fl/v1/j/state/device", b"here", retain=True)
         saved = tmp_path / "mosquitto.db"
-        eventually(lambda: saved.exists() and b"fl/v1/j/state/device" in saved.read_bytes())
+        wait_until(lambda: saved.exists() and b"fl/v1/j/state/device" in saved.read_bytes())
         assert broker.pid is not None
         os.kill(broker.pid, signal.SIGKILL)
         with pytest.raises(BrokerError, match="mosquitto has ended"):
@@ -424,16 +417,16 @@ def test_kill_and_restart_keep_retained_messages_and_users(tmp_path: Path) -> No
 def test_links_come_back_and_not_in_step(tmp_path: Path) -> None:
     with ManagedBroker(tmp_path, port=free_port()) as broker:
         accesses = broker.add_users([f"d{number}" for number in range(8)])
-        eventually(lambda: connects(accesses[-1]))
+        wait_until(lambda: connects(accesses[-1]))
         links = [Link(access, access.user, ["fl/v1/j/round"]) for access in accesses]
         for link in links:
-            link.connect(TIMEOUT_S)
-            assert link.next(TIMEOUT_S) == Connected()
+            link.connect(PATIENCE_S)
+            assert link.next(PATIENCE_S) == Connected()
         time.sleep(0.1)
     times: list[float] = []
 
     def watch(link: Link) -> None:
-        assert link.next(60) == Connected()
+        assert link.next(PATIENCE_S) == Connected()
         times.append(time.monotonic())
 
     threads = [threading.Thread(target=watch, args=(link,)) for link in links]
@@ -458,16 +451,16 @@ def test_an_error_in_a_callback_does_not_end_the_link(
 
     access = enroll("unlucky")
     link = Link(access, access.user, ["fl/v1/j/down/unlucky"])
-    link.connect(TIMEOUT_S)
+    link.connect(PATIENCE_S)
     with client(enroll("server")) as source:
         events, link.events = link.events, Broken()  # type: ignore[assignment]
         with caplog.at_level(logging.ERROR):
             source.publish("fl/v1/j/down/unlucky", b"1")
-            eventually(lambda: "RuntimeError: full" in caplog.text)
+            wait_until(lambda: "RuntimeError: full" in caplog.text)
         link.events = events
         source.publish("fl/v1/j/down/unlucky", b"2")
-        assert link.next(TIMEOUT_S) == Connected()
-        assert link.next(TIMEOUT_S) == Received("fl/v1/j/down/unlucky", b"2")
+        assert link.next(PATIENCE_S) == Connected()
+        assert link.next(PATIENCE_S) == Received("fl/v1/j/down/unlucky", b"2")
     link.close()
 
 
@@ -488,7 +481,7 @@ def test_a_running_broker_takes_a_new_certificate(broker: ManagedBroker, enroll:
     before = shown()
     (broker.folder / "server.pem").unlink()
     broker.renew_certificate()
-    eventually(lambda: shown() == serial(broker.folder) != before)
+    wait_until(lambda: shown() == serial(broker.folder) != before)
     connect(access)
 
 
@@ -500,7 +493,7 @@ def test_a_large_message_of_the_protocol_fits(broker: ManagedBroker, enroll: Cal
         sender.publish(topic, bytes(64 * 1024))
         observer.wait_for(topic, bytes(64 * 1024))
         sender.paho.publish(topic, bytes(70_001), qos=1)
-        eventually(lambda: sender.losses)
+        wait_until(lambda: sender.losses)
 
 
 @needs_mosquitto
@@ -529,7 +522,7 @@ def test_a_plain_listener_only_on_request(tmp_path: Path) -> None:
     port = free_port()
     with ManagedBroker(tmp_path, port=free_port(), plain_port=port) as broker:
         access = replace(broker.add_user("server"), url=f"mqtt://127.0.0.1:{port}")
-        eventually(lambda: connects(access))
+        wait_until(lambda: connects(access))
         with pytest.raises(BrokerError, match="refuses: "):
             connect(replace(access, user="", password=""))
     with ManagedBroker(tmp_path), pytest.raises(ConnectionRefusedError):
@@ -549,8 +542,8 @@ def test_it_ends_with_its_parent(tmp_path: Path) -> None:
         pid = int(parent.stdout.readline())
         assert ManagedBroker(tmp_path).pid == pid
         parent.kill()
-    eventually(lambda: ManagedBroker(tmp_path).pid is None)
-    eventually(lambda: not Path(f"/proc/{pid}").exists() or "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text())
+    wait_until(lambda: ManagedBroker(tmp_path).pid is None)
+    wait_until(lambda: not Path(f"/proc/{pid}").exists() or "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text())
 
 
 @needs_mosquitto
@@ -565,12 +558,12 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         lines = [process.stdout.readline() for _ in range(3)]
         assert lines[0] == f"broker at mqtts://localhost:{port}, with a certificate for localhost, 127.0.0.1\n"
         server = Access.load(state / "server.json")
-        eventually(lambda: connects(server))
+        wait_until(lambda: connects(server))
         out = tmp_path / "out"
         common = ["enroll", "--broker", str(state)]
         assert main([*common, "phone", "--out", str(out)]) == 0
         assert "out/phone.json lets phone in at" in capsys.readouterr().out
-        eventually(lambda: connects(Access.load(out / "phone.json")))
+        wait_until(lambda: connects(Access.load(out / "phone.json")))
         assert main([*common, "far", "--out", str(out), "--url", "mqtts://public.example:8883"]) == 0
         assert json.loads((out / "far.json").read_text())["url"] == "mqtts://public.example:8883"
         capsys.readouterr()
@@ -587,7 +580,7 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         assert "is not a broker's" in capsys.readouterr().err
     finally:
         process.terminate()
-        _, errors = process.communicate(timeout=TIMEOUT_S)
+        _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, errors
     assert "Traceback" not in errors
     assert ManagedBroker(state).pid is None

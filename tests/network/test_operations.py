@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S
 
 from fedspzo.broker.mqtt.mosquitto_program import installed
 
@@ -18,7 +19,6 @@ DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 @pytest.mark.skipif(not installed() or not shutil.which("curl"), reason="mosquitto or curl is not installed")
 def test_from_a_broker_to_two_devices(
     bundle_folder: Path, tmp_path: Path, write_examples: Callable[[Path, int], Path]
@@ -32,7 +32,7 @@ def test_from_a_broker_to_two_devices(
     script = "set -euo pipefail -m\ntrap 'kill $(jobs -p) 2>/dev/null' EXIT\n" + "".join(blocks)
     environment = {**os.environ, "HOST": "localhost", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(
-        ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400
+        ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=PATIENCE_S
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "fedspzo_round " in done.stdout

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from federation import Processes, assert_equal_replicas, broker, finish, processes, read_rounds
 from packaging.requirements import Requirement
+from patience import PATIENCE_S
 from without_wheels import MISSING
 
 from fedspzo.device_runtime.model.bundle import Bundle
@@ -40,7 +41,7 @@ def _train_beside_others(processes: Processes, bundle: Bundle, folder: Path, pac
     assert [event["round"] for event in progress if "results" in event][-1] == 8, errors
     assert_equal_replicas(bundle, folder, last, {"a", "b", "c"})
     for name, device in devices.items():
-        assert device.wait(20) == 0
+        assert device.wait(PATIENCE_S) == 0
         mapped = [library for library in (*_LIBRARIES, *more) if library in maps[name]]
         assert bool(mapped) == (name == "a"), (name, mapped)
     with np.load(folder / "a" / "tokens.npz") as ours, np.load(folder / "b" / "tokens.npz") as theirs:
@@ -71,7 +72,7 @@ def test_a_device_with_the_packages_for_android(processes: Processes, bundle: Bu
         packages,
     ]
     pip = [sys.executable, "-m", "pip", "install", *map(str, options), *wanted]
-    installed = subprocess.run(pip, capture_output=True, text=True, timeout=120)
+    installed = subprocess.run(pip, capture_output=True, text=True, timeout=PATIENCE_S)
     if installed.returncode:
         pytest.skip(f"there is no package index to install from: {installed.stderr[-200:]}")
     _train_beside_others(processes, bundle, tmp_path, packages, "/_cbor2.")

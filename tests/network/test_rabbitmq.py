@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import paho.mqtt.client as mqtt
 import psutil
 import pytest
-from rabbitmq_cluster import NODES, Client, Cluster, Roamer, cluster, running_cluster, wait_until
+from patience import PATIENCE_S, wait_until
+from rabbitmq_cluster import NODES, Client, Cluster, Roamer, cluster, running_cluster
 
 from fedspzo.broker.mqtt.rabbitmq import RabbitMQ
 from fedspzo.device_runtime.errors import BrokerError
@@ -149,10 +151,10 @@ def test_own_topics_work(users: Users) -> None:
     assert ann.subscribe(*OWN_FILTERS)
     for topic in OWN_TOPICS:
         assert ann.publish(topic, topic.encode())
-    assert wait_until(lambda: len(server.received) == len(OWN_TOPICS))
+    wait_until(lambda: len(server.received) == len(OWN_TOPICS))
     for topic in ("fl/v1/job/down/ann", "fl/v1/job/round", "fl/v1/job/result"):
         assert server.publish(topic, topic.encode())
-    assert wait_until(lambda: len(set(ann.payloads())) == 3)
+    wait_until(lambda: len(set(ann.payloads())) == 3)
 
 
 @pytest.mark.slow
@@ -167,10 +169,10 @@ def test_a_device_writes_nothing_but_its_own(users: Users) -> None:
     for topic in FOREIGN_TOPICS:
         users.connect("ann", will=(topic, b"forged")).drop()
     users.connect("ann", will=("fl/v1/job/state/ann", b"gone")).drop()
-    assert wait_until(lambda: b"gone" in observer.payloads())
+    wait_until(lambda: b"gone" in observer.payloads())
     # On one node and one connection, messages arrive in order: whatever had come through would be there.
     assert users.connect("ann").publish("fl/v1/job/up/ann", b"last")
-    assert wait_until(lambda: b"last" in observer.payloads())
+    wait_until(lambda: b"last" in observer.payloads())
     assert set(observer.payloads()) == {b"gone", b"last"}
     late = users.connect("observer", "late")
     assert late.subscribe(*FOREIGN_TOPICS)
@@ -196,7 +198,7 @@ def test_a_device_reads_nothing_but_its_own(users: Users) -> None:
     for topic in secrets:
         assert server.publish(topic, b"secret")
     assert server.publish("fl/v1/job/down/ann", b"for ann")
-    assert wait_until(lambda: anns[-1].received)
+    wait_until(lambda: anns[-1].received)
     assert [client.payloads() for client in anns] == [[]] * (len(anns) - 1) + [[b"for ann"]]
     for topic in secrets:
         assert server.publish(topic, b"", retain=True)
@@ -211,15 +213,15 @@ def test_a_jobs_server_has_that_jobs_topics(users: Users) -> None:
     assert ann.subscribe("fl/v1/+/down/ann")
     assert server.subscribe("fl/v1/job/up/+", "fl/v1/job/state/+")
     assert ann.publish("fl/v1/job/up/ann", b"result")
-    assert wait_until(lambda: server.payloads() == [b"result"])
+    wait_until(lambda: server.payloads() == [b"result"])
     assert server.publish("fl/v1/job/down/ann", b"plan")
-    assert wait_until(lambda: ann.payloads() == [b"plan"])
+    wait_until(lambda: ann.payloads() == [b"plan"])
     for kind in ("up/ann", "up/server-job", "state/ann", "down/ann", "round", "result"):
         assert not users.connect("server-job").publish(f"fl/v1/another-job/{kind}", b"forged")
         assert not users.connect("server-job").subscribe(f"fl/v1/another-job/{kind}")
     assert not users.connect("server-job").subscribe("fl/v1/+/up/+")
     assert users.connect("server").publish("fl/v1/another-job/round", b"last")
-    assert wait_until(lambda: observer.payloads() == [b"last"])
+    wait_until(lambda: observer.payloads() == [b"last"])
 
 
 @pytest.mark.slow
@@ -238,7 +240,7 @@ def test_another_client_id_opens_no_session(users: Users, client_id: str) -> Non
             intruders.append(intruder)
     bob = users.connect("bob", clean=False, node=3)
     assert bob.session_present
-    assert wait_until(lambda: bob.payloads() == [b"for bob"])
+    wait_until(lambda: bob.payloads() == [b"for bob"])
     assert not any(intruder.received for intruder in intruders)
     users.connect("bob").close()
 
@@ -250,7 +252,7 @@ def test_a_removed_device_is_out_at_once(users: Users) -> None:
     eve = users.connect("eve", clean=False)
     assert eve.subscribe("fl/v1/+/down/eve")
     cluster.rabbitmq().remove_user("eve")
-    assert eve.ended.wait(30)
+    assert eve.ended.wait(PATIENCE_S)
     assert users.connect("eve").refusal
     assert "mqtt-subscription-eve" not in cluster.ctl("list_queues", "name")
     with pytest.raises(BrokerError, match="eve"):
@@ -266,7 +268,7 @@ def test_killed_nodes_lose_nothing_that_was_acknowledged(users: Users) -> None:
     cluster = users.cluster
     ports = [cluster.ports[node] for node in (2, 3, 1)]
     bob = Roamer(ports, "bob", "bob", cluster.passwords["bob"], "fl/v1/+/down/bob")
-    assert bob.subscribed.wait(30)
+    assert bob.subscribed.wait(PATIENCE_S)
     server, node = users.connect("server", node=1), 1
     acknowledged, pending = [], [b"%d" % i for i in range(400)]
     for burst in range(40):
@@ -281,7 +283,7 @@ def test_killed_nodes_lose_nothing_that_was_acknowledged(users: Users) -> None:
                 node = node % len(NODES) + 1
                 server = wait_for_server(users, node)
             acknowledged.append(payload)
-    assert wait_until(lambda: set(acknowledged) <= set(bob.received), 60)
+    wait_until(lambda: set(acknowledged) <= set(bob.received))
     assert len(acknowledged) == 400
     used = [port for port, _ in bob.connections]
     assert used[0] == cluster.ports[2]
@@ -293,7 +295,8 @@ def test_killed_nodes_lose_nothing_that_was_acknowledged(users: Users) -> None:
 
 def wait_for_server(users: Users, node: int) -> Client:
     """The server's connection to a node, or the next one that accepts it."""
-    for _ in range(30):
+    end = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end:
         try:
             client = users.connect("server", node=node)
         except OSError:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from machines import Network, missing
+from patience import PATIENCE_S, wait_until
 
 from fedspzo.broker.mqtt.mosquitto_program import installed
 from fedspzo.broker.server.store import read_history, read_journal
@@ -31,7 +32,6 @@ ROUNDS = 60
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(600),
     pytest.mark.skipif(not installed(), reason="mosquitto is not installed"),
     pytest.mark.skipif(bool(missing()), reason=missing()),
 ]
@@ -66,20 +66,20 @@ def test_the_demo_as_it_is_written(
     for name in ("held-out", "pi", "phone"):
         write_examples(laptop / f"{name}.jsonl", 12)
     start("laptop", "touch ready\nwait %2\n")
-    wait_for((laptop / "ready").exists)
+    wait_until((laptop / "ready").exists)
     for file in ("access/phone.json", "mosquitto-state/ca.pem", "phone.jsonl"):
         shutil.copy(laptop / file, tmp_path / "phone")
     for name in ("pi", "phone"):
         start(name)
     for number, name in enumerate(("pi", "phone"), 1):
-        wait_for(lambda: closed(laptop) >= 10 * number)  # noqa: B023
+        wait_until(lambda: closed(laptop) >= 10 * number)  # noqa: B023
         network.cut(name)
         time.sleep(1)
         before = closed(laptop)
         time.sleep(4)
         assert closed(laptop) <= before + 1
         network.mend(name)
-    assert [process.wait(200) for process in running] == [0, 0, 0], (laptop / "server.log").read_text()
+    assert [process.wait(PATIENCE_S) for process in running] == [0, 0, 0], (laptop / "server.log").read_text()
     assert closed(laptop) == ROUNDS
     replica = Replica(Bundle(laptop / "bundle"))
     replica.apply_all(read_journal(laptop / "server"))
@@ -91,10 +91,3 @@ def test_the_demo_as_it_is_written(
 def closed(laptop: Path) -> int:
     """Rounds that the server has closed."""
     return len(read_history(laptop / "server"))
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 200
-    while not condition():
-        assert time.monotonic() < end, "it did not come about in time"
-        time.sleep(0.05)

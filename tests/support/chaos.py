@@ -24,6 +24,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from faulty_proxy import FaultyProxy
+from patience import PATIENCE_S
 
 from fedspzo.broker.mqtt.logins import SERVER_USER
 from fedspzo.broker.mqtt.mosquitto import ManagedBroker
@@ -230,12 +231,12 @@ class Chaos:
 
     _broker_again = 0.0
 
-    def _settle(self, timeout: float = 300.0) -> None:
+    def _settle(self) -> None:
         """Wait until the server and every device have come to the job's end.
 
         A server does not wait for devices that it does not see; started again, it brings up those that come later.
         """
-        end = time.monotonic() + timeout
+        end = time.monotonic() + PATIENCE_S
         server = self.parts[SERVER_USER]
         while not all(part.done for part in self.parts.values()):
             if server.done:
@@ -243,7 +244,7 @@ class Chaos:
             self._tend(0.2)
             if time.monotonic() > end:
                 late = {part.name: part.tail() for part in self.parts.values() if not part.done}
-                raise AssertionError(f"after {timeout:g} s these have not ended: {json.dumps(late, indent=1)}")
+                raise AssertionError(f"after {PATIENCE_S:g} s these have not ended: {json.dumps(late, indent=1)}")
 
     def _round(self) -> int:
         return len(read_journal(self.folder / "server"))

@@ -19,6 +19,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeVar
 
+from patience import PATIENCE_S
+
 HOST = "127.0.0.1"
 ALL: Final = None
 """In place of a client id: every connection, also one that has not sent its CONNECT yet."""
@@ -27,7 +29,6 @@ Direction = Literal["up", "down", "both"]
 """From client to broker, from broker to client, or whichever packets come first."""
 
 _BACKLOG = 1024
-_ANSWER_TIMEOUT_S = 30.0
 _RESET = struct.pack("ii", 1, 0)
 _CONNECT, _PUBLISH_AT_QOS_1, _PUBACK = 0x10, 0x32, 0x40
 _KIND = 0xF6  # a packet's first byte without DUP and RETAIN
@@ -152,7 +153,7 @@ class FaultyProxy:
 
     def _run(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Work in the proxy's thread, the only one that touches connections."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(_ANSWER_TIMEOUT_S)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE_S)
 
     def _cut(self, connection: _Connection) -> None:
         self._connections.discard(connection)

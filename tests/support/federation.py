@@ -17,6 +17,7 @@ from typing import Any
 
 import paho.mqtt.client as mqtt
 import pytest
+from patience import PATIENCE_S
 
 from fedspzo.broker.mqtt.embedded import EmbeddedBroker, spawn
 from fedspzo.broker.server.store import pin_bundle, read_journal
@@ -88,25 +89,7 @@ class Processes:
         return [process.communicate() for process in self.running]
 
 
-def clear_retained(broker: EmbeddedBroker) -> None:
-    """Presence is retained: take it away, so that tests do not see each other's devices."""
-    topics: set[str] = set()
-    subscribed = threading.Event()
-    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id="cleaner", protocol=mqtt.MQTTv311)
-    client.on_message = lambda _c, _u, message: topics.add(message.topic)
-    client.on_subscribe = lambda *_: subscribed.set()
-    client.connect("127.0.0.1", broker.port)
-    client.subscribe("fl/v1/default/state/+", 1)
-    client.loop_start()
-    assert subscribed.wait(10)
-    time.sleep(0.5)
-    for topic in topics:
-        client.publish(topic, b"", qos=1, retain=True).wait_for_publish(5)
-    client.disconnect()
-    client.loop_stop()
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture
 def broker() -> Iterator[EmbeddedBroker]:
     with spawn() as running:
         yield running
@@ -119,7 +102,6 @@ def processes(
     started = Processes(bundle_folder, tmp_path, broker.url, write_examples)
     yield started
     started.stop()
-    clear_retained(broker)
 
 
 class Peer:
@@ -135,10 +117,10 @@ class Peer:
         self.client.connect("127.0.0.1", broker.port)
         self.client.subscribe([(topic, 1) for topic in topics])
         self.client.loop_start()
-        assert subscribed.wait(10)
+        assert subscribed.wait(PATIENCE_S)
 
     def publish(self, topic: str, payload: bytes, retain: bool = False) -> None:
-        self.client.publish(topic, payload, qos=1, retain=retain).wait_for_publish(10)
+        self.client.publish(topic, payload, qos=1, retain=retain).wait_for_publish(PATIENCE_S)
 
     def say(self, topic: str, message: Message, retain: bool = False, **scope: Any) -> None:
         """A message, signed as this peer's own."""
@@ -169,9 +151,9 @@ class Peer:
             time.sleep(seconds)
         return self.received
 
-    def wait(self, kind: type[Message], timeout: float = 30.0) -> Any:
+    def wait(self, kind: type[Message]) -> Any:
         """The first message of a kind, taken out."""
-        end = time.monotonic() + timeout
+        end = time.monotonic() + PATIENCE_S
         while time.monotonic() < end:
             for item in list(self.received):
                 message = decode(item[1][:-SIGNATURE_BYTES])
@@ -179,16 +161,16 @@ class Peer:
                     self.received.remove(item)
                     return message
             time.sleep(0.02)
-        raise AssertionError(f"no {kind.__name__} within {timeout} s")
+        raise AssertionError(f"no {kind.__name__} within {PATIENCE_S:g} s")
 
     def close(self) -> None:
         self.client.disconnect()
         self.client.loop_stop()
 
 
-def finish(server: subprocess.Popen[str], timeout: float = 90) -> tuple[list[dict[str, Any]], dict[str, Any], str]:
+def finish(server: subprocess.Popen[str]) -> tuple[list[dict[str, Any]], dict[str, Any], str]:
     """The server's progress, its closing words and its log, once it has ended."""
-    out, errors = server.communicate(timeout=timeout)
+    out, errors = server.communicate(timeout=PATIENCE_S)
     assert server.returncode == 0, errors
     *progress, last = [json.loads(line) for line in out.splitlines()]
     return progress, last, errors

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as mqtt
 import pytest
+from patience import PATIENCE_S, wait_until
 
 from fedspzo.broker.mqtt.rabbitmq import RabbitMQ
 
@@ -47,7 +47,7 @@ class Cluster:
     def ctl(self, *arguments: str) -> str:
         """The output of rabbitmqctl."""
         return subprocess.run(
-            [*self.rabbitmq().command, *arguments], check=True, capture_output=True, text=True, timeout=60
+            [*self.rabbitmq().command, *arguments], check=True, capture_output=True, text=True, timeout=PATIENCE_S
         ).stdout
 
     def add_user(self, name: str) -> str:
@@ -83,7 +83,7 @@ class Cluster:
         self._run("stop", self.folder)
 
     def _run(self, *arguments: object) -> None:
-        done = subprocess.run([SCRIPT, *map(str, arguments)], capture_output=True, text=True, timeout=400)
+        done = subprocess.run([SCRIPT, *map(str, arguments)], capture_output=True, text=True, timeout=PATIENCE_S)
         assert done.returncode == 0, done.stderr
 
 
@@ -144,7 +144,7 @@ class Client:
             self._client.will_set(*will, qos=1, retain=True)
         self._client.connect("127.0.0.1", port)
         self._client.loop_start()
-        assert self._answered.wait(30) or self.ended.is_set()
+        assert self._answered.wait(PATIENCE_S) or self.ended.is_set()
 
     def _on_connect(self, _client: mqtt.Client, _userdata: Any, flags: Any, reason: Any, _properties: Any) -> None:
         self.refusal = str(reason) if reason.is_failure else ""
@@ -155,7 +155,8 @@ class Client:
         """Whether the broker grants all of them."""
         self._granted.clear()
         self._client.subscribe([(topic, qos) for topic in filters])
-        return wait_until(lambda: self._granted.is_set() or self.ended.is_set()) and self._granted.is_set()
+        wait_until(lambda: self._granted.is_set() or self.ended.is_set())
+        return self._granted.is_set()
 
     def publish(self, topic: str, payload: bytes, retain: bool = False) -> bool:
         """Whether the broker acknowledges a message at QoS 1."""
@@ -217,13 +218,3 @@ class Roamer:
         self._stop.set()
         self._client.disconnect()
         self._thread.join(10)
-
-
-def wait_until(holds: Callable[[], object], seconds: float = 30.0) -> bool:
-    """Whether something came to hold within some seconds."""
-    end = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
-    return True

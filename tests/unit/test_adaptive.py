@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from federation import Processes, broker, processes  # noqa: F401  (fixtures)
+from patience import PATIENCE_S
 
 from fedspzo.broker.rounds.adaptive import FIRST, FURTHEST, LEAST, MOST, Moment, adapt_blocks, follow, mean_squares
 from fedspzo.broker.rounds.job import ADAPTABLE, Job
@@ -58,11 +59,11 @@ def test_a_live_job_that_adapts(processes: Processes, tmp_path: Path) -> None:  
     server.kill()
     server.wait()
     server = processes.server(*options)
-    out, err = server.communicate(timeout=120)
+    out, err = server.communicate(timeout=PATIENCE_S)
     assert server.returncode == 0, err
     last = json.loads(out.splitlines()[-1])
     for device in devices:
-        device.wait(timeout=60)
+        device.wait(timeout=PATIENCE_S)
     entries = list(read_journal(processes.folder / "server"))
     replica = Replica(Bundle(processes.bundle))
     replica.apply_all(entries)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from models import make_checkpoint
+from patience import PATIENCE_S
 from refusals import refused
 
 from fedspzo.broker.rounds.aggregate import ClosedRound
@@ -25,7 +26,7 @@ from fedspzo.device_runtime.protocol.signing import PIN
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "fedspzo", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
 
 
 def test_every_command_has_help() -> None:
@@ -54,7 +55,7 @@ def test_help_and_a_device_load_no_heavy_library() -> None:
         "from fedspzo.device_runtime.engines import litert\n"
         f"print([name for name in {heavy} if name in sys.modules], file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.stderr.strip() == "[]"
 
 
@@ -194,7 +195,7 @@ def test_interrupting_is_quiet(bundle_folder: Path, tmp_path: Path) -> None:
     assert process.stdout is not None
     assert process.stdout.readline().startswith("broker at mqtt://127.0.0.1:")
     process.terminate()
-    assert process.wait(10) == 0
+    assert process.wait(PATIENCE_S) == 0
     assert process.communicate()[1] == ""
 
 
@@ -209,7 +210,7 @@ def test_what_is_stopped_half_way_has_not_succeeded(
         assert process.stdout is not None
         assert process.stdout.readline()
         process.terminate()
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 128 + signal.SIGTERM
     assert "Traceback" not in errors
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from federation import Processes, broker, processes  # noqa: F401  (fixtures)
+from patience import PATIENCE_S
 
 from fedspzo.broker.mqtt.embedded import EmbeddedBroker
 from fedspzo.broker.server.store import read_journal
@@ -171,14 +172,14 @@ def test_a_fleet_on_battery_waits_until_it_charges(
     )
     thread = threading.Thread(target=agent.run, daemon=True)
     thread.start()
-    assert unplugged.wait(60)
+    assert unplugged.wait(PATIENCE_S)
     threading.Event().wait(4)
     assert len(read_journal(processes.folder / "server")) == 2
     assert server.poll() is None, "it waits"
     plugged.set()
-    thread.join(60)
+    thread.join(PATIENCE_S)
     assert not thread.is_alive()
-    out, err = server.communicate(timeout=60)
+    out, err = server.communicate(timeout=PATIENCE_S)
     assert server.returncode == 0, err
     assert state.replica.round == 6
     assert state.replica.digest().hex() in out.splitlines()[-1]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patience import PATIENCE_S, wait_until
 from sensors import BatteryTree, JavaPhone, JetsonTree, PmicCommand, RaplTree, Sensor, Span, World, java, write_tree
 
 from fedspzo.device_runtime.data.store import DataStore
@@ -332,6 +333,7 @@ def test_a_slow_source_is_read_less_often() -> None:
         read.append(time.sleep(0.05))
 
     with Sampler(tick, 0.001):
+        wait_until(lambda: read)
         time.sleep(0.3)
     assert len(read) == 1, "the next is due when 20 s have passed"
 
@@ -519,7 +521,7 @@ def test_phases_nest_and_threads_have_their_own() -> None:
     def ahead() -> None:
         with timer.phase(PERTURB):
             started.set()
-            assert ended.wait(10)
+            assert ended.wait(PATIENCE_S)
 
     started, ended = threading.Event(), threading.Event()
     with timer.phase(OTHER):
@@ -534,7 +536,7 @@ def test_phases_nest_and_threads_have_their_own() -> None:
         assert timer.take() == (31, {(0, OTHER): 1, (0, BLOCK_1): 10, (0, PERTURB): 4, (5, OTHER): 16})
         thread = threading.Thread(target=ahead)
         thread.start()
-        assert started.wait(10)
+        assert started.wait(PATIENCE_S)
         pass_seconds(32)
         assert timer.peek() == {(5, OTHER): 32, (5, PERTURB): 32}
         ended.set()

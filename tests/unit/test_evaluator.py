@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S
 
 from fedspzo.broker.rounds.aggregate import ClosedRound
 from fedspzo.broker.server.evaluation import Digested, Evaluated, Evaluator, Failed, Schedule, Snapshot
@@ -54,14 +55,14 @@ def test_what_is_late_is_skipped_and_what_is_needed_kept(
         reports.append(event)
         if event == reports[0]:
             busy.set()
-            assert go_on.wait(60)
+            assert go_on.wait(PATIENCE_S)
         if isinstance(event, Digested) and event.round == DIGESTS[-2]:
             append(server, make_plan(round=ROUNDS, base_seed=ROUNDS, blocks=BLOCKS))
             evaluator.follow(ROUNDS)
 
     evaluator = Evaluator(create_engine("litert"), Replica(bundle), store, server, SCHEDULE, report)
     evaluator.follow(0)
-    assert busy.wait(60)
+    assert busy.wait(PATIENCE_S)
     for number in range(1, ROUNDS):
         evaluator.follow(number)
     go_on.set()
@@ -99,7 +100,7 @@ def test_in_time_nothing_is_skipped_and_a_restart_goes_on_at_the_snapshot(
         evaluator = Evaluator(create_engine("litert"), replica, store, server, SCHEDULE, report)
         assert (evaluator.round, evaluator.head) == (expected[0], server.journal.head(expected[0]))
         evaluator.follow(expected[0])
-        assert done.wait(60)
+        assert done.wait(PATIENCE_S)
         evaluator.close()
         assert rounds(reports, Evaluated) == expected
         return reports

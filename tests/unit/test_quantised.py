@@ -199,7 +199,6 @@ def test_each_format_keeps_the_base_in_its_way(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_a_quantised_base_learns_as_well(tmp_path: Path) -> None:
     """Before tuning, 4 bits are within 2 % of the float base's loss; after the same rounds, both are within 3 %."""
     train_decoder(tmp_path / "decoder")

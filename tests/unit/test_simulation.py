@@ -15,6 +15,7 @@ import pytest
 from federation import JOB, Processes, broker, processes  # noqa: F401  (fixtures)
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patience import PATIENCE_S
 
 from fedspzo.broker.rounds.job import Job, plan_round
 from fedspzo.broker.server.store import read_history, read_journal
@@ -44,7 +45,7 @@ def test_a_simulated_journal_is_the_live_one(
     server = processes.server("--rounds", "6", "--seeds", "device")
     for name in names:
         processes.device(name)
-    err = server.communicate(timeout=120)[1]
+    err = server.communicate(timeout=PATIENCE_S)[1]
     assert server.returncode == 0, err
     (tmp_path / "data").mkdir()
     for name in names:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from patience import TEST_S
 from results import WHOLE, Rows
 from study import main as study
 from trial import Curve
@@ -56,7 +57,7 @@ def test_a_small_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "--tuning", "8", "--forwards", "16",
     ]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([sys.executable, METHODS / "study.py", *command[1:]], check=True, env=environment, timeout=900)
+    subprocess.run([sys.executable, METHODS / "study.py", *command[1:]], check=True, env=environment, timeout=TEST_S)
     runs = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
     assert len(runs) == 2 * (8 + 3) + 1 + 3
     monkeypatch.setattr(sys, "argv", command)
@@ -66,7 +67,7 @@ def test_a_small_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [row["method"] for row in rows] == ["planned", "frozen", "decomfl"]
     assert rows[0]["choice"]["--seeds"] == "device"
     options = ["--folder", tmp_path, "--table", tmp_path / "table.md", "--png", tmp_path / "picture.png"]
-    subprocess.run([sys.executable, METHODS / "results.py", *options], check=True, env=environment, timeout=300)
+    subprocess.run([sys.executable, METHODS / "results.py", *options], check=True, env=environment, timeout=TEST_S)
     table = (tmp_path / "table.md").read_text()
     assert "| opinions | frozen |" in table
     assert "| opinions | planned | fanouts" in table or "| opinions | planned | split" in table
