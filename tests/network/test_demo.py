@@ -39,7 +39,8 @@ def test_the_demo(tmp_path: Path) -> None:
     summary = json.loads((run / "summary.json").read_text())
     print(said, json.dumps(summary, indent=1), f"{seconds:.0f} s as a whole process")
     assert summary.keys() >= KEYS
-    assert summary["accuracy_before"] < 0.5
+    # As in the README: fixed texts and weights, but for some whose two best scores are equal up to rounding.
+    assert summary["accuracy_before"] == pytest.approx(0.488, abs=2 / 400)
     assert summary["accuracy_after"] >= summary["accuracy_before"] + 0.10
     assert summary["loss_after"] <= summary["loss_before"] * 2 / 3
     assert summary["ceiling_accuracy"] > summary["accuracy_after"]

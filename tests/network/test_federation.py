@@ -11,8 +11,8 @@ from pathlib import Path
 import cbor2
 import psutil
 import pytest
-from federation import JOB, Peer, Processes, assert_equal_replicas, broker, finish, processes, read_rounds
-from patience import PATIENCE_S
+from federation import JOB, Peer, Processes, assert_equal_replicas, broker, finish, held, processes, read_rounds
+from patience import PATIENCE_S, wait_until
 
 from fedspzo.broker.mqtt.embedded import EmbeddedBroker
 from fedspzo.broker.rounds.job import plan_round
@@ -84,12 +84,17 @@ def test_a_killed_device_and_a_killed_server_go_on(processes: Processes, bundle:
     assert_equal_replicas(bundle, tmp_path, last, {"a", "b", "c"})
 
 
-def test_a_device_that_comes_late_catches_up(processes: Processes, bundle: Bundle, tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        processes.device(name)
+def test_a_device_that_comes_late_catches_up(
+    processes: Processes, broker: EmbeddedBroker, bundle: Bundle, tmp_path: Path
+) -> None:
+    watcher = Peer(broker, "watcher", [Topics("default").down("late")], tmp_path / "key", bundle)
+    devices = [processes.device(name) for name in ("a", "b")]
     server = processes.server("--rounds", "30", "--devices", "2")
     read_rounds(server, 10)
-    processes.device("late")
+    with held(*devices):  # or the job may be over before the newcomer has started
+        processes.device("late")
+        watcher.wait(Batch)
+    watcher.close()
     _, last, _ = finish(server)
     assert_equal_replicas(bundle, tmp_path, last, {"a", "b", "late"})
 
@@ -101,14 +106,15 @@ def test_a_device_that_comes_late_catches_up_by_sums(
     options = ("--rounds", "40", "--devices", "2", "--seeds", "device", "--seed-pool", "64", "--rebase-every", "10")
     down = Topics("default").down("late")
     watcher = Peer(broker, "watcher", [down], tmp_path / "key", bundle)
-    for name in ("a", "b"):
-        processes.device(name)
+    devices = [processes.device(name) for name in ("a", "b")]
     server = processes.server(*options)
     read_rounds(server, 23)
-    server.send_signal(signal.SIGKILL)
-    server.wait()
-    server = processes.server(*options)
-    processes.device("late")
+    with held(*devices):  # or the job may be over before the newcomer has started
+        server.send_signal(signal.SIGKILL)
+        server.wait()
+        server = processes.server(*options)
+        processes.device("late")
+        wait_until(lambda: watcher.received)
     _, last, _ = finish(server)
     said = [decode(signed[:-SIGNATURE_BYTES]) for topic, signed in watcher.wait_quiet() if topic == down]
     watcher.close()
@@ -127,11 +133,13 @@ def test_bad_messages_hurt_nobody(processes: Processes, broker: EmbeddedBroker, 
     peer = Peer(broker, "evil", [topics.down("evil")], tmp_path / "key", bundle)
     for name in ("a", "b"):
         processes.device(name)
-    server = processes.server("--rounds", "6", "--cohort", "3", "--quorum", "2", "--deadline", "4")
-    for _ in range(100):
+    server = processes.server("--rounds", "6", "--cohort", "3", "--quorum", "2", "--deadline", "60")
+
+    def asked() -> bool:
         peer.say(topics.up("evil"), peer.sync())
-        if any(isinstance(decode(payload[:-SIGNATURE_BYTES]), Plan) for _, payload in peer.wait_quiet(0.1)):
-            break
+        return any(isinstance(decode(payload[:-SIGNATURE_BYTES]), Plan) for _, payload in peer.wait_quiet(0.1))
+
+    wait_until(asked)
     plan = peer.wait(Plan)
     sound = Result(plan.round, fingerprint(plan), (1.0,) * 4, 1.0, 4, 0.1, b"")
     nan = encode(sound).replace(b"\x00\x00\x80\x3f", b"\x00\x00\xc0\x7f", 1)
@@ -155,7 +163,6 @@ def test_bad_messages_hurt_nobody(processes: Processes, broker: EmbeddedBroker, 
     peer.say(topics.up("a"), peer.sync(), device="a")  # its key is not that of the device
     peer.publish(topics.result, b"not ours")
     peer.say(topics.state("evil"), Presence(online=False, session=8), retain=True)
-    read_rounds(server, 1)
     peer.say(topics.state("evil"), Presence(online=False, session=9), retain=True)
     progress, last, errors = finish(server)
     peer.close()
@@ -176,14 +183,14 @@ def test_a_late_result_is_acknowledged_and_does_not_count(
 ) -> None:
     topics = Topics("default")
     peer = Peer(broker, "slow", [topics.down("slow")], tmp_path / "key", bundle)
-    for name in ("a", "b"):
-        processes.device(name)
+    devices = [processes.device(name) for name in ("a", "b")]
     server = processes.server("--rounds", "60", "--devices", "2")
     read_rounds(server, 5)
-    peer.say(topics.up("slow"), peer.sync())
-    peer.say(topics.state("slow"), Presence(online=False, session=9))
-    peer.say(topics.up("slow"), Result(2, bytes(8), (1.0,) * 4, 1.0, 4, 0.1, b""))
-    assert peer.wait(Ack) == Ack(2, counted=False)
+    with held(*devices):
+        peer.say(topics.up("slow"), peer.sync())
+        peer.say(topics.state("slow"), Presence(online=False, session=9))
+        peer.say(topics.up("slow"), Result(2, bytes(8), (1.0,) * 4, 1.0, 4, 0.1, b""))
+        assert peer.wait(Ack) == Ack(2, counted=False)
     peer.close()
     _, last, _ = finish(server)
     assert last["counts"]["results late"] == 1
@@ -195,16 +202,16 @@ def test_a_device_with_another_bundle_is_refused(
 ) -> None:
     topics = Topics("default")
     peer = Peer(broker, "other", [topics.down("other")], tmp_path / "key", bundle)
-    for name in ("a", "b", "c"):
-        processes.device(name)
+    devices = [processes.device(name) for name in ("a", "b", "c")]
     server = processes.server("--rounds", "30")
     read_rounds(server, 2)
-    peer.say(topics.up("other"), peer.sync(bundle=bytes(32)), bundle=bytes(32))
-    assert "its bundle is not this job's" in peer.wait(Refusal).reason
-    peer.say(topics.up("other"), peer.sync(round=1000))
-    assert "its journal is not this job's" in peer.wait(Refusal).reason
-    peer.say(topics.up("other"), peer.sync(round=1, head=bytes(15) + b"x"))
-    assert "its journal is not this job's" in peer.wait(Refusal).reason
+    with held(*devices):
+        peer.say(topics.up("other"), peer.sync(bundle=bytes(32)), bundle=bytes(32))
+        assert "its bundle is not this job's" in peer.wait(Refusal).reason
+        peer.say(topics.up("other"), peer.sync(round=1000))
+        assert "its journal is not this job's" in peer.wait(Refusal).reason
+        peer.say(topics.up("other"), peer.sync(round=1, head=bytes(15) + b"x"))
+        assert "its journal is not this job's" in peer.wait(Refusal).reason
     peer.close()
     _, last, _ = finish(server)
     assert_equal_replicas(bundle, tmp_path, last, {"a", "b", "c"})
@@ -262,9 +269,7 @@ def test_divergence_ends_the_job_with_a_sentence(processes: Processes) -> None:
 
 def test_a_folder_serves_one_server(processes: Processes) -> None:
     first = processes.server("--rounds", "5")
-    end = time.monotonic() + 20
-    while not (processes.folder / "server" / "lock").exists() and time.monotonic() < end:
-        time.sleep(0.05)
+    wait_until((processes.folder / "server" / "lock").exists)
     second = processes.server("--rounds", "5")
     _, errors = second.communicate(timeout=PATIENCE_S)
     assert second.returncode == 1

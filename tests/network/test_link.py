@@ -186,12 +186,13 @@ def test_mosquitto_is_spoken_to_in_5_and_what_comes_after_it_in_3_1_1(tmp_path: 
         link.close()
 
 
-def kept(access: Access) -> list[object]:
-    """What a broker had for a client that comes back; it comes before or after the connection's own event."""
-    link = Link(access, access.user, ["fl/v1/j/round"])
+def kept(access: Access, topic: str, source: Link) -> list[object]:
+    """What a broker had for a client that comes back, which comes before or after the connection's own event."""
+    link = Link(access, access.user, [topic])
     link.connect(PATIENCE_S)
+    source.publish(topic, b"new")
     events = []
-    while (event := link.next(1.0)) is not None:
+    while (event := link.next(PATIENCE_S)) != Received(topic, b"new"):
         events.append(event)
     link.close()
     events.remove(Connected())
@@ -208,13 +209,13 @@ def test_messages_that_are_useless_when_late_are_not_kept(broker: ManagedBroker)
     with linked(server, "fl/v1/j/up/+") as source:
         source.publish(topic, b"too late", useful=1)
         source.publish(topic, b"lasting")
-    time.sleep(2.5)
-    assert kept(device) == [Received(topic, b"lasting")]
+        time.sleep(2.5)
+        assert kept(device, topic, source) == [Received(topic, b"lasting")]
     with linked(replace(device, url=broker.url), topic):
         pass  # a clean start ends the session that was kept
     with linked(server, "fl/v1/j/up/+") as source:
         source.publish(topic, b"to nobody")
-    assert kept(device) == []
+        assert kept(device, topic, source) == []
 
 
 @needs_mosquitto

@@ -494,6 +494,7 @@ def test_a_large_message_of_the_protocol_fits(broker: ManagedBroker, enroll: Cal
         observer.wait_for(topic, bytes(64 * 1024))
         sender.paho.publish(topic, bytes(70_001), qos=1)
         wait_until(lambda: sender.losses)
+        assert observer.received == [(topic, bytes(64 * 1024))]
 
 
 @needs_mosquitto

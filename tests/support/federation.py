@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +185,18 @@ def assert_equal_replicas(bundle: Bundle, folder: Path, last: dict[str, Any], de
     digests = {device: report["digest"] for device, report in last["devices"].items()}
     assert set(digests) == devices
     assert {last["server_digest"], replica.digest().hex()} | set(digests.values()) == {last["server_digest"]}
+
+
+@contextmanager
+def held(*devices: subprocess.Popen[str]) -> Iterator[None]:
+    """Devices that stand still, and with them the job: a round lasts until they answer, or to its deadline."""
+    for device in devices:
+        device.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for device in devices:
+            device.send_signal(signal.SIGCONT)
 
 
 def read_rounds(server: subprocess.Popen[str], count: int) -> None:

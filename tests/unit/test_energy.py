@@ -546,8 +546,10 @@ def test_phases_nest_and_threads_have_their_own() -> None:
 
 
 def test_silence_records_nothing() -> None:
+    before = dict(vars(SILENT))
     with SILENT.phase(PERTURB), SILENT.phase(BLOCK_1):
         SILENT.turn_to(3)
+        assert vars(SILENT) == before
 
 
 @pytest.mark.parametrize("ahead", [False, True])
