@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from settings import SETTINGS, Setting, open_setting
 from study import PLANNED, Settings, make_settings_job, rank
-from trial import Choice, Curve
+from trial import Choice, Trained
 
 from fedspzo.broker.rounds.aggregate import close_round
 from fedspzo.broker.rounds.job import plan_round
@@ -78,21 +78,21 @@ class Rows:
         choice = self.rows[setting, method]["choice"]
         return choice if method == PLANNED else Choice(**choice)
 
-    def curves(self, setting: str, method: str) -> list[Curve]:
+    def curves(self, setting: str, method: str) -> list[Trained]:
         """A method's runs on the held-out seeds."""
-        return [Curve(**curve) for curve in self.rows[setting, method]["curves"]]
+        return [Trained(**curve) for curve in self.rows[setting, method]["curves"]]
 
     def target(self, setting: str, depth: float = 1.0) -> float:
         """Training loss to reach; a share ``depth`` of the way there."""
         rivals = [self.curves(setting, name) for name in TWO_SIDED_WHOLE if name in self.methods]
-        reached = min(max(min(curve.smooth) for curve in curves) for curves in rivals)
+        reached = min(max(min(curve.smooth.losses) for curve in curves) for curves in rivals)
         start = rivals[0][0].train[0]
         return start - depth * (start - reached)
 
     def spent(self, setting: str, method: str, depth: float = 1.0) -> tuple[np.ndarray, int]:
         """GFLOP until the target for each held-out seed, and how many of them never got there."""
         curves = self.curves(setting, method)
-        reached = np.array([curve.reached(self.target(setting, depth)) for curve in curves])
+        reached = np.array([curve.smooth.reached(self.target(setting, depth)) for curve in curves])
         whole = max(curve.flops[-1] for curve in curves)
         return np.where(np.isfinite(reached), reached, whole) / 1e9, int(np.isinf(reached).sum())
 
@@ -103,7 +103,7 @@ class Rows:
     def preferred(self, setting: str) -> str:
         """The kind of the split that did best on the tuning seed."""
         known = [name for name in BEYOND if name in self.methods]
-        return min(known, key=lambda name: rank(setting, Curve(**self.rows[setting, name]["tuning"])))
+        return min(known, key=lambda name: rank(setting, Trained(**self.rows[setting, name]["tuning"])))
 
     def gains(self, method: str, rivals: Sequence[str], depth: float) -> dict[str, tuple[str, np.ndarray]]:
         """For each setting the rival that spends least there, and how much more it spends, seed by seed."""
@@ -192,7 +192,7 @@ def draw(rows: Rows, path: Path) -> None:
             curves = rows.curves(setting, name)
             most = min(curve.flops[-1] for curve in curves)
             grid = np.linspace(0, most, 60)
-            losses = np.array([np.interp(grid, curve.flops, curve.smooth) for curve in curves])
+            losses = np.array([np.interp(grid, curve.flops, curve.smooth.losses) for curve in curves])
             style, colour = "--" if name in WHOLE else "-", colours[number]
             panel.plot(grid / 1e9, losses.mean(0), style, color=colour, label=name, linewidth=1.4)
             panel.fill_between(grid / 1e9, losses.min(0), losses.max(0), color=colour, alpha=0.12, linewidth=0)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from settings import SETTINGS, open_setting
-from trial import ALPHA, COHORT, DEVICES, POINTS, Choice, Curve, make_job, make_trial_job, run_job
+from trial import ALPHA, COHORT, DEVICES, POINTS, Choice, Trained, make_job, make_trial_job, run_job
 
 from fedspzo.broker.rounds.job import Job
 from fedspzo.device_runtime.model.bundle import Bundle
@@ -63,7 +63,7 @@ class Study:
     tuning: int
     forwards: int
 
-    def curves(self, runs: Sequence[tuple[str, Settings, int, float]]) -> list[Curve]:
+    def curves(self, runs: Sequence[tuple[str, Settings, int, float]]) -> list[Trained]:
         """The curves of (setting, choice, seed, forward passes), run where that has not been done."""
         made = [self.pool.submit(_run, self.folder, *run) for run in runs]
         return [future.result() for future in made]
@@ -89,11 +89,11 @@ class Study:
         return min(zip(choices, curves, strict=True), key=lambda pair: rank(setting, pair[1]))[0]
 
 
-def rank(setting: str, curve: Curve) -> tuple[float, float]:
+def rank(setting: str, curve: Trained) -> tuple[float, float]:
     """What tuning goes by: operations until the target, where it is held, then the worst of the last losses."""
     tail = curve.train[-len(curve.train) // 4 :]
     final = max(tail) if len(curve.train) > POINTS else math.inf
-    return curve.held(SETTINGS[setting][2] * curve.train[0]), final
+    return curve.smooth.until(SETTINGS[setting][2] * curve.train[0]), final
 
 
 def describe(choice: Settings) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def make_settings_job(bundle: Bundle, choice: Settings, seed: int) -> Job:
     return make_trial_job(bundle, choice, seed) if isinstance(choice, Choice) else make_job(bundle, choice, seed)
 
 
-def _run(folder: Path, setting: str, choice: Settings, seed: int, forwards: float) -> Curve:
+def _run(folder: Path, setting: str, choice: Settings, seed: int, forwards: float) -> Trained:
     """One run, from its file if there is one."""
     described = json.dumps([setting, describe(choice), seed, forwards], sort_keys=True)
     file = folder / "runs" / f"{hashlib.sha256(described.encode()).hexdigest()[:16]}.json"
@@ -121,7 +121,7 @@ def _run(folder: Path, setting: str, choice: Settings, seed: int, forwards: floa
         partial = file.with_suffix(".partial")
         partial.write_text(json.dumps({"run": json.loads(described), "curve": curve.as_dict()}), encoding="utf-8")
         partial.replace(file)
-    return Curve(**json.loads(file.read_text(encoding="utf-8"))["curve"])
+    return Trained(**json.loads(file.read_text(encoding="utf-8"))["curve"])
 
 
 def plan(folder: Path, setting: str, tuning: int) -> dict[str, str]:

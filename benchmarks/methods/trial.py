@@ -6,7 +6,6 @@ import argparse
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,18 +13,17 @@ from typing import Any
 import numpy as np
 from settings import Setting
 
-from fedspzo.broker.planner import ground
-from fedspzo.broker.rounds.aggregate import ClosedRound
 from fedspzo.broker.rounds.job import Job
 from fedspzo.broker.server.store import ServerStore
-from fedspzo.broker.simulation.driver import simulate
+from fedspzo.broker.simulation.curve import Budget, Curve, draw_curve
+from fedspzo.broker.simulation.driver import Training, simulate
 from fedspzo.broker.simulation.fleet import CALM, Fleet
-from fedspzo.broker.simulation.partition import Shares, Skew, share_out, subset
+from fedspzo.broker.simulation.partition import Shares, Skew, device_names, share_out, subset
 from fedspzo.broker.simulation.workers import LocalWorkers, Work
+from fedspzo.broker.simulation.zeroth_order import ZerothOrder
 from fedspzo.commands import server
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.model.bundle import Bundle
-from fedspzo.device_runtime.protocol.plan import Entry
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.runner import Forward
 from fedspzo.device_runtime.step.scores import evaluate
@@ -38,6 +36,8 @@ WEIGHTS = 10_647_552
 SAMPLE = 160
 #: Points of a curve.
 POINTS = 24
+#: A run whose loss is that many times the loss at the start is over.
+DIVERGED = 3.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Curve:
+class Trained:
     """A training run.
 
     Attributes:
@@ -71,75 +71,54 @@ class Curve:
         rounds: closed.
     """
 
-    flops: list[float]
-    train: list[float]
+    flops: Sequence[float]
+    train: Sequence[float]
     test: float
     accuracy: float
     rounds: int
 
     @property
-    def smooth(self) -> list[float]:
+    def smooth(self) -> Curve:
         """The training losses, each the median of itself and its neighbours: one lucky point is no progress."""
         padded = [self.train[0], *self.train, self.train[-1]]
-        return [sorted(padded[k : k + 3])[1] for k in range(len(self.train))]
-
-    def reached(self, target: float) -> float:
-        """Operations until the smoothed loss is at a target; infinite if it never is."""
-        return self._course.reached(target)
-
-    def held(self, target: float) -> float:
-        """The same where the loss stays there to the end of the run; else infinite."""
-        return self._course.until(target)
-
-    @property
-    def _course(self) -> ground.Curve:
-        return ground.Curve(tuple(self.flops), tuple(self.smooth), self.rounds)
+        medians = (sorted(padded[k : k + 3])[1] for k in range(len(self.train)))
+        return Curve(tuple(self.flops), tuple(medians), self.rounds)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
 
 
-class _Spent(Exception):
-    """The budget is used up."""
-
-
-def run_job(setting: Setting, job: Job, devices: int, budget: float) -> Curve:
+def run_job(setting: Setting, job: Job, devices: int, budget: float) -> Trained:
     """Train until the devices have spent a budget of operations; whatever diverges ends early.
 
     Args:
         job: long enough; its seed is the partition's as well.
         budget: operations of matrix products, of all devices.
     """
-    forward = Forward(create_engine("litert", 1), Replica(setting.bundle))
-    sample = subset(setting.train, np.random.default_rng(0).choice(len(setting.train), SAMPLE, replace=False))
-    flops, losses, waiting = [0.0], [evaluate(forward, sample).loss], []
-    spent = 0.0
 
     def shares(bundle: Bundle) -> Shares:
         return share_out(setting.train, devices, Skew(ALPHA), job.seed)
 
-    def observe(closed: ClosedRound, entry: Entry, used: int) -> None:
-        nonlocal spent
-        spent += used
-        waiting.append(entry)
-        if spent >= budget * len(losses) / POINTS:
-            forward.weights.apply_all(waiting)
-            waiting.clear()
-            flops.append(spent)
-            losses.append(evaluate(forward, sample).loss)
-            if spent >= budget or not losses[-1] < 3 * losses[0]:
-                raise _Spent
-
-    fleet = Fleet([f"device-{number}" for number in range(1, devices + 1)], CALM, job.seed)
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         store = ServerStore(Path(folder), setting.bundle.identity)
         workers = LocalWorkers(Work(setting.bundle.folder, "litert", 1, None, shares))
-        with suppress(_Spent):
-            simulate(job, "default", fleet, workers, store, observe)
-        rounds = store.journal.last_round
+        return run_training(setting, job, devices, ZerothOrder(job, store, workers), budget)
+
+
+def run_training(setting: Setting, job: Job, devices: int, training: Training, budget: float) -> Trained:
+    """The same with some other way to train, which stands at θ₀."""
+    forward = Forward(create_engine("litert", 1), Replica(setting.bundle))
+    sample = subset(setting.train, np.random.default_rng(0).choice(len(setting.train), SAMPLE, replace=False))
+
+    def loss() -> float:
+        training.advance(forward.weights)
+        return evaluate(forward, sample).loss
+
+    rounds = simulate(job, Fleet(device_names(devices), CALM, job.seed), training)
+    curve = draw_curve(rounds, loss, Budget(budget, POINTS, DIVERGED))
     final = evaluate(forward, setting.test)
-    return Curve(flops, losses, final.loss, final.scores["accuracy"], rounds)
+    return Trained(curve.flops, curve.losses, final.loss, final.scores["accuracy"], curve.rounds)
 
 
 def make_trial_job(bundle: Bundle, choice: Choice, seed: int) -> Job:

@@ -1,4 +1,4 @@
-"""Measures a :class:`Profile`: each piece is perturbed alone, on batches of several devices, in pairs.
+"""Measures a :class:`Profile`: each segment is perturbed alone, on batches of several devices, in pairs.
 
 The gradient of an example's loss is never computed. Along a direction z (independent signs) a pair of losses gives
 z·g ≈ (l₊ − l₋)/2ε, whose mean square over directions is |g|², and zᵀHz ≈ (l₊ + l₋ − 2l₀)/ε², whose mean is tr(H)
@@ -6,10 +6,11 @@ z·g ≈ (l₊ − l₋)/2ε, whose mean square over directions is |g|², and z�
 products of derivatives of two examples along one direction give the inner products of their gradients, for two
 examples of one device and of two devices: how much of a batch's gradient is signal.
 
-A piece's own inner products are noisy, a few directions being all there are. Their ratio to the magnitude is a property
-of the examples more than of a layer and is pooled over the pieces; so is the sharpness. Where a second difference is
-lost in noise, or the curvature is negative, the magnitude stands for the trace: for a model whose probabilities are
-right, the mean |g|² is the trace of the Gauss–Newton matrix (Fisher's identity), and steps must be small for that.
+A segment's own inner products are noisy, a few directions being all there are. Their ratio to the magnitude is a
+property of the examples more than of a layer and is pooled over the segments; so is the sharpness. Where a second
+difference is lost in noise, or the curvature is negative, the magnitude stands for the trace: for a model whose
+probabilities are right, the mean |g|² is the trace of the Gauss–Newton matrix (Fisher's identity), and steps must be
+small for that.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedspzo.broker.planner.profile import Piece, Profile
+from fedspzo.broker.planner.profile import Profile, Segment
 from fedspzo.broker.simulation.partition import Shares
 from fedspzo.device_runtime.directions.format import Direction, derive_seed
 from fedspzo.device_runtime.errors import DataError
@@ -41,22 +42,22 @@ from fedspzo.device_runtime.step.runner import Batch, Forward
 
 #: Size of a perturbation: small against weights, and its differences large against a loss's rounding.
 EPSILON = 1e-3
-#: Most pieces: deeper networks are cut more coarsely, but for their last layers.
-MOST_PIECES = 8
-#: A stage with so much fewer trained weights than the largest begins no piece: alone, it soon has learned what it can.
+#: Most segments: deeper networks are cut more coarsely, but for their last layers.
+MOST_SEGMENTS = 8
+#: A stage with so much fewer trained weights than the largest begins no segment: alone, it soon learned what it can.
 LEAST_SHARE = 0.25
 #: A signal that is smaller than this share of its magnitude is taken for as large; one cannot measure it.
 LEAST_SIGNAL = 1e-3
 
 
 def cut(manifest: Manifest) -> list[tuple[int, int]]:
-    """First stage and the stage after the last one of each piece."""
+    """First stage and the stage after the last one of each segment."""
     last = len(manifest.stages)
     weights = [trained_weights(manifest, stage, stage + 1) for stage in range(last)]
     starts = [stage for stage in range(last) if weights[stage] >= LEAST_SHARE * max(weights)]
-    if len(starts) > MOST_PIECES:
-        early, late = starts[: -MOST_PIECES // 2], starts[-MOST_PIECES // 2 :]
-        starts = [*early[:: math.ceil(len(early) / (MOST_PIECES // 2))], *late]
+    if len(starts) > MOST_SEGMENTS:
+        early, late = starts[: -MOST_SEGMENTS // 2], starts[-MOST_SEGMENTS // 2 :]
+        starts = [*early[:: math.ceil(len(early) / (MOST_SEGMENTS // 2))], *late]
     starts[0] = next(stage for stage in range(last) if weights[stage])
     return list(zip(starts, [*starts[1:], last], strict=True))
 
@@ -74,10 +75,10 @@ class Sample:
 
     Attributes:
         device: whose it is.
-        first: float64 [pieces, directions, examples], z·g of each example.
-        second: float64 [pieces, directions], zᵀHz of the batch's mean loss.
+        first: float64 [segments, directions, examples], z·g of each example.
+        second: float64 [segments, directions], zᵀHz of the batch's mean loss.
         losses: float64 [examples], unperturbed.
-        shifted: seconds of each piece's stages, perturbed.
+        shifted: seconds of each segment's stages, perturbed.
     """
 
     device: str
@@ -92,7 +93,7 @@ class Statistics:
     """What samples say together; see :class:`Profile`.
 
     Attributes:
-        magnitude, trace: of each piece, as measured.
+        magnitude, trace: of each segment, as measured.
         between, within, sharpness: pooled.
     """
 
@@ -109,7 +110,7 @@ def probe(
     """Measure a profile at the replica's weights.
 
     Args:
-        directions: for each piece, at least 2.
+        directions: for each segment, at least 2.
         batches: of devices in turn, at least 2.
 
     Raises:
@@ -118,8 +119,8 @@ def probe(
     manifest = forward.manifest
     cuts = cut(manifest)
     draws = [
-        [Direction(derive_seed(seed, "probe", 0, piece, (k,)), epsilon) for k in range(directions)]
-        for piece in range(len(cuts))
+        [Direction(derive_seed(seed, "probe", 0, segment, (k,)), epsilon) for k in range(directions)]
+        for segment in range(len(cuts))
     ]
     order = np.random.default_rng(seed).permutation(len(shares.devices))
     sizes = sorted({shape.batch for shape in manifest.shapes})
@@ -131,25 +132,25 @@ def probe(
         samples.append(_sample(forward, forward.batch(store, indices), device, cuts, draws, epsilon))
         costs.append([_cost(forward, forward.batch(store, indices[:size]), cuts) for size in sizes])
     found = evaluate_samples(samples)
-    flops, seconds = np.median(np.array(costs), axis=0).transpose(2, 1, 0)  # [1 + pieces, batch sizes]
+    flops, seconds = np.median(np.array(costs), axis=0).transpose(2, 1, 0)  # [1 + segments, batch sizes]
     plain = seconds[1:, -1]
     shifted = np.median([sample.shifted for sample in samples], axis=0)
-    pieces = tuple(
-        Piece(
+    segments = tuple(
+        Segment(
             start,
             stop,
             trained_weights(manifest, start, stop),
             _size(forward.weights, start, stop),
-            float(found.magnitude[piece]),
-            float(max(found.trace[piece], found.magnitude[piece])),
-            _by_size(sizes, flops[1 + piece]),
-            _by_size(sizes, seconds[1 + piece]),
-            float(max(shifted[piece] - plain[piece], 0.0)),
+            float(found.magnitude[segment]),
+            float(max(found.trace[segment], found.magnitude[segment])),
+            _by_size(sizes, flops[1 + segment]),
+            _by_size(sizes, seconds[1 + segment]),
+            float(max(shifted[segment] - plain[segment], 0.0)),
         )
-        for piece, (start, stop) in enumerate(cuts)
+        for segment, (start, stop) in enumerate(cuts)
     )
     return Profile(
-        pieces=pieces,
+        segments=segments,
         stages=len(manifest.stages),
         flops=_by_size(sizes, flops[0]),
         seconds=_by_size(sizes, seconds[0]),
@@ -169,7 +170,7 @@ def evaluate_samples(samples: Sequence[Sample]) -> Statistics:
         DataError: there are no two devices, or no batch of two examples.
     """
     devices = [sample.device for sample in samples]
-    sums = np.stack([sample.first.sum(axis=2) for sample in samples])  # [batches, pieces, directions]
+    sums = np.stack([sample.first.sum(axis=2) for sample in samples])  # [batches, segments, directions]
     squares = np.stack([(sample.first**2).sum(axis=2) for sample in samples])
     counts = np.array([sample.first.shape[2] for sample in samples])
     pairs = counts * (counts - 1)
@@ -180,7 +181,7 @@ def evaluate_samples(samples: Sequence[Sample]) -> Statistics:
     within = (sums**2 - squares).sum(axis=0).mean(axis=1) / pairs.sum()
     others = np.einsum("apk,bpk,ab->p", sums, sums, ~own) / sums.shape[2]
     between = others / (np.outer(counts, counts) * ~own).sum()
-    curved = np.average([sample.second for sample in samples], axis=0, weights=counts)  # [pieces, directions]
+    curved = np.average([sample.second for sample in samples], axis=0, weights=counts)  # [segments, directions]
     trace = curved.mean(axis=1)
     floor = np.finfo(np.float64).tiny
     return Statistics(
@@ -200,7 +201,7 @@ def _sample(
     draws: Sequence[Sequence[Direction]],
     epsilon: float,
 ) -> Sample:
-    """All pieces and directions on one batch."""
+    """All segments and directions on one batch."""
     last = cuts[-1][1]
     starts, waves, wave, at = [start for start, _ in cuts], [], START, 0
     for stop in [*starts, last]:
@@ -208,20 +209,20 @@ def _sample(
         if before is not wave:
             waves.append(before)
         at = stop
-    entered = waves if starts[0] == 0 else waves[1:]  # the activations that each piece starts from
+    entered = waves if starts[0] == 0 else waves[1:]  # the activations that each segment starts from
     (centre,) = _losses(wave, batch)
     first = np.empty((len(cuts), len(draws[0]), batch.count))
     second, shifted = np.empty(first.shape[:2]), []
-    for piece, (start, stop) in enumerate(cuts):
+    for segment, (start, stop) in enumerate(cuts):
         times = []
-        for k, direction in enumerate(draws[piece]):
+        for k, direction in enumerate(draws[segment]):
             started = time.perf_counter()
-            changed = _run(forward, batch, range(start, stop), both_signs([direction]), entered[piece])
+            changed = _run(forward, batch, range(start, stop), both_signs([direction]), entered[segment])
             times.append((time.perf_counter() - started) / 2)
             ended = _run(forward, batch, range(stop, last), [None, None], changed)
             above, below = _losses(ended, batch)
-            first[piece, k] = (above - below) / (2 * epsilon)
-            second[piece, k] = np.mean(above + below - 2 * centre) / epsilon**2
+            first[segment, k] = (above - below) / (2 * epsilon)
+            second[segment, k] = np.mean(above + below - 2 * centre) / epsilon**2
             for done in {id(each): each for each in (changed, ended)}.values():
                 release(forward, done)
         shifted.append(float(np.median(times)))
@@ -249,7 +250,7 @@ def _losses(wave: Wave, batch: Batch) -> list[np.ndarray]:
 
 
 def _cost(forward: Forward[Replica], batch: Batch, cuts: Sequence[tuple[int, int]]) -> list[tuple[float, float]]:
-    """Operations and seconds of the stages before all pieces, and of each piece."""
+    """Operations and seconds of the stages before all segments, and of each segment."""
     costs, wave = [], START
     for start, stop in [(0, cuts[0][0]), *cuts]:
         before, counted, started = wave, forward.flops, time.perf_counter()

@@ -12,7 +12,7 @@ Unit = Literal["flops", "seconds"]
 
 
 @dataclass(frozen=True)
-class Piece:
+class Segment:
     """Consecutive stages that blocks are not cut within; the first of them has something to train.
 
     Attributes:
@@ -42,9 +42,9 @@ class Profile:
     """A model with its data on an engine.
 
     Attributes:
-        pieces: what is trained, in order; stages before the first are not.
+        segments: what is trained, in order; stages before the first are not.
         stages: of the whole network.
-        flops, seconds: of the stages before the first piece: batch size → operations and seconds.
+        flops, seconds: of the stages before the first segment: batch size → operations and seconds.
         between: inner product of the gradients of two devices' examples, as a share of an example's |g|².
         within: the same of two examples of one device.
         sharpness: tr(H²)/tr(H)², the inverse of how many directions are curved.
@@ -53,7 +53,7 @@ class Profile:
         loss: mean over the examples that were probed.
     """
 
-    pieces: tuple[Piece, ...]
+    segments: tuple[Segment, ...]
     stages: int
     flops: Mapping[int, float]
     seconds: Mapping[int, float]
@@ -80,7 +80,7 @@ class Profile:
         return self.within / cohort + (1 - 1 / cohort) * self.between + (1 - self.within) / (cohort * batch)
 
     def forward(self, unit: Unit, batch: int, start: int | None = None) -> float:
-        """Cost of a pass with so many examples through all, or from a piece to the end."""
+        """Cost of a pass with so many examples through all, or from a segment to the end."""
         before = 0.0 if start is not None else (self.flops if unit == "flops" else self.seconds)[batch]
-        after = self.pieces[start or 0 :]
+        after = self.segments[start or 0 :]
         return before + math.fsum((p.flops if unit == "flops" else p.seconds)[batch] for p in after)

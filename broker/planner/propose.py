@@ -11,8 +11,9 @@ gradient meets which lies as the Hessian does (E ĝᵀHĝ = tr(H)·E d²/K + (1 
 
     η = 1 / (tr(H) · E d² / (K |ḡ|²) + λ),    Δ = η |ḡ|² / 2.
 
-tr(H), |ḡ|², E d² and tr(H²) add up over the pieces of a block, since their directions are independent (curvature across
-pieces is neglected). With directions of each device's own, K is the cohort's number of them and E d² one device's.
+tr(H), |ḡ|², E d² and tr(H²) add up over the segments of a block, since their directions are independent (curvature
+across segments is neglected). With directions of each device's own, K is the cohort's number of them and E d² one
+device's.
 
 A rate is held to a step that is a share of the weights' size: what was measured at a point says nothing far from it.
 Rates adapt (:mod:`fedspzo.broker.rounds.adaptive`), for what was measured is that of the start.
@@ -29,7 +30,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
-from fedspzo.broker.planner.profile import Piece, Profile, Unit
+from fedspzo.broker.planner.profile import Profile, Segment, Unit
 from fedspzo.broker.rounds.job import Job
 from fedspzo.device_runtime.protocol.plan import Block
 
@@ -69,7 +70,7 @@ class Cut:
     """One block of a proposal.
 
     Attributes:
-        start, stop: its pieces, from the first to before the last.
+        start, stop: its segments, from the first to before the last.
         fanout: directions; 0 for a first block that is frozen.
         rate: learning rate.
         size: of the perturbation, ε·scale.
@@ -128,7 +129,7 @@ class Proposal:
 
 
 def propose(profile: Profile, terms: Terms, unit: Unit = "flops") -> list[Proposal]:
-    """Best first: the best of each number of pieces to freeze, and the best that perturbs the whole model at once."""
+    """Best first: the best of each number of segments to freeze, and the best that perturbs the whole model at once."""
     kinds: dict[tuple[int, bool], list[Proposal]] = {}
     for proposal in candidates(profile, terms):
         kinds.setdefault((proposal.frozen, proposal.whole), []).append(proposal)
@@ -142,11 +143,11 @@ def propose(profile: Profile, terms: Terms, unit: Unit = "flops") -> list[Propos
 
 def candidates(profile: Profile, terms: Terms) -> Iterator[Proposal]:
     """All that are considered."""
-    last = len(profile.pieces)
+    last = len(profile.segments)
 
     @cache
     def step(start: int, stop: int, fanout: int, batch: int) -> tuple[float, float]:
-        return best_step(profile, terms, profile.pieces[start:stop], fanout, batch)
+        return best_step(profile, terms, profile.segments[start:stop], fanout, batch)
 
     for batch, blocks in itertools.product(profile.batches, range(1, MOST_BLOCKS + 1)):
         for starts in itertools.combinations(range(1, last), blocks - 1):
@@ -161,27 +162,29 @@ def candidates(profile: Profile, terms: Terms) -> Iterator[Proposal]:
                     yield _assemble(profile, terms, bounds, fanouts, steps, rest, batch)
 
 
-def best_step(profile: Profile, terms: Terms, pieces: Sequence[Piece], fanout: int, batch: int) -> tuple[float, float]:
+def best_step(
+    profile: Profile, terms: Terms, segments: Sequence[Segment], fanout: int, batch: int
+) -> tuple[float, float]:
     """The best rate of a block with so many directions, and the decrease of the loss that it promises."""
-    magnitude = sum(piece.magnitude for piece in pieces)
-    trace = sum(piece.trace for piece in pieces)
-    curvature = profile.sharpness * sum(piece.trace**2 for piece in pieces) / trace
+    magnitude = sum(segment.magnitude for segment in segments)
+    trace = sum(segment.trace for segment in segments)
+    curvature = profile.sharpness * sum(segment.trace**2 for segment in segments) / trace
     together, count = (terms.cohort, fanout) if terms.shared else (1, fanout * terms.cohort)
     noise = trace * profile.moment(together, batch) / (count * profile.signal)
     best = 1 / (noise + curvature)
     spread = math.sqrt(profile.moment(together, batch) * magnitude / count)  # of the estimate, for each weight
-    weights = sum(piece.weights for piece in pieces)
-    size = math.sqrt(math.fsum(piece.weights * piece.size**2 for piece in pieces) / weights)
+    weights = sum(segment.weights for segment in segments)
+    size = math.sqrt(math.fsum(segment.weights * segment.size**2 for segment in segments) / weights)
     rate = min(best, LONGEST * size / spread)
     return rate, rate * (1 - rate / best / 2) * profile.signal * magnitude
 
 
-def best_size(profile: Profile, pieces: Sequence[Piece]) -> float:
+def best_size(profile: Profile, segments: Sequence[Segment]) -> float:
     """Size of a block's perturbation at which curvature and rounding err alike in a one-sided difference.
 
     The difference (l − l₀)/ε errs by ε·tr(H)/2 through curvature and by √2·δ/ε through the rounding δ of a loss.
     """
-    trace = sum(piece.trace for piece in pieces)
+    trace = sum(segment.trace for segment in segments)
     return math.sqrt(2 * math.sqrt(2) * ROUNDING * profile.loss / trace)
 
 
@@ -191,7 +194,7 @@ def make_job(proposal: Proposal, profile: Profile, job: Job) -> Job:
     ε is the size of the last block's perturbation; the other blocks have scales.
     """
     epsilon = proposal.cuts[-1].size
-    stops = [profile.pieces[cut.stop].start for cut in proposal.cuts[:-1]] + [profile.stages]
+    stops = [profile.segments[cut.stop].start for cut in proposal.cuts[:-1]] + [profile.stages]
     blocks = tuple(
         Block(stop, cut.fanout, cut.size / epsilon, cut.rate) for stop, cut in zip(stops, proposal.cuts, strict=True)
     )
@@ -211,7 +214,7 @@ def _assemble(
     batch: int,
 ) -> Proposal:
     cuts = tuple(
-        Cut(start, stop, fanout, rate, best_size(profile, profile.pieces[start:stop]))
+        Cut(start, stop, fanout, rate, best_size(profile, profile.segments[start:stop]))
         for (start, stop), fanout, (rate, _) in zip(bounds, fanouts, steps, strict=True)
     )
     decrease = math.fsum(gain for _, gain in steps) - steps[0][1] * (1 - 1 / rest)
@@ -244,7 +247,7 @@ def _cost(
     for cut, share in zip(cuts, shares, strict=True):
         each = profile.forward(unit, batch, cut.start)
         if unit == "seconds":
-            each += math.fsum(piece.shift_seconds for piece in profile.pieces[cut.start : cut.stop])
+            each += math.fsum(segment.shift_seconds for segment in profile.segments[cut.start : cut.stop])
         cost += share * cut.fanout * each
     return cost
 

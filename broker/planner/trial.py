@@ -15,11 +15,30 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from fedspzo.broker.planner.ground import Curve, Ground
+import numpy as np
+
 from fedspzo.broker.planner.profile import Profile
 from fedspzo.broker.planner.propose import Proposal, make_job
 from fedspzo.broker.rounds.job import Job
+from fedspzo.broker.server.store import ServerStore
+from fedspzo.broker.simulation.curve import Budget, Curve, draw_curve
+from fedspzo.broker.simulation.driver import simulate
+from fedspzo.broker.simulation.fleet import CALM, Fleet
+from fedspzo.broker.simulation.partition import subset
+from fedspzo.broker.simulation.workers import LocalWorkers, Work
+from fedspzo.broker.simulation.zeroth_order import ZerothOrder
+from fedspzo.device_runtime.engines.protocol import create_engine
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.step.runner import Forward
+from fedspzo.device_runtime.step.scores import predict
 
+#: Examples that a run's loss is the mean of.
+SAMPLE = 128
+#: Points of a whole run's curve.
+POINTS = 6
+#: A run whose loss is that many times the loss at the start is over.
+DIVERGED = 2.0
 #: Proposals that are tried besides the whole model perturbed at once, and those of them that run to the end.
 TRIED, FINALISTS = 4, 2
 #: Multiples of the formula's rates to begin with; where the best is an outermost one, that many times another is added.
@@ -56,9 +75,15 @@ class Tried:
     seed: int
     curve: Curve
 
+    @property
+    def held(self) -> float:
+        """The worse of the last two losses; infinite if the run diverged."""
+        worst = max(self.curve.losses[-2:])
+        return worst if worst < DIVERGED * self.curve.losses[0] else math.inf
+
 
 @dataclass(frozen=True)
-class Outcome:
+class TrialResult:
     """What a trial settles on.
 
     Attributes:
@@ -82,16 +107,28 @@ class Outcome:
     @property
     def learned(self) -> bool:
         """Whether the best run held less than the loss at the start."""
-        return self.best.curve.held < LEARNED * self.best.curve.losses[0]
+        return self.best.held < LEARNED * self.best.curve.losses[0]
 
 
 class _Runs:
-    """Runs of one trial, each in a folder."""
+    """Runs of one trial, each in a folder.
 
-    def __init__(self, ground: Ground, profile: Profile, job: Job, folder: Path) -> None:
-        self._ground, self._profile, self._job, self._folder = ground, profile, job, folder
+    Attributes:
+        spent: operations of all runs so far, with those of their evaluation.
+    """
+
+    def __init__(self, work: Work, horizon: float, profile: Profile, job: Job, folder: Path) -> None:
+        self._work, self._profile, self._job, self._folder = work, profile, job, folder
+        self._budget = Budget(horizon, POINTS, DIVERGED)
         self._places: dict[tuple[Proposal, float, int], Path] = {}
         self.tried: dict[tuple[Proposal, float, int], Tried] = {}
+        self.spent = 0.0
+        bundle = Bundle(work.bundle)
+        self._devices = (shares := work.shares(bundle)).devices
+        self._forward = Forward(create_engine(work.engine, work.threads), Replica(bundle))
+        stores = [shares.of(device) for device in self._devices[:SAMPLE]]
+        each = math.ceil(SAMPLE / len(stores))
+        self._sample = [subset(store, store.sample(0, each)) for store in stores]
 
     @property
     def start(self) -> float:
@@ -102,24 +139,44 @@ class _Runs:
         """The loss that a run holds; it is begun or gone on with as is necessary."""
         key = proposal, factor, seed
         run = self.tried.get(key)
-        if run is None or (run.curve.flops[-1] < until * self._ground.horizon and math.isfinite(run.curve.held)):
+        if run is None or (run.curve.flops[-1] < until * self._budget.flops and math.isfinite(run.held)):
             place = self._places.setdefault(key, self._folder / str(len(self._places)))
             scaled = proposal.at_rate(factor)
             job = replace(make_job(scaled, self._profile, self._job), seed=self._job.seed + seed)
-            curve = self._ground.run(job, place, until, run.curve if run else None)
+            curve = self._run(job, place, until, run.curve if run else None)
             self.tried[key] = Tried(scaled, factor, job.seed, curve)
-        return self.tried[key].curve.held
+        return self.tried[key].held
 
     def cost(self, proposal: Proposal, factor: float, target: float) -> tuple[float, float]:
         """Operations until a loss that is held, and the loss at the end for those that do not; of the worse seed."""
         held = {seed: self.held(proposal, factor, 1.0, seed) for seed in SEEDS}
         return max((self.tried[proposal, factor, seed].curve.until(target), held[seed]) for seed in SEEDS)
 
+    def _run(self, job: Job, folder: Path, until: float, curve: Curve | None) -> Curve:
+        """Begin a run, or continue one, until it has spent a share of the horizon."""
+        store, replica = ServerStore(folder, self._forward.weights.bundle.identity), self._forward.weights
+        replica.restore(None)
+        training = ZerothOrder(job, store, LocalWorkers(self._work))
 
-def search(ground: Ground, profile: Profile, job: Job, proposals: Sequence[Proposal]) -> Outcome:
+        def loss() -> float:
+            training.advance(replica)
+            before = self._forward.flops
+            losses = np.concatenate([predict(self._forward, store)[0] for store in self._sample])
+            self.spent += self._forward.flops - before
+            return float(losses.mean())
+
+        rounds = simulate(job, Fleet(self._devices, CALM, job.seed), training)
+        found = draw_curve(rounds, loss, self._budget, until, curve)
+        self.spent += found.flops[-1] - (curve.flops[-1] if curve else 0.0)
+        return found
+
+
+def search(work: Work, horizon: float, profile: Profile, job: Job, proposals: Sequence[Proposal]) -> TrialResult:
     """Try the first proposals and the whole model perturbed at once, and settle on one at safe rates.
 
     Args:
+        work: the bundle, the engine and the devices' examples.
+        horizon: operations of all devices in a whole run.
         job: what the proposals do not say: cohort, seed, and so on; its rounds do not matter.
         proposals: best first, the whole model among them.
 
@@ -129,7 +186,7 @@ def search(ground: Ground, profile: Profile, job: Job, proposals: Sequence[Propo
     whole = next(proposal for proposal in proposals if proposal.whole)
     others = [proposal for proposal in proposals if not proposal.whole][:TRIED]
     with TemporaryDirectory(prefix="fedspzo-") as folder:
-        runs = _Runs(ground, profile, job, Path(folder))
+        runs = _Runs(work, horizon, profile, job, Path(folder))
         looks = {proposal: _look(runs, proposal) for proposal in (whole, *others)}
         order = sorted(others, key=lambda proposal: min(looks[proposal].values()))[:FINALISTS]
         ends = [(proposal, factor) for proposal in order for factor in _promising(looks[proposal], runs.start)]
@@ -140,12 +197,12 @@ def search(ground: Ground, profile: Profile, job: Job, proposals: Sequence[Propo
         rival = _best(looks[whole])
         runs.held(whole, rival, 1.0)
         best, against = runs.tried[winner, factor, 0], runs.tried[whole, rival, 0]
-        loss = against.curve.held
+        loss = against.held
         gain = math.inf
         if loss < LEARNED * against.curve.losses[0]:
             gain = against.curve.reached(loss) / best.curve.reached(loss)
         tried = tuple(runs.tried.values())
-    return Outcome(winner.at_rate(SAFE * factor), SAFE * factor, best, against, tried, ground.spent, gain)
+    return TrialResult(winner.at_rate(SAFE * factor), SAFE * factor, best, against, tried, runs.spent, gain)
 
 
 def _look(runs: _Runs, proposal: Proposal) -> dict[float, float]:

@@ -1,25 +1,25 @@
-"""The rounds of virtual devices: the live server's plans, cohorts, aggregation and journal, in virtual time."""
+"""The driver of simulated jobs: whoever simulates (the command, the planner, a study) draws closed rounds from it.
+
+A way to train is a state and what a round makes of it, as a federated algorithm is in fedjax (arXiv 2108.02117):
+:class:`fedspzo.broker.simulation.zeroth_order.ZerothOrder` keeps a journal as the live server does,
+:class:`fedspzo.broker.simulation.first_order.FirstOrder` weights. A caller stops when it wants to, and may continue
+with the same state.
+"""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
 
-from fedspzo.broker.rounds.adaptive import Pace
-from fedspzo.broker.rounds.aggregate import ClosedRound, close_round, describe_round
-from fedspzo.broker.rounds.job import Job, plan_round
+from fedspzo.broker.rounds.aggregate import ClosedRound
+from fedspzo.broker.rounds.job import Job
 from fedspzo.broker.rounds.sampling import Candidate, choose_cohort
-from fedspzo.broker.server.store import ServerStore
 from fedspzo.broker.simulation.fleet import Fleet
-from fedspzo.broker.simulation.workers import Workers
 from fedspzo.device_runtime.errors import PlanError
-from fedspzo.device_runtime.protocol.messages import encode
-from fedspzo.device_runtime.protocol.plan import Entry, Plan
-from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES, Scope
-from fedspzo.device_runtime.protocol.sums import check_continues
-from fedspzo.device_runtime.replica.journal import EMPTY
+from fedspzo.device_runtime.protocol.plan import Plan
+from fedspzo.device_runtime.replica.weights import Replica
 
 #: Times that a round's plan goes out to further devices before the simulation gives up.
 TRIES = 100
@@ -79,49 +79,56 @@ def attend_round(job: Job, plan: Plan, fleet: Fleet, served: Mapping[str, int]) 
     return attend(job, plan, fleet, candidates)
 
 
-def simulate(
-    job: Job,
-    name: str,
-    fleet: Fleet,
-    workers: Workers,
-    store: ServerStore,
-    observe: Callable[[ClosedRound, Entry, int], None],
-) -> Counter[str]:
-    """Run the rounds that the store's journal does not have yet; it is a live server's own, and may be gone on with.
+class Training(Protocol):
+    """A way to train: the state after the rounds that are closed, and what the next round makes of it."""
 
-    Args:
-        name: of the job.
-        workers: stand at the journal's end.
-        observe: told of each closed round, its entry, and the operations that its devices did.
+    @property
+    def round(self) -> int:
+        """The last closed round."""
 
-    Returns:
-        What happened how often.
+    def served(self) -> dict[str, int]:
+        """Device → the last round that its result counted in."""
+
+    def plan(self, round: int) -> Plan:
+        """The plan of the next round."""
+
+    def train(self, plan: Plan, attendance: Attendance) -> tuple[ClosedRound, int]:
+        """Close a round with what its devices measure; also the operations of matrix products that they did.
+
+        Raises:
+            FedSPZOError: a device's measurement failed.
+        """
+
+    def advance(self, replica: Replica) -> None:
+        """Take a replica, which stands at an earlier round of this training or at θ₀, to the last closed one."""
+
+
+@dataclass(frozen=True)
+class SimulatedRound:
+    """A round that the driver closed.
+
+    Attributes:
+        closed: what became of it, in virtual time.
+        asked: devices asked.
+        flops: operations of matrix products that its devices did.
+    """
+
+    closed: ClosedRound
+    asked: int
+    flops: int
+
+
+def simulate(job: Job, fleet: Fleet, training: Training) -> Iterator[SimulatedRound]:
+    """The rounds that are not closed yet, each computed when it is drawn.
 
     Raises:
-        PlanError: the job does not go on with the journal, or too few devices ever answer.
+        PlanError: too few devices ever answer.
+        FedSPZOError: as the training.
     """
-    check_continues(store.sums, plan_round(job, 1))
-    counts: Counter[str] = Counter()
-    served, pace = _served(store), Pace(job, store.journal.entries())
-    for number in range(store.journal.last_round + 1, job.rounds + 1):
-        plan = pace.plan(number)
+    served = training.served()
+    for number in range(training.round + 1, job.rounds + 1):
+        plan = training.plan(number)
         attendance = attend_round(job, plan, fleet, served)
-        answers = workers.measure(plan, list(attendance.seconds))
-        results = {d: replace(answer.result, seconds=attendance.seconds[d]) for d, answer in answers.items()}
-        entry = close_round(plan, results, job.votes)
-        closed = describe_round(plan, results, attendance.closed)
-        scope = Scope(name, store.bundle, head=store.journal.head(number - 1) or EMPTY)
-        signature = store.signer.sign(encode(entry), scope)[-SIGNATURE_BYTES:]
-        store.close_round(entry, signature, closed)
-        workers.follow([entry])
-        pace.follow(entry)
-        served.update(dict.fromkeys(results, number))
-        counts["results accepted"] += len(results)
-        counts["devices asked"] += attendance.asked
-        observe(closed, entry, sum(answer.flops for answer in answers.values()))
-    return counts
-
-
-def _served(store: ServerStore) -> dict[str, int]:
-    """Device → the last round that its result counted in."""
-    return {device: closed.round for closed in store.history() for device in closed.devices}
+        closed, flops = training.train(plan, attendance)
+        served.update(dict.fromkeys(closed.devices, number))
+        yield SimulatedRound(closed, attendance.asked, flops)

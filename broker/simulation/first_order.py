@@ -3,13 +3,12 @@
 FedAvg (arXiv 1602.05629): devices take local steps of SGD, the server averages their weights by examples. FedSGD (same
 paper): devices send one gradient, and the server takes the step, by SGD or by Adam (FedAdam, arXiv 2003.00295).
 Devices, their examples, batches and cohorts are those of the zeroth-order simulation. The algorithms are pure functions
-of plain state, as in fedjax (arXiv 2108.02117).
+of plain state.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -17,11 +16,12 @@ import numpy as np
 
 from fedspzo.broker.rounds.aggregate import ClosedRound
 from fedspzo.broker.rounds.job import Job, plan_round
-from fedspzo.broker.simulation.driver import attend_round
-from fedspzo.broker.simulation.fleet import Fleet
+from fedspzo.broker.simulation.driver import Attendance
 from fedspzo.broker.simulation.gradient import Backpropagation, Gradient, Tensors
 from fedspzo.broker.simulation.partition import Shares
+from fedspzo.device_runtime.errors import PlanError
 from fedspzo.device_runtime.protocol.plan import Plan
+from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.estimator import draw_examples
 
 #: Of Adam (arXiv 1412.6980): decay of the two moments, and what is added to the root of the second.
@@ -128,58 +128,73 @@ def server_update(algorithm: Algorithm, state: State, plan: Plan, updates: Mappi
     return State(_descend(state.weights, direction, rate), (first, second), steps)
 
 
-def train(
-    job: Job,
-    algorithm: Algorithm,
-    fleet: Fleet,
-    shares: Shares,
-    backpropagation: Backpropagation,
-    observe: Callable[[ClosedRound, State, int], None],
-) -> Counter[str]:
-    """Run a job's rounds from θ₀.
+class FirstOrder:
+    """A :class:`fedspzo.broker.simulation.driver.Training` whose state is weights; it starts from θ₀.
 
-    Args:
-        job: of which plans have one block, whose learning rate is the algorithm's.
-        observe: told of each round, the state after it, and the operations that its devices did.
-
-    Returns:
-        What happened how often.
+    Attributes:
+        state: after the last closed round.
     """
-    counts: Counter[str] = Counter()
-    served: dict[str, int] = {}
-    state = algorithm.start(backpropagation.start())
-    for number in range(1, job.rounds + 1):
-        plan = plan_round(job, number)
-        attendance = attend_round(job, plan, fleet, served)
-        updates = {
-            device: update_of(algorithm, state.weights, plan, device, shares, backpropagation)
-            for device in attendance.seconds
-        }
-        state = server_update(algorithm, state, plan, updates)
-        served.update(dict.fromkeys(updates, number))
-        counts["results accepted"] += len(updates)
-        counts["devices asked"] += attendance.asked
+
+    def __init__(self, job: Job, algorithm: Algorithm, shares: Shares, backpropagation: Backpropagation) -> None:
+        """``job``'s plans have one block, whose learning rate is the algorithm's."""
+        self._job, self._algorithm, self._shares, self._backpropagation = job, algorithm, shares, backpropagation
+        self.state = algorithm.start(backpropagation.start())
+        self._served: dict[str, int] = {}
+
+    @property
+    def round(self) -> int:
+        """The last closed round."""
+        return self.state.steps
+
+    def served(self) -> dict[str, int]:
+        """Device → the last round that its update counted in."""
+        return dict(self._served)
+
+    def plan(self, round: int) -> Plan:
+        """The plan of the next round."""
+        return plan_round(self._job, round)
+
+    def train(self, plan: Plan, attendance: Attendance) -> tuple[ClosedRound, int]:
+        """Gradients on the devices' examples, and the server's step."""
+        updates = {device: self._update_of(plan, device) for device in attendance.seconds}
+        self.state = server_update(self._algorithm, self.state, plan, updates)
+        self._served.update(dict.fromkeys(updates, plan.round))
         closed = ClosedRound(
-            round=number,
+            round=plan.round,
             loss=math.fsum(update.loss for update in updates.values()) / len(updates),
             devices=tuple(sorted(updates)),
             seconds=attendance.closed,
             step_seconds=math.fsum(attendance.seconds.values()) / (len(updates) * plan.steps),
         )
-        observe(closed, state, sum(update.flops for update in updates.values()))
-    return counts
+        return closed, sum(update.flops for update in updates.values())
+
+    def advance(self, replica: Replica) -> None:
+        """Give a replica the weights, to which no journal leads."""
+        if self.round:
+            replica.adopt(self.state.weights, self.round)
+
+    def _update_of(self, plan: Plan, device: str) -> Update:
+        """A virtual device's update, on the examples that it would draw for the same plan of a zeroth-order job."""
+        store = self._shares.of(device)
+
+        def gradient(at: Tensors, step: int) -> Gradient:
+            return self._backpropagation(at, store, draw_examples(plan, store, device, step))
+
+        return device_update(self._algorithm, self.state.weights, plan, gradient)
 
 
-def update_of(
-    algorithm: Algorithm, weights: Tensors, plan: Plan, device: str, shares: Shares, backpropagation: Backpropagation
-) -> Update:
-    """A virtual device's update, on the examples that it would draw for the same plan of a zeroth-order job."""
-    store = shares.of(device)
-
-    def gradient(at: Tensors, step: int) -> Gradient:
-        return backpropagation(at, store, draw_examples(plan, store, device, step))
-
-    return device_update(algorithm, weights, plan, gradient)
+def check_job(name: str, job: Job) -> None:
+    """Raise PlanError unless a job's settings go with the algorithm of that name."""
+    if len(job.blocks) > 1 or job.blocks[0].fanout != 1:
+        raise PlanError(
+            "job.directions-of-first-order",
+            f"{name} has no directions: leave out --split, --fanouts and --scales",
+        )
+    if job.steps > 1 and not ALGORITHMS[name].local:
+        raise PlanError(
+            "job.local-steps",
+            f"{name} takes one gradient of each device; for local --steps use --method fedavg",
+        )
 
 
 def payload(weights: Tensors) -> int:

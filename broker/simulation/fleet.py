@@ -20,7 +20,7 @@ Quantile = Callable[[float], float]
 
 
 @dataclass(frozen=True)
-class Profile:
+class Behaviour:
     """How the devices of a fleet differ and fail.
 
     Attributes:
@@ -42,7 +42,7 @@ class Profile:
 
 
 #: Devices that are alike, always there, and answer.
-CALM = Profile(lambda chance: 1.0, lambda chance: 1.0, available=1.0, dropout=0.0)
+CALM = Behaviour(lambda chance: 1.0, lambda chance: 1.0, available=1.0, dropout=0.0)
 
 
 def parse_quantile(text: str, option: str) -> Quantile:
@@ -73,27 +73,27 @@ class Fleet:
 
     Attributes:
         devices: their names.
-        profile: how they differ and fail.
+        behaviour: how they differ and fail.
         seed: of all draws.
     """
 
     devices: Sequence[str]
-    profile: Profile
+    behaviour: Behaviour
     seed: int
 
     def present(self, round: int) -> dict[str, Candidate]:
         """Devices that are there in a round, and what sampling knows of them; ``served`` is not told."""
         return {
-            device: Candidate(battery=min(1.0, self.profile.battery(self._chance("battery", round, device))))
+            device: Candidate(battery=min(1.0, self.behaviour.battery(self._chance("battery", round, device))))
             for device in self.devices
-            if self.profile.available == 1 or self._chance("available", round, device) < self.profile.available
+            if self.behaviour.available == 1 or self._chance("available", round, device) < self.behaviour.available
         }
 
     def seconds(self, round: int, device: str, steps: int) -> float:
         """Virtual time until a device answers, from when it is asked; infinite where it does not."""
-        if self._chance("dropout", round, device) < self.profile.dropout:
+        if self._chance("dropout", round, device) < self.behaviour.dropout:
             return math.inf
-        return steps * self.profile.step_seconds(self._chance("speed", 0, device))
+        return steps * self.behaviour.step_seconds(self._chance("speed", 0, device))
 
     def _chance(self, purpose: str, round: int, device: str) -> float:
         """A number in (0, 1)."""

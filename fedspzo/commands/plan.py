@@ -13,7 +13,7 @@ from fedspzo.commands.simulate import add_share_options, make_shares
 if TYPE_CHECKING:
     from fedspzo.broker.planner.profile import Profile
     from fedspzo.broker.planner.propose import Proposal
-    from fedspzo.broker.planner.trial import Outcome
+    from fedspzo.broker.planner.trial import TrialResult
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         " to fall; the trial takes up to 26 times as many (%(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--directions", type=int, default=8, metavar="N", help="that each piece is measured along (%(default)s)"
+        "--directions", type=int, default=8, metavar="N", help="that each segment is measured along (%(default)s)"
     )
     parser.add_argument(
         "--batches", type=int, default=20, metavar="N", help="that are measured, of one device each (%(default)s)"
@@ -53,11 +53,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print what was measured, what is proposed, and the options to paste."""
-    from fedspzo.broker.planner.ground import Ground
     from fedspzo.broker.planner.probe import probe
     from fedspzo.broker.planner.propose import Terms, propose
     from fedspzo.broker.planner.trial import search
     from fedspzo.broker.rounds.job import Job
+    from fedspzo.broker.simulation.workers import Work
     from fedspzo.device_runtime.engines.protocol import create_engine
     from fedspzo.device_runtime.errors import PlanError
     from fedspzo.device_runtime.model.bundle import Bundle
@@ -87,8 +87,8 @@ def run(options: argparse.Namespace) -> None:
             blocks=blocks, final_rate=1.0, digest_every=25,
         )  # fmt: skip
         horizon = options.trial * options.cohort * profile.forward("flops", max(profile.batches))
-        ground = Ground(bundle, options.engine, options.threads, shares, horizon)
-        outcome = search(ground, profile, job, proposals)
+        work = Work(bundle.folder, options.engine, options.threads, None, lambda bundle: shares)
+        outcome = search(work, horizon, profile, job, proposals)
         chosen = outcome.proposal
     predicted = chosen.efficiency(options.cost) / whole.efficiency(options.cost)
     settings = job_options(chosen, profile, options.cohort, options.seeds)
@@ -105,7 +105,7 @@ def job_options(proposal: Proposal, profile: Profile, cohort: int, seeds: str) -
     def listed(values: list[float]) -> str:
         return ",".join(f"{value:.4g}" for value in values)
 
-    split = {"--split": ",".join(str(profile.pieces[cut.start].start) for cut in proposal.cuts[1:])}
+    split = {"--split": ",".join(str(profile.segments[cut.start].start) for cut in proposal.cuts[1:])}
     return {
         "--sides": "1",
         **(split if len(proposal.cuts) > 1 else {}),
@@ -125,7 +125,7 @@ def job_options(proposal: Proposal, profile: Profile, cohort: int, seeds: str) -
 def _describe(
     profile: Profile,
     proposals: list[Proposal],
-    outcome: Outcome | None,
+    outcome: TrialResult | None,
     chosen: Proposal,
     predicted: float,
     settings: dict[str, str],
@@ -144,10 +144,7 @@ def _describe(
             "gain": outcome.gain if math.isfinite(outcome.gain) else None,
             "factor": outcome.factor,
             "flops": outcome.flops,
-            "runs": [
-                {**asdict(run), "held": run.curve.held if math.isfinite(run.curve.held) else None}
-                for run in outcome.tried
-            ],
+            "runs": [{**asdict(run), "held": run.held if math.isfinite(run.held) else None} for run in outcome.tried],
         }
     return found
 
@@ -155,7 +152,7 @@ def _describe(
 def _show(
     profile: Profile,
     proposals: list[Proposal],
-    outcome: Outcome | None,
+    outcome: TrialResult | None,
     chosen: Proposal,
     predicted: float,
     settings: dict[str, str],
@@ -166,10 +163,10 @@ def _show(
     console = Console(soft_wrap=True, highlight=False)
     largest = max(profile.batches)
     table = Table("stages", "trained weights", "GFLOP", "ms", "|g|² of an example", "tr(H)", title="what was measured")
-    for piece in profile.pieces:
+    for segment in profile.segments:
         table.add_row(
-            f"{piece.start}–{piece.stop - 1}", f"{piece.weights:,}", f"{piece.flops[largest] / 1e9:.3f}",
-            f"{1e3 * piece.seconds[largest]:.1f}", f"{piece.magnitude:.3g}", f"{piece.trace:.3g}",
+            f"{segment.start}–{segment.stop - 1}", f"{segment.weights:,}", f"{segment.flops[largest] / 1e9:.3f}",
+            f"{1e3 * segment.seconds[largest]:.1f}", f"{segment.magnitude:.3g}", f"{segment.trace:.3g}",
         )  # fmt: skip
     console.print(table)
     console.print(
@@ -183,8 +180,8 @@ def _show(
     console.print(table)
     if outcome is not None:
         table = Table("blocks", "directions", "rates", "batch", "GFLOP a step", "seed", "held loss", title="tried")
-        for run in sorted(outcome.tried, key=lambda run: run.curve.held):
-            table.add_row(*_row(profile, run.proposal), str(run.seed), f"{run.curve.held:.3f}")
+        for run in sorted(outcome.tried, key=lambda run: run.held):
+            table.add_row(*_row(profile, run.proposal), str(run.seed), f"{run.held:.3f}")
         console.print(table)
         measured = (
             f"{outcome.gain:.1f} times fewer operations than the whole model perturbed at once"
@@ -200,7 +197,7 @@ def _show(
 
 def _row(profile: Profile, proposal: Proposal) -> tuple[str, ...]:
     """The settings, for a table."""
-    starts = [profile.pieces[cut.start].start for cut in proposal.cuts]
+    starts = [profile.segments[cut.start].start for cut in proposal.cuts]
     every = f" every {proposal.first_every}th" if proposal.first_every > 1 else ""
     return (
         " | ".join(str(start) for start in starts),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,12 +21,12 @@ if TYPE_CHECKING:
     from fedspzo.broker.rounds.job import Job
     from fedspzo.broker.server.evaluation import Schedule
     from fedspzo.broker.server.store import ServerStore
+    from fedspzo.broker.simulation.driver import Training
     from fedspzo.broker.simulation.fleet import Fleet
     from fedspzo.broker.simulation.partition import Shares
     from fedspzo.broker.simulation.workers import Work, Workers
     from fedspzo.device_runtime.data.store import DataStore
     from fedspzo.device_runtime.model.bundle import Bundle
-    from fedspzo.device_runtime.protocol.plan import Entry
     from fedspzo.device_runtime.replica.weights import Replica
     from fedspzo.device_runtime.step.runner import Forward
 
@@ -76,9 +78,7 @@ def add_share_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Run the rounds that the journal does not have yet, printing progress."""
-    from fedspzo.first_order import run_first_order
-
+    """Run the rounds that are not closed yet, printing progress."""
     course = prepare(options)
     if options.method in FIRST_ORDER:
         run_first_order(options, course)
@@ -111,31 +111,47 @@ class Course:
     started: float
     json: bool
 
-    def attend(self, round: int) -> None:
-        """Do what is due after a round, which the replica stands at."""
+    def attend(self, training: Training) -> None:
+        """Do what is due after the last closed round."""
         from fedspzo.device_runtime.step.scores import evaluate
 
-        if self.held_out is not None and self.schedule.evaluation(round):
+        if not self.schedule.due(training.round):
+            return
+        training.advance(self.forward.weights)
+        if self.held_out is not None and self.schedule.evaluation(training.round):
             evaluation = evaluate(self.forward, self.held_out)
-            show(self.json, round=round, held_out_loss=evaluation.loss, **evaluation.scores)
-        if self.schedule.snapshot(round):
-            self.forward.weights.save_snapshot(self.store.new_snapshot(round))
+            show(self.json, round=training.round, held_out_loss=evaluation.loss, **evaluation.scores)
+        if self.schedule.snapshot(training.round):
+            self.forward.weights.save_snapshot(self.store.new_snapshot(training.round))
 
-    def tell(self, closed: ClosedRound, flops: int, **more: int) -> None:
-        """Print a closed round, and the operations that its devices did."""
-        show(
-            self.json,
-            round=closed.round,
-            loss=closed.loss,
-            results=len(closed.devices),
-            virtual_seconds=closed.seconds,
-            gflop=flops / 1e9,
-            seconds=time.monotonic() - self.started,
-            **more,
-        )
+    def run(self, training: Training, check: Callable[[ClosedRound], None] | None = None, **more: int) -> None:
+        """Run the rounds that are not closed yet, and print each, with ``more`` beside it, and what came of all.
 
-    def finish(self, counts: Mapping[str, int]) -> None:
-        """Print what came of it."""
+        Args:
+            check: raises where a closed round is not worth going on from.
+        """
+        from fedspzo.broker.simulation.driver import simulate
+
+        counts: Counter[str] = Counter()
+        if not training.round:
+            self.attend(training)
+        for made in simulate(self.job, self.fleet, training):
+            counts["results accepted"] += len(made.closed.devices)
+            counts["devices asked"] += made.asked
+            show(
+                self.json,
+                round=made.closed.round,
+                loss=made.closed.loss,
+                results=len(made.closed.devices),
+                virtual_seconds=made.closed.seconds,
+                gflop=made.flops / 1e9,
+                seconds=time.monotonic() - self.started,
+                **more,
+            )
+            if check:
+                check(made.closed)
+            self.attend(training)
+        training.advance(self.forward.weights)
         show(
             self.json,
             finished=True,
@@ -149,7 +165,7 @@ def prepare(options: argparse.Namespace) -> Course:
     """All that a job needs, as the options say. Raises FedSPZOError when they contradict each other."""
     from fedspzo.broker.server.evaluation import Schedule
     from fedspzo.broker.server.store import ServerStore
-    from fedspzo.broker.simulation.fleet import Fleet, Profile, parse_quantile
+    from fedspzo.broker.simulation.fleet import Behaviour, Fleet, parse_quantile
     from fedspzo.device_runtime.data.store import load_data
     from fedspzo.device_runtime.engines.protocol import create_engine
     from fedspzo.device_runtime.errors import PlanError
@@ -161,7 +177,7 @@ def prepare(options: argparse.Namespace) -> Course:
     job = make_job(options, bundle)
     if min(options.evaluate_every, options.workers) < 1:
         raise PlanError("--evaluate-every and --workers are at least 1")
-    profile = Profile(
+    profile = Behaviour(
         step_seconds=parse_quantile(options.step_seconds, "--step-seconds"),
         battery=parse_quantile(options.battery, "--battery"),
         available=options.available,
@@ -185,45 +201,59 @@ def prepare(options: argparse.Namespace) -> Course:
 
 
 def run_zeroth_order(options: argparse.Namespace, course: Course) -> None:
-    """Go on where the journal ends.
+    """Continue where the journal ends.
 
     Raises:
         StateError: the newest snapshot is not of the journal.
     """
-    from fedspzo.broker.simulation.driver import simulate
     from fedspzo.broker.simulation.workers import Work
-    from fedspzo.device_runtime.errors import StateError
+    from fedspzo.broker.simulation.zeroth_order import ZerothOrder, check_snapshot
 
-    store, replica = course.store, course.forward.weights
-    if store.journal.head(replica.round) != replica.head:
-        raise StateError(
-            f"{store.snapshot} is not of this journal, but of a first-order method or another job;"
-            " give each job a state folder of its own"
-        )
+    store, start = course.store, course.forward.weights.round
+    check_snapshot(store, course.forward.weights)
     shares = partial(make_shares, options)
     workers = make_workers(options, Work(options.bundle, options.engine, options.threads, store.snapshot, shares))
-    waiting = list(store.journal.entries(replica.round))
-    workers.follow(waiting)
-
-    def attend(round: int) -> None:
-        replica.apply_all(waiting)
-        waiting.clear()
-        course.attend(round)
-
-    def observe(closed: ClosedRound, entry: Entry, flops: int) -> None:
-        course.tell(closed, flops)
-        waiting.append(entry)
-        if course.schedule.due(closed.round):
-            attend(closed.round)
-
     try:
-        if not store.journal.last_round:
-            attend(0)
-        counts = simulate(course.job, options.job, course.fleet, workers, store, observe)
+        course.run(ZerothOrder(course.job, store, workers, start, options.job))
     finally:
         workers.close()
-    replica.apply_all(waiting)
-    course.finish(counts)
+
+
+def run_first_order(options: argparse.Namespace, course: Course) -> None:
+    """Run all rounds from θ₀; no journal leads to the snapshot at the end.
+
+    Raises:
+        PlanError: options do not go with the method, or it diverges.
+        StateError: the state folder has rounds of another run.
+        EngineError, BundleError: PyTorch or its graphs are not there.
+    """
+    from fedspzo.broker.simulation.first_order import ALGORITHMS, FirstOrder, check_job, payload
+    from fedspzo.broker.simulation.gradient import Backpropagation
+    from fedspzo.device_runtime.errors import PlanError, StateError
+
+    check_job(options.method, course.job)
+    if options.workers > 1 or options.ray or options.ray_address:
+        raise PlanError(
+            "simulation.workers-of-first-order",
+            f"{options.method} is computed in this process alone: leave out --workers and --ray",
+        )
+    if course.store.journal.last_round or course.forward.weights.round:
+        raise StateError(
+            "state.rounds-of-another-run",
+            f"{options.state} has rounds of another run, which {options.method} cannot continue;"
+            " give it a state folder of its own",
+        )
+    backpropagation = Backpropagation(course.bundle, options.threads)
+    training = FirstOrder(course.job, ALGORITHMS[options.method], course.shares, backpropagation)
+
+    def check(closed: ClosedRound) -> None:
+        if not math.isfinite(closed.loss):
+            raise PlanError(
+                "simulation.diverged", f"{options.method} diverged in round {closed.round}; lower --learning-rates"
+            )
+
+    size = payload(training.state.weights)
+    course.run(training, check, device_bytes_up=size, device_bytes_down=size)
 
 
 def make_shares(options: argparse.Namespace, bundle: Bundle) -> Shares:

@@ -263,10 +263,10 @@ def test_options_that_do_not_go_with_a_method(command: Command, options: list[ob
 
 def test_runs_are_not_mixed(command: Command) -> None:
     assert command("first", "--method", "fedsgd")[-1]["finished"]
-    assert "rounds of another run, which fedavg cannot go on from" in str(command("first", "--method", "fedavg"))
+    assert "rounds of another run, which fedavg cannot continue" in str(command("first", "--method", "fedavg"))
     assert "is not of this journal, but of a first-order method" in str(command("first"))
     assert command("zeroth", "--fanouts", "1,1")[-1]["finished"]
-    assert "rounds of another run, which fedsgd cannot go on from" in str(command("zeroth", "--method", "fedsgd"))
+    assert "rounds of another run, which fedsgd cannot continue" in str(command("zeroth", "--method", "fedsgd"))
 
 
 def test_a_bundle_without_graphs_for_pytorch(command: Command, bundle_folder: Path, tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedspzo.broker.planner.ground import Curve
 from fedspzo.broker.planner.probe import Sample, cut, evaluate_samples, probe
-from fedspzo.broker.planner.profile import Piece, Profile
+from fedspzo.broker.planner.profile import Profile, Segment
 from fedspzo.broker.planner.propose import ALIKE, LONGEST, Terms, best_step, candidates, propose, seen_before
+from fedspzo.broker.simulation.curve import Curve
 from fedspzo.broker.simulation.partition import Shares, subset
 from fedspzo.cli import main
 from fedspzo.device_runtime.data.store import DataStore
@@ -30,11 +30,11 @@ from fedspzo.device_runtime.step.runner import Forward
 Write = Callable[[Path, int], Path]
 
 
-def profile_of(*pieces: tuple[float, float], **changes: object) -> Profile:
+def profile_of(*segments: tuple[float, float], **changes: object) -> Profile:
     """Pieces of some magnitude and trace, all of one cost."""
     made = tuple(
-        Piece(at, at + 1, 1000, 0.1, magnitude, trace, {4: 1.0, 8: 2.0}, {4: 0.5, 8: 1.0}, 0.1)
-        for at, (magnitude, trace) in enumerate(pieces)
+        Segment(at, at + 1, 1000, 0.1, magnitude, trace, {4: 1.0, 8: 2.0}, {4: 0.5, 8: 1.0}, 0.1)
+        for at, (magnitude, trace) in enumerate(segments)
     )
     found = Profile(made, len(made), {4: 0.0, 8: 0.0}, {4: 0.0, 8: 0.0}, 0.02, 0.06, 0.2, 10, 100.0, 1.0)
     return replace(found, **changes)  # type: ignore[arg-type]
@@ -49,8 +49,8 @@ def test_the_step_is_the_best_of_a_quadratic() -> None:
     signal = float(gradient @ gradient) / magnitude
     profile = profile_of((magnitude, float(hessian.sum())), between=signal, within=signal)
     profile = replace(profile, sharpness=float((hessian**2).sum() / hessian.sum() ** 2))
-    profile = replace(profile, pieces=(replace(profile.pieces[0], size=1e6),))  # the step may be long
-    rate, promised = best_step(profile, Terms(4, True, 100.0), profile.pieces, fanout, 4)
+    profile = replace(profile, segments=(replace(profile.segments[0], size=1e6),))  # the step may be long
+    rate, promised = best_step(profile, Terms(4, True, 100.0), profile.segments, fanout, 4)
     trials = 6_000
     seen = gradient + noise / 4 * rng.normal(size=(trials, 1, size))  # of 16 examples
     signs = rng.choice([-1.0, 1.0], size=(trials, fanout, size))
@@ -65,8 +65,8 @@ def test_the_step_is_the_best_of_a_quadratic() -> None:
 
 @settings(max_examples=4)
 @given(st.lists(st.tuples(st.floats(0.1, 1e3), st.floats(0.1, 1e3)), min_size=2, max_size=3), st.integers(1, 8))
-def test_proposals_are_the_best_of_all(pieces: list[tuple[float, float]], cohort: int) -> None:
-    profile, terms = profile_of(*pieces), Terms(cohort, True, 50.0)
+def test_proposals_are_the_best_of_all(segments: list[tuple[float, float]], cohort: int) -> None:
+    profile, terms = profile_of(*segments), Terms(cohort, True, 50.0)
     found = propose(profile, terms)
     assert found == sorted(found, key=lambda proposal: -proposal.efficiency("flops"))
     assert sum(proposal.whole for proposal in found) == 1
@@ -90,7 +90,7 @@ def test_what_a_step_costs_and_may_be() -> None:
             assert step <= LONGEST * 0.1 * (1 + 1e-9), "flat as the loss may be, a step stays near"
     assert seen_before(profile, terms, 4, 10_000) > 0.9 > 0.1 > seen_before(profile, terms, 4, 5)
     alone = Terms(4, False, 100.0)
-    rates = [best_step(profile, given, profile.pieces[:1], 4, 4)[0] for given in (terms, alone)]
+    rates = [best_step(profile, given, profile.segments[:1], 4, 4)[0] for given in (terms, alone)]
     assert rates[1] > rates[0] / 4, "four devices' own directions are more of them, and noisier"
 
 
@@ -137,14 +137,14 @@ def test_pieces_begin_where_something_is_trained(bundle: Bundle) -> None:
 
 @pytest.mark.slow
 def test_a_probe_is_the_gradient_and_the_hessian(bundle: Bundle, store: DataStore) -> None:
-    """|g|² of examples and tr(H) of the last piece, against differences along each weight's own axis."""
+    """|g|² of examples and tr(H) of the last segment, against differences along each weight's own axis."""
     few = subset(store, np.arange(4))
     replica = Replica(bundle)
     forward = Forward(create_engine("litert", 1), replica)
     found = probe(forward, Shares(["a", "b"], lambda device: few), directions=64, batches=2, seed=3)
-    piece, size, centre = found.pieces[-1], 1e-2, _loss(forward, few)
+    segment, size, centre = found.segments[-1], 1e-2, _loss(forward, few)
     magnitude = trace = 0.0
-    for index in replica.trainable_in(range(piece.start, piece.stop)):
+    for index in replica.trainable_in(range(segment.start, segment.stop)):
         weights = replica.trainable[index].reshape(-1)
         for at in range(weights.size):
             kept, losses = weights[at], []
@@ -154,8 +154,8 @@ def test_a_probe_is_the_gradient_and_the_hessian(bundle: Bundle, store: DataStor
             weights[at] = kept
             magnitude += np.mean(((losses[0] - losses[1]) / (2 * size)) ** 2)
             trace += np.mean(losses[0] + losses[1] - 2 * centre) / size**2
-    assert piece.magnitude == pytest.approx(magnitude, rel=0.35)
-    assert piece.trace == pytest.approx(max(trace, piece.magnitude), rel=0.35)
+    assert segment.magnitude == pytest.approx(magnitude, rel=0.35)
+    assert segment.trace == pytest.approx(max(trace, segment.magnitude), rel=0.35)
     assert found.loss == pytest.approx(centre.mean(), rel=1e-4)
 
 

@@ -20,7 +20,7 @@ from patience import PATIENCE_S
 from fedspzo.broker.rounds.job import Job, plan_round
 from fedspzo.broker.server.store import read_history, read_journal
 from fedspzo.broker.simulation.driver import attend
-from fedspzo.broker.simulation.fleet import Fleet, Profile, parse_quantile
+from fedspzo.broker.simulation.fleet import Behaviour, Fleet, parse_quantile
 from fedspzo.broker.simulation.partition import Skew, draw_each, share_out
 from fedspzo.cli import main
 from fedspzo.device_runtime.data.store import DataStore
@@ -137,7 +137,7 @@ JOB_OF_FOUR = Job(
 
 
 def fleet(devices: int, **changes: object) -> Fleet:
-    calm = Profile(step_seconds=lambda chance: 1 + chance, battery=lambda chance: 1.0, available=1.0, dropout=0.0)
+    calm = Behaviour(step_seconds=lambda chance: 1 + chance, battery=lambda chance: 1.0, available=1.0, dropout=0.0)
     return Fleet([f"d{i}" for i in range(devices)], dataclasses.replace(calm, **changes), 3)  # type: ignore[arg-type]
 
 

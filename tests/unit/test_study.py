@@ -13,26 +13,26 @@ import pytest
 from patience import TEST_S
 from results import WHOLE, Rows
 from study import main as study
-from trial import Curve
+from trial import Trained
 
 METHODS = Path(__file__).parents[2] / "benchmarks" / "methods"
 
 
-def curve(*losses: float) -> Curve:
-    return Curve([float(k) for k in range(len(losses))], list(losses), losses[-1], 0.5, len(losses))
+def curve(*losses: float) -> Trained:
+    return Trained([float(k) for k in range(len(losses))], list(losses), losses[-1], 0.5, len(losses))
 
 
 def test_operations_until_a_loss_is_reached() -> None:
     falling = curve(1.0, 0.9, 0.7, 0.5, 0.4)
-    assert falling.reached(0.8) == pytest.approx(1.5)
-    assert falling.reached(0.3) == math.inf
-    assert curve(1.0, 0.2, 1.0, 0.9, 0.9).reached(0.5) == math.inf, "one lucky point is no progress"
+    assert falling.smooth.reached(0.8) == pytest.approx(1.5)
+    assert falling.smooth.reached(0.3) == math.inf
+    assert curve(1.0, 0.2, 1.0, 0.9, 0.9).smooth.reached(0.5) == math.inf, "one lucky point is no progress"
 
 
 def test_a_loss_that_is_left_again_is_not_held() -> None:
-    assert curve(1.0, 0.8, 0.6, 0.5, 0.5).held(0.7) == pytest.approx(1.5)
+    assert curve(1.0, 0.8, 0.6, 0.5, 0.5).smooth.until(0.7) == pytest.approx(1.5)
     back = curve(1.0, 0.8, 0.6, 0.5, 0.9, 0.9)
-    assert (back.reached(0.7), back.held(0.7)) == (pytest.approx(1.5), math.inf)
+    assert (back.smooth.reached(0.7), back.smooth.until(0.7)) == (pytest.approx(1.5), math.inf)
 
 
 def test_methods_are_compared_seed_by_seed_with_the_best_rival() -> None:
@@ -40,7 +40,9 @@ def test_methods_are_compared_seed_by_seed_with_the_best_rival() -> None:
     spent = {"decomfl": (4, 6), "decomfl-one-sided": (2, 3), "fedzo": (8, 8), "frozen": (1, 1)}
 
     def row(method: str) -> dict[str, object]:
-        curves = [Curve([0.0, 1e9 * rounds, 10e9], [1.0, 0.5, 0.5], 0.5, 0.5, 10).as_dict() for rounds in spent[method]]
+        curves = [
+            Trained([0.0, 1e9 * rounds, 10e9], [1.0, 0.5, 0.5], 0.5, 0.5, 10).as_dict() for rounds in spent[method]
+        ]
         return {"setting": "intents", "method": method, "tuning": curves[0], "curves": curves}
 
     rows = Rows([row(method) for method in spent])

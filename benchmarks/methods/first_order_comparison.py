@@ -1,7 +1,7 @@
 """What the planner's proposal costs against first-order methods, to the same training loss: a row for each.
 
     fedspzo plan study/opinions/bundle --data study/opinions/train.jsonl --trial 100 --json >plan.json
-    python benchmarks/methods/first_order.py --folder study --setting opinions --plan plan.json \\
+    python benchmarks/methods/first_order_comparison.py --folder study --setting opinions --plan plan.json \\
         [--lora BUNDLE --lora-plan FILE]
 
 Rates of first-order methods are tuned here, on one seed, and all run on another. A bundle with adapters, exported for
@@ -16,20 +16,18 @@ import math
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from settings import SETTINGS, Setting, open_setting
-from trial import ALPHA, COHORT, DEVICES, POINTS, SAMPLE, Curve, make_job, run_job
+from trial import ALPHA, COHORT, DEVICES, Trained, make_job, run_job, run_training
 
-from fedspzo.broker.rounds.aggregate import ClosedRound, close_round
+from fedspzo.broker.rounds.aggregate import close_round
 from fedspzo.broker.rounds.job import Job, plan_round
-from fedspzo.broker.simulation.first_order import ALGORITHMS, State, payload, train
-from fedspzo.broker.simulation.fleet import CALM, Fleet
+from fedspzo.broker.simulation.first_order import ALGORITHMS, FirstOrder, payload
 from fedspzo.broker.simulation.gradient import Backpropagation
-from fedspzo.broker.simulation.partition import Skew, device_names, share_out, subset
+from fedspzo.broker.simulation.partition import Skew, share_out
 from fedspzo.device_runtime.data.store import load_data
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.model.bundle import Bundle
@@ -65,39 +63,17 @@ class FirstOrderChoice:
     batch: int
 
 
-class _Spent(Exception):
-    """The budget is used up."""
-
-
-def run_first_order_trial(setting: Setting, choice: FirstOrderChoice, seed: int, budget: float) -> Curve:
+def run_first_order_trial(setting: Setting, choice: FirstOrderChoice, seed: int, budget: float) -> Trained:
     """Train as :func:`trial.run_job` does, with the same devices, partition, cohorts and batches.
 
     Args:
         seed: of the partition and of all of the job's randomness.
         budget: operations of matrix products, of all devices.
     """
-    forward = Forward(create_engine("litert", 1), Replica(setting.bundle))
-    sample = subset(setting.train, np.random.default_rng(0).choice(len(setting.train), SAMPLE, replace=False))
-    flops, losses = [0.0], [evaluate(forward, sample).loss]
-    spent, rounds = 0.0, 0
-
-    def observe(closed: ClosedRound, state: State, used: int) -> None:
-        nonlocal spent, rounds
-        spent, rounds = spent + used, closed.round
-        if spent >= budget * len(losses) / POINTS:
-            forward.weights.adopt(state.weights, closed.round)
-            flops.append(spent)
-            losses.append(evaluate(forward, sample).loss)
-            if spent >= budget or not losses[-1] < 3 * losses[0]:
-                raise _Spent
-
-    fleet = Fleet(device_names(DEVICES), CALM, seed)
     shares = share_out(setting.train, DEVICES, Skew(ALPHA), seed)
     job = make_first_order_job(setting.bundle, choice, seed)
-    with suppress(_Spent):
-        train(job, ALGORITHMS[choice.method], fleet, shares, Backpropagation(setting.bundle), observe)
-    final = evaluate(forward, setting.test)
-    return Curve(flops, losses, final.loss, final.scores["accuracy"], rounds)
+    training = FirstOrder(job, ALGORITHMS[choice.method], shares, Backpropagation(setting.bundle))
+    return run_training(setting, job, DEVICES, training, budget)
 
 
 def make_first_order_job(bundle: Bundle, choice: FirstOrderChoice, seed: int) -> Job:
@@ -115,7 +91,7 @@ def tune(setting: Setting, method: str, batch: int, target: float) -> FirstOrder
     def rank(choice: FirstOrderChoice) -> tuple[float, float]:
         curve = run_first_order_trial(setting, choice, TUNING_SEED, budget)
         final = curve.train[-1]
-        return curve.reached(target), final if math.isfinite(final) else math.inf
+        return curve.smooth.reached(target), final if math.isfinite(final) else math.inf
 
     return min(choices, key=rank)
 
@@ -159,14 +135,14 @@ def _row(
     setting: Setting,
     data: Path,
     method: str,
-    curve: Curve,
+    curve: Trained,
     target: float,
     plan: Plan,
     up: float,
     down: float,
 ) -> dict[str, object]:
     """Costs to the target; None where it was not reached."""
-    gflop = curve.reached(target) / 1e9
+    gflop = curve.smooth.reached(target) / 1e9
     rounds = gflop * 1e9 * curve.rounds / curve.flops[-1]
     device = _one_device(setting.bundle, data, plan, method)
     costs = {

@@ -1,0 +1,84 @@
+"""A simulated run's loss against the operations that its devices spent, taken at some points of a budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from fedspzo.broker.simulation.driver import SimulatedRound
+
+#: A run has left a loss behind that it is so many times above.
+LEFT = 1.03
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A run so far.
+
+    Attributes:
+        flops: operations of all devices, at each point.
+        losses: at each point.
+        rounds: closed.
+    """
+
+    flops: tuple[float, ...]
+    losses: tuple[float, ...]
+    rounds: int
+
+    def reached(self, loss: float) -> float:
+        """Operations until the loss was first at a value, by lines between the points; infinite if it never was."""
+        for k in range(1, len(self.losses)):
+            above, below = self.losses[k - 1], self.losses[k]
+            if below <= loss < above:
+                share = (above - loss) / (above - below)
+                return self.flops[k - 1] + share * (self.flops[k] - self.flops[k - 1])
+        return math.inf
+
+    def until(self, loss: float) -> float:
+        """The same where it stays there to the end; else infinite."""
+        since = self.reached(loss)
+        later = [held for flops, held in zip(self.flops, self.losses, strict=True) if flops >= since]
+        return since if later and max(later) <= LEFT * loss else math.inf
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a run may spend.
+
+    Attributes:
+        flops: operations of all devices in a whole run.
+        points: of a whole run's curve.
+        diverged: a run whose loss is so many times the loss at the start is over.
+    """
+
+    flops: float
+    points: int
+    diverged: float
+
+
+def draw_curve(
+    rounds: Iterable[SimulatedRound],
+    loss: Callable[[], float],
+    budget: Budget,
+    share: float = 1.0,
+    curve: Curve | None = None,
+) -> Curve:
+    """Draw rounds until they have spent a share of the budget.
+
+    Args:
+        rounds: of the driver; no more are drawn than that takes.
+        loss: of the model after the round drawn last.
+        curve: what the rounds continue; None for those of the start.
+    """
+    curve = curve or Curve((0.0,), (loss(),), 0)
+    flops, losses, closed, spent = list(curve.flops), list(curve.losses), curve.rounds, curve.flops[-1]
+    for made in rounds:
+        spent, closed = spent + made.flops, made.closed.round
+        ended = spent >= budget.flops * share
+        if ended or spent >= budget.flops * len(flops) / budget.points:
+            flops.append(spent)
+            losses.append(loss())
+            if ended or not losses[-1] < budget.diverged * losses[0]:
+                break
+    return Curve(tuple(flops), tuple(losses), closed)

@@ -1,0 +1,79 @@
+"""Training as live jobs do it: devices measure scalars along directions, and the model is the journal of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fedspzo.broker.rounds.adaptive import Pace
+from fedspzo.broker.rounds.aggregate import ClosedRound, close_round, describe_round
+from fedspzo.broker.rounds.job import Job, plan_round
+from fedspzo.broker.server.store import ServerStore
+from fedspzo.broker.simulation.driver import Attendance
+from fedspzo.broker.simulation.workers import Workers
+from fedspzo.device_runtime.errors import StateError
+from fedspzo.device_runtime.protocol.messages import encode
+from fedspzo.device_runtime.protocol.plan import Plan
+from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES, Scope
+from fedspzo.device_runtime.protocol.sums import check_continues
+from fedspzo.device_runtime.replica.journal import EMPTY
+from fedspzo.device_runtime.replica.weights import Replica
+
+
+class ZerothOrder:
+    """A :class:`fedspzo.broker.simulation.driver.Training` whose state is a server's folder, live or simulated."""
+
+    def __init__(self, job: Job, store: ServerStore, workers: Workers, start: int = 0, name: str = "default") -> None:
+        """Bring workers to the journal's end.
+
+        Args:
+            workers: stand at round ``start``.
+            name: of the job.
+
+        Raises:
+            PlanError: the job does not continue the journal.
+            FedSPZOError: a worker failed.
+        """
+        check_continues(store.sums, plan_round(job, 1))
+        self._job, self._store, self._workers, self._name = job, store, workers, name
+        self._pace = Pace(job, store.journal.entries())
+        workers.follow(list(store.journal.entries(start)))
+
+    @property
+    def round(self) -> int:
+        """The last closed round."""
+        return self._store.journal.last_round
+
+    def served(self) -> dict[str, int]:
+        """Device → the last round that its result counted in."""
+        return {device: closed.round for closed in self._store.history() for device in closed.devices}
+
+    def plan(self, round: int) -> Plan:
+        """The plan of the next round."""
+        return self._pace.plan(round)
+
+    def train(self, plan: Plan, attendance: Attendance) -> tuple[ClosedRound, int]:
+        """Measure on the workers, and close the round into the journal as the live server does."""
+        answers = self._workers.measure(plan, list(attendance.seconds))
+        results = {d: replace(answer.result, seconds=attendance.seconds[d]) for d, answer in answers.items()}
+        entry = close_round(plan, results, self._job.votes)
+        closed = describe_round(plan, results, attendance.closed)
+        scope = Scope(self._name, self._store.bundle, head=self._store.journal.head(plan.round - 1) or EMPTY)
+        signature = self._store.signer.sign(encode(entry), scope)[-SIGNATURE_BYTES:]
+        self._store.close_round(entry, signature, closed)
+        self._workers.follow([entry])
+        self._pace.follow(entry)
+        return closed, sum(answer.flops for answer in answers.values())
+
+    def advance(self, replica: Replica) -> None:
+        """Take a replica to the journal's end."""
+        replica.apply_all(list(self._store.journal.entries(replica.round)))
+
+
+def check_snapshot(store: ServerStore, replica: Replica) -> None:
+    """Raise StateError unless a replica that was made from a folder's newest snapshot is of the folder's journal."""
+    if store.journal.head(replica.round) != replica.head:
+        raise StateError(
+            "state.snapshot-of-another-journal",
+            f"{store.snapshot} is not of this journal, but of a first-order method or another job;"
+            " give each job a state folder of its own",
+        )
