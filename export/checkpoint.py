@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import constants
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
@@ -90,6 +90,11 @@ class Checkpoint:
     def mask_token(self) -> str:
         """The text of the mask token, "" when there is none."""
         return self._transformers_tokenizer.mask_token or ""
+
+    @property
+    def unknown_token(self) -> str:
+        """The text of the token that stands for what the vocabulary lacks, "" when there is none."""
+        return self._transformers_tokenizer.unk_token or ""
 
     @property
     def end_token(self) -> str:
@@ -174,7 +179,7 @@ def _find(model: str) -> Path:
         return Path(spec.origin).parent / "model"
     if Path(model).is_dir():
         return Path(model)
-    if model.startswith((".", "/", "~")) or model.count("/") > 1 or os.environ.get("HF_HUB_OFFLINE"):
+    if model.startswith((".", "/", "~")) or model.count("/") > 1 or constants.HF_HUB_OFFLINE:
         raise ExportError(f"there is no model folder '{model}'")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

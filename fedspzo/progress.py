@@ -1,9 +1,24 @@
-"""Progress of a job, a line for each event: for people, or as JSON for programs."""
+"""Progress: of a job, a line for each event; of work that takes long, where it is."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+#: Seconds between signs of life.
+ON_TERMINAL_S, ELSEWHERE_S = 0.2, 10.0
+
+
+class Step(Protocol):
+    """Is told what is being done."""
+
+    def __call__(self, doing: str) -> None:
+        """Say what is being done from now on."""
 
 
 def show(as_json: bool, **fields: Any) -> None:
@@ -15,3 +30,26 @@ def show(as_json: bool, **fields: Any) -> None:
             f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in fields.items()
         )
         print(", ".join(words), flush=True)
+
+
+@contextmanager
+def steps(doing: str) -> Iterator[Step]:
+    """Show on standard error what is being done and for how long: in place on a terminal, else a line every 10 s."""
+    started, over, now = time.monotonic(), threading.Event(), [doing]
+    with os.fdopen(os.dup(2), "w") as stream:  # one of its own: libraries' output is redirected now and then
+        terminal = stream.isatty()
+
+        def work() -> None:
+            while not over.wait(ON_TERMINAL_S if terminal else ELSEWHERE_S):
+                line = f"{now[0]} … {time.monotonic() - started:.0f} s"
+                print(f"\r{line}\x1b[K" if terminal else line, end="" if terminal else "\n", file=stream, flush=True)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        try:
+            yield lambda doing: now.__setitem__(0, doing)
+        finally:
+            over.set()
+            thread.join()
+            if terminal:
+                print("\r\x1b[K", end="", file=stream, flush=True)

@@ -1,16 +1,27 @@
-"""A run's folder, ``bundle/`` and ``server/``: the model that its journal stands for. A bundle alone is θ₀."""
+"""The model that a folder stands for: a run's (``bundle/`` and ``server/``), a server's or simulation's, or a bundle's.
+
+The state folder of a server or a simulation has a link to its bundle.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from fedspzo.broker.server.store import newest_snapshot, read_journal
+from fedspzo.broker.server.store import DATABASE, newest_snapshot, read_journal
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.manifest import MANIFEST
 from fedspzo.device_runtime.replica.weights import Replica
 
 BUNDLE, SERVER = "bundle", "server"
+
+
+def link_bundle(state: Path, bundle: Path) -> None:
+    """Make the link from a server's or simulation's state folder to its bundle."""
+    link = state / BUNDLE
+    if not link.exists() or not link.samefile(bundle):
+        link.unlink(missing_ok=True)
+        link.symlink_to(bundle.resolve())
 
 
 def is_bundle(folder: Path) -> bool:
@@ -22,19 +33,22 @@ def open_bundle(folder: Path) -> Bundle:
     """The bundle of a run, or the one that the folder is. Raises as :func:`open_run` does."""
     if is_bundle(folder):
         return Bundle(folder)
-    _check_run(folder)
+    _server(folder)
     return Bundle(folder / BUNDLE)
 
 
 def open_run(folder: Path) -> Replica:
     """The replica of a run's last round: the server's snapshot with the journal after it.
 
+    Args:
+        folder: a run's, as the demo makes, or the state folder of a server or a simulation.
+
     Raises:
-        StateError, BundleError: the folder is not a run's, or is damaged.
+        StateError, BundleError: the folder is neither, or is damaged.
     """
-    _check_run(folder)
-    replica = Replica(Bundle(folder / BUNDLE), newest_snapshot(folder / SERVER))
-    replay(replica, folder / SERVER)
+    server = _server(folder)
+    replica = Replica(Bundle(folder / BUNDLE), newest_snapshot(server))
+    replay(replica, server)
     return replica
 
 
@@ -48,6 +62,17 @@ def replay(replica: Replica, server: Path) -> None:
     replica.apply_all([entry for entry in read_journal(server) if entry.round > replica.round])
 
 
-def _check_run(folder: Path) -> None:
-    if not (folder / BUNDLE).is_dir() or not (folder / SERVER).is_dir():
-        raise StateError(f"{folder} is not a run: it needs the folders '{BUNDLE}' and '{SERVER}'; see fedspzo demo")
+def _server(folder: Path) -> Path:
+    """The server's state folder of a run, which may be the folder itself."""
+    server = folder if (folder / DATABASE).is_file() else folder / SERVER
+    if not server.is_dir():
+        raise StateError(
+            "state.not-a-run",
+            f"{folder} is not a run: give the --state folder of a server or a simulation, or the folder of a demo",
+        )
+    if not (folder / BUNDLE).is_dir():
+        raise StateError(
+            "state.no-bundle",
+            f"{folder} has no bundle: if it has moved, make the link again: ln -sfn BUNDLE {folder / BUNDLE}",
+        )
+    return server

@@ -30,7 +30,7 @@ from fedspzo.broker.mqtt.logins import SERVER_USER
 from fedspzo.broker.mqtt.mosquitto_files import LOOPBACK, configuration, rights
 from fedspzo.broker.mqtt.mosquitto_program import by_name, find, hash_passwords, prepare_child
 from fedspzo.device_runtime.errors import BrokerError
-from fedspzo.device_runtime.files import replace_durably, write_durably
+from fedspzo.device_runtime.files import check_no_package, replace_durably, write_durably
 from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.protocol.topics import valid_id
 
@@ -98,6 +98,7 @@ class ManagedBroker:
             BrokerError: mosquitto is not installed, does not start, or runs in this folder already.
         """
         program = find("mosquitto")
+        check_no_package(self.folder)
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._locked(), (self.folder / "pid").open("a") as pid_file:
             try:

@@ -35,21 +35,26 @@ class Example:
     answers: tuple[str, ...] = ()
 
 
-def read_source(source: str) -> bytes:
-    """The bytes of a data file, or for a data set of the hub its name and version.
+def read_source(source: str) -> Any:
+    """The bytes of a data file, or a data set of the hub as its library has it.
 
     Raises:
         DataError: the file cannot be read, or the data set is not to be had.
     """
     if source.startswith(HUB):
-        return f"{source} {_hub_dataset(source)._fingerprint}".encode()
+        return _hub_dataset(source)
     try:
         return Path(source).read_bytes()
     except OSError as error:
         raise DataError(f"{source} cannot be read: {error.strerror}") from None
 
 
-def parse_examples(source: str, content: bytes, task: Task) -> Iterator[Example]:
+def fingerprint(source: str, content: Any) -> bytes:
+    """What changes with the content of a source: a file's bytes, or the version of a data set of the hub."""
+    return content if isinstance(content, bytes) else f"{source} {content._fingerprint}".encode()
+
+
+def parse_examples(source: str, content: Any, task: Task) -> Iterator[Example]:
     """The examples of a source.
 
     Args:
@@ -63,7 +68,7 @@ def parse_examples(source: str, content: bytes, task: Task) -> Iterator[Example]
     suffix = Path(source).suffix.lower()
     records: Iterator[tuple[str, object]]
     if source.startswith(HUB):
-        records = ((f"{source}, row {n}", row) for n, row in enumerate(_hub_dataset(source), start=1))
+        records = ((f"{source}, row {n}", row) for n, row in enumerate(content, start=1))
     elif suffix in (".csv", ".tsv"):
         records = _csv_records(source, content, "\t" if suffix == ".tsv" else ",")
     elif suffix == ".parquet":
@@ -74,7 +79,7 @@ def parse_examples(source: str, content: bytes, task: Task) -> Iterator[Example]
         try:
             yield parse_example(record, task)
         except DataError as error:
-            raise DataError(f"{where}: {error}") from None
+            raise DataError(error.kind, f"{where}: {error}") from None
 
 
 def parse_example(record: object, task: Task) -> Example:
@@ -86,18 +91,28 @@ def parse_example(record: object, task: Task) -> Example:
         return Example(fields, 0, _answers(record, task))
     value = record.get(task.target)
     if value is None or isinstance(value, list | dict):
-        raise DataError(f"the field '{task.target}' has no label, which task '{task.name}' needs")
+        raise DataError(
+            "data.missing-label",
+            f"the field '{task.target}' has no label, which task '{task.name}' needs{_found(record)}",
+        )
     return Example(fields, task.label_index(value))
 
 
 def _text(record: Mapping[str, object], field: str, task: Task) -> str:
     value = record.get(field)
     if value is None:
-        raise DataError(f"the text field '{field}' is missing, which task '{task.name}' needs")
+        raise DataError(
+            "data.missing-field", f"the text field '{field}' is missing, which task '{task.name}' needs{_found(record)}"
+        )
     if not isinstance(value, str):
         raise DataError(f"the field '{field}' is no text, which task '{task.name}' needs there")
     check_text(field, value)
     return value
+
+
+def _found(record: Mapping[str, object]) -> str:
+    """The names that there are, for who has named a column otherwise."""
+    return f"; the record has {', '.join(map(repr, record)) or 'no fields'}"
 
 
 def check_text(field: str, text: str) -> None:
@@ -113,7 +128,10 @@ def _answers(record: Mapping[str, Any], task: Task) -> tuple[str, ...]:
         value = value.get("text")
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, list) or not values or not all(isinstance(v, str) and v.strip() for v in values):
-        raise DataError(f"the field '{task.target}' has no answer, which task '{task.name}' needs")
+        raise DataError(
+            "data.missing-answer",
+            f"the field '{task.target}' has no answer, which task '{task.name}' needs{_found(record)}",
+        )
     for text in values:
         check_text(task.target, text)
     return tuple(text.strip() for text in values)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from fedspzo.device_runtime.data.encoder import Encoder
-from fedspzo.device_runtime.data.sources import Example, parse_examples, read_source
+from fedspzo.device_runtime.data.sources import Example, fingerprint, parse_examples, read_source
 from fedspzo.device_runtime.errors import DataError
 from fedspzo.device_runtime.files import replace_durably
 from fedspzo.device_runtime.model.bundle import Bundle
@@ -61,7 +61,7 @@ def load_data(source: Path | str, bundle: Bundle, cache: Path | None = None) -> 
     """
     source = str(source)
     content = read_source(source)
-    key = hashlib.sha256(hashlib.sha256(content).digest() + bundle.identity).hexdigest()
+    key = hashlib.sha256(hashlib.sha256(fingerprint(source, content)).digest() + bundle.identity).hexdigest()
     if cache is not None and (stored := _read_cache(cache, key)) is not None:
         return stored
     examples = list(parse_examples(source, content, bundle.manifest.task))

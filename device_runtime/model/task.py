@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ FORMS = (MASKED, CAUSAL, SIMILARITY, GENERATION)
 #: The field of a masked template that stands for the tokenizer's mask token.
 MASK = "mask"
 
+_WHOLE = re.compile(r"[+-]?\d+\.0*")
 _FILTERS: dict[str, Callable[[str], str]] = {
     "": lambda text: text,
     "trim": lambda text: text.strip().rstrip(".?!,;:"),
@@ -119,9 +121,13 @@ class Task:
         Raises:
             DataError: the task has no such label.
         """
-        whole = int(value) if isinstance(value, float) and value.is_integer() else value
-        name = str(whole).lower() if isinstance(whole, bool) else str(whole)
         names = [label.name for label in self.labels]
+        whole = value
+        if isinstance(value, str) and value not in names and _WHOLE.fullmatch(value.strip()):
+            value = float(value)  # CSV and JSON write as text what Parquet has as a number
+        if isinstance(value, float) and value.is_integer():
+            whole = int(value)
+        name = str(whole).lower() if isinstance(whole, bool) else str(whole)
         if name in names:
             return names.index(name)
         index = str(int(whole)) if isinstance(whole, bool) else name

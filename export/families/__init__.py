@@ -12,6 +12,7 @@ from fedspzo.device_runtime.errors import ExportError
 from fedspzo.device_runtime.model.task import CAUSAL, GENERATION, MASKED, SIMILARITY
 from fedspzo.export.checkpoint import Checkpoint
 from fedspzo.export.modules.pieces import Piece
+from fedspzo.export.supported import supported_types
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,8 @@ def find_family(checkpoint: Checkpoint) -> Family:
     for family in families:
         if wanted in family.MODEL_TYPES:
             return family
-    known = ", ".join(sorted(kind for family in families for kind in family.MODEL_TYPES))
-    raise ExportError(f"{checkpoint.name} is of model type '{wanted}'; supported are {known}")
+    known = ", ".join(supported_types())
+    raise ExportError("model.unsupported-type", f"{checkpoint.name} is of model type '{wanted}'; supported are {known}")
 
 
 def require(checkpoint: Checkpoint, **wanted: object) -> None:

@@ -33,7 +33,7 @@ def label_tokens(checkpoint: Checkpoint, task: Task) -> list[int]:
     """Token ids of the label words, each where the template puts it.
 
     Raises:
-        ExportError: a label word is several tokens, or two of them are the same one.
+        ExportError: a label word is several tokens or none that the tokenizer knows, or two of them are the same one.
     """
     before, after = task.around_answer()
     tokenizer = checkpoint.tokenizer
@@ -48,6 +48,12 @@ def label_tokens(checkpoint: Checkpoint, task: Task) -> list[int]:
             raise ExportError(
                 f"the label word '{label.text}' of task '{task.name}' is {len(new)} tokens for {checkpoint.name}"
                 f" ({', '.join(pieces)}); choose a word that is one token"
+            )
+        if str(tokenizer.id_to_token(new[0])) == checkpoint.unknown_token:
+            raise ExportError(
+                "task.unknown-label-word",
+                f"the label word '{label.text}' of task '{task.name}' is not in the vocabulary of {checkpoint.name}:"
+                " its tokenizer gives the unknown token for it; choose a word that it knows",
             )
         if new[0] in found:
             raise ExportError(

@@ -23,15 +23,20 @@ def run(options: argparse.Namespace) -> None:
     from fedspzo.device_runtime.replica.weights import Replica
     from fedspzo.device_runtime.step.runner import Forward
     from fedspzo.device_runtime.step.scores import evaluate
+    from fedspzo.progress import steps
     from fedspzo.run_folder import is_bundle, open_bundle, open_run
 
-    bundle = open_bundle(options.folder)
-    store = load_data(options.data, bundle)
-    engine = create_engine(options.engine, options.threads)
-    found = {"before": evaluate(Forward(engine, Replica(bundle)), store)}
-    if not is_bundle(options.folder):
-        trained = open_run(options.folder)
-        found[f"after {trained.round} rounds"] = evaluate(Forward(engine, trained), store)
+    with steps("reading the data") as progress:
+        bundle = open_bundle(options.folder)
+        store = load_data(options.data, bundle)
+        engine = create_engine(options.engine, options.threads)
+        progress("evaluating the model as it was exported")
+        found = {"before": evaluate(Forward(engine, Replica(bundle)), store)}
+        if not is_bundle(options.folder):
+            progress("applying the journal")
+            trained = open_run(options.folder)
+            progress(f"evaluating the model after round {trained.round}")
+            found[f"after {trained.round} rounds"] = evaluate(Forward(engine, trained), store)
     if options.json:
         print(json.dumps({name: {"loss": e.loss, **e.scores} for name, e in found.items()} | {"examples": len(store)}))
         return

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fedspzo.device_runtime.model.task import Task
+    from fedspzo.progress import Step
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -33,13 +39,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Export, showing progress and a table of the stages."""
+    from fedspzo.export.supported import check_model_type
+    from fedspzo.export.tasks import load_task
+    from fedspzo.progress import steps
+
+    tasks = load_task(options.task)
+    check_model_type(options.model)
+    with steps("loading PyTorch and the converters") as progress:
+        _export(options, tasks, progress)
+
+
+def _export(options: argparse.Namespace, tasks: Mapping[str, Task], progress: Step) -> None:
     from rich.console import Console
 
     from fedspzo.device_runtime.errors import ExportError
     from fedspzo.export.network.adapters import Adapters, LowRank, OutputScales
     from fedspzo.export.network.target import Target
     from fedspzo.export.pipeline import export_bundle
-    from fedspzo.export.tasks import load_task
     from fedspzo.stages import print_stages
 
     targets = _split(options.targets)
@@ -60,10 +76,8 @@ def run(options: argparse.Namespace) -> None:
         weights=options.weights,
         groups=_numbers("--groups", options.groups),
     )
-    console = Console(file=sys.stdout)  # this one, though the libraries' output is redirected meanwhile
-    with console.status("starting") as status:
-        tasks = load_task(options.task)
-        bundle = export_bundle(options.model, tasks, target, options.out, lambda step: status.update(step))
+    bundle = export_bundle(options.model, tasks, target, options.out, progress)
+    console = Console(file=sys.stdout)
     print_stages(console, bundle.manifest)
     console.print(f"bundle written to {options.out}")
 

@@ -64,6 +64,7 @@ def run(options: argparse.Namespace) -> None:
     from fedspzo.device_runtime.protocol.plan import Block
     from fedspzo.device_runtime.replica.weights import Replica
     from fedspzo.device_runtime.step.runner import Forward
+    from fedspzo.progress import steps
 
     if options.directions < 2 or options.batches < 2:
         raise PlanError("--directions and --batches are at least 2: spread cannot be told from one")
@@ -74,7 +75,8 @@ def run(options: argparse.Namespace) -> None:
     if not 1 <= options.cohort <= len(shares.devices):
         raise PlanError(f"--cohort lies between 1 and the {len(shares.devices)} devices, not {options.cohort}")
     forward = Forward(create_engine(options.engine, options.threads), Replica(bundle, threads=options.threads))
-    profile = probe(forward, shares, options.directions, options.batches, options.seed)
+    with steps("measuring the model's stages"):
+        profile = probe(forward, shares, options.directions, options.batches, options.seed)
     shared = options.seeds == "shared"
     proposals = propose(profile, Terms(options.cohort, shared, options.budget), options.cost)
     whole = next(proposal for proposal in proposals if proposal.whole)
@@ -88,7 +90,8 @@ def run(options: argparse.Namespace) -> None:
         )  # fmt: skip
         horizon = options.trial * options.cohort * profile.forward("flops", max(profile.batches))
         work = Work(bundle.folder, options.engine, options.threads, None, lambda bundle: shares)
-        outcome = search(work, horizon, profile, job, proposals)
+        with steps("trying the proposals in simulated runs"):
+            outcome = search(work, horizon, profile, job, proposals)
         chosen = outcome.proposal
     predicted = chosen.efficiency(options.cost) / whole.efficiency(options.cost)
     settings = job_options(chosen, profile, options.cohort, options.seeds)

@@ -112,6 +112,7 @@ def run(options: argparse.Namespace) -> None:
     from fedspzo.device_runtime.model.bundle import Bundle
     from fedspzo.device_runtime.replica.weights import Replica
     from fedspzo.energy.report import describe_energy, describe_joules, describe_spending
+    from fedspzo.run_folder import link_bundle
 
     bundle = Bundle(options.bundle)
     job = make_job(options, bundle)
@@ -148,6 +149,7 @@ def run(options: argparse.Namespace) -> None:
             )
 
     store = ServerStore(options.state, bundle.identity, options.job)
+    link_bundle(options.state, bundle.folder)
     last = max(job.rounds, store.journal.last_round)  # a journal may be longer than the job is now
     schedule = Schedule(last, options.evaluate_every, job.digest_every)
     pin_bundle(bundle.folder, options.state)  # before the weights are read: devices beside it may be waiting

@@ -172,6 +172,7 @@ def prepare(options: argparse.Namespace) -> Course:
     from fedspzo.device_runtime.model.bundle import Bundle
     from fedspzo.device_runtime.replica.weights import Replica
     from fedspzo.device_runtime.step.runner import Forward
+    from fedspzo.run_folder import link_bundle
 
     bundle = Bundle(options.bundle)
     job = make_job(options, bundle)
@@ -185,6 +186,7 @@ def prepare(options: argparse.Namespace) -> Course:
     )
     shares = make_shares(options, bundle)
     store = ServerStore(options.state, bundle.identity, options.job)
+    link_bundle(options.state, bundle.folder)
     replica = Replica(bundle, store.snapshot, options.threads)
     return Course(
         bundle=bundle,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from models import make_checkpoint
 from patience import PATIENCE_S
 from refusals import refused
 
+from fedspzo import device_runtime, progress
 from fedspzo.broker.rounds.aggregate import ClosedRound
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.cli import COMMANDS, main
@@ -144,6 +147,48 @@ def test_job_options(
     assert message in refused(capsys, *server, *options)
 
 
+def test_a_model_type_is_refused_before_pytorch_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "mamba"}')
+    arguments = ["export", str(tmp_path), "--task", "sst2", "--out", str(tmp_path / "b")]
+    code = f"import sys; from fedspzo.cli import main; print(main({arguments!r}), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "is of model type 'mamba'; supported are bert," in done.stderr
+    assert done.stdout.split() == ["1", "False"]
+
+
+def test_offline_is_what_the_hub_library_takes_for_it() -> None:
+    code = "from fedspzo.cli import main; main(['export', 'some/model', '--task', 'sst2', '--out', 'none/b'])"
+    for value, said in (("0", "the hub did not give one"), ("1", "there is no model folder 'some/model'\n")):
+        environment = {**os.environ, "HF_HUB_OFFLINE": value, "HF_ENDPOINT": "http://127.0.0.1:9"}
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment
+        )
+        assert said in done.stderr
+
+
+def test_long_work_shows_where_it_is(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "ELSEWHERE_S", 0.01)
+    with progress.steps("reading") as step:
+        wait_for(lambda: "reading … 0 s\n" in capfd.readouterr().err)
+        step("comparing")
+        wait_for(lambda: "comparing … 0 s\n" in capfd.readouterr().err)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    while not condition():
+        time.sleep(0.01)
+
+
+def test_state_is_not_put_among_source_code(capsys: pytest.CaptureFixture[str], bundle_folder: Path) -> None:
+    """`--state broker` in a clone wrote keys and passwords into the package of that name."""
+    package = Path(device_runtime.__file__).parent
+    bundle = ("--broker", "mqtt://127.0.0.1:1", "--state", package)
+    for command in (("server", bundle_folder, *bundle), ("device", bundle_folder, *bundle, "--data", "none")):
+        assert f"is source code of the Python package {package.resolve()}" in refused(capsys, *command)
+    assert "is source code of the Python package" in refused(capsys, "broker", "--state", package / "new")
+    assert not (package / "new").exists()
+
+
 def test_a_state_folder_of_another_job(bundle: Bundle, tmp_path: Path) -> None:
     from fedspzo.device_runtime.errors import StateError
 
@@ -160,7 +205,7 @@ def test_predict_and_materialize(
     make_plan: Callable[..., Plan],
 ) -> None:
     for command in (("predict", tmp_path, "x"), ("materialize", tmp_path, "--out", tmp_path / "out")):
-        assert "is not a run: it needs the folders 'bundle' and 'server'" in refused(capsys, *command)
+        assert "is not a run: give the --state folder of a server" in refused(capsys, *command)
     (tmp_path / "bundle").symlink_to(bundle_folder)
     (tmp_path / "server").mkdir()
     assert "has no journal" in refused(capsys, "predict", tmp_path, "x")

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from fedspzo.device_runtime.data.sources import Example, parse_example, parse_examples, read_source
+from fedspzo.device_runtime.data.store import load_data
 from fedspzo.device_runtime.errors import DataError
+from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.task import Label, Task
 from fedspzo.export.tasks import load_task
 
@@ -120,3 +122,37 @@ def test_any_bytes_are_examples_or_one_sentence(content: bytes, suffix: str) -> 
     except DataError as error:
         message = str(error)
     assert "\n" not in message
+
+
+def test_a_whole_number_is_a_label_however_it_is_written(tmp_path: Path) -> None:
+    """pandas writes 1.0 where a column has gaps: as text in CSV, as a number in Parquet."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    (tmp_path / "d.csv").write_text("a,b,label\nx,y,1.0\nx,y,0.0\n")
+    parquet.write_table(pyarrow.table({"a": ["x"] * 2, "b": ["y"] * 2, "label": [1.0, 0.0]}), tmp_path / "d.parquet")
+    assert [e.label for e in read(tmp_path / "d.csv")] == [e.label for e in read(tmp_path / "d.parquet")] == [1, 0]
+    (tmp_path / "d.csv").write_text("a,b,label\nx,y,0.5\n")
+    with pytest.raises(DataError, match="'0.5' is not one of task"):
+        read(tmp_path / "d.csv")
+
+
+def test_a_missing_column_names_those_that_there_are(tmp_path: Path) -> None:
+    for header, record in (("a,text,label", "x,y,1"), ("a,b,labels", "x,y,1")):
+        (tmp_path / "d.csv").write_text(f"{header}\n{record}\n")
+        with pytest.raises(DataError, match="the record has " + ", ".join(map(repr, header.split(",")))):
+            read(tmp_path / "d.csv")
+
+
+def test_a_data_set_of_the_hub_is_loaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> None:
+    datasets = pytest.importorskip("datasets")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.jsonl").write_text('{"text": "wake me", "label": "alarm"}\n' * 3)
+    loaded = []
+    load = datasets.load_dataset
+    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: loaded.append(a) or load(*a, **k))
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    cache = tmp_path / "tokens.npz"
+    assert len(load_data(f"hub:{tmp_path / 'data'}:train", bundle, cache)) == 3
+    assert len(loaded) == 1
+    assert len(load_data(f"hub:{tmp_path / 'data'}:train", bundle, cache)) == 3

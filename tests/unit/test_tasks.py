@@ -135,6 +135,14 @@ def test_label_words_that_cannot_be_used(roberta: Path, opt: Path) -> None:
         label_tokens(causal, two_words("causal", "{x} It was", " great", " great"))
 
 
+def test_a_label_word_that_the_tokenizer_does_not_know() -> None:
+    checkpoint = Checkpoint("minilm")
+    task = with_special_tokens(checkpoint, two_words("masked", "{x} It was{mask}.", " ☃", " great"))
+    with pytest.raises(ExportError, match="' ☃' of task 't' is not in the vocabulary of minilm") as caught:
+        label_tokens(checkpoint, task)
+    assert caught.value.kind == "task.unknown-label-word"
+
+
 def test_a_tokenizer_without_a_mask_token(roberta: Path, tmp_path: Path) -> None:
     import shutil
 
@@ -231,7 +239,7 @@ def test_tokenizers_that_mark_spaces(tmp_path: Path) -> None:
         single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )
     save_tokenizer(tokenizer, tmp_path, "<mask>")
-    fake: Any = SimpleNamespace(tokenizer=tokenizer, name="m", mask_token="<mask>", end_token="</s>")
+    fake: Any = SimpleNamespace(tokenizer=tokenizer, name="m", mask_token="<mask>", end_token="</s>", unknown_token="")
     for name, found in (("sst2", ["▁terrible", "▁great"]), ("rte", ["▁Yes", "▁No"])):
         task = with_special_tokens(fake, load_task(name)["masked"])
         assert [tokenizer.id_to_token(i) for i in label_tokens(fake, task)] == found
@@ -280,7 +288,7 @@ def test_tokenizers_that_close_a_text(tmp_path: Path) -> None:
     """A decoder's prompt and answer are continued: what the tokenizer puts at an end has no place in between."""
     tokenizer = byte_pairs(TEXTS, mask=True)  # its texts end in </s>
     save_tokenizer(tokenizer, tmp_path, None)
-    fake: Any = SimpleNamespace(tokenizer=tokenizer, name="m", end_token="</s>")
+    fake: Any = SimpleNamespace(tokenizer=tokenizer, name="m", end_token="</s>", unknown_token="")
     assert label_tokens(fake, load_task("sst2")["causal"]) == [
         tokenizer.token_to_id(w) for w in ("Ġterrible", "Ġgreat")
     ]
