@@ -7,21 +7,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedspzo.broker.server.store import DATABASE, newest_snapshot, read_journal
+from fedspzo.broker.server.store import BUNDLE, DATABASE, newest_snapshot, read_journal
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.manifest import MANIFEST
 from fedspzo.device_runtime.replica.weights import Replica
 
-BUNDLE, SERVER = "bundle", "server"
-
-
-def link_bundle(state: Path, bundle: Path) -> None:
-    """Make the link from a server's or simulation's state folder to its bundle."""
-    link = state / BUNDLE
-    if not link.exists() or not link.samefile(bundle):
-        link.unlink(missing_ok=True)
-        link.symlink_to(bundle.resolve())
+SERVER = "server"
 
 
 def is_bundle(folder: Path) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +50,10 @@ class ClosedRound:
     seconds: float
     step_seconds: float
     spending: Spending | None = None
+
+
+#: Makes a round's journal entry, with the round's own plan, of its results by device, of which there is one at least.
+Aggregate = Callable[[Plan, Mapping[str, Result]], Entry]
 
 
 def refusal(plan: Plan, cohort: Collection[str], device: str, result: Result) -> str | None:

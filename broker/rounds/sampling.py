@@ -38,6 +38,10 @@ SAMPLINGS: dict[str, Callable[[Candidate], tuple[float, ...]]] = {
 }
 
 
+#: Chooses whom a round asks: given the job, the round, the devices to choose from, and how many to choose at most.
+Sample = Callable[[Job, int, Mapping[str, Candidate], int], tuple[str, ...]]
+
+
 def choose_cohort(job: Job, number: int, candidates: Mapping[str, Candidate], count: int) -> tuple[str, ...]:
     """``count`` devices to ask in a round, or all there are. It depends on nothing but the arguments."""
 

@@ -25,6 +25,13 @@ class Admission:
         self._stamp = _stamp(path)
         self._keys = _read(path)
         self._looked_at = time.monotonic()
+        self._told = self._keys
+
+    def changed(self) -> bool:
+        """Whether the list has changed since this was asked last."""
+        self._look()
+        told, self._told = self._told, self._keys
+        return told is not self._keys
 
     def refusal(self, name: str, key: bytes) -> str | None:
         """Why a device that has shown that a key is its own may not take part, or None when it may."""

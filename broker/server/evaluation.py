@@ -146,7 +146,7 @@ class Evaluator:
             self._changed.notify()
 
     def close(self) -> None:
-        """End the thread when it has come to the journal's end."""
+        """End the thread after what it is at."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -165,18 +165,19 @@ class Evaluator:
                 for entry in self._journal.entries(replica.round, min(BATCH, self._reached - replica.round)):
                     together.append(entry)
                     if self._schedule.due(entry.round):
-                        replica.apply_all(together)
-                        together = []
-                        self._attend()
+                        break
                 replica.apply_all(together)
+                self._attend()
         except Exception as error:  # a thread's error would be lost; the server raises it
             self._report(Failed(error))
+        finally:
+            self._journal.close()
 
     def _await(self, round: int) -> bool:
-        """Wait until the journal goes on after a round; False when it does not."""
+        """Wait until the journal goes on after a round; False when the thread is to end."""
         with self._changed:
             self._changed.wait_for(lambda: self._closing or self._reached > round)
-            return self._reached > round
+            return not self._closing
 
     def _attend(self) -> None:
         """Do what is due after the replica's round."""

@@ -15,7 +15,7 @@ except ImportError:
     raise BrokerError("Metrics need prometheus-client: pip install 'fedspzo[server]'.") from None
 
 if TYPE_CHECKING:
-    from fedspzo.broker.server.standing import Standing
+    from fedspzo.broker.server.status import ServerStatus
 
 #: What became of an answer → what the server counts it as.
 _OUTCOMES = {
@@ -26,20 +26,20 @@ _OUTCOMES = {
 }
 
 
-def make_registry(standing: Callable[[], Standing]) -> CollectorRegistry:
+def make_registry(status: Callable[[], ServerStatus]) -> CollectorRegistry:
     """A registry of one server's metrics.
 
     Args:
-        standing: tells where the server is; asked at each scrape, on another thread.
+        status: tells where the server is; asked at each scrape, on another thread.
     """
     registry = CollectorRegistry()
-    registry.register(_Collector(standing))
+    registry.register(_Collector(status))
     return registry
 
 
 class _Collector(Collector):
-    def __init__(self, standing: Callable[[], Standing]) -> None:
-        self._standing = standing
+    def __init__(self, status: Callable[[], ServerStatus]) -> None:
+        self._status = status
 
     def describe(self) -> list[Metric]:
         """Nothing, so that registering asks nothing of the server."""
@@ -47,7 +47,7 @@ class _Collector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """All metrics; a counter's name gets ``_total`` appended."""
-        now = self._standing()
+        now = self._status()
         counts = now.counts
         results = {outcome: counts.get(name, 0) for outcome, name in _OUTCOMES.items()}
         payload = {"sent": now.bytes_sent, "received": now.bytes_received}

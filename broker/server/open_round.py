@@ -45,8 +45,11 @@ class OpenRound:
         """Whether it can be closed: the whole cohort's worth of results, or a quorum and nothing more to wait for."""
         if len(self.results) >= job.cohort:
             return True
-        hopeless = all(roster.left(device, now) for device in self.missing)
-        return len(self.results) >= job.quorum and (hopeless or self.overdue(now))
+        return len(self.results) >= job.quorum and (self.hopeless(roster, now) or self.overdue(now))
+
+    def hopeless(self, roster: Roster, now: float) -> bool:
+        """Whether nobody is there any more who may yet answer."""
+        return all(roster.left(device, now) for device in self.missing)
 
     def extend(self, fresh: tuple[str, ...], now: float) -> list[str]:
         """Ask other devices besides, with a new deadline for all; returns whom to send the plan."""

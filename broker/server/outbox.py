@@ -1,13 +1,15 @@
-"""What the server says: signed, held until what it rests on is on disk, then sent."""
+"""What the server says: signed, held until what it rests on is on disk, then sent. It reads nothing."""
 
 from __future__ import annotations
 
 from fedspzo.broker.server.devices import Roster
+from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.link.connection import Link
-from fedspzo.device_runtime.protocol.messages import Message, encode
-from fedspzo.device_runtime.protocol.plan import Plan
-from fedspzo.device_runtime.protocol.signing import Scope, Signer
+from fedspzo.device_runtime.protocol.messages import Finish, Hello, Message, encode
+from fedspzo.device_runtime.protocol.plan import Entry, Plan
+from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES, Scope
 from fedspzo.device_runtime.protocol.topics import Topics
+from fedspzo.device_runtime.replica.journal import EMPTY
 
 #: Seconds in which an answer is of use; whoever still misses one then has asked again, or will.
 ANSWER_S = 60.0
@@ -16,41 +18,60 @@ ANSWER_S = 60.0
 class Outbox:
     """Messages that wait to be sent."""
 
-    def __init__(self, link: Link, topics: Topics, signer: Signer, bundle: bytes, roster: Roster) -> None:
+    def __init__(self, link: Link, topics: Topics, store: ServerStore, roster: Roster) -> None:
         self._link = link
         self._topics = topics
-        self._signer = signer
+        self._store = store
         self._roster = roster
-        self._bundle = bundle
         self._waiting: list[tuple[str, bytes, float]] = []  # topic, message, seconds in which it is of use
 
-    def sign(self, message: Message, device: str = "", head: bytes = b"", bundle: bytes | None = None) -> bytes:
-        """A message as it travels, for a scope; the bundle is the job's, if none is named."""
-        scope = Scope(self._topics.job, self._bundle if bundle is None else bundle, device, head)
-        return self._signer.sign(encode(message), scope)
+    def greet(self) -> None:
+        """The server is there: to all."""
+        self._waiting.append((self._topics.round, self._sign(Hello()), ANSWER_S))
 
-    def send(self, device: str, message: Message, head: bytes = b"", bundle: bytes | None = None) -> None:
-        """A message to one device."""
-        useful = message.deadline if isinstance(message, Plan) else ANSWER_S
-        self.relay(device, self.sign(message, device, head, bundle), useful)
+    def ask(self, device: str, plan: Plan) -> None:
+        """A plan to one device."""
+        signed = self._sign(plan, device, self._head(plan.round - 1))
+        self._send(device, signed, plan.deadline)
 
-    def relay(self, device: str, signed: bytes, useful: float = ANSWER_S) -> None:
-        """What is signed already, to one device."""
-        member = self._roster.edit(device)
-        if member is not None:
-            member.bytes_down += len(signed)
-        self._waiting.append((self._topics.down(device), signed, useful))
+    def send(self, device: str, message: Message, bundle: bytes | None = None) -> None:
+        """A message to one device, whose bundle is the job's if none is named."""
+        self._send(device, self._sign(message, device, bundle=bundle), ANSWER_S)
 
-    def greet(self, message: Message) -> None:
-        """A message to all that are there."""
-        self._waiting.append((self._topics.round, self.sign(message), ANSWER_S))
+    def send_after(self, device: str, message: Message, round: int) -> None:
+        """A message to one device, good for who stands at a round."""
+        self._send(device, self._sign(message, device, self._head(round)), ANSWER_S)
 
-    def publish(self, signed: bytes) -> None:
-        """A journal entry, or the end of the job, to all."""
+    def finish(self, device: str = "") -> None:
+        """The end of the job, to one device or all; it is signed for all."""
+        last = self._store.journal.last_round
+        signed = self._sign(Finish(last), head=self._head(last))
+        if device:
+            self._send(device, signed, ANSWER_S)
+        else:
+            self._waiting.append((self._topics.result, signed, 0.0))
+
+    def publish(self, entry: Entry) -> bytes:
+        """The next journal entry, to all; returns its signature."""
+        signed = self._sign(entry, head=self._head(entry.round - 1))
         self._waiting.append((self._topics.result, signed, 0.0))
+        return signed[-SIGNATURE_BYTES:]
 
     def flush(self) -> None:
         """Send what waits."""
         waiting, self._waiting = self._waiting, []
         for topic, signed, useful in waiting:
             self._link.publish(topic, signed, useful=useful)
+
+    def _send(self, device: str, signed: bytes, useful: float) -> None:
+        member = self._roster.edit(device)
+        if member is not None:
+            member.bytes_down += len(signed)
+        self._waiting.append((self._topics.down(device), signed, useful))
+
+    def _sign(self, message: Message, device: str = "", head: bytes = b"", bundle: bytes | None = None) -> bytes:
+        scope = Scope(self._topics.job, self._store.bundle if bundle is None else bundle, device, head)
+        return self._store.signer.sign(encode(message), scope)
+
+    def _head(self, round: int) -> bytes:
+        return self._store.journal.head(round) or EMPTY

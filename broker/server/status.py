@@ -1,9 +1,10 @@
-"""Where a job is, read from its server's state folder, whether or not the server runs."""
+"""Where a job is: as its running server says, or as its state folder does, whether or not the server runs."""
 
 from __future__ import annotations
 
 import sqlite3
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,34 @@ from fedspzo.device_runtime.errors import StateError
 
 #: Rounds that means are taken over.
 RECENT = 20
+
+
+@dataclass(frozen=True)
+class ServerStatus:
+    """Where a running server is.
+
+    Attributes:
+        round: last closed round.
+        results, asked: results that the open round has, and devices that it asked.
+        ready, known: devices that can be asked, and that have ever synced.
+        counts: what happened how often.
+        bytes_sent, bytes_received: payload.
+        loss, seconds: of the last round that this process closed.
+        measured_joules, estimated_joules: that results took devices, by their sensors and by estimates.
+    """
+
+    round: int
+    results: int
+    asked: int
+    ready: int
+    known: int
+    counts: dict[str, int]
+    bytes_sent: int
+    bytes_received: int
+    loss: float
+    seconds: float
+    measured_joules: float
+    estimated_joules: float
 
 
 def read_status(folder: Path) -> dict[str, Any]:

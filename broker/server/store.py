@@ -21,6 +21,8 @@ from fedspzo.device_runtime.replica.journal import EMPTY, Journal, chain, connec
 from fedspzo.device_runtime.replica.state import lock_folder
 
 DATABASE, SNAPSHOTS, KEY = "server.sqlite", "snapshots", "server.key"
+#: Link to the job's bundle, so that the folder stands for a model.
+BUNDLE = "bundle"
 #: Snapshots that are kept: the one before the newest may be on its way to a device.
 KEPT = 2
 
@@ -88,6 +90,17 @@ class ServerStore:
             self.sums = follow(self.sums, entry)
             if self.sums is None:
                 break
+
+    def close(self) -> None:
+        """Let go of the folder: another server may then be opened in it. This object must not be used any more."""
+        self._connection.close()
+        self._lock.close()
+
+    def __enter__(self) -> ServerStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def open_journal(self) -> Journal:
         """The journal for another thread: what is committed, over a connection of its own."""
@@ -224,6 +237,14 @@ def pin_bundle(bundle: Path, folder: Path) -> None:
     """
     make_folder(folder)
     write_pin(bundle, Signer(folder / KEY).public)
+
+
+def link_bundle(state: Path, bundle: Path) -> None:
+    """Make the link from a server's or simulation's state folder to its bundle."""
+    link = state / BUNDLE
+    if not link.exists() or not link.samefile(bundle):
+        link.unlink(missing_ok=True)
+        link.symlink_to(bundle.resolve())
 
 
 def forget_devices(folder: Path, names: Iterable[str]) -> None:

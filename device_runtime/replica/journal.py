@@ -128,6 +128,10 @@ class Journal:
         """Drop the entries up to a round, which a snapshot now stands for."""
         self._query("DELETE FROM journal WHERE round <= ?", (up_to,))
 
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
     def _query(self, statement: str, values: tuple[object, ...] = ()) -> list[Any]:
         try:
             return self._connection.execute(statement, values).fetchall()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fedspzo.options.broker import add_broker_options, make_access
 from fedspzo.options.methods import METHODS, ChooseMethod, FirstOrder, Method
@@ -16,8 +16,9 @@ from fedspzo.progress import show
 
 if TYPE_CHECKING:
     from fedspzo.broker.rounds.job import Job
-    from fedspzo.broker.server.loop import Server
-    from fedspzo.broker.server.store import ServerStore
+    from fedspzo.broker.server.progress import JobResult
+    from fedspzo.broker.server.server import Endpoint
+    from fedspzo.broker.server.status import ServerStatus
     from fedspzo.device_runtime.model.bundle import Bundle
 
 
@@ -41,6 +42,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--http-key", type=Path, metavar="FILE", help="its private key (PEM)")
     parser.add_argument("--http-url", metavar="URL", help="how devices reach --http (default: as it is bound)")
     parser.add_argument("--devices", type=int, default=1, help="devices to wait for at the start (%(default)s)")
+    parser.add_argument(
+        "--serve-after", type=float, metavar="SECONDS",
+        help="how long to serve the finished job to devices that come later (default: until it is stopped)",
+    )  # fmt: skip
     add_job_options(parser)
 
 
@@ -99,20 +104,18 @@ def add_job_options(parser: argparse.ArgumentParser, methods: Mapping[str, Metho
 
 
 def run(options: argparse.Namespace) -> None:
-    """Run the job to its end, printing progress."""
+    """Run the job and serve it, printing progress."""
     from fedspzo.broker.mqtt.logins import check_server
     from fedspzo.broker.rounds.aggregate import ClosedRound
     from fedspzo.broker.server.admission import Admission
-    from fedspzo.broker.server.evaluation import Evaluated, Evaluator, Schedule, Snapshot
-    from fedspzo.broker.server.loop import Server
-    from fedspzo.broker.server.store import ServerStore, pin_bundle
+    from fedspzo.broker.server.evaluation import Evaluated
+    from fedspzo.broker.server.loop import Event
+    from fedspzo.broker.server.progress import JobResult
+    from fedspzo.broker.server.server import Server
     from fedspzo.device_runtime.data.store import load_data
-    from fedspzo.device_runtime.engines.protocol import create_engine
     from fedspzo.device_runtime.errors import PlanError
     from fedspzo.device_runtime.model.bundle import Bundle
-    from fedspzo.device_runtime.replica.weights import Replica
-    from fedspzo.energy.report import describe_energy, describe_joules, describe_spending
-    from fedspzo.run_folder import link_bundle
+    from fedspzo.energy.report import describe_spending
 
     bundle = Bundle(options.bundle)
     job = make_job(options, bundle)
@@ -120,15 +123,15 @@ def run(options: argparse.Namespace) -> None:
         raise PlanError("--evaluate-every is at least 1")
     access = make_access(options)
     check_server(access.user, options.job)
-    admission = Admission(options.admit) if options.admit else None
-    engine = create_engine(options.engine)
+    endpoint = _endpoint(options)
     held_out = load_data(options.data, bundle) if options.data else None
     if held_out is not None and held_out.truncated and not options.json:
         print(f"{held_out.truncated} held-out examples were cut to {bundle.manifest.length} tokens", flush=True)
     started = time.monotonic()
 
-    def observe(event: ClosedRound | Evaluated | Snapshot) -> None:
+    def observe(event: Event) -> None:
         if isinstance(event, ClosedRound):
+            status = server.status()
             show(
                 options.json,
                 round=event.round,
@@ -136,8 +139,8 @@ def run(options: argparse.Namespace) -> None:
                 results=len(event.devices),
                 seconds=event.seconds,
                 step_seconds=event.step_seconds,
-                bytes_up=server.bytes_received,
-                bytes_down=server.bytes_sent,
+                bytes_up=status.bytes_received,
+                bytes_down=status.bytes_sent,
                 **describe_spending(event.spending),
             )
         elif isinstance(event, Evaluated):
@@ -147,34 +150,45 @@ def run(options: argparse.Namespace) -> None:
                 held_out_loss=event.evaluation.loss,
                 **event.evaluation.scores,
             )
+        elif isinstance(event, JobResult):
+            seconds = time.monotonic() - started
+            if options.json:
+                print(json.dumps(_describe(event, seconds, server.status() if job.energy else None)), flush=True)
+            else:
+                _print(event, seconds)
 
-    store = ServerStore(options.state, bundle.identity, options.job)
-    link_bundle(options.state, bundle.folder)
-    last = max(job.rounds, store.journal.last_round)  # a journal may be longer than the job is now
-    schedule = Schedule(last, options.evaluate_every, job.digest_every)
-    pin_bundle(bundle.folder, options.state)  # before the weights are read: devices beside it may be waiting
     server = Server(
-        access=access,
+        bundle,
+        job,
+        access,
+        options.state,
         name=options.job,
-        job=job,
-        store=store,
-        evaluator=lambda report: Evaluator(engine, Replica(bundle, store.snapshot), held_out, store, schedule, report),
+        held_out=held_out,
+        engine=options.engine,
         devices=options.devices,
+        evaluate_every=options.evaluate_every,
+        serve_after=options.serve_after,
+        admission=Admission(options.admit) if options.admit else None,
+        endpoint=endpoint,
         observe=observe,
-        admission=admission,
     )
-    with _endpoint(options, bundle, store, server) as url:
-        if url:
-            server.offer_snapshots(f"{url}/snapshot")
-        outcome = server.run()
-    show(
-        options.json,
-        finished=True,
-        seconds=time.monotonic() - started,
-        server_digest=outcome.digest.hex(),
-        counts=dict(outcome.counts),
-        **({"energy": describe_joules(server.standing())} if job.energy else {}),
-        devices={
+    with server:
+        if server.url and not options.json:
+            print(f"bundle, snapshots and metrics at {server.url}", flush=True)
+        server.wait()
+
+
+def _describe(result: JobResult, seconds: float, status: ServerStatus | None) -> dict[str, Any]:
+    """The end of a job for programs; with a status, its joules too."""
+    from fedspzo.energy.report import describe_energy, describe_joules
+
+    return {
+        "finished": True,
+        "seconds": seconds,
+        "server_digest": result.digest.hex(),
+        "counts": dict(result.counts),
+        **({"energy": describe_joules(status)} if status else {}),
+        "devices": {
             device: {
                 "digest": report.digest.hex(),
                 "rss_mb": report.rss_bytes / 1e6,
@@ -183,24 +197,33 @@ def run(options: argparse.Namespace) -> None:
                 "results": report.results,
                 **describe_energy(report.energy),
             }
-            for device, report in sorted(outcome.reports.items())
+            for device, report in sorted(result.reports.items())
         },
-    )
+    }
 
 
-@contextmanager
-def _endpoint(options: argparse.Namespace, bundle: Bundle, store: ServerStore, server: Server) -> Iterator[str]:
-    """Serve over HTTP where that is asked for; gives the URL by which devices reach it, or ""."""
+def _print(result: JobResult, seconds: float) -> None:
+    """The end of a job for people."""
+    for device, report in sorted(result.reports.items()):
+        print(
+            f"device '{device}': {report.results} results, {report.bytes_up:,} bytes up, {report.bytes_down:,} down,"
+            f" {report.rss_bytes / 1e6:.0f} MB; its model"
+            f" {'equals' if report.digest == result.digest else 'DIFFERS from'} the server's"
+        )
+    counts = ", ".join(f"{name} {count}" for name, count in sorted(result.counts.items()) if count)
+    print(counts or "nothing counted")
+    print(f"finished after {seconds:.0f} s; the model's digest is {result.digest.hex()}", flush=True)
+
+
+def _endpoint(options: argparse.Namespace) -> Endpoint | None:
+    """Where to serve over HTTP, if that is asked for."""
+    from fedspzo.broker.server.server import Endpoint
     from fedspzo.device_runtime.errors import BrokerError
 
     if not options.http:
         if options.http_url or options.http_certificate or options.http_key:
             raise BrokerError("--http-url, --http-certificate and --http-key go with --http HOST:PORT")
-        yield ""
-        return
-    from fedspzo.broker.server.http import serve
-    from fedspzo.broker.server.metrics import make_registry
-
+        return None
     host, _, port = options.http.rpartition(":")
     if not port.isdecimal() or int(port) >= 1 << 16:
         raise BrokerError(f"--http is HOST:PORT, such as 0.0.0.0:8443, and not '{options.http}'")
@@ -209,11 +232,7 @@ def _endpoint(options: argparse.Namespace, bundle: Bundle, store: ServerStore, s
     if bool(options.http_certificate) != bool(options.http_key):
         raise BrokerError("--http-certificate and --http-key go together")
     tls = (options.http_certificate, options.http_key) if options.http_certificate else None
-    registry = make_registry(server.standing)
-    with serve(bundle, registry, store.snapshots, host or "127.0.0.1", int(port), tls) as url:
-        if not options.json:
-            print(f"bundle, snapshots and metrics at {url}", flush=True)
-        yield (options.http_url or url).rstrip("/")
+    return Endpoint(host or "127.0.0.1", int(port), options.http_url or "", tls)
 
 
 def make_job(options: argparse.Namespace, bundle: Bundle) -> Job:

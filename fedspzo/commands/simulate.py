@@ -164,7 +164,7 @@ class Course:
 def prepare(options: argparse.Namespace) -> Course:
     """All that a job needs, as the options say. Raises FedSPZOError when they contradict each other."""
     from fedspzo.broker.server.evaluation import Schedule
-    from fedspzo.broker.server.store import ServerStore
+    from fedspzo.broker.server.store import ServerStore, link_bundle
     from fedspzo.broker.simulation.fleet import Behaviour, Fleet, parse_quantile
     from fedspzo.device_runtime.data.store import load_data
     from fedspzo.device_runtime.engines.protocol import create_engine
@@ -172,7 +172,6 @@ def prepare(options: argparse.Namespace) -> Course:
     from fedspzo.device_runtime.model.bundle import Bundle
     from fedspzo.device_runtime.replica.weights import Replica
     from fedspzo.device_runtime.step.runner import Forward
-    from fedspzo.run_folder import link_bundle
 
     bundle = Bundle(options.bundle)
     job = make_job(options, bundle)

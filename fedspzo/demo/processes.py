@@ -54,7 +54,19 @@ def federation(
         }
         server = _start(
             stack,
-            ["server", bundle, *common, "--state", folder / "server", "--data", held_out, "--json", *job],
+            [
+                "server",
+                bundle,
+                *common,
+                "--state",
+                folder / "server",
+                "--data",
+                held_out,
+                "--serve-after",
+                0,
+                "--json",
+                *job,
+            ],
             logs / "server.log",
             read=True,
         )

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from fedspzo.broker.server.store import BUNDLE
 from fedspzo.demo import intents
 from fedspzo.demo.ceiling import Ceiling, measure_ceiling
 from fedspzo.demo.plot import plot_accuracy
@@ -29,7 +30,7 @@ from fedspzo.device_runtime.step.scores import evaluate
 from fedspzo.export.network.target import Target
 from fedspzo.export.pipeline import export_bundle
 from fedspzo.export.tasks import load_task
-from fedspzo.run_folder import BUNDLE, SERVER, replay
+from fedspzo.run_folder import SERVER, replay
 from fedspzo.stages import print_stages
 
 BATCH, LENGTH = 8, 12

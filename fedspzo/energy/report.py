@@ -14,7 +14,7 @@ from fedspzo.device_runtime.protocol.messages import Energy
 
 if TYPE_CHECKING:
     from fedspzo.broker.rounds.aggregate import Spending
-    from fedspzo.broker.server.standing import Standing
+    from fedspzo.broker.server.status import ServerStatus
 
 #: Phases in the order of a step; blocks' forward passes come where "forward" stands.
 _ORDER = ("tokenise", "perturb", "forward", "apply", "network", "other", "idle")
@@ -113,9 +113,9 @@ def describe_spending(spending: Spending | None) -> dict[str, Any]:
     }
 
 
-def describe_joules(standing: Standing) -> dict[str, float]:
+def describe_joules(status: ServerStatus) -> dict[str, float]:
     """What all counted results took, as plain values."""
-    return {"measured_joules": standing.measured_joules, "estimated_joules": standing.estimated_joules}
+    return {"measured_joules": status.measured_joules, "estimated_joules": status.estimated_joules}
 
 
 def _per(amount: Amount, steps: int) -> tuple[float, float]:

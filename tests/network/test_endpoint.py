@@ -28,8 +28,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from fedspzo.broker.server import http as endpoint
 from fedspzo.broker.server.http import serve
-from fedspzo.broker.server.loop import Standing
 from fedspzo.broker.server.metrics import make_registry
+from fedspzo.broker.server.status import ServerStatus
 from fedspzo.cli import main
 from fedspzo.device_runtime.device import transfer
 from fedspzo.device_runtime.device.download import download, fetch_bundle, read
@@ -353,11 +353,11 @@ def test_a_snapshot_is_not_replaced_under_a_download(served: Bundle, tmp_path: P
 
 def test_metrics(served: Bundle) -> None:
     counts = {"results accepted": 3, "plans declined": 1, "digests differing": 1}
-    standing = Standing(
+    status = ServerStatus(
         round=12, results=1, asked=4, ready=2, known=9, counts=counts, bytes_sent=779, bytes_received=194,
         loss=0.5, seconds=3.0, measured_joules=60.5, estimated_joules=7.0,
     )  # fmt: skip
-    with serve(served, make_registry(lambda: standing), dict) as url:
+    with serve(served, make_registry(lambda: status), dict) as url:
         response, content = ask(url, "/metrics")
     assert response.headers["Content-Type"].startswith("text/plain; version=")
     samples = {

@@ -14,7 +14,7 @@ from victim import BLOCKS, DEVICE, JOB, NOWHERE, TOPICS, Victim
 
 from fedspzo.broker.rounds.job import Job
 from fedspzo.broker.server.evaluation import Evaluator, Schedule
-from fedspzo.broker.server.loop import Server
+from fedspzo.broker.server.loop import Loop
 from fedspzo.broker.server.store import ServerStore, read_history
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.errors import StateError
@@ -160,13 +160,13 @@ class Host:
             rounds=10, cohort=3, over_selection=1.0, sampling="uniform", quorum=3, deadline=600.0, seed=1, shared=True,
             distribution="rademacher", steps=1, examples=4, epsilon=1e-3, blocks=BLOCKS, final_rate=1.0, digest_every=5,
         )  # fmt: skip
-        self.server = Server(
+        self.server = Loop(
             NOWHERE, JOB, job, self.store,
             lambda report: Evaluator(
                 create_engine("litert"), Replica(bundle, self.store.snapshot), None, self.store,
                 Schedule(10, 20, 5), report,
             ),
-            devices=3, observe=lambda event: None,
+            devices=3,
         )  # fmt: skip
         self.identity = bundle.identity
         self.keys = {name: Signer(folder / f"{name}.key") for name in ("a", "b", "evil")}
@@ -200,7 +200,7 @@ def test_numbers_that_a_database_cannot_hold(pinned: Bundle, tmp_path: Path) -> 
 
 def test_one_that_declines_does_not_end_the_job(pinned: Bundle, tmp_path: Path) -> None:
     host = Host(pinned, tmp_path)
-    opened = host.server._round
+    opened = host.server._progress.round
     assert opened is not None
     answer = Result(1, fingerprint(opened.plan), (1.0,) * 4, 1.0, 4, 0.1, b"")
     host.hear("a", answer)
@@ -216,7 +216,7 @@ def test_one_that_declines_does_not_end_the_job(pinned: Bundle, tmp_path: Path) 
 def test_results_beyond_the_cohort_are_late(pinned: Bundle, tmp_path: Path) -> None:
     """All in one turn: the round closes with the cohort's worth of them."""
     host = Host(pinned, tmp_path)
-    opened = host.server._round
+    opened = host.server._progress.round
     assert opened is not None
     opened.cohort = (*opened.cohort, "d")
     host.keys["d"] = Signer(tmp_path / "d.key")
@@ -224,7 +224,7 @@ def test_results_beyond_the_cohort_are_late(pinned: Bundle, tmp_path: Path) -> N
     answer = encode(Result(1, fingerprint(opened.plan), (1.0,) * 4, 1.0, 4, 0.1, b""))
     host.server.turn([Received(TOPICS.up(name), host.sign(name, answer)) for name in ("d", "a", "evil", "b")])
     assert read_history(tmp_path / "server")[0].devices == ("a", "d", "evil")
-    assert host.server.standing().counts["results late"] == 1
+    assert host.server.status().counts["results late"] == 1
 
 
 def test_a_snapshot_that_is_ahead_of_the_journal(pinned: Bundle, entries: list[Entry], tmp_path: Path) -> None:
@@ -278,7 +278,7 @@ def nonsense(valid: list[bytes], draw: random.Random) -> bytes:
 def test_floods_of_nonsense(victim: Victim, pinned: Bundle, entries: list[Entry], tmp_path: Path, count: int) -> None:
     """As many messages to a server and as many to a device: mutated and random, with any signature, on every topic."""
     host = Host(pinned, tmp_path)
-    host.hear("a", Result(1, fingerprint(host.server._round.plan), (1.0,) * 4, 1.0, 4, 0.1, b""))  # type: ignore[union-attr]
+    host.hear("a", Result(1, fingerprint(host.server._progress.round.plan), (1.0,) * 4, 1.0, 4, 0.1, b""))  # type: ignore[union-attr]
     valid = every_kind(entries[0].plan, entries[0], host.keys["evil"].public, pinned.identity)
     draw = random.Random(count)
     server, device = host.standing, victim.standing
@@ -301,6 +301,6 @@ def test_floods_of_nonsense(victim: Victim, pinned: Bundle, entries: list[Entry]
     assert victim.standing == device
     assert victim.agent._plan is None
     assert process.memory_info().rss - growth[0] < 30e6
-    assert sum(host.server.standing().counts.values()) >= 0.9 * count
+    assert sum(host.server.status().counts.values()) >= 0.9 * count
     host.hear("b", Result(1, fingerprint(server[1]), (1.0,) * 4, 1.0, 4, 0.1, b""))  # type: ignore[arg-type]
     assert set(host.store.load_open_round(0.0).results) == {"a", "b"}  # type: ignore[union-attr]

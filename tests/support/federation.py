@@ -70,9 +70,9 @@ class Processes:
         options = ("--state", self.folder / name, "--data", data, "--id", name, "--engine", engine)
         return self._start(name, "device", bundle or self.bundle, *options, *more, program=program)
 
-    def server(self, *options: str) -> subprocess.Popen[str]:
+    def server(self, *options: str, serve_after: Sequence[str] = ("--serve-after", "0")) -> subprocess.Popen[str]:
         data = self.write(self.folder / "held-out.jsonl", 10)
-        more = ("--state", self.folder / "server", "--data", data, "--json", *JOB, *options)
+        more = ("--state", self.folder / "server", "--data", data, "--json", *serve_after, *JOB, *options)
         return self._start("server", "server", self.bundle, *more)
 
     def _start(
@@ -197,6 +197,15 @@ def held(*devices: subprocess.Popen[str]) -> Iterator[None]:
     finally:
         for device in devices:
             device.send_signal(signal.SIGCONT)
+
+
+def read_end(server: subprocess.Popen[str]) -> dict[str, Any]:
+    """Wait until the job is over; what the server says then."""
+    assert server.stdout is not None
+    for line in server.stdout:
+        if "finished" in (said := json.loads(line)):
+            return said
+    raise AssertionError(server.communicate())
 
 
 def read_rounds(server: subprocess.Popen[str], count: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -49,7 +50,7 @@ def test_what_is_late_is_skipped_and_what_is_needed_kept(
 ) -> None:
     """All rounds but the last are closed while the first evaluation takes its time, and the last one later."""
     reports: list[object] = []
-    busy, go_on = threading.Event(), threading.Event()
+    busy, go_on, done = threading.Event(), threading.Event(), threading.Event()
 
     def report(event: object) -> None:
         reports.append(event)
@@ -59,6 +60,8 @@ def test_what_is_late_is_skipped_and_what_is_needed_kept(
         if isinstance(event, Digested) and event.round == DIGESTS[-2]:
             append(server, make_plan(round=ROUNDS, base_seed=ROUNDS, blocks=BLOCKS))
             evaluator.follow(ROUNDS)
+        if isinstance(event, Digested) and event.round == ROUNDS:
+            done.set()
 
     evaluator = Evaluator(create_engine("litert"), Replica(bundle), store, server, SCHEDULE, report)
     evaluator.follow(0)
@@ -66,6 +69,7 @@ def test_what_is_late_is_skipped_and_what_is_needed_kept(
     for number in range(1, ROUNDS):
         evaluator.follow(number)
     go_on.set()
+    assert done.wait(60)
     evaluator.close()
     assert rounds(reports, Evaluated) == [0, 240, 250]
     assert rounds(reports, Digested) == DIGESTS
@@ -112,11 +116,11 @@ def test_in_time_nothing_is_skipped_and_a_restart_goes_on_at_the_snapshot(
 def test_a_journal_that_is_damaged_is_told(server: ServerStore, bundle: Bundle, store: DataStore) -> None:
     with server.transaction() as execute:
         execute("DELETE FROM journal WHERE round = 7")
-    reports: list[object] = []
-    evaluator = Evaluator(create_engine("litert"), Replica(bundle), store, server, SCHEDULE, reports.append)
+    reports: queue.Queue[object] = queue.Queue()
+    evaluator = Evaluator(create_engine("litert"), Replica(bundle), store, server, SCHEDULE, reports.put)
     evaluator.follow(ROUNDS - 1)
+    while not isinstance(failed := reports.get(timeout=60), Failed):
+        pass
     evaluator.close()
-    failed = reports[-1]
-    assert isinstance(failed, Failed)
     assert isinstance(failed.error, StateError)
     assert "the journal lacks round 7" in str(failed.error)

@@ -1,0 +1,234 @@
+"""What the server notes of a device's message, and answers. One device's nonsense is refused and hurts nobody else."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+
+from fedspzo.broker.rounds.aggregate import refusal
+from fedspzo.broker.server.admission import Admission
+from fedspzo.broker.server.devices import Member, Roster, accept, announce, part
+from fedspzo.broker.server.digests import Claim, DigestWatch
+from fedspzo.broker.server.inbox import Heard
+from fedspzo.broker.server.outbox import Outbox
+from fedspzo.broker.server.progress import Progress
+from fedspzo.broker.server.store import ServerStore
+from fedspzo.device_runtime.errors import MessageError
+from fedspzo.device_runtime.log import Complaints
+from fedspzo.device_runtime.protocol.messages import (
+    Ack,
+    Batch,
+    Decline,
+    Dismissal,
+    Offer,
+    Presence,
+    Rebase,
+    Refusal,
+    Report,
+    Result,
+    Sync,
+    encode,
+)
+from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES
+
+log = logging.getLogger(__name__)
+
+#: Bytes of journal entries in one message.
+BATCH_BYTES = 40_000
+#: Seconds in which the same entries are not sent to a device twice.
+PATIENCE_S = 1.0
+#: Integers that SQLite holds are below this.
+_MOST = 1 << 63
+#: Rounds behind from which on a device is offered a snapshot besides.
+FAR_BEHIND = 64
+
+
+class Replies:
+    """Answers devices."""
+
+    def __init__(
+        self,
+        store: ServerStore,
+        roster: Roster,
+        outbox: Outbox,
+        progress: Progress,
+        digests: DigestWatch,
+        admission: Admission | None = None,
+    ) -> None:
+        self._store = store
+        self._roster = roster
+        self._outbox = outbox
+        self._progress = progress
+        self._digests = digests
+        self._admission = admission
+        self._complaints = Complaints(log)
+
+    def drop(self, device: str, reason: MessageError) -> None:
+        """Count and log that something was no message."""
+        self._progress.counts["messages dropped"] += 1
+        self._complaints.add(device, f"a message of '{device[:64]}' was dropped: {reason}")
+
+    def answer(self, heard: Heard) -> None:
+        """Take in a message and answer it.
+
+        Raises:
+            MessageError: its sender may not send it.
+        """
+        device, message = heard.device, heard.message
+        if isinstance(message, Sync):
+            self._on_sync(device, message, heard.size)
+            return
+        member = self._roster.get(device)
+        if member is None:
+            return
+        if message is None:
+            log.info("the broker does not let device '%s' in any more", device)
+            part(member)
+            return
+        reason = self._expelled(member)
+        if reason is not None:
+            raise MessageError("message.not-admitted", reason)
+        if isinstance(message, Presence):
+            announce(member, message)
+            if not member.online:
+                log.info("device '%s' has left", device)
+        elif isinstance(message, Result):
+            self._on_result(member, message)
+        elif isinstance(message, Decline):
+            self._on_decline(member, message)
+        else:
+            self._on_report(member, message)
+        self._note(device, heard.size)
+
+    def expel_unlisted(self) -> None:
+        """Send those away who are there, and are not on the list of those admitted any more."""
+        if self._admission is not None and self._admission.changed():
+            for name in self._roster.there(time.monotonic()):
+                member = self._roster.get(name)
+                if member is not None:
+                    self._expelled(member)
+
+    def expel(self, wrong: Iterable[Claim]) -> None:
+        """Tell devices whose replicas differ to start afresh."""
+        for claim in wrong:
+            self._progress.counts["digests differing"] += 1
+            log.error("the replica of '%s' differs from the server's after round %d", claim.device, claim.round)
+            member = self._roster.get(claim.device)
+            if member is not None:
+                reason = f"its replica differs after round {claim.round}; start it with --afresh"
+                self._outbox.send(claim.device, Refusal(member.key, member.session, reason))
+
+    def _expelled(self, member: Member) -> str | None:
+        """Send a member away that is not on the list of those admitted any more; returns why."""
+        reason = self._admission.refusal(member.name, member.key) if self._admission else None
+        if reason is not None:
+            part(member)
+            self._outbox.send(member.name, Refusal(member.key, member.session, reason))
+        return reason
+
+    def _note(self, device: str, size: int) -> None:
+        """Keep account of a message that was in order."""
+        member = self._roster.edit(device)
+        if member is not None:
+            member.bytes_up += size
+            member.seen = time.monotonic()
+
+    def _on_sync(self, device: str, sync: Sync, size: int) -> None:
+        if max(sync.round, sync.examples) >= _MOST:
+            raise MessageError("message.numbers", "its numbers are beyond any use")
+        if sync.bundle != self._store.bundle:
+            self._refuse(device, sync, "its bundle is not this job's; give it the job's bundle")
+        elif sync.head != self._store.journal.head(sync.round):
+            self._refuse(device, sync, "its journal is not this job's; start it with --afresh")
+        elif self._admission and (reason := self._admission.refusal(device, sync.key)) is not None:
+            if (known := self._roster.get(device)) is not None and known.key == sync.key:
+                part(known)
+            self._refuse(device, sync, reason)
+        elif (member := self._roster.admit(device, sync.key)) is None:
+            self._refuse(device, sync, "the job has too many devices")
+        elif self._admission is None and member.key != sync.key:
+            reason = (
+                "its id belongs to another device's key; bring back its device.key, give it another id, or"
+                " have the server forget this one (fedspzo forget)"
+            )
+            self._refuse(device, sync, reason)
+        else:
+            self._progress.synced_at = time.monotonic()
+            if not member.synced:
+                log.info("device '%s' is there, at round %d with %d examples", device, sync.round, sync.examples)
+            member.key = sync.key  # the operator's list may give a name to another key
+            accept(member, sync)
+            self._note(device, size)
+            self._bring_up(member)
+
+    def _bring_up(self, member: Member) -> None:
+        """Send a device what it lacks, or else what it is asked."""
+        last = self._store.journal.last_round
+        now, offer, opened = time.monotonic(), self._progress.offer, self._progress.round
+        if member.round < last and (member.brought != member.round or now >= member.brought_at + PATIENCE_S):
+            member.brought, member.brought_at = member.round, now
+            if (rebase := self._shorter(member.round)) is not None:
+                self._outbox.send_after(member.name, rebase, member.round)
+            else:
+                self._outbox.send(member.name, Batch(self._store.journal.signed(member.round, BATCH_BYTES)))
+            if rebase is None and offer is not None and offer[0].round >= member.round + FAR_BEHIND:
+                snapshot, url = offer
+                self._outbox.send(
+                    member.name,
+                    Offer(round=snapshot.round, sha256=snapshot.sha256, size=snapshot.size, url=url),
+                )
+        elif member.round == last and self._progress.finished:
+            self._outbox.finish(member.name)
+        if opened and member.willing and member.name in opened.cohort and member.name not in opened.results:
+            said = opened.declined.get(member.name)
+            if said is not None and said.passing:
+                del opened.declined[member.name]  # it waits no more, and is waited for
+            self._outbox.ask(member.name, opened.plan)
+
+    def _shorter(self, round: int) -> Rebase | None:
+        """What brings a device from a round to the last one that rebased, where the entries up to there are longer."""
+        rebase = self._store.rebase
+        if rebase is None or rebase.round <= round:
+            return None
+        entries = self._store.journal.size(after=round, up_to=rebase.round)
+        return rebase if len(encode(rebase)) + SIGNATURE_BYTES < entries else None
+
+    def _on_result(self, member: Member, result: Result) -> None:
+        opened, counts = self._progress.round, self._progress.counts
+        if result.round <= self._store.journal.last_round:
+            counted = self._store.counted(result.round, member.name)
+            counts["results late"] += not counted
+            self._outbox.send(member.name, Ack(result.round, counted))
+            return
+        reason = refusal(opened.plan, opened.cohort, member.name, result) if opened else "no round is open"
+        if reason is not None:
+            counts["results refused"] += 1
+            self._complaints.add(member.name, f"a result of '{member.name}' was refused: {reason}")
+            return
+        assert opened is not None
+        if member.name not in opened.results:
+            self._store.save_result(member.name, result)
+            opened.results[member.name] = result
+            counts["results accepted"] += 1
+            if result.digest and opened.plan.digest:
+                self.expel(self._digests.claim(Claim(member.name, result.round - 1, result.digest)))
+        self._outbox.send(member.name, Ack(result.round, counted=True))
+
+    def _on_decline(self, member: Member, decline: Decline) -> None:
+        opened = self._progress.round
+        if opened and decline.round == opened.plan.round and member.name in opened.cohort:
+            self._progress.counts["plans declined"] += 1
+            opened.declined[member.name] = decline
+            member.willing = not decline.passing
+            self._outbox.send(member.name, Ack(decline.round, counted=False))
+
+    def _on_report(self, member: Member, report: Report) -> None:
+        if member.name not in self._progress.reports:
+            log.info("device '%s' has reported after round %d", member.name, report.round)
+        self._progress.reports[member.name] = report
+        self.expel(self._digests.claim(Claim(member.name, report.round, report.digest)))
+        self._outbox.send(member.name, Dismissal(member.session))
+
+    def _refuse(self, device: str, sync: Sync, reason: str) -> None:
+        self._outbox.send(device, Refusal(sync.key, sync.session, reason), bundle=sync.bundle)

@@ -1,0 +1,220 @@
+"""A job's server as an object: started and stopped in one's own process, as many side by side as there are folders."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from fedspzo.broker.rounds.aggregate import Aggregate
+from fedspzo.broker.rounds.job import Job
+from fedspzo.broker.rounds.sampling import Sample, choose_cohort
+from fedspzo.broker.server.admission import Admission
+from fedspzo.broker.server.evaluation import Evaluator, Schedule
+from fedspzo.broker.server.loop import Event, JobResult, Loop
+from fedspzo.broker.server.status import ServerStatus
+from fedspzo.broker.server.store import ServerStore, link_bundle, pin_bundle
+from fedspzo.device_runtime.data.store import DataStore
+from fedspzo.device_runtime.engines.protocol import create_engine
+from fedspzo.device_runtime.errors import StateError
+from fedspzo.device_runtime.link.access import Access
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.replica.weights import Replica
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where bundle, snapshots and metrics are served over HTTP.
+
+    Attributes:
+        host, port: where to listen; port 0 is a free one.
+        url: how devices reach it; by default as it is bound.
+        tls: for HTTPS, PEM files of the certificate (with its chain) and of its private key.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    url: str = ""
+    tls: tuple[Path, Path] | None = None
+
+
+class Server:
+    """Runs one job: opens rounds, closes them into the journal, and serves the finished job until it is stopped.
+
+    A context manager: it starts, and is stopped at the end. It sets no signal handlers and prints nothing. What it has
+    done is in its state folder, so that it may be started again, also after a kill.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        job: Job,
+        access: Access,
+        state: Path,
+        *,
+        name: str = "default",
+        held_out: DataStore | None = None,
+        engine: str = "litert",
+        devices: int = 1,
+        evaluate_every: int = 20,
+        serve_after: float | None = None,
+        admission: Admission | None = None,
+        endpoint: Endpoint | None = None,
+        observe: Callable[[Event], None] = lambda event: None,
+        aggregate: Aggregate | None = None,
+        sample: Sample = choose_cohort,
+    ) -> None:
+        """Describe a server, without starting it.
+
+        Args:
+            access: the broker, and the login there.
+            state: its folder, made at the first start.
+            name: the job's name in topics.
+            held_out: examples to evaluate on.
+            engine: evaluates; one of ``engines.protocol.ENGINES``.
+            devices: how many to wait for before the first round.
+            evaluate_every: rounds between evaluations.
+            serve_after: seconds to go on for when the job is over and the devices that are there have reported; None
+                for until it is stopped.
+            admission: the devices that may take part; by default whoever the broker lets in.
+            observe: told of progress, on the server's thread; what it raises ends the server.
+            aggregate: makes a round's journal entry; by default :func:`fedspzo.broker.rounds.aggregate.close_round`.
+            sample: chooses whom a round asks.
+        """
+        self.bundle, self.job, self.state = bundle, job, state
+        self._access, self._name = access, name
+        self._held_out, self._engine = held_out, engine
+        self._devices, self._evaluate_every, self._serve_after = devices, evaluate_every, serve_after
+        self._admission, self._endpoint, self._observe = admission, endpoint, observe
+        self._aggregate, self._sample = aggregate, sample
+        self._url = ""
+        self._loop: Loop | None = None
+        self._thread: threading.Thread | None = None
+        self._ended = threading.Event()
+        self._result: JobResult | None = None
+        self._error: BaseException | None = None
+
+    @property
+    def url(self) -> str:
+        """By which devices reach the HTTP endpoint of a running server; "" where there is none."""
+        return self._url
+
+    def start(self) -> None:
+        """Connect, and run the job on a thread of its own.
+
+        Raises:
+            BrokerError: the broker cannot be reached, or refuses; or the endpoint's port is taken.
+            BundleError: the bundle belongs to another server.
+            EngineError: the engine is not installed, or refuses a graph.
+            PlanError: the job's settings do not go on with the journal.
+            StateError: the state folder cannot be used, or the server runs already.
+        """
+        if self._thread is not None:
+            raise StateError("server.running", "the server runs already; stop it first")
+        with ExitStack() as stack:
+            self._loop, self._url = stack.enter_context(self._opened())
+            self._loop.connect()
+            closing = stack.pop_all()
+        self._ended.clear()
+        self._result = self._error = None
+        self._thread = threading.Thread(target=self._run, args=(self._loop, closing), name="server", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Have the server end after what it is at; any thread may call this, its own too."""
+        if self._loop is not None:
+            self._loop.stop()
+
+    def wait(self, timeout: float | None = None) -> JobResult | None:
+        """Wait until the server has ended, for ``timeout`` seconds at most.
+
+        Returns:
+            What the job left behind; None where it is not over.
+
+        Raises:
+            FedSPZOError, OSError: what ended the server, as its cause.
+        """
+        if self._thread is None or not self._ended.wait(timeout):  # an event's wait is broken off by signals
+            return None
+        self._thread.join()
+        self._thread = None
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+    def run(self) -> JobResult | None:
+        """Start, and wait until the server has ended. Raises as :meth:`start` and :meth:`wait` do."""
+        with self:
+            return self.wait()
+
+    def status(self) -> ServerStatus:
+        """Where it is; any thread may ask. Raises StateError before the first start."""
+        if self._loop is None:
+            raise StateError("server.not-started", "the server has not been started; call start() first")
+        return self._loop.status()
+
+    def __enter__(self) -> Server:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        try:
+            self.wait()
+        except Exception:
+            if error is None:
+                raise
+
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[Loop, str]]:
+        """The loop with all that it needs, and the endpoint's URL for devices."""
+        with ExitStack() as stack:
+            pin_bundle(self.bundle.folder, self.state)  # before the weights are read: devices beside it may be waiting
+            store = stack.enter_context(ServerStore(self.state, self.bundle.identity, self._name))
+            link_bundle(self.state, self.bundle.folder)
+            last = max(self.job.rounds, store.journal.last_round)  # a journal may be longer than the job is now
+            schedule = Schedule(last, self._evaluate_every, self.job.digest_every)
+            engine, replica = create_engine(self._engine), Replica(self.bundle, store.snapshot)
+            loop = Loop(
+                access=self._access,
+                name=self._name,
+                job=self.job,
+                store=store,
+                evaluator=lambda report: Evaluator(engine, replica, self._held_out, store, schedule, report),
+                devices=self._devices,
+                observe=self._observe,
+                admission=self._admission,
+                serve_after=self._serve_after,
+                aggregate=self._aggregate,
+                sample=self._sample,
+            )
+            stack.callback(loop.close)
+            url = stack.enter_context(self._serve(store, loop)) if self._endpoint else ""
+            if url:
+                loop.offer_snapshots(f"{url}/snapshot")
+            yield loop, url
+
+    @contextmanager
+    def _serve(self, store: ServerStore, loop: Loop) -> Iterator[str]:
+        from fedspzo.broker.server.http import serve
+        from fedspzo.broker.server.metrics import make_registry
+
+        assert self._endpoint is not None
+        place = self._endpoint
+        registry = make_registry(loop.status)
+        with serve(self.bundle, registry, store.snapshots, place.host, place.port, place.tls) as url:
+            yield (place.url or url).rstrip("/")
+
+    def _run(self, loop: Loop, closing: ExitStack) -> None:
+        try:
+            with closing:
+                self._result = loop.run()
+        except BaseException as error:  # raised where somebody waits
+            self._error = error
+        finally:
+            self._ended.set()

@@ -1,0 +1,173 @@
+"""A server as an object in one's own process, and what it does for a job that is over."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from federation import Processes, broker, processes, read_end
+
+from fedspzo.broker.mqtt.embedded import EmbeddedBroker
+from fedspzo.broker.rounds.aggregate import ClosedRound, close_round
+from fedspzo.broker.rounds.job import Job
+from fedspzo.broker.rounds.sampling import Candidate
+from fedspzo.broker.server.evaluation import Evaluated
+from fedspzo.broker.server.loop import Event
+from fedspzo.broker.server.server import Server
+from fedspzo.broker.server.store import ServerStore, read_history, read_journal
+from fedspzo.device_runtime.data.store import DataStore
+from fedspzo.device_runtime.device.agent import Agent
+from fedspzo.device_runtime.engines.protocol import create_engine
+from fedspzo.device_runtime.errors import StateError
+from fedspzo.device_runtime.link.access import Access
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.protocol.messages import Result
+from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Plan
+from fedspzo.device_runtime.protocol.signing import PIN
+from fedspzo.device_runtime.replica.state import DeviceState
+
+__all__ = ["broker", "processes"]
+
+ROUNDS = 4
+
+
+def make_job(**changes: object) -> Job:
+    plain = {
+        "rounds": ROUNDS, "cohort": 1, "over_selection": 1.0, "sampling": "uniform", "quorum": 1, "deadline": 60.0,
+        "seed": 1, "shared": True, "distribution": "rademacher", "steps": 1, "examples": 4, "epsilon": 1e-3,
+        "blocks": (Block(3, 1, 0.25, 1e-3), Block(5, 4, 1.0, 1e-2)), "final_rate": 1.0, "digest_every": 25,
+    }  # fmt: skip
+    return Job(**(plain | changes))  # type: ignore[arg-type]
+
+
+class Device:
+    """An agent on a thread of its own."""
+
+    def __init__(self, url: str, job: str, bundle: Bundle, folder: Path, store: DataStore) -> None:
+        self.state = DeviceState(folder, bundle, folder.name)
+        agent = Agent(Access(url), job, create_engine("litert"), self.state, lambda: store)
+        self._stop, self._thread = agent.stop, threading.Thread(target=agent.run, daemon=True)
+        self._thread.start()
+
+    def digest(self) -> bytes:
+        """Of its replica, when its job is over."""
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+        return self.state.replica.digest()
+
+
+def copy_bundle(bundle: Bundle, folder: Path) -> Bundle:
+    """One that belongs to no server yet."""
+    return Bundle(shutil.copytree(bundle.folder, folder, ignore=shutil.ignore_patterns(PIN)))
+
+
+def test_two_servers_side_by_side_and_one_of_them_again(
+    bundle: Bundle, broker: EmbeddedBroker, store: DataStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one process with their devices; they print nothing and leave signals alone."""
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    told: dict[str, list[Event]] = {"one": [], "two": []}
+    bundles = {name: copy_bundle(bundle, tmp_path / f"bundle-{name}") for name in told}
+
+    def make(name: str, rounds: int) -> Server:
+        return Server(
+            bundles[name], make_job(rounds=rounds), Access(broker.url), tmp_path / name, name=name, held_out=store,
+            evaluate_every=2, serve_after=0, observe=told[name].append,
+        )  # fmt: skip
+
+    servers = {name: make(name, ROUNDS) for name in told}
+    with servers["one"], servers["two"]:
+        devices = {name: Device(broker.url, name, bundles[name], tmp_path / f"{name}-a", store) for name in told}
+        for name, server in servers.items():
+            result = server.wait(60)
+            assert result is not None
+            assert result.digest == devices[name].digest() == result.reports[f"{name}-a"].digest
+            assert told[name][-1] == result
+            assert [event.round for event in told[name] if isinstance(event, ClosedRound)] == [*range(1, ROUNDS + 1)]
+            assert [event.round for event in told[name] if isinstance(event, Evaluated)] == [0, 2, 4]
+            assert (server.status().round, server.status().known) == (ROUNDS, 1)
+    devices["one"].state.close()
+    told["one"].clear()
+    with make("one", ROUNDS + 2) as server:
+        device = Device(broker.url, "one", bundles["one"], tmp_path / "one-a", store)
+        result = server.wait(60)
+        assert result is not None
+        assert result.digest == device.digest()
+    assert [event.round for event in told["one"] if isinstance(event, ClosedRound)] == [ROUNDS + 1, ROUNDS + 2]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert capsys.readouterr() == ("", "")
+
+
+def test_it_is_stopped_from_anywhere(pinned: Bundle, broker: EmbeddedBroker, tmp_path: Path) -> None:
+    """And the folder is free then."""
+    server = Server(pinned, make_job(), Access(broker.url), tmp_path / "server")
+    with pytest.raises(StateError, match="has not been started"):
+        server.status()
+    assert server.wait(0) is None
+    for _ in range(2):
+        with server, pytest.raises(StateError, match="runs already; stop it first"):
+            server.start()
+    threading.Timer(0.5, server.stop).start()
+    assert server.run() is None
+    with ServerStore(tmp_path / "server", pinned.identity):
+        pass
+
+
+def test_what_an_observer_raises_ends_it_and_is_raised_where_it_is_waited_for(
+    pinned: Bundle, broker: EmbeddedBroker, store: DataStore, tmp_path: Path
+) -> None:
+    def observe(event: Event) -> None:
+        raise RuntimeError("I am full")
+
+    with pytest.raises(RuntimeError, match="I am full"):
+        Server(pinned, make_job(), Access(broker.url), tmp_path / "server", held_out=store, observe=observe).run()
+
+
+def test_aggregation_and_sampling_of_ones_own(
+    pinned: Bundle, broker: EmbeddedBroker, store: DataStore, tmp_path: Path
+) -> None:
+    def clip(plan: Plan, results: Mapping[str, Result]) -> Entry:
+        mean = close_round(plan, results).contributions[0]
+        return Entry(plan, (Contribution("", 1.0, tuple(max(-0.1, min(0.1, scalar)) for scalar in mean.scalars)),))
+
+    def take_turns(job: Job, round: int, candidates: Mapping[str, Candidate], count: int) -> tuple[str, ...]:
+        names = sorted(candidates)
+        return (names[round % len(names)],)
+
+    server = Server(
+        pinned, make_job(), Access(broker.url), tmp_path / "server", name="own", devices=2, serve_after=0,
+        aggregate=clip, sample=take_turns,
+    )  # fmt: skip
+    with server:
+        devices = [Device(broker.url, "own", pinned, tmp_path / name, store) for name in ("a", "b")]
+        result = server.wait(60)
+        assert result is not None
+        assert [device.digest() for device in devices] == [result.digest] * 2
+    assert [closed.devices for closed in read_history(tmp_path / "server")] == [("b",), ("a",)] * (ROUNDS // 2)
+    scalars = [scalar for entry in read_journal(tmp_path / "server") for scalar in entry.contributions[0].scalars]
+    assert max(map(abs, scalars)) == np.float32(0.1)
+
+
+def test_a_finished_job_is_served_until_it_is_stopped(processes: Processes, bundle: Bundle, tmp_path: Path) -> None:
+    """Who comes after the end gets the final model."""
+    devices = [processes.device(name) for name in ("a", "b", "c")]
+    server = processes.server("--rounds", "6", serve_after=())
+    end = read_end(server)
+    for process in devices:
+        assert process.wait(60) == 0
+    assert server.poll() is None
+    late = processes.device("late")
+    assert late.wait(60) == 0
+    late_state = DeviceState(tmp_path / "late", Bundle(processes.bundle))
+    assert late_state.replica.round == 6
+    assert late_state.replica.digest().hex() == end["server_digest"]
+    assert server.poll() is None
+    server.terminate()
+    out, errors = server.communicate(timeout=60)
+    assert (server.returncode, out) == (0, "")
+    assert "Traceback" not in errors
