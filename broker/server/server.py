@@ -14,7 +14,8 @@ from fedspzo.broker.rounds.job import Job
 from fedspzo.broker.rounds.sampling import Sample, choose_cohort
 from fedspzo.broker.server.admission import Admission
 from fedspzo.broker.server.evaluation import Evaluator, Schedule
-from fedspzo.broker.server.loop import Event, JobResult, Loop
+from fedspzo.broker.server.loop import Event, Loop
+from fedspzo.broker.server.progress import JobResult
 from fedspzo.broker.server.status import ServerStatus
 from fedspzo.broker.server.store import ServerStore, link_bundle, pin_bundle
 from fedspzo.device_runtime.data.store import DataStore
