@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from federation import Processes, broker, processes, read_end
+from patience import PATIENCE_S
 
 from fedspzo.broker.mqtt.embedded import EmbeddedBroker
 from fedspzo.broker.rounds.aggregate import ClosedRound, close_round
@@ -56,7 +57,7 @@ class Device:
 
     def digest(self) -> bytes:
         """Of its replica, when its job is over."""
-        self._thread.join(60)
+        self._thread.join(PATIENCE_S)
         assert not self._thread.is_alive()
         return self.state.replica.digest()
 
@@ -84,7 +85,7 @@ def test_two_servers_side_by_side_and_one_of_them_again(
     with servers["one"], servers["two"]:
         devices = {name: Device(broker.url, name, bundles[name], tmp_path / f"{name}-a", store) for name in told}
         for name, server in servers.items():
-            result = server.wait(60)
+            result = server.wait(PATIENCE_S)
             assert result is not None
             assert result.digest == devices[name].digest() == result.reports[f"{name}-a"].digest
             assert told[name][-1] == result
@@ -95,7 +96,7 @@ def test_two_servers_side_by_side_and_one_of_them_again(
     told["one"].clear()
     with make("one", ROUNDS + 2) as server:
         device = Device(broker.url, "one", bundles["one"], tmp_path / "one-a", store)
-        result = server.wait(60)
+        result = server.wait(PATIENCE_S)
         assert result is not None
         assert result.digest == device.digest()
     assert [event.round for event in told["one"] if isinstance(event, ClosedRound)] == [ROUNDS + 1, ROUNDS + 2]
@@ -145,7 +146,7 @@ def test_aggregation_and_sampling_of_ones_own(
     )  # fmt: skip
     with server:
         devices = [Device(broker.url, "own", pinned, tmp_path / name, store) for name in ("a", "b")]
-        result = server.wait(60)
+        result = server.wait(PATIENCE_S)
         assert result is not None
         assert [device.digest() for device in devices] == [result.digest] * 2
     assert [closed.devices for closed in read_history(tmp_path / "server")] == [("b",), ("a",)] * (ROUNDS // 2)
@@ -159,15 +160,15 @@ def test_a_finished_job_is_served_until_it_is_stopped(processes: Processes, bund
     server = processes.server("--rounds", "6", serve_after=())
     end = read_end(server)
     for process in devices:
-        assert process.wait(60) == 0
+        assert process.wait(PATIENCE_S) == 0
     assert server.poll() is None
     late = processes.device("late")
-    assert late.wait(60) == 0
+    assert late.wait(PATIENCE_S) == 0
     late_state = DeviceState(tmp_path / "late", Bundle(processes.bundle))
     assert late_state.replica.round == 6
     assert late_state.replica.digest().hex() == end["server_digest"]
     assert server.poll() is None
     server.terminate()
-    out, errors = server.communicate(timeout=60)
+    out, errors = server.communicate(timeout=PATIENCE_S)
     assert (server.returncode, out) == (0, "")
     assert "Traceback" not in errors
