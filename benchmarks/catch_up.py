@@ -17,7 +17,7 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 
 from fedspzo.broker.server.http import serve
-from fedspzo.device_runtime.device.catch_up import Planner
+from fedspzo.device_runtime.device.catch_up import Pace
 from fedspzo.device_runtime.device.download import download
 from fedspzo.device_runtime.model.bundle import Bundle, file_hash
 from fedspzo.device_runtime.protocol.messages import Offer
@@ -106,10 +106,10 @@ def main() -> None:
                     other.adopt(folder / "whole")
                     snapshot_s = time.perf_counter() - started
                     assert other.replica.digest() == digest
-                    planner = Planner()
-                    planner.applied(options.rounds, journal_s)
+                    pace = Pace()
+                    pace.applied(options.rounds, journal_s)
                     started = time.perf_counter()
-                    chosen = planner.fetch(offer, options.rounds, folder / f"offered-{rate}", "")
+                    chosen = pace.fetch(offer, options.rounds, folder / f"offered-{rate}", "")
                     decided_s = time.perf_counter() - started
                 print(
                     json.dumps(
@@ -117,7 +117,7 @@ def main() -> None:
                             "MB/s": rate,
                             "journal s": round(journal_s, 2),
                             "snapshot s": round(snapshot_s, 2),
-                            "planner": "snapshot" if chosen else "journal",
+                            "chosen": "snapshot" if chosen else "journal",
                             "right": chosen == (snapshot_s < journal_s),
                             "decided after s": round(decided_s, 2),
                         }

@@ -1,50 +1,117 @@
-"""The log: levels that systemd's journal understands, and warnings that a flood of nonsense does not multiply."""
+"""The log of a program: how its lines look, where they go, and warnings that a flood of nonsense does not multiply.
+
+Libraries only use ``logging.getLogger(__name__)``; commands use :func:`written_log`. A warning or an error has its kind
+as ``extra={"kind": …}``, for programs that read the log as JSON.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import time
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 #: Warnings about one sender that are written in full; after them, those whose number is a power of two.
-_FREELY = 20
+_IN_FULL = 20
 #: Senders that are told apart.
 _SENDERS = 1000
 
 
-class Complaints:
+class RateLimitedLog:
     """Writes warnings, ever fewer about the same sender."""
 
     def __init__(self, log: logging.Logger) -> None:
         self._log = log
         self._counts: Counter[str] = Counter()
 
-    def add(self, sender: str, text: str) -> None:
+    def warn(self, sender: str, text: str) -> None:
         """Warn of something that a sender did."""
         if sender not in self._counts and len(self._counts) >= _SENDERS:
             sender = "others"
         self._counts[sender] += 1
         count = self._counts[sender]
-        if count <= _FREELY:
+        if count <= _IN_FULL:
             self._log.warning("%s", text)
         elif count & (count - 1) == 0:
-            self._log.warning("%s (the %d. complaint of this kind)", text, count)
+            self._log.warning("%s (%d warnings about this sender so far)", text, count)
 
 
-def marked(text: str, level: int) -> str:
-    """Text for the standard error: with its level before each line where the journal reads it (sd-daemon(3))."""
-    with suppress(OSError):
-        status = os.fstat(2)
-        if os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}":
-            priority = 3 if level >= logging.ERROR else 4 if level >= logging.WARNING else 6
-            return "\n".join(f"<{priority}>{line}" for line in text.split("\n"))
-    return text
+class _Lines(logging.Formatter):
+    """Text for people: time and level before the message, or the level's number alone where systemd's journal reads."""
 
-
-class Formatter(logging.Formatter):
-    """Formats a log's lines as :func:`marked` has them."""
+    def __init__(self, dated: bool, journal: bool) -> None:
+        text = "%(asctime)s %(levelname)-7s %(message)s" if dated and not journal else "%(message)s"
+        super().__init__(text, "%Y-%m-%d %H:%M:%S")
+        self._journal = journal
 
     def format(self, record: logging.LogRecord) -> str:
         """See :meth:`logging.Formatter.format`."""
-        return marked(super().format(record), record.levelno)
+        text = super().format(record)
+        if not self._journal:
+            return text
+        priority = 3 if record.levelno >= logging.ERROR else 4 if record.levelno >= logging.WARNING else 6
+        return "\n".join(f"<{priority}>{line}" for line in text.split("\n"))  # sd-daemon(3)
+
+
+class _JsonLines(logging.Formatter):
+    """For programs: an object a line, with time, level, logger and message, and a kind where there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See :meth:`logging.Formatter.format`."""
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        fields = {
+            "time": f"{moment}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if kind := getattr(record, "kind", ""):
+            fields["kind"] = kind
+        if record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(fields, ensure_ascii=False)
+
+
+@contextmanager
+def written_log(
+    serving: bool = False, verbose: bool = False, as_json: bool = False, file: Path | None = None
+) -> Iterator[None]:
+    """Write this process's log to the standard error, and to a file too where one is given.
+
+    Args:
+        serving: the program runs until it is told to end: its lines have times, and say what it does (level info).
+        verbose: say what is sent and received too (level debug).
+        as_json: a JSON object a line.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    handlers[0].setFormatter(_JsonLines() if as_json else _Lines(serving, _journal_reads_errors()))
+    if file is not None:
+        handlers.append(logging.FileHandler(file, encoding="utf-8"))
+        handlers[1].setFormatter(_JsonLines() if as_json else _Lines(dated=True, journal=False))
+    root, ours = logging.getLogger(), logging.getLogger("fedspzo")
+    level = ours.level
+    for handler in handlers:
+        root.addHandler(handler)
+    ours.setLevel(logging.DEBUG if verbose else logging.INFO if serving else logging.NOTSET)
+    try:
+        yield
+    finally:
+        ours.setLevel(level)
+        for handler in handlers:
+            root.removeHandler(handler)
+            handler.close()
+
+
+def _journal_reads_errors() -> bool:
+    """Whether the standard error goes to systemd's journal."""
+    with suppress(OSError):
+        status = os.fstat(2)
+        return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+    return False

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from types import FrameType
 
 from fedspzo.device_runtime.errors import FedSPZOError
-from fedspzo.device_runtime.log import Formatter, marked
+from fedspzo.device_runtime.log import written_log
+
+log = logging.getLogger(__name__)
 
 #: Command → what it does. Each is a module of ``fedspzo.commands``, which imports what it needs only when it runs.
 COMMANDS = {
@@ -49,15 +51,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         module.configure(subparser)
         subparser.set_defaults(run=module.run)
     options = parser.parse_args(arguments)
-    handler = logging.StreamHandler()
-    handler.setFormatter(Formatter("%(message)s"))
-    logging.basicConfig(handlers=[handler], level=logging.WARNING)
-    signal.signal(signal.SIGTERM, _end_well if options.command in SERVING else _break_off)
+    serving = options.command in SERVING
+    signal.signal(signal.SIGTERM, _end_well if serving else _break_off)
+    how = (options.verbose, options.json, options.log_file) if serving else ()
     try:
-        options.run(options)
-    except (FedSPZOError, OSError) as error:
-        print(marked(f"fedspzo {options.command}: {error}", logging.ERROR), file=sys.stderr)
-        return 1
+        with written_log(serving, *how):
+            try:
+                options.run(options)
+            except (FedSPZOError, OSError) as error:
+                kind = getattr(error, "kind", "")
+                log.error("fedspzo %s: %s", options.command, error, extra={"kind": kind})
+                return 1
+    except OSError as error:
+        parser.error(f"the log cannot be written: {error}")
     except KeyboardInterrupt:
         return 130
     return 0

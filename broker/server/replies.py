@@ -15,7 +15,7 @@ from fedspzo.broker.server.outbox import Outbox
 from fedspzo.broker.server.progress import Progress
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.errors import MessageError
-from fedspzo.device_runtime.log import Complaints
+from fedspzo.device_runtime.log import RateLimitedLog
 from fedspzo.device_runtime.protocol.messages import (
     Ack,
     Batch,
@@ -62,12 +62,12 @@ class Replies:
         self._progress = progress
         self._digests = digests
         self._admission = admission
-        self._complaints = Complaints(log)
+        self._dropped = RateLimitedLog(log)
 
     def drop(self, device: str, reason: MessageError) -> None:
         """Count and log that something was no message."""
         self._progress.counts["messages dropped"] += 1
-        self._complaints.add(device, f"a message of '{device[:64]}' was dropped: {reason}")
+        self._dropped.warn(device, f"a message of '{device[:64]}' was dropped: {reason}")
 
     def answer(self, heard: Heard) -> None:
         """Take in a message and answer it.
@@ -204,7 +204,7 @@ class Replies:
         reason = refusal(opened.plan, opened.cohort, member.name, result) if opened else "no round is open"
         if reason is not None:
             counts["results refused"] += 1
-            self._complaints.add(member.name, f"a result of '{member.name}' was refused: {reason}")
+            self._dropped.warn(member.name, f"a result of '{member.name}' was refused: {reason}")
             return
         assert opened is not None
         if member.name not in opened.results:

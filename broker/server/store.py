@@ -17,7 +17,7 @@ from fedspzo.device_runtime.protocol.messages import Rebase, Result, decode, enc
 from fedspzo.device_runtime.protocol.plan import MAX_SUMS, Entry, Plan
 from fedspzo.device_runtime.protocol.signing import Signer, write_pin
 from fedspzo.device_runtime.protocol.sums import EMPTY_SUMS, Sums, follow
-from fedspzo.device_runtime.replica.journal import EMPTY, Journal, chain, connect
+from fedspzo.device_runtime.replica.journal import EMPTY, Journal, connect, make_records
 from fedspzo.device_runtime.replica.state import lock_folder
 
 DATABASE, SNAPSHOTS, KEY = "server.sqlite", "snapshots", "server.key"
@@ -133,11 +133,11 @@ class ServerStore:
     def close_round(self, entry: Entry, signature: bytes, closed: ClosedRound) -> None:
         """Append the signed entry and forget the open round, at once or not at all."""
         with self.transaction() as execute:
-            head = chain(self.journal.head(entry.round - 1) or EMPTY, entry)
-            self.journal.append(entry, head, signature)
+            record = next(make_records([entry], self.journal.head(entry.round - 1) or EMPTY))
+            self.journal.append(record, signature)
             self.sums = follow(self.sums, entry)
             if entry.plan.rebases and self.sums and self.sums.pool * len(self.sums.blocks) <= MAX_SUMS:
-                self.rebase = Rebase(entry.round, head, self.sums)
+                self.rebase = Rebase(entry.round, record.head, self.sums)
                 execute("INSERT OR REPLACE INTO rebase VALUES (1, ?)", (encode(self.rebase),))
             execute("DELETE FROM open_round")
             execute("DELETE FROM results")

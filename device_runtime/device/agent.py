@@ -1,6 +1,6 @@
 """The device's agent: it keeps its replica up with the journal and answers plans, over MQTT.
 
-Everything it needs to go on after a kill is in its state folder. A result is sent again until the server acknowledges
+All that it needs to continue after a kill is in its state folder. A result is sent again until the server acknowledges
 it or the round is over; entries are applied exactly once and in order, and a gap is asked for. What the broker brings
 is believed only with the signature of the server that the bundle names.
 """
@@ -8,22 +8,24 @@ is believed only with the signature of the server that the bundle names.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable
 
 from fedspzo.device_runtime.data.store import DataStore
-from fedspzo.device_runtime.device.catch_up import Planner
-from fedspzo.device_runtime.device.measuring import Answers
-from fedspzo.device_runtime.device.outbox import Correspondence
+from fedspzo.device_runtime.device.catch_up import CatchUp
+from fedspzo.device_runtime.device.events import Acknowledged, Event, Finished
+from fedspzo.device_runtime.device.measuring import Measurer
+from fedspzo.device_runtime.device.outbox import Outbox
+from fedspzo.device_runtime.device.waiting import Silence
 from fedspzo.device_runtime.energy.book import NoBook
 from fedspzo.device_runtime.engines.protocol import Engine
 from fedspzo.device_runtime.errors import MessageError, PlanError, StateError
 from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.link.connection import Connected, Received
-from fedspzo.device_runtime.log import Complaints
+from fedspzo.device_runtime.log import RateLimitedLog
 from fedspzo.device_runtime.platform.conditions import Watch
-from fedspzo.device_runtime.platform.memory import peak_rss_bytes
-from fedspzo.device_runtime.platform.profiling import APPLY, IDLE, NETWORK, OTHER
+from fedspzo.device_runtime.platform.profiling import IDLE, NETWORK, OTHER
 from fedspzo.device_runtime.protocol.messages import (
     Ack,
     Batch,
@@ -36,12 +38,10 @@ from fedspzo.device_runtime.protocol.messages import (
     Refusal,
     Report,
     Result,
-    Sync,
     decode,
 )
 from fedspzo.device_runtime.protocol.plan import Entry, Plan
-from fedspzo.device_runtime.protocol.signing import split
-from fedspzo.device_runtime.replica.journal import chain
+from fedspzo.device_runtime.protocol.signing import Verifier, split
 from fedspzo.device_runtime.replica.state import DeviceState
 
 log = logging.getLogger(__name__)
@@ -51,10 +51,14 @@ SYNC_S = 5.0
 
 
 class Agent:
-    """One device of one job.
+    """One device of one job. Several can run in one process, each with a state folder of its own.
+
+    :meth:`run` takes part in the calling thread; or :meth:`start` does so in another, until :meth:`stop`, and
+    :meth:`wait` tells how it ended. An agent runs once.
 
     Attributes:
         link: the connection: whether it stands, and how many bytes it took.
+        forward: runs the graphs, and counts their operations.
     """
 
     def __init__(
@@ -64,7 +68,7 @@ class Agent:
         engine: Engine,
         state: DeviceState,
         examples: Callable[[], DataStore],
-        observe: Callable[[Ack, Result], None] = lambda ack, result: None,
+        observe: Callable[[Event], None] = lambda event: None,
         turned: Callable[[], None] = lambda: None,
         watch: Watch | None = None,
         book: NoBook | None = None,
@@ -72,8 +76,8 @@ class Agent:
         """Prepare to take part.
 
         Args:
-            examples: gives those to measure on, asked anew for each round.
-            observe: told of each acknowledgement, with the result that it answers.
+            examples: gives those to measure on, asked again for each round.
+            observe: told of what happens, in the agent's thread.
             turned: told of each turn of :meth:`run`, once it is connected: where nothing happens, every minute or so.
             watch: tells how the device fares, and when it takes part in rounds; it follows the journal in any case.
             book: keeps account of its joules.
@@ -81,29 +85,53 @@ class Agent:
         Raises:
             BundleError, EngineError: the graphs cannot run, or the bundle names no server.
         """
-        self._state = state
-        self._examples = examples
+        bundle = state.replica.bundle
+        self._job, self._state, self._examples = job, state, examples
         self._observe, self._turned = observe, turned
-        self._authority = access.authority
         self._watch = watch or Watch()
         self._book = book or NoBook()
         self._recorder = self._book.recorder
-        self._answers = Answers(engine, state, examples, self._watch.look, self._recorder, self._book.spent)
-        self._server = Correspondence(access, job, state, self._recorder)
-        self.link = self._server.link
-        self._planner = Planner()
-        self._complaints = Complaints(log)
+        self._measurer = Measurer(engine, state, examples, self._watch.look, self._recorder, self._book.spent)
+        self.forward = self._measurer.forward
+        self._verifier = Verifier(bundle.folder, bundle.identity, job)
+        self._outbox = Outbox(access, job, state, self._recorder)
+        self.link = self._outbox.link
+        self._silence = Silence(job, access.place, bundle.folder, observe)
+        self._catch_up = CatchUp(state, self._check, self._recorder, access.authority)
+        self._dropped = RateLimitedLog(log)
         self._plan: Plan | None = None
         #: A plan, or the end of the job, that follows a round which the replica has yet to come to.
         self._ahead: bytes | None = None
         self._synced_at = -SYNC_S
         self._last_round: int | None = None
         self._stopping = False
+        #: What tells this process from any other that has its name.
+        self._identity = state.signer.public, self._outbox.session
+        self._thread = threading.Thread(target=self._run_in_thread, name=f"device {state.device}", daemon=True)
+        self._error: BaseException | None = None
+
+    def start(self) -> None:
+        """Run in a thread of its own."""
+        self._thread.start()
 
     def stop(self) -> None:
         """Have :meth:`run` return after the round's work that is at hand; may be called from any thread."""
         self._stopping = True
         self.link.events.put(None)  # wakes it
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until what :meth:`start` began has ended, for so many seconds at most; tell whether the job has ended.
+
+        Raises:
+            TimeoutError: it still runs.
+            FedSPZOError: as :meth:`run` does.
+        """
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            raise TimeoutError(f"device '{self._state.device}' still runs after {timeout:g} s")
+        if self._error is not None:
+            raise self._error
+        return self._last_round is not None
 
     def run(self) -> None:
         """Take part until the job ends, or :meth:`stop` is called.
@@ -119,126 +147,127 @@ class Agent:
                 while not (self._finished or self._stopping):
                     self._turned()
                     with self._recorder.phase(IDLE):
-                        event = self.link.next(self._server.due - time.monotonic())
+                        event = self.link.next(min(self._outbox.due, self._silence.due) - time.monotonic())
                     self.turn(event)
                     self._remind()
                     if self.link.events.empty() and not self._stopping:  # what waits may be this round's entry
                         self._answer_plan()
             finally:
-                self._server.appear(False)
+                self._outbox.announce(False)
                 self.link.close()
-
-    @property
-    def flops(self) -> int:
-        """Operations of matrix products so far."""
-        return self._answers.forward.flops
+        if self._last_round is not None:
+            log.info("job '%s' ended at round %d", self._job, self._last_round)
+            self._observe(Finished(self._last_round))
 
     def turn(self, event: object) -> None:
         """Take in what happened."""
         if isinstance(event, Connected):
-            self._server.appear(True)
+            self._silence.begin()
+            self._outbox.announce(True)
             self._sync(at_once=True)
         elif isinstance(event, Received):
             try:
                 with self._recorder.phase(NETWORK):
                     self._receive(event.payload)
             except (MessageError, PlanError) as error:
-                self._complaints.add(event.topic, f"a message on {event.topic} was dropped: {error}")
+                self._dropped.warn(event.topic, f"a message on {event.topic} was dropped: {error}")
+
+    def _run_in_thread(self) -> None:
+        try:
+            self.run()
+        except BaseException as error:  # for wait
+            self._error = error
 
     def _remind(self) -> None:
-        """Say again what was not answered, or after a long silence of its own that this device is there."""
-        if time.monotonic() < self._server.due:
+        """Send again what was not acknowledged, or after a long silence of its own say that this device is there."""
+        now = time.monotonic()
+        if now >= self._silence.due:
+            self._silence.tell(self.link.connected)
+        if now < self._outbox.due:
             return
-        if self._server.unanswered is None:
+        if self._outbox.pending is None:
             self._sync(at_once=True)
-        elif not self._server.insist(self._server.unanswered):
+        elif not self._outbox.send_until_acknowledged(self._outbox.pending):
             log.warning("the server has not acknowledged the report of device '%s'", self._state.device)
 
     @property
-    def _identity(self) -> tuple[bytes, int]:
-        """What tells this process from any other that has its name."""
-        return self._state.signer.public, self._server.session
-
-    @property
     def _finished(self) -> bool:
-        return self._last_round is not None and self._server.unanswered is None
+        return self._last_round is not None and self._outbox.pending is None
+
+    def _check(self, signed: bytes, to: str = "", head: bytes = b"") -> None:
+        """Raise MessageError unless the server has signed this, for the device that it is for, after this journal."""
+        try:
+            self._verifier.check(signed, to, head)
+        except MessageError:
+            self._silence.reject()
+            raise
+        self._silence.end()
 
     def _receive(self, signed: bytes) -> None:
         message = decode(split(signed))
+        log.debug("received a %s of %d bytes", type(message).__name__, len(signed))
         if isinstance(message, Entry):
-            self._follow([signed])
+            self._follow([(message, signed)])
         elif isinstance(message, Plan | Finish):
             self._expect(message, signed)
         elif isinstance(message, Rebase):
             self._rebase(message, signed)
         elif isinstance(message, Hello):
-            self._server.check(signed)
+            self._check(signed)
             self._sync(at_once=True)
         else:
-            self._server.check(signed, to=self._state.device)
+            self._check(signed, to=self._state.device)
             self._obey(message)
 
     def _obey(self, message: Message) -> None:
         """Do what the server has said to this device."""
         if isinstance(message, Batch):
-            self._sync(at_once=self._follow(message.entries))
+            if self._follow((decode(split(entry)), entry) for entry in message.entries):
+                self._sync(at_once=True)
         elif isinstance(message, Ack):
-            said = self._server.unanswered
+            said = self._outbox.pending
             if isinstance(said, Result) and said.round == message.round:
-                self._observe(message, said)
+                log.info("round %d: %s", message.round, "counted" if message.counted else "too late")
+                self._observe(Acknowledged(said, message.counted))
             if not isinstance(said, Report):
-                self._server.settle(message.round)
+                self._outbox.acknowledge(message.round)
         elif isinstance(message, Offer):
-            self._consider(message)
-        elif isinstance(message, Dismissal) and message.session == self._server.session:
-            self._server.unanswered = None
+            if self._catch_up.consider(message):
+                self._sync(at_once=True)
+        elif isinstance(message, Dismissal) and message.session == self._outbox.session:
+            self._outbox.pending = None
         elif isinstance(message, Refusal) and (message.key, message.session) == self._identity:
-            raise StateError(f"the server refuses device '{self._state.device}': {message.reason}")
+            raise StateError("device.refused", f"the server refuses device '{self._state.device}': {message.reason}")
 
-    def _follow(self, entries: Iterable[bytes]) -> bool:
-        """Apply journal entries that come next, leaving out those that are known; tell whether there was one."""
-        replica, started = self._state.replica, time.perf_counter()
-        before, head, gap = replica.round, replica.head, False
-        fresh: list[Entry] = []
+    def _follow(self, entries: Iterable[tuple[Message, bytes]]) -> bool:
+        """Apply journal entries that come next; tell whether there was one."""
+        before = self._state.replica.round
         try:
-            for signed in entries:
-                entry = decode(split(signed))
-                if not isinstance(entry, Entry):
-                    raise MessageError("a batch holds something else than journal entries")
-                following = before + len(fresh) + 1
-                gap = entry.round > following
-                if gap:
-                    break
-                if entry.round == following:
-                    self._server.check(signed, head=head)
-                    replica.check(entry, len(fresh))
-                    fresh.append(entry)
-                    head = chain(head, entry)
+            gap = self._catch_up.follow(entries)
         finally:
-            if fresh:  # what came before a wrong one is good
-                with self._recorder.phase(APPLY):
-                    self._state.apply_all(fresh)
-                self._recorder.turn_to(replica.round + 1)
-                self._book.write(self._watch.seen)
-                self._server.settle(replica.round)
+            self._moved(before)
         if gap:
             self._sync()
-        self._planner.applied(replica.round - before, time.perf_counter() - started)
-        if replica.round > before and self._ahead is not None:
+        if self._state.replica.round > before and self._ahead is not None:
             ahead, self._ahead = self._ahead, None
             self._receive(ahead)
-        return replica.round > before
+        return self._state.replica.round > before
 
     def _rebase(self, message: Rebase, signed: bytes) -> None:
-        """Go to a later round by what the journal adds up to there."""
-        replica = self._state.replica
-        if message.round > replica.round:
-            self._server.check(signed, to=self._state.device, head=replica.head)
-            with self._recorder.phase(APPLY):
-                self._state.rebase(message.round, message.head, message.sums)
-            self._recorder.turn_to(replica.round + 1)
-            self._server.settle(replica.round)
+        before = self._state.replica.round
+        self._catch_up.rebase(message, signed)
+        if self._moved(before):
             self._sync(at_once=True)
+
+    def _moved(self, before: int) -> bool:
+        """Close the books of the rounds that the replica has gone through, if it has."""
+        replica = self._state.replica
+        if replica.round == before:
+            return False
+        self._recorder.turn_to(replica.round + 1)
+        self._book.write(self._watch.seen)
+        self._outbox.acknowledge(replica.round)
+        return True
 
     def _expect(self, message: Plan | Finish, signed: bytes) -> None:
         """Take a plan or the end of the job, when the replica has come to where it belongs."""
@@ -248,32 +277,20 @@ class Agent:
             self._ahead = signed
             self._sync()
         elif follows == replica.round and isinstance(message, Plan):
-            self._server.check(signed, to=self._state.device, head=replica.head)
+            self._check(signed, to=self._state.device, head=replica.head)
             self._plan = message
         elif follows == replica.round:
-            self._server.check(signed, head=replica.head)
+            self._check(signed, head=replica.head)
             self._finish(message.round)
-
-    def _consider(self, offer: Offer) -> None:
-        """Take a snapshot instead of the journal's entries, where that is quicker."""
-        replica, file = self._state.replica, self._state.folder / "offered.safetensors"
-        behind = offer.round - replica.round
-        authority = self._authority if offer.url.startswith("https:") else ""  # else the signed hash must do
-        if behind > 0 and self._planner.fetch(offer, behind, file, authority):
-            try:
-                self._state.adopt(file)
-            except StateError as error:
-                log.warning("%s", error)
-            self._sync(at_once=True)
 
     def _answer_plan(self) -> None:
         """Measure for the plan at hand, or send the result again when its round was measured already."""
         plan, self._plan = self._plan, None
         if plan is not None and plan.round == self._state.replica.round + 1:
-            answer = self._answers.answer(plan)
+            answer = self._measurer.answer(plan)
             if isinstance(answer, Result):
                 self._book.note(plan.round, answer.loss)
-            self._server.insist(answer)
+            self._outbox.send_until_acknowledged(answer)
 
     def _finish(self, last_round: int) -> None:
         if self._last_round is None:
@@ -281,33 +298,11 @@ class Agent:
             self._state.snapshot()
             energy = self._book.total()
             self._book.write(self._watch.seen)
-            self._server.insist(
-                Report(
-                    round=last_round,
-                    digest=self._state.replica.digest(),
-                    rss_bytes=peak_rss_bytes(),
-                    bytes_up=self.link.bytes_up,
-                    bytes_down=self.link.bytes_down,
-                    results=self._answers.given,
-                    energy=energy,
-                )
-            )
+            self._outbox.report(self._measurer.answered, energy)
 
     def _sync(self, at_once: bool = False) -> None:
         """Say where the replica stands, to be sent what it lacks; not in a burst, since each is answered in full."""
         if at_once or time.monotonic() >= self._synced_at + SYNC_S:
             self._synced_at = time.monotonic()
-            replica, unwilling = self._state.replica, self._watch.look()
-            self._server.say(
-                Sync(
-                    key=self._state.signer.public,
-                    session=self._server.session,
-                    bundle=replica.bundle.identity,
-                    round=replica.round,
-                    head=replica.head,
-                    examples=len(self._examples()),
-                    battery=self._watch.seen.battery,
-                    charging=self._watch.seen.charging,
-                    willing=not unwilling,
-                )
-            )
+            unwilling = self._watch.look()
+            self._outbox.sync(len(self._examples()), self._watch.seen, willing=not unwilling)

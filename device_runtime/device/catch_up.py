@@ -1,4 +1,4 @@
-"""How a device that is far behind catches up: by the journal, or by a snapshot when that is quicker here and now.
+"""How a device moves along the journal: by its entries, by what they add up to, or by a snapshot when that is quicker.
 
 Both speeds are measured, not guessed: rounds applied per second on this device, and bytes per second over this network.
 """
@@ -7,11 +7,18 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol
 
 from fedspzo.device_runtime.device.download import download
-from fedspzo.device_runtime.errors import FedSPZOError
-from fedspzo.device_runtime.protocol.messages import Offer
+from fedspzo.device_runtime.errors import FedSPZOError, MessageError, StateError
+from fedspzo.device_runtime.platform.profiling import APPLY, Recorder
+from fedspzo.device_runtime.protocol.messages import Message, Offer, Rebase
+from fedspzo.device_runtime.protocol.plan import Entry
+from fedspzo.device_runtime.protocol.signing import split
+from fedspzo.device_runtime.replica.journal import Record, chain
+from fedspzo.device_runtime.replica.state import DeviceState
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +34,8 @@ class _TooSlow(Exception):
     """The journal is quicker."""
 
 
-class Planner:
-    """Knows the pace of this device."""
+class Pace:
+    """Knows how quick the journal is on this device, and takes a snapshot where that is quicker."""
 
     def __init__(self) -> None:
         self._rounds, self._seconds = 0, 0.0
@@ -78,4 +85,75 @@ class Planner:
             if len(self._unreachable) < 100:
                 self._unreachable.add(offer.url)
             return False
+        return True
+
+
+class Check(Protocol):
+    """Raises MessageError unless the server has signed a message, for a device or all, after a journal."""
+
+    def __call__(self, signed: bytes, to: str = "", head: bytes = b"") -> None: ...
+
+
+class CatchUp:
+    """Moves a device's replica along the journal, by what the server has signed.
+
+    Attributes:
+        pace: of the journal on this device.
+    """
+
+    def __init__(self, state: DeviceState, check: Check, recorder: Recorder, authority: str) -> None:
+        """``authority`` is whom to trust over HTTPS, where snapshots are offered there (PEM text)."""
+        self.pace = Pace()
+        self._state, self._check, self._recorder, self._authority = state, check, recorder, authority
+
+    def follow(self, entries: Iterable[tuple[Message, bytes]]) -> bool:
+        """Apply the entries that come next, leaving out those that are known; True where one before them is missing.
+
+        Args:
+            entries: each decoded, and as it came.
+
+        Raises:
+            MessageError, PlanError: one is wrong; those before it are applied.
+        """
+        replica, started = self._state.replica, time.perf_counter()
+        before, head = replica.round, replica.head
+        fresh: list[Record] = []
+        try:
+            for entry, signed in entries:
+                if not isinstance(entry, Entry):
+                    raise MessageError("message.not-an-entry", "a batch holds something else than journal entries")
+                following = before + len(fresh) + 1
+                if entry.round > following:
+                    return True
+                if entry.round == following:
+                    self._check(signed, head=head)
+                    replica.check(entry, len(fresh))
+                    payload = split(signed)
+                    head = chain(head, payload)
+                    fresh.append(Record(entry, payload, head))
+        finally:
+            if fresh:
+                with self._recorder.phase(APPLY):
+                    self._state.follow(fresh)
+                self.pace.applied(len(fresh), time.perf_counter() - started)
+        return False
+
+    def rebase(self, message: Rebase, signed: bytes) -> None:
+        """Go to a later round by what the journal adds up to there. Raises MessageError, PlanError if it is wrong."""
+        if message.round > self._state.replica.round:
+            self._check(signed, to=self._state.device, head=self._state.replica.head)
+            with self._recorder.phase(APPLY):
+                self._state.rebase(message.round, message.head, message.sums)
+
+    def consider(self, offer: Offer) -> bool:
+        """Take a snapshot instead of the journal's entries, where that is quicker; False where it is not."""
+        file = self._state.folder / "offered.safetensors"
+        behind = offer.round - self._state.replica.round
+        authority = self._authority if offer.url.startswith("https:") else ""  # else the signed hash must do
+        if behind <= 0 or not self.pace.fetch(offer, behind, file, authority):
+            return False
+        try:
+            self._state.adopt(file)
+        except StateError as error:
+            log.warning("%s", error)
         return True

@@ -21,11 +21,11 @@ from fedspzo.device_runtime.step.runner import Forward
 log = logging.getLogger(__name__)
 
 
-class Answers:
+class Measurer:
     """Measures for plans, each once.
 
     Attributes:
-        given: how many plans were answered.
+        answered: how many plans were answered.
         forward: runs the graphs.
     """
 
@@ -49,7 +49,7 @@ class Answers:
         Raises:
             BundleError, EngineError: the graphs cannot run.
         """
-        self.given = 0
+        self.answered = 0
         self.forward = Forward(engine, state.replica, recorder)
         self._state = state
         self._examples = examples
@@ -62,7 +62,7 @@ class Answers:
         """The answer to a plan of the replica's next round; a plan that was declined is tried again."""
         if self._last is None or self._last[0] != plan or isinstance(self._last[1], Decline):
             self._last = plan, self._measure(plan)
-            self.given += 1
+            self.answered += 1
         return self._last[1]
 
     def _measure(self, plan: Plan) -> Result | Decline:

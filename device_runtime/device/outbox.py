@@ -1,4 +1,4 @@
-"""What a device and its server say to each other: signed, and what must be answered again and again until it is."""
+"""What a device sends: signed, and what must be acknowledged again and again until it is."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import time
 from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.link.client import Will
 from fedspzo.device_runtime.link.connection import Link
+from fedspzo.device_runtime.platform.conditions import Conditions
+from fedspzo.device_runtime.platform.memory import peak_rss_bytes
 from fedspzo.device_runtime.platform.profiling import NETWORK, Recorder
-from fedspzo.device_runtime.protocol.messages import Decline, Message, Presence, Report, Result, Sync, encode
-from fedspzo.device_runtime.protocol.signing import Scope, check, read_pin
+from fedspzo.device_runtime.protocol.messages import Decline, Energy, Message, Presence, Report, Result, Sync, encode
+from fedspzo.device_runtime.protocol.signing import Scope
 from fedspzo.device_runtime.protocol.topics import Topics
 from fedspzo.device_runtime.replica.state import DeviceState
 
@@ -19,24 +21,23 @@ from fedspzo.device_runtime.replica.state import DeviceState
 RESEND_S = 5.0
 #: Times that a report is sent before the device ends without an acknowledgement.
 REPORTS = 12
-#: Seconds of its own silence after which the device says where it stands, to show that it is there.
+#: Seconds without sending after which the device says where it stands, to show that it is there.
 IDLE_S = 60.0
 
 
-class Correspondence:
-    """A device's side.
+class Outbox:
+    """A device's messages to its server.
 
     Attributes:
-        link: the connection.
-        session: of this process.
-        unanswered: what waits for an acknowledgement, and is said again meanwhile.
+        session: number of this process, drawn at random.
+        link: the connection that they take.
+        pending: what waits for an acknowledgement, and is sent again meanwhile.
     """
 
     def __init__(self, access: Access, job: str, state: DeviceState, recorder: Recorder) -> None:
-        """Prepare to connect. Raises BundleError when the bundle names no server."""
+        """Prepare to connect."""
         self._state = state
         self._recorder = recorder
-        self._server = read_pin(state.replica.bundle.folder)
         self._topics = Topics(job)
         self.session = secrets.randbits(63)
         self.link = Link(
@@ -45,50 +46,75 @@ class Correspondence:
             subscriptions=[self._topics.round, self._topics.result, self._topics.down(state.device)],
             will=Will(self._topics.state(state.device), self._sign(Presence(False, self.session))),
         )
-        self.unanswered: Result | Decline | Report | None = None
+        self.pending: Result | Decline | Report | None = None
         self._reports = 0
-        self._said_at = time.monotonic()
+        self._sent_at = time.monotonic()
         self._haste = random.uniform(0.8, 1.2)  # devices that lost the server together do not come back in step
-
-    def appear(self, online: bool) -> None:
-        """Say that this session is there, or ends."""
-        self.say(Presence(online, self.session))
-
-    def say(self, message: Message) -> None:
-        """Say something that waits for no acknowledgement."""
-        device, retain = self._state.device, isinstance(message, Presence)
-        topic = self._topics.state(device) if retain else self._topics.up(device)
-        self._said_at = time.monotonic()
-        useful = IDLE_S if isinstance(message, Sync) else 0.0  # by then it has said so anew
-        with self._recorder.phase(NETWORK):
-            self.link.publish(topic, self._sign(message), retain, useful)
-
-    def insist(self, message: Result | Decline | Report) -> bool:
-        """Say something, and again until it is settled; False where a report has been said often enough."""
-        self._reports += isinstance(message, Report)
-        if self._reports > REPORTS:
-            self.unanswered = None
-            return False
-        self.unanswered = message
-        self.say(message)
-        return True
-
-    def settle(self, round: int) -> None:
-        """Stop saying what a round's acknowledgement or entry answers."""
-        if self.unanswered is not None and self.unanswered.round <= round:
-            self.unanswered = None
 
     @property
     def due(self) -> float:
-        """When to say something if nothing happens, by the monotonic clock."""
-        return self._said_at + self._haste * (RESEND_S if self.unanswered else IDLE_S)
+        """When to send something if nothing happens, by the monotonic clock."""
+        return self._sent_at + self._haste * (RESEND_S if self.pending else IDLE_S)
 
-    def check(self, signed: bytes, to: str = "", head: bytes = b"") -> None:
-        """Raise MessageError unless the server has said this, to whom it is for, after this journal."""
-        check(signed, self._scope(to, head), self._server)
+    def announce(self, online: bool) -> None:
+        """Say that this session is there, or ends."""
+        self.send(Presence(online, self.session))
+
+    def send(self, message: Message) -> None:
+        """Send what needs no acknowledgement."""
+        device, retain = self._state.device, isinstance(message, Presence)
+        topic = self._topics.state(device) if retain else self._topics.up(device)
+        self._sent_at = time.monotonic()
+        useful = IDLE_S if isinstance(message, Sync) else 0.0  # by then it has sent a new one
+        with self._recorder.phase(NETWORK):
+            self.link.publish(topic, self._sign(message), retain, useful)
+
+    def sync(self, examples: int, now: Conditions, willing: bool) -> None:
+        """Say where the replica stands, how many examples there are, and how the device fares."""
+        replica = self._state.replica
+        self.send(
+            Sync(
+                key=self._state.signer.public,
+                session=self.session,
+                bundle=replica.bundle.identity,
+                round=replica.round,
+                head=replica.head,
+                examples=examples,
+                battery=now.battery,
+                charging=now.charging,
+                willing=willing,
+            )
+        )
+
+    def report(self, results: int, energy: tuple[Energy, ...]) -> None:
+        """Say at the end of a job what came of it, and what the work cost."""
+        self.send_until_acknowledged(
+            Report(
+                round=self._state.replica.round,
+                digest=self._state.replica.digest(),
+                rss_bytes=peak_rss_bytes(),
+                bytes_up=self.link.bytes_up,
+                bytes_down=self.link.bytes_down,
+                results=results,
+                energy=energy,
+            )
+        )
+
+    def send_until_acknowledged(self, message: Result | Decline | Report) -> bool:
+        """Send something, and again until it is acknowledged; False where a report has been sent often enough."""
+        self._reports += isinstance(message, Report)
+        if self._reports > REPORTS:
+            self.pending = None
+            return False
+        self.pending = message
+        self.send(message)
+        return True
+
+    def acknowledge(self, round: int) -> None:
+        """Stop sending what a round's acknowledgement or entry answers."""
+        if self.pending is not None and self.pending.round <= round:
+            self.pending = None
 
     def _sign(self, message: Message) -> bytes:
-        return self._state.signer.sign(encode(message), self._scope(self._state.device))
-
-    def _scope(self, device: str, head: bytes = b"") -> Scope:
-        return Scope(self._topics.job, self._state.replica.bundle.identity, device, head)
+        scope = Scope(self._topics.job, self._state.replica.bundle.identity, self._state.device)
+        return self._state.signer.sign(encode(message), scope)

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import os
 import re
+import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from ctypes import POINTER, byref, c_char_p, c_int, c_int32, c_int64, c_size_t, c_uint32, c_void_p
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +30,8 @@ _TAG_MIN_LOGGER_SEVERITY = 25
 _LOG_ERRORS = 3
 _MAPS = Path("/proc/self/maps")
 _MADV_DONTNEED = 4
+#: Held while the standard error goes elsewhere.
+_redirecting = threading.Lock()
 _HANDLE = c_void_p
 _KEEP = ctypes.CFUNCTYPE(None, c_void_p)(lambda payload: None)
 
@@ -233,9 +238,35 @@ class LiteRTEngine:
             _call("LiteRtSetOptionsHardwareAccelerators", options, _CPU)
             opaque = _create("LiteRtCreateOpaqueOptions", b"xnnpack", ctypes.addressof(text), _KEEP)
             _call("LiteRtAddOpaqueOptions", options, opaque)
-            return _create("LiteRtCreateCompiledModel", self._environment, model, options), model
+            with _without_notes():
+                return _create("LiteRtCreateCompiledModel", self._environment, model, options), model
         except EngineError as error:
             raise EngineError(f"LiteRT cannot load {path} ({error}); export the bundle again") from None
+
+
+@contextmanager
+def _without_notes() -> Iterator[None]:
+    """Keep lines like 'INFO: Created …' off the standard error: TensorFlow Lite has no setting for them here.
+
+    Whatever else is written meanwhile follows at the end.
+    """
+    with _redirecting, ExitStack() as stack:
+        try:
+            caught = stack.enter_context(open(os.memfd_create("stderr"), "rb"))
+            errors = os.dup(2)
+        except (OSError, AttributeError):  # no Linux, or an old one, or no standard error
+            yield
+            return
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(errors, 2)
+            os.close(errors)
+            caught.seek(0)
+            for line in caught:
+                if not line.startswith(b"INFO: "):
+                    os.write(2, line)
 
 
 def _drop_pages(folder: Path) -> None:

@@ -80,7 +80,21 @@ def check(signed: bytes, scope: Scope, key: bytes) -> None:
     """Raise MessageError unless the bytes were signed by the owner of a key, for a scope."""
     payload = split(signed)
     if not scheme().verify(key, signed[-SIGNATURE_BYTES:], scope.text(payload)):
-        raise MessageError("it is not signed by whom it says, or was meant for another place or time")
+        raise MessageError(
+            "message.wrong-signature", "it is not signed by whom it says, or was meant for another place or time"
+        )
+
+
+class Verifier:
+    """Checks what a device receives in a job against the key of the server that its bundle names."""
+
+    def __init__(self, folder: Path, bundle: bytes, job: str) -> None:
+        """For the bundle in a folder, with its identity. Raises BundleError when it names no server."""
+        self._key, self._bundle, self._job = read_pin(folder), bundle, job
+
+    def check(self, signed: bytes, to: str = "", head: bytes = b"") -> None:
+        """Raise MessageError unless the server has signed this, for the device that it is for, after this journal."""
+        check(signed, Scope(self._job, self._bundle, to, head), self._key)
 
 
 def read_pin(folder: Path) -> bytes:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,29 @@ def connect(path: Path) -> sqlite3.Connection:
 EMPTY = bytes(16)
 
 
+@dataclass(frozen=True)
+class Record:
+    """An entry on its way into a journal.
+
+    Attributes:
+        entry: the entry.
+        payload: its bytes.
+        head: hash of the journal up to and with it (16 bytes).
+    """
+
+    entry: Entry
+    payload: bytes
+    head: bytes
+
+
+def make_records(entries: Iterable[Entry], head: bytes) -> Iterator[Record]:
+    """Records of entries that follow a journal with a hash."""
+    for entry in entries:
+        payload = encode(entry)
+        head = chain(head, payload)
+        yield Record(entry, payload, head)
+
+
 class Journal:
     """Entries of consecutive rounds over a SQLite connection, each signed by the server and with the hash up to it."""
 
@@ -53,27 +77,26 @@ class Journal:
         rows = self._query("SELECT head FROM journal WHERE round = ?", (round,)) if round else [(EMPTY,)]
         return bytes(rows[0][0]) if rows else None
 
-    def append(self, entry: Entry, head: bytes, signature: bytes = b"") -> None:
+    def append(self, record: Record, signature: bytes = b"") -> None:
         """Add the next round's entry; it is on disk when this returns, or when the transaction around it is.
 
         Args:
-            head: hash of the journal with the entry.
             signature: of the entry's bytes.
 
         Raises:
             StateError: the entry's round is not the next one.
         """
-        last = self.last_round
-        if last and entry.round != last + 1:
-            raise StateError(f"the journal ends at round {last} and cannot take round {entry.round}")
-        self._query("INSERT INTO journal VALUES (?, ?, ?, ?)", (entry.round, encode(entry), signature, head))
+        last, round = self.last_round, record.entry.round
+        if last and round != last + 1:
+            raise StateError(f"the journal ends at round {last} and cannot take round {round}")
+        self._query("INSERT INTO journal VALUES (?, ?, ?, ?)", (round, record.payload, signature, record.head))
 
-    def extend(self, entries: Sequence[tuple[Entry, bytes]]) -> None:
-        """Add the next rounds' entries with their hashes, all or none of them. Raises as :meth:`append` does."""
+    def extend(self, records: Sequence[Record]) -> None:
+        """Add the next rounds' entries, all or none of them. Raises as :meth:`append` does."""
         self._query("BEGIN IMMEDIATE")
         try:
-            for entry, head in entries:
-                self.append(entry, head)
+            for record in records:
+                self.append(record)
             self._query("COMMIT")
         except BaseException:
             self._connection.rollback()
@@ -139,6 +162,6 @@ class Journal:
             raise StateError(f"the journal cannot be used: {error}; is the disk full, or the file damaged?") from None
 
 
-def chain(head: bytes, entry: Entry) -> bytes:
-    """Hash (16 bytes) of a journal that has a hash and then an entry; that of the empty journal is :data:`EMPTY`."""
-    return hashlib.blake2b(head + encode(entry), digest_size=16, person=b"fedspzo journal").digest()
+def chain(head: bytes, payload: bytes) -> bytes:
+    """Hash (16 bytes) of a journal that has a hash and then an entry's bytes; the empty journal's is :data:`EMPTY`."""
+    return hashlib.blake2b(head + payload, digest_size=16, person=b"fedspzo journal").digest()

@@ -15,7 +15,7 @@ from fedspzo.device_runtime.protocol.plan import Entry
 from fedspzo.device_runtime.protocol.signing import Signer
 from fedspzo.device_runtime.protocol.sums import Sums
 from fedspzo.device_runtime.protocol.topics import valid_id
-from fedspzo.device_runtime.replica.journal import Journal, chain, connect
+from fedspzo.device_runtime.replica.journal import Journal, Record, connect, make_records
 from fedspzo.device_runtime.replica.weights import Replica
 
 DATABASE, SNAPSHOT, KEY = "journal.sqlite", "snapshot.safetensors", "device.key"
@@ -80,18 +80,20 @@ class DeviceState:
         self.apply_all([entry])
 
     def apply_all(self, entries: Sequence[Entry]) -> None:
-        """Record the next rounds' entries, then apply them; now and then put a snapshot in the journal's place.
+        """As :meth:`follow`, for entries that have no records yet."""
+        self.follow(list(make_records(entries, self.replica.head)))
+
+    def follow(self, records: Sequence[Record]) -> None:
+        """Write the next rounds' entries down, then apply them; now and then put a snapshot in the journal's place.
 
         Raises:
             StateError: an entry is not the next round's.
             PlanError: an entry does not fit the bundle.
         """
-        head = self.replica.head
-        for ahead, entry in enumerate(entries):
-            self.replica.check(entry, ahead)
-        heads = [head := chain(head, entry) for entry in entries]
-        self._journal.extend(list(zip(entries, heads, strict=True)))
-        self.replica.apply_all(entries)
+        for ahead, record in enumerate(records):
+            self.replica.check(record.entry, ahead)
+        self._journal.extend(records)
+        self.replica.apply_all([record.entry for record in records], records[-1].head)
         if self.replica.round - self._snapshot_round >= SNAPSHOT_EVERY:
             self.snapshot()
 
@@ -135,7 +137,8 @@ class DeviceState:
         """Take the replica from its snapshot to the end of the journal."""
         self._snapshot_round = self.replica.round
         self._journal.forget(up_to=self.replica.round)  # a kill may have come between a snapshot and this
-        self.replica.apply_all(list(self._journal.entries(after=self.replica.round)))
+        if entries := list(self._journal.entries(after=self.replica.round)):
+            self.replica.apply_all(entries, self._journal.head(entries[-1].round))
 
 
 def read_identity(folder: Path, device: str | None = None) -> tuple[str, bytes]:

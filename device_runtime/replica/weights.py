@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 from collections import Counter
@@ -20,6 +21,7 @@ from fedspzo.device_runtime.model.arrays import aligned_empty
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.stored import Stored
 from fedspzo.device_runtime.model.tensors import TensorFile, write_tensors
+from fedspzo.device_runtime.protocol.messages import encode
 from fedspzo.device_runtime.protocol.plan import Block, Entry, Plan
 from fedspzo.device_runtime.protocol.sums import EMPTY_SUMS, Sums, follow_all, pack, unpack
 from fedspzo.device_runtime.replica.journal import EMPTY, chain
@@ -118,10 +120,13 @@ class Replica:
         """Move on by one round. Raises as :meth:`check` does, before anything changed."""
         self.apply_all([entry])
 
-    def apply_all(self, entries: Sequence[Entry]) -> None:
+    def apply_all(self, entries: Sequence[Entry], head: bytes | None = None) -> None:
         """Move on by some rounds, in one pass over the weights where the entries cut the network alike.
 
         Those up to the last one that rebases are added up, and not applied one by one.
+
+        Args:
+            head: hash of the journal with them, where it is known.
 
         Raises as :meth:`check` does, before anything changed.
         """
@@ -133,8 +138,8 @@ class Replica:
         for _, alike in itertools.groupby(entries[course.superseded :], key=self._walk):
             while together := list(itertools.islice(alike, TOGETHER)):
                 self._step_through(together)
-        for entry in entries:
-            self.round, self.head = entry.round, chain(self.head, entry)
+        self.round += len(entries)
+        self.head = head or functools.reduce(chain, map(encode, entries), self.head)
         self.sums = course.sums
 
     def rebase(self, round: int, head: bytes, sums: Sums) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from pathlib import Path
+
+from fedspzo.options.log import add_log_options
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--port", type=int, default=0, help="TCP port (default: 8883, or a free one when embedded)")
     parser.add_argument("--embedded", action="store_true", help="the embedded broker: this machine only, no logins")
+    add_log_options(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -36,7 +38,6 @@ def run(options: argparse.Namespace) -> None:
 def _serve_mosquitto(folder: Path, hosts: list[str], port: int) -> None:
     from fedspzo.broker.mqtt.mosquitto import ManagedBroker
 
-    logging.getLogger("fedspzo.broker.mqtt.mosquitto").setLevel(logging.INFO)
     with ManagedBroker(folder, hosts, port) as broker:
         broker.server_access()
         print(f"broker at {broker.url}, with a certificate for {', '.join(broker.hosts)}", flush=True)

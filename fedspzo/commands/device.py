@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import math
 import time
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedspzo.options.broker import add_broker_options, make_access
 from fedspzo.options.energy import add_price_option, add_root_option
+from fedspzo.options.log import add_log_options
 
 if TYPE_CHECKING:
     from fedspzo.device_runtime.platform.conditions import Limits
+
+log = logging.getLogger(__name__)
 
 DATA_HELP = (
     "labelled examples: JSON lines, .csv, .tsv or .parquet, or a data set as hub:NAME:SPLIT, hub:NAME:CONFIG:SPLIT"
@@ -56,6 +61,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_root_option(energy)
     add_price_option(energy)
+    add_log_options(parser)
     parser.add_argument("--threads", type=int, default=1, help="threads of the engine and for weights (%(default)s)")
     parser.add_argument(
         "--ahead",
@@ -68,6 +74,7 @@ def run(options: argparse.Namespace) -> None:
     """Run until the job ends, or say by which key the device is known."""
     from fedspzo.device_runtime.data.live import LiveData
     from fedspzo.device_runtime.device.agent import Agent
+    from fedspzo.device_runtime.device.events import Acknowledged, Event, Finished
     from fedspzo.device_runtime.energy.book import Book
     from fedspzo.device_runtime.energy.sampler import Sampler
     from fedspzo.device_runtime.engines.protocol import create_engine
@@ -77,7 +84,6 @@ def run(options: argparse.Namespace) -> None:
     from fedspzo.device_runtime.platform.conditions import Watch
     from fedspzo.device_runtime.platform.profiling import IDLE
     from fedspzo.device_runtime.platform.systemd import ALIVE, READY, ServiceManager
-    from fedspzo.device_runtime.protocol.messages import Ack, Result
     from fedspzo.device_runtime.replica.state import DeviceState, read_identity
     from fedspzo.options.energy import make_source
 
@@ -92,32 +98,33 @@ def run(options: argparse.Namespace) -> None:
         print(name, key.hex(), flush=True)
         return
     watch = Watch(make_limits(options))
-    source = make_source(options, lambda: agent.flops)
+    source = make_source(options, lambda: agent.forward.flops)
     bundle = Bundle(options.bundle)
     manager = ServiceManager()
     engine = WatchedEngine(create_engine(options.engine, options.threads), lambda: manager.say(ALIVE))
     state = DeviceState(options.state, bundle, device, options.afresh, options.threads, options.ahead)
     data = LiveData(options.data, bundle, cache=options.state / "tokens.npz")
     store = data.current()
-    print(f"device '{state.device}': {len(store)} examples, round {state.replica.round}", flush=True)
+    log.info("device '%s': %d examples, round %d", state.device, len(store), state.replica.round)
     if store.truncated:
-        print(f"{store.truncated} examples are longer than {bundle.manifest.length} tokens and were cut", flush=True)
+        log.info("%d examples are longer than %d tokens and were cut", store.truncated, bundle.manifest.length)
 
-    def observe(ack: Ack, result: Result) -> None:
-        outcome = f"round {ack.round}: {'counted' if ack.counted else 'too late'}"
-        print(outcome, flush=True)
-        manager.say(f"STATUS={outcome}")
+    def observe(event: Event) -> None:
+        if isinstance(event, Acknowledged):
+            manager.say(f"STATUS=round {event.result.round}: {'counted' if event.counted else 'too late'}")
+        elif isinstance(event, Finished):
+            manager.say(f"STATUS=finished at round {event.round}")
+        else:
+            manager.say(f"STATUS={event.reason or f'round {state.replica.round}'}")
 
     manager.say(f"STATUS=round {state.replica.round}")
     turned = partial(manager.say, READY, ALIVE)
     book = Book(source, options.state) if source else None
     agent = Agent(access, options.job, engine, state, data.current, observe, turned, watch, book)
-    if book is None:
-        agent.run()
-        return
-    with Sampler(book.sample):
-        with book.recorder.phase(IDLE):
-            time.sleep(options.energy_idle if options.energy else 0.0)
+    with Sampler(book.sample) if book else nullcontext():
+        if book is not None and options.energy:
+            with book.recorder.phase(IDLE):
+                time.sleep(options.energy_idle)
         agent.run()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedspzo.options.broker import add_broker_options, make_access
+from fedspzo.options.log import add_log_options
 from fedspzo.options.methods import METHODS, ChooseMethod, FirstOrder, Method
 from fedspzo.options.plan import add_method_options, make_blocks
 from fedspzo.progress import show
@@ -34,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--admit", type=Path, metavar="FILE",
         help="take only the devices in this list: a line NAME KEY for each, which fedspzo device --show-key prints",
     )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="print progress as JSON lines")
+    add_log_options(parser, json="print progress as JSON lines, and write the log so")
     parser.add_argument(
         "--http", metavar="HOST:PORT", help="serve bundle, snapshots and metrics there (HTTPS with --http-certificate)"
     )

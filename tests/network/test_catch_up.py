@@ -15,7 +15,7 @@ from fedspzo.broker.server.http import serve
 from fedspzo.device_runtime.data.live import LiveData
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.model.bundle import Bundle, file_hash
-from fedspzo.device_runtime.protocol.messages import Batch, Offer
+from fedspzo.device_runtime.protocol.messages import Batch, Offer, encode
 from fedspzo.device_runtime.protocol.plan import Contribution, Entry, Plan
 from fedspzo.device_runtime.replica.journal import EMPTY, chain
 from fedspzo.device_runtime.replica.state import DeviceState
@@ -46,7 +46,7 @@ def ahead(
 
 def test_a_snapshot_where_the_journal_is_slow(victim: Victim, ahead: tuple[list[Entry], Replica, Offer]) -> None:
     _, replica, offer = ahead
-    victim.agent._planner.applied(1, 10.0)
+    victim.agent._catch_up.pace.applied(1, 10.0)
     victim.hear(victim.sign(offer, DEVICE))
     assert victim.standing == (80, replica.head, replica.digest())
     folder = victim.state.folder
@@ -60,9 +60,9 @@ def test_the_journal_where_it_is_quick(victim: Victim, ahead: tuple[list[Entry],
     head, signed = EMPTY, []
     for entry in entries:
         signed.append(victim.sign(entry, head=head))
-        head = chain(head, entry)
+        head = chain(head, encode(entry))
     victim.hear(victim.sign(Batch(tuple(signed[:2])), DEVICE))
-    victim.agent._planner.applied(10**9, 0.0)  # as if it had been very quick so far
+    victim.agent._catch_up.pace.applied(10**9, 0.0)  # as if it had been very quick so far
     victim.hear(victim.sign(offer, DEVICE))
     assert victim.standing[0] == 2
     victim.hear(victim.sign(Batch(tuple(signed)), DEVICE))
@@ -75,7 +75,7 @@ def test_a_snapshot_that_is_not_the_one(
     victim: Victim, ahead: tuple[list[Entry], Replica, Offer], tmp_path: Path
 ) -> None:
     _, _, offer = ahead
-    victim.agent._planner.applied(1, 10.0)
+    victim.agent._catch_up.pace.applied(1, 10.0)
     start = victim.standing
     for changed in (
         replace(offer, sha256=bytes(32)),

@@ -229,8 +229,8 @@ def test_a_finished_server_started_again_brings_the_rest_up(
         processes.device(name)
     finish(processes.server("--rounds", "6"))
     late = processes.device("late")
-    assert late.stdout is not None
-    late.stdout.readline()
+    assert late.stderr is not None
+    late.stderr.readline()
     _, last, _ = finish(processes.server("--rounds", rounds))
     assert_equal_replicas(bundle, tmp_path, last, {"late"})
     assert late.wait(PATIENCE_S) == 0

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import random
 import sqlite3
+import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 
 import psutil
 import pytest
@@ -34,6 +37,7 @@ from fedspzo.device_runtime.protocol.messages import (
     Report,
     Result,
     Sync,
+    decode,
     encode,
     fingerprint,
 )
@@ -56,7 +60,7 @@ def heads(entries: list[Entry]) -> list[bytes]:
     """Hash of the journal before each of its entries, and at its end."""
     found = [EMPTY]
     for entry in entries:
-        found.append(chain(found[-1], entry))
+        found.append(chain(found[-1], encode(entry)))
     return found
 
 
@@ -97,6 +101,26 @@ def test_only_what_the_server_signed_for_here_and_now_is_applied(
     assert victim.standing[:2] == (5, at[5])
 
 
+def test_an_entry_is_decoded_encoded_and_hashed_once(victim: Victim, entries: list[Entry]) -> None:
+    """On its way from the broker into the journal and the weights. Decoding encodes, to see that no other form came."""
+    calls: Counter[object] = Counter()
+
+    def count(frame: FrameType, event: str, argument: object) -> None:
+        calls[frame.f_code] += event == "call"
+
+    signed = [victim.sign(entry, head=head) for entry, head in zip(entries, heads(entries), strict=False)]
+    batch = victim.sign(Batch(tuple(signed[1:])), to=DEVICE)
+    for message, topic, once in ((signed[0], TOPICS.result, 1), (batch, TOPICS.down(DEVICE), len(signed) - 1)):
+        calls.clear()
+        sys.setprofile(count)
+        victim.hear(message, topic)
+        sys.setprofile(None)
+        around = 2 * (message is batch)  # the batch itself, and the sync that follows it
+        found = calls[decode.__code__], calls[encode.__code__], calls[chain.__code__]
+        assert found == (once + (message is batch), once + around, once)
+    assert victim.standing[0] == len(entries)
+
+
 def test_only_the_servers_plans_are_answered(
     victim: Victim, entries: list[Entry], make_plan: Callable[..., Plan], tmp_path: Path
 ) -> None:
@@ -116,7 +140,7 @@ def test_only_the_servers_plans_are_answered(
     assert victim.agent._plan == plan
     victim.hear(victim.sign(entries[0], head=EMPTY), TOPICS.result)
     victim.agent._answer_plan()  # its round is over
-    assert victim.agent._answers.given == 0
+    assert victim.agent._measurer.answered == 0
     victim.hear(good)  # replayed
     assert victim.agent._plan is None
 
@@ -134,7 +158,7 @@ def test_a_plan_that_came_early_is_checked_when_its_time_comes(
 
 
 def test_only_the_server_can_send_a_device_away(victim: Victim, tmp_path: Path) -> None:
-    other, session, key = Signer(tmp_path / "other.key"), victim.agent._server.session, victim.state.signer.public
+    other, session, key = Signer(tmp_path / "other.key"), victim.agent._outbox.session, victim.state.signer.public
     for message in (
         victim.sign(Refusal(key, session, "go"), DEVICE, signer=other),
         victim.sign(Refusal(key, session, "go"), "b"),

@@ -25,6 +25,7 @@ from fedspzo.cli import COMMANDS, main
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Plan
 from fedspzo.device_runtime.protocol.signing import PIN
+from fedspzo.device_runtime.replica.journal import EMPTY, make_records
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -210,7 +211,8 @@ def test_predict_and_materialize(
     (tmp_path / "server").mkdir()
     assert "has no journal" in refused(capsys, "predict", tmp_path, "x")
     store = ServerStore(tmp_path / "server", bundle.identity)
-    store.journal.append(Entry(make_plan(), (Contribution("", 1.0, (1.0, 2.0, 3.0, 4.0)),)), bytes(16))
+    entry = Entry(make_plan(), (Contribution("", 1.0, (1.0, 2.0, 3.0, 4.0)),))
+    store.journal.append(*make_records([entry], EMPTY))
     assert "takes 1 texts: text" in refused(capsys, "predict", tmp_path, "x", "y")
     assert main(["predict", str(tmp_path), "wake me at six"]) == 0
     lines = capsys.readouterr().out.splitlines()

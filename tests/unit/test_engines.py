@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from fedspzo.device_runtime.data.store import DataStore
+from fedspzo.device_runtime.engines import litert
 from fedspzo.device_runtime.engines.packed import find_panels
 from fedspzo.device_runtime.engines.protocol import SUFFIXES, Linear, create_engine
 from fedspzo.device_runtime.errors import BundleError, EngineError
@@ -146,3 +148,12 @@ def test_weights_that_are_not_packed_as_expected_are_left_alone() -> None:
     assert find_panels(twice, [linear[0], linear[0]]) is None  # which is which?
     assert find_panels(twice[:-64], linear) is None
     assert find_panels(np.empty(0, np.float32), linear) is None
+
+
+def test_what_an_engine_says_while_it_loads(capfd: pytest.CaptureFixture[str]) -> None:
+    """TensorFlow Lite's notes are left out; errors are not, whoever writes them."""
+    with litert._without_notes():
+        os.write(2, b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\nERROR: no memory\n")
+        os.write(2, b"cut off")
+    os.write(2, b", and what follows\n")
+    assert capfd.readouterr().err == "ERROR: no memory\ncut off, and what follows\n"

@@ -51,7 +51,7 @@ def make_entries(make_plan: Make, count: int, stages: int = 5, **changes: object
 def head_after(entries: Sequence[Entry]) -> bytes:
     head = EMPTY
     for entry in entries:
-        head = chain(head, entry)
+        head = chain(head, encode(entry))
     return head
 
 

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.device.agent import Agent
+from fedspzo.device_runtime.device.events import Acknowledged, Event, Waiting
 from fedspzo.device_runtime.energy.book import Book
 from fedspzo.device_runtime.energy.sampler import Sampler
 from fedspzo.device_runtime.energy.source import Source
@@ -16,7 +17,6 @@ from fedspzo.device_runtime.engines.protocol import Engine
 from fedspzo.device_runtime.errors import BrokerError, FedSPZOError
 from fedspzo.device_runtime.link.invitation import Invitation
 from fedspzo.device_runtime.platform.conditions import Conditions, Limits, Watch
-from fedspzo.device_runtime.protocol.messages import Ack, Result
 from fedspzo.device_runtime.replica.state import DeviceState
 from fedspzo_app.history import History, Round
 
@@ -130,17 +130,22 @@ class Training:
         self.message = ""
         self.finished = not self._stopping.is_set()
 
-    def _observe(self, ack: Ack, result: Result) -> None:
+    def _observe(self, event: Event) -> None:
+        if isinstance(event, Acknowledged):
+            self._keep(event)
+        self.message = event.reason if isinstance(event, Waiting) else ""
+        self._changed()
+
+    def _keep(self, event: Acknowledged) -> None:
         assert self._agent is not None
+        result = event.result
         link, (up, down) = self._agent.link, self._seen
         self._seen = (link.bytes_up, link.bytes_down)
-        energy = result.energy or (self._book.spent(ack.round) if self._book else ())
+        energy = result.energy or (self._book.spent(result.round) if self._book else ())
         joules = energy[0].joules if energy else None
         self._history.add(
-            Round(ack.round, result.loss, ack.counted, link.bytes_up - up, link.bytes_down - down, joules)
+            Round(result.round, result.loss, event.counted, link.bytes_up - up, link.bytes_down - down, joules)
         )
-        self.message = ""
-        self._changed()
 
     def _say(self, message: str) -> None:
         log.warning("%s", message)

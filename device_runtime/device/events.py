@@ -1,0 +1,45 @@
+"""What a device tells the program that runs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedspzo.device_runtime.protocol.messages import Result
+
+
+@dataclass(frozen=True)
+class Acknowledged:
+    """The server has acknowledged a result.
+
+    Attributes:
+        result: what was measured.
+        counted: whether it counts in its round, or came too late.
+    """
+
+    result: Result
+    counted: bool
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """The device hears nothing from its server, or hears it again.
+
+    Attributes:
+        reason: for whom the device waits, for how long already, and what the cause may be; "" when it waits no more.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The job has ended.
+
+    Attributes:
+        round: its last round.
+    """
+
+    round: int
+
+
+Event = Acknowledged | Waiting | Finished

@@ -1,0 +1,170 @@
+"""A device in one's own process, and what it says while it hears nothing from its server, and at the end."""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from federation import Peer, Processes, broker, processes
+
+from fedspzo.broker.mqtt.embedded import EmbeddedBroker
+from fedspzo.broker.server.store import KEY
+from fedspzo.device_runtime.data.store import DataStore
+from fedspzo.device_runtime.device import waiting
+from fedspzo.device_runtime.device.agent import Agent
+from fedspzo.device_runtime.device.events import Acknowledged, Event, Finished, Waiting
+from fedspzo.device_runtime.engines.protocol import create_engine
+from fedspzo.device_runtime.errors import BrokerError
+from fedspzo.device_runtime.link.access import Access
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.protocol.messages import Hello, Sync
+from fedspzo.device_runtime.protocol.topics import Topics
+from fedspzo.device_runtime.replica.state import DeviceState
+
+__all__ = ["broker", "processes"]
+
+TOPICS = Topics("default")
+
+
+class Running:
+    """An agent in this process, and what it told of."""
+
+    def __init__(self, folder: Path, store: DataStore, url: str, bundle: Bundle, job: str = "default") -> None:
+        self.events: queue.Queue[Event] = queue.Queue()
+        self.state = DeviceState(folder, bundle, folder.name)
+        engine = create_engine("litert")
+        self.agent = Agent(Access(url), job, engine, self.state, lambda: store, self.events.put)
+        self.agent.start()
+
+    def heard(self, kind: type[Any]) -> Any:
+        """The next event of a kind; those before it are left out."""
+        while not isinstance(event := self.events.get(timeout=60), kind):
+            pass
+        return event
+
+
+@pytest.fixture
+def start(
+    processes: Processes,
+    store: DataStore,
+    broker: EmbeddedBroker,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> Iterator[Callable[..., Running]]:
+    monkeypatch.setattr(waiting, "FIRST_S", 0.2)
+    caplog.set_level(logging.INFO, "fedspzo")
+    running: list[Running] = []
+
+    def start(name: str, **options: Any) -> Running:
+        given = {"url": broker.url, "bundle": Bundle(processes.bundle), **options}
+        running.append(Running(processes.folder / name, store, **given))
+        return running[-1]
+
+    yield start
+    for one in running:
+        one.agent.stop()
+        one.state.close()
+
+
+def test_a_device_without_a_server_says_what_it_waits_for(
+    start: Callable[..., Running],
+    broker: EmbeddedBroker,
+    processes: Processes,
+    bundle: Bundle,
+) -> None:
+    """At growing intervals, until it hears the server."""
+    device = start("a")
+    times = []
+    for _ in range(4):
+        reason = device.heard(Waiting).reason
+        times.append(time.monotonic())
+        for word in (broker.url, "job 'default'", "--job", "not be running", "over"):
+            assert word in reason
+    assert times[3] - times[2] > times[2] - times[1] > times[1] - times[0] > 0.2
+    server = Peer(broker, "server-default", [TOPICS.up("+")], processes.folder / "server" / KEY, bundle)
+    server.say(TOPICS.round, Hello(), device="")
+    while device.heard(Waiting).reason:  # it may have been about to say so once more
+        pass
+    server.close()
+    device.agent.stop()
+    assert device.agent.wait(60) is False
+
+
+def test_a_bundle_of_another_server(
+    start: Callable[..., Running],
+    broker: EmbeddedBroker,
+    processes: Processes,
+    bundle: Bundle,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is said once, while the messages' signatures are another server's."""
+    other = Peer(broker, "server-default", [TOPICS.up("+")], processes.folder / "other.key", bundle)
+    device = start("a")
+    other.wait(Sync)
+    other.say(TOPICS.round, Hello(), device="")
+    while "belongs to another server" not in (reason := device.heard(Waiting).reason):
+        pass
+    assert "fetch it again" in reason
+    assert str(processes.bundle) in reason
+    device.heard(Waiting)
+    said = [record for record in caplog.records if getattr(record, "kind", "") == "device.wrong-server-key"]
+    assert len(said) == 1
+    assert said[0].levelno == logging.WARNING
+    other.close()
+
+
+def test_two_devices_in_one_process(start: Callable[..., Running], processes: Processes) -> None:
+    """They start and stop by themselves, and learn that the job has ended, and at which round."""
+    away, *both = (start(name) for name in ("away", "a", "b"))
+    away.heard(Waiting)
+    away.agent.stop()
+    assert away.agent.wait(60) is False
+    server = processes.server("--rounds", "3", "--devices", "2", "--cohort", "2", "--quorum", "2")
+    for device in both:
+        assert device.heard(Acknowledged).counted
+    assert device.heard(Finished) == Finished(3)
+    assert [device.agent.wait(60) for device in both] == [True, True]
+    _, errors = server.communicate(timeout=60)
+    assert server.returncode == 0, errors
+    assert both[0].state.replica.digest() == both[1].state.replica.digest()
+
+
+def test_what_ends_it_is_raised_where_it_is_waited_for(start: Callable[..., Running]) -> None:
+    device = start("a", url="mqtt://127.0.0.1:1")
+    with pytest.raises(TimeoutError, match="device 'a' still runs"):
+        device.agent.wait(0.01)
+    with pytest.raises(BrokerError, match="does not answer within"):
+        device.agent.wait(60)
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_the_log_of_a_device(processes: Processes, tmp_path: Path, as_json: bool) -> None:
+    """Times, levels, a file; nothing of the engine's; the job's end."""
+    options = ["--json"] * as_json + ["--log-file", tmp_path / "log"]
+    device = processes.device("a", more=options)
+    server = processes.server("--rounds", "2", "--devices", "1", "--cohort", "1")
+    server.communicate(timeout=90)
+    out, errors = device.communicate(timeout=60)
+    assert out == ""
+    messages = []
+    for line in errors.splitlines():
+        if as_json:
+            fields = json.loads(line)
+            assert fields.keys() == {"time", "level", "logger", "message"}
+            assert fields["level"] == "info"
+            messages.append(fields["message"])
+        else:
+            matched = re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d INFO    (.*)", line)
+            assert matched, line
+            messages.append(matched[1])
+    assert messages[0] == "device 'a': 12 examples, round 0"
+    assert [text for text in messages if "counted" in text] == ["round 1: counted", "round 2: counted"]
+    assert messages[-1] == "job 'default' ended at round 2"
+    assert (tmp_path / "log").read_text() == errors
