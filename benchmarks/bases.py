@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from leaves import make_checkpoint
+from branches import make_checkpoint
 
 if TYPE_CHECKING:
     from fedspzo.device_runtime.data.store import DataStore
@@ -72,7 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--engine", default="litert")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--groups", default="", help="leaves that go through a layer together (default: one by one)")
+    parser.add_argument("--groups", default="", help="branches that go through a layer together (default: one by one)")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--memory", type=Path, metavar="BUNDLE", help="only print the memory of two steps")
     options = parser.parse_args()

@@ -63,7 +63,7 @@ class Peer:
 def load_peer(checkpoint: Path, bundle: Bundle, store: DataStore) -> Peer:
     """The checkpoint that a bundle was exported from, with all examples of a store as its batch."""
     from fedspzo.export.checkpoint import Checkpoint
-    from fedspzo.export.network.words import label_tokens
+    from fedspzo.export.network.tokens import label_tokens
 
     model = AutoModelForMaskedLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
     train_only(model, {spec.source for spec in bundle.manifest.tensors if spec.trainable})

@@ -15,22 +15,22 @@ from fedspzo.device_runtime.step.runner import HIDDEN, Batch
 from fedspzo.export.checkpoint import Checkpoint
 from fedspzo.export.families import find_family
 from fedspzo.export.lowering.lower import lower, trace
-from fedspzo.export.modules.pieces import Piece
+from fedspzo.export.modules.stage_module import StageModule
 from fedspzo.export.network.build import Network, build_network
 from fedspzo.export.network.target import Target
 
 
 class Constant(torch.nn.Module):
-    """A piece with its weights inside: matrices as [out, in], which engines multiply by as fully connected layers."""
+    """A module with its weights inside: matrices as [out, in], which engines multiply by as fully connected layers."""
 
-    def __init__(self, piece: Piece, weights: list[Tensor]) -> None:
+    def __init__(self, module: StageModule, weights: list[Tensor]) -> None:
         super().__init__()
-        self.piece = piece
+        self.module = module
         self.weights = torch.nn.ParameterList(torch.nn.Parameter(weight, requires_grad=False) for weight in weights)
 
     def forward(self, *feeds: Tensor) -> tuple[Tensor, ...]:
         """Feeds → the outputs."""
-        return self.piece(*feeds, *self.weights)
+        return self.module(*feeds, *self.weights)
 
 
 class StaticModel:
@@ -51,21 +51,21 @@ class StaticModel:
         folder.mkdir()
         self._stages = []
         for number, stage in enumerate(network.stages):
-            piece, graph = network.graphs[stage.graph], batch.shape.graphs[stage.graph]
+            module, graph = network.graphs[stage.graph], batch.shape.graphs[stage.graph]
             weights = []
             for index in stage.tensors:
                 weight = torch.from_numpy(np.array(tensors[index].load()))
                 weights.append(weight[0].T.contiguous() if tensors[index].spec.transposed else weight)
             rows = batch.feeds["rows"]
-            example = [torch.from_numpy(rows if feed == HIDDEN else batch.feeds[feed]) for feed in piece.feeds]
-            program = trace(Constant(piece, weights), example, [], engine)
+            example = [torch.from_numpy(rows if feed == HIDDEN else batch.feeds[feed]) for feed in module.feeds]
+            program = trace(Constant(module, weights), example, [], engine)
             template, delegated = lower(program, [], engine)
             if delegated < 1.0:
                 raise SystemExit(f"{engine} delegates only {delegated:.0%} of '{stage.name}' with static weights")
             file = folder / f"{number}{SUFFIXES[engine]}"
             file.write_bytes(template.instance([]))
             outputs = [aligned_empty(shape) for shape in graph.outputs]
-            self._stages.append((runner.load(file), piece.feeds, outputs))
+            self._stages.append((runner.load(file), module.feeds, outputs))
 
     def forward(self) -> float:
         """Run all stages; the mean loss."""

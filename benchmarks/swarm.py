@@ -35,7 +35,7 @@ from fedspzo.device_runtime.device.outbox import IDLE_S, RESEND_S
 from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.protocol.messages import (
     Ack,
-    Batch,
+    EntryBatch,
     Hello,
     Message,
     Presence,
@@ -193,7 +193,7 @@ class Device:
         self._swarm.counts[f"{type(message).__name__} received"] += 1
         if isinstance(message, Entry):
             self._follow(message, now)
-        elif isinstance(message, Batch):
+        elif isinstance(message, EntryBatch):
             for signed in message.entries:
                 entry = read(split(signed))
                 assert isinstance(entry, Entry)

@@ -19,8 +19,8 @@ def check_tensors(checkpoint: Checkpoint, architecture: Architecture) -> None:
         ExportError: there are such tensors: leaving them out would export another model than the one given.
     """
     known = {architecture.embedding, architecture.output, architecture.output_bias}
-    parts = (*architecture.parts, *((architecture.final,) if architecture.final else ()))
-    known.update(source for part in parts for source in part.sources)
+    stages = (*architecture.stages, *((architecture.final,) if architecture.final else ()))
+    known.update(name for stage in stages for name in stage.tensors)
     stored = known | {old_name(name) for name in known}
     extra = [name for name in checkpoint.files if name not in stored and not name.endswith(architecture.ignored)]
     if extra:

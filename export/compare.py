@@ -11,14 +11,14 @@ import torch
 
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.engines.protocol import create_engine
-from fedspzo.device_runtime.model.arrays import ArrayPool
+from fedspzo.device_runtime.model.arrays import ScratchArrays
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.manifest import StageSpec
 from fedspzo.device_runtime.model.stored import Quantised, Stored, layout, widen, widened
 from fedspzo.device_runtime.model.task import GENERATION
 from fedspzo.device_runtime.step.runner import HIDDEN, Batch, Forward
 from fedspzo.export.lowering.constants import InCodes, InFull
-from fedspzo.export.modules.pieces import ADDED, Piece
+from fedspzo.export.modules.stage_module import ADDED, StageModule
 from fedspzo.export.network.build import Network
 
 
@@ -32,17 +32,17 @@ class StageWeights:
     def __init__(self, bundle: Bundle, network: Network) -> None:
         self.bundle = bundle
         self._network = network
-        self._pool = ArrayPool()  # engines keep what they know of an array: the same ones serve all stages
+        self._scratch = ScratchArrays()  # engines keep what they know of an array: the same ones serve all stages
         self._loaded: dict[int, np.ndarray] = {}
 
     def load(self, stage: StageSpec) -> None:
         """Hold the weights of a stage instead of those held before."""
         for index in self._loaded.keys() - set(stage.tensors):
-            self._pool.give(self._loaded.pop(index))
+            self._scratch.give(self._loaded.pop(index))
         for index in stage.tensors:
             if index not in self._loaded:
                 spec = self.bundle.manifest.tensors[index]
-                self._loaded[index] = self._pool.take(self._network.shape(index))
+                self._loaded[index] = self._scratch.take(self._network.shape(index))
                 if spec.name.endswith(ADDED):  # adapters start by doing nothing, which would compare nothing
                     random = np.random.default_rng(index)
                     noise = 0.05 * random.standard_normal(self._loaded[index].shape, np.float32)
@@ -60,7 +60,7 @@ class StageWeights:
         return Quantised(*arrays) if len(arrays) > 1 else arrays[0]
 
     def tensor(self, index: int) -> np.ndarray:
-        """See :class:`fedspzo.device_runtime.step.runner.Weights`."""
+        """See :class:`fedspzo.device_runtime.step.runner.ModelWeights`."""
         return self._loaded[index]
 
 
@@ -79,39 +79,39 @@ def compare(bundle: Bundle, networks: Sequence[Network], engine: str) -> list[fl
         hidden = before = batch.feeds["rows"]
         for index, stage in enumerate(network.all_stages):
             if index and stage.graph != network.all_stages[index - 1].graph:
-                # The engine and the pool keep as much memory as the last graph's weights took; another needs its own.
+                # The engine and the scratch arrays keep as much memory as the last graph's weights took.
                 weights, runner = StageWeights(bundle, network), create_engine(engine)
                 forward = Forward(runner, weights)
                 gc.collect()
             weights.load(stage)
             before = before if stage == network.decoder else hidden
             # Graphs with constants hold a copy of them: those of one stage at a time.
-            passing = Forward(runner, weights) if stage.constants else forward
-            piece = network.graphs[stage.graph]
-            hidden, difference = _compare_stage(passing, batch, stage, piece, before, engine)
+            runner_of_stage = Forward(runner, weights) if stage.constants else forward
+            module = network.graphs[stage.graph]
+            hidden, difference = _compare_stage(runner_of_stage, batch, stage, module, before, engine)
             worst[index] = max(worst[index], difference)
     return worst.tolist()
 
 
 def _compare_stage(
-    forward: Forward[StageWeights], batch: Batch, stage: StageSpec, piece: Piece, before: np.ndarray, engine: str
+    forward: Forward[StageWeights], batch: Batch, stage: StageSpec, module: StageModule, before: np.ndarray, engine: str
 ) -> tuple[np.ndarray, float]:
     """PyTorch's output of a stage, and how far the engine's is from it."""
     weights = forward.weights
     found = forward.run(stage, batch, before, {})
-    feeds = [before if feed == HIDDEN else batch.feeds[feed] for feed in piece.feeds]
+    feeds = [before if feed == HIDDEN else batch.feeds[feed] for feed in module.feeds]
     inputs = [torch.from_numpy(array) for array in (*feeds, *(weights.tensor(i) for i in stage.tensors))]
     with torch.no_grad():
-        expected = [output.numpy() for output in _whole(piece, stage, weights, engine)(*inputs)]
+        expected = [output.numpy() for output in _whole(module, stage, weights, engine)(*inputs)]
     difference = max(_difference(a, b) for a, b in zip(found, expected, strict=True))
     found[0][...] = expected[0]
     return found[0], difference
 
 
-def _whole(piece: Piece, stage: StageSpec, weights: StageWeights, engine: str) -> torch.nn.Module:
-    """A stage's piece with its constants, computing as the engine does: with activations of 8 bits, or in full."""
+def _whole(module: StageModule, stage: StageSpec, weights: StageWeights, engine: str) -> torch.nn.Module:
+    """A stage's module with its constants, computing as the engine does: with activations of 8 bits, or in full."""
     matrices = [matrix for matrix in map(weights.read, stage.constants) if isinstance(matrix, Quantised)]
-    return (InFull if engine == "torch" else InCodes)(piece, matrices) if matrices else piece
+    return (InFull if engine == "torch" else InCodes)(module, matrices) if matrices else module
 
 
 def _difference(found: np.ndarray, expected: np.ndarray) -> float:

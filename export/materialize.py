@@ -17,10 +17,10 @@ from fedspzo.device_runtime.model.bundle import Bundle, file_hash
 from fedspzo.device_runtime.model.manifest import TOKENIZER, TensorSpec
 from fedspzo.device_runtime.model.stored import widened
 from fedspzo.device_runtime.model.task import MASKED, SIMILARITY
-from fedspzo.device_runtime.model.tensors import write_tensors
+from fedspzo.device_runtime.model.tensor_file import write_tensors
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.export.checkpoint import CONFIG, Checkpoint
-from fedspzo.export.modules.pieces import ADDED, DOWN, FACTORS, UP, linear_name
+from fedspzo.export.modules.stage_module import ADDED, DOWN, FACTORS, UP, linear_name
 from fedspzo.export.quiet import quiet
 
 #: Endings of what old checkpoints hold besides weights: indices that transformers makes by itself.

@@ -17,14 +17,14 @@ from fedspzo.export.checkpoint import CONFIG, Checkpoint
 from fedspzo.export.checks import check_lengths, check_tensors, check_tokenizer, check_trained
 from fedspzo.export.compare import compare
 from fedspzo.export.families import find_family
+from fedspzo.export.layout import write_weights
 from fedspzo.export.lowering.graphs import GraphWriter, Progress
 from fedspzo.export.network.adapters import adapt
 from fedspzo.export.network.build import Network, build_network
 from fedspzo.export.network.target import Target
-from fedspzo.export.network.words import with_special_tokens
+from fedspzo.export.network.tokens import with_special_tokens
 from fedspzo.export.quiet import quiet
 from fedspzo.export.tasks import choose_form
-from fedspzo.export.weights import write_weights
 
 #: Largest difference between an engine's output and PyTorch's that an export may have, relative to the largest value.
 TOLERANCE = 1e-4

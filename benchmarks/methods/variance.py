@@ -105,9 +105,9 @@ def squared_errors(
         seeded = replace(plan, base_seed=repeat)
         found = []
         for number, indices in enumerate(batches(seeded)):
-            source, batch = seeded.source(f"device-{number}"), forward.batch(store, indices)
-            scalars, _ = measure_step(forward, batch, seeded, source, 0, [[] for _ in plan.blocks])
-            found.append(Contribution(source, 1.0, tuple(scalars)))
+            owner, batch = seeded.owner(f"device-{number}"), forward.batch(store, indices)
+            scalars, _ = measure_step(forward, batch, seeded, owner, 0, [[] for _ in plan.blocks])
+            found.append(Contribution(owner, 1.0, tuple(scalars)))
         if plan.shared:
             found = [Contribution("", 1.0, tuple(np.mean([each.scalars for each in found], axis=0).tolist()))]
         entry = Entry(seeded, tuple(replace(each, weight=1 / len(found)) for each in found))

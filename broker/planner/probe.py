@@ -28,17 +28,9 @@ from fedspzo.device_runtime.directions.format import Direction, derive_seed
 from fedspzo.device_runtime.errors import DataError
 from fedspzo.device_runtime.model.manifest import Manifest
 from fedspzo.device_runtime.replica.weights import Replica
-from fedspzo.device_runtime.step.branches import (
-    START,
-    Passage,
-    Perturbation,
-    Wave,
-    advance,
-    both_signs,
-    perturb,
-    release,
-)
+from fedspzo.device_runtime.step.branches import START, Activations, advance, release
 from fedspzo.device_runtime.step.runner import Batch, Forward
+from fedspzo.device_runtime.step.stage_pass import Perturbations, StagePass, both_signs, perturbed_weights
 
 #: Size of a perturbation: small against weights, and its differences large against a loss's rounding.
 EPSILON = 1e-3
@@ -203,14 +195,14 @@ def _sample(
 ) -> Sample:
     """All segments and directions on one batch."""
     last = cuts[-1][1]
-    starts, waves, wave, at = [start for start, _ in cuts], [], START, 0
+    starts, kept, activations, at = [start for start, _ in cuts], [], START, 0
     for stop in [*starts, last]:
-        before, wave = wave, _run(forward, batch, range(at, stop), [None], wave)
-        if before is not wave:
-            waves.append(before)
+        before, activations = activations, _run(forward, batch, range(at, stop), [None], activations)
+        if before is not activations:
+            kept.append(before)
         at = stop
-    entered = waves if starts[0] == 0 else waves[1:]  # the activations that each segment starts from
-    (centre,) = _losses(wave, batch)
+    entered = kept if starts[0] == 0 else kept[1:]  # the activations that each segment starts from
+    (centre,) = activations.losses(batch)
     first = np.empty((len(cuts), len(draws[0]), batch.count))
     second, shifted = np.empty(first.shape[:2]), []
     for segment, (start, stop) in enumerate(cuts):
@@ -220,45 +212,39 @@ def _sample(
             changed = _run(forward, batch, range(start, stop), both_signs([direction]), entered[segment])
             times.append((time.perf_counter() - started) / 2)
             ended = _run(forward, batch, range(stop, last), [None, None], changed)
-            above, below = _losses(ended, batch)
+            above, below = ended.losses(batch)
             first[segment, k] = (above - below) / (2 * epsilon)
             second[segment, k] = np.mean(above + below - 2 * centre) / epsilon**2
             for done in {id(each): each for each in (changed, ended)}.values():
                 release(forward, done)
         shifted.append(float(np.median(times)))
-    for kept in (*waves, wave):
-        release(forward, kept)
+    for each in (*kept, activations):
+        release(forward, each)
     return Sample(device, first, second, centre, shifted)
 
 
 def _run(
-    forward: Forward[Replica], batch: Batch, stages: range, shifts: Sequence[Direction | None], wave: Wave
-) -> Wave:
-    """Through some stages, all of them shifted alike; ``wave`` stays as it is."""
-    perturbation = Perturbation([], shifts, "rademacher")
-    passages = [Passage.of(forward, batch, 0, stage, perturbation) for stage in stages]
-    perturbed = perturb(forward, passages, None)
-    for number, passage in enumerate(passages):
-        wave = advance(forward, batch, passage, wave, perturbed, keep=number == 0)
-    return wave
-
-
-def _losses(wave: Wave, batch: Batch) -> list[np.ndarray]:
-    """Each leaf's, float64 [examples]."""
-    size = batch.shape.batch
-    return [wave.outputs(leaf, 0, size)[: batch.count].astype(np.float64) for leaf in range(wave.leaves)]
+    forward: Forward[Replica], batch: Batch, stages: range, own: Sequence[Direction | None], activations: Activations
+) -> Activations:
+    """Through some stages, each branch with its own perturbation of all of them; ``activations`` stays as it is."""
+    perturbations = Perturbations([], own, "rademacher")
+    passes = [StagePass.of(forward, batch, 0, stage, perturbations) for stage in stages]
+    perturbed = perturbed_weights(forward, passes, None)
+    for number, stage_pass in enumerate(passes):
+        activations = advance(forward, batch, stage_pass, activations, perturbed, keep=number == 0)
+    return activations
 
 
 def _cost(forward: Forward[Replica], batch: Batch, cuts: Sequence[tuple[int, int]]) -> list[tuple[float, float]]:
     """Operations and seconds of the stages before all segments, and of each segment."""
-    costs, wave = [], START
+    costs, activations = [], START
     for start, stop in [(0, cuts[0][0]), *cuts]:
-        before, counted, started = wave, forward.flops, time.perf_counter()
-        wave = _run(forward, batch, range(start, stop), [None], wave)
+        before, counted, started = activations, forward.flops, time.perf_counter()
+        activations = _run(forward, batch, range(start, stop), [None], activations)
         costs.append((float(forward.flops - counted), time.perf_counter() - started))
-        if before is not wave:
+        if before is not activations:
             release(forward, before)
-    release(forward, wave)
+    release(forward, activations)
     return costs
 
 

@@ -18,9 +18,9 @@ from fedspzo.device_runtime.errors import MessageError
 from fedspzo.device_runtime.log import RateLimitedLog
 from fedspzo.device_runtime.protocol.messages import (
     Ack,
-    Batch,
     Decline,
     Dismissal,
+    EntryBatch,
     Offer,
     Presence,
     Rebase,
@@ -171,7 +171,7 @@ class Replies:
             if (rebase := self._shorter(member.round)) is not None:
                 self._outbox.send_after(member.name, rebase, member.round)
             else:
-                self._outbox.send(member.name, Batch(self._store.journal.signed(member.round, BATCH_BYTES)))
+                self._outbox.send(member.name, EntryBatch(self._store.journal.signed(member.round, BATCH_BYTES)))
             if rebase is None and offer is not None and offer[0].round >= member.round + FAR_BEHIND:
                 snapshot, url = offer
                 self._outbox.send(

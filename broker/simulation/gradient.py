@@ -42,7 +42,7 @@ class Gradient:
 
 
 class _Untrained:
-    """A bundle's tensors over its mapped file; see :class:`fedspzo.device_runtime.step.runner.Weights`."""
+    """A bundle's tensors over its mapped file; see :class:`fedspzo.device_runtime.step.runner.ModelWeights`."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle

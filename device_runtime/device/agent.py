@@ -28,8 +28,8 @@ from fedspzo.device_runtime.platform.conditions import Watch
 from fedspzo.device_runtime.platform.profiling import IDLE, NETWORK, OTHER
 from fedspzo.device_runtime.protocol.messages import (
     Ack,
-    Batch,
     Dismissal,
+    EntryBatch,
     Finish,
     Hello,
     Message,
@@ -221,7 +221,7 @@ class Agent:
 
     def _obey(self, message: Message) -> None:
         """Do what the server has said to this device."""
-        if isinstance(message, Batch):
+        if isinstance(message, EntryBatch):
             if self._follow((decode(split(entry)), entry) for entry in message.entries):
                 self._sync(at_once=True)
         elif isinstance(message, Ack):

@@ -46,17 +46,17 @@ class Direction:
     coefficient: float
 
 
-def derive_seed(base_seed: int, source: str, step: int, block: int, path: Sequence[int]) -> int:
+def derive_seed(base_seed: int, owner: str, step: int, block: int, path: Sequence[int]) -> int:
     """The 64-bit seed of one direction, a BLAKE2b hash of all that tells it from any other.
 
     Args:
         base_seed: the round's seed, 0 ≤ base_seed < 2**64.
-        source: the device's id, or "" when all devices of the round share directions.
+        owner: the device's id, or "" when all devices of the round share directions.
         step: the local step, from 0.
         block: the block's index, from 0.
         path: the index at each fan-out on the way to the direction, one for each block up to ``block``.
     """
-    message = struct.pack(f"<QII{len(path)}I", base_seed, step, block, *path) + source.encode()
+    message = struct.pack(f"<QII{len(path)}I", base_seed, step, block, *path) + owner.encode()
     return int.from_bytes(hashlib.blake2b(message, digest_size=8, person=b"fedspzo dir 1").digest(), "little")
 
 

@@ -1,4 +1,4 @@
-"""Arrays at 64-byte boundaries, as engines want them, and a pool of float32 ones that hands the same out again."""
+"""Arrays at 64-byte boundaries, as engines want them, and float32 ones that are used again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype[np.generic] = _FLOAT32
     return raw[offset : offset + size].view(dtype).reshape(shape)
 
 
-class ArrayPool:
+class ScratchArrays:
     """Aligned arrays that are taken and given back, so that a step allocates nothing after the first one."""
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from fedspzo.device_runtime.errors import BundleError
 from fedspzo.device_runtime.model.manifest import BASE, MANIFEST, WEIGHTS, TensorSpec, parse_manifest
 from fedspzo.device_runtime.model.stored import NAMES, Stored, layout, view
-from fedspzo.device_runtime.model.tensors import TensorFile
+from fedspzo.device_runtime.model.tensor_file import TensorFile
 
 
 class Bundle:

@@ -74,7 +74,7 @@ class Shape:
     Attributes:
         batch: examples in a batch.
         length: tokens in an example.
-        groups: leaves that go through a graph together, each with the batch and with adapters of its own.
+        groups: branches that go through a graph together, each with the batch and with adapters of its own.
         feeds: feed name → shape, with groups · batch in front.
         graphs: graph name → graph.
     """

@@ -14,7 +14,7 @@ import numpy as np
 
 from fedspzo.device_runtime.directions import halves
 from fedspzo.device_runtime.directions.halves import DTYPES
-from fedspzo.device_runtime.model.tensors import TensorFile
+from fedspzo.device_runtime.model.tensor_file import TensorFile
 
 GROUP = 32
 SCALES = ".scales"

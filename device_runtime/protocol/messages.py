@@ -139,7 +139,7 @@ class Refusal:
 
 
 @dataclass(frozen=True)
-class Batch:
+class EntryBatch:
     """Server → device: journal entries in order, each as it was signed when its round was closed."""
 
     entries: tuple[bytes, ...]
@@ -223,7 +223,7 @@ class Presence:
 Message = (
     Hello
     | Sync
-    | Batch
+    | EntryBatch
     | Offer
     | Refusal
     | Plan
@@ -240,7 +240,7 @@ Message = (
 
 _KINDS: dict[int, type[Any]] = {
     1: Plan, 2: Entry, 3: Result, 4: Ack, 5: Sync, 6: Refusal, 7: Finish, 8: Report, 9: Presence, 10: Hello,
-    11: Decline, 12: Batch, 13: Offer, 14: Dismissal, 15: Rebase,
+    11: Decline, 12: EntryBatch, 13: Offer, 14: Dismissal, 15: Rebase,
 }  # fmt: skip
 _NUMBERS = {kind: number for number, kind in _KINDS.items()}
 #: Class → field name → type, in the order of the wire.

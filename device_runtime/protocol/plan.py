@@ -123,7 +123,7 @@ class Plan:
         """Scalars in a result, of all steps."""
         return self.steps * self.measured
 
-    def source(self, device: str) -> str:
+    def owner(self, device: str) -> str:
         """Whose directions a device measures: its own id, or "" for the shared ones."""
         return "" if self.shared else device
 
@@ -138,9 +138,9 @@ class Plan:
             return ((*(0,) * block, index) for index in range(self.blocks[block].fanout))
         return itertools.product(*(range(max(b.fanout, 1)) for b in self.blocks[: block + 1]))
 
-    def seed(self, source: str, step: int, path: tuple[int, ...]) -> int:
+    def seed(self, owner: str, step: int, path: tuple[int, ...]) -> int:
         """Seed of the direction at a path."""
-        seed = derive_seed(self.base_seed, source, step, len(path) - 1, path)
+        seed = derive_seed(self.base_seed, owner, step, len(path) - 1, path)
         return pool_seed(self.pool, len(path) - 1, seed % self.pool) if self.pool else seed
 
     def stages(self) -> list[range]:
@@ -148,14 +148,14 @@ class Plan:
         starts = [0, *(block.stop for block in self.blocks)]
         return [range(start, block.stop) for start, block in zip(starts, self.blocks, strict=False)]
 
-    def updates(self, source: str, step: int, scalars: Sequence[float], weight: float = 1.0) -> list[list[Direction]]:
+    def updates(self, owner: str, step: int, scalars: Sequence[float], weight: float = 1.0) -> list[list[Direction]]:
         """The step that a local step's scalars stand for: for each block, directions to add to its weights.
 
         The gradient estimate of block b is the mean over its P_b paths of (ḡ/scale)·z, where ḡ is the mean of the
         scalars that were measured under the path (paper, section 3).
 
         Args:
-            source: whose directions they are.
+            owner: whose directions they are.
             step: the local step.
             scalars: projected gradients in order; one-sided, of the blocks one after the other.
             weight: factor on the step.
@@ -168,7 +168,7 @@ class Plan:
             sums = [math.fsum(scalars[at : at + under]) for at in range(start, start + len(paths) * under, under)]
             updates.append(
                 [
-                    Direction(self.seed(source, step, path), float(np.float32(factor * total)))
+                    Direction(self.seed(owner, step, path), float(np.float32(factor * total)))
                     for path, total in zip(paths, sums, strict=True)
                 ]
             )
@@ -183,15 +183,15 @@ def pool_seed(pool: int, block: int, index: int) -> int:
 
 @dataclass(frozen=True)
 class Contribution:
-    """Scalars of one source of directions in a closed round.
+    """Scalars of one owner of directions in a closed round.
 
     Attributes:
-        source: device id, or "" for shared directions.
+        owner: device id, or "" for shared directions.
         weight: its share of the step; shares of a round sum to 1.
         scalars: float32, as many as the plan asks for.
     """
 
-    source: str
+    owner: str
     weight: float
     scalars: tuple[float, ...]
 
@@ -220,7 +220,7 @@ class Entry:
         for contribution in self.contributions:
             for step in range(self.plan.steps):
                 scalars = contribution.scalars[step * measured : (step + 1) * measured]
-                step_updates = self.plan.updates(contribution.source, step, scalars, contribution.weight)
+                step_updates = self.plan.updates(contribution.owner, step, scalars, contribution.weight)
                 for block, directions in zip(updates, step_updates, strict=True):
                     block.extend(directions)
         return updates

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from fedspzo.device_runtime.model.manifest import Manifest, Shape, StageSpec, TensorSpec
 from fedspzo.device_runtime.model.stored import layout
 from fedspzo.device_runtime.protocol.plan import Plan
-from fedspzo.device_runtime.step.branches import partition
 from fedspzo.device_runtime.step.order import first_trained, goes_by_path
+from fedspzo.device_runtime.step.stage_pass import partition
 
 #: Resident bytes of a process with Python, numpy, MQTT and an engine before any weight, as measured on x86-64 Linux.
 BASE_BYTES = {"litert": 75_000_000, "executorch": 75_000_000, "torch": 380_000_000}
@@ -24,9 +24,9 @@ class Memory:
     Attributes:
         weights: the trainable weights.
         frozen: the frozen tensors that stages read (mapped from the bundle's file, or packed by the engine).
-        buffers: perturbed copies of a stage's weights, one for each leaf that goes through a graph together; and its
+        buffers: perturbed copies of a stage's weights, one for each branch that goes through a graph together; and its
             frozen weights, widened.
-        activations: of all leaves between two stages, and the batch's feeds.
+        activations: of all branches between two stages, and the batch's feeds.
         workspace: the engine's packed copy of the largest matrix that is an input, and its intermediate results (an
             estimate).
         base: Python, numpy and the engine's library.
@@ -80,8 +80,8 @@ def forecast_memory(manifest: Manifest, shape: Shape, plan: Plan, engine_format:
             )
         )
     groups = [s.groups for s in manifest.shapes if (s.batch, s.length) == (shape.batch, shape.length)]
-    leaves = 2 * plan.measured if plan.sides == 2 else max(block.fanout for block in plan.blocks)
-    together = max(map(len, partition(leaves, groups)))
+    branches = 2 * plan.measured if plan.sides == 2 else max(block.fanout for block in plan.blocks)
+    together = max(map(len, partition(branches, groups)))
     packed = (tensors[i] for stage in manifest.stages for i in stage.tensors)
     matrices = [spec.shape for spec in packed if len(spec.shape) == 3 and (spec.transposed or spec.trainable)]
     widest = max(matrices, key=size, default=(1, 1, 1))

@@ -20,10 +20,11 @@ from fedspzo.device_runtime.model.manifest import StageSpec
 from fedspzo.device_runtime.platform.profiling import TOKENISE, forward_block
 from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.replica.weights import Replica, check_blocks
-from fedspzo.device_runtime.step.branches import START, Wave, advance, perturb, release
-from fedspzo.device_runtime.step.order import plan_legs
+from fedspzo.device_runtime.step.branches import START, Activations, advance, release
+from fedspzo.device_runtime.step.order import order_segments
 from fedspzo.device_runtime.step.prefix_cache import PrefixCache
 from fedspzo.device_runtime.step.runner import Batch, Forward
+from fedspzo.device_runtime.step.stage_pass import perturbed_weights
 
 #: Stages of a frozen prefix from which on keeping its activations is worth a file: an embedding alone is not.
 WORTH_CACHING = 2
@@ -49,8 +50,8 @@ def measure(
 ) -> Measurement:
     """Carry out a plan on a device's examples.
 
-    Several local steps need no changed weights: the steps so far are more directions in the sum that each stage's
-    weights are shifted by.
+    Several local steps need no changed weights: the steps so far are more directions in the sum that is added to each
+    stage's weights.
 
     Args:
         cache: keeps activations of the stages before the first that the plan perturbs.
@@ -59,7 +60,7 @@ def measure(
         PlanError: the plan does not fit the bundle.
     """
     check_blocks(forward.bundle, plan)
-    source = plan.source(device)
+    owner = plan.owner(device)
     offsets: list[list[Direction]] = [[] for _ in plan.blocks]
     scalars: list[float] = []
     losses: list[float] = []
@@ -67,11 +68,11 @@ def measure(
     for step in range(plan.steps):
         with forward.recorder.phase(TOKENISE):
             batch = forward.batch(store, draw_examples(plan, store, device, step))
-        step_scalars, loss = measure_step(forward, batch, plan, source, step, offsets, cache)
+        step_scalars, loss = measure_step(forward, batch, plan, owner, step, offsets, cache)
         scalars.extend(step_scalars)
         losses.append(loss)
         examples += batch.count
-        for block, directions in zip(offsets, plan.updates(source, step, step_scalars), strict=True):
+        for block, directions in zip(offsets, plan.updates(owner, step, step_scalars), strict=True):
             block.extend(directions)
     return Measurement(tuple(scalars), float(np.mean(losses)), examples)
 
@@ -85,7 +86,7 @@ def measure_step(
     forward: Forward[Replica],
     batch: Batch,
     plan: Plan,
-    source: str,
+    owner: str,
     step: int,
     offsets: Sequence[Sequence[Direction]],
     cache: PrefixCache | None = None,
@@ -93,30 +94,31 @@ def measure_step(
     """One step of the estimator: its scalars, and the mean loss.
 
     Args:
-        offsets: for each block, directions that its weights are already shifted by.
+        offsets: for each block, directions that are added to its weights in any case.
+        owner: see :meth:`Plan.owner <fedspzo.device_runtime.protocol.plan.Plan.owner>`.
         cache: see :func:`measure`.
     """
-    legs = plan_legs(forward, batch, plan, source, step, offsets)
-    start = legs[0].passages[0].stage
+    segments = order_segments(forward, batch, plan, owner, step, offsets)
+    start = segments[0].passes[0].stage
     prefix = forward.manifest.stages[: forward.manifest.stages.index(start)]
     with forward.recorder.phase(forward_block(0)):
-        waves = {-1: _through_prefix(forward, batch, prefix, cache)}
-    losses: list[tuple[int, float]] = []
-    passages = [passage for leg in legs for passage in leg.passages]
-    with closing(perturb(forward, passages, forward.weights.ahead)) as perturbed:
-        for leg in legs:
-            wave = waves[leg.block - 1]
-            for passage in leg.passages:
-                with forward.recorder.phase(forward_block(passage.block)):
-                    keep = leg.again and passage is leg.passages[0]
-                    wave = advance(forward, batch, passage, wave, perturbed, keep)
-            waves[leg.block] = wave
-            if leg.last:
-                losses += [(leg.block, _mean_loss(wave, leaf, batch)) for leaf in range(wave.leaves)]
-                release(forward, wave)
+        reached = {-1: _through_prefix(forward, batch, prefix, cache)}  # block → activations after it
+    losses: list[tuple[int, float]] = []  # of each query, with the block that it perturbs last
+    passes = [stage_pass for segment in segments for stage_pass in segment.passes]
+    with closing(perturbed_weights(forward, passes, forward.weights.ahead)) as perturbed:
+        for segment in segments:
+            activations = reached[segment.block - 1]
+            for stage_pass in segment.passes:
+                with forward.recorder.phase(forward_block(stage_pass.block)):
+                    keep = segment.starts_again and stage_pass is segment.passes[0]
+                    activations = advance(forward, batch, stage_pass, activations, perturbed, keep)
+            reached[segment.block] = activations
+            if segment.ends:
+                losses += [(segment.block, float(each.mean())) for each in activations.losses(batch)]
+                release(forward, activations)
     if plan.sides == 1:
         (_, centre), *others = losses
-        ordered = [loss for _, loss in sorted(others, key=lambda found: found[0])]  # legs go from the last block back
+        ordered = [loss for _, loss in sorted(others, key=lambda found: found[0])]  # the last block's came first
         return [float(np.float32((loss - centre) / plan.epsilon)) for loss in ordered], centre
     pairs = [(above, below) for (_, above), (_, below) in zip(losses[::2], losses[1::2], strict=True)]
     scalars = [float(np.float32((above - below) / (2 * plan.epsilon))) for above, below in pairs]
@@ -125,13 +127,13 @@ def measure_step(
 
 def _through_prefix(
     forward: Forward[Replica], batch: Batch, stages: Sequence[StageSpec], cache: PrefixCache | None
-) -> Wave:
+) -> Activations:
     """Through the stages before the first perturbation, or past them where their activations are at hand."""
     if not stages:
         return START
     if cache is None or len(stages) < WORTH_CACHING:
-        return Wave(((1, forward.run_all(stages, batch)),))
-    hidden = forward.pool.take(batch.shape.graphs[stages[-1].graph].outputs[0])
+        return Activations(((1, forward.run_all(stages, batch)),))
+    hidden = forward.scratch.take(batch.shape.graphs[stages[-1].graph].outputs[0])
     passed = range(len(stages))
     weights = forward.weights.digest_of(forward.weights.trainable_in(passed))
     prefix = repr((forward.bundle.identity, forward.format, len(stages), weights)).encode()
@@ -139,8 +141,4 @@ def _through_prefix(
         forward.release([hidden])
         hidden = forward.run_all(stages, batch)[0]
         cache.save(prefix, batch, hidden)
-    return Wave(((1, [hidden]),))
-
-
-def _mean_loss(wave: Wave, leaf: int, batch: Batch) -> float:
-    return float(wave.outputs(leaf, 0, batch.shape.batch)[: batch.count].astype(np.float64).mean())
+    return Activations(((1, [hidden]),))

@@ -12,7 +12,7 @@ from fedspzo.device_runtime.model.stored import Quantised, Stored, widen
 
 
 @dataclass(frozen=True)
-class Source:
+class Examples:
     """Where feeds come from: some examples, and the token tables.
 
     Attributes:
@@ -29,66 +29,66 @@ class Source:
     output: Stored
 
     @classmethod
-    def of(cls, store: DataStore, indices: np.ndarray, tables: tuple[Stored, Stored]) -> Source:
+    def of(cls, store: DataStore, indices: np.ndarray, tables: tuple[Stored, Stored]) -> Examples:
         """The examples of a store at some indices."""
         return cls(store.ids[indices], store.lengths[indices], store.starts[indices], store.labels[indices], *tables)
 
 
-def fill(name: str, out: np.ndarray, source: Source) -> None:
+def fill(name: str, out: np.ndarray, examples: Examples) -> None:
     """Fill one feed. Raises KeyError when the runtime does not know it."""
-    _FILL[name](out, source)
+    _FILL[name](out, examples)
 
 
-def _rows(out: np.ndarray, source: Source) -> None:
+def _rows(out: np.ndarray, examples: Examples) -> None:
     """[B, S, W]: the token embeddings."""
-    _gather(source.embedding, source.ids[:, : out.shape[1]], out)
+    _gather(examples.embedding, examples.ids[:, : out.shape[1]], out)
 
 
-def _mask(out: np.ndarray, source: Source) -> None:
+def _mask(out: np.ndarray, examples: Examples) -> None:
     """[B, S]: 1 for tokens and 0 for padding."""
-    out[...] = np.arange(out.shape[1]) < source.lengths[:, None]
+    out[...] = np.arange(out.shape[1]) < examples.lengths[:, None]
 
 
-def _targets(out: np.ndarray, source: Source) -> None:
+def _targets(out: np.ndarray, examples: Examples) -> None:
     """[B, L]: one-hot labels."""
-    out[...] = np.arange(out.shape[1]) == source.labels[:, None]
+    out[...] = np.arange(out.shape[1]) == examples.labels[:, None]
 
 
-def _select(out: np.ndarray, source: Source) -> None:
+def _select(out: np.ndarray, examples: Examples) -> None:
     """[B, A, S]: one-hot over the positions whose outputs predict the answer; zero past its end."""
-    positions, used = _answer_positions(out.shape[1], source)
+    positions, used = _answer_positions(out.shape[1], examples)
     out[...] = (positions[..., None] == np.arange(out.shape[2])) & used[..., None]
 
 
-def _answer_mask(out: np.ndarray, source: Source) -> None:
+def _answer_mask(out: np.ndarray, examples: Examples) -> None:
     """[B, A]: 1 for the answer's tokens."""
-    out[...] = _answer_positions(out.shape[1], source)[1]
+    out[...] = _answer_positions(out.shape[1], examples)[1]
 
 
-def _answer_rows(out: np.ndarray, source: Source) -> None:
+def _answer_rows(out: np.ndarray, examples: Examples) -> None:
     """[B, A, W]: rows of the output table that score the answer's tokens."""
-    positions, _ = _answer_positions(out.shape[1], source)
-    ids = np.take_along_axis(source.ids, np.minimum(positions + 1, source.ids.shape[1] - 1), axis=1)
-    _gather(source.output, ids, out)
+    positions, _ = _answer_positions(out.shape[1], examples)
+    ids = np.take_along_axis(examples.ids, np.minimum(positions + 1, examples.ids.shape[1] - 1), axis=1)
+    _gather(examples.output, ids, out)
 
 
 def _gather(table: Stored, ids: np.ndarray, out: np.ndarray) -> None:
     widen(table.rows(ids) if isinstance(table, Quantised) else np.take(table[0], ids, axis=0, mode="clip"), out)
 
 
-def _last(out: np.ndarray, source: Source) -> None:
+def _last(out: np.ndarray, examples: Examples) -> None:
     """[B, 1, S]: one-hot over the last token's position."""
-    out[:, 0] = np.arange(out.shape[2]) == source.lengths[:, None] - 1
+    out[:, 0] = np.arange(out.shape[2]) == examples.lengths[:, None] - 1
 
 
-def _answer_positions(count: int, source: Source) -> tuple[np.ndarray, np.ndarray]:
+def _answer_positions(count: int, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
     """Positions [B, count] that predict the answer's tokens, and which of them there are."""
     offsets = np.arange(count)
-    tokens = np.maximum(source.lengths - 1 - source.starts, 1) if count > 1 else np.ones_like(source.starts)
-    return source.starts[:, None] + offsets, offsets < tokens[:, None]
+    tokens = np.maximum(examples.lengths - 1 - examples.starts, 1) if count > 1 else np.ones_like(examples.starts)
+    return examples.starts[:, None] + offsets, offsets < tokens[:, None]
 
 
-_FILL: dict[str, Callable[[np.ndarray, Source], None]] = {
+_FILL: dict[str, Callable[[np.ndarray, Examples], None]] = {
     "rows": _rows,
     "mask": _mask,
     "targets": _targets,

@@ -10,19 +10,19 @@ import numpy as np
 
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.engines.protocol import Engine, PackedGraph, StageGraph
-from fedspzo.device_runtime.model.arrays import ArrayPool
+from fedspzo.device_runtime.model.arrays import ScratchArrays
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.manifest import GraphSpec, Shape, StageSpec
 from fedspzo.device_runtime.model.stored import Stored, widen
 from fedspzo.device_runtime.platform.profiling import SILENT, Recorder
 from fedspzo.device_runtime.step import graphs
-from fedspzo.device_runtime.step.inputs import Source, fill
+from fedspzo.device_runtime.step.inputs import Examples, fill
 
 #: The feed that the stages hand on, and the one that the first of them takes in its place.
 HIDDEN, ROWS = "hidden", "rows"
 
 
-class Weights(Protocol):
+class ModelWeights(Protocol):
     """The weights of a bundle's tensors; a replica is one.
 
     Attributes:
@@ -35,7 +35,7 @@ class Weights(Protocol):
         """A tensor as it is stored, not to be written."""
 
 
-W_co = TypeVar("W_co", bound=Weights, covariant=True)
+W_co = TypeVar("W_co", bound=ModelWeights, covariant=True)
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Forward(Generic[W_co]):
 
     Attributes:
         weights: the model's weights.
-        pool: where activations come from.
+        scratch: where activations come from.
         flops: floating-point operations of matrix products run so far.
         format: of the graphs.
         recorder: is told what phase of a step it is.
@@ -73,7 +73,7 @@ class Forward(Generic[W_co]):
         self.weights = weights
         self.bundle = weights.bundle
         self.manifest = self.bundle.manifest
-        self.pool = ArrayPool()
+        self.scratch = ScratchArrays()
         self.flops = 0
         self.recorder = recorder
         graphs.check_engine(self.bundle, engine)
@@ -93,20 +93,20 @@ class Forward(Generic[W_co]):
         count, longest = len(indices), int(store.lengths[indices].max())
         shape = next(s for s in self._shapes if s.groups == 1 and s.batch >= count and s.length >= longest)
         padded = np.concatenate([indices, np.repeat(indices[-1:], shape.batch - count)])
-        source = Source.of(store, padded, self._tables)
+        examples = Examples.of(store, padded, self._tables)
         feeds = self._feeds_of(shape)
         for name, feed in feeds.items():
-            fill(name, feed, source)
-        batch = Batch(shape, feeds, count, source.ids, source.lengths)
+            fill(name, feed, examples)
+        batch = Batch(shape, feeds, count, examples.ids, examples.lengths)
         self._grouped = {1: batch}
         return batch
 
     def groups(self, batch: Batch) -> list[int]:
-        """Numbers of leaves that there are graphs for, with batches of this size."""
+        """Numbers of branches that there are graphs for, with batches of this size."""
         return [s.groups for s in self._shapes if (s.batch, s.length) == (batch.shape.batch, batch.shape.length)]
 
     def grouped(self, batch: Batch, groups: int) -> Batch:
-        """The latest batch, repeated for graphs that take several leaves."""
+        """The latest batch, repeated for graphs that take several branches."""
         if groups not in self._grouped:
             size = batch.shape.batch, batch.shape.length, groups
             shape = next(s for s in self._shapes if (s.batch, s.length, s.groups) == size)
@@ -141,7 +141,7 @@ class Forward(Generic[W_co]):
                 that these have been written.
 
         Returns:
-            Its outputs, in arrays from the pool: the activation; for the last stage losses [B] and, when the task has
+            Its outputs, in scratch arrays: the activation; for the last stage losses [B] and, when the task has
             labels, logits [B, L]; for the decoder scores [tokens, B].
         """
         graph = batch.shape.graphs[stage.graph]
@@ -150,7 +150,7 @@ class Forward(Generic[W_co]):
         loaded, own = self._choose(batch.shape, stage, weights)
         missing = self.widened([index for index in stage.tensors if index not in weights])
         inputs += [weights[i] if i in weights else missing[i] for i in stage.tensors if i not in own]
-        outputs = [self.pool.take(shape) for shape in graph.outputs]
+        outputs = [self.scratch.take(shape) for shape in graph.outputs]
         loaded.run(inputs, outputs)
         self.release_widened(missing)
         self.flops += graph.flops
@@ -181,29 +181,29 @@ class Forward(Generic[W_co]):
         return outputs
 
     def release(self, arrays: Sequence[np.ndarray]) -> None:
-        """Give arrays back to the pool."""
+        """Let scratch arrays be used again."""
         for array in arrays:
-            self.pool.give(array)
+            self.scratch.give(array)
 
     def widened(self, indices: Sequence[int]) -> dict[int, np.ndarray]:
-        """Tensors as graphs take them: as they lie, or widened into arrays of the pool."""
+        """Tensors as graphs take them: as they lie, or widened into scratch arrays."""
         found: dict[int, np.ndarray] = {}
         for index in indices:
             stored = self.weights.tensor(index)
             if isinstance(stored, np.ndarray) and stored.dtype == np.float32:
                 found[index] = stored
             else:
-                found[index] = widen(stored, self.pool.take(stored.shape))
+                found[index] = widen(stored, self.scratch.take(stored.shape))
         return found
 
     def release_widened(self, arrays: Mapping[int, np.ndarray]) -> None:
-        """Give back those of :meth:`widened` that came from the pool."""
+        """Release those of :meth:`widened` that are scratch arrays."""
         self.release([array for index, array in arrays.items() if array is not self.weights.tensor(index)])
 
     def _feeds_of(self, shape: Shape) -> dict[str, np.ndarray]:
         key = shape.batch, shape.length, shape.groups
         if key not in self._feeds:
-            self._feeds[key] = {name: self.pool.take(size) for name, size in shape.feeds.items()}
+            self._feeds[key] = {name: self.scratch.take(size) for name, size in shape.feeds.items()}
         return self._feeds[key]
 
     def _choose(

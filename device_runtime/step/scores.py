@@ -13,7 +13,7 @@ import numpy as np
 from fedspzo.device_runtime.data.encoder import Encoder
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.model.task import GENERATION
-from fedspzo.device_runtime.step.runner import Forward, Weights
+from fedspzo.device_runtime.step.runner import Forward, ModelWeights
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Evaluation:
     examples: int
 
 
-def evaluate(forward: Forward[Weights], store: DataStore) -> Evaluation:
+def evaluate(forward: Forward[ModelWeights], store: DataStore) -> Evaluation:
     """Loss and scores of the unperturbed model on all examples of a store."""
     losses, logits = predict(forward, store)
     if forward.manifest.task.form == GENERATION:
@@ -40,7 +40,7 @@ def evaluate(forward: Forward[Weights], store: DataStore) -> Evaluation:
     return Evaluation(float(losses.mean()), {"accuracy": correct / len(store)}, len(store))
 
 
-def predict(forward: Forward[Weights], store: DataStore) -> tuple[np.ndarray, np.ndarray]:
+def predict(forward: Forward[ModelWeights], store: DataStore) -> tuple[np.ndarray, np.ndarray]:
     """Losses float64 [examples] and logits float32 [examples, labels] (for generation [examples, 0])."""
     losses = np.empty(len(store))
     logits = np.empty((len(store), len(forward.manifest.task.labels)), np.float32)
@@ -53,7 +53,7 @@ def predict(forward: Forward[Weights], store: DataStore) -> tuple[np.ndarray, np
     return losses, logits
 
 
-def generate(forward: Forward[Weights], store: DataStore) -> list[str]:
+def generate(forward: Forward[ModelWeights], store: DataStore) -> list[str]:
     """The answers that the model gives by itself, the likeliest token at a time, one forward pass a token."""
     encoder = Encoder(forward.bundle)
     task = forward.manifest.task
@@ -78,7 +78,7 @@ def generate(forward: Forward[Weights], store: DataStore) -> list[str]:
     return [answer.strip() for answer in answers]
 
 
-def _next_tokens(forward: Forward[Weights], store: DataStore, indices: np.ndarray) -> np.ndarray:
+def _next_tokens(forward: Forward[ModelWeights], store: DataStore, indices: np.ndarray) -> np.ndarray:
     """The likeliest next token of some examples."""
     if forward.manifest.decoder is None:
         raise ValueError("the bundle's task generates nothing")

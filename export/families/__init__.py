@@ -11,30 +11,30 @@ from typing import Protocol
 from fedspzo.device_runtime.errors import ExportError
 from fedspzo.device_runtime.model.task import CAUSAL, GENERATION, MASKED, SIMILARITY
 from fedspzo.export.checkpoint import Checkpoint
-from fedspzo.export.modules.pieces import Piece
+from fedspzo.export.modules.stage_module import StageModule
 from fedspzo.export.supported import supported_types
 
 
 @dataclass(frozen=True)
-class Part:
+class Stage:
     """A stage of a model.
 
     Attributes:
         name: the stage's name.
-        graph: name of its graph, which parts whose pieces compute the same share.
-        piece: what it computes.
-        prefix: what stands before the names of the piece's tensors in the checkpoint.
+        graph: name of its graph, which stages whose modules compute the same share.
+        module: what it computes.
+        prefix: what stands before the names of the module's tensors in the checkpoint.
     """
 
     name: str
     graph: str
-    piece: Piece
+    module: StageModule
     prefix: str
 
     @property
-    def sources(self) -> tuple[str, ...]:
+    def tensors(self) -> tuple[str, ...]:
         """The checkpoint's names of its tensors."""
-        return tuple(self.prefix + name for name in self.piece.tensors)
+        return tuple(self.prefix + name for name in self.module.tensors)
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Architecture:
         forms: the forms of tasks that it can do, the best first.
         limit: most tokens that it takes.
         embedding: the checkpoint's name of the token table.
-        parts: its stages up to the head, in order.
+        stages: its stages up to the head, in order.
         final: what stands between the last of them and the scores of tokens (a norm, a transform); None when the
             checkpoint has no language-model head.
         output: name of the table whose rows score tokens.
@@ -58,8 +58,8 @@ class Architecture:
     forms: tuple[str, ...]
     limit: int
     embedding: str
-    parts: tuple[Part, ...]
-    final: Part | None
+    stages: tuple[Stage, ...]
+    final: Stage | None
     output: str
     output_bias: str = ""
     tables: Collection[str] = ()

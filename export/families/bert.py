@@ -8,9 +8,9 @@ from torch import Tensor
 
 from fedspzo.device_runtime.errors import ExportError
 from fedspzo.export.checkpoint import Checkpoint
-from fedspzo.export.families import ENCODER_FORMS, Architecture, Part, require
+from fedspzo.export.families import ENCODER_FORMS, Architecture, Stage, require
 from fedspzo.export.modules.operators import activation, attend, padding_bias, split_heads
-from fedspzo.export.modules.pieces import Piece, Weights, affine
+from fedspzo.export.modules.stage_module import StageModule, Weights, affine
 
 MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "camembert")
 
@@ -22,7 +22,7 @@ _IGNORED = (
 _TABLES = ("embeddings.position_embeddings.weight", "embeddings.token_type_embeddings.weight")
 
 
-class Embedding(Piece):
+class Embedding(StageModule):
     """Gathered word rows [B, S, H] + positions + the first token type, normalised."""
 
     def __init__(self, tensors: Sequence[str], first: int, epsilon: float) -> None:
@@ -36,7 +36,7 @@ class Embedding(Piece):
         return weights.layer_norm("embeddings.LayerNorm", rows + known, self.epsilon)
 
 
-class Layer(Piece):
+class Layer(StageModule):
     """One post-norm transformer layer."""
 
     feeds = ("hidden", "mask")
@@ -59,7 +59,7 @@ class Layer(Piece):
         return weights.layer_norm("output.LayerNorm", hidden + inner, self.epsilon)
 
 
-class Transform(Piece):
+class Transform(StageModule):
     """What the masked-language-model head does before it scores tokens."""
 
     def __init__(self, dense: str, norm: str, act: str, epsilon: float) -> None:
@@ -92,14 +92,14 @@ def describe(checkpoint: Checkpoint, length: int) -> Architecture:
         forms=ENCODER_FORMS if has_head else ENCODER_FORMS[1:],
         limit=checkpoint.shape(prefix + _TABLES[0])[0] - first,
         embedding=prefix + _WORDS,
-        parts=(
-            Part("embedding", "embedding", embedding, prefix),
+        stages=(
+            Stage("embedding", "embedding", embedding, prefix),
             *(
-                Part(f"layer {number}", "layer", layer, f"{prefix}encoder.layer.{number}.")
+                Stage(f"layer {number}", "layer", layer, f"{prefix}encoder.layer.{number}.")
                 for number in range(config.num_hidden_layers)
             ),
         ),
-        final=Part("head", "head", transform, head) if has_head else None,
+        final=Stage("head", "head", transform, head) if has_head else None,
         output=prefix + _WORDS if tied else f"{head}decoder.weight",
         output_bias=f"{head}bias" if tied or f"{head}decoder.bias" not in checkpoint.files else f"{head}decoder.bias",
         tables=[prefix + name for name in _TABLES],

@@ -5,14 +5,14 @@ from __future__ import annotations
 from torch import Tensor
 
 from fedspzo.export.checkpoint import Checkpoint
-from fedspzo.export.families import DECODER_FORMS, Architecture, Part, require
+from fedspzo.export.families import DECODER_FORMS, Architecture, Stage, require
 from fedspzo.export.modules.operators import activation, attend, causal_bias, split_heads
-from fedspzo.export.modules.pieces import Piece, Weights, affine
+from fedspzo.export.modules.stage_module import StageModule, Weights, affine
 
 MODEL_TYPES = ("gpt2",)
 
 
-class Embedding(Piece):
+class Embedding(StageModule):
     """Gathered rows [B, S, H] + positions."""
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class Embedding(Piece):
         return rows + weights["wpe.weight"][:, : rows.shape[1]]
 
 
-class Layer(Piece):
+class Layer(StageModule):
     """One pre-norm decoder layer."""
 
     seen: Tensor
@@ -42,7 +42,7 @@ class Layer(Piece):
         return hidden + weights.linear("mlp.c_proj", self.act(x))
 
 
-class Final(Piece):
+class Final(StageModule):
     """The last norm."""
 
     def __init__(self, epsilon: float) -> None:
@@ -64,11 +64,11 @@ def describe(checkpoint: Checkpoint, length: int) -> Architecture:
         forms=DECODER_FORMS,
         limit=checkpoint.shape(prefix + "wpe.weight")[0],
         embedding=prefix + "wte.weight",
-        parts=(
-            Part("embedding", "embedding", Embedding(), prefix),
-            *(Part(f"layer {number}", "layer", layer, f"{prefix}h.{number}.") for number in range(config.n_layer)),
+        stages=(
+            Stage("embedding", "embedding", Embedding(), prefix),
+            *(Stage(f"layer {number}", "layer", layer, f"{prefix}h.{number}.") for number in range(config.n_layer)),
         ),
-        final=Part("head", "head", Final(epsilon), prefix),
+        final=Stage("head", "head", Final(epsilon), prefix),
         output=prefix + "wte.weight" if config.tie_word_embeddings else "lm_head.weight",
         tables=[prefix + "wpe.weight"],
         conv1d=True,

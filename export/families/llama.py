@@ -9,9 +9,9 @@ from torch import Tensor
 
 from fedspzo.device_runtime.errors import ExportError
 from fedspzo.export.checkpoint import Checkpoint
-from fedspzo.export.families import DECODER_FORMS, Architecture, Part, require
+from fedspzo.export.families import DECODER_FORMS, Architecture, Stage, require
 from fedspzo.export.modules.operators import activation, attend, causal_bias, rotate, split_heads
-from fedspzo.export.modules.pieces import Piece, Weights, affine
+from fedspzo.export.modules.stage_module import StageModule, Weights, affine
 from fedspzo.export.quiet import quiet
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 
 
-class Layer(Piece):
+class Layer(StageModule):
     """One pre-norm decoder layer. Qwen 2 has biases on q, k and v; Qwen 3 normalises the heads of q and k."""
 
     cosines: Tensor
@@ -66,7 +66,7 @@ class Layer(Piece):
         return rotate(split, self.cosines, self.sines)
 
 
-class Final(Piece):
+class Final(StageModule):
     """The last norm."""
 
     def __init__(self, epsilon: float) -> None:
@@ -108,11 +108,11 @@ def describe(checkpoint: Checkpoint, length: int) -> Architecture:
         forms=DECODER_FORMS,
         limit=config.max_position_embeddings,
         embedding=prefix + "embed_tokens.weight",
-        parts=tuple(
-            Part(f"layer {number}", "sliding" if window else "layer", layers[window], f"{prefix}layers.{number}.")
+        stages=tuple(
+            Stage(f"layer {number}", "sliding" if window else "layer", layers[window], f"{prefix}layers.{number}.")
             for number, window in enumerate(windows)
         ),
-        final=Part("head", "head", Final(config.rms_norm_eps), prefix),
+        final=Stage("head", "head", Final(config.rms_norm_eps), prefix),
         output=prefix + "embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight",
         ignored=("rotary_emb.inv_freq", "lm_head.weight"),
     )

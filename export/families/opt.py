@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from fedspzo.export.checkpoint import Checkpoint
-from fedspzo.export.families import DECODER_FORMS, Architecture, Part, require
+from fedspzo.export.families import DECODER_FORMS, Architecture, Stage, require
 from fedspzo.export.modules.operators import activation, attend, causal_bias, split_heads
-from fedspzo.export.modules.pieces import Piece, Weights, affine
+from fedspzo.export.modules.stage_module import StageModule, Weights, affine
 
 MODEL_TYPES = ("opt",)
 
@@ -16,7 +16,7 @@ _FIRST_POSITION = 2
 _EPSILON = 1e-5
 
 
-class Embedding(Piece):
+class Embedding(StageModule):
     """Gathered rows [B, S, W], projected to the hidden width where the two differ, + positions."""
 
     def __init__(self, projected: bool) -> None:
@@ -29,7 +29,7 @@ class Embedding(Piece):
         return (weights.linear("project_in", rows) if self.projected else rows) + positions
 
 
-class Layer(Piece):
+class Layer(StageModule):
     """One decoder layer, with the norms before or after attention and feed-forward."""
 
     seen: Tensor
@@ -56,7 +56,7 @@ class Layer(Piece):
         return norm("final_layer_norm", hidden, not self.pre_norm)
 
 
-class Final(Piece):
+class Final(StageModule):
     """The last norm and the projection to the token table's width, where the model has them."""
 
     def __init__(self, normed: bool, projected: bool) -> None:
@@ -84,14 +84,14 @@ def describe(checkpoint: Checkpoint, length: int) -> Architecture:
         forms=DECODER_FORMS,
         limit=checkpoint.shape(prefix + "embed_positions.weight")[0] - _FIRST_POSITION,
         embedding=prefix + "embed_tokens.weight",
-        parts=(
-            Part("embedding", "embedding", Embedding(projected), prefix),
+        stages=(
+            Stage("embedding", "embedding", Embedding(projected), prefix),
             *(
-                Part(f"layer {number}", "layer", layer, f"{prefix}layers.{number}.")
+                Stage(f"layer {number}", "layer", layer, f"{prefix}layers.{number}.")
                 for number in range(config.num_hidden_layers)
             ),
         ),
-        final=Part("head", "head", final, prefix),
+        final=Stage("head", "head", final, prefix),
         output=prefix + "embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight",
         tables=[prefix + "embed_positions.weight"],
         ignored=("lm_head.weight",),

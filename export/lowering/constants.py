@@ -19,8 +19,8 @@ from torch import Tensor
 
 from fedspzo.device_runtime.errors import ExportError
 from fedspzo.device_runtime.model.stored import GROUP, Quantised, quantise, widened
-from fedspzo.export.lowering.external import LiteRTModel
-from fedspzo.export.modules.pieces import Piece
+from fedspzo.export.lowering.tflite_file import LiteRTModel
+from fedspzo.export.modules.stage_module import StageModule
 
 
 @dataclass(frozen=True)
@@ -61,27 +61,27 @@ def random_matrix(shape: tuple[int, ...], dtype: str, seed: int) -> Quantised:
 
 
 class InFull(torch.nn.Module):
-    """A piece whose last inputs are fixed, as float32: what LiteRT's tools quantise."""
+    """A module whose last inputs are fixed, as float32: what LiteRT's tools quantise."""
 
-    def __init__(self, piece: Piece, matrices: Sequence[Quantised]) -> None:
+    def __init__(self, module: StageModule, matrices: Sequence[Quantised]) -> None:
         super().__init__()
-        self.piece = piece
+        self.module = module
         self.fixed = torch.nn.ParameterList(
             torch.nn.Parameter(torch.from_numpy(widened(matrix).reshape(matrix.shape[-2:])), requires_grad=False)
             for matrix in matrices
         )
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """See :class:`fedspzo.export.modules.pieces.Piece`."""
-        outputs: tuple[Tensor, ...] = self.piece(*inputs, *self.fixed)
+        """See :class:`fedspzo.export.modules.stage_module.StageModule`."""
+        outputs: tuple[Tensor, ...] = self.module(*inputs, *self.fixed)
         return outputs
 
 
 class InCodes(InFull):
-    """A piece whose last inputs are fixed, as torchao's quantised tensors: what ExecuTorch's XNNPACK takes."""
+    """A module whose last inputs are fixed, as torchao's quantised tensors: what ExecuTorch's XNNPACK takes."""
 
-    def __init__(self, piece: Piece, matrices: Sequence[Quantised]) -> None:
-        super().__init__(piece, [])
+    def __init__(self, module: StageModule, matrices: Sequence[Quantised]) -> None:
+        super().__init__(module, [])
         self.fixed = torch.nn.ParameterList(
             torch.nn.Parameter(torchao_tensor(matrix), requires_grad=False) for matrix in matrices
         )

@@ -12,7 +12,7 @@ from fedspzo.device_runtime.engines.protocol import SUFFIXES
 from fedspzo.device_runtime.errors import ExportError
 from fedspzo.device_runtime.model.manifest import BASE, WEIGHTS, GraphSpec, Shape, StageSpec
 from fedspzo.device_runtime.model.stored import SCALES, Quantised, view
-from fedspzo.device_runtime.model.tensors import TensorFile
+from fedspzo.device_runtime.model.tensor_file import TensorFile
 from fedspzo.device_runtime.step.runner import HIDDEN
 from fedspzo.export.lowering.constants import Constant, Template, random_matrix, write_executorch_data
 from fedspzo.export.lowering.lower import count_flops, lower, trace
@@ -25,7 +25,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class _Lowered:
-    """A piece in every format, with what is known of it; all stages that compute the same share it."""
+    """A module in every format, with what is known of it; all stages that compute the same share it."""
 
     templates: dict[str, Template]
     shares: dict[str, float]
@@ -62,12 +62,12 @@ class GraphWriter:
         for stage in network.all_stages:
             if stage.graph in graphs:
                 continue
-            piece = network.graphs[stage.graph]
+            module = network.graphs[stage.graph]
             if stage == network.decoder:
                 hidden = graphs[network.stages[-2].graph].outputs[0]
-            if id(piece) not in lowered:
-                lowered[id(piece)] = self._lower(network, stage, hidden, size)
-            found = lowered[id(piece)]
+            if id(module) not in lowered:
+                lowered[id(module)] = self._lower(network, stage, hidden, size)
+            found = lowered[id(module)]
             constants = [self._constant(network, index) for index in stage.constants]
             files: dict[str, str] = {}
             for name, template in found.templates.items():
@@ -81,14 +81,14 @@ class GraphWriter:
                 packed["litert"] = f"{stage.graph}-{size}.packed{SUFFIXES['litert']}"
                 (self._folder / packed["litert"]).write_bytes(found.packed)
             graphs[stage.graph] = GraphSpec(
-                stage.graph, piece.feeds, found.outputs, found.flops, files, data, packed, found.linear
+                stage.graph, module.feeds, found.outputs, found.flops, files, data, packed, found.linear
             )
             hidden = found.outputs[0]
         return Shape(network.batch, network.length, network.groups, network.feeds, graphs)
 
     def _lower(self, network: Network, stage: StageSpec, hidden: tuple[int, ...], size: str) -> _Lowered:
-        piece, specs = network.graphs[stage.graph], [tensor.spec for tensor in network.tensors.values()]
-        feeds = [hidden if feed == HIDDEN else network.feeds[feed] for feed in piece.feeds]
+        module, specs = network.graphs[stage.graph], [tensor.spec for tensor in network.tensors.values()]
+        feeds = [hidden if feed == HIDDEN else network.feeds[feed] for feed in module.feeds]
         tensors = [network.shape(index) for index in stage.tensors]
         matrices = [random_matrix(specs[index].shape, specs[index].dtype, index) for index in stage.constants]
         self._progress(f"tracing {stage.graph} {size}")
@@ -98,8 +98,8 @@ class GraphWriter:
             example = [*(torch.ones(shape) for shape in feeds), *(torch.zeros(shape) for shape in tensors)]
             whole = [*example, *(torch.zeros(matrix.shape) for matrix in matrices)]
             with torch.inference_mode():
-                outputs = tuple(tuple(out.shape) for out in piece(*whole))
-            programs = {name: trace(piece, example, matrices, name) for name in self._formats}
+                outputs = tuple(tuple(out.shape) for out in module(*whole))
+            programs = {name: trace(module, example, matrices, name) for name in self._formats}
         except (RuntimeError, ValueError, ZeroDivisionError) as error:
             reason = str(error).strip().splitlines()[-1][:200]
             raise ExportError(
@@ -116,9 +116,9 @@ class GraphWriter:
                 )
         own = [specs[index] for index in stage.tensors]
         perturbed = stage != network.decoder and not matrices and network.groups == 1
-        linear = linear_maps(piece, own) if perturbed and "litert" in templates else ()
-        packed = packed_graph(piece, example, own, linear, self._files[WEIGHTS]) if linear else None
-        return _Lowered(templates, shares, outputs, count_flops(piece, whole), linear if packed else (), packed)
+        linear = linear_maps(module, own) if perturbed and "litert" in templates else ()
+        packed = packed_graph(module, example, own, linear, self._files[WEIGHTS]) if linear else None
+        return _Lowered(templates, shares, outputs, count_flops(module, whole), linear if packed else (), packed)
 
     def _constant(self, network: Network, index: int) -> Constant:
         """A matrix of the network, over the file that it lies in."""

@@ -1,4 +1,4 @@
-"""Lowering of a piece to each engine's format, and the share of its matrix work that the engine's delegate takes."""
+"""Lowering of a module to each engine's format, and the share of its matrix work that the engine's delegate takes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from fedspzo.export.lowering.constants import (
     Template,
     quantise_litert,
 )
-from fedspzo.export.modules.pieces import Piece
+from fedspzo.export.modules.stage_module import StageModule
 from fedspzo.export.quiet import quiet
 
 
@@ -48,23 +48,25 @@ def count_flops(module: torch.nn.Module, example: Sequence[torch.Tensor]) -> int
     return int(counter.get_total_flops())
 
 
-def trace(piece: Piece, example: Sequence[torch.Tensor], matrices: Sequence[Quantised], engine: str) -> ExportedProgram:
-    """A piece as an exported program, which an engine's format is lowered from.
+def trace(
+    module: StageModule, example: Sequence[torch.Tensor], matrices: Sequence[Quantised], engine: str
+) -> ExportedProgram:
+    """A module as an exported program, which an engine's format is lowered from.
 
     Args:
-        piece: the piece.
-        example: inputs of the shapes to lower for, in the piece's order, without those that are constants.
+        module: the module.
+        example: inputs of the shapes to lower for, in the module's order, without those that are constants.
         matrices: the constants of the template; for PyTorch, they are inputs nevertheless.
         engine: the format.
     """
     inputs = tuple(example)
-    module: torch.nn.Module = piece
+    traced: torch.nn.Module = module
     if matrices and engine == "torch":
         inputs = (*inputs, *(torch.zeros(matrix.shape) for matrix in matrices))
     with torch.no_grad(), quiet():
         if matrices and engine != "torch":
-            module = InFull(piece, matrices) if engine == "litert" else InCodes(piece, matrices)
-        return torch.export.export(module.eval(), inputs, strict=False)
+            traced = InFull(module, matrices) if engine == "litert" else InCodes(module, matrices)
+        return torch.export.export(traced.eval(), inputs, strict=False)
 
 
 def lower(program: ExportedProgram, matrices: Sequence[Quantised], engine: str) -> tuple[Template, float]:

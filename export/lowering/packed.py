@@ -16,19 +16,19 @@ import torch
 from torch import Tensor
 
 from fedspzo.device_runtime.model.manifest import WEIGHTS, TensorSpec
-from fedspzo.device_runtime.model.tensors import TensorFile
-from fedspzo.export.lowering.external import LiteRTModel
-from fedspzo.export.modules.pieces import Piece
+from fedspzo.device_runtime.model.tensor_file import TensorFile
+from fedspzo.export.lowering.tflite_file import LiteRTModel
+from fedspzo.export.modules.stage_module import StageModule
 from fedspzo.export.quiet import quiet
 
 
-def linear_maps(piece: Piece, specs: Sequence[TensorSpec]) -> tuple[tuple[int, int], ...]:
-    """Places of the weights and biases (or -1) of a piece's linear maps; none unless all are trained, in float32.
+def linear_maps(module: StageModule, specs: Sequence[TensorSpec]) -> tuple[tuple[int, int], ...]:
+    """Places of the weights and biases (or -1) of a module's linear maps; none unless all are trained, in float32.
 
     Args:
-        specs: of the piece's tensors.
+        specs: of the module's tensors.
     """
-    places = {name: place for place, name in enumerate(piece.tensors)}
+    places = {name: place for place, name in enumerate(module.tensors)}
     weights = [name for name, place in places.items() if name.endswith(".weight") and len(specs[place].shape) == 3]
     maps = tuple((places[name], places.get(name.removesuffix("weight") + "bias", -1)) for name in weights)
     used = [specs[place] for pair in maps for place in pair if place >= 0]
@@ -36,11 +36,11 @@ def linear_maps(piece: Piece, specs: Sequence[TensorSpec]) -> tuple[tuple[int, i
 
 
 class _Fixed(torch.nn.Module):
-    """A piece with constants for its linear maps' weights, matrices as [out, in]."""
+    """A module with constants for its linear maps' weights, matrices as [out, in]."""
 
-    def __init__(self, piece: Piece, fixed: Mapping[int, np.ndarray]) -> None:
+    def __init__(self, module: StageModule, fixed: Mapping[int, np.ndarray]) -> None:
         super().__init__()
-        self.piece = piece
+        self.module = module
         self.fixed = torch.nn.ParameterDict(
             {str(place): torch.nn.Parameter(torch.from_numpy(array), False) for place, array in fixed.items()}
         )
@@ -48,31 +48,31 @@ class _Fixed(torch.nn.Module):
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Feeds and the other weights → the outputs."""
         rest = iter(inputs)
-        feeds = [next(rest) for _ in self.piece.feeds]
-        count = len(self.piece.tensors)
+        feeds = [next(rest) for _ in self.module.feeds]
+        count = len(self.module.tensors)
         weights = [self.fixed[str(at)] if str(at) in self.fixed else next(rest) for at in range(count)]
-        outputs: tuple[Tensor, ...] = self.piece(*feeds, *weights)
+        outputs: tuple[Tensor, ...] = self.module(*feeds, *weights)
         return outputs
 
 
 def packed_graph(
-    piece: Piece,
+    module: StageModule,
     example: Sequence[Tensor],
     specs: Sequence[TensorSpec],
     maps: Sequence[tuple[int, int]],
     file: TensorFile,
 ) -> bytes | None:
-    """The .tflite graph of a piece with constants in the tensor file, or None where it was lowered otherwise.
+    """The .tflite graph of a module with constants in the tensor file, or None where it was lowered otherwise.
 
     Args:
         example: inputs of the shapes to lower for: feeds, then all tensors, which are overwritten.
-        specs: of the piece's tensors, in the first stage with the graph.
+        specs: of the module's tensors, in the first stage with the graph.
         maps: see :func:`linear_maps`.
         file: the bundle's ``weights.safetensors``.
     """
     import litert_torch
 
-    feeds = len(piece.feeds)
+    feeds = len(module.feeds)
     fixed: dict[int, np.ndarray] = {}
     for at in (at for pair in maps for at in pair if at >= 0):
         array = example[feeds + at].numpy()  # in place: a layer's are large
@@ -80,7 +80,7 @@ def packed_graph(
         fixed[at] = array.reshape(specs[at].shape[:0:-1] or specs[at].shape)
     inputs = tuple(tensor for at, tensor in enumerate(example) if at - feeds not in fixed)
     with torch.no_grad(), quiet(), tempfile.TemporaryDirectory() as folder:
-        program = torch.export.export(_Fixed(piece, fixed).eval(), inputs, strict=False)
+        program = torch.export.export(_Fixed(module, fixed).eval(), inputs, strict=False)
         litert_torch.convert(program.module(), inputs).export(str(Path(folder) / "graph.tflite"))
         model = LiteRTModel((Path(folder) / "graph.tflite").read_bytes())
     known = {_hash(array.tobytes()): place for place, array in fixed.items()}

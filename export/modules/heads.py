@@ -6,16 +6,16 @@ import torch
 from torch import Tensor
 
 from fedspzo.export.modules.operators import cross_entropy, log_sum_exp, mean_pool, score_tokens
-from fedspzo.export.modules.pieces import Piece, Weights
+from fedspzo.export.modules.stage_module import StageModule, Weights
 
 #: Factor on the cosine similarities.
 TEMPERATURE = 20.0
 
-#: Tensors that the heads take besides those of the model's final piece.
+#: Tensors that the heads take besides those of the model's final module.
 LABELS, LABEL_BIAS, TABLE = "labels", "label_bias", "table"
 
 
-class LabelWords(Piece):
+class LabelWords(StageModule):
     """Losses [B] and logits [B, L] of the label words at one position: the vocabulary is never scored in full.
 
     Takes one-hot ``select`` [B, 1, S] and ``targets`` [B, L], the words' rows of the output table [1, W, L] and their
@@ -24,7 +24,7 @@ class LabelWords(Piece):
 
     feeds = ("hidden", "select", "targets")
 
-    def __init__(self, final: Piece) -> None:
+    def __init__(self, final: StageModule) -> None:
         super().__init__([*final.tensors, LABELS, LABEL_BIAS])
         self.final = final
 
@@ -36,7 +36,7 @@ class LabelWords(Piece):
         return cross_entropy(logits, targets), logits
 
 
-class Similarity(Piece):
+class Similarity(StageModule):
     """Losses [B] and logits [B, L] by the cosine similarity of the mean-pooled text to the labels' vectors [1, H, L].
 
     The vectors are the labels' descriptions as the original model embeds them; they stay frozen.
@@ -53,7 +53,7 @@ class Similarity(Piece):
         return cross_entropy(logits, targets), logits
 
 
-class AnswerLoss(Piece):
+class AnswerLoss(StageModule):
     """Losses [B]: the mean over an answer's tokens of -log p(token | what is before it).
 
     Takes one-hot ``select`` [B, A, S], the tokens' own rows ``answer_rows`` [B, A, W], ``answer_mask`` [B, A] and the
@@ -62,7 +62,7 @@ class AnswerLoss(Piece):
 
     feeds = ("hidden", "select", "answer_rows", "answer_mask")
 
-    def __init__(self, final: Piece) -> None:
+    def __init__(self, final: StageModule) -> None:
         super().__init__([*final.tensors, TABLE])
         self.final = final
 
@@ -75,12 +75,12 @@ class AnswerLoss(Piece):
         return ((missing * mask).sum(dim=1) / mask.sum(dim=1),)
 
 
-class NextToken(Piece):
+class NextToken(StageModule):
     """Scores [V, B] of the token after the last, which one-hot ``last`` [B, 1, S] points at."""
 
     feeds = ("hidden", "last")
 
-    def __init__(self, final: Piece) -> None:
+    def __init__(self, final: StageModule) -> None:
         super().__init__([*final.tensors, TABLE])
         self.final = final
 

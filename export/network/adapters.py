@@ -14,8 +14,8 @@ import numpy as np
 from fedspzo.device_runtime.errors import ExportError
 from fedspzo.device_runtime.model.manifest import AdapterSpec
 from fedspzo.export.checkpoint import Checkpoint
-from fedspzo.export.families import Architecture, Part
-from fedspzo.export.modules.pieces import DOWN, FACTORS, UP, Piece, linear_name
+from fedspzo.export.families import Architecture, Stage
+from fedspzo.export.modules.stage_module import DOWN, FACTORS, UP, StageModule, linear_name
 
 
 @dataclass(frozen=True)
@@ -37,16 +37,16 @@ class Adapters(ABC):
         """What the manifest says of them."""
 
     @abstractmethod
-    def start(self, source: str, shape: tuple[int, ...]) -> np.ndarray:
+    def start(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """First values, which leave the model as it is."""
 
     @abstractmethod
-    def shape(self, source: str, weight: tuple[int, int]) -> tuple[int, int, int]:
+    def shape(self, name: str, weight: tuple[int, int]) -> tuple[int, int, int]:
         """Shape in the bundle of what is beside a linear map from ``weight[0]`` to ``weight[1]`` features."""
 
-    def trains(self, source: str) -> bool:
+    def trains(self, name: str) -> bool:
         """Whether a tensor is trained."""
-        return source.endswith(self.parts)
+        return name.endswith(self.parts)
 
     def chosen(self, name: str) -> bool:
         """Whether the linear map of that name in the checkpoint gets an adapter."""
@@ -80,28 +80,28 @@ class LowRank(Adapters):
         """See :class:`Adapters`."""
         return AdapterSpec("low-rank", self.rank, self.alpha)
 
-    def start(self, source: str, shape: tuple[int, ...]) -> np.ndarray:
+    def start(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """peft's: Kaiming-uniform for the first factor and zero for the second."""
-        if source.endswith(UP):
+        if name.endswith(UP):
             return np.zeros(shape, np.float32)
-        key = int.from_bytes(hashlib.blake2b(f"{self.seed} {source}".encode(), digest_size=8).digest(), "little")
+        key = int.from_bytes(hashlib.blake2b(f"{self.seed} {name}".encode(), digest_size=8).digest(), "little")
         words = np.random.Philox(key=np.array([key, 0], np.uint64)).random_raw(math.prod(shape))
         uniform = (words >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24)
         bound = 1.0 / math.sqrt(shape[1])
         return ((2 * uniform - 1) * np.float32(bound)).reshape(shape)
 
-    def shape(self, source: str, weight: tuple[int, int]) -> tuple[int, int, int]:
+    def shape(self, name: str, weight: tuple[int, int]) -> tuple[int, int, int]:
         """Of one factor. Raises ExportError when the rank is larger than the matrix."""
         if self.rank > min(weight):
             raise ExportError(
-                f"a rank of {self.rank} is more than '{linear_name(source)}' can have, a matrix of {weight[1]} ×"
+                f"a rank of {self.rank} is more than '{linear_name(name)}' can have, a matrix of {weight[1]} ×"
                 f" {weight[0]}; choose a smaller --lora-rank"
             )
-        return (1, weight[0], self.rank) if source.endswith(DOWN) else (1, self.rank, weight[1])
+        return (1, weight[0], self.rank) if name.endswith(DOWN) else (1, self.rank, weight[1])
 
-    def trains(self, source: str) -> bool:
+    def trains(self, name: str) -> bool:
         """See :class:`Adapters`."""
-        return source.endswith(self.parts if self.train_down else UP)
+        return name.endswith(self.parts if self.train_down else UP)
 
 
 @dataclass(frozen=True)
@@ -118,11 +118,11 @@ class OutputScales(Adapters):
         """See :class:`Adapters`."""
         return AdapterSpec("output-scales", 0, 0.0)
 
-    def start(self, source: str, shape: tuple[int, ...]) -> np.ndarray:
+    def start(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """Ones."""
         return np.ones(shape, np.float32)
 
-    def shape(self, source: str, weight: tuple[int, int]) -> tuple[int, int, int]:
+    def shape(self, name: str, weight: tuple[int, int]) -> tuple[int, int, int]:
         """See :class:`Adapters`."""
         return (1, 1, weight[1])
 
@@ -133,34 +133,36 @@ def adapt(architecture: Architecture, checkpoint: Checkpoint, adapters: Adapters
     Raises:
         ExportError: no linear map is.
     """
-    adapted: dict[int, Piece] = {}
+    adapted: dict[int, StageModule] = {}
     linears: set[str] = set()
-    parts = []
-    for part in architecture.parts:
+    stages = []
+    for stage in architecture.stages:
         names = [
             name.removesuffix(".weight")
-            for name in part.piece.tensors
-            if _is_linear(architecture, checkpoint, part, name)
+            for name in stage.module.tensors
+            if _is_linear(architecture, checkpoint, stage, name)
         ]
-        linears.update(part.prefix + name for name in names)
-        chosen = [name for name in names if adapters.chosen(part.prefix + name)]
+        linears.update(stage.prefix + name for name in names)
+        chosen = [name for name in names if adapters.chosen(stage.prefix + name)]
         if chosen:
-            piece = adapted.setdefault(id(part.piece), part.piece.adapted(chosen, adapters.parts, adapters.spec.scale))
-            part = replace(part, piece=piece)
-        parts.append(part)
+            module = adapted.setdefault(
+                id(stage.module), stage.module.adapted(chosen, adapters.parts, adapters.spec.scale)
+            )
+            stage = replace(stage, module=module)
+        stages.append(stage)
     if not adapted:
         raise ExportError(
             f"no linear map is named as the adapters' targets say; there are {', '.join(sorted(linears)[:8])}, …"
         )
-    return replace(architecture, parts=tuple(parts))
+    return replace(architecture, stages=tuple(stages))
 
 
-def linear_shape(checkpoint: Checkpoint, source: str, conv1d: bool) -> tuple[int, int]:
+def linear_shape(checkpoint: Checkpoint, name: str, conv1d: bool) -> tuple[int, int]:
     """Features in and out of the linear map that a part of an adapter belongs to."""
-    weight = checkpoint.shape(linear_name(source) + ".weight")
+    weight = checkpoint.shape(linear_name(name) + ".weight")
     return (weight[0], weight[1]) if conv1d else (weight[1], weight[0])
 
 
-def _is_linear(architecture: Architecture, checkpoint: Checkpoint, part: Part, name: str) -> bool:
-    source = part.prefix + name
-    return name.endswith(".weight") and source not in architecture.tables and len(checkpoint.shape(source)) == 2
+def _is_linear(architecture: Architecture, checkpoint: Checkpoint, stage: Stage, name: str) -> bool:
+    name = stage.prefix + name
+    return name.endswith(".weight") and name not in architecture.tables and len(checkpoint.shape(name)) == 2

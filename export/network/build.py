@@ -17,10 +17,10 @@ from fedspzo.export.checkpoint import Checkpoint
 from fedspzo.export.families import Architecture
 from fedspzo.export.modules.heads import LABEL_BIAS, LABELS, TABLE, AnswerLoss, LabelWords, NextToken, Similarity
 from fedspzo.export.modules.operators import mean_pool
-from fedspzo.export.modules.pieces import ADDED, Piece
+from fedspzo.export.modules.stage_module import ADDED, StageModule
 from fedspzo.export.network.adapters import Adapters, linear_shape
 from fedspzo.export.network.target import Target
-from fedspzo.export.network.words import label_tokens
+from fedspzo.export.network.tokens import label_tokens
 from fedspzo.export.quiet import quiet
 
 
@@ -37,11 +37,11 @@ class Network:
     """A model for one shape of batches, before lowering.
 
     Attributes:
-        groups, batch, length: the shape: leaves together, examples of each, tokens.
+        groups, batch, length: the shape: branches together, examples of each, tokens.
         feeds: feed name → shape.
         embedding, output: names of the token table and, for generation, of the table that scores tokens.
         tensors: all tensors, in the order that directions are keyed by; the same for all shapes.
-        graphs: graph name → its piece. Stages with constants have graphs of their own, though the pieces be the same.
+        graphs: graph name → its module. Stages with constants have graphs of their own, though the modules be the same.
         stages: the stages in order.
         decoder: for generation, the stage that scores the next token.
     """
@@ -53,12 +53,12 @@ class Network:
     embedding: str
     output: str
     tensors: Mapping[str, Tensor]
-    graphs: Mapping[str, Piece]
+    graphs: Mapping[str, StageModule]
     stages: tuple[StageSpec, ...]
     decoder: StageSpec | None
 
     def shape(self, index: int) -> tuple[int, ...]:
-        """A tensor's shape as graphs take it: one adapter for each leaf."""
+        """A tensor's shape as graphs take it: one adapter for each branch."""
         name, tensor = list(self.tensors.items())[index]
         return (self.groups, *tensor.spec.shape[1:]) if name.endswith(ADDED) else tensor.spec.shape
 
@@ -92,8 +92,8 @@ def build_network(
     shared = task.form == GENERATION and architecture.output == architecture.embedding
     rows = whole if shared or target.weights in QUANTISED else target.weights
     tensors = {architecture.embedding: _table(checkpoint, architecture.embedding, rows)}
-    for part in architecture.parts:
-        for source in part.sources:
+    for part in architecture.stages:
+        for source in part.tensors:
             if source in architecture.tables:
                 tensors[source] = _table(checkpoint, source)
             elif target.adapters is not None and source.endswith(ADDED):
@@ -102,7 +102,7 @@ def build_network(
             else:
                 tensors[source] = _weight(checkpoint, source, target, architecture.conv1d)
     if task.form != SIMILARITY and architecture.final is not None:
-        for source in architecture.final.sources:
+        for source in architecture.final.tensors:
             tensors[source] = _weight(checkpoint, source, target, architecture.conv1d, head=True)
     output = ""
     if task.form == SIMILARITY:
@@ -114,26 +114,26 @@ def build_network(
         tensors.update(_label_words(checkpoint, architecture, task))
     indices = {name: index for index, name in enumerate(tensors)}
 
-    graphs: dict[str, Piece] = {}
-    ending: dict[tuple[int, tuple[object, ...]], Piece] = {}
+    graphs: dict[str, StageModule] = {}
+    ending: dict[tuple[int, tuple[object, ...]], StageModule] = {}
 
-    def stage(name: str, graph: str, piece: Piece, prefix: str) -> StageSpec:
-        places = {tensor: prefix + tensor if prefix + tensor in indices else tensor for tensor in piece.tensors}
+    def stage(name: str, graph: str, module: StageModule, prefix: str) -> StageSpec:
+        places = {tensor: prefix + tensor if prefix + tensor in indices else tensor for tensor in module.tensors}
         places |= {TABLE: output} if TABLE in places else {}
         constants = tuple(t for t, source in places.items() if tensors[source].spec.dtype in QUANTISED)
         if constants:
             kinds = tuple((t, tensors[places[t]].spec.shape, tensors[places[t]].spec.dtype) for t in constants)
-            piece = ending.setdefault((id(piece), kinds), piece.ending(constants))
+            module = ending.setdefault((id(module), kinds), module.ending(constants))
             graph = name.replace(" ", "-")
-        graphs[graph] = piece
-        found = [indices[places[tensor]] for tensor in piece.tensors]
+        graphs[graph] = module
+        found = [indices[places[tensor]] for tensor in module.tensors]
         inputs = len(found) - len(constants)
         return StageSpec(name, graph, tuple(found[:inputs]), tuple(found[inputs:]))
 
     head, decoder = _heads(architecture, task)
     final_prefix = architecture.final.prefix if architecture.final else ""
     stages = (
-        *(stage(part.name, part.graph, part.piece, part.prefix) for part in architecture.parts),
+        *(stage(s.name, s.graph, s.module, s.prefix) for s in architecture.stages),
         stage("head", "head", head, final_prefix),
     )
     decoding = stage("decoder", "decoder", decoder, final_prefix) if decoder else None
@@ -149,7 +149,7 @@ def build_network(
         "answer_mask": (count, answers),
         "last": (count, 1, length),
     }
-    used = {feed for piece in graphs.values() for feed in piece.feeds}
+    used = {feed for module in graphs.values() for feed in module.feeds}
     return Network(
         groups=groups,
         batch=batch,
@@ -164,12 +164,12 @@ def build_network(
     )
 
 
-def _heads(architecture: Architecture, task: Task) -> tuple[Piece, Piece | None]:
+def _heads(architecture: Architecture, task: Task) -> tuple[StageModule, StageModule | None]:
     if task.form == SIMILARITY or architecture.final is None:
         return Similarity(), None
     if task.form == GENERATION:
-        return AnswerLoss(architecture.final.piece), NextToken(architecture.final.piece)
-    return LabelWords(architecture.final.piece), None
+        return AnswerLoss(architecture.final.module), NextToken(architecture.final.module)
+    return LabelWords(architecture.final.module), None
 
 
 def _weight(checkpoint: Checkpoint, source: str, target: Target, conv1d: bool, head: bool = False) -> Tensor:

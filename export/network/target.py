@@ -25,7 +25,7 @@ class Target:
         answer_tokens: most tokens of a generated answer, in place of the task's own number.
         adapters: train these and leave all else frozen; None to train the model's own tensors.
         weights: what matrices and the token table are stored as, one of ``model.stored.NAMES``.
-        groups: with adapters, numbers of leaves that go through a graph together (even ones, besides 1).
+        groups: with adapters, numbers of branches that go through a graph together (even ones, besides 1).
     """
 
     formats: Sequence[str]
@@ -52,9 +52,9 @@ class Target:
                 f"weights of {self.weights} stay as they are: train adapters over them (--lora-rank, --output-scales)"
             )
         if self.groups and self.adapters is None:
-            raise ExportError("leaves go through a graph together only with adapters: without, each has a whole stage")
+            raise ExportError("a graph takes several branches only with adapters: without, each has a whole stage")
         if any(count < 1 or (count % 2 and count > 1) for count in self.groups):
-            raise ExportError("leaves come in pairs of + and −: groups are even numbers")
+            raise ExportError("branches come in pairs of + and −: groups are even numbers")
 
     def trains(self, name: str) -> bool:
         """Whether a tensor shall be trained."""

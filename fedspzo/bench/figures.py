@@ -56,7 +56,7 @@ def measure_step(setting: Setting, repeats: int) -> list[Figure]:
         lambda: take_step(forward, store, setting.plan),
         lambda: run_forwards(forward, store, runs),
     )
-    return [Figure("step", step, "s", passes, "its forward passes alone, leaf by leaf")]
+    return [Figure("step", step, "s", passes, "its forward passes alone, branch by branch")]
 
 
 def measure_apply(setting: Setting, repeats: int) -> list[Figure]:

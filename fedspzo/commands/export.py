@@ -33,7 +33,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights", default="float32", help="float32, bfloat16, float16; with adapters int8, int4 (%(default)s)"
     )
-    parser.add_argument("--groups", default="", help="with adapters: leaves that go through a graph together, as 2,16")
+    parser.add_argument(
+        "--groups", default="", help="with adapters: branches that go through a graph together, as 2,16"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder to make")
 
 

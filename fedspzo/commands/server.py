@@ -241,7 +241,7 @@ def make_job(options: argparse.Namespace, bundle: Bundle) -> Job:
     from fedspzo.broker.rounds.aggregate import close_round
     from fedspzo.broker.rounds.job import Job, plan_round
     from fedspzo.device_runtime.errors import MessageError, PlanError
-    from fedspzo.device_runtime.protocol.messages import Batch, Result, encode
+    from fedspzo.device_runtime.protocol.messages import EntryBatch, Result, encode
     from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES
     from fedspzo.device_runtime.replica.weights import check_blocks
 
@@ -285,7 +285,7 @@ def make_job(options: argparse.Namespace, bundle: Bundle) -> Job:
     result = Result(1, b"", (0.0,) * plan.scalars, 0.0, 1, 0.0, b"")
     entry = close_round(plan, {f"{number:064d}": result for number in range(job.cohort)})
     try:
-        encode(Batch((encode(entry) + bytes(SIGNATURE_BYTES),)))
+        encode(EntryBatch((encode(entry) + bytes(SIGNATURE_BYTES),)))
     except MessageError as error:
         raise PlanError(f"a round is too large ({error}); use a smaller cohort or fan-out, or shared seeds") from None
     return job

@@ -17,7 +17,7 @@ from fedspzo.broker.server.admission import LOOK_S, Admission
 from fedspzo.cli import main
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.model.bundle import Bundle
-from fedspzo.device_runtime.protocol.messages import Batch, Refusal, Report
+from fedspzo.device_runtime.protocol.messages import EntryBatch, Refusal, Report
 from fedspzo.device_runtime.protocol.signing import KEY_BYTES
 from fedspzo.device_runtime.protocol.topics import Topics
 from fedspzo.device_runtime.replica.state import read_identity
@@ -53,7 +53,7 @@ def test_only_devices_on_the_list_take_part(
     time.sleep(2 * LOOK_S + 0.2)
     peer.received.clear()
     peer.say(topics.up("late"), peer.sync())
-    peer.wait(Batch)
+    peer.wait(EntryBatch)
     admitted.write_text("".join(line for line in lines.splitlines(keepends=True) if not line.startswith("c ")))
     _, errors = running["c"].communicate(timeout=PATIENCE_S)
     assert "the server refuses device 'c': it is not on the list" in errors

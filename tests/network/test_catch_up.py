@@ -15,7 +15,7 @@ from fedspzo.broker.server.http import serve
 from fedspzo.device_runtime.data.live import LiveData
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.model.bundle import Bundle, file_hash
-from fedspzo.device_runtime.protocol.messages import Batch, Offer, encode
+from fedspzo.device_runtime.protocol.messages import EntryBatch, Offer, encode
 from fedspzo.device_runtime.protocol.plan import Contribution, Entry, Plan
 from fedspzo.device_runtime.replica.journal import EMPTY, chain
 from fedspzo.device_runtime.replica.state import DeviceState
@@ -61,11 +61,11 @@ def test_the_journal_where_it_is_quick(victim: Victim, ahead: tuple[list[Entry],
     for entry in entries:
         signed.append(victim.sign(entry, head=head))
         head = chain(head, encode(entry))
-    victim.hear(victim.sign(Batch(tuple(signed[:2])), DEVICE))
+    victim.hear(victim.sign(EntryBatch(tuple(signed[:2])), DEVICE))
     victim.agent._catch_up.pace.applied(10**9, 0.0)  # as if it had been very quick so far
     victim.hear(victim.sign(offer, DEVICE))
     assert victim.standing[0] == 2
-    victim.hear(victim.sign(Batch(tuple(signed)), DEVICE))
+    victim.hear(victim.sign(EntryBatch(tuple(signed)), DEVICE))
     assert victim.standing == (80, replica.head, replica.digest())
     victim.hear(victim.sign(offer, DEVICE))  # late
     assert victim.standing[0] == 80

@@ -22,7 +22,7 @@ from fedspzo.device_runtime.engines.executorch_build import find_compiler
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.messages import (
     Ack,
-    Batch,
+    EntryBatch,
     Presence,
     Rebase,
     Refusal,
@@ -118,10 +118,10 @@ def test_a_device_that_comes_late_catches_up_by_sums(
     _, last, _ = finish(server)
     said = [decode(signed[:-SIGNATURE_BYTES]) for topic, signed in watcher.wait_quiet() if topic == down]
     watcher.close()
-    first = next(message for message in said if isinstance(message, Rebase | Batch))
+    first = next(message for message in said if isinstance(message, Rebase | EntryBatch))
     assert isinstance(first, Rebase)
     assert first.round in (20, 30)
-    batches = [message.entries for message in said if isinstance(message, Batch)]
+    batches = [message.entries for message in said if isinstance(message, EntryBatch)]
     rounds = [decode(entry[:-SIGNATURE_BYTES]).round for entries in batches for entry in entries]  # type: ignore[union-attr]
     assert all(round > first.round for round in rounds)
     assert_equal_replicas(bundle, tmp_path, last, {"a", "b", "late"})

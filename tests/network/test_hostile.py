@@ -25,9 +25,9 @@ from fedspzo.device_runtime.link.connection import Received
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.messages import (
     Ack,
-    Batch,
     Decline,
     Dismissal,
+    EntryBatch,
     Finish,
     Hello,
     Message,
@@ -82,10 +82,10 @@ def test_only_what_the_server_signed_for_here_and_now_is_applied(
         first[:-1] + bytes([first[-1] ^ 1]),
         encode(elsewhere) + first[-64:],  # with another's signature
         second,  # too early
-        victim.sign(Batch((second, first)), to=DEVICE),  # in the wrong order
-        victim.sign(Batch((victim.sign(elsewhere, head=EMPTY, signer=other),)), to=DEVICE),
-        victim.sign(Batch((victim.sign(Ack(1, True)),)), to=DEVICE),
-        victim.sign(Batch((first,)), to="b"),  # for another device
+        victim.sign(EntryBatch((second, first)), to=DEVICE),  # in the wrong order
+        victim.sign(EntryBatch((victim.sign(elsewhere, head=EMPTY, signer=other),)), to=DEVICE),
+        victim.sign(EntryBatch((victim.sign(Ack(1, True)),)), to=DEVICE),
+        victim.sign(EntryBatch((first,)), to="b"),  # for another device
     ]
     for message in hostile:
         victim.hear(message)
@@ -97,7 +97,7 @@ def test_only_what_the_server_signed_for_here_and_now_is_applied(
     for message in (*hostile[:-5], first):  # replayed
         victim.hear(message)
         assert victim.standing == after
-    victim.hear(victim.sign(Batch(tuple(map(victim.sign, entries[1:], [""] * 4, at[1:]))), to=DEVICE))
+    victim.hear(victim.sign(EntryBatch(tuple(map(victim.sign, entries[1:], [""] * 4, at[1:]))), to=DEVICE))
     assert victim.standing[:2] == (5, at[5])
 
 
@@ -277,7 +277,7 @@ def every_kind(plan: Plan, entry: Entry, key: bytes, identity: bytes) -> list[by
         plan, entry, Result(1, fingerprint(plan), (1.0, 2.0, 3.0, 4.0), 1.0, 4, 0.1, b""), Ack(1, True),
         Refusal(key, 1, "x"), Sync(key, 3, identity, 0, EMPTY, 5, 0.5, True, True), Finish(1),
         Report(1, bytes(16), 1, 2, 3, 4), Hello(), Presence(True, 3), Decline(1, "no", False),
-        Batch((encode(entry) + bytes(64),)),         Offer(9, key, 9, "http://x"), Dismissal(3),
+        EntryBatch((encode(entry) + bytes(64),)),         Offer(9, key, 9, "http://x"), Dismissal(3),
     ]  # fmt: skip
     return [encode(message) for message in messages]
 

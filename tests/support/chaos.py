@@ -258,7 +258,7 @@ class Chaos:
         asked = {(r.round, name) for r in closed for name in r.devices}
         assert all(len(set(r.devices)) == len(r.devices) >= 2 for r in closed)
         for entry, record in zip(journal, closed, strict=True):
-            assert sorted(c.source for c in entry.contributions) == sorted(record.devices)
+            assert sorted(c.owner for c in entry.contributions) == sorted(record.devices)
         told: dict[str, set[tuple[int, str]]] = {"counted": set(), "too late": set()}
         for name in names:
             for line in (self.folder / f"{name}.log").read_text(errors="replace").splitlines():
@@ -292,7 +292,7 @@ class Chaos:
         rounds = set(random.Random(self.seed).sample(range(1, self.rounds + 1), min(RECOMPUTED, self.rounds)))
         for entry in read_journal(self.folder / "server"):
             for found in entry.contributions if entry.round in rounds else ():
-                assert measure(forward, stores[found.source], entry.plan, found.source).scalars == found.scalars
+                assert measure(forward, stores[found.owner], entry.plan, found.owner).scalars == found.scalars
             forward.weights.apply(entry)
 
 

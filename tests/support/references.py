@@ -19,7 +19,7 @@ from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.export.checkpoint import Checkpoint
 from fedspzo.export.network.adapters import LowRank
 from fedspzo.export.network.target import Target
-from fedspzo.export.network.words import label_tokens
+from fedspzo.export.network.tokens import label_tokens
 from fedspzo.export.pipeline import export_bundle
 from fedspzo.export.tasks import load_task
 

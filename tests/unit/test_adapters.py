@@ -1,4 +1,4 @@
-"""Adapters against peft, unmodified, on transformers' models; leaves that share one run of the base; the way back."""
+"""Adapters against peft, unmodified, on transformers' models; branches that share one run of the base; the way back."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from fedspzo.device_runtime.errors import ExportError
 from fedspzo.device_runtime.model.manifest import StageSpec
 from fedspzo.device_runtime.protocol.plan import Block, Plan
 from fedspzo.device_runtime.replica.weights import Replica
-from fedspzo.device_runtime.step.branches import partition
 from fedspzo.device_runtime.step.estimator import draw_examples, measure
 from fedspzo.device_runtime.step.runner import Batch, Forward
 from fedspzo.device_runtime.step.scores import predict
+from fedspzo.device_runtime.step.stage_pass import partition
 from fedspzo.export.checkpoint import Checkpoint
 from fedspzo.export.materialize import write_adapter, write_checkpoint
 from fedspzo.export.network.adapters import LowRank, OutputScales
 from fedspzo.export.network.target import Target
-from fedspzo.export.network.words import label_tokens
+from fedspzo.export.network.tokens import label_tokens
 from fedspzo.export.pipeline import export_bundle
 from fedspzo.export.tasks import load_task
 
@@ -84,7 +84,7 @@ def test_adapters_are_pefts(name: str, case: Callable[[str], Case], make_plan: C
 
 
 @pytest.mark.parametrize("sides", [1, 2])
-def test_leaves_together_and_one_by_one(
+def test_branches_together_and_one_by_one(
     case: Callable[[str], Case], make_plan: Callable[..., Plan], sides: int
 ) -> None:
     """The same scalars and the same FLOPs, in fewer runs."""
@@ -169,7 +169,7 @@ def test_output_scales_are_pefts(name: str, tmp_path: Path, make_plan: Callable[
     assert alone.runs > together.runs
 
 
-def test_stacks_of_leaves() -> None:
+def test_stacks_of_branches() -> None:
     assert [len(run) for run in partition(8, [1])] == [1] * 8
     assert [len(run) for run in partition(14, [1, 2, 8])] == [8, 2, 2, 2]
     assert [len(run) for run in partition(6, [1, 4])] == [4, 1, 1]

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from fedspzo.device_runtime.errors import BundleError
 from fedspzo.device_runtime.model.bundle import Bundle
-from fedspzo.device_runtime.model.tensors import TensorFile, write_tensors
+from fedspzo.device_runtime.model.tensor_file import TensorFile, write_tensors
 
 
 @pytest.fixture

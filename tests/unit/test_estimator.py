@@ -42,7 +42,7 @@ def naive_loss(forward: Forward, store: DataStore, indices: np.ndarray, weights:
 def naive_step(
     forward: Forward, store: DataStore, indices: np.ndarray, plan: Plan, theta: dict[int, np.ndarray]
 ) -> list[float]:
-    """Two blocks, every leaf with two whole forward passes over weights perturbed in a copy."""
+    """Two blocks, every branch with two whole forward passes over weights perturbed in a copy."""
     manifest, kernel = forward.manifest, NumpyKernel(plan.distribution)
     first, second = plan.blocks
     tensors = [
@@ -59,7 +59,7 @@ def naive_step(
                     direction = Direction(plan.seed("", 0, path), sign * plan.epsilon * block.scale)
                     for index in members:
                         kernel.shift({index: weights[index]}, [direction], {index: weights[index]})
-                aligned = {index: np.copyto(a := forward.pool.take(w.shape), w) or a for index, w in weights.items()}
+                aligned = {index: np.copyto(a := forward.scratch.take(w.shape), w) or a for index, w in weights.items()}
                 losses.append(naive_loss(forward, store, indices, aligned))
             scalars.append((losses[0] - losses[1]) / (2 * plan.epsilon))
     return scalars
@@ -134,7 +134,7 @@ def test_one_sided_differences_are_around_the_centre(
         for path in plan.paths(block):
             moved = {}
             for index in forward.weights.trainable_in(stages):
-                moved[index] = forward.pool.take(forward.weights.trainable[index].shape)
+                moved[index] = forward.scratch.take(forward.weights.trainable[index].shape)
                 direction = Direction(plan.seed("", 0, path), plan.epsilon * 0.5)
                 kernel.shift({index: forward.weights.trainable[index]}, [direction], {index: moved[index]})
             expected.append((naive_loss(forward, store, drawn, moved) - centre) / plan.epsilon)
@@ -191,8 +191,8 @@ def test_flops_of_a_step(
     flops = [forward.manifest.shapes[0].graphs[stage.graph].flops for stage in forward.manifest.stages]
     plan = make_plan(blocks=(Block(3, fanouts[0], 1.0, 0.1), Block(5, fanouts[1], 1.0, 0.1)))
     measure(forward, store, plan, "a")
-    leaves = fanouts[0] * fanouts[1]
-    assert forward.flops == 2 * fanouts[0] * sum(flops[:3]) + 2 * leaves * sum(flops[3:])
+    branches = fanouts[0] * fanouts[1]
+    assert forward.flops == 2 * fanouts[0] * sum(flops[:3]) + 2 * branches * sum(flops[3:])
 
 
 @pytest.mark.parametrize("sides", [1, 2])
@@ -201,10 +201,10 @@ def test_a_step_allocates_no_activations_after_the_first(
 ) -> None:
     plan = make_plan(blocks=(Block(3, 2, 1.0, 0.1), Block(5, 3, 1.0, 0.1)), sides=sides)
     measure(forward, store, plan, "a")
-    held = {shape: len(arrays) for shape, arrays in forward.pool._free.items()}
+    held = {shape: len(arrays) for shape, arrays in forward.scratch._free.items()}
     for _ in range(3):
         measure(forward, store, plan, "a")
-    assert {shape: len(arrays) for shape, arrays in forward.pool._free.items()} == held
+    assert {shape: len(arrays) for shape, arrays in forward.scratch._free.items()} == held
 
 
 def test_fewer_examples_than_a_batch(forward: Forward, store: DataStore, make_plan: Callable[..., Plan]) -> None:

@@ -28,7 +28,7 @@ from fedspzo.device_runtime.step.scores import generate, predict
 from fedspzo.export.families import find_family
 from fedspzo.export.materialize import write_checkpoint
 from fedspzo.export.network.target import Target
-from fedspzo.export.network.words import label_tokens
+from fedspzo.export.network.tokens import label_tokens
 from fedspzo.export.pipeline import export_bundle
 from fedspzo.export.tasks import load_task
 
@@ -102,7 +102,7 @@ def _checkpoint(folder: Path):  # type: ignore[no-untyped-def]
 
 
 def reference_scalars(case: Case, plan: Plan, indices: np.ndarray) -> list[float]:
-    """(l₊ − l₋)/2ε of each leaf, with the directions added to the parameters of transformers' model."""
+    """(l₊ − l₋)/2ε of each branch, with the directions added to the parameters of transformers' model."""
     manifest, kernel = case.bundle.manifest, NumpyKernel(plan.distribution)
     parameters = dict(case.reference.named_parameters(remove_duplicate=False))
     blocks, start = [], 0

@@ -18,7 +18,7 @@ from fedspzo.broker.rounds.aggregate import ClosedRound
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.errors import MessageError, PlanError, StateError
 from fedspzo.device_runtime.model.bundle import Bundle
-from fedspzo.device_runtime.protocol.messages import Batch, Rebase, decode, encode
+from fedspzo.device_runtime.protocol.messages import EntryBatch, Rebase, decode, encode
 from fedspzo.device_runtime.protocol.plan import MAX_SUMS, Block, Contribution, Entry, Plan, pool_seed
 from fedspzo.device_runtime.protocol.sums import EMPTY_SUMS, Sums, check_continues, follow, follow_all
 from fedspzo.device_runtime.replica import state as state_module
@@ -254,7 +254,7 @@ def test_a_late_device_goes_on_from_the_sums(victim: Victim, bundle: Bundle, mak
     victim.hear(victim.sign(rebase_after(entries[:5]), DEVICE, head=head_after(entries[:10])))  # late
     assert standing(victim.state.replica) == expected[10]
     signed = [victim.sign(entries[n], head=head_after(entries[:n])) for n in (10, 11)]
-    victim.hear(victim.sign(Batch(tuple(signed)), DEVICE))
+    victim.hear(victim.sign(EntryBatch(tuple(signed)), DEVICE))
     assert standing(victim.state.replica) == expected[12]
     victim.state.close()
     again = DeviceState(victim.state.folder, victim.state.replica.bundle)

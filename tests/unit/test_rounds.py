@@ -57,10 +57,10 @@ def test_shared_scalars_are_averaged_by_examples() -> None:
     assert len(encode(entry)) == len(encode(close_round(plan_round(JOB, 1), {"a": result((1, 2, 3, 4))})))
 
 
-def test_updates_are_the_mean_over_leaves(make_plan: Callable[..., Plan]) -> None:
+def test_updates_are_the_mean_over_branches(make_plan: Callable[..., Plan]) -> None:
     plan = make_plan(blocks=(Block(2, 2, 0.5, 0.1), Block(5, 2, 1.0, 1.0)))
     first, second = plan.updates("", 0, (1.0, 3.0, 5.0, 7.0))
-    # Block 1: mean of the leaves under each of its paths, over two paths and its scale; block 2: each leaf of four.
+    # Block 1: mean of the branches under each of its paths, over two paths and its scale; block 2: each branch of four.
     assert [d.coefficient for d in first] == pytest.approx([-0.1 * 2 / 2 / 0.5, -0.1 * 6 / 2 / 0.5])
     assert [d.coefficient for d in second] == pytest.approx([-0.25, -0.75, -1.25, -1.75])
     assert len({d.seed for d in (*first, *second)}) == 6

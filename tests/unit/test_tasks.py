@@ -17,7 +17,7 @@ from fedspzo.device_runtime.errors import DataError, ExportError
 from fedspzo.device_runtime.model.task import Label, Task
 from fedspzo.export.checkpoint import Checkpoint
 from fedspzo.export.network.target import Target
-from fedspzo.export.network.words import label_tokens, with_special_tokens
+from fedspzo.export.network.tokens import label_tokens, with_special_tokens
 from fedspzo.export.pipeline import export_bundle
 from fedspzo.export.tasks import choose_form, load_task
 

@@ -13,7 +13,7 @@ from fedspzo.device_runtime.errors import ExportError
 from fedspzo.device_runtime.model.arrays import ALIGNMENT
 from fedspzo.device_runtime.model.manifest import BASE, WEIGHTS
 from fedspzo.device_runtime.model.stored import QUANTISED, SCALES, layout, quantise
-from fedspzo.device_runtime.model.tensors import write_tensors
+from fedspzo.device_runtime.model.tensor_file import write_tensors
 from fedspzo.export.network.build import Network, Tensor
 
 

@@ -1,8 +1,8 @@
-"""Adapters: a step whose leaves go through a layer together, against the same step leaf by leaf.
+"""Adapters: a step whose branches go through a layer together, against the same step branch by branch.
 
-One layer as wide as LLaMA-3.2-3B's (3072, random weights), 16 leaves, timed in turn in one process.
+One layer as wide as LLaMA-3.2-3B's (3072, random weights), 16 branches, timed in turn in one process.
 
-    python benchmarks/leaves.py --engine litert --lengths 8,32
+    python benchmarks/branches.py --engine litert --lengths 8,32
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-LEAVES = 16
+BRANCHES = 16
 
 
 def make_checkpoint(folder: Path, layers: int = 1) -> None:
@@ -54,12 +54,12 @@ def main() -> None:
     from fedspzo.device_runtime.step.runner import Batch, Forward
 
     class Alone(Forward[Replica]):
-        """Runs leaf by leaf, whatever graphs there are."""
+        """Runs branch by branch, whatever graphs there are."""
 
         def groups(self, batch: Batch) -> list[int]:
             return [1]
 
-    with tempfile.TemporaryDirectory(prefix="leaves-") as name:
+    with tempfile.TemporaryDirectory(prefix="branches-") as name:
         folder = Path(name)
         make_checkpoint(folder / "model")
         subprocess.run(
@@ -75,7 +75,7 @@ def main() -> None:
                 random.integers(5, 600, (1, bundle.manifest.length), np.int32), np.array([length], np.int32),
                 np.array([length - 1], np.int32), np.zeros(1, np.int32),
             )  # fmt: skip
-            plan = Plan(1, 7, True, "rademacher", 1, 1, 1e-3, (Block(2, LEAVES, 1.0, 1e-3),), 60.0, False)
+            plan = Plan(1, 7, True, "rademacher", 1, 1, 1e-3, (Block(2, BRANCHES, 1.0, 1e-3),), 60.0, False)
             together = Forward(create_engine(options.engine, options.threads), Replica(bundle, threads=options.threads))
             alone = Alone(create_engine(options.engine, options.threads), Replica(bundle, threads=options.threads))
             seconds: dict[str, list[float]] = {"together": [], "alone": []}
@@ -92,7 +92,7 @@ def main() -> None:
                     {
                         "engine": options.engine,
                         "shape": f"1 × {length}",
-                        "leaves": LEAVES,
+                        "branches": BRANCHES,
                         "seconds_together": round(medians["together"], 4),
                         "seconds_alone": round(medians["alone"], 4),
                         "times_faster": round(medians["alone"] / medians["together"], 2),

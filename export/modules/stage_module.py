@@ -17,12 +17,12 @@ from fedspzo.export.modules import operators
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"
 #: The same for factors on its outputs.
 FACTORS = ".factors"
-#: All that adapters add; each of the leaves that share a run has its own.
+#: All that adapters add; each of the branches that share a run has its own.
 ADDED = (DOWN, UP, FACTORS)
 
 
 class Weights:
-    """A piece's weights by their names in the checkpoint, without the part's prefix."""
+    """A module's weights by their names in the checkpoint, without the part's prefix."""
 
     def __init__(self, tensors: Mapping[str, Tensor], scale: float = 1.0) -> None:
         """``scale`` is the factor on what adapters add."""
@@ -33,7 +33,7 @@ class Weights:
         return self._tensors[name]
 
     def linear(self, name: str, x: Tensor) -> Tensor:
-        """x @ weight, plus the bias, with the adapter where the piece has one."""
+        """x @ weight, plus the bias, with the adapter where the module has one."""
         y = operators.linear(x, self[f"{name}.weight"], self._tensors.get(f"{name}.bias"))
         factors = self._tensors.get(name + FACTORS)
         if factors is not None:
@@ -53,7 +53,7 @@ class Weights:
         return operators.rms_norm(x, self[f"{name}.weight"], epsilon)
 
 
-class Piece(torch.nn.Module, ABC):
+class StageModule(torch.nn.Module, ABC):
     """One stage's computation. A subclass sets ``feeds`` and writes :meth:`compute`.
 
     Attributes:
@@ -68,18 +68,18 @@ class Piece(torch.nn.Module, ABC):
         self.tensors = tuple(tensors)
         self.scale = 1.0
 
-    def adapted(self, names: Sequence[str], parts: Sequence[str], scale: float) -> Piece:
-        """The piece with adapters of such parts on some of its linear maps; what low-rank ones add is scaled."""
-        piece = copy(self)
-        piece.tensors = (*self.tensors, *(name + part for name in names for part in parts))
-        piece.scale = scale
-        return piece
+    def adapted(self, names: Sequence[str], parts: Sequence[str], scale: float) -> StageModule:
+        """The module with adapters of such parts on some of its linear maps; what low-rank ones add is scaled."""
+        module = copy(self)
+        module.tensors = (*self.tensors, *(name + part for name in names for part in parts))
+        module.scale = scale
+        return module
 
-    def ending(self, names: Sequence[str]) -> Piece:
-        """The piece with some of its tensors as the last of its inputs."""
-        piece = copy(self)
-        piece.tensors = (*(name for name in self.tensors if name not in names), *names)
-        return piece
+    def ending(self, names: Sequence[str]) -> StageModule:
+        """The module with some of its tensors as the last of its inputs."""
+        module = copy(self)
+        module.tensors = (*(name for name in self.tensors if name not in names), *names)
+        return module
 
     @abstractmethod
     def compute(self, weights: Weights, *feeds: Tensor) -> Tensor | tuple[Tensor, ...]:
