@@ -21,7 +21,7 @@ from fedspzo.device_runtime.platform.profiling import TOKENISE, forward_block
 from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.replica.weights import Replica, check_blocks
 from fedspzo.device_runtime.step.branches import START, Activations, advance, release
-from fedspzo.device_runtime.step.order import order_segments
+from fedspzo.device_runtime.step.order import order_passes
 from fedspzo.device_runtime.step.prefix_cache import PrefixCache
 from fedspzo.device_runtime.step.runner import Batch, Forward
 from fedspzo.device_runtime.step.stage_pass import perturbed_weights
@@ -98,23 +98,23 @@ def measure_step(
         owner: see :meth:`Plan.owner <fedspzo.device_runtime.protocol.plan.Plan.owner>`.
         cache: see :func:`measure`.
     """
-    segments = order_segments(forward, batch, plan, owner, step, offsets)
-    start = segments[0].passes[0].stage
+    passes = order_passes(forward, batch, plan, owner, step, offsets)
+    start = passes[0].stages[0].stage
     prefix = forward.manifest.stages[: forward.manifest.stages.index(start)]
     with forward.recorder.phase(forward_block(0)):
         reached = {-1: _through_prefix(forward, batch, prefix, cache)}  # block → activations after it
     losses: list[tuple[int, float]] = []  # of each query, with the block that it perturbs last
-    passes = [stage_pass for segment in segments for stage_pass in segment.passes]
-    with closing(perturbed_weights(forward, passes, forward.weights.ahead)) as perturbed:
-        for segment in segments:
-            activations = reached[segment.block - 1]
-            for stage_pass in segment.passes:
+    in_order = [stage_pass for branch_pass in passes for stage_pass in branch_pass.stages]
+    with closing(perturbed_weights(forward, in_order, forward.weights.ahead)) as perturbed:
+        for branch_pass in passes:
+            activations = reached[branch_pass.block - 1]
+            for stage_pass in branch_pass.stages:
                 with forward.recorder.phase(forward_block(stage_pass.block)):
-                    keep = segment.starts_again and stage_pass is segment.passes[0]
+                    keep = branch_pass.starts_again and stage_pass is branch_pass.stages[0]
                     activations = advance(forward, batch, stage_pass, activations, perturbed, keep)
-            reached[segment.block] = activations
-            if segment.ends:
-                losses += [(segment.block, float(each.mean())) for each in activations.losses(batch)]
+            reached[branch_pass.block] = activations
+            if branch_pass.ends:
+                losses += [(branch_pass.block, float(each.mean())) for each in activations.losses(batch)]
                 release(forward, activations)
     if plan.sides == 1:
         (_, centre), *others = losses

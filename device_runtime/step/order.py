@@ -19,31 +19,31 @@ from fedspzo.device_runtime.step.stage_pass import Perturbations, StagePass, bot
 
 
 @dataclass(frozen=True)
-class Segment:
-    """A run of stages that some branches pass together: one block, or one-sided all from a block to the end.
+class BranchPass:
+    """The pass of some branches through consecutive stages: one block, or one-sided all from a block to the end.
 
     Attributes:
         block: the first block's index among those that are perturbed.
-        passes: through the stages, from the block's first trained one on.
-        starts_again: whether another segment starts from the same activations.
+        stages: its passes through the stages, from the block's first trained one on.
+        starts_again: whether another pass starts from the same activations.
         ends: whether it ends with the losses.
     """
 
     block: int
-    passes: Sequence[StagePass]
+    stages: Sequence[StagePass]
     starts_again: bool
     ends: bool
 
 
-def order_segments(
+def order_passes(
     forward: Forward[Replica],
     batch: Batch,
     plan: Plan,
     owner: str,
     step: int,
     offsets: Sequence[Sequence[Direction]],
-) -> list[Segment]:
-    """The segments of a local step; the arguments are those of ``measure_step``.
+) -> list[BranchPass]:
+    """The passes of a local step; the arguments are those of ``measure_step``.
 
     Two-sided, in the order of the scalars. One-sided, the centre comes first, then the blocks' branches from the last
     block to the first, so that activations are let go of one by one.
@@ -53,15 +53,15 @@ def order_segments(
     starts = [*first_trained(manifest, plan.blocks), len(manifest.stages)]
     by_path = goes_by_path(manifest, batch.shape.batch, batch.shape.length)
 
-    def segment(number: int, stop: int, first: Sequence[Direction | None]) -> Segment:
+    def between(number: int, stop: int, first: Sequence[Direction | None]) -> BranchPass:
         """From a block to before another, with perturbations of the first of them."""
-        passes = []
+        found = []
         for at in range(number, stop):
             own = first if at == number else [None] * len(first)
             block, stages = perturbed[at], range(starts[at], starts[at + 1])
             perturbations = Perturbations(offsets[block], own, plan.distribution)
-            passes += [StagePass.of(forward, batch, block, stage, perturbations) for stage in stages]
-        return Segment(number, passes, False, stop == len(perturbed))
+            found += [StagePass.of(forward, batch, block, stage, perturbations) for stage in stages]
+        return BranchPass(number, found, False, stop == len(perturbed))
 
     def directions(number: int, paths: Iterable[tuple[int, ...]]) -> list[Direction]:
         size = plan.epsilon * plan.blocks[perturbed[number]].scale
@@ -69,18 +69,18 @@ def order_segments(
 
     numbers = range(len(perturbed))
     if plan.sides == 1:
-        segments = [segment(number, number + 1, [None]) for number in numbers]
+        passes = [between(number, number + 1, [None]) for number in numbers]
         for number in reversed(numbers):
-            found = directions(number, plan.paths(perturbed[number]))
-            for together in [[direction] for direction in found] if by_path else [found]:
-                segments.append(segment(number, len(perturbed), together))
+            drawn: list[Direction | None] = [*directions(number, plan.paths(perturbed[number]))]
+            for together in [[direction] for direction in drawn] if by_path else [drawn]:
+                passes.append(between(number, len(perturbed), together))
     else:
         listed = [(number, list(plan.paths(perturbed[number]))) for number in numbers]
         if by_path:  # each path of each block on its own, before the paths under it
             each = sorted((path, number) for number, paths in listed for path in paths)
             listed = [(number, [path]) for path, number in each]
-        segments = [segment(number, number + 1, both_signs(directions(number, paths))) for number, paths in listed]
-    return [replace(each, starts_again=_starts_again(each.block, segments[n + 1 :])) for n, each in enumerate(segments)]
+        passes = [between(number, number + 1, both_signs(directions(number, paths))) for number, paths in listed]
+    return [replace(each, starts_again=_starts_again(each.block, passes[n + 1 :])) for n, each in enumerate(passes)]
 
 
 def first_trained(manifest: Manifest, blocks: Sequence[Block]) -> list[int]:
@@ -104,6 +104,6 @@ def goes_by_path(manifest: Manifest, batch: int, length: int) -> bool:
     return not together and not prepared and not any(stage.constants for stage in manifest.stages)
 
 
-def _starts_again(block: int, later: Iterable[Segment]) -> bool:
-    """Whether another segment of a block comes before its activations are replaced by those of another path."""
-    return next((segment.block == block for segment in later if segment.block <= block), False)
+def _starts_again(block: int, later: Iterable[BranchPass]) -> bool:
+    """Whether another pass of a block comes before its activations are replaced by those of another path."""
+    return next((each.block == block for each in later if each.block <= block), False)

@@ -93,7 +93,7 @@ def test_a_device_that_comes_late_catches_up(
     read_rounds(server, 10)
     with held(*devices):  # or the job may be over before the newcomer has started
         processes.device("late")
-        watcher.wait(Batch)
+        watcher.wait(EntryBatch)
     watcher.close()
     _, last, _ = finish(server)
     assert_equal_replicas(bundle, tmp_path, last, {"a", "b", "late"})
