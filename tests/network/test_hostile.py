@@ -109,7 +109,7 @@ def test_an_entry_is_decoded_encoded_and_hashed_once(victim: Victim, entries: li
         calls[frame.f_code] += event == "call"
 
     signed = [victim.sign(entry, head=head) for entry, head in zip(entries, heads(entries), strict=False)]
-    batch = victim.sign(Batch(tuple(signed[1:])), to=DEVICE)
+    batch = victim.sign(EntryBatch(tuple(signed[1:])), to=DEVICE)
     for message, topic, once in ((signed[0], TOPICS.result, 1), (batch, TOPICS.down(DEVICE), len(signed) - 1)):
         calls.clear()
         sys.setprofile(count)
