@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import fedspzo
 
 DOCS = Path(__file__).parents[2] / "docs"
+SOURCES = ("android_demo", "benchmarks", "broker", "device_runtime", "export", "fedspzo", "tests", "examples")
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="the extra 'docs' is empty for Python 3.10")
@@ -24,6 +26,17 @@ def test_the_site_builds_without_warnings_and_documents_every_public_name(tmp_pa
         inventory = InventoryFile.load(file, "", lambda base, uri: uri)
     documented = {name for kind, objects in inventory.items() if kind.startswith("py:") for name in objects}
     assert {f"fedspzo.{name}" for name in getattr(fedspzo, "__all__", ())} <= documented
+
+
+def test_documents_name_source_files_that_exist() -> None:
+    root = DOCS.parent
+    sources = {path.as_posix() for part in SOURCES for path in (root / part).rglob("*.*")}
+    for document in (root / "README.md", root / "CONTRIBUTING.md", root / "android_demo/README.md", *DOCS.glob("*.md")):
+        for name in re.findall(r"[\w./-]+\.(?:py|cpp|c|h|java)\b", document.read_text(encoding="utf-8")):
+            assert any(source.endswith(f"/{name.removeprefix('fedspzo/')}") for source in sources), (
+                document.name,
+                name,
+            )
 
 
 def test_the_readme_is_short() -> None:
