@@ -365,7 +365,7 @@ def test_the_app_trains_through_a_kill_and_a_cut(
         federation.start(access.user, "device", access, "--data", data)
     server = federation.start(
         "server", "server", federation.broker.server_access(), "--json", "--devices", "3", "--cohort", "3",
-        "--rounds", "200", "--deadline", "60", "--fanouts", "1,64",
+        "--rounds", "200", "--deadline", "60", "--fanouts", "1,64", "--serve-after", "0",
     )  # fmt: skip
     invitation = Invitation(replace(phone_login, url=f"mqtts://localhost:{federation.proxy.port}"))
     archive = shutil.make_archive(str(tmp_path / "bundle"), "zip", federation.bundle)

@@ -160,6 +160,7 @@ class Chaos:
             "server", bundle, "--access", self.folder / f"{SERVER_USER}.json", "--state", self.folder / "server",
             "--json", "--rounds", rounds, "--devices", self.devices, "--cohort", 4, "--over-selection", 1.25,
             "--quorum", 2, "--deadline", 3, "--split", 3, "--fanouts", "1,4", "--seeds", "device", "--steps", STEPS,
+            "--serve-after", 0,
         ]  # fmt: skip
         return Part(SERVER_USER, list(map(str, arguments)), self.folder / "server.log")
 
