@@ -227,7 +227,7 @@ class Device:
         if plan.round == self._round + 1:
             if self._answer is None or self._answer.round != plan.round:
                 scalars = np.random.default_rng().standard_normal(plan.scalars, np.float32).tolist()
-                self._answer = Result(plan.round, print_of(plan), tuple(scalars), 1.0, plan.examples, 0.1, b"")
+                self._answer = Result(plan.round, print_of(plan), tuple(scalars), 1.0, plan.batch, 0.1, b"")
                 self._swarm.counts["results sent"] += 1
             self._send_result(now)
         elif plan.round > self._round + 1:

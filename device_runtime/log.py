@@ -51,6 +51,8 @@ class _Lines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """See :meth:`logging.Formatter.format`."""
         text = super().format(record)
+        if kind := getattr(record, "kind", ""):
+            text = f"{text} [{kind}]"
         if not self._journal:
             return text
         priority = 3 if record.levelno >= logging.ERROR else 4 if record.levelno >= logging.WARNING else 6

@@ -45,12 +45,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="fedspzo", description="Federated fine-tuning of language models with forward passes only."
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    words = sys.argv[1:] if arguments is None else arguments
+    chosen = next((word for word in words if not word.startswith("-")), None)
     for name, summary in COMMANDS.items():
-        module = importlib.import_module(f"fedspzo.commands.{name}")
-        subparser = subparsers.add_parser(name, help=summary, description=module.__doc__)
-        module.configure(subparser)
-        subparser.set_defaults(run=module.run)
-    options = parser.parse_args(arguments)
+        subparser = subparsers.add_parser(name, help=summary)
+        if name == chosen:
+            module = importlib.import_module(f"fedspzo.commands.{name}")
+            subparser.description = module.__doc__
+            module.configure(subparser)
+            subparser.set_defaults(run=module.run)
+    options = parser.parse_args(words)
     serving = options.command in SERVING
     signal.signal(signal.SIGTERM, _end_well if serving else _break_off)
     how = (options.verbose, options.json, options.log_file) if serving else ()

@@ -73,7 +73,7 @@ def make_plan() -> Callable[..., Plan]:
 
     def make(**changes: object) -> Plan:
         settings: dict[str, object] = {
-            "round": 1, "base_seed": 7, "shared": True, "distribution": "rademacher", "steps": 1, "examples": BATCH,
+            "round": 1, "base_seed": 7, "shared": True, "distribution": "rademacher", "steps": 1, "batch": BATCH,
             "epsilon": 1e-3, "blocks": (Block(3, 1, 0.25, 1e-3), Block(5, 4, 1.0, 1e-2)), "deadline": 60.0,
             "digest": False,
         }  # fmt: skip

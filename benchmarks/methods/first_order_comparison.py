@@ -16,15 +16,16 @@ import math
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from settings import SETTINGS, Setting, open_setting
-from trial import ALPHA, COHORT, DEVICES, Trained, make_job, run_job, run_training
+from trial import ALPHA, COHORT, DEVICES, Trained, make_job, read_options, run_job, run_training
 
 from fedspzo.broker.rounds.aggregate import close_round
 from fedspzo.broker.rounds.job import Job, plan_round
+from fedspzo.broker.rounds.methods import FIRST_ORDER
 from fedspzo.broker.simulation.first_order import ALGORITHMS, FirstOrder, payload
 from fedspzo.broker.simulation.gradient import Backpropagation
 from fedspzo.broker.simulation.partition import Skew, share_out
@@ -37,7 +38,6 @@ from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.runner import Forward
 from fedspzo.device_runtime.step.scores import evaluate
-from fedspzo.options.methods import FIRST_ORDER
 
 TUNING_SEED = 0
 #: Rates to choose from, as multiples of the method's own.
@@ -51,7 +51,7 @@ class FirstOrderChoice:
     """What is tuned of a first-order method.
 
     Attributes:
-        method: one of ``fedspzo.options.methods.FIRST_ORDER``.
+        method: one of ``fedspzo.broker.rounds.methods.FIRST_ORDER``.
         rate: learning rate.
         steps: local steps.
         batch: examples of a step.
@@ -78,8 +78,8 @@ def run_first_order_trial(setting: Setting, choice: FirstOrderChoice, seed: int,
 
 def make_first_order_job(bundle: Bundle, choice: FirstOrderChoice, seed: int) -> Job:
     """The job of the trials, of one block that has the learning rate."""
-    job = make_job(bundle, {"--fanouts": 1, "--scales": 1, "--learning-rates": choice.rate}, seed)
-    return replace(job, examples=choice.batch, steps=choice.steps)
+    own = {"fanouts": (1,), "scales": (1.0,), "learning_rates": (choice.rate,)}
+    return make_job(bundle, {**own, "batch": choice.batch, "steps": choice.steps}, seed)
 
 
 def tune(setting: Setting, method: str, batch: int, target: float) -> FirstOrderChoice:
@@ -107,13 +107,13 @@ def compare(
         target: training loss to reach.
         seed: of all runs but those that tune.
     """
-    cohort, job = _forward_of_a_cohort(setting.bundle), make_job(setting.bundle, proposal, seed)
+    cohort, job = _forward_of_a_cohort(setting.bundle), make_job(setting.bundle, read_options(proposal), seed)
     curve, plan = run_job(setting, job, DEVICES, ZEROTH * cohort), plan_round(job, 1)
     up, down = zeroth_order_bytes(plan)
     yield _row(setting, data, "fedspzo, planned", curve, target, plan, up, down)
     size = payload(Backpropagation(setting.bundle).start()) * COHORT / DEVICES
     for method in methods:
-        tuned = tune(setting, method, job.examples, target)
+        tuned = tune(setting, method, job.batch, target)
         curve = run_first_order_trial(setting, tuned, seed, FIRST * cohort)
         plan = plan_round(make_first_order_job(setting.bundle, tuned, seed), 1)
         yield _row(setting, data, method, curve, target, plan, size, size)
@@ -125,7 +125,7 @@ def zeroth_order_bytes(plan: Plan) -> tuple[float, float]:
     A cohort gets the plan and answers; all get the entry.
     """
     random = np.random.default_rng(0).standard_normal(plan.scalars, np.float32)
-    result = Result(plan.round, fingerprint(plan), tuple(random.tolist()), 0.5, plan.examples, 0.5, b"")
+    result = Result(plan.round, fingerprint(plan), tuple(random.tolist()), 0.5, plan.batch, 0.5, b"")
     entry = close_round(plan, {f"device-{number}": result for number in range(COHORT)})
     of_result, of_plan, of_entry = (len(encode(message)) + SIGNATURE_BYTES for message in (result, plan, entry))
     return of_result * COHORT / DEVICES, of_plan * COHORT / DEVICES + of_entry

@@ -25,13 +25,13 @@ from trial import Choice, Trained
 
 from fedspzo.broker.rounds.aggregate import close_round
 from fedspzo.broker.rounds.job import plan_round
+from fedspzo.broker.rounds.methods import METHODS
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.protocol.messages import Result, encode, fingerprint
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.estimator import measure
 from fedspzo.device_runtime.step.prefix_cache import PrefixCache
 from fedspzo.device_runtime.step.runner import Forward
-from fedspzo.options.methods import METHODS
 
 TWO_SIDED_WHOLE = ("decomfl", "fedzo")
 WHOLE = tuple(name for name, method in METHODS.items() if method.first is None and name != "mezo")

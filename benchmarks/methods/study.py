@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from settings import SETTINGS, open_setting
-from trial import ALPHA, COHORT, DEVICES, POINTS, Choice, Trained, make_job, make_trial_job, run_job
+from trial import ALPHA, COHORT, DEVICES, POINTS, Choice, Trained, make_job, make_trial_job, read_options, run_job
 
 from fedspzo.broker.rounds.job import Job
+from fedspzo.broker.rounds.methods import METHODS
 from fedspzo.device_runtime.model.bundle import Bundle
-from fedspzo.options.methods import METHODS
 
 TUNING_SEED, SEEDS = 0, (1, 2, 3)
 #: Directions to choose from, whole-model and inside the split.
@@ -103,7 +103,9 @@ def describe(choice: Settings) -> dict[str, Any]:
 
 def make_settings_job(bundle: Bundle, choice: Settings, seed: int) -> Job:
     """The job of a tuned choice or of planned options."""
-    return make_trial_job(bundle, choice, seed) if isinstance(choice, Choice) else make_job(bundle, choice, seed)
+    if isinstance(choice, Choice):
+        return make_trial_job(bundle, choice, seed)
+    return make_job(bundle, read_options(choice), seed)
 
 
 def _run(folder: Path, setting: str, choice: Settings, seed: int, forwards: float) -> Trained:

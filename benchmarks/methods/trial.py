@@ -6,14 +6,15 @@ import argparse
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from settings import Setting
 
-from fedspzo.broker.rounds.job import Job
+from fedspzo.broker.rounds.job import Job, check_job
+from fedspzo.broker.rounds.methods import METHODS
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.broker.simulation.curve import Budget, Curve, draw_curve
 from fedspzo.broker.simulation.driver import Training, simulate
@@ -21,13 +22,12 @@ from fedspzo.broker.simulation.fleet import CALM, Fleet
 from fedspzo.broker.simulation.partition import Shares, Skew, device_names, share_out, subset
 from fedspzo.broker.simulation.workers import LocalWorkers, Work
 from fedspzo.broker.simulation.zeroth_order import ZerothOrder
-from fedspzo.commands import server
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.runner import Forward
 from fedspzo.device_runtime.step.scores import evaluate
-from fedspzo.options.methods import METHODS
+from fedspzo.options.fields import add_options, given
 
 DEVICES, COHORT, ALPHA = 10, 4, 0.5
 #: Trained weights of the model that the methods' own rates are for.
@@ -45,7 +45,7 @@ class Choice:
     """What is tuned of a method.
 
     Attributes:
-        method: one of ``fedspzo.options.methods.METHODS``.
+        method: one of ``fedspzo.broker.rounds.methods.METHODS``.
         perturbations: directions.
         rate: learning rate for each of them, for :data:`WEIGHTS` trained weights; larger with fewer, in proportion.
         batch: examples of a step.
@@ -125,18 +125,19 @@ def make_trial_job(bundle: Bundle, choice: Choice, seed: int) -> Job:
     """The job of a choice, long enough for any budget."""
     trained = sum(math.prod(spec.shape) for spec in bundle.manifest.tensors if spec.trainable)
     settings = METHODS[choice.method].settings(choice.perturbations, choice.rate * WEIGHTS / trained, choice.ratio)
-    options = {f"--{option.replace('_', '-')}": value for option, value in settings.items()}
-    return replace(make_job(bundle, options, seed), examples=choice.batch)
+    return make_job(bundle, {**settings, "batch": choice.batch}, seed)
 
 
-def make_job(bundle: Bundle, options: Mapping[str, Any], seed: int) -> Job:
-    """The job of options as ``fedspzo simulate`` takes them, long enough for any budget."""
+def read_options(options: Mapping[str, str]) -> dict[str, Any]:
+    """The job's settings that options of ``fedspzo simulate`` give, as ``fedspzo plan`` proposes them."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--devices", type=int, default=DEVICES)
-    server.add_job_options(parser)
-    own = {**options, "--rounds": 1_000_000, "--cohort": COHORT, "--seed": seed}
-    given = [[option] if value is True else [option, str(value)] for option, value in own.items()]
-    return server.make_job(parser.parse_args([word for words in given for word in words]), bundle)
+    add_options(parser, Job)
+    return given(parser.parse_args([word for pair in options.items() for word in pair]), Job)
+
+
+def make_job(bundle: Bundle, settings: Mapping[str, Any], seed: int) -> Job:
+    """A job, long enough for any budget."""
+    return check_job(Job(**{**settings, "rounds": 1_000_000, "cohort": COHORT, "seed": seed}), bundle)
 
 
 def geometric_mean(values: Sequence[float]) -> float:

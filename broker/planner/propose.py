@@ -199,7 +199,7 @@ def make_job(proposal: Proposal, profile: Profile, job: Job) -> Job:
         Block(stop, cut.fanout, cut.size / epsilon, cut.rate) for stop, cut in zip(stops, proposal.cuts, strict=True)
     )
     return replace(
-        job, blocks=blocks, epsilon=epsilon, examples=proposal.batch, first_every=proposal.first_every, sides=1,
+        job.with_blocks(blocks), epsilon=epsilon, batch=proposal.batch, first_every=proposal.first_every, sides=1,
         adapt=("rates",),
     )  # fmt: skip
 

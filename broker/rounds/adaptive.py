@@ -132,7 +132,7 @@ class Pace:
 
     def plan(self, round: int) -> Plan:
         """The plan of the next round."""
-        return plan_round(replace(self._job, blocks=adapt_blocks(self._job, self._moments)), round)
+        return plan_round(self._job, round, adapt_blocks(self._job, self._moments))
 
     def follow(self, entry: Entry) -> None:
         """A round was closed."""

@@ -66,8 +66,8 @@ def refusal(plan: Plan, cohort: Collection[str], device: str, result: Result) ->
         return f"it answers another plan of round {result.round}"
     if len(result.scalars) != plan.scalars:
         return f"it has {len(result.scalars)} scalars, and the plan asks for {plan.scalars}"
-    if not 1 <= result.examples <= plan.steps * plan.examples:
-        return f"it claims {result.examples} examples, and the plan allows {plan.steps * plan.examples}"
+    if not 1 <= result.examples <= plan.steps * plan.batch:
+        return f"it claims {result.examples} examples, and the plan allows {plan.steps * plan.batch}"
     if len(result.energy) > 1 or any(energy.uncertainty < 0 for energy in result.energy):
         return "what it says of its energy makes no sense"
     joules = [number for energy in result.energy for number in (energy.joules, energy.uncertainty)]

@@ -1,112 +1,248 @@
-"""A job: its settings, and the plan of each of its rounds."""
+"""A job: its settings with all their rules, and the plan of each of its rounds.
+
+The fields of :class:`Job` are the one source of the command line's options, of the keys of a job's file and of the
+reference: a field whose metadata has ``help`` is all three, under one name.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields, replace
+from typing import Any
 
-from fedspzo.device_runtime.errors import PlanError
+from fedspzo.broker.rounds.aggregate import close_round
+from fedspzo.broker.rounds.sampling import SAMPLINGS
+from fedspzo.broker.rounds.seeds import derive
+from fedspzo.device_runtime.directions.format import DISTRIBUTIONS
+from fedspzo.device_runtime.errors import MessageError, PlanError
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.model.manifest import Manifest
+from fedspzo.device_runtime.protocol.messages import MAX_BYTES, EntryBatch, Result, encode
 from fedspzo.device_runtime.protocol.plan import Block, Plan
+from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES
+from fedspzo.device_runtime.replica.weights import check_blocks
 
 #: What of a job's blocks may follow what devices measure.
 ADAPTABLE = ("rates", "counts", "scales")
+#: Whose directions a device measures: those of all, or its own.
+SEEDS = ("shared", "device")
+#: Sizes are at least this; all numbers lie between the other and its negative where nothing else is said.
+TINY, MOST = 1e-9, 1_000_000_000
+#: A field's type, or that of its elements → the types of values that it takes, and what to call one and several.
+_TYPES: Mapping[str, tuple[tuple[type, ...], str, str]] = {
+    "int": ((int,), "a whole number", "a list of whole numbers"),
+    "float": ((float, int), "a number", "a list of numbers"),
+    "str": ((str,), "a word", "a list of words"),
+    "bool": ((bool,), "true or false", "a list of true and false"),
+}
+
+
+def _setting(default: Any, help: str, **more: Any) -> Any:
+    """A field that is an option: ``least`` and ``most`` are its bounds, ``choices`` what it is one of."""
+    return field(default=default, metadata={"help": help, **more})
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a job's rounds have in common.
+    """What a job's rounds have in common; each field's metadata says what it is.
 
-    Attributes:
-        rounds: rounds to run.
-        cohort: results that close a round.
-        over_selection: devices asked, as a multiple of the cohort, so that stragglers need not be waited for.
-        sampling: how they are chosen, one of :data:`fedspzo.broker.rounds.sampling.SAMPLINGS`.
-        quorum: results that suffice when the deadline has passed.
-        deadline: seconds a round waits for results.
-        seed: all randomness of the job derives from it.
-        shared, distribution, steps, examples, epsilon, blocks: see ``protocol.plan.Plan``; the learning
-            rates are those of the first round.
-        final_rate: what the learning rates fall to, linearly over the rounds, as a share of the first.
-        digest_every: rounds between comparisons of digests.
-        energy: whether devices are asked what a round takes.
-        sides, pool, rebase: see :class:`fedspzo.device_runtime.protocol.plan.Plan`.
-        first_every: the first block is perturbed in every so many rounds, and frozen in those between, in which
-            devices keep its activations.
-        votes: whether a scalar counts by its sign alone, and the majority's sign is the step (FeedSign, arXiv
-            2501.17610).
-        adapt: what of the blocks follows what is measured, of :data:`ADAPTABLE` (``rounds.adaptive``).
+    Lists are taken for tuples, and whole numbers for floats. Split and batch depend on the model where they are not
+    given: :func:`check_job` fills them in, and sets ``stages``, the number of the network's stages, which is 0 before.
     """
 
-    rounds: int
-    cohort: int
-    over_selection: float
-    sampling: str
-    quorum: int
-    deadline: float
-    seed: int
-    shared: bool
-    distribution: str
-    steps: int
-    examples: int
-    epsilon: float
-    blocks: tuple[Block, ...]
-    final_rate: float
-    digest_every: int
-    energy: bool = False
-    sides: int = 2
-    pool: int = 0
-    rebase: int = 0
-    first_every: int = 1
-    votes: bool = False
-    adapt: tuple[str, ...] = ()
+    rounds: int = _setting(100, "rounds to run", least=1)
+    cohort: int = _setting(4, "results that close a round", least=1)
+    over_selection: float = _setting(1.0, "devices asked, as a multiple of the cohort", least=1, most=100)
+    sampling: str = _setting(
+        "uniform",
+        "whom to ask: anyone (uniform), those asked longest ago (freshness), or those with power, the thrifty first"
+        " (energy)",
+        choices=SAMPLINGS,
+    )
+    quorum: int = _setting(1, "results that suffice at the deadline", least=1)
+    deadline: float = _setting(60.0, "seconds a round waits for results", least=TINY)
+    seed: int = _setting(0, "all randomness of the job derives from it", least=-(1 << 63), most=(1 << 63) - 1)
+    seeds: str = _setting("shared", "whose directions a device measures: shared by all, or its own", choices=SEEDS)
+    energy: bool = _setting(False, "ask devices for the joules that a round takes them")
+    distribution: str = _setting("rademacher", "of the directions", choices=DISTRIBUTIONS)
+    steps: int = _setting(1, "local steps in a round", least=1)
+    batch: int = _setting(0, "examples of a step (default: as many as the bundle takes)", metavar="N", least=0)
+    epsilon: float = _setting(1e-3, "size of the perturbation", least=TINY)
+    split: tuple[int, ...] = _setting(
+        (), "stage where each block after the first starts (default: the last layer)", least=1
+    )
+    fanouts: tuple[int, ...] = _setting((1, 16), "perturbations of each block; 0 freezes the first", least=0)
+    scales: tuple[float, ...] = _setting((0.25, 1.0), "perturbation scale of each block", least=TINY)
+    learning_rates: tuple[float, ...] = _setting((1e-4, 1.6e-3), "of each block, in the first round")
+    sides: int = _setting(
+        2, "2: differences of + and −, as in the paper; 1: of + and the centre, whose loss all share", choices=(1, 2)
+    )
+    first_every: int = _setting(
+        1, "perturb the first block every N-th round; between, devices keep its activations", metavar="N", least=1
+    )
+    votes: bool = _setting(False, "a scalar counts by its sign alone, and the majority's is the step")
+    adapt: tuple[str, ...] = _setting(
+        (), "what of the blocks follows the derivatives that are measured: rates, counts, scales", choices=ADAPTABLE
+    )
+    seed_pool: int = _setting(0, "take all seeds from a pool of N (default: no pool)", metavar="N", least=0)
+    rebase_every: int = _setting(
+        0,
+        "with a seed pool, make weights again from the sums of the pool every N rounds: a device that was away longer"
+        " gets those, some kilobytes, instead of the journal (default: never)",
+        metavar="N",
+        least=0,
+    )
+    final_rate: float = _setting(1.0, "share that learning rates fall to, linearly", least=0, most=1)
+    digest_every: int = field(default=25, metadata={"least": 1})
+    stages: int = field(default=0, metadata={"least": 0})
 
     def __post_init__(self) -> None:
-        """Raises PlanError when the job contradicts itself."""
-        if self.first_every < 1 or (self.first_every > 1 and len(self.blocks) == 1):
-            raise PlanError("the first of several blocks may be perturbed every so many rounds, at least every round")
-        if not set(self.adapt) <= set(ADAPTABLE):
-            raise PlanError(f"a job adapts some of {', '.join(ADAPTABLE)}, not '{', '.join(self.adapt)}'")
-        if "counts" in self.adapt and (self.sides != 1 or len(self.blocks) == 1):
-            raise PlanError("counts adapt among several blocks that are measured one-sided: with --split and --sides 1")
-        if self.votes and not self.shared:
-            raise PlanError("devices can only vote on directions that they share")
+        """Raises PlanError when a setting has a wrong type or is out of its range, or two contradict each other."""
+        for setting in fields(self):
+            object.__setattr__(self, setting.name, check_value(setting, getattr(self, setting.name)))
+        if self.quorum > self.cohort:
+            raise PlanError(
+                "job.quorum-above-cohort",
+                f"a quorum of {self.quorum} cannot be met by a cohort of {self.cohort}; lower quorum or raise cohort",
+            )
+        blocks = len(self.fanouts)
+        cuts = len(self.split) or min(blocks - 1, 1)
+        if not blocks == len(self.scales) == len(self.learning_rates) == cuts + 1:
+            raise PlanError(
+                "job.blocks-differ",
+                "fanouts, scales and learning_rates are numbers, one for each block, and split has one fewer",
+            )
+        if self.first_every > 1 and blocks == 1:
+            raise PlanError("job.no-first-block", "first_every is for the first of several blocks; leave it out")
+        if "counts" in self.adapt and (self.sides != 1 or blocks == 1):
+            raise PlanError(
+                "job.counts-of-one-block", "counts adapt among several blocks that are measured with sides = 1"
+            )
+        if self.votes and self.seeds != "shared":
+            raise PlanError(
+                "job.votes-on-own-directions", "devices can only vote on directions that they share: seeds = shared"
+            )
+        _plan(self, 1, self._cut(self.stages or 1 << 30))  # has the rules of all that a plan says
 
     @property
     def asked(self) -> int:
         """Devices asked in a round."""
         return math.ceil(self.cohort * self.over_selection)
 
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """The cut of the network. Raises PlanError before :func:`check_job` has filled in what depends on the model."""
+        if not self.stages:
+            raise PlanError("job.unresolved", "the job's blocks depend on the model; call check_job(job, bundle) first")
+        return self._cut(self.stages)
 
-def plan_round(job: Job, round: int) -> Plan:
-    """The plan of a round.
+    def with_blocks(self, blocks: Sequence[Block]) -> Job:
+        """The job with other blocks."""
+        stops = tuple(block.stop for block in blocks)
+        return replace(
+            self,
+            stages=stops[-1],
+            split=stops[:-1],
+            fanouts=tuple(block.fanout for block in blocks),
+            scales=tuple(block.scale for block in blocks),
+            learning_rates=tuple(block.learning_rate for block in blocks),
+        )
+
+    def _cut(self, stages: int) -> tuple[Block, ...]:
+        stops = (*_split(self, stages), stages)
+        values = zip(stops, self.fanouts, self.scales, self.learning_rates, strict=True)
+        return tuple(Block(*block) for block in values)
+
+
+def check_value(setting: Field[Any], value: Any) -> Any:
+    """A value of one of the job's fields, in the field's type.
 
     Raises:
-        PlanError: the job's settings contradict themselves.
+        PlanError: it has another type, is out of the field's range, or none of its choices.
+    """
+    name, kind, known = setting.name, str(setting.type), setting.metadata
+    element = kind.removeprefix("tuple[").removesuffix(", ...]")
+    types, one, several = _TYPES[element]
+    values = (value,) if kind == element else value
+    if not isinstance(values, (list, tuple)) or not all(
+        isinstance(each, types) and isinstance(each, bool) == (element == "bool") for each in values
+    ):
+        raise PlanError("job.wrong-type", f"{name} is {one if kind == element else several}, not {value!r}")
+    for each in values:
+        if "choices" in known and each not in known["choices"]:
+            choices = ", ".join(map(str, known["choices"]))
+            raise PlanError(f"job.unknown-{name}", f"{name} is one of {choices}, not {each!r}")
+        least, most = known.get("least", -MOST), known.get("most", MOST)
+        if element in ("int", "float") and not least <= each <= most:
+            raise PlanError("job.out-of-range", f"{name} lies between {least:g} and {most:g}, not {each}")
+    found = tuple(float(each) if element == "float" else each for each in values)
+    return found[0] if kind == element else found
+
+
+def plan_round(job: Job, round: int, blocks: Sequence[Block] | None = None) -> Plan:
+    """The plan of a round.
+
+    Args:
+        blocks: in the place of the job's own.
+
+    Raises:
+        PlanError: the job's blocks depend on the model (see :attr:`Job.blocks`), or what is given contradicts the rest.
     """
     rate = 1.0 - (1.0 - job.final_rate) * (round - 1) / job.rounds
-    first, *others = (replace(block, learning_rate=rate * block.learning_rate) for block in job.blocks)
+    own = job.blocks if blocks is None else blocks
+    first, *others = (replace(block, learning_rate=rate * block.learning_rate) for block in own)
     if round % job.first_every:
         first = replace(first, fanout=0)
+    return _plan(job, round, (first, *others))
+
+
+def resolve(job: Job, manifest: Manifest) -> Job:
+    """The job with what depends on the model filled in: split, batch and stages."""
+    stages = job.stages or len(manifest.stages)
+    return replace(job, stages=stages, split=_split(job, stages), batch=job.batch or manifest.batch)
+
+
+def check_job(job: Job, bundle: Bundle) -> Job:
+    """The job as it runs with a bundle, see :func:`resolve`.
+
+    Raises:
+        PlanError: its blocks or its batch do not fit the bundle, or a round of it is too large for a message.
+    """
+    job = resolve(job, bundle.manifest)
+    plan = _plan(job, 1, job.blocks)
+    check_blocks(bundle, plan)
+    result = Result(1, b"", (0.0,) * plan.scalars, 0.0, 1, 0.0, b"")
+    results = 1 if plan.shared else min(job.cohort, MAX_BYTES // (4 * plan.scalars) + 1)  # so many are too many
+    entry = close_round(plan, {f"{number:064d}": result for number in range(results)})
+    try:
+        encode(EntryBatch((encode(entry) + bytes(SIGNATURE_BYTES),)))
+    except MessageError as error:
+        raise PlanError(
+            "job.round-too-large", f"a round is too large ({error}); lower cohort or fanouts, or use seeds = shared"
+        ) from None
+    return job
+
+
+def _split(job: Job, stages: int) -> tuple[int, ...]:
+    """Where blocks after the first start; the last layer, before the head, where it is not said."""
+    return job.split or (stages - 2,) * (len(job.fanouts) - 1)
+
+
+def _plan(job: Job, round: int, blocks: tuple[Block, ...]) -> Plan:
     return Plan(
         round=round,
         base_seed=derive(job.seed, round, "plan"),
-        shared=job.shared,
+        shared=job.seeds == "shared",
         distribution=job.distribution,
         steps=job.steps,
-        examples=job.examples,
+        batch=job.batch or 1,
         epsilon=job.epsilon,
-        blocks=(first, *others),
+        blocks=blocks,
         deadline=job.deadline,
         digest=round % job.digest_every == 0,
         energy=job.energy,
         sides=job.sides,
-        pool=job.pool,
-        rebase=job.rebase,
+        seed_pool=job.seed_pool,
+        rebase_every=job.rebase_every,
     )
-
-
-def derive(seed: int, round: int, purpose: str) -> int:
-    """64 bits that depend on nothing but the arguments: all of a job's randomness comes from here."""
-    message = f"{seed}/{round}/{purpose}".encode()
-    return int.from_bytes(hashlib.blake2b(message, digest_size=8, person=b"fedspzo round 1").digest(), "little")

@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from fedspzo.broker.rounds.job import Job, derive
+from fedspzo.broker.rounds.seeds import derive
+
+if TYPE_CHECKING:
+    from fedspzo.broker.rounds.job import Job
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ SAMPLINGS: dict[str, Callable[[Candidate], tuple[float, ...]]] = {
 
 
 #: Chooses whom a round asks: given the job, the round, the devices to choose from, and how many to choose at most.
-Sample = Callable[[Job, int, Mapping[str, Candidate], int], tuple[str, ...]]
+Sample = Callable[["Job", int, Mapping[str, Candidate], int], tuple[str, ...]]
 
 
 def choose_cohort(job: Job, number: int, candidates: Mapping[str, Candidate], count: int) -> tuple[str, ...]:

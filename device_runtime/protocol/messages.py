@@ -246,7 +246,7 @@ _NUMBERS = {kind: number for number, kind in _KINDS.items()}
 #: Class → field name → type, in the order of the wire.
 _HINTS = {kind: get_type_hints(kind) for kind in (*_NUMBERS, Block, Contribution, Energy, BlockSums, Sums)}
 #: A last field that came to the format later, and what it stood for before: holding that, it is left out.
-_LATER: dict[type[Any], tuple[str, Any]] = {Plan: ("rebase", 0)}
+_LATER: dict[type[Any], tuple[str, Any]] = {Plan: ("rebase_every", 0)}
 
 
 def encode(message: Message) -> bytes:

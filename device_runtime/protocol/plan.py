@@ -53,16 +53,16 @@ class Plan:
         shared: whether all devices measure the same directions (then scalars are averaged) or each its own.
         distribution: of the directions, one of ``directions.DISTRIBUTIONS``.
         steps: local steps.
-        examples: examples a step draws (at most the bundle's batch).
+        batch: examples a step draws (at most the bundle's batch).
         epsilon: size ε of the perturbation.
         blocks: the cut of the network.
         deadline: seconds that the round waits for results.
         digest: whether the result must carry the digest of the replica that the round starts from.
         energy: whether the result should say what it took, from devices that know.
         sides: 2 for differences (l₊ − l₋)/2ε, nested as in the paper; 1 for (l − l₀)/ε around the centre.
-        pool: size of the finite pool that all seeds come from (FedKSeed, arXiv 2312.06353); 0 for no such pool.
-        rebase: after each round whose number it divides, weights are made anew from θ₀ and the sums of coefficients
-            (:mod:`fedspzo.device_runtime.protocol.sums`); 0 for never.
+        seed_pool: size of the finite pool that all seeds come from (FedKSeed, arXiv 2312.06353); 0 for no such pool.
+        rebase_every: after each round whose number it divides, weights are made anew from θ₀ and the sums of
+            coefficients (:mod:`fedspzo.device_runtime.protocol.sums`); 0 for never.
     """
 
     round: int
@@ -70,46 +70,57 @@ class Plan:
     shared: bool
     distribution: str
     steps: int
-    examples: int
+    batch: int
     epsilon: float
     blocks: tuple[Block, ...]
     deadline: float
     digest: bool
     energy: bool = False
     sides: int = 2
-    pool: int = 0
-    rebase: int = 0
+    seed_pool: int = 0
+    rebase_every: int = 0
 
     def __post_init__(self) -> None:
         """Raises PlanError when the plan contradicts itself."""
         if self.distribution not in DISTRIBUTIONS:
-            raise PlanError(f"the plan asks for unknown directions '{self.distribution}'")
+            known = ", ".join(DISTRIBUTIONS)
+            raise PlanError("plan.unknown-distribution", f"distribution is one of {known}, not '{self.distribution}'")
+        if min(self.round, self.steps, self.batch) < 1:
+            raise PlanError("plan.not-positive", "a plan's round, steps and batch are at least 1")
         moved = self.blocks[1:] if self.blocks and self.blocks[0].fanout == 0 else self.blocks
-        if not moved or min(self.round, self.steps, self.examples, *(b.fanout for b in moved)) < 1:
+        if not moved or min(block.fanout for block in moved) < 1:
             raise PlanError(
-                "a plan's round, steps, examples and fan-outs are at least 1, and it has a block; only the first of"
-                " several blocks may have a fan-out of 0, which freezes it"
+                "plan.fanout-not-positive",
+                "fanouts are at least 1, but for the first of several blocks, which a fan-out of 0 freezes",
             )
         if not all(_TINY <= size <= _HUGE for size in (self.epsilon, self.deadline, *(b.scale for b in self.blocks))):
-            raise PlanError(f"a plan's epsilon, scales and deadline lie between {_TINY:g} and {_HUGE:g}")
-        if not all(abs(block.learning_rate) <= _HUGE for block in self.blocks):
-            raise PlanError(f"a plan's learning rates are at most {_HUGE:g}")
-        if self.rebase and not 1 <= self.pool * len(self.blocks) <= MAX_SUMS:
             raise PlanError(
-                f"weights can be made anew from sums where seeds are from a pool of at most {MAX_SUMS} over the number"
-                f" of blocks, here {MAX_SUMS // len(self.blocks)}, and not {self.pool or 'from none'}"
+                "plan.size-out-of-range", f"epsilon, scales and deadline lie between {_TINY:g} and {_HUGE:g}"
             )
+        if not all(abs(block.learning_rate) <= _HUGE for block in self.blocks):
+            raise PlanError("plan.rate-out-of-range", f"learning rates are at most {_HUGE:g}")
         if self.sides not in (1, 2):
-            raise PlanError(f"a plan's differences have 1 or 2 sides, not {self.sides}")
+            raise PlanError("plan.unknown-sides", f"sides is 1 or 2, not {self.sides}")
+        if min(self.seed_pool, self.rebase_every) < 0:
+            raise PlanError("plan.negative", "seed_pool and rebase_every are 0, for none, or more")
+        if self.rebase_every and not 1 <= self.seed_pool * len(self.blocks) <= MAX_SUMS:
+            raise PlanError(
+                "plan.no-pool-to-rebase",
+                f"rebase_every needs a seed_pool of at most {MAX_SUMS} over the number of blocks, here"
+                f" {MAX_SUMS // len(self.blocks)}, and not {self.seed_pool or 'none'}",
+            )
         if any(later.stop <= earlier.stop for earlier, later in itertools.pairwise((Block(0, 1, 1, 0), *self.blocks))):
-            raise PlanError("a plan's blocks each hold at least one stage, in order")
+            raise PlanError("plan.empty-block", "blocks each hold at least one stage, in order (split)")
         if self.scalars > MAX_SCALARS:
-            raise PlanError(f"a plan asks for at most {MAX_SCALARS} scalars, not {self.scalars}")
+            raise PlanError(
+                "plan.too-many-scalars",
+                f"a plan asks for at most {MAX_SCALARS} scalars, not {self.scalars}; lower fanouts or steps",
+            )
 
     @property
     def rebases(self) -> bool:
         """Whether weights are made anew after this round."""
-        return self.rebase > 0 and self.round % self.rebase == 0
+        return self.rebase_every > 0 and self.round % self.rebase_every == 0
 
     @property
     def measured(self) -> int:
@@ -141,7 +152,7 @@ class Plan:
     def seed(self, owner: str, step: int, path: tuple[int, ...]) -> int:
         """Seed of the direction at a path."""
         seed = derive_seed(self.base_seed, owner, step, len(path) - 1, path)
-        return pool_seed(self.pool, len(path) - 1, seed % self.pool) if self.pool else seed
+        return pool_seed(self.seed_pool, len(path) - 1, seed % self.seed_pool) if self.seed_pool else seed
 
     def stages(self) -> list[range]:
         """The stages of each block."""
@@ -206,7 +217,7 @@ class Entry:
     def __post_init__(self) -> None:
         """Raises PlanError when a contribution does not answer the plan."""
         if any(len(contribution.scalars) != self.plan.scalars for contribution in self.contributions):
-            raise PlanError(f"an entry's contributions have {self.plan.scalars} scalars each")
+            raise PlanError("plan.wrong-scalars", f"an entry's contributions have {self.plan.scalars} scalars each")
 
     @property
     def round(self) -> int:

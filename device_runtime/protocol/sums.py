@@ -77,14 +77,14 @@ EMPTY_SUMS = Sums(0, DISTRIBUTIONS[0], ())
 
 def continues(sums: Sums | None, plan: Plan) -> bool:
     """Whether a plan's round can be added: it is of the pool of all before it, in a journal that rebases."""
-    if sums is None or not plan.rebase:
+    if sums is None or not plan.rebase_every:
         return False
-    return not sums.pool or (sums.pool, sums.distribution) == (plan.pool, plan.distribution)
+    return not sums.pool or (sums.pool, sums.distribution) == (plan.seed_pool, plan.distribution)
 
 
 def check_continues(sums: Sums | None, plan: Plan) -> None:
     """Raise PlanError when a job asks to rebase and its journal does not allow it."""
-    if plan.rebase and not continues(sums, plan):
+    if plan.rebase_every and not continues(sums, plan):
         raise PlanError(
             "the journal has rounds without --rebase-every, or with another --seed-pool or --distribution, which cannot"
             " be added up; leave --rebase-every out, or begin with a new state folder"
@@ -102,11 +102,12 @@ def follow(sums: Sums | None, entry: Entry) -> Sums | None:
     added = {(own.block, own.start, own.stop): np.array(own.coefficients, np.float32) for own in sums.blocks}
     for block, (stages, directions) in enumerate(zip(plan.stages(), entry.updates(), strict=True)):
         if directions:
-            indices = _indices(plan.pool, block)
-            own = added.setdefault((block, stages.start, stages.stop), np.zeros(plan.pool, np.float32))
+            indices = _indices(plan.seed_pool, block)
+            own = added.setdefault((block, stages.start, stages.stop), np.zeros(plan.seed_pool, np.float32))
             for direction in directions:
                 own[indices[direction.seed]] += np.float32(direction.coefficient)
-    return Sums(plan.pool, plan.distribution, tuple(BlockSums(*at, tuple(added[at].tolist())) for at in sorted(added)))
+    blocks = tuple(BlockSums(*at, tuple(added[at].tolist())) for at in sorted(added))
+    return Sums(plan.seed_pool, plan.distribution, blocks)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.stored import Stored
 from fedspzo.device_runtime.model.tensor_file import TensorFile, write_tensors
 from fedspzo.device_runtime.protocol.messages import encode
-from fedspzo.device_runtime.protocol.plan import Block, Entry, Plan
+from fedspzo.device_runtime.protocol.plan import Entry, Plan
 from fedspzo.device_runtime.protocol.sums import EMPTY_SUMS, Sums, follow_all, pack, unpack
 from fedspzo.device_runtime.replica.journal import EMPTY, chain
 
@@ -245,27 +245,25 @@ class Replica:
 
 
 def check_blocks(bundle: Bundle, plan: Plan) -> None:
-    """Raise PlanError unless a plan fits the bundle: its blocks, and the examples of a step."""
-    check_cut(bundle, plan.blocks)
-    if plan.examples > bundle.manifest.batch:
-        raise PlanError(f"the plan asks for {plan.examples} examples a step; the bundle takes {bundle.manifest.batch}")
-
-
-def check_cut(bundle: Bundle, blocks: Sequence[Block]) -> None:
-    """Raise PlanError unless blocks cut this bundle's network, each with something to train."""
+    """Raise PlanError unless a plan fits the bundle: its blocks, each with something to train, and its batch."""
     manifest = bundle.manifest
-    if blocks[-1].stop != len(manifest.stages):
-        raise PlanError(f"the plan's blocks end at stage {blocks[-1].stop}, not at {len(manifest.stages)}")
-    starts = [0, *(block.stop for block in blocks)]
-    for start, block in zip(starts, blocks, strict=False):
-        stages = manifest.stages[start : block.stop]
-        if not stages or block.fanout < (1 if start else 0):
-            raise PlanError("a plan's blocks each hold at least one stage, in order, and have a fan-out of at least 1")
-        if block.fanout and not any(manifest.tensors[index].trainable for stage in stages for index in stage.tensors):
+    if plan.blocks[-1].stop != len(manifest.stages):
+        raise PlanError(
+            "plan.other-network", f"the blocks end at stage {plan.blocks[-1].stop}, not at {len(manifest.stages)}"
+        )
+    for stages, block in zip(plan.stages(), plan.blocks, strict=True):
+        tensors = [index for stage in manifest.stages[stages.start : stages.stop] for index in stage.tensors]
+        if block.fanout and not any(manifest.tensors[index].trainable for index in tensors):
             raise PlanError(
-                f"the plan's block of stages {start} to {block.stop - 1} has nothing to train; cut the blocks otherwise"
-                " (--split)"
+                "plan.nothing-to-train",
+                f"the block of stages {stages.start} to {block.stop - 1} has nothing to train; cut the blocks otherwise"
+                " (split)",
             )
+    if plan.batch > manifest.batch:
+        raise PlanError(
+            "plan.batch-above-bundle",
+            f"batch is at most the {manifest.batch} examples that the bundle takes, not {plan.batch}",
+        )
 
 
 def _aligned(stored: Stored) -> Stored:

@@ -79,7 +79,7 @@ def measure(
 
 def draw_examples(plan: Plan, store: DataStore, device: str, step: int) -> np.ndarray:
     """Indices of the examples that a device draws for a local step: always the same for the same plan."""
-    return store.sample(derive_seed(plan.base_seed, f"examples of {device}", step, 0, ()), plan.examples)
+    return store.sample(derive_seed(plan.base_seed, f"examples of {device}", step, 0, ()), plan.batch)
 
 
 def measure_step(

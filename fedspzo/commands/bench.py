@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from fedspzo.options.plan import add_method_options
+from fedspzo.broker.rounds.job import Job
+from fedspzo.options.fields import add_options
+from fedspzo.options.job import STEP, make_step
 
 WHAT = ("step", "apply", "memory", "startup")
 
@@ -20,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shape", metavar="BATCHxLENGTH", help="one of the bundle's shapes (default: the largest)")
     parser.add_argument("--repeats", type=int, default=5, help="timed runs, of which the median counts (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object a figure")
-    add_method_options(parser)
+    add_options(parser, Job, STEP)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -32,19 +34,16 @@ def run(options: argparse.Namespace) -> None:
     from fedspzo.bench.workload import Setting, choose_shape
     from fedspzo.device_runtime.errors import PlanError
     from fedspzo.device_runtime.model.bundle import Bundle
-    from fedspzo.device_runtime.replica.weights import check_cut
-    from fedspzo.options.plan import make_blocks
 
     bundle = Bundle(options.bundle)
-    blocks = make_blocks(options, bundle.manifest)
-    check_cut(bundle, blocks)
+    job = make_step(options, bundle)
     if options.repeats < 1:
         raise PlanError("--repeats is at least 1")
     try:
         shape = choose_shape(bundle.manifest, options.shape)
     except ValueError as error:
         raise PlanError(f"--shape is one of this bundle's: {error}") from None
-    setting = Setting(options.bundle, options.engine, options.threads, options.ahead, blocks, options.sides, shape)
+    setting = Setting(options.bundle, options.engine, options.threads, options.ahead, job.blocks, job.sides, shape)
     for figure in FIGURES[options.what](setting, options.repeats):
         if options.json:
             print(json.dumps(asdict(figure) | {"ratio": figure.ratio}), flush=True)

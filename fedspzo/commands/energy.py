@@ -6,9 +6,11 @@ import argparse
 import json
 from pathlib import Path
 
+from fedspzo.broker.rounds.job import Job
 from fedspzo.commands.device import DATA_HELP
 from fedspzo.options.energy import add_price_option, add_root_option, make_places
-from fedspzo.options.plan import add_method_options, make_blocks
+from fedspzo.options.fields import add_options
+from fedspzo.options.job import STEP, make_step
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     measure.add_argument("--timeline", type=Path, metavar="FILE", help="keep what was done when, for a log to come")
     add_price_option(measure)
-    add_method_options(measure)
+    add_options(measure, Job, STEP)
     report.add_argument("path", type=Path, metavar="PATH", help="a run, a server's or device's state, or a timeline")
     report.add_argument("--csv", type=Path, metavar="FILE", help="an external meter's log of a timeline's time")
     for subparser in (measure, report):
@@ -87,15 +89,14 @@ def _measure(options: argparse.Namespace) -> None:
     from fedspzo.device_runtime.errors import EnergyError
     from fedspzo.device_runtime.model.bundle import Bundle
     from fedspzo.device_runtime.platform.profiling import PhaseTimer
-    from fedspzo.device_runtime.replica.weights import Replica, check_cut
+    from fedspzo.device_runtime.replica.weights import Replica
     from fedspzo.device_runtime.step.runner import Forward
     from fedspzo.energy.measure import Course, take_course
     from fedspzo.energy.report import account_lines, describe_account
     from fedspzo.options.energy import make_source
 
     bundle = Bundle(options.bundle)
-    blocks = make_blocks(options, bundle.manifest)
-    check_cut(bundle, blocks)
+    job = make_step(options, bundle)
     if options.steps < 1 or options.idle < 0 or options.interval <= 0:
         raise EnergyError("--steps is at least 1, --idle at least 0, --interval more than 0")
     if options.csv and (options.energy or options.joules_per_flop is not None):
@@ -108,7 +109,7 @@ def _measure(options: argparse.Namespace) -> None:
     replica = Replica(bundle, threads=options.threads, ahead=options.ahead)
     forward = Forward(create_engine(options.engine, options.threads), replica, timer)
     store = load_data(options.data, bundle)
-    course = Course(options.idle, options.steps, blocks, options.sides, options.epsilon, bundle.manifest.batch)
+    course = Course(options.idle, options.steps, job.blocks, job.sides, options.epsilon, bundle.manifest.batch)
     if source is not None:
         meter = Meter(source, timer)
         share = take_course(course, forward, store, timer, meter.sample, options.interval)

@@ -6,7 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedspzo.options.plan import add_method_options
+from fedspzo.broker.rounds.job import Job, plan_round
+from fedspzo.options.fields import add_options
+from fedspzo.options.job import STEP, make_step
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the options."""
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
-    add_method_options(parser)
+    add_options(parser, Job, STEP)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -30,14 +32,10 @@ def run(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from fedspzo.device_runtime.model.bundle import Bundle
-    from fedspzo.device_runtime.protocol.plan import Plan
-    from fedspzo.device_runtime.replica.weights import check_cut
-    from fedspzo.options.plan import make_blocks
     from fedspzo.stages import print_stages
 
     bundle = Bundle(options.bundle)
     manifest = bundle.manifest
-    blocks = make_blocks(options, manifest)
     console = Console(soft_wrap=True)
     task = manifest.task
     labels = ", ".join(f"{label.name} = {label.text!r}" for label in task.labels) or f"answers as {task.answer!r}"
@@ -52,14 +50,12 @@ def run(options: argparse.Namespace) -> None:
     trainable = sum(prod(tensor.shape) for tensor in manifest.tensors if tensor.trainable)
     total = sum(prod(tensor.shape) for tensor in manifest.tensors)
     console.print(f"{trainable:,} of {total:,} parameters are trained", highlight=False)
-    check_cut(bundle, blocks)
-    starts = [0, *(block.stop for block in blocks)]
+    plan = plan_round(make_step(options, bundle), 1)
     cut = "; ".join(
-        f"block {number} = stages {start} to {block.stop - 1}, fan-out {block.fanout}"
-        for number, (start, block) in enumerate(zip(starts, blocks, strict=False), start=1)
+        f"block {number} = stages {stages.start} to {stages.stop - 1}, fan-out {block.fanout}"
+        for number, (stages, block) in enumerate(zip(plan.stages(), plan.blocks, strict=True), start=1)
     )
     console.print(f"a step of this plan: {cut}", highlight=False)
-    plan = Plan(1, 0, True, "rademacher", 1, manifest.batch, 1e-3, blocks, 60.0, False, sides=options.sides)
     console.print(_costs(manifest, plan, bundle.formats))
 
 

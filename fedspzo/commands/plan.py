@@ -8,7 +8,10 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedspzo.broker.rounds.job import Job
 from fedspzo.commands.simulate import add_share_options, make_shares
+from fedspzo.options.fields import add_options
+from fedspzo.options.job import add_config_option, make_job
 
 if TYPE_CHECKING:
     from fedspzo.broker.planner.profile import Profile
@@ -21,12 +24,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
     add_share_options(parser)
     parser.set_defaults(devices=10)
-    parser.add_argument("--cohort", type=int, default=4, help="devices of a round (%(default)s)")
-    parser.add_argument(
-        "--seeds", choices=("shared", "device"), default="device",
-        help="directions of each device's own, or shared: less to send down and to apply (%(default)s)",
-    )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, help="of all randomness (%(default)s)")
+    add_config_option(parser)
+    add_options(parser, Job, ("cohort", "seeds", "seed"), seeds="device")
     parser.add_argument(
         "--budget", type=float, default=100.0, metavar="N",
         help="what each device of a cohort may spend over all rounds, in forward passes of the whole network with the"
@@ -56,12 +55,10 @@ def run(options: argparse.Namespace) -> None:
     from fedspzo.broker.planner.probe import probe
     from fedspzo.broker.planner.propose import Terms, propose
     from fedspzo.broker.planner.trial import search
-    from fedspzo.broker.rounds.job import Job
     from fedspzo.broker.simulation.workers import Work
     from fedspzo.device_runtime.engines.protocol import create_engine
     from fedspzo.device_runtime.errors import PlanError
     from fedspzo.device_runtime.model.bundle import Bundle
-    from fedspzo.device_runtime.protocol.plan import Block
     from fedspzo.device_runtime.replica.weights import Replica
     from fedspzo.device_runtime.step.runner import Forward
     from fedspzo.progress import steps
@@ -70,31 +67,25 @@ def run(options: argparse.Namespace) -> None:
         raise PlanError("--directions and --batches are at least 2: spread cannot be told from one")
     if not (0 < options.budget < math.inf and 0 <= options.trial < math.inf):
         raise PlanError("--budget is positive, and --trial positive or 0")
-    bundle = Bundle(options.bundle)
-    shares = make_shares(options, bundle)
-    if not 1 <= options.cohort <= len(shares.devices):
-        raise PlanError(f"--cohort lies between 1 and the {len(shares.devices)} devices, not {options.cohort}")
+    bundle, job = Bundle(options.bundle), make_job(options, seeds="device")
+    shares = make_shares(options, job.seed, bundle)
+    if not 1 <= job.cohort <= len(shares.devices):
+        raise PlanError(f"--cohort lies between 1 and the {len(shares.devices)} devices, not {job.cohort}")
     forward = Forward(create_engine(options.engine, options.threads), Replica(bundle, threads=options.threads))
     with steps("measuring the model's stages"):
-        profile = probe(forward, shares, options.directions, options.batches, options.seed)
-    shared = options.seeds == "shared"
-    proposals = propose(profile, Terms(options.cohort, shared, options.budget), options.cost)
+        profile = probe(forward, shares, options.directions, options.batches, job.seed)
+    proposals = propose(profile, Terms(job.cohort, job.seeds == "shared", options.budget), options.cost)
     whole = next(proposal for proposal in proposals if proposal.whole)
     outcome, chosen = None, proposals[0]
     if options.trial:
-        blocks = (Block(profile.stages, 1, 1.0, 0.0),)
-        job = Job(
-            rounds=1_000_000, cohort=options.cohort, over_selection=1.0, sampling="uniform", quorum=1, deadline=60.0,
-            seed=options.seed, shared=shared, distribution="rademacher", steps=1, examples=1, epsilon=1e-3,
-            blocks=blocks, final_rate=1.0, digest_every=25,
-        )  # fmt: skip
-        horizon = options.trial * options.cohort * profile.forward("flops", max(profile.batches))
+        job = Job(rounds=1_000_000, cohort=job.cohort, seed=job.seed, seeds=job.seeds)
+        horizon = options.trial * job.cohort * profile.forward("flops", max(profile.batches))
         work = Work(bundle.folder, options.engine, options.threads, None, lambda bundle: shares)
         with steps("trying the proposals in simulated runs"):
             outcome = search(work, horizon, profile, job, proposals)
         chosen = outcome.proposal
     predicted = chosen.efficiency(options.cost) / whole.efficiency(options.cost)
-    settings = job_options(chosen, profile, options.cohort, options.seeds)
+    settings = job_options(chosen, profile, job.cohort, job.seeds)
     if options.json:
         print(json.dumps(_describe(profile, proposals, outcome, chosen, predicted, settings)))
     else:

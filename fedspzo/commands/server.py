@@ -5,22 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedspzo.options.broker import add_broker_options, make_access
+from fedspzo.options.job import add_job_options, make_job
 from fedspzo.options.log import add_log_options
-from fedspzo.options.methods import METHODS, ChooseMethod, FirstOrder, Method
-from fedspzo.options.plan import add_method_options, make_blocks
 from fedspzo.progress import show
 
 if TYPE_CHECKING:
-    from fedspzo.broker.rounds.job import Job
     from fedspzo.broker.server.progress import JobResult
     from fedspzo.broker.server.server import Endpoint
     from fedspzo.broker.server.status import ServerStatus
-    from fedspzo.device_runtime.model.bundle import Bundle
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -50,64 +46,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_job_options(parser)
 
 
-def add_job_options(parser: argparse.ArgumentParser, methods: Mapping[str, Method | FirstOrder] = METHODS) -> None:
-    """The options that say what a job's rounds are like, and the methods to choose from; simulations have them too."""
-    parser.add_argument(
-        "--method", action=ChooseMethod, methods=methods, metavar="NAME[:P]",
-        help="a published method with P directions, which sets the options of the job: "
-        + "; ".join(f"{name} ({method.title})" for name, method in methods.items()),
-    )  # fmt: skip
-    parser.add_argument("--rounds", type=int, default=100, help="rounds to run (%(default)s)")
-    parser.add_argument("--cohort", type=int, default=4, help="results that close a round (%(default)s)")
-    parser.add_argument(
-        "--over-selection", type=float, default=1.0, help="devices asked, as a multiple of the cohort (%(default)s)"
-    )
-    parser.add_argument(
-        "--sampling",
-        choices=("uniform", "freshness", "energy"),
-        default="uniform",
-        help="whom to ask: anyone, those asked longest ago, or those with power, the thrifty first (%(default)s)",
-    )
-    parser.add_argument("--quorum", type=int, default=1, help="results that suffice at the deadline (%(default)s)")
-    parser.add_argument("--deadline", type=float, default=60.0, help="seconds a round waits (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the job's randomness (%(default)s)")
-    parser.add_argument("--seeds", choices=("shared", "device"), default="shared", help="directions (%(default)s)")
-    parser.add_argument("--energy", action="store_true", help="ask devices for the joules that a round takes them")
-    parser.add_argument("--distribution", choices=("rademacher", "gaussian"), default="rademacher")
-    parser.add_argument("--steps", type=int, default=1, help="local steps in a round (%(default)s)")
-    parser.add_argument(
-        "--batch", type=int, default=0, metavar="N", help="examples of a step (default: as many as the bundle takes)"
-    )
-    parser.add_argument("--epsilon", type=float, default=1e-3, help="size of the perturbation (%(default)s)")
-    add_method_options(parser)
-    parser.add_argument(
-        "--first-every", type=int, default=1, metavar="N",
-        help="perturb the first block every N-th round; between, devices keep its activations (%(default)s)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--votes", action="store_true", help="a scalar counts by its sign alone, and the majority's is the step"
-    )
-    parser.add_argument(
-        "--adapt", default="", metavar="LIST",
-        help="what of the blocks follows the derivatives that are measured: rates, counts, scales; several with commas",
-    )  # fmt: skip
-    parser.add_argument(
-        "--seed-pool", type=int, default=0, metavar="N", help="take all seeds from a pool of N (default: no pool)"
-    )
-    parser.add_argument(
-        "--rebase-every", type=int, default=0, metavar="N",
-        help="with --seed-pool, make weights anew from the sums of the pool every N rounds: a device that was away"
-        " longer gets those, some kilobytes, instead of the journal (default: never)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--final-rate", type=float, default=1.0, help="share that learning rates fall to, linearly (%(default)s)"
-    )
-
-
 def run(options: argparse.Namespace) -> None:
     """Run the job and serve it, printing progress."""
     from fedspzo.broker.mqtt.logins import check_server
     from fedspzo.broker.rounds.aggregate import ClosedRound
+    from fedspzo.broker.rounds.job import check_job
     from fedspzo.broker.server.admission import Admission
     from fedspzo.broker.server.evaluation import Evaluated
     from fedspzo.broker.server.loop import Event
@@ -118,10 +61,10 @@ def run(options: argparse.Namespace) -> None:
     from fedspzo.device_runtime.model.bundle import Bundle
     from fedspzo.energy.report import describe_spending
 
-    bundle = Bundle(options.bundle)
-    job = make_job(options, bundle)
-    if options.evaluate_every < 1:
-        raise PlanError("--evaluate-every is at least 1")
+    settings, bundle = make_job(options), Bundle(options.bundle)
+    job = check_job(settings, bundle)
+    if min(options.evaluate_every, options.devices) < 1:
+        raise PlanError("server.not-positive", "--evaluate-every and --devices are at least 1")
     access = make_access(options)
     check_server(access.user, options.job)
     endpoint = _endpoint(options)
@@ -234,58 +177,3 @@ def _endpoint(options: argparse.Namespace) -> Endpoint | None:
         raise BrokerError("--http-certificate and --http-key go together")
     tls = (options.http_certificate, options.http_key) if options.http_certificate else None
     return Endpoint(host or "127.0.0.1", int(port), options.http_url or "", tls)
-
-
-def make_job(options: argparse.Namespace, bundle: Bundle) -> Job:
-    """The job that the options describe, for this bundle. Raises PlanError when they contradict each other."""
-    from fedspzo.broker.rounds.aggregate import close_round
-    from fedspzo.broker.rounds.job import Job, plan_round
-    from fedspzo.device_runtime.errors import MessageError, PlanError
-    from fedspzo.device_runtime.protocol.messages import EntryBatch, Result, encode
-    from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES
-    from fedspzo.device_runtime.replica.weights import check_blocks
-
-    blocks = make_blocks(options, bundle.manifest)
-    if min(options.rounds, options.devices, options.cohort, options.quorum) < 1 or not options.deadline > 0:
-        raise PlanError("--rounds, --devices, --cohort, --quorum and --deadline are positive")
-    if not 1 <= options.over_selection <= 100:
-        raise PlanError("--over-selection lies between 1 and 100")
-    if not 0 <= options.final_rate <= 1:
-        raise PlanError("--final-rate lies between 0 and 1")
-    if options.quorum > options.cohort:
-        raise PlanError(f"a quorum of {options.quorum} cannot be met by a cohort of {options.cohort}")
-    if options.rebase_every < 0 or (options.rebase_every and not options.seed_pool):
-        raise PlanError("--rebase-every is a number of rounds, and goes with --seed-pool")
-    job = Job(
-        rounds=options.rounds,
-        cohort=options.cohort,
-        over_selection=options.over_selection,
-        sampling=options.sampling,
-        quorum=options.quorum,
-        deadline=options.deadline,
-        seed=options.seed,
-        shared=options.seeds == "shared",
-        distribution=options.distribution,
-        steps=options.steps,
-        examples=options.batch or bundle.manifest.batch,
-        epsilon=options.epsilon,
-        blocks=blocks,
-        final_rate=options.final_rate,
-        digest_every=25,
-        energy=options.energy,
-        sides=options.sides,
-        pool=options.seed_pool,
-        rebase=options.rebase_every,
-        first_every=options.first_every,
-        votes=options.votes,
-        adapt=tuple(filter(None, options.adapt.split(","))),
-    )
-    plan = plan_round(job, 1)
-    check_blocks(bundle, plan)
-    result = Result(1, b"", (0.0,) * plan.scalars, 0.0, 1, 0.0, b"")
-    entry = close_round(plan, {f"{number:064d}": result for number in range(job.cohort)})
-    try:
-        encode(EntryBatch((encode(entry) + bytes(SIGNATURE_BYTES),)))
-    except MessageError as error:
-        raise PlanError(f"a round is too large ({error}); use a smaller cohort or fan-out, or shared seeds") from None
-    return job

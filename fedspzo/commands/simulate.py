@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedspzo.commands.server import add_job_options, make_job
-from fedspzo.options.methods import FIRST_ORDER, SIMULATED
+from fedspzo.broker.rounds.methods import FIRST_ORDER, SIMULATED, Method
+from fedspzo.options.job import add_job_options, make_job
 from fedspzo.progress import show
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def add_share_options(parser: argparse.ArgumentParser) -> None:
         "--data", type=Path, required=True, metavar="PATH",
         help="labelled examples to share out among the devices, or a folder with a file for each device",
     )  # fmt: skip
-    parser.add_argument("--devices", type=int, default=100, help="virtual devices (%(default)s)")
+    parser.add_argument("--devices", type=int, help="virtual devices (default: 100, or as many as the method has)")
     parser.add_argument(
         "--partition", default="dirichlet:0.5", help="how unlike their labels are: iid or dirichlet:ALPHA (%(default)s)"
     )
@@ -163,6 +163,7 @@ class Course:
 
 def prepare(options: argparse.Namespace) -> Course:
     """All that a job needs, as the options say. Raises FedSPZOError when they contradict each other."""
+    from fedspzo.broker.rounds.job import check_job
     from fedspzo.broker.server.evaluation import Schedule
     from fedspzo.broker.server.store import ServerStore, link_bundle
     from fedspzo.broker.simulation.fleet import Behaviour, Fleet, parse_quantile
@@ -173,24 +174,27 @@ def prepare(options: argparse.Namespace) -> Course:
     from fedspzo.device_runtime.replica.weights import Replica
     from fedspzo.device_runtime.step.runner import Forward
 
-    bundle = Bundle(options.bundle)
-    job = make_job(options, bundle)
+    settings, bundle = make_job(options, SIMULATED), Bundle(options.bundle)
+    job = check_job(settings, bundle)
+    method = SIMULATED.get(options.method)
+    if options.devices is None:
+        options.devices = (method.devices if isinstance(method, Method) else None) or 100
     if min(options.evaluate_every, options.workers) < 1:
-        raise PlanError("--evaluate-every and --workers are at least 1")
+        raise PlanError("simulation.not-positive", "--evaluate-every and --workers are at least 1")
     profile = Behaviour(
         step_seconds=parse_quantile(options.step_seconds, "--step-seconds"),
         battery=parse_quantile(options.battery, "--battery"),
         available=options.available,
         dropout=options.dropout,
     )
-    shares = make_shares(options, bundle)
+    shares = make_shares(options, job.seed, bundle)
     store = ServerStore(options.state, bundle.identity, options.job)
     link_bundle(options.state, bundle.folder)
     replica = Replica(bundle, store.snapshot, options.threads)
     return Course(
         bundle=bundle,
         job=job,
-        fleet=Fleet(shares.devices, profile, options.seed),
+        fleet=Fleet(shares.devices, profile, job.seed),
         shares=shares,
         store=store,
         schedule=Schedule(max(job.rounds, store.journal.last_round), options.evaluate_every, job.digest_every),
@@ -212,7 +216,7 @@ def run_zeroth_order(options: argparse.Namespace, course: Course) -> None:
 
     store, start = course.store, course.forward.weights.round
     check_snapshot(store, course.forward.weights)
-    shares = partial(make_shares, options)
+    shares = partial(make_shares, options, course.job.seed)
     workers = make_workers(options, Work(options.bundle, options.engine, options.threads, store.snapshot, shares))
     try:
         course.run(ZerothOrder(course.job, store, workers, start, options.job))
@@ -257,7 +261,7 @@ def run_first_order(options: argparse.Namespace, course: Course) -> None:
     course.run(training, check, device_bytes_up=size, device_bytes_down=size)
 
 
-def make_shares(options: argparse.Namespace, bundle: Bundle) -> Shares:
+def make_shares(options: argparse.Namespace, seed: int, bundle: Bundle) -> Shares:
     """The devices' examples as the options say; the same in each process."""
     from fedspzo.broker.simulation.partition import Skew, draw_each, read_folder, share_out
     from fedspzo.device_runtime.data.store import load_data
@@ -269,8 +273,8 @@ def make_shares(options: argparse.Namespace, bundle: Bundle) -> Shares:
         raise PlanError("--devices is positive")
     store, skew = load_data(options.data, bundle), Skew.parse(options.partition)
     if options.examples_per_device is None:
-        return share_out(store, options.devices, skew, options.seed)
-    return draw_each(store, options.devices, options.examples_per_device, skew, options.seed)
+        return share_out(store, options.devices, skew, seed)
+    return draw_each(store, options.devices, options.examples_per_device, skew, seed)
 
 
 def make_workers(options: argparse.Namespace, work: Work) -> Workers:

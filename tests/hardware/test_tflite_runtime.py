@@ -86,7 +86,7 @@ def test_the_same_bundle(
     )
     data.write_text("".join(json.dumps(record) + "\n" for record in records))
     stages = len(bundle.manifest.stages)
-    plan = make_plan(examples=2, epsilon=1e-2, blocks=(Block(stages - 2, 1, 0.5, 1.0), Block(stages, 3, 1.0, 1.0)))
+    plan = make_plan(batch=2, epsilon=1e-2, blocks=(Block(stages - 2, 1, 0.5, 1.0), Block(stages, 3, 1.0, 1.0)))
     done = subprocess.run(
         [environment, "-c", _ASK, bundle.folder, data, encode(plan).hex()],
         capture_output=True, text=True, timeout=PATIENCE_S, cwd=tmp_path,

@@ -15,9 +15,8 @@ from federation import JOB, Peer, Processes, assert_equal_replicas, broker, fini
 from patience import PATIENCE_S, wait_until
 
 from fedspzo.broker.mqtt.embedded import EmbeddedBroker
-from fedspzo.broker.rounds.job import plan_round
+from fedspzo.broker.rounds.job import check_job, plan_round
 from fedspzo.broker.server.store import KEY, ServerStore, read_journal
-from fedspzo.commands.server import add_job_options, make_job
 from fedspzo.device_runtime.engines.executorch_build import find_compiler
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.messages import (
@@ -35,6 +34,7 @@ from fedspzo.device_runtime.protocol.messages import (
 from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES
 from fedspzo.device_runtime.protocol.topics import Topics
+from fedspzo.options.job import add_job_options, make_job
 
 __all__ = ["broker", "processes"]
 
@@ -242,7 +242,7 @@ def test_a_reopened_round_waits_for_its_cohort(processes: Processes, bundle: Bun
     options = argparse.ArgumentParser()
     add_job_options(options)
     given = [*JOB[:2], *JOB[6:]]  # without what is the server's alone
-    plan = plan_round(make_job(options.parse_args(given, argparse.Namespace(devices=3)), bundle), 1)
+    plan = plan_round(check_job(make_job(options.parse_args(given)), bundle), 1)
     store.save_open_round(plan, ("a", "b"))
     store.save_result("a", Result(1, fingerprint(plan), (1.0,) * 4, 1.0, 4, 0.1, b""))
     del store

@@ -180,10 +180,7 @@ class Host:
 
     def __init__(self, bundle: Bundle, folder: Path) -> None:
         self.store = ServerStore(folder / "server", bundle.identity)
-        job = Job(
-            rounds=10, cohort=3, over_selection=1.0, sampling="uniform", quorum=3, deadline=600.0, seed=1, shared=True,
-            distribution="rademacher", steps=1, examples=4, epsilon=1e-3, blocks=BLOCKS, final_rate=1.0, digest_every=5,
-        )  # fmt: skip
+        job = Job(rounds=10, cohort=3, quorum=3, deadline=600.0, seed=1, batch=4, digest_every=5).with_blocks(BLOCKS)
         self.server = Loop(
             NOWHERE, JOB, job, self.store,
             lambda report: Evaluator(

@@ -37,13 +37,9 @@ __all__ = ["broker", "processes"]
 ROUNDS = 4
 
 
-def make_job(**changes: object) -> Job:
-    plain = {
-        "rounds": ROUNDS, "cohort": 1, "over_selection": 1.0, "sampling": "uniform", "quorum": 1, "deadline": 60.0,
-        "seed": 1, "shared": True, "distribution": "rademacher", "steps": 1, "examples": 4, "epsilon": 1e-3,
-        "blocks": (Block(3, 1, 0.25, 1e-3), Block(5, 4, 1.0, 1e-2)), "final_rate": 1.0, "digest_every": 25,
-    }  # fmt: skip
-    return Job(**(plain | changes))  # type: ignore[arg-type]
+def make_job(rounds: int = ROUNDS) -> Job:
+    job = Job(rounds=rounds, cohort=1, seed=1, batch=4)
+    return job.with_blocks((Block(3, 1, 0.25, 1e-3), Block(5, 4, 1.0, 1e-2)))
 
 
 class Device:

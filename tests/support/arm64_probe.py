@@ -30,7 +30,7 @@ STEPS = [
     Step([Direction(seed, 0.01 * (seed - 9)) for seed in range(19)], 2**64 - 1),
 ]
 PLAN = Plan(
-    round=1, base_seed=7, shared=True, distribution="rademacher", steps=2, examples=4, epsilon=1e-3,
+    round=1, base_seed=7, shared=True, distribution="rademacher", steps=2, batch=4, epsilon=1e-3,
     blocks=(Block(3, 1, 0.25, 1e-3), Block(5, 4, 1.0, 1e-2)), deadline=60.0, digest=False,
 )  # fmt: skip
 

@@ -53,7 +53,7 @@ def test_adapters_are_pefts(name: str, case: Callable[[str], Case], make_plan: C
     manifest = found.bundle.manifest
     stages = len(manifest.stages)
     blocks = (Block(stages - 2, 1, 0.5, 1.0), Block(stages, 3, 1.0, 1.0))
-    plan = make_plan(examples=2, epsilon=1e-2, blocks=blocks)
+    plan = make_plan(batch=2, epsilon=1e-2, blocks=blocks)
     drawn = draw_examples(plan, found.store, "a", 0)
     kernel = NumpyKernel(plan.distribution)
     for engine in ENGINES:
@@ -91,7 +91,7 @@ def test_branches_together_and_one_by_one(
     found = case("qwen2")
     stages = len(found.bundle.manifest.stages)
     blocks = (Block(1, 2, 0.5, 1.0), Block(stages, 3 if sides == 2 else 7, 1.0, 1.0))
-    plan = make_plan(examples=2, blocks=blocks, steps=2, sides=sides)
+    plan = make_plan(batch=2, blocks=blocks, steps=2, sides=sides)
     scalars, flops, runs = [], [], []
     for groups in ([1], [1, 2], [1, 2, 4]):
         forward = Counting(create_engine("litert"), Replica(found.bundle), groups)
@@ -161,7 +161,7 @@ def test_output_scales_are_pefts(name: str, tmp_path: Path, make_plan: Callable[
         expected = reference_losses(Case(bundle, store, words, model), {}, np.arange(len(store)))
         for found in losses:
             np.testing.assert_allclose(found, expected, atol=1e-4)
-    plan = make_plan(examples=2, blocks=(Block(len(bundle.manifest.stages), 4, 1.0, 1.0),))
+    plan = make_plan(batch=2, blocks=(Block(len(bundle.manifest.stages), 4, 1.0, 1.0),))
     alone = Counting(create_engine("litert"), replica, [1])
     together = Counting(create_engine("litert"), replica, [1, 4])
     scalars = [measure(forward, store, plan, "a").scalars for forward in (alone, together)]

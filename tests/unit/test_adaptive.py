@@ -108,11 +108,8 @@ def test_rates_rise_as_derivatives_fall_and_within_bounds() -> None:
 
 def job_of(*adapt: str) -> Job:
     blocks = (Block(4, 4, 0.5, 1e-3), Block(6, 16, 1.0, 1e-2))
-    return Job(
-        rounds=10, cohort=2, over_selection=1.0, sampling="uniform", quorum=1, deadline=9.0, seed=0, shared=True,
-        distribution="rademacher", steps=1, examples=4, epsilon=1e-3, blocks=blocks, final_rate=1.0, digest_every=5,
-        sides=1, adapt=adapt,
-    )  # fmt: skip
+    job = Job(rounds=10, cohort=2, deadline=9.0, batch=4, digest_every=5, sides=1)
+    return dataclasses.replace(job.with_blocks(blocks), adapt=adapt)
 
 
 def test_directions_go_where_variance_grew_at_the_same_cost() -> None:
@@ -128,7 +125,7 @@ def test_directions_go_where_variance_grew_at_the_same_cost() -> None:
     assert starved.fanout == 1, "what is measured no more would never come back"
     still = Moment(8, 1.0, 0.0)
     assert adapt_blocks(job_of("counts"), (still, still)) == job_of().blocks, "where nothing is measured any more"
-    resting = dataclasses.replace(job_of("counts"), blocks=(Block(4, 0, 1.0, 0.0), *job_of().blocks[1:]))
+    resting = job_of("counts").with_blocks((Block(4, 0, 1.0, 0.0), *job_of().blocks[1:]))
     assert adapt_blocks(resting, (Moment(), grown)) == resting.blocks
 
 
@@ -140,7 +137,7 @@ def test_perturbations_grow_as_derivatives_fall() -> None:
 
 
 def test_what_cannot_adapt_is_refused() -> None:
-    with pytest.raises(PlanError, match="rates, counts, scales, not 'speed'"):
+    with pytest.raises(PlanError, match="adapt is one of rates, counts, scales, not 'speed'"):
         job_of("speed")
-    with pytest.raises(PlanError, match="--sides 1"):
+    with pytest.raises(PlanError, match="measured with sides = 1"):
         dataclasses.replace(job_of("counts"), sides=2)

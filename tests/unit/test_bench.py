@@ -47,7 +47,7 @@ def test_each_figure_has_a_bound(
         (("--repeats", "0"), "--repeats is at least 1"),
         (("--threads", "0"), "at least 1 thread, not 0"),
         (("--engine", "onnx"), "there is no engine 'onnx'"),
-        (("--fanouts", "1,0"), "fan-out of at least 1"),
+        (("--fanouts", "1,0"), "fanouts are at least 1"),
     ],
 )
 def test_what_cannot_be_measured_gets_a_sentence(

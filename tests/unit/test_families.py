@@ -157,7 +157,7 @@ def test_a_family_is_transformers_model(
     expected = reference_losses(found, found.reference, everything)
     stages = len(found.bundle.manifest.stages)
     blocks = (Block(stages - 2, 1, 0.5, 1.0), Block(stages, 3, 1.0, 1.0))
-    plan = make_plan(examples=3, epsilon=1e-2, blocks=blocks)
+    plan = make_plan(batch=3, epsilon=1e-2, blocks=blocks)
     scalars = np.array(reference_scalars(found, plan, draw_examples(plan, found.store, "a", 0)))
     answers = []
     for engine in ENGINES:
@@ -192,7 +192,7 @@ def test_the_way_back(
     found = case(name, task)
     replica = Replica(found.bundle)
     stages = len(found.bundle.manifest.stages)
-    plan = make_plan(examples=3, blocks=(Block(stages - 1, 1, 1.0, 2e-2), Block(stages, 2, 1.0, 2e-2)))
+    plan = make_plan(batch=3, blocks=(Block(stages - 1, 1, 1.0, 2e-2), Block(stages, 2, 1.0, 2e-2)))
     forward = Forward(create_engine("litert"), replica)
     before = predict(forward, found.store)[0]
     replica.apply(Entry(plan, (Contribution("", 1.0, (1.5, -2.5)),)))

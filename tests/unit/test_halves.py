@@ -149,7 +149,7 @@ def test_replicas_agree_and_come_back(bundle16: Bundle, make_plan: Callable[...,
     store = five_examples(bundle16)
     forward = Forward(create_engine("litert"), replica)
     for round in range(1, 6):
-        plan = make_plan(round=round, base_seed=round, examples=2, blocks=blocks)
+        plan = make_plan(round=round, base_seed=round, batch=2, blocks=blocks)
         entry = Entry(plan, (Contribution("", 1.0, measure(forward, store, plan, "a").scalars),))
         replica.apply(entry)
         follower.apply(entry)

@@ -39,7 +39,13 @@ def make_entries(make_plan: Make, count: int, stages: int = 5, **changes: object
     for round in range(1, count + 1):
         split = 2 if round > 7 else 3
         blocks = (Block(split, int(round % 3 > 0), 0.25, 1e-2), Block(stages, 4, 1.0, 1e-2))
-        common = {"pool": POOL, "rebase": EVERY, "blocks": blocks, "base_seed": round * 17, "shared": bool(round % 2)}
+        common = {
+            "seed_pool": POOL,
+            "rebase_every": EVERY,
+            "blocks": blocks,
+            "base_seed": round * 17,
+            "shared": bool(round % 2),
+        }
         plan = make_plan(**{**common, "round": round, **changes})
         names = [""] if plan.shared else ["device-1", "device-2"]
         scalars = numbers.standard_normal((len(names), plan.scalars)).astype(np.float32).tolist()
@@ -114,7 +120,7 @@ def test_late_and_present_replicas_are_the_same_bits(stored: Bundle, make_plan: 
 def test_the_weights_are_those_of_the_entries_but_for_rounding(bundle: Bundle, make_plan: Make) -> None:
     rebased, plain, start = Replica(bundle), Replica(bundle), Replica(bundle)
     rebased.apply_all(make_entries(make_plan, 10))
-    plain.apply_all(make_entries(make_plan, 10, rebase=0))
+    plain.apply_all(make_entries(make_plan, 10, rebase_every=0))
     assert rebased.digest() != plain.digest()
     assert plain.sums is None
     for index, weights in rebased.trainable.items():
@@ -131,9 +137,9 @@ def journals(draw: st.DrawFn) -> list[Entry]:
         split, fanouts = draw(st.integers(1, 4)), draw(st.tuples(st.integers(0, 2), st.integers(1, 3)))
         plan = Plan(
             round=round, base_seed=draw(st.integers(0, 99)), shared=False, distribution=distribution,
-            steps=draw(st.integers(1, 2)), examples=1, epsilon=1e-3,
+            steps=draw(st.integers(1, 2)), batch=1, epsilon=1e-3,
             blocks=(Block(split, fanouts[0], 0.5, 0.1), Block(5, fanouts[1], 1.0, 0.3)), deadline=1.0, digest=False,
-            sides=draw(st.integers(1, 2)), pool=pool, rebase=draw(st.integers(1, 4)),
+            sides=draw(st.integers(1, 2)), seed_pool=pool, rebase_every=draw(st.integers(1, 4)),
         )  # fmt: skip
         scalars = st.lists(st.floats(-100, 100, width=32), min_size=plan.scalars, max_size=plan.scalars).map(tuple)
         devices = draw(st.lists(st.sampled_from("abc"), unique=True, max_size=3))
@@ -171,7 +177,7 @@ def test_sums_are_a_function_of_the_journal(entries: list[Entry], cut: int) -> N
 def test_a_journal_of_several_pools_has_no_sums(bundle: Bundle, make_plan: Make) -> None:
     """Its rounds then do not rebase, on any replica, and a job that asks for it is told."""
     entries = make_entries(make_plan, 10)
-    for changes in ({"rebase": 0}, {"pool": 8}, {"distribution": "gaussian"}):
+    for changes in ({"rebase_every": 0}, {"seed_pool": 8}, {"distribution": "gaussian"}):
         other = dataclasses.replace(entries[2], plan=dataclasses.replace(entries[2].plan, **changes))
         mixed = [*entries[:2], other, *entries[3:]]
         course = follow_all(EMPTY_SUMS, mixed)
@@ -188,16 +194,16 @@ def test_a_journal_of_several_pools_has_no_sums(bundle: Bundle, make_plan: Make)
 
 
 def test_plans_that_contradict_themselves(make_plan: Make) -> None:
-    with pytest.raises(PlanError, match="seeds are from a pool of at most 15000 over the number of blocks, here 7500"):
-        make_plan(rebase=5)
+    with pytest.raises(PlanError, match="a seed_pool of at most 15000 over the number of blocks, here 7500"):
+        make_plan(rebase_every=5)
     with pytest.raises(PlanError, match="and not 7501"):
-        make_plan(rebase=5, pool=7501)
-    assert make_plan(rebase=5, pool=MAX_SUMS // 2).rebases is False
-    assert make_plan(rebase=5, pool=9, round=10).rebases
+        make_plan(rebase_every=5, seed_pool=7501)
+    assert make_plan(rebase_every=5, seed_pool=MAX_SUMS // 2).rebases is False
+    assert make_plan(rebase_every=5, seed_pool=9, round=10).rebases
 
 
 def test_the_largest_sums_fit_a_message(make_plan: Make) -> None:
-    entries = make_entries(make_plan, 7, pool=MAX_SUMS // 2)
+    entries = make_entries(make_plan, 7, seed_pool=MAX_SUMS // 2)
     assert len(encode(rebase_after(entries))) < 60_100
 
 
@@ -309,10 +315,10 @@ def test_sums_that_contradict_themselves_are_refused(make_plan: Make) -> None:
 
 def test_a_plan_without_it_is_as_it_was(make_plan: Make) -> None:
     """The field came later: what was written before it is read, and is written alike."""
-    plan = make_plan(pool=4)
+    plan = make_plan(seed_pool=4)
     assert encode(plan)[0] == 0x8F  # 15 items
     assert decode(encode(plan)) == plan
-    longer = make_plan(pool=4, rebase=9)
+    longer = make_plan(seed_pool=4, rebase_every=9)
     assert encode(longer) == b"\x90" + encode(plan)[1:] + b"\x09"
     assert decode(encode(longer)) == longer
     with pytest.raises(MessageError, match="not written in the one way"):
@@ -321,6 +327,6 @@ def test_a_plan_without_it_is_as_it_was(make_plan: Make) -> None:
 
 def test_pool_seeds_are_as_they_were(make_plan: Make) -> None:
     """Golden: journals of pools that were written before stay what they are."""
-    plan = make_plan(pool=8)
+    plan = make_plan(seed_pool=8)
     assert plan.seed("", 0, next(plan.paths(0))) in {pool_seed(8, 0, index) for index in range(8)}
     assert pool_seed(8, 1, 3) == 17958343564335711553

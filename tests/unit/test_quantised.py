@@ -105,7 +105,7 @@ def test_losses_are_those_of_the_same_codes_in_pytorch(
     assert len({manifest.tensors[index].dtype for index in manifest.constants} - {"int8"}) == (weights == "int4")
     stages = len(manifest.stages)
     blocks = (Block(stages - 2, 3, 0.5, 1.0), Block(stages, 3, 1.0, 1.0))
-    plan = make_plan(examples=2, epsilon=5e-2, blocks=blocks)
+    plan = make_plan(batch=2, epsilon=5e-2, blocks=blocks)
     entry = Entry(plan, (Contribution("", 1.0, (1.0, -2.0, 0.5) * 3),))
     scalars, digests = [], set()
     for engine in ENGINES:
@@ -150,7 +150,7 @@ def test_a_device_holds_one_copy_of_the_base(
     """Shapes share the file; of a stage's graphs only the latest is held, and going back gives the same numbers."""
     found = case("roberta", "int4")
     stages = len(found.bundle.manifest.stages)
-    plan = make_plan(examples=2, blocks=(Block(2, 1, 0.5, 1.0), Block(stages, 2, 1.0, 1.0)))
+    plan = make_plan(batch=2, blocks=(Block(2, 1, 0.5, 1.0), Block(stages, 2, 1.0, 1.0)))
     loader = create_engine(engine)
     loaded = watch_graphs(loader)
     forward = Forward(loader, Replica(found.bundle))

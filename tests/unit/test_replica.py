@@ -170,7 +170,7 @@ from test_replica import make_entries
 state.SNAPSHOT_EVERY = 3
 bundle = Bundle({bundle!r})
 def make(**changes):
-    settings = dict(round=1, base_seed=7, shared=True, distribution="rademacher", steps=1, examples=4, epsilon=1e-3,
+    settings = dict(round=1, base_seed=7, shared=True, distribution="rademacher", steps=1, batch=4, epsilon=1e-3,
                     blocks=(Block(3, 1, 0.25, 1e-3), Block(5, 4, 1.0, 1e-2)), deadline=60.0, digest=False, **{more!r})
     return Plan(**{{**settings, **changes}})
 device = state.DeviceState(Path({folder!r}), bundle)
@@ -219,7 +219,7 @@ def test_power_cuts_lose_nothing(bundle: Bundle, make_plan: Callable[..., Plan],
 
 
 def test_power_cuts_lose_no_sums(bundle: Bundle, make_plan: Callable[..., Plan], tmp_path: Path) -> None:
-    kill_at_random(bundle, make_plan, tmp_path, kills=4, seed=3, pool=16, rebase=5)
+    kill_at_random(bundle, make_plan, tmp_path, kills=4, seed=3, seed_pool=16, rebase_every=5)
 
 
 @pytest.mark.slow

@@ -99,9 +99,12 @@ def test_weights_made_anew_from_sums_are_the_same_after_a_restart(
     folder, data = plain
     for options, reason in (
         (["--seed-pool", 9, "--rebase-every", 3], "the journal has rounds without --rebase-every, or with another"),
-        (["--rebase-every", 3], "--rebase-every is a number of rounds, and goes with --seed-pool"),
-        (["--seed-pool", 8, "--rebase-every", -1], "--rebase-every is a number of rounds"),
-        (["--seed-pool", 20_000, "--rebase-every", 3], "a pool of at most 15000 over the number of blocks, here 7500"),
+        (["--rebase-every", 3], "rebase_every needs a seed_pool of at most 15000 over the number of blocks"),
+        (["--seed-pool", 8, "--rebase-every", -1], "rebase_every lies between 0 and 1e+09, not -1"),
+        (
+            ["--seed-pool", 20_000, "--rebase-every", 3],
+            "over the number of blocks, here 7500, and not 20000",
+        ),
     ):
         given = ["simulate", folder, "--data", data, "--state", tmp_path / "one", *OPTIONS, "--rounds", 9, *options]
         assert main(list(map(str, given))) == 1
@@ -130,10 +133,8 @@ def test_rays_workers_make_no_difference_either(
 
 
 JOB_OF_FOUR = Job(
-    rounds=10, cohort=4, over_selection=1.5, sampling="uniform", quorum=2, deadline=30.0, seed=5, shared=True,
-    distribution="rademacher", steps=2, examples=4,
-    epsilon=1e-3, blocks=(Block(5, 4, 1.0, 1e-2),), final_rate=1.0, digest_every=5,
-)  # fmt: skip
+    rounds=10, cohort=4, over_selection=1.5, quorum=2, deadline=30.0, seed=5, steps=2, batch=4, digest_every=5
+).with_blocks((Block(5, 4, 1.0, 1e-2),))
 
 
 def fleet(devices: int, **changes: object) -> Fleet:

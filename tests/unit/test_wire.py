@@ -52,7 +52,7 @@ plans = st.builds(
     st.integers(0, 1 << 20),
 )  # fmt: skip
 plans = st.builds(
-    lambda plan, pool, rebase: replace(plan, pool=pool, rebase=rebase) if rebase else plan,
+    lambda plan, pool, rebase: replace(plan, seed_pool=pool, rebase_every=rebase) if rebase else plan,
     plans, st.integers(1, 5000), st.integers(0, 1 << 20),
 )  # fmt: skip
 
