@@ -16,15 +16,17 @@ import fedspzo
 
 project = "FedSPZO"
 author = copyright = "The FedSPZO contributors"
-extensions = ["myst_parser", "sphinx.ext.autodoc"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 4
 html_theme = "furo"
 html_title = project
+autoclass_content = "both"
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
+napoleon_use_ivar = True
 
 DOCS = Path(__file__).resolve().parent
 #: Pages whose text lies elsewhere, and where; what docs/ has of them in the repository is a link.
