@@ -1,10 +1,12 @@
-"""The documentation site: docs/*.md, the pages that lie elsewhere in the repository, and a reference of the public API.
+"""The documentation site: docs/*.md, the pages that lie elsewhere in the repository, and references made from the code.
 
 ``make docs`` builds it. Links are written as they work in the repository; here they become links between pages.
 """
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import inspect
 import os
 import re
@@ -13,7 +15,11 @@ from pathlib import Path
 from sphinx.application import Sphinx
 
 import fedspzo
+from fedspzo.broker.rounds.job import Job
+from fedspzo.cli import COMMANDS
+from fedspzo.options.fields import reference
 
+os.environ["COLUMNS"] = "100"  # of the commands' help texts
 project = "FedSPZO"
 author = copyright = "The FedSPZO contributors"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
@@ -42,7 +48,7 @@ LINK = re.compile(r"\]\((?!\w+:|#)([^)\s#]+)\s*(#[^)\s]*)?\s*\)")
 
 
 def read_page(app: Sphinx, page: str, source: list[str]) -> None:
-    """Takes the page's text from where it lies, turns its links into links of the site, and fills the API reference."""
+    """Takes the page's text from where it lies, turns its links into links of the site, and fills references."""
     file = ELSEWHERE.get(page, DOCS / f"{page}.md")
     app.env.note_dependency(str(file), docname=page)
 
@@ -52,8 +58,29 @@ def read_page(app: Sphinx, page: str, source: list[str]) -> None:
         return f"]({name}{match[2] or ''})"
 
     source[0] = LINK.sub(link, file.read_text(encoding="utf-8"))
+    if page == "options":
+        source[0] += settings_of_a_job() + options_of_commands()
     if page == "api":
         source[0] += "".join(f"\n```{{eval-rst}}\n{directive(name)}\n```\n" for name in getattr(fedspzo, "__all__", ()))
+
+
+def settings_of_a_job() -> str:
+    """A table of the fields of :class:`Job`."""
+    lines = ["| option | key and field | type | default | what it sets |", "| --- | --- | --- | --- | --- |"]
+    for own in reference(Job):
+        lines.append(f"| `{own.flag}` | `{own.name}` | {own.type} | {own.default} | {own.help} |")
+    return "\n".join(lines) + "\n"
+
+
+def options_of_commands() -> str:
+    """What ``fedspzo COMMAND --help`` prints, for all commands."""
+    found = ["## Commands"]
+    for name, summary in COMMANDS.items():
+        module = importlib.import_module(f"fedspzo.commands.{name}")
+        parser = argparse.ArgumentParser(prog=f"fedspzo {name}", description=module.__doc__)
+        module.configure(parser)
+        found.append(f"### {name}\n\n`fedspzo {name}`: {summary}.\n\n```text\n{parser.format_help()}```")
+    return "\n\n".join(["", *found, ""])
 
 
 def directive(name: str) -> str:
