@@ -48,3 +48,8 @@ class BrokerError(FedSPZOError):
 
 class EnergyError(FedSPZOError):
     """Energy cannot be measured: there is no sensor, or it contradicts itself, or a meter's log does not fit."""
+
+
+def install_hint(extra: str) -> str:
+    """The cure where a package is missing: how to install an extra. The project is on no index; say so here alone."""
+    return f"in a clone of FedSPZO, run: pip install '.[{extra}]'"

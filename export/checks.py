@@ -25,8 +25,9 @@ def check_tensors(checkpoint: Checkpoint, architecture: Architecture) -> None:
     extra = [name for name in checkpoint.files if name not in stored and not name.endswith(architecture.ignored)]
     if extra:
         raise ExportError(
-            f"{checkpoint.folder} has {len(extra)} tensors that a model of type '{checkpoint.config.model_type}' has no"
-            f" place for, such as '{extra[0]}'; merge adapters into the model, or save it without them"
+            "model.extra-tensors",
+            f"{checkpoint.folder} has {len(extra)} tensors that a model of type '{checkpoint.config.model_type}' does"
+            f" not have, such as '{extra[0]}'; merge adapters into the model, or save it without them",
         )
 
 
@@ -36,19 +37,30 @@ def check_tokenizer(checkpoint: Checkpoint, architecture: Architecture) -> None:
     token, highest = max(checkpoint.tokenizer.get_vocab().items(), key=lambda item: item[1])
     if highest >= rows:
         raise ExportError(
-            f"the tokenizer of {checkpoint.name} has the token '{token}' with number {highest}, and the model's table"
-            f" has {rows} rows; give the tokenizer that belongs to the model"
+            "model.tokenizer-mismatch",
+            f"the tokenizer of {checkpoint.name} has the token '{token}' with index {highest}, and the model has"
+            f" {rows} embeddings; use the model's own tokenizer",
         )
 
 
 def check_lengths(checkpoint: Checkpoint, architecture: Architecture, task: Task, target: Target) -> None:
     """Raise ExportError when the lengths are more than the model takes, or leave no room for an answer."""
     if max(target.lengths) > architecture.limit:
-        raise ExportError(f"{checkpoint.name} takes at most {architecture.limit} tokens; choose a smaller --max-length")
+        raise ExportError(
+            "export.too-long",
+            f"{checkpoint.name} takes at most {architecture.limit} tokens; choose a smaller --max-length",
+        )
     if target.answer_tokens is not None and (task.form != GENERATION or target.answer_tokens < 1):
-        raise ExportError("--answer-tokens is at least 1, and for tasks that generate")
+        raise ExportError(
+            "export.answer-tokens",
+            f"--answer-tokens is {target.answer_tokens}; give at least 1 for a task that generates, and leave it out"
+            " for others",
+        )
     if task.answer_tokens >= min(target.lengths):
-        raise ExportError(f"an answer of {task.answer_tokens} tokens leaves no room for a prompt; raise --max-length")
+        raise ExportError(
+            "export.no-room-for-prompt",
+            f"an answer of {task.answer_tokens} tokens leaves no room for a prompt; raise --max-length",
+        )
 
 
 def check_trained(network: Network, target: Target) -> None:
@@ -57,9 +69,13 @@ def check_trained(network: Network, target: Target) -> None:
     example = names[network.stages[-2].tensors[0]]
     for pattern in (*target.train, *target.freeze):
         if pattern and not any(fnmatchcase(name, pattern) for name in names):
-            raise ExportError(f"'{pattern}' in --train or --freeze matches no tensor; there are such as '{example}'")
+            raise ExportError(
+                "export.pattern-unmatched",
+                f"'{pattern}' in --train or --freeze matches no tensor; write a part of a name such as '{example}'",
+            )
     if not any(tensor.spec.trainable for tensor in network.tensors.values()):
         raise ExportError(
-            "no tensor is left to train: --train and --freeze match the checkpoint's names, such as"
-            f" '{example}'; token and position tables stay frozen"
+            "export.nothing-to-train",
+            f"no tensor is left to train; let --train and --freeze match names such as '{example}' (token and position"
+            " tables stay frozen)",
         )

@@ -65,7 +65,8 @@ class _Made:
                 codes = quantise(matrix, spec.dtype)
                 if not np.isfinite(codes.scales).all():
                     raise ExportError(
-                        f"'{spec.name}' has numbers beyond the range of {spec.dtype}, or none at all (NaN)"
+                        "model.number-too-large",
+                        f"'{spec.name}' has numbers beyond the range of {spec.dtype}, or NaN; choose other --weights",
                     )
                 self._arrays |= {spec.name: codes.codes, spec.name + SCALES: codes.scales}
             else:
@@ -79,5 +80,8 @@ def _rounded(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
         return array
     rounded = torch.from_numpy(array).to(getattr(torch, dtype))
     if not bool(torch.isfinite(rounded).all()):
-        raise ExportError(f"'{name}' has numbers beyond the range of {dtype}; store the weights as bfloat16 or float32")
+        raise ExportError(
+            "model.number-too-large",
+            f"'{name}' has numbers beyond the range of {dtype}; choose bfloat16 or float32 --weights",
+        )
     return rounded.view(torch.int16).numpy().view(DTYPES[dtype])

@@ -65,7 +65,10 @@ def write_adapter(replica: Replica, out: Path, source: str | None = None) -> Non
     """
     manifest = replica.bundle.manifest
     if manifest.adapters is None:
-        raise ExportError(f"{replica.bundle.folder} has no adapters: its own tensors are trained; leave out --peft")
+        raise ExportError(
+            "export.no-adapters",
+            f"{replica.bundle.folder} has no adapters, because its own tensors are trained; leave out --peft",
+        )
     checkpoint = _original(replica.bundle, source)
     modules = _module_names(checkpoint, manifest.task.form)
     arrays: dict[str, np.ndarray] = {}
@@ -100,9 +103,14 @@ def _original(bundle: Bundle, source: str | None) -> Checkpoint:
     try:
         checkpoint = Checkpoint(source or model["source"])
     except ExportError as error:
-        raise ExportError(f"the original model is needed ({error}); say where it is with --source") from None
+        raise ExportError(
+            "export.no-source", f"the original model is needed ({error}); give its folder with --source"
+        ) from None
     if checkpoint.hash != model["hash"] or file_hash(checkpoint.folder / CONFIG) != model["config"]:
-        raise ExportError(f"{checkpoint.folder} is not the model that the bundle came from; give that one by --source")
+        raise ExportError(
+            "export.other-source",
+            f"{checkpoint.folder} is not the model that the bundle came from; give that model with --source",
+        )
     return checkpoint
 
 
@@ -110,7 +118,7 @@ def _original(bundle: Bundle, source: str | None) -> Checkpoint:
 def _appearing(out: Path) -> Iterator[Path]:
     """A folder to write to, which takes its name when all is written. Raises ExportError when the name is taken."""
     if out.exists():
-        raise ExportError(f"{out} exists already; remove it or choose another --out")
+        raise ExportError("export.output-exists", f"{out} already exists; remove it, or choose another --out")
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

@@ -48,7 +48,7 @@ def export_bundle(
             deviates from PyTorch by more than :data:`TOLERANCE`, or :data:`INTEGER_TOLERANCE`.
     """
     if out.exists():
-        raise ExportError(f"{out} exists already; remove it or choose another --out")
+        raise ExportError("export.output-exists", f"{out} already exists; remove it, or choose another --out")
     progress(f"reading {model}")
     checkpoint = Checkpoint(model)
     networks, task = _networks(checkpoint, tasks, target)
@@ -133,8 +133,9 @@ def _write(
             tolerance = INTEGER_TOLERANCE if stage.constants else TOLERANCE
             if not deviation <= tolerance:
                 raise ExportError(
-                    f"{name} deviates from PyTorch by {deviation:.1e} at '{stage.name}', more than"
-                    f" {tolerance:.0e}; leave this engine out or report the model"
+                    "export.deviates",
+                    f"{name} deviates from PyTorch by {deviation:.1e} at '{stage.name}', more than {tolerance:.0e};"
+                    " leave this engine out",
                 )
     found = ({name: deviations[name][index] for name in target.formats} for index in range(len(stages)))
     checks = tuple(replace(check, deviation=d) for check, d in zip(checks, found, strict=True))

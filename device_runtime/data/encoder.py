@@ -66,7 +66,7 @@ class Encoder:
                 break
             self._cut(kept, excess)
         if not prompt:
-            raise DataError("its text is empty: there is nothing for the model to read")
+            raise DataError("data.empty-text", "the text is empty; write something, or leave the example out")
         start = len(prompt) - 1
         if task.form == MASKED:
             start = prompt.index(self._mask)
@@ -88,8 +88,9 @@ class Encoder:
             tokens = list(self._tokenizer.encode(text, add_special_tokens=False).ids)
         if len(tokens) > self._task.answer_tokens:
             raise DataError(
-                f"the answer '{answer[:40]}' has {len(tokens)} tokens and the bundle takes {self._task.answer_tokens};"
-                " leave the example out, or export with a larger --answer-tokens"
+                "data.answer-too-long",
+                f"the answer '{answer[:40]}' has {len(tokens)} tokens, and the bundle takes"
+                f" {self._task.answer_tokens}; leave the example out, or export with a larger --answer-tokens",
             )
         return tokens
 
@@ -99,8 +100,9 @@ class Encoder:
         longest = max(spans, key=lambda name: len(spans[name]))
         if not spans[longest]:
             raise DataError(
-                f"the template of task '{self._task.name}' needs more than {self._length} tokens by itself;"
-                " export with a larger --max-length"
+                "task.template-too-long",
+                f"the template of task '{self._task.name}' alone needs more than {self._length} tokens; export with a"
+                " larger --max-length",
             )
         keep = max(0, len(spans[longest]) - excess)
         # A character may span several tokens: the text must get shorter whatever the offsets say.

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedspzo.device_runtime.errors import DataError
+from fedspzo.device_runtime.errors import DataError, install_hint
 from fedspzo.device_runtime.model.task import GENERATION, Task
 
 HUB = "hub:"
-_LIBRARY = "pip install 'fedspzo[data]'"
 #: Half a character, which JSON can write and no encoding can.
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -46,7 +45,7 @@ def read_source(source: str) -> Any:
     try:
         return Path(source).read_bytes()
     except OSError as error:
-        raise DataError(f"{source} cannot be read: {error.strerror}") from None
+        raise DataError("data.unreadable", f"{source} cannot be read ({error.strerror}); check the path") from None
 
 
 def fingerprint(source: str, content: Any) -> bytes:
@@ -85,7 +84,10 @@ def parse_examples(source: str, content: Any, task: Task) -> Iterator[Example]:
 def parse_example(record: object, task: Task) -> Example:
     """The example that a record holds. Raises DataError, naming the field, when it holds none."""
     if not isinstance(record, dict):
-        raise DataError("it is not an object with named fields")
+        raise DataError(
+            "data.not-an-object",
+            "the record is not an object with named fields; write one JSON object for each example",
+        )
     fields = {field: _text(record, field, task) for field in task.fields}
     if task.form == GENERATION:
         return Example(fields, 0, _answers(record, task))
@@ -105,7 +107,9 @@ def _text(record: Mapping[str, object], field: str, task: Task) -> str:
             "data.missing-field", f"the text field '{field}' is missing, which task '{task.name}' needs{_found(record)}"
         )
     if not isinstance(value, str):
-        raise DataError(f"the field '{field}' is no text, which task '{task.name}' needs there")
+        raise DataError(
+            "data.not-text", f"the field '{field}' is not a text, and task '{task.name}' needs one; put it in quotes"
+        )
     check_text(field, value)
     return value
 
@@ -118,7 +122,10 @@ def _found(record: Mapping[str, object]) -> str:
 def check_text(field: str, text: str) -> None:
     """Raise DataError when a text has half characters, which no tokenizer takes."""
     if _SURROGATE.search(text):
-        raise DataError(f"the field '{field}' is not valid Unicode text")
+        raise DataError(
+            "data.invalid-unicode",
+            f"the field '{field}' is not valid Unicode; remove the surrogates (\\ud800 to \\udfff)",
+        )
 
 
 def _answers(record: Mapping[str, Any], task: Task) -> tuple[str, ...]:
@@ -144,7 +151,7 @@ def _json_records(source: str, content: bytes) -> Iterator[tuple[str, object]]:
             try:
                 record = json.loads(line)
             except (ValueError, RecursionError):
-                raise DataError(f"{where} is not JSON") from None
+                raise DataError("data.not-json", f"{where} is not JSON; write one JSON object on each line") from None
             yield where, record
 
 
@@ -153,11 +160,11 @@ def _csv_records(source: str, content: bytes, delimiter: str) -> Iterator[tuple[
         reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), delimiter=delimiter, strict=True)
         names = reader.fieldnames or []
         if len(set(names)) < len(names):
-            raise DataError(f"{source} has two columns of one name; rename or remove one")
+            raise DataError("data.duplicate-column", f"{source} has two columns of the same name; rename or remove one")
         for record in reader:
             yield f"{source}, line {reader.line_num}", record
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{source} is not a readable CSV file in UTF-8: {error}") from None
+        raise DataError("data.not-csv", f"{source} is not a CSV file in UTF-8 ({error}); save it as one") from None
 
 
 def _parquet_records(source: str, content: bytes) -> Iterator[tuple[str, object]]:
@@ -165,11 +172,13 @@ def _parquet_records(source: str, content: bytes) -> Iterator[tuple[str, object]
         import pyarrow
         from pyarrow import parquet
     except ImportError:
-        raise DataError(f"reading {source} needs pyarrow; install it with: {_LIBRARY}") from None
+        raise DataError("data.library-missing", f"reading {source} needs pyarrow; {install_hint('data')}") from None
     try:
         rows = parquet.read_table(pyarrow.BufferReader(content)).to_pylist()
     except pyarrow.ArrowException as error:
-        raise DataError(f"{source} is not a Parquet file: {str(error).splitlines()[0]}") from None
+        raise DataError(
+            "data.not-parquet", f"{source} is not a Parquet file ({str(error).splitlines()[0]}); save it as one"
+        ) from None
     for number, record in enumerate(rows, start=1):
         yield f"{source}, row {number}", record
 
@@ -178,12 +187,20 @@ def _hub_dataset(source: str) -> Any:
     try:
         import datasets
     except ImportError:
-        raise DataError(f"reading {source} needs the library datasets; install it with: {_LIBRARY}") from None
+        raise DataError(
+            "data.library-missing", f"reading {source} needs the library datasets; {install_hint('data')}"
+        ) from None
     name, *rest = source.removeprefix(HUB).split(":")
     if len(rest) not in (1, 2) or not all((name, *rest)):
-        raise DataError(f"'{source}' is not the name of a data set; write hub:NAME:SPLIT or hub:NAME:CONFIG:SPLIT")
+        raise DataError(
+            "data.hub-name", f"'{source}' is not the name of a data set; write hub:NAME:SPLIT or hub:NAME:CONFIG:SPLIT"
+        )
     try:
         return datasets.load_dataset(name, *rest[:-1], split=rest[-1])
     except Exception as error:  # the library raises whatever its readers and the network do
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise DataError(f"the hub did not give the data set '{source.removeprefix(HUB)}' ({reason})") from None
+        raise DataError(
+            "data.hub-failed",
+            f"the hub did not give the data set '{source.removeprefix(HUB)}' ({reason}); check its name and the"
+            " network",
+        ) from None

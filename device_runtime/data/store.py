@@ -66,7 +66,7 @@ def load_data(source: Path | str, bundle: Bundle, cache: Path | None = None) -> 
         return stored
     examples = list(parse_examples(source, content, bundle.manifest.task))
     if not examples:
-        raise DataError(f"{source} has no examples; give one record a line")
+        raise DataError("data.no-examples", f"{source} has no examples; write one on each line")
     store = tokenise(bundle, examples)
     if cache is not None:
         _write_cache(cache, key, store)
@@ -85,7 +85,7 @@ def tokenise(bundle: Bundle, examples: Sequence[Example]) -> DataStore:
         try:
             encoded.append(encoder.encode(example.fields, example.answers[0] if example.answers else None))
         except DataError as error:
-            raise DataError(f"example {number}: {error}") from None
+            raise DataError(error.kind, f"example {number}: {error}") from None
     ids = np.zeros((len(examples), bundle.manifest.length), np.int32)
     for row, example_tokens in zip(ids, encoded, strict=True):
         row[: len(example_tokens.ids)] = example_tokens.ids

@@ -143,8 +143,9 @@ class Flow:
             self.facts = replace(self.facts, resolution=self._unit.factor * volts)
         elif self._infer(raw // 3).factor < self._unit.factor:
             raise EnergyError(
-                f"the readings of '{self.name}' fit no unit: {raw} cannot be {self._unit.name}, as smaller ones"
-                " seemed to be; choose another source"
+                "energy.contradictory-unit",
+                f"'{self.name}' reads {raw}, which cannot be {self._unit.name} as earlier readings seemed to be;"
+                " choose another source",
             )
         return self._unit
 

@@ -107,7 +107,10 @@ class Book(NoBook):
                     file.write("".join(f"{line}\n" for line in (*[""] * bool(new), *lines)))
                 self._described = described
         except OSError as error:
-            raise StateError(f"{self._file} cannot be written: {error.strerror}") from None
+            raise StateError(
+                "state.unwritable",
+                f"{self._file} cannot be written ({error.strerror}); make room, or make the folder writable",
+            ) from None
 
     def _record(self, round: int, work: Amount, phases: Mapping[str, Amount], now: Conditions) -> dict[str, Any]:
         return {
@@ -161,7 +164,9 @@ def read_book(folder: Path) -> list[dict[str, Any]]:
     try:
         lines = (folder / ENERGY).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise EnergyError(f"{folder / ENERGY} cannot be read ({error}); was the device run with --energy?") from None
+        raise EnergyError(
+            "energy.no-account", f"{folder / ENERGY} cannot be read ({error}); run the device with --energy"
+        ) from None
     records: list[dict[str, Any]] = []
     source: dict[str, Any] = {}
     for line in lines:

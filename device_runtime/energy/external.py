@@ -71,7 +71,7 @@ def read_log(file: Path) -> Log:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise EnergyError(f"{file} cannot be read: {error}") from None
+        raise EnergyError("energy.log-unreadable", f"{file} cannot be read ({error}); check the path") from None
     lines = text.splitlines()
     delimiter = max(";\t,", key=lines[0].count) if lines else ","
     rows = [row for row in csv.reader(lines, delimiter=delimiter) if row]
@@ -80,7 +80,10 @@ def read_log(file: Path) -> Log:
     columns = {what: at for what, form in _COLUMNS.items() for at, word in enumerate(words) if re.search(form, word)}
     wanted = ["time", "watts"] if "watts" in columns else ["time", "volts", "amperes"]
     if not set(wanted) <= set(columns):
-        raise EnergyError(f"{file} needs a first row that names a time and a power, or a time, a voltage and a current")
+        raise EnergyError(
+            "energy.log-header",
+            f"{file} has no header that names its columns; name a time and a power, or a time, a voltage and a current",
+        )
     numbers = np.zeros((len(rows) - 1, len(wanted)))
     for number, row in enumerate(rows[1:]):
         for at, what in enumerate(wanted):
@@ -88,9 +91,15 @@ def read_log(file: Path) -> Log:
                 cell = row[columns[what]].strip()
                 numbers[number, at] = _seconds(cell) if what == "time" else float(cell.replace(",", "."))
             except (IndexError, ValueError):
-                raise EnergyError(f"line {number + 2} of {file} does not hold a {what} as its first row says") from None
+                raise EnergyError(
+                    "energy.log-cell",
+                    f"line {number + 2} of {file} has no {what}, which its header promises; correct the line",
+                ) from None
     if len(numbers) < 2 or not np.isfinite(numbers).all() or (np.diff(numbers[:, 0]) <= 0).any():
-        raise EnergyError(f"{file} needs two rows or more, of finite numbers, in the order of time")
+        raise EnergyError(
+            "energy.log-rows",
+            f"{file} is not a series of measurements; give two or more rows of finite numbers, sorted by time",
+        )
     watts = np.prod([numbers[:, at] * _unit(names[columns[what]]) for at, what in enumerate(wanted) if at], axis=0)
     times, name = numbers[:, 0], names[columns["time"]]
     if times[0] > _EPOCH_MS or re.search(r"(?<![a-z])ms(?![a-z])|milli", name):
@@ -162,18 +171,26 @@ def align_edges(log: Log, times: Sequence[float], busy: Sequence[float], most: f
     span = log.times[-1] - log.times[0]
     length = clock[-1] - clock[0]
     if span < length or work.std() == 0:
-        raise EnergyError(f"{log.name} is shorter than what was measured, or the work has no edges; state the --offset")
+        raise EnergyError(
+            "energy.log-too-short",
+            f"{log.name} is shorter than the measurement, or the work has no edges; give the --offset",
+        )
     low, high = clock[0] - log.times[0] - (span - length), clock[0] - log.times[0]
     if log.absolute:
         low, high = max(low, -most), min(high, most)
     offsets = np.arange(low, high + grid / 8, grid / 4)
     scores = np.array([_correlation(work, np.interp(clock - offset, log.times, log.watts)) for offset in offsets])
     if not len(scores) or scores.max() < 0.7:
-        raise EnergyError(f"the power in {log.name} does not follow the work at any offset; state the --offset")
+        raise EnergyError(
+            "energy.log-does-not-fit",
+            f"the power in {log.name} does not follow the work at any offset; give the --offset",
+        )
     best = int(scores.argmax())
     far = np.abs(offsets - offsets[best]) > length / 10
     if far.any() and scores[far].max() > scores[best] - 0.05:
-        raise EnergyError(f"the power in {log.name} follows the work at several offsets; state the --offset")
+        raise EnergyError(
+            "energy.log-ambiguous", f"the power in {log.name} follows the work at several offsets; give the --offset"
+        )
     return float(offsets[best]), float(scores[best])
 
 

@@ -74,12 +74,18 @@ def choose_source(name: str, places: Places) -> Source:
     others = ", ".join(source.name for source in search.found)
     if name == "auto" and not named:
         raise EnergyError(
-            f"this device has no energy sensor that could be read ({looked}); give a meter's --csv, or ask for an"
-            " estimate with --joules-per-flop"
+            "energy.no-sensor",
+            f"this device has no readable energy sensor ({looked}); give a meter's --csv, or estimate with"
+            " --joules-per-flop",
         )
     if name == "auto":
-        raise EnergyError(f"no energy sensor can be read at the moment ({others}: is the charger connected?)")
-    raise EnergyError(f"there is no energy source '{name}' here (there is: {others or 'none'}; {looked})")
+        raise EnergyError(
+            "energy.no-reading-now",
+            f"no energy sensor can be read now ({others}); if the charger is connected, disconnect it",
+        )
+    raise EnergyError(
+        "energy.unknown-source", f"there is no energy source '{name}' here ({looked}); choose from: {others or 'none'}"
+    )
 
 
 def settled(source: Source) -> str:

@@ -101,12 +101,14 @@ class Meter:
                 raise self._broken
             if self._blind:
                 raise EnergyError(
-                    f"the counter of '{self.source.name}' has not moved yet, so nothing can be said of what was"
-                    " used; measure for longer"
+                    "energy.counter-still", f"the counter of '{self.source.name}' has not moved yet; measure for longer"
                 )
             if not self._ledger.seconds:
                 why = f" ({'; '.join(self._reasons)})" if self._reasons else ""
-                raise EnergyError(f"'{self.source.name}' gave no reading of the time that was measured{why}")
+                raise EnergyError(
+                    "energy.no-reading",
+                    f"'{self.source.name}' gave no reading during the measurement{why}; choose another source",
+                )
             lag, facts = self._lag, self._facts
             return Account(
                 source=self.source.name,

@@ -50,7 +50,10 @@ class Timeline:
             ]
             return cls(int(record["steps"]), ticks)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise EnergyError(f"{file} is not a timeline that energy measure has written: {error}") from None
+            raise EnergyError(
+                "energy.not-a-timeline",
+                f"{file} is not a timeline ({error}); write one with: fedspzo energy measure --timeline",
+            ) from None
 
 
 class Recording:
@@ -82,7 +85,10 @@ def settle(timeline: Timeline, log: Log, offset: float | None) -> Account:
         offset, score = align_edges(log, times, busy)
         how = f"the log's times plus {offset:.2f} s follow the work best (correlation {score:.2f})"
     elif not log.absolute and not offset:
-        raise EnergyError(f"{log.name} counts its time from a start of its own; state the --offset, or ask for 'edges'")
+        raise EnergyError(
+            "energy.log-start-unknown",
+            f"{log.name} does not say at what time it starts; give the --offset, or --offset edges",
+        )
     else:
         how = f"the log's times plus {offset:g} s, as stated, are the device's"
     source = Replay(log, offset, how)

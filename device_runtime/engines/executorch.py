@@ -17,8 +17,15 @@ from pathlib import Path
 import numpy as np
 
 from fedspzo.device_runtime.engines.executorch_build import build_shim
-from fedspzo.device_runtime.engines.protocol import Constants, Engine
-from fedspzo.device_runtime.errors import EngineError
+from fedspzo.device_runtime.engines.protocol import (
+    Constants,
+    Engine,
+    aligned_address,
+    cannot_load,
+    cannot_run,
+    check_count,
+)
+from fedspzo.device_runtime.errors import EngineError, install_hint
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +45,9 @@ def _load_shim(path: Path) -> ctypes.CDLL:
     try:
         shim = ctypes.CDLL(str(path))
     except OSError as error:
-        raise EngineError(f"ExecuTorch's interface cannot be loaded ({error}); delete {path} and try again") from None
+        raise EngineError(
+            "engine.interface-broken", f"ExecuTorch's interface cannot be loaded ({error}); delete {path} and try again"
+        ) from None
     for name, (result, arguments) in _PROTOTYPES.items():
         function = getattr(shim, name)
         function.restype, function.argtypes = result, arguments
@@ -63,7 +72,7 @@ class ExecuTorchGraph:
         """See :class:`fedspzo.device_runtime.engines.protocol.StageGraph`."""
         given, wanted = _places(self._inputs, inputs), _places(self._outputs, outputs)
         if not self._shim.shim_run(self._handle, given, wanted):
-            raise EngineError(f"ExecuTorch refused to run the graph: {_reason(self._shim)}")
+            raise cannot_run("ExecuTorch", _reason(self._shim))
 
     def _shapes(self, outputs: bool) -> list[tuple[int, ...]]:
         shim, graph = self._shim, self._handle
@@ -75,13 +84,10 @@ class ExecuTorchGraph:
 
 def _places(shapes: Sequence[tuple[int, ...]], arrays: Sequence[np.ndarray]) -> ctypes.Array[c_void_p]:
     """Where arrays lie that are as the graph wants them."""
-    if len(shapes) != len(arrays):
-        raise EngineError(f"the graph takes {len(shapes)} arrays, not {len(arrays)}")
+    check_count(len(shapes), arrays)
     places = (c_void_p * len(arrays))()
     for i, (shape, array) in enumerate(zip(shapes, arrays, strict=True)):
-        places[i] = address = array.__array_interface__["data"][0]
-        if array.shape != shape or array.dtype != np.float32 or not array.flags.c_contiguous or address % 64:
-            raise EngineError(f"the graph takes an aligned float32 {shape}, not {array.dtype} {array.shape}")
+        places[i] = aligned_address(array, shape)
     return places
 
 
@@ -94,13 +100,13 @@ class ExecuTorchEngine:
     def __init__(self, shim: ctypes.CDLL, threads: int) -> None:
         self._shim = shim
         if not shim.shim_set_threads(threads):
-            raise EngineError(f"ExecuTorch cannot have {threads} threads; choose fewer")
+            raise EngineError("engine.too-many-threads", f"ExecuTorch cannot use {threads} threads; choose fewer")
 
     def load(self, path: Path, constants: Constants | None = None) -> ExecuTorchGraph:
         """See :class:`fedspzo.device_runtime.engines.protocol.Engine`."""
         handle = self._shim.shim_load(os.fsencode(path), os.fsencode(constants.file) if constants else None)
         if handle is None:
-            raise EngineError(f"ExecuTorch cannot load {path} ({_reason(self._shim)}); export the bundle again")
+            raise cannot_load("ExecuTorch", path, _reason(self._shim))
         return ExecuTorchGraph(self._shim, handle)
 
 
@@ -111,7 +117,7 @@ def create(threads: int) -> Engine:
         EngineError: ExecuTorch is not installed, or there is neither a C++ compiler nor torch.
     """
     if importlib.util.find_spec("executorch") is None:
-        raise EngineError("ExecuTorch is not usable here; install it with: pip install 'fedspzo[executorch]'")
+        raise EngineError("engine.not-installed", f"ExecuTorch is not installed; {install_hint('executorch')}")
     try:
         shim = _load_shim(build_shim())
     except EngineError as missing:
@@ -124,7 +130,7 @@ def _fall_back(missing: EngineError, threads: int) -> Engine:
         from fedspzo.device_runtime.engines import executorch_python
     except EngineError:
         raise EngineError(
-            f"{missing}, or install torch (pip install 'fedspzo[executorch,torch]'), or use --engine litert"
+            missing.kind, f"{missing}, or for its Python API {install_hint('executorch,torch')}"
         ) from None
     log.warning("%s; until then it runs through its Python API, slower to start and larger", missing)
     return executorch_python.create(threads)

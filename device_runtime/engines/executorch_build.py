@@ -52,7 +52,9 @@ def build_shim() -> Path:
         return library
     compiler = find_compiler()
     if compiler is None:
-        raise EngineError("ExecuTorch needs a C++ compiler here, once, and there is none; install g++")
+        raise EngineError(
+            "engine.no-compiler", "ExecuTorch needs a C++ compiler once, and there is none here; install g++"
+        )
     try:
         make_folder(library.parent)
         with tempfile.TemporaryDirectory(dir=library.parent) as folder:
@@ -63,8 +65,9 @@ def build_shim() -> Path:
             replace_durably(partial, library)
     except OSError as error:
         raise EngineError(
-            f"{library.parent} cannot be written ({error.strerror}), where ExecuTorch's interface is compiled; "
-            "set XDG_CACHE_HOME to a folder that can"
+            "engine.cache-unwritable",
+            f"{library.parent} cannot be written ({error.strerror}), and ExecuTorch's interface is compiled there; set"
+            " XDG_CACHE_HOME to a writable folder",
         ) from None
     return library
 
@@ -74,7 +77,10 @@ def _wheel() -> Path:
     for folder in (spec and spec.submodule_search_locations) or ():
         if Path(folder, "lib", "libexecutorch.so").exists():
             return Path(folder)
-    raise EngineError("the executorch wheel has no libexecutorch.so; install one for Linux, 1.5 or newer")
+    raise EngineError(
+        "engine.executorch-incomplete",
+        "the installed package executorch has no libexecutorch.so; install version 1.5 or newer for Linux",
+    )
 
 
 def _flags(wheel: Path) -> list[str]:
@@ -94,7 +100,8 @@ def _cache() -> Path:
         return (folder if folder.is_absolute() else Path.home() / ".cache") / "fedspzo"
     except RuntimeError:
         raise EngineError(
-            "ExecuTorch's interface is compiled into a cache, and there is no home folder; set XDG_CACHE_HOME"
+            "engine.no-cache",
+            "there is no home folder to cache ExecuTorch's interface in; set XDG_CACHE_HOME to a writable folder",
         ) from None
 
 
@@ -102,4 +109,7 @@ def _compile(command: Sequence[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
         reason = next((line for line in done.stderr.splitlines() if "error" in line), f"status {done.returncode}")
-        raise EngineError(f"{command[0]} cannot compile ExecuTorch's interface ({reason}); install a newer g++")
+        raise EngineError(
+            "engine.compile-failed",
+            f"{command[0]} cannot compile ExecuTorch's interface ({reason}); install a newer g++",
+        )

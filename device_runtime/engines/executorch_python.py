@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fedspzo.device_runtime.engines.protocol import Constants
-from fedspzo.device_runtime.errors import EngineError
+from fedspzo.device_runtime.engines.protocol import Constants, cannot_load, cannot_run
+from fedspzo.device_runtime.errors import EngineError, install_hint
 
 try:
     import torch
@@ -17,7 +17,7 @@ try:
     from executorch.runtime import Method, Runtime
 except ImportError as missing:
     raise EngineError(
-        f"ExecuTorch is not usable here ({missing}); install it with: pip install 'fedspzo[executorch,torch]'"
+        "engine.not-installed", f"ExecuTorch cannot be imported ({missing}); {install_hint('executorch,torch')}"
     ) from None
 
 
@@ -32,7 +32,7 @@ class ExecuTorchGraph:
         try:
             results = self._method.execute([torch.from_numpy(array) for array in inputs])
         except RuntimeError as error:
-            raise EngineError(f"ExecuTorch refused to run the graph: {error}") from None
+            raise cannot_run("ExecuTorch", error) from None
         for result, out in zip(results, outputs, strict=True):
             out[...] = result.numpy()
 
@@ -56,9 +56,9 @@ class ExecuTorchEngine:
                 "forward"
             )
         except RuntimeError as error:
-            raise EngineError(f"ExecuTorch cannot load {path} ({error}); export the bundle again") from None
+            raise cannot_load("ExecuTorch", path, error) from None
         if method is None:
-            raise EngineError(f"ExecuTorch finds no method 'forward' in {path}; export the bundle again")
+            raise EngineError("engine.no-forward", f"{path} has no method 'forward'; export the bundle again")
         return ExecuTorchGraph(method)
 
 

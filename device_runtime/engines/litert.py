@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from fedspzo.device_runtime.engines.packed import MemoryFile, find_panels
-from fedspzo.device_runtime.engines.protocol import Constants, Linear
-from fedspzo.device_runtime.errors import EngineError
+from fedspzo.device_runtime.engines.protocol import Constants, Linear, aligned_address, check_count
+from fedspzo.device_runtime.errors import EngineError, install_hint
 
 _CPU = 1
 _ANY_INT = 2
@@ -86,7 +86,7 @@ def _library() -> ctypes.CDLL:
             getattr(library, name).argtypes = arguments
     except (OSError, AttributeError) as error:
         raise EngineError(
-            f"LiteRT is not usable here ({error}); install it with: pip install 'fedspzo[litert]'"
+            "engine.not-installed", f"LiteRT cannot be loaded ({error}); {install_hint('litert')}"
         ) from None
     return library
 
@@ -94,7 +94,10 @@ def _library() -> ctypes.CDLL:
 def _call(function: str, *arguments: object) -> None:
     status = getattr(_library(), function)(*arguments)
     if status:
-        raise EngineError(f"LiteRT refused {function} with status {status}")
+        raise EngineError(
+            "engine.call-failed",
+            f"LiteRT's {function} failed with status {status}; export the bundle again, or use another engine",
+        )
 
 
 def _create(function: str, *arguments: object) -> c_void_p:
@@ -146,8 +149,7 @@ class LiteRTGraph:
         _call("LiteRtRunCompiledModel", self._compiled, 0, len(given), given, len(wanted), wanted)
 
     def _bind(self, ports: list[_Port], arrays: Sequence[np.ndarray]) -> ctypes.Array[c_void_p]:
-        if len(ports) != len(arrays):
-            raise EngineError(f"the graph takes {len(ports)} arrays, not {len(arrays)}")
+        check_count(len(ports), arrays)
         handles = (_HANDLE * len(ports))()
         for port, array in zip(ports, arrays, strict=True):
             handles[port.index] = self._buffer(port, array)
@@ -156,9 +158,7 @@ class LiteRTGraph:
     def _buffer(self, port: _Port, array: np.ndarray) -> c_void_p:
         known = self._buffers.get(id(array))
         if known is None:
-            address = array.ctypes.data
-            if array.shape != port.shape or array.dtype != np.float32 or not array.flags.c_contiguous or address % 64:
-                raise EngineError(f"the graph takes an aligned float32 {port.shape}, not {array.dtype} {array.shape}")
+            address = aligned_address(array, port.shape)
             handle = _create("LiteRtCreateTensorBufferFromHostMemory", byref(port.type), address, array.nbytes, None)
             known = self._buffers[id(array)] = (array, handle)
         return known[1]
@@ -241,7 +241,7 @@ class LiteRTEngine:
             with _without_notes():
                 return _create("LiteRtCreateCompiledModel", self._environment, model, options), model
         except EngineError as error:
-            raise EngineError(f"LiteRT cannot load {path} ({error}); export the bundle again") from None
+            raise EngineError("engine.load-failed", f"LiteRT cannot load {path}: {error}") from None
 
 
 @contextmanager

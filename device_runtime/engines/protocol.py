@@ -104,6 +104,35 @@ class PackingEngine(Engine, Protocol):
         """
 
 
+def cannot_load(engine: str, path: Path, reason: object) -> EngineError:
+    """The error to raise for a graph's file that an engine refuses."""
+    return EngineError("engine.load-failed", f"{engine} cannot load {path} ({reason}); export the bundle again")
+
+
+def cannot_run(engine: str, reason: object) -> EngineError:
+    """The error to raise for a graph that an engine has loaded and cannot run."""
+    return EngineError("engine.run-failed", f"{engine} cannot run the graph ({reason}); export the bundle again")
+
+
+def check_count(expected: int, arrays: Sequence[np.ndarray]) -> None:
+    """Raise EngineError unless there are as many arrays as the graph takes or gives."""
+    if len(arrays) != expected:
+        raise EngineError(
+            "engine.array-count", f"the graph takes {expected} arrays, not {len(arrays)}; export the bundle again"
+        )
+
+
+def aligned_address(array: np.ndarray, shape: tuple[int, ...]) -> int:
+    """Where an array lies. Raises EngineError unless it is float32, of this shape, contiguous, at a multiple of 64."""
+    address: int = array.__array_interface__["data"][0]
+    if array.shape != shape or array.dtype != np.float32 or not array.flags.c_contiguous or address % 64:
+        raise EngineError(
+            "engine.array-shape",
+            f"the graph takes an aligned float32 {shape}, not {array.dtype} {array.shape}; export the bundle again",
+        )
+    return address
+
+
 def create_engine(name: str, threads: int = 1) -> Engine:
     """The engine of that name, using ``threads`` threads.
 
@@ -111,9 +140,9 @@ def create_engine(name: str, threads: int = 1) -> Engine:
         EngineError: no such engine, or its library is not installed.
     """
     if name not in ENGINES:
-        raise EngineError(f"there is no engine '{name}'; choose one of {', '.join(ENGINES)}")
+        raise EngineError("engine.unknown", f"there is no engine '{name}'; choose one of {', '.join(ENGINES)}")
     if threads < 1:
-        raise EngineError(f"an engine has at least 1 thread, not {threads}")
+        raise EngineError("engine.threads", f"an engine needs at least 1 thread, not {threads}; raise --threads")
     module = importlib.import_module(f"fedspzo.device_runtime.engines.{name}")
     engine: Engine = module.create(threads)
     return engine

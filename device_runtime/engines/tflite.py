@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from fedspzo.device_runtime.engines.protocol import Constants
-from fedspzo.device_runtime.errors import EngineError
+from fedspzo.device_runtime.engines.protocol import Constants, cannot_load, cannot_run
+from fedspzo.device_runtime.errors import EngineError, install_hint
 
 try:
     from tflite_runtime.interpreter import Interpreter
 except ImportError as missing:
     raise EngineError(
-        f"tflite-runtime is not usable here ({missing}); install it with: pip install 'fedspzo[tflite]'"
+        "engine.not-installed", f"tflite-runtime cannot be imported ({missing}); {install_hint('tflite')}"
     ) from None
 
 
@@ -39,7 +39,7 @@ class TFLiteGraph:
                 self._interpreter.set_tensor(index, array)
             self._interpreter.invoke()
         except (ValueError, RuntimeError) as error:
-            raise EngineError(f"tflite-runtime refused to run the graph: {error}") from None
+            raise cannot_run("tflite-runtime", error) from None
         for index, out in zip(self._outputs, outputs, strict=True):
             out[...] = self._interpreter.get_tensor(index)
 
@@ -65,7 +65,7 @@ class TFLiteEngine:
             interpreter = Interpreter(model_path=str(path), num_threads=self._threads)
             interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
-            raise EngineError(f"tflite-runtime cannot load {path} ({error}); export the bundle again") from None
+            raise cannot_load("tflite-runtime", path, error) from None
         return TFLiteGraph(interpreter)
 
 

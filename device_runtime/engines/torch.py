@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from fedspzo.device_runtime.engines.protocol import Constants
-from fedspzo.device_runtime.errors import EngineError
+from fedspzo.device_runtime.engines.protocol import Constants, cannot_load, cannot_run
+from fedspzo.device_runtime.errors import EngineError, install_hint
 from fedspzo.device_runtime.model.stored import widened
 
 try:
     import torch
 except ImportError as missing:
     raise EngineError(
-        f"PyTorch is not usable here ({missing}); install it with: pip install 'fedspzo[torch]'"
+        "engine.not-installed", f"PyTorch cannot be imported ({missing}); {install_hint('torch')}"
     ) from None
 
 
@@ -35,7 +35,7 @@ class TorchGraph:
                 constants = (widened(constant).reshape(constant.shape[-2:]) for constant in self._constants)
                 results = self._module(*map(torch.from_numpy, (*inputs, *constants)))
             except (RuntimeError, AssertionError) as error:
-                raise EngineError(f"PyTorch refused to run the graph: {error}") from None
+                raise cannot_run("PyTorch", error) from None
         for result, out in zip(results, outputs, strict=True):
             out[...] = result.numpy()
 
@@ -58,7 +58,7 @@ class TorchEngine:
                 raise ValueError("it is not an exported program")
             return TorchGraph(torch.export.load(path).module(), constants)
         except (RuntimeError, OSError, ValueError, KeyError) as error:
-            raise EngineError(f"PyTorch cannot load {path} ({error}); export the bundle again") from None
+            raise cannot_load("PyTorch", path, error) from None
 
 
 def create(threads: int) -> TorchEngine:

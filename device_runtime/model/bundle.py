@@ -42,7 +42,10 @@ class Bundle:
                 if index in graphs_alone and name not in file:
                     continue
                 if (file.shape(name), file.dtype(name)) != expected_array:
-                    raise BundleError(f"{self.folder}: the weights do not fit the manifest at '{name}'; export again")
+                    raise BundleError(
+                        "bundle.weights-mismatch",
+                        f"{self.folder} has a tensor '{name}' that differs from its manifest; export the bundle again",
+                    )
 
     @cached_property
     def formats(self) -> tuple[str, ...]:
@@ -64,23 +67,30 @@ class Bundle:
             return (self.folder / MANIFEST).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = "there is no manifest.json in it" if isinstance(error, FileNotFoundError) else str(error)
-            raise BundleError(f"{self.folder} is not a bundle: {reason}; make one with: fedspzo export") from None
+            raise BundleError(
+                "bundle.not-a-bundle", f"{self.folder} is not a bundle ({reason}); make one with: fedspzo export"
+            ) from None
 
     def _check_file(self, name: str, expected: str) -> None:
         path = self.folder / name
         try:
             found = file_hash(path)
         except OSError as error:
-            raise BundleError(f"{path} cannot be read ({error.strerror}); get or export the bundle again") from None
+            raise BundleError(
+                "bundle.file-unreadable", f"{path} cannot be read ({error.strerror}); get or export the bundle again"
+            ) from None
         if found != expected:
-            raise BundleError(f"{path} is not the file that was exported (truncated or altered); get the bundle again")
+            raise BundleError(
+                "bundle.file-altered", f"{path} was truncated or altered after the export; get the bundle again"
+            )
 
 
 def _arrays(folder: Path, spec: TensorSpec) -> dict[str, tuple[tuple[int, ...], np.dtype[np.generic]]]:
     """What a tensor consists of in the file. Raises BundleError when this runtime does not know its type."""
     if spec.dtype not in NAMES:
         raise BundleError(
-            f"{folder} stores '{spec.name}' as {spec.dtype}, which this runtime does not know; update fedspzo"
+            "bundle.unknown-dtype",
+            f"{folder} stores '{spec.name}' as {spec.dtype}, which this version cannot read; update fedspzo",
         )
     return layout(spec.name, spec.shape, spec.dtype)
 

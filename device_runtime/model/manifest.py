@@ -205,7 +205,9 @@ def parse_manifest(folder: Path, text: str) -> Manifest:
         for key, known in (("format", FORMAT), ("directions", directions.FORMAT)):
             if record[key] != known:
                 raise BundleError(
-                    f"{folder} is of {key} version {record[key]}, and this runtime knows {known}; update fedspzo"
+                    "bundle.version",
+                    f"{folder} has {key} version {record[key]}, and this version of fedspzo reads {known}; update"
+                    " fedspzo",
                 )
         manifest = Manifest(
             model={str(key): str(value) for key, value in record["model"].items()},
@@ -228,7 +230,9 @@ def parse_manifest(folder: Path, text: str) -> Manifest:
             raise ValueError("it has no shape, or not a check for each stage")
         return manifest
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, DataError, RecursionError) as error:
-        raise BundleError(f"{folder / MANIFEST} is damaged ({error!r}); get or export the bundle again") from None
+        raise BundleError(
+            "bundle.manifest-damaged", f"{folder / MANIFEST} is damaged ({error!r}); get or export the bundle again"
+        ) from None
 
 
 def _parse_stage(record: dict[str, Any]) -> StageSpec:

@@ -70,23 +70,37 @@ class Task:
     def __post_init__(self) -> None:
         """Raises DataError when the task contradicts itself."""
         if self.form not in FORMS:
-            raise DataError(f"task '{self.name}': there is no form '{self.form}'; choose from {', '.join(FORMS)}")
+            raise DataError(
+                "task.unknown-form",
+                f"task '{self.name}' has the unknown form '{self.form}'; choose from {', '.join(FORMS)}",
+            )
         if not self.fields:
-            raise DataError(f"task '{self.name}': the template has no field; write one as {{text}}")
+            raise DataError("task.no-field", f"the template of task '{self.name}' has no field; write one as {{text}}")
         masks = [name for _, name, _ in self._pieces(self.template)].count(MASK)
         if masks != (self.form == MASKED):
-            raise DataError(f"task '{self.name}': a masked template has one {{mask}}, and the others have none")
+            raise DataError(
+                "task.mask-count",
+                f"the template of task '{self.name}' has the wrong number of {{mask}}; write one in the masked form,"
+                " and none in others",
+            )
         if self.form == GENERATION:
             pieces = self._pieces(self.answer)
             if [name for _, name, _ in pieces if name is not None] != [self.target] or not self.answer_end:
                 raise DataError(
-                    f"task '{self.name}': the answer is a template such as \" {{{self.target}}}\\n\", which names"
-                    " the answer's field and then says what ends an answer"
+                    "task.answer-template",
+                    f"task '{self.name}' has no valid answer template; write the answer's field and the text that ends"
+                    f' it, such as " {{{self.target}}}\\n"',
                 )
             if self.answer_tokens < 1:
-                raise DataError(f"task '{self.name}': an answer has at least 1 token")
+                raise DataError(
+                    "task.answer-tokens",
+                    f"task '{self.name}' has no room for an answer; set answer_tokens to at least 1",
+                )
         elif len(self.labels) < 2 or len({label.name for label in self.labels}) < len(self.labels):
-            raise DataError(f"task '{self.name}' needs at least two labels with different names")
+            raise DataError(
+                "task.labels",
+                f"task '{self.name}' needs two or more labels, each with its own name; add or rename labels",
+            )
 
     @cached_property
     def fields(self) -> tuple[str, ...]:
@@ -134,18 +148,24 @@ class Task:
         if not any(map(str.isdigit, names)) and index in map(str, range(len(names))):
             return int(index)
         known = ", ".join(label.name for label in self.labels)
-        raise DataError(f"label {str(value)[:40]!r} is not one of task '{self.name}': {known}")
+        raise DataError(
+            "data.unknown-label", f"label {str(value)[:40]!r} is not one of task '{self.name}'; use one of: {known}"
+        )
 
     def _pieces(self, template: str) -> list[tuple[str, str | None, str]]:
         """(literal text, the field after it or None, its filter) for each piece of a template."""
         try:
             parsed = list(string.Formatter().parse(template))
         except ValueError as error:
-            raise DataError(f"task '{self.name}': the template is not valid: {error}") from None
+            raise DataError(
+                "task.template-syntax",
+                f"the template of task '{self.name}' is not valid ({error}); write fields as {{text}}",
+            ) from None
         for _, name, form, conversion in parsed:
             if name is not None and (not name.isidentifier() or conversion or form not in _FILTERS):
                 raise DataError(
-                    f"task '{self.name}': fields are plain names, as in {{text}}, or have one of the filters"
-                    f" {', '.join(filter(None, _FILTERS))}, as in {{text:trim}}"
+                    "task.field-syntax",
+                    f"task '{self.name}' has the invalid field '{name}'; write fields as {{text}}, or {{text:FILTER}}"
+                    f" with one of the filters {', '.join(filter(None, _FILTERS))}",
                 )
         return [(literal, name, form or "") for literal, name, form, _ in parsed]

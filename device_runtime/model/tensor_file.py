@@ -55,7 +55,9 @@ class TensorFile:
             if any(entry.stop > size for entry in self._entries.values()):
                 raise ValueError("its data is cut off")
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise BundleError(f"{path} is not a readable tensor file: {error}; get or export it again") from None
+            raise BundleError(
+                "bundle.tensors-unreadable", f"{path} is not a readable tensor file ({error}); get or export it again"
+            ) from None
         self._map = np.memmap(path, mode="r", dtype=np.uint8) if size else np.empty(0, np.uint8)
 
     @property
@@ -92,12 +94,15 @@ class TensorFile:
             while target:
                 count = file.readinto(target)
                 if not count:
-                    raise BundleError(f"{self._path} ends inside the tensor '{name}'; get or export it again")
+                    raise BundleError(
+                        "bundle.tensors-truncated",
+                        f"{self._path} ends inside the tensor '{name}'; get or export it again",
+                    )
                 target = target[count:]
 
     def _entry(self, name: str) -> _Entry:
         if name not in self._entries:
-            raise BundleError(f"{self._path} has no tensor '{name}'; get or export it again")
+            raise BundleError("bundle.tensor-missing", f"{self._path} has no tensor '{name}'; get or export it again")
         return self._entries[name]
 
 

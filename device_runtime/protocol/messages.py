@@ -253,7 +253,9 @@ def encode(message: Message) -> bytes:
     """The bytes of a message. Raises MessageError when they would exceed :data:`MAX_BYTES`."""
     data: bytes = cbor2.dumps([VERSION, _NUMBERS[type(message)], *_pack_fields(message)], canonical=True)
     if len(data) > MAX_BYTES:
-        raise MessageError(f"a {type(message).__name__} of {len(data)} bytes exceeds the limit of {MAX_BYTES}")
+        raise MessageError(
+            "message.too-large", f"a {type(message).__name__} of {len(data)} bytes exceeds the limit of {MAX_BYTES}"
+        )
     return data
 
 
@@ -270,21 +272,21 @@ def decode(data: bytes) -> Message:
         MessageError: they are not exactly one message of this version, or a number in it is not finite.
     """
     if len(data) > MAX_BYTES:
-        raise MessageError(f"a message of {len(data)} bytes exceeds the limit of {MAX_BYTES}")
+        raise MessageError("message.too-large", f"a message of {len(data)} bytes exceeds the limit of {MAX_BYTES}")
     try:
         record = cbor2.loads(data)
     except Exception:  # whatever a decoder can be brought to raise by bytes from outside
-        raise MessageError("it is not CBOR") from None
+        raise MessageError("message.not-cbor", "it is not CBOR") from None
     if not isinstance(record, list) or len(record) < 2:
-        raise MessageError("it is not a message of ours")
+        raise MessageError("message.foreign", "it is not a FedSPZO message")
     version, number, *values = record
     if type(version) is not int or version != VERSION:
-        raise MessageError(f"it is of another protocol version than {VERSION}")
+        raise MessageError("message.version", f"it has another protocol version than {VERSION}")
     if type(number) is not int or number not in _KINDS:
-        raise MessageError("it is of an unknown kind")
+        raise MessageError("message.unknown-type", "its type is unknown")
     message: Message = _unpack_fields(_KINDS[number], values)
     if encode(message) != data:
-        raise MessageError("it is not written in the one way that its message is")
+        raise MessageError("message.not-canonical", "its encoding is not canonical")
     return message
 
 
@@ -311,7 +313,7 @@ def _unpack_fields(kind: type[Any], values: Any) -> Any:
     if isinstance(values, list) and kind in _LATER and len(values) == len(hints) - 1:
         values = [*values, _LATER[kind][1]]
     if not isinstance(values, list) or len(values) != len(hints):
-        raise MessageError(f"a {kind.__name__} does not have {len(hints)} fields")
+        raise MessageError("message.field-count", f"a {kind.__name__} does not have {len(hints)} fields")
     unpacked = [
         _unpack(value, hint, f"{kind.__name__}.{name}")
         for value, (name, hint) in zip(values, hints.items(), strict=True)
@@ -319,7 +321,7 @@ def _unpack_fields(kind: type[Any], values: Any) -> Any:
     try:
         return kind(*unpacked)
     except PlanError as error:
-        raise MessageError(str(error)) from None
+        raise MessageError("message.contradictory", str(error)) from None
 
 
 def _unpack(value: Any, hint: Any, where: str) -> Any:
@@ -338,13 +340,13 @@ def _unpack(value: Any, hint: Any, where: str) -> Any:
             return value
     elif type(value) is hint and (hint is not str or len(value) <= _MAX_TEXT):
         return value
-    raise MessageError(f"{where} does not hold a valid {getattr(hint, '__name__', hint)}")
+    raise MessageError("message.field-type", f"{where} does not hold a valid {getattr(hint, '__name__', hint)}")
 
 
 def _unpack_scalars(value: Any, where: str) -> tuple[float, ...]:
     if type(value) is not bytes or len(value) % 4:
-        raise MessageError(f"{where} is not a string of float32")
+        raise MessageError("message.not-float32", f"{where} is not a byte string of float32")
     scalars = np.frombuffer(value, "<f4")
     if not np.isfinite(scalars).all():
-        raise MessageError(f"{where} has a number that is not finite")
+        raise MessageError("message.not-finite", f"{where} has a number that is not finite")
     return tuple(scalars.tolist())

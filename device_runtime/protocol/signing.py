@@ -61,7 +61,9 @@ class Signer:
                 replace_durably(partial, path)
             self._key = scheme().private_key(path.read_bytes())
         except (OSError, ValueError) as error:
-            raise StateError(f"the key {path} cannot be used ({error}); put back the file that was there") from None
+            raise StateError(
+                "state.key-unusable", f"the key {path} cannot be used ({error}); restore the file from a backup"
+            ) from None
         self.public = self._key.public
 
     def sign(self, payload: bytes, scope: Scope) -> bytes:
@@ -72,7 +74,7 @@ class Signer:
 def split(signed: bytes) -> bytes:
     """The bytes without their signature, which is yet to be checked. Raises MessageError when there is none."""
     if not SIGNATURE_BYTES < len(signed) <= MAX_SIGNED_BYTES:
-        raise MessageError(f"it has {len(signed)} bytes, which no signed message has")
+        raise MessageError("message.not-signed", f"it has {len(signed)} bytes, so it is not a signed message")
     return signed[:-SIGNATURE_BYTES]
 
 
@@ -81,7 +83,7 @@ def check(signed: bytes, scope: Scope, key: bytes) -> None:
     payload = split(signed)
     if not scheme().verify(key, signed[-SIGNATURE_BYTES:], scope.text(payload)):
         raise MessageError(
-            "message.wrong-signature", "it is not signed by whom it says, or was meant for another place or time"
+            "message.wrong-signature", "its signature is not its sender's, or is for another place or time"
         )
 
 
@@ -107,13 +109,19 @@ def read_pin(folder: Path) -> bytes:
         key = bytes.fromhex((folder / PIN).read_text(encoding="ascii"))
     except FileNotFoundError:
         raise BundleError(
-            f"{folder} does not say which server it belongs to ({PIN}): start the server with this bundle once, or get"
-            " the bundle from the server (fedspzo fetch)"
+            "bundle.no-server-key",
+            f"{folder} names no server (it has no {PIN}); start the server with this bundle once, or get the bundle"
+            " with fedspzo fetch",
         ) from None
     except (OSError, ValueError) as error:
-        raise BundleError(f"{folder / PIN} cannot be read ({error}); get the bundle from the server again") from None
+        raise BundleError(
+            "bundle.server-key-unreadable",
+            f"{folder / PIN} cannot be read ({error}); get the bundle from the server again",
+        ) from None
     if len(key) != KEY_BYTES:
-        raise BundleError(f"{folder / PIN} is not a public key; get the bundle from the server again")
+        raise BundleError(
+            "bundle.server-key-damaged", f"{folder / PIN} is not a public key; get the bundle from the server again"
+        )
     return key
 
 
@@ -126,8 +134,9 @@ def write_pin(folder: Path, key: bytes) -> None:
     if (folder / PIN).exists():
         if read_pin(folder) != key:
             raise BundleError(
-                f"{folder} belongs to another server: go on with that server's state folder, or give it a copy of the"
-                f" bundle without {PIN}"
+                "bundle.other-server",
+                f"{folder} belongs to another server; use that server's state folder, or a copy of the bundle without"
+                f" {PIN}",
             )
         return
     partial = folder / (PIN + ".partial")
@@ -135,4 +144,6 @@ def write_pin(folder: Path, key: bytes) -> None:
         write_durably(partial, key.hex().encode())
         replace_durably(partial, folder / PIN)
     except OSError as error:
-        raise BundleError(f"{folder / PIN} cannot be written: {error.strerror}") from None
+        raise BundleError(
+            "bundle.unwritable", f"{folder / PIN} cannot be written ({error.strerror}); make the folder writable"
+        ) from None

@@ -64,11 +64,19 @@ class Sums:
         """Raises PlanError when they contradict themselves."""
         places = [(sums.block, sums.start, sums.stop) for sums in self.blocks]
         if self.distribution not in DISTRIBUTIONS:
-            raise PlanError(f"the sums are of unknown directions '{self.distribution}'")
+            raise PlanError(
+                "plan.unknown-distribution",
+                f"the distribution '{self.distribution}' is unknown; choose one of {', '.join(DISTRIBUTIONS)}",
+            )
         if places != sorted(set(places)) or not all(block <= start < stop for block, start, stop in places):
-            raise PlanError("the blocks of sums each hold at least one stage, and come in order, each once")
+            raise PlanError(
+                "plan.sums-blocks",
+                "each block of sums holds at least one stage, and blocks come in order without repetition",
+            )
         if any(len(sums.coefficients) != self.pool for sums in self.blocks):
-            raise PlanError(f"each block of the sums has {self.pool} of them, as the pool has seeds")
+            raise PlanError(
+                "plan.sums-size", f"each block of sums has one coefficient for each of the {self.pool} seeds"
+            )
 
 
 #: Those of the empty journal.
@@ -86,8 +94,9 @@ def check_continues(sums: Sums | None, plan: Plan) -> None:
     """Raise PlanError when a job asks to rebase and its journal does not allow it."""
     if plan.rebase_every and not continues(sums, plan):
         raise PlanError(
-            "the journal has rounds without --rebase-every, or with another --seed-pool or --distribution, which cannot"
-            " be added up; leave --rebase-every out, or begin with a new state folder"
+            "plan.rebase-journal",
+            "the journal has rounds without --rebase-every, or with another --seed-pool or --distribution, and cannot"
+            " rebase; leave --rebase-every out, or start with a new state folder",
         )
 
 

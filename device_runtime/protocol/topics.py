@@ -24,7 +24,9 @@ class Topics:
     def __post_init__(self) -> None:
         """Raises BrokerError when the job's name cannot stand in a topic."""
         if not valid_id(self.job):
-            raise BrokerError(f"'{self.job}' cannot be a job's name; use up to 64 letters, digits, '-' and '_'")
+            raise BrokerError(
+                "job.name", f"'{self.job}' is not a valid job name; use up to 64 letters, digits, '-' and '_'"
+            )
 
     @property
     def round(self) -> str:

@@ -44,11 +44,14 @@ def check_engine(bundle: Bundle, engine: Engine) -> None:
     """Raise BundleError when the bundle has no graphs for an engine."""
     if engine.format not in bundle.formats:
         raise BundleError(
-            f"{bundle.folder} has no graphs for the engine '{engine.name}', only for {', '.join(bundle.formats)};"
-            f" export it with --engine {engine.format}"
+            "bundle.no-graphs",
+            f"{bundle.folder} has graphs for {', '.join(bundle.formats)}, and none for the engine '{engine.name}';"
+            f" export it with --engine {engine.format}",
         )
 
     if bundle.manifest.constants and not engine.takes_constants:
         raise BundleError(
-            f"{bundle.folder} has a quantised base, which the engine '{engine.name}' cannot take; use {engine.format}"
+            "bundle.quantised-base",
+            f"{bundle.folder} has a quantised base, which the engine '{engine.name}' cannot run; use the engine"
+            f" '{engine.format}'",
         )

@@ -97,8 +97,11 @@ def find_family(checkpoint: Checkpoint) -> Family:
     for family in families:
         if wanted in family.MODEL_TYPES:
             return family
-    known = ", ".join(supported_types())
-    raise ExportError("model.unsupported-type", f"{checkpoint.name} is of model type '{wanted}'; supported are {known}")
+    raise ExportError(
+        "model.unsupported-type",
+        f"{checkpoint.name} has the unsupported model type '{wanted}'; choose a model of one of the types"
+        f" {', '.join(supported_types())}",
+    )
 
 
 def require(checkpoint: Checkpoint, **wanted: object) -> None:
@@ -107,5 +110,6 @@ def require(checkpoint: Checkpoint, **wanted: object) -> None:
         found = getattr(checkpoint.config, name, value)
         if found != value:
             raise ExportError(
-                f"{checkpoint.name} has {name} = {found!r}, a variant that is not supported (only {value!r} is)"
+                "model.unsupported-variant",
+                f"{checkpoint.name} has the unsupported {name} = {found!r}; choose a model with {value!r}",
             )

@@ -82,7 +82,10 @@ def describe(checkpoint: Checkpoint, length: int) -> Architecture:
         transform = Transform("transform.dense", "transform.LayerNorm", config.hidden_act, epsilon)
     else:  # RoBERTa counts positions from the padding token's on
         if config.pad_token_id is None:
-            raise ExportError(f"{checkpoint.name} has no pad_token_id in its config, which its positions count from")
+            raise ExportError(
+                "model.no-pad-token",
+                f"{checkpoint.name} has no pad_token_id in its config, and its positions count from it; add it",
+            )
         first, head = config.pad_token_id + 1, "lm_head."
         transform = Transform("dense", "layer_norm", "gelu", epsilon)
     tied = config.tie_word_embeddings

@@ -86,14 +86,18 @@ def rotations(checkpoint: Checkpoint, length: int) -> tuple[Tensor, Tensor]:
     kind, trained = rope.get("rope_type"), rope.get("original_max_position_embeddings")
     if kind == "longrope" and trained and length > trained:
         raise ExportError(
-            f"{checkpoint.name} turns texts beyond {trained} tokens by other angles (longrope), which one graph cannot"
-            f" do; choose a --max-length of at most {trained}"
+            "export.longrope",
+            f"{checkpoint.name} changes its rotary embedding beyond {trained} tokens (longrope), and one graph cannot;"
+            f" choose a --max-length of at most {trained}",
         )
     try:
         with quiet():
             cosines, sines = LlamaRotaryEmbedding(config)(torch.zeros(1), torch.arange(length)[None])
     except (KeyError, TypeError, ZeroDivisionError) as error:
-        raise ExportError(f"{checkpoint.name} has a rope_type of '{kind}' that cannot be made ({error!r})") from None
+        raise ExportError(
+            "model.unsupported-rope",
+            f"{checkpoint.name} has an unsupported rope_type '{kind}' ({error!r}); choose another model",
+        ) from None
     return cosines, sines
 
 

@@ -121,10 +121,10 @@ class LiteRTTemplate:
             details = weight.quantization.details
             scales = graph.tensors[details.scales] if details else None  # those of 8 bits are in the quantization
             if index is None or (scales and self._model.take(scales) != matrices[index].scales.tobytes()):
-                raise ExportError(_CHANGED.format("LiteRT"))
+                raise _changed("LiteRT")
             placed[index] = weight, scales
         if len(placed) != len(matrices):
-            raise ExportError(_CHANGED.format("LiteRT"))
+            raise _changed("LiteRT")
         self._placed = [placed[index] for index in range(len(matrices))]
         self._model.keep_rest()
 
@@ -140,9 +140,12 @@ class LiteRTTemplate:
         return self._model.content()
 
 
-_CHANGED = "{}'s tools changed a quantised matrix; leave this engine out or report the model"
 #: Not in torch's type stubs.
 _INT4: torch.dtype = vars(torch)["int4"]
+
+
+def _changed(engine: str) -> ExportError:
+    return ExportError("export.matrix-changed", f"{engine}'s tools changed a quantised matrix; leave this engine out")
 
 
 def quantise_litert(source: Path, dtype: str) -> bytes:
@@ -168,9 +171,7 @@ class ExecuTorchTemplate:
         self._content = content
         self._keys = [list(executorch_data(matrix)) for matrix in matrices]
         if not all(key in content for keys in self._keys for key in keys):
-            raise ExportError(
-                "ExecuTorch's tools changed a quantised matrix; leave this engine out or report the model"
-            )
+            raise _changed("ExecuTorch")
 
     def instance(self, constants: Sequence[Constant]) -> bytes:
         """See :class:`Template`."""

@@ -103,16 +103,18 @@ class GraphWriter:
         except (RuntimeError, ValueError, ZeroDivisionError) as error:
             reason = str(error).strip().splitlines()[-1][:200]
             raise ExportError(
-                f"'{stage.graph}' cannot be computed as the model's config says ({reason}); is config.json the weights'"
-                " own, and is the batch one that fits into memory?"
+                "export.graph-fails",
+                f"'{stage.graph}' does not run with the model's config ({reason}); check that config.json belongs to"
+                " the weights, or choose a smaller --batch",
             ) from None
         for name, program in programs.items():
             self._progress(f"lowering {stage.graph} {size} to {name}")
             templates[name], shares[name] = lower(program, matrices, name)
             if shares[name] < 1.0:
                 raise ExportError(
-                    f"{name} delegates only {shares[name]:.1%} of the matrix work of '{stage.graph}', which would run"
-                    " slowly; leave this engine out or report the model"
+                    "export.not-delegated",
+                    f"{name} delegates only {shares[name]:.1%} of the matrix products of '{stage.graph}', so it would"
+                    " be slow; leave this engine out",
                 )
         own = [specs[index] for index in stage.tensors]
         perturbed = stage != network.decoder and not matrices and network.groups == 1

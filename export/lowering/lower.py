@@ -15,7 +15,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.utils.flop_counter import FlopCounterMode
 
-from fedspzo.device_runtime.errors import ExportError
+from fedspzo.device_runtime.errors import ExportError, install_hint
 from fedspzo.device_runtime.model.stored import Quantised
 from fedspzo.export.lowering.constants import (
     Constant,
@@ -83,7 +83,7 @@ def lower(program: ExportedProgram, matrices: Sequence[Quantised], engine: str) 
             return _LOWER[engine](program, matrices)
     except ImportError as missing:
         raise ExportError(
-            f"lowering to {engine} needs its tools ({missing}); install them with: pip install 'fedspzo[export]'"
+            "export.tools-missing", f"export for {engine} needs its tools ({missing}); {install_hint('export')}"
         ) from None
 
 

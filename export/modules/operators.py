@@ -35,7 +35,10 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 def activation(name: str) -> Callable[[Tensor], Tensor]:
     """An activation function by the name that configs have for it. Raises ExportError when it is another one."""
     if name not in _ACTIVATIONS:
-        raise ExportError(f"the model has the activation '{name}'; supported are {', '.join(_ACTIVATIONS)}")
+        raise ExportError(
+            "model.unsupported-activation",
+            f"the model has the unsupported activation '{name}'; choose a model with one of {', '.join(_ACTIVATIONS)}",
+        )
     return _ACTIVATIONS[name]
 
 

@@ -73,7 +73,10 @@ class LowRank(Adapters):
     def __post_init__(self) -> None:
         """Raises ExportError when something is out of range."""
         if self.rank < 1 or not self.alpha > 0 or not self.targets:
-            raise ExportError("an adapter has a rank of at least 1, a positive alpha and a target")
+            raise ExportError(
+                "export.adapter-settings",
+                "an adapter needs a rank of at least 1, a positive alpha and a target; correct these",
+            )
 
     @property
     def spec(self) -> AdapterSpec:
@@ -94,8 +97,9 @@ class LowRank(Adapters):
         """Of one factor. Raises ExportError when the rank is larger than the matrix."""
         if self.rank > min(weight):
             raise ExportError(
-                f"a rank of {self.rank} is more than '{linear_name(name)}' can have, a matrix of {weight[1]} ×"
-                f" {weight[0]}; choose a smaller --lora-rank"
+                "export.rank-too-large",
+                f"'{linear_name(name)}' is a matrix of {weight[1]} × {weight[0]} and cannot have the rank"
+                f" {self.rank}; choose a smaller --lora-rank",
             )
         return (1, weight[0], self.rank) if name.endswith(DOWN) else (1, self.rank, weight[1])
 
@@ -152,7 +156,8 @@ def adapt(architecture: Architecture, checkpoint: Checkpoint, adapters: Adapters
         stages.append(stage)
     if not adapted:
         raise ExportError(
-            f"no linear map is named as the adapters' targets say; there are {', '.join(sorted(linears)[:8])}, …"
+            "export.targets-unmatched",
+            f"the adapters' targets match no linear map; choose from {', '.join(sorted(linears)[:8])}, …",
         )
     return replace(architecture, stages=tuple(stages))
 

@@ -235,8 +235,9 @@ def embed_descriptions(checkpoint: Checkpoint, task: Task, limit: int) -> np.nda
     longest = max(task.labels, key=lambda label: len(tokenizer.encode(label.text).ids))
     if max(map(len, encoded)) > limit:
         raise ExportError(
-            f"the description '{longest.text[:40]}…' of task '{task.name}' is longer than the {limit} tokens that"
-            f" {checkpoint.name} takes; shorten it"
+            "task.description-too-long",
+            f"the description '{longest.text[:40]}…' of task '{task.name}' exceeds the {limit} tokens that"
+            f" {checkpoint.name} takes; shorten it",
         )
     mask = torch.tensor([[1.0] * len(ids) + [0.0] * (max(map(len, encoded)) - len(ids)) for ids in encoded])
     padded = torch.tensor([ids + [checkpoint.padding] * (mask.shape[1] - len(ids)) for ids in encoded])

@@ -42,19 +42,34 @@ class Target:
         """Raises ExportError when something is out of range."""
         unknown = [name for name in self.formats if name not in SUFFIXES]
         if unknown or not self.formats:
-            raise ExportError(f"there is no engine '{', '.join(unknown)}'; choose from {', '.join(SUFFIXES)}")
+            raise ExportError(
+                "engine.unknown", f"there is no engine '{', '.join(unknown)}'; choose from {', '.join(SUFFIXES)}"
+            )
         if not self.batches or not self.lengths or min(self.batches) < 1 or min(self.lengths) < 4:
-            raise ExportError("a batch has at least 1 example, and an example at least 4 tokens")
+            raise ExportError(
+                "export.shape-too-small",
+                "a batch needs at least 1 example, and an example at least 4 tokens; raise --batch or --max-length",
+            )
         if self.weights not in NAMES:
-            raise ExportError(f"weights cannot be stored as '{self.weights}'; choose from {', '.join(NAMES)}")
+            raise ExportError(
+                "export.unknown-dtype", f"weights cannot be stored as '{self.weights}'; choose from {', '.join(NAMES)}"
+            )
         if self.weights in QUANTISED and self.adapters is None:
             raise ExportError(
-                f"weights of {self.weights} stay as they are: train adapters over them (--lora-rank, --output-scales)"
+                "export.quantised-without-adapters",
+                f"weights stored as {self.weights} cannot be trained; train adapters over them (--lora-rank,"
+                " --output-scales)",
             )
         if self.groups and self.adapters is None:
-            raise ExportError("a graph takes several branches only with adapters: without, each has a whole stage")
+            raise ExportError(
+                "export.groups-without-adapters",
+                "--groups needs adapters; give --lora-rank or --output-scales, or leave --groups out",
+            )
         if any(count < 1 or (count % 2 and count > 1) for count in self.groups):
-            raise ExportError("branches come in pairs of + and −: groups are even numbers")
+            raise ExportError(
+                "export.odd-groups",
+                "each number in --groups is even, because perturbations come in pairs of + and −; correct it",
+            )
 
     def trains(self, name: str) -> bool:
         """Whether a tensor shall be trained."""

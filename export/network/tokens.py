@@ -23,8 +23,9 @@ def with_special_tokens(checkpoint: Checkpoint, task: Task) -> Task:
         return task
     if not checkpoint.mask_token or checkpoint.tokenizer.token_to_id(checkpoint.mask_token) is None:
         raise ExportError(
+            "model.no-mask-token",
             f"the tokenizer of {checkpoint.name} has no mask token, which the masked form of task '{task.name}' needs;"
-            ' name one in its tokenizer_config.json ("mask_token")'
+            ' name one in its tokenizer_config.json ("mask_token")',
         )
     return replace(task, mask=checkpoint.mask_token)
 
@@ -46,8 +47,9 @@ def label_tokens(checkpoint: Checkpoint, task: Task) -> list[int]:
         if len(new) != 1 or (task.form != MASKED and ids[: len(empty)] != empty):
             pieces = [str(tokenizer.id_to_token(i)) for i in new]
             raise ExportError(
+                "task.word-splits",
                 f"the label word '{label.text}' of task '{task.name}' is {len(new)} tokens for {checkpoint.name}"
-                f" ({', '.join(pieces)}); choose a word that is one token"
+                f" ({', '.join(pieces)}); choose a word that is one token",
             )
         if str(tokenizer.id_to_token(new[0])) == checkpoint.unknown_token:
             raise ExportError(
@@ -57,8 +59,9 @@ def label_tokens(checkpoint: Checkpoint, task: Task) -> list[int]:
             )
         if new[0] in found:
             raise ExportError(
+                "task.words-collide",
                 f"the label words '{found[new[0]]}' and '{label.text}' of task '{task.name}' are the same token for"
-                f" {checkpoint.name}; choose words that differ"
+                f" {checkpoint.name}; choose words that differ",
             )
         found[new[0]] = label.text
     return list(found)

@@ -31,15 +31,23 @@ def load_task(name: str) -> dict[str, Task]:
         path = Path(__file__).parent / f"{name}.toml"
         if not path.is_file():
             known = ", ".join(sorted(file.stem for file in path.parent.glob("*.toml")))
-            raise DataError(f"there is no task '{name}'; choose one of {known}, or give the path of a .toml file")
+            raise DataError(
+                "task.unknown", f"there is no task '{name}'; choose one of {known}, or give the path of a .toml file"
+            )
     try:
         record = tomllib.loads(path.read_text(encoding="utf-8"))
         target = str(record.pop("target", "label"))
         tasks = {form: _parse(path.stem, form, table, target) for form, table in record.items()}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path} is not a task ({type(error).__name__}: {error}); see docs/tasks.md") from None
+        raise DataError(
+            "task.not-a-task",
+            f"{path} is not a task ({type(error).__name__}: {error}); correct it as"
+            f" {Path(__file__).with_name('sst2.toml')} shows",
+        ) from None
     if not tasks:
-        raise DataError(f"{path} has no form; write a table [masked], [causal], [similarity] or [generation]")
+        raise DataError(
+            "task.no-form", f"{path} has no form; write a table [masked], [causal], [similarity] or [generation]"
+        )
     return tasks
 
 
@@ -50,8 +58,9 @@ def choose_form(tasks: dict[str, Task], forms: Sequence[str], model: str) -> Tas
             return tasks[form]
     name = next(iter(tasks.values())).name
     raise ExportError(
-        f"{model} can be asked in the form {' or '.join(forms)}, and task '{name}' has only {', '.join(tasks)};"
-        f" add a table [{forms[0]}] to the task's file"
+        "task.form-unsuitable",
+        f"{model} supports the form {' or '.join(forms)}, and task '{name}' has only {', '.join(tasks)}; add a table"
+        f" [{forms[0]}] to the task's file",
     )
 
 

@@ -112,7 +112,7 @@ def test_bundles_are_checked_before_they_replace_another(app: App, copied_bundle
     assert not Path(archive).exists()
     graph = next(copied_bundle.rglob("*.tflite"))
     graph.write_bytes(graph.read_bytes()[:-1])
-    assert "is not the file that was exported" in error(app.import_bundle(str(copied_bundle)))
+    assert "was truncated or altered" in error(app.import_bundle(str(copied_bundle)))
     assert result(app.status())["task"]["name"] == "requests"
     (tmp_path / "no.zip").write_bytes(b"PK nothing")
     assert "not a readable zip file" in error(app.import_bundle(str(tmp_path / "no.zip")))

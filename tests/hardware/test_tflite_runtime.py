@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from models import make_checkpoint
 from patience import PATIENCE_S
+from refusals import raises
 
 from fedspzo.device_runtime.data.store import load_data
 from fedspzo.device_runtime.engines.protocol import create_engine
-from fedspzo.device_runtime.errors import EngineError
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.messages import encode
 from fedspzo.device_runtime.protocol.plan import Block, Plan
@@ -51,7 +51,7 @@ print(json.dumps({"numpy": numpy.__version__, "losses": losses.tolist(), "scalar
 
 
 def test_it_says_how_to_install_it() -> None:
-    with pytest.raises(EngineError, match=r"tflite-runtime is not usable here .*pip install 'fedspzo\[tflite\]'"):
+    with raises("engine.not-installed", "tflite-runtime", "pip install '.[tflite]'"):
         create_engine("tflite")
 
 

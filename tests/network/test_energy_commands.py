@@ -161,8 +161,8 @@ def test_measure_by_a_meter(measured: list[object], tmp_path: Path, capsys: pyte
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--energy-root", "/nowhere"], "this device has no energy sensor that could be read"),
-        (["--source", "wattmeter", "--energy-root", "/nowhere"], "there is no energy source 'wattmeter' here"),
+        (["--energy-root", "/nowhere"], "[energy.no-sensor]"),
+        (["--source", "wattmeter", "--energy-root", "/nowhere"], "[energy.unknown-source]"),
         (["--source", "rapl", "--joules-per-flop", "1e-9"], "give one of them"),
         (["--joules-per-flop", "5"], "--joules-per-flop is a price such as 2e-10, in J, and not 5"),
         (["--csv", "log.csv", "--source", "rapl"], "--csv is a way of its own"),
@@ -181,7 +181,7 @@ def test_a_battery_that_is_being_charged_measures_nothing(
 ) -> None:
     BatteryTree(tmp_path / "sys/class/power_supply", status="Charging")
     root = ("--energy-root", tmp_path, "--steps", 2)
-    assert "gave no reading of the time that was measured (the charger is connected" in refuse(
+    assert "gave no reading during the measurement (the charger is connected" in refuse(
         capsys, *measured, *root, "--source", "battery"
     )
     assert "is the charger connected?" in refuse(capsys, *measured, *root)

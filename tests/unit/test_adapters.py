@@ -12,11 +12,11 @@ import torch
 from models import ENCODERS, five_examples, make_checkpoint
 from peft import PeftModel
 from references import Case, make_case, reference_losses, trained
+from refusals import raises
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from fedspzo.device_runtime.directions.format import Direction, NumpyKernel
 from fedspzo.device_runtime.engines.protocol import Engine, create_engine
-from fedspzo.device_runtime.errors import ExportError
 from fedspzo.device_runtime.model.manifest import StageSpec
 from fedspzo.device_runtime.protocol.plan import Block, Plan
 from fedspzo.device_runtime.replica.weights import Replica
@@ -188,17 +188,15 @@ def test_what_gets_an_adapter(tmp_path: Path) -> None:
         f"self_attn.{map_}_proj.lora_{factor}.weight" for map_ in "qv" for factor in "AB"
     }
     assert export("b", targets=["mlp.up_proj"], train_down=False) == {"mlp.up_proj.lora_B.weight"}
-    with pytest.raises(
-        ExportError, match="no linear map is named as the adapters' targets say; there are model.layers"
-    ):
+    with raises("export.targets-unmatched", "model.layers"):
         export("none", targets=["query"])
-    with pytest.raises(ExportError, match="a rank of 33 is more than 'model.layers.0.self_attn.q_proj' can have"):
+    with raises("export.rank-too-large", "'model.layers.0.self_attn.q_proj'", "33", "--lora-rank"):
         export_bundle(
             str(checkpoint), load_task("sst2"), Target(["torch"], [1], [16], adapters=LowRank(33)), tmp_path / "r"
         )
-    with pytest.raises(ExportError, match="groups are even numbers"):
+    with raises("export.odd-groups"):
         Target(["torch"], [1], [16], adapters=LowRank(), groups=[3])
-    with pytest.raises(ExportError, match="only with adapters"):
+    with raises("export.groups-without-adapters"):
         Target(["torch"], [1], [16], groups=[2])
-    with pytest.raises(ExportError, match="a rank of at least 1"):
+    with raises("export.adapter-settings"):
         LowRank(0)

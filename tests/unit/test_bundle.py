@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from refusals import raises
 from safetensors.numpy import load_file
 
-from fedspzo.device_runtime.errors import BundleError
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.tensor_file import TensorFile, write_tensors
 
@@ -33,28 +33,27 @@ def edit(folder: Path, change: Callable[[dict[str, object]], object]) -> None:
     (folder / "manifest.json").write_text(json.dumps(record))
 
 
-DAMAGE: list[tuple[Callable[[Path], object], str]] = [
-    (lambda f: (f / "manifest.json").unlink(), "is not a bundle: there is no manifest.json"),
-    (lambda f: (f / "manifest.json").write_text("{"), "manifest.json is damaged"),
-    (lambda f: (f / "manifest.json").write_bytes(b"\xff\xfe\xfa"), "is not a bundle"),
-    (lambda f: edit(f, lambda m: m.pop("stages")), "manifest.json is damaged"),
-    (lambda f: edit(f, lambda m: m.update(format=3)), "format version 3, and this runtime knows 2; update fedspzo"),
-    (lambda f: edit(f, lambda m: m.update(directions=2)), "directions version 2"),
-    (lambda f: edit(f, lambda m: m.update(tensors=[])), "manifest.json is damaged"),
-    (lambda f: edit(f, lambda m: m.update(shapes=[])), "manifest.json is damaged"),
-    (lambda f: (f / "layer-4x12.tflite").unlink(), "layer-4x12.tflite cannot be read"),
-    (lambda f: (f / "layer-4x12.tflite").write_bytes(b"x"), "layer-4x12.tflite is not the file that was exported"),
-    (lambda f: (f / "tokenizer.json").write_text("{}"), "tokenizer.json is not the file"),
-    (lambda f: (f / "weights.safetensors").open("r+b").truncate(5000), "weights.safetensors is not the file"),
+DAMAGE: list[tuple[Callable[[Path], object], str, str]] = [
+    (lambda f: (f / "manifest.json").unlink(), "bundle.not-a-bundle", "there is no manifest.json"),
+    (lambda f: (f / "manifest.json").write_text("{"), "bundle.manifest-damaged", "manifest.json"),
+    (lambda f: (f / "manifest.json").write_bytes(b"\xff\xfe\xfa"), "bundle.not-a-bundle", "fedspzo export"),
+    (lambda f: edit(f, lambda m: m.pop("stages")), "bundle.manifest-damaged", "manifest.json"),
+    (lambda f: edit(f, lambda m: m.update(format=3)), "bundle.version", "format version 3"),
+    (lambda f: edit(f, lambda m: m.update(directions=2)), "bundle.version", "directions version 2"),
+    (lambda f: edit(f, lambda m: m.update(tensors=[])), "bundle.manifest-damaged", "manifest.json"),
+    (lambda f: edit(f, lambda m: m.update(shapes=[])), "bundle.manifest-damaged", "manifest.json"),
+    (lambda f: (f / "layer-4x12.tflite").unlink(), "bundle.file-unreadable", "layer-4x12.tflite"),
+    (lambda f: (f / "layer-4x12.tflite").write_bytes(b"x"), "bundle.file-altered", "layer-4x12.tflite"),
+    (lambda f: (f / "tokenizer.json").write_text("{}"), "bundle.file-altered", "tokenizer.json"),
+    (lambda f: (f / "weights.safetensors").open("r+b").truncate(5000), "bundle.file-altered", "weights.safetensors"),
 ]
 
 
-@pytest.mark.parametrize(("damage", "message"), DAMAGE)
-def test_damage_is_named(copy: Path, damage: Callable[[Path], object], message: str) -> None:
+@pytest.mark.parametrize(("damage", "kind", "named"), DAMAGE)
+def test_damage_is_named(copy: Path, damage: Callable[[Path], object], kind: str, named: str) -> None:
     damage(copy)
-    with pytest.raises(BundleError, match=message) as caught:
+    with raises(kind, copy, named):
         Bundle(copy)
-    assert str(copy) in str(caught.value)
 
 
 def test_one_flipped_bit_is_found(copy: Path) -> None:
@@ -62,7 +61,7 @@ def test_one_flipped_bit_is_found(copy: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    with pytest.raises(BundleError, match="truncated or altered"):
+    with raises("bundle.file-altered", "get the bundle again"):
         Bundle(copy)
 
 
@@ -91,5 +90,5 @@ def test_tensor_file_is_safetensors(tmp_path: Path) -> None:
 def test_what_is_no_tensor_file(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "t.safetensors"
     path.write_bytes(content)
-    with pytest.raises(BundleError, match="not a readable tensor file"):
+    with raises("bundle.tensors-unreadable", path):
         TensorFile(path)

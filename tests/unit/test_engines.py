@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from refusals import raises
 from transformers import AutoModel, AutoTokenizer
 
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.engines import litert
 from fedspzo.device_runtime.engines.packed import find_panels
 from fedspzo.device_runtime.engines.protocol import SUFFIXES, Linear, create_engine
-from fedspzo.device_runtime.errors import BundleError, EngineError
 from fedspzo.device_runtime.model.arrays import aligned_empty
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.task import Task
@@ -81,21 +81,21 @@ def test_weights_changed_in_place_take_effect(engine: str, bundle: Bundle, store
 def test_a_damaged_graph_is_one_sentence(engine: str, tmp_path: Path) -> None:
     path = tmp_path / f"graph{SUFFIXES[engine]}"
     path.write_bytes(b"not a graph at all" * 10)
-    with pytest.raises(EngineError, match="export the bundle again"):
+    with raises("engine.load-failed", path, "export the bundle again"):
         create_engine(engine).load(path)
 
 
 @pytest.mark.parametrize("engine", ["litert", "executorch"])
 def test_arrays_of_another_shape_are_refused(engine: str, bundle: Bundle) -> None:
     graph = load_graph(bundle, create_engine(engine), bundle.manifest.shapes[0].graphs["embedding"])
-    with pytest.raises(EngineError, match="takes 5 arrays, not 1"):
+    with raises("engine.array-count", "5 arrays, not 1"):
         graph.run([aligned_empty((3, 3))], [])
-    with pytest.raises(EngineError, match="takes an aligned float32"):
+    with raises("engine.array-shape", "(3, 3)"):
         graph.run([aligned_empty((3, 3))] * 5, [aligned_empty((3, 3))])
 
 
 def test_unknown_and_missing_engines(bundle_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="there is no engine 'onnx'; choose one of litert, executorch, torch, tflite"):
+    with raises("engine.unknown", "'onnx'", "choose one of litert, executorch, torch, tflite"):
         create_engine("onnx")
     import json
     import shutil
@@ -106,7 +106,7 @@ def test_unknown_and_missing_engines(bundle_folder: Path, tmp_path: Path) -> Non
     for graph in manifest["shapes"][0]["graphs"].values():
         manifest["files"].pop(graph["files"].pop("torch"))
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(BundleError, match="no graphs for the engine 'torch', only for litert, executorch"):
+    with raises("bundle.no-graphs", "litert, executorch", "--engine torch"):
         Forward(create_engine("torch"), Replica(Bundle(folder)))
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from refusals import raises
 
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.engines import executorch_python
 from fedspzo.device_runtime.engines.executorch_build import find_compiler
 from fedspzo.device_runtime.engines.protocol import Constants, create_engine
-from fedspzo.device_runtime.errors import EngineError
 from fedspzo.device_runtime.model.arrays import aligned_empty
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.replica.weights import Replica
@@ -63,8 +63,8 @@ def test_processes_that_start_together_compile_side_by_side(bundle_folder: Path,
 def test_without_compiler_and_torch_it_says_what_to_install(bundle_folder: Path, tmp_path: Path) -> None:
     process = start(bundle_folder, XDG_CACHE_HOME=str(tmp_path), PATH="")
     assert process.communicate()[1] == (
-        "ExecuTorch needs a C++ compiler here, once, and there is none; install g++, or install torch "
-        "(pip install 'fedspzo[executorch,torch]'), or use --engine litert\n"
+        "ExecuTorch needs a C++ compiler once, and there is none here; install g++, or for its Python API "
+        "in a clone of FedSPZO, run: pip install '.[executorch,torch]'\n"
     )
     assert process.returncode == 1
 
@@ -74,7 +74,7 @@ def test_a_cache_that_cannot_be_written(bundle_folder: Path, tmp_path: Path) -> 
     (tmp_path / "fedspzo").write_text("a file")
     error = start(bundle_folder, XDG_CACHE_HOME=str(tmp_path)).communicate()[1]
     assert error.startswith(f"{tmp_path / 'fedspzo'} cannot be written")
-    assert "set XDG_CACHE_HOME to a folder that can, or install torch" in error
+    assert "set XDG_CACHE_HOME to a writable folder, or for its Python API" in error
     assert error.count("\n") == 1
 
 
@@ -129,5 +129,5 @@ def test_other_threads_go_on_while_a_graph_runs(bundle: Bundle) -> None:
 @needs_compiler
 def test_constants_that_are_missing(bundle: Bundle, tmp_path: Path) -> None:
     graph = bundle.folder / bundle.manifest.shapes[0].graphs["layer"].files["executorch"]
-    with pytest.raises(EngineError, match=r"No such file or directory.*export the bundle again"):
+    with raises("engine.load-failed", "No such file or directory", "export the bundle again"):
         create_engine("executorch").load(graph, Constants(tmp_path / "none.ptd", ()))

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from refusals import raises
 from sensors import JavaPhone, Span, World
 
 from fedspzo.device_runtime.energy.external import Log, read_log
 from fedspzo.device_runtime.energy.timeline import Recording, Timeline, settle
-from fedspzo.device_runtime.errors import EnergyError
 from fedspzo.device_runtime.platform.profiling import IDLE, PERTURB, forward_block
 
 BLOCK_1, BLOCK_2 = forward_block(0), forward_block(1)
@@ -47,26 +47,26 @@ def test_forms_of_logs(lines: list[str], absolute: bool, watts: list[float], tmp
 
 
 @pytest.mark.parametrize(
-    ("lines", "message"),
+    ("lines", "kind", "named"),
     [
-        ([], "needs a first row that names a time and a power"),
-        (["0,5,1", "1,5,1"], "needs a first row that names a time and a power"),
-        (["time,V", "0,5", "1,5"], "needs a first row that names a time and a power"),
-        (["time,W", "0,5", "1,five"], "line 3 of .* does not hold a watts"),
-        (["time,W", "noon,5", "1,5"], "line 2 of .* does not hold a time"),
-        (["time,W", "0,5", "1"], "line 3 of .* does not hold a watts"),
-        (["time,W", "0,5"], "needs two rows or more, of finite numbers"),
-        (["time,W", "0,5", "1,nan"], "of finite numbers"),
-        (["time,W", "1,5", "0,5"], "in the order of time"),
+        ([], "energy.log-header", "a time and a power"),
+        (["0,5,1", "1,5,1"], "energy.log-header", "a time and a power"),
+        (["time,V", "0,5", "1,5"], "energy.log-header", "a time and a power"),
+        (["time,W", "0,5", "1,five"], "energy.log-cell", "line 3"),
+        (["time,W", "noon,5", "1,5"], "energy.log-cell", "line 2"),
+        (["time,W", "0,5", "1"], "energy.log-cell", "line 3"),
+        (["time,W", "0,5"], "energy.log-rows", "two or more rows"),
+        (["time,W", "0,5", "1,nan"], "energy.log-rows", "finite"),
+        (["time,W", "1,5", "0,5"], "energy.log-rows", "sorted by time"),
     ],
 )
-def test_what_is_no_log_gets_a_sentence(lines: list[str], message: str, tmp_path: Path) -> None:
-    with pytest.raises(EnergyError, match=message):
+def test_what_is_no_log_gets_a_sentence(lines: list[str], kind: str, named: str, tmp_path: Path) -> None:
+    with raises(kind, "log.csv", named):
         read_log(write(tmp_path / "log.csv", *lines))
 
 
 def test_a_log_that_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(EnergyError, match="nowhere.csv cannot be read"):
+    with raises("energy.log-unreadable", "nowhere.csv"):
         read_log(tmp_path / "nowhere.csv")
 
 
@@ -120,26 +120,24 @@ def test_a_timeline_comes_back(hour: tuple[World, Timeline, Log, float], tmp_pat
     timeline = hour[1]
     timeline.write(tmp_path / "timeline.json")
     assert Timeline.read(tmp_path / "timeline.json") == timeline
-    with pytest.raises(EnergyError, match="is not a timeline"):
+    with raises("energy.not-a-timeline", "other.json", "--timeline"):
         Timeline.read(write(tmp_path / "other.json", "{}"))
 
 
 def test_logs_that_do_not_fit(hour: tuple[World, Timeline, Log, float]) -> None:
     _, timeline, log, offset = hour
-    with pytest.raises(EnergyError, match="counts its time from a start of its own; state the --offset"):
+    with raises("energy.log-start-unknown", "--offset"):
         settle(timeline, log, 0.0)
-    with pytest.raises(
-        EnergyError, match="no reading of the time that was measured .the meter's log does not reach so far"
-    ):
+    with raises("energy.no-reading", "does not reach so far"):
         settle(timeline, log, 5.0)
     noise = Log("noise.csv", log.times, np.random.default_rng(0).uniform(2, 7, len(log.watts)), False)
-    with pytest.raises(EnergyError, match="does not follow the work at any offset"):
+    with raises("energy.log-does-not-fit", "noise.csv", "--offset"):
         settle(timeline, noise, None)
     regular = np.where(np.arange(len(log.times)) // 10 % 2, 7.0, 2.0)
-    with pytest.raises(EnergyError, match="state the --offset"):
+    with raises("energy.log-does-not-fit", "regular.csv", "--offset"):
         settle(timeline, Log("regular.csv", log.times, regular, False), None)
     short = Log("short.csv", log.times[:50], log.watts[:50], False)
-    with pytest.raises(EnergyError, match="is shorter than what was measured"):
+    with raises("energy.log-too-short", "--offset"):
         settle(timeline, short, None)
     holed = np.ones(len(log.times), bool)
     holed[1000:1600] = False

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 from models import ENCODERS, MODELS, make_checkpoint
+from refusals import raises
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
 
 from fedspzo.device_runtime.data.sources import Example
 from fedspzo.device_runtime.data.store import DataStore, tokenise
 from fedspzo.device_runtime.directions.format import Direction, NumpyKernel
 from fedspzo.device_runtime.engines.protocol import create_engine
-from fedspzo.device_runtime.errors import ExportError
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.task import GENERATION
 from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Plan
@@ -277,7 +277,7 @@ def test_angles_that_depend_on_the_text(tmp_path: Path) -> None:
         "long_factor": [2.0] * 4, "short_factor": [1.0] * 4, "factor": 4.0,
     }  # fmt: skip
     checkpoint = make_checkpoint(tmp_path / "m", "llama-3.2", rope_parameters=rope)
-    with pytest.raises(ExportError, match="beyond 16 tokens by other angles .longrope., .* --max-length of at most 16"):
+    with raises("export.longrope", "16 tokens", "--max-length of at most 16"):
         export_bundle(str(checkpoint), load_task("sst2"), Target(["torch"], [1], [24]), tmp_path / "b")
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from precision import SCORES, scalar_error
+from refusals import raises
 
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.engines.protocol import create_engine
-from fedspzo.device_runtime.errors import PlanError
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Plan
 from fedspzo.device_runtime.replica.weights import Replica
@@ -127,5 +127,5 @@ def test_a_cache_has_a_bound(
 @pytest.mark.parametrize("fanouts", [(0,), (1, 0), (0, 0)])
 def test_only_a_first_block_can_be_frozen(make_plan: Callable[..., Plan], fanouts: tuple[int, ...]) -> None:
     blocks = tuple(Block(5 - len(fanouts) + i + 1, fanout, 1.0, 0.1) for i, fanout in enumerate(fanouts))
-    with pytest.raises(PlanError, match="freezes"):
+    with raises("plan.fanout-not-positive", "freezes"):
         make_plan(blocks=blocks)

@@ -59,7 +59,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
     try:
         tokenizer = Library.from_file(str(path))
     except Exception as error:  # the library raises no type of its own
-        raise BundleError(f"{path} cannot be read ({error}); export the bundle again") from None
+        raise BundleError("tokenizer.unreadable", f"{path} cannot be read ({error}); export the bundle again") from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

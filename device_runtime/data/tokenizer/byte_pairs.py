@@ -42,7 +42,10 @@ class BytePairs:
                 pair = self.ids[first] << _SHIFT | self.ids[second]
                 merged = self.ids[first + second[len(self._prefix) :]]
             except KeyError as error:
-                raise BundleError(f"tokenizer.json: {error} of a merge is not in its vocabulary") from None
+                raise BundleError(
+                    "tokenizer.merge-missing",
+                    f"tokenizer.json has a merge with {error}, which its vocabulary lacks; export the bundle again",
+                ) from None
             self._ranks[pair] = len(self._merged)
             self._merged.append(merged)
 
@@ -89,7 +92,8 @@ class BytePairs:
     def _unknown_id(self) -> int:
         if self._unknown not in self.ids:
             raise BundleError(
-                f"tokenizer.json: the token '{self._unknown}' for what is unknown is not in its vocabulary"
+                "tokenizer.unknown-token-missing",
+                f"tokenizer.json lacks its unknown token {self._unknown!r} in the vocabulary; export the bundle again",
             )
         return self.ids[self._unknown]
 

@@ -31,7 +31,9 @@ class CharsMap:
             self._forms = blob[4 + size // 4 * 4 :]
             self._forms.decode()
         except (struct.error, UnicodeDecodeError):
-            raise BundleError("tokenizer.json: its table of characters is damaged; export the bundle again") from None
+            raise BundleError(
+                "tokenizer.character-map-damaged", "tokenizer.json has a damaged character map; export the bundle again"
+            ) from None
         self.form = lru_cache(maxsize=1 << 14)(self._form)
 
     def changes(self, chars: str) -> list[Change]:

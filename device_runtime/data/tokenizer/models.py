@@ -73,7 +73,10 @@ def _remembered(tokens: Callable[[str], Sequence[Token]]) -> Callable[[str], Seq
 
 
 def _missing(token: object) -> BundleError:
-    return BundleError(f"tokenizer.json: the token {token!r} for what is unknown is not in its vocabulary")
+    return BundleError(
+        "tokenizer.unknown-token-missing",
+        f"tokenizer.json lacks its unknown token {token!r} in the vocabulary; export the bundle again",
+    )
 
 
 def _word_piece(spec: Spec) -> Model:

@@ -47,7 +47,9 @@ class PythonTokenizer:
             self._post_process = post_processor(spec.get("post_processor"))
             self._decode = decoder(spec.get("decoder"))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BundleError(f"{path} cannot be read ({error}); export the bundle again") from None
+            raise BundleError(
+                "tokenizer.unreadable", f"{path} cannot be read ({error}); export the bundle again"
+            ) from None
 
     def encode(self, sequence: str, add_special_tokens: bool = True) -> Encoding:
         """The tokens of a text, with those that the tokenizer puts around it or without."""

@@ -51,13 +51,15 @@ def build(spec: Spec, role: str, kinds: Mapping[str, Callable[[Spec], T]]) -> T:
         return kinds[kind](spec)
     except (KeyError, TypeError, AttributeError) as error:
         raise BundleError(
-            f"tokenizer.json: a {role} is not complete ({type(error).__name__}: {error}); export the bundle again"
+            "tokenizer.incomplete",
+            f"tokenizer.json has an incomplete {role} ({type(error).__name__}: {error}); export the bundle again",
         ) from None
 
 
 def unsupported(what: str) -> BundleError:
     """The error to raise for what only the `tokenizers` library reads."""
     return BundleError(
-        f"tokenizer.json has {what}, which the tokenizer in Python alone does not know: install tokenizers (where it"
-        " has a wheel), or take a model with another tokenizer"
+        "tokenizer.unsupported",
+        f"tokenizer.json has {what}, which the tokenizer in Python cannot read; install the package tokenizers, or"
+        " choose a model with another tokenizer",
     )
