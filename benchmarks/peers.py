@@ -4,12 +4,15 @@ They were written for this comparison after the papers and their authors' progra
 quicker one was taken: parameters are changed by one in-place addition (MeZO's program allocates two temporaries), only
 the label words are scored and only at the mask, dropout is off, and what the programs do besides (statistics, resetting
 a client's model, schedules) is left out. All train the same tensors as FedSPZO, which are all but the tables of tokens
-and positions.
+and positions. :class:`Authors` takes the steps of the program that DeComFL's authors published, as it is, on the same
+loss.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +25,7 @@ from transformers import AutoModelForMaskedLM
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.model.bundle import Bundle
 
+AUTHORS_URL = "https://github.com/ZidongLiu/DeComFL"
 #: The loss of the model as its parameters are now: a scalar.
 Loss = Callable[[], Tensor]
 
@@ -51,13 +55,16 @@ class Peer:
         """The parameters that are trained, in the model's order."""
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
-    def loss(self) -> Tensor:
-        """Mean cross-entropy of the label words at the mask."""
+    def scores(self) -> Tensor:
+        """Float32 [batch, labels]: of the label words at the mask."""
         hidden = self.model.roberta(input_ids=self.ids, attention_mask=self.mask).last_hidden_state
         head = self.model.lm_head
         at = head.layer_norm(F.gelu(head.dense(hidden[torch.arange(len(self.ids)), self.places])))
-        scores = F.linear(at, head.decoder.weight[self.words], head.decoder.bias[self.words])
-        return F.cross_entropy(scores, self.labels)
+        return F.linear(at, head.decoder.weight[self.words], head.decoder.bias[self.words])
+
+    def loss(self) -> Tensor:
+        """Mean cross-entropy of the scores."""
+        return F.cross_entropy(self.scores(), self.labels)
 
 
 def load_peer(checkpoint: Path, bundle: Bundle, store: DataStore) -> Peer:
@@ -177,6 +184,53 @@ def decomfl_step_keeping(
         gradient.add_(z, alpha=scalars[-1] / perturbations)
     shift(gradient, -learning_rate)
     return scalars
+
+
+class Authors:
+    """A client of the program of DeComFL's authors, from a folder with its source.
+
+    It takes their local update whole, with the forward pass of its own that their statistics take.
+    """
+
+    def __init__(self, folder: Path, peer: Peer, perturbations: int, recommended: bool) -> None:
+        """Prepare a client for a peer's model and batch.
+
+        Args:
+            recommended: as their README's command has it, with one-sided differences and z drawn again for each use;
+                otherwise as their program does by default, two-sided with z kept.
+
+        Raises:
+            SystemExit: the folder does not hold their program.
+        """
+        sys.path.insert(0, str(folder))
+        try:
+            from cezo_fl.client import ResetClient
+            from cezo_fl.gradient_estimators import random_gradient_estimator_splitted as estimators
+            from cezo_fl.util.metrics import accuracy
+        except ImportError as error:
+            raise SystemExit(f"'{folder}' does not hold DeComFL's program ({error}); clone {AUTHORS_URL}") from error
+        finally:
+            sys.path.remove(str(folder))
+        kind = "RandomGradientEstimatorParamwise" if recommended else "RandomGradientEstimatorBatch"
+        method = "rge-forward" if recommended else "rge-central"
+        with redirect_stdout(sys.stderr):
+            estimator = getattr(estimators, kind)(
+                peer.trained, mu=1e-3, num_pert=perturbations, grad_estimate_method=method, device="cpu"
+            )
+        self._client = ResetClient(
+            peer.model, lambda _model, _ids: peer.scores(), [(peer.ids, peer.labels)], estimator,
+            torch.optim.SGD(peer.trained, lr=1e-6), F.cross_entropy, accuracy, torch.device("cpu"),
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def step(self, seed: int) -> list[float]:
+        """One local update.
+
+        Returns:
+            The scalar of each perturbation.
+        """
+        (scalars,) = self._client.local_update([seed]).grad_tensors
+        return [float(scalar) for scalar in scalars]
 
 
 def adam(parameters: Collection[Parameter]) -> torch.optim.Optimizer:

@@ -1,6 +1,11 @@
-"""The comparisons' table and pictures for the documentation: runs speed, memory and growth, each in its own process.
+"""The comparisons' table and pictures for the documentation, from the results of each processor that was measured.
 
-python benchmarks/report.py --table docs/speed.md --png docs/speed.png --growth docs/growth.png
+With ``--measure`` it runs speed, memory and growth, each in its own process, and writes this processor's results to
+``benchmarks/results``, to be committed. Ratios between engines differ by a factor of three between processors. The
+table has a column for each, and an empty one for each kind that nobody has measured.
+
+    python benchmarks/report.py --measure --png docs/speed.png --growth docs/growth.png --decomfl ~/DeComFL
+    python benchmarks/report.py     # docs/speed.md from the results that are there
 """
 
 from __future__ import annotations
@@ -9,17 +14,23 @@ import argparse
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from memory import INFERENCE
-from speed import ADAM, DECOMFL, FANOUT, FORWARDS, KEEPING, LORA, MEZO, ONE, OURS, PAIR
+from speed import ADAM, AUTHORS, DECOMFL, FANOUT, FORWARDS, KEEPING, LORA, MEZO, ONE, OURS, PAIR, RECOMMENDED
+
+RESULTS = Path(__file__).with_name("results")
+TABLE = Path(__file__).resolve().parent.parent / "docs" / "speed.md"
+#: Kinds of processors that the table is to have.
+PROCESSORS = ("AMD EPYC", "Intel Xeon", "ARM")
 
 #: What is timed, from top to bottom.
-TIMED = (FORWARDS, PAIR, ONE, MEZO, OURS, DECOMFL, KEEPING, ADAM, LORA)
+TIMED = (FORWARDS, PAIR, ONE, MEZO, OURS, DECOMFL, KEEPING, AUTHORS, RECOMMENDED, ADAM, LORA)
 #: Kinds of steps → their colour, and what they are called in the picture.
 KINDS = {
     "forward passes alone": ("#d0d7de", {FORWARDS: "two forward passes", INFERENCE: "inference"}),
@@ -32,12 +43,14 @@ KINDS = {
             "FedSPZO": "FedSPZO",
         },
     ),
-    "other zeroth-order methods, rewritten": (
+    "other zeroth-order methods": (
         "#8c959f",
         {
             MEZO: "MeZO, 1 perturbation",
             DECOMFL: f"DeComFL, {FANOUT} perturbations",
             KEEPING: f"DeComFL, {FANOUT}, kept in memory",
+            AUTHORS: "DeComFL, its authors' program",
+            RECOMMENDED: "DeComFL, as in its README",
             "DeComFL": "DeComFL",
             "DeComFL, z kept": "DeComFL, kept in memory",
         },
@@ -57,43 +70,78 @@ def run(script: str, *arguments: str) -> dict[str, Any]:
     return found
 
 
-def table(speed: Mapping[str, Any], memory: Mapping[str, Any], growth: Mapping[str, Any], command: str) -> str:
-    """All figures with their bars, then seconds and megabytes, in Markdown."""
-    shapes = list(speed["seconds"])
+def load_results() -> dict[str, Mapping[str, Any]]:
+    """Processor → its results; empty for kinds of :data:`PROCESSORS` that were not met."""
+    measured = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(RESULTS.glob("*.json"))]
+    found = {f"{one['processor']} ({one['cores']} cores)": one for one in measured}
+    known = [set(name.replace("(R)", "").split()) for name in found]
+    return found | {kind: {} for kind in PROCESSORS if not any(words >= set(kind.split()) for words in known)}
+
+
+def table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """All figures with their bars, then seconds and megabytes, in Markdown: a column for each processor."""
+    head, rule = " | ".join(results), " ---: |" * len(results)
+    measured = {name: one for name, one in results.items() if one}
     lines = [
         "# Speed and memory of a step",
         "",
-        f"RoBERTa-large's layer shapes with random weights, full parameters, engine {speed['engine']}, 2 threads on"
-        f" {machine()}. Times: {speed['layers']} layers, medians of {speed['repeats']}, in turn in one process, updates"
-        f" of the weights included (a ± pair is a measurement alone). Peaks: {memory['layers']} layers,"
-        f" {memory['shape']}, each in a process of its own. Growth: slope of the logarithms, 1 is in proportion.",
+        "RoBERTa-large's layer shapes with random weights, full parameters, 2 threads. Updates of the weights are"
+        " included (a ± pair is a measurement alone). Growth: slope of the logarithms, 1 is in proportion. Ratios"
+        " depend on the processor: each figure stands under the one that it was measured on. An empty cell was not"
+        " measured.",
         "",
         "All train the same tensors (all but the tables of tokens and positions; LoRA: rank 8 on queries and values) on"
-        " the same loss. The peers are written for this comparison (`benchmarks/peers.py`), where there is a choice in"
-        " their favour.",
+        " the same loss. The peers are rewritten for this comparison (`benchmarks/peers.py`), in their favour where"
+        " there is a choice. Where it says so, the program of DeComFL's authors was timed beside ours in the same run:"
+        " by default it takes two-sided differences and keeps z in memory; its README's command takes one-sided ones"
+        " and draws z again.",
         "",
-        f"Made by `{command}`.",
+        *(_how_measured(name, one) for name, one in measured.items()),
         "",
-        "| what | figure | bar | |",
-        "| --- | ---: | --- | --- |",
+        "To add a processor or to measure again, on a quiet machine, with a clone of the authors' repository:",
+        "`python benchmarks/report.py --measure --png docs/speed.png --growth docs/growth.png --decomfl ~/DeComFL`.",
+        "",
+        f"| what | bar | {head} |",
+        f"| --- | --- |{rule}",
     ]
-    for found in (speed, memory, growth):
-        for figure in found["figures"]:
-            verdict = ("passed" if figure["passed"] else "**missed**") if figure["bar"] else ""
-            lines.append(f"| {figure['name']} | {figure['value']:.2f} | {figure['bar']} | {verdict} |")
-    lines += ["", f"| seconds | {' | '.join(shapes)} |", f"| --- |{' ---: |' * len(shapes)}"]
-    for name in TIMED:
-        lines.append(f"| {name} | {' | '.join(format(speed['seconds'][shape][name], '.3f') for shape in shapes)} |")
-    lines += ["", "| peak memory | MB |", "| --- | ---: |"]
-    lines += [f"| {name} | {peak:,.0f} |" for name, peak in memory["peak_mb"].items()]
+    figures: dict[str, dict[str, str]] = {}
+    for name, one in measured.items():
+        for figure in (figure for part in ("speed", "memory", "growth") for figure in one[part]["figures"]):
+            missed = "" if figure["passed"] else ", **missed**"
+            figures.setdefault(figure["name"], {"bar": figure["bar"]})[name] = f"{figure['value']:.2f}{missed}"
+    lines += [_row([what, cells["bar"], *(cells.get(name, "") for name in results)]) for what, cells in figures.items()]
+    for shape in next(iter(measured.values()))["speed"]["seconds"]:
+        seconds = {name: one["speed"]["seconds"][shape] for name, one in measured.items()}
+        lines += ["", f"| seconds, {shape} | {head} |", f"| --- |{rule}"]
+        lines += [_row([step, *(_cell(seconds.get(name, {}).get(step), ".3f") for name in results)]) for step in TIMED]
+    peaks = {name: one["memory"]["peak_mb"] for name, one in measured.items()}
+    lines += ["", f"| peak memory in MB | {head} |", f"| --- |{rule}"]
+    for step in next(iter(peaks.values())):
+        lines.append(_row([step, *(_cell(peaks.get(name, {}).get(step), ",.0f") for name in results)]))
     return "\n".join(lines) + "\n"
 
 
-def machine() -> str:
-    """The processor's name."""
+def _how_measured(name: str, one: Mapping[str, Any]) -> str:
+    speed, memory = one["speed"], one["memory"]
+    return (
+        f"* {name}: engine {speed['engine']}; times of {speed['layers']} layers, medians of {speed['repeats']}, in turn"
+        f" in one process; peaks of {memory['layers']} layers, {memory['shape']}, each in a process of its own."
+    )
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def processor() -> str:
+    """This processor's name."""
     file = Path("/proc/cpuinfo")
     names = [line.split(":", 1)[1].strip() for line in file.read_text().splitlines() if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()} ({os.cpu_count()} cores)"
+    return names[0] if names else {"aarch64": "ARM"}.get(platform.machine(), platform.machine())
 
 
 def draw(speed: Mapping[str, Any], memory: Mapping[str, Any], path: Path) -> None:
@@ -104,7 +152,7 @@ def draw(speed: Mapping[str, Any], memory: Mapping[str, Any], path: Path) -> Non
     from matplotlib import pyplot
 
     panels = [
-        (f"Seconds of a step\n{_texts(shape)}", {name: seconds[name] for name in TIMED}, "{:,.2f}")
+        (f"Seconds of a step\n{_texts(shape)}", {name: seconds[name] for name in TIMED if name in seconds}, "{:,.2f}")
         for shape, seconds in speed["seconds"].items()
     ]
     panels.append((f"Peak memory in MB\n{_texts(memory['shape'])}", memory["peak_mb"], "{:,.0f}"))
@@ -112,6 +160,7 @@ def draw(speed: Mapping[str, Any], memory: Mapping[str, Any], path: Path) -> Non
     for panel, (title, values, form) in zip(axes, panels, strict=True):
         _bars(panel, title, values, form)
     keys = [pyplot.Rectangle((0, 0), 1, 1, color=colour) for colour, _ in KINDS.values()]
+    figure.suptitle(f"One step on {processor()}, 2 threads", fontsize=10)
     figure.legend(keys, list(KINDS), loc="outside lower center", ncols=len(KINDS), frameon=False, fontsize=9)
     figure.savefig(path, dpi=110)
 
@@ -134,24 +183,40 @@ def _bars(panel: Any, title: str, values: Mapping[str, float], form: str) -> Non
     panel.spines[["top", "right", "bottom"]].set_visible(False)
 
 
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Run all, and draw; gives this processor's results."""
+    engine = ["--engine", options.engine]
+    authors = [] if options.decomfl is None else ["--decomfl", str(options.decomfl)]
+    repeats = ["--repeats", str(options.repeats)]
+    found = {
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "speed": run("speed.py", *engine, "--layers", str(options.layers), *repeats, *authors),
+        "memory": run("memory.py", *engine, "--layers", str(options.memory_layers)),
+        "growth": run("growth.py", *engine, *(["--png", str(options.growth)] if options.growth else [])),
+    }
+    if options.png:
+        draw(found["speed"], found["memory"], options.png)
+    return found
+
+
 def main() -> None:
-    """Run all, and write what was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--table", type=Path, required=True, help="Markdown file to write")
-    parser.add_argument("--png", type=Path, required=True, help="where to draw times and peaks")
-    parser.add_argument("--growth", type=Path, required=True, help="where to draw growth")
+    """Measure if asked to, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--measure", action="store_true", help="measure here, and write this processor's results")
+    parser.add_argument("--png", type=Path, help="where to draw times and peaks, as measured")
+    parser.add_argument("--growth", type=Path, help="where to draw growth, as measured")
+    parser.add_argument("--decomfl", type=Path, metavar="FOLDER", help="also time its authors' program, cloned there")
     parser.add_argument("--engine", default="litert", choices=("litert", "executorch"))
     parser.add_argument("--layers", type=int, default=6, help="of the times, a multiple of 6")
     parser.add_argument("--memory-layers", type=int, default=24, help="of the peaks")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    engine = ["--engine", options.engine]
-    speed = run("speed.py", *engine, "--layers", str(options.layers), "--repeats", str(options.repeats))
-    memory = run("memory.py", *engine, "--layers", str(options.memory_layers))
-    growth = run("growth.py", *engine, "--png", str(options.growth))
-    command = f"python {Path(__file__).parent.name}/{Path(__file__).name} {' '.join(sys.argv[1:])}"
-    options.table.write_text(table(speed, memory, growth, command), encoding="utf-8")
-    draw(speed, memory, options.png)
+    if options.measure:
+        found = measure(options)
+        file = RESULTS / f"{re.sub('[^a-z0-9]+', '-', found['processor'].lower()).strip('-')}.json"
+        file.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    TABLE.write_text(table(load_results()), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -4,13 +4,14 @@ RoBERTa-large's layer shapes with random weights; the ratios are a layer's, so t
 Every step counts with its update of the weights; a "± pair" is a measurement alone. The machine should be quiet:
 PyTorch's threads spin while they wait for each other, and suffer from neighbours more than engines do.
 
-    python benchmarks/speed.py --layers 6 --repeats 5
+    python benchmarks/speed.py --layers 6 --repeats 5 --decomfl ~/DeComFL
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import json
 import sys
 import tempfile
@@ -25,20 +26,35 @@ LENGTH = 64
 #: The names of what is timed.
 FORWARDS, PAIR, ONE, OURS = "two static forwards", "± pair", "FedSPZO, P = 1", f"FedSPZO, K = {FANOUT}"
 MEZO, DECOMFL, KEEPING = "MeZO", f"DeComFL, P = {FANOUT}", f"DeComFL, P = {FANOUT}, z kept"
+AUTHORS, RECOMMENDED = f"authors' DeComFL, P = {FANOUT}", f"authors' DeComFL, P = {FANOUT}, as in its README"
 ADAM, LORA = "Adam", "LoRA + Adam"
 #: Batch → at most so many static forwards' time for a ± pair, and at least so many times faster than MeZO.
 BARS = {8: (1.08, 2.2), 1: (1.40, 5.0)}
 DECOMFL_BAR = 6.5
 
 
-def prepare(checkpoint: Path, bundle: Bundle, engine: str, batch: int) -> dict[str, Callable[[], object]]:
+def prepare(
+    checkpoint: Path, bundle: Bundle, engine: str, batch: int, decomfl: Path | None
+) -> dict[str, Callable[[], object]]:
     """All that is timed for a batch size.
+
+    Args:
+        decomfl: folder with the program of DeComFL's authors, to be timed beside the others.
 
     Raises:
         SystemExit: two of them do not compute the same loss.
     """
     import torch
-    from peers import adam, add_lora, backpropagation_step, decomfl_step, decomfl_step_keeping, load_peer, mezo_step
+    from peers import (
+        Authors,
+        adam,
+        add_lora,
+        backpropagation_step,
+        decomfl_step,
+        decomfl_step_keeping,
+        load_peer,
+        mezo_step,
+    )  # fmt: skip
     from static import StaticModel
 
     torch.set_num_threads(THREADS)
@@ -54,6 +70,11 @@ def prepare(checkpoint: Path, bundle: Bundle, engine: str, batch: int) -> dict[s
     lora = copy.deepcopy(peer)
     add_lora(lora.model)
     lora_optimizer, optimizer = adam(lora.trained), adam(peer.trained)
+    authors: dict[str, Callable[[], object]] = {}
+    if decomfl is not None:
+        for name, recommended in ((AUTHORS, False), (RECOMMENDED, True)):
+            client = Authors(decomfl, copy.deepcopy(peer), FANOUT, recommended)
+            authors[name] = functools.partial(client.step, 7)
     return {
         FORWARDS: lambda: (static.forward(), static.forward()),
         PAIR: lambda: ours.measure(ours.whole()),
@@ -62,6 +83,7 @@ def prepare(checkpoint: Path, bundle: Bundle, engine: str, batch: int) -> dict[s
         OURS: lambda: ours.step(ours.cut()),
         DECOMFL: lambda: decomfl_step(peer.loss, peer.trained, FANOUT, 7),
         KEEPING: lambda: decomfl_step_keeping(peer.loss, peer.trained, FANOUT, 7),
+        **authors,
         ADAM: lambda: backpropagation_step(peer.loss, optimizer),
         LORA: lambda: backpropagation_step(lora.loss, lora_optimizer),
     }
@@ -76,8 +98,11 @@ def figures_of(seconds: dict[str, float], batch: int) -> list[Figure]:
         Figure(f"MeZO / ours, one ± pair with its update, {shape}", seconds[MEZO] / seconds[ONE], least, True),
         Figure(f"{DECOMFL} / {OURS}, {shape}", seconds[DECOMFL] / seconds[OURS], DECOMFL_BAR, True),
         Figure(f"{KEEPING} / {OURS}, {shape}", seconds[KEEPING] / seconds[OURS], DECOMFL_BAR, True),
-        Figure(f"Adam / {OURS}, {shape}", seconds[ADAM] / seconds[OURS]),
-        Figure(f"LoRA + Adam / {OURS}, {shape}", seconds[LORA] / seconds[OURS]),
+        *(
+            Figure(f"{name} / {OURS}, {shape}", seconds[name] / seconds[OURS])
+            for name in (AUTHORS, RECOMMENDED, ADAM, LORA)
+            if name in seconds
+        ),
     ]
 
 
@@ -88,6 +113,7 @@ def main() -> int:
     parser.add_argument("--layers", type=int, default=6, help="a multiple of 6: block 2 is the last sixth of them")
     parser.add_argument("--batches", type=int, nargs="+", default=list(BARS), choices=BARS)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--decomfl", type=Path, metavar="FOLDER", help="also time its authors' program, cloned there")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.layers < 6 or options.layers % 6:
@@ -99,7 +125,7 @@ def main() -> int:
         checkpoint = make_model(Path(name), options.layers)
         bundle = export(checkpoint, options.engine, batches, [LENGTH])
         for batch in batches:
-            seconds = time_in_turn(prepare(checkpoint, bundle, options.engine, batch), options.repeats)
+            seconds = time_in_turn(prepare(checkpoint, bundle, options.engine, batch, options.decomfl), options.repeats)
             found[f"{batch} × {LENGTH}"] = {key: round(median, 4) for key, median in seconds.items()}
             figures += figures_of(seconds, batch)
     if options.json:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import report
 import torch
 from peers import (
+    Authors,
     Peer,
     adam,
     add_lora,
@@ -178,3 +180,24 @@ def test_figures_keep_to_their_bars() -> None:
     assert Figure("a ratio", 1.08, 1.08).passed
     assert not Figure("a ratio", 1.1, 1.08).passed
     assert not Figure("a speed-up", 2.0, 2.2, at_least=True).passed
+
+
+def test_the_documented_figures_are_those_of_the_results() -> None:
+    assert report.TABLE.read_text(encoding="utf-8") == report.table(report.load_results())
+
+
+def test_each_processor_has_a_column_and_keeps_it_empty_until_it_is_measured() -> None:
+    results = report.load_results()
+    assert all(any(kind in name for name in results) for kind in report.PROCESSORS)
+    one = next(one for one in results.values() if one)
+    rows = report.table({"one": one, "another": one, "none": {}}).splitlines()
+    for number, row in enumerate(rows):
+        if row.startswith("| ---"):
+            assert rows[number - 1].endswith("| one | another | none |")
+            cells = [cell.strip() for cell in rows[number + 1].split("|")[-5:-1]]
+            assert cells[1] == cells[2] != cells[3] == ""
+
+
+def test_a_folder_without_the_authors_program_is_refused(peer: Peer, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="does not hold DeComFL's program .*; clone https://github.com/"):
+        Authors(tmp_path, peer, 2, recommended=True)
