@@ -63,10 +63,14 @@ def ensure_certificates(folder: Path, hosts: Sequence[str], now: datetime | None
         if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != authority.public_key():
             raise ValueError
     except FileNotFoundError as error:
-        raise BrokerError(f"{error.filename} is missing, and needed for a new certificate; bring it back") from None
+        raise BrokerError(
+            "broker.certificate-missing",
+            f"{error.filename} is missing, and a new certificate needs it; restore it from a backup",
+        ) from None
     except (ValueError, x509.ExtensionNotFound):
         raise BrokerError(
-            f"a certificate in {folder} is damaged; bring it back, or remove {AUTHORITY} and {SERVER} and enroll anew"
+            "broker.certificate-damaged",
+            f"a certificate in {folder} is damaged; restore it, or remove {AUTHORITY} and {SERVER} and enroll again",
         ) from None
     _make_server(folder, names, authority, key, now)
     return True
@@ -82,7 +86,9 @@ def _general_name(host: str) -> x509.GeneralName:
     except ValueError:
         name = ""
     if not _HOST_NAME.fullmatch(name):
-        raise BrokerError(f"'{host}' is neither a host's name nor an address; write one such as broker.example.org")
+        raise BrokerError(
+            "broker.host", f"'{host}' is neither a host name nor an address; write one such as broker.example.org"
+        )
     return x509.DNSName(name)
 
 

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from fedspzo.device_runtime.errors import BrokerError, FedSPZOError
+from fedspzo.device_runtime.errors import BrokerError, FedSPZOError, install_hint
 
 if TYPE_CHECKING:
     from amqtt.broker import Broker
@@ -87,7 +87,9 @@ async def _listen(broker: Broker, port: int) -> asyncio.Server:
         return await asyncio.start_server(connected, HOST, port, backlog=BACKLOG)
     except OSError as error:
         reason = os.strerror(error.errno or 0)
-        raise BrokerError(f"The embedded broker cannot use {HOST}:{port} ({reason}); choose another port.") from error
+        raise BrokerError(
+            "broker.port-in-use", f"the embedded broker cannot use {HOST}:{port} ({reason}); choose another port"
+        ) from error
 
 
 async def _read_version(reader: asyncio.StreamReader) -> bytes:
@@ -104,7 +106,9 @@ def _new_broker() -> Broker:
         from amqtt.contexts import BrokerConfig, ListenerConfig, ListenerType
         from amqtt.session import Session
     except ImportError as error:
-        raise BrokerError("The embedded broker needs amqtt: pip install 'fedspzo[server]'.") from error
+        raise BrokerError(
+            "broker.library-missing", f"the embedded broker needs amqtt; {install_hint('server')}"
+        ) from error
 
     class EmbeddedAmqtt(Broker):
         async def _publish_retained_messages_for_subscription(
@@ -167,7 +171,10 @@ def spawn(port: int = 0, timeout_s: float = START_TIMEOUT_S) -> EmbeddedBroker:
     if answer.isdecimal():
         return EmbeddedBroker(int(answer), process)
     _stop(process)
-    raise BrokerError(answer or f"The embedded broker ended or did not start within {timeout_s:g} s.")
+    raise BrokerError(
+        "broker.embedded-not-started",
+        answer or f"the embedded broker ended or took more than {timeout_s:g} s; try again",
+    )
 
 
 def _stop(process: subprocess.Popen[str]) -> None:

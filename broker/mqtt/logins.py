@@ -14,7 +14,10 @@ def server_login(job: str) -> str:
     """The login of a server that has one job's topics alone. Raises BrokerError when the job cannot have one."""
     login = _PREFIX + job
     if not valid_id(job) or not valid_id(login):
-        raise BrokerError(f"'{job}' cannot be a job's name here; use up to 57 letters, digits, '-' and '_'")
+        raise BrokerError(
+            "job.name-too-long",
+            f"'{job}' cannot name a job whose broker has logins; use up to 57 letters, digits, '-' and '_'",
+        )
     return login
 
 
@@ -26,12 +29,15 @@ def job_of(login: str) -> str | None:
 def check_device(name: str) -> None:
     """Raise BrokerError when a name is kept for servers."""
     if name == SERVER_USER or job_of(name) is not None:
-        raise BrokerError(f"'{name}' is a server's name; choose one for the device that does not begin so")
+        raise BrokerError(
+            "access.server-name", f"'{name}' is the name of a server; give the device a name with another beginning"
+        )
 
 
 def check_server(login: str, job: str) -> None:
     """Raise BrokerError when a login is for another job's server, whose messages would reach nobody."""
     if job_of(login) not in (None, job):
         raise BrokerError(
-            f"the login '{login}' is for the job '{job_of(login)}', not '{job}'; give its name with --job"
+            "access.other-job",
+            f"the login '{login}' is for the job '{job_of(login)}', not '{job}'; give that name with --job",
         )

@@ -106,7 +106,8 @@ class ManagedBroker:
                 fcntl.flock(pid_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise BrokerError(
-                    f"a broker runs in {self.folder} already; stop it, or choose another folder"
+                    "broker.already-running",
+                    f"a broker already runs in {self.folder}; stop it, or choose another folder",
                 ) from None
             self._write_files()
             self._process = subprocess.Popen(
@@ -147,7 +148,10 @@ class ManagedBroker:
                 except BrokerError as error:  # the old one is good for some weeks
                     log.warning("the certificate could not be renewed: %s", error)
             else:
-                raise BrokerError(f"mosquitto has ended: {self._complaint()}")
+                raise BrokerError(
+                    "broker.mosquitto-ended",
+                    f"mosquitto has ended: {self._complaint()}; correct that, and start it again",
+                )
 
     def renew_certificate(self) -> None:
         """Make the server certificate again if less than 30 days remain, and let a running mosquitto take it."""
@@ -185,7 +189,9 @@ class ManagedBroker:
         passwords = {name: secrets.token_urlsafe(24) for name in names}
         for name in passwords:
             if not valid_id(name):
-                raise BrokerError(f"'{name}' cannot be a user's name; use up to 64 letters, digits, '-' and '_'")
+                raise BrokerError(
+                    "access.user-name", f"'{name}' is not a valid user name; use up to 64 letters, digits, '-' and '_'"
+                )
         self._check_started()
         with self._locked():
             self._write_users(self._read_users() | hash_passwords(passwords))
@@ -207,12 +213,18 @@ class ManagedBroker:
         with self._locked():
             users = self._read_users()
             if users.pop(name, None) is None:
-                raise BrokerError(f"'{name}' is not a user of this broker; see {self.folder / 'passwords'} for names")
+                raise BrokerError(
+                    "access.unknown-user",
+                    f"'{name}' is not a user of this broker; {self.folder / 'passwords'} lists the names",
+                )
             self._write_users(users)
 
     def _check_started(self) -> None:
         if not (self.folder / "passwords").exists():
-            raise BrokerError(f"{self.folder} is not a broker's; start one there with 'fedspzo broker --state'")
+            raise BrokerError(
+                "broker.not-a-state-folder",
+                f"{self.folder} is not the state folder of a broker; start a broker there with fedspzo broker --state",
+            )
 
     def _read_users(self) -> dict[str, str]:
         """Name → its line of the password file."""
@@ -246,7 +258,9 @@ class ManagedBroker:
             settings = json.loads(path.read_bytes())
             return tuple(map(str, settings["hosts"])), int(settings["port"])
         except (ValueError, TypeError, KeyError):
-            raise BrokerError(f"{path} is damaged; remove it, and start the broker with --host and --port") from None
+            raise BrokerError(
+                "broker.settings-damaged", f"{path} is damaged; remove it, and start the broker with --host and --port"
+            ) from None
 
     def _write_files(self) -> None:
         ensure_certificates(self.folder, self.hosts)
@@ -272,7 +286,10 @@ class ManagedBroker:
                 context.wrap_socket(connection, server_hostname=LOOPBACK).close()
                 return
             time.sleep(0.02)
-        raise BrokerError(f"mosquitto did not start on port {self.port}: {self._complaint()}")
+        raise BrokerError(
+            "broker.mosquitto-not-started",
+            f"mosquitto did not start on port {self.port}: {self._complaint()}; correct that, or choose another --port",
+        )
 
     def _relay(self) -> None:
         assert self._process is not None

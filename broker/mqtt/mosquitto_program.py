@@ -29,7 +29,9 @@ def find(program: str) -> str:
     """Path of one of mosquitto's programs. Raises BrokerError when it is not installed."""
     path = _which(program)
     if path is None:
-        raise BrokerError(f"{program} is not installed; install the system's package 'mosquitto'")
+        raise BrokerError(
+            "broker.mosquitto-missing", f"{program} is not installed; install the system package mosquitto"
+        )
     return path
 
 
@@ -47,7 +49,11 @@ def hash_passwords(passwords: dict[str, str]) -> dict[str, str]:
         )
         answer = subprocess.run([find("mosquitto_passwd"), "-U", path], capture_output=True, text=True)
         if answer.returncode:
-            raise BrokerError(f"mosquitto_passwd failed: {answer.stderr.strip() or answer.stdout.strip()}")
+            raise BrokerError(
+                "broker.mosquitto-passwd-failed",
+                f"mosquitto_passwd failed: {answer.stderr.strip() or answer.stdout.strip()}; check the state folder of"
+                " the broker",
+            )
         return by_name(path.read_text())
 
 

@@ -44,7 +44,9 @@ def rights(name: str) -> Rights:
         BrokerError: the name cannot be a user's.
     """
     if not valid_id(name):
-        raise BrokerError(f"'{name}' cannot be a user's name; use up to 64 letters, digits, '-' and '_'")
+        raise BrokerError(
+            "access.user-name", f"'{name}' is not a valid user name; use up to 64 letters, digits, '-' and '_'"
+        )
     queues = rf"^mqtt-subscription-{name}qos[01]\z"  # RabbitMQ makes these for the subscriptions of a client id
     if name == SERVER_USER:
         return Rights(queues, write=r"^fl\.v1\.", read=r"^fl\.v1\.")
@@ -130,16 +132,20 @@ class RabbitMQ:
             )
         except OSError as error:
             raise BrokerError(
-                f"'{self.command[0]}' cannot be run ({error.strerror}); install rabbitmq-server"
+                "broker.rabbitmqctl-missing",
+                f"'{self.command[0]}' cannot be run ({error.strerror}); install rabbitmq-server",
             ) from None
         except subprocess.TimeoutExpired:
             raise BrokerError(
-                f"rabbitmqctl {arguments[0]} took over {_TIMEOUT_S:g} s; check that the node runs"
+                "broker.rabbitmqctl-timeout",
+                f"rabbitmqctl {arguments[0]} took more than {_TIMEOUT_S:g} s; check that the node runs",
             ) from None
         if done.returncode:
             lines = [line.strip() for line in (done.stderr + done.stdout).splitlines()]
             reason = next((line for line in lines if line not in ("", "Error:")), "it gives no reason")
-            raise BrokerError(f"rabbitmqctl {arguments[0]} failed: {reason}; look at rabbitmqctl status")
+            raise BrokerError(
+                "broker.rabbitmqctl-failed", f"rabbitmqctl {arguments[0]} failed: {reason}; run rabbitmqctl status"
+            )
         return done.stdout
 
 

@@ -168,7 +168,10 @@ def evaluate_samples(samples: Sequence[Sample]) -> Statistics:
     pairs = counts * (counts - 1)
     own = np.array([[a == b for b in devices] for a in devices])
     if not pairs.any() or own.all():
-        raise DataError("to tell signal from noise takes two devices with examples, one of them with two or more")
+        raise DataError(
+            "planner.too-few-examples",
+            "the planner needs two devices with examples, one of them with two or more; add devices or data",
+        )
     magnitude = squares.sum(axis=0).mean(axis=1) / counts.sum()
     within = (sums**2 - squares).sum(axis=0).mean(axis=1) / pairs.sum()
     others = np.einsum("apk,bpk,ab->p", sums, sums, ~own) / sums.shape[2]

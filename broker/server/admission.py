@@ -75,7 +75,10 @@ def _read(path: Path) -> dict[str, bytes]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise StateError(f"the list of admitted devices {path} cannot be read ({error}); mend it") from None
+        raise StateError(
+            "access.list-unreadable",
+            f"the list of admitted devices {path} cannot be read ({error}); correct the path or its permissions",
+        ) from None
     keys: dict[str, bytes] = {}
     for number, line in enumerate(lines, 1):
         words = line.partition("#")[0].split()
@@ -88,8 +91,9 @@ def _read(path: Path) -> dict[str, bytes]:
                 raise ValueError
         except ValueError:
             raise StateError(
-                f"line {number} of {path} is not a name, not yet given, and its public key; bring the lines that"
-                " fedspzo device --show-key prints"
+                "access.list-line",
+                f"line {number} of {path} is not a new name and its public key; write lines as fedspzo device"
+                " --show-key prints them",
             ) from None
         keys[name] = key
     return keys

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedspzo.device_runtime.errors import BrokerError
+from fedspzo.device_runtime.errors import BrokerError, install_hint
 from fedspzo.device_runtime.model.bundle import Bundle, file_hash
 from fedspzo.device_runtime.model.manifest import MANIFEST
 from fedspzo.device_runtime.protocol.signing import PIN
@@ -32,7 +32,9 @@ try:
     from starlette.types import Receive, Scope, Send
     from uvicorn.protocols.http.h11_impl import H11Protocol
 except ImportError as error:
-    raise BrokerError(f"The HTTP endpoint needs {error.name}: pip install 'fedspzo[server]'.") from None
+    raise BrokerError(
+        "server.library-missing", f"the HTTP endpoint needs {error.name}; {install_hint('server')}"
+    ) from None
 
 log = logging.getLogger(__name__)
 
@@ -190,7 +192,11 @@ def _configure(app: Starlette, tls: tuple[Path, Path] | None) -> uvicorn.Config:
     try:
         config.load()
     except (OSError, ssl.SSLError) as error:
-        raise BrokerError(f"The certificate {certificate} with the key {key} cannot be used: {error}.") from None
+        raise BrokerError(
+            "server.certificate",
+            f"the certificate {certificate} with the key {key} cannot be used ({error}); give a certificate and its"
+            " own key in PEM",
+        ) from None
     return config
 
 
@@ -201,7 +207,9 @@ def _listen(host: str, port: int) -> socket.socket:
         )
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise BrokerError(f"The HTTP endpoint cannot use {host}:{port} ({reason}); choose another port.") from None
+        raise BrokerError(
+            "server.http-port-in-use", f"the HTTP endpoint cannot use {host}:{port} ({reason}); choose another port"
+        ) from None
     # Connections that are accepted inherit both.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from fedspzo.device_runtime.errors import BrokerError
+from fedspzo.device_runtime.errors import BrokerError, install_hint
 
 try:
     from prometheus_client import CollectorRegistry
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
     from prometheus_client.registry import Collector
 except ImportError:
-    raise BrokerError("Metrics need prometheus-client: pip install 'fedspzo[server]'.") from None
+    raise BrokerError("server.library-missing", f"metrics need prometheus-client; {install_hint('server')}") from None
 
 if TYPE_CHECKING:
     from fedspzo.broker.server.status import ServerStatus

@@ -54,7 +54,10 @@ def read_status(folder: Path) -> dict[str, Any]:
     """
     file = folder / DATABASE
     if not file.is_file():
-        raise StateError(f"{folder} is not the state folder of a server; give the one that fedspzo server was given")
+        raise StateError(
+            "state.not-a-servers",
+            f"{folder} is not the state folder of a server; give the folder that fedspzo server had as --state",
+        )
     try:
         connection = sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)
         connection.row_factory = sqlite3.Row
@@ -63,7 +66,9 @@ def read_status(folder: Path) -> dict[str, Any]:
         finally:
             connection.close()
     except sqlite3.Error as error:
-        raise StateError(f"{file} cannot be read ({error}); is it a server's, of this version?") from None
+        raise StateError(
+            "state.unreadable", f"{file} cannot be read ({error}); check that a server of this version wrote it"
+        ) from None
 
 
 def _read(connection: sqlite3.Connection, now: float) -> dict[str, Any]:

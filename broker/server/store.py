@@ -79,11 +79,19 @@ class ServerStore:
             if row is None:
                 self._connection.execute("INSERT INTO job VALUES (?, ?)", (bundle, name))
         except sqlite3.Error as error:
-            raise StateError(f"{folder / DATABASE} is not a server's, or of another version ({error})") from None
+            raise StateError(
+                "state.not-a-servers-database",
+                f"{folder / DATABASE} is not a server's database, or has another version ({error}); give a server's"
+                " state folder",
+            ) from None
         if row is not None and row[0] != bundle:
-            raise StateError(f"{folder} belongs to a job with another bundle; give each job a state folder of its own")
+            raise StateError(
+                "state.other-bundle", f"{folder} belongs to another bundle; give each job its own state folder"
+            )
         if row is not None and row[1] != name:
-            raise StateError(f"{folder} belongs to the job '{row[1]}'; give each job a state folder of its own")
+            raise StateError(
+                "state.other-job", f"{folder} belongs to the job '{row[1]}'; give each job its own state folder"
+            )
         self.rebase = self._load_rebase()
         self.sums: Sums | None = self.rebase.sums if self.rebase else EMPTY_SUMS
         for entry in self.journal.entries(after=self.rebase.round if self.rebase else 0):
@@ -119,7 +127,11 @@ class ServerStore:
             return None
         plan = decode(row[0])
         if not isinstance(plan, Plan):
-            raise StateError("the record of the open round is damaged; remove the server's state folder")
+            raise StateError(
+                "state.open-round-damaged",
+                "the record of the open round is damaged; restore the server's state folder from a backup, or remove"
+                " it",
+            )
         rows = self._connection.execute("SELECT device, result FROM results WHERE round = ?", (plan.round,))
         results = {device: decode(blob) for device, blob in rows.fetchall()}
         accepted = {device: result for device, result in results.items() if isinstance(result, Result)}
@@ -225,7 +237,9 @@ class ServerStore:
                 raise
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
-            raise StateError(f"the server's database cannot be written: {error}") from None
+            raise StateError(
+                "state.unwritable", f"the server's database cannot be written ({error}); make room on the disk"
+            ) from None
 
 
 def pin_bundle(bundle: Path, folder: Path) -> None:
@@ -257,15 +271,22 @@ def forget_devices(folder: Path, names: Iterable[str]) -> None:
         try:
             lock = lock_folder(folder)
         except StateError:
-            raise StateError(f"a server runs on {folder}; stop it first, and start it again afterwards") from None
+            raise StateError(
+                "state.in-use", f"a server runs on {folder}; stop it first, and start it again afterwards"
+            ) from None
         try:
             connection.execute("BEGIN IMMEDIATE")
             for name in names:
                 if not connection.execute("DELETE FROM devices WHERE name = ?", (name,)).rowcount:
-                    raise StateError(f"'{name}' is not a device of this job; fedspzo status {folder} shows their names")
+                    raise StateError(
+                        "device.unknown",
+                        f"'{name}' is not a device of this job; fedspzo status {folder} lists the names",
+                    )
             connection.execute("COMMIT")
         except sqlite3.Error as error:
-            raise StateError(f"{folder / DATABASE} cannot be changed: {error}") from None
+            raise StateError(
+                "state.unwritable", f"{folder / DATABASE} cannot be changed ({error}); make room on the disk"
+            ) from None
         finally:
             lock.close()
 
@@ -299,7 +320,7 @@ def read_history(folder: Path) -> list[ClosedRound]:
 def _open_database(folder: Path) -> sqlite3.Connection:
     file = folder / DATABASE
     if not file.is_file():
-        raise StateError(f"{folder} has no journal; give the state folder of a server")
+        raise StateError("state.no-journal", f"{folder} has no journal; give the state folder of a server")
     return connect(file)
 
 

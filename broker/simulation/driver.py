@@ -60,8 +60,9 @@ def attend(job: Job, plan: Plan, fleet: Fleet, candidates: Mapping[str, Candidat
             waits = len(counted) < min(job.cohort, len(asked))  # for somebody who may yet answer
             return Attendance({device: when for when, device in counted}, now if waits else counted[-1][0], len(asked))
     raise PlanError(
-        f"round {plan.round} has no quorum of {job.quorum} after {now:g} virtual seconds: too few devices are there"
-        " and answer; lower --quorum, --dropout or the time of a step"
+        "simulation.no-quorum",
+        f"round {plan.round} has no quorum of {job.quorum} after {now:g} virtual seconds, because too few devices"
+        " answer; lower --quorum, --dropout or the time of a step",
     )
 
 

@@ -38,7 +38,10 @@ class Behaviour:
     def __post_init__(self) -> None:
         """Raises PlanError when a chance is none."""
         if not (0 < self.available <= 1 and 0 <= self.dropout < 1):
-            raise PlanError("--available lies above 0 and up to 1, --dropout from 0 to below 1")
+            raise PlanError(
+                "simulation.availability",
+                "--available is above 0 and at most 1, and --dropout at least 0 and below 1; correct these",
+            )
 
 
 #: Devices that are alike, always there, and answer.
@@ -64,7 +67,9 @@ def parse_quantile(text: str, option: str) -> Quantile:
             return lambda chance: first + (second - first) * chance
         if kind == "lognormal" and second >= 0:
             return lambda chance: first * math.exp(second * NormalDist().inv_cdf(chance))
-    raise PlanError(f"{option} is a number, uniform:LOW,HIGH or lognormal:MEDIAN,SIGMA, not '{text}'")
+    raise PlanError(
+        "simulation.distribution", f"{option} is '{text}'; write a number, uniform:LOW,HIGH or lognormal:MEDIAN,SIGMA"
+    )
 
 
 @dataclass(frozen=True)

@@ -67,8 +67,9 @@ class Backpropagation:
         """
         if "torch" not in bundle.formats:
             raise BundleError(
-                f"{bundle.folder} has no PyTorch graphs, which gradients go through, only those for"
-                f" {', '.join(bundle.formats)}; export it with --engine litert,torch"
+                "bundle.no-torch-graphs",
+                f"{bundle.folder} has graphs for {', '.join(bundle.formats)}, and gradients need those for PyTorch;"
+                " export it with --engine litert,torch",
             )
         self.bundle = bundle
         self._forward = Forward(create_engine("torch", threads), _Untrained(bundle))

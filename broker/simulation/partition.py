@@ -53,7 +53,10 @@ class Skew:
         except ValueError:
             alpha = 0.0
         if kind not in ("iid", "dirichlet") or not alpha > 0:
-            raise DataError(f"a partition is iid or dirichlet:ALPHA with ALPHA above 0, not '{text}'")
+            raise DataError(
+                "simulation.partition",
+                f"the partition '{text}' is unknown; write iid, or dirichlet:ALPHA with ALPHA above 0",
+            )
         return cls(alpha)
 
 
@@ -65,7 +68,7 @@ def read_folder(folder: Path, bundle: Bundle) -> Shares:
     """
     files = {path.stem: path for path in sorted(folder.iterdir()) if path.is_file()}
     if not files:
-        raise DataError(f"{folder} has no data files; put one in for each device")
+        raise DataError("simulation.no-data-files", f"{folder} has no data files; add one for each device")
     stores = {name: load_data(path, bundle) for name, path in files.items()}
     return Shares(list(stores), stores.__getitem__)
 
@@ -80,8 +83,9 @@ def share_out(store: DataStore, devices: int, skew: Skew, seed: int) -> Shares:
     """
     if len(store) < LEAST * devices:
         raise DataError(
-            f"{len(store)} examples cannot be shared out among {devices} devices; let each draw some of them"
-            " (--examples-per-device), or simulate fewer"
+            "simulation.too-few-examples",
+            f"{len(store)} examples are too few for {devices} devices; let each draw some (--examples-per-device), or"
+            f" simulate at most {len(store)} devices",
         )
     rng = np.random.Generator(np.random.Philox(key=derive_seed(seed, "partition", 0, 0, ())))
     held: list[list[int]] = [[] for _ in range(devices)]
@@ -102,7 +106,10 @@ def share_out(store: DataStore, devices: int, skew: Skew, seed: int) -> Shares:
 def draw_each(store: DataStore, devices: int, each: int, skew: Skew, seed: int) -> Shares:
     """Each device draws ``each`` examples, without replacement, from a mixture of labels of its own."""
     if not 1 <= each <= len(store):
-        raise DataError(f"a device can draw between 1 and {len(store)} examples, not {each}")
+        raise DataError(
+            "simulation.examples-per-device",
+            f"a device can draw 1 to {len(store)} examples, not {each}; change --examples-per-device",
+        )
     labels, codes = np.unique(store.labels, return_inverse=True)
     counts = np.bincount(codes)
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from fedspzo.broker.simulation.partition import Shares
 from fedspzo.device_runtime.engines.protocol import create_engine
-from fedspzo.device_runtime.errors import EngineError, FedSPZOError
+from fedspzo.device_runtime.errors import EngineError, FedSPZOError, install_hint
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.messages import Result, fingerprint
 from fedspzo.device_runtime.protocol.plan import Entry, Plan
@@ -179,12 +179,15 @@ class RayWorkers:
         try:
             import ray
         except ImportError:
-            raise EngineError("Ray is not installed here; install it with: pip install 'fedspzo[ray]'") from None
+            raise EngineError("simulation.ray-missing", f"Ray is not installed; {install_hint('ray')}") from None
         self._ray = ray
         try:
             ray.init(address=address, ignore_reinit_error=True, include_dashboard=False, log_to_driver=False)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise EngineError(f"Ray's cluster at {address or 'this machine'} cannot be used: {error}") from None
+            raise EngineError(
+                "simulation.ray-unreachable",
+                f"the Ray cluster at {address or 'this machine'} cannot be used ({error}); check its address",
+            ) from None
         actor: Any = ray.remote(num_cpus=work.threads)(Worker)  # Ray gives its methods a `remote`
         self._actors = [actor.remote(work) for _ in range(count)]
 
@@ -207,7 +210,11 @@ class RayWorkers:
             return list(self._ray.get(asked))
         except self._ray.exceptions.RayError as error:
             cause = getattr(error, "cause", None)
-            raise (cause if isinstance(cause, FedSPZOError) else EngineError(f"a worker failed: {error}")) from None
+            raise (
+                cause
+                if isinstance(cause, FedSPZOError)
+                else EngineError("simulation.worker-failed", f"a worker failed ({error}); see what it printed")
+            ) from None
 
 
 def deal(devices: Sequence[str], workers: int) -> list[Sequence[str]]:
@@ -238,7 +245,9 @@ def _receive(pipe: Connection) -> Any:
     try:
         answer = pipe.recv()
     except (EOFError, OSError):
-        raise EngineError("a worker's process ended; see what it printed") from None
+        raise EngineError(
+            "simulation.worker-ended", "a worker's process ended; see what it printed, or use fewer --workers"
+        ) from None
     if isinstance(answer, FedSPZOError):
         raise answer
     return answer

@@ -42,7 +42,7 @@ class Access:
             usable = False
         if not usable:
             shown = re.sub("//.*@", "//", self.url)
-            raise BrokerError(f"'{shown}' is not a broker's URL; write one as mqtt://host:1883")
+            raise BrokerError("access.url", f"'{shown}' is not the URL of a broker; write one as mqtt://host:1883")
 
     @classmethod
     def parse(cls, url: str) -> Access:
@@ -61,7 +61,9 @@ class Access:
             return cls.from_json(path.read_bytes(), str(path))
         except OSError as error:
             reason = error.strerror
-        raise BrokerError(f"{path} cannot be read ({reason}); make one at the broker with 'fedspzo enroll'")
+        raise BrokerError(
+            "access.unreadable", f"{path} cannot be read ({reason}); make one at the broker with: fedspzo enroll"
+        )
 
     @classmethod
     def from_json(cls, content: bytes | str, name: str) -> Access:
@@ -72,7 +74,10 @@ class Access:
                 raise TypeError
             return cls(**fields)
         except (ValueError, TypeError, AttributeError):
-            raise BrokerError(f"{name} is not an access file; make one at the broker with 'fedspzo enroll'") from None
+            raise BrokerError(
+                "access.not-an-access-file",
+                f"{name} is not an access file; make one at the broker with: fedspzo enroll",
+            ) from None
 
     def save(self, path: Path) -> None:
         """Write a file that only its owner may read; it appears whole or not at all."""

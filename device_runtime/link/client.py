@@ -89,7 +89,8 @@ def _tls_context(access: Access) -> ssl.SSLContext:
         context = ssl.create_default_context(cadata=access.authority or None)
     except (ssl.SSLError, ValueError, TypeError):
         raise BrokerError(
-            f"the authority in the access to {access.place} is not a certificate; make the access file anew"
+            "access.authority",
+            f"the authority in the access to {access.place} is not a certificate; make the access file again",
         ) from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context

@@ -125,9 +125,14 @@ class Link:
             if self._refusal or time.monotonic() > end:
                 self._ended = True
                 self._client.loop_stop()
+                if self._refusal:
+                    raise BrokerError("broker.refused", f"the broker at {self.access.place} {self._refusal}")
                 failure = f" ({self._failure})" if self._failure else ""
-                silence = f"does not answer within {timeout:g} s{failure}; start it, or check the URL"
-                raise BrokerError(f"the broker at {self.access.place} {self._refusal or silence}")
+                raise BrokerError(
+                    "broker.no-answer",
+                    f"the broker at {self.access.place} does not answer within {timeout:g} s{failure}; start it, or"
+                    " check the URL",
+                )
 
     @property
     def connected(self) -> bool:

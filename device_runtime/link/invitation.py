@@ -45,7 +45,10 @@ class Invitation:
         except ValueError:
             authorities = []
         if bool(access.authority.strip()) != bool(authorities):
-            raise BrokerError(f"the authority in the access to {access.place} is not a certificate; make it anew")
+            raise BrokerError(
+                "access.authority",
+                f"the authority in the access to {access.place} is not a certificate; make the access file again",
+            )
         record = [_VERSION, access.url, access.user, access.password, authorities, self.job]
         return SCHEME + base64.urlsafe_b64encode(cbor2.dumps(record)).rstrip(b"=").decode()
 
@@ -65,8 +68,12 @@ class Invitation:
                 raise ValueError
         except (ValueError, TypeError, cbor2.CBORError):
             raise BrokerError(
-                "this is not a whole invitation; scan or copy again what 'fedspzo enroll --qr' printed"
+                "access.invitation",
+                "this is not a whole invitation; scan or copy again what fedspzo enroll --qr printed",
             ) from None
         if version != _VERSION:
-            raise BrokerError(f"the invitation is of version {version}, which this program does not know; update it")
+            raise BrokerError(
+                "access.invitation-version",
+                f"the invitation has version {version}, which this program cannot read; update it",
+            )
         return cls(Access(url, user, password, authority), job)

@@ -27,7 +27,10 @@ def connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA wal_checkpoint")  # what a killed process wrote can be read and yet not be on disk
         return connection
     except sqlite3.Error as error:
-        raise StateError(f"{path} cannot be used ({error}); is the disk full, or the folder another job's?") from None
+        raise StateError(
+            "state.database-unusable",
+            f"{path} cannot be used ({error}); make room on the disk, or choose another folder",
+        ) from None
 
 
 #: Hash of the empty journal.
@@ -88,7 +91,11 @@ class Journal:
         """
         last, round = self.last_round, record.entry.round
         if last and round != last + 1:
-            raise StateError(f"the journal ends at round {last} and cannot take round {round}")
+            raise StateError(
+                "journal.wrong-round",
+                f"the journal ends at round {last} and cannot take round {round}; restore the state folder from a"
+                " backup",
+            )
         self._query("INSERT INTO journal VALUES (?, ?, ?, ?)", (round, record.payload, signature, record.head))
 
     def extend(self, records: Sequence[Record]) -> None:
@@ -115,12 +122,14 @@ class Journal:
                 entry = decode(blob)
             except MessageError as error:
                 raise StateError(
-                    f"journal entry {number} is damaged: {error};"
-                    " a device starts again with --afresh, a server from its backup"
+                    "journal.entry-damaged",
+                    f"journal entry {number} is damaged ({error}); a device starts again with --afresh, a server from"
+                    " its backup",
                 ) from None
             if not isinstance(entry, Entry) or number != expected or entry.round != number:
                 raise StateError(
-                    f"the journal lacks round {expected}; a device starts again with --afresh, a server from its backup"
+                    "journal.round-missing",
+                    f"the journal lacks round {expected}; a device starts again with --afresh, a server from a backup",
                 )
             expected += 1
             yield entry
@@ -137,7 +146,9 @@ class Journal:
                     break
                 found.append(entry + signature)
         except sqlite3.Error as error:
-            raise StateError(f"the journal cannot be read: {error}") from None
+            raise StateError(
+                "journal.unusable", f"the journal cannot be read ({error}); make room on the disk, or restore the file"
+            ) from None
         return tuple(found)
 
     def size(self, after: int, up_to: int) -> int:
@@ -159,7 +170,9 @@ class Journal:
         try:
             return self._connection.execute(statement, values).fetchall()
         except sqlite3.Error as error:
-            raise StateError(f"the journal cannot be used: {error}; is the disk full, or the file damaged?") from None
+            raise StateError(
+                "journal.unusable", f"the journal cannot be used ({error}); make room on the disk, or restore the file"
+            ) from None
 
 
 def chain(head: bytes, payload: bytes) -> bytes:

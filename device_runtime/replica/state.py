@@ -67,7 +67,7 @@ class DeviceState:
             self.device = _claim_id(folder, device)
             _claim(folder / "bundle", "bundle", bundle.identity.hex())
         except (OSError, UnicodeDecodeError) as error:
-            raise StateError(f"{folder} cannot be used: {error}") from None
+            raise StateError("state.unusable", f"{folder} cannot be used ({error}); choose another folder") from None
         self._snapshot = folder / SNAPSHOT
         self._connection = connect(folder / DATABASE)
         self._journal = Journal(self._connection)
@@ -151,7 +151,7 @@ def read_identity(folder: Path, device: str | None = None) -> tuple[str, bytes]:
         try:
             return _claim_id(folder, device), Signer(folder / KEY).public
         except (OSError, UnicodeDecodeError) as error:
-            raise StateError(f"{folder} cannot be used: {error}") from None
+            raise StateError("state.unusable", f"{folder} cannot be used ({error}); choose another folder") from None
 
 
 def lock_folder(folder: Path) -> IO[str]:
@@ -166,9 +166,13 @@ def lock_folder(folder: Path) -> IO[str]:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         sync_folder(folder)  # a process that was killed may have renamed files without having come to this
     except BlockingIOError:
-        raise StateError(f"{folder} is in use by another process; give each process a folder of its own") from None
+        raise StateError(
+            "state.in-use", f"{folder} is in use by another process; give each process its own folder"
+        ) from None
     except OSError as error:
-        raise StateError(f"{folder} cannot be used: {error.strerror}") from None
+        raise StateError(
+            "state.unusable", f"{folder} cannot be used ({error.strerror}); choose another folder"
+        ) from None
     return lock
 
 
@@ -176,7 +180,7 @@ def _claim_id(folder: Path, device: str | None) -> str:
     """The id of a folder's device: the one that is asked for, or else its own, made at random the first time."""
     name = device if device is not None else f"device-{secrets.token_hex(4)}"
     if not valid_id(name):
-        raise StateError(f"'{name}' cannot be a device's id; use up to 64 letters, digits, '-' and '_'")
+        raise StateError("device.name", f"'{name}' is not a valid device id; use up to 64 letters, digits, '-' and '_'")
     return _claim(folder / "device", "device", name, keep=device is None)
 
 
@@ -184,7 +188,10 @@ def _claim(file: Path, what: str, value: str, keep: bool = False) -> str:
     """What a folder belongs to: recorded the first time; later it must be the same, unless any will do (``keep``)."""
     known = file.read_text(encoding="utf-8").strip() if file.exists() else ""
     if known and not keep and known != value:
-        raise StateError(f"{file.parent} belongs to {what} '{known}', not '{value}'; give each a folder of its own")
+        raise StateError(
+            "state.other-owner",
+            f"{file.parent} belongs to {what} '{known}', not '{value}'; give each a folder of its own",
+        )
     if not known:
         partial = file.with_name(file.name + ".partial")
         write_durably(partial, value.encode())

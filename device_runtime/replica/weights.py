@@ -113,7 +113,10 @@ class Replica:
             PlanError: the entry does not fit the bundle.
         """
         if entry.round != self.round + ahead + 1:
-            raise StateError(f"a replica at round {self.round + ahead} cannot apply round {entry.round}")
+            raise StateError(
+                "journal.wrong-round",
+                f"a replica at round {self.round + ahead} cannot apply round {entry.round}; get the journal again",
+            )
         check_blocks(self.bundle, entry.plan)
 
     def apply(self, entry: Entry) -> None:
@@ -149,7 +152,11 @@ class Replica:
             PlanError: the sums do not fit the bundle; the replica is then as it was.
         """
         if any(block.stop > len(self.bundle.manifest.stages) for block in sums.blocks):
-            raise PlanError(f"the sums are of stages that this bundle, of {len(self.bundle.manifest.stages)}, lacks")
+            raise PlanError(
+                "plan.sums-of-other-network",
+                f"the sums need more than the {len(self.bundle.manifest.stages)} stages of this bundle; use the job's"
+                " bundle",
+            )
         self._make_anew(sums, round)
         self.round, self.head, self.sums = round, head, sums
 
@@ -230,7 +237,9 @@ class Replica:
         try:
             file = TensorFile(path)
             if file.metadata["bundle"] != self.bundle.identity.hex():
-                raise StateError(f"{path} belongs to another bundle; give each bundle a state folder of its own")
+                raise StateError(
+                    "state.other-bundle", f"{path} belongs to another bundle; give each bundle its own state folder"
+                )
             self._load(file)
             self.round = int(file.metadata["round"])
             self.head = bytes.fromhex(file.metadata["head"])
@@ -239,8 +248,9 @@ class Replica:
             self.sums = unpack(file)
         except (BundleError, PlanError, KeyError, ValueError, TypeError) as error:
             raise StateError(
-                f"the snapshot {path} is damaged ({error});"
-                " a device starts again with --afresh, a server from its backup"
+                "state.snapshot-damaged",
+                f"the snapshot {path} is damaged ({error}); a device starts again with --afresh, a server from its"
+                " backup",
             ) from None
 
 

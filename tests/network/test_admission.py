@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 from federation import Peer, Processes, assert_equal_replicas, broker, finish, processes, read_rounds
 from patience import PATIENCE_S
-from refusals import refused
+from refusals import raises, refused
 
 from fedspzo.broker.mqtt.embedded import EmbeddedBroker
 from fedspzo.broker.server.admission import LOOK_S, Admission
 from fedspzo.cli import main
-from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.messages import EntryBatch, Refusal, Report
 from fedspzo.device_runtime.protocol.signing import KEY_BYTES
@@ -110,13 +109,13 @@ def test_a_key_is_shown_again_and_belongs_to_one_name(tmp_path: Path, capsys: py
     name, key = read_identity(tmp_path / "state")
     assert first == f"{name} {key.hex()}\n"
     assert len(key) == KEY_BYTES
-    with pytest.raises(StateError, match=f"belongs to device '{name}', not 'other'"):
+    with raises("state.other-owner", f"'{name}'", "'other'"):
         read_identity(tmp_path / "state", "other")
 
 
 def test_a_list_that_cannot_be_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path, key = tmp_path / "admitted", bytes(range(32))
-    with pytest.raises(StateError, match=r"admitted cannot be read .*; mend it"):
+    with raises("access.list-unreadable", "admitted"):
         Admission(path)
     good = f"a {key.hex()}  # mine\n"
     for bad in (
@@ -128,7 +127,7 @@ def test_a_list_that_cannot_be_used(tmp_path: Path, caplog: pytest.LogCaptureFix
         f"a {'00' * 32}\n",
     ):
         path.write_text(good + bad)
-        with pytest.raises(StateError, match="line 2 of .*admitted is not a name, not yet given, and its public key"):
+        with raises("access.list-line", "line 2 of ", "admitted", "--show-key"):
             Admission(path)
     path.write_text(good + good)
     admission = Admission(path)

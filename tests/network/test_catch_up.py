@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
+from refusals import raises
 from victim import BLOCKS, DEVICE, Victim
 
 from fedspzo.broker.server.http import serve
 from fedspzo.device_runtime.data.live import LiveData
-from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.model.bundle import Bundle, file_hash
 from fedspzo.device_runtime.protocol.messages import EntryBatch, Offer, encode
 from fedspzo.device_runtime.protocol.plan import Contribution, Entry, Plan
@@ -88,7 +88,7 @@ def test_a_snapshot_that_is_not_the_one(
     content = bytearray((tmp_path / "snapshot").read_bytes())
     content[-3] ^= 1
     damaged.write_bytes(content)
-    with pytest.raises(StateError, match="is damaged"):
+    with raises("state.snapshot-damaged", "--afresh"):
         victim.state.adopt(damaged)
     assert victim.standing == start
 

@@ -35,7 +35,7 @@ from fedspzo.cli import main
 from fedspzo.device_runtime.device import transfer
 from fedspzo.device_runtime.device.download import download, fetch_bundle, read
 from fedspzo.device_runtime.device.transfer import DownloadError, MissingError
-from fedspzo.device_runtime.errors import BrokerError, BundleError, StateError
+from fedspzo.device_runtime.errors import BundleError
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.manifest import MANIFEST, WEIGHTS
 from fedspzo.device_runtime.protocol.signing import PIN, read_pin, write_pin
@@ -271,7 +271,7 @@ def test_another_servers_bundle_is_refused(served: Bundle, tmp_path: Path) -> No
 
 
 def test_a_folder_in_use_is_left_alone(served: Bundle, tmp_path: Path) -> None:
-    with serving(served) as url, lock_folder(tmp_path / "device"), pytest.raises(StateError, match="is in use"):
+    with serving(served) as url, lock_folder(tmp_path / "device"), raises("state.in-use"):
         fetch_bundle(url, tmp_path / "device")
 
 
@@ -448,11 +448,11 @@ def test_tls(served: Bundle, tmp_path: Path) -> None:
         with pytest.raises(DownloadError, match="is not a certificate in PEM"):
             read(url, 10, "no certificate")
     with (
-        pytest.raises(BrokerError, match="The certificate .* cannot be used"),
+        raises("server.certificate", tls[0]),
         serving(served, tls=(authority, tls[1])),
     ):
         pass
-    with pytest.raises(BrokerError, match="The certificate .* cannot be used"), serving(served, tls=(tmp_path, tls[1])):
+    with raises("server.certificate", tls[0]), serving(served, tls=(tmp_path, tls[1])):
         pass
 
 
@@ -460,7 +460,7 @@ def test_a_port_that_is_taken(served: Bundle) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with (
-            pytest.raises(BrokerError, match=f"cannot use 127.0.0.1:{port} .* choose another port"),
+            raises("server.http-port-in-use", f"127.0.0.1:{port}", "choose another port"),
             serve(served, CollectorRegistry(), dict, port=port),
         ):
             pass

@@ -13,6 +13,7 @@ from types import FrameType
 
 import psutil
 import pytest
+from refusals import raises
 from victim import BLOCKS, DEVICE, JOB, NOWHERE, TOPICS, Victim
 
 from fedspzo.broker.rounds.job import Job
@@ -259,12 +260,12 @@ def test_a_snapshot_that_is_ahead_of_the_journal(pinned: Bundle, entries: list[E
 
 def test_a_folder_of_another_job_or_program(pinned: Bundle, tmp_path: Path) -> None:
     ServerStore(tmp_path / "one", pinned.identity, "a")
-    with pytest.raises(StateError, match="belongs to the job 'a'"):
+    with raises("state.other-job", "'a'"):
         ServerStore(tmp_path / "one", pinned.identity, "b")
     (tmp_path / "two").mkdir()
     with sqlite3.connect(tmp_path / "two" / "server.sqlite") as connection:
         connection.execute("CREATE TABLE job (id INTEGER)")
-    with pytest.raises(StateError, match="is not a server's, or of another version"):
+    with raises("state.not-a-servers-database"):
         ServerStore(tmp_path / "two", pinned.identity)
 
 

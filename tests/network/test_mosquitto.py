@@ -24,6 +24,7 @@ from cryptography import x509
 from paho.mqtt.enums import MQTTProtocolVersion
 from patience import PATIENCE_S, wait_until
 from ports import free_port
+from refusals import raises
 
 from fedspzo.broker.mqtt.certificates import ensure_certificates
 from fedspzo.broker.mqtt.mosquitto import ManagedBroker
@@ -154,7 +155,7 @@ def test_urls() -> None:
     assert Access.parse("wss://host").path == "/mqtt"
     assert Access.parse("wss://me:x@host/a/b").path == "/a/b"
     for url in ("host", "http://host", "mqtt://[::1", "mqtt://a..b", "mqtt://host:99999", "mqtt://host:x"):
-        with pytest.raises(BrokerError, match="is not a broker's URL; write one as"):
+        with raises("access.url", "mqtt://host:1883"):
             Access.parse(url)
     with pytest.raises(BrokerError) as refusal:
         Access("http://me:secret@host")
@@ -169,9 +170,9 @@ def test_access_files(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
     for content in ("", "[]", "{}", '{"url": 3}', '{"url": "mqtt://host", "more": ""}', "\xff"):
         path.write_text(content, encoding="latin-1")
-        with pytest.raises(BrokerError, match="a.json is not an access file; make one at the broker with"):
+        with raises("access.not-an-access-file", "a.json", "fedspzo enroll"):
             Access.load(path)
-    with pytest.raises(BrokerError, match="missing.json cannot be read"):
+    with raises("access.unreadable", "missing.json"):
         Access.load(tmp_path / "missing.json")
 
 
@@ -197,12 +198,12 @@ def test_certificates_are_renewed_and_the_authority_stays(tmp_path: Path) -> Non
     key = (tmp_path / "ca.key").read_bytes()
     (tmp_path / "ca.key").unlink()
     assert not ensure_certificates(tmp_path, ["b.example"])
-    with pytest.raises(BrokerError, match="ca.key is missing"):
+    with raises("broker.certificate-missing", "ca.key"):
         ensure_certificates(tmp_path, ["c.example"])
     (tmp_path / "ca.key").write_bytes(key[:100])
-    with pytest.raises(BrokerError, match="is damaged; bring it back, or"):
+    with raises("broker.certificate-damaged", "enroll again"):
         ensure_certificates(tmp_path, ["c.example"])
-    with pytest.raises(BrokerError, match="'a b' is neither a host's name nor an address"):
+    with raises("broker.host", "'a b'"):
         ensure_certificates(tmp_path, ["a b"])
 
 
@@ -227,7 +228,7 @@ def test_only_the_right_authority_name_and_password(
     for refused, message in refusals.items():
         with pytest.raises(BrokerError, match=message):
             connect(refused)
-    with pytest.raises(BrokerError, match="is not a certificate; make the access file anew"):
+    with raises("access.authority", "make the access file again"):
         Link(replace(access, authority="other"), "careful", [])
 
 
@@ -244,7 +245,7 @@ def test_a_refused_subscription_is_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=serve, args=(listener,), daemon=True).start()
         link = Link(f"mqtt://127.0.0.1:{listener.getsockname()[1]}", "a", ["topic"])
-        with pytest.raises(BrokerError, match="refuses: it does not grant the subscriptions; check the rights"):
+        with raises("broker.refused", "check the rights"):
             link.connect(PATIENCE_S)
 
 
@@ -363,7 +364,7 @@ def test_taking_a_client_id_kicks_nobody(broker: ManagedBroker, enroll: Callable
         client(victim, "fl/v1/j/down/victim", protocol=protocol) as honest,
         client(thief, "fl/v1/j/down/victim", protocol=protocol, client_id="victim") as taker,
     ):
-        with pytest.raises(BrokerError, match="Not authorized"):
+        with raises("broker.refused", "Not authorized"):
             connect(replace(victim, password="guessed"))
         taker.publish("fl/v1/j/up/victim", b"forged")
         observer.publish("fl/v1/j/down/victim", b"order")
@@ -387,7 +388,7 @@ def test_users_come_and_go_while_it_runs(broker: ManagedBroker, tmp_path: Path) 
         wait_until(lambda: renamed.losses and removed.losses)
         wait_until(lambda: connects(Access.load(tmp_path / "phone-1.json")))
         for access in (first, second):
-            with pytest.raises(BrokerError, match="Not authorized"):
+            with raises("broker.refused", "Not authorized"):
                 connect(access)
 
 
@@ -403,7 +404,7 @@ def test_kill_and_restart_keep_retained_messages_and_users(tmp_path: Path) -> No
         wait_until(lambda: saved.exists() and b"fl/v1/j/state/device" in saved.read_bytes())
         assert broker.pid is not None
         os.kill(broker.pid, signal.SIGKILL)
-        with pytest.raises(BrokerError, match="mosquitto has ended"):
+        with raises("broker.mosquitto-ended"):
             broker.wait()
         assert broker.pid is None
     more = ManagedBroker(tmp_path).add_user("late")
@@ -499,22 +500,22 @@ def test_a_large_message_of_the_protocol_fits(broker: ManagedBroker, enroll: Cal
 
 @needs_mosquitto
 def test_what_does_not_start_says_why(broker: ManagedBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BrokerError, match=f"did not start on port {broker.port}: Error: Address already in use"):
+    with raises("broker.mosquitto-not-started", broker.port, "Address already in use"):
         ManagedBroker(tmp_path, port=broker.port).start()
-    with pytest.raises(BrokerError, match="a broker runs in .* already; stop it, or choose another folder"):
+    with raises("broker.already-running", "choose another folder"):
         ManagedBroker(broker.folder).start()
-    with pytest.raises(BrokerError, match="is not a broker's; start one there with"):
+    with raises("broker.not-a-state-folder", "fedspzo broker --state"):
         ManagedBroker(tmp_path / "none").add_user("a")
     for name in ("", "a/b", "+", "a:b", "ü"):
-        with pytest.raises(BrokerError, match="cannot be a user's name"):
+        with raises("access.user-name", "up to 64 letters"):
             broker.add_user(name)
-    with pytest.raises(BrokerError, match="'nobody' is not a user of this broker"):
+    with raises("access.unknown-user", "'nobody'"):
         broker.remove_user("nobody")
     (tmp_path / "settings.json").write_text("{}")
-    with pytest.raises(BrokerError, match="settings.json is damaged"):
+    with raises("broker.settings-damaged", "settings.json"):
         ManagedBroker(tmp_path)
     monkeypatch.setattr("shutil.which", lambda *_, **__: None)
-    with pytest.raises(BrokerError, match="mosquitto is not installed; install"):
+    with raises("broker.mosquitto-missing", "install"):
         ManagedBroker(tmp_path / "none").start()
 
 
@@ -524,7 +525,7 @@ def test_a_plain_listener_only_on_request(tmp_path: Path) -> None:
     with ManagedBroker(tmp_path, port=free_port(), plain_port=port) as broker:
         access = replace(broker.add_user("server"), url=f"mqtt://127.0.0.1:{port}")
         wait_until(lambda: connects(access))
-        with pytest.raises(BrokerError, match="refuses: "):
+        with raises("broker.refused"):
             connect(replace(access, user="", password=""))
     with ManagedBroker(tmp_path), pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from models import make_checkpoint
 from patience import PATIENCE_S
-from refusals import refused
+from refusals import raises, refused
 
 from fedspzo import device_runtime, progress
 from fedspzo.broker.rounds.aggregate import ClosedRound
@@ -190,10 +190,9 @@ def test_state_is_not_put_among_source_code(capsys: pytest.CaptureFixture[str], 
 
 
 def test_a_state_folder_of_another_job(bundle: Bundle, tmp_path: Path) -> None:
-    from fedspzo.device_runtime.errors import StateError
 
     ServerStore(tmp_path, bundle.identity)
-    with pytest.raises(StateError, match="belongs to a job with another bundle"):
+    with raises("state.other-bundle"):
         ServerStore(tmp_path, bytes(32))
 
 

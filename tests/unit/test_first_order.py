@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from precision import SCORES, loss_error
-from refusals import refused
+from refusals import raises, refused
 from tiny import BATCH, LENGTH, TASK
 
 from fedspzo.broker.simulation.first_order import ALGORITHMS, Algorithm, Update, device_update, payload, server_update
@@ -19,7 +19,6 @@ from fedspzo.broker.simulation.gradient import Backpropagation, Gradient
 from fedspzo.cli import main
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.engines.protocol import create_engine
-from fedspzo.device_runtime.errors import BundleError
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.manifest import MANIFEST
 from fedspzo.device_runtime.protocol.plan import Block, Plan
@@ -276,7 +275,7 @@ def test_a_bundle_without_graphs_for_pytorch(command: Command, bundle_folder: Pa
     for graph in record["shapes"][0]["graphs"].values():
         del graph["files"]["torch"]
     (copy / MANIFEST).write_text(json.dumps(record))
-    with pytest.raises(BundleError, match="has no PyTorch graphs, which gradients go through, only those for litert"):
+    with raises("bundle.no-torch-graphs", "litert", "--engine litert,torch"):
         Backpropagation(Bundle(copy))
     assert "export it with --engine litert,torch" in str(command("state", "--method", "fedavg", bundle=copy))
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import raises
 
 from fedspzo.broker.planner.probe import Sample, cut, evaluate_samples, probe
 from fedspzo.broker.planner.profile import Profile, Segment
@@ -22,7 +23,6 @@ from fedspzo.broker.simulation.partition import Shares, subset
 from fedspzo.cli import main
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.engines.protocol import create_engine
-from fedspzo.device_runtime.errors import DataError
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.runner import Forward
@@ -114,7 +114,7 @@ def test_signal_is_told_from_noise() -> None:
     assert found.within == pytest.approx(np.trace(products) / devices, rel=0.3)
     assert found.between == pytest.approx((products.sum() - np.trace(products)) / devices / (devices - 1), rel=0.3)
     assert found.trace[0] == pytest.approx(5)
-    with pytest.raises(DataError, match="two devices"):
+    with raises("planner.too-few-examples", "two devices"):
         evaluate_samples(samples[:each])
 
 

@@ -17,7 +17,7 @@ from victim import DEVICE, Victim
 
 from fedspzo.broker.rounds.aggregate import ClosedRound
 from fedspzo.broker.server.store import ServerStore
-from fedspzo.device_runtime.errors import MessageError, StateError
+from fedspzo.device_runtime.errors import MessageError
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.messages import EntryBatch, Rebase, decode, encode
 from fedspzo.device_runtime.protocol.plan import MAX_SUMS, Block, Contribution, Entry, Plan, pool_seed
@@ -246,7 +246,7 @@ def test_damaged_sums_are_named(bundle: Bundle, make_plan: Make, tmp_path: Path)
     content = bytearray(file.read_bytes())
     content[-3] ^= 1  # sums come last
     file.write_bytes(content)
-    with pytest.raises(StateError, match=r"is damaged \(its sums do not match their digest\)"):
+    with raises("state.snapshot-damaged", "its sums do not match their digest"):
         DeviceState(tmp_path, bundle)
 
 

@@ -192,7 +192,7 @@ def test_votes() -> None:
     plan = plan_round(JOB, 1)
     results = {"a": result((9, -9, 1, 0), 1), "b": result((-1, -1, 1, 0), 2), "c": result((5, 5, 5, 0), 1)}
     assert close_round(plan, results, votes=True).contributions[0].scalars == (0.0, -1.0, 1.0, 0.0)
-    with pytest.raises(PlanError, match="devices can only vote on directions that they share"):
+    with raises("job.votes-on-own-directions"):
         dataclasses.replace(JOB, votes=True, seeds="device")
 
 

@@ -16,6 +16,7 @@ from federation import JOB, Processes, broker, processes  # noqa: F401  (fixture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from patience import PATIENCE_S
+from refusals import raises
 
 from fedspzo.broker.rounds.job import Job, plan_round
 from fedspzo.broker.server.store import read_history, read_journal
@@ -24,7 +25,7 @@ from fedspzo.broker.simulation.fleet import Behaviour, Fleet, parse_quantile
 from fedspzo.broker.simulation.partition import Skew, draw_each, share_out
 from fedspzo.cli import main
 from fedspzo.device_runtime.data.store import DataStore
-from fedspzo.device_runtime.errors import DataError, PlanError
+from fedspzo.device_runtime.errors import DataError
 from fedspzo.device_runtime.protocol.plan import Block
 
 Write = Callable[[Path, int], Path]
@@ -160,7 +161,7 @@ def test_a_quorum_closes_at_the_deadline() -> None:
 
 def test_too_few_devices_end_the_simulation() -> None:
     few = fleet(1)
-    with pytest.raises(PlanError, match="round 1 has no quorum of 2"):
+    with raises("simulation.no-quorum", "round 1", "--quorum"):
         attend(JOB_OF_FOUR, plan_round(JOB_OF_FOUR, 1), few, few.present(1))
 
 
