@@ -1,24 +1,36 @@
-"""Files that are whole or not there, whatever is killed and whenever the power fails."""
+"""Files that are whole or not there, whatever is killed and whenever the power fails; folders that one process has."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from fedspzo.device_runtime.errors import StateError
 
 
-def write_durably(path: Path, content: bytes, mode: int = 0o644) -> None:
-    """Write a file anew, with an fsync of its content."""
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """Write a file that appears whole, or stays as it was. Raises OSError when the disk refuses."""
+    with written_atomically(path, mode) as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
-def replace_durably(partial: Path, path: Path) -> None:
-    """Rename ``partial`` to ``path`` and make the rename itself survive a power cut."""
+@contextmanager
+def written_atomically(path: Path, mode: int = 0o644) -> Iterator[IO[bytes]]:
+    """A file to write in pieces, which gets its name at the end of the block, and never if the block raises."""
+    partial = path.with_name(path.name + ".partial")
+    partial.unlink(missing_ok=True)
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        yield file
+    move_into_place(partial, path)
+
+
+def move_into_place(partial: Path, path: Path) -> None:
+    """Rename a file; its content and its new name are on disk when this returns."""
+    _sync(partial)
     os.replace(partial, path)
     sync_folder(path.parent)
 
@@ -45,9 +57,38 @@ def check_no_package(folder: Path) -> None:
             )
 
 
+def lock_folder(folder: Path, wait: bool = False) -> IO[str]:
+    """Make a folder this process's own, for as long as the file that is returned stays open.
+
+    Args:
+        wait: for another process that has it.
+
+    Raises:
+        StateError: another process has it, or it cannot be made.
+    """
+    try:
+        make_folder(folder)
+        lock = (folder / "lock").open("w")
+        fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        sync_folder(folder)  # a process that was killed may have renamed files without having come to this
+    except BlockingIOError:
+        raise StateError(
+            "state.in-use", f"{folder} is in use by another process; give each process its own folder"
+        ) from None
+    except OSError as error:
+        raise StateError(
+            "state.unusable", f"{folder} cannot be used ({error.strerror}); choose another folder"
+        ) from None
+    return lock
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

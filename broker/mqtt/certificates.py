@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedspzo.device_runtime.errors import BrokerError
-from fedspzo.device_runtime.files import replace_durably, write_durably
+from fedspzo.device_runtime.files import write_atomically
 
 AUTHORITY, AUTHORITY_KEY, SERVER = "ca.pem", "ca.key", "server.pem"
 
@@ -114,8 +114,8 @@ def _make_authority(folder: Path, now: datetime) -> None:
         .add_extension(_key_usage(sign_certificates=True), critical=True)
         .sign(key, hashes.SHA256())
     )
-    _write(folder / AUTHORITY_KEY, _key_pem(key), 0o600)
-    _write(folder / AUTHORITY, certificate.public_bytes(Encoding.PEM), 0o644)
+    write_atomically(folder / AUTHORITY_KEY, _key_pem(key), 0o600)
+    write_atomically(folder / AUTHORITY, certificate.public_bytes(Encoding.PEM), 0o644)
 
 
 def _make_server(
@@ -137,7 +137,7 @@ def _make_server(
         .add_extension(_issued_by(authority), critical=False)
         .sign(authority_key, hashes.SHA256())
     )
-    _write(folder / SERVER, certificate.public_bytes(Encoding.PEM) + _key_pem(key), 0o600)
+    write_atomically(folder / SERVER, certificate.public_bytes(Encoding.PEM) + _key_pem(key), 0o600)
 
 
 def _builder(
@@ -176,9 +176,3 @@ def _issued_by(authority: x509.Certificate) -> x509.AuthorityKeyIdentifier:
 
 def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-def _write(path: Path, content: bytes, mode: int) -> None:
-    partial = path.with_name(path.name + ".partial")
-    write_durably(partial, content, mode)
-    replace_durably(partial, path)

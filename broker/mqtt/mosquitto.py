@@ -19,8 +19,8 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -30,7 +30,7 @@ from fedspzo.broker.mqtt.logins import SERVER_USER
 from fedspzo.broker.mqtt.mosquitto_files import LOOPBACK, configuration, rights
 from fedspzo.broker.mqtt.mosquitto_program import by_name, find, hash_passwords, prepare_child
 from fedspzo.device_runtime.errors import BrokerError
-from fedspzo.device_runtime.files import check_no_package, replace_durably, write_durably
+from fedspzo.device_runtime.files import check_no_package, lock_folder, write_atomically
 from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.protocol.topics import valid_id
 
@@ -100,7 +100,7 @@ class ManagedBroker:
         program = find("mosquitto")
         check_no_package(self.folder)
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with self._locked(), (self.folder / "pid").open("a") as pid_file:
+        with lock_folder(self.folder, wait=True), (self.folder / "pid").open("a") as pid_file:
             try:
                 # mosquitto inherits the lock, which so is held exactly as long as it runs.
                 fcntl.flock(pid_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -193,7 +193,7 @@ class ManagedBroker:
                     "access.user-name", f"'{name}' is not a valid user name; use up to 64 letters, digits, '-' and '_'"
                 )
         self._check_started()
-        with self._locked():
+        with lock_folder(self.folder, wait=True):
             self._write_users(self._read_users() | hash_passwords(passwords))
         authority = (self.folder / AUTHORITY).read_text()
         return [Access(self.url, name, password, authority) for name, password in passwords.items()]
@@ -210,7 +210,7 @@ class ManagedBroker:
     def remove_user(self, name: str) -> None:
         """Take a user's rights away; a running mosquitto disconnects it. Raises BrokerError when it is not known."""
         self._check_started()
-        with self._locked():
+        with lock_folder(self.folder, wait=True):
             users = self._read_users()
             if users.pop(name, None) is None:
                 raise BrokerError(
@@ -243,13 +243,6 @@ class ManagedBroker:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGHUP)
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """One process at a time changes the folder; a mosquitto that is not ready yet would die of a signal."""
-        with (self.folder / "lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-
     def _load_settings(self) -> tuple[tuple[str, ...], int]:
         path = self.folder / "settings.json"
         if not path.exists():
@@ -273,9 +266,7 @@ class ManagedBroker:
         self._write("acl", rights(self._read_users()))
 
     def _write(self, name: str, text: str) -> None:
-        partial = self.folder / f"{name}.partial"
-        write_durably(partial, text.encode(), mode=0o600)
-        replace_durably(partial, self.folder / name)
+        write_atomically(self.folder / name, text.encode(), mode=0o600)
 
     def _wait_until_it_answers(self, process: subprocess.Popen[str]) -> None:
         """A handshake with the folder's certificate tells mosquitto from whoever else may have the port."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from fedspzo.device_runtime.errors import BrokerError
-from fedspzo.device_runtime.files import write_durably
+from fedspzo.device_runtime.files import write_atomically
 
 #: Connections are limited by open files alone; this many are asked for, or what the system grants at most.
 OPEN_FILES = 65536
@@ -44,7 +44,7 @@ def hash_passwords(passwords: dict[str, str]) -> dict[str, str]:
     """Name → line of a password file, made by mosquitto's own tool, which takes passwords in a file."""
     with TemporaryDirectory() as folder:
         path = Path(folder, "passwords")
-        write_durably(
+        write_atomically(
             path, "".join(f"{name}:{password}\n" for name, password in passwords.items()).encode(), mode=0o600
         )
         answer = subprocess.run([find("mosquitto_passwd"), "-U", path], capture_output=True, text=True)

@@ -12,13 +12,12 @@ from fedspzo.broker.rounds.aggregate import ClosedRound, Spending
 from fedspzo.broker.server.devices import Member
 from fedspzo.broker.server.open_round import OpenRound
 from fedspzo.device_runtime.errors import StateError
-from fedspzo.device_runtime.files import make_folder
+from fedspzo.device_runtime.files import lock_folder, make_folder
 from fedspzo.device_runtime.protocol.messages import Rebase, Result, decode, encode
 from fedspzo.device_runtime.protocol.plan import MAX_SUMS, Entry, Plan
 from fedspzo.device_runtime.protocol.signing import Signer, write_pin
 from fedspzo.device_runtime.protocol.sums import EMPTY_SUMS, Sums, follow
 from fedspzo.device_runtime.replica.journal import EMPTY, Journal, connect, make_records
-from fedspzo.device_runtime.replica.state import lock_folder
 
 DATABASE, SNAPSHOTS, KEY = "server.sqlite", "snapshots", "server.key"
 #: Link to the job's bundle, so that the folder stands for a model.

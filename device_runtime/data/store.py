@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import numpy as np
 from fedspzo.device_runtime.data.encoder import Encoder
 from fedspzo.device_runtime.data.sources import Example, fingerprint, parse_examples, read_source
 from fedspzo.device_runtime.errors import DataError
-from fedspzo.device_runtime.files import replace_durably
+from fedspzo.device_runtime.files import written_atomically
 from fedspzo.device_runtime.model.bundle import Bundle
 
 
@@ -117,8 +116,7 @@ def _read_cache(cache: Path, key: str) -> DataStore | None:
 
 
 def _write_cache(cache: Path, key: str, store: DataStore) -> None:
-    partial = cache.with_name(cache.name + ".partial")
-    with partial.open("wb") as file:
+    with written_atomically(cache) as file:
         np.savez(
             file,
             key=key,
@@ -129,6 +127,3 @@ def _write_cache(cache: Path, key: str, store: DataStore) -> None:
             truncated=store.truncated,
             references=json.dumps(store.references),
         )
-        file.flush()
-        os.fsync(file.fileno())
-    replace_durably(partial, cache)

@@ -8,7 +8,6 @@ is believed only with the signature of the server that the bundle names.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable
 
@@ -51,10 +50,7 @@ SYNC_S = 5.0
 
 
 class Agent:
-    """One device of one job. Several can run in one process, each with a state folder of its own.
-
-    :meth:`run` takes part in the calling thread; or :meth:`start` does so in another, until :meth:`stop`, and
-    :meth:`wait` tells how it ended. An agent runs once.
+    """One device of one job: connects once, and then runs once.
 
     Attributes:
         link: the connection: whether it stands, and how many bytes it took.
@@ -107,42 +103,27 @@ class Agent:
         self._stopping = False
         #: What tells this process from any other that has its name.
         self._identity = state.signer.public, self._outbox.session
-        self._thread = threading.Thread(target=self._run_in_thread, name=f"device {state.device}", daemon=True)
-        self._error: BaseException | None = None
-
-    def start(self) -> None:
-        """Run in a thread of its own."""
-        self._thread.start()
 
     def stop(self) -> None:
         """Have :meth:`run` return after the round's work that is at hand; may be called from any thread."""
         self._stopping = True
         self.link.events.put(None)  # wakes it
 
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait until what :meth:`start` began has ended, for so many seconds at most; tell whether the job has ended.
+    def connect(self) -> None:
+        """Connect to the broker. Raises BrokerError when it cannot be reached, or refuses."""
+        self.link.connect()
 
-        Raises:
-            TimeoutError: it still runs.
-            FedSPZOError: as :meth:`run` does.
-        """
-        self._thread.join(timeout)
-        if self._thread.is_alive():
-            raise TimeoutError(f"device '{self._state.device}' still runs after {timeout:g} s")
-        if self._error is not None:
-            raise self._error
-        return self._last_round is not None
-
-    def run(self) -> None:
+    def run(self) -> int | None:
         """Take part until the job ends, or :meth:`stop` is called.
 
+        Returns:
+            The job's last round; None where it is not over.
+
         Raises:
-            BrokerError: the broker cannot be reached at the start, or refuses.
             StateError: the server refuses this device, or the disk does.
         """
         self._recorder.turn_to(self._state.replica.round + 1)
         with self._recorder.phase(OTHER):
-            self.link.connect()
             try:
                 while not (self._finished or self._stopping):
                     self._turned()
@@ -158,6 +139,7 @@ class Agent:
         if self._last_round is not None:
             log.info("job '%s' ended at round %d", self._job, self._last_round)
             self._observe(Finished(self._last_round))
+        return self._last_round
 
     def turn(self, event: object) -> None:
         """Take in what happened."""
@@ -171,12 +153,6 @@ class Agent:
                     self._receive(event.payload)
             except (MessageError, PlanError) as error:
                 self._dropped.warn(event.topic, f"a message on {event.topic} was dropped: {error}")
-
-    def _run_in_thread(self) -> None:
-        try:
-            self.run()
-        except BaseException as error:  # for wait
-            self._error = error
 
     def _remind(self) -> None:
         """Send again what was not acknowledged, or after a long silence of its own say that this device is there."""

@@ -17,11 +17,10 @@ from pathlib import Path
 
 from fedspzo.device_runtime.device.transfer import DownloadError, MissingError, Source, Transfer
 from fedspzo.device_runtime.errors import BundleError
-from fedspzo.device_runtime.files import replace_durably, write_durably
+from fedspzo.device_runtime.files import lock_folder, move_into_place, write_atomically
 from fedspzo.device_runtime.model.bundle import Bundle, file_hash
 from fedspzo.device_runtime.model.manifest import MANIFEST, parse_manifest
 from fedspzo.device_runtime.protocol.signing import PIN, write_pin
-from fedspzo.device_runtime.replica.state import lock_folder
 
 #: Most bytes of a manifest and of a public key.
 _MANIFEST_BYTES, _PIN_BYTES = 1 << 25, 1 << 10
@@ -54,21 +53,23 @@ def download(
     """
     source = Source.parse(url, authority)
     part, note = (path.with_name(path.name + suffix) for suffix in (".part", ".part.etag"))
+
+    def keep(tag: str) -> None:
+        write_atomically(note, tag.encode("latin-1"))
+
     with _writing(path):
         try:
             with part.open("a+b") as file:
                 tag = note.read_text(encoding="latin-1") if note.exists() else ""
-                transfer = Transfer(source, file, tag, limit, on_progress, partial(_write_text, note))
+                transfer = Transfer(source, file, tag, limit, on_progress, keep)
                 transfer.run()
-                file.flush()
-                os.fsync(file.fileno())
             if expected_sha256 not in (None, file_hash(part)):
                 os.truncate(part, 0)
                 raise DownloadError(
                     f"{url} is not the file that it should be (its SHA-256 differs), and what came was removed;"
                     " try again, and if it stays so, tell who runs the server"
                 )
-            replace_durably(part, path)
+            move_into_place(part, path)
         finally:
             if not part.exists() or not part.stat().st_size:
                 part.unlink(missing_ok=True)
@@ -132,7 +133,7 @@ def fetch_bundle(
             path = folder / name
             if not path.is_file() or file_hash(path) != expected:
                 received += download(place + name, path, expected, authority, partial(on_progress, name))
-        _write(manifest, content)
+        write_atomically(manifest, content)
         try:
             return Fetched(Bundle(folder), received)
         except BundleError:
@@ -151,16 +152,6 @@ def _pin(place: str, folder: Path, authority: str) -> None:
     except ValueError:
         raise DownloadError(f"{place}{PIN} is not a public key; check the URL") from None
     write_pin(folder, key)
-
-
-def _write_text(path: Path, text: str) -> None:
-    _write(path, text.encode("latin-1"))
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial_file = path.with_name(path.name + ".partial")
-    write_durably(partial_file, content)
-    replace_durably(partial_file, path)
 
 
 @contextmanager

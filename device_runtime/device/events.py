@@ -8,6 +8,21 @@ from fedspzo.device_runtime.protocol.messages import Result
 
 
 @dataclass(frozen=True)
+class Started:
+    """The device has read its state and its examples, and connects.
+
+    Attributes:
+        name: its id.
+        round: the last round that its replica has applied.
+        examples: how many there are.
+    """
+
+    name: str
+    round: int
+    examples: int
+
+
+@dataclass(frozen=True)
 class Acknowledged:
     """The server has acknowledged a result.
 
@@ -42,4 +57,4 @@ class Finished:
     round: int
 
 
-Event = Acknowledged | Waiting | Finished
+Event = Started | Acknowledged | Waiting | Finished

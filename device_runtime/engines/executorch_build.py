@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedspzo.device_runtime.errors import EngineError
-from fedspzo.device_runtime.files import make_folder, replace_durably
+from fedspzo.device_runtime.files import make_folder, move_into_place
 
 _SOURCE = Path(__file__).with_name("executorch_shim.cpp")
 #: What the wheel's CMake configuration asks of its users; later headers may want a later standard.
@@ -60,9 +60,7 @@ def build_shim() -> Path:
         with tempfile.TemporaryDirectory(dir=library.parent) as folder:
             partial = Path(folder) / library.name
             _compile([compiler, str(_SOURCE), "-o", str(partial), *flags])
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
-            replace_durably(partial, library)
+            move_into_place(partial, library)
     except OSError as error:
         raise EngineError(
             "engine.cache-unwritable",

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from fedspzo.device_runtime.errors import BrokerError
-from fedspzo.device_runtime.files import replace_durably, write_durably
+from fedspzo.device_runtime.files import write_atomically
 
 _KEEP = "session=keep"
 _DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
@@ -81,9 +81,7 @@ class Access:
 
     def save(self, path: Path) -> None:
         """Write a file that only its owner may read; it appears whole or not at all."""
-        partial = path.with_name(path.name + ".partial")
-        write_durably(partial, json.dumps(asdict(self), indent=2).encode() + b"\n", mode=0o600)
-        replace_durably(partial, path)
+        write_atomically(path, json.dumps(asdict(self), indent=2).encode() + b"\n", mode=0o600)
 
     @property
     def scheme(self) -> str:

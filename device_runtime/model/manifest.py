@@ -11,6 +11,7 @@ from typing import Any
 
 from fedspzo.device_runtime.directions import format as directions
 from fedspzo.device_runtime.errors import BundleError, DataError
+from fedspzo.device_runtime.files import write_atomically
 from fedspzo.device_runtime.model.task import Label, Task
 
 FORMAT = 2
@@ -188,7 +189,7 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Write ``manifest.json``."""
         record = {"format": FORMAT, "directions": directions.FORMAT, **asdict(self)}
-        (folder / MANIFEST).write_text(json.dumps(record, indent=1), encoding="utf-8")
+        write_atomically(folder / MANIFEST, json.dumps(record, indent=1).encode())
 
     def identity(self) -> bytes:
         """What two bundles must share to train together: all but where they came from and their shapes."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from fedspzo.device_runtime.directions.halves import DTYPES
 from fedspzo.device_runtime.errors import BundleError
-from fedspzo.device_runtime.files import replace_durably
+from fedspzo.device_runtime.files import written_atomically
 from fedspzo.device_runtime.model.arrays import ALIGNMENT
 
 #: Type of an array → safetensors' name of it.
@@ -128,7 +128,7 @@ def write_tensors(
     """Write tensors, in the order of ``shapes``, one at a time; the file appears whole or not at all.
 
     Args:
-        path: the file; it is written beside and renamed after an fsync.
+        path: the file.
         shapes: name → shape of every tensor.
         tensors: the arrays, made one by one.
         metadata: text stored in the header.
@@ -144,14 +144,10 @@ def write_tensors(
         offset += size
     text = json.dumps(header).encode()
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
+    with written_atomically(path) as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for (name, shape), tensor in zip(shapes.items(), tensors, strict=True):
             if tensor.shape != shape or tensor.dtype != types[name]:
                 raise ValueError(f"tensor '{name}' is {tensor.dtype} {tensor.shape}, not {types[name]} {shape}")
             file.write(np.ascontiguousarray(tensor).data)
             observe(tensor.nbytes)
-        file.flush()
-        os.fsync(file.fileno())
-    replace_durably(partial, path)

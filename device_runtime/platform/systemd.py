@@ -22,6 +22,12 @@ class ServiceManager:
         address = environment.get("NOTIFY_SOCKET", "")
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) if address else None
+        self._ready = False
+
+    def alive(self) -> None:
+        """Say that the program gets on; the first time also that it has started."""
+        self.say(*([] if self._ready else [READY]), ALIVE)
+        self._ready = True
 
     def say(self, *words: str) -> None:
         """Say something like ``STATUS=round 3``; what the manager does not take is lost, and no work waits for it."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import cbor2
 
 from fedspzo.device_runtime.errors import BundleError, MessageError, StateError
-from fedspzo.device_runtime.files import replace_durably, write_durably
+from fedspzo.device_runtime.files import write_atomically
 from fedspzo.device_runtime.protocol.messages import MAX_BYTES
 from fedspzo.device_runtime.protocol.signatures import scheme
 
@@ -56,9 +56,7 @@ class Signer:
         """Read the key, or make one the first time. Raises StateError when the file cannot be used."""
         try:
             if not path.exists():
-                partial = path.with_name(path.name + ".partial")
-                write_durably(partial, secrets.token_bytes(KEY_BYTES), mode=0o600)
-                replace_durably(partial, path)
+                write_atomically(path, secrets.token_bytes(KEY_BYTES), mode=0o600)
             self._key = scheme().private_key(path.read_bytes())
         except (OSError, ValueError) as error:
             raise StateError(
@@ -139,10 +137,8 @@ def write_pin(folder: Path, key: bytes) -> None:
                 f" {PIN}",
             )
         return
-    partial = folder / (PIN + ".partial")
     try:
-        write_durably(partial, key.hex().encode())
-        replace_durably(partial, folder / PIN)
+        write_atomically(folder / PIN, key.hex().encode())
     except OSError as error:
         raise BundleError(
             "bundle.unwritable", f"{folder / PIN} cannot be written ({error.strerror}); make the folder writable"

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
 
 from fedspzo.device_runtime.errors import StateError
-from fedspzo.device_runtime.files import make_folder, replace_durably, sync_folder, write_durably
+from fedspzo.device_runtime.files import lock_folder, move_into_place, sync_folder, write_atomically
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.plan import Entry
 from fedspzo.device_runtime.protocol.signing import Signer
@@ -115,7 +113,7 @@ class DeviceState:
             self.replica.restore(self._snapshot if self._snapshot.exists() else None)
             self._replay()
             raise
-        replace_durably(file, self._snapshot)
+        move_into_place(file, self._snapshot)
         self._snapshot_round = self.replica.round
         self._journal.forget(up_to=self.replica.round)
 
@@ -154,28 +152,6 @@ def read_identity(folder: Path, device: str | None = None) -> tuple[str, bytes]:
             raise StateError("state.unusable", f"{folder} cannot be used ({error}); choose another folder") from None
 
 
-def lock_folder(folder: Path) -> IO[str]:
-    """Make a folder this process's own, for as long as the file that is returned stays open.
-
-    Raises:
-        StateError: another process has it, or it cannot be made.
-    """
-    try:
-        make_folder(folder)
-        lock = (folder / "lock").open("w")
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        sync_folder(folder)  # a process that was killed may have renamed files without having come to this
-    except BlockingIOError:
-        raise StateError(
-            "state.in-use", f"{folder} is in use by another process; give each process its own folder"
-        ) from None
-    except OSError as error:
-        raise StateError(
-            "state.unusable", f"{folder} cannot be used ({error.strerror}); choose another folder"
-        ) from None
-    return lock
-
-
 def _claim_id(folder: Path, device: str | None) -> str:
     """The id of a folder's device: the one that is asked for, or else its own, made at random the first time."""
     name = device if device is not None else f"device-{secrets.token_hex(4)}"
@@ -193,7 +169,5 @@ def _claim(file: Path, what: str, value: str, keep: bool = False) -> str:
             f"{file.parent} belongs to {what} '{known}', not '{value}'; give each a folder of its own",
         )
     if not known:
-        partial = file.with_name(file.name + ".partial")
-        write_durably(partial, value.encode())
-        replace_durably(partial, file)
+        write_atomically(file, value.encode())
     return known or value

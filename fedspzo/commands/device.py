@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import math
-import time
-from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +13,6 @@ from fedspzo.options.log import add_log_options
 
 if TYPE_CHECKING:
     from fedspzo.device_runtime.platform.conditions import Limits
-
-log = logging.getLogger(__name__)
 
 DATA_HELP = (
     "labelled examples: JSON lines, .csv, .tsv or .parquet, or a data set as hub:NAME:SPLIT, hub:NAME:CONFIG:SPLIT"
@@ -72,19 +66,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run until the job ends, or say by which key the device is known."""
-    from fedspzo.device_runtime.data.live import LiveData
-    from fedspzo.device_runtime.device.agent import Agent
-    from fedspzo.device_runtime.device.events import Acknowledged, Event, Finished
-    from fedspzo.device_runtime.energy.book import Book
-    from fedspzo.device_runtime.energy.sampler import Sampler
-    from fedspzo.device_runtime.engines.protocol import create_engine
-    from fedspzo.device_runtime.engines.watched import WatchedEngine
+    from fedspzo.device_runtime.device.device import Device
+    from fedspzo.device_runtime.device.events import Acknowledged, Event, Finished, Started
     from fedspzo.device_runtime.errors import BrokerError
     from fedspzo.device_runtime.model.bundle import Bundle
-    from fedspzo.device_runtime.platform.conditions import Watch
-    from fedspzo.device_runtime.platform.profiling import IDLE
-    from fedspzo.device_runtime.platform.systemd import ALIVE, READY, ServiceManager
-    from fedspzo.device_runtime.replica.state import DeviceState, read_identity
+    from fedspzo.device_runtime.platform.systemd import ServiceManager
+    from fedspzo.device_runtime.replica.state import read_identity
     from fedspzo.options.energy import make_source
 
     access = make_access(options)
@@ -97,35 +84,36 @@ def run(options: argparse.Namespace) -> None:
         name, key = read_identity(options.state, device)
         print(name, key.hex(), flush=True)
         return
-    watch = Watch(make_limits(options))
-    source = make_source(options, lambda: agent.forward.flops)
-    bundle = Bundle(options.bundle)
     manager = ServiceManager()
-    engine = WatchedEngine(create_engine(options.engine, options.threads), lambda: manager.say(ALIVE))
-    state = DeviceState(options.state, bundle, device, options.afresh, options.threads, options.ahead)
-    data = LiveData(options.data, bundle, cache=options.state / "tokens.npz")
-    store = data.current()
-    log.info("device '%s': %d examples, round %d", state.device, len(store), state.replica.round)
-    if store.truncated:
-        log.info("%d examples are longer than %d tokens and were cut", store.truncated, bundle.manifest.length)
 
     def observe(event: Event) -> None:
-        if isinstance(event, Acknowledged):
+        if isinstance(event, Started):
+            manager.say(f"STATUS=round {event.round}")
+        elif isinstance(event, Acknowledged):
             manager.say(f"STATUS=round {event.result.round}: {'counted' if event.counted else 'too late'}")
         elif isinstance(event, Finished):
             manager.say(f"STATUS=finished at round {event.round}")
         else:
-            manager.say(f"STATUS={event.reason or f'round {state.replica.round}'}")
+            manager.say(f"STATUS={event.reason or 'the server is heard again'}")
 
-    manager.say(f"STATUS=round {state.replica.round}")
-    turned = partial(manager.say, READY, ALIVE)
-    book = Book(source, options.state) if source else None
-    agent = Agent(access, options.job, engine, state, data.current, observe, turned, watch, book)
-    with Sampler(book.sample) if book else nullcontext():
-        if book is not None and options.energy:
-            with book.recorder.phase(IDLE):
-                time.sleep(options.energy_idle)
-        agent.run()
+    running = Device(
+        Bundle(options.bundle),
+        access,
+        options.state,
+        options.data,
+        job=options.job,
+        name=device,
+        engine=options.engine,
+        threads=options.threads,
+        ahead=options.ahead,
+        afresh=options.afresh,
+        limits=make_limits(options),
+        energy=make_source(options, lambda: running.flops()),
+        idle_s=options.energy_idle if options.energy else 0.0,
+        observe=observe,
+        alive=manager.alive,
+    )
+    running.run()
 
 
 def make_limits(options: argparse.Namespace) -> Limits:

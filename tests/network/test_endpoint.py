@@ -36,10 +36,10 @@ from fedspzo.device_runtime.device import transfer
 from fedspzo.device_runtime.device.download import download, fetch_bundle, read
 from fedspzo.device_runtime.device.transfer import DownloadError, MissingError
 from fedspzo.device_runtime.errors import BundleError
+from fedspzo.device_runtime.files import lock_folder
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.manifest import MANIFEST, WEIGHTS
 from fedspzo.device_runtime.protocol.signing import PIN, read_pin, write_pin
-from fedspzo.device_runtime.replica.state import lock_folder
 
 KEY = bytes(range(32))
 

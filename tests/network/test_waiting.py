@@ -18,13 +18,12 @@ from fedspzo.broker.mqtt.embedded import EmbeddedBroker
 from fedspzo.broker.server.store import KEY
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.device import waiting
-from fedspzo.device_runtime.device.agent import Agent
+from fedspzo.device_runtime.device.device import Device
 from fedspzo.device_runtime.device.events import Acknowledged, Event, Finished, Waiting
-from fedspzo.device_runtime.engines.protocol import create_engine
-from fedspzo.device_runtime.errors import BrokerError
+from fedspzo.device_runtime.errors import BrokerError, StateError
 from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.model.bundle import Bundle
-from fedspzo.device_runtime.protocol.messages import Hello, Sync
+from fedspzo.device_runtime.protocol.messages import Hello, Refusal, Sync
 from fedspzo.device_runtime.protocol.topics import Topics
 from fedspzo.device_runtime.replica.state import DeviceState
 
@@ -33,15 +32,13 @@ __all__ = ["broker", "processes"]
 TOPICS = Topics("default")
 
 
-class Running:
-    """An agent in this process, and what it told of."""
+class Running(Device):
+    """A device in this process, and what it told of."""
 
-    def __init__(self, folder: Path, store: DataStore, url: str, bundle: Bundle, job: str = "default") -> None:
+    def __init__(self, *arguments: Any, **options: Any) -> None:
         self.events: queue.Queue[Event] = queue.Queue()
-        self.state = DeviceState(folder, bundle, folder.name)
-        engine = create_engine("litert")
-        self.agent = Agent(Access(url), job, engine, self.state, lambda: store, self.events.put)
-        self.agent.start()
+        super().__init__(*arguments, observe=self.events.put, **options)
+        self.start()
 
     def heard(self, kind: type[Any]) -> Any:
         """The next event of a kind; those before it are left out."""
@@ -62,15 +59,15 @@ def start(
     caplog.set_level(logging.INFO, "fedspzo")
     running: list[Running] = []
 
-    def start(name: str, **options: Any) -> Running:
-        given = {"url": broker.url, "bundle": Bundle(processes.bundle), **options}
-        running.append(Running(processes.folder / name, store, **given))
+    def start(name: str) -> Running:
+        folder = processes.folder / name
+        running.append(Running(Bundle(processes.bundle), Access(broker.url), folder, store, name=name))
         return running[-1]
 
     yield start
     for one in running:
-        one.agent.stop()
-        one.state.close()
+        one.stop()
+        one.wait()
 
 
 def test_a_device_without_a_server_says_what_it_waits_for(
@@ -93,8 +90,8 @@ def test_a_device_without_a_server_says_what_it_waits_for(
     while device.heard(Waiting).reason:  # it may have been about to say so once more
         pass
     server.close()
-    device.agent.stop()
-    assert device.agent.wait(60) is False
+    device.stop()
+    assert device.wait() is None
 
 
 def test_a_bundle_of_another_server(
@@ -124,24 +121,40 @@ def test_two_devices_in_one_process(start: Callable[..., Running], processes: Pr
     """They start and stop by themselves, and learn that the job has ended, and at which round."""
     away, *both = (start(name) for name in ("away", "a", "b"))
     away.heard(Waiting)
-    away.agent.stop()
-    assert away.agent.wait(60) is False
+    away.stop()
+    assert away.wait() is None
     server = processes.server("--rounds", "3", "--devices", "2", "--cohort", "2", "--quorum", "2")
     for device in both:
         assert device.heard(Acknowledged).counted
     assert device.heard(Finished) == Finished(3)
-    assert [device.agent.wait(60) for device in both] == [True, True]
+    assert [device.wait() for device in both] == [3, 3]
     _, errors = server.communicate(timeout=60)
     assert server.returncode == 0, errors
-    assert both[0].state.replica.digest() == both[1].state.replica.digest()
+    digests = [DeviceState(device.state, device.bundle).replica.digest() for device in both]
+    assert digests[0] == digests[1]
 
 
-def test_what_ends_it_is_raised_where_it_is_waited_for(start: Callable[..., Running]) -> None:
-    device = start("a", url="mqtt://127.0.0.1:1")
-    with pytest.raises(TimeoutError, match="device 'a' still runs"):
-        device.agent.wait(0.01)
+def test_what_ends_it_is_raised(
+    start: Callable[..., Running],
+    broker: EmbeddedBroker,
+    processes: Processes,
+    store: DataStore,
+    bundle: Bundle,
+) -> None:
+    """Where it is started, or where it is waited for; the folder is free again."""
+    nowhere = Device(Bundle(processes.bundle), Access("mqtt://127.0.0.1:1"), processes.folder / "a", store, name="a")
     with pytest.raises(BrokerError, match="does not answer within"):
-        device.agent.wait(60)
+        nowhere.start()
+    server = Peer(broker, "server-default", [TOPICS.up("+")], processes.folder / "server" / KEY, bundle)
+    device = start("a")
+    with pytest.raises(StateError, match="runs already"):
+        device.start()
+    assert device.wait(0.01) is None
+    sync = server.wait(Sync)
+    server.say(TOPICS.down("a"), Refusal(sync.key, sync.session, "it may not"), device="a")
+    with pytest.raises(StateError, match="refuses device 'a': it may not"):
+        device.wait()
+    server.close()
 
 
 @pytest.mark.parametrize("as_json", [True, False])

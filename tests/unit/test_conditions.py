@@ -170,6 +170,7 @@ def test_a_fleet_on_battery_waits_until_it_charges(
         lambda: data,
         watch=Watch(Limits(charging=True), conditions),
     )
+    agent.connect()
     thread = threading.Thread(target=agent.run, daemon=True)
     thread.start()
     assert unplugged.wait(PATIENCE_S)

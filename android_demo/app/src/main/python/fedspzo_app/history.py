@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from fedspzo.device_runtime.files import write_atomically
+
 #: Rounds that are kept when the file is opened.
 SHOWN = 500
 
@@ -37,8 +39,8 @@ class History:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._rounds = _read(file)[-SHOWN:]
-        if file.exists():  # written anew, without old rounds and a line that a kill cut off
-            file.write_text("".join(map(_line, self._rounds)), encoding="utf-8")
+        if file.exists():  # without old rounds and a line that a kill cut off
+            write_atomically(file, "".join(map(_line, self._rounds)).encode())
 
     def add(self, round: Round) -> None:
         """Keep one more round."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fedspzo.device_runtime.errors import StateError
-from fedspzo.device_runtime.files import make_folder, replace_durably, write_durably
+from fedspzo.device_runtime.files import make_folder, write_atomically
 from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.link.invitation import Invitation
 from fedspzo.device_runtime.replica.state import KEY
@@ -89,9 +89,7 @@ class PrivateFiles:
     def write(self, file: Path, content: bytes) -> None:
         """Write a file that appears whole or not at all."""
         make_folder(file.parent)
-        partial = file.with_name(file.name + ".partial")
-        write_durably(partial, content, mode=0o600)
-        replace_durably(partial, file)
+        write_atomically(file, content, mode=0o600)
 
     def save_invitation(self, invitation: Invitation, vault: Vault) -> None:
         """Keep the right to take part, sealed."""

@@ -126,9 +126,9 @@ class Training:
             return
         self._changed()
         with Sampler(self._book.sample) if self._book else nullcontext():
-            agent.run()
+            agent.connect()
+            self.finished = agent.run() is not None
         self.message = ""
-        self.finished = not self._stopping.is_set()
 
     def _observe(self, event: Event) -> None:
         if isinstance(event, Acknowledged):
