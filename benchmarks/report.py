@@ -85,20 +85,23 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     lines = [
         "# Speed and memory of a step",
         "",
-        "RoBERTa-large's layer shapes with random weights, full parameters, 2 threads. Updates of the weights are"
-        " included (a ± pair is a measurement alone). Growth: slope of the logarithms, 1 is in proportion. Ratios"
-        " depend on the processor: each figure stands under the one that it was measured on. An empty cell was not"
-        " measured.",
+        "The model has RoBERTa-large's layer shapes and random weights. All weights are trained, on 2 threads. Times"
+        " include the update of the weights, except those of a ± pair, which is one perturbation with both signs and"
+        " no update. P is the number of perturbations of the whole model, K that of block 2 under one of block 1."
+        " Growth is the slope of the logarithms; 1 means growth in proportion. Ratios depend on the processor, so each"
+        " has its own column. An empty cell was not measured.",
         "",
-        "All train the same tensors (all but the tables of tokens and positions; LoRA: rank 8 on queries and values) on"
-        " the same loss. The peers are rewritten for this comparison (`benchmarks/peers.py`), in their favour where"
-        " there is a choice. Where it says so, the program of DeComFL's authors was timed beside ours in the same run:"
-        " by default it takes two-sided differences and keeps z in memory; its README's command takes one-sided ones"
-        " and draws z again.",
+        "![Seconds and peak memory of a step](speed.png)",
+        "",
+        "All methods use the same loss and train the same tensors: all except the tables of tokens and positions, or"
+        " LoRA adapters of rank 8 on queries and values. The other methods are rewritten for this comparison"
+        " (`benchmarks/peers.py`), in their favour where there is a choice. The rows that say so time the program of"
+        " DeComFL's authors in the same run as ours. By default it takes two-sided differences and keeps z in memory;"
+        " with the command of its README it takes one-sided differences and draws z again.",
         "",
         *(_how_measured(name, one) for name, one in measured.items()),
         "",
-        "To add a processor or to measure again, on a quiet machine, with a clone of the authors' repository:",
+        "To add a processor or to measure again, use an idle machine and a clone of the authors' repository:",
         "`python benchmarks/report.py --measure --png docs/speed.png --growth docs/growth.png --decomfl ~/DeComFL`.",
         "",
         f"| what | bar | {head} |",
@@ -118,14 +121,15 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     lines += ["", f"| peak memory in MB | {head} |", f"| --- |{rule}"]
     for step in next(iter(peaks.values())):
         lines.append(_row([step, *(_cell(peaks.get(name, {}).get(step), ",.0f") for name in results)]))
+    lines += ["", "![Time and memory of a step against layers, weights, tokens and perturbations](growth.png)"]
     return "\n".join(lines) + "\n"
 
 
 def _how_measured(name: str, one: Mapping[str, Any]) -> str:
     speed, memory = one["speed"], one["memory"]
     return (
-        f"* {name}: engine {speed['engine']}; times of {speed['layers']} layers, medians of {speed['repeats']}, in turn"
-        f" in one process; peaks of {memory['layers']} layers, {memory['shape']}, each in a process of its own."
+        f"* {name}: engine {speed['engine']}. Times are of {speed['layers']} layers, medians of {speed['repeats']}, in"
+        f" turn in one process. Peaks are of {memory['layers']} layers, {memory['shape']}, each in a separate process."
     )
 
 
@@ -144,13 +148,14 @@ def processor() -> str:
     return names[0] if names else {"aarch64": "ARM"}.get(platform.machine(), platform.machine())
 
 
-def draw(speed: Mapping[str, Any], memory: Mapping[str, Any], path: Path) -> None:
-    """Bars of seconds for each shape and of megabytes."""
+def draw(one: Mapping[str, Any], path: Path) -> None:
+    """Bars of seconds for each shape and of megabytes, from one processor's results."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    speed, memory = one["speed"], one["memory"]
     panels = [
         (f"Seconds of a step\n{_texts(shape)}", {name: seconds[name] for name in TIMED if name in seconds}, "{:,.2f}")
         for shape, seconds in speed["seconds"].items()
@@ -160,7 +165,7 @@ def draw(speed: Mapping[str, Any], memory: Mapping[str, Any], path: Path) -> Non
     for panel, (title, values, form) in zip(axes, panels, strict=True):
         _bars(panel, title, values, form)
     keys = [pyplot.Rectangle((0, 0), 1, 1, color=colour) for colour, _ in KINDS.values()]
-    figure.suptitle(f"One step on {processor()}, 2 threads", fontsize=10)
+    figure.suptitle(f"One step on {one['processor']}, 2 threads", fontsize=10)
     figure.legend(keys, list(KINDS), loc="outside lower center", ncols=len(KINDS), frameon=False, fontsize=9)
     figure.savefig(path, dpi=110)
 
@@ -184,27 +189,24 @@ def _bars(panel: Any, title: str, values: Mapping[str, float], form: str) -> Non
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Run all, and draw; gives this processor's results."""
+    """Run all, and draw growth; returns this processor's results."""
     engine = ["--engine", options.engine]
     authors = [] if options.decomfl is None else ["--decomfl", str(options.decomfl)]
     repeats = ["--repeats", str(options.repeats)]
-    found = {
+    return {
         "processor": processor(),
         "cores": os.cpu_count(),
         "speed": run("speed.py", *engine, "--layers", str(options.layers), *repeats, *authors),
         "memory": run("memory.py", *engine, "--layers", str(options.memory_layers)),
         "growth": run("growth.py", *engine, *(["--png", str(options.growth)] if options.growth else [])),
     }
-    if options.png:
-        draw(found["speed"], found["memory"], options.png)
-    return found
 
 
 def main() -> None:
     """Measure if asked to, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--measure", action="store_true", help="measure here, and write this processor's results")
-    parser.add_argument("--png", type=Path, help="where to draw times and peaks, as measured")
+    parser.add_argument("--png", type=Path, help="where to draw times and peaks, as measured or of the first results")
     parser.add_argument("--growth", type=Path, help="where to draw growth, as measured")
     parser.add_argument("--decomfl", type=Path, metavar="FOLDER", help="also time its authors' program, cloned there")
     parser.add_argument("--engine", default="litert", choices=("litert", "executorch"))
@@ -216,7 +218,10 @@ def main() -> None:
         found = measure(options)
         file = RESULTS / f"{re.sub('[^a-z0-9]+', '-', found['processor'].lower()).strip('-')}.json"
         file.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    TABLE.write_text(table(load_results()), encoding="utf-8")
+    results = load_results()
+    if options.png:
+        draw(found if options.measure else next(one for one in results.values() if one), options.png)
+    TABLE.write_text(table(results), encoding="utf-8")
 
 
 if __name__ == "__main__":
