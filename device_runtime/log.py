@@ -41,22 +41,26 @@ class RateLimitedLog:
 
 
 class _Lines(logging.Formatter):
-    """Text for people: time and level before the message, or the level's number alone where systemd's journal reads."""
+    """Text for people: time and level before the message, or the level's number alone where systemd's journal reads.
 
-    def __init__(self, dated: bool, journal: bool) -> None:
-        text = "%(asctime)s %(levelname)-7s %(message)s" if dated and not journal else "%(message)s"
-        super().__init__(text, "%Y-%m-%d %H:%M:%S")
-        self._journal = journal
+    A kind follows in brackets. An error that ends a command stands on the screen as the command's answer, undated.
+    """
+
+    def __init__(self, dated: bool, journal: bool = False, screen: bool = False) -> None:
+        super().__init__("%(message)s", "%Y-%m-%d %H:%M:%S")
+        self._dated, self._journal, self._screen = dated, journal, screen
 
     def format(self, record: logging.LogRecord) -> str:
         """See :meth:`logging.Formatter.format`."""
         text = super().format(record)
         if kind := getattr(record, "kind", ""):
             text = f"{text} [{kind}]"
-        if not self._journal:
+        if self._journal:
+            priority = 3 if record.levelno >= logging.ERROR else 4 if record.levelno >= logging.WARNING else 6
+            return "\n".join(f"<{priority}>{line}" for line in text.split("\n"))  # sd-daemon(3)
+        if not self._dated or (self._screen and record.name == "fedspzo.cli"):
             return text
-        priority = 3 if record.levelno >= logging.ERROR else 4 if record.levelno >= logging.WARNING else 6
-        return "\n".join(f"<{priority}>{line}" for line in text.split("\n"))  # sd-daemon(3)
+        return f"{self.formatTime(record, self.datefmt)} {record.levelname:7} {text}"
 
 
 class _JsonLines(logging.Formatter):
@@ -93,10 +97,10 @@ def written_log(
         OSError: the file cannot be written.
     """
     handlers: list[logging.Handler] = [logging.StreamHandler()]
-    handlers[0].setFormatter(_JsonLines() if as_json else _Lines(serving, _journal_reads_errors()))
+    handlers[0].setFormatter(_JsonLines() if as_json else _Lines(serving, _journal_reads_errors(), screen=True))
     if file is not None:
         handlers.append(logging.FileHandler(file, encoding="utf-8"))
-        handlers[1].setFormatter(_JsonLines() if as_json else _Lines(dated=True, journal=False))
+        handlers[1].setFormatter(_JsonLines() if as_json else _Lines(dated=True))
     root, ours = logging.getLogger(), logging.getLogger("fedspzo")
     level = ours.level
     for handler in handlers:

@@ -16,10 +16,15 @@ class LiveData:
     """The examples of a source, read again when its file has changed."""
 
     def __init__(self, source: str, bundle: Bundle, cache: Path) -> None:
-        """Read and tokenise. Raises as :func:`fedspzo.device_runtime.data.store.load_data` does."""
+        """Read and tokenise; a record that is not an example is left out, as long as there is another that is one.
+
+        Raises:
+            DataError: the source cannot be read, or has no examples.
+        """
         self._source, self._bundle, self._cache = source, bundle, cache
+        self._skipped: set[str] = set()
         self._seen = _version(source)
-        self._store = load_data(source, bundle, cache)
+        self._store = self._load()
 
     def current(self) -> DataStore:
         """The examples; those from before while the file cannot be read or is being written."""
@@ -27,11 +32,25 @@ class LiveData:
         if version != self._seen:
             self._seen = version
             try:
-                self._store = load_data(self._source, self._bundle, self._cache)
-                log.warning("%s has changed: %d examples", self._source, len(self._store))
+                self._store = self._load()
+                log.info("%s has changed: %d examples", self._source, len(self._store))
             except (DataError, OSError) as error:
                 log.warning("%s has changed and cannot be used, so the examples stay as they were", error)
         return self._store
+
+    def _load(self) -> DataStore:
+        wrong: list[DataError] = []
+        try:
+            return load_data(self._source, self._bundle, self._cache, wrong.append)
+        except DataError as error:
+            if error.kind != "data.no-examples" or not wrong:
+                raise
+            raise wrong.pop(0) from None
+        finally:
+            for error in wrong:
+                if str(error) not in self._skipped:
+                    self._skipped.add(str(error))
+                    log.warning("%s; it is left out", error, extra={"kind": error.kind})
 
 
 def _version(source: str) -> tuple[int, int] | None:

@@ -6,8 +6,8 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,13 @@ class Example:
         fields: the template's fields.
         label: index of its label; 0 for generation.
         answers: for generation, the texts that count as right; the first is the one that is trained on.
+        where: its place in its source, for messages.
     """
 
     fields: Mapping[str, str]
     label: int
     answers: tuple[str, ...] = ()
+    where: str = field(default="", compare=False)
 
 
 def read_source(source: str) -> Any:
@@ -53,16 +55,24 @@ def fingerprint(source: str, content: Any) -> bytes:
     return content if isinstance(content, bytes) else f"{source} {content._fingerprint}".encode()
 
 
-def parse_examples(source: str, content: Any, task: Task) -> Iterator[Example]:
+def refuse(error: DataError) -> None:
+    """What is done about a record that is not an example, unless somebody skips it: raise the error."""
+    raise error
+
+
+def parse_examples(
+    source: str, content: Any, task: Task, skip: Callable[[DataError], None] = refuse
+) -> Iterator[Example]:
     """The examples of a source.
 
     Args:
         source: a path whose suffix tells the format (.csv, .tsv, .parquet, anything else is JSON lines), or
             ``hub:NAME:SPLIT`` or ``hub:NAME:CONFIG:SPLIT``.
         content: what :func:`read_source` gave for it.
+        skip: told what is wrong with a record that is not an example of the task, and where; it is then left out.
 
     Raises:
-        DataError: a record is not an example of the task; the message says where.
+        DataError: ``skip`` raises it, or the source cannot be read.
     """
     suffix = Path(source).suffix.lower()
     records: Iterator[tuple[str, object]]
@@ -76,9 +86,13 @@ def parse_examples(source: str, content: Any, task: Task) -> Iterator[Example]:
         records = _json_records(source, content)
     for where, record in records:
         try:
-            yield parse_example(record, task)
+            if isinstance(record, bytes):
+                record = _decode_json(record)
+            example = parse_example(record, task)
         except DataError as error:
-            raise DataError(error.kind, f"{where}: {error}") from None
+            skip(DataError(error.kind, f"{where}: {error}"))
+        else:
+            yield replace(example, where=where)
 
 
 def parse_example(record: object, task: Task) -> Example:
@@ -88,7 +102,7 @@ def parse_example(record: object, task: Task) -> Example:
             "data.not-an-object",
             "the record is not an object with named fields; write one JSON object for each example",
         )
-    fields = {field: _text(record, field, task) for field in task.fields}
+    fields = {name: _text(record, name, task) for name in task.fields}
     if task.form == GENERATION:
         return Example(fields, 0, _answers(record, task))
     value = record.get(task.target)
@@ -147,12 +161,14 @@ def _answers(record: Mapping[str, Any], task: Task) -> tuple[str, ...]:
 def _json_records(source: str, content: bytes) -> Iterator[tuple[str, object]]:
     for number, line in enumerate(content.splitlines(), start=1):
         if line.strip():
-            where = f"{source}, line {number}"
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError):
-                raise DataError("data.not-json", f"{where} is not JSON; write one JSON object on each line") from None
-            yield where, record
+            yield f"{source}, line {number}", line
+
+
+def _decode_json(line: bytes) -> object:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        raise DataError("data.not-json", "it is not JSON; write one JSON object on each line") from None
 
 
 def _csv_records(source: str, content: bytes, delimiter: str) -> Iterator[tuple[str, object]]:

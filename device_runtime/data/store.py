@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from fedspzo.device_runtime.data.encoder import Encoder
-from fedspzo.device_runtime.data.sources import Example, fingerprint, parse_examples, read_source
+from fedspzo.device_runtime.data.sources import Example, fingerprint, parse_examples, read_source, refuse
 from fedspzo.device_runtime.errors import DataError
 from fedspzo.device_runtime.files import written_atomically
 from fedspzo.device_runtime.model.bundle import Bundle
@@ -47,54 +47,60 @@ class DataStore:
         return np.argsort(draws, kind="stable")[:count]
 
 
-def load_data(source: Path | str, bundle: Bundle, cache: Path | None = None) -> DataStore:
+def load_data(
+    source: Path | str, bundle: Bundle, cache: Path | None = None, skip: Callable[[DataError], None] = refuse
+) -> DataStore:
     """Read and tokenise the examples of a file, or of a data set of the hub.
 
     Args:
         source: see :func:`fedspzo.device_runtime.data.sources.parse_examples`.
         bundle: gives the task and the tokenizer.
         cache: where to keep the tokens; reused while source and bundle stay the same.
+        skip: told of each record that is not an example of the task, or cannot be made to fit; it is then left out.
 
     Raises:
-        DataError: the source cannot be read, has no examples, or a record is not an example of the task.
+        DataError: the source cannot be read, has no examples, or ``skip`` raises it.
     """
     source = str(source)
     content = read_source(source)
     key = hashlib.sha256(hashlib.sha256(fingerprint(source, content)).digest() + bundle.identity).hexdigest()
     if cache is not None and (stored := _read_cache(cache, key)) is not None:
         return stored
-    examples = list(parse_examples(source, content, bundle.manifest.task))
-    if not examples:
+    store = tokenise(bundle, parse_examples(source, content, bundle.manifest.task, skip), skip)
+    if not len(store):
         raise DataError("data.no-examples", f"{source} has no examples; write one on each line")
-    store = tokenise(bundle, examples)
     if cache is not None:
         _write_cache(cache, key, store)
     return store
 
 
-def tokenise(bundle: Bundle, examples: Sequence[Example]) -> DataStore:
+def tokenise(bundle: Bundle, examples: Iterable[Example], skip: Callable[[DataError], None] = refuse) -> DataStore:
     """A store of examples; those without an answer can only be asked for one.
 
+    Args:
+        skip: told of each that cannot be made to fit the bundle's length; it is then left out.
+
     Raises:
-        DataError: an example cannot be made to fit the bundle's length.
+        DataError: ``skip`` raises it.
     """
     encoder = Encoder(bundle)
-    encoded = []
+    encoded, kept = [], []
     for number, example in enumerate(examples, start=1):
         try:
             encoded.append(encoder.encode(example.fields, example.answers[0] if example.answers else None))
+            kept.append(example)
         except DataError as error:
-            raise DataError(error.kind, f"example {number}: {error}") from None
-    ids = np.zeros((len(examples), bundle.manifest.length), np.int32)
+            skip(DataError(error.kind, f"{example.where or f'example {number}'}: {error}"))
+    ids = np.zeros((len(kept), bundle.manifest.length), np.int32)
     for row, example_tokens in zip(ids, encoded, strict=True):
         row[: len(example_tokens.ids)] = example_tokens.ids
     return DataStore(
         ids=ids,
         lengths=np.array([len(e.ids) for e in encoded], np.int32),
         starts=np.array([e.start for e in encoded], np.int32),
-        labels=np.array([example.label for example in examples], np.int32),
+        labels=np.array([example.label for example in kept], np.int32),
         truncated=sum(e.cut for e in encoded),
-        references=tuple(example.answers for example in examples) if any(e.answers for e in examples) else (),
+        references=tuple(example.answers for example in kept) if any(e.answers for e in kept) else (),
     )
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from fedspzo.device_runtime.device.transfer import DownloadError, MissingError, Source, Transfer
+from fedspzo.device_runtime.device.transfer import DownloadError, MissingError, RemoteFile, Transfer
 from fedspzo.device_runtime.errors import BundleError
 from fedspzo.device_runtime.files import lock_folder, move_into_place, write_atomically
 from fedspzo.device_runtime.model.bundle import Bundle, file_hash
@@ -51,7 +51,7 @@ def download(
         DownloadError: the server cannot be reached or trusted, the file is too large or not the expected one (nothing
             of it is kept then), or the disk refuses.
     """
-    source = Source.parse(url, authority)
+    source = RemoteFile.parse(url, authority)
     part, note = (path.with_name(path.name + suffix) for suffix in (".part", ".part.etag"))
 
     def keep(tag: str) -> None:
@@ -80,7 +80,7 @@ def download(
 def read(url: str, limit: int, authority: str = "") -> bytes:
     """The content of a small file, of ``limit`` bytes at most. Raises as :func:`download` does."""
     file = io.BytesIO()
-    Transfer(Source.parse(url, authority), file, limit=limit).run()
+    Transfer(RemoteFile.parse(url, authority), file, limit=limit).run()
     return file.getvalue()
 
 

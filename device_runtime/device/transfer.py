@@ -44,7 +44,7 @@ class _Broken(Exception):
 
 
 @dataclass(frozen=True)
-class Source:
+class RemoteFile:
     """Where a file is.
 
     Attributes:
@@ -59,7 +59,7 @@ class Source:
     context: ssl.SSLContext | None
 
     @classmethod
-    def parse(cls, url: str, authority: str) -> Source:
+    def parse(cls, url: str, authority: str) -> RemoteFile:
         """Raises DownloadError when the URL or the authority is none."""
         try:
             parts = urlsplit(url)
@@ -112,7 +112,7 @@ class Transfer:
         received: bytes that have come over the network.
     """
 
-    source: Source
+    source: RemoteFile
     file: IO[bytes]
     tag: str = ""
     limit: int | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -109,8 +108,7 @@ def test_the_journal_gets_levels(tmp_path: Path, journal: bool) -> None:
         command = [sys.executable, "-m", "fedspzo", "device", "nowhere", *options]
         done = subprocess.run(command, stderr=log, env={**os.environ, "JOURNAL_STREAM": stream})
     assert done.returncode == 1
-    start = "<3>" if journal else r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ERROR   "
-    assert re.match(start + "fedspzo device: ", (tmp_path / "log").read_text())
+    assert (tmp_path / "log").read_text().startswith("<3>" * journal + "fedspzo device: ")
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from victim import BLOCKS, DEVICE, Victim
 
 from fedspzo.broker.server.http import serve
 from fedspzo.device_runtime.data.live import LiveData
+from fedspzo.device_runtime.errors import DataError
 from fedspzo.device_runtime.model.bundle import Bundle, file_hash
 from fedspzo.device_runtime.protocol.messages import EntryBatch, Offer, encode
 from fedspzo.device_runtime.protocol.plan import Contribution, Entry, Plan
@@ -105,9 +106,36 @@ def test_examples_that_are_added_while_it_runs(
     with file.open("a") as stream:
         stream.write('{"text": "half a li')
     assert len(data.current()) == 6
-    assert "cannot be used, so the examples stay as they were" in caplog.text
+    with file.open("a") as stream:
+        stream.write('ne", "label": "call"}\n')
+    assert len(data.current()) == 7
     file.unlink()
-    assert len(data.current()) == 6
+    assert len(data.current()) == 7
+    assert "cannot be read" in caplog.text
+
+
+def test_a_bad_line_hides_no_other(
+    bundle: Bundle, tmp_path: Path, write_examples: Callable[[Path, int], Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither those before nor those after it, now or at the next start; it is named once."""
+    file = write_examples(tmp_path / "data.jsonl", 5)
+    data = LiveData(str(file), bundle, tmp_path / "tokens.npz")
+    bad = ["no JSON", '{"text": "call mum", "label": "dance"}', '{"label": "call"}', '"a text"', "\ud800"]
+    good = json.dumps({"text": "call mum now", "label": "call"})
+    for count, line in enumerate(bad, start=1):
+        with file.open("ab") as stream:
+            stream.write(f"{line}\n{good}\n".encode("utf-8", "surrogatepass"))
+        assert len(data.current()) == 5 + count
+    for count in range(len(bad)):
+        assert caplog.text.count(f"{file}, line {6 + 2 * count}: ") == 1
+    caplog.clear()
+    assert len(LiveData(str(file), bundle, tmp_path / "other.npz").current()) == 10
+    assert f"{file}, line 6: it is not JSON" in caplog.text
+    file.write_text("\n".join(bad[:3]))
+    assert len(data.current()) == 10
+    assert "the examples stay as they were" in caplog.text
+    with pytest.raises(DataError, match="line 1: it is not JSON"):
+        LiveData(str(file), bundle, tmp_path / "none.npz")
 
 
 def test_a_device_that_begins_afresh(pinned: Bundle, victim: Victim, ahead: tuple[list[Entry], Replica, Offer]) -> None:
