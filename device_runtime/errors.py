@@ -1,5 +1,7 @@
 """The one exception tree of the project: each message is a sentence that names the thing and the cure."""
 
+from __future__ import annotations
+
 
 class FedSPZOError(Exception):
     """Anything that went wrong and that a user can act on; commands print it and exit with status 1.
@@ -8,10 +10,14 @@ class FedSPZOError(Exception):
         kind: what the cause is, for programs: ``job.quorum-above-cohort``. docs/errors.md lists them all.
     """
 
-    def __init__(self, *kind_and_text: str) -> None:
-        """``kind``, then the sentence."""
-        self.kind = kind_and_text[0] if len(kind_and_text) > 1 else ""
-        super().__init__(kind_and_text[-1])
+    def __init__(self, kind: str, text: str) -> None:
+        """``text`` is one sentence that names the thing and, after a semicolon, the cure."""
+        super().__init__(text)
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[type[FedSPZOError], tuple[str, str]]:
+        """Another process gets it whole."""
+        return type(self), (self.kind, str(self))
 
 
 class BundleError(FedSPZOError):

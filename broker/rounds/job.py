@@ -172,7 +172,7 @@ def check_value(setting: Field[Any], value: Any) -> Any:
     for each in values:
         if "choices" in known and each not in known["choices"]:
             choices = ", ".join(map(str, known["choices"]))
-            raise PlanError(f"job.unknown-{name}", f"{name} is one of {choices}, not {each!r}")
+            raise PlanError("job.unknown-choice", f"{name} is one of {choices}, not {each!r}")
         least, most = known.get("least", -MOST), known.get("most", MOST)
         if element in ("int", "float") and not least <= each <= most:
             raise PlanError("job.out-of-range", f"{name} lies between {least:g} and {most:g}, not {each}")

@@ -66,8 +66,9 @@ def download(
             if expected_sha256 not in (None, file_hash(part)):
                 os.truncate(part, 0)
                 raise DownloadError(
-                    f"{url} is not the file that it should be (its SHA-256 differs), and what came was removed;"
-                    " try again, and if it stays so, tell who runs the server"
+                    "download.altered",
+                    f"{url} is not the file that the manifest names (its SHA-256 differs) and was removed; try again,"
+                    " and if that fails, tell the server's operator",
                 )
             move_into_place(part, path)
         finally:
@@ -123,7 +124,10 @@ def fetch_bundle(
         files = parse_manifest(folder, content.decode("utf-8", "replace")).files
         for name in files:
             if not _FILE_NAME.fullmatch(name) or name.lower() in (MANIFEST, PIN):
-                raise BundleError(f"{place}{MANIFEST} lists '{name}', which no bundle has; get it from another server")
+                raise BundleError(
+                    "download.foreign-file",
+                    f"{place}{MANIFEST} lists '{name}', which is not a file of a bundle; use another server",
+                )
         _pin(place, folder, authority)
         manifest = folder / MANIFEST
         if manifest.exists() and manifest.read_bytes() != content:
@@ -150,7 +154,7 @@ def _pin(place: str, folder: Path, authority: str) -> None:
     try:
         key = bytes.fromhex(text.decode("ascii"))
     except ValueError:
-        raise DownloadError(f"{place}{PIN} is not a public key; check the URL") from None
+        raise DownloadError("download.not-a-key", f"{place}{PIN} is not a public key; check the URL") from None
     write_pin(folder, key)
 
 
@@ -161,5 +165,5 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DownloadError(
-            f"{path} cannot be written ({error.strerror}); make room or choose another folder"
+            "download.unwritable", f"{path} cannot be written ({error.strerror}); make room, or choose another folder"
         ) from None

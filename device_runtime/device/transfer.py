@@ -67,14 +67,19 @@ class RemoteFile:
         except ValueError:
             parts, host, port = urlsplit(""), "", None
         if parts.scheme not in ("http", "https") or not host or parts.username is not None:
-            raise DownloadError(f"'{url}' is not a URL to download from; write one as https://host:8443")
+            raise DownloadError(
+                "download.url", f"'{url}' is not a URL to download from; write one as https://host:8443"
+            )
         if authority and parts.scheme == "http":
-            raise DownloadError(f"an authority is of no use with '{url}': nothing is checked over http; write https")
+            raise DownloadError(
+                "download.authority-over-http",
+                f"an authority has no effect on '{url}', because http checks nothing; write https",
+            )
         try:
             context = ssl.create_default_context(cadata=authority or None) if parts.scheme == "https" else None
         except (ssl.SSLError, ValueError):
             raise DownloadError(
-                "the authority is not a certificate in PEM; give the file that the server has"
+                "download.authority", "the authority is not a certificate in PEM; give the server's file"
             ) from None
         return cls(url, host, port, (parts.path or "/") + (f"?{parts.query}" if parts.query else ""), context)
 
@@ -91,10 +96,14 @@ class RemoteFile:
             yield
         except ssl.SSLCertVerificationError as error:
             raise DownloadError(
-                f"the server of {self.url} cannot be trusted ({error.verify_message}); check the URL and the authority"
+                "download.untrusted",
+                f"the server of {self.url} cannot be trusted ({error.verify_message}); check the URL and the authority",
             ) from None
         except (http.client.InvalidURL, ValueError):
-            raise DownloadError(f"'{self.url}' cannot be asked for; write spaces and the like as %20") from None
+            raise DownloadError(
+                "download.url-characters",
+                f"'{self.url}' is not a valid URL; write spaces and other special characters as %20 and so on",
+            ) from None
         except (OSError, http.client.HTTPException) as error:
             raise _Broken(getattr(error, "strerror", None) or str(error) or type(error).__name__) from None
 
@@ -134,7 +143,9 @@ class Transfer:
                 furthest = max(furthest, reached)
                 if failures >= ATTEMPTS:
                     raise DownloadError(
-                        f"{self.source.url}: {error}; check the URL and the network, or try later"
+                        "download.failed",
+                        f"{self.source.url} cannot be downloaded ({error}); check the URL and the network, or try"
+                        " again later",
                     ) from None
                 wait = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** (failures - 1)) * random.uniform(0.5, 1.0)
                 log.warning("%s: %s; trying again in %.1f s", self.source.url, error, wait)
@@ -153,7 +164,10 @@ class Transfer:
             total = self._begin(response)
             start = 0
         if self.limit is not None and total > self.limit:
-            raise DownloadError(f"{self.source.url} has {total} bytes, more than the {self.limit} that are allowed")
+            raise DownloadError(
+                "download.too-large",
+                f"{self.source.url} has {total} bytes, more than the {self.limit} allowed; check the URL",
+            )
         while start < total:
             with self.source.network():
                 piece = response.read1(min(_PIECE, total - start))
@@ -167,7 +181,9 @@ class Transfer:
     def _begin(self, response: http.client.HTTPResponse) -> int:
         """Start over with the version that the server has now, and return its size in bytes."""
         if response.length is None:
-            raise DownloadError(f"the server does not say how long {self.source.url} is; get it from another")
+            raise DownloadError(
+                "download.no-length", f"the server does not give the length of {self.source.url}; use another server"
+            )
         self.file.seek(0)
         self.file.truncate()
         self.tag = response.getheader("ETag", "")
@@ -187,12 +203,12 @@ class Transfer:
     def _check_status(self, response: http.client.HTTPResponse) -> None:
         url, answer = self.source.url, f"{response.status} {response.reason}".strip()
         if response.status in (404, 410):
-            raise MissingError(f"{url} is not there; check the URL")
+            raise MissingError("download.missing", f"{url} does not exist; check the URL")
         if response.status in (408, 429) or response.status >= 500:
             raise _Broken(f"the server answers {answer}")
         if 300 <= response.status < 400:
             raise DownloadError(
-                f"{url} has moved to '{response.getheader('Location', '')}'; give the URL that is meant"
+                "download.moved", f"{url} has moved to '{response.getheader('Location', '')}'; give the new URL"
             )
         if response.status != 200:
-            raise DownloadError(f"{url}: the server answers {answer}; check the URL")
+            raise DownloadError("download.refused", f"{url} gives {answer}; check the URL")

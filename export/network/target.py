@@ -43,7 +43,7 @@ class Target:
         unknown = [name for name in self.formats if name not in SUFFIXES]
         if unknown or not self.formats:
             raise ExportError(
-                "engine.unknown", f"there is no engine '{', '.join(unknown)}'; choose from {', '.join(SUFFIXES)}"
+                "export.unknown-engine", f"there is no engine '{', '.join(unknown)}'; choose from {', '.join(SUFFIXES)}"
             )
         if not self.batches or not self.lengths or min(self.batches) < 1 or min(self.lengths) < 4:
             raise ExportError(

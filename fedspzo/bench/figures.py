@@ -147,6 +147,8 @@ def _child(setting: Setting, kind: str) -> dict[str, float]:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
-        raise EngineError(f"the process to measure ended: {reason}")
+        raise EngineError(
+            "bench.process-ended", f"the measured process ended ({reason}); correct that, and run fedspzo bench again"
+        )
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found

@@ -38,11 +38,13 @@ def run(options: argparse.Namespace) -> None:
     bundle = Bundle(options.bundle)
     job = make_step(options, bundle)
     if options.repeats < 1:
-        raise PlanError("--repeats is at least 1")
+        raise PlanError("bench.repeats", f"--repeats is {options.repeats}; give at least 1")
     try:
         shape = choose_shape(bundle.manifest, options.shape)
     except ValueError as error:
-        raise PlanError(f"--shape is one of this bundle's: {error}") from None
+        raise PlanError(
+            "bench.shape", f"--shape is not a shape of this bundle ({error}); choose one of its shapes"
+        ) from None
     setting = Setting(options.bundle, options.engine, options.threads, options.ahead, job.blocks, job.sides, shape)
     for figure in FIGURES[options.what](setting, options.repeats):
         if options.json:

@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> None:
     from fedspzo.device_runtime.errors import BrokerError
 
     if not 0 <= options.port < 1 << 16:
-        raise BrokerError(f"{options.port} is not a port; choose one from 0 to 65535")
+        raise BrokerError("option.port", f"{options.port} is not a port; choose one from 0 to 65535")
     if options.embedded or options.state is None:
         _serve_embedded(options.port, "--embedded" if options.embedded else "no --state")
     elif not installed():

@@ -24,9 +24,11 @@ def run(options: argparse.Namespace) -> None:
     from fedspzo.device_runtime.protocol.topics import valid_id
 
     if min(options.rounds, options.devices, options.cohort) < 1:
-        raise FedSPZOError("--rounds, --devices and --cohort are positive")
+        raise FedSPZOError("demo.not-positive", "--rounds, --devices and --cohort are positive; correct these")
     if not valid_id(options.name):
-        raise FedSPZOError(f"'{options.name}' cannot be a run's name; use up to 64 letters, digits, '-' and '_'")
+        raise FedSPZOError(
+            "demo.run-name", f"'{options.name}' is not a valid run name; use up to 64 letters, digits, '-' and '_'"
+        )
     run_demo(
         Settings(
             folder=Path("runs") / options.name,

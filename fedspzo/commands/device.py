@@ -77,7 +77,8 @@ def run(options: argparse.Namespace) -> None:
     access = make_access(options)
     if options.access and options.id not in (None, access.user):
         raise BrokerError(
-            f"{options.access} is the access of '{access.user}', which is the device's id; leave out --id"
+            "option.id-beside-access",
+            f"{options.access} is the access of '{access.user}', which is then the device's id; leave out --id",
         )
     device = options.id or access.user or None
     if options.show_key:
@@ -122,9 +123,14 @@ def make_limits(options: argparse.Namespace) -> Limits:
     from fedspzo.device_runtime.platform.conditions import Limits, read_conditions
 
     if not 0 <= options.min_battery <= 100:
-        raise StateError(f"--min-battery is a percentage from 0 to 100, not {options.min_battery:g}")
+        raise StateError(
+            "option.min-battery", f"--min-battery is {options.min_battery:g}; give a percentage from 0 to 100"
+        )
     if math.isnan(options.max_temperature):
-        raise StateError("--max-temperature is a number of degrees Celsius")
+        raise StateError("option.max-temperature", "--max-temperature is not finite; give a number of °C")
     if options.max_temperature < math.inf and math.isnan(read_conditions().temperature_c):
-        raise StateError("this machine has no temperature sensor under /sys/class; leave out --max-temperature")
+        raise StateError(
+            "option.no-temperature-sensor",
+            "this machine has no temperature sensor under /sys/class; leave out --max-temperature",
+        )
     return Limits(options.min_battery / 100, options.max_temperature, options.only_charging, options.only_unmetered)

@@ -98,9 +98,11 @@ def _measure(options: argparse.Namespace) -> None:
     bundle = Bundle(options.bundle)
     job = make_step(options, bundle)
     if options.steps < 1 or options.idle < 0 or options.interval <= 0:
-        raise EnergyError("--steps is at least 1, --idle at least 0, --interval more than 0")
+        raise EnergyError(
+            "option.energy-range", "--steps is at least 1, --idle at least 0, and --interval above 0; correct these"
+        )
     if options.csv and (options.energy or options.joules_per_flop is not None):
-        raise EnergyError("--csv is a way of its own; leave out --source and --joules-per-flop")
+        raise EnergyError("option.csv-beside-source", "--csv excludes --source and --joules-per-flop; leave these out")
     offset = parse_offset(options.offset)
     if options.joules_per_flop is None and not options.csv and not options.timeline:
         options.energy = options.energy or "auto"
@@ -141,7 +143,7 @@ def parse_offset(text: str) -> float | None:
     try:
         return float(text)
     except ValueError:
-        raise EnergyError(f"--offset is a number of seconds or 'edges', and not '{text}'") from None
+        raise EnergyError("option.offset", f"--offset is '{text}'; give a number of seconds, or edges") from None
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -153,13 +155,19 @@ def _report(options: argparse.Namespace) -> None:
 
     if options.path.is_file():
         if not options.csv:
-            raise EnergyError(f"{options.path} is a timeline: give the meter's log of that time with --csv")
+            raise EnergyError(
+                "option.timeline-without-csv",
+                f"{options.path} is a timeline and needs the meter's log of that time; give it with --csv",
+            )
         timeline = Timeline.read(options.path)
         account = settle(timeline, read_log(options.csv), parse_offset(options.offset))
         described, lines = describe_account(account, timeline.steps), account_lines(account, timeline.steps)
     else:
         if options.csv:
-            raise EnergyError("--csv goes with a timeline, which energy measure --timeline writes")
+            raise EnergyError(
+                "option.csv-without-timeline",
+                "--csv needs a timeline; write one with: fedspzo energy measure --timeline",
+            )
         rounds, beside = read_rounds(options.path)
         described = describe_rounds(rounds)
         lines = rounds_lines(described, beside)

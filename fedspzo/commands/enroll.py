@@ -57,13 +57,13 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _print_invitation(text: str) -> None:
-    from fedspzo.device_runtime.errors import BrokerError
+    from fedspzo.device_runtime.errors import BrokerError, install_hint
     from fedspzo.device_runtime.link.invitation import QR_BYTES
 
     try:
         import segno
     except ImportError:
-        raise BrokerError("drawing QR codes needs segno; install it with: pip install 'fedspzo[server]'") from None
+        raise BrokerError("access.no-qr-library", f"QR codes need segno; {install_hint('server')}") from None
     if len(text) <= QR_BYTES:
         segno.make_qr(text, error="l", boost_error=False).terminal(compact=True)
     else:

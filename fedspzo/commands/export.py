@@ -64,7 +64,9 @@ def _export(options: argparse.Namespace, tasks: Mapping[str, Task], progress: St
     adapters: Adapters | None = OutputScales(targets=targets) if options.output_scales else None
     if options.lora_rank is not None:
         if adapters is not None:
-            raise ExportError("--lora-rank and --output-scales exclude each other: leave one out")
+            raise ExportError(
+                "option.two-adapters", "--lora-rank and --output-scales exclude each other; leave one out"
+            )
         trained = not options.lora_fixed_a
         adapters = LowRank(options.lora_rank, options.lora_alpha, targets=targets, train_down=trained)
     target = Target(
@@ -94,4 +96,4 @@ def _numbers(option: str, text: str) -> list[int]:
     try:
         return [int(number) for number in _split(text)]
     except ValueError:
-        raise ExportError(f"{option} takes whole numbers separated by commas, not '{text}'") from None
+        raise ExportError("option.numbers", f"{option} is '{text}'; give whole numbers separated by commas") from None

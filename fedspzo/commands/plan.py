@@ -64,13 +64,18 @@ def run(options: argparse.Namespace) -> None:
     from fedspzo.progress import steps
 
     if options.directions < 2 or options.batches < 2:
-        raise PlanError("--directions and --batches are at least 2: spread cannot be told from one")
+        raise PlanError(
+            "option.too-few-repeats", "--directions and --batches are at least 2, to measure a spread; raise them"
+        )
     if not (0 < options.budget < math.inf and 0 <= options.trial < math.inf):
-        raise PlanError("--budget is positive, and --trial positive or 0")
+        raise PlanError("option.budget", "--budget is above 0, and --trial at least 0; correct these")
     bundle, job = Bundle(options.bundle), make_job(options, seeds="device")
     shares = make_shares(options, job.seed, bundle)
     if not 1 <= job.cohort <= len(shares.devices):
-        raise PlanError(f"--cohort lies between 1 and the {len(shares.devices)} devices, not {job.cohort}")
+        raise PlanError(
+            "option.cohort-above-devices",
+            f"--cohort is {job.cohort}, and there are {len(shares.devices)} devices; choose at most so many",
+        )
     forward = Forward(create_engine(options.engine, options.threads), Replica(bundle, threads=options.threads))
     with steps("measuring the model's stages"):
         profile = probe(forward, shares, options.directions, options.batches, job.seed)

@@ -30,11 +30,14 @@ def run(options: argparse.Namespace) -> None:
     replica = open_model(options.folder)
     task = replica.bundle.manifest.task
     if len(options.text) != len(task.fields):
-        raise DataError(f"task '{task.name}' takes {len(task.fields)} texts: {', '.join(task.fields)}")
+        raise DataError(
+            "option.texts",
+            f"task '{task.name}' takes {len(task.fields)} texts; give one each for {', '.join(task.fields)}",
+        )
     for field, text in zip(task.fields, options.text, strict=True):
         check_text(field, text)
     if options.top < 1:
-        raise DataError("--top is at least 1")
+        raise DataError("option.top", f"--top is {options.top}; give at least 1")
     store = tokenise(replica.bundle, [Example(dict(zip(task.fields, options.text, strict=True)), 0)])
     forward = Forward(create_engine(options.engine), replica)
     if task.form == GENERATION:

@@ -166,14 +166,19 @@ def _endpoint(options: argparse.Namespace) -> Endpoint | None:
 
     if not options.http:
         if options.http_url or options.http_certificate or options.http_key:
-            raise BrokerError("--http-url, --http-certificate and --http-key go with --http HOST:PORT")
+            raise BrokerError(
+                "option.no-http", "--http-url, --http-certificate and --http-key need --http; add --http HOST:PORT"
+            )
         return None
     host, _, port = options.http.rpartition(":")
     if not port.isdecimal() or int(port) >= 1 << 16:
-        raise BrokerError(f"--http is HOST:PORT, such as 0.0.0.0:8443, and not '{options.http}'")
+        raise BrokerError("option.http", f"--http is '{options.http}'; write HOST:PORT, such as 0.0.0.0:8443")
     if host in ("0.0.0.0", "::", "[::]") and not options.http_url:
-        raise BrokerError(f"devices cannot reach {options.http} by that name; say with --http-url how they do")
+        raise BrokerError(
+            "option.http-url",
+            f"devices cannot reach {options.http} by that name; give the name that they use with --http-url",
+        )
     if bool(options.http_certificate) != bool(options.http_key):
-        raise BrokerError("--http-certificate and --http-key go together")
+        raise BrokerError("option.half-a-certificate", "--http-certificate and --http-key need each other; give both")
     tls = (options.http_certificate, options.http_key) if options.http_certificate else None
     return Endpoint(host or "127.0.0.1", int(port), options.http_url or "", tls)

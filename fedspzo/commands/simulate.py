@@ -270,7 +270,7 @@ def make_shares(options: argparse.Namespace, seed: int, bundle: Bundle) -> Share
     if options.data.is_dir():
         return read_folder(options.data, bundle)
     if options.devices < 1:
-        raise PlanError("--devices is positive")
+        raise PlanError("option.devices", "--devices is not positive; give at least 1")
     store, skew = load_data(options.data, bundle), Skew.parse(options.partition)
     if options.examples_per_device is None:
         return share_out(store, options.devices, skew, seed)

@@ -101,9 +101,12 @@ def _progress(
             yield json.loads(line)
         failed = [name for name, process in devices.items() if process.poll() not in (None, 0)]
         if failed:
-            raise FedSPZOError(f"the process of {failed[0]} ended: {_last_line(logs / f'{failed[0]}.log')}")
+            raise FedSPZOError(
+                "demo.device-ended",
+                f"the process of {failed[0]} ended ({_last_line(logs / f'{failed[0]}.log')}); see its log in {logs}",
+            )
     if server.wait() != 0:
-        raise FedSPZOError(f"the server ended: {_last_line(log)}")
+        raise FedSPZOError("demo.server-ended", f"the server ended ({_last_line(log)}); see {log}")
 
 
 def _read(server: subprocess.Popen[str], lines: queue.Queue[str]) -> None:

@@ -110,7 +110,10 @@ def run_demo(settings: Settings) -> None:
     plot_accuracy(folder / "accuracy.png", progress.evaluations, ceiling)
     _print_summary(console, settings, summary)
     if not _replicas_equal(summary) or len(summary["device_digests"]) != settings.devices:
-        raise FedSPZOError(f"the replicas differ at the end; see {folder / 'summary.json'} and {folder / 'logs'}")
+        raise FedSPZOError(
+            "demo.replicas-differ",
+            f"the replicas differ at the end; see {folder / 'summary.json'} and {folder / 'logs'}",
+        )
 
 
 def _write_data(settings: Settings) -> tuple[dict[str, Path], Path]:
@@ -120,7 +123,7 @@ def _write_data(settings: Settings) -> tuple[dict[str, Path], Path]:
     try:
         shares = intents.partition(train, settings.devices, ALPHA, settings.seed)
     except ValueError as error:
-        raise FedSPZOError(f"{error}; choose fewer --devices") from None
+        raise FedSPZOError("demo.too-many-devices", f"{error}; choose fewer --devices") from None
     folder = settings.folder / "data"
 
     def write(name: str, examples: Iterable[intents.Example]) -> Path:

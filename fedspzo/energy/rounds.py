@@ -56,14 +56,22 @@ def read_rounds(folder: Path) -> tuple[list[Spent], dict[str, Any]]:
         ]
         if not rounds:
             raise EnergyError(
-                f"no device told {server} of joules; run fedspzo server with --energy, and devices with --energy SOURCE"
+                "energy.not-reported",
+                f"no device of {server} reported its energy; run fedspzo server with --energy, and devices with"
+                " --energy SOURCE",
             )
         return rounds, {"of": "server", "rounds_in_all": len(history)}
     if not (folder / ENERGY).is_file():
-        raise EnergyError(f"{folder} is neither a run nor the state of a server, nor of a device run with --energy")
+        raise EnergyError(
+            "energy.no-records",
+            f"{folder} has no record of energy; give a run's folder, or the state of a server or a device run with"
+            " --energy",
+        )
     records = {record["round"]: record for record in read_book(folder)}  # a round that was measured again counts once
     if not records:
-        raise EnergyError(f"{folder / ENERGY} has no round yet")
+        raise EnergyError(
+            "energy.no-rounds", f"{folder / ENERGY} has no round yet; wait until the device has taken part in one"
+        )
     rounds = [
         Spent(r["round"], r["joules"], r["uncertainty"], 1, not r["measured"], r["loss"]) for r in records.values()
     ]

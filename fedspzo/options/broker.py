@@ -25,7 +25,11 @@ def make_access(options: argparse.Namespace) -> Access:
     from fedspzo.device_runtime.link.access import Access
 
     if options.access is None and options.broker is None:
-        raise BrokerError("give the broker's URL with --broker, or the file that fedspzo enroll made with --access")
+        raise BrokerError(
+            "option.no-broker",
+            "there is no broker to connect to; give its URL with --broker, or the file from fedspzo enroll with"
+            " --access",
+        )
     if options.access is None:
         return Access.parse(options.broker)
     access = Access.load(options.access)

@@ -46,7 +46,12 @@ def make_source(options: argparse.Namespace, flops: Callable[[], int]) -> Source
     if options.joules_per_flop is None:
         return choose_source(options.energy, make_places(options)) if options.energy else None
     if options.energy:
-        raise EnergyError("a source is for measuring and --joules-per-flop for an estimate; give one of them")
+        raise EnergyError(
+            "option.source-and-estimate", "a source measures and --joules-per-flop estimates; give only one of them"
+        )
     if not 0 < options.joules_per_flop < 1:
-        raise EnergyError(f"--joules-per-flop is a price such as 2e-10, in J, and not {options.joules_per_flop:g}")
+        raise EnergyError(
+            "option.joules-per-flop",
+            f"--joules-per-flop is {options.joules_per_flop:g}; give joules for each operation, such as 2e-10",
+        )
     return Estimate(flops, options.joules_per_flop)

@@ -28,12 +28,13 @@ from fedspzo_app.main import create
 from fedspzo_app.private_files import PrivateFiles, parse_invitation
 from patience import PATIENCE_S
 from ports import free_port
+from refusals import raises
 
 from fedspzo.broker.mqtt.mosquitto import ManagedBroker
 from fedspzo.broker.mqtt.mosquitto_program import installed
 from fedspzo.broker.server.store import pin_bundle, read_journal
 from fedspzo.device_runtime.engines.protocol import create_engine
-from fedspzo.device_runtime.errors import BrokerError, EngineError, StateError
+from fedspzo.device_runtime.errors import BrokerError
 from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.link.invitation import Invitation
 from fedspzo.device_runtime.model.arrays import aligned_empty
@@ -71,32 +72,32 @@ def result(answer: str) -> dict[str, Any]:
 
 
 def error(answer: str) -> str:
-    return str(json.loads(answer)["error"])
+    """The sentence, and in brackets the kind."""
+    answered = json.loads(answer)
+    return f"{answered['error']} [{answered['kind']}]"
 
 
 def test_each_step_that_is_missing_is_named(app: App, copied_bundle: Path, tmp_path: Path) -> None:
     listener = Listener()
     status = result(app.status())
     assert (status["broker"], status["task"], status["running"], status["examples"]) == ("", None, False, 0)
-    assert error(app.start(listener)) == "there is no invitation; scan or paste one"
-    assert "not a whole invitation" in error(app.enrol("fedspzo:AAAA"))
-    assert "is not a broker's URL" in error(app.enrol("http://host"))
+    assert error(app.start(listener)) == "there is no invitation; scan or paste one [device.no-invitation]"
+    assert "[access.invitation]" in error(app.enrol("fedspzo:AAAA"))
+    assert "[access.url]" in error(app.enrol("http://host"))
     assert result(app.describe_invitation(LOGIN.text())) == {
         "broker": "mqtts://127.0.0.1:9", "device": "phone-1", "job": "default"
     }  # fmt: skip
     assert result(app.status())["broker"] == ""
     result(app.enrol(LOGIN.text()))
-    assert "there is no bundle; import the one" in error(app.start(listener))
-    assert "there is no bundle" in error(app.predict("{}"))
-    assert "there is no bundle in what was chosen" in error(
-        app.import_bundle(str(shutil.copytree(FAKES, tmp_path / "x")))
-    )
+    assert "[device.no-bundle]" in error(app.start(listener))
+    assert "[device.no-bundle]" in error(app.predict("{}"))
+    assert "[bundle.no-manifest-in-zip]" in error(app.import_bundle(str(shutil.copytree(FAKES, tmp_path / "x"))))
     result(app.import_bundle(str(copied_bundle)))
     assert error(app.start(listener)) == error(app.check_ready())
-    assert "there are no examples" in error(app.check_ready())
-    assert "the text field 'text' is missing" in error(app.add_example('{"label": "alarm"}'))
-    assert "label 'dance' is not one of" in error(app.add_example('{"text": "dance", "label": "dance"}'))
-    assert "the field 'text' is empty" in error(app.add_example('{"text": " ", "label": "alarm"}'))
+    assert "[data.none-yet]" in error(app.check_ready())
+    assert "[data.missing-field]" in error(app.add_example('{"label": "alarm"}'))
+    assert "[data.unknown-label]" in error(app.add_example('{"text": "dance", "label": "dance"}'))
+    assert "[data.empty-field]" in error(app.add_example('{"text": " ", "label": "alarm"}'))
     result(app.add_example('{"text": "wake me", "label": "alarm"}'))
     status = result(app.status())
     assert status["task"] == {
@@ -112,13 +113,13 @@ def test_bundles_are_checked_before_they_replace_another(app: App, copied_bundle
     assert not Path(archive).exists()
     graph = next(copied_bundle.rglob("*.tflite"))
     graph.write_bytes(graph.read_bytes()[:-1])
-    assert "was truncated or altered" in error(app.import_bundle(str(copied_bundle)))
+    assert "[bundle.file-altered]" in error(app.import_bundle(str(copied_bundle)))
     assert result(app.status())["task"]["name"] == "requests"
     (tmp_path / "no.zip").write_bytes(b"PK nothing")
-    assert "not a readable zip file" in error(app.import_bundle(str(tmp_path / "no.zip")))
+    assert "[bundle.not-a-zip]" in error(app.import_bundle(str(tmp_path / "no.zip")))
     answer = result(app.predict('{"text": "wake me"}'))
     assert sum(share for _, share in answer["labels"]) == pytest.approx(1, abs=1e-3)
-    assert "the field 'text' is empty" in error(app.predict("{}"))
+    assert "[data.empty-field]" in error(app.predict("{}"))
 
 
 def test_examples_are_added_whole(
@@ -152,9 +153,9 @@ def test_secrets_lie_sealed(app: App, copied_bundle: Path, tmp_path: Path) -> No
         assert key not in content, file
         assert key.hex().encode() not in content, file
     assert files.load_invitation(vault) == LOGIN
-    with pytest.raises(StateError, match="invitation.sealed cannot be unsealed .*; leave, and join"):
+    with raises("state.sealed", "invitation.sealed", "join with a new invitation"):
         files.load_invitation(Keystore(tmp_path / "another"))
-    assert "takes part in job 'default' as 'phone-1'; leave it" in error(app.enrol("mqtt://host"))
+    assert "leave it before you join another [device.joined]" in error(app.enrol("mqtt://host"))
     result(app.leave())
     assert {file.name for file in root.iterdir()} == {"bundle"}
     result(app.enrol("mqtt://host"))
@@ -199,7 +200,7 @@ def test_the_phone_is_read_and_its_limits_are_kept(app: App, tmp_path: Path) -> 
     assert status(level=10)["waits"] == "its battery is at 10%, below 20%"
     assert status(temperature=455)["waits"] == "it is at 45.5 °C, above 42 °C"
     result(app.set_limits('{"battery": 0.05, "charging": true, "unmetered": false}'))
-    assert "these are no limits" in error(app.set_limits('{"battery": 5}'))
+    assert "[option.limits]" in error(app.set_limits('{"battery": 5}'))
     assert result(open_app(tmp_path).status())["limits"] == {
         "battery": 0.05, "temperature_c": 42.0, "charging": True, "unmetered": False
     }  # fmt: skip
@@ -237,9 +238,9 @@ def test_executorch_through_java_gives_what_the_reference_does(bundle_folder: Pa
             reference.run(inputs, results[1])
             for found, expected in zip(*results, strict=True):
                 np.testing.assert_allclose(found, expected, atol=1e-4)
-        with pytest.raises(EngineError, match="gives .* numbers where"):
+        with raises("engine.result-size"):
             loaded.run(inputs, [aligned_empty((1, *shape, 2)) for shape in wanted])
-    with pytest.raises(EngineError, match="cannot load .*export the bundle again"):
+    with raises("engine.load-failed", "export the bundle again"):
         engines[0].load(bundle_folder / "manifest.json")
 
 

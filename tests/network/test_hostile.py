@@ -21,7 +21,6 @@ from fedspzo.broker.server.evaluation import Evaluator, Schedule
 from fedspzo.broker.server.loop import Loop
 from fedspzo.broker.server.store import ServerStore, read_history
 from fedspzo.device_runtime.engines.protocol import create_engine
-from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.link.connection import Received
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.messages import (
@@ -172,7 +171,7 @@ def test_only_the_server_can_send_a_device_away(victim: Victim, tmp_path: Path) 
         victim.hear(message)
     assert not victim.agent._finished
     assert victim.agent._last_round is None
-    with pytest.raises(StateError, match="refuses device 'a': go"):
+    with raises("device.refused", "'a'", "go"):
         victim.hear(victim.sign(Refusal(key, session, "go"), DEVICE))
 
 
@@ -254,7 +253,7 @@ def test_a_snapshot_that_is_ahead_of_the_journal(pinned: Bundle, entries: list[E
     replica.apply(entries[0])
     (tmp_path / "server" / "snapshots").mkdir(parents=True)
     replica.save_snapshot(tmp_path / "server" / "snapshots" / "00000001.safetensors")
-    with pytest.raises(StateError, match="is not of this journal; remove it"):
+    with raises("state.snapshot-of-another-journal", "remove it"):
         Host(pinned, tmp_path)
 
 

@@ -216,17 +216,16 @@ def test_only_the_right_authority_name_and_password(
     connect(replace(access, url=f"mqtts://127.0.0.1:{broker.port}"))
     ensure_certificates(tmp_path, [])
     other = (tmp_path / "ca.pem").read_text()
-    system = "certificate that cannot be trusted: (unable to get local issuer|self-signed)"
     refusals = {
-        replace(access, authority=other): "cannot be trusted: .*; use this broker's own access file",
-        replace(access, authority=""): system,
+        replace(access, authority=other): "use this broker's own access file",
+        replace(access, authority=""): "certificate that cannot be trusted: ",
         replace(access, url=f"mqtts://127.1:{broker.port}"): "Hostname mismatch, certificate is not valid for '127.1'",
         replace(access, password="guessed"): "refuses: Not authorized; check user name and password",
         replace(access, user="nobody"): "refuses: Not authorized",
         replace(access, user="", password=""): "refuses: Unspecified error; check user name and password",
     }
     for refused, message in refusals.items():
-        with pytest.raises(BrokerError, match=message):
+        with raises("broker.refused", message):
             connect(refused)
     with raises("access.authority", "make the access file again"):
         Link(replace(access, authority="other"), "careful", [])

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from federation import Processes, broker, processes, read_end
 from patience import PATIENCE_S
+from refusals import raises
 
 from fedspzo.broker.mqtt.embedded import EmbeddedBroker
 from fedspzo.broker.rounds.aggregate import ClosedRound, close_round
@@ -24,7 +25,6 @@ from fedspzo.broker.server.store import ServerStore, read_history, read_journal
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.device.agent import Agent
 from fedspzo.device_runtime.engines.protocol import create_engine
-from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.messages import Result
@@ -103,11 +103,11 @@ def test_two_servers_side_by_side_and_one_of_them_again(
 def test_it_is_stopped_from_anywhere(pinned: Bundle, broker: EmbeddedBroker, tmp_path: Path) -> None:
     """And the folder is free then."""
     server = Server(pinned, make_job(), Access(broker.url), tmp_path / "server")
-    with pytest.raises(StateError, match="has not been started"):
+    with raises("server.not-started"):
         server.status()
     assert server.wait(0) is None
     for _ in range(2):
-        with server, pytest.raises(StateError, match="runs already; stop it first"):
+        with server, raises("server.running", "stop it first"):
             server.start()
     threading.Timer(0.5, server.stop).start()
     assert server.run() is None

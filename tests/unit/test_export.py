@@ -120,7 +120,7 @@ def test_models_that_cannot_be_exported(checkpoint: Path, task: Task, tmp_path: 
             export_bundle(str(model), {task.form: task}, Target(engines, [2], [length]), tmp_path / "b")
 
     refused("model.no-folder", "'./nowhere'", model="./nowhere")
-    refused("engine.unknown", "'onnx'", engines=("onnx",))
+    refused("export.unknown-engine", "'onnx'", engines=("onnx",))
     refused("export.too-long", "32 tokens", "--max-length", length=33)
     copy = damaged(checkpoint, tmp_path)
     config = json.loads((copy / "config.json").read_text())

@@ -16,7 +16,6 @@ from refusals import raises
 from fedspzo.broker.rounds.aggregate import Spending, close_round, describe_round, refusal
 from fedspzo.broker.rounds.job import Job, plan_round
 from fedspzo.broker.rounds.sampling import Candidate, choose_cohort
-from fedspzo.device_runtime.errors import PlanError
 from fedspzo.device_runtime.protocol.messages import Energy, Result, decode, encode, fingerprint
 from fedspzo.device_runtime.protocol.plan import Block, Plan
 
@@ -183,7 +182,7 @@ def test_the_first_block_rests_between() -> None:
     job = dataclasses.replace(JOB, first_every=3)
     fanouts = [plan_round(job, round).blocks[0].fanout for round in range(1, 10)]
     assert fanouts == [0, 0, 1] * 3
-    with pytest.raises(PlanError, match="first_every is for the first of several blocks"):
+    with raises("job.no-first-block", "first_every"):
         dataclasses.replace(JOB.with_blocks(JOB.blocks[-1:]), first_every=3)
 
 

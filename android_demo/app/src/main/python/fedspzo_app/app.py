@@ -44,7 +44,7 @@ def _command(do: Callable[Concatenate[App, _P], dict[str, Any] | None]) -> Calla
             try:
                 return json.dumps(do(app, *arguments, **named) or {})
             except FedSPZOError as error:
-                return json.dumps({"error": str(error)})
+                return json.dumps({"error": str(error), "kind": getattr(error, "kind", "")})
 
     return command
 
@@ -89,7 +89,9 @@ class App:
         invitation, known = parse_invitation(text), self._invitation
         if known and (invitation.access.user, invitation.job) != (known.access.user, known.job):
             raise StateError(
-                f"this phone takes part in job '{known.job}' as '{known.access.user}'; leave it before joining another"
+                "device.joined",
+                f"this phone takes part in job '{known.job}' as '{known.access.user}'; leave it before you join"
+                " another",
             )
         self._stop()
         self._close_state()
@@ -121,7 +123,7 @@ class App:
         try:
             fields = json.loads(record)
         except ValueError:
-            raise DataError("the example is not JSON") from None
+            raise DataError("data.not-json", "the example is not JSON; write one JSON object") from None
         own_examples.add(self._files, fields, self._needed_bundle().manifest.task)
         self._examples += 1
 
@@ -245,16 +247,16 @@ class App:
 
     def _needed_invitation(self) -> Invitation:
         if self._invitation is None:
-            raise StateError("there is no invitation; scan or paste one")
+            raise StateError("device.no-invitation", "there is no invitation; scan or paste one")
         return self._invitation
 
     def _check_examples(self) -> None:
         if not self._examples:
-            raise DataError("there are no examples to learn from; add some, or import a file of them")
+            raise DataError("data.none-yet", "there are no examples to learn from; add some, or import a file of them")
 
     def _needed_bundle(self) -> Bundle:
         if self._bundle is None:
-            raise StateError("there is no bundle; import the one that the job's server gives out")
+            raise StateError("device.no-bundle", "there is no bundle; import the one that the job's server offers")
         return self._bundle
 
     def _needed_engine(self) -> Engine:

@@ -36,7 +36,9 @@ def import_bundle(source: Path, target: Path) -> Bundle:
         found.rename(target)
         sync_folder(target.parent)
     except OSError as error:
-        raise BundleError(f"the bundle cannot be kept: {error}; make room and import it again") from None
+        raise BundleError(
+            "bundle.no-room", f"the bundle cannot be kept ({error}); make room, and import it again"
+        ) from None
     finally:
         shutil.rmtree(incoming, ignore_errors=True)
     return Bundle(target)
@@ -47,7 +49,9 @@ def _unpack(source: Path, folder: Path) -> None:
         with zipfile.ZipFile(source) as archive:
             archive.extractall(folder)  # it leaves no way out of the folder: drives, '..' and roots are dropped
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-        raise BundleError(f"the file is not a readable zip file ({error}); choose a bundle's zip file") from None
+        raise BundleError(
+            "bundle.not-a-zip", f"the file is not a readable zip file ({error}); choose a bundle's zip file"
+        ) from None
 
 
 def _find(folder: Path) -> Path:
@@ -55,5 +59,7 @@ def _find(folder: Path) -> Path:
     places = [folder, *sorted(child for child in folder.iterdir() if child.is_dir())]
     found = [place for place in places if (place / MANIFEST).is_file()]
     if not found:
-        raise BundleError("there is no bundle in what was chosen: it has a manifest.json at its top; choose it again")
+        raise BundleError(
+            "bundle.no-manifest-in-zip", "the chosen file or folder has no manifest.json at its top; choose a bundle"
+        )
     return found[0]

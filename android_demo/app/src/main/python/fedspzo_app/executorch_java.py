@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fedspzo.device_runtime.engines.protocol import Constants
+from fedspzo.device_runtime.engines.protocol import Constants, cannot_load, cannot_run, check_count
 from fedspzo.device_runtime.errors import EngineError
 
 
@@ -34,13 +34,16 @@ class ExecuTorchGraph:
         try:
             results = self._module.forward(*given)
         except Exception as error:  # Java's exceptions are not known here
-            raise EngineError(f"ExecuTorch refused to run the graph: {error}") from None
-        if len(results) != len(outputs):
-            raise EngineError(f"the graph gives {len(results)} arrays, not {len(outputs)}")
+            raise cannot_run("ExecuTorch", error) from None
+        check_count(len(results), outputs)
         for result, out in zip(results, outputs, strict=True):
             values = result.toTensor().getDataAsFloatArray()
             if len(values) != out.size:
-                raise EngineError(f"the graph gives {len(values)} numbers where float32 {out.shape} was wanted")
+                raise EngineError(
+                    "engine.result-size",
+                    f"the graph gives {len(values)} numbers where float32 {out.shape} was wanted; import a newer"
+                    " bundle",
+                )
             buffer = self._buffer(out)
             buffer.rewind()
             buffer.put(values)
@@ -69,8 +72,9 @@ class _Classes:
             from org.pytorch.executorch import EValue, Module, Tensor
         except ImportError as error:
             raise EngineError(
-                f"this app was built without ExecuTorch ({error}); build it with -Pexecutorch, or import a bundle that"
-                " was exported with --engine litert"
+                "engine.not-in-app",
+                f"this app was built without ExecuTorch ({error}); build it with -Pexecutorch, or import a bundle for"
+                " the engine litert",
             ) from None
         self.module, self.tensor, self.value = Module, Tensor, EValue
         self._buffers, self._order = Buffers, ByteOrder.nativeOrder()
@@ -78,7 +82,10 @@ class _Classes:
     def over(self, array: np.ndarray) -> Any:
         """A FloatBuffer over an array's memory, which the caller keeps alive. Raises EngineError when it cannot be."""
         if array.dtype != np.float32 or not array.flags.c_contiguous:
-            raise EngineError(f"the graph takes contiguous float32 arrays, not {array.dtype} {array.shape}")
+            raise EngineError(
+                "engine.array-shape",
+                f"the graph takes contiguous float32 arrays, not {array.dtype} {array.shape}; import a newer bundle",
+            )
         return self._buffers.over(array.ctypes.data, array.nbytes).order(self._order).asFloatBuffer()
 
 
@@ -97,7 +104,7 @@ class ExecuTorchEngine:
         try:
             return ExecuTorchGraph(module.load(str(path), module.LOAD_MODE_MMAP, self._threads), self._classes)
         except Exception as error:  # Java's exceptions are not known here
-            raise EngineError(f"ExecuTorch cannot load {path} ({error}); export the bundle again") from None
+            raise cannot_load("ExecuTorch", path, error) from None
 
 
 def create(threads: int) -> ExecuTorchEngine:

@@ -43,7 +43,7 @@ def ask(replica: Replica, engine: Engine, fields: Mapping[str, str]) -> dict[str
     task = replica.bundle.manifest.task
     for name in task.fields:
         if not fields.get(name, "").strip():
-            raise DataError(f"the field '{name}' is empty; write something there")
+            raise DataError("data.empty-field", f"the field '{name}' is empty; write something there")
         check_text(name, fields[name])
     store = tokenise(replica.bundle, [Example({name: fields[name] for name in task.fields}, 0)])
     forward = Forward(engine, replica)

@@ -21,7 +21,7 @@ def import_file(files: PrivateFiles, source: Path, task: Task) -> int:
     content = read_source(str(source))
     examples = list(parse_examples(source.name, content, task))
     if not examples:
-        raise DataError(f"{source.name} has no examples; give one record a line")
+        raise DataError("data.no-examples", f"{source.name} has no examples; write one on each line")
     _extend(files, examples, task)
     return len(examples)
 
@@ -31,7 +31,7 @@ def add(files: PrivateFiles, record: Mapping[str, object], task: Task) -> None:
     example = parse_example(dict(record), task)
     empty = next((name for name, text in example.fields.items() if not text.strip()), None)
     if empty is not None:
-        raise DataError(f"the field '{empty}' is empty; write something there")
+        raise DataError("data.empty-field", f"the field '{empty}' is empty; write something there")
     _extend(files, [example], task)
 
 

@@ -130,8 +130,9 @@ class PrivateFiles:
             return vault.open(file.read_text(encoding="ascii"))
         except Exception as error:  # Java's exceptions are not known here
             raise StateError(
-                f"{file.name} cannot be unsealed ({type(error).__name__}): the phone's key store was emptied, or the"
-                " app's files come from another phone; leave, and join with a new invitation"
+                "state.sealed",
+                f"{file.name} cannot be unsealed ({type(error).__name__}), because the phone's key store was emptied"
+                " or the app's files come from another phone; leave, and join with a new invitation",
             ) from None
 
 

@@ -30,5 +30,7 @@ def parse_limits(text: str) -> Limits:
         if not (0 <= limits.battery <= 1 and limits.temperature_c > 0):
             raise ValueError
     except (ValueError, TypeError):
-        raise DataError(f"these are no limits: {text[:80]}") from None
+        raise DataError(
+            "option.limits", f"these are not limits: {text[:80]}; give numbers as the settings page does"
+        ) from None
     return limits
