@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedspzo.broker.server.store import BUNDLE, DATABASE, newest_snapshot, read_journal
+from fedspzo.broker.server.store import BUNDLE, DATABASE, newest_snapshot, open_journal
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.manifest import MANIFEST
-from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.replica.weights import TOGETHER, Replica
 
 SERVER = "server"
 
@@ -51,7 +51,9 @@ def open_model(folder: Path) -> Replica:
 
 def replay(replica: Replica, server: Path) -> None:
     """Apply the entries of a server's journal that the replica does not have."""
-    replica.apply_all([entry for entry in read_journal(server) if entry.round > replica.round])
+    with open_journal(server) as journal:
+        while entries := list(journal.entries(replica.round, TOGETHER)):
+            replica.apply_all(entries, journal.head(entries[-1].round))
 
 
 def _server(folder: Path) -> Path:

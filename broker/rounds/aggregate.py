@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedspzo.device_runtime.protocol.messages import Energy, Result, fingerprint
+from fedspzo.device_runtime.errors import PlanError
+from fedspzo.device_runtime.protocol.messages import Energy, Result, decode, encode, fingerprint
 from fedspzo.device_runtime.protocol.plan import Contribution, Entry, Plan
 
 #: Largest scalar, loss or time that a result may have.
@@ -96,6 +97,23 @@ def close_round(plan: Plan, results: Mapping[str, Result], votes: bool = False) 
         mean = np.sign(mean) if votes else mean
         return Entry(plan, (Contribution("", 1.0, tuple(mean.tolist())),))
     return Entry(plan, tuple(Contribution(d, share, results[d].scalars) for d, share in shares.items()))
+
+
+def checked(aggregate: Aggregate) -> Aggregate:
+    """An aggregation of a user's own, whose entries are rounded to float32 as every reader of the journal has them.
+
+    It raises PlanError where an entry is not of the round's plan, and MessageError where it is too large.
+    """
+
+    def make(plan: Plan, results: Mapping[str, Result]) -> Entry:
+        entry = decode(encode(aggregate(plan, results)))
+        if not isinstance(entry, Entry) or entry.plan != plan:
+            raise PlanError(
+                "plan.of-another-round", f"the aggregation of round {plan.round} gives another plan's entry"
+            )
+        return entry
+
+    return make
 
 
 def describe_round(plan: Plan, results: Mapping[str, Result], seconds: float) -> ClosedRound:

@@ -166,7 +166,7 @@ class Evaluator:
                     together.append(entry)
                     if self._schedule.due(entry.round):
                         break
-                replica.apply_all(together)
+                replica.apply_all(together, self._journal.head(together[-1].round))
                 self._attend()
         except Exception as error:  # a thread's error would be lost; the server raises it
             self._report(Failed(error))

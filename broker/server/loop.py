@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import partial
 
 from fedspzo.broker.rounds.adaptive import Pace
-from fedspzo.broker.rounds.aggregate import Aggregate, ClosedRound, close_round, describe_round
+from fedspzo.broker.rounds.aggregate import Aggregate, ClosedRound, checked, close_round, describe_round
 from fedspzo.broker.rounds.job import Job, plan_round
 from fedspzo.broker.rounds.sampling import Candidate, Sample, choose_cohort
 from fedspzo.broker.server.admission import Admission
@@ -29,7 +29,7 @@ from fedspzo.broker.server.progress import JobResult, Progress
 from fedspzo.broker.server.replies import Replies
 from fedspzo.broker.server.status import ServerStatus
 from fedspzo.broker.server.store import ServerStore
-from fedspzo.device_runtime.errors import MessageError, PlanError, StateError
+from fedspzo.device_runtime.errors import MessageError, StateError
 from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.link.connection import Connected, Link, Received
 from fedspzo.device_runtime.protocol.sums import check_continues
@@ -85,7 +85,7 @@ class Loop:
         self._wanted = max(devices, job.quorum)
         self._observe = observe
         self._serve_after = serve_after
-        self._aggregate = aggregate or partial(close_round, votes=job.votes)
+        self._aggregate = checked(aggregate) if aggregate else partial(close_round, votes=job.votes)
         self._sample = sample
         topics = Topics(name)
         client = access.user or f"server-{name}"
@@ -293,10 +293,8 @@ class Loop:
     def _close(self, opened: OpenRound, now: float) -> None:
         plan, results = opened.plan, opened.results
         entry = self._aggregate(plan, results)
-        if entry.plan != plan:
-            raise PlanError("plan.of-another-round", f"the entry of round {plan.round} has another plan than the round")
         closed = describe_round(plan, results, now - opened.started)
-        self._store.close_round(entry, self._outbox.publish(entry), closed)
+        self._outbox.publish(self._store.close_round(entry, closed))
         for device, result in results.items():
             member = self._roster.edit(device)
             if member is not None:

@@ -6,8 +6,8 @@ from fedspzo.broker.server.devices import Roster
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.link.connection import Link
 from fedspzo.device_runtime.protocol.messages import Finish, Hello, Message, encode
-from fedspzo.device_runtime.protocol.plan import Entry, Plan
-from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES, Scope
+from fedspzo.device_runtime.protocol.plan import Plan
+from fedspzo.device_runtime.protocol.signing import Scope
 from fedspzo.device_runtime.protocol.topics import Topics
 from fedspzo.device_runtime.replica.journal import EMPTY
 
@@ -51,11 +51,9 @@ class Outbox:
         else:
             self._waiting.append((self._topics.result, signed, 0.0))
 
-    def publish(self, entry: Entry) -> bytes:
-        """The next journal entry, to all; returns its signature."""
-        signed = self._sign(entry, head=self._head(entry.round - 1))
-        self._waiting.append((self._topics.result, signed, 0.0))
-        return signed[-SIGNATURE_BYTES:]
+    def publish(self, entry: bytes) -> None:
+        """A journal entry, as the store has signed it, to all."""
+        self._waiting.append((self._topics.result, entry, 0.0))
 
     def flush(self) -> None:
         """Send what waits."""

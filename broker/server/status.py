@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedspzo.broker.server.schema import check_version
 from fedspzo.broker.server.store import DATABASE
 from fedspzo.device_runtime.errors import StateError
 
@@ -62,6 +63,7 @@ def read_status(folder: Path) -> dict[str, Any]:
         connection = sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)
         connection.row_factory = sqlite3.Row
         try:
+            check_version(connection, file)
             return _read(connection, time.time())
         finally:
             connection.close()

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 from fedspzo.broker.rounds.aggregate import ClosedRound, Spending
 from fedspzo.broker.server.devices import Member
 from fedspzo.broker.server.open_round import OpenRound
+from fedspzo.broker.server.schema import check_version, open_tables
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.files import lock_folder, make_folder
 from fedspzo.device_runtime.protocol.messages import Rebase, Result, decode, encode
 from fedspzo.device_runtime.protocol.plan import MAX_SUMS, Entry, Plan
-from fedspzo.device_runtime.protocol.signing import Signer, write_pin
+from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES, Scope, Signer, write_pin
 from fedspzo.device_runtime.protocol.sums import EMPTY_SUMS, Sums, follow
 from fedspzo.device_runtime.replica.journal import EMPTY, Journal, connect, make_records
 
@@ -25,29 +26,13 @@ BUNDLE = "bundle"
 #: Snapshots that are kept: the one before the newest may be on its way to a device.
 KEPT = 2
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS job (bundle BLOB NOT NULL, name TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS open_round (round INTEGER PRIMARY KEY, plan BLOB NOT NULL, cohort TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS results (round INTEGER, device TEXT, result BLOB NOT NULL, PRIMARY KEY (round, device));
-CREATE TABLE IF NOT EXISTS history (
-    round INTEGER PRIMARY KEY, loss REAL, devices TEXT, seconds REAL, step_seconds REAL, closed REAL,
-    joules REAL, joules_uncertainty REAL, joules_devices INTEGER, joules_estimated INTEGER
-);
-CREATE TABLE IF NOT EXISTS devices (
-    name TEXT PRIMARY KEY, key BLOB NOT NULL, round INTEGER, examples INTEGER, battery REAL, charging INTEGER,
-    served INTEGER, results INTEGER, bytes_up INTEGER, bytes_down INTEGER, seen REAL,
-    measured_joules REAL, estimated_joules REAL, joules_uncertainty REAL, joules_results INTEGER
-);
-CREATE TABLE IF NOT EXISTS rebase (one INTEGER PRIMARY KEY CHECK (one = 1), message BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS counts (name TEXT PRIMARY KEY, count INTEGER NOT NULL);
-"""
-
 
 class ServerStore:
     """The server's state folder. What a method writes is on disk when it returns, or when a transaction around it ends.
 
     Attributes:
         bundle: identity of the job's bundle.
+        name: of the job.
         journal: the entries of closed rounds.
         sums: what they add up to; None where they are not of one pool of seeds.
         rebase: the sums at the last round that rebased, if one did.
@@ -65,32 +50,18 @@ class ServerStore:
             StateError: the folder cannot be used, or belongs to another job.
         """
         self._lock = lock_folder(folder)
-        self.bundle = bundle
+        self.bundle, self.name = bundle, name
         self._database = folder / DATABASE
         self._snapshots = folder / SNAPSHOTS
         self._snapshots.mkdir(exist_ok=True)
         self.signer = Signer(folder / KEY)
-        self._connection = connect(self._database)
+        self._connection = open_tables(self._database)
         self.journal = Journal(self._connection)
         try:
-            self._connection.executescript(_SCHEMA)
-            row = self._connection.execute("SELECT bundle, name FROM job").fetchone()
-            if row is None:
-                self._connection.execute("INSERT INTO job VALUES (?, ?)", (bundle, name))
-        except sqlite3.Error as error:
-            raise StateError(
-                "state.not-a-servers-database",
-                f"{folder / DATABASE} is not a server's database, or has another version ({error}); give a server's"
-                " state folder",
-            ) from None
-        if row is not None and row[0] != bundle:
-            raise StateError(
-                "state.other-bundle", f"{folder} belongs to another bundle; give each job its own state folder"
-            )
-        if row is not None and row[1] != name:
-            raise StateError(
-                "state.other-job", f"{folder} belongs to the job '{row[1]}'; give each job its own state folder"
-            )
+            self._claim(folder)
+        except StateError:
+            self.close()
+            raise
         self.rebase = self._load_rebase()
         self.sums: Sums | None = self.rebase.sums if self.rebase else EMPTY_SUMS
         for entry in self.journal.entries(after=self.rebase.round if self.rebase else 0):
@@ -112,6 +83,22 @@ class ServerStore:
     def open_journal(self) -> Journal:
         """The journal for another thread: what is committed, over a connection of its own."""
         return Journal(connect(self._database))
+
+    def _claim(self, folder: Path) -> None:
+        """Record which job the folder belongs to, the first time; raise StateError when it is another's."""
+        with self.transaction() as execute:
+            row = execute("SELECT bundle, name FROM job").fetchone()
+            if row is None:
+                execute("INSERT INTO job VALUES (?, ?)", (self.bundle, self.name))
+                return
+        if row[0] != self.bundle:
+            raise StateError(
+                "state.other-bundle", f"{folder} belongs to another bundle; give each job its own state folder"
+            )
+        if row[1] != self.name:
+            raise StateError(
+                "state.other-job", f"{folder} belongs to the job '{row[1]}'; give each job its own state folder"
+            )
 
     def save_open_round(self, plan: Plan, cohort: tuple[str, ...]) -> None:
         """Record the plan and who is asked, before they are."""
@@ -141,11 +128,16 @@ class ServerStore:
         with self.transaction() as execute:
             execute("INSERT OR IGNORE INTO results VALUES (?, ?, ?)", (result.round, device, encode(result)))
 
-    def close_round(self, entry: Entry, signature: bytes, closed: ClosedRound) -> None:
-        """Append the signed entry and forget the open round, at once or not at all."""
+    def close_round(self, entry: Entry, closed: ClosedRound) -> bytes:
+        """Sign and append the entry and forget the open round, at once or not at all; returns the entry as it travels.
+
+        Its bytes are made once, and hashed once for the journal.
+        """
+        before = self.journal.head(entry.round - 1) or EMPTY
+        record = next(make_records([entry], before))
+        signed = self.signer.sign(record.payload, Scope(self.name, self.bundle, head=before))
         with self.transaction() as execute:
-            record = next(make_records([entry], self.journal.head(entry.round - 1) or EMPTY))
-            self.journal.append(record, signature)
+            self.journal.append(record, signed[-SIGNATURE_BYTES:])
             self.sums = follow(self.sums, entry)
             if entry.plan.rebases and self.sums and self.sums.pool * len(self.sums.blocks) <= MAX_SUMS:
                 self.rebase = Rebase(entry.round, record.head, self.sums)
@@ -159,6 +151,7 @@ class ServerStore:
                 (closed.round, closed.loss, " ".join(closed.devices), closed.seconds, closed.step_seconds, time.time(),
                  *joules),
             )  # fmt: skip
+        return signed
 
     def _load_rebase(self) -> Rebase | None:
         row = self._connection.execute("SELECT message FROM rebase").fetchone()
@@ -260,8 +253,10 @@ def link_bundle(state: Path, bundle: Path) -> None:
         link.symlink_to(bundle.resolve())
 
 
-def forget_devices(folder: Path, names: Iterable[str]) -> None:
+def forget_devices(folder: Path, names: Sequence[str]) -> None:
     """Strike devices, and so the keys that their names belong to, from a server's state folder.
+
+    The open round does not wait for them any more.
 
     Raises:
         StateError: the folder is none, or its server runs, or a name is not of a device; then all is as it was.
@@ -281,6 +276,10 @@ def forget_devices(folder: Path, names: Iterable[str]) -> None:
                         "device.unknown",
                         f"'{name}' is not a device of this job; fedspzo status {folder} lists the names",
                     )
+            answered = {device for (device,) in connection.execute("SELECT device FROM results")}
+            for round, cohort in connection.execute("SELECT round, cohort FROM open_round").fetchall():
+                waited = " ".join(device for device in cohort.split() if device in answered or device not in set(names))
+                connection.execute("UPDATE open_round SET cohort = ? WHERE round = ?", (waited, round))
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             raise StateError(
@@ -300,14 +299,17 @@ def _snapshots(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.safetensors") if path.stem.isdecimal())
 
 
-def read_journal(folder: Path) -> list[Entry]:
-    """All entries of a server's journal, given its state folder.
-
-    Raises:
-        StateError: there is none, or it is damaged.
-    """
+@contextmanager
+def open_journal(folder: Path) -> Iterator[Journal]:
+    """The journal of a server, running or not, given its state folder. Raises StateError when there is none."""
     with closing(_open_database(folder)) as connection:
-        return list(Journal(connection).entries())
+        yield Journal(connection)
+
+
+def read_journal(folder: Path) -> list[Entry]:
+    """All entries of a server's journal. Raises StateError when there is none, or it is damaged."""
+    with open_journal(folder) as journal:
+        return list(journal.entries())
 
 
 def read_history(folder: Path) -> list[ClosedRound]:
@@ -320,7 +322,9 @@ def _open_database(folder: Path) -> sqlite3.Connection:
     file = folder / DATABASE
     if not file.is_file():
         raise StateError("state.no-journal", f"{folder} has no journal; give the state folder of a server")
-    return connect(file)
+    connection = connect(file)
+    check_version(connection, file)
+    return connection
 
 
 def _history(connection: sqlite3.Connection) -> list[ClosedRound]:

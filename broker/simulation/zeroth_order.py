@@ -11,30 +11,26 @@ from fedspzo.broker.server.store import ServerStore
 from fedspzo.broker.simulation.driver import Attendance
 from fedspzo.broker.simulation.workers import Workers
 from fedspzo.device_runtime.errors import StateError
-from fedspzo.device_runtime.protocol.messages import encode
 from fedspzo.device_runtime.protocol.plan import Plan
-from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES, Scope
 from fedspzo.device_runtime.protocol.sums import check_continues
-from fedspzo.device_runtime.replica.journal import EMPTY
 from fedspzo.device_runtime.replica.weights import Replica
 
 
 class ZerothOrder:
     """A :class:`fedspzo.broker.simulation.driver.Training` whose state is a server's folder, live or simulated."""
 
-    def __init__(self, job: Job, store: ServerStore, workers: Workers, start: int = 0, name: str = "default") -> None:
+    def __init__(self, job: Job, store: ServerStore, workers: Workers, start: int = 0) -> None:
         """Bring workers to the journal's end.
 
         Args:
             workers: stand at round ``start``.
-            name: of the job.
 
         Raises:
             PlanError: the job does not continue the journal.
             FedSPZOError: a worker failed.
         """
         check_continues(store.sums, plan_round(job, 1))
-        self._job, self._store, self._workers, self._name = job, store, workers, name
+        self._job, self._store, self._workers = job, store, workers
         self._pace = Pace(job, store.journal.entries())
         workers.follow(list(store.journal.entries(start)))
 
@@ -57,9 +53,7 @@ class ZerothOrder:
         results = {d: replace(answer.result, seconds=attendance.seconds[d]) for d, answer in answers.items()}
         entry = close_round(plan, results, self._job.votes)
         closed = describe_round(plan, results, attendance.closed)
-        scope = Scope(self._name, self._store.bundle, head=self._store.journal.head(plan.round - 1) or EMPTY)
-        signature = self._store.signer.sign(encode(entry), scope)[-SIGNATURE_BYTES:]
-        self._store.close_round(entry, signature, closed)
+        self._store.close_round(entry, closed)
         self._workers.follow([entry])
         self._pace.follow(entry)
         return closed, sum(answer.flops for answer in answers.values())

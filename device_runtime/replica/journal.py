@@ -33,6 +33,8 @@ def connect(path: Path) -> sqlite3.Connection:
         ) from None
 
 
+#: Entries that are read at once.
+_PAGE = 64
 #: Hash of the empty journal.
 EMPTY = bytes(16)
 
@@ -116,8 +118,7 @@ class Journal:
             StateError: one is damaged or missing.
         """
         expected = after + 1
-        rows = self._query("SELECT round, entry FROM journal WHERE round > ? ORDER BY round LIMIT ?", (after, most))
-        for number, blob in rows:
+        for number, blob in self._rows(after, most):
             try:
                 entry = decode(blob)
             except MessageError as error:
@@ -133,6 +134,13 @@ class Journal:
                 )
             expected += 1
             yield entry
+
+    def _rows(self, after: int, most: int) -> Iterator[tuple[int, bytes]]:
+        """Rounds and their entries' bytes, of which only few are in memory at a time."""
+        statement = "SELECT round, entry FROM journal WHERE round > ? ORDER BY round LIMIT ?"
+        while rows := self._query(statement, (after, min(most, _PAGE) if most >= 0 else _PAGE)):
+            yield from rows
+            after, most = rows[-1][0], most - len(rows) if most >= 0 else most
 
     def signed(self, after: int, most_bytes: int) -> tuple[bytes, ...]:
         """Signed entries of the rounds after ``after``, as many as make up so many bytes but at least one."""

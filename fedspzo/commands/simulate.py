@@ -219,7 +219,7 @@ def run_zeroth_order(options: argparse.Namespace, course: Course) -> None:
     shares = partial(make_shares, options, course.job.seed)
     workers = make_workers(options, Work(options.bundle, options.engine, options.threads, store.snapshot, shares))
     try:
-        course.run(ZerothOrder(course.job, store, workers, start, options.job))
+        course.run(ZerothOrder(course.job, store, workers, start))
     finally:
         workers.close()
 

@@ -205,7 +205,7 @@ def test_joules_of_a_point_of_loss(
         plan = make_plan(round=round)
         loss = 2.0 - round / 50 + 0.01 * (round % 3)
         closed = ClosedRound(round, loss, ("a", "b"), 1.0, 0.1, Spending(6.0, 0.5, 2, round % 2))
-        store.close_round(Entry(plan, (Contribution("", 1.0, (1.0,) * 4),)), bytes(64), closed)
+        store.close_round(Entry(plan, (Contribution("", 1.0, (1.0,) * 4),)), closed)
     found = json.loads(ask(capsys, "report", tmp_path, "--json"))
     assert (found["rounds"], found["joules"], found["joules_uncertainty"]) == (50, 300.0, 25.0)
     assert found["joules_a_device_round"] == 3.0

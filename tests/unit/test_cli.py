@@ -305,7 +305,7 @@ def test_evaluate_and_predict(
     store = ServerStore(run / "server", bundle.identity)
     blocks = (Block(3, 1, 1.0, 0.05), Block(5, 1, 1.0, 0.05))
     entry = Entry(make_plan(blocks=blocks), (Contribution("", 1.0, (3.0,)),))
-    store.close_round(entry, b"", ClosedRound(1, 1.0, ("a",), 1.0, 1.0))
+    store.close_round(entry, ClosedRound(1, 1.0, ("a",), 1.0, 1.0))
     found = json.loads(said(capsys, "evaluate", run, "--data", data, "--json"))
     assert found["examples"] == 9
     assert found["before"]["loss"] != found["after 1 rounds"]["loss"]

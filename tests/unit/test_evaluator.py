@@ -38,7 +38,7 @@ def server(bundle: Bundle, make_plan: Callable[..., Plan], tmp_path: Path) -> Se
 
 def append(server: ServerStore, plan: Plan) -> None:
     entry = Entry(plan, (Contribution("", 1.0, (1.0, -2.0, 0.5, 0.25)),))
-    server.close_round(entry, b"", ClosedRound(plan.round, 1.0, ("a",), 0.1, 0.1))
+    server.close_round(entry, ClosedRound(plan.round, 1.0, ("a",), 0.1, 0.1))
 
 
 def rounds(reports: list[object], kind: type[Evaluated | Digested | Snapshot]) -> list[int]:

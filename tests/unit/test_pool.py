@@ -214,7 +214,7 @@ def test_a_server_keeps_the_sums(bundle: Bundle, make_plan: Make, tmp_path: Path
     for entry in entries:
         store = ServerStore(tmp_path, bundle.identity)
         closed = ClosedRound(entry.round, 0.0, (), 0.0, 0.0)
-        store.close_round(entry, b"", closed)
+        store.close_round(entry, closed)
         assert store.sums == follow_all(EMPTY_SUMS, entries[: entry.round]).sums
         last = entry.round - entry.round % EVERY
         assert store.rebase == (rebase_after(entries[:last]) if last else None)

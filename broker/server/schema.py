@@ -1,0 +1,80 @@
+"""The tables of a server's SQLite file, and the version of them that a file has."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from fedspzo.device_runtime.errors import StateError
+from fedspzo.device_runtime.replica.journal import connect
+
+#: Kept in the file as PRAGMA user_version. Files from before versions were kept have 0, and the tables of version 1.
+VERSION = 1
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS job (bundle BLOB NOT NULL, name TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS open_round (round INTEGER PRIMARY KEY, plan BLOB NOT NULL, cohort TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS results (round INTEGER, device TEXT, result BLOB NOT NULL, PRIMARY KEY (round, device));
+CREATE TABLE IF NOT EXISTS history (
+    round INTEGER PRIMARY KEY, loss REAL, devices TEXT, seconds REAL, step_seconds REAL, closed REAL,
+    joules REAL, joules_uncertainty REAL, joules_devices INTEGER, joules_estimated INTEGER
+);
+CREATE TABLE IF NOT EXISTS devices (
+    name TEXT PRIMARY KEY, key BLOB NOT NULL, round INTEGER, examples INTEGER, battery REAL, charging INTEGER,
+    served INTEGER, results INTEGER, bytes_up INTEGER, bytes_down INTEGER, seen REAL,
+    measured_joules REAL, estimated_joules REAL, joules_uncertainty REAL, joules_results INTEGER
+);
+CREATE TABLE IF NOT EXISTS rebase (one INTEGER PRIMARY KEY CHECK (one = 1), message BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS counts (name TEXT PRIMARY KEY, count INTEGER NOT NULL);
+"""
+
+
+def open_tables(file: Path) -> sqlite3.Connection:
+    """Open a server's file, and make what it lacks.
+
+    Raises:
+        StateError: it is not a server's, of another version, or cannot be used.
+    """
+    connection = connect(file)
+    try:
+        check_version(connection, file)
+        connection.executescript(_TABLES)
+        connection.execute(f"PRAGMA user_version = {VERSION}")
+    except sqlite3.Error as error:
+        connection.close()
+        raise StateError(
+            "state.not-a-servers-database",
+            f"{file} is not a server's database, or has another version ({error}); give a server's state folder",
+        ) from None
+    except StateError:
+        connection.close()
+        raise
+    return connection
+
+
+def check_version(connection: sqlite3.Connection, file: Path) -> None:
+    """Raise StateError unless this program can read and write a file's tables."""
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > VERSION:
+        raise StateError(
+            "state.newer-version",
+            f"{file} was written by a newer version of fedspzo (its tables are of version {version}, and this one knows"
+            f" version {VERSION}); install that version",
+        )
+    with closing(sqlite3.connect(":memory:")) as empty:
+        empty.executescript(_TABLES)
+        expected = _columns(empty)
+    different = [name for name, columns in _columns(connection).items() if columns != expected.get(name, columns)]
+    if different:
+        raise StateError(
+            "state.not-a-servers-database",
+            f"{file} is not a server's database, or has another version (its table '{different[0]}' has other columns);"
+            " give a server's state folder, or install the version that wrote it",
+        )
+
+
+def _columns(connection: sqlite3.Connection) -> dict[str, list[str]]:
+    """Table → its columns."""
+    tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    return {name: [row[1] for row in connection.execute(f"PRAGMA table_info('{name}')")] for name in tables}

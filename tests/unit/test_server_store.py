@@ -1,0 +1,115 @@
+"""The server's SQLite file: the version of its tables, and a journal that is read a little at a time."""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+import tracemalloc
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import pytest
+from refusals import refused
+
+from fedspzo.broker.rounds.aggregate import ClosedRound
+from fedspzo.broker.server.schema import VERSION
+from fedspzo.broker.server.status import read_status
+from fedspzo.broker.server.store import DATABASE, ServerStore, read_history, read_journal
+from fedspzo.device_runtime.errors import StateError
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.protocol.messages import encode
+from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Plan
+from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES, Scope, check
+from fedspzo.device_runtime.replica.journal import EMPTY, chain
+
+IDENTITY = bytes(32)
+
+
+def close(store: ServerStore, plan: Plan, scalars: int = 4) -> bytes:
+    entry = Entry(plan, (Contribution("", 1.0, (0.5,) * scalars),))
+    return store.close_round(entry, ClosedRound(plan.round, 1.0, ("a",), 1.0, 0.1))
+
+
+def version(folder: Path) -> int:
+    with sqlite3.connect(folder / DATABASE) as connection:
+        return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def test_a_file_says_which_version_its_tables_are(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
+    """One from before versions were kept has those of the first."""
+    with ServerStore(tmp_path, IDENTITY) as store:
+        close(store, make_plan())
+    assert version(tmp_path) == VERSION
+    with sqlite3.connect(tmp_path / DATABASE) as connection:
+        connection.execute("PRAGMA user_version = 0")
+        connection.execute("DROP TABLE rebase")  # which came later
+    assert len(read_journal(tmp_path)) == read_status(tmp_path)["round"] == 1
+    with ServerStore(tmp_path, IDENTITY) as store:
+        assert (store.journal.last_round, store.rebase) == (1, None)
+    assert version(tmp_path) == VERSION
+
+
+def test_a_file_of_another_version_is_refused(
+    make_plan: Callable[..., Plan], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ServerStore(tmp_path, IDENTITY) as store:
+        close(store, make_plan())
+    with sqlite3.connect(tmp_path / DATABASE) as connection:
+        connection.execute(f"PRAGMA user_version = {VERSION + 1}")
+    for use in (
+        lambda: ServerStore(tmp_path, IDENTITY),
+        lambda: read_journal(tmp_path),
+        lambda: read_history(tmp_path),
+    ):
+        with pytest.raises(StateError, match="written by a newer version of fedspzo .* install that version") as raised:
+            use()
+        assert raised.value.kind == "state.newer-version"
+    assert "was written by a newer version of fedspzo" in refused(capsys, "status", tmp_path)
+    with sqlite3.connect(tmp_path / DATABASE) as connection:
+        connection.execute("PRAGMA user_version = 0")
+        connection.execute("ALTER TABLE history DROP COLUMN joules")
+    with pytest.raises(StateError, match="its table 'history' has other columns") as raised:
+        ServerStore(tmp_path, IDENTITY)
+    assert raised.value.kind == "state.not-a-servers-database"
+
+
+def test_a_long_journal_is_read_a_little_at_a_time(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
+    """Opening a folder and going through its journal holds a small part of it in memory."""
+    plan, rounds = {"blocks": (Block(3, 1, 1.0, 1e-3), Block(5, 1000, 1.0, 1e-3))}, 1000
+    with ServerStore(tmp_path, IDENTITY) as store, store.transaction():
+        for round in range(1, rounds + 1):
+            size = len(close(store, make_plan(round=round, **plan), 1000))
+    tracemalloc.start()
+    with ServerStore(tmp_path, IDENTITY) as store:
+        assert sum(1 for _ in store.journal.entries()) == rounds
+        assert [entry.round for entry in store.journal.entries(after=500, most=100)] == [*range(501, 601)]
+    held = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert held < rounds * size / 4
+
+
+def test_a_round_is_encoded_and_hashed_once(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
+    calls: Counter[object] = Counter()
+
+    def count(frame: FrameType, event: str, argument: object) -> None:
+        calls[frame.f_code] += event == "call"
+
+    with ServerStore(tmp_path, IDENTITY, "job") as store:
+        sys.setprofile(count)
+        signed = close(store, make_plan())
+        sys.setprofile(None)
+        assert (calls[encode.__code__], calls[chain.__code__]) == (1, 1)
+        check(signed, Scope("job", IDENTITY, head=EMPTY), store.signer.public)
+        assert store.journal.signed(0, 1) == (signed,)
+        assert store.journal.head(1) == chain(EMPTY, signed[:-SIGNATURE_BYTES])
+
+
+def test_a_folder_that_is_refused_is_let_go(bundle: Bundle, tmp_path: Path) -> None:
+    with ServerStore(tmp_path, bundle.identity, "a"):
+        pass
+    with pytest.raises(StateError, match="belongs to the job 'a'"):
+        ServerStore(tmp_path, bundle.identity, "b")
+    with ServerStore(tmp_path, bundle.identity, "a"):
+        pass
