@@ -35,7 +35,7 @@ class LiveData:
                 self._store = self._load()
                 log.info("%s has changed: %d examples", self._source, len(self._store))
             except (DataError, OSError) as error:
-                log.warning("%s has changed and cannot be used, so the examples stay as they were", error)
+                log.warning("the examples stay as they were: %s", error, extra={"kind": getattr(error, "kind", "")})
         return self._store
 
     def _load(self) -> DataStore:

@@ -181,7 +181,6 @@ class Agent:
 
     def _receive(self, signed: bytes) -> None:
         message = decode(split(signed))
-        log.debug("received a %s of %d bytes", type(message).__name__, len(signed))
         if isinstance(message, Entry):
             self._follow([(message, signed)])
         elif isinstance(message, Plan | Finish):

@@ -68,6 +68,7 @@ class Link:
     Attributes:
         events: what happened, in order; other threads of the owner may put events of their own.
         bytes_up, bytes_down: payload bytes published and received.
+        version: of MQTT, as it is spoken or tried now.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class Link:
         self._client = self._new_client(mqtt.MQTTv5)
 
     def _new_client(self, version: MQTTProtocolVersion) -> mqtt.Client:
+        self.version = version
         client = self._make_client(version)
         client.on_socket_open = guarded(self._on_socket_open)
         client.on_connect = guarded(self._on_connect)
@@ -139,11 +141,6 @@ class Link:
         """Whether the connection stands and the subscriptions are granted."""
         return self._granted_at > 0
 
-    @property
-    def version(self) -> MQTTProtocolVersion:
-        """Of MQTT, as it is spoken or tried now."""
-        return self._client.protocol
-
     def publish(self, topic: str, payload: bytes, retain: bool = False, useful: float = 0.0) -> None:
         """Send a message, unless the connection is down: whoever needs it sent sends it again.
 
@@ -151,6 +148,7 @@ class Link:
             useful: seconds after which the broker may drop it undelivered, where it can; 0 for never.
         """
         client = self._client
+        log.debug("%s %d bytes to %s", "sends" if client.is_connected() else "cannot send", len(payload), topic)
         if client.is_connected():
             self._watch_acknowledgements()
             properties = expiring(useful) if useful and client.protocol == mqtt.MQTTv5 else None
@@ -241,6 +239,8 @@ class Link:
         self._back_off()
 
     def _on_disconnect(self, client: mqtt.Client, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
+        if self._granted_at and not self._ended:
+            log.info("the connection to the broker at %s is lost (%s); trying again", self.access.place, reason)
         if self._granted_at and time.monotonic() - self._granted_at > _STEADY_S:
             self._attempts = 0
         self._granted_at = 0.0
@@ -269,6 +269,7 @@ class Link:
             return
         self._refusal = ""
         self._granted_at = time.monotonic()
+        log.info("connected to the broker at %s", self.access.place)
         self._connected.set()
         self.events.put(Connected())
 
@@ -294,6 +295,7 @@ class Link:
 
     def _on_message(self, client: mqtt.Client, userdata: Any, message: mqtt.MQTTMessage) -> None:
         self.bytes_down += len(message.payload)
+        log.debug("received %d bytes on %s", len(message.payload), message.topic)
         size = _size(message)
         if len(message.payload) <= MAX_SIGNED_BYTES and self._queued - self._taken + size <= _MOST_WAITING:
             self._queued += size
