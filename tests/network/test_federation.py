@@ -34,6 +34,7 @@ from fedspzo.device_runtime.protocol.messages import (
 from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES
 from fedspzo.device_runtime.protocol.topics import Topics
+from fedspzo.device_runtime.replica.state import DeviceState
 from fedspzo.options.job import add_job_options, make_job
 
 __all__ = ["broker", "processes"]
@@ -227,13 +228,17 @@ def test_a_finished_server_started_again_brings_the_rest_up(
     """
     for name in ("a", "b", "c"):
         processes.device(name)
-    finish(processes.server("--rounds", "6"))
+    _, last, _ = finish(processes.server("--rounds", "6"))
+    assert_equal_replicas(bundle, tmp_path, last, {"a", "b", "c"})
     late = processes.device("late")
     assert late.stderr is not None
     late.stderr.readline()
-    _, last, _ = finish(processes.server("--rounds", rounds))
-    assert_equal_replicas(bundle, tmp_path, last, {"late"})
+    server = processes.server("--rounds", rounds, serve_after=())
     assert late.wait(PATIENCE_S) == 0
+    replica = DeviceState(tmp_path / "late", Bundle(processes.bundle)).replica
+    assert (replica.round, replica.digest().hex()) == (6, last["server_digest"])
+    server.terminate()
+    assert server.wait(PATIENCE_S) == 0
 
 
 def test_a_reopened_round_waits_for_its_cohort(processes: Processes, bundle: Bundle, tmp_path: Path) -> None:
