@@ -74,7 +74,7 @@ class Job:
     )
     fanouts: tuple[int, ...] = _setting((1, 16), "perturbations of each block; 0 freezes the first", least=0)
     scales: tuple[float, ...] = _setting((0.25, 1.0), "perturbation scale of each block", least=TINY)
-    learning_rates: tuple[float, ...] = _setting((1e-4, 1.6e-3), "of each block, in the first round")
+    learning_rates: tuple[float, ...] = _setting((1.875e-4, 3e-3), "of each block, in the first round")
     sides: int = _setting(
         2, "2: differences of + and −, as in the paper; 1: of + and the centre, whose loss all share", choices=(1, 2)
     )
@@ -93,7 +93,7 @@ class Job:
         metavar="N",
         least=0,
     )
-    final_rate: float = _setting(1.0, "share that learning rates fall to, linearly", least=0, most=1)
+    final_rate: float = _setting(0.1, "share that learning rates fall to, linearly", least=0, most=1)
     digest_every: int = field(default=25, metadata={"least": 1})
     stages: int = field(default=0, metadata={"least": 0})
 

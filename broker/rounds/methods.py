@@ -14,6 +14,9 @@ from typing import Any
 
 from fedspzo.device_runtime.errors import PlanError
 
+#: Learning rates stay as they are, as in the papers.
+CONSTANT_RATE: Mapping[str, Any] = {"final_rate": 1.0}
+
 
 @dataclass(frozen=True)
 class Method:
@@ -50,7 +53,7 @@ class Method:
         else:
             rates = (_round(own * (self.ratio if ratio is None else ratio)), _round(own))
             cut = {"fanouts": (self.first, count), "scales": (0.25, 1.0), "learning_rates": rates}
-        return {**cut, **self.more}
+        return {**cut, **CONSTANT_RATE, **self.more}
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class FirstOrder:
 
     def settings(self) -> dict[str, Any]:
         """The job's settings: one block, whose learning rate it is."""
-        return {"fanouts": (1,), "scales": (1.0,), "learning_rates": (self.rate,), "steps": self.steps}
+        return {"fanouts": (1,), "scales": (1.0,), "learning_rates": (self.rate,), "steps": self.steps, **CONSTANT_RATE}
 
 
 METHODS = {

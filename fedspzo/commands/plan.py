@@ -111,6 +111,7 @@ def job_options(proposal: Proposal, profile: Profile, cohort: int, seeds: str) -
         "--fanouts": ",".join(str(cut.fanout) for cut in proposal.cuts),
         "--scales": listed([cut.size / last.size for cut in proposal.cuts]),
         "--learning-rates": listed([cut.rate for cut in proposal.cuts]),
+        "--final-rate": "1",
         "--epsilon": f"{last.size:.4g}",
         "--adapt": "rates",
         **({"--first-every": str(proposal.first_every)} if proposal.first_every > 1 else {}),

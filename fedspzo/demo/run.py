@@ -38,8 +38,6 @@ TRAIN_PER_INTENT, TEST_PER_INTENT = 180, 40
 ALPHA = 0.5
 EVALUATE_EVERY = 20
 CEILING_ROUNDS = 60
-#: The paper's two blocks: all but the last layer with one perturbation, the last layer with many.
-METHOD = ["--fanouts", "1,16", "--scales", "0.25,1", "--learning-rates", "1.875e-4,3e-3", "--final-rate", "0.1"]
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ def run_demo(settings: Settings) -> None:
     print_stages(console, bundle.manifest)
     job = [
         "--rounds", settings.rounds, "--devices", settings.devices, "--cohort", settings.cohort,
-        "--seeds", settings.seeds, "--seed", settings.seed, "--evaluate-every", EVALUATE_EVERY, *METHOD,
+        "--seeds", settings.seeds, "--seed", settings.seed, "--evaluate-every", EVALUATE_EVERY,
     ]  # fmt: skip
     with federation(folder / BUNDLE, data, held_out, folder, settings.engine, list(map(str, job))) as events:
         progress = _watch(console, settings, events)

@@ -19,7 +19,7 @@ from fedspzo.broker.rounds.sampling import Candidate, choose_cohort
 from fedspzo.device_runtime.protocol.messages import Energy, Result, decode, encode, fingerprint
 from fedspzo.device_runtime.protocol.plan import Block, Plan
 
-JOB = Job(rounds=10, cohort=3, quorum=2, deadline=10.0, seed=5, batch=4, digest_every=5).with_blocks(
+JOB = Job(rounds=10, cohort=3, quorum=2, deadline=10.0, seed=5, batch=4, digest_every=5, final_rate=1.0).with_blocks(
     (Block(3, 1, 0.25, 1e-3), Block(5, 4, 1.0, 1e-2))
 )
 
