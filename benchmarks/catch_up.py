@@ -43,7 +43,7 @@ def make_journal(bundle: Bundle, rounds: int, fanout: int) -> list[Entry]:
 
 @contextmanager
 def slow_network(url: str, bytes_per_s: float) -> Iterator[str]:
-    """The same endpoint through a line of so many bytes a second."""
+    """The same endpoint through a line of limited bytes per second."""
     import socket
 
     host, port = url.removeprefix("http://").split(":")

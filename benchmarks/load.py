@@ -2,7 +2,7 @@
 
 The server is the real process with a tiny model, so that only rounds cost; devices come from ``swarm.py``. A row of
 rounds counts those after the first. A row of idle devices spans a little more than one of their periodic syncs.
-Processor seconds include all that a process does; the load average tells whether others had the machine besides.
+Processor seconds include all that a process does; the load average tells whether others also used the machine.
 
     python benchmarks/load.py --rounds-with 100,300,1000 --idle 1000,2500,5000
     python benchmarks/load.py --rounds-with 1000 --rounds 50 --idle "" --tls --json

@@ -24,7 +24,7 @@ from fedspzo.device_runtime.model.bundle import Bundle
 
 INFERENCE, OURS = "inference", "FedSPZO"
 MEZO, DECOMFL, KEEPING, LORA, ADAM = "MeZO", "DeComFL", "DeComFL, z kept", "LoRA + Adam", "Adam"
-#: Kind of step → about how much memory it needs, in multiples of the weights' bytes, to see beforehand whether it fits.
+#: Kind of step → about how much memory it needs, in multiples of the weights' bytes, to see in advance whether it fits.
 NEEDS = {INFERENCE: 2, OURS: 2, MEZO: 3, DECOMFL: 3, KEEPING: 5, LORA: 5, ADAM: 8}
 
 

@@ -2,7 +2,7 @@
 
 They were written for this comparison after the papers and their authors' programs, and where those leave a choice, the
 quicker one was taken: parameters are changed by one in-place addition (MeZO's program allocates two temporaries), only
-the label words are scored and only at the mask, dropout is off, and what the programs do besides (statistics, resetting
+the label words are scored and only at the mask, dropout is off, and what else the programs do (statistics, resetting
 a client's model, schedules) is left out. All train the same tensors as FedSPZO, which are all but the tables of tokens
 and positions. :class:`Authors` takes the steps of the program that DeComFL's authors published, as it is, on the same
 loss.

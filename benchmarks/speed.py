@@ -28,7 +28,7 @@ FORWARDS, PAIR, ONE, OURS = "two static forwards", "± pair", "FedSPZO, P = 1", 
 MEZO, DECOMFL, KEEPING = "MeZO", f"DeComFL, P = {FANOUT}", f"DeComFL, P = {FANOUT}, z kept"
 AUTHORS, RECOMMENDED = f"authors' DeComFL, P = {FANOUT}", f"authors' DeComFL, P = {FANOUT}, as in its README"
 ADAM, LORA = "Adam", "LoRA + Adam"
-#: Batch → at most so many static forwards' time for a ± pair, and at least so many times faster than MeZO.
+#: Batch → a ± pair takes at most this many static forwards' time, and is at least this many times faster than MeZO.
 BARS = {8: (1.08, 2.2), 1: (1.40, 5.0)}
 DECOMFL_BAR = 6.5
 

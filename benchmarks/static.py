@@ -1,4 +1,4 @@
-"""The bound of a step: the same stages with their weights as constants of the graphs, which engines pack beforehand."""
+"""The bound of a step: the same stages with their weights as constants of the graphs, which engines pack in advance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The log of a program: how its lines look, where they go, and warnings that a flood of nonsense does not multiply.
+"""The log of a program: how its lines look, where they go, and a limit for warnings that repeat.
 
 Libraries only use ``logging.getLogger(__name__)``; commands use :func:`written_log`. A warning or an error has its kind
 as ``extra={"kind": …}``, for programs that read the log as JSON.

@@ -1,4 +1,4 @@
-"""What is refused before anything is written: checkpoints and requests that would make another model than was meant."""
+"""Checks before anything is written: refuses checkpoints and requests that would make a wrong model."""
 
 from __future__ import annotations
 

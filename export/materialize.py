@@ -1,4 +1,4 @@
-"""The way back: a replica's weights as a Hugging Face checkpoint, or its adapters as a peft folder."""
+"""The opposite of the export: a replica's weights as a Hugging Face checkpoint, or its adapters as a peft folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fedspzo.export.checkpoint import CONFIG, Checkpoint
 from fedspzo.export.modules.stage_module import ADDED, DOWN, FACTORS, UP, linear_name
 from fedspzo.export.quiet import quiet
 
-#: Endings of what old checkpoints hold besides weights: indices that transformers makes by itself.
+#: Endings of what old checkpoints hold apart from weights: indices that transformers makes itself.
 _NOT_WEIGHTS = ("position_ids", "token_type_ids")
 #: What goes with the weights as it is: configs, vocabularies, chat templates.
 _BESIDE = (".json", ".txt", ".model", ".jinja")

@@ -1,4 +1,4 @@
-"""Silence for the libraries that export drives: they report every pass, and what they could not load."""
+"""Silences the libraries that the export uses: they report every pass, and what they could not load."""
 
 from __future__ import annotations
 

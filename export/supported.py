@@ -1,4 +1,4 @@
-"""Which model types there are families for: answered before PyTorch is loaded, which takes a while."""
+"""Which model types have a family: answered before PyTorch is loaded, which takes long."""
 
 from __future__ import annotations
 

@@ -23,15 +23,15 @@ COMMANDS = {
     "server": "run the rounds of a job",
     "simulate": "run the rounds of a job with virtual devices",
     "plan": "propose settings for a model, its data and a fleet",
-    "status": "show where a job is",
-    "forget": "let a device's name go, whose key is lost",
+    "status": "show the state of a job",
+    "forget": "free the name of a device that lost its key",
     "fetch": "get a job's bundle from its server",
     "device": "take part in a job with the data in a file",
-    "demo": "do all of it on this machine, and show that the model got better",
-    "bench": "measure what a device's work costs on this machine, against what physics allows",
-    "energy": "measure the joules of a device's work, on its own sensors or an external meter's",
+    "demo": "run everything on this machine, and show that the model improves",
+    "bench": "measure what a device's work costs on this machine, beside physical bounds",
+    "energy": "measure the joules of a device's work, by its sensors or an external meter",
     "inspect": "show what is in a bundle and what a step will cost",
-    "evaluate": "measure the model of a run on a file, before and after",
+    "evaluate": "evaluate the model of a run on a file, before and after training",
     "predict": "ask the model of a run",
     "materialize": "write the model of a run as a Hugging Face checkpoint",
 }
@@ -79,7 +79,7 @@ def _end_well(number: int, frame: FrameType | None) -> None:
 
 
 def _break_off(number: int, frame: FrameType | None) -> None:
-    """The same where there was something to be finished: who waits for it must know that it is not."""
+    """The same where there was something to be finished: whoever waits for the result learns that it is missing."""
     raise SystemExit(128 + number)
 
 

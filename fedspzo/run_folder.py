@@ -1,4 +1,4 @@
-"""The model that a folder stands for: a run's (``bundle/`` and ``server/``), a server's or simulation's, or a bundle's.
+"""The model of a folder: a run's (``bundle/`` and ``server/``), a server's or simulation's, or a bundle's.
 
 The state folder of a server or a simulation has a link to its bundle.
 """

@@ -120,7 +120,7 @@ def compare(
 
 
 def zeroth_order_bytes(plan: Plan) -> tuple[float, float]:
-    """Bytes that a round takes each of all devices, up and down in the mean, with signatures and without MQTT's own.
+    """Bytes that a round takes each of all devices, up and down on average, with signatures and without MQTT's own.
 
     A cohort gets the plan and answers; all get the entry.
     """

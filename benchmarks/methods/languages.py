@@ -1,4 +1,4 @@
-"""Two small generated languages, and models that are trained on them by backpropagation: what is to be fine-tuned.
+"""Two small generated languages, and models that are trained on them by backpropagation, to be fine-tuned.
 
 A model learns plain sentences; the task that is then fine-tuned for has sentences of a kind that it never saw.
 """

@@ -143,7 +143,7 @@ def tables(rows: Rows, costs: Mapping[str, Mapping[str, float]], command: str) -
     lines += [bar(rows, name, WHOLE, 0.5) for name in ours]
     if PLANNED in rows.methods:
         others = [name for name in rows.methods if name != PLANNED]
-        lines += ["", "What the planner proposes and the best of all others, to the target and half-way:", "", head]
+        lines += ["", "What the planner proposes and the best of all others, to the target and halfway:", "", head]
         lines += [bar(rows, PLANNED, others, depth) for depth in (1.0, 0.5)]
     titles = ("", "method", "tuned: directions, rate for each, batch, ratio", "GFLOP to the target, by seed")
     titles += ("test loss, accuracy at the end", "rounds", "device: s", "bytes up", "bytes down")

@@ -148,7 +148,7 @@ def main() -> None:
     """Make model and data, simulate in turn, and say whether the bar is kept."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--folder", type=Path, help="where the study's settings are, to be used again (default: made anew)"
+        "--folder", type=Path, help="where the study's settings are, to use again (default: make new ones)"
     )
     parser.add_argument("--rounds", type=int, default=15, help="of each simulation (%(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="of which the median counts (%(default)s)")

@@ -1,6 +1,6 @@
 """Compare methods by the operations that they spend to a loss, every one tuned by the same number of runs.
 
-    python benchmarks/methods/study.py --folder study      # hours; goes on where it stopped
+    python benchmarks/methods/study.py --folder study      # hours; continues where it stopped
     python benchmarks/methods/results.py --folder study --table study.md --png study.png
 
 A method is tuned by eight runs on one seed: its rate; then numbers of directions and a batch or, where a first block

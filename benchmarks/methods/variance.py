@@ -184,7 +184,7 @@ class Comparison:
         return self._compare(what, plan, lambda _: batches, target, formula)
 
     def drawn_batches(self, plan: Plan) -> list[Row]:
-        """Batches drawn anew each time, about the gradient of all examples."""
+        """Batches drawn again each time, about the gradient of all examples."""
         single = self.autograd.gradients(plan, np.arange(BATCH))
         for start in range(BATCH, EXAMPLES, BATCH):
             single += self.autograd.gradients(plan, np.arange(start, start + BATCH))

@@ -1,4 +1,4 @@
-"""The broker's certificates: an authority of its own, which devices are given to trust, and a server certificate by it.
+"""The broker's certificates: its own authority, which devices trust, and a server certificate signed by it.
 
 A folder keeps ``ca.pem`` (public), ``ca.key`` (signs; needed only when a server certificate is made) and ``server.pem``
 (the server's certificate and key in one file, so that they change together).
@@ -42,7 +42,7 @@ def ensure_certificates(folder: Path, hosts: Sequence[str], now: datetime | None
 
     Args:
         folder: where they lie; it must exist.
-        hosts: names and addresses that the server is reached by, besides localhost and 127.0.0.1.
+        hosts: names and addresses by which the server is reached, in addition to localhost and 127.0.0.1.
         now: the time; by default, the clock's.
 
     Returns:

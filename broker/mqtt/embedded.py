@@ -74,7 +74,7 @@ async def _listen(broker: Broker, port: int) -> asyncio.Server:
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             connect = await _read_version(reader)
-            if connect[-1] == MQTT_5:  # amqtt 0.12.1 may wait for ever for more of it, and its client for an answer
+            if connect[-1] == MQTT_5:  # amqtt 0.12.1 may wait forever for more of it, and its client for an answer
                 writer.write(UNACCEPTABLE_VERSION)
             else:
                 await broker.external_connected(Rewound(connect, reader), StreamWriterAdapter(writer), LISTENER)

@@ -1,4 +1,4 @@
-"""Names at a broker that tells users apart: a device's is its id, a server's has every topic, or those of one job."""
+"""Users of a broker: a device's name is its id; a server's user may use all topics, or those of one job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a managed mosquitto is told: its configuration, and who may read and write which topic."""
+"""The files of a managed mosquitto: its configuration, and who may read and write which topic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""mosquitto's programs: where they are, passwords hashed by its own tool, and what its process is before it starts."""
+"""mosquitto's programs: where they are, hashing passwords with its tool, and starting its process."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ from fedspzo.device_runtime.step.stage_pass import Perturbations, StagePass, bot
 
 #: Size of a perturbation: small against weights, and its differences large against a loss's rounding.
 EPSILON = 1e-3
-#: Most segments: deeper networks are cut more coarsely, but for their last layers.
+#: Most segments: deeper networks are cut more coarsely, except their last layers.
 MOST_SEGMENTS = 8
 #: A stage with so much fewer trained weights than the largest begins no segment: alone, it soon learned what it can.
 LEAST_SHARE = 0.25

@@ -1,4 +1,4 @@
-"""What there is to know of a model, its data and an engine to choose settings: plain numbers, measured by ``probe``."""
+"""What the planner knows of a model, its data and an engine: plain numbers, measured by ``probe``."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Profile:
         within: the same of two examples of one device.
         sharpness: tr(H²)/tr(H)², the inverse of how many directions are curved.
         devices: in the fleet.
-        examples: that a device has, in the mean.
+        examples: that a device has on average.
         loss: mean over the examples that were probed.
     """
 
@@ -80,7 +80,7 @@ class Profile:
         return self.within / cohort + (1 - 1 / cohort) * self.between + (1 - self.within) / (cohort * batch)
 
     def forward(self, unit: Unit, batch: int, start: int | None = None) -> float:
-        """Cost of a pass with so many examples through all, or from a segment to the end."""
+        """Cost of a pass with ``batch`` examples through all, or from a segment to the end."""
         before = 0.0 if start is not None else (self.flops if unit == "flops" else self.seconds)[batch]
         after = self.segments[start or 0 :]
         return before + math.fsum((p.flops if unit == "flops" else p.seconds)[batch] for p in after)

@@ -1,4 +1,4 @@
-"""Settings with the greatest expected decrease of the loss for what they cost: pure functions of a measured profile.
+"""Settings with the greatest expected decrease of the loss for their cost: pure functions of a measured profile.
 
 One-sided plans perturb each block alone around activations that are not perturbed. For block b with K directions the
 estimate is ĝ = mean over k of d_k z_k with d_k = z_k·g, g being the gradient on the cohort's batch. A step of rate η
@@ -7,7 +7,7 @@ changes the loss to second order, in expectation over independent signs z and ba
     Δ = η |ḡ|² − η²/2 · [tr(H) E d² / K + λ |ḡ|²],
 
 where ḡ is the gradient on the fleet's data, H the Hessian within the block and λ = tr(H²)/tr(H) the curvature that a
-gradient meets which lies as the Hessian does (E ĝᵀHĝ = tr(H)·E d²/K + (1 − 1/K)·gᵀHg, but for terms of order 1/K). So
+gradient meets which lies as the Hessian does (E ĝᵀHĝ = tr(H)·E d²/K + (1 − 1/K)·gᵀHg, except terms of order 1/K). So
 
     η = 1 / (tr(H) · E d² / (K |ḡ|²) + λ),    Δ = η |ḡ|² / 2.
 
@@ -36,13 +36,13 @@ from fedspzo.device_runtime.protocol.plan import Block
 
 #: Directions to choose from, in any block.
 FANOUTS = (1, 2, 4, 8, 16, 32, 64)
-#: A first block that is perturbed may be so every so many rounds.
+#: A first block may be perturbed in every N-th round only, for these N.
 RESTS = (1, 4)
 #: Most blocks.
 MOST_BLOCKS = 3
 #: A step is at most so long, as a share of the weights: what was measured at a point says nothing of further away.
 LONGEST = 0.25
-#: Of settings that promise as much but for this share, those with most directions are taken: they vary least, and
+#: Of settings that promise as much within this share, those with most directions are taken: they vary least, and
 #: curvature grows on the way, which rates must be lowered for.
 ALIKE = 0.3
 #: Rounding of a loss in float32 after a forward pass, as a share of it.
@@ -89,10 +89,10 @@ class Proposal:
 
     Attributes:
         cuts: the blocks, in order.
-        first_every: the first block is perturbed every so many rounds.
+        first_every: the first block is perturbed in every N-th round.
         batch: examples of a step.
         decrease: of the loss in a round, expected at the start.
-        flops, seconds: of a device's step, in the mean over rounds.
+        flops, seconds: of a device's step, on average over rounds.
         rounds: that fit the budget.
     """
 
@@ -165,7 +165,7 @@ def candidates(profile: Profile, terms: Terms) -> Iterator[Proposal]:
 def best_step(
     profile: Profile, terms: Terms, segments: Sequence[Segment], fanout: int, batch: int
 ) -> tuple[float, float]:
-    """The best rate of a block with so many directions, and the decrease of the loss that it promises."""
+    """The best rate of a block with some number of directions, and the decrease of the loss that it promises."""
     magnitude = sum(segment.magnitude for segment in segments)
     trace = sum(segment.trace for segment in segments)
     curvature = profile.sharpness * sum(segment.trace**2 for segment in segments) / trace
@@ -189,7 +189,7 @@ def best_size(profile: Profile, segments: Sequence[Segment]) -> float:
 
 
 def make_job(proposal: Proposal, profile: Profile, job: Job) -> Job:
-    """A job with a proposal's settings in the place of its own.
+    """A job with a proposal's settings instead of its own.
 
     ε is the size of the last block's perturbation; the other blocks have scales.
     """
@@ -239,7 +239,7 @@ def _cost(
     rounds: int,
     unit: Unit,
 ) -> float:
-    """Of a device's step, in the mean over rounds."""
+    """Of a device's step, on average over rounds."""
     cost = profile.forward(unit, batch)
     if cuts[0].fanout == 0:
         after = profile.forward(unit, batch, cuts[0].stop)

@@ -1,8 +1,8 @@
-"""Short simulated runs of proposals: which of them learns most for what it costs, at what learning rates.
+"""Short simulated runs of proposals: which one learns most for its cost, and at what learning rates.
 
 A formula from one step misjudges the rate of many by a factor, and cannot tell how far a block alone will get. So the
 first proposals and the whole model perturbed at once run at several multiples of their rates, for a part of a horizon;
-those that stand best go on to its end, with two seeds. What counts are the operations until a loss that is held to the
+the best of them continue to its end, with two seeds. What counts are the operations until a loss that is held to the
 end: rates that are too high look good early, and those that are too low look good at the end.
 """
 
@@ -39,7 +39,7 @@ SAMPLE = 128
 POINTS = 6
 #: A run whose loss is that many times the loss at the start is over.
 DIVERGED = 2.0
-#: Proposals that are tried besides the whole model perturbed at once, and those of them that run to the end.
+#: Proposals that are tried in addition to the whole model perturbed at once, and those of them that run to the end.
 TRIED, FINALISTS = 4, 2
 #: Multiples of the formula's rates to begin with; where the best is an outermost one, that many times another is added.
 FACTORS, EXTENSIONS = (0.5, 1.0, 2.0), 1
@@ -47,7 +47,7 @@ FACTORS, EXTENSIONS = (0.5, 1.0, 2.0), 1
 SEEDS = (0, 1)
 #: Most rates that the best is run at.
 MOST_RATES = 5
-#: A first look rules out rates at which the loss is so many times that at the start.
+#: A first look rules out rates at which the loss is this many times the initial loss.
 RULED_OUT = 1.07
 #: The loss that runs are compared at: so much of the way to the best one.
 DEPTH = 0.7
@@ -136,7 +136,7 @@ class _Runs:
         return next(iter(self.tried.values())).curve.losses[0]
 
     def held(self, proposal: Proposal, factor: float, until: float, seed: int = 0) -> float:
-        """The loss that a run holds; it is begun or gone on with as is necessary."""
+        """The loss that a run holds; it is started or continued as necessary."""
         key = proposal, factor, seed
         run = self.tried.get(key)
         if run is None or (run.curve.flops[-1] < until * self._budget.flops and math.isfinite(run.held)):

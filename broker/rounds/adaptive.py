@@ -3,7 +3,7 @@
 v is the mean square of a block's derivatives, a moving mean, and v₀ that of the block's first rounds.
 
 * Rates: v falls as the loss does, and the curvature with it (for a model whose probabilities are right both are the
-  Gauss–Newton trace, but for a factor); where training is about to diverge v rises. A block's rate is multiplied by
+  Gauss–Newton trace, up to a factor); where training is about to diverge v rises. A block's rate is multiplied by
   (v₀/v)^½, as steps divided by a standard deviation are (FZOO, arXiv 2506.09034).
 * Counts: the variance of a block's estimate is v over its number of directions. Numbers follow (v/v₀)^½, as Neyman's
   allocation of a sample to strata does, at the same cost of a round, and rates follow the numbers. Two-sided, a scalar
@@ -69,7 +69,7 @@ def follow(moments: Sequence[Moment], entries: Iterable[Entry]) -> tuple[Moment,
     known = tuple(moments)
     for entry in entries:
         squares = mean_squares(entry)
-        known = known if len(known) == len(squares) else (Moment(),) * len(squares)  # a job may go on with another cut
+        known = known if len(known) == len(squares) else (Moment(),) * len(squares)  # a job may change its cut
         known = tuple(old if square is None else old.after(square) for old, square in zip(known, squares, strict=True))
     return known
 

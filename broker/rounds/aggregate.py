@@ -117,7 +117,7 @@ def checked(aggregate: Aggregate) -> Aggregate:
 
 
 def describe_round(plan: Plan, results: Mapping[str, Result], seconds: float) -> ClosedRound:
-    """What became of a round that took so many seconds."""
+    """What happened in a round that took ``seconds``."""
     return ClosedRound(
         round=plan.round,
         loss=math.fsum(result.loss for result in results.values()) / len(results),

@@ -56,7 +56,7 @@ class Job:
     over_selection: float = _setting(1.0, "devices asked, as a multiple of the cohort", least=1, most=100)
     sampling: str = _setting(
         "uniform",
-        "whom to ask: anyone (uniform), those asked longest ago (freshness), or those with power, the thrifty first"
+        "devices to ask: any (uniform), those asked longest ago (freshness), or those with power, the thrifty first"
         " (energy)",
         choices=SAMPLINGS,
     )
@@ -65,7 +65,7 @@ class Job:
     seed: int = _setting(0, "all randomness of the job derives from it", least=-(1 << 63), most=(1 << 63) - 1)
     seeds: str = _setting("shared", "whose directions a device measures: shared by all, or its own", choices=SEEDS)
     energy: bool = _setting(False, "ask devices for the joules that a round takes them")
-    distribution: str = _setting("rademacher", "of the directions", choices=DISTRIBUTIONS)
+    distribution: str = _setting("rademacher", "distribution of the directions' values", choices=DISTRIBUTIONS)
     steps: int = _setting(1, "local steps in a round", least=1)
     batch: int = _setting(0, "examples of a step (default: as many as the bundle takes)", metavar="N", least=0)
     epsilon: float = _setting(1e-3, "size of the perturbation", least=TINY)
@@ -74,16 +74,16 @@ class Job:
     )
     fanouts: tuple[int, ...] = _setting((1, 16), "perturbations of each block; 0 freezes the first", least=0)
     scales: tuple[float, ...] = _setting((0.25, 1.0), "perturbation scale of each block", least=TINY)
-    learning_rates: tuple[float, ...] = _setting((1.875e-4, 3e-3), "of each block, in the first round")
+    learning_rates: tuple[float, ...] = _setting((1.875e-4, 3e-3), "learning rate of each block, in the first round")
     sides: int = _setting(
         2, "2: differences of + and −, as in the paper; 1: of + and the centre, whose loss all share", choices=(1, 2)
     )
     first_every: int = _setting(
         1, "perturb the first block every N-th round; between, devices keep its activations", metavar="N", least=1
     )
-    votes: bool = _setting(False, "a scalar counts by its sign alone, and the majority's is the step")
+    votes: bool = _setting(False, "only the sign of a scalar counts, and the majority's sign is the step")
     adapt: tuple[str, ...] = _setting(
-        (), "what of the blocks follows the derivatives that are measured: rates, counts, scales", choices=ADAPTABLE
+        (), "what of the blocks follows the measured derivatives: rates, counts, scales", choices=ADAPTABLE
     )
     seed_pool: int = _setting(0, "take all seeds from a pool of N (default: no pool)", metavar="N", least=0)
     rebase_every: int = _setting(
@@ -184,7 +184,7 @@ def plan_round(job: Job, round: int, blocks: Sequence[Block] | None = None) -> P
     """The plan of a round.
 
     Args:
-        blocks: in the place of the job's own.
+        blocks: instead of the job's own.
 
     Raises:
         PlanError: the job's blocks depend on the model (see :attr:`Job.blocks`), or what is given contradicts the rest.
@@ -213,7 +213,7 @@ def check_job(job: Job, bundle: Bundle) -> Job:
     plan = _plan(job, 1, job.blocks)
     check_blocks(bundle, plan)
     result = Result(1, b"", (0.0,) * plan.scalars, 0.0, 1, 0.0, b"")
-    results = 1 if plan.shared else min(job.cohort, MAX_BYTES // (4 * plan.scalars) + 1)  # so many are too many
+    results = 1 if plan.shared else min(job.cohort, MAX_BYTES // (4 * plan.scalars) + 1)  # enough to be too many
     entry = close_round(plan, {f"{number:064d}": result for number in range(results)})
     try:
         encode(EntryBatch((encode(entry) + bytes(SIGNATURE_BYTES),)))

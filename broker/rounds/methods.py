@@ -1,6 +1,6 @@
 """Published methods as settings of a job: each is a plan; rounds, estimator and journal are the same.
 
-First-order ones, which simulations compare with, are settings of the same job. A method of one's own is another
+First-order ones, which simulations compare with, are settings of the same job. Your own method is another
 :class:`Method`.
 
 A learning rate grows with the number of directions that its block averages over, whose variance falls with it.

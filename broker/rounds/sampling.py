@@ -1,4 +1,4 @@
-"""Which devices a round asks: a pure function of what is known of them."""
+"""Which devices a round asks: a pure function of what is known about them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Candidate:
     Attributes:
         served: last round that its result counted in, 0 when there is none.
         battery, charging: see :class:`fedspzo.device_runtime.protocol.messages.Sync`.
-        joules: that a round took it, in the mean; 0 while that is not known.
+        joules: that a round took it on average; 0 while that is not known.
     """
 
     served: int = 0
@@ -42,7 +42,7 @@ SAMPLINGS: dict[str, Callable[[Candidate], tuple[float, ...]]] = {
 }
 
 
-#: Chooses whom a round asks: given the job, the round, the devices to choose from, and how many to choose at most.
+#: Chooses a round's devices: given the job, the round, the devices to choose from, and how many to choose at most.
 Sample = Callable[["Job", int, Mapping[str, Candidate], int], tuple[str, ...]]
 
 

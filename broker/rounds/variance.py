@@ -1,4 +1,4 @@
-"""The variance of FedSPZO's estimate of a gradient, block by block: what follows from how it is made.
+"""The variance of FedSPZO's gradient estimate, block by block, as formulas.
 
 Let block b have n_b trained weights with gradient g_b, scale s_b and P_b directions z_b, whose entries are independent
 and symmetric about zero with variance 1 and kurtosis κ = E z⁴. To first order in ε a scalar is d = Σ_c s_c z_c·g_c,
@@ -15,7 +15,7 @@ of the two has paths, since the scalars under a path are averaged:
     E|ĝ_b − g_b|² = (n_b + κ − 2)·|g_b|²/P_b + n_b·Σ_{c ≠ b} (s_c/s_b)²·|g_c|²/P_max(b, c).
 
 One-sided, blocks are perturbed alone and the sum falls away. The scalar then has the curvature's ½·ε·s_b²·z_b·H_b z_b
-besides, whose mean is ½·ε·s_b²·tr H_b; times z_b, which is as often −z_b, it has mean zero and adds to the variance.
+also, whose mean is ½·ε·s_b²·tr H_b; times z_b, which is as often −z_b, it has mean zero and adds to the variance.
 What is of higher order in ε is left out.
 """
 

@@ -1,4 +1,4 @@
-"""Who is there: the devices that the server knows, and whether they can take part."""
+"""The devices that the server knows, and whether they can take part."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Roster:
         return self._members.get(name)
 
     def edit(self, name: str) -> Member | None:
-        """A member that something is to be noted of; None for a stranger."""
+        """A member that something is noted of; None for a stranger."""
         if name in self._members:
             self._changed.add(name)
         return self._members.get(name)
@@ -153,7 +153,7 @@ def credit(member: Member, result: Result) -> None:
 
 
 def joules_a_round(member: Member) -> float:
-    """In the mean over the rounds that it said so; 0 when there is none."""
+    """On average over the rounds in which it reported; 0 when there is none."""
     return (member.measured_joules + member.estimated_joules) / max(member.joules_results, 1)
 
 

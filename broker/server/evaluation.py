@@ -1,4 +1,4 @@
-"""The server's own replica on a thread of its own: held-out accuracy and digests, without holding up a round.
+"""The server's replica on a separate thread: held-out accuracy and digests, without delaying a round.
 
 It reads the journal by itself, so that nothing piles up in memory when rounds are quicker than it is.
 """
@@ -174,7 +174,7 @@ class Evaluator:
             self._journal.close()
 
     def _await(self, round: int) -> bool:
-        """Wait until the journal goes on after a round; False when the thread is to end."""
+        """Wait until the journal has an entry after a round; False when the thread is to end."""
         with self._changed:
             self._changed.wait_for(lambda: self._closing or self._reached > round)
             return not self._closing

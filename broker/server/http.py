@@ -1,7 +1,7 @@
-"""The server's HTTP side: the bundle and snapshots for devices to download, metrics and health for who looks after it.
+"""The server's HTTP side: bundle and snapshots for devices to download, metrics and health for operators.
 
 Starlette, served by uvicorn in a thread. Only what is named here is given out, whole or in ranges; an entity tag stands
-for the same bytes before and after a restart, so that a download that broke off goes on.
+for the same bytes before and after a restart, so that an interrupted download can continue.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def serve(
     Args:
         bundle: its files, its manifest and, where there is one, the server's public key, under ``/bundle/``.
         registry: shown at ``/metrics``.
-        snapshots: round → file, asked anew at each request, on another thread. A file may be renamed over or removed
+        snapshots: round → file, asked again at each request, on another thread. A file may be renamed over or removed
             meanwhile: who is downloading it gets the rest of it, though not after a broken connection.
         host, port: where to listen; port 0 is a free one.
         tls: for HTTPS, PEM files of the server's certificate (with its chain) and private key.

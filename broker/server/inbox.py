@@ -1,4 +1,4 @@
-"""What reaches the server: bytes on a topic, read as a message that its sender has signed. It answers nothing."""
+"""What the server receives: bytes on a topic, read as a message that its sender has signed. It sends nothing."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Inbox:
         """The message that has arrived; None for the birth message of a device that has yet to sync.
 
         Raises:
-            MessageError: it is none, or not its sender's, or not for this topic.
+            MessageError: it is not a message, or not its sender's, or not for this topic.
         """
         device = sender(topic)
         if topic not in (self._topics.up(device), self._topics.state(device)) or not valid_id(device):

@@ -1,7 +1,7 @@
 """The decisions of a job's server: it opens rounds, closes them into the journal, and brings devices up to date.
 
 It has one thread for all decisions; the network and the evaluation have theirs and talk to it through a queue. What
-happened at once is written in one transaction, and nobody hears of it before that: a killed server goes on where it
+happened at once is written in one transaction, and nobody hears of it before that: a killed server continues where it
 stopped.
 """
 
@@ -75,7 +75,7 @@ class Loop:
                 :class:`fedspzo.broker.server.server.Server`.
 
         Raises:
-            PlanError: the job's settings contradict themselves, or do not go on with the journal.
+            PlanError: the job's settings contradict themselves, or cannot continue the journal.
             StateError: the newest snapshot is not of the journal.
         """
         check_continues(store.sums, plan_round(job, 1))
@@ -121,7 +121,7 @@ class Loop:
         """Take the job to its end and serve it, or until :meth:`stop`; gives what it left, None before its end.
 
         Raises:
-            StateError: the disk refuses, or the job cannot go on.
+            StateError: the disk refuses, or the job cannot continue.
         """
         while not self._stopping.is_set():
             self.turn(self._link.take(TICK_S, MOST_EVENTS))
@@ -260,7 +260,7 @@ class Loop:
             self._outbox.ask(device, plan)
 
     def _extend(self, opened: OpenRound, now: float) -> None:
-        """Give those that have not answered a new deadline, and ask as many others besides.
+        """Give those that have not answered a new deadline, and also ask as many others.
 
         Raises:
             StateError: all devices have declined, and it is not a matter of time.
@@ -272,7 +272,7 @@ class Loop:
                 device, said = next(iter(lasting.items()))
                 raise StateError(
                     "server.all-decline",
-                    f"round {opened.plan.round} cannot go on; device '{device}' says: {said.reason}",
+                    f"round {opened.plan.round} cannot continue; device '{device}' says: {said.reason}",
                 )
             opened.declined.clear()  # nobody else is there: they are asked again
         fresh = self._sample(self._job, opened.plan.round, others, self._job.asked - len(opened.results))

@@ -1,4 +1,4 @@
-"""What a job's server counts and measures, for Prometheus: read off the server whenever somebody asks."""
+"""What a job's server counts and measures, for Prometheus: read from the server at each request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The round that waits for results, and when it has waited enough."""
+"""The round that waits for results, and when it stops waiting."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class OpenRound:
         return all(roster.left(device, now) for device in self.missing)
 
     def extend(self, fresh: tuple[str, ...], now: float) -> list[str]:
-        """Ask other devices besides, with a new deadline for all; returns whom to send the plan."""
+        """Also ask other devices, with a new deadline for all; returns the devices to send the plan to."""
         asked = [*self.missing, *fresh]
         self.cohort, self.deadline = (*self.cohort, *fresh), now + self.plan.deadline
         return asked

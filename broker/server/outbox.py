@@ -1,4 +1,4 @@
-"""What the server says: signed, held until what it rests on is on disk, then sent. It reads nothing."""
+"""What the server sends: signed, held until what it depends on is on disk, then sent. It receives nothing."""
 
 from __future__ import annotations
 

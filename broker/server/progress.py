@@ -1,4 +1,4 @@
-"""What a server has come to in its job: what its decisions and its answers share, and what is left at the end."""
+"""The progress of a server in its job, which its decisions and its answers share, and the outcome at the end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fedspzo.device_runtime.protocol.messages import Report
 
 @dataclass(frozen=True)
 class JobResult:
-    """What a job that is over leaves behind besides the journal.
+    """What a job that is over leaves behind in addition to the journal.
 
     Attributes:
         digest: of the server's replica after the last round.

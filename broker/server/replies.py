@@ -1,4 +1,4 @@
-"""What the server notes of a device's message, and answers. One device's nonsense is refused and hurts nobody else."""
+"""How the server handles a device's message and answers it. Invalid messages are refused and harm no other device."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ BATCH_BYTES = 40_000
 PATIENCE_S = 1.0
 #: Integers that SQLite holds are below this.
 _MOST = 1 << 63
-#: Rounds behind from which on a device is offered a snapshot besides.
+#: A device that is this many rounds behind is also offered a snapshot.
 FAR_BEHIND = 64
 
 

@@ -1,4 +1,4 @@
-"""A job's server as an object: started and stopped in one's own process, as many side by side as there are folders."""
+"""A job's server as an object: start and stop it in your process; several run side by side, each in its folder."""
 
 from __future__ import annotations
 
@@ -78,12 +78,12 @@ class Server:
             engine: evaluates; one of ``engines.protocol.ENGINES``.
             devices: how many to wait for before the first round.
             evaluate_every: rounds between evaluations.
-            serve_after: seconds to go on for when the job is over and the devices that are there have reported; None
+            serve_after: seconds to continue when the job is over and the devices that are there have reported; None
                 for until it is stopped.
             admission: the devices that may take part; by default whoever the broker lets in.
             observe: told of progress, on the server's thread; what it raises ends the server.
             aggregate: makes a round's journal entry; by default :func:`fedspzo.broker.rounds.aggregate.close_round`.
-            sample: chooses whom a round asks.
+            sample: chooses which devices a round asks.
         """
         self.bundle, self.job, self.state = bundle, job, state
         self._access, self._name = access, name
@@ -110,7 +110,7 @@ class Server:
             BrokerError: the broker cannot be reached, or refuses; or the endpoint's port is taken.
             BundleError: the bundle belongs to another server.
             EngineError: the engine is not installed, or refuses a graph.
-            PlanError: the job's settings do not go on with the journal.
+            PlanError: the job's settings do not fit the journal.
             StateError: the state folder cannot be used, or the server runs already.
         """
         if self._thread is not None:

@@ -1,4 +1,4 @@
-"""Where a job is: as its running server says, or as its state folder does, whether or not the server runs."""
+"""The state of a job: as its running server reports it, or as its state folder has it when no server runs."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def _read(connection: sqlite3.Connection, now: float) -> dict[str, Any]:
 
 
 def _spending(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Joules of a round of a device, in the mean over those that said so."""
+    """Joules of a round of a device, on average over those that reported."""
     told = [row for row in rows if row["joules_devices"]]
     if not told:
         return None

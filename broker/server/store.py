@@ -107,7 +107,7 @@ class ServerStore:
             execute("INSERT INTO open_round VALUES (?, ?, ?)", (plan.round, encode(plan), " ".join(cohort)))
 
     def load_open_round(self, now: float) -> OpenRound | None:
-        """The round that was open when the server stopped, with the results it had, opened anew at ``now``."""
+        """The round that was open when the server stopped, with the results it had, opened again at ``now``."""
         row = self._connection.execute("SELECT plan, cohort FROM open_round").fetchone()
         if row is None:
             return None
@@ -259,7 +259,7 @@ def forget_devices(folder: Path, names: Sequence[str]) -> None:
     The open round does not wait for them any more.
 
     Raises:
-        StateError: the folder is none, or its server runs, or a name is not of a device; then all is as it was.
+        StateError: not a server's folder, its server runs, or a name is not of a device; then nothing has changed.
     """
     with closing(_open_database(folder)) as connection:
         try:
@@ -313,7 +313,7 @@ def read_journal(folder: Path) -> list[Entry]:
 
 
 def read_history(folder: Path) -> list[ClosedRound]:
-    """All closed rounds in order, given a server's state folder. Raises StateError when it is none."""
+    """All closed rounds in order, given a server's state folder. Raises StateError for any other folder."""
     with closing(_open_database(folder)) as connection:
         return _history(connection)
 

@@ -1,1 +1,1 @@
-"""Virtual devices by the thousand, over the same rounds, estimator and journal as those that are live."""
+"""Thousands of virtual devices, with the rounds, estimator and journal of a live job."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from fedspzo.broker.simulation.driver import SimulatedRound
 
-#: A run has left a loss behind that it is so many times above.
+#: A run has lost a loss that it had reached when it is this many times above it again.
 LEFT = 1.03
 
 
@@ -49,7 +49,7 @@ class Budget:
     Attributes:
         flops: operations of all devices in a whole run.
         points: of a whole run's curve.
-        diverged: a run whose loss is so many times the loss at the start is over.
+        diverged: a run whose loss is this many times the initial loss is over.
     """
 
     flops: float

@@ -1,4 +1,4 @@
-"""The driver of simulated jobs: whoever simulates (the command, the planner, a study) draws closed rounds from it.
+"""The driver of simulated jobs: the command, the planner and studies take closed rounds from it.
 
 A way to train is a state and what a round makes of it, as a federated algorithm is in fedjax (arXiv 2108.02117):
 :class:`fedspzo.broker.simulation.zeroth_order.ZerothOrder` keeps a journal as the live server does,

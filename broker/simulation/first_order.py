@@ -1,4 +1,4 @@
-"""First-order federated learning with virtual devices: the ceiling that zeroth-order methods are compared with.
+"""First-order federated learning with virtual devices: the upper limit for zeroth-order methods.
 
 FedAvg (arXiv 1602.05629): devices take local steps of SGD, the server averages their weights by examples. FedSGD (same
 paper): devices send one gradient, and the server takes the step, by SGD or by Adam (FedAdam, arXiv 2003.00295).

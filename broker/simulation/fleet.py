@@ -1,6 +1,6 @@
-"""How virtual devices behave: who is there in a round, who answers and when, drawn from stated distributions.
+"""How virtual devices behave: which are available in a round, which answer and when, drawn from distributions.
 
-Every draw depends on nothing but the seed, the device and the round: a simulation that goes on after a kill behaves as
+Every draw depends on nothing but the seed, the device and the round: a simulation that resumes after a kill behaves as
 one that was never interrupted.
 """
 
@@ -36,7 +36,7 @@ class Behaviour:
     dropout: float
 
     def __post_init__(self) -> None:
-        """Raises PlanError when a chance is none."""
+        """Raises PlanError when a probability is not between 0 and 1."""
         if not (0 < self.available <= 1 and 0 <= self.dropout < 1):
             raise PlanError(
                 "simulation.availability",
@@ -52,7 +52,7 @@ def parse_quantile(text: str, option: str) -> Quantile:
     """A distribution: a number, ``uniform:LOW,HIGH`` or ``lognormal:MEDIAN,SIGMA``.
 
     Raises:
-        PlanError: it is none of these.
+        PlanError: it is not one of these.
     """
     kind, _, numbers = text.rpartition(":")
     try:

@@ -1,4 +1,4 @@
-"""Which examples a virtual device holds: all of a file's shared out among the devices, or some drawn for each."""
+"""Which examples a virtual device holds: a file's examples split among the devices, or some drawn for each."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def draw_each(store: DataStore, devices: int, each: int, skew: Skew, seed: int) 
 
 
 def device_names(devices: int) -> list[str]:
-    """Names of so many devices."""
+    """Names of ``devices`` devices."""
     return [f"device-{number}" for number in range(1, devices + 1)]
 
 

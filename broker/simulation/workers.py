@@ -1,4 +1,4 @@
-"""Who measures for virtual devices: this process, others beside it, or Ray's on many machines.
+"""Who measures for virtual devices: this process, other processes, or Ray's on many machines.
 
 All replicas of a job are the same bits, so one replica serves all of a worker's devices.
 """

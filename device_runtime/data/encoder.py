@@ -1,4 +1,4 @@
-"""Text to token ids that fit the bundle's length: fields are cut where they must be, label, mask and answer never."""
+"""Text to token ids that fit the bundle's length: long fields are cut; label, mask and answer never are."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Encoder:
 
         Args:
             fields: the template's fields.
-            answer: what is to be generated, if it is known.
+            answer: what should be generated, if it is known.
 
         Raises:
             DataError: the template and the answer's room alone are longer than the limit, the answer has more tokens
@@ -114,7 +114,7 @@ class Encoder:
 
 
 def encode_open(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Tokens of a text that is to be continued: without those that the tokenizer puts at an end."""
+    """Tokens of a text to continue: without those that the tokenizer puts at an end."""
     ids = list(tokenizer.encode(text).ids)
     whole, bare = tokenizer.encode("a").ids, tokenizer.encode("a", add_special_tokens=False).ids
     opening = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)

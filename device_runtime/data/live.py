@@ -1,4 +1,4 @@
-"""A device's examples as their file is now: what is added while the agent runs counts from the next round on."""
+"""A device's examples as their file is now: examples that are added during a job count from the next round on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labelled examples out of files (JSON lines, CSV, Parquet) or a data set of the hub, checked against a task."""
+"""Labelled examples from files (JSON lines, CSV, Parquet) or a data set of the hub, checked against a task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The device's agent: it keeps its replica up with the journal and answers plans, over MQTT.
+"""The device's agent: over MQTT it follows the journal with its replica, and answers plans.
 
 All that it needs to continue after a kill is in its state folder. A result is sent again until the server acknowledges
 it or the round is over; entries are applied exactly once and in order, and a gap is asked for. What the broker brings

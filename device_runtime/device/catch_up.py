@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 LOADED_PER_S = 4e8
 #: Seconds and bytes after which a download's speed is believed.
 _TRIAL_S, _TRIAL_BYTES = 1.0, 1 << 20
-#: A download is given up when it will take so many times what the journal will: its beginning says only roughly.
+#: A download is given up when it will take this many times as long as the journal; its start says only roughly.
 MARGIN = 1.25
 
 
@@ -47,7 +47,7 @@ class Pace:
         self._seconds += seconds
 
     def journal_seconds(self, rounds: int) -> float:
-        """Seconds that so many rounds of the journal will take; 0 before the first one was applied."""
+        """Seconds that ``rounds`` rounds of the journal will take; 0 before the first one was applied."""
         return self._seconds / self._rounds * rounds if self._rounds else 0.0
 
     def fetch(self, offer: Offer, behind: int, path: Path, authority: str) -> bool:
@@ -55,7 +55,7 @@ class Pace:
 
         Args:
             behind: rounds between the replica and the snapshot.
-            authority: whom to trust over HTTPS, see :func:`fedspzo.device_runtime.device.download.download`.
+            authority: certificate to trust over HTTPS, see :func:`fedspzo.device_runtime.device.download.download`.
 
         Returns:
             Whether the snapshot is at ``path``, whole and as the server signed it.
@@ -102,7 +102,7 @@ class CatchUp:
     """
 
     def __init__(self, state: DeviceState, check: Check, recorder: Recorder, authority: str) -> None:
-        """``authority`` is whom to trust over HTTPS, where snapshots are offered there (PEM text)."""
+        """``authority`` is the certificate to trust over HTTPS, where snapshots are offered there (PEM text)."""
         self.pace = Pace()
         self._state, self._check, self._recorder, self._authority = state, check, recorder, authority
 

@@ -1,4 +1,4 @@
-"""A device as an object: started and stopped in one's own process, as many side by side as there are state folders."""
+"""A device as an object: started and stopped in your own process, as many side by side as there are state folders."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Device:
             name: the device's id; by default its login's, or one drawn at random at the first start.
             engine: runs the graphs; one of ``engines.protocol.ENGINES``.
             threads: of the engine, and for weights.
-            ahead: perturb the next stage's weights while the engine runs, on a thread besides.
+            ahead: perturb the next stage's weights while the engine runs, on another thread.
             afresh: forget all but the id and the key, and begin at the bundle's weights.
             limits: within which it takes part in rounds; outside it only follows the journal.
             energy: reads the joules of its work.

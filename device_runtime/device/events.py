@@ -40,7 +40,7 @@ class Waiting:
     """The device hears nothing from its server, or hears it again.
 
     Attributes:
-        reason: for whom the device waits, for how long already, and what the cause may be; "" when it waits no more.
+        reason: what the device waits for, for how long already, and what the cause may be; "" when it waits no more.
     """
 
     reason: str

@@ -1,4 +1,4 @@
-"""What a device answers to plans: what it measures on its examples, or why it cannot."""
+"""How a device answers plans: with what it measures on its examples, or with the reason why it cannot."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Measurer:
         """Prepare the graphs.
 
         Args:
-            examples: gives those to measure on, asked anew for each plan.
+            examples: gives those to measure on, asked again for each plan.
             unwilling: says why the device takes part in no round now; "" where it does.
             recorder: is told what phase of the work it is.
             spent: says what a round has taken so far, where that is known.

@@ -1,4 +1,4 @@
-"""What a device sends: signed, and what must be acknowledged again and again until it is."""
+"""What a device sends: signed, and sent again until it is acknowledged where it must be."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One file over HTTP or HTTPS, in as many connections as it takes: what has come is kept, and the rest asked for.
+"""One file over HTTP or HTTPS, in several connections if necessary: what has arrived is kept, the rest requested.
 
 Redirects are not followed, and proxies are not used.
 """
@@ -49,7 +49,7 @@ class RemoteFile:
 
     Attributes:
         target: path and query of the URL.
-        context: for HTTPS, whom to trust.
+        context: for HTTPS, which certificates to trust.
     """
 
     url: str
@@ -60,7 +60,7 @@ class RemoteFile:
 
     @classmethod
     def parse(cls, url: str, authority: str) -> RemoteFile:
-        """Raises DownloadError when the URL or the authority is none."""
+        """Raises DownloadError when the URL or the authority is not one."""
         try:
             parts = urlsplit(url)
             host, port = (parts.hostname or "").encode("idna").decode(), parts.port
@@ -114,7 +114,7 @@ class Transfer:
 
     Attributes:
         file: what has arrived; open for reading and writing.
-        tag: entity tag of the version that it is of; only with a strong one can it be gone on with.
+        tag: entity tag of the version that it is of; only with a strong one can it be continued.
         limit: most bytes that the file may have.
         on_progress: told the bytes that are there and those of the whole file, as they arrive.
         keep: told the tag when a version begins, before any of its bytes is written.
@@ -191,7 +191,7 @@ class Transfer:
         return response.length
 
     def _continue(self, response: http.client.HTTPResponse, start: int) -> int:
-        """Size in bytes of a file that goes on where it ended. What does not fit makes the next attempt start over."""
+        """Size in bytes of a file to continue where it ended. What does not fit makes the next attempt start over."""
         found = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+)", response.getheader("Content-Range", ""))
         if found and response.getheader("ETag", self.tag) == self.tag:
             total = int(found[2])

@@ -50,7 +50,7 @@ class Silence:
         self._foreign = True
 
     def tell(self, connected: bool) -> None:
-        """Say for whom the device waits, and why that may be."""
+        """Say what the device waits for, and what the reason may be."""
         now = time.monotonic()
         self._told = True
         waited = f"for {now - self._since:.0f} s"

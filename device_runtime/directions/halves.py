@@ -1,7 +1,7 @@
-"""Weights of 16 bits at rest: widened to float32 where they are used, rounded at random when they are changed.
+"""Weights stored in 16 bits: widened to float32 where they are used, rounded at random when they are changed.
 
 A step is often smaller than the spacing of 16-bit numbers; rounded to the nearest it would vanish. Rounding up or down
-at random, in proportion to what is left over, keeps every step in the mean. The random bits come from the directions'
+at random, in proportion to what is left over, keeps every step on average. The random bits come from the directions'
 counter streams, so every replica rounds alike: this is part of their format.
 """
 
@@ -51,7 +51,7 @@ def _keeps_subnormals() -> bool:
 
 
 def narrow(exact: np.ndarray, random: np.ndarray, out: np.ndarray) -> None:
-    """Round float32 to a 16-bit type, up or down at random; unbiased but for float16 below 2⁻¹⁴, rounded to nearest.
+    """Round float32 to a 16-bit type, up or down at random; unbiased except float16 below 2⁻¹⁴: to nearest.
 
     Args:
         exact: float32 [n]; overwritten.

@@ -1,4 +1,4 @@
-"""The direction kernel in C (``directions.c``), through ctypes: the bits of the one in numpy, on several threads.
+"""The direction kernel in C (``kernel.c``), through ctypes: the bits of the one in numpy, on several threads.
 
 The library is built when the package is installed, where there is a C compiler, and an Android app carries it.
 Without it numpy does the work.

@@ -1,4 +1,4 @@
-"""The 256 normal quantiles behind gaussian directions, as bits: libraries disagree in the last place, so none is asked.
+"""The 256 normal quantiles of gaussian directions, as bits: libraries disagree in the last place, so none is used.
 
 Entry i is Φ⁻¹((i + ½)/256), scaled so that the mean of the squares is one, rounded to float32. The upper half is
 stored as little-endian float32; the lower half mirrors it.

@@ -109,7 +109,7 @@ class Flow:
             infer: tells its unit.
             volts: the voltage, or 1 where ``flow`` gives a power.
             falls: whether the contract has it negative while the battery is used; None where there is no contract.
-            facts: what is known beforehand.
+            facts: what is known in advance.
 
         Raises:
             Gap: it cannot be read.
@@ -167,7 +167,7 @@ class Stored:
             discharging: whether the device lives on the battery alone.
             holds: the charge in C, which falls while the battery is used; or the energy in J.
             volts: the voltage, or 1 where ``holds`` gives an energy.
-            facts: what is known beforehand.
+            facts: what is known in advance.
 
         Raises:
             Gap: it cannot be read.

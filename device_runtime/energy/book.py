@@ -1,4 +1,4 @@
-"""What a device's work takes, round by round: said to the server that asks for it, and kept in the state folder."""
+"""The energy of a device's work, round by round: sent to a server that asks for it, and kept in the state folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An external meter's log, a CSV of time and power, laid over what the device did by the clock on the wall.
+"""An external meter's log, a CSV of time and power, matched by the time of day with what the device did.
 
 The first row names the columns: a time (seconds since the epoch or since the meter's start, milliseconds, or ISO 8601)
 and a power, or a voltage and a current; units in brackets count (``Current (mA)``, ``power[mW]``).
@@ -67,7 +67,7 @@ class Log:
 
 
 def read_log(file: Path) -> Log:
-    """A meter's log. Raises EnergyError, naming the line, when it is none."""
+    """A meter's log. Raises EnergyError, naming the line, when it is not one."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

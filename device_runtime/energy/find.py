@@ -1,4 +1,4 @@
-"""Which sources are here, and the one that a user means."""
+"""Which sources this device has, and which one a user chose."""
 
 from __future__ import annotations
 

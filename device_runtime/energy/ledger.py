@@ -1,4 +1,4 @@
-"""Joules of intervals, shared among the phases and rounds that were on in them, with the idle baseline taken off.
+"""Joules of intervals, divided among the phases and rounds in them, with the idle baseline subtracted.
 
 An interval lies between two readings. Its energy goes to the phases that were on in it, in proportion to their
 time. Intervals in which nothing was done but to wait give the idle power P₀; where an interval has both work and

@@ -1,4 +1,4 @@
-"""Keeps the account of what the phases of the work took, by the readings of a source."""
+"""Keeps account of the energy of each phase of the work, from the readings of a source."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ class Meter:
                 self._moves += 1
                 self._least = min(self._least, abs(value - before))
             elif facts.period and not final and sum(self._timer.peek().values()) < STILL_S:
-                return  # the interval goes on until the counter moves
+                return  # the interval lasts until the counter moves
         now, phases = self._timer.take()
         seconds, self._last, self._since = now - then, (now, value), now
         if facts.kind == COUNTER:

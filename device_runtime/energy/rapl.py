@@ -55,7 +55,7 @@ class Rapl:
         self.facts = Facts(COUNTER, RESOLUTION_J, PERIOD_S, GAIN, several, remarks)
 
     def read(self) -> float:
-        """Joules since the start, over the points where counters begin anew."""
+        """Joules since the start, over the points where counters start again."""
         counts = [read_number(package.counter) for package in self._packages]
         moved = sum(unwrap(p.last, count, p.span) for p, count in zip(self._packages, counts, strict=True)) / 1e6
         now = self._clock()
@@ -69,7 +69,7 @@ class Rapl:
 
 
 def unwrap(before: int, after: int, span: int) -> int:
-    """How far a counter went that starts anew beyond ``span``; right as long as it went less than all of it."""
+    """How far a counter went that starts again beyond ``span``; right as long as it went less than all of it."""
     return after - before if after >= before else after - before + span + 1
 
 

@@ -1,4 +1,4 @@
-"""What a source of energy readings is, and what it says of itself."""
+"""Sources of energy readings, and how they describe themselves."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Source(Protocol):
         """What it can tell; inference may have learnt more since the last time."""
 
     def read(self) -> float:
-        """Joules since some start, never starting anew, or the watts of the moment.
+        """Joules since some start, which never start again, or the watts of the moment.
 
         Raises:
             Gap: it cannot say at the moment.

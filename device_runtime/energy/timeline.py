@@ -1,4 +1,4 @@
-"""What the device did at which time by the clock on the wall, kept for a meter's log that is read afterwards."""
+"""What the device did at which time of day, kept for a meter's log that is read afterwards."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Timeline:
 
     @classmethod
     def read(cls, file: Path) -> Timeline:
-        """As it was written. Raises EnergyError when the file is none."""
+        """As it was written. Raises EnergyError when the file is not a timeline."""
         try:
             record = json.loads(file.read_text(encoding="utf-8"))
             ticks = [

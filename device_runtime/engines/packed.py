@@ -24,7 +24,7 @@ from fedspzo.device_runtime.engines.protocol import Linear
 _PANELS = (8, 16, 32, 64)
 _ALIGNMENT = 128
 _MAPS = Path("/proc/self/maps")
-#: Of so many panels one is looked at: reading all constants would take time and memory.
+#: One of this many panels is looked at: reading all constants would take time and memory.
 _SAMPLED = 16
 
 

@@ -1,4 +1,4 @@
-"""An engine that tells of each graph that has run: a watchdog hears that a slow device is not one that hangs."""
+"""An engine that reports each graph that has run, so that a watchdog can tell a slow device from one that hangs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class WatchedEngine:
         return _WatchedGraph(self._engine.load(path, constants), self._ran)
 
     def load_packed(self, path: Path, linear: Sequence[Linear]) -> PackedGraph | None:
-        """See :class:`fedspzo.device_runtime.engines.protocol.PackingEngine`; None for an engine that is none."""
+        """See :class:`fedspzo.device_runtime.engines.protocol.PackingEngine`; None for an engine that is not one."""
         graph = self._engine.load_packed(path, linear) if isinstance(self._engine, PackingEngine) else None
         return None if graph is None else _WatchedPackedGraph(graph, self._ran)
 

@@ -1,4 +1,4 @@
-"""paho's MQTT client for an access, in either version: what a connection asks of the broker, and how it may end."""
+"""paho's MQTT client for an access, in either version: what a connection needs of the broker, and how it may end."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def start(client: mqtt.Client, access: Access) -> None:
 
 @functools.lru_cache(maxsize=64)
 def expiring(seconds: float) -> Properties:
-    """Has the broker drop a message (MQTT 5) that it could not deliver within so many seconds."""
+    """Has the broker drop a message (MQTT 5) that it could not deliver within ``seconds``."""
     properties = Properties(PacketTypes.PUBLISH)
     properties.MessageExpiryInterval = min(math.ceil(seconds), _LONGEST_S)
     return properties
@@ -97,7 +97,7 @@ def _tls_context(access: Access) -> ssl.SSLContext:
 
 
 def hang_up(connection: Any) -> None:
-    """End a connection without a word; the client notices and connects anew."""
+    """End a connection without a word; the client notices and connects again."""
     if connection is not None:
         with suppress(OSError):  # it may be gone already
             raw_socket(connection).shutdown(socket.SHUT_RDWR)

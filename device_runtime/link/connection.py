@@ -158,13 +158,13 @@ class Link:
                 self.bytes_up += len(payload)
 
     def _watch_acknowledgements(self) -> None:
-        """Connect anew when the broker owes an acknowledgement for too long: it has lost messages, or its way."""
+        """Connect again when the broker owes an acknowledgement for too long: it has lost messages, or its way."""
         waiting = self._unacknowledged
         while waiting and waiting[0][1].is_published():
             waiting.popleft()
         if waiting and time.monotonic() > max(waiting[0][0], self._granted_at) + _UNACKNOWLEDGED_S:
             waiting.clear()
-            log.warning("the broker at %s leaves messages unacknowledged; connecting anew", self.access.place)
+            log.warning("the broker at %s leaves messages unacknowledged; connecting again", self.access.place)
             hang_up(self._client.socket())
 
     def next(self, timeout: float) -> Any | None:
@@ -173,7 +173,7 @@ class Link:
         return events[0] if events else None
 
     def take(self, timeout: float, most: int) -> list[Any]:
-        """What has happened, at most so many events; waits up to ``timeout`` seconds for the first."""
+        """What has happened, at most ``most`` events; waits up to ``timeout`` seconds for the first."""
         events: list[Any] = []
         try:
             events.append(self.events.get(timeout=max(timeout, 0.0)))

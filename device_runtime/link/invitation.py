@@ -27,7 +27,7 @@ _CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE---
 
 @dataclass(frozen=True)
 class Invitation:
-    """What a device needs to take part in a job, but for the bundle.
+    """What a device needs to take part in a job, except the bundle.
 
     Attributes:
         access: the broker and the login.

@@ -1,4 +1,4 @@
-"""How tensors lie in a bundle: float32, 16 bits, or codes of 8 and 4 bits with scales.
+"""How a bundle stores tensors: float32, 16 bits, or codes of 8 and 4 bits with scales.
 
 Quantised (a frozen base under adapters, and the token table): matrices [..., out, in] are codes times scales, laid out
 as engines take them. 8 bits: int8 codes of −127 … 127, a float32 scale for each row. 4 bits: codes of −7 … 7, two in a

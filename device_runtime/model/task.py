@@ -1,4 +1,4 @@
-"""What a model is asked to do: a template over the fields of an example, and how the answer is read off the model."""
+"""What a model is asked to do: a template with the fields of an example, and how the answer is read."""
 
 from __future__ import annotations
 

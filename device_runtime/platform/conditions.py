@@ -1,4 +1,4 @@
-"""How a device fares (power, heat, network) as Linux tells of it, and the limits within which it takes part.
+"""The conditions of a device (power, heat, network) as Linux reports them, and the limits for taking part.
 
 Sources: Documentation/ABI/testing/sysfs-class-power and sysfs-class-thermal, proc_net, NetworkManager's Metered.
 """

@@ -1,4 +1,4 @@
-"""What a device is doing at a moment: phases of its work, timed only where somebody measures.
+"""What a device does at a moment: phases of its work, which are timed only when something measures.
 
 Code says what it does with ``with recorder.phase(PERTURB): …``. Phases nest: what is inside another is taken out of it.
 Each thread has phases of its own, so that weights that are perturbed ahead of the engine are seen beside it.

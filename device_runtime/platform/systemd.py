@@ -1,8 +1,8 @@
-"""A device as a service of systemd: it says that it has started, that it gets on and what it does.
+"""A device as a systemd service: it reports that it has started, that it makes progress, and what it does.
 
 The words are datagrams to the socket that ``$NOTIFY_SOCKET`` names (sd_notify(3)); elsewhere nothing is said. The
 watchdog hears of work that is done, of each graph that has run and of each turn of the agent, so that a device that
-hangs is started anew and one that is slow is not.
+hangs is restarted and one that is slow is not.
 """
 
 from __future__ import annotations

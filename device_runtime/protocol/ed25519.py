@@ -1,4 +1,4 @@
-"""Ed25519 signatures in Python alone, for devices without a wheel of `cryptography`.
+"""Ed25519 signatures in pure Python, for devices without a wheel of `cryptography`.
 
 RFC 8032, section 5.1. Signatures are checked as OpenSSL checks them, to the bit: S is below the group's order, R is
 compared as bytes, cofactors are not multiplied away, and a public key's y is taken modulo p. (The package `ecdsa` takes
@@ -34,7 +34,7 @@ class PrivateKey:
     """
 
     def __init__(self, secret: bytes) -> None:
-        """The key that 32 bytes are. Raises ValueError unless there are so many."""
+        """The key that 32 bytes are. Raises ValueError for any other number of bytes."""
         if len(secret) != KEY_BYTES:
             raise ValueError(f"an Ed25519 private key is {KEY_BYTES} bytes long")
         digest = hashlib.sha512(secret).digest()
@@ -51,7 +51,7 @@ class PrivateKey:
 
 
 def verify(public: bytes, signature: bytes, text: bytes) -> bool:
-    """Whether some bytes were signed by the owner of a public key; False as well if the key is none."""
+    """Whether some bytes were signed by the owner of a public key; also False if it is not a key."""
     if len(public) != KEY_BYTES or len(signature) != SIGNATURE_BYTES:
         return False
     point, scalar = signature[:KEY_BYTES], int.from_bytes(signature[KEY_BYTES:], "little")
@@ -125,7 +125,7 @@ def _encoded(point: _Point) -> bytes:
 
 
 def _decoded(encoding: bytes) -> _Point | None:
-    """The point that a key is; None if it is none. As OpenSSL: any y, and any sign of x = 0."""
+    """The point that a key is; None if it is not one. As OpenSSL: any y, and any sign of x = 0."""
     number = int.from_bytes(encoding, "little")
     sign, y = number >> 255, (number & (1 << 255) - 1) % _P
     u, v = (y * y - 1) % _P, (_D * y * y + 1) % _P

@@ -79,7 +79,7 @@ class Result:
         round: the plan's round.
         plan: the plan's :func:`fingerprint`.
         scalars: float32 projected gradients, as many as the plan asks for.
-        loss: mean loss over the plan's steps, half-way between plus and minus or at the centre.
+        loss: mean loss over the plan's steps, halfway between plus and minus or at the centre.
         examples: examples used.
         seconds: time the local steps took.
         digest: of the replica that the round started from, or empty when the plan did not ask.
@@ -147,7 +147,7 @@ class EntryBatch:
 
 @dataclass(frozen=True)
 class Offer:
-    """Server → device far behind: a snapshot that it may fetch instead of so many entries.
+    """Server → device far behind: a snapshot that it may fetch instead of the entries.
 
     Attributes:
         round: the snapshot's.
@@ -163,7 +163,7 @@ class Offer:
 
 @dataclass(frozen=True)
 class Rebase:
-    """Server → device that is late: what the journal adds up to at a round that rebases, instead of so many entries.
+    """Server → device that is late: what the journal adds up to at a round that rebases, instead of the entries.
 
     Attributes:
         round: the round.

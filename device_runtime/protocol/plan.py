@@ -61,7 +61,7 @@ class Plan:
         energy: whether the result should say what it took, from devices that know.
         sides: 2 for differences (l₊ − l₋)/2ε, nested as in the paper; 1 for (l − l₀)/ε around the centre.
         seed_pool: size of the finite pool that all seeds come from (FedKSeed, arXiv 2312.06353); 0 for no such pool.
-        rebase_every: after each round whose number it divides, weights are made anew from θ₀ and the sums of
+        rebase_every: after each round whose number it divides, weights are made again from θ₀ and the sums of
             coefficients (:mod:`fedspzo.device_runtime.protocol.sums`); 0 for never.
     """
 
@@ -91,7 +91,7 @@ class Plan:
         if not moved or min(block.fanout for block in moved) < 1:
             raise PlanError(
                 "plan.fanout-not-positive",
-                "fanouts are at least 1, but for the first of several blocks, which a fan-out of 0 freezes",
+                "fanouts are at least 1, except for the first of several blocks, which a fan-out of 0 freezes",
             )
         if not all(_TINY <= size <= _HUGE for size in (self.epsilon, self.deadline, *(b.scale for b in self.blocks))):
             raise PlanError(
@@ -119,7 +119,7 @@ class Plan:
 
     @property
     def rebases(self) -> bool:
-        """Whether weights are made anew after this round."""
+        """Whether weights are computed again after this round."""
         return self.rebase_every > 0 and self.round % self.rebase_every == 0
 
     @property

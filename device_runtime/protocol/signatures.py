@@ -1,4 +1,4 @@
-"""Ed25519 by the `cryptography` library where it is installed, else in Python alone: Android has no wheel of it.
+"""Ed25519 by the `cryptography` library where it is installed, otherwise in pure Python: Android has no wheel.
 
 Both make the same signatures and take the same ones, well-formed or not (tests/unit/test_signatures.py).
 """
@@ -25,10 +25,10 @@ class Scheme(Protocol):
     """Ed25519, by whatever means."""
 
     def private_key(self, secret: bytes) -> PrivateKey:
-        """The key that 32 bytes are; any will do. Raises ValueError unless there are so many."""
+        """The key that 32 bytes are; any will do. Raises ValueError for any other number of bytes."""
 
     def verify(self, public: bytes, signature: bytes, text: bytes) -> bool:
-        """Whether some bytes were signed by the owner of a public key; False as well if key or signature are none."""
+        """Whether some bytes were signed by the owner of a public key; also False if key or signature are not ones."""
 
 
 @cache

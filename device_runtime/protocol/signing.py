@@ -1,4 +1,4 @@
-"""Signatures (Ed25519): why a broker can delay what it carries, and neither alter nor invent it.
+"""Signatures (Ed25519): a broker can delay messages, but cannot alter or invent them.
 
 A message travels as its bytes and then their signature. The server's key is pinned in the bundle; a device's key is
 made on the device and comes with its first ``Sync``. A signature is good in one :class:`Scope` only.
@@ -26,7 +26,7 @@ MAX_SIGNED_BYTES = MAX_BYTES + SIGNATURE_BYTES
 
 @dataclass(frozen=True)
 class Scope:
-    """What a signature is good for, besides the bytes that it signs.
+    """What a signature is good for, apart from the bytes that it signs.
 
     Attributes:
         job: the job's name.

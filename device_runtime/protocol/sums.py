@@ -2,7 +2,7 @@
 
 With seeds from a pool of S the weights are θ₀ + Σ aₛ·z(s), so that a device that is late needs the S sums aₛ of each
 block and no entries, however many there were. Entries that are applied one by one round the weights at every step, and
-the sums do not. Hence rounds that *rebase*: after one, every replica makes its weights anew, θ₀ and then for each block
+the sums do not. Hence rounds that *rebase*: after one, every replica makes weights again, θ₀ and then for each block
 all its directions in the order of the pool, as one step of the kernel that applies entries. From there on, those that
 were there and those that come late have the same bits.
 """

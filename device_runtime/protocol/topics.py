@@ -1,4 +1,4 @@
-"""Names: of jobs, of devices, and of the topics that they speak on."""
+"""Names of jobs and devices, and the topics that they use."""
 
 from __future__ import annotations
 

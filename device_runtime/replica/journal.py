@@ -1,4 +1,4 @@
-"""The journal: the append-only list of applied rounds, in SQLite: a cut of power leaves a whole prefix of it."""
+"""The journal: the append-only list of applied rounds, in SQLite. A power cut leaves its first entries whole."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class Journal:
             raise
 
     def entries(self, after: int = 0, most: int = -1) -> Iterator[Entry]:
-        """Entries of the rounds after ``after``, in order, at most so many or all.
+        """Entries of the rounds after ``after``, in order, at most ``most`` or all.
 
         Raises:
             StateError: one is damaged or missing.
@@ -143,7 +143,7 @@ class Journal:
             after, most = rows[-1][0], most - len(rows) if most >= 0 else most
 
     def signed(self, after: int, most_bytes: int) -> tuple[bytes, ...]:
-        """Signed entries of the rounds after ``after``, as many as make up so many bytes but at least one."""
+        """Signed entries of the rounds after ``after``, as many as fit ``most_bytes`` but at least one."""
         found: list[bytes] = []
         size = 0
         statement = "SELECT entry, signature FROM journal WHERE round > ? ORDER BY round"

@@ -46,7 +46,7 @@ class Replica:
 
         Args:
             threads: that directions are added with.
-            ahead: whether perturbed weights are made ahead of their use, on a thread besides.
+            ahead: whether perturbed weights are made ahead of their use, on another thread.
 
         Raises:
             StateError: the snapshot is damaged or of another bundle.

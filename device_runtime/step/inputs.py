@@ -1,4 +1,4 @@
-"""What the graphs are fed of a batch of examples, besides weights and activations."""
+"""What the graphs are fed of a batch of examples, apart from weights and activations."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Activations of a frozen prefix of the network, kept on disk: a batch of examples seen before goes past it.
+"""Activations of a frozen prefix of the network, kept on disk: a batch of known examples skips the prefix.
 
 It is a cache: what it holds can be computed again, so it is not synced; each activation has a hash, and a damaged file
-is begun anew.
+is started again.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class PrefixCache:
                     if size <= self._most:
                         values = key, prefix, _hash(key, content) + content
                         connection.execute("INSERT OR REPLACE INTO activations VALUES (?, ?, ?)", values)
-        except sqlite3.OperationalError as error:  # the disk is full, say: it goes on without
+        except sqlite3.OperationalError as error:  # the disk is full, for example: it continues without
             log.warning("%s cannot be written (%s)", self._file, error)
         except sqlite3.DatabaseError as error:
             self._begin_anew(error)
@@ -84,7 +84,7 @@ class PrefixCache:
         return self._connection
 
     def _begin_anew(self, error: sqlite3.DatabaseError) -> None:
-        log.warning("%s is begun anew (%s)", self._file, error)
+        log.warning("%s is started again (%s)", self._file, error)
         if self._connection is not None:
             self._connection.close()
             self._connection = None

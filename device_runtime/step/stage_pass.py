@@ -143,7 +143,7 @@ def perturbed_weights(
             with phase(IDLE):
                 done.result()
             yield made
-    finally:  # a caller that stops half-way finds the kernel at rest
+    finally:  # a caller that stops halfway finds the kernel at rest
         wait([done for _, done in waiting])
 
 

@@ -1,4 +1,4 @@
-"""A .tflite graph taken apart: constants are taken out of it, and parts of files beside it put into their places."""
+"""Takes a .tflite graph apart: replaces its constants by references to parts of other files."""
 
 from __future__ import annotations
 

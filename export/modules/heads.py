@@ -1,4 +1,4 @@
-"""Heads: from the last activations to a loss for each example, for each form of task; none is new to the model."""
+"""Heads: from the last activations to a loss for each example, for each form of task. None has new weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fedspzo.export.modules.stage_module import StageModule, Weights
 #: Factor on the cosine similarities.
 TEMPERATURE = 20.0
 
-#: Tensors that the heads take besides those of the model's final module.
+#: Tensors that the heads take in addition to those of the model's final module.
 LABELS, LABEL_BIAS, TABLE = "labels", "label_bias", "table"
 
 

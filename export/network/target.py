@@ -25,7 +25,7 @@ class Target:
         answer_tokens: most tokens of a generated answer, in place of the task's own number.
         adapters: train these and leave all else frozen; None to train the model's own tensors.
         weights: what matrices and the token table are stored as, one of ``model.stored.NAMES``.
-        groups: with adapters, numbers of branches that go through a graph together (even ones, besides 1).
+        groups: with adapters, numbers of branches that go through a graph together (even ones, in addition to 1).
     """
 
     formats: Sequence[str]

@@ -1,4 +1,4 @@
-"""Tasks that come with the project, one TOML file each, and reading of a task of one's own."""
+"""Tasks that come with the project, one TOML file each, and the reading of your own task."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a device's work costs on this machine, each figure beside its physical bound."""
+"""What a device's work costs on this machine, each figure with its physical bound."""

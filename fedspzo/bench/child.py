@@ -1,4 +1,4 @@
-"""A device's process as far as its first steps, or one that only infers; prints what it took as JSON."""
+"""A device's process up to its first steps, or one that only infers; prints what it took as JSON."""
 
 from __future__ import annotations
 

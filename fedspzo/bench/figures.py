@@ -1,4 +1,4 @@
-"""The figures: of a step, of adding directions, of memory, of starting; each with the bound that it is held against."""
+"""Figures of a step, of adding directions, of memory and of starting, each with the bound that it is compared with."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def take_step(forward: Forward[Replica], store: DataStore, plan: Plan) -> None:
 
 
 def run_forwards(forward: Forward[Replica], store: DataStore, runs: Sequence[int]) -> None:
-    """Run each stage so many times with the weights as they are: the forward passes of a step and nothing else.
+    """Run each stage ``runs`` times with the weights as they are: the forward passes of a step and nothing else.
 
     Where a step writes weights to the engine's own memory, these runs compute with what stands there.
     """

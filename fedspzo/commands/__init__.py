@@ -1,1 +1,1 @@
-"""One module a command: ``configure`` describes its options, ``run`` does it."""
+"""One module for each command: ``configure`` adds its options, ``run`` runs it."""

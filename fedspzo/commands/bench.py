@@ -1,4 +1,4 @@
-"""Measure what a device's work costs on this machine: figure, physical bound, and the ratio of the two."""
+"""Measure what a device's work costs on this machine: each figure, its physical bound, and their ratio."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads (%(default)s)")
     parser.add_argument("--ahead", action="store_true", help="make the next weights while the engine runs")
     parser.add_argument("--shape", metavar="BATCHxLENGTH", help="one of the bundle's shapes (default: the largest)")
-    parser.add_argument("--repeats", type=int, default=5, help="timed runs, of which the median counts (%(default)s)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object a figure")
+    parser.add_argument("--repeats", type=int, default=5, help="timed runs; their median counts (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object for each figure")
     add_options(parser, Job, STEP)
 
 

@@ -13,7 +13,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--state", type=Path, metavar="DIR", help="run mosquitto, and keep its files and logins here")
     parser.add_argument(
         "--host", nargs="+", default=[], metavar="NAME",
-        help="names and addresses that devices reach mosquitto by, the main one first (default: this machine only)",
+        help="names and addresses by which devices reach mosquitto, the main one first (default: this machine only)",
     )  # fmt: skip
     parser.add_argument("--port", type=int, default=0, help="TCP port (default: 8883, or a free one when embedded)")
     parser.add_argument("--embedded", action="store_true", help="the embedded broker: this machine only, no logins")

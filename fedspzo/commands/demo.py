@@ -1,4 +1,4 @@
-"""The whole of it on this machine: export, broker, server and devices as processes, and a model that got better."""
+"""Run everything on this machine: export, broker, server and devices as processes, until the model has improved."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the options."""
-    parser.add_argument("--name", default="demo", help="of the run; its folder is runs/NAME (%(default)s)")
+    parser.add_argument("--name", default="demo", help="name of the run; its folder is runs/NAME (%(default)s)")
     parser.add_argument("--rounds", type=int, default=180, help="rounds to run (%(default)s)")
     parser.add_argument("--devices", type=int, default=8, help="device processes (%(default)s)")
     parser.add_argument("--cohort", type=int, default=4, help="devices asked in a round (%(default)s)")

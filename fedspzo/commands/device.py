@@ -1,4 +1,4 @@
-"""Take part in a job: keep a replica up with the journal and answer plans from the examples in a file."""
+"""Take part in a job: follow its journal, and answer its plans with measurements on the examples in a file."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--afresh",
         action="store_true",
-        help="forget all but the device's id and key, and begin at the bundle's weights",
+        help="forget everything except the device's id and key, and start at the bundle's weights",
     )
     parser.add_argument(
         "--show-key", action="store_true", help="print the device's line for the server's --admit file, and end"
     )
     limits = parser.add_argument_group("when to take part", "outside these limits the device only follows the journal")
-    limits.add_argument("--min-battery", type=float, default=0.0, metavar="PERCENT", help="at least so much charge")
+    limits.add_argument("--min-battery", type=float, default=0.0, metavar="PERCENT", help="needs at least this charge")
     limits.add_argument(
-        "--max-temperature", type=float, default=math.inf, metavar="CELSIUS", help="no sensor hotter than this"
+        "--max-temperature", type=float, default=math.inf, metavar="CELSIUS", help="highest temperature of any sensor"
     )
     limits.add_argument("--only-charging", action="store_true", help="only while connected to power")
     limits.add_argument(
-        "--only-unmetered", action="store_true", help="not over a modem, or what NetworkManager takes for metered"
+        "--only-unmetered", action="store_true", help="not over a modem or a network that NetworkManager calls metered"
     )
     energy = parser.add_argument_group("energy", "joules are kept by round in the state folder, see fedspzo energy")
     energy.add_argument(
-        "--energy", metavar="SOURCE", help="measure by one of fedspzo energy sources, or auto: the first"
+        "--energy", metavar="SOURCE", help="one of those that fedspzo energy sources lists, or auto: the first"
     )
     energy.add_argument(
         "--energy-idle", type=float, default=10.0, metavar="S", help="seconds to stay idle at the start (%(default)s)"
@@ -60,7 +60,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ahead",
         action="store_true",
-        help="perturb the next stage's weights while the engine runs: faster with a core to spare, for more memory",
+        help="perturb the next stage's weights while the engine runs: faster if a core is free, takes more memory",
     )
 
 

@@ -1,4 +1,4 @@
-"""Measure the joules of a device's work: what sensors there are, what a step takes, what a run took."""
+"""Measure the joules of a device's work: which sensors exist, what a step takes, what a run took."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from fedspzo.options.job import STEP, make_step
 def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the options."""
     commands = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
-    sources = commands.add_parser("sources", help="the sensors of this device, and what they can tell")
-    measure = commands.add_parser("measure", help="what the steps of a plan take, phase by phase")
+    sources = commands.add_parser("sources", help="the sensors of this device, and what they measure")
+    measure = commands.add_parser("measure", help="the joules of the steps of a plan, phase by phase")
     report = commands.add_parser("report", help="joules by round and by point of loss, of a device or a server")
     sources.set_defaults(act=_sources)
     measure.set_defaults(act=_measure)
@@ -33,22 +33,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     measure.add_argument("--ahead", action="store_true", help="make the next weights while the engine runs")
     measure.add_argument("--epsilon", type=float, default=1e-3, help="size of the perturbation (%(default)s)")
     measure.add_argument("--steps", type=int, default=20, help="steps to measure (%(default)s)")
-    measure.add_argument(
-        "--idle", type=float, default=10.0, metavar="S", help="seconds of idleness before (%(default)s)"
-    )
+    measure.add_argument("--idle", type=float, default=10.0, metavar="S", help="seconds to idle before (%(default)s)")
     measure.add_argument("--interval", type=float, default=1.0, metavar="S", help="between readings (%(default)s)")
     measure.add_argument("--source", dest="energy", metavar="NAME", help="one of energy sources (default: the first)")
     measure.add_argument(
         "--csv", type=Path, metavar="FILE", help="an external meter's log, read when the steps are done"
     )
-    measure.add_argument("--timeline", type=Path, metavar="FILE", help="keep what was done when, for a log to come")
+    measure.add_argument("--timeline", type=Path, metavar="FILE", help="keep what was done when, for a later log")
     add_price_option(measure)
     add_options(measure, Job, STEP)
     report.add_argument("path", type=Path, metavar="PATH", help="a run, a server's or device's state, or a timeline")
-    report.add_argument("--csv", type=Path, metavar="FILE", help="an external meter's log of a timeline's time")
+    report.add_argument("--csv", type=Path, metavar="FILE", help="an external meter's log for a timeline")
     for subparser in (measure, report):
         subparser.add_argument(
-            "--offset", default="0", metavar="S", help="to add to the log's times, or 'edges': find it (%(default)s)"
+            "--offset", default="0", metavar="S", help="to add to the log's times, or 'edges' to find it (%(default)s)"
         )
 
 

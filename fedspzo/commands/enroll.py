@@ -1,4 +1,4 @@
-"""Give devices, or jobs' servers, logins at the managed broker, each in an access file, or take them away."""
+"""Give devices or servers logins at the managed broker, each in an access file, or take logins away."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--url", help="how devices reach the broker (default: by the first host in its certificate)")
     parser.add_argument(
-        "--server", action="store_true", help="the names are of jobs: logins for their servers, with their topics alone"
+        "--server", action="store_true", help="the names are jobs: make logins for their servers, for their topics only"
     )
     parser.add_argument(
-        "--qr", action="store_true", help="print invitations for phones besides, as QR codes and as text: secrets too"
+        "--qr", action="store_true", help="also print invitations for phones, as QR codes and as text; they are secret"
     )
     parser.add_argument("--job", default="default", help="the job that --qr invites to (%(default)s)")
-    parser.add_argument("--remove", action="store_true", help="take the rights away, also from who is connected")
+    parser.add_argument("--remove", action="store_true", help="take the logins away, and end their connections")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", default="8", help="examples in a batch, comma-separated for several (%(default)s)")
     parser.add_argument("--max-length", default="64", help="tokens in an example, comma-separated too (%(default)s)")
     parser.add_argument("--train", default="*", help="patterns of tensors to train, comma-separated (%(default)s)")
-    parser.add_argument("--freeze", default="", help="patterns of those of them to leave as they are")
+    parser.add_argument("--freeze", default="", help="patterns of tensors among these to keep frozen")
     parser.add_argument("--answer-tokens", type=int, help="most tokens of a generated answer (default: the task's)")
     parser.add_argument("--lora-rank", type=int, help="train adapters of this rank and nothing else")
     parser.add_argument(

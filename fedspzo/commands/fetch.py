@@ -1,4 +1,4 @@
-"""Get a job's bundle from its server, or what has changed of it; what broke off goes on where it stopped."""
+"""Get a job's bundle from its server, or what has changed of it; an interrupted download continues where it stopped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Let devices' names go, so that new keys can take them: for devices whose state folder, and so their key, is lost."""
+"""Free the names of devices that lost their state folder, and with it their key, so that new keys can use them."""
 
 from __future__ import annotations
 

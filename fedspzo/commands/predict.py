@@ -1,4 +1,4 @@
-"""Ask the model of a run: its labels for a text with their probabilities, or the answer that it generates."""
+"""Ask the model of a run: print labels for a text with their probabilities, or the answer that it generates."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--evaluate-every", type=int, default=20, metavar="N", help="rounds (%(default)s)")
     parser.add_argument(
         "--admit", type=Path, metavar="FILE",
-        help="take only the devices in this list: a line NAME KEY for each, which fedspzo device --show-key prints",
+        help="accept only the devices in this list: a line NAME KEY for each, as fedspzo device --show-key prints",
     )  # fmt: skip
     add_log_options(parser, json="print progress as JSON lines, and write the log so")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Run a job's rounds with virtual devices, thousands on one machine: the same plans, estimator and journal as live."""
+"""Run a job's rounds with thousands of virtual devices, with the plans, estimator and journal of a live job."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     behaviour.add_argument("--step-seconds", default="1", metavar="DIST", help="of each device (%(default)s)")
     behaviour.add_argument("--battery", default="1", metavar="DIST", help="charge, 0 to 1, in each round (%(default)s)")
-    behaviour.add_argument("--available", type=float, default=1.0, help="chance to be there in a round (%(default)s)")
+    behaviour.add_argument(
+        "--available", type=float, default=1.0, help="chance to be there in a round (%(default)s)"
+    )
     behaviour.add_argument("--dropout", type=float, default=0.0, help="chance not to answer (%(default)s)")
     machine = parser.add_argument_group("what computes")
     machine.add_argument("--engine", default="litert", help="litert, executorch, torch or tflite (%(default)s)")
@@ -57,7 +59,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     machine.add_argument("--ray", action="store_true", help="workers are actors of a Ray cluster on this machine")
     machine.add_argument(
         "--ray-address", metavar="ADDRESS",
-        help="of a Ray cluster whose machines all have bundle and data at the same places",
+        help="address of a Ray cluster whose machines all have bundle and data at the same paths",
     )  # fmt: skip
 
 
@@ -65,15 +67,15 @@ def add_share_options(parser: argparse.ArgumentParser) -> None:
     """The options that say which examples virtual devices hold; see :func:`make_shares`."""
     parser.add_argument(
         "--data", type=Path, required=True, metavar="PATH",
-        help="labelled examples to share out among the devices, or a folder with a file for each device",
+        help="labelled examples to split among the devices, or a folder with a file for each device",
     )  # fmt: skip
     parser.add_argument("--devices", type=int, help="virtual devices (default: 100, or as many as the method has)")
     parser.add_argument(
-        "--partition", default="dirichlet:0.5", help="how unlike their labels are: iid or dirichlet:ALPHA (%(default)s)"
+        "--partition", default="dirichlet:0.5", help="how labels are split: iid or dirichlet:ALPHA (%(default)s)"
     )
     parser.add_argument(
         "--examples-per-device", type=int, metavar="N",
-        help="each draws so many, and others may have them too (default: all are shared out, each to one)",
+        help="each device draws N examples, which others may have too (default: each example goes to one device)",
     )  # fmt: skip
 
 
@@ -128,7 +130,7 @@ class Course:
         """Run the rounds that are not closed yet, and print each, with ``more`` beside it, and what came of all.
 
         Args:
-            check: raises where a closed round is not worth going on from.
+            check: raises when a closed round is not worth continuing from.
         """
         from fedspzo.broker.simulation.driver import simulate
 

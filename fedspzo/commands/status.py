@@ -1,4 +1,4 @@
-"""Show where a job is: its rounds, its devices and how far behind they are, the bytes that it took."""
+"""Show the state of a job: its rounds, its devices and how far behind they are, and the bytes that it took."""
 
 from __future__ import annotations
 

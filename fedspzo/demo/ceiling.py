@@ -1,4 +1,4 @@
-"""What backpropagation reaches on the same batches: the ceiling that the demo prints beside its own result."""
+"""What backpropagation reaches on the same batches: the upper limit that the demo prints with its own result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steps of the method on a device's own examples, with what they take accounted for."""
+"""Steps of the method on a device's examples, with an account of their energy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fedspzo.device_runtime.step.runner import Forward
 
 @dataclass(frozen=True)
 class Course:
-    """What is measured: so many seconds of idleness, then so many rounds of one step each, applied to the weights."""
+    """What is measured: seconds of idle time, then rounds of one step each, applied to the weights."""
 
     idle_seconds: float
     steps: int
@@ -42,7 +42,7 @@ def take_course(
 ) -> float:
     """Go through it, sampling at its edges and every ``interval`` seconds; returns sampling's share of the CPU time.
 
-    A step beforehand, which loads the graphs, is not measured.
+    A first step, which loads the graphs, is not measured.
     """
     measure(forward, store, course.plan(1), "energy")
     timer.take()

@@ -1,4 +1,4 @@
-"""Accounts of energy as plain values and as text."""
+"""Accounts of energy, as plain values and as text."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ORDER = ("tokenise", "perturb", "forward", "apply", "network", "other", "idle")
 
 
 def describe_account(account: Account, steps: int) -> dict[str, Any]:
-    """An account of so many steps as plain values, joules above idle."""
+    """An account of some steps as plain values, joules above idle."""
     step = _per(account.work, steps)
     return {
         "source": account.source,
@@ -65,7 +65,7 @@ def facts_lines(name: str, facts: Facts) -> list[str]:
 
 
 def account_lines(account: Account, steps: int) -> list[str]:
-    """An account of so many steps, for people."""
+    """An account of some steps, for people."""
     word = "" if account.facts.measured else "estimated "
     lines = facts_lines(account.source, account.facts)
     if account.facts.measured:

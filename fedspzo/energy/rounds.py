@@ -1,4 +1,4 @@
-"""Joules by round and by point of loss, of what a device or a server has kept."""
+"""Joules by round and by point of loss, from what a device or a server has stored."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def read_rounds(folder: Path) -> tuple[list[Spent], dict[str, Any]]:
 
 
 def _beside(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What a device's account has besides: phases, source, battery and heat."""
+    """What else a device's account has: phases, source, battery and heat."""
     phases: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
     for record in records:
         for name, amounts in record["phases"].items():

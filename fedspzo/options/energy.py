@@ -1,4 +1,4 @@
-"""The options that say how joules are to be had, for every command that has them."""
+"""The options that say how joules are measured, for every command that has them."""
 
 from __future__ import annotations
 

@@ -267,7 +267,7 @@ def test_divergence_ends_the_job_with_a_sentence(processes: Processes) -> None:
     server = processes.server("--rounds", "20", "--learning-rates", "1e9,1e9", "--deadline", "1")
     _, errors = server.communicate(timeout=PATIENCE_S)
     assert server.returncode == 1
-    assert "cannot go on; device" in errors
+    assert "cannot continue; device" in errors
     assert "the model has diverged; lower the learning rates" in errors
     assert "Traceback" not in errors
 

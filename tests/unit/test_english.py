@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,17 @@ PAGES = [
     REPOSITORY / "android_demo" / "README.md",
     *sorted((REPOSITORY / "docs").glob("*.md")),
 ]
+PACKAGES = ("broker", "device_runtime", "export", "fedspzo", "benchmarks", "examples", "android_demo")
+#: Not through the links in fedspzo/, and each file once.
+SOURCES = sorted({path.resolve() for package in PACKAGES for path in (REPOSITORY / package).rglob("*.py")})
 #: What not to write → what to write.
 RULED_OUT = {
     r"in the mean": "on average",
     r"anew": "again",
     r"(go|goes|going|went|gone) on": "continue",
     r"besides": "also",
-    r"so many|as many .* besides": "N, each",
-    r"(is|are) none": "there is no …",
+    r"so many": "N, each",
+    r"(?<![Tt]here )(is|are) none": "is not one, there is no …",
     r"the \d+\.(?= [a-z])": "the 32nd",
     r"[Ww]ho \w+ (for it )?must": "whoever …; say who does what",
     r"as is said": "as … says",
@@ -49,6 +53,17 @@ PATTERN = re.compile(rf"\b({'|'.join(f'(?:{words})' for words in RULED_OUT)})\b"
 def test_pages_are_plain_english(page: Path) -> None:
     text = re.sub(r"```.*?```|`[^`\n]*`|\*[a-z]+\*", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert found(text) == []
+
+
+def test_docstrings_comments_and_messages_are_plain_english() -> None:
+    assert {str(path.relative_to(REPOSITORY)): words for path in SOURCES if (words := found(prose(path)))} == {}
+
+
+def prose(path: Path) -> str:
+    """What a source file says to people: comments and strings, docstrings and help texts among them."""
+    kinds = (tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", -1))
+    with path.open("rb") as file:
+        return "\n".join(token.string.lstrip("# ") for token in tokenize.tokenize(file.readline) if token.type in kinds)
 
 
 def found(text: str) -> list[str]:

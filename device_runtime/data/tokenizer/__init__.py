@@ -1,4 +1,4 @@
-"""Tokenizers of bundles: the `tokenizers` library where it is installed, else a reader in Python alone.
+"""Tokenizers of bundles: the `tokenizers` library where it is installed, otherwise a reader in pure Python.
 
 There is no wheel of the library for Android. Both give the same tokens, offsets and texts.
 """

@@ -19,7 +19,7 @@ class AddedToken:
 
     Attributes:
         content: its text.
-        single_word: it is none within a word.
+        single_word: it does not match within a word.
         lstrip: white space before it is part of it.
         rstrip: white space after it is part of it.
         normalized: its normalised text is looked for, in the normalised text.
@@ -101,5 +101,5 @@ def _split(
 
 
 def _ends(chars: str) -> bool:
-    """Whether no word goes on after some characters."""
+    """Whether no word continues after some characters."""
     return not chars or chars[-1] not in members("word")

@@ -71,7 +71,7 @@ class CharsMap:
 
 
 def clusters(chars: str) -> Iterator[str]:
-    """Grapheme clusters, but for those that no table can tell apart: marks and joiners go with what is before them.
+    """Grapheme clusters, except those that no table can tell apart: marks and joiners go with what is before them.
 
     Hangul syllables, flags and Indic conjuncts are not put together: such clusters have six bytes and more.
     """

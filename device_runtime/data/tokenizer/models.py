@@ -80,7 +80,7 @@ def _missing(token: object) -> BundleError:
 
 
 def _word_piece(spec: Spec) -> Model:
-    """The longest token that a word begins with, then the longest that goes on, and so on; else the word is unknown."""
+    """The longest token that a word begins with, then the longest that continues it, …; else the word is unknown."""
     ids: dict[str, int] = spec["vocab"]
     prefix, unknown = spec["continuing_subword_prefix"], spec["unk_token"]
     longest, most = max(map(len, ids), default=0), spec["max_input_chars_per_word"]

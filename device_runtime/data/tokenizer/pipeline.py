@@ -1,4 +1,4 @@
-"""A tokenizer of a tokenizer.json in Python alone: equal to the `tokenizers` library, and three to six times slower.
+"""A tokenizer.json's tokenizer in pure Python: equal to the `tokenizers` library, and three to six times slower.
 
 The library (https://github.com/huggingface/tokenizers, in Rust) is the definition: where the two differ, this is wrong.
 Truncation and padding are left out: nothing here wants them.
@@ -38,7 +38,7 @@ class PythonTokenizer:
     """A tokenizer in Python alone."""
 
     def __init__(self, path: Path) -> None:
-        """Read a tokenizer.json. Raises BundleError when it is none, or has parts that are not known."""
+        """Read a tokenizer.json. Raises BundleError for any other file, or when it has unknown parts."""
         try:
             spec = read(path.read_bytes())
             self._model = model(spec["model"])
@@ -67,7 +67,7 @@ class PythonTokenizer:
         return Encoding([token.id for token in tokens], [(token.start, token.stop) for token in tokens])
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        """The text of tokens; numbers that are none are left out."""
+        """The text of tokens; numbers that are not tokens are left out."""
         special = {token.content for token in self._added.by_id.values() if token.special and skip_special_tokens}
         names = (self._added.names.get(id, self._model.names.get(id)) for id in ids)
         return "".join(self._decode([name for name in names if name is not None and name not in special]))

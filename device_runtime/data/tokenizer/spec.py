@@ -1,4 +1,4 @@
-"""A part of a tokenizer.json, read field by field: whatever is not understood is named, never skipped."""
+"""A part of a tokenizer.json, read field by field: what is not understood is named, never skipped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def read(data: bytes) -> Any:
-    """The JSON of some bytes. Raises ValueError when they are none."""
+    """The JSON of some bytes. Raises ValueError when they are not JSON."""
     return json.loads(data, parse_float=_decimal)
 
 

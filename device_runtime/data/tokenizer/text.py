@@ -91,7 +91,7 @@ def split(text: Text, matches: Sequence[Match], behavior: str) -> list[Text]:
     Args:
         text: the text.
         matches: stretches that cover it in order.
-        behavior: what becomes of the matches, as tokenizer.json calls it.
+        behavior: what happens to the matches, as tokenizer.json calls it.
 
     Raises:
         ValueError: the behavior is unknown.

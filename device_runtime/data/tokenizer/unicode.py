@@ -1,4 +1,4 @@
-"""What characters are to the `tokenizers` library, and Unicode's normal forms with what became of each character.
+"""How the `tokenizers` library classifies characters, and Unicode's normal forms with the fate of each character.
 
 Properties come from ``data.tokenizer.tables``. Combining classes and decompositions are Python's, whose
 later ones are left out: Unicode never changes those that a character has.

@@ -36,7 +36,7 @@ def add(files: PrivateFiles, record: Mapping[str, object], task: Task) -> None:
 
 
 def _extend(files: PrivateFiles, examples: Sequence[Example], task: Task) -> None:
-    """The file is written anew and renamed: the runtime reads it at any moment, and a kill cuts no line off."""
+    """The whole file is written and renamed: the runtime reads it at any moment, and a kill cuts no line off."""
     known = files.examples.read_bytes() if files.examples.exists() else b""
     lines = "".join(json.dumps(_record(example, task), ensure_ascii=False) + "\n" for example in examples)
     files.write(files.examples, known + lines.encode())

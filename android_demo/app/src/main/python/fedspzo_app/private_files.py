@@ -140,7 +140,7 @@ def parse_invitation(text: str) -> Invitation:
     """An invitation as it is scanned, or the content of an access file, or a broker's URL.
 
     Raises:
-        BrokerError: it is none of these.
+        BrokerError: it is not one of these.
     """
     text = text.strip()
     if text.startswith("{"):
