@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> None:
     if not 1 <= job.cohort <= len(shares.devices):
         raise PlanError(
             "option.cohort-above-devices",
-            f"--cohort is {job.cohort}, and there are {len(shares.devices)} devices; choose at most so many",
+            f"--cohort is {job.cohort}, and there are {len(shares.devices)} devices; choose at most that number",
         )
     forward = Forward(create_engine(options.engine, options.threads), Replica(bundle, threads=options.threads))
     with steps("measuring the model's stages"):

@@ -48,9 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     behaviour.add_argument("--step-seconds", default="1", metavar="DIST", help="of each device (%(default)s)")
     behaviour.add_argument("--battery", default="1", metavar="DIST", help="charge, 0 to 1, in each round (%(default)s)")
-    behaviour.add_argument(
-        "--available", type=float, default=1.0, help="chance to be there in a round (%(default)s)"
-    )
+    behaviour.add_argument("--available", type=float, default=1.0, help="chance to be there in a round (%(default)s)")
     behaviour.add_argument("--dropout", type=float, default=0.0, help="chance not to answer (%(default)s)")
     machine = parser.add_argument_group("what computes")
     machine.add_argument("--engine", default="litert", help="litert, executorch, torch or tflite (%(default)s)")
