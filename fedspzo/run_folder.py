@@ -62,11 +62,11 @@ def _server(folder: Path) -> Path:
     if not server.is_dir():
         raise StateError(
             "state.not-a-run",
-            f"{folder} is not a run: give the --state folder of a server or a simulation, or the folder of a demo",
+            f"{folder} is not a run; give the --state folder of a server or a simulation, or the folder of a demo",
         )
     if not (folder / BUNDLE).is_dir():
         raise StateError(
             "state.no-bundle",
-            f"{folder} has no bundle: if it has moved, make the link again: ln -sfn BUNDLE {folder / BUNDLE}",
+            f"{folder} has no bundle; if it has moved, make the link again: ln -sfn BUNDLE {folder / BUNDLE}",
         )
     return server

@@ -121,7 +121,7 @@ class Job:
             )
         if self.votes and self.seeds != "shared":
             raise PlanError(
-                "job.votes-on-own-directions", "devices can only vote on directions that they share: seeds = shared"
+                "job.votes-on-own-directions", "devices can only vote on directions that they share; set seeds = shared"
             )
         _plan(self, 1, self._cut(self.stages or 1 << 30))  # has the rules of all that a plan says
 

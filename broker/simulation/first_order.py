@@ -188,7 +188,7 @@ def check_job(name: str, job: Job) -> None:
     if len(job.blocks) > 1 or job.blocks[0].fanout != 1:
         raise PlanError(
             "job.directions-of-first-order",
-            f"{name} has no directions: leave out --split, --fanouts and --scales",
+            f"{name} has no directions; leave out --split, --fanouts and --scales",
         )
     if job.steps > 1 and not ALGORITHMS[name].local:
         raise PlanError(

@@ -109,7 +109,7 @@ def parse_example(record: object, task: Task) -> Example:
     if value is None or isinstance(value, list | dict):
         raise DataError(
             "data.missing-label",
-            f"the field '{task.target}' has no label, which task '{task.name}' needs{_found(record)}",
+            f"the field '{task.target}' has no label, which task '{task.name}' needs; {_found(record)}",
         )
     return Example(fields, task.label_index(value))
 
@@ -118,7 +118,8 @@ def _text(record: Mapping[str, object], field: str, task: Task) -> str:
     value = record.get(field)
     if value is None:
         raise DataError(
-            "data.missing-field", f"the text field '{field}' is missing, which task '{task.name}' needs{_found(record)}"
+            "data.missing-field",
+            f"the text field '{field}' is missing, which task '{task.name}' needs; {_found(record)}",
         )
     if not isinstance(value, str):
         raise DataError(
@@ -130,7 +131,7 @@ def _text(record: Mapping[str, object], field: str, task: Task) -> str:
 
 def _found(record: Mapping[str, object]) -> str:
     """The names that there are, for who has named a column otherwise."""
-    return f"; the record has {', '.join(map(repr, record)) or 'no fields'}"
+    return f"the record has {', '.join(map(repr, record)) or 'no fields'}"
 
 
 def check_text(field: str, text: str) -> None:
@@ -151,7 +152,7 @@ def _answers(record: Mapping[str, Any], task: Task) -> tuple[str, ...]:
     if not isinstance(values, list) or not values or not all(isinstance(v, str) and v.strip() for v in values):
         raise DataError(
             "data.missing-answer",
-            f"the field '{task.target}' has no answer, which task '{task.name}' needs{_found(record)}",
+            f"the field '{task.target}' has no answer, which task '{task.name}' needs; {_found(record)}",
         )
     for text in values:
         check_text(task.target, text)

@@ -240,7 +240,7 @@ def run_first_order(options: argparse.Namespace, course: Course) -> None:
     if options.workers > 1 or options.ray or options.ray_address:
         raise PlanError(
             "simulation.workers-of-first-order",
-            f"{options.method} is computed in this process alone: leave out --workers and --ray",
+            f"{options.method} is computed in this process alone; leave out --workers and --ray",
         )
     if course.store.journal.last_round or course.forward.weights.round:
         raise StateError(

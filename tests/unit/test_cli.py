@@ -204,7 +204,7 @@ def test_predict_and_materialize(
     make_plan: Callable[..., Plan],
 ) -> None:
     for command in (("predict", tmp_path, "x"), ("materialize", tmp_path, "--out", tmp_path / "out")):
-        assert "is not a run: give the --state folder of a server" in refused(capsys, *command)
+        assert "give the --state folder of a server or a simulation" in refused(capsys, *command)
     (tmp_path / "bundle").symlink_to(bundle_folder)
     (tmp_path / "server").mkdir()
     assert "has no journal" in refused(capsys, "predict", tmp_path, "x")
