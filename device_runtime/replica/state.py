@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from fedspzo.device_runtime.errors import StateError
@@ -56,22 +57,25 @@ class DeviceState:
             StateError: the folder is in use, cannot be written, is damaged or belongs to another device or bundle.
         """
         self.folder = folder
-        self._lock = lock_folder(folder)
-        try:
-            if afresh:
-                for file in ("bundle", PREFIX, ENERGY, SNAPSHOT, DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm"):
-                    (folder / file).unlink(missing_ok=True)
-                sync_folder(folder)
-            self.device = _claim_id(folder, device)
-            _claim(folder / "bundle", "bundle", bundle.identity.hex())
-        except (OSError, UnicodeDecodeError) as error:
-            raise StateError("state.unusable", f"{folder} cannot be used ({error}); choose another folder") from None
-        self._snapshot = folder / SNAPSHOT
-        self._connection = connect(folder / DATABASE)
-        self._journal = Journal(self._connection)
-        self.signer = Signer(folder / KEY)
-        self.replica = Replica(bundle, self._snapshot, threads, ahead)
-        self._replay()
+        with ExitStack() as stack:
+            stack.enter_context(lock_folder(folder))
+            try:
+                if afresh:
+                    for file in ("bundle", PREFIX, ENERGY, SNAPSHOT, DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm"):
+                        (folder / file).unlink(missing_ok=True)
+                    sync_folder(folder)
+                self.device = _claim_id(folder, device)
+                _claim(folder / "bundle", "bundle", bundle.identity.hex())
+            except (OSError, UnicodeDecodeError) as error:
+                raise StateError(
+                    "state.unusable", f"{folder} cannot be used ({error}); choose another folder"
+                ) from None
+            self._snapshot = folder / SNAPSHOT
+            self._journal = Journal(stack.enter_context(closing(connect(folder / DATABASE))))
+            self.signer = Signer(folder / KEY)
+            self.replica = Replica(bundle, self._snapshot, threads, ahead)
+            self._replay()
+            self._held = stack.pop_all()
 
     def apply(self, entry: Entry) -> None:
         """As :meth:`apply_all`, for one entry."""
@@ -128,8 +132,7 @@ class DeviceState:
 
     def close(self) -> None:
         """Let go of the folder: another state may then be opened in it. This one must not be used any more."""
-        self._connection.close()
-        self._lock.close()
+        self._held.close()
 
     def _replay(self) -> None:
         """Take the replica from its snapshot to the end of the journal."""

@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> None:
         name, key = read_identity(options.state, device)
         print(name, key.hex(), flush=True)
         return
-    manager = ServiceManager()
+    limits, manager = make_limits(options), ServiceManager()
 
     def observe(event: Event) -> None:
         if isinstance(event, Started):
@@ -108,7 +108,7 @@ def run(options: argparse.Namespace) -> None:
         threads=options.threads,
         ahead=options.ahead,
         afresh=options.afresh,
-        limits=make_limits(options),
+        limits=limits,
         energy=make_source(options, lambda: running.flops()),
         idle_s=options.energy_idle if options.energy else 0.0,
         observe=observe,

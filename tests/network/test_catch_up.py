@@ -51,7 +51,7 @@ def test_a_snapshot_where_the_journal_is_slow(victim: Victim, ahead: tuple[list[
     victim.hear(victim.sign(offer, DEVICE))
     assert victim.standing == (80, replica.head, replica.digest())
     folder = victim.state.folder
-    victim.state._lock.close()
+    victim.state.close()
     again = DeviceState(folder, victim.state.replica.bundle)
     assert again.replica.digest() == replica.digest()
 
@@ -144,7 +144,7 @@ def test_a_device_that_begins_afresh(pinned: Bundle, victim: Victim, ahead: tupl
     start = victim.state.replica.digest()
     victim.state.apply(ahead[0][0])
     victim.state.snapshot()
-    victim.state._lock.close()
+    victim.state.close()
     again = DeviceState(folder, pinned, afresh=True)
     assert (again.device, again.signer.public) == (DEVICE, key)
     assert (again.replica.round, again.replica.digest()) == (0, start)

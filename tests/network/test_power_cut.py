@@ -51,7 +51,7 @@ def check_device(folder: Path, job: Job, said: list[str]) -> None:
     assert acknowledged(said, "applied") <= round <= acknowledged(said, "asked"), f"it is at round {round}"
     assert state.replica.digest() == job.digests[round], f"round {round} has other weights"
     state.apply(entry_of(job.plans[round]))
-    del state
+    state.close()
     assert DeviceState(folder, job.bundle).replica.digest() == job.digests[round + 1], "it does not go on"
 
 

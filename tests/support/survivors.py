@@ -81,7 +81,7 @@ def work_as_device(folder: str, bundle_folder: str, plans_file: str, pragma: str
             say("applied", plan.round)
         if session < SESSIONS:
             state.snapshot()
-        del state
+        state.close()
 
 
 def work_as_server(folder: str, bundle_folder: str, plans_file: str, pragma: str) -> None:

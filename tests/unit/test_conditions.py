@@ -133,8 +133,8 @@ def test_limits(limits: Limits, conditions: Conditions, reason: str) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--min-battery", "130"], "--min-battery is a percentage from 0 to 100, not 130"),
-        (["--max-temperature", "nan"], "--max-temperature is a number of degrees Celsius"),
+        (["--min-battery", "130"], "--min-battery is 130; give a percentage from 0 to 100 [option.min-battery]"),
+        (["--max-temperature", "nan"], "give a number of °C [option.max-temperature]"),
     ],
 )
 def test_limits_that_are_none(options: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -231,17 +231,17 @@ def test_a_restart_continues(
     for entry in entries:
         state = DeviceState(tmp_path, bundle)
         state.apply(entry)
-        del state
+        state.close()
         state = DeviceState(tmp_path, bundle)
         assert standing(state.replica) == expected[entry.round]
-        del state
+        state.close()
 
 
 def test_damaged_sums_are_named(bundle: Bundle, make_plan: Make, tmp_path: Path) -> None:
     state = DeviceState(tmp_path, bundle)
     state.apply_all(make_entries(make_plan, 3))
     state.snapshot()
-    del state
+    state.close()
     file = tmp_path / "snapshot.safetensors"
     content = bytearray(file.read_bytes())
     content[-3] ^= 1  # sums come last
@@ -289,7 +289,7 @@ def test_what_no_server_says_changes_nothing(
     ):
         victim.hear(signed)
         assert standing(victim.state.replica) == start
-    assert "the sums are of stages that this bundle, of 5, lacks" in caplog.text
+    assert "the sums need more than the 5 stages of this bundle" in caplog.text
     victim.hear(victim.sign(message, DEVICE, head=head))
     assert victim.standing[0] == 10
 

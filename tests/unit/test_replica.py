@@ -103,7 +103,7 @@ def test_an_entry_that_does_not_fit_is_not_journaled(
         state.apply(Entry(plan, (Contribution("", 1.0, (1.0,)),)))
     with raises("plan.wrong-scalars", "1 scalars"):
         Entry(plan, (Contribution("", 1.0, (1.0, 2.0)),))
-    del state
+    state.close()
     assert DeviceState(tmp_path, bundle).replica.round == 0
 
 
@@ -121,7 +121,7 @@ def test_a_restart_continues(
         state = DeviceState(tmp_path, bundle)
         state.apply(entry)
         assert state.replica.round == round
-        del state
+        state.close()
     assert DeviceState(tmp_path, bundle).replica.digest() == digests[-1]
 
 
@@ -132,7 +132,7 @@ def test_a_folder_serves_one_process_one_device_one_bundle(bundle: Bundle, tmp_p
     state = DeviceState(tmp_path, bundle, "phone-1")
     with raises("state.in-use", "its own folder"):
         DeviceState(tmp_path, bundle)
-    del state
+    state.close()
     with raises("state.other-owner", "'phone-1'", "'phone-2'"):
         DeviceState(tmp_path, bundle, "phone-2")
     assert DeviceState(tmp_path, bundle).device == "phone-1"
@@ -145,7 +145,7 @@ def test_damage_is_named(bundle: Bundle, entries: list[Entry], tmp_path: Path) -
     state = DeviceState(tmp_path, bundle)
     state.apply(entries[0])
     state.snapshot()
-    del state
+    state.close()
     snapshot = tmp_path / "snapshot.safetensors"
     data = bytearray(snapshot.read_bytes())
     data[-1] ^= 1
@@ -155,7 +155,7 @@ def test_damage_is_named(bundle: Bundle, entries: list[Entry], tmp_path: Path) -
     snapshot.unlink()
     for name in ("journal.sqlite", "journal.sqlite-wal"):
         (tmp_path / name).write_bytes(b"not a database" * 100)
-    with raises("state.unusable"):
+    with raises("state.database-unusable", "journal.sqlite"):
         DeviceState(tmp_path, bundle)
 
 
