@@ -1,16 +1,23 @@
-"""``fedspzo COMMAND …``: finds the command's module, and turns an error of the project into one line and status 1."""
+"""``fedspzo COMMAND …``: imports the one command that runs, and turns its errors into one line and status 1.
+
+Status 0: done, or a server or device was asked to end. 1: an error, in one line that ends with its kind. 2: the command
+line is wrong, or empty, which shows the help. 130: interrupted. 143: SIGTERM broke off what was to be finished.
+"""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 import logging
+import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from types import FrameType
+from typing import NoReturn
 
-from fedspzo.device_runtime.errors import FedSPZOError
+from fedspzo import __version__
+from fedspzo.device_runtime.errors import FedSPZOError, install_hint
 from fedspzo.device_runtime.log import written_log
 
 log = logging.getLogger(__name__)
@@ -34,26 +41,47 @@ COMMANDS = {
     "evaluate": "evaluate the model of a run on a file, before and after training",
     "predict": "ask the model of a run",
     "materialize": "write the model of a run as a Hugging Face checkpoint",
+    "completion": "print what makes a shell complete these commands and their options",
 }
 #: Those that run until they are told to end.
 SERVING = ("broker", "server", "device")
+#: Commands that need an extra as a whole; else package → the extra that brings it.
+NEEDED = {"export": "export", "materialize": "export", "demo": "demo"}
+EXTRAS = {
+    **dict.fromkeys(("transformers", "safetensors", "litert_torch", "ai_edge_quantizer", "torchao"), "export"),
+    **dict.fromkeys(("amqtt", "prometheus_client", "segno", "starlette", "uvicorn"), "server"),
+    **dict.fromkeys(("datasets", "pyarrow"), "data"),
+    "ai_edge_litert": "litert",
+    "argcomplete": "completion",
+    "executorch": "executorch",
+    "matplotlib": "demo",
+    "ray": "ray",
+    "rich": "demo",
+    "tflite_runtime": "tflite",
+    "torch": "torch",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line: the usage of a command with forty options is in the way."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="fedspzo", description="Federated fine-tuning of language models with forward passes only."
-    )
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     words = sys.argv[1:] if arguments is None else arguments
-    chosen = next((word for word in words if not word.startswith("-")), None)
-    for name, summary in COMMANDS.items():
-        subparser = subparsers.add_parser(name, help=summary)
-        if name == chosen:
-            module = importlib.import_module(f"fedspzo.commands.{name}")
-            subparser.description = module.__doc__
-            module.configure(subparser)
-            subparser.set_defaults(run=module.run)
+    completing = "_ARGCOMPLETE" in os.environ
+    typed = os.environ["COMP_LINE"].split()[1:] if completing else words
+    parser = make_parser([word for word in typed if not word.startswith("-")][:1])
+    if completing:
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+    if not words:
+        parser.print_help(sys.stderr)
+        return 2
     options = parser.parse_args(words)
     serving = options.command in SERVING
     signal.signal(signal.SIGTERM, _end_well if serving else _break_off)
@@ -62,15 +90,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with written_log(serving, *how):
             try:
                 options.run(options)
-            except (FedSPZOError, OSError) as error:
-                kind = getattr(error, "kind", "")
-                log.error("fedspzo %s: %s", options.command, error, extra={"kind": kind})
+            except (FedSPZOError, ModuleNotFoundError, OSError) as error:
+                kind, text = _explain(options.command, error)
+                log.error("fedspzo %s: %s", options.command, text, extra={"kind": kind})
                 return 1
     except OSError as error:
         parser.error(f"the log cannot be written: {error}")
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def make_parser(commands: Collection[str]) -> argparse.ArgumentParser:
+    """What reads the command line, with the options of some commands."""
+    parser = _Parser(prog="fedspzo", description="Federated fine-tuning of language models with forward passes only.")
+    parser.add_argument("--version", action="version", version=f"fedspzo {__version__}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, summary in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=summary)
+        if name in commands:
+            module = importlib.import_module(f"fedspzo.commands.{name}")
+            subparser.description = module.__doc__
+            module.configure(subparser)
+            subparser.set_defaults(run=module.run)
+    return parser
+
+
+def _explain(command: str, error: FedSPZOError | ModuleNotFoundError | OSError) -> tuple[str, str]:
+    """An error's kind and sentence. Raises what is no package of an extra again: that is a defect."""
+    if not isinstance(error, ModuleNotFoundError):
+        return getattr(error, "kind", ""), str(error)
+    package = (error.name or "").partition(".")[0]
+    if package not in EXTRAS:
+        raise error
+    extra = NEEDED.get(command, EXTRAS[package])
+    return "install.missing-package", f"this needs {package}, which is not installed; {install_hint(extra)}"
 
 
 def _end_well(number: int, frame: FrameType | None) -> None:

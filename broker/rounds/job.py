@@ -108,7 +108,7 @@ class Job:
             )
         blocks = len(self.fanouts)
         cuts = len(self.split) or min(blocks - 1, 1)
-        if not blocks == len(self.scales) == len(self.learning_rates) == cuts + 1:
+        if not blocks or not blocks == len(self.scales) == len(self.learning_rates) == cuts + 1:
             raise PlanError(
                 "job.blocks-differ",
                 "fanouts, scales and learning_rates are numbers, one for each block, and split has one fewer",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,13 +51,11 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace, tasks: Mapping[str, Task], progress: Step) -> None:
-    from rich.console import Console
-
     from fedspzo.device_runtime.errors import ExportError
     from fedspzo.export.network.adapters import Adapters, LowRank, OutputScales
     from fedspzo.export.network.target import Target
     from fedspzo.export.pipeline import export_bundle
-    from fedspzo.stages import print_stages
+    from fedspzo.tables import format_stages
 
     targets = _split(options.targets)
     adapters: Adapters | None = OutputScales(targets=targets) if options.output_scales else None
@@ -81,9 +78,8 @@ def _export(options: argparse.Namespace, tasks: Mapping[str, Task], progress: St
         groups=_numbers("--groups", options.groups),
     )
     bundle = export_bundle(options.model, tasks, target, options.out, progress)
-    console = Console(file=sys.stdout)
-    print_stages(console, bundle.manifest)
-    console.print(f"bundle written to {options.out}")
+    print(format_stages(bundle.manifest))
+    print(f"bundle written to {options.out}")
 
 
 def _split(text: str) -> list[str]:

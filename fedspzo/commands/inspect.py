@@ -13,8 +13,6 @@ from fedspzo.options.job import STEP, make_step
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rich.table import Table
-
     from fedspzo.device_runtime.model.manifest import Manifest
     from fedspzo.device_runtime.protocol.plan import Plan
 
@@ -29,55 +27,44 @@ def run(options: argparse.Namespace) -> None:
     """Print tables."""
     from math import prod
 
-    from rich.console import Console
-
     from fedspzo.device_runtime.model.bundle import Bundle
-    from fedspzo.stages import print_stages
+    from fedspzo.tables import format_stages
 
     bundle = Bundle(options.bundle)
     manifest = bundle.manifest
-    console = Console(soft_wrap=True)
     task = manifest.task
     labels = ", ".join(f"{label.name} = {label.text!r}" for label in task.labels) or f"answers as {task.answer!r}"
-    console.print(
+    print(
         f"model: {manifest.model['name']} ({manifest.model['family']}), bundle {bundle.identity.hex()[:16]}\n"
         f"task: {task.name}, {task.form}: {task.template!r}\n      {labels}\n"
-        f"formats: {', '.join(bundle.formats)}",
-        markup=False,
-        highlight=False,
+        f"formats: {', '.join(bundle.formats)}\n\n{format_stages(manifest)}\n"
     )
-    print_stages(console, manifest)
     trainable = sum(prod(tensor.shape) for tensor in manifest.tensors if tensor.trainable)
     total = sum(prod(tensor.shape) for tensor in manifest.tensors)
-    console.print(f"{trainable:,} of {total:,} parameters are trained", highlight=False)
+    print(f"{trainable:,} of {total:,} parameters are trained")
     plan = plan_round(make_step(options, bundle), 1)
     cut = "; ".join(
         f"block {number} = stages {stages.start} to {stages.stop - 1}, fan-out {block.fanout}"
         for number, (stages, block) in enumerate(zip(plan.stages(), plan.blocks, strict=True), start=1)
     )
-    console.print(f"a step of this plan: {cut}", highlight=False)
-    console.print(_costs(manifest, plan, bundle.formats))
+    print(f"a step of this plan: {cut}\n")
+    print(_costs(manifest, plan, bundle.formats))
 
 
-def _costs(manifest: Manifest, plan: Plan, formats: Sequence[str]) -> Table:
+def _costs(manifest: Manifest, plan: Plan, formats: Sequence[str]) -> str:
     """FLOPs and memory of a step in each shape."""
-    from rich.table import Table
-
     from fedspzo.device_runtime.step.cost import forecast_memory, step_flops
+    from fedspzo.tables import format_table
 
     parts = ("weights", "frozen", "buffers", "activations", "workspace")
     shapes = [shape for shape in manifest.shapes if shape.groups == 1]
-    columns = (f"{shape.batch} × {shape.length}" for shape in shapes)
-    table = Table("batch × tokens", *columns, title="a step of this plan")
-    for column in table.columns[1:]:
-        column.justify = "right"
     flops = [step_flops(manifest, shape, plan) / 1e9 for shape in shapes]
-    table.add_row("GFLOP", *(f"{count:,.2f}" for count in flops))
+    rows = [["GFLOP", *(f"{count:,.2f}" for count in flops)]]
     per_token = (count / (shape.batch * shape.length) for count, shape in zip(flops, shapes, strict=True))
-    table.add_row("GFLOP a token", *(f"{count:,.4f}" for count in per_token), end_section=True)
+    rows.append(["GFLOP a token", *(f"{count:,.4f}" for count in per_token)])
     forecasts = {name: [forecast_memory(manifest, shape, plan, name) for shape in shapes] for name in formats}
     for part in parts:
-        table.add_row(f"MB for {part}", *(f"{getattr(f, part) / 1e6:,.0f}" for f in forecasts[formats[0]]))
+        rows.append([f"MB for {part}", *(f"{getattr(f, part) / 1e6:,.0f}" for f in forecasts[formats[0]])])
     for name in formats:
-        table.add_row(f"MB in all, {name}", *(f"{forecast.total / 1e6:,.0f}" for forecast in forecasts[name]))
-    return table
+        rows.append([f"MB in all, {name}", *(f"{forecast.total / 1e6:,.0f}" for forecast in forecasts[name])])
+    return format_table(["batch × tokens", *(f"{shape.batch} × {shape.length}" for shape in shapes)], rows)

@@ -157,42 +157,41 @@ def _show(
     predicted: float,
     settings: dict[str, str],
 ) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from fedspzo.tables import format_table
 
-    console = Console(soft_wrap=True, highlight=False)
     largest = max(profile.batches)
-    table = Table("stages", "trained weights", "GFLOP", "ms", "|g|² of an example", "tr(H)", title="what was measured")
-    for segment in profile.segments:
-        table.add_row(
+    rows = [
+        (
             f"{segment.start}–{segment.stop - 1}", f"{segment.weights:,}", f"{segment.flops[largest] / 1e9:.3f}",
             f"{1e3 * segment.seconds[largest]:.1f}", f"{segment.magnitude:.3g}", f"{segment.trace:.3g}",
-        )  # fmt: skip
-    console.print(table)
-    console.print(
+        )
+        for segment in profile.segments
+    ]  # fmt: skip
+    measured = ("stages", "trained weights", "GFLOP", "ms", "|g|² of an example", "tr(H)")
+    print(format_table(measured, rows, "what was measured"))
+    print(
         f"loss {profile.loss:.3f}; of an example's |g|², the fleet's mean gradient has {profile.signal:.1%};"
-        f" tr(H²)/tr(H)² {profile.sharpness:.2f}"
+        f" tr(H²)/tr(H)² {profile.sharpness:.2f}\n"
     )
     whole = next(proposal for proposal in proposals if proposal.whole)
-    table = Table("blocks", "directions", "rates", "batch", "GFLOP a step", "gain over the whole", title="predicted")
-    for proposal in proposals[:6]:
-        table.add_row(*_row(profile, proposal), f"{proposal.efficiency('flops') / whole.efficiency('flops'):.1f}")
-    console.print(table)
+    columns = ("blocks", "directions", "rates", "batch", "GFLOP a step")
+    least = whole.efficiency("flops")
+    best = [(*_row(profile, each), f"{each.efficiency('flops') / least:.1f}") for each in proposals[:6]]
+    print(format_table((*columns, "gain over the whole"), best, "predicted"))
     if outcome is not None:
-        table = Table("blocks", "directions", "rates", "batch", "GFLOP a step", "seed", "held loss", title="tried")
-        for run in sorted(outcome.tried, key=lambda run: run.held):
-            table.add_row(*_row(profile, run.proposal), str(run.seed), f"{run.held:.3f}")
-        console.print(table)
-        measured = (
+        order = sorted(outcome.tried, key=lambda run: run.held)
+        tried = [(*_row(profile, run.proposal), run.seed, f"{run.held:.3f}") for run in order]
+        print(format_table((*columns, "seed", "held loss"), tried, "\ntried"))
+        found = (
             f"{outcome.gain:.1f} times fewer operations than the whole model perturbed at once"
             if math.isfinite(outcome.gain)
             else "the whole model perturbed at once learned nothing in the trial"
         )
-        console.print(f"measured: {measured}; the trial took {outcome.flops / 1e9:,.0f} GFLOP")
+        print(f"measured: {found}; the trial took {outcome.flops / 1e9:,.0f} GFLOP")
         if not outcome.learned:
-            console.print("nothing learned much within the trial: make it longer (--trial) before you rely on it")
-    console.print(f"predicted: {predicted:.1f} times fewer operations than the whole model perturbed at once")
-    console.print(" ".join(f"{name} {value}" for name, value in settings.items()), markup=False)
+            print("nothing learned much within the trial: make it longer (--trial) before you rely on it")
+    print(f"predicted: {predicted:.1f} times fewer operations than the whole model perturbed at once")
+    print(" ".join(f"{name} {value}" for name, value in settings.items()))
 
 
 def _row(profile: Profile, proposal: Proposal) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Read the state folder and print."""
     from fedspzo.broker.server.status import read_status
+    from fedspzo.tables import format_table
 
     status = read_status(options.state)
     if options.json:
@@ -41,14 +42,15 @@ def run(options: argparse.Namespace) -> None:
     if not status["devices"]:
         print("no device has come yet")
         return
-    columns = f"{'round':>6} {'behind':>6} {'results':>7} {'examples':>8} {'up':>10} {'down':>10}"
-    print(f"{'device':<24} {columns} {'J a round':>11} {'heard':>8}")
-    for device in status["devices"]:
-        print(
-            f"{device['name']:<24} {device['round']:>6} {device['behind']:>6} {device['results']:>7}"
-            f" {device['examples']:>8} {device['bytes_up']:>10,} {device['bytes_down']:>10,} {_joules(device):>11}"
-            f" {device['heard']:>6.0f} s"
+    columns = ("device", "round", "behind", "results", "examples", "up", "down", "J a round", "heard")
+    rows = [
+        (
+            device["name"], device["round"], device["behind"], device["results"], device["examples"],
+            f"{device['bytes_up']:,}", f"{device['bytes_down']:,}", _joules(device), f"{device['heard']:.0f} s",
         )
+        for device in status["devices"]
+    ]  # fmt: skip
+    print(format_table(columns, rows))
 
 
 def _joules(device: dict[str, Any]) -> str:

@@ -31,7 +31,7 @@ from fedspzo.export.network.target import Target
 from fedspzo.export.pipeline import export_bundle
 from fedspzo.export.tasks import load_task
 from fedspzo.run_folder import SERVER, replay
-from fedspzo.stages import print_stages
+from fedspzo.tables import format_stages
 
 BATCH, LENGTH = 8, 12
 TRAIN_PER_INTENT, TEST_PER_INTENT = 180, 40
@@ -90,7 +90,7 @@ def run_demo(settings: Settings) -> None:
     with console.status("exporting") as status:
         target = Target([settings.engine], [BATCH], [LENGTH])
         bundle = export_bundle("minilm", load_task("intents"), target, folder / BUNDLE, status.update)
-    print_stages(console, bundle.manifest)
+    console.print(format_stages(bundle.manifest), highlight=False)
     job = [
         "--rounds", settings.rounds, "--devices", settings.devices, "--cohort", settings.cohort,
         "--seeds", settings.seeds, "--seed", settings.seed, "--evaluate-every", EVALUATE_EVERY,

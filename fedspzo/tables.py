@@ -1,0 +1,34 @@
+"""Tables that commands print, in plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from math import prod
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fedspzo.device_runtime.model.manifest import Manifest
+
+
+def format_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> str:
+    """Lines of a table as wide as its cells, the first column flush left and the others flush right."""
+    cells = [list(columns), *(list(map(str, row)) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    cells.insert(1, ["─" * width for width in widths])
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in cells]
+    return "\n".join([title, *lines] if title else lines)
+
+
+def format_stages(manifest: Manifest) -> str:
+    """What a bundle says of its stages: parameters, FLOPs, delegated shares and deviations."""
+    shape = manifest.shapes[0]
+    formats = list(manifest.checks[0].delegated)
+    rows = []
+    for stage, check in zip(manifest.stages, manifest.checks, strict=True):
+        tensors = [manifest.tensors[index] for index in (*stage.tensors, *stage.constants)]
+        flops = shape.graphs[stage.graph].flops / (shape.batch * shape.length)
+        parameters, trainable = (sum(prod(t.shape) for t in tensors if t.trainable or every) for every in (True, False))
+        checked = (f"{check.delegated[f]:.0%}, {check.deviation[f]:.0e}" for f in formats)
+        rows.append([stage.name, f"{parameters:,}", f"{trainable:,}", f"{flops / 1e6:,.3f}", *checked])
+    names = ["stage", "parameters", "trainable", "MFLOP a token", *(f"{f}: delegated, deviation" for f in formats)]
+    return format_table(names, rows)
