@@ -1,7 +1,7 @@
 """``fedspzo COMMAND …``: imports the one command that runs, and turns its errors into one line and status 1.
 
 Status 0: done, or a server or device was asked to end. 1: an error, in one line that ends with its kind. 2: the command
-line is wrong, or empty, which shows the help. 130: interrupted. 143: SIGTERM broke off what was to be finished.
+line is wrong, or empty, which shows the help. 130: interrupted. 143: SIGTERM interrupted unfinished work.
 """
 
 from __future__ import annotations
