@@ -137,7 +137,8 @@ def read_options(options: Mapping[str, str]) -> dict[str, Any]:
 
 def make_job(bundle: Bundle, settings: Mapping[str, Any], seed: int) -> Job:
     """A job, long enough for any budget."""
-    return check_job(Job(**{"final_rate": 1.0, **settings, "rounds": 1_000_000, "cohort": COHORT, "seed": seed}), bundle)
+    own = {"final_rate": 1.0, **settings, "rounds": 1_000_000, "cohort": COHORT, "seed": seed}
+    return check_job(Job(**own), bundle)
 
 
 def geometric_mean(values: Sequence[float]) -> float:

@@ -200,7 +200,7 @@ def make_job(proposal: Proposal, profile: Profile, job: Job) -> Job:
     )
     return replace(
         job.with_blocks(blocks), epsilon=epsilon, batch=proposal.batch, first_every=proposal.first_every, sides=1,
-        adapt=("rates",),
+        adapt=("rates",), final_rate=1.0,
     )  # fmt: skip
 
 

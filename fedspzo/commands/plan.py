@@ -83,7 +83,7 @@ def run(options: argparse.Namespace) -> None:
     whole = next(proposal for proposal in proposals if proposal.whole)
     outcome, chosen = None, proposals[0]
     if options.trial:
-        job = Job(rounds=1_000_000, cohort=job.cohort, seed=job.seed, seeds=job.seeds, final_rate=1.0)
+        job = Job(rounds=1_000_000, cohort=job.cohort, seed=job.seed, seeds=job.seeds)
         horizon = options.trial * job.cohort * profile.forward("flops", max(profile.batches))
         work = Work(bundle.folder, options.engine, options.threads, None, lambda bundle: shares)
         with steps("trying the proposals in simulated runs"):

@@ -20,6 +20,7 @@ from fedspzo.demo import intents
 from fedspzo.demo.ceiling import Ceiling, measure_ceiling
 from fedspzo.demo.plot import plot_accuracy
 from fedspzo.demo.processes import federation
+from fedspzo.demo.settings import Settings
 from fedspzo.device_runtime.data.store import DataStore, load_data
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.errors import FedSPZOError
@@ -38,19 +39,6 @@ TRAIN_PER_INTENT, TEST_PER_INTENT = 180, 40
 ALPHA = 0.5
 EVALUATE_EVERY = 20
 CEILING_ROUNDS = 60
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a user may choose of the demo; see ``fedspzo demo --help``."""
-
-    folder: Path
-    rounds: int
-    devices: int
-    cohort: int
-    seeds: str
-    engine: str
-    seed: int
 
 
 @dataclass
