@@ -47,10 +47,10 @@ class LiveData:
                 raise
             raise wrong.pop(0) from None
         finally:
-            for error in wrong:
-                if str(error) not in self._skipped:
-                    self._skipped.add(str(error))
-                    log.warning("%s; it is left out", error, extra={"kind": error.kind})
+            for line in wrong:
+                if str(line) not in self._skipped:
+                    self._skipped.add(str(line))
+                    log.warning("%s; it is left out", line, extra={"kind": line.kind})
 
 
 def _version(source: str) -> tuple[int, int] | None:
