@@ -28,16 +28,16 @@ class RateLimitedLog:
         self._log = log
         self._counts: Counter[str] = Counter()
 
-    def warn(self, sender: str, text: str) -> None:
+    def warn(self, sender: str, text: str, kind: str = "") -> None:
         """Warn of something that a sender did."""
         if sender not in self._counts and len(self._counts) >= _SENDERS:
             sender = "others"
         self._counts[sender] += 1
         count = self._counts[sender]
         if count <= _IN_FULL:
-            self._log.warning("%s", text)
+            self._log.warning("%s", text, extra={"kind": kind})
         elif count & (count - 1) == 0:
-            self._log.warning("%s (%d warnings about this sender so far)", text, count)
+            self._log.warning("%s (%d warnings about this sender so far)", text, count, extra={"kind": kind})
 
 
 class _Lines(logging.Formatter):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedspzo.device_runtime.errors import PlanError
+from fedspzo.device_runtime.errors import MessageError, PlanError
 from fedspzo.device_runtime.protocol.messages import Energy, Result, decode, encode, fingerprint
 from fedspzo.device_runtime.protocol.plan import Contribution, Entry, Plan
 
@@ -57,24 +57,28 @@ class ClosedRound:
 Aggregate = Callable[[Plan, Mapping[str, Result]], Entry]
 
 
-def refusal(plan: Plan, cohort: Collection[str], device: str, result: Result) -> str | None:
-    """Why a result does not count, or None when it does."""
+def check_result(plan: Plan, cohort: Collection[str], device: str, result: Result) -> None:
+    """Raise MessageError unless a result counts in a round."""
     if result.round != plan.round:
-        return f"it is for round {result.round}, and round {plan.round} is open"
+        raise MessageError("result.other-round", f"it is for round {result.round}, and round {plan.round} is open")
     if device not in cohort:
-        return f"the device was not asked in round {plan.round}"
+        raise MessageError("result.not-asked", f"the device was not asked in round {plan.round}")
     if result.plan != fingerprint(plan):
-        return f"it answers another plan of round {result.round}"
+        raise MessageError("result.other-plan", f"it answers another plan of round {result.round}")
     if len(result.scalars) != plan.scalars:
-        return f"it has {len(result.scalars)} scalars, and the plan asks for {plan.scalars}"
+        raise MessageError(
+            "result.scalar-count", f"it has {len(result.scalars)} scalars, and the plan asks for {plan.scalars}"
+        )
     if not 1 <= result.examples <= plan.steps * plan.batch:
-        return f"it claims {result.examples} examples, and the plan allows {plan.steps * plan.batch}"
+        raise MessageError(
+            "result.example-count",
+            f"it claims {result.examples} examples, and the plan allows {plan.steps * plan.batch}",
+        )
     if len(result.energy) > 1 or any(energy.uncertainty < 0 for energy in result.energy):
-        return "what it says of its energy makes no sense"
+        raise MessageError("result.energy", "its energy is given twice, or with a negative uncertainty")
     joules = [number for energy in result.energy for number in (energy.joules, energy.uncertainty)]
     if any(abs(number) > LARGEST for number in (*result.scalars, result.loss, result.seconds, *joules)):
-        return f"it has a number beyond {LARGEST:g}, which no sound measurement gives"
-    return None
+        raise MessageError("result.number-too-large", f"it has a number beyond {LARGEST:g}")
 
 
 def close_round(plan: Plan, results: Mapping[str, Result], votes: bool = False) -> Entry:

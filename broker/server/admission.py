@@ -54,7 +54,7 @@ class Admission:
             try:
                 self._keys = _read(self._path)
             except StateError as error:
-                log.warning("%s; until then, the list as it was holds", error)
+                log.warning("%s; until then, the list as it was holds", error, extra={"kind": error.kind})
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterable
 
-from fedspzo.broker.rounds.aggregate import refusal
+from fedspzo.broker.rounds.aggregate import check_result
 from fedspzo.broker.server.admission import Admission
 from fedspzo.broker.server.devices import Member, Roster, accept, announce, part
 from fedspzo.broker.server.digests import Claim, DigestWatch
@@ -67,7 +67,7 @@ class Replies:
     def drop(self, device: str, reason: MessageError) -> None:
         """Count and log that something was no message."""
         self._progress.counts["messages dropped"] += 1
-        self._dropped.warn(device, f"a message of '{device[:64]}' was dropped: {reason}")
+        self._dropped.warn(device, f"a message of '{device[:64]}' was dropped: {reason}", reason.kind)
 
     def answer(self, heard: Heard) -> None:
         """Take in a message and answer it.
@@ -201,12 +201,14 @@ class Replies:
             counts["results late"] += not counted
             self._outbox.send(member.name, Ack(result.round, counted))
             return
-        reason = refusal(opened.plan, opened.cohort, member.name, result) if opened else "no round is open"
-        if reason is not None:
+        try:
+            if opened is None:
+                raise MessageError("result.no-open-round", "no round is open")
+            check_result(opened.plan, opened.cohort, member.name, result)
+        except MessageError as error:
             counts["results refused"] += 1
-            self._dropped.warn(member.name, f"a result of '{member.name}' was refused: {reason}")
+            self._dropped.warn(member.name, f"a result of '{member.name}' was refused: {error}", error.kind)
             return
-        assert opened is not None
         if member.name not in opened.results:
             self._store.save_result(member.name, result)
             opened.results[member.name] = result

@@ -152,7 +152,7 @@ class Agent:
                 with self._recorder.phase(NETWORK):
                     self._receive(event.payload)
             except (MessageError, PlanError) as error:
-                self._dropped.warn(event.topic, f"a message on {event.topic} was dropped: {error}")
+                self._dropped.warn(event.topic, f"a message on {event.topic} was dropped: {error}", error.kind)
 
     def _remind(self) -> None:
         """Send again what was not acknowledged, or after a long silence of its own say that this device is there."""

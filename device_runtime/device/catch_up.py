@@ -81,7 +81,12 @@ class Pace:
             log.warning("the journal is quicker than the snapshot of round %d", offer.round)
             return False
         except FedSPZOError as error:
-            log.warning("the snapshot of round %d cannot be had, so the journal is used: %s", offer.round, error)
+            log.warning(
+                "the snapshot of round %d cannot be had, so the journal is used: %s",
+                offer.round,
+                error,
+                extra={"kind": error.kind},
+            )
             if len(self._unreachable) < 100:
                 self._unreachable.add(offer.url)
             return False
@@ -155,5 +160,5 @@ class CatchUp:
         try:
             self._state.adopt(file)
         except StateError as error:
-            log.warning("%s", error)
+            log.warning("%s", error, extra={"kind": error.kind})
         return True

@@ -75,7 +75,7 @@ class Measurer:
                 examples = self._examples()
             measured = measure(self.forward, examples, plan, self._state.device, self._cache)
         except FedSPZOError as error:
-            log.warning("the plan of round %d cannot be carried out: %s", plan.round, error)
+            log.warning("the plan of round %d cannot be carried out: %s", plan.round, error, extra={"kind": error.kind})
             return Decline(plan.round, str(error)[:200], passing=False)
         if not all(map(math.isfinite, (measured.loss, *measured.scalars))):
             reason = "its loss is not finite: the model has diverged; lower the learning rates"

@@ -149,7 +149,7 @@ class Book(NoBook):
         except EnergyError as error:
             if not self._failed:
                 self._failed = True
-                log.warning("energy is not told: %s", error)
+                log.warning("energy is not told: %s", error, extra={"kind": error.kind})
             return None
 
 
