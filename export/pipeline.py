@@ -16,7 +16,7 @@ from fedspzo.device_runtime.model.task import GENERATION, Task
 from fedspzo.export.checkpoint import CONFIG, Checkpoint
 from fedspzo.export.checks import check_lengths, check_tensors, check_tokenizer, check_trained
 from fedspzo.export.compare import compare
-from fedspzo.export.families import find_family
+from fedspzo.export.families import Family, find_family
 from fedspzo.export.layout import write_weights
 from fedspzo.export.lowering.graphs import GraphWriter, Progress
 from fedspzo.export.network.adapters import adapt
@@ -33,7 +33,12 @@ INTEGER_TOLERANCE = 0.05
 
 
 def export_bundle(
-    model: str, tasks: Mapping[str, Task], target: Target, out: Path, progress: Progress = lambda step: None
+    model: str,
+    tasks: Mapping[str, Task],
+    target: Target,
+    out: Path,
+    progress: Progress = lambda step: None,
+    families: Sequence[Family] = (),
 ) -> Bundle:
     """Export a model for a task.
 
@@ -42,6 +47,7 @@ def export_bundle(
         tasks: the task in the forms that it has.
         out: the bundle's folder; it must not exist, and appears only when all checks have passed.
         progress: told what is being done.
+        families: of one's own, asked before those that come with the project.
 
     Raises:
         ExportError: the model or an option is not supported, a matrix product was not delegated, or an engine
@@ -51,7 +57,7 @@ def export_bundle(
         raise ExportError("export.output-exists", f"{out} already exists; remove it, or choose another --out")
     progress(f"reading {model}")
     checkpoint = Checkpoint(model)
-    networks, task = _networks(checkpoint, tasks, target)
+    networks, task = _networks(checkpoint, tasks, target, families)
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -63,9 +69,11 @@ def export_bundle(
     return Bundle(out)
 
 
-def _networks(checkpoint: Checkpoint, tasks: Mapping[str, Task], target: Target) -> tuple[list[Network], Task]:
+def _networks(
+    checkpoint: Checkpoint, tasks: Mapping[str, Task], target: Target, families: Sequence[Family]
+) -> tuple[list[Network], Task]:
     """The network in every shape, the largest first, and the task in the form that the model does best."""
-    family = find_family(checkpoint)
+    family = find_family(checkpoint, families)
     lengths = sorted(set(target.lengths), reverse=True)
     architectures = {length: family.describe(checkpoint, length) for length in lengths}
     largest = architectures[lengths[0]]

@@ -1,7 +1,7 @@
 """An embedded MQTT 3.1.1 broker for demos and tests: amqtt on 127.0.0.1, anonymous, nothing durable.
 
-`run` serves in this process until SIGTERM or SIGINT; `spawn` starts the same in a child process that ends with its
-parent. Only clean sessions are relied upon, and everything is lost when the broker stops.
+`run` serves in this process until SIGTERM or SIGINT; `spawn_broker` starts the same in a child process that ends with
+its parent. Only clean sessions are relied upon, and everything is lost when the broker stops.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class EmbeddedBroker:
         self.close()
 
 
-def spawn(port: int = 0, timeout_s: float = START_TIMEOUT_S) -> EmbeddedBroker:
+def spawn_broker(port: int = 0, timeout_s: float = START_TIMEOUT_S) -> EmbeddedBroker:
     """Start a broker process and wait until it accepts connections; it ends when this process does."""
     process = subprocess.Popen(
         [sys.executable, "-m", "fedspzo.broker.mqtt.embedded", str(port)],
@@ -194,7 +194,7 @@ def _end_with_parent() -> None:
 
 
 def main() -> int:
-    """Serve for `spawn`: one line to standard output, the port or what went wrong, then serve until the parent ends."""
+    """Serve for `spawn_broker`: a line to standard output, the port or what went wrong; then until the parent ends."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         run(int(sys.argv[1]), lambda port: print(port, flush=True))

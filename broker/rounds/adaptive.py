@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from fedspzo.broker.rounds.job import Job, plan_round
 from fedspzo.device_runtime.protocol.plan import Block, Entry, Plan
@@ -122,8 +123,25 @@ def _reallot(blocks: Sequence[Block], moments: Sequence[Moment]) -> list[Block]:
     return found
 
 
+class Plans(Protocol):
+    """A method: makes the plan of each round from the job and its journal, so that whoever has both makes the same."""
+
+    def plan(self, round: int) -> Plan:
+        """The plan of the next round."""
+
+    def follow(self, entry: Entry) -> None:
+        """A round was closed."""
+
+
+class MakePlans(Protocol):
+    """Makes the :class:`Plans` of a job, at the start and wherever it is continued."""
+
+    def __call__(self, job: Job, entries: Iterable[Entry], /) -> Plans:
+        """The plans after the entries of the journal so far."""
+
+
 class Pace:
-    """Plans of a job's rounds, one after the other, from its journal."""
+    """The job's own :class:`Plans`, with what it adapts."""
 
     def __init__(self, job: Job, entries: Iterable[Entry]) -> None:
         """``entries`` are those of the journal so far; they are read only where the job adapts."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -53,8 +54,11 @@ class ClosedRound:
     spending: Spending | None = None
 
 
-#: Makes a round's journal entry, with the round's own plan, of its results by device, of which there is one at least.
-Aggregate = Callable[[Plan, Mapping[str, Result]], Entry]
+class Aggregate(Protocol):
+    """A way to aggregate: a pure function from the results of a round to its journal entry."""
+
+    def __call__(self, plan: Plan, results: Mapping[str, Result], /) -> Entry:
+        """The entry, with the round's own plan, of results by device, of which there is one at least."""
 
 
 def check_result(plan: Plan, cohort: Collection[str], device: str, result: Result) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from fedspzo.broker.rounds.seeds import derive
 
@@ -42,8 +42,11 @@ SAMPLINGS: dict[str, Callable[[Candidate], tuple[float, ...]]] = {
 }
 
 
-#: Chooses a round's devices: given the job, the round, the devices to choose from, and how many to choose at most.
-Sample = Callable[["Job", int, Mapping[str, Candidate], int], tuple[str, ...]]
+class Sample(Protocol):
+    """A way to sample: a pure function that chooses a round's devices."""
+
+    def __call__(self, job: Job, number: int, candidates: Mapping[str, Candidate], count: int, /) -> tuple[str, ...]:
+        """At most ``count`` names of candidates, for the round of that number."""
 
 
 def choose_cohort(job: Job, number: int, candidates: Mapping[str, Candidate], count: int) -> tuple[str, ...]:

@@ -14,11 +14,12 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
-from fedspzo.broker.rounds.adaptive import Pace
+from fedspzo.broker.rounds.adaptive import MakePlans, Pace
 from fedspzo.broker.rounds.aggregate import Aggregate, ClosedRound, checked, close_round, describe_round
 from fedspzo.broker.rounds.job import Job, plan_round
 from fedspzo.broker.rounds.sampling import Candidate, Sample, choose_cohort
 from fedspzo.broker.server.admission import Admission
+from fedspzo.broker.server.callbacks import Observer, ignore
 from fedspzo.broker.server.devices import Roster, credit
 from fedspzo.broker.server.digests import DigestWatch
 from fedspzo.broker.server.evaluation import Digested, Evaluated, Evaluator, Failed, Snapshot
@@ -36,9 +37,6 @@ from fedspzo.device_runtime.protocol.sums import check_continues
 from fedspzo.device_runtime.protocol.topics import Topics
 
 log = logging.getLogger(__name__)
-
-#: What an observer is told of: a closed round, an evaluation, a snapshot, the end of the job.
-Event = ClosedRound | Evaluated | Snapshot | JobResult
 
 #: Seconds after the last round that devices have to report.
 REPORT_S = 60.0
@@ -61,17 +59,18 @@ class Loop:
         store: ServerStore,
         evaluator: Callable[[Callable[[object], None]], Evaluator],
         devices: int = 1,
-        observe: Callable[[Event], None] = lambda event: None,
+        observe: Observer = ignore,
         admission: Admission | None = None,
         serve_after: float | None = None,
         aggregate: Aggregate | None = None,
         sample: Sample = choose_cohort,
+        plans: MakePlans = Pace,
     ) -> None:
         """Prepare a job, or the rest of one.
 
         Args:
             evaluator: makes the evaluator, given where it reports to.
-            access, name, job, devices, observe, admission, serve_after, aggregate, sample: see
+            access, name, job, devices, observe, admission, serve_after, aggregate, sample, plans: see
                 :class:`fedspzo.broker.server.server.Server`.
 
         Raises:
@@ -81,7 +80,7 @@ class Loop:
         check_continues(store.sums, plan_round(job, 1))
         self._job = job
         self._store = store
-        self._pace = Pace(job, store.journal.entries())
+        self._plans = plans(job, store.journal.entries())
         self._wanted = max(devices, job.quorum)
         self._observe = observe
         self._serve_after = serve_after
@@ -251,7 +250,7 @@ class Loop:
         return False
 
     def _open(self, now: float) -> None:
-        plan = self._pace.plan(self._store.journal.last_round + 1)
+        plan = self._plans.plan(self._store.journal.last_round + 1)
         cohort = self._sample(self._job, plan.round, self._roster.ready(now), self._job.asked)
         self._wanted = self._job.quorum
         self._store.save_open_round(plan, cohort)
@@ -300,7 +299,7 @@ class Loop:
             if member is not None:
                 credit(member, result)
         self._progress.round = None
-        self._pace.follow(entry)
+        self._plans.follow(entry)
         self._decided.append(closed)
 
     def _over(self, now: float) -> bool:

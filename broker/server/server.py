@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from fedspzo.broker.rounds.adaptive import MakePlans, Pace
 from fedspzo.broker.rounds.aggregate import Aggregate
-from fedspzo.broker.rounds.job import Job
+from fedspzo.broker.rounds.job import Job, check_job
 from fedspzo.broker.rounds.sampling import Sample, choose_cohort
 from fedspzo.broker.server.admission import Admission
+from fedspzo.broker.server.callbacks import Observer, ignore
 from fedspzo.broker.server.evaluation import Evaluator, Schedule
-from fedspzo.broker.server.loop import Event, Loop
+from fedspzo.broker.server.loop import Loop
 from fedspzo.broker.server.progress import JobResult
 from fedspzo.broker.server.status import ServerStatus
 from fedspzo.broker.server.store import ServerStore, link_bundle, pin_bundle
@@ -54,7 +56,7 @@ class Server:
         bundle: Bundle,
         job: Job,
         access: Access,
-        state: Path,
+        state: str | Path,
         *,
         name: str = "default",
         held_out: DataStore | None = None,
@@ -64,9 +66,10 @@ class Server:
         serve_after: float | None = None,
         admission: Admission | None = None,
         endpoint: Endpoint | None = None,
-        observe: Callable[[Event], None] = lambda event: None,
+        observe: Observer = ignore,
         aggregate: Aggregate | None = None,
         sample: Sample = choose_cohort,
+        plans: MakePlans = Pace,
     ) -> None:
         """Describe a server, without starting it.
 
@@ -84,13 +87,17 @@ class Server:
             observe: told of progress, on the server's thread; what it raises ends the server.
             aggregate: makes a round's journal entry; by default :func:`fedspzo.broker.rounds.aggregate.close_round`.
             sample: chooses which devices a round asks.
+            plans: makes the rounds' plans; by default the job's own.
+
+        Raises:
+            PlanError: the job does not fit the bundle.
         """
-        self.bundle, self.job, self.state = bundle, job, state
+        self.bundle, self.job, self.state = bundle, check_job(job, bundle), Path(state)
         self._access, self._name = access, name
         self._held_out, self._engine = held_out, engine
         self._devices, self._evaluate_every, self._serve_after = devices, evaluate_every, serve_after
         self._admission, self._endpoint, self._observe = admission, endpoint, observe
-        self._aggregate, self._sample = aggregate, sample
+        self._aggregate, self._sample, self._plans = aggregate, sample, plans
         self._url = ""
         self._loop: Loop | None = None
         self._thread: threading.Thread | None = None
@@ -193,6 +200,7 @@ class Server:
                 serve_after=self._serve_after,
                 aggregate=self._aggregate,
                 sample=self._sample,
+                plans=self._plans,
             )
             stack.callback(loop.close)
             url = stack.enter_context(self._serve(store, loop)) if self._endpoint else ""

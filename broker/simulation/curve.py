@@ -74,7 +74,7 @@ def draw_curve(
     curve = curve or Curve((0.0,), (loss(),), 0)
     flops, losses, closed, spent = list(curve.flops), list(curve.losses), curve.rounds, curve.flops[-1]
     for made in rounds:
-        spent, closed = spent + made.flops, made.closed.round
+        spent, closed = spent + made.flops, made.round
         ended = spent >= budget.flops * share
         if ended or spent >= budget.flops * len(flops) / budget.points:
             flops.append(spent)

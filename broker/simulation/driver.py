@@ -15,7 +15,7 @@ from typing import Protocol
 
 from fedspzo.broker.rounds.aggregate import ClosedRound
 from fedspzo.broker.rounds.job import Job
-from fedspzo.broker.rounds.sampling import Candidate, choose_cohort
+from fedspzo.broker.rounds.sampling import Candidate, Sample, choose_cohort
 from fedspzo.broker.simulation.fleet import Fleet
 from fedspzo.device_runtime.errors import PlanError
 from fedspzo.device_runtime.protocol.plan import Plan
@@ -23,6 +23,21 @@ from fedspzo.device_runtime.replica.weights import Replica
 
 #: Times that a round's plan goes out to further devices before the simulation gives up.
 TRIES = 100
+
+
+@dataclass(frozen=True)
+class SimulatedRound(ClosedRound):
+    """What became of a simulated round; its seconds are virtual.
+
+    Attributes:
+        asked: devices asked.
+        flops: operations of matrix products that its devices did.
+        device_bytes: that a device of the cohort gets and sends; 0 where seeds and scalars travel.
+    """
+
+    asked: int = 0
+    flops: int = 0
+    device_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -40,8 +55,13 @@ class Attendance:
     asked: int
 
 
-def attend(job: Job, plan: Plan, fleet: Fleet, candidates: Mapping[str, Candidate]) -> Attendance:
+def attend(
+    job: Job, plan: Plan, fleet: Fleet, candidates: Mapping[str, Candidate], sample: Sample = choose_cohort
+) -> Attendance:
     """Whose answers close a round, as the live server decides it: the first ones, or a quorum at a deadline.
+
+    Args:
+        sample: chooses whom the round asks.
 
     Raises:
         PlanError: too few devices ever answer.
@@ -51,7 +71,7 @@ def attend(job: Job, plan: Plan, fleet: Fleet, candidates: Mapping[str, Candidat
     for _ in range(TRIES):
         others = {name: candidate for name, candidate in candidates.items() if name not in asked}
         wanted = job.asked - sum(when < math.inf for when in asked.values())
-        for device in choose_cohort(job, plan.round, others, wanted):
+        for device in sample(job, plan.round, others, wanted):
             asked[device] = now + fleet.seconds(plan.round, device, plan.steps)
         now += plan.deadline
         answered = sorted((when, device) for device, when in asked.items() if when <= now)
@@ -66,7 +86,9 @@ def attend(job: Job, plan: Plan, fleet: Fleet, candidates: Mapping[str, Candidat
     )
 
 
-def attend_round(job: Job, plan: Plan, fleet: Fleet, served: Mapping[str, int]) -> Attendance:
+def attend_round(
+    job: Job, plan: Plan, fleet: Fleet, served: Mapping[str, int], sample: Sample = choose_cohort
+) -> Attendance:
     """:func:`attend` by those who are there.
 
     Args:
@@ -77,7 +99,7 @@ def attend_round(job: Job, plan: Plan, fleet: Fleet, served: Mapping[str, int]) 
     """
     there = fleet.present(plan.round)
     candidates = {device: replace(found, served=served.get(device, 0)) for device, found in there.items()}
-    return attend(job, plan, fleet, candidates)
+    return attend(job, plan, fleet, candidates, sample)
 
 
 class Training(Protocol):
@@ -93,8 +115,8 @@ class Training(Protocol):
     def plan(self, round: int) -> Plan:
         """The plan of the next round."""
 
-    def train(self, plan: Plan, attendance: Attendance) -> tuple[ClosedRound, int]:
-        """Close a round with what its devices measure; also the operations of matrix products that they did.
+    def train(self, plan: Plan, attendance: Attendance) -> SimulatedRound:
+        """Close a round with what its devices measure.
 
         Raises:
             FedSPZOError: a device's measurement failed.
@@ -104,22 +126,7 @@ class Training(Protocol):
         """Take a replica, which stands at an earlier round of this training or at θ₀, to the last closed one."""
 
 
-@dataclass(frozen=True)
-class SimulatedRound:
-    """A round that the driver closed.
-
-    Attributes:
-        closed: what became of it, in virtual time.
-        asked: devices asked.
-        flops: operations of matrix products that its devices did.
-    """
-
-    closed: ClosedRound
-    asked: int
-    flops: int
-
-
-def simulate(job: Job, fleet: Fleet, training: Training) -> Iterator[SimulatedRound]:
+def simulate(job: Job, fleet: Fleet, training: Training, sample: Sample = choose_cohort) -> Iterator[SimulatedRound]:
     """The rounds that are not closed yet, each computed when it is drawn.
 
     Raises:
@@ -129,7 +136,6 @@ def simulate(job: Job, fleet: Fleet, training: Training) -> Iterator[SimulatedRo
     served = training.served()
     for number in range(training.round + 1, job.rounds + 1):
         plan = training.plan(number)
-        attendance = attend_round(job, plan, fleet, served)
-        closed, flops = training.train(plan, attendance)
+        closed = training.train(plan, attend_round(job, plan, fleet, served, sample))
         served.update(dict.fromkeys(closed.devices, number))
-        yield SimulatedRound(closed, attendance.asked, flops)
+        yield closed

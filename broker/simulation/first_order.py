@@ -14,9 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedspzo.broker.rounds.aggregate import ClosedRound
 from fedspzo.broker.rounds.job import Job, plan_round
-from fedspzo.broker.simulation.driver import Attendance
+from fedspzo.broker.simulation.driver import Attendance, SimulatedRound
 from fedspzo.broker.simulation.gradient import Backpropagation, Gradient, Tensors
 from fedspzo.broker.simulation.partition import Shares
 from fedspzo.device_runtime.errors import PlanError
@@ -154,19 +153,21 @@ class FirstOrder:
         """The plan of the next round."""
         return plan_round(self._job, round)
 
-    def train(self, plan: Plan, attendance: Attendance) -> tuple[ClosedRound, int]:
+    def train(self, plan: Plan, attendance: Attendance) -> SimulatedRound:
         """Gradients on the devices' examples, and the server's step."""
         updates = {device: self._update_of(plan, device) for device in attendance.seconds}
         self.state = server_update(self._algorithm, self.state, plan, updates)
         self._served.update(dict.fromkeys(updates, plan.round))
-        closed = ClosedRound(
+        return SimulatedRound(
             round=plan.round,
             loss=math.fsum(update.loss for update in updates.values()) / len(updates),
             devices=tuple(sorted(updates)),
             seconds=attendance.closed,
             step_seconds=math.fsum(attendance.seconds.values()) / (len(updates) * plan.steps),
+            asked=attendance.asked,
+            flops=sum(update.flops for update in updates.values()),
+            device_bytes=payload(self.state.weights),
         )
-        return closed, sum(update.flops for update in updates.values())
 
     def advance(self, replica: Replica) -> None:
         """Give a replica the weights, to which no journal leads."""
@@ -183,7 +184,7 @@ class FirstOrder:
         return device_update(self._algorithm, self.state.weights, plan, gradient)
 
 
-def check_job(name: str, job: Job) -> None:
+def check_first_order(name: str, job: Job) -> None:
     """Raise PlanError unless a job's settings go with the algorithm of that name."""
     if len(job.blocks) > 1 or job.blocks[0].fanout != 1:
         raise PlanError(

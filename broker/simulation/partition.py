@@ -60,6 +60,36 @@ class Skew:
         return cls(alpha)
 
 
+@dataclass(frozen=True)
+class Partition:
+    """How examples come to virtual devices; it can be sent to another process, and makes the same shares there.
+
+    Attributes:
+        data: a file of examples, or a folder with a file for each device.
+        devices: how many, where it is a file.
+        skew: how unlike their labels are.
+        each: examples that each draws, and others may have too; None to share all out, each to one.
+        seed: of all draws.
+    """
+
+    data: Path
+    devices: int
+    skew: Skew
+    each: int | None
+    seed: int
+
+    def __call__(self, bundle: Bundle) -> Shares:
+        """The shares. Raises DataError when there are too few examples."""
+        if self.data.is_dir():
+            return read_folder(self.data, bundle)
+        if self.devices < 1:
+            raise DataError("option.devices", "devices is not positive; give at least 1")
+        store = load_data(self.data, bundle)
+        if self.each is None:
+            return share_out(store, self.devices, self.skew, self.seed)
+        return draw_each(store, self.devices, self.each, self.skew, self.seed)
+
+
 def read_folder(folder: Path, bundle: Bundle) -> Shares:
     """A device for each file of a folder, named as the file is without its suffix.
 

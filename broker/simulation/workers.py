@@ -217,6 +217,20 @@ class RayWorkers:
             ) from None
 
 
+def start_workers(work: Work, count: int, ray: bool | str = False) -> Workers:
+    """As many workers: this process where one is enough, others, or actors of Ray.
+
+    Args:
+        ray: whether a cluster on this machine has them, or the address of one.
+
+    Raises:
+        FedSPZOError: as :class:`Worker` and :class:`RayWorkers`.
+    """
+    if ray:
+        return RayWorkers(work, count, ray if isinstance(ray, str) else None)
+    return LocalWorkers(work) if count == 1 else ProcessWorkers(work, count)
+
+
 def deal(devices: Sequence[str], workers: int) -> list[Sequence[str]]:
     """The devices of each worker, as even as can be."""
     return [devices[number::workers] for number in range(workers)]

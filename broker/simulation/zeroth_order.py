@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
-from fedspzo.broker.rounds.adaptive import Pace
-from fedspzo.broker.rounds.aggregate import ClosedRound, close_round, describe_round
+from fedspzo.broker.rounds.adaptive import MakePlans, Pace
+from fedspzo.broker.rounds.aggregate import Aggregate, checked, close_round, describe_round
 from fedspzo.broker.rounds.job import Job, plan_round
 from fedspzo.broker.server.store import ServerStore
-from fedspzo.broker.simulation.driver import Attendance
+from fedspzo.broker.simulation.driver import Attendance, SimulatedRound
 from fedspzo.broker.simulation.workers import Workers
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.protocol.plan import Plan
@@ -19,19 +20,30 @@ from fedspzo.device_runtime.replica.weights import Replica
 class ZerothOrder:
     """A :class:`fedspzo.broker.simulation.driver.Training` whose state is a server's folder, live or simulated."""
 
-    def __init__(self, job: Job, store: ServerStore, workers: Workers, start: int = 0) -> None:
+    def __init__(
+        self,
+        job: Job,
+        store: ServerStore,
+        workers: Workers,
+        start: int = 0,
+        aggregate: Aggregate | None = None,
+        plans: MakePlans = Pace,
+    ) -> None:
         """Bring workers to the journal's end.
 
         Args:
             workers: stand at round ``start``.
+            aggregate: makes a round's journal entry; by default :func:`fedspzo.broker.rounds.aggregate.close_round`.
+            plans: makes the rounds' plans.
 
         Raises:
             PlanError: the job does not continue the journal.
             FedSPZOError: a worker failed.
         """
         check_continues(store.sums, plan_round(job, 1))
-        self._job, self._store, self._workers = job, store, workers
-        self._pace = Pace(job, store.journal.entries())
+        self._store, self._workers = store, workers
+        self._aggregate = checked(aggregate) if aggregate else partial(close_round, votes=job.votes)
+        self._plans = plans(job, store.journal.entries())
         workers.follow(list(store.journal.entries(start)))
 
     @property
@@ -45,18 +57,19 @@ class ZerothOrder:
 
     def plan(self, round: int) -> Plan:
         """The plan of the next round."""
-        return self._pace.plan(round)
+        return self._plans.plan(round)
 
-    def train(self, plan: Plan, attendance: Attendance) -> tuple[ClosedRound, int]:
+    def train(self, plan: Plan, attendance: Attendance) -> SimulatedRound:
         """Measure on the workers, and close the round into the journal as the live server does."""
         answers = self._workers.measure(plan, list(attendance.seconds))
         results = {d: replace(answer.result, seconds=attendance.seconds[d]) for d, answer in answers.items()}
-        entry = close_round(plan, results, self._job.votes)
+        entry = self._aggregate(plan, results)
         closed = describe_round(plan, results, attendance.closed)
         self._store.close_round(entry, closed)
         self._workers.follow([entry])
-        self._pace.follow(entry)
-        return closed, sum(answer.flops for answer in answers.values())
+        self._plans.follow(entry)
+        flops = sum(answer.flops for answer in answers.values())
+        return SimulatedRound(**vars(closed), asked=attendance.asked, flops=flops)
 
     def advance(self, replica: Replica) -> None:
         """Take a replica to the journal's end."""

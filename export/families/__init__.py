@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -88,13 +88,17 @@ class Family(Protocol):
         """
 
 
-def find_family(checkpoint: Checkpoint) -> Family:
-    """The family that serves a checkpoint. Raises ExportError, naming the supported model types, when none does."""
-    families: list[Family] = [
+def find_family(checkpoint: Checkpoint, others: Sequence[Family] = ()) -> Family:
+    """The family that serves a checkpoint, ``others`` before those that come with the project.
+
+    Raises:
+        ExportError: there is none; the sentence names the supported model types.
+    """
+    ours: list[Family] = [
         importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)
     ]
     wanted = checkpoint.config.model_type
-    for family in families:
+    for family in (*others, *ours):
         if wanted in family.MODEL_TYPES:
             return family
     raise ExportError(

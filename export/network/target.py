@@ -28,9 +28,9 @@ class Target:
         groups: with adapters, numbers of branches that go through a graph together (even ones, in addition to 1).
     """
 
-    formats: Sequence[str]
-    batches: Sequence[int]
-    lengths: Sequence[int]
+    formats: Sequence[str] = ("litert",)
+    batches: Sequence[int] = (8,)
+    lengths: Sequence[int] = (64,)
     train: Sequence[str] = ("*",)
     freeze: Sequence[str] = ()
     answer_tokens: int | None = None

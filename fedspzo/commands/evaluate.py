@@ -18,25 +18,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print a line for each state of the model."""
+    from fedspzo.api.models import evaluate
     from fedspzo.device_runtime.data.store import load_data
-    from fedspzo.device_runtime.engines.protocol import create_engine
-    from fedspzo.device_runtime.replica.weights import Replica
-    from fedspzo.device_runtime.step.runner import Forward
-    from fedspzo.device_runtime.step.scores import evaluate
     from fedspzo.progress import steps
     from fedspzo.run_folder import is_bundle, open_bundle, open_run
 
     with steps("reading the data") as progress:
         bundle = open_bundle(options.folder)
         store = load_data(options.data, bundle)
-        engine = create_engine(options.engine, options.threads)
         progress("evaluating the model as it was exported")
-        found = {"before": evaluate(Forward(engine, Replica(bundle)), store)}
+        found = {"before": evaluate(bundle, store, engine=options.engine, threads=options.threads)}
         if not is_bundle(options.folder):
             progress("applying the journal")
             trained = open_run(options.folder)
             progress(f"evaluating the model after round {trained.round}")
-            found[f"after {trained.round} rounds"] = evaluate(Forward(engine, trained), store)
+            after = evaluate(trained, store, engine=options.engine, threads=options.threads)
+            found[f"after {trained.round} rounds"] = after
     if options.json:
         print(json.dumps({name: {"loss": e.loss, **e.scores} for name, e in found.items()} | {"examples": len(store)}))
         return

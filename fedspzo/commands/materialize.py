@@ -16,13 +16,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write the checkpoint."""
-    from fedspzo.export.materialize import write_adapter, write_checkpoint
+    from fedspzo.api.models import materialize_model
     from fedspzo.progress import steps
     from fedspzo.run_folder import open_run
 
     with steps("applying the journal") as progress:
         replica = open_run(options.folder)
         progress("writing the adapter" if options.peft else "writing the checkpoint")
-        write = write_adapter if options.peft else write_checkpoint
-        write(replica, options.out, options.source)
+        materialize_model(replica, options.out, peft=options.peft, source=options.source)
     print(f"{'adapter' if options.peft else 'checkpoint'} of round {replica.round} written to {options.out}")

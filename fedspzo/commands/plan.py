@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedspzo.broker.rounds.job import Job
-from fedspzo.commands.simulate import add_share_options, make_shares
+from fedspzo.commands.simulate import add_share_options
 from fedspzo.options.fields import add_options
 from fedspzo.options.job import add_config_option, make_job
 
 if TYPE_CHECKING:
+    from fedspzo.api.planning import PlannedSettings
     from fedspzo.broker.planner.profile import Profile
     from fedspzo.broker.planner.propose import Proposal
-    from fedspzo.broker.planner.trial import TrialResult
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -52,49 +52,34 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print what was measured, what is proposed, and the options to paste."""
-    from fedspzo.broker.planner.probe import probe
-    from fedspzo.broker.planner.propose import Terms, propose
-    from fedspzo.broker.planner.trial import search
-    from fedspzo.broker.simulation.workers import Work
-    from fedspzo.device_runtime.engines.protocol import create_engine
-    from fedspzo.device_runtime.errors import PlanError
-    from fedspzo.device_runtime.model.bundle import Bundle
-    from fedspzo.device_runtime.replica.weights import Replica
-    from fedspzo.device_runtime.step.runner import Forward
+    from fedspzo.api.planning import plan_settings
     from fedspzo.progress import steps
 
-    if options.directions < 2 or options.batches < 2:
-        raise PlanError(
-            "option.too-few-repeats", "--directions and --batches are at least 2, to measure a spread; raise them"
+    job = make_job(options, seeds="device")
+    with steps("loading the model and the data") as progress:
+        found = plan_settings(
+            options.bundle,
+            options.data,
+            devices=options.devices,
+            partition=options.partition,
+            examples_per_device=options.examples_per_device,
+            cohort=job.cohort,
+            seeds=job.seeds,
+            seed=job.seed,
+            budget=options.budget,
+            cost=options.cost,
+            trial=options.trial,
+            directions=options.directions,
+            batches=options.batches,
+            engine=options.engine,
+            threads=options.threads,
+            progress=progress,
         )
-    if not (0 < options.budget < math.inf and 0 <= options.trial < math.inf):
-        raise PlanError("option.budget", "--budget is above 0, and --trial at least 0; correct these")
-    bundle, job = Bundle(options.bundle), make_job(options, seeds="device")
-    shares = make_shares(options, job.seed, bundle)
-    if not 1 <= job.cohort <= len(shares.devices):
-        raise PlanError(
-            "option.cohort-above-devices",
-            f"--cohort is {job.cohort}, and there are {len(shares.devices)} devices; choose at most that number",
-        )
-    forward = Forward(create_engine(options.engine, options.threads), Replica(bundle, threads=options.threads))
-    with steps("measuring the model's stages"):
-        profile = probe(forward, shares, options.directions, options.batches, job.seed)
-    proposals = propose(profile, Terms(job.cohort, job.seeds == "shared", options.budget), options.cost)
-    whole = next(proposal for proposal in proposals if proposal.whole)
-    outcome, chosen = None, proposals[0]
-    if options.trial:
-        job = Job(rounds=1_000_000, cohort=job.cohort, seed=job.seed, seeds=job.seeds)
-        horizon = options.trial * job.cohort * profile.forward("flops", max(profile.batches))
-        work = Work(bundle.folder, options.engine, options.threads, None, lambda bundle: shares)
-        with steps("trying the proposals in simulated runs"):
-            outcome = search(work, horizon, profile, job, proposals)
-        chosen = outcome.proposal
-    predicted = chosen.efficiency(options.cost) / whole.efficiency(options.cost)
-    settings = job_options(chosen, profile, job.cohort, job.seeds)
+    settings = job_options(found.chosen, found.profile, job.cohort, job.seeds)
     if options.json:
-        print(json.dumps(_describe(profile, proposals, outcome, chosen, predicted, settings)))
+        print(json.dumps(_describe(found, settings)))
     else:
-        _show(profile, proposals, outcome, chosen, predicted, settings)
+        _show(found, settings)
 
 
 def job_options(proposal: Proposal, profile: Profile, cohort: int, seeds: str) -> dict[str, str]:
@@ -122,23 +107,17 @@ def job_options(proposal: Proposal, profile: Profile, cohort: int, seeds: str) -
     }
 
 
-def _describe(
-    profile: Profile,
-    proposals: list[Proposal],
-    outcome: TrialResult | None,
-    chosen: Proposal,
-    predicted: float,
-    settings: dict[str, str],
-) -> dict[str, Any]:
+def _describe(planned: PlannedSettings, settings: dict[str, str]) -> dict[str, Any]:
     from dataclasses import asdict
 
     found: dict[str, Any] = {
         "options": settings,
-        "predicted_gain": predicted,
-        "chosen": asdict(chosen),
-        "profile": asdict(profile),
-        "proposals": [asdict(proposal) for proposal in proposals],
+        "predicted_gain": planned.predicted_gain,
+        "chosen": asdict(planned.chosen),
+        "profile": asdict(planned.profile),
+        "proposals": [asdict(proposal) for proposal in planned.proposals],
     }
+    outcome = planned.trial
     if outcome is not None:
         found["trial"] = {
             "gain": outcome.gain if math.isfinite(outcome.gain) else None,
@@ -149,16 +128,10 @@ def _describe(
     return found
 
 
-def _show(
-    profile: Profile,
-    proposals: list[Proposal],
-    outcome: TrialResult | None,
-    chosen: Proposal,
-    predicted: float,
-    settings: dict[str, str],
-) -> None:
+def _show(planned: PlannedSettings, settings: dict[str, str]) -> None:
     from fedspzo.tables import format_table
 
+    profile, proposals, outcome = planned.profile, planned.proposals, planned.trial
     largest = max(profile.batches)
     rows = [
         (
@@ -190,7 +163,7 @@ def _show(
         print(f"measured: {found}; the trial took {outcome.flops / 1e9:,.0f} GFLOP")
         if not outcome.learned:
             print("nothing learned much within the trial: make it longer (--trial) before you rely on it")
-    print(f"predicted: {predicted:.1f} times fewer operations than the whole model perturbed at once")
+    print(f"predicted: {planned.predicted_gain:.1f} times fewer operations than the whole model perturbed at once")
     print(" ".join(f"{name} {value}" for name, value in settings.items()))
 
 

@@ -1,4 +1,4 @@
-"""Ask the model of a run: print labels for a text with their probabilities, or the answer that it generates."""
+"""Ask the model of a run: its labels for a text with their probabilities, or the answer that it generates."""
 
 from __future__ import annotations
 
@@ -16,35 +16,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print the most probable labels, or the answer."""
-    import numpy as np
-
-    from fedspzo.device_runtime.data.sources import Example, check_text
-    from fedspzo.device_runtime.data.store import tokenise
-    from fedspzo.device_runtime.engines.protocol import create_engine
+    from fedspzo.api.models import predict
     from fedspzo.device_runtime.errors import DataError
-    from fedspzo.device_runtime.model.task import GENERATION
-    from fedspzo.device_runtime.step.runner import Forward
-    from fedspzo.device_runtime.step.scores import generate, predict
-    from fedspzo.run_folder import open_model
 
-    replica = open_model(options.folder)
-    task = replica.bundle.manifest.task
-    if len(options.text) != len(task.fields):
-        raise DataError(
-            "option.texts",
-            f"task '{task.name}' takes {len(task.fields)} texts; give one each for {', '.join(task.fields)}",
-        )
-    for field, text in zip(task.fields, options.text, strict=True):
-        check_text(field, text)
     if options.top < 1:
         raise DataError("option.top", f"--top is {options.top}; give at least 1")
-    store = tokenise(replica.bundle, [Example(dict(zip(task.fields, options.text, strict=True)), 0)])
-    forward = Forward(create_engine(options.engine), replica)
-    if task.form == GENERATION:
-        print(generate(forward, store)[0])
-        return
-    logits = predict(forward, store)[1][0].astype(np.float64)
-    shares = np.exp(logits - logits.max())
-    shares /= shares.sum()
-    for index in np.argsort(-shares)[: options.top]:
-        print(f"{shares[index]:6.1%}  {task.labels[index].name}")
+    found = predict(options.folder, *options.text, engine=options.engine)
+    for label, share in list(found.probabilities.items())[: options.top]:
+        print(f"{share:6.1%}  {label}")
+    if not found.probabilities:
+        print(found.answer)

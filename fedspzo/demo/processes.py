@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from fedspzo.broker.mqtt.embedded import spawn
+from fedspzo.broker.mqtt.embedded import spawn_broker
 from fedspzo.broker.server.store import pin_bundle
 from fedspzo.device_runtime.errors import FedSPZOError
 
@@ -42,7 +42,7 @@ def federation(
     logs.mkdir()
     pin_bundle(bundle, folder / "server")  # devices start before the server does
     with ExitStack() as stack:
-        broker = stack.enter_context(spawn())
+        broker = stack.enter_context(spawn_broker())
         common = ["--broker", broker.url, "--engine", engine]
         processes = {
             name: _start(

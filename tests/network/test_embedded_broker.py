@@ -19,13 +19,13 @@ from refusals import raises
 pytest.importorskip("amqtt")
 mqtt = pytest.importorskip("paho.mqtt.client")
 
-from fedspzo.broker.mqtt.embedded import HOST, EmbeddedBroker, run, spawn  # noqa: E402
+from fedspzo.broker.mqtt.embedded import HOST, EmbeddedBroker, run, spawn_broker  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 
 RUN = "from fedspzo.broker.mqtt.embedded import run; run(0, lambda port: print(port, flush=True))"
 
-SPAWN = "from fedspzo.broker.mqtt.embedded import spawn; b = spawn(); print(b.port, b.pid, flush=True); input()"
+SPAWN = "import fedspzo; b = fedspzo.spawn_broker(); print(b.port, b.pid, flush=True); input()"
 
 CLIENT_WITH_WILL = """
 import sys
@@ -101,7 +101,7 @@ def accepts(port: int) -> bool:
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[EmbeddedBroker]:
-    with spawn() as running:
+    with spawn_broker() as running:
         yield running
 
 
@@ -164,7 +164,7 @@ def test_sigterm_and_sigint_end_it_cleanly_and_quietly() -> None:
 
 
 def test_close_stops_it_and_may_be_repeated() -> None:
-    with spawn() as running:
+    with spawn_broker() as running:
         running.close()
         assert not accepts(running.port)
         assert running.process.returncode == 0
@@ -180,12 +180,12 @@ def test_ends_with_its_parent() -> None:
 
 def test_port_taken(broker: EmbeddedBroker) -> None:
     with raises("broker.port-in-use", f"127.0.0.1:{broker.port}", "Address already in use", "choose another port"):
-        spawn(broker.port)
+        spawn_broker(broker.port)
 
 
 def test_slow_start_is_an_error() -> None:
     with raises("broker.embedded-not-started", "0.01 s"):
-        spawn(timeout_s=0.01)
+        spawn_broker(timeout_s=0.01)
 
 
 def test_amqtt_missing(monkeypatch: pytest.MonkeyPatch) -> None:

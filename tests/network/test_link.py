@@ -17,7 +17,7 @@ import paho.mqtt.client as mqtt
 import pytest
 from patience import PATIENCE_S, wait_until
 
-from fedspzo.broker.mqtt.embedded import spawn
+from fedspzo.broker.mqtt.embedded import spawn_broker
 from fedspzo.broker.mqtt.mosquitto import ManagedBroker
 from fedspzo.broker.mqtt.mosquitto_program import installed
 from fedspzo.device_runtime.errors import BrokerError
@@ -72,7 +72,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManagedBroker]:
 
 def test_the_embedded_broker_is_spoken_to_in_3_1_1() -> None:
     for will in (None, Will("state", b"gone")):
-        with spawn() as broker, linked(broker.url, "topic", will=will) as link:
+        with spawn_broker() as broker, linked(broker.url, "topic", will=will) as link:
             assert link.version == mqtt.MQTTv311
             assert_delivers(link, "topic")
 
@@ -154,7 +154,7 @@ def test_a_broker_that_cannot_be_used_in_5(manner: Callable[[socket.socket], Non
             for way in ((connection, inner), (inner, connection)):
                 threading.Thread(target=pipe, args=way, daemon=True).start()
 
-    with spawn() as broker, socket.create_server(("127.0.0.1", 0)) as door:
+    with spawn_broker() as broker, socket.create_server(("127.0.0.1", 0)) as door:
         threading.Thread(target=serve, args=(door, broker.port), daemon=True).start()
         with linked(f"mqtt://127.0.0.1:{door.getsockname()[1]}", "topic") as link:
             if manner is take_little:
@@ -179,7 +179,7 @@ def test_mosquitto_is_spoken_to_in_5_and_what_comes_after_it_in_3_1_1(tmp_path: 
     with ManagedBroker(tmp_path, port=broker.port, plain_port=port):
         assert link.next(PATIENCE_S) == Connected()
         assert link.version == mqtt.MQTTv5
-    with spawn(port):
+    with spawn_broker(port):
         assert link.next(PATIENCE_S) == Connected()
         assert link.version == mqtt.MQTTv311
         assert_delivers(link, "fl/v1/j/round")

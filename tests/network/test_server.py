@@ -18,8 +18,8 @@ from fedspzo.broker.mqtt.embedded import EmbeddedBroker
 from fedspzo.broker.rounds.aggregate import ClosedRound, close_round
 from fedspzo.broker.rounds.job import Job
 from fedspzo.broker.rounds.sampling import Candidate
+from fedspzo.broker.server.callbacks import Event
 from fedspzo.broker.server.evaluation import Evaluated
-from fedspzo.broker.server.loop import Event
 from fedspzo.broker.server.server import Server
 from fedspzo.broker.server.store import ServerStore, read_history, read_journal
 from fedspzo.device_runtime.data.store import DataStore

@@ -21,7 +21,7 @@ import paho.mqtt.client as mqtt
 import pytest
 from patience import PATIENCE_S
 
-from fedspzo.broker.mqtt.embedded import EmbeddedBroker, spawn
+from fedspzo.broker.mqtt.embedded import EmbeddedBroker, spawn_broker
 from fedspzo.broker.server.store import pin_bundle, read_journal
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.messages import Message, Sync, decode, encode
@@ -93,7 +93,7 @@ class Processes:
 
 @pytest.fixture
 def broker() -> Iterator[EmbeddedBroker]:
-    with spawn() as running:
+    with spawn_broker() as running:
         yield running
 
 

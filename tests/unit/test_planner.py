@@ -190,11 +190,11 @@ def test_the_command(
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--cohort", "9"], "--cohort lies between 1 and the 5 devices, not 9"),
-        (["--budget", "0"], "--budget is positive"),
-        (["--trial", "nan"], "--trial positive or 0"),
-        (["--directions", "1"], "--directions and --batches are at least 2"),
-        (["--devices", "1", "--cohort", "1"], "to tell signal from noise takes two devices"),
+        (["--cohort", "9"], "cohort is 9, and there are 5 devices"),
+        (["--budget", "0"], "budget is above 0"),
+        (["--trial", "nan"], "trial at least 0"),
+        (["--directions", "1"], "directions and batches are at least 2"),
+        (["--devices", "1", "--cohort", "1"], "the planner needs two devices with examples"),
     ],
 )
 def test_bad_input_gets_a_sentence(

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
+import fedspzo
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -95,7 +97,7 @@ def test_hooks_run_the_ruff_of_the_constraints() -> None:
 
 def test_citation_is_of_this_version_and_of_the_paper() -> None:
     citation = _yaml("CITATION.cff")
-    assert citation["version"] == _project()["version"]
+    assert citation["version"] == fedspzo.__version__
     assert citation["license"] == _project()["license"]
     assert citation["preferred-citation"]["doi"] == "10.48550/arXiv.2502.10239"
     assert f"## {citation['version']}" in _read("CHANGELOG.md")

@@ -217,12 +217,15 @@ def test_skew() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--devices", "40"], "60 examples cannot be shared out among 40 devices"),
-        (["--examples-per-device", "61"], "a device can draw between 1 and 60 examples, not 61"),
-        (["--partition", "dirichlet:x"], "a partition is iid or dirichlet:ALPHA with ALPHA above 0, not 'dirichlet:x'"),
-        (["--step-seconds", "fast"], "--step-seconds is a number, uniform:LOW,HIGH or lognormal:MEDIAN,SIGMA"),
-        (["--dropout", "1"], "--dropout from 0 to below 1"),
-        (["--workers", "0"], "--workers are at least 1"),
+        (["--devices", "40"], "60 examples are too few for 40 devices"),
+        (["--examples-per-device", "61"], "a device can draw 1 to 60 examples, not 61"),
+        (["--partition", "dirichlet:x"], "the partition 'dirichlet:x' is unknown; write iid, or dirichlet:ALPHA"),
+        (
+            ["--step-seconds", "fast"],
+            "--step-seconds is 'fast'; write a number, uniform:LOW,HIGH or lognormal:MEDIAN,SIGMA",
+        ),
+        (["--dropout", "1"], "--dropout at least 0 and below 1"),
+        (["--workers", "0"], "evaluate_every, workers and threads are at least 1"),
     ],
 )
 def test_options_that_contradict_themselves(

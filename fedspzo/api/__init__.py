@@ -1,0 +1,1 @@
+"""What ``import fedspzo`` gives, by subject: models, simulation, planning, devices, trackers of experiments."""

@@ -1,0 +1,172 @@
+"""Models: exporting one, opening what was exported or trained, and asking it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedspzo import run_folder
+from fedspzo.device_runtime.data.sources import Example, check_text
+from fedspzo.device_runtime.data.store import DataStore, load_data, tokenise
+from fedspzo.device_runtime.engines.protocol import create_engine
+from fedspzo.device_runtime.errors import DataError
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.model.task import GENERATION, Task
+from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.step import scores
+from fedspzo.device_runtime.step.runner import Forward
+
+if TYPE_CHECKING:
+    from fedspzo.export.families import Family
+    from fedspzo.export.network.target import Target
+
+#: A bundle or the folder of one (the model before training), a run's folder, or a replica that is open already.
+Model = Replica | Bundle | Path | str
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model answers to a text.
+
+    Attributes:
+        answer: the likeliest label, or the text that was generated.
+        probabilities: label → its probability, the likeliest first; empty where text was generated.
+    """
+
+    answer: str
+    probabilities: Mapping[str, float]
+
+
+def export_model(
+    model: str | Path,
+    task: str | Path | Task | Sequence[Task],
+    out: str | Path,
+    target: Target | None = None,
+    *,
+    families: Sequence[Family] = (),
+    progress: Callable[[str], None] = lambda step: None,
+) -> Bundle:
+    """Export a Hugging Face model: forward-only graphs, weights, tokenizer and task. It takes a minute or more.
+
+    Args:
+        model: a folder, a hub id, or ``minilm``, which comes with the package.
+        task: the name of one that comes with the project, the path of a TOML file, or tasks of one's own, one a form.
+        out: the bundle's folder; it must not exist.
+        target: engines, batches, lengths, and what is trained; by default LiteRT, batches of 8, 64 tokens, all weights.
+        families: of one's own, asked before those that come with the project.
+        progress: told what is being done.
+
+    Raises:
+        ExportError: the model or an option is not supported, or an engine would be slow or deviates from PyTorch.
+        DataError: there is no such task, or its file is not one.
+    """
+    from fedspzo.export.supported import check_model_type
+    from fedspzo.export.tasks import load_task
+
+    if isinstance(task, str | Path):
+        tasks = load_task(str(task))
+    else:
+        tasks = {own.form: own for own in ([task] if isinstance(task, Task) else task)}
+    if not families:
+        check_model_type(str(model))
+    from fedspzo.export.network.target import Target  # these take a while
+    from fedspzo.export.pipeline import export_bundle
+
+    return export_bundle(str(model), tasks, target or Target(), Path(out), progress, families)
+
+
+def open_bundle(folder: str | Path) -> Bundle:
+    """The bundle in a folder, or that of a run. Raises BundleError when there is none, or it is damaged."""
+    return run_folder.open_bundle(Path(folder))
+
+
+def open_model(model: Model) -> Replica:
+    """A model's weights: those of a run after its last round, or of a bundle before the first.
+
+    Raises:
+        BundleError, StateError: the folder is neither a bundle nor a run, or is damaged.
+    """
+    if isinstance(model, Replica):
+        return model
+    return Replica(model) if isinstance(model, Bundle) else run_folder.open_model(Path(model))
+
+
+def predict(model: Model, *texts: str, engine: str = "litert", threads: int = 1) -> Prediction:
+    """What a model answers.
+
+    Args:
+        texts: one for each field of the task's template.
+        engine: litert, executorch, torch or tflite.
+        threads: of the engine.
+
+    Raises:
+        DataError: there are too few or too many texts, or one is too long to be read.
+        EngineError: the engine is not installed, or has no graphs in the bundle.
+        BundleError, StateError: as :func:`open_model`.
+    """
+    replica = open_model(model)
+    task = replica.bundle.manifest.task
+    if len(texts) != len(task.fields):
+        raise DataError(
+            "option.texts",
+            f"task '{task.name}' takes {len(task.fields)} texts; give one each for {', '.join(task.fields)}",
+        )
+    fields = dict(zip(task.fields, texts, strict=True))
+    for field, text in fields.items():
+        check_text(field, text)
+    store = tokenise(replica.bundle, [Example(fields, 0)])
+    forward = Forward(create_engine(engine, threads), replica)
+    if task.form == GENERATION:
+        return Prediction(scores.generate(forward, store)[0], {})
+    logits = scores.predict(forward, store)[1][0].astype(np.float64)
+    shares = np.exp(logits - logits.max())
+    shares /= shares.sum()
+    found = {task.labels[index].name: float(shares[index]) for index in np.argsort(-shares)}
+    return Prediction(next(iter(found)), found)
+
+
+def evaluate(
+    model: Model, data: str | Path | DataStore, *, engine: str = "litert", threads: int = 1
+) -> scores.Evaluation:
+    """Loss and scores of a model on examples.
+
+    Args:
+        data: JSON lines, CSV, Parquet, or ``hub:NAME:SPLIT``; or examples of :func:`load_data`.
+        engine, threads: see :func:`predict`.
+
+    Raises:
+        DataError: the data cannot be read, or are not of the model's task.
+        BundleError, EngineError, StateError: as :func:`predict`.
+    """
+    replica = open_model(model)
+    store = data if isinstance(data, DataStore) else load_data(data, replica.bundle)
+    return scores.evaluate(Forward(create_engine(engine, threads), replica), store)
+
+
+def materialize_model(
+    model: Model, out: str | Path, *, peft: bool = False, source: str | Path | None = None
+) -> Replica:
+    """Write a model as a Hugging Face checkpoint, which transformers loads.
+
+    Args:
+        out: the checkpoint's folder; it must not exist.
+        peft: write the adapters alone, as a folder that peft loads.
+        source: the original model, if it has moved since the export.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ExportError: the original model is not there, or the bundle has no adapters.
+        BundleError, StateError: as :func:`open_model`.
+    """
+    from fedspzo.export.materialize import write_adapter, write_checkpoint
+
+    replica = open_model(model)
+    write = write_adapter if peft else write_checkpoint
+    write(replica, Path(out), str(source) if source is not None else None)
+    return replica

@@ -1,0 +1,129 @@
+"""Settings for a model, its data and a fleet: measured, predicted, and tried out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fedspzo.api.models import open_bundle
+from fedspzo.broker.planner.probe import probe
+from fedspzo.broker.planner.profile import Profile, Unit
+from fedspzo.broker.planner.propose import Proposal, Terms, make_job, propose
+from fedspzo.broker.planner.trial import TrialResult, search
+from fedspzo.broker.rounds.job import Job
+from fedspzo.broker.rounds.methods import SIMULATED, choose_method
+from fedspzo.broker.simulation.partition import Partition, Skew
+from fedspzo.broker.simulation.workers import Work
+from fedspzo.device_runtime.engines.protocol import create_engine
+from fedspzo.device_runtime.errors import PlanError
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.step.runner import Forward
+
+
+@dataclass(frozen=True)
+class PlannedSettings:
+    """Settings that the planner proposes.
+
+    Attributes:
+        job: with these settings, ready to run.
+        chosen: the proposal that it has.
+        predicted_gain: how many times less it should cost than the whole model perturbed at once.
+        profile: what was measured.
+        proposals: all, the best by prediction first.
+        trial: what came of trying them; None where that was not asked for.
+    """
+
+    job: Job
+    chosen: Proposal
+    predicted_gain: float
+    profile: Profile
+    proposals: Sequence[Proposal]
+    trial: TrialResult | None
+
+
+def plan_settings(
+    bundle: Bundle | str | Path,
+    data: str | Path,
+    *,
+    devices: int = 10,
+    partition: str = "dirichlet:0.5",
+    examples_per_device: int | None = None,
+    cohort: int = 4,
+    seeds: str = "device",
+    seed: int = 0,
+    budget: float = 100.0,
+    cost: Unit = "flops",
+    trial: float = 30.0,
+    directions: int = 8,
+    batches: int = 20,
+    engine: str = "litert",
+    threads: int = 1,
+    progress: Callable[[str], None] = lambda step: None,
+) -> PlannedSettings:
+    """Propose settings: measure the model on examples, predict, and try the best in short simulated runs.
+
+    Args:
+        data, devices, partition, examples_per_device: see :func:`fedspzo.simulate`.
+        cohort: devices of a round.
+        seeds: ``device`` for directions of each device's own, or ``shared``.
+        seed: of all randomness.
+        budget: what each device of a cohort may spend over all rounds, in forward passes of the whole network with the
+            largest batch.
+        cost: what settings are ranked by, ``flops`` or ``seconds``.
+        trial: length of a run of the trial, in the same passes; 0 for no trial.
+        directions: that each segment is measured along, at least 2.
+        batches: that are measured, of one device each, at least 2.
+        engine, threads: see :func:`fedspzo.simulate`.
+        progress: told what is being done.
+
+    Raises:
+        PlanError: a setting is out of its range.
+        DataError: the data cannot be read, or are too few to tell signal from noise.
+        BundleError, EngineError: the bundle is damaged, or the engine is not installed or has no graphs in it.
+    """
+    if directions < 2 or batches < 2:
+        raise PlanError(
+            "option.too-few-repeats", "directions and batches are at least 2, to measure a spread; raise them"
+        )
+    if not (0 < budget < math.inf and 0 <= trial < math.inf):
+        raise PlanError("option.budget", "budget is above 0, and trial at least 0; correct these")
+    found = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    shared = Partition(Path(data), devices, Skew.parse(partition), examples_per_device, seed)
+    shares = shared(found)
+    if not 1 <= cohort <= len(shares.devices):
+        raise PlanError(
+            "option.cohort-above-devices",
+            f"cohort is {cohort}, and there are {len(shares.devices)} devices; choose at most that number",
+        )
+    forward = Forward(create_engine(engine, threads), Replica(found, threads=threads))
+    progress("measuring the model's stages")
+    profile = probe(forward, shares, directions, batches, seed)
+    proposals = propose(profile, Terms(cohort, seeds == "shared", budget), cost)
+    whole = next(proposal for proposal in proposals if proposal.whole)
+    common = Job(cohort=cohort, seed=seed, seeds=seeds, final_rate=1.0)  # rates adapt instead
+    result, chosen = None, proposals[0]
+    if trial:
+        job = replace(common, rounds=1_000_000)
+        horizon = trial * cohort * profile.forward("flops", max(profile.batches))
+        progress("trying the proposals in simulated runs")
+        result = search(Work(found.folder, engine, threads, None, shared), horizon, profile, job, proposals)
+        chosen = result.proposal
+    job = make_job(chosen, profile, replace(common, rounds=chosen.rounds))
+    gain = chosen.efficiency(cost) / whole.efficiency(cost)
+    return PlannedSettings(job, chosen, gain, profile, proposals, result)
+
+
+def published_job(method: str, **settings: object) -> Job:
+    """A job with the settings of a published method.
+
+    Args:
+        method: ``NAME`` or ``NAME:P`` with P directions: fedspzo, decomfl, fedzo, fedkseed, feedsign, mezo, fedavg, …
+        settings: of the job; they win over the method's.
+
+    Raises:
+        PlanError: there is no such method, or a setting contradicts another.
+    """
+    return Job(**{**choose_method(method, SIMULATED)[1], **settings})

@@ -1,0 +1,179 @@
+"""A job with virtual devices, from start to end in one call."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from fedspzo.api.models import open_bundle
+from fedspzo.broker.rounds.adaptive import MakePlans, Pace
+from fedspzo.broker.rounds.aggregate import Aggregate
+from fedspzo.broker.rounds.job import Job, check_job
+from fedspzo.broker.rounds.sampling import Sample, choose_cohort
+from fedspzo.broker.server.callbacks import Observer, ignore
+from fedspzo.broker.server.evaluation import Evaluated, Schedule
+from fedspzo.broker.server.progress import JobResult
+from fedspzo.broker.server.store import ServerStore, link_bundle
+from fedspzo.broker.simulation import driver
+from fedspzo.broker.simulation.driver import SimulatedRound, Training
+from fedspzo.broker.simulation.first_order import ALGORITHMS, FirstOrder, check_first_order
+from fedspzo.broker.simulation.fleet import CALM, Behaviour, Fleet
+from fedspzo.broker.simulation.gradient import Backpropagation
+from fedspzo.broker.simulation.partition import Partition, Skew
+from fedspzo.broker.simulation.workers import Work, start_workers
+from fedspzo.broker.simulation.zeroth_order import ZerothOrder, check_snapshot
+from fedspzo.device_runtime.data.store import DataStore, load_data
+from fedspzo.device_runtime.engines.protocol import create_engine
+from fedspzo.device_runtime.errors import PlanError, StateError
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.step.runner import Forward
+from fedspzo.device_runtime.step.scores import Evaluation, evaluate
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """A simulated job that was run to its end.
+
+    Attributes:
+        model: after the last round; :func:`fedspzo.predict`, ``evaluate`` and ``materialize_model`` take it.
+        rounds: that were closed in this call, in order.
+        evaluations: round → how the model did on the held-out examples after it.
+        result: the model's digest, and what happened how often.
+    """
+
+    model: Replica
+    rounds: tuple[SimulatedRound, ...]
+    evaluations: dict[int, Evaluation]
+    result: JobResult
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """Of the model after the last round. Raises PlanError when there were no held-out examples."""
+        if not self.evaluations:
+            raise PlanError("simulation.no-held-out", "the model was not evaluated; simulate with held_out=FILE")
+        return self.evaluations[max(self.evaluations)]
+
+
+def simulate(
+    bundle: Bundle | str | Path,
+    data: str | Path,
+    job: Job | None = None,
+    *,
+    devices: int = 100,
+    partition: str = "dirichlet:0.5",
+    examples_per_device: int | None = None,
+    held_out: str | Path | DataStore | None = None,
+    evaluate_every: int = 20,
+    state: str | Path | None = None,
+    name: str = "default",
+    behaviour: Behaviour = CALM,
+    engine: str = "litert",
+    threads: int = 1,
+    workers: int = 1,
+    ray: bool | str = False,
+    observe: Observer = ignore,
+    aggregate: Aggregate | None = None,
+    sample: Sample = choose_cohort,
+    plans: MakePlans = Pace,
+    first_order: str | None = None,
+) -> Simulation:
+    """Run a job's rounds with virtual devices: the plans, estimator and journal are those of a live job.
+
+    Args:
+        data: labelled examples to share out among the devices, or a folder with a file for each device.
+        job: by default ``Job()``, a hundred rounds.
+        devices: how many, where data are a file.
+        partition: how unlike their labels are, ``iid`` or ``dirichlet:ALPHA``.
+        examples_per_device: each device draws so many, and others may have them too; by default all are shared out.
+        held_out: examples to evaluate on.
+        evaluate_every: rounds between evaluations; there is one before the first round and one after the last.
+        state: folder of the journal and of snapshots, as a server's; a run in it is continued. By default a temporary
+            one, which is gone afterwards.
+        name: of the job.
+        behaviour: who is there, who answers, and when.
+        engine: litert, executorch, torch or tflite.
+        threads: of each worker.
+        workers: processes that share the devices' work.
+        ray: whether workers are actors of a Ray cluster on this machine, or the address of one.
+        observe: told of rounds (as :class:`SimulatedRound`), evaluations and the end; a :class:`fedspzo.Callback`, say.
+        aggregate: makes a round's journal entry of its results; by default their mean, weighted by examples.
+        sample: chooses whom a round asks.
+        plans: makes the rounds' plans.
+        first_order: fedavg, fedsgd or fedadam, to compare with: devices then use backpropagation.
+
+    Raises:
+        PlanError: the job does not fit the bundle or continue the journal, or a first-order method diverges.
+        DataError: the data cannot be read, or are too few for the devices.
+        StateError: the state folder is in use, or of another job.
+        BundleError, EngineError: the bundle is damaged, or the engine is not installed or has no graphs in it.
+    """
+    if min(evaluate_every, workers, threads) < 1:
+        raise PlanError("simulation.not-positive", "evaluate_every, workers and threads are at least 1")
+    found = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    checked = check_job(job or Job(), found)
+    shared = Partition(Path(data), devices, Skew.parse(partition), examples_per_device, checked.seed)
+    shares = shared(found)
+    fleet = Fleet(shares.devices, behaviour, checked.seed)
+    examples = held_out if isinstance(held_out, DataStore) or held_out is None else load_data(held_out, found)
+    with ExitStack() as stack:
+        folder = Path(state) if state else Path(stack.enter_context(TemporaryDirectory(prefix="fedspzo-")))
+        store = stack.enter_context(ServerStore(folder, found.identity, name))
+        link_bundle(folder, found.folder)
+        replica = Replica(found, store.snapshot, threads)
+        training: Training
+        if first_order is not None:
+            check_first_order(first_order, checked)
+            if workers > 1 or ray:
+                raise PlanError(
+                    "simulation.workers-of-first-order",
+                    f"{first_order} is computed in this process alone: leave out workers and ray",
+                )
+            if store.journal.last_round or replica.round:
+                raise StateError(
+                    "state.rounds-of-another-run",
+                    f"{folder} has rounds of another run, which {first_order} cannot continue;"
+                    " give it a state folder of its own",
+                )
+            training = FirstOrder(checked, ALGORITHMS[first_order], shares, Backpropagation(found, threads))
+        else:
+            check_snapshot(store, replica)
+            work = Work(found.folder, engine, threads, store.snapshot, shared)
+            measuring = stack.enter_context(closing(start_workers(work, workers, ray)))
+            training = ZerothOrder(checked, store, measuring, replica.round, aggregate, plans)
+        rounds, evaluations = [], {}
+        schedule = Schedule(max(checked.rounds, training.round), evaluate_every, checked.digest_every)
+        forward = Forward(create_engine(engine, threads), replica)
+
+        def attend() -> None:
+            """Do what is due after the last closed round."""
+            if not schedule.due(training.round):
+                return
+            training.advance(replica)
+            if examples is not None and schedule.evaluation(training.round):
+                evaluations[training.round] = evaluate(forward, examples)
+                observe(Evaluated(training.round, evaluations[training.round]))
+            if schedule.snapshot(training.round):
+                replica.save_snapshot(store.new_snapshot(training.round))
+
+        if not training.round:
+            attend()
+        counts: Counter[str] = Counter()
+        for closed in driver.simulate(checked, fleet, training, sample):
+            counts["results accepted"] += len(closed.devices)
+            counts["devices asked"] += closed.asked
+            rounds.append(closed)
+            observe(closed)
+            if first_order and not math.isfinite(closed.loss):
+                raise PlanError(
+                    "simulation.diverged", f"{first_order} diverged in round {closed.round}; lower the learning rate"
+                )
+            attend()
+        training.advance(replica)
+        result = JobResult(replica.digest(), {}, dict(counts))
+        observe(result)
+    return Simulation(replica, tuple(rounds), evaluations, result)

@@ -1,0 +1,85 @@
+"""Observers that write a job's progress where experiments are tracked; each needs a package of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fedspzo.broker.rounds.aggregate import ClosedRound
+from fedspzo.broker.server.callbacks import Callback
+from fedspzo.broker.server.evaluation import Evaluated
+from fedspzo.broker.server.progress import JobResult
+from fedspzo.device_runtime.errors import FedSPZOError
+
+
+class Tracker(Callback):
+    """Writes ``loss``, ``results`` and ``seconds`` of each round, and ``held_out/loss`` and the scores beside it."""
+
+    def write(self, name: str, value: float, round: int) -> None:
+        """Write a figure of a round."""
+        raise NotImplementedError
+
+    def on_round(self, closed: ClosedRound) -> None:
+        """See :class:`fedspzo.Callback`."""
+        for name, value in (("loss", closed.loss), ("results", len(closed.devices)), ("seconds", closed.seconds)):
+            self.write(name, value, closed.round)
+
+    def on_evaluation(self, evaluated: Evaluated) -> None:
+        """See :class:`fedspzo.Callback`."""
+        for name, value in {"loss": evaluated.evaluation.loss, **evaluated.evaluation.scores}.items():
+            self.write(f"held_out/{name}", value, evaluated.round)
+
+
+class TensorBoard(Tracker):
+    """Writes to a folder that TensorBoard shows."""
+
+    def __init__(self, folder: str | Path) -> None:
+        """Raises FedSPZOError when tensorboardX is not installed."""
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError:
+            raise _missing("TensorBoard", "tensorboardX") from None
+        self._writer = SummaryWriter(str(folder))
+
+    def write(self, name: str, value: float, round: int) -> None:
+        """Write a figure of a round."""
+        self._writer.add_scalar(name, value, round)
+
+    def on_end(self, result: JobResult) -> None:
+        """See :class:`fedspzo.Callback`."""
+        self._writer.close()
+
+
+class MLflow(Tracker):
+    """Writes to a run of its own of MLflow."""
+
+    def __init__(self, experiment: str = "fedspzo", uri: str | None = None) -> None:
+        """Start a run.
+
+        Args:
+            experiment: its name; made where there is none yet.
+            uri: of the tracking server; by default as MLflow's environment says.
+
+        Raises:
+            FedSPZOError: MLflow is not installed.
+        """
+        try:
+            from mlflow.tracking import MlflowClient
+        except ImportError:
+            raise _missing("MLflow", "mlflow") from None
+        self._client = MlflowClient(uri)
+        found = self._client.get_experiment_by_name(experiment)
+        number = found.experiment_id if found else self._client.create_experiment(experiment)
+        self.run_id: str = self._client.create_run(number).info.run_id
+
+    def write(self, name: str, value: float, round: int) -> None:
+        """Write a figure of a round."""
+        self._client.log_metric(self.run_id, name, value, step=round)
+
+    def on_end(self, result: JobResult) -> None:
+        """See :class:`fedspzo.Callback`."""
+        self._client.set_tag(self.run_id, "digest", result.digest.hex())
+        self._client.set_terminated(self.run_id)
+
+
+def _missing(program: str, package: str) -> FedSPZOError:
+    return FedSPZOError("install.tracker", f"{program} is not installed here; install it with: pip install {package}")
