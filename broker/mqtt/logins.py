@@ -8,6 +8,8 @@ from fedspzo.device_runtime.protocol.topics import valid_id
 #: May read and write every topic of the project.
 SERVER_USER = "server"
 _PREFIX = f"{SERVER_USER}-"
+#: Takes back the presence of devices whose rights are taken away; no job can be named so that its login is this.
+OPERATOR = _PREFIX
 
 
 def server_login(job: str) -> str:

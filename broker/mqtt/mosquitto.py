@@ -26,12 +26,13 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from fedspzo.broker.mqtt.certificates import AUTHORITY, ensure_certificates
-from fedspzo.broker.mqtt.logins import SERVER_USER
+from fedspzo.broker.mqtt.logins import OPERATOR, SERVER_USER
 from fedspzo.broker.mqtt.mosquitto_files import LOOPBACK, configuration, rights
 from fedspzo.broker.mqtt.mosquitto_program import by_name, find, hash_passwords, prepare_child
 from fedspzo.device_runtime.errors import BrokerError
 from fedspzo.device_runtime.files import check_no_package, lock_folder, write_atomically
 from fedspzo.device_runtime.link.access import Access
+from fedspzo.device_runtime.link.connection import Link, Received
 from fedspzo.device_runtime.protocol.topics import valid_id
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,8 @@ log = logging.getLogger(__name__)
 DEFAULT_PORT = 8883
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 10.0
+#: Seconds within which mosquitto sends what is retained.
+RETAINED_S = 1.0
 #: Seconds that mosquitto has to read its files again.
 RELOAD_S = 0.5
 DAY_S = 86400.0
@@ -195,21 +198,24 @@ class ManagedBroker:
         self._check_started()
         with lock_folder(self.folder, wait=True):
             self._write_users(self._read_users() | hash_passwords(passwords))
-        authority = (self.folder / AUTHORITY).read_text()
-        return [Access(self.url, name, password, authority) for name, password in passwords.items()]
+        return [Access(self.url, name, password, self._authority) for name, password in passwords.items()]
 
     def server_access(self) -> Access:
         """The server's own access, by localhost; made the first time, and kept in the folder's ``server.json``."""
         path = self.folder / "server.json"
         access = Access.load(path) if path.exists() else self.add_user(SERVER_USER)
-        authority = (self.folder / AUTHORITY).read_text()
-        access = replace(access, url=f"mqtts://localhost:{self.port}", authority=authority)
+        access = replace(access, url=f"mqtts://localhost:{self.port}", authority=self._authority)
         access.save(path)
         return access
 
     def remove_user(self, name: str) -> None:
-        """Take a user's rights away; a running mosquitto disconnects it. Raises BrokerError when it is not known."""
+        """Take a user's rights away; a running mosquitto disconnects it, and job servers hear that it has gone.
+
+        Raises:
+            BrokerError: it is not known.
+        """
         self._check_started()
+        operator = Access(f"mqtts://localhost:{self.port}", OPERATOR, secrets.token_urlsafe(24), self._authority)
         with lock_folder(self.folder, wait=True):
             users = self._read_users()
             if users.pop(name, None) is None:
@@ -217,7 +223,28 @@ class ManagedBroker:
                     "access.unknown-user",
                     f"'{name}' is not a user of this broker; {self.folder / 'passwords'} lists the names",
                 )
+            users |= hash_passwords({OPERATOR: operator.password})  # a new one each time, which nobody else knows
             self._write_users(users)
+        if self.pid is not None:
+            try:
+                self._take_back_presence(name, operator)
+            except BrokerError as error:  # servers find out by its silence, within minutes
+                log.warning("the presence of '%s' could not be taken back: %s", name, error)
+
+    def _take_back_presence(self, name: str, operator: Access) -> None:
+        """Remove what a user has retained: mosquitto does not publish the will of one that it turns out."""
+        link = Link(operator, OPERATOR, [f"fl/v1/+/state/{name}"])
+        link.connect()
+        try:
+            while (event := link.next(RETAINED_S)) is not None:
+                if isinstance(event, Received) and event.payload:
+                    link.publish(event.topic, b"", retain=True)
+        finally:
+            link.close()
+
+    @property
+    def _authority(self) -> str:
+        return (self.folder / AUTHORITY).read_text()
 
     def _check_started(self) -> None:
         if not (self.folder / "passwords").exists():
@@ -287,8 +314,12 @@ class ManagedBroker:
         assert self._process.stderr is not None
         with self._process.stderr as lines:
             for line in lines:
-                self._lines.append(line.rstrip().partition(": ")[2])
-                log.info("mosquitto: %s", line.rstrip())
+                text = line.rstrip().partition(": ")[2]  # after the time
+                self._lines.append(text)
+                # It warns of settings that are meant so, at each reading of its files.
+                log.log(
+                    logging.DEBUG if text.startswith(("Warning", "OpenSSL")) else logging.INFO, "mosquitto: %s", text
+                )
 
     def _complaint(self) -> str:
         """The last error that mosquitto logged, or its last words."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fedspzo.broker.mqtt.logins import SERVER_USER, job_of
+from fedspzo.broker.mqtt.logins import OPERATOR, SERVER_USER, job_of
 
 LOOPBACK = "127.0.0.1"
 
@@ -20,6 +20,9 @@ pattern write fl/v1/+/state/%u
 
 user {SERVER_USER}
 topic readwrite fl/v1/#
+
+user {OPERATOR}
+topic readwrite fl/v1/+/state/+
 """
 # What the patterns would give it as if it were a device is taken back.
 _JOB_RIGHTS = """

@@ -64,6 +64,7 @@ def read_status(folder: Path) -> dict[str, Any]:
         connection.row_factory = sqlite3.Row
         try:
             check_version(connection, file)
+            connection.execute("BEGIN")  # all of it as it is at one moment
             return _read(connection, time.time())
         finally:
             connection.close()

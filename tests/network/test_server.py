@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import signal
 import threading
@@ -11,44 +12,55 @@ from pathlib import Path
 import numpy as np
 import pytest
 from federation import Processes, broker, processes, read_end
-from patience import PATIENCE_S
+from patience import PATIENCE_S, wait_until
+from ports import free_port
 from refusals import raises
 
 from fedspzo.broker.mqtt.embedded import EmbeddedBroker
+from fedspzo.broker.mqtt.mosquitto import ManagedBroker
+from fedspzo.broker.mqtt.mosquitto_program import installed
 from fedspzo.broker.rounds.aggregate import ClosedRound, close_round
 from fedspzo.broker.rounds.job import Job
 from fedspzo.broker.rounds.sampling import Candidate
+from fedspzo.broker.server import devices as devices_module
+from fedspzo.broker.server.admission import Admission
 from fedspzo.broker.server.callbacks import Event
 from fedspzo.broker.server.evaluation import Evaluated
 from fedspzo.broker.server.server import Server
 from fedspzo.broker.server.store import ServerStore, read_history, read_journal
+from fedspzo.cli import main
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.device.agent import Agent
 from fedspzo.device_runtime.engines.protocol import create_engine
+from fedspzo.device_runtime.files import make_folder
 from fedspzo.device_runtime.link.access import Access
+from fedspzo.device_runtime.link.connection import Link
 from fedspzo.device_runtime.model.bundle import Bundle
-from fedspzo.device_runtime.protocol.messages import Result
+from fedspzo.device_runtime.protocol.messages import Message, Presence, Result, Sync, encode
 from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Plan
-from fedspzo.device_runtime.protocol.signing import PIN
-from fedspzo.device_runtime.replica.state import DeviceState
+from fedspzo.device_runtime.protocol.signing import PIN, Scope, Signer
+from fedspzo.device_runtime.protocol.topics import Topics
+from fedspzo.device_runtime.replica.journal import EMPTY
+from fedspzo.device_runtime.replica.state import KEY, DeviceState
 
 __all__ = ["broker", "processes"]
 
 ROUNDS = 4
 
 
-def make_job(rounds: int = ROUNDS) -> Job:
-    job = Job(rounds=rounds, cohort=1, seed=1, batch=4)
+def make_job(rounds: int = ROUNDS, cohort: int = 1, deadline: float = 60.0) -> Job:
+    job = Job(rounds=rounds, cohort=cohort, deadline=deadline, seed=1, batch=4)
     return job.with_blocks((Block(3, 1, 0.25, 1e-3), Block(5, 4, 1.0, 1e-2)))
 
 
 class Device:
     """An agent on a thread of its own."""
 
-    def __init__(self, url: str, job: str, bundle: Bundle, folder: Path, store: DataStore) -> None:
+    def __init__(self, access: Access, job: str, bundle: Bundle, folder: Path, store: DataStore) -> None:
         self.state = DeviceState(folder, bundle, folder.name)
-        agent = Agent(Access(url), job, create_engine("litert"), self.state, lambda: store)
-        self._stop, self._thread = agent.stop, threading.Thread(target=agent.run, daemon=True)
+        agent = Agent(access, job, create_engine("litert"), self.state, lambda: store)
+        agent.connect()
+        self._thread = threading.Thread(target=agent.run, daemon=True)
         self._thread.start()
 
     def digest(self) -> bytes:
@@ -79,7 +91,9 @@ def test_two_servers_side_by_side_and_one_of_them_again(
 
     servers = {name: make(name, ROUNDS) for name in told}
     with servers["one"], servers["two"]:
-        devices = {name: Device(broker.url, name, bundles[name], tmp_path / f"{name}-a", store) for name in told}
+        devices = {
+            name: Device(Access(broker.url), name, bundles[name], tmp_path / f"{name}-a", store) for name in told
+        }
         for name, server in servers.items():
             result = server.wait(PATIENCE_S)
             assert result is not None
@@ -91,7 +105,7 @@ def test_two_servers_side_by_side_and_one_of_them_again(
     devices["one"].state.close()
     told["one"].clear()
     with make("one", ROUNDS + 2) as server:
-        device = Device(broker.url, "one", bundles["one"], tmp_path / "one-a", store)
+        device = Device(Access(broker.url), "one", bundles["one"], tmp_path / "one-a", store)
         result = server.wait(PATIENCE_S)
         assert result is not None
         assert result.digest == device.digest()
@@ -141,7 +155,7 @@ def test_aggregation_and_sampling_of_ones_own(
         aggregate=clip, sample=take_turns,
     )  # fmt: skip
     with server:
-        devices = [Device(broker.url, "own", pinned, tmp_path / name, store) for name in ("a", "b")]
+        devices = [Device(Access(broker.url), "own", pinned, tmp_path / name, store) for name in ("a", "b")]
         result = server.wait(PATIENCE_S)
         assert result is not None
         assert [device.digest() for device in devices] == [result.digest] * 2
@@ -168,3 +182,66 @@ def test_a_finished_job_is_served_until_it_is_stopped(processes: Processes, bund
     out, errors = server.communicate(timeout=PATIENCE_S)
     assert (server.returncode, out) == (0, "")
     assert "Traceback" not in errors
+
+
+class Silent:
+    """A device that syncs, and answers no plan."""
+
+    def __init__(self, access: Access, job: str, name: str, bundle: Bundle, key: Path) -> None:
+        self.signer, self._scope = Signer(key), Scope(job, bundle.identity, name)
+        topics = Topics(job)
+        self.link = Link(access, name, [topics.down(name)])
+        self.link.connect()
+        self._say(topics.state(name), Presence(True, 1), retain=True)
+        self._say(topics.up(name), Sync(self.signer.public, 1, bundle.identity, 0, EMPTY, 9, 1.0, True, True))
+
+    def _say(self, topic: str, message: Message, retain: bool = False) -> None:
+        self.link.publish(topic, self.signer.sign(encode(message), self._scope), retain)
+
+
+@pytest.mark.skipif(not installed(), reason="mosquitto is not installed")
+def test_a_device_whose_login_is_removed_is_not_waited_for(
+    pinned: Bundle, store: DataStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though mosquitto does not publish its will, and the round's deadline is far."""
+    monkeypatch.setattr(devices_module, "LEASE_S", math.inf)
+    with ManagedBroker(tmp_path / "broker", port=free_port()) as broker:
+        logins = {access.user: access for access in broker.add_users(["a", "gone"])}
+        job = make_job(cohort=2, deadline=1e6)
+        with Server(pinned, job, broker.server_access(), tmp_path / "server", devices=2, serve_after=0) as server:
+            silent = Silent(logins["gone"], "default", "gone", pinned, tmp_path / "key")
+            device = Device(logins["a"], "default", pinned, tmp_path / "a", store)
+            wait_until(lambda: (server.status().asked, server.status().results) == (2, 1))
+            assert main(["enroll", "--broker", str(broker.folder), "--remove", "gone"]) == 0
+            result = server.wait(PATIENCE_S)
+            assert result is not None
+            assert result.digest == device.digest()
+            assert [closed.devices for closed in read_history(tmp_path / "server")] == [("a",)] * ROUNDS
+            silent.link.close()
+
+
+def test_a_device_that_is_struck_from_the_list_is_not_waited_for(
+    pinned: Bundle, broker: EmbeddedBroker, store: DataStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though it says nothing."""
+    monkeypatch.setattr(devices_module, "LEASE_S", math.inf)
+    lines = {}
+    for name in ("a", "gone"):
+        make_folder(tmp_path / name)
+        lines[name] = f"{name} {Signer(tmp_path / name / KEY).public.hex()}\n"
+    admitted = tmp_path / "admitted"
+    admitted.write_text("".join(lines.values()))
+    server = Server(
+        pinned, make_job(cohort=2, deadline=1e6), Access(broker.url), tmp_path / "server", devices=2, serve_after=0,
+        admission=Admission(admitted),
+    )  # fmt: skip
+    with server:
+        silent = Silent(Access(broker.url), "default", "gone", pinned, tmp_path / "gone" / KEY)
+        device = Device(Access(broker.url), "default", pinned, tmp_path / "a", store)
+        wait_until(lambda: (server.status().asked, server.status().results) == (2, 1))
+        admitted.write_text(lines["a"])
+        result = server.wait(PATIENCE_S)
+        assert result is not None
+        assert result.digest == device.digest()
+        assert [closed.devices for closed in read_history(tmp_path / "server")] == [("a",)] * ROUNDS
+        silent.link.close()

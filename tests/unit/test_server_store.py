@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import sqlite3
 import sys
+import threading
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable
@@ -11,15 +14,18 @@ from pathlib import Path
 from types import FrameType
 
 import pytest
+from patience import wait_until
 from refusals import refused
 
 from fedspzo.broker.rounds.aggregate import ClosedRound
+from fedspzo.broker.server.devices import Member
 from fedspzo.broker.server.schema import VERSION
 from fedspzo.broker.server.status import read_status
-from fedspzo.broker.server.store import DATABASE, ServerStore, read_history, read_journal
+from fedspzo.broker.server.store import DATABASE, ServerStore, forget_devices, read_history, read_journal
+from fedspzo.cli import main
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.model.bundle import Bundle
-from fedspzo.device_runtime.protocol.messages import encode
+from fedspzo.device_runtime.protocol.messages import Result, encode
 from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Plan
 from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES, Scope, check
 from fedspzo.device_runtime.replica.journal import EMPTY, chain
@@ -113,3 +119,59 @@ def test_a_folder_that_is_refused_is_let_go(bundle: Bundle, tmp_path: Path) -> N
         ServerStore(tmp_path, bundle.identity, "b")
     with ServerStore(tmp_path, bundle.identity, "a"):
         pass
+
+
+def test_an_open_round_does_not_wait_for_a_device_that_is_forgotten(
+    make_plan: Callable[..., Plan], tmp_path: Path
+) -> None:
+    """A result that it has given counts."""
+    with ServerStore(tmp_path, IDENTITY) as store:
+        store.save_members([Member(name, bytes(32)) for name in ("a", "b", "c")])
+        store.save_open_round(make_plan(), ("a", "b", "c"))
+        store.save_result("a", Result(1, b"", (1.0,) * 4, 1.0, 4, 0.1, b""))
+    forget_devices(tmp_path, ["a", "b"])
+    with ServerStore(tmp_path, IDENTITY) as store:
+        opened = store.load_open_round(0.0)
+        assert opened is not None
+        assert (opened.cohort, opened.missing) == (("a", "c"), ["c"])
+        assert [member.name for member in store.load_members()] == ["c"]
+
+
+def test_a_status_is_of_one_moment(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
+    """While rounds are closed, no device is ahead of the journal."""
+    reading = threading.Event()
+    store = ServerStore(tmp_path, IDENTITY)
+    member = Member("a", bytes(32))
+
+    def run() -> None:
+        for round in itertools.count(1):
+            with store.transaction():
+                close(store, make_plan(round=round))
+                member.served = round
+                store.save_members([member])
+            if reading.is_set() and round >= 200:
+                break
+
+    writer = threading.Thread(target=run)
+    writer.start()
+    try:
+        wait_until(lambda: read_status(tmp_path)["round"] > 0)
+        assert {read_status(tmp_path)["devices"][0]["behind"] for _ in range(200)} == {0}
+    finally:
+        reading.set()
+        writer.join()
+        store.close()
+
+
+def test_a_status_with_long_names_and_large_numbers_has_columns(
+    make_plan: Callable[..., Plan], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ServerStore(tmp_path, IDENTITY) as store:
+        close(store, make_plan())
+        store.save_members([Member("a" * 64, bytes(32), bytes_up=10**13), Member("b", bytes(32), bytes_down=10**13)])
+    assert main(["status", str(tmp_path)]) == 0
+    title, first, second = capsys.readouterr().out.splitlines()[-3:]
+    assert len(title) == len(first) == len(second)
+    ends = [match.end() for match in re.finditer(r"\S+", title.replace("J a round", "J_a_round"))]
+    for line in (first, second):
+        assert all(line[end - 1] != " " and line[end : end + 1] in ("", " ") for end in ends[1:])
