@@ -30,5 +30,6 @@ def check_model_type(model: str) -> None:
     known = supported_types()
     if kind not in known:
         raise ExportError(
-            "model.unsupported-type", f"{model} is of model type '{kind}'; supported are {', '.join(known)}"
+            "model.unsupported-type",
+            f"{model} has the unsupported model type '{kind}'; choose a model of one of the types {', '.join(known)}",
         )

@@ -87,20 +87,20 @@ def test_a_name_that_is_forgotten_can_be_taken_anew(
         processes.device(name)
     server = processes.server("--rounds", "6")
     read_rounds(server, 2)
-    assert f"a server runs on {state}; stop it first" in refused(capsys, "forget", state, "a")
+    assert "start it again afterwards [state.in-use]" in refused(capsys, "forget", state, "a")
     finish(server)
     shutil.rmtree(tmp_path / "a")
     device, server = processes.device("a"), processes.server("--rounds", "6")
     _, errors = device.communicate(timeout=PATIENCE_S)
     assert "belongs to another device's key; bring back its device.key, give it another id, or have" in errors
     finish(server)
-    assert "'d' is not a device of this job; fedspzo status" in refused(capsys, "forget", state, "a", "d")
+    assert "lists the names [device.unknown]" in refused(capsys, "forget", state, "a", "d")
     assert main(["forget", str(state), "a"]) == 0
     device = processes.device("a")
     _, last, _ = finish(processes.server("--rounds", "6"))
     assert_equal_replicas(bundle, tmp_path, last, {"a"})
     assert device.wait(PATIENCE_S) == 0
-    assert "no journal; give the state folder of a server" in refused(capsys, "forget", tmp_path / "none", "a")
+    assert "[state.no-journal]" in refused(capsys, "forget", tmp_path / "none", "a")
 
 
 def test_a_key_is_shown_again_and_belongs_to_one_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

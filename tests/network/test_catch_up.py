@@ -14,7 +14,6 @@ from victim import BLOCKS, DEVICE, Victim
 
 from fedspzo.broker.server.http import serve
 from fedspzo.device_runtime.data.live import LiveData
-from fedspzo.device_runtime.errors import DataError
 from fedspzo.device_runtime.model.bundle import Bundle, file_hash
 from fedspzo.device_runtime.protocol.messages import EntryBatch, Offer, encode
 from fedspzo.device_runtime.protocol.plan import Contribution, Entry, Plan
@@ -134,7 +133,7 @@ def test_a_bad_line_hides_no_other(
     file.write_text("\n".join(bad[:3]))
     assert len(data.current()) == 10
     assert "the examples stay as they were" in caplog.text
-    with pytest.raises(DataError, match="line 1: it is not JSON"):
+    with raises("data.not-json", "line 1"):
         LiveData(str(file), bundle, tmp_path / "none.npz")
 
 

@@ -163,11 +163,11 @@ def test_measure_by_a_meter(measured: list[object], tmp_path: Path, capsys: pyte
     [
         (["--energy-root", "/nowhere"], "[energy.no-sensor]"),
         (["--source", "wattmeter", "--energy-root", "/nowhere"], "[energy.unknown-source]"),
-        (["--source", "rapl", "--joules-per-flop", "1e-9"], "give one of them"),
-        (["--joules-per-flop", "5"], "--joules-per-flop is a price such as 2e-10, in J, and not 5"),
-        (["--csv", "log.csv", "--source", "rapl"], "--csv is a way of its own"),
-        (["--csv", "log.csv", "--offset", "soon"], "--offset is a number of seconds or 'edges', and not 'soon'"),
-        (["--steps", "0"], "--steps is at least 1"),
+        (["--source", "rapl", "--joules-per-flop", "1e-9"], "[option.source-and-estimate]"),
+        (["--joules-per-flop", "5"], "such as 2e-10 [option.joules-per-flop]"),
+        (["--csv", "log.csv", "--source", "rapl"], "[option.csv-beside-source]"),
+        (["--csv", "log.csv", "--offset", "soon"], "[option.offset]"),
+        (["--steps", "0"], "[option.energy-range]"),
     ],
 )
 def test_what_cannot_be_measured_gets_a_sentence(
@@ -184,17 +184,17 @@ def test_a_battery_that_is_being_charged_measures_nothing(
     assert "gave no reading during the measurement (the charger is connected" in refuse(
         capsys, *measured, *root, "--source", "battery"
     )
-    assert "is the charger connected?" in refuse(capsys, *measured, *root)
+    assert "[energy.no-reading-now]" in refuse(capsys, *measured, *root)
 
 
 def test_reports_that_cannot_be_made(tmp_path: Path, pinned: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "is neither a run nor the state of a server" in refuse(capsys, "report", tmp_path)
+    assert "[energy.no-records]" in refuse(capsys, "report", tmp_path)
     ServerStore(tmp_path / "state", pinned.identity)
     assert "run fedspzo server with --energy" in refuse(capsys, "report", tmp_path / "state")
     (tmp_path / "energy.jsonl").write_text('{"half a li')
-    assert "has no round yet" in refuse(capsys, "report", tmp_path)
+    assert "[energy.no-rounds]" in refuse(capsys, "report", tmp_path)
     (tmp_path / "timeline.json").write_text("{}")
-    assert "give the meter's log" in refuse(capsys, "report", tmp_path / "timeline.json")
+    assert "[option.timeline-without-csv]" in refuse(capsys, "report", tmp_path / "timeline.json")
 
 
 def test_joules_of_a_point_of_loss(

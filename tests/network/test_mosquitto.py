@@ -569,16 +569,16 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         assert json.loads((out / "far.json").read_text())["url"] == "mqtts://public.example:8883"
         capsys.readouterr()
         for options, message in (
-            (("server",), "'server' is a server's name; choose one for the device"),
-            (("server-job",), "'server-job' is a server's name"),
-            (("--server", "j" * 58), "cannot be a job's name here; use up to 57 letters"),
-            (("x", "--url", "http://x"), "is not a broker's URL"),
-            (("y", "--remove"), "'y' is not a user"),
+            (("server",), "'server'"),
+            (("server-job",), "[access.server-name]"),
+            (("--server", "j" * 58), "use up to 57 letters, digits, '-' and '_' [job.name-too-long]"),
+            (("x", "--url", "http://x"), "[access.url]"),
+            (("y", "--remove"), "[access.unknown-user]"),
         ):
             assert main([*common, *options, "--out", str(out)]) == 1
             assert message in capsys.readouterr().err
         assert main(["enroll", "--broker", str(out), "x"]) == 1
-        assert "is not a broker's" in capsys.readouterr().err
+        assert "[broker.not-a-state-folder]" in capsys.readouterr().err
     finally:
         process.terminate()
         _, errors = process.communicate(timeout=PATIENCE_S)

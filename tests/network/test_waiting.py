@@ -21,7 +21,6 @@ from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.device import waiting
 from fedspzo.device_runtime.device.device import Device
 from fedspzo.device_runtime.device.events import Acknowledged, Event, Finished, Waiting
-from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.messages import Hello, Refusal, Sync
@@ -148,7 +147,7 @@ def test_what_ends_it_is_raised(
         nowhere.start()
     server = Peer(broker, "server-default", [TOPICS.up("+")], processes.folder / "server" / KEY, bundle)
     device = start("a")
-    with pytest.raises(StateError, match="runs already"):
+    with raises("device.running", "stop it first"):
         device.start()
     assert device.wait(0.01) is None
     sync = server.wait(Sync)

@@ -91,28 +91,26 @@ def test_device_and_server(
     bundle = shutil.copytree(bundle_folder, tmp_path / "bundle", ignore=shutil.ignore_patterns(PIN))
     device = ("device", bundle, "--state", tmp_path / "s", "--data", data, "--broker")
     server = ("server", bundle, "--state", tmp_path / "j", "--data", data, "--broker")
-    assert "is not a broker's URL" in refused(capsys, *device, "localhost")
-    assert "is not a broker's URL" in refused(capsys, *server, "http://localhost")
-    assert "is not a broker's URL" in refused(capsys, *server, "mqtt://[::1")
-    assert "is not a broker's URL" in refused(capsys, *server, "mqtt://a..b")
-    assert "'a/b' cannot be a device's id" in refused(
-        capsys, *device, "mqtt://x", "--id", "a/b", "--state", tmp_path / "t"
-    )
+    assert "[access.url]" in refused(capsys, *device, "localhost")
+    assert "[access.url]" in refused(capsys, *server, "http://localhost")
+    assert "[access.url]" in refused(capsys, *server, "mqtt://[::1")
+    assert "[access.url]" in refused(capsys, *server, "mqtt://a..b")
+    assert "[device.name]" in refused(capsys, *device, "mqtt://x", "--id", "a/b", "--state", tmp_path / "t")
     from fedspzo.device_runtime.link.connection import Link
 
     connect = Link.connect
     monkeypatch.setattr(Link, "connect", lambda link: connect(link, timeout=0.5))
     nobody = f"mqtt://127.0.0.1:{free_port()}"
     assert "[bundle.no-server-key]" in refused(capsys, *device, nobody)
-    silence = "does not answer within 0.5 s (Connection refused); start it, or check the URL"
+    silence = "does not answer within 0.5 s (Connection refused); start it, or check the URL [broker.no-answer]"
     assert silence in refused(capsys, *server, nobody)
     assert silence in refused(capsys, *device, nobody)
     assert "[bundle.other-server]" in refused(capsys, *server, nobody, "--state", tmp_path / "k")
     (bundle / PIN).write_text("none")
     assert "[bundle.server-key-unreadable]" in refused(capsys, *device, nobody)
-    assert "give the broker's URL with --broker, or the file" in refused(capsys, *device[:-1])
-    assert "nowhere cannot be read" in refused(capsys, *device[:-1], "--access", tmp_path / "nowhere")
-    assert "is not an access file" in refused(capsys, *device[:-1], "--access", data)
+    assert "[option.no-broker]" in refused(capsys, *device[:-1])
+    assert "[access.unreadable]" in refused(capsys, *device[:-1], "--access", tmp_path / "nowhere")
+    assert "[access.not-an-access-file]" in refused(capsys, *device[:-1], "--access", data)
     assert "[bundle.not-a-bundle]" in refused(capsys, "device", tmp_path, *device[2:], nobody)
     assert "[engine.unknown]" in refused(capsys, *device, nobody, "--engine", "x")
     data.write_text("{")
@@ -124,7 +122,7 @@ def test_device_and_server(
     [
         (("--fanouts", "1,2,3"), "one for each block, and split has one fewer [job.blocks-differ]"),
         (("--split", "9"), "[plan.empty-block]"),
-        (("--split", "4"), "has nothing to train"),
+        (("--split", "4"), "[plan.nothing-to-train]"),
         (("--rounds", "0"), "rounds lies between 1 and 1e+09, not 0 [job.out-of-range]"),
         (("--cohort", "2", "--quorum", "3"), "a quorum of 3 cannot be met by a cohort of 2; lower quorum"),
         (("--epsilon", "0"), "epsilon lies between 1e-09 and 1e+09, not 0"),
@@ -133,10 +131,10 @@ def test_device_and_server(
         (("--learning-rates", "nan,1"), "learning_rates lies between -1e+09 and 1e+09, not nan"),
         (("--final-rate", "nan"), "final_rate lies between 0 and 1, not nan"),
         (("--evaluate-every", "0"), "--evaluate-every and --devices are at least 1"),
-        (("--seeds", "device", "--cohort", "17", "--fanouts", "1,1000"), "a round is too large"),
-        (("--job", "a+"), "'a+'"),
-        (("--broker", "mqtt://server-x@127.0.0.1:1"), "the login 'server-x' is for the job 'x', not 'default'; give"),
-        (("--admit", "/nowhere"), "the list of admitted devices /nowhere cannot be read"),
+        (("--seeds", "device", "--cohort", "17", "--fanouts", "1,1000"), "[job.round-too-large]"),
+        (("--job", "a+"), "[job.name]"),
+        (("--broker", "mqtt://server-x@127.0.0.1:1"), "[access.other-job]"),
+        (("--admit", "/nowhere"), "[access.list-unreadable]"),
     ],
 )
 def test_job_options(
@@ -152,13 +150,13 @@ def test_a_model_type_is_refused_before_pytorch_is_loaded(tmp_path: Path) -> Non
     arguments = ["export", str(tmp_path), "--task", "sst2", "--out", str(tmp_path / "b")]
     code = f"import sys; from fedspzo.cli import main; print(main({arguments!r}), 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert "is of model type 'mamba'; supported are bert," in done.stderr
+    assert "'mamba'; choose a model of one of the types bert," in done.stderr
     assert done.stdout.split() == ["1", "False"]
 
 
 def test_offline_is_what_the_hub_library_takes_for_it() -> None:
     code = "from fedspzo.cli import main; main(['export', 'some/model', '--task', 'sst2', '--out', 'none/b'])"
-    for value, said in (("0", "the hub did not give one"), ("1", "there is no model folder 'some/model'\n")):
+    for value, said in (("0", "[model.hub-failed]"), ("1", "[model.no-folder]")):
         environment = {**os.environ, "HF_HUB_OFFLINE": value, "HF_ENDPOINT": "http://127.0.0.1:9"}
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment
@@ -184,8 +182,8 @@ def test_state_is_not_put_among_source_code(capsys: pytest.CaptureFixture[str], 
     package = Path(device_runtime.__file__).parent
     bundle = ("--broker", "mqtt://127.0.0.1:1", "--state", package)
     for command in (("server", bundle_folder, *bundle), ("device", bundle_folder, *bundle, "--data", "none")):
-        assert f"is source code of the Python package {package.resolve()}" in refused(capsys, *command)
-    assert "is source code of the Python package" in refused(capsys, "broker", "--state", package / "new")
+        assert f"{package.resolve()}; choose another folder [state.in-package]" in refused(capsys, *command)
+    assert "[state.in-package]" in refused(capsys, "broker", "--state", package / "new")
     assert not (package / "new").exists()
 
 
@@ -207,11 +205,11 @@ def test_predict_and_materialize(
         assert "give the --state folder of a server or a simulation" in refused(capsys, *command)
     (tmp_path / "bundle").symlink_to(bundle_folder)
     (tmp_path / "server").mkdir()
-    assert "has no journal" in refused(capsys, "predict", tmp_path, "x")
+    assert "[state.no-journal]" in refused(capsys, "predict", tmp_path, "x")
     store = ServerStore(tmp_path / "server", bundle.identity)
     entry = Entry(make_plan(), (Contribution("", 1.0, (1.0, 2.0, 3.0, 4.0)),))
     store.journal.append(*make_records([entry], EMPTY))
-    assert "takes 1 texts: text" in refused(capsys, "predict", tmp_path, "x", "y")
+    assert "give one each for text [option.texts]" in refused(capsys, "predict", tmp_path, "x", "y")
     assert main(["predict", str(tmp_path), "wake me at six"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert {line.split()[1] for line in lines} == {"alarm", "music", "call"}
@@ -226,11 +224,11 @@ def test_other_commands(capsys: pytest.CaptureFixture[str], tmp_path: Path, monk
     kept = tmp_path / "kept"
     kept.mkdir()
     for name in (str(kept), "..", "", "a b"):
-        assert "cannot be a run's name" in refused(capsys, "demo", "--name", name)
+        assert "[demo.run-name]" in refused(capsys, "demo", "--name", name)
     assert kept.exists()
-    assert "are positive" in refused(capsys, "demo", "--devices", "0")
-    assert "choose fewer --devices" in refused(capsys, "demo", "--devices", "500")
-    assert "99999 is not a port" in refused(capsys, "broker", "--port", 99999)
+    assert "[demo.not-positive]" in refused(capsys, "demo", "--devices", "0")
+    assert "[demo.too-many-devices]" in refused(capsys, "demo", "--devices", "500")
+    assert "[option.port]" in refused(capsys, "broker", "--port", 99999)
 
 
 def test_interrupting_is_quiet(bundle_folder: Path, tmp_path: Path) -> None:
@@ -282,7 +280,7 @@ def test_inspect(capsys: pytest.CaptureFixture[str], bundle_folder: Path, monkey
         )
     )
     assert "block 1 = stages 0 to 2, fan-out 1; block 2 = stages 3 to 4, fan-out 4" in text
-    assert "has nothing to train" in refused(capsys, "inspect", bundle_folder, "--split", "4")
+    assert "[plan.nothing-to-train]" in refused(capsys, "inspect", bundle_folder, "--split", "4")
     assert "[bundle.not-a-bundle]" in refused(capsys, "inspect", bundle_folder.parent)
 
 
@@ -312,8 +310,8 @@ def test_evaluate_and_predict(
     for folder in (bundle_folder, run):
         lines = said(capsys, "predict", folder, "call mum now").splitlines()
         assert {line.split()[1] for line in lines} == {"alarm", "music", "call"}
-    assert "takes 1 texts: text" in refused(capsys, "predict", run, "a", "b")
-    assert "is not a run" in refused(capsys, "evaluate", tmp_path, "--data", data)
+    assert "give one each for text [option.texts]" in refused(capsys, "predict", run, "a", "b")
+    assert "[state.not-a-run]" in refused(capsys, "evaluate", tmp_path, "--data", data)
 
 
 def test_answers_on_the_command_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -330,10 +328,10 @@ def test_answers_on_the_command_line(capsys: pytest.CaptureFixture[str], tmp_pat
         len(said(capsys, "predict", tmp_path / "b", "Rome", "a city", "what?", "--engine", "torch").splitlines()) <= 1
     )
     assert "answers as ' {answers}\\n'" in said(capsys, "inspect", tmp_path / "b", "--split", "2")
-    assert "has nothing to train" in refused(capsys, "inspect", tmp_path / "b", "--split", "3")
+    assert "[plan.nothing-to-train]" in refused(capsys, "inspect", tmp_path / "b", "--split", "3")
     assert "export it with --engine litert [bundle.no-graphs]" in refused(
         capsys, "evaluate", tmp_path / "b", "--data", data
     )
-    assert "whole numbers separated by commas, not 'x'" in refused(
+    assert "[option.numbers]" in refused(
         capsys, "export", checkpoint, "--task", "squad", "--batch", "x", "--out", tmp_path / "c"
     )

@@ -15,7 +15,7 @@ from types import FrameType
 
 import pytest
 from patience import wait_until
-from refusals import refused
+from refusals import raises, refused
 
 from fedspzo.broker.rounds.aggregate import ClosedRound
 from fedspzo.broker.server.devices import Member
@@ -23,7 +23,6 @@ from fedspzo.broker.server.schema import VERSION
 from fedspzo.broker.server.status import read_status
 from fedspzo.broker.server.store import DATABASE, ServerStore, forget_devices, read_history, read_journal
 from fedspzo.cli import main
-from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.messages import Result, encode
 from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Plan
@@ -69,16 +68,14 @@ def test_a_file_of_another_version_is_refused(
         lambda: read_journal(tmp_path),
         lambda: read_history(tmp_path),
     ):
-        with pytest.raises(StateError, match="written by a newer version of fedspzo .* install that version") as raised:
+        with raises("state.newer-version", "install that version"):
             use()
-        assert raised.value.kind == "state.newer-version"
-    assert "was written by a newer version of fedspzo" in refused(capsys, "status", tmp_path)
+    assert "[state.newer-version]" in refused(capsys, "status", tmp_path)
     with sqlite3.connect(tmp_path / DATABASE) as connection:
         connection.execute("PRAGMA user_version = 0")
         connection.execute("ALTER TABLE history DROP COLUMN joules")
-    with pytest.raises(StateError, match="its table 'history' has other columns") as raised:
+    with raises("state.not-a-servers-database", "its table 'history' has other columns"):
         ServerStore(tmp_path, IDENTITY)
-    assert raised.value.kind == "state.not-a-servers-database"
 
 
 def test_a_long_journal_is_read_a_little_at_a_time(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
@@ -115,7 +112,7 @@ def test_a_round_is_encoded_and_hashed_once(make_plan: Callable[..., Plan], tmp_
 def test_a_folder_that_is_refused_is_let_go(bundle: Bundle, tmp_path: Path) -> None:
     with ServerStore(tmp_path, bundle.identity, "a"):
         pass
-    with pytest.raises(StateError, match="belongs to the job 'a'"):
+    with raises("state.other-job", "'a'"):
         ServerStore(tmp_path, bundle.identity, "b")
     with ServerStore(tmp_path, bundle.identity, "a"):
         pass
