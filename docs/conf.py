@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 
 from sphinx.application import Sphinx
+from sphinx.util import logging
 
 import fedspzo
 from fedspzo.broker.rounds.job import Job
@@ -44,6 +45,8 @@ ELSEWHERE = {
     "security": DOCS.parent / "SECURITY.md",
 }
 PAGES = {file: page for page, file in ELSEWHERE.items()}
+#: Public names to document at a place of api.md.
+PUBLIC = re.compile(r"^```\{public\}\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\((?!\w+:|#)([^)\s#]+)\s*(#[^)\s]*)?\s*\)")
 
 
@@ -57,11 +60,14 @@ def read_page(app: Sphinx, page: str, source: list[str]) -> None:
         name = PAGES[target] + ".md" if target in PAGES else os.path.relpath(target, DOCS)
         return f"]({name}{match[2] or ''})"
 
-    source[0] = LINK.sub(link, file.read_text(encoding="utf-8"))
+    text = file.read_text(encoding="utf-8")
+    source[0] = LINK.sub(link, text)
     if page == "options":
         source[0] += settings_of_a_job() + options_of_commands()
     if page == "api":
-        source[0] += "".join(f"\n```{{eval-rst}}\n{directive(name)}\n```\n" for name in getattr(fedspzo, "__all__", ()))
+        source[0] = PUBLIC.sub(lambda match: "".join(map(directive, match[1].split())), source[0])
+        if missing := set(fedspzo.__all__) - {name for names in PUBLIC.findall(text) for name in names.split()}:
+            logging.getLogger(__name__).warning("docs/api.md does not have %s", ", ".join(sorted(missing)))
 
 
 def settings_of_a_job() -> str:
@@ -86,9 +92,9 @@ def options_of_commands() -> str:
 def directive(name: str) -> str:
     """What documents a public name."""
     value = getattr(fedspzo, name)
-    if inspect.isclass(value):
-        return f".. autoclass:: fedspzo.{name}\n   :members:"
-    return f".. auto{'function' if callable(value) else 'data'}:: fedspzo.{name}"
+    kind = "class" if inspect.isclass(value) else "function" if inspect.isroutine(value) else "data"
+    members = "   :members:\n" if kind == "class" else ""
+    return f"```{{eval-rst}}\n.. auto{kind}:: fedspzo.{name}\n{members}```\n\n"
 
 
 def setup(app: Sphinx) -> None:

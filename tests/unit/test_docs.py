@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -25,7 +26,7 @@ def test_the_site_builds_without_warnings_and_documents_every_public_name(tmp_pa
     with (tmp_path / "objects.inv").open("rb") as file:
         inventory = InventoryFile.load(file, "", lambda base, uri: uri)
     documented = {name for kind, objects in inventory.items() if kind.startswith("py:") for name in objects}
-    assert {f"fedspzo.{name}" for name in getattr(fedspzo, "__all__", ())} <= documented
+    assert {f"fedspzo.{name}" for name in fedspzo.__all__} <= documented
 
 
 def test_documents_name_source_files_that_exist() -> None:
@@ -37,6 +38,13 @@ def test_documents_name_source_files_that_exist() -> None:
                 document.name,
                 name,
             )
+
+
+def test_python_in_documents_uses_public_names() -> None:
+    for document in (DOCS.parent / "README.md", *DOCS.glob("*.md")):
+        for code in re.findall(r"```python\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL):
+            ast.parse(code)
+            assert set(re.findall(r"^(?!from ).*\bfedspzo\.(\w+)", code, re.MULTILINE)) <= set(fedspzo.__all__), document
 
 
 def test_the_readme_is_short() -> None:
