@@ -1,4 +1,4 @@
-"""A server, its broker and two devices, all in one's own process: each is an object that is started and stopped.
+"""A server, its broker and two devices, all in your own process: each is an object that is started and stopped.
 
 Run: python examples/devices_and_server.py BUNDLE runs/demo/data/device-1.jsonl runs/demo/data/device-2.jsonl state
 

@@ -1,4 +1,4 @@
-"""Export a model for a task of one's own, ask it, and write it back as a Hugging Face checkpoint.
+"""Export a model for your own task, ask it, and write it back as a Hugging Face checkpoint.
 
 Run: python examples/export_and_predict.py minilm bundle "I want my money back"
 """

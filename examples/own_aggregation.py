@@ -1,4 +1,4 @@
-"""Aggregation and sampling of one's own: a median that a few broken devices cannot move, and devices in turn.
+"""Your own aggregation and sampling: a median that a few broken devices cannot move, and devices in turn.
 
 Run: python examples/own_aggregation.py runs/demo/bundle runs/demo/data/device-1.jsonl
 

@@ -1,4 +1,4 @@
-"""A model family of one's own: DistilBERT, which the project does not come with. docs/families.md explains the parts.
+"""Your own model family: DistilBERT, which the project does not come with. docs/families.md explains the parts.
 
 Run: python examples/own_family.py distilbert-base-uncased intents bundle
 """

@@ -47,7 +47,7 @@ def export_bundle(
         tasks: the task in the forms that it has.
         out: the bundle's folder; it must not exist, and appears only when all checks have passed.
         progress: told what is being done.
-        families: of one's own, asked before those that come with the project.
+        families: your own ones, asked before those that come with the project.
 
     Raises:
         ExportError: the model or an option is not supported, a matrix product was not delegated, or an engine

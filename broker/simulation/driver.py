@@ -61,7 +61,7 @@ def attend(
     """Whose answers close a round, as the live server decides it: the first ones, or a quorum at a deadline.
 
     Args:
-        sample: chooses whom the round asks.
+        sample: chooses the devices that the round asks.
 
     Raises:
         PlanError: too few devices ever answer.

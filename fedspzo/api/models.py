@@ -54,10 +54,10 @@ def export_model(
 
     Args:
         model: a folder, a hub id, or ``minilm``, which comes with the package.
-        task: the name of one that comes with the project, the path of a TOML file, or tasks of one's own, one a form.
+        task: the name of one that comes with the project, the path of a TOML file, or your own tasks, one per form.
         out: the bundle's folder; it must not exist.
         target: engines, batches, lengths, and what is trained; by default LiteRT, batches of 8, 64 tokens, all weights.
-        families: of one's own, asked before those that come with the project.
+        families: your own ones, asked before those that come with the project.
         progress: told what is being done.
 
     Raises:

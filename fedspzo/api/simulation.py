@@ -89,7 +89,7 @@ def simulate(
         job: by default ``Job()``, a hundred rounds.
         devices: how many, where data are a file.
         partition: how unlike their labels are, ``iid`` or ``dirichlet:ALPHA``.
-        examples_per_device: each device draws so many, and others may have them too; by default all are shared out.
+        examples_per_device: each device draws this many, which others may have too; by default all are shared out.
         held_out: examples to evaluate on.
         evaluate_every: rounds between evaluations; there is one before the first round and one after the last.
         state: folder of the journal and of snapshots, as a server's; a run in it is continued. By default a temporary
@@ -102,7 +102,7 @@ def simulate(
         ray: whether workers are actors of a Ray cluster on this machine, or the address of one.
         observe: told of rounds (as :class:`SimulatedRound`), evaluations and the end; a :class:`fedspzo.Callback`, say.
         aggregate: makes a round's journal entry of its results; by default their mean, weighted by examples.
-        sample: chooses whom a round asks.
+        sample: chooses the devices that a round asks.
         plans: makes the rounds' plans.
         first_order: fedavg, fedsgd or fedadam, to compare with: devices then use backpropagation.
 

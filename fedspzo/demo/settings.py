@@ -22,7 +22,7 @@ class Settings:
     seed: int = field(default=0, metadata={"help": "of data and job"})
 
     def __post_init__(self) -> None:
-        """Raises FedSPZOError when a number is not positive, or the name is none for a folder."""
+        """Raises FedSPZOError when a number is not positive, or the name cannot be a folder's."""
         if min(self.rounds, self.devices, self.cohort) < 1:
             raise FedSPZOError("demo.not-positive", "--rounds, --devices and --cohort are positive; correct these")
         if not valid_id(self.name):

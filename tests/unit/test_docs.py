@@ -44,7 +44,9 @@ def test_python_in_documents_uses_public_names() -> None:
     for document in (DOCS.parent / "README.md", *DOCS.glob("*.md")):
         for code in re.findall(r"```python\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL):
             ast.parse(code)
-            assert set(re.findall(r"^(?!from ).*\bfedspzo\.(\w+)", code, re.MULTILINE)) <= set(fedspzo.__all__), document
+            assert set(re.findall(r"^(?!from ).*\bfedspzo\.(\w+)", code, re.MULTILINE)) <= set(fedspzo.__all__), (
+                document
+            )
 
 
 def test_the_readme_is_short() -> None:
