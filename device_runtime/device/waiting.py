@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fedspzo.device_runtime.device.events import Waiting
+from fedspzo.device_runtime.errors import BundleError
 
 log = logging.getLogger(__name__)
 
@@ -54,25 +55,25 @@ class Silence:
         now = time.monotonic()
         self._told = True
         waited = f"for {now - self._since:.0f} s"
-        server = f"the server of job '{self._job}' at {self._place}"
         if not connected:
             reason = f"there is no connection to the broker at {self._place} {waited}; trying again"
+            log.info("%s", reason)
         elif self._foreign:
-            reason = (
-                f"the messages of job '{self._job}' at {self._place} are not signed by the server that the bundle"
-                f" {self._bundle} belongs to: the bundle belongs to another server; fetch it again from this job's"
-                " server (fedspzo fetch)"
+            error = BundleError(
+                "device.wrong-server-key",
+                f"another server than that of {self._bundle} signs the messages of job '{self._job}' at {self._place}:"
+                " the bundle belongs to another server; fetch it again from this job's server (fedspzo fetch)",
             )
+            reason = str(error)
+            if not self._warned:
+                self._warned = True
+                log.warning("%s", error, extra={"kind": error.kind})
         else:
             reason = (
-                f"waiting for {server}, of which nothing was heard {waited}: it may not be running, the job may have"
-                " another name (--job) or be over, or a round may be open that began before"
+                f"waiting for the server of job '{self._job}' at {self._place}, not heard {waited}: it may not be"
+                " running, the job may have another name (--job) or be over, or a round may be open that began before"
             )
-        if not self._foreign or not connected:
             log.info("%s", reason)
-        elif not self._warned:
-            self._warned = True
-            log.warning("%s", reason, extra={"kind": "device.wrong-server-key"})
         self._observe(Waiting(reason))
         self._wait = min(2 * self._wait, LONGEST_S)
         self.due = now + self._wait
