@@ -249,67 +249,113 @@ INLINE void finish(const Task *task, uint64_t rounding, int64_t start, int64_t s
     }
 }
 
-/* A single direction over some columns of all planes of a chunk, straight from weights to sums. */
-INLINE void add_direction_of_signs(const Sums *sums, int64_t direction, const Task *task, int64_t chunk, int64_t column,
-                                   int64_t width) {
-    _Alignas(64) uint32_t signs[TILE];
+/* Some columns of all planes of a chunk: with rademacher, element j of plane k takes bit 31 - k of 32-bit word j. */
+typedef struct {
+    int64_t start;    /* of the chunk in the tensor */
+    int64_t size;     /* of the chunk */
+    int64_t column;   /* the first */
+    int64_t width;    /* their number, TILE at most */
+    uint64_t counter; /* of their first word */
+} Columns;
+
+INLINE Columns columns_of(const Task *task, int64_t chunk, int64_t column, int64_t width) {
     int64_t start = chunk * CHUNK, size = task->size - start < CHUNK ? task->size - start : CHUNK;
-    uint64_t counter = (uint64_t)(chunk * (CHUNK / 256) + column / 8);
+    return (Columns){start, size, column, width, (uint64_t)(chunk * (CHUNK / 256) + column / 8)};
+}
+
+/* Elements of a plane among the columns; none where the chunk ends before it. */
+INLINE int64_t size_of(const Columns *at, int plane) {
+    int64_t left = at->size - ((int64_t)plane * PLANE + at->column);
+    return left < at->width ? left : at->width;
+}
+
+/* Where a plane's elements start in the tensor. */
+INLINE int64_t place_of(const Columns *at, int plane) { return at->start + (int64_t)plane * PLANE + at->column; }
+
+INLINE void stream_signs(const Sums *sums, int64_t direction, const Task *task, const Columns *at, uint32_t *words) {
+    stream(sums->seeds[direction], task->tensor, at->counter, (at->width + 7) / 8, words);
+}
+
+/* A single direction, straight from weights to sums. */
+INLINE void add_direction_of_signs(const Sums *sums, int64_t direction, const Task *task, const Columns *at) {
+    _Alignas(64) uint32_t signs[TILE];
     word32 coefficient = as_bits(sums->coefficients[direction]);
     int aligned = task->columns && task->panel > 8 && task->stride % 16 == 0 && (uintptr_t)task->plus % 64 == 0;
-    stream(sums->seeds[direction], task->tensor, counter, (width + 7) / 8, signs);
-    for (int plane = 0; (int64_t)plane * PLANE + column < size; plane++) {
-        int64_t place = (int64_t)plane * PLANE + column, here = size - place < width ? size - place : width;
-        const float *weights = (const float *)task->weights + start + place;
+    stream_signs(sums, direction, task, at, signs);
+    int64_t here;
+    for (int plane = 0; plane < PLANES && (here = size_of(at, plane)) > 0; plane++) {
+        int64_t place = place_of(at, plane);
+        const float *weights = (const float *)task->weights + place;
         if (aligned && has_avx512()) {
-            add_turned_avx512(task->plus, task->columns, task->panel, task->stride, start + place, here, weights, signs,
-                              plane, coefficient);
+            add_turned_avx512(task->plus, task->columns, task->panel, task->stride, place, here, weights, signs, plane,
+                              coefficient);
         } else if (task->columns) {
-            BY_PANEL(add_turned_by, start + place, here, weights, signs, plane, coefficient)
+            BY_PANEL(add_turned_by, place, here, weights, signs, plane, coefficient)
         } else {
-            float *plus = task->plus + start + place;
+            float *plus = task->plus + place;
             for (int64_t j = 0; j < here; j++) plus[j] = weights[j] + turned(coefficient, signs[j] << plane);
         }
     }
 }
 
-/* One sum over some columns of all planes of a chunk: its first directions by a table of their sums, others singly. */
-INLINE void add_sum_of_signs(const Sums *sums, int64_t sum, const Task *task, int64_t chunk, int64_t column,
-                             int64_t width) {
-    _Alignas(64) uint32_t words[TOGETHER * TILE], signs[TILE];
-    _Alignas(64) float totals[PLANES * TILE], term[TILE], table[1 << TOGETHER];
-    const word32 *coefficients = (const word32 *)sums->coefficients;
-    int64_t start = chunk * CHUNK, size = task->size - start < CHUNK ? task->size - start : CHUNK;
-    int64_t from = sum ? sums->stops[sum - 1] : 0, stop = sums->stops[sum] - sums->paired, blocks = (width + 7) / 8;
-    uint64_t counter = (uint64_t)(chunk * (CHUNK / 256) + column / 8);
-    if (sums->paired) stream(sums->seeds[stop], task->tensor, counter, blocks, signs);
-    for (int64_t first = from;; first += TOGETHER) {
-        int count = (int)(stop - first < TOGETHER ? stop - first : TOGETHER), last = first + count == stop;
-        int looked_up = first == from && count > 1;
-        for (int i = 0; i < count; i++)
-            stream(sums->seeds[first + i], task->tensor, counter, blocks, words + i * TILE);
-        float others[3] = {-0.0f, -0.0f, -0.0f}; /* added to whatever number, it stays */
-        if (looked_up) {
-            memset(words + count * TILE, 0, (size_t)(TOGETHER - count) * TILE * 4);
-            gather_bits((word32 *)words, width);
-            int tabulated = has_avx512() && count > 5 ? 5 : count;
-            tabulate(table, sums->coefficients + first, tabulated);
-            for (int i = tabulated; i < count; i++) others[i - tabulated] = sums->coefficients[first + i];
-        }
-        for (int plane = 0; (int64_t)plane * PLANE + column < size; plane++) {
-            int64_t place = (int64_t)plane * PLANE + column, here = size - place < width ? size - place : width;
+/* Up to TOGETHER directions of a sum on some columns. */
+typedef struct {
+    _Alignas(64) uint32_t words[TOGETHER * TILE]; /* each one's signs; or, by a table, each plane's bytes of them */
+    _Alignas(64) float table[1 << TOGETHER];      /* sums of the first ones' terms for all choices of signs */
+    float others[3];                              /* coefficients of those that the table leaves out */
+    const word32 *coefficients;
+    int count;
+} Group;
+
+INLINE void stream_group(Group *group, const Sums *sums, int64_t first, int count, const Task *task,
+                         const Columns *at) {
+    group->coefficients = (const word32 *)sums->coefficients + first;
+    group->count = count;
+    for (int i = 0; i < count; i++) stream_signs(sums, first + i, task, at, group->words + i * TILE);
+}
+
+/* Make a group's table, for `write_group`; a single direction needs none. */
+INLINE void tabulate_group(Group *group, int64_t width) {
+    if (group->count < 2) return;
+    const float *coefficients = (const float *)group->coefficients;
+    int tabulated = has_avx512() && group->count > 5 ? 5 : group->count;
+    memset(group->words + group->count * TILE, 0, (size_t)(TOGETHER - group->count) * TILE * 4);
+    gather_bits((word32 *)group->words, width);
+    tabulate(group->table, coefficients, tabulated);
+    for (int i = 0; i < 3; i++) /* -0 may be added to whatever number, it stays */
+        group->others[i] = tabulated + i < group->count ? coefficients[tabulated + i] : -0.0f;
+}
+
+/* A plane's sums of a group's terms. */
+INLINE void write_group(float *row, int64_t size, int plane, const Group *group) {
+    const uint32_t *bits = group->words + (31 - plane) % 8 * TILE;
+    int shift = (31 - plane) / 8 * 8;
+    if (group->count == 1) write_signs(row, size, plane, (const word32 *)group->words, group->coefficients[0]);
+    else if (has_avx512()) look_up_avx512(row, size, bits, shift, group->table, group->others);
+    else look_up(row, size, (const word32 *)bits, shift, group->table);
+}
+
+/* One sum: of its directions the first group by a table, others one after the other; a pair's last one both ways. */
+INLINE void add_sum_of_signs(const Sums *sums, int64_t sum, const Task *task, const Columns *at) {
+    Group group;
+    _Alignas(64) uint32_t signs[TILE];
+    _Alignas(64) float totals[PLANES * TILE], term[TILE];
+    int64_t from = sum ? sums->stops[sum - 1] : 0, stop = sums->stops[sum] - sums->paired, here;
+    if (sums->paired) stream_signs(sums, stop, task, at, signs);
+    for (int64_t first = from, last = 0; !last; first += TOGETHER) {
+        last = first + TOGETHER >= stop;
+        stream_group(&group, sums, first, (int)(last ? stop - first : TOGETHER), task, at);
+        if (first == from) tabulate_group(&group, at->width);
+        for (int plane = 0; plane < PLANES && (here = size_of(at, plane)) > 0; plane++) {
             float *row = totals + (stop - from > TOGETHER ? plane * TILE : 0);
-            const uint32_t *bits = words + (31 - plane) % 8 * TILE;
-            int shift = (31 - plane) / 8 * 8;
-            if (looked_up && has_avx512()) look_up_avx512(row, here, bits, shift, table, others);
-            else if (looked_up) look_up(row, here, (const word32 *)bits, shift, table);
-            else if (first > from) add_some_signs(row, here, plane, (word32 *)words, coefficients + first, count);
-            else if (count) write_signs(row, here, plane, (word32 *)words, coefficients[first]);
+            if (first > from)
+                add_some_signs(row, here, plane, (const word32 *)group.words, group.coefficients, group.count);
+            else if (group.count) write_group(row, here, plane, &group);
             if (!last) continue;
-            if (sums->paired) write_signs(term, here, plane, (word32 *)signs, coefficients[stop]);
-            finish(task, sums->roundings[sum], start + place, here, stop > from ? row : NULL, term);
+            if (sums->paired)
+                write_signs(term, here, plane, (const word32 *)signs, ((const word32 *)sums->coefficients)[stop]);
+            finish(task, sums->roundings[sum], place_of(at, plane), here, stop > from ? row : NULL, term);
         }
-        if (last) break;
     }
 }
 
@@ -329,17 +375,17 @@ INLINE void add_sum_of_quantiles(const Sums *sums, int64_t sum, const Task *task
 
 /* All sums on one chunk, a piece that stays in the cache at a time. */
 VERSIONS static void add_to_chunk(const Sums *sums, const Task *task, int64_t chunk) {
-    int64_t start = chunk * CHUNK, size = task->size - start < CHUNK ? task->size - start : CHUNK;
-    int64_t pieces = sums->distribution == RADEMACHER && size > PLANE ? PLANE : size;
+    Columns at = columns_of(task, chunk, 0, 0);
+    int64_t stop = sums->distribution == RADEMACHER && at.size > PLANE ? PLANE : at.size;
     int straight = !sums->paired && !task->stepped && task->stored == FLOAT32;
-    for (int64_t place = 0; place < pieces; place += TILE)
-        for (int64_t sum = 0; sum < sums->sums; sum++) {
-            int64_t width = pieces - place < TILE ? pieces - place : TILE, from = sum ? sums->stops[sum - 1] : 0;
-            if (sums->distribution == GAUSSIAN) add_sum_of_quantiles(sums, sum, task, start + place, width);
-            else if (straight && sums->stops[sum] == from + 1)
-                add_direction_of_signs(sums, from, task, chunk, place, width);
-            else add_sum_of_signs(sums, sum, task, chunk, place, width);
-        }
+    for (int64_t place = 0; place < stop; place += TILE) {
+        int64_t width = stop - place < TILE ? stop - place : TILE, from = 0;
+        at = columns_of(task, chunk, place, width);
+        for (int64_t sum = 0; sum < sums->sums; from = sums->stops[sum++])
+            if (sums->distribution == GAUSSIAN) add_sum_of_quantiles(sums, sum, task, at.start + place, width);
+            else if (straight && sums->stops[sum] == from + 1) add_direction_of_signs(sums, from, task, &at);
+            else add_sum_of_signs(sums, sum, task, &at);
+    }
 }
 
 /* Flush-to-zero, which some library may have switched on for this thread, would change bits. */

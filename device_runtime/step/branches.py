@@ -75,7 +75,8 @@ def advance(
             weights = next(perturbed)
             hidden, copied = _gather(forward, batch, before, branches, count)
             grouped = forward.grouped(batch, len(branches))
-            runs.append((len(branches), forward.run(spec, grouped, hidden, {**base, **weights})))
+            outputs = forward.run(spec, grouped, hidden, {**base, **weights}, packed=bool(stage_pass.packed))
+            runs.append((len(branches), outputs))
             forward.release([*copied, *(weights[index] for index in weights.keys() - stage_pass.packed.keys())])
             for used, (_, arrays) in enumerate(before.runs):
                 if last[used] == number and not keep:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fedspzo.device_runtime.model.manifest import Manifest, Shape, StageSpec, TensorSpec
+from fedspzo.device_runtime.model.manifest import Manifest, Shape, TensorSpec
 from fedspzo.device_runtime.model.stored import layout
 from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.step.order import first_trained, goes_by_path
@@ -50,7 +50,20 @@ def step_flops(manifest: Manifest, shape: Shape, plan: Plan) -> int:
 
     One-sided: all stages once, and for each block P_b times all from its first trained one on.
     """
-    return sum(runs * shape.graphs[stage.graph].flops for stage, runs in _runs(manifest, plan))
+    runs = zip(manifest.stages, stage_runs(manifest, plan), strict=True)
+    return sum(count * shape.graphs[stage.graph].flops for stage, count in runs)
+
+
+def stage_runs(manifest: Manifest, plan: Plan) -> list[int]:
+    """How many times a step runs each stage."""
+    perturbed = [block for block, found in enumerate(plan.blocks) if found.fanout]
+    starts = first_trained(manifest, plan.blocks)
+    paths = [sum(1 for _ in plan.paths(block)) for block in perturbed]
+    runs = []
+    for stage in range(len(manifest.stages)):
+        passed = [count for start, count in zip(starts, paths, strict=True) if start <= stage]
+        runs.append(1 + sum(passed) if plan.sides == 1 else 2 * passed[-1] if passed else 1)
+    return runs
 
 
 def forecast_memory(manifest: Manifest, shape: Shape, plan: Plan, engine_format: str) -> Memory:
@@ -58,47 +71,58 @@ def forecast_memory(manifest: Manifest, shape: Shape, plan: Plan, engine_format:
     tensors = manifest.tensors
     trained = {i for stage in manifest.stages for i in stage.tensors if tensors[i].trainable}
     frozen = {i for stage in manifest.stages for i in (*stage.tensors, *stage.constants)} - trained
-
-    def size(dimensions: Sequence[int]) -> int:
-        return 4 * math.prod(dimensions)
-
-    buffers: Counter[tuple[int, ...]] = Counter()
-    wide: Counter[tuple[int, ...]] = Counter()
-    for stage in manifest.stages:
-        wide |= Counter(tensors[i].shape for i in stage.tensors if i in frozen and tensors[i].dtype != "float32")
-        buffers |= Counter(tensors[i].shape for i in stage.tensors if i in trained)
-    runs = _runs(manifest, plan)
-    outputs = [count * sum(map(size, shape.graphs[stage.graph].outputs)) for stage, count in runs]
-    if goes_by_path(manifest, shape.batch, shape.length):  # two to start from in each block, and a stage's in and out
-        largest = max(output // count for output, (_, count) in zip(outputs, runs, strict=True))
-        between = (2 * sum(block.fanout > 0 for block in plan.blocks) + 1) * largest
-    else:
-        between = max(
-            before + (after // count if count == distinct else after)  # one goes when its next one is there
-            for before, after, (_, distinct), (_, count) in zip(
-                [0, *outputs], outputs, [runs[0], *runs], runs, strict=False
-            )
-        )
     groups = [s.groups for s in manifest.shapes if (s.batch, s.length) == (shape.batch, shape.length)]
     branches = 2 * plan.measured if plan.sides == 2 else max(block.fanout for block in plan.blocks)
     together = max(map(len, partition(branches, groups)))
-    packed = (tensors[i] for stage in manifest.stages for i in stage.tensors)
-    matrices = [spec.shape for spec in packed if len(spec.shape) == 3 and (spec.transposed or spec.trainable)]
-    widest = max(matrices, key=size, default=(1, 1, 1))
-    constants = (tensors[i] for stage in manifest.stages for i in stage.constants)
-    tables = (manifest.embedding, manifest.output)
-    features = max(map(max, (*matrices, *(spec.shape for spec in constants if spec.name not in tables))), default=1)
-    tokens = together * shape.batch * shape.length
-    scores = size((shape.batch, manifest.task.answer_tokens, _rows(manifest, manifest.output)))
     return Memory(
         weights=sum(stored_bytes(tensors[i]) for i in trained),
         frozen=sum(stored_bytes(tensors[i]) for i in frozen),
-        buffers=together * sum(count * size(dimensions) for dimensions, count in buffers.items())
-        + sum(count * size(dimensions) for dimensions, count in wide.items()),
-        activations=between + sum(map(size, shape.feeds.values())),
-        workspace=size(widest) + 2 * size((tokens, features)) + 2 * scores,
+        buffers=together * _largest_copies(manifest, lambda spec: spec.trainable)
+        + _largest_copies(manifest, lambda spec: not spec.trainable and spec.dtype != "float32"),
+        activations=_activations(manifest, shape, plan) + sum(map(_size, shape.feeds.values())),
+        workspace=_workspace(manifest, shape, together),
         base=BASE_BYTES.get(engine_format, 0),
     )
+
+
+def _largest_copies(manifest: Manifest, copied: Callable[[TensorSpec], bool]) -> int:
+    """Bytes of float32 arrays for some of any stage's tensors, where stages use arrays of the same shape again."""
+    arrays: Counter[tuple[int, ...]] = Counter()
+    for stage in manifest.stages:
+        specs = (manifest.tensors[index] for index in stage.tensors)
+        arrays |= Counter(spec.shape for spec in specs if copied(spec))
+    return sum(count * _size(dimensions) for dimensions, count in arrays.items())
+
+
+def _activations(manifest: Manifest, shape: Shape, plan: Plan) -> int:
+    """Most bytes of all branches' activations at a time."""
+    one_run = [sum(map(_size, shape.graphs[stage.graph].outputs)) for stage in manifest.stages]
+    if goes_by_path(manifest, shape.batch, shape.length):  # two to start from in each block, and a stage's in and out
+        return (2 * sum(block.fanout > 0 for block in plan.blocks) + 1) * max(one_run)
+    runs = stage_runs(manifest, plan)
+    most, before, branches = 0, 0, runs[0]
+    for output, count in zip(one_run, runs, strict=True):
+        # As many branches as before: an input is released when its output is there, so that one of these is held.
+        most = max(most, before + (output if count == branches else count * output))
+        before, branches = count * output, count
+    return most
+
+
+def _workspace(manifest: Manifest, shape: Shape, together: int) -> int:
+    """An engine's packed copy of the largest matrix that is an input, and its intermediate results: an estimate."""
+    specs = [manifest.tensors[i] for stage in manifest.stages for i in stage.tensors]
+    matrices = [spec.shape for spec in specs if len(spec.shape) == 3 and (spec.transposed or spec.trainable)]
+    constants = (manifest.tensors[i] for stage in manifest.stages for i in stage.constants)
+    tables = (manifest.embedding, manifest.output)
+    features = max(map(max, (*matrices, *(spec.shape for spec in constants if spec.name not in tables))), default=1)
+    tokens = together * shape.batch * shape.length
+    scores = (shape.batch, manifest.task.answer_tokens, _rows(manifest, manifest.output))
+    return max(map(_size, matrices), default=_size((1,))) + 2 * _size((tokens, features)) + 2 * _size(scores)
+
+
+def _size(dimensions: Sequence[int]) -> int:
+    """Bytes of a float32 array."""
+    return 4 * math.prod(dimensions)
 
 
 def stored_bytes(spec: TensorSpec) -> int:
@@ -110,21 +134,3 @@ def stored_bytes(spec: TensorSpec) -> int:
 def _rows(manifest: Manifest, table: str) -> int:
     """Rows of a table, 0 when there is none."""
     return next((spec.shape[1] for spec in manifest.tensors if spec.name == table), 0)
-
-
-def stage_runs(manifest: Manifest, plan: Plan) -> list[int]:
-    """How many times a step runs each stage."""
-    return [count for _, count in _runs(manifest, plan)]
-
-
-def _runs(manifest: Manifest, plan: Plan) -> list[tuple[StageSpec, int]]:
-    """Each stage with the number of times that a step runs it."""
-    perturbed = [block for block, found in enumerate(plan.blocks) if found.fanout]
-    starts = first_trained(manifest, plan.blocks)
-    paths = [sum(1 for _ in plan.paths(block)) for block in perturbed]
-    found = []
-    for number, stage in enumerate(manifest.stages):
-        passed = [count for start, count in zip(starts, paths, strict=True) if start <= number]
-        runs = 1 + sum(passed) if plan.sides == 1 else 2 * passed[-1] if passed else 1
-        found.append((stage, runs))
-    return found

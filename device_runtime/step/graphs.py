@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from fedspzo.device_runtime.errors import BundleError
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.manifest import BASE, WEIGHTS, GraphSpec
 from fedspzo.device_runtime.model.stored import Quantised
+
+_G = TypeVar("_G")
 
 
 def load_graph(bundle: Bundle, engine: Engine, graph: GraphSpec, constants: Sequence[int] = ()) -> StageGraph:
@@ -27,20 +30,57 @@ def load_graph(bundle: Bundle, engine: Engine, graph: GraphSpec, constants: Sequ
     return engine.load(file, Constants(bundle.folder / data, [m for m in matrices if isinstance(m, Quantised)]))
 
 
-def load_packed(bundle: Bundle, engine: Engine, graph: GraphSpec) -> PackedGraph | None:
-    """A graph whose linear maps' weights are written where the engine has them; None where there is none."""
-    if engine.format not in graph.packed or not isinstance(engine, PackingEngine):
-        return None
+class Graphs:
+    """The graphs of a bundle that an engine has loaded.
+
+    Of a graph that holds weights (constants, or packed ones) only that of the latest shape is kept: each has a copy.
+    """
+
+    def __init__(self, bundle: Bundle, engine: Engine) -> None:
+        """Raises BundleError when the bundle has no graphs for the engine."""
+        _check(bundle, engine)
+        self._bundle, self._engine = bundle, engine
+        self._plain: dict[str, tuple[str, StageGraph]] = {}
+        self._packed: dict[str, tuple[str, PackedGraph | None]] = {}
+
+    def plain(self, graph: GraphSpec, constants: Sequence[int]) -> StageGraph:
+        """A graph that takes all weights as inputs but its ``constants``. Raises EngineError as :func:`load_graph`."""
+        file = graph.files[self._engine.format]
+        key = graph.name if constants else file
+        return _kept(self._plain, key, file, lambda: load_graph(self._bundle, self._engine, graph, constants))
+
+    def packed(self, graph: GraphSpec) -> PackedGraph | None:
+        """A graph whose linear maps' weights are written where the engine has them; None where there is none."""
+        engine, file = self._engine, graph.packed.get(self._engine.format)
+        if file is None or not isinstance(engine, PackingEngine):
+            return None
+
+        def load() -> PackedGraph | None:
+            return engine.load_packed(self._bundle.folder / file, _stand_ins(self._bundle, graph))
+
+        return _kept(self._packed, graph.name, file, load)
+
+
+def _kept(loaded: dict[str, tuple[str, _G]], key: str, file: str, load: Callable[[], _G]) -> _G:
+    """The graph of a file, loaded in place of another file's under the key."""
+    if loaded.get(key, ("",))[0] != file:
+        loaded.pop(key, None)  # gone before the next one needs its memory
+        loaded[key] = file, load()
+    return loaded[key][1]
+
+
+def _stand_ins(bundle: Bundle, graph: GraphSpec) -> list[Linear]:
+    """The constants of a packed graph: the weights of the first stage that runs it."""
     tensors = next(stage for stage in bundle.manifest.stages if stage.graph == graph.name).tensors
     linear = []
     for weight_at, bias_at in graph.linear:
         weight = np.asarray(bundle.tensor(tensors[weight_at]))  # [1, in, out], which the graph takes as [out, in]
         bias = np.asarray(bundle.tensor(tensors[bias_at])) if bias_at >= 0 else None
         linear.append(Linear(weight.reshape(weight.shape[:0:-1]), bias))
-    return engine.load_packed(bundle.folder / graph.packed[engine.format], linear)
+    return linear
 
 
-def check_engine(bundle: Bundle, engine: Engine) -> None:
+def _check(bundle: Bundle, engine: Engine) -> None:
     """Raise BundleError when the bundle has no graphs for an engine."""
     if engine.format not in bundle.formats:
         raise BundleError(
@@ -48,7 +88,6 @@ def check_engine(bundle: Bundle, engine: Engine) -> None:
             f"{bundle.folder} has graphs for {', '.join(bundle.formats)}, and none for the engine '{engine.name}';"
             f" export it with --engine {engine.format}",
         )
-
     if bundle.manifest.constants and not engine.takes_constants:
         raise BundleError(
             "bundle.quantised-base",

@@ -9,13 +9,13 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 
 from fedspzo.device_runtime.data.store import DataStore
-from fedspzo.device_runtime.engines.protocol import Engine, PackedGraph, StageGraph
+from fedspzo.device_runtime.engines.protocol import Engine
 from fedspzo.device_runtime.model.arrays import ScratchArrays
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.manifest import GraphSpec, Shape, StageSpec
 from fedspzo.device_runtime.model.stored import Stored, widen
 from fedspzo.device_runtime.platform.profiling import SILENT, Recorder
-from fedspzo.device_runtime.step import graphs
+from fedspzo.device_runtime.step.graphs import Graphs
 from fedspzo.device_runtime.step.inputs import Examples, fill
 
 #: The feed that the stages hand on, and the one that the first of them takes in its place.
@@ -76,11 +76,8 @@ class Forward(Generic[W_co]):
         self.scratch = ScratchArrays()
         self.flops = 0
         self.recorder = recorder
-        graphs.check_engine(self.bundle, engine)
-        self._engine = engine
         self.format = engine.format
-        self._graphs: dict[str, tuple[str, StageGraph]] = {}
-        self._packed: dict[str, tuple[str, PackedGraph | None]] = {}
+        self._graphs = Graphs(self.bundle, engine)
         self._feeds: dict[tuple[int, int, int], dict[str, np.ndarray]] = {}
         self._grouped: dict[int, Batch] = {}
         indices = {spec.name: index for index, spec in enumerate(self.manifest.tensors)}
@@ -130,6 +127,7 @@ class Forward(Generic[W_co]):
         batch: Batch,
         hidden: np.ndarray | None,
         weights: Mapping[int, np.ndarray],
+        packed: bool = False,
     ) -> list[np.ndarray]:
         """Run one stage.
 
@@ -137,8 +135,8 @@ class Forward(Generic[W_co]):
             stage: the stage, or the bundle's decoder.
             batch: the batch that it works on.
             hidden: the activation before it; None for the first, which takes the token rows.
-            weights: tensor index → array to take instead of the model's. All those of :meth:`packed` among them say
-                that these have been written.
+            weights: tensor index → array to take instead of the model's.
+            packed: whether the arrays of :meth:`packed` have been written: the graph that has these weights runs.
 
         Returns:
             Its outputs, in scratch arrays: the activation; for the last stage losses [B] and, when the task has
@@ -147,7 +145,9 @@ class Forward(Generic[W_co]):
         graph = batch.shape.graphs[stage.graph]
         feeds = {**batch.feeds, HIDDEN: batch.feeds[ROWS] if hidden is None else hidden}
         inputs = [feeds[name] for name in graph.feeds]
-        loaded, own = self._choose(batch.shape, stage, weights)
+        written = self._graphs.packed(graph) if packed else None
+        loaded = written if written is not None else self._graphs.plain(graph, stage.constants)
+        own = [] if written is None else _linear_tensors(stage, graph)
         missing = self.widened([index for index in stage.tensors if index not in weights])
         inputs += [weights[i] if i in weights else missing[i] for i in stage.tensors if i not in own]
         outputs = [self.scratch.take(shape) for shape in graph.outputs]
@@ -163,13 +163,9 @@ class Forward(Generic[W_co]):
         weights as inputs, or where some that it has are not among those to be ``written``.
         """
         graph = shape.graphs[stage.graph]
-        file = graph.packed.get(self._engine.format, "")
-        if not {stage.tensors[place] for place in _places(graph)} <= set(written):
-            return {}
-        if self._packed.get(stage.graph, ("",))[0] != file:
-            self._packed.pop(stage.graph, None)  # gone before the next one needs its memory
-            self._packed[stage.graph] = file, graphs.load_packed(self.bundle, self._engine, graph)
-        return self._own(shape, stage)
+        own = _linear_tensors(stage, graph)
+        found = self._graphs.packed(graph) if set(own) <= set(written) else None
+        return {} if found is None else dict(zip(own, found.weights, strict=True))
 
     def run_all(self, stages: Sequence[StageSpec], batch: Batch) -> list[np.ndarray]:
         """Outputs of the last of some stages that start at the first, unperturbed."""
@@ -206,37 +202,10 @@ class Forward(Generic[W_co]):
             self._feeds[key] = {name: self.scratch.take(size) for name, size in shape.feeds.items()}
         return self._feeds[key]
 
-    def _choose(
-        self, shape: Shape, stage: StageSpec, weights: Mapping[int, np.ndarray]
-    ) -> tuple[StageGraph, Mapping[int, np.ndarray]]:
-        """The stage's graph for some weights, and those of them that it has itself."""
-        own = self._own(shape, stage)
-        packed = self._packed[stage.graph][1] if own else None
-        if packed is not None and all(weights.get(index) is array for index, array in own.items()):
-            return packed, own
-        return self._load(shape, stage), {}
-
-    def _own(self, shape: Shape, stage: StageSpec) -> dict[int, np.ndarray]:
-        graph = shape.graphs[stage.graph]
-        file, packed = self._packed.get(stage.graph, ("", None))
-        if packed is None or file != graph.packed.get(self._engine.format):
-            return {}
-        return {stage.tensors[place]: array for place, array in zip(_places(graph), packed.weights, strict=True)}
-
-    def _load(self, shape: Shape, stage: StageSpec) -> StageGraph:
-        """The stage's graph; of those with constants only the latest shape is kept, for each has a copy of them."""
-        graph = shape.graphs[stage.graph]
-        file = graph.files[self._engine.format]
-        key = stage.graph if stage.constants else file
-        if self._graphs.get(key, ("",))[0] != file:
-            self._graphs.pop(key, None)  # gone before the next one needs its memory
-            self._graphs[key] = file, graphs.load_graph(self.bundle, self._engine, graph, stage.constants)
-        return self._graphs[key][1]
-
     def _cost(self, shape: Shape) -> int:
         return sum(shape.graphs[stage.graph].flops for stage in self.manifest.stages)
 
 
-def _places(graph: GraphSpec) -> list[int]:
-    """Places among a stage's tensors of what a packed graph has itself, in its order."""
-    return [place for weight_and_bias in graph.linear for place in weight_and_bias if place >= 0]
+def _linear_tensors(stage: StageSpec, graph: GraphSpec) -> list[int]:
+    """Those of a stage's tensors that its packed graph has itself, in the graph's order."""
+    return [stage.tensors[place] for weight_and_bias in graph.linear for place in weight_and_bias if place >= 0]

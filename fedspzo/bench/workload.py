@@ -89,7 +89,7 @@ def run_forwards(forward: Forward[Replica], store: DataStore, runs: Sequence[int
         outputs: list[np.ndarray] = []
         for _ in range(count):
             forward.release(outputs)
-            outputs = forward.run(stage, batch, hidden[0] if hidden else None, packed)
+            outputs = forward.run(stage, batch, hidden[0] if hidden else None, packed, packed=bool(packed))
         forward.release(hidden)
         hidden = outputs
     forward.release(hidden)

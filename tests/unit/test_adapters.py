@@ -116,10 +116,15 @@ class Counting(Forward[Replica]):
         return [size for size in super().groups(batch) if size in self.allowed]
 
     def run(
-        self, stage: StageSpec, batch: Batch, hidden: np.ndarray | None, weights: Mapping[int, np.ndarray]
+        self,
+        stage: StageSpec,
+        batch: Batch,
+        hidden: np.ndarray | None,
+        weights: Mapping[int, np.ndarray],
+        packed: bool = False,
     ) -> list[np.ndarray]:
         self.runs += 1
-        return super().run(stage, batch, hidden, weights)
+        return super().run(stage, batch, hidden, weights, packed)
 
 
 @pytest.mark.parametrize("name", ["roberta", "gpt2"])
