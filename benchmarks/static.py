@@ -16,8 +16,9 @@ from fedspzo.export.checkpoint import Checkpoint
 from fedspzo.export.families import find_family
 from fedspzo.export.lowering.lower import lower, trace
 from fedspzo.export.modules.stage_module import StageModule
-from fedspzo.export.network.build import Network, build_network
+from fedspzo.export.network.build import Network, Size, build_network
 from fedspzo.export.network.target import Target
+from fedspzo.export.network.tensors import network_tensors
 
 
 class Constant(torch.nn.Module):
@@ -80,4 +81,5 @@ def _network(checkpoint: Path, bundle: Bundle, engine: str, batch: Batch) -> Net
     opened, shape = Checkpoint(str(checkpoint)), batch.shape
     architecture = find_family(opened).describe(opened, shape.length)
     target = Target([engine], [shape.batch], [shape.length])
-    return build_network(opened, architecture, bundle.manifest.task, target, 1, shape.batch, shape.length)
+    tensors = network_tensors(opened, architecture, bundle.manifest.task, target)
+    return build_network(architecture, bundle.manifest.task, tensors, Size(1, shape.batch, shape.length))

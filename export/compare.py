@@ -14,7 +14,7 @@ from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.model.arrays import ScratchArrays
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.manifest import StageSpec
-from fedspzo.device_runtime.model.stored import Quantised, Stored, layout, widen, widened
+from fedspzo.device_runtime.model.stored import Quantised, Stored, read, widen, widened
 from fedspzo.device_runtime.model.task import GENERATION
 from fedspzo.device_runtime.step.runner import HIDDEN, Batch, Forward
 from fedspzo.export.lowering.constants import InCodes, InFull
@@ -53,11 +53,7 @@ class StageWeights:
     def read(self, index: int) -> Stored:
         """A tensor as it is stored, read without mapping the file's pages."""
         spec = self.bundle.manifest.tensors[index]
-        arrays = []
-        for name, (shape, dtype) in layout(spec.name, spec.shape, spec.dtype).items():
-            arrays.append(np.empty(shape, dtype))
-            self.bundle.tensor_file(spec).read_into(name, arrays[-1])
-        return Quantised(*arrays) if len(arrays) > 1 else arrays[0]
+        return read(self.bundle.tensor_file(spec), spec.name, spec.dtype)
 
     def tensor(self, index: int) -> np.ndarray:
         """See :class:`fedspzo.device_runtime.step.runner.ModelWeights`."""
@@ -75,7 +71,7 @@ def compare(bundle: Bundle, networks: Sequence[Network], engine: str) -> list[fl
         weights, runner = StageWeights(bundle, network), create_engine(engine)
         forward = Forward(runner, weights)
         store = _random_examples(bundle, network)
-        batch = forward.grouped(forward.batch(store, np.arange(network.batch)), network.groups)
+        batch = forward.grouped(forward.batch(store, np.arange(network.size.batch)), network.size.groups)
         hidden = before = batch.feeds["rows"]
         for index, stage in enumerate(network.all_stages):
             if index and stage.graph != network.all_stages[index - 1].graph:
@@ -124,16 +120,16 @@ def _random_examples(bundle: Bundle, network: Network) -> DataStore:
     """Examples of random tokens that fill a shape's batch, the longest as long as the shape."""
     manifest, random = bundle.manifest, np.random.default_rng(0)
     tokens = bundle.weights.shape(manifest.embedding)[1]
-    lengths = random.integers(3, network.length + 1, network.batch, np.int32)
-    lengths[0] = network.length
+    lengths = random.integers(3, network.size.length + 1, network.size.batch, np.int32)
+    lengths[0] = network.size.length
     starts = (
-        np.maximum(0, lengths - 1 - random.integers(1, manifest.task.answer_tokens + 1, network.batch, np.int32))
+        np.maximum(0, lengths - 1 - random.integers(1, manifest.task.answer_tokens + 1, network.size.batch, np.int32))
         if manifest.task.form == GENERATION
         else lengths // 2
     )
     return DataStore(
-        ids=random.integers(0, tokens, (network.batch, manifest.length), np.int32),
+        ids=random.integers(0, tokens, (network.size.batch, manifest.length), np.int32),
         lengths=lengths,
         starts=starts.astype(np.int32),
-        labels=random.integers(0, max(1, len(manifest.task.labels)), network.batch, np.int32),
+        labels=random.integers(0, max(1, len(manifest.task.labels)), network.size.batch, np.int32),
     )

@@ -20,6 +20,7 @@ from fedspzo.device_runtime.model.task import MASKED, SIMILARITY
 from fedspzo.device_runtime.model.tensor_file import write_tensors
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.export.checkpoint import CONFIG, Checkpoint
+from fedspzo.export.layout import is_out_by_in, restored
 from fedspzo.export.modules.stage_module import ADDED, DOWN, FACTORS, UP, linear_name
 from fedspzo.export.quiet import quiet
 
@@ -78,7 +79,8 @@ def write_adapter(replica: Replica, out: Path, source: str | None = None) -> Non
             linear = linear_name(spec.name)
             module = next(name for name in modules if name == linear or name.endswith(f".{linear}"))
             part = spec.name.removeprefix(linear).replace(FACTORS, ".ia3_l")
-            arrays[f"base_model.model.{module}{part}"] = np.ascontiguousarray(widened(replica.tensor(index))[0].T)
+            array = widened(replica.tensor(index))
+            arrays[f"base_model.model.{module}{part}"] = restored(spec, array, array.shape[:0:-1])
             targets.append(module)
     kinds: dict[str, dict[str, object]] = {
         "low-rank": {"peft_type": "LORA", "r": manifest.adapters.rank, "lora_alpha": manifest.adapters.alpha},
@@ -88,7 +90,7 @@ def write_adapter(replica: Replica, out: Path, source: str | None = None) -> Non
         **kinds[manifest.adapters.kind],
         "base_model_name_or_path": str(checkpoint.folder.resolve()),
         "target_modules": sorted(set(targets)),
-        "fan_in_fan_out": not _is_linear(next(spec for spec in manifest.tensors if spec.name == f"{linear}.weight")),
+        "fan_in_fan_out": not is_out_by_in(next(spec for spec in manifest.tensors if spec.name == f"{linear}.weight")),
         "inference_mode": True,
     }
     with _appearing(out) as folder:
@@ -129,11 +131,6 @@ def _appearing(out: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _is_linear(spec: TensorSpec) -> bool:
-    """Whether the checkpoint has a matrix as [out, in], and not as GPT-2's [in, out]."""
-    return spec.transposed == (len(spec.shape) == 3)
-
-
 def _module_names(checkpoint: Checkpoint, form: str) -> list[str]:
     """Names of the modules of the model that transformers makes of a checkpoint for a form of task."""
     factories = {MASKED: AutoModelForMaskedLM, SIMILARITY: AutoModel}
@@ -158,12 +155,9 @@ class _Trained:
             return self._checkpoint.tensor(stored)
         index = self._indices[spec.name]
         if spec.trainable:
-            restored = widened(self._replica.tensor(index))
-        else:
-            original = self._checkpoint.tensor(stored)  # its own numbers, however the bundle rounds them
-            return np.ascontiguousarray(self._adapted(original, spec))
-        restored = restored[0].T if spec.transposed else restored
-        return np.ascontiguousarray(restored.reshape(self._checkpoint.shape(stored)))
+            return restored(spec, widened(self._replica.tensor(index)), self._checkpoint.shape(stored))
+        original = self._checkpoint.tensor(stored)  # its own numbers, however the bundle rounds them
+        return np.ascontiguousarray(self._adapted(original, spec))
 
     def _adapted(self, original: np.ndarray, spec: TensorSpec) -> np.ndarray:
         """A weight or bias with the adapter of its linear map merged in, where it has one."""
@@ -171,11 +165,11 @@ class _Trained:
         added = {end: widened(self._replica.tensor(self._indices[linear + end]))[0] for end in self._parts(linear)}
         if FACTORS in added:
             factors = added[FACTORS][0]
-            return original * (factors[:, None] if part == "weight" and _is_linear(spec) else factors)
+            return original * (factors[:, None] if part == "weight" and is_out_by_in(spec) else factors)
         adapters = self._replica.bundle.manifest.adapters
         if UP in added and part == "weight" and adapters is not None:
             product = np.float32(adapters.scale) * (added[DOWN] @ added[UP])
-            return original + (product.T if _is_linear(spec) else product)
+            return original + (product.T if is_out_by_in(spec) else product)
         return original
 
     def _parts(self, linear: str) -> list[str]:

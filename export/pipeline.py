@@ -20,8 +20,9 @@ from fedspzo.export.families import Family, find_family
 from fedspzo.export.layout import write_weights
 from fedspzo.export.lowering.graphs import GraphWriter, Progress
 from fedspzo.export.network.adapters import adapt
-from fedspzo.export.network.build import Network, build_network
+from fedspzo.export.network.build import Network, Size, build_network
 from fedspzo.export.network.target import Target
+from fedspzo.export.network.tensors import network_tensors
 from fedspzo.export.network.tokens import with_special_tokens
 from fedspzo.export.quiet import quiet
 from fedspzo.export.tasks import choose_form
@@ -86,8 +87,9 @@ def _networks(
     if target.adapters is not None:
         architectures = {n: adapt(a, checkpoint, target.adapters) for n, a in architectures.items()}
     batches, groups = sorted(set(target.batches), reverse=True), sorted({1, *target.groups})
+    tensors = network_tensors(checkpoint, architectures[lengths[0]], task, target)
     networks = [
-        build_network(checkpoint, architectures[length], task, target, count, batch, length)
+        build_network(architectures[length], task, tensors, Size(count, batch, length))
         for count, length, batch in product(groups, lengths, batches)
     ]
     check_trained(networks[0], target)
@@ -103,7 +105,7 @@ def _write(
     progress: Progress,
 ) -> None:
     progress("writing weights")
-    write_weights(folder, networks[0])
+    write_weights(folder, list(networks[0].tensors.values()), (networks[0].embedding, networks[0].output))
     checkpoint.tokenizer.save(str(folder / TOKENIZER))
     graphs = GraphWriter(target, folder, progress)
     shapes = tuple(graphs.write(network) for network in networks)

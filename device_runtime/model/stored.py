@@ -8,6 +8,7 @@ bfloat16 holds as well.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,6 +77,20 @@ def layout(name: str, shape: tuple[int, ...], dtype: str) -> dict[str, tuple[tup
             name + SCALES: ((*lead, width // GROUP), DTYPES["float16"]),
         }
     return {name: (shape, DTYPES[dtype])}
+
+
+def stored_bytes(shape: tuple[int, ...], dtype: str) -> int:
+    """Bytes of a tensor at rest."""
+    return sum(math.prod(size) * array.itemsize for size, array in layout("", shape, dtype).values())
+
+
+def read(file: TensorFile, name: str, dtype: str) -> Stored:
+    """A tensor, read without mapping the file's pages."""
+    arrays = []
+    for part in (name, name + SCALES) if dtype in QUANTISED else (name,):
+        arrays.append(np.empty(file.shape(part), file.dtype(part)))
+        file.read_into(part, arrays[-1])
+    return Quantised(*arrays) if dtype in QUANTISED else arrays[0]
 
 
 def view(file: TensorFile, name: str, dtype: str) -> Stored:

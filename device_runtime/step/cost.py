@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fedspzo.device_runtime.model.manifest import Manifest, Shape, TensorSpec
-from fedspzo.device_runtime.model.stored import layout
+from fedspzo.device_runtime.model.stored import stored_bytes
 from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.step.order import first_trained, goes_by_path
 from fedspzo.device_runtime.step.stage_pass import partition
@@ -75,8 +75,8 @@ def forecast_memory(manifest: Manifest, shape: Shape, plan: Plan, engine_format:
     branches = 2 * plan.measured if plan.sides == 2 else max(block.fanout for block in plan.blocks)
     together = max(map(len, partition(branches, groups)))
     return Memory(
-        weights=sum(stored_bytes(tensors[i]) for i in trained),
-        frozen=sum(stored_bytes(tensors[i]) for i in frozen),
+        weights=sum(stored_bytes(tensors[i].shape, tensors[i].dtype) for i in trained),
+        frozen=sum(stored_bytes(tensors[i].shape, tensors[i].dtype) for i in frozen),
         buffers=together * _largest_copies(manifest, lambda spec: spec.trainable)
         + _largest_copies(manifest, lambda spec: not spec.trainable and spec.dtype != "float32"),
         activations=_activations(manifest, shape, plan) + sum(map(_size, shape.feeds.values())),
@@ -123,12 +123,6 @@ def _workspace(manifest: Manifest, shape: Shape, together: int) -> int:
 def _size(dimensions: Sequence[int]) -> int:
     """Bytes of a float32 array."""
     return 4 * math.prod(dimensions)
-
-
-def stored_bytes(spec: TensorSpec) -> int:
-    """Bytes of a tensor at rest."""
-    arrays = layout(spec.name, spec.shape, spec.dtype).values()
-    return sum(math.prod(shape) * dtype.itemsize for shape, dtype in arrays)
 
 
 def _rows(manifest: Manifest, table: str) -> int:

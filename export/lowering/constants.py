@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,27 +18,12 @@ from torch import Tensor
 
 from fedspzo.device_runtime.errors import ExportError
 from fedspzo.device_runtime.model.stored import GROUP, Quantised, quantise, widened
+from fedspzo.export.layout import Constant
 from fedspzo.export.lowering.tflite_file import LiteRTModel
 from fedspzo.export.modules.stage_module import StageModule
 
 
-@dataclass(frozen=True)
-class Constant:
-    """A matrix of a stage, and where it lies.
-
-    Attributes:
-        matrix: codes and scales.
-        file: name of the tensor file in the bundle.
-        codes_at, scales_at: where they start in it, in bytes.
-    """
-
-    matrix: Quantised
-    file: str
-    codes_at: int
-    scales_at: int
-
-
-class Template(Protocol):
+class TemplateGraph(Protocol):
     """A lowered graph in which the places of constants can be exchanged."""
 
     def instance(self, constants: Sequence[Constant]) -> bytes:
@@ -129,7 +113,7 @@ class LiteRTTemplate:
         self._model.keep_rest()
 
     def instance(self, constants: Sequence[Constant]) -> bytes:
-        """See :class:`Template`."""
+        """See :class:`TemplateGraph`."""
         self._model.clear()
         for (weight, scales), constant in zip(self._placed, constants, strict=True):
             self._model.place(weight, constant.file, constant.codes_at, constant.matrix.codes.nbytes)
@@ -174,7 +158,7 @@ class ExecuTorchTemplate:
             raise _changed("ExecuTorch")
 
     def instance(self, constants: Sequence[Constant]) -> bytes:
-        """See :class:`Template`."""
+        """See :class:`TemplateGraph`."""
         content = self._content
         for keys, constant in zip(self._keys, constants, strict=True):
             for old, new in zip(keys, executorch_data(constant.matrix), strict=True):

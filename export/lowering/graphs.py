@@ -10,14 +10,14 @@ import torch
 
 from fedspzo.device_runtime.engines.protocol import SUFFIXES
 from fedspzo.device_runtime.errors import ExportError
-from fedspzo.device_runtime.model.manifest import BASE, WEIGHTS, GraphSpec, Shape, StageSpec
-from fedspzo.device_runtime.model.stored import SCALES, Quantised, view
+from fedspzo.device_runtime.model.manifest import WEIGHTS, GraphSpec, Shape, StageSpec
 from fedspzo.device_runtime.model.tensor_file import TensorFile
 from fedspzo.device_runtime.step.runner import HIDDEN
-from fedspzo.export.lowering.constants import Constant, Template, random_matrix, write_executorch_data
+from fedspzo.export.layout import Constant, find_constant
+from fedspzo.export.lowering.constants import TemplateGraph, random_matrix, write_executorch_data
 from fedspzo.export.lowering.lower import count_flops, lower, trace
 from fedspzo.export.lowering.packed import linear_maps, packed_graph
-from fedspzo.export.network.build import Network
+from fedspzo.export.network.build import Network, Template
 from fedspzo.export.network.target import Target
 
 Progress = Callable[[str], None]
@@ -27,7 +27,7 @@ Progress = Callable[[str], None]
 class _Lowered:
     """A module in every format, with what is known of it; all stages that compute the same share it."""
 
-    templates: dict[str, Template]
+    templates: dict[str, TemplateGraph]
     shares: dict[str, float]
     outputs: tuple[tuple[int, ...], ...]
     flops: int
@@ -47,7 +47,6 @@ class GraphWriter:
         self.shares: dict[str, dict[str, float]] = {}
         self._formats, self._folder, self._progress = target.formats, folder, progress
         self._data_files: dict[tuple[int, ...], str] = {}
-        self._files = {name: TensorFile(folder / name) for name in (BASE, WEIGHTS) if (folder / name).exists()}
 
     def write(self, network: Network) -> Shape:
         """Lower every graph of a network.
@@ -55,9 +54,11 @@ class GraphWriter:
         Raises:
             ExportError: a graph cannot be computed or lowered, or not all of its matrix work is delegated.
         """
-        size = f"{network.batch}x{network.length}" + (f"x{network.groups}" if network.groups > 1 else "")
+        groups, batch, length = network.size
+        size = f"{batch}x{length}" + (f"x{groups}" if groups > 1 else "")
+        specs = [tensor.spec for tensor in network.tensors.values()]
         graphs: dict[str, GraphSpec] = {}
-        lowered: dict[int, _Lowered] = {}
+        lowered: dict[Template, _Lowered] = {}
         hidden = network.feeds["rows"]
         for stage in network.all_stages:
             if stage.graph in graphs:
@@ -65,14 +66,15 @@ class GraphWriter:
             module = network.graphs[stage.graph]
             if stage == network.decoder:
                 hidden = graphs[network.stages[-2].graph].outputs[0]
-            if id(module) not in lowered:
-                lowered[id(module)] = self._lower(network, stage, hidden, size)
-            found = lowered[id(module)]
-            constants = [self._constant(network, index) for index in stage.constants]
+            template = network.templates[stage.graph]
+            if template not in lowered:
+                lowered[template] = self._lower(network, stage, hidden, size)
+            found = lowered[template]
+            constants = [find_constant(self._folder, specs[index]) for index in stage.constants]
             files: dict[str, str] = {}
-            for name, template in found.templates.items():
+            for name, lowered_graph in found.templates.items():
                 files[name] = f"{stage.graph}-{size}{SUFFIXES[name]}"
-                (self._folder / files[name]).write_bytes(template.instance(constants))
+                (self._folder / files[name]).write_bytes(lowered_graph.instance(constants))
                 known = self.shares.setdefault(stage.graph, {})
                 known[name] = min(found.shares[name], known.get(name, 1.0))
             data = {name: self._data(stage, name, constants) for name in files if constants}
@@ -84,7 +86,7 @@ class GraphWriter:
                 stage.graph, module.feeds, found.outputs, found.flops, files, data, packed, found.linear
             )
             hidden = found.outputs[0]
-        return Shape(network.batch, network.length, network.groups, network.feeds, graphs)
+        return Shape(batch, length, groups, network.feeds, graphs)
 
     def _lower(self, network: Network, stage: StageSpec, hidden: tuple[int, ...], size: str) -> _Lowered:
         module, specs = network.graphs[stage.graph], [tensor.spec for tensor in network.tensors.values()]
@@ -92,7 +94,7 @@ class GraphWriter:
         tensors = [network.shape(index) for index in stage.tensors]
         matrices = [random_matrix(specs[index].shape, specs[index].dtype, index) for index in stage.constants]
         self._progress(f"tracing {stage.graph} {size}")
-        templates: dict[str, Template] = {}
+        templates: dict[str, TemplateGraph] = {}
         shares: dict[str, float] = {}
         try:
             example = [*(torch.ones(shape) for shape in feeds), *(torch.zeros(shape) for shape in tensors)]
@@ -117,18 +119,10 @@ class GraphWriter:
                     " be slow; leave this engine out",
                 )
         own = [specs[index] for index in stage.tensors]
-        perturbed = stage != network.decoder and not matrices and network.groups == 1
+        perturbed = stage != network.decoder and not matrices and network.size.groups == 1
         linear = linear_maps(module, own) if perturbed and "litert" in templates else ()
-        packed = packed_graph(module, example, own, linear, self._files[WEIGHTS]) if linear else None
+        packed = packed_graph(module, example, own, linear, TensorFile(self._folder / WEIGHTS)) if linear else None
         return _Lowered(templates, shares, outputs, count_flops(module, whole), linear if packed else (), packed)
-
-    def _constant(self, network: Network, index: int) -> Constant:
-        """A matrix of the network, over the file that it lies in."""
-        spec = list(network.tensors.values())[index].spec
-        name, file = next((name, file) for name, file in self._files.items() if spec.name in file)
-        matrix = view(file, spec.name, spec.dtype)
-        assert isinstance(matrix, Quantised)
-        return Constant(matrix, name, file.start(spec.name), file.start(spec.name + SCALES))
 
     def _data(self, stage: StageSpec, engine: str, constants: Sequence[Constant]) -> str:
         """Name of the file that a stage's graphs have their constants from; ExecuTorch's is written the first time."""

@@ -17,13 +17,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fedspzo.device_runtime.errors import ExportError, install_hint
 from fedspzo.device_runtime.model.stored import Quantised
+from fedspzo.export.layout import Constant
 from fedspzo.export.lowering.constants import (
-    Constant,
     ExecuTorchTemplate,
     InCodes,
     InFull,
     LiteRTTemplate,
-    Template,
+    TemplateGraph,
     quantise_litert,
 )
 from fedspzo.export.modules.stage_module import StageModule
@@ -37,7 +37,7 @@ class Plain:
     content: bytes
 
     def instance(self, constants: Sequence[Constant]) -> bytes:
-        """See :class:`fedspzo.export.lowering.constants.Template`."""
+        """See :class:`fedspzo.export.lowering.constants.TemplateGraph`."""
         return self.content
 
 
@@ -69,7 +69,7 @@ def trace(
         return torch.export.export(traced.eval(), inputs, strict=False)
 
 
-def lower(program: ExportedProgram, matrices: Sequence[Quantised], engine: str) -> tuple[Template, float]:
+def lower(program: ExportedProgram, matrices: Sequence[Quantised], engine: str) -> tuple[TemplateGraph, float]:
     """Lower a program to an engine's format.
 
     Returns:
@@ -87,13 +87,13 @@ def lower(program: ExportedProgram, matrices: Sequence[Quantised], engine: str) 
         ) from None
 
 
-def _lower_torch(program: ExportedProgram, matrices: Sequence[Quantised]) -> tuple[Template, float]:
+def _lower_torch(program: ExportedProgram, matrices: Sequence[Quantised]) -> tuple[TemplateGraph, float]:
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
     return Plain(buffer.getvalue()), 1.0
 
 
-def _lower_executorch(program: ExportedProgram, matrices: Sequence[Quantised]) -> tuple[Template, float]:
+def _lower_executorch(program: ExportedProgram, matrices: Sequence[Quantised]) -> tuple[TemplateGraph, float]:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower
     from executorch.exir.passes import MemoryPlanningPass
@@ -124,7 +124,7 @@ def _node_flops(node: torch.fx.Node) -> int:
     return 2 * int(inner) * math.prod(int(n) for n in node.meta["val"].shape)
 
 
-def _lower_litert(program: ExportedProgram, matrices: Sequence[Quantised]) -> tuple[Template, float]:
+def _lower_litert(program: ExportedProgram, matrices: Sequence[Quantised]) -> tuple[TemplateGraph, float]:
     import litert_torch
 
     example = program.example_inputs[0]

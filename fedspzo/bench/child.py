@@ -13,9 +13,9 @@ import numpy as np
 import fedspzo.device_runtime.device.agent  # noqa: F401  what a device has loaded when it takes its first step
 from fedspzo.bench.workload import Setting, generate, open_forward, take_step
 from fedspzo.device_runtime.errors import FedSPZOError
+from fedspzo.device_runtime.model.stored import stored_bytes
 from fedspzo.device_runtime.platform.memory import peak_rss_bytes
 from fedspzo.device_runtime.protocol.plan import Block
-from fedspzo.device_runtime.step.cost import stored_bytes
 
 
 def main(kind: str, fields: str) -> None:
@@ -34,12 +34,13 @@ def main(kind: str, fields: str) -> None:
             batch = forward.batch(store, np.arange(len(store)))
             forward.release(forward.run_all(forward.manifest.stages, batch))
         ends.append(time.time())
+    specs = forward.manifest.tensors
     tensors = {index for stage in forward.manifest.stages for index in (*stage.tensors, *stage.constants)}
     found = {
         "first_step_done_s": ends[0] - _started(),
         "second_step_s": ends[1] - ends[0],
         "peak_rss_mb": peak_rss_bytes() / 1e6,
-        "weights_mb": sum(stored_bytes(forward.manifest.tensors[index]) for index in tensors) / 1e6,
+        "weights_mb": sum(stored_bytes(specs[index].shape, specs[index].dtype) for index in tensors) / 1e6,
     }
     print(json.dumps(found))
 
