@@ -174,6 +174,22 @@ def test_output_scales_are_pefts(name: str, tmp_path: Path, make_plan: Callable[
     assert alone.runs > together.runs
 
 
+def test_adapters_on_one_layer_alone(tmp_path: Path) -> None:
+    """Layers with adapters and layers without compute different things, and so have graphs of their own."""
+    model = make_checkpoint(tmp_path / "model", "bert")
+    adapters = LowRank(4, 8.0, targets=("bert.encoder.layer.1.attention.self.query",))
+    bundle = export_bundle(str(model), load_task("sst2"), Target(["torch"], [2], [24], adapters=adapters), tmp_path / "b")
+    manifest = bundle.manifest
+    trained = [stage.name for stage in manifest.stages if any(manifest.tensors[i].trainable for i in stage.tensors)]
+    assert trained == ["layer 1"]
+    graphs = {stage.name: stage.graph for stage in manifest.stages}
+    assert graphs["layer 1"] != graphs["layer 0"]
+    losses, _ = predict(Forward(create_engine("torch"), Replica(bundle)), five_examples(bundle))
+    full = export_bundle(str(model), load_task("sst2"), Target(["torch"], [2], [24]), tmp_path / "full")
+    expected, _ = predict(Forward(create_engine("torch"), Replica(full)), five_examples(full))
+    np.testing.assert_allclose(losses, expected, rtol=1e-6)  # adapters start by doing nothing
+
+
 def test_stacks_of_branches() -> None:
     assert [len(run) for run in partition(8, [1])] == [1] * 8
     assert [len(run) for run in partition(14, [1, 2, 8])] == [8, 2, 2, 2]
