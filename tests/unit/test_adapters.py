@@ -178,7 +178,8 @@ def test_adapters_on_one_layer_alone(tmp_path: Path) -> None:
     """Layers with adapters and layers without compute different things, and so have graphs of their own."""
     model = make_checkpoint(tmp_path / "model", "bert")
     adapters = LowRank(4, 8.0, targets=("bert.encoder.layer.1.attention.self.query",))
-    bundle = export_bundle(str(model), load_task("sst2"), Target(["torch"], [2], [24], adapters=adapters), tmp_path / "b")
+    target = Target(["torch"], [2], [24], adapters=adapters)
+    bundle = export_bundle(str(model), load_task("sst2"), target, tmp_path / "bundle")
     manifest = bundle.manifest
     trained = [stage.name for stage in manifest.stages if any(manifest.tensors[i].trainable for i in stage.tensors)]
     assert trained == ["layer 1"]
