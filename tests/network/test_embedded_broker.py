@@ -179,7 +179,9 @@ def test_ends_with_its_parent() -> None:
 
 
 def test_port_taken(broker: EmbeddedBroker) -> None:
-    with raises("broker.port-in-use", f"127.0.0.1:{broker.port}", "Address already in use", "choose another port"):
+    with raises(
+        "broker.embedded-not-started", f"127.0.0.1:{broker.port}", "Address already in use", "choose another port"
+    ):
         spawn_broker(broker.port)
 
 

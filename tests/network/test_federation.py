@@ -175,7 +175,7 @@ def test_bad_messages_hurt_nobody(processes: Processes, broker: EmbeddedBroker, 
         "message.not-signed", "result.scalar-count", "result.example-count", "result.number-too-large",
         "result.other-plan",
     ):  # fmt: skip
-        assert f"[{kind}]" in errors
+        assert f'"kind": "{kind}"' in errors
     assert_equal_replicas(bundle, tmp_path, last, {"a", "b"})
 
 
