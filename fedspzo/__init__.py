@@ -42,10 +42,10 @@ if TYPE_CHECKING:
     from fedspzo.broker.rounds.sampling import Sample as Sample
     from fedspzo.broker.rounds.sampling import choose_cohort as choose_cohort
     from fedspzo.broker.server.admission import Admission as Admission
-    from fedspzo.broker.server.callbacks import Callback as Callback
-    from fedspzo.broker.server.callbacks import observe_all as observe_all
     from fedspzo.broker.server.evaluation import Evaluated as Evaluated
+    from fedspzo.broker.server.progress import Callback as Callback
     from fedspzo.broker.server.progress import JobResult as JobResult
+    from fedspzo.broker.server.progress import observe_all as observe_all
     from fedspzo.broker.server.server import Endpoint as Endpoint
     from fedspzo.broker.server.server import Server as Server
     from fedspzo.broker.server.status import ServerStatus as ServerStatus
@@ -108,12 +108,11 @@ _PUBLIC = {
     "fedspzo.broker.server.server": ("Server", "Endpoint"),
     "fedspzo.broker.server.admission": ("Admission",),
     "fedspzo.broker.server.status": ("ServerStatus",),
-    "fedspzo.broker.server.progress": ("JobResult",),
+    "fedspzo.broker.server.progress": ("JobResult", "Callback", "observe_all"),
     "fedspzo.device_runtime.device.device": ("Device",),
     "fedspzo.device_runtime.platform.conditions": ("Limits",),
     "fedspzo.device_runtime.link.access": ("Access",),
     "fedspzo.broker.mqtt.embedded": ("spawn_broker", "EmbeddedBroker"),
-    "fedspzo.broker.server.callbacks": ("Callback", "observe_all"),
     "fedspzo.broker.server.evaluation": ("Evaluated",),
     "fedspzo.api.trackers": ("TensorBoard", "MLflow"),
     "fedspzo.broker.rounds.aggregate": ("ClosedRound", "Aggregate", "close_round"),

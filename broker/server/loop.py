@@ -19,14 +19,12 @@ from fedspzo.broker.rounds.aggregate import Aggregate, ClosedRound, checked, clo
 from fedspzo.broker.rounds.job import Job, plan_round
 from fedspzo.broker.rounds.sampling import Candidate, Sample, choose_cohort
 from fedspzo.broker.server.admission import Admission
-from fedspzo.broker.server.callbacks import Observer, ignore
 from fedspzo.broker.server.devices import Roster, credit
-from fedspzo.broker.server.digests import DigestWatch
-from fedspzo.broker.server.evaluation import Digested, Evaluated, Evaluator, Failed, Snapshot
+from fedspzo.broker.server.evaluation import Digested, DigestWatch, Evaluated, Evaluator, Failed, Snapshot
 from fedspzo.broker.server.inbox import Inbox, sender
 from fedspzo.broker.server.open_round import OpenRound
 from fedspzo.broker.server.outbox import Outbox
-from fedspzo.broker.server.progress import JobResult, Progress
+from fedspzo.broker.server.progress import JobResult, Observer, Progress, ignore
 from fedspzo.broker.server.replies import Replies
 from fedspzo.broker.server.status import ServerStatus
 from fedspzo.broker.server.store import ServerStore

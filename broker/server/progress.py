@@ -1,12 +1,13 @@
-"""The progress of a server in its job, which its decisions and its answers share, and the outcome at the end."""
+"""The progress of a job: what the server's decisions and answers share, what observers are told, and the result."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from fedspzo.broker.server.evaluation import Snapshot
+from fedspzo.broker.rounds.aggregate import ClosedRound
+from fedspzo.broker.server.evaluation import Evaluated, Snapshot
 from fedspzo.broker.server.open_round import OpenRound
 from fedspzo.device_runtime.protocol.messages import Report
 
@@ -49,3 +50,45 @@ class Progress:
     def result(self) -> JobResult:
         """What there is now."""
         return JobResult(self.digest, dict(self.reports), dict(self.counts))
+
+
+#: What an observer is told of: a closed round, an evaluation, a snapshot, the end of the job.
+Event = ClosedRound | Evaluated | Snapshot | JobResult
+#: Told of a job's progress, on the thread that runs the job. What it raises ends the job.
+Observer = Callable[[Event], None]
+
+
+class Callback:
+    """An observer with a method for each kind of event; override those that matter."""
+
+    def on_round(self, closed: ClosedRound) -> None:
+        """A round was closed."""
+
+    def on_evaluation(self, evaluated: Evaluated) -> None:
+        """The model after a round was evaluated on the held-out examples."""
+
+    def on_end(self, result: JobResult) -> None:
+        """The job is over, and its devices have reported."""
+
+    def __call__(self, event: Event) -> None:
+        """Call the method of the event's kind."""
+        if isinstance(event, ClosedRound):
+            self.on_round(event)
+        elif isinstance(event, Evaluated):
+            self.on_evaluation(event)
+        elif isinstance(event, JobResult):
+            self.on_end(event)
+
+
+def observe_all(*observers: Observer) -> Observer:
+    """An observer that tells several."""
+
+    def observe(event: Event) -> None:
+        for each in observers:
+            each(event)
+
+    return observe
+
+
+def ignore(event: Event) -> None:
+    """An observer that does nothing."""

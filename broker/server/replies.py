@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from fedspzo.broker.rounds.aggregate import check_result
 from fedspzo.broker.server.admission import Admission
 from fedspzo.broker.server.devices import Member, Roster, accept, announce, part
-from fedspzo.broker.server.digests import Claim, DigestWatch
+from fedspzo.broker.server.evaluation import Claim, DigestWatch
 from fedspzo.broker.server.inbox import Heard
 from fedspzo.broker.server.outbox import Outbox
 from fedspzo.broker.server.progress import Progress

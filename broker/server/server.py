@@ -14,10 +14,9 @@ from fedspzo.broker.rounds.aggregate import Aggregate
 from fedspzo.broker.rounds.job import Job, check_job
 from fedspzo.broker.rounds.sampling import Sample, choose_cohort
 from fedspzo.broker.server.admission import Admission
-from fedspzo.broker.server.callbacks import Observer, ignore
 from fedspzo.broker.server.evaluation import Evaluator, Schedule
 from fedspzo.broker.server.loop import Loop
-from fedspzo.broker.server.progress import JobResult
+from fedspzo.broker.server.progress import JobResult, Observer, ignore
 from fedspzo.broker.server.status import ServerStatus
 from fedspzo.broker.server.store import ServerStore, link_bundle, pin_bundle
 from fedspzo.device_runtime.data.store import DataStore

@@ -14,9 +14,8 @@ from fedspzo.broker.rounds.adaptive import MakePlans, Pace
 from fedspzo.broker.rounds.aggregate import Aggregate
 from fedspzo.broker.rounds.job import Job, check_job
 from fedspzo.broker.rounds.sampling import Sample, choose_cohort
-from fedspzo.broker.server.callbacks import Observer, ignore
 from fedspzo.broker.server.evaluation import Evaluated, Schedule
-from fedspzo.broker.server.progress import JobResult
+from fedspzo.broker.server.progress import JobResult, Observer, ignore
 from fedspzo.broker.server.store import ServerStore, link_bundle
 from fedspzo.broker.simulation import driver
 from fedspzo.broker.simulation.driver import SimulatedRound, Training

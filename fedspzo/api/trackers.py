@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedspzo.broker.rounds.aggregate import ClosedRound
-from fedspzo.broker.server.callbacks import Callback
 from fedspzo.broker.server.evaluation import Evaluated
-from fedspzo.broker.server.progress import JobResult
+from fedspzo.broker.server.progress import Callback, JobResult
 from fedspzo.device_runtime.errors import FedSPZOError
 
 

@@ -52,9 +52,8 @@ def run(options: argparse.Namespace) -> None:
     from fedspzo.broker.rounds.aggregate import ClosedRound
     from fedspzo.broker.rounds.job import check_job
     from fedspzo.broker.server.admission import Admission
-    from fedspzo.broker.server.callbacks import Event
     from fedspzo.broker.server.evaluation import Evaluated
-    from fedspzo.broker.server.progress import JobResult
+    from fedspzo.broker.server.progress import Event, JobResult
     from fedspzo.broker.server.server import Server
     from fedspzo.device_runtime.data.store import load_data
     from fedspzo.device_runtime.errors import PlanError

@@ -60,9 +60,8 @@ def add_share_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Run the rounds that are not closed yet, printing progress."""
     from fedspzo.api.simulation import simulate
-    from fedspzo.broker.server.callbacks import Event
     from fedspzo.broker.server.evaluation import Evaluated
-    from fedspzo.broker.server.progress import JobResult
+    from fedspzo.broker.server.progress import Event, JobResult
     from fedspzo.broker.simulation.driver import SimulatedRound
     from fedspzo.broker.simulation.fleet import Behaviour, parse_quantile
 

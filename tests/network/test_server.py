@@ -24,8 +24,8 @@ from fedspzo.broker.rounds.job import Job
 from fedspzo.broker.rounds.sampling import Candidate
 from fedspzo.broker.server import devices as devices_module
 from fedspzo.broker.server.admission import Admission
-from fedspzo.broker.server.callbacks import Event
 from fedspzo.broker.server.evaluation import Evaluated
+from fedspzo.broker.server.progress import Event
 from fedspzo.broker.server.server import Server
 from fedspzo.broker.server.store import ServerStore, read_history, read_journal
 from fedspzo.cli import main
