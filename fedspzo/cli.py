@@ -91,8 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             try:
                 options.run(options)
             except (FedSPZOError, ModuleNotFoundError, OSError) as error:
-                kind, text = _explain(options.command, error)
-                log.error("fedspzo %s: %s", options.command, text, extra={"kind": kind})
+                if isinstance(error, ModuleNotFoundError):
+                    error = _missing(options.command, error)
+                log.error("fedspzo %s: %s", options.command, error, extra={"kind": getattr(error, "kind", "")})
                 return 1
     except OSError as error:
         parser.error(f"the log cannot be written: {error}")
@@ -116,15 +117,15 @@ def make_parser(commands: Collection[str]) -> argparse.ArgumentParser:
     return parser
 
 
-def _explain(command: str, error: FedSPZOError | ModuleNotFoundError | OSError) -> tuple[str, str]:
-    """An error's kind and sentence. Raises what is no package of an extra again: that is a defect."""
-    if not isinstance(error, ModuleNotFoundError):
-        return getattr(error, "kind", ""), str(error)
+def _missing(command: str, error: ModuleNotFoundError) -> FedSPZOError:
+    """What to install. Raises the error again when no extra brings the module: that is a defect."""
     package = (error.name or "").partition(".")[0]
     if package not in EXTRAS:
         raise error
     extra = NEEDED.get(command, EXTRAS[package])
-    return "install.missing-package", f"this needs {package}, which is not installed; {install_hint(extra)}"
+    return FedSPZOError(
+        "install.missing-package", f"this needs {package}, which is not installed; {install_hint(extra)}"
+    )
 
 
 def _end_well(number: int, frame: FrameType | None) -> None:
