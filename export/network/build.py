@@ -43,7 +43,7 @@ class Network:
         embedding, output: names of the token table and, for generation, of the table that scores tokens.
         tensors: all tensors, in the order that directions are keyed by; the same for all shapes.
         graphs: graph name → its module. Stages with constants have graphs of their own.
-        templates: graph name → what it shares with graphs that are the same but for their constants.
+        templates: graph name → what it shares with graphs that are the same except for their constants.
         stages: the stages in order.
         decoder: for generation, the stage that scores the next token.
     """
