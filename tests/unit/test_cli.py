@@ -67,7 +67,9 @@ def test_export(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = ("--out", tmp_path / "b")
     assert "[model.no-folder]" in refused(capsys, "export", "./none", "--task", "intents", *out)
     assert "[task.unknown]" in refused(capsys, "export", "minilm", "--task", "none", *out)
-    assert "[engine.unknown]" in refused(capsys, "export", "minilm", "--task", "intents", "--engine", "onnx", *out)
+    assert "[export.unknown-engine]" in refused(
+        capsys, "export", "minilm", "--task", "intents", "--engine", "onnx", *out
+    )
     assert "[export.shape-too-small]" in refused(
         capsys, "export", "minilm", "--task", "intents", "--max-length", 2, *out
     )
