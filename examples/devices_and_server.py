@@ -18,7 +18,7 @@ def show(event: object) -> None:
         print(f"round {event.round}: loss {event.loss:.3f} from {', '.join(event.devices)}")
 
 
-def main(bundle: str, first: str, second: str, state: str, rounds: int = 10) -> fedspzo.JobResult:
+def main(bundle: str, first: str, second: str, state: str, *, rounds: int = 10) -> fedspzo.JobResult:
     """Run a job to its end, and see that all models are the same."""
     opened, folder = fedspzo.open_bundle(bundle), Path(state)
     job = fedspzo.Job(rounds=rounds, cohort=2)

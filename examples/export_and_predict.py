@@ -16,7 +16,7 @@ TASK = fedspzo.Task(
 )
 
 
-def main(model: str, out: str, text: str, lengths: tuple[int, ...] = (32,)) -> fedspzo.Prediction:
+def main(model: str, out: str, text: str, *, lengths: tuple[int, ...] = (32,)) -> fedspzo.Prediction:
     """What the model answers before it was trained on anything."""
     bundle = fedspzo.export_model(model, TASK, out, fedspzo.Target(lengths=lengths), progress=print)
     found = fedspzo.predict(bundle, text)

@@ -33,7 +33,7 @@ class Report(fedspzo.Callback):
         print(f"round {closed.round}: loss {closed.loss:.3f} on {', '.join(closed.devices)}")
 
 
-def main(bundle: str, data: str, rounds: int = 10) -> fedspzo.Simulation:
+def main(bundle: str, data: str, *, rounds: int = 10) -> fedspzo.Simulation:
     """Run a job with both."""
     job = fedspzo.Job(rounds=rounds, cohort=3, seeds="shared")
     return fedspzo.simulate(bundle, data, job, devices=7, aggregate=median, sample=in_turn, observe=Report())

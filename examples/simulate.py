@@ -9,7 +9,7 @@ import sys
 import fedspzo
 
 
-def main(bundle: str, data: str, held_out: str, rounds: int = 20) -> fedspzo.Simulation:
+def main(bundle: str, data: str, held_out: str, *, rounds: int = 20) -> fedspzo.Simulation:
     """The loss and the accuracy before the first round and after the last."""
     job = fedspzo.Job(rounds=rounds)
     run = fedspzo.simulate(bundle, data, job, devices=8, held_out=held_out)

@@ -78,7 +78,9 @@ class Family(Protocol):
         MODEL_TYPES: the ``model_type`` values of the configs that it serves.
     """
 
-    MODEL_TYPES: tuple[str, ...]
+    @property
+    def MODEL_TYPES(self) -> tuple[str, ...]:
+        """See above."""
 
     def describe(self, checkpoint: Checkpoint, length: int) -> Architecture:
         """The checkpoint's network for texts of ``length`` tokens.
