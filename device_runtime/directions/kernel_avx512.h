@@ -1,5 +1,5 @@
 /* What compilers do not find by themselves for AVX-512: Philox on sixteen counters at a time, table look-ups in
- * registers, and stores past the caches. They have the bits of their plain forms in directions.c, which chooses by
+ * registers, and stores past the caches. They have the bits of their plain forms in kernel.c, which chooses by
  * `has_avx512()`.
  */
 #include <immintrin.h>

@@ -86,7 +86,7 @@ class NativeKernel:
         self._add = add
         self._distribution = DISTRIBUTIONS.index(distribution)
         self._threads = threads
-        self._pool = ThreadPoolExecutor(threads - 1, "directions") if threads > 1 else None
+        self._workers = ThreadPoolExecutor(threads - 1, "directions") if threads > 1 else None
 
     def step(self, stored: Tensors, steps: Sequence[Step]) -> None:
         """See :class:`fedspzo.device_runtime.directions.format.DirectionKernel`."""
@@ -139,9 +139,9 @@ class NativeKernel:
         listed = (_Task * len(tasks))(*tasks)
         workers = min(self._threads, max(1, sum(task.size for task in tasks) // _WORTH_A_THREAD))
         others = [
-            self._pool.submit(self._add, sums, listed, len(tasks), worker, workers)
+            self._workers.submit(self._add, sums, listed, len(tasks), worker, workers)
             for worker in range(1, workers)
-            if self._pool is not None
+            if self._workers is not None
         ]
         self._add(sums, listed, len(tasks), 0, workers)
         for other in others:
