@@ -1,7 +1,7 @@
 /* The kernel of device_runtime/directions/format.py in C: the same bits as its numpy form, at the speed of memory.
  *
  * The format (streams, chunks, order of sums, rounding) is written down there. This file is plain C with loops that
- * compilers vectorise; where they can, x86-64 gets a version for AVX-512 and one for AVX2, apart from the plain one, chosen
+ * compilers vectorise; where they can, x86-64 gets versions for AVX-512, for AVX2 and a plain one, chosen
  * when the library is loaded. kernel_avx512.h has what they do not find. Compile with -ffp-contract=off: a fused
  * multiply-add would round otherwise.
  */
