@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from fedspzo.broker.rounds.aggregate import ClosedRound, close_round
-from fedspzo.broker.server import store as store_module
+from fedspzo.broker.server import schema
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.messages import Result, decode, fingerprint
@@ -49,7 +49,7 @@ def set_up(plans_file: str, pragma: str) -> list[Plan]:
         connection.execute(f"PRAGMA {pragma}")
         return connection
 
-    state_module.connect = store_module.connect = connect
+    state_module.connect = schema.connect = connect
     plans = (decode(bytes.fromhex(line)) for line in Path(plans_file).read_text().split())
     return [plan for plan in plans if isinstance(plan, Plan)]
 
