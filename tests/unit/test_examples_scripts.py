@@ -99,7 +99,7 @@ def test_own_family(tmp_path: Path, checkpoint: Path) -> None:
         return hidden / np.linalg.norm(hidden)
 
     request = embed("please wake me at six")
-    nearest = max(TASK.labels, key=lambda label: float(embed(label.word) @ request))
+    nearest = max(TASK.labels, key=lambda label: float(embed(label.text) @ request))
     assert next(iter(found)) == nearest.name
 
 
