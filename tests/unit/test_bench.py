@@ -42,9 +42,9 @@ def test_each_figure_has_a_bound(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--shape", "3x7"), "--shape is one of this bundle's: 4x"),
-        (("--shape", "large"), "--shape is one of this bundle's: 4x"),
-        (("--repeats", "0"), "--repeats is at least 1"),
+        (("--shape", "3x7"), "--shape is not a shape of this bundle (4x12)"),
+        (("--shape", "large"), "--shape is not a shape of this bundle (4x12)"),
+        (("--repeats", "0"), "give at least 1 [bench.repeats]"),
         (("--threads", "0"), "at least 1 thread, not 0"),
         (("--engine", "onnx"), "there is no engine 'onnx'"),
         (("--fanouts", "1,0"), "fanouts are at least 1"),

@@ -286,7 +286,7 @@ def test_rounds_with_a_small_step_reduce_the_loss(
     [
         ({"blocks": (Block(4, 1, 1.0, 0.1),)}, "plan.other-network", "4"),
         ({"blocks": (Block(4, 1, 1.0, 0.1), Block(5, 1, 1.0, 0.1))}, "plan.nothing-to-train", ""),
-        ({"batch": 5}, "examples that the bundle takes, not 5"),
+        ({"batch": 5}, "plan.batch-above-bundle", "not 5"),
     ],
 )
 def test_a_plan_that_does_not_fit_the_bundle(

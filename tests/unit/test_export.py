@@ -290,7 +290,7 @@ def test_damaged_checkpoints_are_one_sentence(tmp_path: Path) -> None:
     refused("export.graph-fails", "config.json")
     (shards / "config.json").write_text(json.dumps(config))
     (shards / some[-1]).write_bytes((shards / some[-1]).read_bytes()[:-100])
-    refused("model.no-weights")
+    refused("model.tensor-unreadable", shards / some[-1])
 
 
 def test_the_way_back_refuses_another_config(bundle: Bundle, checkpoint: Path, tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_a_method_of_ones_own(bundle: fedspzo.Bundle, data: Path, tmp_path: Path
         scalars = np.clip(np.array(mean.scalars, np.float32), -0.125, 0.125)
         return fedspzo.Entry(plan, (fedspzo.Contribution("", 1.0, tuple(scalars.tolist())),))
 
-    job = fedspzo.Job(rounds=4, cohort=2)
+    job = fedspzo.Job(rounds=4, cohort=2, learning_rates=(1e-4, 1.6e-3), final_rate=1)
     run = fedspzo.simulate(
         bundle, data, job, devices=4, state=tmp_path / "state", sample=first, aggregate=clipped, plans=Halved
     )
