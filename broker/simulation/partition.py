@@ -114,8 +114,8 @@ def share_out(store: DataStore, devices: int, skew: Skew, seed: int) -> Shares:
     if len(store) < LEAST * devices:
         raise DataError(
             "simulation.too-few-examples",
-            f"{len(store)} examples are too few for {devices} devices; let each draw some (--examples-per-device), or"
-            f" simulate at most {len(store)} devices",
+            f"{len(store)} examples are too few for {devices} devices, which need {LEAST * devices}; add examples, let"
+            f" each device draw some (--examples-per-device N), or simulate at most {len(store) // LEAST} devices",
         )
     rng = np.random.Generator(np.random.Philox(key=derive_seed(seed, "partition", 0, 0, ())))
     held: list[list[int]] = [[] for _ in range(devices)]
