@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 from fedspzo.broker.rounds.aggregate import ClosedRound
@@ -10,12 +11,12 @@ from fedspzo.broker.server.progress import Callback, JobResult
 from fedspzo.device_runtime.errors import FedSPZOError
 
 
-class Tracker(Callback):
+class Tracker(Callback, ABC):
     """Writes ``loss``, ``results`` and ``seconds`` of each round, and ``held_out/loss`` and the scores beside it."""
 
+    @abstractmethod
     def write(self, name: str, value: float, round: int) -> None:
         """Write a figure of a round."""
-        raise NotImplementedError
 
     def on_round(self, closed: ClosedRound) -> None:
         """See :class:`fedspzo.Callback`."""
