@@ -91,5 +91,5 @@ def test_a_board_takes_part_and_survives_a_kill(processes: Processes, board: Boa
     progress, last, errors = finish(server)
     assert [line["round"] for line in progress if "results" in line][-1] == 12, errors
     assert_equal_replicas(Bundle(processes.bundle), processes.folder, last, {"native", "arm"})
-    counted = [line for line in again.communicate(timeout=PATIENCE_S)[0].splitlines() if line.endswith(": counted")]
+    counted = [line for line in again.communicate(timeout=PATIENCE_S)[1].splitlines() if line.endswith(": counted")]
     assert len(counted) >= 6
