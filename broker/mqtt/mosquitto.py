@@ -64,7 +64,7 @@ class ManagedBroker:
             hosts: by default those of the last start, or localhost. With loopback names alone, only this machine can
                 connect.
             port: by default the last start's, or 8883.
-            plain_port: of a listener on 127.0.0.1 without TLS; by default there is none.
+            plain_port: of a listener on 127.0.0.1 without TLS; by default there is no such listener.
 
         Raises:
             BrokerError: what the folder says of the last start is damaged.

@@ -18,7 +18,7 @@ class Candidate:
     """What sampling knows of a device.
 
     Attributes:
-        served: last round that its result counted in, 0 when there is none.
+        served: last round that its result counted in, 0 before the first.
         battery, charging: see :class:`fedspzo.device_runtime.protocol.messages.Sync`.
         joules: that a round took it on average; 0 while that is not known.
     """

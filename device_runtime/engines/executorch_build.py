@@ -52,9 +52,7 @@ def build_shim() -> Path:
         return library
     compiler = find_compiler()
     if compiler is None:
-        raise EngineError(
-            "engine.no-compiler", "ExecuTorch needs a C++ compiler once, and there is none here; install g++"
-        )
+        raise EngineError("engine.no-compiler", "ExecuTorch needs a C++ compiler once, and found none; install g++")
     try:
         make_folder(library.parent)
         with tempfile.TemporaryDirectory(dir=library.parent) as folder:

@@ -63,7 +63,7 @@ def test_processes_that_start_together_compile_side_by_side(bundle_folder: Path,
 def test_without_compiler_and_torch_it_says_what_to_install(bundle_folder: Path, tmp_path: Path) -> None:
     process = start(bundle_folder, XDG_CACHE_HOME=str(tmp_path), PATH="")
     assert process.communicate()[1] == (
-        "ExecuTorch needs a C++ compiler once, and there is none here; install g++, or for its Python API "
+        "ExecuTorch needs a C++ compiler once, and found none; install g++, or for its Python API "
         "in a clone of FedSPZO, run: pip install '.[executorch,torch]'\n"
     )
     assert process.returncode == 1

@@ -242,7 +242,7 @@ class App:
         )
 
     def digest(self) -> str:
-        """Hash of the replica's weights, in hexadecimal; "" while there is none."""
+        """Hash of the replica's weights, in hexadecimal; "" before there is a replica."""
         return self._state.replica.digest().hex() if self._state is not None else ""
 
     def _needed_invitation(self) -> Invitation:

@@ -63,6 +63,6 @@ def _read(file: Path) -> list[Round]:
     try:
         for line in file.read_text(encoding="utf-8").splitlines():
             rounds.append(Round(**json.loads(line)))
-    except (OSError, ValueError, TypeError):  # there is none yet, or its last line was cut off
+    except (OSError, ValueError, TypeError):  # no history yet, or its last line was cut off
         pass
     return rounds

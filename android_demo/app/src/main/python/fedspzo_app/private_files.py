@@ -96,7 +96,7 @@ class PrivateFiles:
         self.write(self.invitation, vault.seal(invitation.text()).encode())
 
     def load_invitation(self, vault: Vault) -> Invitation | None:
-        """The right to take part, or None when there is none.
+        """The right to take part, or None before the phone has joined.
 
         Raises:
             StateError: it cannot be unsealed.
