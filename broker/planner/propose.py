@@ -198,8 +198,9 @@ def make_job(proposal: Proposal, profile: Profile, job: Job) -> Job:
     blocks = tuple(
         Block(stop, cut.fanout, cut.size / epsilon, cut.rate) for stop, cut in zip(stops, proposal.cuts, strict=True)
     )
+    one_sided = replace(job, sides=1)  # first: two-sided, as many directions would be too many scalars
     return replace(
-        job.with_blocks(blocks), epsilon=epsilon, batch=proposal.batch, first_every=proposal.first_every, sides=1,
+        one_sided.with_blocks(blocks), epsilon=epsilon, batch=proposal.batch, first_every=proposal.first_every,
         adapt=("rates",), final_rate=1.0,
     )  # fmt: skip
 

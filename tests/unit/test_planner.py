@@ -17,7 +17,8 @@ from refusals import raises
 
 from fedspzo.broker.planner.probe import Sample, cut, evaluate_samples, probe
 from fedspzo.broker.planner.profile import Profile, Segment
-from fedspzo.broker.planner.propose import ALIKE, LONGEST, Terms, best_step, candidates, propose, seen_before
+from fedspzo.broker.planner.propose import ALIKE, LONGEST, Terms, best_step, candidates, make_job, propose, seen_before
+from fedspzo.broker.rounds.job import Job
 from fedspzo.broker.simulation.curve import Curve
 from fedspzo.broker.simulation.partition import Shares, subset
 from fedspzo.cli import main
@@ -92,6 +93,12 @@ def test_what_a_step_costs_and_may_be() -> None:
     alone = Terms(4, False, 100.0)
     rates = [best_step(profile, given, profile.segments[:1], 4, 4)[0] for given in (terms, alone)]
     assert rates[1] > rates[0] / 4, "four devices' own directions are more of them, and noisier"
+
+
+def test_every_proposal_makes_a_job() -> None:
+    profile = profile_of((1.0, 1.0), (1.0, 1.0), (1.0, 1.0))
+    most = max(candidates(profile, Terms(4, True, 100.0)), key=lambda found: sum(cut.fanout for cut in found.cuts))
+    assert make_job(most, profile, Job()).fanouts == (64, 64, 64)
 
 
 def test_signal_is_told_from_noise() -> None:
