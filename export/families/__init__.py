@@ -8,6 +8,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from transformers import PretrainedConfig
+
 from fedspzo.device_runtime.errors import ExportError
 from fedspzo.device_runtime.model.task import CAUSAL, GENERATION, MASKED, SIMILARITY
 from fedspzo.export.checkpoint import Checkpoint
@@ -118,4 +120,15 @@ def require(checkpoint: Checkpoint, **wanted: object) -> None:
             raise ExportError(
                 "model.unsupported-variant",
                 f"{checkpoint.name} has the unsupported {name} = {found!r}; choose a model with {value!r}",
+            )
+
+
+def require_causal(checkpoint: Checkpoint, config: PretrainedConfig) -> None:
+    """Raise ExportError when tokens of the decoder see later ones, which transformers has two settings for."""
+    for name, seeing in (("is_causal", False), ("use_bidirectional_attention", True)):
+        if bool(getattr(config, name, not seeing)) == seeing:
+            raise ExportError(
+                "model.unsupported-variant",
+                f"{checkpoint.name} has {name} = {getattr(config, name)!r}: its tokens see later ones, and it cannot be"
+                " exported as a decoder; choose a model without this setting",
             )

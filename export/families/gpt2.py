@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from fedspzo.export.checkpoint import Checkpoint
-from fedspzo.export.families import DECODER_FORMS, Architecture, Stage, require
+from fedspzo.export.families import DECODER_FORMS, Architecture, Stage, require, require_causal
 from fedspzo.export.modules.operators import activation, attend, causal_bias, split_heads
 from fedspzo.export.modules.stage_module import StageModule, Weights, affine
 
@@ -56,6 +56,7 @@ class Final(StageModule):
 def describe(checkpoint: Checkpoint, length: int) -> Architecture:
     """See :class:`fedspzo.export.families.Family`."""
     config = checkpoint.config
+    require_causal(checkpoint, config)
     require(checkpoint, scale_attn_weights=True, scale_attn_by_inverse_layer_idx=False, add_cross_attention=False)
     prefix = checkpoint.prefix("wte.weight")
     epsilon = config.layer_norm_epsilon

@@ -1,131 +1,133 @@
-"""LLaMA-like decoders (LLaMA 3.2, SmolLM, Mistral, Qwen 2 and 3): rotary positions, grouped-query attention, SwiGLU."""
+"""LLaMA-like decoders (LLaMA 3.2, SmolLM, Mistral, Qwen 2 and 3): rotary positions, grouped-query attention, SwiGLU.
+
+Families whose tensors have the same names are described with what is here: their files say how they differ.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-import torch
-from torch import Tensor
+from transformers import PretrainedConfig
 
 from fedspzo.device_runtime.errors import ExportError
 from fedspzo.export.checkpoint import Checkpoint
-from fedspzo.export.families import DECODER_FORMS, Architecture, Stage, require
-from fedspzo.export.modules.operators import activation, attend, causal_bias, rotate, split_heads
-from fedspzo.export.modules.stage_module import StageModule, Weights, affine
-from fedspzo.export.quiet import quiet
-
-if TYPE_CHECKING:
-    from transformers import LlamaConfig
+from fedspzo.export.families import DECODER_FORMS, Architecture, Stage, require_causal
+from fedspzo.export.modules.decoder import Attention, DecoderLayer, FeedForward, Final, Norm, Scaled
+from fedspzo.export.modules.rotary import rotations
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 
-
-class Layer(StageModule):
-    """One pre-norm decoder layer. Qwen 2 has biases on q, k and v; Qwen 3 normalises the heads of q and k."""
-
-    cosines: Tensor
-    sines: Tensor
-    seen: Tensor
-
-    def __init__(self, checkpoint: Checkpoint, length: int, window: int | None) -> None:
-        config = checkpoint.config
-        kind, bias = config.model_type, getattr(config, "attention_bias", False)
-        super().__init__(
-            [
-                *affine("input_layernorm", "post_attention_layernorm", bias=False),
-                *affine(*(f"self_attn.{name}_proj" for name in "qkv"), bias=bias or kind == "qwen2"),
-                *affine("self_attn.o_proj", bias=bias),
-                *affine("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", bias=getattr(config, "mlp_bias", False)),
-                *(affine("self_attn.q_norm", "self_attn.k_norm", bias=False) if kind == "qwen3" else []),
-            ]
-        )
-        self.heads, self.key_heads = config.num_attention_heads, config.num_key_value_heads
-        self.act, self.epsilon = activation(config.hidden_act), config.rms_norm_eps
-        cosines, sines = rotations(checkpoint, length)
-        self.register_buffer("cosines", cosines, persistent=False)
-        self.register_buffer("sines", sines, persistent=False)
-        self.register_buffer("seen", causal_bias(length, window), persistent=False)
-
-    def compute(self, weights: Weights, *feeds: Tensor) -> Tensor:
-        (hidden,) = feeds
-        x = weights.rms_norm("input_layernorm", hidden, self.epsilon)
-        query = self._turned(weights, "q", x, self.heads)
-        key = self._turned(weights, "k", x, self.key_heads)
-        value = split_heads(weights.linear("self_attn.v_proj", x), self.key_heads)
-        hidden = hidden + weights.linear("self_attn.o_proj", attend(query, key, value, self.seen))
-        x = weights.rms_norm("post_attention_layernorm", hidden, self.epsilon)
-        gate = self.act(weights.linear("mlp.gate_proj", x))
-        return hidden + weights.linear("mlp.down_proj", gate * weights.linear("mlp.up_proj", x))
-
-    def _turned(self, weights: Weights, name: str, x: Tensor, heads: int) -> Tensor:
-        """Queries or keys, normalised where the model does it, turned by their positions."""
-        split = split_heads(weights.linear(f"self_attn.{name}_proj", x), heads)
-        norm = f"self_attn.{name}_norm"
-        if f"{norm}.weight" in self.tensors:
-            split = weights.rms_norm(norm, split, self.epsilon)
-        return rotate(split, self.cosines, self.sines)
+#: Words of ``layer_types`` for attention to all tokens before, and to those within a window.
+FULL, SLIDING = "full_attention", "sliding_attention"
 
 
-class Final(StageModule):
-    """The last norm."""
+class Kind(NamedTuple):
+    """What layers of one model may differ in; those of a kind share their module.
 
-    def __init__(self, epsilon: float) -> None:
-        super().__init__(["norm.weight"])
-        self.epsilon = epsilon
+    Attributes:
+        window: how many tokens each token sees, itself included; None for all before it.
+        layer_type: the config's word for it, "" where it has none.
+        turned: whether the layer has rotary positions.
+    """
 
-    def compute(self, weights: Weights, *feeds: Tensor) -> Tensor:
-        return weights.rms_norm("norm", feeds[0], self.epsilon)
+    window: int | None = None
+    layer_type: str = ""
+    turned: bool = True
 
-
-def rotations(checkpoint: Checkpoint, length: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [1, length, head size] of the rotary angles, scaled as the config says (transformers' own)."""
-    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding  # slow to load; other families need none
-
-    config = cast("LlamaConfig", checkpoint.config)
-    rope = config.rope_parameters or {}
-    kind, trained = rope.get("rope_type"), rope.get("original_max_position_embeddings")
-    if kind == "longrope" and trained and length > trained:
-        raise ExportError(
-            "export.longrope",
-            f"{checkpoint.name} changes its rotary embedding beyond {trained} tokens (longrope), and one graph cannot;"
-            f" choose a --max-length of at most {trained}",
-        )
-    try:
-        with quiet():
-            cosines, sines = LlamaRotaryEmbedding(config)(torch.zeros(1), torch.arange(length)[None])
-    except (KeyError, TypeError, ZeroDivisionError) as error:
-        raise ExportError(
-            "model.unsupported-rope",
-            f"{checkpoint.name} has an unsupported rope_type '{kind}' ({error!r}); choose another model",
-        ) from None
-    return cosines, sines
+    @property
+    def graph(self) -> str:
+        """Name of the graph of such layers."""
+        return ("sliding" if self.window else "layer") + ("" if self.turned else "-unturned")
 
 
 def describe(checkpoint: Checkpoint, length: int) -> Architecture:
     """See :class:`fedspzo.export.families.Family`."""
     config = checkpoint.config
-    require(checkpoint, partial_rotary_factor=1.0, use_bidirectional_attention=None)
+    name, norm = config.model_type, Norm(config.rms_norm_eps)
+    bias = name in ("llama", "qwen3") and config.attention_bias
+    attention = Attention(
+        config.num_attention_heads, config.num_key_value_heads, head_size(config),
+        bias=bias or name == "qwen2", output_bias=bias, norm=norm if name == "qwen3" else None,
+    )  # fmt: skip
+    feed_forward = FeedForward(config.hidden_act, bias=name == "llama" and config.mlp_bias)
+    kinds = {"llama": [Kind()], "mistral": [Kind(window(checkpoint, config))]}.get(name)
+    rotation = rotations(config, checkpoint.name, length)
+    return assemble(
+        checkpoint,
+        kinds * config.num_hidden_layers if kinds else kinds_by_type(checkpoint, config),
+        lambda kind: DecoderLayer(attention, feed_forward, norm, length, rotation=rotation, window=kind.window),
+        Final(norm),
+    )
+
+
+def head_size(config: PretrainedConfig) -> int:
+    """Width of a head."""
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def window(checkpoint: Checkpoint, config: PretrainedConfig, wanted: bool = False) -> int | None:
+    """The config's ``sliding_window``. Raises ExportError when it is no window, or none is there and one is wanted."""
+    found = getattr(config, "sliding_window", None)
+    if (found is None and wanted) or (found is not None and found < 1):
+        raise ExportError(
+            "model.no-window",
+            f"{checkpoint.name} has layers with a window of tokens, and its sliding_window is {found}; correct"
+            " config.json",
+        )
+    return found
+
+
+def kinds_by_type(checkpoint: Checkpoint, config: PretrainedConfig) -> list[Kind]:
+    """The kinds of layers by the config's ``layer_types``. Raises ExportError when there is an unknown one."""
+    types = list(config.layer_types)[: config.num_hidden_layers]
+    other = next((kind for kind in types if kind not in (FULL, SLIDING)), None)
+    if other is not None or len(types) < config.num_hidden_layers:
+        raise ExportError(
+            "model.unsupported-variant",
+            f"{checkpoint.name} has the unsupported layer_types '{other or types}'; choose a model whose layers are"
+            f" each '{FULL}' or '{SLIDING}'",
+        )
+    return [Kind(window(checkpoint, config, True) if kind == SLIDING else None, kind) for kind in types]
+
+
+def assemble(
+    checkpoint: Checkpoint,
+    kinds: Sequence[Kind],
+    layer: Callable[[Kind], DecoderLayer],
+    final: Final,
+    *,
+    embedding: Scaled | None = None,
+    text_config: PretrainedConfig | None = None,
+    ignored: Sequence[str] = (),
+) -> Architecture:
+    """An architecture with LLaMA's names of tensors.
+
+    Args:
+        checkpoint: the model.
+        kinds: of its layers.
+        layer: makes the module of a kind.
+        final: what comes after the layers.
+        embedding: what comes before them.
+        text_config: the part of the config that is about text, where it is only a part.
+        ignored: endings of tensors that are not needed, in addition to the usual.
+    """
+    config = text_config or checkpoint.config
+    require_causal(checkpoint, config)
     prefix = checkpoint.prefix("embed_tokens.weight")
-    windows = [_window(checkpoint, number) for number in range(config.num_hidden_layers)]
-    layers = {window: Layer(checkpoint, length, window) for window in dict.fromkeys(windows)}
+    layers = {kind: layer(kind) for kind in dict.fromkeys(kinds)}
     return Architecture(
         forms=DECODER_FORMS,
         limit=config.max_position_embeddings,
         embedding=prefix + "embed_tokens.weight",
-        stages=tuple(
-            Stage(f"layer {number}", "sliding" if window else "layer", layers[window], f"{prefix}layers.{number}.")
-            for number, window in enumerate(windows)
+        stages=(
+            *([Stage("embedding", "embedding", embedding, prefix)] if embedding else []),
+            *(
+                Stage(f"layer {number}", kind.graph, layers[kind], f"{prefix}layers.{number}.")
+                for number, kind in enumerate(kinds)
+            ),
         ),
-        final=Stage("head", "head", Final(config.rms_norm_eps), prefix),
-        output=prefix + "embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight",
-        ignored=("rotary_emb.inv_freq", "lm_head.weight"),
+        final=Stage("head", "head", final, prefix),
+        output=prefix + "embed_tokens.weight" if checkpoint.config.tie_word_embeddings else "lm_head.weight",
+        ignored=("rotary_emb.inv_freq", "lm_head.weight", *ignored),
     )
-
-
-def _window(checkpoint: Checkpoint, number: int) -> int | None:
-    """How many tokens a layer's attention sees, None for all."""
-    kinds = getattr(checkpoint.config, "layer_types", None)
-    window = getattr(checkpoint.config, "sliding_window", None)
-    if checkpoint.config.model_type == "llama" or (kinds is not None and kinds[number] != "sliding_attention"):
-        return None
-    return int(window) if window else None

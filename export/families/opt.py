@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from fedspzo.export.checkpoint import Checkpoint
-from fedspzo.export.families import DECODER_FORMS, Architecture, Stage, require
+from fedspzo.export.families import DECODER_FORMS, Architecture, Stage, require, require_causal
 from fedspzo.export.modules.operators import activation, attend, causal_bias, split_heads
 from fedspzo.export.modules.stage_module import StageModule, Weights, affine
 
@@ -74,6 +74,7 @@ class Final(StageModule):
 def describe(checkpoint: Checkpoint, length: int) -> Architecture:
     """See :class:`fedspzo.export.families.Family`."""
     config = checkpoint.config
+    require_causal(checkpoint, config)
     require(checkpoint, enable_bias=True, layer_norm_elementwise_affine=True)
     pre_norm = config.do_layer_norm_before
     prefix = checkpoint.prefix("embed_tokens.weight")

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from fedspzo.device_runtime.errors import ExportError
 
-#: Added to attention scores of what must not be seen; far below any score, yet finite in float32.
-_HIDDEN = -1e4
+#: Added to attention scores of what must not be seen. Any score vanishes beside it in float32, and twice of it is
+#: finite still: a token that sees nothing gets equal shares, not NaN.
+_HIDDEN = torch.finfo(torch.float32).min / 2
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
@@ -91,7 +92,14 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
     return x.reshape(*x.shape[:-1], heads, -1).transpose(1, 2)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float | None = None) -> Tensor:
+def soft_cap(x: Tensor, cap: float | None) -> Tensor:
+    """Scores bent to lie within ± ``cap`` (Gemma 2, arXiv 2408.00118); None leaves them."""
+    return x if cap is None else torch.tanh(x / cap) * cap
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float | None = None, cap: float | None = None
+) -> Tensor:
     """Attention, with as many query heads for each key head as there are (arXiv 2305.13245).
 
     Args:
@@ -99,6 +107,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float
         key, value: [batch, key heads, tokens, size].
         bias: added to the scores, broadcast to [batch, heads, tokens, tokens].
         scale: factor on the scores, by default size^-½.
+        cap: see :func:`soft_cap`.
 
     Returns:
         [batch, tokens, heads · size].
@@ -108,7 +117,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float
         # LiteRT's converter would make a single product of this kind a fully connected layer, which is not delegated.
         if heads % 2:
             query, key, value = (torch.cat([x, x], dim=1) for x in (query, key, value))
-            return attend(query, key, value, bias, scale)[..., : heads * size]
+            return attend(query, key, value, bias, scale, cap)[..., : heads * size]
         key, value = torch.cat([key, key], dim=1), torch.cat([value, value], dim=1)
     groups = batch * key.shape[1]
 
@@ -116,7 +125,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float
         return x.reshape(groups, -1, x.shape[-1])
 
     scores = torch.bmm(flat(query), flat(key).transpose(1, 2)) * (size**-0.5 if scale is None else scale)
-    shares = torch.softmax(scores.reshape(batch, heads, tokens, tokens) + bias, dim=-1)
+    scores = soft_cap(scores, cap).reshape(batch, heads, tokens, tokens)
+    shares = torch.softmax(scores + bias, dim=-1)
     mixed = torch.bmm(shares.reshape(groups, -1, tokens), flat(value))
     return mixed.reshape(batch, heads, tokens, size).transpose(1, 2).reshape(batch, tokens, heads * size)
 
@@ -137,7 +147,13 @@ def causal_bias(tokens: int, window: int | None = None) -> Tensor:
 
 
 def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Rotary position embedding (arXiv 2104.09864): pairs (i, i + size/2) of [..., tokens, size] turned by angles."""
+    """Rotary position embedding (arXiv 2104.09864): pairs (i, i + n/2) of [..., tokens, size] turned by n angles.
+
+    What is beyond the first n of a head stays as it is.
+    """
+    turned = cosines.shape[-1]
+    if turned < x.shape[-1]:
+        return torch.cat((rotate(x[..., :turned], cosines, sines), x[..., turned:]), dim=-1)
     low, high = x.chunk(2, dim=-1)
     return x * cosines + torch.cat((-high, low), dim=-1) * sines
 
