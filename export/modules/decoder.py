@@ -165,6 +165,8 @@ class FeedForward:
 class DecoderLayer(StageModule):
     """One decoder layer."""
 
+    cosines: Tensor | None
+    sines: Tensor | None
     seen: Tensor
 
     def __init__(
@@ -225,8 +227,7 @@ class DecoderLayer(StageModule):
 
     def _turned(self, x: Tensor) -> Tensor:
         """Queries or keys, turned by their positions where the layer has those."""
-        cosines, sines = self.cosines, self.sines
-        return x if cosines is None else rotate(x, cosines, sines)
+        return x if self.cosines is None or self.sines is None else rotate(x, self.cosines, self.sines)
 
     def _scaled(self, added: Tensor) -> Tensor:
         return added if self.factor == 1.0 else added * self.factor

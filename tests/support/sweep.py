@@ -1,0 +1,148 @@
+"""Configs that differ from a family's defaults, each a small model whose network must score as transformers' own does.
+
+Nothing is lowered: the stages' modules run in PyTorch on the checkpoint's weights.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, PretrainedConfig
+
+from fedspzo.device_runtime.errors import ExportError
+from fedspzo.device_runtime.model.task import MASKED, SIMILARITY
+from fedspzo.export.checkpoint import Checkpoint
+from fedspzo.export.checks import check_tensors
+from fedspzo.export.families import Architecture, Stage, find_family
+from fedspzo.export.layout import table, weight
+from fedspzo.export.modules.heads import LABEL_BIAS, LABELS, LabelWords
+
+#: Two texts, the second one padded.
+TOKENS, LENGTHS = 7, (7, 4)
+#: What transformers raises for configs that are none.
+NO_CONFIG = (ValueError, TypeError, KeyError, IndexError, RuntimeError, ZeroDivisionError, StrictDataclassError)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a variant.
+
+    Attributes:
+        changes: the settings that it changes.
+        refused: kind of the error that refused it; "" when it was described.
+        difference: largest difference of its scores from transformers', relative to the largest; padding is left out.
+    """
+
+    changes: Mapping[str, Any]
+    refused: str
+    difference: float
+
+
+def draw_changes(settings: Mapping[str, Sequence[Any]], seed: str) -> dict[str, Any]:
+    """A few settings, each with one of its values."""
+    draw = random.Random(seed)
+    names = draw.sample(sorted(settings), draw.randint(1, min(4, len(settings))))
+    return {name: draw.choice(settings[name]) for name in names}
+
+
+def try_variant(folder: Path, kind: str, settings: Mapping[str, Any]) -> Outcome | None:
+    """Make a model, run it both ways; None when transformers itself has no such model."""
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        save_random(folder, AutoConfig.for_model(kind, **settings))
+        reference, form = load_reference(folder)
+        mask = (torch.arange(TOKENS) < torch.tensor(LENGTHS)[:, None]).long()
+        ids = torch.randint(3, 40, mask.shape, generator=torch.Generator().manual_seed(0))
+        with torch.inference_mode():
+            output = reference(input_ids=ids, attention_mask=mask)
+    except NO_CONFIG:
+        return None
+    expected = output.last_hidden_state if form == SIMILARITY else output.logits
+    try:
+        checkpoint = Checkpoint(str(folder))
+        architecture = find_family(checkpoint).describe(checkpoint, TOKENS)
+        check_tensors(checkpoint, architecture)
+        found = scores(checkpoint, architecture, ids, mask)
+    except ExportError as error:
+        return Outcome(settings, error.kind, 0.0)
+    there = mask.bool()
+    difference = (found[there] - expected[there]).abs().max() / expected[there].abs().max()
+    return Outcome(settings, "", float(difference) if bool(torch.isfinite(difference)) else float("inf"))
+
+
+def save_random(folder: Path, config: PretrainedConfig) -> None:
+    """Save a model with random weights, larger than the usual start, so that every part matters to the scores."""
+    torch.manual_seed(0)
+    factory = _factory(config)
+    model = factory.from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.3 * torch.randn_like(parameter) + (parameter.ndim == 1) * parameter.mean())
+    model.save_pretrained(folder)
+
+
+def load_reference(folder: Path) -> tuple[torch.nn.Module, str]:
+    """Transformers' own model of a folder, and MASKED, CAUSAL or SIMILARITY for what it gives."""
+    factory, form = _factory(AutoConfig.from_pretrained(folder)), ""
+    if factory is AutoModel:
+        form = SIMILARITY
+    elif factory is AutoModelForMaskedLM:
+        form = MASKED
+    return factory.from_pretrained(folder, dtype=torch.float32).eval(), form
+
+
+def _factory(config: PretrainedConfig) -> Any:
+    for factory in (AutoModelForCausalLM, AutoModelForMaskedLM):
+        if type(config) in factory._model_mapping and not (
+            factory is AutoModelForCausalLM and type(config) in AutoModelForMaskedLM._model_mapping
+        ):
+            return factory
+    return AutoModel
+
+
+@torch.inference_mode()
+def scores(checkpoint: Checkpoint, architecture: Architecture, ids: Tensor, mask: Tensor) -> Tensor:
+    """What the network gives at every token: scores [B, S, V], or where it has no head the last activations [B, S, H].
+
+    Args:
+        ids, mask: [B, S].
+    """
+    feeds = {"mask": mask.float()}
+    hidden = torch.from_numpy(checkpoint.tensor(architecture.embedding))[ids]
+    for stage in architecture.stages:
+        given = [hidden if feed == "hidden" else feeds[feed] for feed in stage.module.feeds]
+        (hidden,) = stage.module(*given, *_weights(checkpoint, architecture, stage).values())
+    final = architecture.final
+    if final is None:
+        return hidden
+    rows = torch.from_numpy(checkpoint.tensor(architecture.output))
+    bias = torch.zeros(len(rows))
+    if architecture.output_bias:
+        bias = torch.from_numpy(checkpoint.tensor(architecture.output_bias))
+    head = LabelWords(final.module)
+    known = {**_weights(checkpoint, architecture, final), LABELS: rows.T[None], LABEL_BIAS: bias}
+    found = []
+    for at in range(ids.shape[1]):
+        select = torch.nn.functional.one_hot(torch.full((len(ids), 1), at), ids.shape[1]).float()
+        _, logits = head(hidden, select, torch.zeros(len(ids), len(rows)), *(known[name] for name in head.tensors))
+        found.append(logits)
+    return torch.stack(found, dim=1)
+
+
+def _weights(checkpoint: Checkpoint, architecture: Architecture, stage: Stage) -> dict[str, Tensor]:
+    """A stage's tensors as its module takes them."""
+    found = {}
+    for name, full in zip(stage.module.tensors, stage.tensors, strict=True):
+        kept = full in architecture.tables
+        tensor = table(checkpoint, full) if kept else weight(checkpoint, full, False, "float32", architecture.conv1d)
+        found[name] = torch.from_numpy(np.ascontiguousarray(tensor.load()))
+    return found
