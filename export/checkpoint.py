@@ -16,12 +16,12 @@ from huggingface_hub import constants
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig
 
 from fedspzo.device_runtime.errors import ExportError
 from fedspzo.device_runtime.model.bundle import file_hash
-from fedspzo.device_runtime.model.manifest import TOKENIZER
 from fedspzo.export.quiet import quiet
+from fedspzo.export.tokenizer import ModelTokenizer
 
 CONFIG = "config.json"
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -76,41 +76,31 @@ class Checkpoint:
         return "+".join(file_hash(path) for path in sorted(set(self.files.values())))
 
     @cached_property
+    def texts(self) -> ModelTokenizer:
+        """The tokenizer with its words for a mask, an end and the unknown. Raises ExportError when there is none."""
+        return ModelTokenizer(self.folder)
+
+    @property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer, as devices run it: it neither pads nor cuts. Raises ExportError when they could not."""
-        if (self.folder / TOKENIZER).is_file():
-            try:
-                found = Tokenizer.from_file(str(self.folder / TOKENIZER))
-            except Exception as error:  # the library raises plain Exception
-                raise ExportError(
-                    "model.tokenizer-damaged",
-                    f"{self.folder / TOKENIZER} is not a tokenizer ({error}); save the tokenizer with save_pretrained",
-                ) from None
-        else:
-            backend = getattr(self._transformers_tokenizer, "backend_tokenizer", None)
-            if not isinstance(backend, Tokenizer):
-                raise ExportError(
-                    "model.no-tokenizer", f"{self.folder} has no {TOKENIZER}; save the tokenizer with save_pretrained"
-                )
-            found = backend
-        found.no_padding()
-        found.no_truncation()
-        return found
+        return self.texts.backend
 
     @property
     def mask_token(self) -> str:
-        """The text of the mask token, "" when there is none."""
-        return self._transformers_tokenizer.mask_token or ""
+        """The text of the mask token, "" when there is none that the model has a row for."""
+        mask = self.texts.mask
+        index = self.tokenizer.token_to_id(mask)
+        return mask if index is not None and index < self.config.get_text_config().vocab_size else ""
 
     @property
     def unknown_token(self) -> str:
         """The text of the token that stands for what the vocabulary lacks, "" when there is none."""
-        return self._transformers_tokenizer.unk_token or ""
+        return self.texts.unknown
 
     @property
     def end_token(self) -> str:
         """The text of the token that ends a text, "" when there is none."""
-        return self._transformers_tokenizer.eos_token or ""
+        return self.texts.end
 
     @property
     def padding(self) -> int:
@@ -171,19 +161,6 @@ class Checkpoint:
             f"{self.folder} has no tensor '{anchor}', which a model of type '{self.config.model_type}' needs; get the"
             " model again",
         )
-
-    @cached_property
-    def _transformers_tokenizer(self) -> Any:
-        try:
-            with quiet():
-                return AutoTokenizer.from_pretrained(self.folder)
-        except (ValueError, OSError, KeyError, TypeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ExportError(
-                "model.tokenizer-unloadable",
-                f"{self.folder} has no tokenizer that transformers can load ({reason}); save the tokenizer with"
-                " save_pretrained",
-            ) from None
 
 
 def old_name(name: str) -> str:

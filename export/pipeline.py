@@ -106,7 +106,7 @@ def _write(
 ) -> None:
     progress("writing weights")
     write_weights(folder, list(networks[0].tensors.values()), (networks[0].embedding, networks[0].output))
-    checkpoint.tokenizer.save(str(folder / TOKENIZER))
+    checkpoint.texts.write(folder / TOKENIZER)
     graphs = GraphWriter(target, folder, progress)
     shapes = tuple(graphs.write(network) for network in networks)
     stages = networks[0].stages

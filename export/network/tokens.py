@@ -21,7 +21,7 @@ def with_special_tokens(checkpoint: Checkpoint, task: Task) -> Task:
         return replace(task, stop=checkpoint.end_token)
     if task.form != MASKED:
         return task
-    if not checkpoint.mask_token or checkpoint.tokenizer.token_to_id(checkpoint.mask_token) is None:
+    if not checkpoint.mask_token:
         raise ExportError(
             "model.no-mask-token",
             f"the tokenizer of {checkpoint.name} has no mask token, which the masked form of task '{task.name}' needs;"

@@ -1,0 +1,115 @@
+"""A checkpoint's tokenizer as transformers loads it, written as a tokenizer.json that gives the same tokens alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer
+from transformers import AutoTokenizer
+
+from fedspzo.device_runtime.data.tokenizer import Tokenizer as DeviceTokenizer
+from fedspzo.device_runtime.data.tokenizer import load_tokenizer
+from fedspzo.device_runtime.data.tokenizer.pipeline import PythonTokenizer
+from fedspzo.device_runtime.errors import BundleError, ExportError
+from fedspzo.device_runtime.model.manifest import TOKENIZER
+from fedspzo.export.quiet import quiet
+
+#: What settings of tokenizers turn on: spaces, case, accents, scripts, digits, forms of the same character, lines.
+_PROBES = (
+    *("", " ", "\n", "a", "The soup was warm", " the soup", "  two  spaces ", "\tTabs\tand\nlines\r\n\nend\n"),
+    *("SHOUTED Words", "naïve café e\u0301 Ångström ẞ ŒUVRE İi", "映画は良い 电影很好 한국어 영화"),
+    *("ｆｕｌｌ　ｗｉｄｔｈ ＡＢＣ１２３ ﬁne ½ ①", "1234567890 3.14 1,000 -5 2²", "🎬👍🏽👩\u200d👩\u200d👧 ☺\ufe0f"),
+    *("don't I'LL we've x's", "a_b-c/d.e@f.g #tag $5 <b>c</b> [x] {y}", "zero\u200bwidth so\u00adft \ufeffmark"),
+    *("Привет, Ελληνικά שלום العربية हिन्दी ไทย", "def f(x):\n    return x  # four spaces", "extraordinarily" * 8),
+)
+#: How many of the added tokens are tried within texts: some tokenizers have thousands.
+_ADDED = 200
+
+
+class ModelTokenizer:
+    """A checkpoint's tokenizer.
+
+    Attributes:
+        backend: the tokenizer as devices run it: it neither pads nor cuts.
+        mask: the text of the mask token, "" when there is none.
+        unknown: the text of the token that stands for what the vocabulary lacks, "" when there is none.
+        end: the text of the token that ends a text, "" when there is none.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Load what ``AutoTokenizer`` makes of all files of a folder.
+
+        Raises:
+            ExportError: it makes nothing of them, or a tokenizer that no tokenizer.json describes.
+        """
+        self._folder = folder
+        self._original = _load(folder)
+        backend = getattr(self._original, "backend_tokenizer", None)
+        if not isinstance(backend, Tokenizer):
+            raise ExportError(
+                "model.no-tokenizer",
+                f"the tokenizer of {folder} is a {type(self._original).__name__}, which no {TOKENIZER} describes;"
+                " choose a model with a tokenizer of the library tokenizers",
+            )
+        self.backend = Tokenizer.from_str(backend.to_str())
+        self.backend.no_padding()
+        self.backend.no_truncation()
+        self.mask: str = self._original.mask_token or ""
+        self.unknown: str = self._original.unk_token or ""
+        self.end: str = self._original.eos_token or ""
+
+    def write(self, path: Path) -> None:
+        """Write the tokenizer.json of a bundle.
+
+        Raises:
+            ExportError: devices would not find the tokens in a text that ``AutoTokenizer`` finds.
+        """
+        self.backend.save(str(path))
+        self._compare(load_tokenizer(path), "the library tokenizers")
+        try:
+            python = PythonTokenizer(path)
+        except BundleError as error:
+            if error.kind != "tokenizer.unsupported":  # which an Android phone says when it gets such a bundle
+                raise
+        else:
+            self._compare(python, "the tokenizer in Python")
+
+    def _compare(self, found: DeviceTokenizer, reader: str) -> None:
+        for text in self._texts():
+            wanted = self._original(text, return_offsets_mapping=True, split_special_tokens=False)
+            encoding = found.encode(text)
+            if encoding.ids != wanted["input_ids"] or encoding.offsets != wanted["offset_mapping"]:
+                raise ExportError(
+                    "model.tokenizer-differs",
+                    f"{reader} gives the text {text[:40]!r} the tokens {encoding.ids[:12]}, and"
+                    f" {type(self._original).__name__} of {self._folder} gives {wanted['input_ids'][:12]}; choose a"
+                    " model with another tokenizer",
+                )
+
+    def _texts(self) -> Iterator[str]:
+        yield from _PROBES
+        added: list[AddedToken] = list(self._original.added_tokens_decoder.values())
+        for token in added[:_ADDED]:
+            yield f"a {token.content} b{token.content}c"
+
+
+def _load(folder: Path) -> Any:
+    try:
+        with quiet():
+            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # the libraries raise plain Exception as well
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if (folder / TOKENIZER).is_file():
+        try:
+            Tokenizer.from_file(str(folder / TOKENIZER))
+        except Exception as error:  # the library raises plain Exception
+            raise ExportError(
+                "model.tokenizer-damaged",
+                f"{folder / TOKENIZER} is not a tokenizer ({error}); save the tokenizer with save_pretrained",
+            ) from None
+    raise ExportError(
+        "model.tokenizer-unloadable",
+        f"{folder} has no tokenizer that transformers can load ({reason}); save the tokenizer with save_pretrained",
+    )

@@ -1,0 +1,138 @@
+"""A bundle's tokenizer gives AutoTokenizer's tokens, whatever stands beside tokenizer.json, in both readers."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pipelines import PIPELINES
+from refusals import raises
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import AutoTokenizer
+from writing import texts
+
+from fedspzo.device_runtime.data.tokenizer import load_tokenizer
+from fedspzo.device_runtime.data.tokenizer.pipeline import PythonTokenizer
+from fedspzo.export.tokenizer import ModelTokenizer
+
+TEXTS = ("The soup was warm", " Ünïcode  Über 映画は \n", "soup's <|user|> x", *texts(60, seed=8))
+
+
+def _bert() -> Tokenizer:
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words = [
+        "the",
+        "The",
+        "soup",
+        "was",
+        "warm",
+        "u",
+        "U",
+        "##ber",
+        "##nicode",
+        "ü",
+        "Über",
+        "映",
+        "画",
+        "映画は",
+        "##s",
+    ]
+    vocabulary = {word: i for i, word in enumerate([*special, *words])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer.add_special_tokens(special)
+    return tokenizer
+
+
+@cache
+def _pipeline(name: str) -> Tokenizer:
+    return _bert() if name == "bert" else PIPELINES[name]()
+
+
+def _folder(at: Path, kind: str, tokenizer: str, files: dict[str, Any]) -> Path:
+    _pipeline(tokenizer).save(str(at / "tokenizer.json"))
+    (at / "config.json").write_text(json.dumps({"model_type": kind}))
+    for name, record in files.items():
+        (at / name).write_text(json.dumps(record))
+    return at
+
+
+def _config(name: str, **settings: Any) -> dict[str, Any]:
+    return {"tokenizer_config.json": {"tokenizer_class": name, **settings}}
+
+
+FAST = "PreTrainedTokenizerFast"
+ROBERTA = {"mask_token": "<mask>", "bos_token": "<s>", "eos_token": "</s>"}
+#: What lies beside tokenizer.json and gives other tokens than it gives alone.
+BESIDE: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "roberta, prefix space": ("roberta", "roberta", _config("RobertaTokenizer", **ROBERTA, add_prefix_space=True)),
+    "gpt2, prefix space": ("gpt2", "gpt2", _config("GPT2Tokenizer", add_prefix_space=True)),
+    "qwen2, class": ("qwen2", "llama3", _config("Qwen2Tokenizer")),
+    "bert, cased": ("bert", "bert", _config("BertTokenizer", do_lower_case=False)),
+    "bert, accents": ("bert", "bert", _config("BertTokenizer", strip_accents=False)),
+    "bert, scripts": ("bert", "bert", _config("BertTokenizer", tokenize_chinese_chars=False)),
+    "llama, no start": (
+        "llama", "llama2",
+        _config("LlamaTokenizer", bos_token="<s>", eos_token="</s>", add_bos_token=False, legacy=False),
+    ),
+    "llama, start and end": (
+        "llama", "llama2", _config("LlamaTokenizer", bos_token="<s>", eos_token="</s>", add_eos_token=True),
+    ),
+    "extra special tokens": ("llama", "llama3", _config(FAST, extra_special_tokens=["soup"])),
+    "added tokens": ("llama", "llama3", {**_config(FAST), "added_tokens.json": {"soup": 5000}}),
+    "added tokens with settings": (
+        "llama", "llama3",
+        _config(FAST, added_tokens_decoder={"3002": {"content": "soup", "lstrip": True, "special": False}}),
+    ),
+    "special tokens' file": (
+        "llama", "llama3", {**_config(FAST), "special_tokens_map.json": {"additional_special_tokens": ["<|user|>"]}},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_what_lies_beside_a_tokenizer_counts(name: str, tmp_path: Path) -> None:
+    folder = _folder(tmp_path, *BESIDE[name])
+    ModelTokenizer(folder).write(tmp_path / "written.json")
+    library, python = load_tokenizer(tmp_path / "written.json"), PythonTokenizer(tmp_path / "written.json")
+    theirs = AutoTokenizer.from_pretrained(folder)
+    wanted = [theirs(text)["input_ids"] for text in TEXTS]
+    assert [library.encode(text).ids for text in TEXTS] == wanted
+    assert [python.encode(text).ids for text in TEXTS] == wanted
+    alone = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    assert [alone.encode(text).ids for text in TEXTS] != wanted, "what lies beside it changes nothing: no case"
+
+
+def test_padding_and_truncation_are_left_out(tmp_path: Path) -> None:
+    folder = _folder(tmp_path, "bert", "bert", _config("BertTokenizer"))
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.enable_padding(length=16)
+    tokenizer.enable_truncation(3)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    assert len(ModelTokenizer(folder).backend.encode("the soup was").ids) == 5
+
+
+def test_a_tokenizer_that_is_code(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "ByT5Tokenizer"}')
+    with raises("model.no-tokenizer", "ByT5Tokenizer", "choose a model"):
+        ModelTokenizer(tmp_path)
+
+
+def test_a_reader_that_differs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were the reader in Python wrong about a tokenizer, an export would say so."""
+    folder = _folder(tmp_path, "bert", "bert", _config("BertTokenizer"))
+    real = PythonTokenizer.__init__
+
+    def without_words(self: PythonTokenizer, path: Path) -> None:
+        real(self, path)
+        self._pre_tokenize = lambda text: [text]
+
+    monkeypatch.setattr(PythonTokenizer, "__init__", without_words)
+    with raises("model.tokenizer-differs", "the tokenizer in Python", "BertTokenizer"):
+        ModelTokenizer(folder).write(tmp_path / "written.json")
