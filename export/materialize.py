@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from fedspzo.device_runtime.errors import ExportError
-from fedspzo.device_runtime.model.bundle import Bundle, file_hash
+from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.manifest import TOKENIZER, TensorSpec
 from fedspzo.device_runtime.model.stored import widened
 from fedspzo.device_runtime.model.task import MASKED, SIMILARITY
@@ -108,10 +108,10 @@ def _original(bundle: Bundle, source: str | None) -> Checkpoint:
         raise ExportError(
             "export.no-source", f"the original model is needed ({error}); give its folder with --source"
         ) from None
-    if checkpoint.hash != model["hash"] or file_hash(checkpoint.folder / CONFIG) != model["config"]:
+    if checkpoint.hash != model["hash"] or checkpoint.config_hash != model["config"]:
         raise ExportError(
             "export.other-source",
-            f"{checkpoint.folder} is not the model that the bundle came from; give that model with --source",
+            f"{checkpoint.source} is not the model that the bundle came from; give that model with --source",
         )
     return checkpoint
 

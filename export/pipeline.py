@@ -13,7 +13,7 @@ from fedspzo.device_runtime.errors import ExportError
 from fedspzo.device_runtime.model.bundle import Bundle, file_hash
 from fedspzo.device_runtime.model.manifest import BASE, MANIFEST, TOKENIZER, Check, Manifest
 from fedspzo.device_runtime.model.task import GENERATION, Task
-from fedspzo.export.checkpoint import CONFIG, Checkpoint
+from fedspzo.export.checkpoint import Checkpoint
 from fedspzo.export.checks import check_lengths, check_tensors, check_tokenizer, check_trained
 from fedspzo.export.compare import compare
 from fedspzo.export.families import Family, find_family
@@ -44,7 +44,7 @@ def export_bundle(
     """Export a model for a task.
 
     Args:
-        model: folder, hub id, or ``minilm``.
+        model: see :class:`fedspzo.export.checkpoint.Checkpoint`.
         tasks: the task in the forms that it has.
         out: the bundle's folder; it must not exist, and appears only when all checks have passed.
         progress: told what is being done.
@@ -115,9 +115,10 @@ def _write(
         model={
             "name": checkpoint.name,
             "family": checkpoint.config.model_type,
-            "source": str(checkpoint.folder.resolve()),
+            "source": str(checkpoint.source.resolve()),
             "hash": checkpoint.hash,
-            "config": file_hash(checkpoint.folder / CONFIG),
+            "config": checkpoint.config_hash,
+            **({"gguf": checkpoint.gguf} if checkpoint.gguf else {}),
         },
         task=task,
         embedding=networks[0].embedding,

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from fedspzo.device_runtime.errors import ExportError
+from fedspzo.export.gguf import architecture, find_file
 
 FAMILIES = Path(__file__).parent / "families"
 
@@ -23,13 +24,19 @@ def supported_types() -> list[str]:
 
 def check_model_type(model: str) -> None:
     """Raise ExportError when a model's folder says that it is of a type that no family serves."""
+    known = supported_types()
+    file = find_file(Path(model))
     try:
-        kind = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))["model_type"]
+        if file:
+            kind = architecture(file)
+            known += [""] + [name.removesuffix("_text") for name in known]  # as llama.cpp calls them
+        else:
+            kind = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))["model_type"]
     except (OSError, ValueError, KeyError, TypeError):
         return  # a name of the hub, or a config that the export itself complains about
-    known = supported_types()
     if kind not in known:
         raise ExportError(
             "model.unsupported-type",
-            f"{model} has the unsupported model type '{kind}'; choose a model of one of the types {', '.join(known)}",
+            f"{model} has the unsupported model type '{kind}'; choose a model of one of the types"
+            f" {', '.join(supported_types())}",
         )

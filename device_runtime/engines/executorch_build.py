@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
-import os
 import platform
 import shutil
 import subprocess
@@ -17,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedspzo.device_runtime.errors import EngineError
-from fedspzo.device_runtime.files import make_folder, move_into_place
+from fedspzo.device_runtime.files import cache_folder, make_folder, move_into_place
 
 _SOURCE = Path(__file__).with_name("executorch_shim.cpp")
 #: What the wheel's CMake configuration asks of its users; later headers may want a later standard.
@@ -91,9 +90,8 @@ def _key(flags: Sequence[str]) -> str:
 
 
 def _cache() -> Path:
-    folder = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
-        return (folder if folder.is_absolute() else Path.home() / ".cache") / "fedspzo"
+        return cache_folder()
     except RuntimeError:
         raise EngineError(
             "engine.no-cache",

@@ -53,7 +53,7 @@ def export_model(
     """Export a Hugging Face model: forward-only graphs, weights, tokenizer and task. It takes a minute or more.
 
     Args:
-        model: a folder, a hub id, or ``minilm``, which comes with the package.
+        model: a folder, a GGUF file, a hub id, or ``minilm`` or ``smollm2``, which packages carry.
         task: the name of one that comes with the project, the path of a TOML file, or your own tasks, one per form.
         out: the bundle's folder; it must not exist.
         target: engines, batches, lengths, and what is trained; by default LiteRT, batches of 8, 64 tokens, all weights.

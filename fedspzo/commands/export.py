@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the options."""
-    parser.add_argument("model", metavar="MODEL", help="a model's folder, a hub id, or 'minilm'")
+    parser.add_argument("model", metavar="MODEL", help="a model's folder, a GGUF file, a hub id, 'minilm' or 'smollm2'")
     parser.add_argument("--task", required=True, help="a task that comes with the project, or a .toml file")
     parser.add_argument("--engine", default="litert", help="comma-separated: litert, executorch, torch (%(default)s)")
     parser.add_argument("--batch", default="8", help="examples in a batch, comma-separated for several (%(default)s)")
@@ -79,6 +79,8 @@ def _export(options: argparse.Namespace, tasks: Mapping[str, Task], progress: St
     )
     bundle = export_bundle(options.model, tasks, target, options.out, progress)
     print(format_stages(bundle.manifest))
+    if stored := bundle.manifest.model.get("gguf"):
+        print(f"the GGUF file's weights ({stored}) were widened to float32")
     print(f"bundle written to {options.out}")
 
 
