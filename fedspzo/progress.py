@@ -6,7 +6,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -30,6 +30,16 @@ def show(as_json: bool, **fields: Any) -> None:
             f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in fields.items()
         )
         print(", ".join(words), flush=True)
+
+
+def describe_evaluation(record: Mapping[str, Any]) -> str:
+    """A round and how its model does, for people.
+
+    Args:
+        record: as :meth:`fedspzo.broker.server.evaluation.Evaluated.record` gives it.
+    """
+    scores = "".join(f", {name.replace('_', ' ')} {value:.1%}" for name, value in record["scores"].items())
+    return f"round {record['round']} (loss {record['loss']:.4f}{scores})"
 
 
 @contextmanager

@@ -5,15 +5,20 @@ The state folder of a server or a simulation has a link to its bundle.
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
-from fedspzo.broker.server.store import BUNDLE, DATABASE, newest_snapshot, open_journal
+from fedspzo.broker.server.evaluation import Evaluated
+from fedspzo.broker.server.held_out import best_of, read_evaluations
+from fedspzo.broker.server.store import BUNDLE, DATABASE, newest_snapshot, open_database, open_journal, snapshot_rounds
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.manifest import MANIFEST
 from fedspzo.device_runtime.replica.weights import TOGETHER, Replica
 
 SERVER = "server"
+#: Names of rounds: the last one, and that of the best evaluation on held-out examples.
+LAST, BEST = "last", "best"
 
 
 def is_bundle(folder: Path) -> bool:
@@ -29,30 +34,65 @@ def open_bundle(folder: Path) -> Bundle:
     return Bundle(folder / BUNDLE)
 
 
-def open_run(folder: Path) -> Replica:
-    """The replica of a run's last round: the server's snapshot with the journal after it.
+def open_run(folder: Path, round: int | str = LAST) -> Replica:
+    """The replica of a run after a round: a snapshot of the server, or θ₀, with the journal after it.
 
     Args:
         folder: a run's, as the demo makes, or the state folder of a server or a simulation.
+        round: its number, or :data:`LAST`, or :data:`BEST`.
 
     Raises:
-        StateError, BundleError: the folder is neither, or is damaged.
+        StateError, BundleError: the folder is neither, or is damaged; or there is no such round, or no way to it.
     """
     server = _server(folder)
-    replica = Replica(Bundle(folder / BUNDLE), newest_snapshot(server))
-    replay(replica, server)
+    if round == BEST:
+        best = best_evaluation(folder)
+        if best is None:
+            raise StateError(
+                "state.no-evaluation",
+                f"{folder} has no evaluation that says which round is the best; train with held-out examples (server"
+                " --data, simulate --held-out), or give a round's number",
+            )
+        round = best.round
+    up_to = None if round == LAST else int(round)
+    replica = Replica(Bundle(folder / BUNDLE), newest_snapshot(server, up_to))
+    replay(replica, server, up_to)
+    if up_to is not None and replica.round != up_to:
+        kept = ", ".join(map(str, [0, *snapshot_rounds(server)]))
+        raise StateError(
+            "state.no-such-round",
+            f"{folder} cannot give round {up_to}: from its snapshots (rounds {kept}) its journal leads to round"
+            f" {replica.round}; a run by backpropagation has no journal. Give another round, or 'last'",
+        )
     return replica
 
 
-def open_model(folder: Path) -> Replica:
-    """The replica of a run's last round, or a bundle's θ₀. Raises as :func:`open_run` does."""
-    return Replica(Bundle(folder)) if is_bundle(folder) else open_run(folder)
+def open_model(folder: Path, round: int | str = LAST) -> Replica:
+    """The replica of a run after a round, or a bundle's θ₀, its round 0. Raises as :func:`open_run` does."""
+    if not is_bundle(folder):
+        return open_run(folder, round)
+    if round not in (LAST, 0):
+        raise StateError(
+            "state.round-of-a-bundle",
+            f"{folder} is a bundle, which has no round {round}; give the folder of a run, or leave the round out",
+        )
+    return Replica(Bundle(folder))
 
 
-def replay(replica: Replica, server: Path) -> None:
-    """Apply the entries of a server's journal that the replica does not have."""
+def best_evaluation(folder: Path) -> Evaluated | None:
+    """The best of a run's evaluations on held-out examples. Raises StateError when the folder is not a run."""
+    with closing(open_database(_server(folder))) as connection:
+        return best_of(read_evaluations(connection))
+
+
+def replay(replica: Replica, server: Path, up_to: int | None = None) -> None:
+    """Apply the entries of a server's journal that the replica does not have, up to a round where one is given."""
     with open_journal(server) as journal:
-        while entries := list(journal.entries(replica.round, TOGETHER)):
+
+        def wanted() -> int:
+            return TOGETHER if up_to is None else max(0, min(TOGETHER, up_to - replica.round))
+
+        while entries := list(journal.entries(replica.round, wanted())):
             replica.apply_all(entries, journal.head(entries[-1].round))
 
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from fedspzo.broker.rounds.best import rank
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.engines.protocol import Engine
@@ -68,6 +70,10 @@ class Evaluated:
     round: int
     evaluation: Evaluation
 
+    def record(self) -> dict[str, Any]:
+        """Plain values for people and programs: round, loss, scores, examples."""
+        return {"round": self.round, **vars(self.evaluation)}
+
 
 @dataclass(frozen=True)
 class Digested:
@@ -113,6 +119,7 @@ class Evaluator:
         store: ServerStore,
         schedule: Schedule,
         report: Callable[[object], None],
+        best: Evaluated | None = None,
     ) -> None:
         """Start the thread, which waits for :meth:`follow`.
 
@@ -122,6 +129,7 @@ class Evaluator:
             store: has the journal, and takes the snapshots.
             report: given each :class:`Evaluated`, :class:`Digested`, :class:`Snapshot` or :class:`Failed`, on
                 the thread.
+            best: the best evaluation so far; a better one's round gets a snapshot.
 
         Raises:
             StateError: the journal cannot be read.
@@ -132,9 +140,11 @@ class Evaluator:
         self._store = store
         self._schedule = schedule
         self._report = report
+        self._best = best
+        self._evaluated = -1
         self._journal = store.open_journal()
         self._reached = -1
-        self._closing = False
+        self._ended = self._closing = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="evaluator", daemon=True)
         self._thread.start()
@@ -143,6 +153,12 @@ class Evaluator:
         """Take the replica to this round, up to which the journal is on disk."""
         with self._changed:
             self._reached = reached
+            self._changed.notify()
+
+    def end(self) -> None:
+        """No round follows those that there are: the last is attended to as the schedule's last."""
+        with self._changed:
+            self._ended = True
             self._changed.notify()
 
     def close(self) -> None:
@@ -161,12 +177,15 @@ class Evaluator:
                 self._evaluate()
                 self._report(Digested(replica.round, replica.digest()))
             while self._await(replica.round):
+                if self._ended:
+                    self._schedule = replace(self._schedule, last=self._reached)
                 together: list[Entry] = []
                 for entry in self._journal.entries(replica.round, min(BATCH, self._reached - replica.round)):
                     together.append(entry)
                     if self._schedule.due(entry.round):
                         break
-                replica.apply_all(together, self._journal.head(together[-1].round))
+                if together:
+                    replica.apply_all(together, self._journal.head(together[-1].round))
                 self._attend()
         except Exception as error:  # a thread's error would be lost; the server raises it
             self._report(Failed(error))
@@ -174,25 +193,35 @@ class Evaluator:
             self._journal.close()
 
     def _await(self, round: int) -> bool:
-        """Wait until the journal has an entry after a round; False when the thread is to end."""
+        """Wait until the journal has an entry after a round, or ends there; False when the thread is to end."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closing or self._reached > round)
+            self._changed.wait_for(
+                lambda: self._closing or self._reached > round or (self._ended and self._schedule.last != round)
+            )
             return not self._closing
 
     def _attend(self) -> None:
         """Do what is due after the replica's round."""
         replica = self._forward.weights
-        if self._schedule.snapshot(replica.round):
-            self._report(_snapshot(replica, self._store.new_snapshot(replica.round)))
-        if self._schedule.evaluation(replica.round):
-            self._evaluate()
+        improved = self._schedule.evaluation(replica.round) and self._evaluate()
+        if improved or self._schedule.snapshot(replica.round):
+            best = self._best.round if self._best else None
+            self._report(_snapshot(replica, self._store.new_snapshot(replica.round, best)))
         if self._schedule.digest(replica.round):
             self._report(Digested(replica.round, replica.digest()))
 
-    def _evaluate(self) -> None:
-        replica = self._forward.weights
-        if self._examples is not None and not self._schedule.overtaken(replica.round, self._reached):
-            self._report(Evaluated(replica.round, evaluate(self._forward, self._examples)))
+    def _evaluate(self) -> bool:
+        """Evaluate once, unless it is too late; tells whether the model is the best so far."""
+        round = self._forward.weights.round
+        if self._examples is None or round == self._evaluated or self._schedule.overtaken(round, self._reached):
+            return False
+        found = Evaluated(round, evaluate(self._forward, self._examples))
+        self._evaluated = round
+        self._report(found)
+        if self._best is not None and rank(found.evaluation) <= rank(self._best.evaluation):
+            return False
+        self._best = found
+        return True
 
 
 def _snapshot(replica: Replica, path: Path) -> Snapshot:

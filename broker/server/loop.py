@@ -21,6 +21,7 @@ from fedspzo.broker.rounds.sampling import Candidate, Sample, choose_cohort
 from fedspzo.broker.server.admission import Admission
 from fedspzo.broker.server.devices import Roster, credit
 from fedspzo.broker.server.evaluation import Digested, DigestWatch, Evaluated, Evaluator, Failed, Snapshot
+from fedspzo.broker.server.held_out import HeldOut
 from fedspzo.broker.server.inbox import Inbox, sender
 from fedspzo.broker.server.open_round import OpenRound
 from fedspzo.broker.server.outbox import Outbox
@@ -63,11 +64,13 @@ class Loop:
         aggregate: Aggregate | None = None,
         sample: Sample = choose_cohort,
         plans: MakePlans = Pace,
+        held_out: HeldOut | None = None,
     ) -> None:
         """Prepare a job, or the rest of one.
 
         Args:
             evaluator: makes the evaluator, given where it reports to.
+            held_out: keeps what it reports, and says when to stop.
             access, name, job, devices, observe, admission, serve_after, aggregate, sample, plans: see
                 :class:`fedspzo.broker.server.server.Server`.
 
@@ -84,13 +87,14 @@ class Loop:
         self._serve_after = serve_after
         self._aggregate = checked(aggregate) if aggregate else partial(close_round, votes=job.votes)
         self._sample = sample
+        self._held_out = held_out or HeldOut(store, None)
         topics = Topics(name)
         client = access.user or f"server-{name}"
         self._link = Link(access, client, [topics.up("+"), topics.state("+")])
         self._evaluator = evaluator(self._link.events.put)
         self._roster = Roster(store.load_members())
         self._digests = DigestWatch()
-        self._progress = Progress(Counter(store.load_counts()))
+        self._progress = Progress(Counter(store.load_counts()), best=self._held_out.best)
         self._saved_counts = self._progress.counts.copy()
         self._inbox = Inbox(topics, store.bundle, self._roster)
         self._outbox = Outbox(self._link, topics, store, self._roster)
@@ -111,7 +115,7 @@ class Loop:
     def connect(self) -> None:
         """Connect to the broker. Raises BrokerError when it cannot be reached, or refuses."""
         self._link.connect()
-        if self._progress.round is None and self._store.journal.last_round < self._job.rounds:
+        if self._progress.round is None and not self._enough():
             log.info("waiting for %d devices", self._wanted)
 
     def run(self) -> JobResult | None:
@@ -161,6 +165,8 @@ class Loop:
             self._closed, self._last_round = closed, closed.round
             self._evaluator.follow(closed.round)
             self._observe(closed)
+        if self._progress.finished:
+            self._evaluator.end()
 
     def offer_snapshots(self, url: str) -> None:
         """Tell devices that are far behind of snapshots, at ``url/ROUND``; call before :meth:`run`."""
@@ -207,6 +213,8 @@ class Loop:
         elif isinstance(event, Received):
             self._hear(event.topic, event.payload)
         elif isinstance(event, Evaluated):
+            self._held_out.add(event)
+            self._progress.best = self._held_out.best
             self._observe(event)
         elif isinstance(event, Digested):
             self._progress.digest = event.digest
@@ -232,7 +240,7 @@ class Loop:
         if opened is None:
             if self._finished_at is not None:
                 return False
-            if self._store.journal.last_round >= self._job.rounds:
+            if self._enough():
                 self._finished_at, self._progress.finished = now, True
                 self._outbox.finish()
                 return True
@@ -246,6 +254,10 @@ class Loop:
         if opened.overdue(now) or (opened.hopeless(self._roster, now) and self._others(opened, now)):
             self._extend(opened, now)
         return False
+
+    def _enough(self) -> bool:
+        """Whether all rounds are closed, or there is no patience left."""
+        return self._store.journal.last_round >= self._job.rounds or self._held_out.stalled
 
     def _open(self, now: float) -> None:
         plan = self._plans.plan(self._store.journal.last_round + 1)

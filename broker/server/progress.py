@@ -20,11 +20,13 @@ class JobResult:
         digest: of the server's replica after the last round.
         reports: device → its report.
         counts: what happened how often (results accepted, late, refused; messages dropped).
+        best: the best evaluation on the held-out examples, if there are any.
     """
 
     digest: bytes
     reports: Mapping[str, Report]
     counts: Mapping[str, int]
+    best: Evaluated | None = None
 
 
 @dataclass
@@ -36,7 +38,7 @@ class Progress:
         finished: whether the last round is closed.
         offer: the newest snapshot and its URL, when there is one to be had.
         synced_at: when a device last synced, by the monotonic clock.
-        digest, reports, counts: see :class:`JobResult`.
+        digest, reports, counts, best: see :class:`JobResult`.
     """
 
     counts: Counter[str]
@@ -46,10 +48,11 @@ class Progress:
     synced_at: float = 0.0
     digest: bytes = b""
     reports: dict[str, Report] = field(default_factory=dict)
+    best: Evaluated | None = None
 
     def result(self) -> JobResult:
         """What there is now."""
-        return JobResult(self.digest, dict(self.reports), dict(self.counts))
+        return JobResult(self.digest, dict(self.reports), dict(self.counts), self.best)
 
 
 #: What an observer is told of: a closed round, an evaluation, a snapshot, the end of the job.

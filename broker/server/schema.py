@@ -26,6 +26,9 @@ CREATE TABLE IF NOT EXISTS devices (
     measured_joules REAL, estimated_joules REAL, joules_uncertainty REAL, joules_results INTEGER
 );
 CREATE TABLE IF NOT EXISTS rebase (one INTEGER PRIMARY KEY CHECK (one = 1), message BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS evaluations (
+    round INTEGER PRIMARY KEY, examples BLOB NOT NULL, count INTEGER NOT NULL, loss REAL, scores TEXT NOT NULL
+);
 CREATE TABLE IF NOT EXISTS counts (name TEXT PRIMARY KEY, count INTEGER NOT NULL);
 """
 

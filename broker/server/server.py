@@ -15,6 +15,7 @@ from fedspzo.broker.rounds.job import Job, check_job
 from fedspzo.broker.rounds.sampling import Sample, choose_cohort
 from fedspzo.broker.server.admission import Admission
 from fedspzo.broker.server.evaluation import Evaluator, Schedule
+from fedspzo.broker.server.held_out import HeldOut, check_patience
 from fedspzo.broker.server.loop import Loop
 from fedspzo.broker.server.progress import JobResult, Observer, ignore
 from fedspzo.broker.server.status import ServerStatus
@@ -62,6 +63,7 @@ class Server:
         engine: str = "litert",
         devices: int = 1,
         evaluate_every: int = 20,
+        patience: int | None = None,
         serve_after: float | None = None,
         admission: Admission | None = None,
         endpoint: Endpoint | None = None,
@@ -80,6 +82,8 @@ class Server:
             engine: evaluates; one of ``engines.protocol.ENGINES``.
             devices: how many to wait for before the first round.
             evaluate_every: rounds between evaluations.
+            patience: the job stops after this number of evaluations in a row without a better one than before them; an
+                open round is closed first. None for never.
             serve_after: seconds to continue when the job is over and the devices that are there have reported; None
                 for until it is stopped.
             admission: the devices that may take part; by default whoever the broker lets in.
@@ -89,12 +93,14 @@ class Server:
             plans: makes the rounds' plans; by default the job's own.
 
         Raises:
-            PlanError: the job does not fit the bundle.
+            PlanError: the job does not fit the bundle, or ``patience`` has no examples to judge by.
         """
+        check_patience(patience, held_out is not None)
         self.bundle, self.job, self.state = bundle, check_job(job, bundle), Path(state)
         self._access, self._name = access, name
         self._held_out, self._engine = held_out, engine
         self._devices, self._evaluate_every, self._serve_after = devices, evaluate_every, serve_after
+        self._patience = patience
         self._admission, self._endpoint, self._observe = admission, endpoint, observe
         self._aggregate, self._sample, self._plans = aggregate, sample, plans
         self._url = ""
@@ -186,13 +192,16 @@ class Server:
             link_bundle(self.state, self.bundle.folder)
             last = max(self.job.rounds, store.journal.last_round)  # a journal may be longer than the job is now
             schedule = Schedule(last, self._evaluate_every, self.job.digest_every)
+            held_out = HeldOut(store, self._held_out, self._patience)
             engine, replica = create_engine(self._engine), Replica(self.bundle, store.snapshot)
             loop = Loop(
                 access=self._access,
                 name=self._name,
                 job=self.job,
                 store=store,
-                evaluator=lambda report: Evaluator(engine, replica, self._held_out, store, schedule, report),
+                evaluator=lambda report: Evaluator(
+                    engine, replica, self._held_out, store, schedule, report, held_out.best
+                ),
                 devices=self._devices,
                 observe=self._observe,
                 admission=self._admission,
@@ -200,6 +209,7 @@ class Server:
                 aggregate=self._aggregate,
                 sample=self._sample,
                 plans=self._plans,
+                held_out=held_out,
             )
             stack.callback(loop.close)
             url = stack.enter_context(self._serve(store, loop)) if self._endpoint else ""

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedspzo.broker.server.evaluation import Evaluated
+from fedspzo.broker.server.held_out import best_of, read_evaluations
 from fedspzo.broker.server.schema import check_version
 from fedspzo.broker.server.store import DATABASE
 from fedspzo.device_runtime.errors import StateError
@@ -97,6 +99,8 @@ def _read(connection: sqlite3.Connection, now: float) -> dict[str, Any]:
         }
         for row in rows("SELECT * FROM devices ORDER BY name")
     ]
+    evaluations = read_evaluations(connection)
+    best = best_of(evaluations)
     return {
         "round": journal["round"],
         "journal_bytes": journal["bytes"],
@@ -110,6 +114,9 @@ def _read(connection: sqlite3.Connection, now: float) -> dict[str, Any]:
             "seconds": sum(row["seconds"] for row in last) / len(last),
             "energy": _spending(last),
         } if last else None,
+        "evaluated": {
+            "best": best.record(), "last": Evaluated(max(evaluations), evaluations[max(evaluations)]).record(),
+        } if best else None,
         "closed_ago": now - last[0]["closed"] if last else None,
         "counts": {row["name"]: row["count"] for row in rows("SELECT * FROM counts")},
         "devices": devices,

@@ -23,7 +23,7 @@ from fedspzo.device_runtime.replica.journal import EMPTY, Journal, connect, make
 DATABASE, SNAPSHOTS, KEY = "server.sqlite", "snapshots", "server.key"
 #: Link to the job's bundle, so that the folder stands for a model.
 BUNDLE = "bundle"
-#: Snapshots that are kept: the one before the newest may be on its way to a device.
+#: Snapshots that are kept beside the best round's: the one before the newest may be on its way to a device.
 KEPT = 2
 
 
@@ -199,9 +199,10 @@ class ServerStore:
         """What happened how often."""
         return dict(self._connection.execute("SELECT name, count FROM counts").fetchall())
 
-    def new_snapshot(self, round: int) -> Path:
-        """Where the snapshot of a round is written; old ones are removed."""
-        for path in _snapshots(self._snapshots)[: -KEPT + 1]:
+    def new_snapshot(self, round: int, best: int | None = None) -> Path:
+        """Where the snapshot of a round is written; old ones are removed, except that of the best round."""
+        others = [path for path in _snapshots(self._snapshots) if int(path.stem) not in (round, best)]
+        for path in others[: -KEPT + 1]:
             path.unlink(missing_ok=True)
         return self._snapshots / f"{round:08d}.safetensors"
 
@@ -261,7 +262,7 @@ def forget_devices(folder: Path, names: Sequence[str]) -> None:
     Raises:
         StateError: not a server's folder, its server runs, or a name is not of a device; then nothing has changed.
     """
-    with closing(_open_database(folder)) as connection:
+    with closing(open_database(folder)) as connection:
         try:
             lock = lock_folder(folder)
         except StateError:
@@ -289,9 +290,15 @@ def forget_devices(folder: Path, names: Sequence[str]) -> None:
             lock.close()
 
 
-def newest_snapshot(folder: Path) -> Path | None:
-    """The newest snapshot in a server's state folder."""
-    return max(_snapshots(folder / SNAPSHOTS), default=None)
+def newest_snapshot(folder: Path, up_to: int | None = None) -> Path | None:
+    """The newest snapshot in a server's state folder, or the newest of rounds up to one."""
+    found = _snapshots(folder / SNAPSHOTS)
+    return max((path for path in found if up_to is None or int(path.stem) <= up_to), default=None)
+
+
+def snapshot_rounds(folder: Path) -> list[int]:
+    """Rounds that a server's state folder has snapshots of, in order."""
+    return [int(path.stem) for path in _snapshots(folder / SNAPSHOTS)]
 
 
 def _snapshots(folder: Path) -> list[Path]:
@@ -302,7 +309,7 @@ def _snapshots(folder: Path) -> list[Path]:
 @contextmanager
 def open_journal(folder: Path) -> Iterator[Journal]:
     """The journal of a server, running or not, given its state folder. Raises StateError when there is none."""
-    with closing(_open_database(folder)) as connection:
+    with closing(open_database(folder)) as connection:
         yield Journal(connection)
 
 
@@ -314,11 +321,12 @@ def read_journal(folder: Path) -> list[Entry]:
 
 def read_history(folder: Path) -> list[ClosedRound]:
     """All closed rounds in order, given a server's state folder. Raises StateError for any other folder."""
-    with closing(_open_database(folder)) as connection:
+    with closing(open_database(folder)) as connection:
         return _history(connection)
 
 
-def _open_database(folder: Path) -> sqlite3.Connection:
+def open_database(folder: Path) -> sqlite3.Connection:
+    """A connection to a server's file. Raises StateError when the folder has none, or it is of another version."""
     file = folder / DATABASE
     if not file.is_file():
         raise StateError("state.no-journal", f"{folder} has no journal; give the state folder of a server")

@@ -84,15 +84,18 @@ def open_bundle(folder: str | Path) -> Bundle:
     return run_folder.open_bundle(Path(folder))
 
 
-def open_model(model: Model) -> Replica:
-    """A model's weights: those of a run after its last round, or of a bundle before the first.
+def open_model(model: Model, round: int | str = "last") -> Replica:
+    """A model's weights: those of a run after a round, or of a bundle before the first.
+
+    Args:
+        round: of a run: its number, ``last``, or ``best`` for that of the best evaluation on held-out examples.
 
     Raises:
-        BundleError, StateError: the folder is neither a bundle nor a run, or is damaged.
+        BundleError, StateError: the folder is neither a bundle nor a run, or is damaged; or there is no such round.
     """
     if isinstance(model, Replica):
         return model
-    return Replica(model) if isinstance(model, Bundle) else run_folder.open_model(Path(model))
+    return Replica(model) if isinstance(model, Bundle) else run_folder.open_model(Path(model), round)
 
 
 def predict(model: Model, *texts: str, engine: str = "litert", threads: int = 1) -> Prediction:

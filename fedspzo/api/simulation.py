@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from fedspzo import run_folder
 from fedspzo.api.models import open_bundle
 from fedspzo.broker.rounds.adaptive import MakePlans, Pace
 from fedspzo.broker.rounds.aggregate import Aggregate
 from fedspzo.broker.rounds.job import Job, check_job
 from fedspzo.broker.rounds.sampling import Sample, choose_cohort
 from fedspzo.broker.server.evaluation import Evaluated, Schedule
+from fedspzo.broker.server.held_out import HeldOut, check_patience
 from fedspzo.broker.server.progress import JobResult, Observer, ignore
 from fedspzo.broker.server.store import ServerStore, link_bundle
 from fedspzo.broker.simulation import driver
@@ -42,13 +44,16 @@ class Simulation:
         model: after the last round; :func:`fedspzo.predict`, ``evaluate`` and ``materialize_model`` take it.
         rounds: that were closed in this call, in order.
         evaluations: round → how the model did on the held-out examples after it.
-        result: the model's digest, and what happened how often.
+        result: the model's digest, what happened how often, and the best evaluation.
+        best_model: after the round of the best evaluation, which earlier calls in the same folder may have made;
+            ``model`` itself where there is no better one.
     """
 
     model: Replica
     rounds: tuple[SimulatedRound, ...]
     evaluations: dict[int, Evaluation]
     result: JobResult
+    best_model: Replica
 
     @property
     def evaluation(self) -> Evaluation:
@@ -68,6 +73,7 @@ def simulate(
     examples_per_device: int | None = None,
     held_out: str | Path | DataStore | None = None,
     evaluate_every: int = 20,
+    patience: int | None = None,
     state: str | Path | None = None,
     name: str = "default",
     behaviour: Behaviour = CALM,
@@ -91,6 +97,7 @@ def simulate(
         examples_per_device: each device draws this many, which others may have too; by default all are shared out.
         held_out: examples to evaluate on.
         evaluate_every: rounds between evaluations; there is one before the first round and one after the last.
+        patience: stop after this number of evaluations in a row without a better one than before them; None for never.
         state: folder of the journal and of snapshots, as a server's; a run in it is continued. By default a temporary
             one, which is gone afterwards.
         name: of the job.
@@ -106,13 +113,15 @@ def simulate(
         first_order: fedavg, fedsgd or fedadam, to compare with: devices then use backpropagation.
 
     Raises:
-        PlanError: the job does not fit the bundle or continue the journal, or a first-order method diverges.
+        PlanError: the job does not fit the bundle or continue the journal, a first-order method diverges, or
+            ``patience`` has no examples to judge by.
         DataError: the data cannot be read, or are too few for the devices.
         StateError: the state folder is in use, or of another job.
         BundleError, EngineError: the bundle is damaged, or the engine is not installed or has no graphs in it.
     """
     if min(evaluate_every, workers, threads) < 1:
         raise PlanError("simulation.not-positive", "evaluate_every, workers and threads are at least 1")
+    check_patience(patience, held_out is not None)
     found = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     checked = check_job(job or Job(), found)
     shared = Partition(Path(data), devices, Skew.parse(partition), examples_per_device, checked.seed)
@@ -147,22 +156,27 @@ def simulate(
         rounds, evaluations = [], {}
         schedule = Schedule(max(checked.rounds, training.round), evaluate_every, checked.digest_every)
         forward = Forward(create_engine(engine, threads), replica)
+        judged = HeldOut(store, examples, patience)
 
         def attend() -> None:
             """Do what is due after the last closed round."""
             if not schedule.due(training.round):
                 return
             training.advance(replica)
+            improved = False
             if examples is not None and schedule.evaluation(training.round):
-                evaluations[training.round] = evaluate(forward, examples)
-                observe(Evaluated(training.round, evaluations[training.round]))
-            if schedule.snapshot(training.round):
-                replica.save_snapshot(store.new_snapshot(training.round))
+                evaluated = Evaluated(training.round, evaluate(forward, examples))
+                evaluations[training.round] = evaluated.evaluation
+                improved = judged.add(evaluated)
+                observe(evaluated)
+            if training.round and (improved or judged.stalled or schedule.snapshot(training.round)):
+                best = judged.best.round if judged.best else None
+                replica.save_snapshot(store.new_snapshot(training.round, best))
 
         if not training.round:
             attend()
         counts: Counter[str] = Counter()
-        for closed in driver.simulate(checked, fleet, training, sample):
+        for closed in driver.simulate(checked, fleet, training, sample) if not judged.stalled else ():
             counts["results accepted"] += len(closed.devices)
             counts["devices asked"] += closed.asked
             rounds.append(closed)
@@ -172,7 +186,11 @@ def simulate(
                     "simulation.diverged", f"{first_order} diverged in round {closed.round}; lower the learning rate"
                 )
             attend()
+            if judged.stalled:
+                break
         training.advance(replica)
-        result = JobResult(replica.digest(), {}, dict(counts))
+        result = JobResult(replica.digest(), {}, dict(counts), judged.best)
         observe(result)
-    return Simulation(replica, tuple(rounds), evaluations, result)
+        better = judged.best is not None and judged.best.round != replica.round
+        best_model = run_folder.open_run(folder, run_folder.BEST) if better else replica
+    return Simulation(replica, tuple(rounds), evaluations, result, best_model)

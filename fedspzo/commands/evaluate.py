@@ -6,6 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
+from fedspzo.options.round import add_round_option
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the options."""
@@ -13,6 +15,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, metavar="FILE", help="labelled examples (see fedspzo device --help)")
     parser.add_argument("--engine", default="litert", help="litert, executorch, torch or tflite (%(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="threads of the engine (%(default)s)")
+    add_round_option(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -21,16 +24,16 @@ def run(options: argparse.Namespace) -> None:
     from fedspzo.api.models import evaluate
     from fedspzo.device_runtime.data.store import load_data
     from fedspzo.progress import steps
-    from fedspzo.run_folder import is_bundle, open_bundle, open_run
+    from fedspzo.run_folder import LAST, is_bundle, open_bundle, open_model
 
     with steps("reading the data") as progress:
         bundle = open_bundle(options.folder)
         store = load_data(options.data, bundle)
         progress("evaluating the model as it was exported")
         found = {"before": evaluate(bundle, store, engine=options.engine, threads=options.threads)}
-        if not is_bundle(options.folder):
+        if not is_bundle(options.folder) or options.round != LAST:
             progress("applying the journal")
-            trained = open_run(options.folder)
+            trained = open_model(options.folder, options.round)
             progress(f"evaluating the model after round {trained.round}")
             after = evaluate(trained, store, engine=options.engine, threads=options.threads)
             found[f"after {trained.round} rounds"] = after

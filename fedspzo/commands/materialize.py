@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from fedspzo.options.round import add_round_option
+from fedspzo.progress import describe_evaluation
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the options."""
@@ -12,16 +15,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")
     parser.add_argument("--peft", action="store_true", help="write only the adapters, as a folder that peft loads")
     parser.add_argument("--source", help="the original model, if it has moved since the export")
+    add_round_option(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Write the checkpoint."""
     from fedspzo.api.models import materialize_model
     from fedspzo.progress import steps
-    from fedspzo.run_folder import open_run
+    from fedspzo.run_folder import best_evaluation, open_run
 
     with steps("applying the journal") as progress:
-        replica = open_run(options.folder)
+        replica = open_run(options.folder, options.round)
         progress("writing the adapter" if options.peft else "writing the checkpoint")
         materialize_model(replica, options.out, peft=options.peft, source=options.source)
     print(f"{'adapter' if options.peft else 'checkpoint'} of round {replica.round} written to {options.out}")
+    best = best_evaluation(options.folder)
+    if options.round == "last" and best is not None and best.round != replica.round:
+        print(f"the best on the held-out examples was {describe_evaluation(best.record())}; --round best gives it")

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from fedspzo.options.broker import add_broker_options, make_access
 from fedspzo.options.job import add_job_options, make_job
 from fedspzo.options.log import add_log_options
-from fedspzo.progress import show
+from fedspzo.options.round import add_patience_option
+from fedspzo.progress import describe_evaluation, show
 
 if TYPE_CHECKING:
     from fedspzo.broker.server.progress import JobResult
@@ -27,6 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="FILE", help="held-out examples to evaluate on")
     parser.add_argument("--engine", default="litert", help="litert, executorch, torch or tflite (%(default)s)")
     parser.add_argument("--evaluate-every", type=int, default=20, metavar="N", help="rounds (%(default)s)")
+    add_patience_option(parser)
     parser.add_argument(
         "--admit", type=Path, metavar="FILE",
         help="accept only the devices in this list: a line NAME KEY for each, as fedspzo device --show-key prints",
@@ -110,6 +112,7 @@ def run(options: argparse.Namespace) -> None:
         engine=options.engine,
         devices=options.devices,
         evaluate_every=options.evaluate_every,
+        patience=options.patience,
         serve_after=options.serve_after,
         admission=Admission(options.admit) if options.admit else None,
         endpoint=endpoint,
@@ -130,6 +133,7 @@ def _describe(result: JobResult, seconds: float, status: ServerStatus | None) ->
         "seconds": seconds,
         "server_digest": result.digest.hex(),
         "counts": dict(result.counts),
+        **({"best": result.best.record()} if result.best else {}),
         **({"energy": describe_joules(status)} if status else {}),
         "devices": {
             device: {
@@ -155,6 +159,8 @@ def _print(result: JobResult, seconds: float) -> None:
         )
     counts = ", ".join(f"{name} {count}" for name, count in sorted(result.counts.items()) if count)
     print(counts or "nothing counted")
+    if result.best:
+        print(f"the best on the held-out examples was {describe_evaluation(result.best.record())}")
     print(f"finished after {seconds:.0f} s; the model's digest is {result.digest.hex()}", flush=True)
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from fedspzo.broker.rounds.methods import FIRST_ORDER, SIMULATED, Method
 from fedspzo.options.job import add_job_options, make_job
-from fedspzo.progress import show
+from fedspzo.options.round import add_patience_option
+from fedspzo.progress import describe_evaluation, show
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--held-out", metavar="FILE", help="examples to evaluate on")
     parser.add_argument("--evaluate-every", type=int, default=20, metavar="N", help="rounds (%(default)s)")
+    add_patience_option(parser)
     parser.add_argument("--job", default="default", help="the job's name (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print progress as JSON lines")
     add_job_options(parser, SIMULATED)
@@ -90,7 +92,10 @@ def run(options: argparse.Namespace) -> None:
                 seconds=time.monotonic() - started,
                 server_digest=event.digest.hex(),
                 counts=dict(event.counts),
+                **({"best": event.best.record()} if event.best and options.json else {}),
             )
+            if event.best and not options.json:
+                print(f"the best on the held-out examples was {describe_evaluation(event.best.record())}", flush=True)
 
     job = make_job(options, SIMULATED)
     method = SIMULATED.get(options.method)
@@ -106,6 +111,7 @@ def run(options: argparse.Namespace) -> None:
         examples_per_device=options.examples_per_device,
         held_out=options.held_out,
         evaluate_every=options.evaluate_every,
+        patience=options.patience,
         state=options.state,
         name=options.job,
         behaviour=Behaviour(

@@ -17,6 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Read the state folder and print."""
     from fedspzo.broker.server.status import read_status
+    from fedspzo.progress import describe_evaluation
     from fedspzo.tables import format_table
 
     status = read_status(options.state)
@@ -35,6 +36,11 @@ def run(options: argparse.Namespace) -> None:
             f"a round takes a device {energy['joules_a_device']:.4g} ± {energy['uncertainty']:.2g} J above idle"
             f" ({energy['devices']:.1f} devices say so{', in part by ESTIMATE' * (0 < energy['estimated'] < 1)}"
             f"{', by ESTIMATE' * (energy['estimated'] == 1)})"
+        )
+    if evaluated := status["evaluated"]:
+        print(
+            f"on the held-out examples: best in {describe_evaluation(evaluated['best'])},"
+            f" last in {describe_evaluation(evaluated['last'])}"
         )
     if opened := status["open"]:
         print(f"open: round {opened['round']}, {opened['results']} of {opened['asked']} answered")

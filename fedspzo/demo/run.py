@@ -31,6 +31,7 @@ from fedspzo.device_runtime.step.scores import evaluate
 from fedspzo.export.network.target import Target
 from fedspzo.export.pipeline import export_bundle
 from fedspzo.export.tasks import load_task
+from fedspzo.progress import describe_evaluation
 from fedspzo.run_folder import SERVER, replay
 from fedspzo.tables import format_stages
 
@@ -205,6 +206,7 @@ def _summarise(
         "replay_digest": evidence.replay_digest,
         "device_digests": {name: d["digest"] for name, d in devices.items()},
         "results": progress.finish["counts"],
+        "best": progress.finish["best"],
     }
 
 
@@ -231,6 +233,7 @@ def _print_summary(console: Console, settings: Settings, summary: dict[str, Any]
         f"a device: {summary['bytes_up_per_device_round']:.0f} bytes up and"
         f" {summary['bytes_down_per_device_round']:.0f} down a round,"
         f" {summary['seconds_per_device_step']:.2f} s a step, {summary['device_peak_rss_mb']:.0f} MB at most\n"
+        f"the best on the held-out examples was {describe_evaluation(summary['best'])}; --round best takes it\n"
         f"{summary['seconds']:.0f} s in all; {settings.folder}/summary.json, {settings.folder}/accuracy.png\n\n"
         f'next: fedspzo predict {settings.folder} "phone my sister"\n'
         f"      fedspzo materialize {settings.folder} --out checkpoint",

@@ -25,7 +25,7 @@ from fedspzo.broker.rounds.sampling import Candidate
 from fedspzo.broker.server import devices as devices_module
 from fedspzo.broker.server.admission import Admission
 from fedspzo.broker.server.evaluation import Evaluated
-from fedspzo.broker.server.progress import Event
+from fedspzo.broker.server.progress import Event, Observer
 from fedspzo.broker.server.server import Server
 from fedspzo.broker.server.store import ServerStore, read_history, read_journal
 from fedspzo.cli import main
@@ -42,6 +42,7 @@ from fedspzo.device_runtime.protocol.signing import PIN, Scope, Signer
 from fedspzo.device_runtime.protocol.topics import Topics
 from fedspzo.device_runtime.replica.journal import EMPTY
 from fedspzo.device_runtime.replica.state import KEY, DeviceState
+from fedspzo.run_folder import open_run
 
 __all__ = ["broker", "processes"]
 
@@ -112,6 +113,39 @@ def test_two_servers_side_by_side_and_one_of_them_again(
     assert [event.round for event in told["one"] if isinstance(event, ClosedRound)] == [ROUNDS + 1, ROUNDS + 2]
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_job_without_patience_left_ends_as_any_job_does(
+    pinned: Bundle, broker: EmbeddedBroker, store: DataStore, tmp_path: Path
+) -> None:
+    """Weights that do not move get no better. Its device ends with the server's bits; started again, it is over."""
+    job = Job(rounds=1000, cohort=1, seed=1, batch=4).with_blocks((Block(3, 1, 0.25, 0.0), Block(5, 4, 1.0, 0.0)))
+
+    def make(patience: int, observe: Observer) -> Server:
+        return Server(
+            pinned, job, Access(broker.url), tmp_path / "server", held_out=store, evaluate_every=1, patience=patience,
+            serve_after=0, observe=observe,
+        )  # fmt: skip
+
+    told: list[Event] = []
+    with make(2, told.append) as server:
+        device = Device(Access(broker.url), "default", pinned, tmp_path / "a", store)
+        result = server.wait(PATIENCE_S)
+    assert result is not None
+    last = max(event.round for event in told if isinstance(event, ClosedRound))
+    assert last < 1000
+    assert result.digest == device.digest() == open_run(tmp_path / "server", last).digest()
+    assert result.best is not None
+    assert result.best.round == 0
+    device.state.close()
+    told.clear()
+    with make(2, told.append) as server:
+        device = Device(Access(broker.url), "default", pinned, tmp_path / "a", store)
+        again = server.wait(PATIENCE_S)
+    device.state.close()
+    assert again is not None
+    assert (again.digest, again.best) == (result.digest, result.best)
+    assert not [event for event in told if isinstance(event, ClosedRound)]
 
 
 def test_it_is_stopped_from_anywhere(pinned: Bundle, broker: EmbeddedBroker, tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ import pytest
 from patience import PATIENCE_S
 
 from fedspzo.broker.rounds.aggregate import ClosedRound
+from fedspzo.broker.rounds.best import rank
 from fedspzo.broker.server.evaluation import Digested, Evaluated, Evaluator, Failed, Schedule, Snapshot
+from fedspzo.broker.server.held_out import best_of
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.engines.protocol import create_engine
@@ -19,6 +21,7 @@ from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Plan
 from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.step.scores import Evaluation
 
 ROUNDS = 250
 SCHEDULE = Schedule(last=ROUNDS, evaluate_every=20, digest_every=25)
@@ -88,8 +91,10 @@ def test_what_is_late_is_skipped_and_what_is_needed_kept(
 def test_in_time_nothing_is_skipped_and_a_restart_goes_on_at_the_snapshot(
     server: ServerStore, bundle: Bundle, store: DataStore
 ) -> None:
-    def follow(expected: list[int]) -> list[object]:
-        """What comes of a journal that grows by 20 rounds whenever an evaluation is done."""
+    evaluations: dict[int, Evaluation] = {}
+
+    def follow(expected: list[int]) -> None:
+        """A journal grows by 20 rounds whenever an evaluation is done. A better model than before gets a snapshot."""
         reports: list[object] = []
         done = threading.Event()
 
@@ -101,16 +106,53 @@ def test_in_time_nothing_is_skipped_and_a_restart_goes_on_at_the_snapshot(
                 done.set()
 
         replica = Replica(bundle, server.snapshot)
-        evaluator = Evaluator(create_engine("litert"), replica, store, server, SCHEDULE, report)
+        best = best_of(evaluations)
+        evaluator = Evaluator(create_engine("litert"), replica, store, server, SCHEDULE, report, best)
         assert (evaluator.round, evaluator.head) == (expected[0], server.journal.head(expected[0]))
         evaluator.follow(expected[0])
         assert done.wait(PATIENCE_S)
         evaluator.close()
         assert rounds(reports, Evaluated) == expected
-        return reports
+        snapshots = {round for round in expected if round and round % 100 == 0}
+        for report in reports:
+            if isinstance(report, Evaluated):
+                better = all(rank(report.evaluation) > rank(other) for other in evaluations.values())
+                snapshots |= {report.round} if better and report.round else set()
+                evaluations[report.round] = report.evaluation
+        assert rounds(reports, Snapshot) == sorted(snapshots)
+        found = best_of(evaluations)
+        assert found is not None
+        assert {found.round, expected[-1] // 100 * 100} <= {0, *server.snapshots()}
+        assert len(server.snapshots()) <= 3
 
-    assert rounds(follow([0, 20, 40, 60, 80, 100]), Snapshot) == [100]
-    assert rounds(follow([100, 120, 140, 160, 180, 200, 220, 240]), Snapshot) == [100, 200]
+    follow([0, 20, 40, 60, 80, 100])
+    follow([100, 120, 140, 160, 180, 200, 220, 240])
+
+
+def test_a_job_that_ends_early_is_attended_to_as_at_its_end(
+    server: ServerStore, bundle: Bundle, store: DataStore
+) -> None:
+    """Where nothing was due, and where the round was evaluated already: it is not evaluated again."""
+    reports: queue.Queue[object] = queue.Queue()
+    evaluator = Evaluator(create_engine("litert"), Replica(bundle), store, server, SCHEDULE, reports.put)
+    evaluator.follow(0)
+    while not isinstance(reports.get(timeout=PATIENCE_S), Digested):
+        pass
+    evaluator.follow(7)
+    evaluator.end()
+    found = [reports.get(timeout=PATIENCE_S) for _ in range(3)]
+    assert [type(report) for report in found] == [Evaluated, Snapshot, Digested]
+    assert {report.round for report in found} == {7}  # type: ignore[attr-defined]
+    evaluator.close()
+    evaluator = Evaluator(
+        create_engine("litert"), Replica(bundle, server.snapshot), store, server, SCHEDULE, reports.put
+    )
+    evaluator.follow(7)
+    evaluator.end()
+    found = [reports.get(timeout=PATIENCE_S) for _ in range(5)]
+    assert [type(report) for report in found] == [Snapshot, Evaluated, Digested, Snapshot, Digested]
+    evaluator.close()
+    assert reports.empty()
 
 
 def test_a_journal_that_is_damaged_is_told(server: ServerStore, bundle: Bundle, store: DataStore) -> None:

@@ -1,0 +1,37 @@
+"""Which round's model is the best on held-out examples, and when to stop waiting for a better one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from fedspzo.device_runtime.step.scores import Evaluation
+
+
+def rank(evaluation: Evaluation) -> tuple[float, float]:
+    """What evaluations are compared by, the greater the better: the first score, and of equal scores the lower loss.
+
+    Where there is no score the loss decides. What is not a number is worse than any number.
+    """
+    first = next(iter(evaluation.scores.values()), 0.0)
+    return tuple(-math.inf if math.isnan(value) else value for value in (first, -evaluation.loss))  # type: ignore[return-value]
+
+
+def best_round(evaluations: Mapping[int, Evaluation]) -> int | None:
+    """The round of the best evaluation, the earliest of equals; None where there is no evaluation."""
+    return max(sorted(evaluations), key=lambda round: rank(evaluations[round]), default=None)
+
+
+def stalled(evaluations: Mapping[int, Evaluation], patience: int) -> bool:
+    """Whether ``patience`` evaluations in a row were no better than the best before them.
+
+    That stays so whatever comes after: a job that has stopped is not continued by its last evaluation.
+    """
+    best, waited = None, 0
+    for round in sorted(evaluations):
+        found = rank(evaluations[round])
+        if best is None or found > best:
+            best, waited = found, 0
+        elif (waited := waited + 1) >= patience:
+            return True
+    return False
