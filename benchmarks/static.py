@@ -11,7 +11,8 @@ from torch import Tensor
 from fedspzo.device_runtime.engines.protocol import SUFFIXES, create_engine
 from fedspzo.device_runtime.model.arrays import aligned_empty
 from fedspzo.device_runtime.model.bundle import Bundle
-from fedspzo.device_runtime.step.runner import HIDDEN, Batch
+from fedspzo.device_runtime.model.manifest import HIDDEN
+from fedspzo.device_runtime.step.runner import Batch
 from fedspzo.export.checkpoint import Checkpoint
 from fedspzo.export.families import find_family
 from fedspzo.export.lowering.lower import lower, trace
@@ -65,7 +66,7 @@ class StaticModel:
                 raise SystemExit(f"{engine} delegates only {delegated:.0%} of '{stage.name}' with static weights")
             file = folder / f"{number}{SUFFIXES[engine]}"
             file.write_bytes(template.instance([]))
-            outputs = [aligned_empty(shape) for shape in graph.outputs]
+            outputs = [aligned_empty(shape) for shape in (*graph.outputs, *graph.kept)]
             self._stages.append((runner.load(file), module.feeds, outputs))
 
     def forward(self) -> float:

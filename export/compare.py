@@ -13,10 +13,10 @@ from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.model.arrays import ScratchArrays
 from fedspzo.device_runtime.model.bundle import Bundle
-from fedspzo.device_runtime.model.manifest import StageSpec
+from fedspzo.device_runtime.model.manifest import HIDDEN, KEYS, POSITION, ROWS, VALUES, Shape, StageSpec
 from fedspzo.device_runtime.model.stored import Quantised, Stored, read, widen, widened
 from fedspzo.device_runtime.model.task import GENERATION
-from fedspzo.device_runtime.step.runner import HIDDEN, Batch, Forward
+from fedspzo.device_runtime.step.runner import Batch, Forward
 from fedspzo.export.lowering.constants import InCodes, InFull
 from fedspzo.export.modules.stage_module import ADDED, StageModule
 from fedspzo.export.network.build import Network
@@ -64,15 +64,16 @@ def compare(bundle: Bundle, networks: Sequence[Network], engine: str) -> list[fl
     """Largest difference from PyTorch at each stage (the decoder's counts for none of them and comes last).
 
     Differences are relative to the largest value of the stage's output, or to 1 where that is larger; the worst over
-    the shapes counts. Each stage starts from PyTorch's activations.
+    the shapes counts. Each stage starts from PyTorch's activations. Graphs of the next token are compared with what
+    PyTorch makes of the whole text.
     """
     worst = np.zeros(len(networks[0].all_stages))
-    for network in networks:
+    for network in (network for network in networks if not network.continues):
         weights, runner = StageWeights(bundle, network), create_engine(engine)
         forward = Forward(runner, weights)
         store = _random_examples(bundle, network)
         batch = forward.grouped(forward.batch(store, np.arange(network.size.batch)), network.size.groups)
-        hidden = before = batch.feeds["rows"]
+        hidden = before = batch.feeds[ROWS]
         for index, stage in enumerate(network.all_stages):
             if index and stage.graph != network.all_stages[index - 1].graph:
                 # The engine and the scratch arrays keep as much memory as the last graph's weights took.
@@ -83,25 +84,61 @@ def compare(bundle: Bundle, networks: Sequence[Network], engine: str) -> list[fl
             before = before if stage == network.decoder else hidden
             # Graphs with constants hold a copy of them: those of one stage at a time.
             runner_of_stage = Forward(runner, weights) if stage.constants else forward
-            module = network.graphs[stage.graph]
-            hidden, difference = _compare_stage(runner_of_stage, batch, stage, module, before, engine)
-            worst[index] = max(worst[index], difference)
+            expected = _expected(weights, batch, stage, network.graphs[stage.graph], before, engine)
+            kept: list[np.ndarray] = []
+            outputs = runner_of_stage.run(stage, batch, before, {}, kept=kept)
+            differences = [_difference(a, b) for a, b in zip((*outputs, *kept), expected, strict=True)]
+            if network is networks[0] and stage in bundle.manifest.stages[:-1]:
+                for shape in bundle.manifest.continuations:
+                    differences += _next_differences(runner_of_stage, shape, batch, stage, before, expected)
+            worst[index] = max(worst[index], *differences)
+            hidden = outputs[0]
+            hidden[...] = expected[0]
     return worst.tolist()
 
 
-def _compare_stage(
-    forward: Forward[StageWeights], batch: Batch, stage: StageSpec, module: StageModule, before: np.ndarray, engine: str
-) -> tuple[np.ndarray, float]:
-    """PyTorch's output of a stage, and how far the engine's is from it."""
-    weights = forward.weights
-    found = forward.run(stage, batch, before, {})
+def _expected(
+    weights: StageWeights, batch: Batch, stage: StageSpec, module: StageModule, before: np.ndarray, engine: str
+) -> list[np.ndarray]:
+    """PyTorch's outputs of a stage."""
     feeds = [before if feed == HIDDEN else batch.feeds[feed] for feed in module.feeds]
     inputs = [torch.from_numpy(array) for array in (*feeds, *(weights.tensor(i) for i in stage.tensors))]
     with torch.no_grad():
-        expected = [output.numpy() for output in _whole(module, stage, weights, engine)(*inputs)]
-    difference = max(_difference(a, b) for a, b in zip(found, expected, strict=True))
-    found[0][...] = expected[0]
-    return found[0], difference
+        return [output.numpy() for output in _whole(module, stage, weights, engine)(*inputs)]
+
+
+def _next_differences(
+    forward: Forward[StageWeights],
+    shape: Shape,
+    batch: Batch,
+    stage: StageSpec,
+    before: np.ndarray,
+    expected: Sequence[np.ndarray],
+) -> list[float]:
+    """How far what the next token's graph gives for the last token of texts is from what the whole texts give there.
+
+    Args:
+        shape: one of the bundle's ``continuations``.
+        batch: the whole texts, at least as many as the shape takes.
+        before, expected: the stage's input, and PyTorch's outputs, for these.
+    """
+    take = forward.scratch.take
+    texts, last = np.arange(shape.batch), batch.lengths[: shape.batch] - 1
+    feeds = {name: take(size) for name, size in shape.feeds.items()}
+    feeds[POSITION][:, 0] = last
+    output, *whole = expected
+    wanted = [output[texts, last][:, None]]
+    for name, kept in zip((KEYS, VALUES), whole, strict=False):  # from the last token on they are not to be seen
+        feeds[name] = take((shape.batch, *kept.shape[1:]))
+        feeds[name][...] = kept[: shape.batch]
+        wanted.append(kept[texts, :, last][:, :, None])
+    hidden, found = take((shape.batch, 1, before.shape[2])), list[np.ndarray]()
+    hidden[:, 0] = before[texts, last]
+    next_batch = Batch(shape, feeds, shape.batch, batch.ids[texts, last][:, None], batch.lengths)
+    outputs = forward.run(stage, next_batch, hidden, {}, kept=found)
+    differences = [_difference(a, b) for a, b in zip((*outputs, *found), wanted, strict=True)]
+    forward.release([*feeds.values(), hidden, *outputs, *found])
+    return differences
 
 
 def _whole(module: StageModule, stage: StageSpec, weights: StageWeights, engine: str) -> torch.nn.Module:

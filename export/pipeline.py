@@ -20,7 +20,7 @@ from fedspzo.export.families import Family, find_family
 from fedspzo.export.layout import write_weights
 from fedspzo.export.lowering.graphs import GraphWriter, Progress
 from fedspzo.export.network.adapters import adapt
-from fedspzo.export.network.build import Network, Size, build_network
+from fedspzo.export.network.build import Network, Size, build_network, can_continue
 from fedspzo.export.network.target import Target
 from fedspzo.export.network.tensors import network_tensors
 from fedspzo.export.network.tokens import with_special_tokens
@@ -73,7 +73,7 @@ def export_bundle(
 def _networks(
     checkpoint: Checkpoint, tasks: Mapping[str, Task], target: Target, families: Sequence[Family]
 ) -> tuple[list[Network], Task]:
-    """The network in every shape, the largest first, and the task in the form that the model does best."""
+    """The network in every shape, the largest first, those for the next token last; and the task in its best form."""
     family = find_family(checkpoint, families)
     lengths = sorted(set(target.lengths), reverse=True)
     architectures = {length: family.describe(checkpoint, length) for length in lengths}
@@ -86,13 +86,19 @@ def _networks(
     check_tokenizer(checkpoint, largest)
     if target.adapters is not None:
         architectures = {n: adapt(a, checkpoint, target.adapters) for n, a in architectures.items()}
+        largest = architectures[lengths[0]]
     batches, groups = sorted(set(target.batches), reverse=True), sorted({1, *target.groups})
-    tensors = network_tensors(checkpoint, architectures[lengths[0]], task, target)
+    tensors = network_tensors(checkpoint, largest, task, target)
     networks = [
         build_network(architectures[length], task, tensors, Size(count, batch, length))
         for count, length, batch in product(groups, lengths, batches)
     ]
     check_trained(networks[0], target)
+    if can_continue(largest, task):
+        networks += [
+            build_network(largest, task, tensors, Size(1, batch, lengths[0]), continues=True)
+            for batch in reversed(batches)
+        ]
     return networks, task
 
 
@@ -108,7 +114,8 @@ def _write(
     write_weights(folder, list(networks[0].tensors.values()), (networks[0].embedding, networks[0].output))
     checkpoint.texts.write(folder / TOKENIZER)
     graphs = GraphWriter(target, folder, progress)
-    shapes = tuple(graphs.write(network) for network in networks)
+    shapes = tuple(graphs.write(network) for network in networks if not network.continues)
+    continuations = tuple(graphs.write(network, shapes[0]) for network in networks if network.continues)
     stages = networks[0].stages
     checks = tuple(Check(graphs.shares[stage.graph], {}) for stage in stages)
     manifest = Manifest(
@@ -129,6 +136,7 @@ def _write(
         adapters=target.adapters.spec if target.adapters else None,
         shapes=shapes,
         checks=checks,
+        continuations=continuations,
         base=file_hash(folder / BASE) if (folder / BASE).exists() else "",
         files={path.name: file_hash(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST},
     )

@@ -13,9 +13,9 @@ from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.errors import BundleError
 from fedspzo.device_runtime.model.bundle import Bundle
-from fedspzo.device_runtime.model.manifest import Shape, StageSpec
+from fedspzo.device_runtime.model.manifest import HIDDEN, ROWS, Shape, StageSpec
 from fedspzo.device_runtime.model.stored import Stored, widened
-from fedspzo.device_runtime.step.runner import HIDDEN, ROWS, Batch, Forward
+from fedspzo.device_runtime.step.runner import Batch, Forward
 
 if TYPE_CHECKING:
     import torch

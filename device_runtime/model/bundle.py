@@ -50,7 +50,9 @@ class Bundle:
     @cached_property
     def formats(self) -> tuple[str, ...]:
         """Formats that every graph has a file of."""
-        graphs = [graph for shape in self.manifest.shapes for graph in shape.graphs.values()]
+        graphs = [
+            graph for shape in (*self.manifest.shapes, *self.manifest.continuations) for graph in shape.graphs.values()
+        ]
         return tuple(name for name in graphs[0].files if all(name in graph.files for graph in graphs))
 
     def tensor(self, index: int) -> Stored:

@@ -18,6 +18,9 @@ FORMAT = 2
 MANIFEST, WEIGHTS, TOKENIZER = "manifest.json", "weights.safetensors", "tokenizer.json"
 #: The quantised matrices, where a format's graphs refer to them (ExecuTorch's have files of their own kind).
 BASE = "base.safetensors"
+#: Feeds: the activation that stages hand on, the token rows that the first takes in its place, and, for the next token,
+#: its position and the keys and values of the tokens before it; and one-hot over the token whose output is scored.
+HIDDEN, ROWS, POSITION, KEYS, VALUES, LAST = "hidden", "rows", "position", "keys", "values", "last"
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class GraphSpec:
         packed: format → name of a second file of the graph, in which linear maps' weights are no inputs, for engines
             that let them be written as they have packed them. What stands for them is the first stage's with the graph.
         linear: these maps' places among the stage's tensors: of the weight, and of the bias or -1.
+        kept: shapes of the keys and values that it gives after its outputs, [batch, key heads, tokens, size].
     """
 
     name: str
@@ -66,6 +70,7 @@ class GraphSpec:
     data: Mapping[str, str]
     packed: Mapping[str, str]
     linear: tuple[tuple[int, int], ...]
+    kept: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -155,6 +160,8 @@ class Manifest:
         checks: one for each stage.
         base: SHA-256 of ``base.safetensors``, though the file be left out; "" where no matrix is quantised.
         files: file name → SHA-256.
+        continuations: for generation, sizes of batches, with graphs of the stages before the head for one token of each
+            text; they take the keys and values of the tokens before it, up to the length. The smallest comes first.
     """
 
     model: Mapping[str, str]
@@ -169,6 +176,7 @@ class Manifest:
     checks: tuple[Check, ...]
     base: str
     files: Mapping[str, str]
+    continuations: tuple[Shape, ...] = ()
 
     @property
     def batch(self) -> int:
@@ -194,7 +202,7 @@ class Manifest:
     def identity(self) -> bytes:
         """What two bundles must share to train together: all but where they came from and their shapes."""
         record = {"format": FORMAT, "directions": directions.FORMAT, "length": self.length, **asdict(self)}
-        for name in ("model", "shapes", "checks"):
+        for name in ("model", "shapes", "continuations", "checks"):
             del record[name]
         record["files"] = {name: value for name, value in self.files.items() if name in (WEIGHTS, TOKENIZER)}
         return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).digest()
@@ -223,10 +231,13 @@ def parse_manifest(folder: Path, text: str) -> Manifest:
             checks=tuple(Check(**check) for check in record["checks"]),
             base=str(record["base"]),
             files={str(name): str(value) for name, value in record["files"].items()},
+            continuations=tuple(_parse_shape(shape) for shape in record.get("continuations", [])),
         )
         for stage in (*manifest.stages, *filter(None, [manifest.decoder])):
             [shape.graphs[stage.graph] for shape in manifest.shapes]
             [manifest.tensors[index] for index in (*stage.tensors, *stage.constants)]
+        for stage in manifest.stages[:-1]:
+            [shape.graphs[stage.graph] for shape in manifest.continuations]
         if not manifest.shapes or len(manifest.checks) != len(manifest.stages):
             raise ValueError("it has no shape, or not a check for each stage")
         return manifest
@@ -261,4 +272,5 @@ def _parse_graph(record: dict[str, Any]) -> GraphSpec:
         data={str(name): str(file) for name, file in record["data"].items()},
         packed={str(name): str(file) for name, file in record.get("packed", {}).items()},
         linear=tuple((int(weight), int(bias)) for weight, bias in record.get("linear", [])),
+        kept=tuple(tuple(shape) for shape in record.get("kept", [])),
     )

@@ -41,7 +41,7 @@ def fill(name: str, out: np.ndarray, examples: Examples) -> None:
 
 def _rows(out: np.ndarray, examples: Examples) -> None:
     """[B, S, W]: the token embeddings."""
-    _gather(examples.embedding, examples.ids[:, : out.shape[1]], out)
+    gather(examples.embedding, examples.ids[:, : out.shape[1]], out)
 
 
 def _mask(out: np.ndarray, examples: Examples) -> None:
@@ -69,10 +69,11 @@ def _answer_rows(out: np.ndarray, examples: Examples) -> None:
     """[B, A, W]: rows of the output table that score the answer's tokens."""
     positions, _ = _answer_positions(out.shape[1], examples)
     ids = np.take_along_axis(examples.ids, np.minimum(positions + 1, examples.ids.shape[1] - 1), axis=1)
-    _gather(examples.output, ids, out)
+    gather(examples.output, ids, out)
 
 
-def _gather(table: Stored, ids: np.ndarray, out: np.ndarray) -> None:
+def gather(table: Stored, ids: np.ndarray, out: np.ndarray) -> None:
+    """Rows of a table [1, rows, width] at ids of any shape, in ``out`` [..., width]."""
     widen(table.rows(ids) if isinstance(table, Quantised) else np.take(table[0], ids, axis=0, mode="clip"), out)
 
 

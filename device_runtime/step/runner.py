@@ -12,14 +12,11 @@ from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.engines.protocol import Engine
 from fedspzo.device_runtime.model.arrays import ScratchArrays
 from fedspzo.device_runtime.model.bundle import Bundle
-from fedspzo.device_runtime.model.manifest import GraphSpec, Shape, StageSpec
+from fedspzo.device_runtime.model.manifest import HIDDEN, ROWS, GraphSpec, Shape, StageSpec
 from fedspzo.device_runtime.model.stored import Stored, widen
 from fedspzo.device_runtime.platform.profiling import SILENT, Recorder
 from fedspzo.device_runtime.step.graphs import Graphs
-from fedspzo.device_runtime.step.inputs import Examples, fill
-
-#: The feed that the stages hand on, and the one that the first of them takes in its place.
-HIDDEN, ROWS = "hidden", "rows"
+from fedspzo.device_runtime.step.inputs import Examples, fill, gather
 
 
 class ModelWeights(Protocol):
@@ -128,6 +125,7 @@ class Forward(Generic[W_co]):
         hidden: np.ndarray | None,
         weights: Mapping[int, np.ndarray],
         packed: bool = False,
+        kept: list[np.ndarray] | None = None,
     ) -> list[np.ndarray]:
         """Run one stage.
 
@@ -137,6 +135,7 @@ class Forward(Generic[W_co]):
             hidden: the activation before it; None for the first, which takes the token rows.
             weights: tensor index → array to take instead of the model's.
             packed: whether the arrays of :meth:`packed` have been written: the graph that has these weights runs.
+            kept: gets the keys and values of the tokens, in scratch arrays, where the graph gives them.
 
         Returns:
             Its outputs, in scratch arrays: the activation; for the last stage losses [B] and, when the task has
@@ -150,9 +149,13 @@ class Forward(Generic[W_co]):
         own = [] if written is None else _linear_tensors(stage, graph)
         missing = self.widened([index for index in stage.tensors if index not in weights])
         inputs += [weights[i] if i in weights else missing[i] for i in stage.tensors if i not in own]
-        outputs = [self.scratch.take(shape) for shape in graph.outputs]
-        loaded.run(inputs, outputs)
+        outputs, keep = ([self.scratch.take(shape) for shape in shapes] for shapes in (graph.outputs, graph.kept))
+        loaded.run(inputs, [*outputs, *keep])
         self.release_widened(missing)
+        if kept is None:
+            self.release(keep)
+        else:
+            kept += keep
         self.flops += graph.flops
         return outputs
 
@@ -195,6 +198,10 @@ class Forward(Generic[W_co]):
     def release_widened(self, arrays: Mapping[int, np.ndarray]) -> None:
         """Release those of :meth:`widened` that are scratch arrays."""
         self.release([array for index, array in arrays.items() if array is not self.weights.tensor(index)])
+
+    def embed(self, ids: np.ndarray, out: np.ndarray) -> None:
+        """The rows [..., width] of some tokens, in ``out``."""
+        gather(self._tables[0], ids, out)
 
     def _feeds_of(self, shape: Shape) -> dict[str, np.ndarray]:
         key = shape.batch, shape.length, shape.groups

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedspzo.device_runtime.data.encoder import Encoder
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.model.task import GENERATION
+from fedspzo.device_runtime.step.generation import generate
 from fedspzo.device_runtime.step.runner import Forward, ModelWeights
 
 
@@ -51,42 +51,6 @@ def predict(forward: Forward[ModelWeights], store: DataStore) -> tuple[np.ndarra
             logits[indices] = outputs[1][: batch.count]
         forward.release(outputs)
     return losses, logits
-
-
-def generate(forward: Forward[ModelWeights], store: DataStore) -> list[str]:
-    """The answers that the model gives by itself, the likeliest token at a time, one forward pass a token."""
-    encoder = Encoder(forward.bundle)
-    task = forward.manifest.task
-    answers = [""] * len(store)
-    # Prompts alone: whatever the store knows of the answers is left out.
-    prompts = DataStore(store.ids.copy(), store.starts + 1, store.starts, store.labels)
-    order = np.argsort(prompts.lengths, kind="stable")
-    for first in range(0, len(order), forward.manifest.batch):
-        pending = order[first : first + forward.manifest.batch]
-        while len(pending):
-            prompts.ids[pending, prompts.lengths[pending]] = _next_tokens(forward, prompts, pending)
-            prompts.lengths[pending] += 1
-            going = []
-            for index in pending:
-                length, start = prompts.lengths[index], prompts.starts[index]
-                text = encoder.decode(prompts.ids[index, start + 1 : length].tolist())
-                ends = [at for at in map(text.find, filter(None, (task.answer_end, task.stop))) if at >= 0]
-                answers[index] = text[: min(ends)] if ends else text
-                if not ends and length - 1 - start < task.answer_tokens and length < prompts.ids.shape[1]:
-                    going.append(index)
-            pending = np.array(going, dtype=order.dtype)
-    return [answer.strip() for answer in answers]
-
-
-def _next_tokens(forward: Forward[ModelWeights], store: DataStore, indices: np.ndarray) -> np.ndarray:
-    """The likeliest next token of some examples."""
-    if forward.manifest.decoder is None:
-        raise ValueError("the bundle's task generates nothing")
-    batch = forward.batch(store, indices)
-    outputs = forward.run_all((*forward.manifest.stages[:-1], forward.manifest.decoder), batch)
-    tokens = outputs[0].argmax(axis=0)[: batch.count].copy()
-    forward.release(outputs)
-    return tokens
 
 
 def score_answers(answers: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:

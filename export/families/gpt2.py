@@ -4,40 +4,39 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from fedspzo.device_runtime.model.manifest import POSITION
 from fedspzo.export.checkpoint import Checkpoint
 from fedspzo.export.families import DECODER_FORMS, Architecture, Stage, require, require_causal
-from fedspzo.export.modules.operators import activation, attend, causal_bias, split_heads
+from fedspzo.export.modules.operators import activation, split_heads
 from fedspzo.export.modules.stage_module import StageModule, Weights, affine
+from fedspzo.export.modules.tokens import TextLayer, TextStage, Tokens
 
 MODEL_TYPES = ("gpt2",)
 
 
-class Embedding(StageModule):
+class Embedding(TextStage):
     """Gathered rows [B, S, H] + positions."""
 
-    def __init__(self) -> None:
-        super().__init__(["wpe.weight"])
+    continued = (POSITION,)
 
-    def compute(self, weights: Weights, *feeds: Tensor) -> Tensor:
-        (rows,) = feeds
-        return rows + weights["wpe.weight"][:, : rows.shape[1]]
+    def __init__(self, length: int) -> None:
+        super().__init__(["wpe.weight"], length)
+
+    def through(self, weights: Weights, rows: Tensor, tokens: Tokens) -> Tensor:
+        return rows + tokens.rows(weights["wpe.weight"])
 
 
-class Layer(StageModule):
+class Layer(TextLayer):
     """One pre-norm decoder layer."""
 
-    seen: Tensor
-
     def __init__(self, heads: int, act: str, epsilon: float, length: int) -> None:
-        super().__init__(affine("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj"))
+        super().__init__(affine("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj"), length)
         self.heads, self.act, self.epsilon = heads, activation(act), epsilon
-        self.register_buffer("seen", causal_bias(length), persistent=False)
 
-    def compute(self, weights: Weights, *feeds: Tensor) -> Tensor:
-        (hidden,) = feeds
+    def through(self, weights: Weights, hidden: Tensor, tokens: Tokens) -> Tensor:
         x = weights.linear("attn.c_attn", weights.layer_norm("ln_1", hidden, self.epsilon))
         query, key, value = (split_heads(part, self.heads) for part in x.chunk(3, dim=-1))
-        hidden = hidden + weights.linear("attn.c_proj", attend(query, key, value, self.seen))
+        hidden = hidden + weights.linear("attn.c_proj", tokens.attend(query, key, value))
         x = weights.linear("mlp.c_fc", weights.layer_norm("ln_2", hidden, self.epsilon))
         return hidden + weights.linear("mlp.c_proj", self.act(x))
 
@@ -66,7 +65,7 @@ def describe(checkpoint: Checkpoint, length: int) -> Architecture:
         limit=checkpoint.shape(prefix + "wpe.weight")[0],
         embedding=prefix + "wte.weight",
         stages=(
-            Stage("embedding", "embedding", Embedding(), prefix),
+            Stage("embedding", "embedding", Embedding(length), prefix),
             *(Stage(f"layer {number}", "layer", layer, f"{prefix}h.{number}.") for number in range(config.n_layer)),
         ),
         final=Stage("head", "head", Final(epsilon), prefix),

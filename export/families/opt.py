@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from fedspzo.device_runtime.model.manifest import POSITION
 from fedspzo.export.checkpoint import Checkpoint
 from fedspzo.export.families import DECODER_FORMS, Architecture, Stage, require, require_causal
-from fedspzo.export.modules.operators import activation, attend, causal_bias, split_heads
+from fedspzo.export.modules.operators import activation, split_heads
 from fedspzo.export.modules.stage_module import StageModule, Weights, affine
+from fedspzo.export.modules.tokens import TextLayer, TextStage, Tokens
 
 MODEL_TYPES = ("opt",)
 
@@ -16,39 +18,35 @@ _FIRST_POSITION = 2
 _EPSILON = 1e-5
 
 
-class Embedding(StageModule):
+class Embedding(TextStage):
     """Gathered rows [B, S, W], projected to the hidden width where the two differ, + positions."""
 
-    def __init__(self, projected: bool) -> None:
-        super().__init__([*(["project_in.weight"] if projected else []), "embed_positions.weight"])
+    continued = (POSITION,)
+
+    def __init__(self, projected: bool, length: int) -> None:
+        super().__init__([*(["project_in.weight"] if projected else []), "embed_positions.weight"], length)
         self.projected = projected
 
-    def compute(self, weights: Weights, *feeds: Tensor) -> Tensor:
-        (rows,) = feeds
-        positions = weights["embed_positions.weight"][:, _FIRST_POSITION : _FIRST_POSITION + rows.shape[1]]
+    def through(self, weights: Weights, rows: Tensor, tokens: Tokens) -> Tensor:
+        positions = tokens.rows(weights["embed_positions.weight"][:, _FIRST_POSITION:])
         return (weights.linear("project_in", rows) if self.projected else rows) + positions
 
 
-class Layer(StageModule):
+class Layer(TextLayer):
     """One decoder layer, with the norms before or after attention and feed-forward."""
-
-    seen: Tensor
 
     def __init__(self, heads: int, act: str, pre_norm: bool, length: int) -> None:
         attention = [f"self_attn.{name}_proj" for name in ("q", "k", "v", "out")]
-        super().__init__(affine(*attention, "self_attn_layer_norm", "fc1", "fc2", "final_layer_norm"))
+        super().__init__(affine(*attention, "self_attn_layer_norm", "fc1", "fc2", "final_layer_norm"), length)
         self.heads, self.act, self.pre_norm = heads, activation(act), pre_norm
-        self.register_buffer("seen", causal_bias(length), persistent=False)
 
-    def compute(self, weights: Weights, *feeds: Tensor) -> Tensor:
-        (hidden,) = feeds
-
+    def through(self, weights: Weights, hidden: Tensor, tokens: Tokens) -> Tensor:
         def norm(name: str, x: Tensor, here: bool) -> Tensor:
             return weights.layer_norm(name, x, _EPSILON) if here else x
 
         x = norm("self_attn_layer_norm", hidden, self.pre_norm)
         query, key, value = (split_heads(weights.linear(f"self_attn.{name}_proj", x), self.heads) for name in "qkv")
-        mixed = attend(query, key, value, self.seen)
+        mixed = tokens.attend(query, key, value)
         hidden = hidden + weights.linear("self_attn.out_proj", mixed)
         hidden = norm("self_attn_layer_norm", hidden, not self.pre_norm)
         x = norm("final_layer_norm", hidden, self.pre_norm)
@@ -86,7 +84,7 @@ def describe(checkpoint: Checkpoint, length: int) -> Architecture:
         limit=checkpoint.shape(prefix + "embed_positions.weight")[0] - _FIRST_POSITION,
         embedding=prefix + "embed_tokens.weight",
         stages=(
-            Stage("embedding", "embedding", Embedding(projected), prefix),
+            Stage("embedding", "embedding", Embedding(projected, length), prefix),
             *(
                 Stage(f"layer {number}", "layer", layer, f"{prefix}layers.{number}.")
                 for number in range(config.num_hidden_layers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,13 +10,13 @@ import torch
 
 from fedspzo.device_runtime.engines.protocol import SUFFIXES
 from fedspzo.device_runtime.errors import ExportError
-from fedspzo.device_runtime.model.manifest import WEIGHTS, GraphSpec, Shape, StageSpec
+from fedspzo.device_runtime.model.manifest import HIDDEN, KEYS, ROWS, VALUES, WEIGHTS, GraphSpec, Shape, StageSpec
 from fedspzo.device_runtime.model.tensor_file import TensorFile
-from fedspzo.device_runtime.step.runner import HIDDEN
 from fedspzo.export.layout import Constant, find_constant
 from fedspzo.export.lowering.constants import TemplateGraph, random_matrix, write_executorch_data
 from fedspzo.export.lowering.lower import count_flops, lower, trace
 from fedspzo.export.lowering.packed import linear_maps, packed_graph
+from fedspzo.export.modules.tokens import TextStage
 from fedspzo.export.network.build import Network, Template
 from fedspzo.export.network.target import Target
 
@@ -30,6 +30,7 @@ class _Lowered:
     templates: dict[str, TemplateGraph]
     shares: dict[str, float]
     outputs: tuple[tuple[int, ...], ...]
+    kept: tuple[tuple[int, ...], ...]
     flops: int
     linear: tuple[tuple[int, int], ...]
     packed: bytes | None
@@ -48,18 +49,22 @@ class GraphWriter:
         self._formats, self._folder, self._progress = target.formats, folder, progress
         self._data_files: dict[tuple[int, ...], str] = {}
 
-    def write(self, network: Network) -> Shape:
+    def write(self, network: Network, whole: Shape | None = None) -> Shape:
         """Lower every graph of a network.
+
+        Args:
+            network: the network.
+            whole: for a network that continues, what was written for whole texts of the same length.
 
         Raises:
             ExportError: a graph cannot be computed or lowered, or not all of its matrix work is delegated.
         """
         groups, batch, length = network.size
-        size = f"{batch}x{length}" + (f"x{groups}" if groups > 1 else "")
+        size = ("next-" if network.continues else "") + f"{batch}x{length}" + (f"x{groups}" if groups > 1 else "")
         specs = [tensor.spec for tensor in network.tensors.values()]
         graphs: dict[str, GraphSpec] = {}
         lowered: dict[Template, _Lowered] = {}
-        hidden = network.feeds["rows"]
+        hidden = network.feeds[ROWS]
         for stage in network.all_stages:
             if stage.graph in graphs:
                 continue
@@ -68,7 +73,10 @@ class GraphWriter:
                 hidden = graphs[network.stages[-2].graph].outputs[0]
             template = network.templates[stage.graph]
             if template not in lowered:
-                lowered[template] = self._lower(network, stage, hidden, size)
+                kept = whole.graphs[stage.graph].kept if whole else ()
+                past = [(batch, heads, length, features) for _, heads, _, features in kept]
+                feeds = {**network.feeds, HIDDEN: hidden, **dict(zip((KEYS, VALUES), past, strict=False))}
+                lowered[template] = self._lower(network, stage, feeds, size)
             found = lowered[template]
             constants = [find_constant(self._folder, specs[index]) for index in stage.constants]
             files: dict[str, str] = {}
@@ -83,14 +91,15 @@ class GraphWriter:
                 packed["litert"] = f"{stage.graph}-{size}.packed{SUFFIXES['litert']}"
                 (self._folder / packed["litert"]).write_bytes(found.packed)
             graphs[stage.graph] = GraphSpec(
-                stage.graph, module.feeds, found.outputs, found.flops, files, data, packed, found.linear
+                stage.graph, module.feeds, found.outputs, found.flops, files, data, packed, found.linear, found.kept
             )
             hidden = found.outputs[0]
         return Shape(batch, length, groups, network.feeds, graphs)
 
-    def _lower(self, network: Network, stage: StageSpec, hidden: tuple[int, ...], size: str) -> _Lowered:
+    def _lower(self, network: Network, stage: StageSpec, sizes: Mapping[str, tuple[int, ...]], size: str) -> _Lowered:
+        """A stage's module in every format, for feeds of such sizes."""
         module, specs = network.graphs[stage.graph], [tensor.spec for tensor in network.tensors.values()]
-        feeds = [hidden if feed == HIDDEN else network.feeds[feed] for feed in module.feeds]
+        feeds = [sizes[feed] for feed in module.feeds]
         tensors = [network.shape(index) for index in stage.tensors]
         matrices = [random_matrix(specs[index].shape, specs[index].dtype, index) for index in stage.constants]
         self._progress(f"tracing {stage.graph} {size}")
@@ -119,10 +128,20 @@ class GraphWriter:
                     " be slow; leave this engine out",
                 )
         own = [specs[index] for index in stage.tensors]
-        perturbed = stage != network.decoder and not matrices and network.size.groups == 1
+        trained = stage != network.decoder and not network.continues
+        perturbed = trained and not matrices and network.size.groups == 1
         linear = linear_maps(module, own) if perturbed and "litert" in templates else ()
         packed = packed_graph(module, example, own, linear, TensorFile(self._folder / WEIGHTS)) if linear else None
-        return _Lowered(templates, shares, outputs, count_flops(module, whole), linear if packed else (), packed)
+        given = 1 if isinstance(module, TextStage) else len(outputs)
+        return _Lowered(
+            templates,
+            shares,
+            outputs[:given],
+            outputs[given:],
+            count_flops(module, whole),
+            linear if packed else (),
+            packed,
+        )
 
     def _data(self, stage: StageSpec, engine: str, constants: Sequence[Constant]) -> str:
         """Name of the file that a stage's graphs have their constants from; ExecuTorch's is written the first time."""

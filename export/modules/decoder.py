@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedspzo.export.modules.operators import activation, attend, causal_bias, rms_norm, rotate, split_heads
+from fedspzo.export.modules.operators import activation, rms_norm, split_heads
 from fedspzo.export.modules.stage_module import StageModule, Weights, affine
+from fedspzo.export.modules.tokens import TextLayer, TextStage, Tokens
 
 
 @dataclass(frozen=True)
@@ -162,12 +163,11 @@ class FeedForward:
         return weights.linear(self.output, gate * weights.linear(self.inputs[1], x))
 
 
-class DecoderLayer(StageModule):
+class DecoderLayer(TextLayer):
     """One decoder layer."""
 
     cosines: Tensor | None
     sines: Tensor | None
-    seen: Tensor
 
     def __init__(
         self,
@@ -201,47 +201,44 @@ class DecoderLayer(StageModule):
                 *attention.tensors,
                 *feed_forward.tensors,
                 *(attention.norm.tensors(*query_norms) if attention.norm else []),
-            ]
+            ],
+            length,
+            window,
         )
         activation(feed_forward.act)  # refuses an unknown one now
         self.attention, self.feed_forward, self.norm, self.norms = attention, feed_forward, norm, norms
         self.parallel, self.factor = parallel, factor
         for name, table in zip(("cosines", "sines"), rotation or (None, None), strict=True):
             self.register_buffer(name, table, persistent=False)
-        self.register_buffer("seen", causal_bias(length, window), persistent=False)
 
-    def compute(self, weights: Weights, *feeds: Tensor) -> Tensor:
-        (hidden,) = feeds
-        added = self._attend(weights, self.norm.apply(weights, self.norms.before_attention, hidden))
+    def through(self, weights: Weights, hidden: Tensor, tokens: Tokens) -> Tensor:
+        added = self._attend(weights, tokens, self.norm.apply(weights, self.norms.before_attention, hidden))
         added = self.norm.apply(weights, self.norms.after_attention, added)
         before, hidden = hidden, hidden + self._scaled(added)
         x = self.norm.apply(weights, self.norms.before_feed_forward, before if self.parallel else hidden)
         added = self.feed_forward.compute(weights, x)
         return hidden + self._scaled(self.norm.apply(weights, self.norms.after_feed_forward, added))
 
-    def _attend(self, weights: Weights, x: Tensor) -> Tensor:
+    def _attend(self, weights: Weights, tokens: Tokens, x: Tensor) -> Tensor:
         query, key, value = self.attention.project(weights, x)
-        query, key = self._turned(query), self._turned(key)
-        mixed = attend(query, key, value, self.seen, self.attention.scale, self.attention.cap)
+        if self.cosines is not None and self.sines is not None:
+            query, key = (tokens.rotate(x, self.cosines, self.sines) for x in (query, key))
+        mixed = tokens.attend(query, key, value, self.attention.scale, self.attention.cap)
         return weights.linear(self.attention.output, mixed)
-
-    def _turned(self, x: Tensor) -> Tensor:
-        """Queries or keys, turned by their positions where the layer has those."""
-        return x if self.cosines is None or self.sines is None else rotate(x, self.cosines, self.sines)
 
     def _scaled(self, added: Tensor) -> Tensor:
         return added if self.factor == 1.0 else added * self.factor
 
 
-class Scaled(StageModule):
+class Scaled(TextStage):
     """The gathered rows [B, S, H] times a factor: the first stage of models that scale their token table."""
 
     def __init__(self, factor: float) -> None:
         super().__init__([])
         self.factor = factor
 
-    def compute(self, weights: Weights, *feeds: Tensor) -> Tensor:
-        return feeds[0] * self.factor
+    def through(self, weights: Weights, hidden: Tensor, tokens: Tokens) -> Tensor:
+        return hidden * self.factor
 
 
 class Final(StageModule):

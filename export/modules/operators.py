@@ -104,8 +104,8 @@ def attend(
 
     Args:
         query: [batch, heads, tokens, size].
-        key, value: [batch, key heads, tokens, size].
-        bias: added to the scores, broadcast to [batch, heads, tokens, tokens].
+        key, value: [batch, key heads, others, size], of the tokens that are attended to.
+        bias: added to the scores, broadcast to [batch, heads, tokens, others].
         scale: factor on the scores, by default size^-½.
         cap: see :func:`soft_cap`.
 
@@ -119,21 +119,26 @@ def attend(
             query, key, value = (torch.cat([x, x], dim=1) for x in (query, key, value))
             return attend(query, key, value, bias, scale, cap)[..., : heads * size]
         key, value = torch.cat([key, key], dim=1), torch.cat([value, value], dim=1)
-    groups = batch * key.shape[1]
+    groups, others = batch * key.shape[1], key.shape[2]
 
     def flat(x: Tensor) -> Tensor:
         return x.reshape(groups, -1, x.shape[-1])
 
     scores = torch.bmm(flat(query), flat(key).transpose(1, 2)) * (size**-0.5 if scale is None else scale)
-    scores = soft_cap(scores, cap).reshape(batch, heads, tokens, tokens)
+    scores = soft_cap(scores, cap).reshape(batch, heads, tokens, others)
     shares = torch.softmax(scores + bias, dim=-1)
-    mixed = torch.bmm(shares.reshape(groups, -1, tokens), flat(value))
+    mixed = torch.bmm(shares.reshape(groups, -1, others), flat(value))
     return mixed.reshape(batch, heads, tokens, size).transpose(1, 2).reshape(batch, tokens, heads * size)
+
+
+def hide(seen: Tensor) -> Tensor:
+    """1 for what is seen and 0 for what is not → what is added to attention scores."""
+    return (1.0 - seen) * _HIDDEN
 
 
 def padding_bias(mask: Tensor) -> Tensor:
     """[batch, tokens], 1 for tokens and 0 for padding → [batch, 1, 1, tokens]: no token sees padding."""
-    return ((1.0 - mask) * _HIDDEN).reshape(mask.shape[0], 1, 1, mask.shape[1])
+    return hide(mask).reshape(mask.shape[0], 1, 1, mask.shape[1])
 
 
 def causal_bias(tokens: int, window: int | None = None) -> Tensor:

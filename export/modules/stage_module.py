@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from copy import copy
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -61,7 +60,7 @@ class StageModule(torch.nn.Module, ABC):
         tensors: names of its weights, which follow the feeds.
     """
 
-    feeds: ClassVar[tuple[str, ...]] = ("hidden",)
+    feeds: tuple[str, ...] = ("hidden",)
 
     def __init__(self, tensors: Sequence[str]) -> None:
         super().__init__()

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from fedspzo.device_runtime.model.manifest import StageSpec
+from fedspzo.device_runtime.model.manifest import LAST, POSITION, ROWS, StageSpec
 from fedspzo.device_runtime.model.stored import QUANTISED
 from fedspzo.device_runtime.model.task import GENERATION, SIMILARITY, Task
 from fedspzo.export.families import Architecture, Stage
 from fedspzo.export.layout import Tensor
 from fedspzo.export.modules.heads import TABLE, AnswerLoss, LabelWords, NextToken, Similarity
 from fedspzo.export.modules.stage_module import ADDED, StageModule
+from fedspzo.export.modules.tokens import TextStage
 
 
 class Size(NamedTuple):
@@ -46,6 +47,8 @@ class Network:
         templates: graph name → what it shares with graphs that are the same except for their constants.
         stages: the stages in order.
         decoder: for generation, the stage that scores the next token.
+        continues: whether it computes one token of each text, from keys and values of ``length`` tokens before it; it
+            has no head then, for that of whole texts does.
     """
 
     size: Size
@@ -57,6 +60,7 @@ class Network:
     templates: Mapping[str, Template]
     stages: tuple[StageSpec, ...]
     decoder: StageSpec | None
+    continues: bool = False
 
     def shape(self, index: int) -> tuple[int, ...]:
         """A tensor's shape as graphs take it: one adapter for each branch."""
@@ -69,21 +73,28 @@ class Network:
         return (*self.stages, self.decoder) if self.decoder else self.stages
 
 
-def build_network(architecture: Architecture, task: Task, tensors: Mapping[str, Tensor], size: Size) -> Network:
+def build_network(
+    architecture: Architecture, task: Task, tensors: Mapping[str, Tensor], size: Size, continues: bool = False
+) -> Network:
     """Put an architecture and the head for a task together.
 
     Args:
         architecture: with its adapters, if there are any, and for texts of the size's length.
         tensors: see :func:`fedspzo.export.network.tensors.network_tensors`.
+        continues: whether to compute one token of each text, from keys and values; see :func:`can_continue`.
     """
     output = architecture.output if task.form == GENERATION else ""
-    head, decoder = _heads(architecture, task)
+    heads = [] if continues else _heads(architecture, task)
     graphs = _Graphs(tensors, output)
-    stages = tuple(graphs.add(stage) for stage in (*architecture.stages, head))
-    decoding = graphs.add(decoder) if decoder else None
+    before = architecture.stages
+    if can_continue(architecture, task) and size.groups == 1:
+        before = tuple(_with_keys_and_values(stage, continues) for stage in before)
+    stages = tuple(graphs.add(stage) for stage in (*before, *heads[:1]))
+    decoder = graphs.add(heads[1]) if heads[1:] else None
     width = tensors[architecture.embedding].spec.shape[-1]
-    sizes = _feed_sizes(size, task, width, tensors[output].spec.shape[-1] if output else width)
-    used = {"rows"}.union(*(module.feeds for module in graphs.modules.values()))
+    tokens = size._replace(length=1) if continues else size
+    sizes = _feed_sizes(tokens, task, width, tensors[output].spec.shape[-1] if output else width)
+    used = {ROWS}.union(*(module.feeds for module in graphs.modules.values()))
     return Network(
         size=size,
         feeds={name: shape for name, shape in sizes.items() if name in used},
@@ -93,34 +104,48 @@ def build_network(architecture: Architecture, task: Task, tensors: Mapping[str, 
         graphs=graphs.modules,
         templates=graphs.templates,
         stages=stages,
-        decoder=decoding,
+        decoder=decoder,
+        continues=continues,
     )
 
 
-def _heads(architecture: Architecture, task: Task) -> tuple[Stage, Stage | None]:
+def can_continue(architecture: Architecture, task: Task) -> bool:
+    """Whether the network generates, and its stages can compute one token from the keys and values before it."""
+    return task.form == GENERATION and all(isinstance(stage.module, TextStage) for stage in architecture.stages)
+
+
+def _with_keys_and_values(stage: Stage, continues: bool) -> Stage:
+    """A stage that gives keys and values of the tokens that it computes: of whole texts, or of the next ones."""
+    module = stage.module
+    assert isinstance(module, TextStage)
+    return replace(stage, module=module.continuing() if continues else module.keeping())
+
+
+def _heads(architecture: Architecture, task: Task) -> list[Stage]:
     """The stage that ends in losses and, for generation, the one that scores the next token."""
     final = architecture.final
     if task.form == SIMILARITY or final is None:
-        return Stage("head", "head", Similarity(), final.prefix if final else ""), None
+        return [Stage("head", "head", Similarity(), final.prefix if final else "")]
     if task.form != GENERATION:
-        return Stage("head", "head", LabelWords(final.module), final.prefix), None
-    return (
+        return [Stage("head", "head", LabelWords(final.module), final.prefix)]
+    return [
         Stage("head", "head", AnswerLoss(final.module), final.prefix),
         Stage("decoder", "decoder", NextToken(final.module), final.prefix),
-    )
+    ]
 
 
 def _feed_sizes(size: Size, task: Task, width: int, output_width: int) -> dict[str, tuple[int, ...]]:
     """Shapes of all feeds by name."""
     rows, length, answers = size.groups * size.batch, size.length, task.answer_tokens or 1
     return {
-        "rows": (rows, length, width),
+        ROWS: (rows, length, width),
         "mask": (rows, length),
         "targets": (rows, len(task.labels)),
         "select": (rows, answers, length),
         "answer_rows": (rows, answers, output_width),
         "answer_mask": (rows, answers),
-        "last": (rows, 1, length),
+        LAST: (rows, 1, length),
+        POSITION: (rows, 1),
     }
 
 
