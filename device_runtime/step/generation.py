@@ -97,7 +97,7 @@ def stream(forward: Forward[ModelWeights], store: DataStore, sampling: Sampling 
 
 
 def _certain(text: str, ends: Sequence[str]) -> str:
-    """A text without what may change when it goes on: a character's first bytes, or what an end starts with."""
+    """A text without what may change when it continues: a character's first bytes, or what an end starts with."""
     text = text.rstrip("\ufffd")
     open_ends = (end[:size] for end in ends for size in range(len(end) - 1, 0, -1) if text.endswith(end[:size]))
     return text[: len(text) - max(map(len, open_ends), default=0)]

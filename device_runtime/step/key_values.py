@@ -34,7 +34,7 @@ class KeyValues:
             (self._head.batch, self._head.length, self._shape.graphs[manifest.stages[-2].graph].outputs[0][-1])
         )
         for array in self._arrays():
-            array.fill(0.0)  # what is not seen must be a number all the same
+            array.fill(0.0)  # what is not seen must still be a number
         self._last[:, :, 0] = 1.0
 
     def read(self, store: DataStore, indices: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ class Sampling:
 
     Attributes:
         temperature: scores are divided by it before one is drawn by its probability; 0 takes the likeliest token.
-        top_k: only so many of the likeliest tokens are drawn from; 0 for all.
+        top_k: how many of the likeliest tokens are drawn from; 0 for all.
         top_p: of these, only the likeliest that together have this probability, at least one.
         seed: of the draws; the same seed gives the same answer.
     """

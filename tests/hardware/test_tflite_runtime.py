@@ -21,8 +21,9 @@ from fedspzo.device_runtime.protocol.messages import encode
 from fedspzo.device_runtime.protocol.plan import Block, Plan
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.estimator import measure
+from fedspzo.device_runtime.step.generation import generate
 from fedspzo.device_runtime.step.runner import Forward
-from fedspzo.device_runtime.step.scores import generate, predict
+from fedspzo.device_runtime.step.scores import predict
 from fedspzo.export.network.target import Target
 from fedspzo.export.pipeline import export_bundle
 from fedspzo.export.tasks import load_task
@@ -35,7 +36,8 @@ from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.data.store import load_data
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.step.estimator import measure
-from fedspzo.device_runtime.step.scores import generate, predict
+from fedspzo.device_runtime.step.generation import generate
+from fedspzo.device_runtime.step.scores import predict
 from fedspzo.device_runtime.step.runner import Forward
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.protocol.messages import decode

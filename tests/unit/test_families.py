@@ -23,8 +23,10 @@ from fedspzo.device_runtime.model.task import GENERATION
 from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Plan
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.estimator import draw_examples, measure
+from fedspzo.device_runtime.step.generation import generate
 from fedspzo.device_runtime.step.runner import Forward
-from fedspzo.device_runtime.step.scores import generate, predict
+from fedspzo.device_runtime.step.sampling import Sampling
+from fedspzo.device_runtime.step.scores import predict
 from fedspzo.export.families import find_family
 from fedspzo.export.materialize import write_checkpoint
 from fedspzo.export.network.target import Target
@@ -286,13 +288,11 @@ def test_an_answer_ends_at_the_end_of_text(case: Callable[[str, str], Case], mon
     assert found.bundle.manifest.task.stop == ""
     from dataclasses import replace
 
-    from fedspzo.device_runtime.step import scores as evaluation
-
     stopping = Bundle(found.bundle.folder)
     task = replace(stopping.manifest.task, stop="</s>")
     stopping.manifest = replace(stopping.manifest, task=task)
-    tokens = iter([11, 2] * 100)  # a letter, then </s>
-    monkeypatch.setattr(evaluation, "_next_tokens", lambda f, s, i: np.full(len(i), next(tokens)))
+    after = found.store.starts + 1  # a letter, then </s>
+    monkeypatch.setattr(Sampling, "choose", lambda _, scores, text, at: 2 if at > after[text] else 11)
     answers = generate(Forward(create_engine("litert"), Replica(stopping)), found.store)
     letter = _checkpoint(found.checkpoint).tokenizer.decode([11])
     assert answers == [letter] * len(found.store)

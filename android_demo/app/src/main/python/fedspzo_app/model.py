@@ -15,8 +15,9 @@ from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.task import GENERATION
 from fedspzo.device_runtime.replica.state import DeviceState
 from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.step.generation import generate
 from fedspzo.device_runtime.step.runner import Forward
-from fedspzo.device_runtime.step.scores import generate, predict
+from fedspzo.device_runtime.step.scores import predict
 from fedspzo_app.private_files import PrivateFiles, Vault
 
 
