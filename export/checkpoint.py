@@ -22,6 +22,7 @@ from fedspzo.device_runtime.errors import ExportError
 from fedspzo.device_runtime.model.bundle import file_hash
 from fedspzo.export.gguf import SUFFIX, converted, find_file, weight_types
 from fedspzo.export.quiet import quiet
+from fedspzo.export.sentence import MODULES, SentenceModel, read_sentence_model, transformer_folder
 from fedspzo.export.tokenizer import ModelTokenizer
 
 CONFIG = "config.json"
@@ -39,7 +40,7 @@ class Checkpoint:
     Attributes:
         name: what the user called the model.
         source: where it is: the folder, or the GGUF file that the folder was converted from.
-        folder: the folder.
+        folder: where config, weights and tokenizer are: a part of ``source`` in older sentence-transformers.
         gguf: how that file's matrices are stored, "" where there is none.
         config: the config.
     """
@@ -55,7 +56,8 @@ class Checkpoint:
             ExportError: there is no such model, its folder lacks a file, or a GGUF file cannot be converted.
         """
         self.name = model
-        self.folder = self.source = _find(model)
+        self.source = _find(model)
+        self.folder = transformer_folder(self.source)
         self.gguf = ""
         file = find_file(self.source)
         if file is not None:
@@ -90,6 +92,16 @@ class Checkpoint:
                 "model.no-weights",
                 f"{self.folder} has no readable safetensors weights ({error}); save the model with save_pretrained",
             ) from None
+
+    @property
+    def is_sentence_model(self) -> bool:
+        """Whether it is a folder of sentence-transformers."""
+        return (self.source / MODULES).is_file()
+
+    @cached_property
+    def sentence(self) -> SentenceModel | None:
+        """What sentence-transformers does beside the model; None in a folder of transformers alone."""
+        return read_sentence_model(self.source)
 
     @cached_property
     def hash(self) -> str:

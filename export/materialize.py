@@ -23,6 +23,7 @@ from fedspzo.export.checkpoint import CONFIG, Checkpoint
 from fedspzo.export.layout import is_out_by_in, restored
 from fedspzo.export.modules.stage_module import ADDED, DOWN, FACTORS, UP, linear_name
 from fedspzo.export.quiet import quiet
+from fedspzo.export.sentence import module_folders
 
 #: Endings of what old checkpoints hold apart from weights: indices that transformers makes itself.
 _NOT_WEIGHTS = ("position_ids", "token_type_ids")
@@ -44,7 +45,8 @@ def write_checkpoint(replica: Replica, out: Path, source: str | None = None) -> 
         ExportError: the folder exists, or the original is not there or is another model.
     """
     checkpoint = _original(replica.bundle, source)
-    with _appearing(out) as folder:
+    with _appearing(out) as root:
+        folder = _beside(checkpoint, root)
         for file in checkpoint.folder.iterdir():
             if file.is_file() and file.suffix in _BESIDE and not file.name.startswith("model."):
                 shutil.copyfile(file, folder / file.name)
@@ -108,12 +110,31 @@ def _original(bundle: Bundle, source: str | None) -> Checkpoint:
         raise ExportError(
             "export.no-source", f"the original model is needed ({error}); give its folder with --source"
         ) from None
-    if checkpoint.hash != model["hash"] or checkpoint.config_hash != model["config"]:
+    modules = model.get("modules")
+    if (
+        checkpoint.hash != model["hash"]
+        or checkpoint.config_hash != model["config"]
+        or (modules and modules != (checkpoint.sentence and checkpoint.sentence.hash))
+    ):
         raise ExportError(
             "export.other-source",
             f"{checkpoint.source} is not the model that the bundle came from; give that model with --source",
         )
     return checkpoint
+
+
+def _beside(checkpoint: Checkpoint, root: Path) -> Path:
+    """Copy what sentence-transformers has beside the transformer into a folder; where the transformer goes in it."""
+    if not checkpoint.is_sentence_model:
+        return root
+    for file in checkpoint.source.iterdir():
+        if file.is_file() and file.suffix in _BESIDE:
+            shutil.copyfile(file, root / file.name)
+    for module in module_folders(checkpoint.source):
+        shutil.copytree(module, root / module.relative_to(checkpoint.source))
+    folder = root / checkpoint.folder.relative_to(checkpoint.source)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 @contextmanager

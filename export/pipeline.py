@@ -12,7 +12,7 @@ from fedspzo.device_runtime.data.encoder import Encoder
 from fedspzo.device_runtime.errors import ExportError
 from fedspzo.device_runtime.model.bundle import Bundle, file_hash
 from fedspzo.device_runtime.model.manifest import BASE, MANIFEST, TOKENIZER, Check, Manifest
-from fedspzo.device_runtime.model.task import GENERATION, Task
+from fedspzo.device_runtime.model.task import GENERATION, SIMILARITY, Task
 from fedspzo.export.checkpoint import Checkpoint
 from fedspzo.export.checks import check_lengths, check_tensors, check_tokenizer, check_trained
 from fedspzo.export.compare import compare
@@ -24,6 +24,7 @@ from fedspzo.export.network.build import Network, Size, build_network, can_conti
 from fedspzo.export.network.target import Target
 from fedspzo.export.network.tensors import network_tensors
 from fedspzo.export.network.tokens import with_special_tokens
+from fedspzo.export.network.vectors import forms, with_pooling, with_prompt
 from fedspzo.export.quiet import quiet
 from fedspzo.export.tasks import choose_form
 
@@ -78,7 +79,11 @@ def _networks(
     lengths = sorted(set(target.lengths), reverse=True)
     architectures = {length: family.describe(checkpoint, length) for length in lengths}
     largest = architectures[lengths[0]]
-    task = with_special_tokens(checkpoint, choose_form(dict(tasks), largest.forms, checkpoint.name))
+    task = with_special_tokens(checkpoint, choose_form(dict(tasks), forms(checkpoint, largest), checkpoint.name))
+    if task.form == SIMILARITY:
+        task = with_prompt(checkpoint, task)
+        architectures = {length: with_pooling(checkpoint, found) for length, found in architectures.items()}
+        largest = architectures[lengths[0]]
     if task.form == GENERATION and target.answer_tokens:
         task = replace(task, answer_tokens=target.answer_tokens)
     check_lengths(checkpoint, largest, task, target)
@@ -126,6 +131,7 @@ def _write(
             "hash": checkpoint.hash,
             "config": checkpoint.config_hash,
             **({"gguf": checkpoint.gguf} if checkpoint.gguf else {}),
+            **({"modules": checkpoint.sentence.hash} if task.form == SIMILARITY and checkpoint.sentence else {}),
         },
         task=task,
         embedding=networks[0].embedding,

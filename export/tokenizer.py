@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
+from tokenizers.normalizers import Lowercase, Sequence
 from transformers import AutoTokenizer
 
 from fedspzo.device_runtime.data.tokenizer import Tokenizer as DeviceTokenizer
@@ -36,6 +37,8 @@ class ModelTokenizer:
         mask: the text of the mask token, "" when there is none.
         unknown: the text of the token that stands for what the vocabulary lacks, "" when there is none.
         end: the text of the token that ends a text, "" when there is none.
+        roles: the tokens that have a role: those that begin, end, pad, mask.
+        limit: most tokens that its settings allow; a huge number where they say nothing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -59,6 +62,16 @@ class ModelTokenizer:
         self.mask: str = self._original.mask_token or ""
         self.unknown: str = self._original.unk_token or ""
         self.end: str = self._original.eos_token or ""
+        self.roles: frozenset[int] = frozenset(self._original.all_special_ids)
+        self.limit = int(self._original.model_max_length)
+
+    def lower(self) -> None:
+        """Let it lower texts first, unless it does: what sentence-transformers makes of ``do_lower_case``."""
+        for tokenizer in (self.backend, self._original.backend_tokenizer):
+            known = tokenizer.normalizer
+            parts = list(known) if isinstance(known, Sequence) else [known] if known else []  # type: ignore[call-overload]
+            if not any(isinstance(part, Lowercase) for part in parts):
+                tokenizer.normalizer = Sequence([Lowercase(), *parts])
 
     def write(self, path: Path) -> None:
         """Write the tokenizer.json of a bundle.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from transformers import PretrainedConfig
@@ -14,6 +14,7 @@ from fedspzo.device_runtime.errors import ExportError
 from fedspzo.device_runtime.model.task import CAUSAL, GENERATION, MASKED, SIMILARITY
 from fedspzo.export.checkpoint import Checkpoint
 from fedspzo.export.modules.stage_module import StageModule
+from fedspzo.export.sentence import Pooling
 from fedspzo.export.supported import supported_types
 
 
@@ -55,6 +56,7 @@ class Architecture:
         tables: names of tensors that are looked up by position or kind; they stay frozen, as the token table does.
         conv1d: whether matrices are stored [in, out] (GPT-2's Conv1D), not [out, in].
         ignored: endings of tensor names that the network does not need.
+        pooling: how the similarity form makes a vector of a text's last hidden states.
     """
 
     forms: tuple[str, ...]
@@ -67,9 +69,16 @@ class Architecture:
     tables: Collection[str] = ()
     conv1d: bool = False
     ignored: tuple[str, ...] = ()
+    pooling: Pooling = field(default_factory=Pooling)
+
+    @property
+    def closing(self) -> Stage | None:
+        """The last norm of a decoder, which its last hidden states have gone through; encoders have none."""
+        return self.final if CAUSAL in self.forms else None
 
 
-#: What encoders and decoders can be asked.
+#: What encoders and decoders can be asked. The vector of a decoder's text is its folder's choice: see
+#: :func:`fedspzo.export.network.pooled.pooled`.
 ENCODER_FORMS, DECODER_FORMS = (MASKED, SIMILARITY), (CAUSAL, GENERATION)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fedspzo.export.modules.operators import cross_entropy, log_sum_exp, mean_pool, score_tokens
+from fedspzo.export.modules.operators import cross_entropy, log_sum_exp, score_tokens
+from fedspzo.export.modules.pooling import pool
 from fedspzo.export.modules.stage_module import StageModule, Weights
+from fedspzo.export.sentence import Pooling
 
 #: Factor on the cosine similarities.
 TEMPERATURE = 20.0
@@ -37,19 +39,27 @@ class LabelWords(StageModule):
 
 
 class Similarity(StageModule):
-    """Losses [B] and logits [B, L] by the cosine similarity of the mean-pooled text to the labels' vectors [1, H, L].
+    """Losses [B] and logits [B, L] by the cosine similarity of the pooled text to the labels' vectors [1, W, L].
 
-    The vectors are the labels' descriptions as the original model embeds them; they stay frozen.
+    The vectors are the labels' descriptions as the original model embeds them; they stay frozen, as what makes a vector
+    of the last hidden states does.
     """
 
     feeds = ("hidden", "mask", "targets")
 
-    def __init__(self) -> None:
-        super().__init__([LABELS])
+    def __init__(self, pooling: Pooling, final: StageModule | None) -> None:
+        """``final`` is the last norm of a decoder, whose hidden states have gone through it."""
+        super().__init__([*(final.tensors if final else ()), *pooling.tensors, LABELS])
+        self.pooling, self.final = pooling, final
 
     def compute(self, weights: Weights, *feeds: Tensor) -> tuple[Tensor, ...]:
         hidden, mask, targets = feeds
-        logits = TEMPERATURE * torch.bmm(mean_pool(hidden, mask).unsqueeze(0), weights[LABELS])[0]
+        if self.final is not None:
+            at = self.final.compute(weights, hidden)
+            assert isinstance(at, Tensor)
+            hidden = at
+        vectors = pool(self.pooling, weights, hidden, mask)
+        logits = TEMPERATURE * torch.bmm(vectors.unsqueeze(0), weights[LABELS])[0]
         return cross_entropy(logits, targets), logits
 
 

@@ -17,6 +17,8 @@ from fedspzo.device_runtime.errors import ExportError
 #: Added to attention scores of what must not be seen. Any score vanishes beside it in float32, and twice of it is
 #: finite still: a token that sees nothing gets equal shares, not NaN.
 _HIDDEN = torch.finfo(torch.float32).min / 2
+#: The least square of a length that a vector is divided by, as PyTorch's ``normalize`` has it.
+_TINY = 1e-24
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
@@ -184,18 +186,9 @@ def score_tokens(table: Tensor, at: Tensor, select: Tensor) -> Tensor:
     return torch.bmm(table, at.reshape(1, -1, at.shape[-1]).transpose(1, 2) * there)
 
 
-def mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the tokens that are not padding, scaled to unit length.
-
-    Args:
-        hidden: [batch, tokens, width].
-        mask: [batch, tokens].
-
-    Returns:
-        [batch, width].
-    """
-    pooled = (hidden * mask.unsqueeze(-1)).sum(dim=1) / mask.sum(dim=1, keepdim=True)
-    return pooled / torch.sqrt((pooled * pooled).sum(dim=1, keepdim=True))
+def unit_length(x: Tensor) -> Tensor:
+    """Vectors of the last axis scaled to unit length; those of nothing but zeros stay so."""
+    return x / torch.sqrt((x * x).sum(dim=-1, keepdim=True).clamp(min=_TINY))
 
 
 def log_sum_exp(x: Tensor, dim: int) -> Tensor:

@@ -123,9 +123,10 @@ def _with_keys_and_values(stage: Stage, continues: bool) -> Stage:
 
 def _heads(architecture: Architecture, task: Task) -> list[Stage]:
     """The stage that ends in losses and, for generation, the one that scores the next token."""
-    final = architecture.final
+    final, closing = architecture.final, architecture.closing
     if task.form == SIMILARITY or final is None:
-        return [Stage("head", "head", Similarity(), final.prefix if final else "")]
+        similarity = Similarity(architecture.pooling, closing.module if closing else None)
+        return [Stage("head", "head", similarity, final.prefix if final else "")]
     if task.form != GENERATION:
         return [Stage("head", "head", LabelWords(final.module), final.prefix)]
     return [

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
-from transformers import AutoModel
 
-from fedspzo.device_runtime.errors import ExportError
 from fedspzo.device_runtime.model.stored import QUANTISED
 from fedspzo.device_runtime.model.task import GENERATION, SIMILARITY, Task
 from fedspzo.export.checkpoint import Checkpoint
 from fedspzo.export.families import Architecture
 from fedspzo.export.layout import Tensor, adapter, derived, table, weight
 from fedspzo.export.modules.heads import LABEL_BIAS, LABELS
-from fedspzo.export.modules.operators import mean_pool
 from fedspzo.export.modules.stage_module import ADDED
 from fedspzo.export.network.adapters import linear_shape
 from fedspzo.export.network.target import Target
 from fedspzo.export.network.tokens import label_tokens
-from fedspzo.export.quiet import quiet
+from fedspzo.export.network.vectors import embed_descriptions
 
 
 def network_tensors(
@@ -41,12 +37,15 @@ def network_tensors(
     tensors = {architecture.embedding: table(checkpoint, architecture.embedding, rows)}
     for stage in architecture.stages:
         tensors.update((name, _tensor(checkpoint, architecture, target, name)) for name in stage.tensors)
-    if task.form == SIMILARITY:
-        return tensors | {LABELS: _descriptions(checkpoint, task, architecture.limit)}
-    if architecture.final is not None:
+    final = architecture.closing if task.form == SIMILARITY else architecture.final
+    if final is not None:
         head = "int8" if quantised else target.weights
-        for name in architecture.final.tensors:
+        for name in final.tensors:
             tensors[name] = weight(checkpoint, name, target.trains(name), head, architecture.conv1d)
+    if task.form == SIMILARITY:
+        vectors = embed_descriptions(checkpoint, architecture, task).T[None]
+        tensors |= _steps(checkpoint, architecture)
+        return tensors | {LABELS: derived(LABELS, vectors.shape, lambda: vectors)}
     if task.form == GENERATION:
         tensors.setdefault(architecture.output, table(checkpoint, architecture.output, whole))
         return tensors
@@ -64,6 +63,15 @@ def _tensor(checkpoint: Checkpoint, architecture: Architecture, target: Target, 
     return weight(checkpoint, name, target.trains(name), target.weights, architecture.conv1d)
 
 
+def _steps(checkpoint: Checkpoint, architecture: Architecture) -> dict[str, Tensor]:
+    """What follows the pooling: frozen, as the labels' vectors that it made are."""
+    sentence = checkpoint.sentence
+    if sentence is None:
+        return {}
+    arrays = {name: sentence.tensor(name) for name in architecture.pooling.tensors}
+    return {name: derived(name, array.shape, lambda array=array: array) for name, array in arrays.items()}  # type: ignore[misc]
+
+
 def _label_words(checkpoint: Checkpoint, architecture: Architecture, task: Task) -> dict[str, Tensor]:
     ids = label_tokens(checkpoint, task)
     width = checkpoint.shape(architecture.output)[-1]
@@ -77,28 +85,3 @@ def _label_words(checkpoint: Checkpoint, architecture: Architecture, task: Task)
         LABELS: derived(LABELS, (1, width, len(ids)), lambda: checkpoint.rows(architecture.output, ids).T[None]),
         LABEL_BIAS: derived(LABEL_BIAS, (len(ids),), biases),
     }
-
-
-def _descriptions(checkpoint: Checkpoint, task: Task, limit: int) -> Tensor:
-    shape = (1, checkpoint.config.hidden_size, len(task.labels))
-    return derived(LABELS, shape, lambda: embed_descriptions(checkpoint, task, limit).T[None])
-
-
-def embed_descriptions(checkpoint: Checkpoint, task: Task, limit: int) -> np.ndarray:
-    """Unit vectors float32 [L, H]: the labels' descriptions as the original model embeds them."""
-    with quiet():
-        model = AutoModel.from_pretrained(checkpoint.folder, dtype=torch.float32).eval()
-    tokenizer = checkpoint.tokenizer
-    encoded = [tokenizer.encode(label.text).ids for label in task.labels]
-    longest = max(task.labels, key=lambda label: len(tokenizer.encode(label.text).ids))
-    if max(map(len, encoded)) > limit:
-        raise ExportError(
-            "task.description-too-long",
-            f"the description '{longest.text[:40]}…' of task '{task.name}' exceeds the {limit} tokens that"
-            f" {checkpoint.name} takes; shorten it",
-        )
-    mask = torch.tensor([[1.0] * len(ids) + [0.0] * (max(map(len, encoded)) - len(ids)) for ids in encoded])
-    padded = torch.tensor([ids + [checkpoint.padding] * (mask.shape[1] - len(ids)) for ids in encoded])
-    with torch.inference_mode():
-        hidden = model(input_ids=padded, attention_mask=mask.long()).last_hidden_state
-        return np.asarray(mean_pool(hidden, mask).numpy())

@@ -16,8 +16,10 @@ from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.step.estimator import draw_examples
 from fedspzo.export.modules.heads import TEMPERATURE
-from fedspzo.export.modules.operators import mean_pool
+from fedspzo.export.modules.pooling import pool
+from fedspzo.export.modules.stage_module import Weights
 from fedspzo.export.quiet import quiet
+from fedspzo.export.sentence import Pooling
 
 LEARNING_RATE = 5e-5
 
@@ -51,7 +53,7 @@ class _Classifier(torch.nn.Module):
         mask = torch.from_numpy(np.arange(store.ids.shape[1]) < store.lengths[indices, None]).float()
         ids = torch.from_numpy(store.ids[indices]).long()
         hidden = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-        return TEMPERATURE * mean_pool(hidden, mask) @ self.labels
+        return TEMPERATURE * pool(Pooling(), Weights({}), hidden, mask) @ self.labels
 
 
 def measure_ceiling(

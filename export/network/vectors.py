@@ -1,0 +1,88 @@
+"""The similarity form: what its model's folder says of texts' vectors, and the vectors of the labels' descriptions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from transformers import AutoModel
+
+from fedspzo.device_runtime.errors import ExportError
+from fedspzo.device_runtime.model.task import CAUSAL, SIMILARITY, Task
+from fedspzo.export.checkpoint import Checkpoint
+from fedspzo.export.families import Architecture
+from fedspzo.export.modules.pooling import pool
+from fedspzo.export.modules.stage_module import Weights
+from fedspzo.export.quiet import quiet
+
+
+def forms(checkpoint: Checkpoint, architecture: Architecture) -> tuple[str, ...]:
+    """The forms of tasks, the best first. A decoder makes vectors of texts where its folder says how."""
+    if checkpoint.is_sentence_model and CAUSAL in architecture.forms:
+        return (SIMILARITY, *architecture.forms)
+    return architecture.forms
+
+
+def with_prompt(checkpoint: Checkpoint, task: Task) -> Task:
+    """A task of the similarity form with the folder's prompt in front of its template.
+
+    The checkpoint's tokenizer lowers texts from now on if the folder says so.
+
+    Raises:
+        ExportError: a module of the folder, or a setting of one, is not supported.
+    """
+    sentence = checkpoint.sentence
+    if sentence is None:
+        return task
+    if sentence.lower_case:
+        checkpoint.texts.lower()
+    before = sentence.prompt.replace("{", "{{").replace("}", "}}")
+    return replace(task, template=before + task.template)
+
+
+def with_pooling(checkpoint: Checkpoint, architecture: Architecture) -> Architecture:
+    """An architecture with the folder's pooling and its limit on tokens. Raises ExportError as above."""
+    sentence = checkpoint.sentence
+    if sentence is None:
+        return architecture
+    skipped = 0
+    if sentence.prompt and not sentence.includes_prompt:
+        ids = checkpoint.tokenizer.encode(sentence.prompt).ids
+        skipped = len(ids) - (ids[-1] in checkpoint.texts.roles)
+    limit = sentence.limit or checkpoint.texts.limit or architecture.limit
+    pooling = replace(sentence.pooling, skipped=skipped)
+    return replace(architecture, limit=min(architecture.limit, limit), pooling=pooling)
+
+
+def embed_descriptions(checkpoint: Checkpoint, architecture: Architecture, task: Task) -> np.ndarray:
+    """Unit vectors float32 [L, W]: the labels' descriptions as the original model embeds them.
+
+    Raises:
+        ExportError: a description is longer than the model takes, or the folder's modules do not fit together.
+    """
+    with quiet():
+        model = AutoModel.from_pretrained(checkpoint.folder, dtype=torch.float32).eval()
+    prompt = checkpoint.sentence.prompt if checkpoint.sentence else ""
+    encoded = [checkpoint.tokenizer.encode(prompt + label.text).ids for label in task.labels]
+    longest = max(range(len(encoded)), key=lambda index: len(encoded[index]))
+    if len(encoded[longest]) > architecture.limit:
+        raise ExportError(
+            "task.description-too-long",
+            f"the description '{task.labels[longest].text[:40]}…' of task '{task.name}' has {len(encoded[longest])}"
+            f" tokens, and {checkpoint.name} takes {architecture.limit}; shorten it",
+        )
+    mask = torch.tensor([[1.0] * len(ids) + [0.0] * (max(map(len, encoded)) - len(ids)) for ids in encoded])
+    padded = torch.tensor([ids + [checkpoint.padding] * (mask.shape[1] - len(ids)) for ids in encoded])
+    sentence, names = checkpoint.sentence, architecture.pooling.tensors
+    weights = Weights({name: torch.from_numpy(sentence.tensor(name)) for name in names} if sentence else {})
+    with torch.inference_mode():
+        hidden = model(input_ids=padded, attention_mask=mask.long()).last_hidden_state
+        try:
+            return np.asarray(pool(architecture.pooling, weights, hidden, mask).numpy())
+        except (RuntimeError, KeyError) as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise ExportError(
+                "model.sentence-module",
+                f"the modules of {checkpoint.source} do not fit together ({reason}); get the model again",
+            ) from None
