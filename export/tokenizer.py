@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jinja2
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.normalizers import Lowercase, Sequence
 from transformers import AutoTokenizer
@@ -33,7 +35,8 @@ class ModelTokenizer:
     """A checkpoint's tokenizer.
 
     Attributes:
-        backend: the tokenizer as devices run it: it neither pads nor cuts.
+        backend: the tokenizer as devices run it: it neither pads nor cuts, and every control token is special.
+        chat: the template of dialogues in Jinja's language, "" when there is none.
         mask: the text of the mask token, "" when there is none.
         unknown: the text of the token that stands for what the vocabulary lacks, "" when there is none.
         end: the text of the token that ends a text, "" when there is none.
@@ -56,9 +59,11 @@ class ModelTokenizer:
                 f"the tokenizer of {folder} is a {type(self._original).__name__}, which no {TOKENIZER} describes;"
                 " choose a model with a tokenizer of the library tokenizers",
             )
+        self.chat = _chat_template(self._original)
         self.backend = Tokenizer.from_str(backend.to_str())
         self.backend.no_padding()
         self.backend.no_truncation()
+        self.backend.add_special_tokens(self._control_tokens())
         self.mask: str = self._original.mask_token or ""
         self.unknown: str = self._original.unk_token or ""
         self.end: str = self._original.eos_token or ""
@@ -89,6 +94,31 @@ class ModelTokenizer:
         else:
             self._compare(python, "the tokenizer in Python")
 
+    def _control_tokens(self) -> list[AddedToken]:
+        """Added tokens that only templates may write: special ones by name, and those that the chat template writes.
+
+        Words and white space among the latter do not count: templates have them as texts have.
+        """
+        dialogue = [{"role": role, "content": "a"} for role in ("system", "user", "assistant", "user")]
+        written = self.chat
+        for messages in (dialogue, dialogue[1:]) if self.chat else ():
+            with contextlib.suppress(jinja2.TemplateError):  # some know no system, and say so
+                written += self._original.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        named = {*self._original.all_special_tokens, *(getattr(self._original, "chat_control_tokens", None) or ())}
+        return [
+            AddedToken(
+                token.content,
+                single_word=token.single_word,
+                lstrip=token.lstrip,
+                rstrip=token.rstrip,
+                normalized=token.normalized,
+                special=True,
+            )
+            for token in self._original.added_tokens_decoder.values()
+            if token.content in named
+            or (token.content in written and not (token.content.isspace() or token.content.isalnum()))
+        ]
+
     def _compare(self, found: DeviceTokenizer, reader: str) -> None:
         for text in self._texts():
             wanted = self._original(text, return_offsets_mapping=True, split_special_tokens=False)
@@ -106,6 +136,13 @@ class ModelTokenizer:
         added: list[AddedToken] = list(self._original.added_tokens_decoder.values())
         for token in added[:_ADDED]:
             yield f"a {token.content} b{token.content}c"
+
+
+def _chat_template(tokenizer: Any) -> str:
+    try:
+        return str(tokenizer.get_chat_template())
+    except ValueError:  # there is no template, or none of several is the usual one
+        return ""
 
 
 def _load(folder: Path) -> Any:

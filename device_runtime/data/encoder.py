@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
+from fedspzo.device_runtime.data.control import ControlTokens
 from fedspzo.device_runtime.data.tokenizer import Tokenizer, load_tokenizer
 from fedspzo.device_runtime.errors import DataError
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.manifest import TOKENIZER
 from fedspzo.device_runtime.model.task import CAUSAL, GENERATION, MASKED, SIMILARITY
+
+#: How many characters of a field are read for each token that fits: what is behind them could not matter unless tokens
+#: were longer than that, and a huge field costs no time.
+CHARACTERS = 64
 
 
 @dataclass(frozen=True)
@@ -37,14 +42,14 @@ class Encoder:
         self._length = bundle.manifest.length
         self._continues = self._task.form in (CAUSAL, GENERATION)
         self._mask: int = self._tokenizer.token_to_id(self._task.mask) or 0
-        special = [t.content for t in self._tokenizer.get_added_tokens_decoder().values() if t.special]
-        self._special = re.compile("|".join(map(re.escape, special)) or "(?!)")
+        self._control = ControlTokens(self._tokenizer, self._task.mask, self._task.stop)
+        self._written = lru_cache(maxsize=64)(lambda text: self._control.among(self._ids(text)))
 
     def encode(self, fields: Mapping[str, str], answer: str | None = None) -> Encoded:
         """Tokens of an example.
 
         Fields are cut from the end, the longest first; the template's own text, the mask and the answer stay whole.
-        Special tokens that a field spells out are blanked: a text cannot forge a mask or an end.
+        What a field has that would become a special token is blanked: a text cannot forge a mask or an end.
 
         Args:
             fields: the template's fields.
@@ -52,14 +57,15 @@ class Encoder:
 
         Raises:
             DataError: the template and the answer's room alone are longer than the limit, the answer has more tokens
-                than the bundle's graphs take, or there is no text at all.
+                than the bundle's graphs take, there is no text at all, or a field and the template together make a
+                special token.
         """
         task = self._task
-        whole = {name: self._special.sub(" ", fields[name]) for name in task.fields}
+        most = CHARACTERS * self._length
+        whole = {name: self._control.cleaned(fields[name][:most]) for name in task.fields}
         kept = dict(whole)
         while True:
-            text = task.render(kept)
-            prompt = self._ids(text)
+            text, prompt = self._prompt(kept)
             # Room for the longest answer is kept whether or not one is known: training and asking see the same prompt.
             excess = len(prompt) + task.answer_tokens - self._length
             if excess <= 0:
@@ -73,26 +79,59 @@ class Encoder:
         elif task.form == SIMILARITY:
             start = 0
         tokens = [] if answer is None else self._answer_ids(text, prompt, answer)
-        return Encoded(prompt + tokens, start, kept != whole)
+        cut = kept != whole or any(len(fields[name]) > most for name in task.fields)
+        return Encoded(prompt + tokens, start, cut)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens, special ones included."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
 
+    def _prompt(self, kept: Mapping[str, str]) -> tuple[str, list[int]]:
+        """The filled-in template and its tokens, which have no other control tokens than the template writes."""
+        own = self._written(self._task.render(dict.fromkeys(kept, "a")))
+        for fields in (kept, {name: f" {text} " for name, text in kept.items()}):
+            text = self._task.render(fields)
+            ids = self._ids(text)
+            if self._control.among(ids) == own:
+                return text, ids
+        raise self._forged()
+
     def _answer_ids(self, prompt_text: str, prompt: list[int], answer: str) -> list[int]:
-        text = self._task.render_answer(self._special.sub(" ", answer))
+        if len(answer) > CHARACTERS * self._length:
+            raise self._too_long(answer, f"{len(answer)} characters")
+        answer = self._control.cleaned(answer)
+        own = self._control.among(self._answer_after(prompt_text, prompt, "a"))
+        for text in (answer, f" {answer} "):
+            tokens = self._answer_after(prompt_text, prompt, text)
+            if self._control.among(tokens) == own:
+                break
+        else:
+            raise self._forged()
+        if len(tokens) > self._task.answer_tokens:
+            raise self._too_long(answer, f"{len(tokens)} tokens")
+        return tokens
+
+    def _answer_after(self, prompt_text: str, prompt: list[int], answer: str) -> list[int]:
+        text = self._task.render_answer(answer)
         together = self._ids(prompt_text + text)
         if together[: len(prompt)] == prompt:
-            tokens = together[len(prompt) :]
-        else:  # the answer's first characters would merge with the prompt's last token
-            tokens = list(self._tokenizer.encode(text, add_special_tokens=False).ids)
-        if len(tokens) > self._task.answer_tokens:
-            raise DataError(
-                "data.answer-too-long",
-                f"the answer '{answer[:40]}' has {len(tokens)} tokens, and the bundle takes"
-                f" {self._task.answer_tokens}; leave the example out, or export with a larger --answer-tokens",
-            )
-        return tokens
+            return together[len(prompt) :]
+        # the answer's first characters would merge with the prompt's last token
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def _too_long(self, answer: str, length: str) -> DataError:
+        return DataError(
+            "data.answer-too-long",
+            f"the answer '{answer[:40]}' has {length}, and the bundle takes {self._task.answer_tokens} tokens; leave"
+            " the example out, or export with a larger --answer-tokens",
+        )
+
+    def _forged(self) -> DataError:
+        return DataError(
+            "data.forged-token",
+            f"the text and the template of task '{self._task.name}' together make a special token, such as a mask or an"
+            " end; change the text where the two meet",
+        )
 
     def _cut(self, kept: dict[str, str], excess: int) -> None:
         """Take ``excess`` tokens, or as many as there are, from the end of the longest field."""

@@ -17,6 +17,9 @@ from fedspzo.device_runtime.errors import DataError
 from fedspzo.device_runtime.files import written_atomically
 from fedspzo.device_runtime.model.bundle import Bundle
 
+#: Changes when the encoder gives other tokens for the same text: tokens that were kept before are then made again.
+ENCODING = b"2"
+
 
 @dataclass(frozen=True)
 class DataStore:
@@ -63,7 +66,8 @@ def load_data(
     """
     source = str(source)
     content = read_source(source)
-    key = hashlib.sha256(hashlib.sha256(fingerprint(source, content)).digest() + bundle.identity).hexdigest()
+    parts = hashlib.sha256(fingerprint(source, content)).digest() + bundle.identity + ENCODING
+    key = hashlib.sha256(parts).hexdigest()
     if cache is not None and (stored := _read_cache(cache, key)) is not None:
         return stored
     store = tokenise(bundle, parse_examples(source, content, bundle.manifest.task, skip), skip)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pipelines import PIPELINES
 from refusals import raises
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer
 from writing import texts
 
@@ -136,3 +136,19 @@ def test_a_reader_that_differs_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(PythonTokenizer, "__init__", without_words)
     with raises("model.tokenizer-differs", "the tokenizer in Python", "BertTokenizer"):
         ModelTokenizer(folder).write(tmp_path / "written.json")
+
+
+def test_what_a_chat_template_writes_is_special(tmp_path: Path) -> None:
+    """<think> is no special token of Qwen's; <turn:user> is put together; words and white space are none."""
+    template = "{% for m in messages %}{{ '<turn:' + m.role + '>' }}\n{{ m.content }} end<think>{% endfor %}"
+    tokenizer = PIPELINES["smollm"]()
+    tokenizer.add_tokens(["<turn:user>", "<turn:tool>", "\n", "end", AddedToken("<think>", lstrip=True)])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    record = {"tokenizer_class": FAST, "eos_token": "<|im_end|>", "chat_template": template}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(record))
+    ModelTokenizer(tmp_path).write(tmp_path / "written.json")
+    found = load_tokenizer(tmp_path / "written.json").get_added_tokens_decoder().values()
+    special = {token.content for token in found if token.special}
+    assert special == {"<|endoftext|>", "<|im_start|>", "<|im_end|>", "<turn:user>", "<think>"}
+    assert all(token.lstrip == (token.content == "<think>") for token in found)
