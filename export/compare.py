@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 from collections.abc import Sequence
 
@@ -10,57 +9,21 @@ import numpy as np
 import torch
 
 from fedspzo.device_runtime.data.store import DataStore
-from fedspzo.device_runtime.engines.protocol import create_engine
-from fedspzo.device_runtime.model.arrays import ScratchArrays
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.manifest import HIDDEN, KEYS, POSITION, ROWS, VALUES, Shape, StageSpec
-from fedspzo.device_runtime.model.stored import Quantised, Stored, read, widen, widened
+from fedspzo.device_runtime.model.stored import Quantised
 from fedspzo.device_runtime.model.task import GENERATION
 from fedspzo.device_runtime.step.runner import Batch, Forward
 from fedspzo.export.lowering.constants import InCodes, InFull
-from fedspzo.export.modules.stage_module import ADDED, StageModule
+from fedspzo.export.modules.stage_module import StageModule
 from fedspzo.export.network.build import Network
+from fedspzo.export.stages import StageRunner, StageWeights
+
+#: Spread of what adapters are given: those that do nothing would compare nothing.
+_NOISE = 0.05
 
 
-class StageWeights:
-    """The weights of one stage at a time, read from the bundle's files.
-
-    Attributes:
-        bundle: the bundle.
-    """
-
-    def __init__(self, bundle: Bundle, network: Network) -> None:
-        self.bundle = bundle
-        self._network = network
-        self._scratch = ScratchArrays()  # engines keep what they know of an array: the same ones serve all stages
-        self._loaded: dict[int, np.ndarray] = {}
-
-    def load(self, stage: StageSpec) -> None:
-        """Hold the weights of a stage instead of those held before."""
-        for index in self._loaded.keys() - set(stage.tensors):
-            self._scratch.give(self._loaded.pop(index))
-        for index in stage.tensors:
-            if index not in self._loaded:
-                spec = self.bundle.manifest.tensors[index]
-                self._loaded[index] = self._scratch.take(self._network.shape(index))
-                if spec.name.endswith(ADDED):  # adapters start by doing nothing, which would compare nothing
-                    random = np.random.default_rng(index)
-                    noise = 0.05 * random.standard_normal(self._loaded[index].shape, np.float32)
-                    self._loaded[index][...] = widened(self.read(index)) + noise
-                else:
-                    widen(self.read(index), self._loaded[index])
-
-    def read(self, index: int) -> Stored:
-        """A tensor as it is stored, read without mapping the file's pages."""
-        spec = self.bundle.manifest.tensors[index]
-        return read(self.bundle.tensor_file(spec), spec.name, spec.dtype)
-
-    def tensor(self, index: int) -> np.ndarray:
-        """See :class:`fedspzo.device_runtime.step.runner.ModelWeights`."""
-        return self._loaded[index]
-
-
-def compare(bundle: Bundle, networks: Sequence[Network], engine: str) -> list[float]:
+def compare(runner: StageRunner, networks: Sequence[Network]) -> list[float]:
     """Largest difference from PyTorch at each stage (the decoder's counts for none of them and comes last).
 
     Differences are relative to the largest value of the stage's output, or to 1 where that is larger; the worst over
@@ -69,28 +32,20 @@ def compare(bundle: Bundle, networks: Sequence[Network], engine: str) -> list[fl
     """
     worst = np.zeros(len(networks[0].all_stages))
     for network in (network for network in networks if not network.continues):
-        weights, runner = StageWeights(bundle, network), create_engine(engine)
-        forward = Forward(runner, weights)
-        store = _random_examples(bundle, network)
-        batch = forward.grouped(forward.batch(store, np.arange(network.size.batch)), network.size.groups)
+        store = _random_examples(runner.bundle, network)
+        batch = runner.forward.batch(store, np.arange(network.size.batch))
+        batch = runner.forward.grouped(batch, network.size.groups)
         hidden = before = batch.feeds[ROWS]
         for index, stage in enumerate(network.all_stages):
-            if index and stage.graph != network.all_stages[index - 1].graph:
-                # The engine and the scratch arrays keep as much memory as the last graph's weights took.
-                weights, runner = StageWeights(bundle, network), create_engine(engine)
-                forward = Forward(runner, weights)
-                gc.collect()
-            weights.load(stage)
+            forward = runner.load(stage, network, _NOISE)
             before = before if stage == network.decoder else hidden
-            # Graphs with constants hold a copy of them: those of one stage at a time.
-            runner_of_stage = Forward(runner, weights) if stage.constants else forward
-            expected = _expected(weights, batch, stage, network.graphs[stage.graph], before, engine)
+            expected = _expected(forward.weights, batch, stage, network.graphs[stage.graph], before, runner.engine)
             kept: list[np.ndarray] = []
-            outputs = runner_of_stage.run(stage, batch, before, {}, kept=kept)
-            differences = [_difference(a, b) for a, b in zip((*outputs, *kept), expected, strict=True)]
-            if network is networks[0] and stage in bundle.manifest.stages[:-1]:
-                for shape in bundle.manifest.continuations:
-                    differences += _next_differences(runner_of_stage, shape, batch, stage, before, expected)
+            outputs = forward.run(stage, batch, before, {}, kept=kept)
+            differences = [difference(a, b) for a, b in zip((*outputs, *kept), expected, strict=True)]
+            if network is networks[0] and stage in network.stages[:-1]:
+                for shape in runner.bundle.manifest.continuations:
+                    differences += _next_differences(forward, shape, batch, stage, before, expected)
             worst[index] = max(worst[index], *differences)
             hidden = outputs[0]
             hidden[...] = expected[0]
@@ -136,7 +91,7 @@ def _next_differences(
     hidden[:, 0] = before[texts, last]
     next_batch = Batch(shape, feeds, shape.batch, batch.ids[texts, last][:, None], batch.lengths)
     outputs = forward.run(stage, next_batch, hidden, {}, kept=found)
-    differences = [_difference(a, b) for a, b in zip((*outputs, *found), wanted, strict=True)]
+    differences = [difference(a, b) for a, b in zip((*outputs, *found), wanted, strict=True)]
     forward.release([*feeds.values(), hidden, *outputs, *found])
     return differences
 
@@ -147,7 +102,8 @@ def _whole(module: StageModule, stage: StageSpec, weights: StageWeights, engine:
     return (InFull if engine == "torch" else InCodes)(module, matrices) if matrices else module
 
 
-def _difference(found: np.ndarray, expected: np.ndarray) -> float:
+def difference(found: np.ndarray, expected: np.ndarray) -> float:
+    """Largest difference, relative to the largest value expected, or to 1 where that is larger."""
     if not (np.isfinite(found).all() and np.isfinite(expected).all()):
         return math.inf  # a comparison with NaN would be false, and hide it
     return float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))

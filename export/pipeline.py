@@ -11,8 +11,9 @@ from pathlib import Path
 from fedspzo.device_runtime.data.encoder import Encoder
 from fedspzo.device_runtime.errors import ExportError
 from fedspzo.device_runtime.model.bundle import Bundle, file_hash
-from fedspzo.device_runtime.model.manifest import BASE, MANIFEST, TOKENIZER, Check, Manifest
+from fedspzo.device_runtime.model.manifest import BASE, MANIFEST, TOKENIZER, Check, Comparison, Manifest
 from fedspzo.device_runtime.model.task import GENERATION, SIMILARITY, Task
+from fedspzo.export.check.whole import check_bundle
 from fedspzo.export.checkpoint import Checkpoint
 from fedspzo.export.checks import check_lengths, check_tensors, check_tokenizer, check_trained
 from fedspzo.export.compare import compare
@@ -26,6 +27,7 @@ from fedspzo.export.network.tensors import network_tensors
 from fedspzo.export.network.tokens import with_special_tokens
 from fedspzo.export.network.vectors import forms, with_pooling, with_prompt
 from fedspzo.export.quiet import quiet
+from fedspzo.export.stages import StageRunner
 from fedspzo.export.tasks import choose_form
 
 #: Largest difference between an engine's output and PyTorch's that an export may have, relative to the largest value.
@@ -41,6 +43,7 @@ def export_bundle(
     out: Path,
     progress: Progress = lambda step: None,
     families: Sequence[Family] = (),
+    check: bool = True,
 ) -> Bundle:
     """Export a model for a task.
 
@@ -50,10 +53,12 @@ def export_bundle(
         out: the bundle's folder; it must not exist, and appears only when all checks have passed.
         progress: told what is being done.
         families: your own ones, asked before those that come with the project.
+        check: whether to compare the whole bundle with transformers.
 
     Raises:
-        ExportError: the model or an option is not supported, a matrix product was not delegated, or an engine
-            deviates from PyTorch by more than :data:`TOLERANCE`, or :data:`INTEGER_TOLERANCE`.
+        ExportError: the model or an option is not supported, a matrix product was not delegated, an engine deviates
+            from PyTorch by more than :data:`TOLERANCE`, or :data:`INTEGER_TOLERANCE`, or transformers gives other
+            tokens or scores.
     """
     if out.exists():
         raise ExportError("export.output-exists", f"{out} already exists; remove it, or choose another --out")
@@ -64,7 +69,7 @@ def export_bundle(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        _write(checkpoint, networks, task, target, partial, progress)
+        _write(checkpoint, networks, task, target, partial, progress, check)
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -114,6 +119,7 @@ def _write(
     target: Target,
     folder: Path,
     progress: Progress,
+    check: bool,
 ) -> None:
     progress("writing weights")
     write_weights(folder, list(networks[0].tensors.values()), (networks[0].embedding, networks[0].output))
@@ -150,10 +156,11 @@ def _write(
     bundle = Bundle(folder)
     Encoder(bundle).encode(dict.fromkeys(task.fields, "a"))  # a template longer than the limit is said now
     deviations: dict[str, list[float]] = {}
-    for name in target.formats:
+    runners = [StageRunner(bundle, name) for name in target.formats]
+    for name, runner in zip(target.formats, runners, strict=True):
         progress(f"comparing {name} with PyTorch")
         with quiet():
-            deviations[name] = compare(bundle, networks, name)
+            deviations[name] = compare(runner, networks)
         for stage, deviation in zip((*stages, stages[-1]), deviations[name], strict=False):
             tolerance = INTEGER_TOLERANCE if stage.constants else TOLERANCE
             if not deviation <= tolerance:
@@ -162,10 +169,14 @@ def _write(
                     f"{name} deviates from PyTorch by {deviation:.1e} at '{stage.name}', more than {tolerance:.0e};"
                     " leave this engine out",
                 )
+    comparison = Comparison(skipped="as asked")
+    if check:
+        progress("comparing the bundle with transformers")
+        comparison = check_bundle(checkpoint, networks[0], runners, TOLERANCE)
     found = ({name: deviations[name][index] for name in target.formats} for index in range(len(stages)))
     checks = tuple(replace(check, deviation=d) for check, d in zip(checks, found, strict=True))
     files = dict(manifest.files)
     if BASE in files and set(target.formats) == {"executorch"}:  # which has files of its own
         (folder / BASE).unlink()
         del files[BASE]
-    replace(manifest, checks=checks, files=files).write(folder)
+    replace(manifest, checks=checks, comparison=comparison, files=files).write(folder)

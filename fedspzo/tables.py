@@ -19,6 +19,15 @@ def format_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title
     return "\n".join([title, *lines] if title else lines)
 
 
+def format_comparison(manifest: Manifest) -> str:
+    """What a bundle says of its comparison with transformers."""
+    found = manifest.comparison
+    if found is None or found.skipped:
+        return f"not compared with transformers{f': {found.skipped}' if found else ''}"
+    deviations = ", ".join(f"{name} {deviation:.0e}" for name, deviation in found.deviation.items())
+    return f"compared with {found.reference}, on {found.texts} texts: the same tokens; scores deviate by {deviations}"
+
+
 def format_stages(manifest: Manifest) -> str:
     """What a bundle says of its stages: parameters, FLOPs, delegated shares and deviations."""
     shape = manifest.shapes[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,23 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """What export found out about the whole bundle, on texts of the task.
+
+    Attributes:
+        reference: the libraries that it was compared with, and their versions; "" when it was not.
+        texts: how many texts there were. Their tokens are the same.
+        deviation: format → largest difference from the reference's scores, relative to the largest score.
+        skipped: why nothing was compared, "" when it was.
+    """
+
+    reference: str = ""
+    texts: int = 0
+    deviation: Mapping[str, float] = field(default_factory=dict)
+    skipped: str = ""
+
+
+@dataclass(frozen=True)
 class AdapterSpec:
     """Adapters that are trained over a frozen base.
 
@@ -162,6 +179,7 @@ class Manifest:
         files: file name → SHA-256.
         continuations: for generation, sizes of batches, with graphs of the stages before the head for one token of each
             text; they take the keys and values of the tokens before it, up to the length. The smallest comes first.
+        comparison: of the whole bundle with transformers; None in bundles of versions that made none.
     """
 
     model: Mapping[str, str]
@@ -177,6 +195,7 @@ class Manifest:
     base: str
     files: Mapping[str, str]
     continuations: tuple[Shape, ...] = ()
+    comparison: Comparison | None = None
 
     @property
     def batch(self) -> int:
@@ -202,7 +221,7 @@ class Manifest:
     def identity(self) -> bytes:
         """What two bundles must share to train together: all but where they came from and their shapes."""
         record = {"format": FORMAT, "directions": directions.FORMAT, "length": self.length, **asdict(self)}
-        for name in ("model", "shapes", "continuations", "checks"):
+        for name in ("model", "shapes", "continuations", "checks", "comparison"):
             del record[name]
         record["files"] = {name: value for name, value in self.files.items() if name in (WEIGHTS, TOKENIZER)}
         return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).digest()
@@ -232,6 +251,7 @@ def parse_manifest(folder: Path, text: str) -> Manifest:
             base=str(record["base"]),
             files={str(name): str(value) for name, value in record["files"].items()},
             continuations=tuple(_parse_shape(shape) for shape in record.get("continuations", [])),
+            comparison=Comparison(**record["comparison"]) if record.get("comparison") else None,
         )
         for stage in (*manifest.stages, *filter(None, [manifest.decoder])):
             [shape.graphs[stage.graph] for shape in manifest.shapes]

@@ -48,6 +48,7 @@ def export_model(
     target: Target | None = None,
     *,
     families: Sequence[Family] = (),
+    check: bool = True,
     progress: Callable[[str], None] = lambda step: None,
 ) -> Bundle:
     """Export a Hugging Face model: forward-only graphs, weights, tokenizer and task. It takes a minute or more.
@@ -58,10 +59,12 @@ def export_model(
         out: the bundle's folder; it must not exist.
         target: engines, batches, lengths, and what is trained; by default LiteRT, batches of 8, 64 tokens, all weights.
         families: your own ones, asked before those that come with the project.
+        check: whether to compare the whole bundle with transformers, on a few texts: its tokens and scores.
         progress: told what is being done.
 
     Raises:
-        ExportError: the model or an option is not supported, or an engine would be slow or deviates from PyTorch.
+        ExportError: the model or an option is not supported, or an engine would be slow or deviates from PyTorch
+            or transformers.
         DataError: there is no such task, or its file is not one.
     """
     from fedspzo.export.supported import check_model_type
@@ -76,7 +79,7 @@ def export_model(
     from fedspzo.export.network.target import Target  # these take a while
     from fedspzo.export.pipeline import export_bundle
 
-    return export_bundle(str(model), tasks, target or Target(), Path(out), progress, families)
+    return export_bundle(str(model), tasks, target or Target(), Path(out), progress, families, check)
 
 
 def open_bundle(folder: str | Path) -> Bundle:

@@ -35,6 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--groups", default="", help="with adapters: branches that go through a graph together, as 2,16"
     )
+    parser.add_argument("--no-check", action="store_true", help="do not compare the bundle with transformers")
     parser.add_argument("--out", type=Path, required=True, help="folder to make")
 
 
@@ -55,7 +56,7 @@ def _export(options: argparse.Namespace, tasks: Mapping[str, Task], progress: St
     from fedspzo.export.network.adapters import Adapters, LowRank, OutputScales
     from fedspzo.export.network.target import Target
     from fedspzo.export.pipeline import export_bundle
-    from fedspzo.tables import format_stages
+    from fedspzo.tables import format_comparison, format_stages
 
     targets = _split(options.targets)
     adapters: Adapters | None = OutputScales(targets=targets) if options.output_scales else None
@@ -77,8 +78,8 @@ def _export(options: argparse.Namespace, tasks: Mapping[str, Task], progress: St
         weights=options.weights,
         groups=_numbers("--groups", options.groups),
     )
-    bundle = export_bundle(options.model, tasks, target, options.out, progress)
-    print(format_stages(bundle.manifest))
+    bundle = export_bundle(options.model, tasks, target, options.out, progress, check=not options.no_check)
+    print(f"{format_stages(bundle.manifest)}\n{format_comparison(bundle.manifest)}")
     if stored := bundle.manifest.model.get("gguf"):
         print(f"the GGUF file's weights ({stored}) were widened to float32")
     print(f"bundle written to {options.out}")

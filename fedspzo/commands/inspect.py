@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> None:
     from math import prod
 
     from fedspzo.device_runtime.model.bundle import Bundle
-    from fedspzo.tables import format_stages
+    from fedspzo.tables import format_comparison, format_stages
 
     bundle = Bundle(options.bundle)
     manifest = bundle.manifest
@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> None:
     print(
         f"model: {manifest.model['name']} ({manifest.model['family']}), bundle {bundle.identity.hex()[:16]}\n"
         f"task: {task.name}, {task.form}: {task.template!r}\n      {labels}\n"
-        f"formats: {', '.join(bundle.formats)}\n\n{format_stages(manifest)}\n"
+        f"formats: {', '.join(bundle.formats)}\n\n{format_stages(manifest)}\n{format_comparison(manifest)}\n"
     )
     trainable = sum(prod(tensor.shape) for tensor in manifest.tensors if tensor.trainable)
     total = sum(prod(tensor.shape) for tensor in manifest.tensors)

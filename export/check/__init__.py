@@ -1,0 +1,1 @@
+"""The last check of an export: the whole bundle against what transformers computes from the same folder."""
