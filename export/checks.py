@@ -22,7 +22,13 @@ def check_tensors(checkpoint: Checkpoint, architecture: Architecture) -> None:
     stages = (*architecture.stages, *((architecture.final,) if architecture.final else ()))
     known.update(name for stage in stages for name in stage.tensors)
     stored = known | {old_name(name) for name in known}
-    extra = [name for name in checkpoint.files if name not in stored and not name.endswith(architecture.ignored)]
+    extra = [
+        name
+        for name in checkpoint.files
+        if name not in stored
+        and not name.endswith(architecture.ignored)
+        and not any(part in architecture.unused for part in name.split("."))
+    ]
     if extra:
         raise ExportError(
             "model.extra-tensors",

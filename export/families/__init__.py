@@ -13,6 +13,7 @@ from transformers import PretrainedConfig
 from fedspzo.device_runtime.errors import ExportError
 from fedspzo.device_runtime.model.task import CAUSAL, GENERATION, MASKED, SIMILARITY
 from fedspzo.export.checkpoint import Checkpoint
+from fedspzo.export.modules.heads import PLAIN, Scoring
 from fedspzo.export.modules.stage_module import StageModule
 from fedspzo.export.sentence import Pooling
 from fedspzo.export.supported import supported_types
@@ -57,6 +58,8 @@ class Architecture:
         conv1d: whether matrices are stored [in, out] (GPT-2's Conv1D), not [out, in].
         ignored: endings of tensor names that the network does not need.
         pooling: how the similarity form makes a vector of a text's last hidden states.
+        unused: names of the model's parts that no text goes through, such as ``vision_tower``.
+        scoring: what the model does to the scores of tokens.
     """
 
     forms: tuple[str, ...]
@@ -70,6 +73,8 @@ class Architecture:
     conv1d: bool = False
     ignored: tuple[str, ...] = ()
     pooling: Pooling = field(default_factory=Pooling)
+    unused: tuple[str, ...] = ()
+    scoring: Scoring = PLAIN
 
     @property
     def closing(self) -> Stage | None:

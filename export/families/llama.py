@@ -14,6 +14,7 @@ from fedspzo.device_runtime.errors import ExportError
 from fedspzo.export.checkpoint import Checkpoint
 from fedspzo.export.families import DECODER_FORMS, Architecture, Stage, require_causal
 from fedspzo.export.modules.decoder import Attention, DecoderLayer, FeedForward, Final, Norm, Scaled
+from fedspzo.export.modules.heads import PLAIN, Scoring
 from fedspzo.export.modules.rotary import rotations
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
@@ -98,8 +99,9 @@ def assemble(
     final: Final,
     *,
     embedding: Scaled | None = None,
-    text_config: PretrainedConfig | None = None,
-    ignored: Sequence[str] = (),
+    scoring: Scoring = PLAIN,
+    config: PretrainedConfig | None = None,
+    unused: Sequence[str] = (),
 ) -> Architecture:
     """An architecture with LLaMA's names of tensors.
 
@@ -109,12 +111,14 @@ def assemble(
         layer: makes the module of a kind.
         final: what comes after the layers.
         embedding: what comes before them.
-        text_config: the part of the config that is about text, where it is only a part.
-        ignored: endings of tensors that are not needed, in addition to the usual.
+        scoring: what the model does to the scores of tokens.
+        config: the part of the config that is about text, where it is only a part.
+        unused: names of the model's other parts.
     """
-    config = text_config or checkpoint.config
+    config = config or checkpoint.config
     require_causal(checkpoint, config)
     prefix = checkpoint.prefix("embed_tokens.weight")
+    head = "" if checkpoint.config.tie_word_embeddings else checkpoint.prefix("lm_head.weight")
     layers = {kind: layer(kind) for kind in dict.fromkeys(kinds)}
     return Architecture(
         forms=DECODER_FORMS,
@@ -128,6 +132,8 @@ def assemble(
             ),
         ),
         final=Stage("head", "head", final, prefix),
-        output=prefix + "embed_tokens.weight" if checkpoint.config.tie_word_embeddings else "lm_head.weight",
-        ignored=("rotary_emb.inv_freq", "lm_head.weight", *ignored),
+        output=f"{prefix}embed_tokens.weight" if checkpoint.config.tie_word_embeddings else f"{head}lm_head.weight",
+        ignored=("rotary_emb.inv_freq", "lm_head.weight"),
+        unused=tuple(unused),
+        scoring=scoring,
     )

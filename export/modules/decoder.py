@@ -242,12 +242,11 @@ class Scaled(TextStage):
 
 
 class Final(StageModule):
-    """The last norm; divided where the model scales its scores, which is the same."""
+    """The last norm."""
 
-    def __init__(self, norm: Norm, name: str = "norm", divisor: float = 1.0) -> None:
+    def __init__(self, norm: Norm, name: str = "norm") -> None:
         super().__init__(norm.tensors(name))
-        self.norm, self.name, self.divisor = norm, name, divisor
+        self.norm, self.name = norm, name
 
     def compute(self, weights: Weights, *feeds: Tensor) -> Tensor:
-        x = self.norm.apply(weights, self.name, feeds[0])
-        return x if self.divisor == 1.0 else x / self.divisor
+        return self.norm.apply(weights, self.name, feeds[0])

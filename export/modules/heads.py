@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from fedspzo.export.modules.operators import cross_entropy, log_sum_exp, score_tokens
+from fedspzo.export.modules.operators import cross_entropy, log_sum_exp, score_tokens, soft_cap
 from fedspzo.export.modules.pooling import pool
 from fedspzo.export.modules.stage_module import StageModule, Weights
 from fedspzo.export.sentence import Pooling
@@ -17,6 +19,27 @@ TEMPERATURE = 20.0
 LABELS, LABEL_BIAS, TABLE = "labels", "label_bias", "table"
 
 
+@dataclass(frozen=True)
+class Scoring:
+    """What a model does to the scores of tokens.
+
+    Attributes:
+        divisor: they are divided by this (Granite).
+        cap: then bent to lie within ± this (Gemma 2); None to leave them.
+    """
+
+    divisor: float = 1.0
+    cap: float | None = None
+
+    def apply(self, scores: Tensor) -> Tensor:
+        """Scores as the model gives them."""
+        return soft_cap(scores if self.divisor == 1.0 else scores / self.divisor, self.cap)
+
+
+#: Most models leave them.
+PLAIN = Scoring()
+
+
 class LabelWords(StageModule):
     """Losses [B] and logits [B, L] of the label words at one position: the vocabulary is never scored in full.
 
@@ -26,15 +49,15 @@ class LabelWords(StageModule):
 
     feeds = ("hidden", "select", "targets")
 
-    def __init__(self, final: StageModule) -> None:
+    def __init__(self, final: StageModule, scoring: Scoring = PLAIN) -> None:
         super().__init__([*final.tensors, LABELS, LABEL_BIAS])
-        self.final = final
+        self.final, self.scoring = final, scoring
 
     def compute(self, weights: Weights, *feeds: Tensor) -> tuple[Tensor, ...]:
         hidden, select, targets = feeds
         at = self.final.compute(weights, torch.bmm(select, hidden))
         assert isinstance(at, Tensor)
-        logits = torch.bmm(at.transpose(0, 1), weights[LABELS])[0] + weights[LABEL_BIAS]
+        logits = self.scoring.apply(torch.bmm(at.transpose(0, 1), weights[LABELS])[0] + weights[LABEL_BIAS])
         return cross_entropy(logits, targets), logits
 
 
@@ -72,16 +95,16 @@ class AnswerLoss(StageModule):
 
     feeds = ("hidden", "select", "answer_rows", "answer_mask")
 
-    def __init__(self, final: StageModule) -> None:
+    def __init__(self, final: StageModule, scoring: Scoring = PLAIN) -> None:
         super().__init__([*final.tensors, TABLE])
-        self.final = final
+        self.final, self.scoring = final, scoring
 
     def compute(self, weights: Weights, *feeds: Tensor) -> tuple[Tensor, ...]:
         hidden, select, rows, mask = feeds
         at = self.final.compute(weights, torch.bmm(select, hidden))
         assert isinstance(at, Tensor)
-        scores = score_tokens(weights[TABLE], at, select)
-        missing = log_sum_exp(scores, dim=1).reshape(mask.shape) - (at * rows).sum(dim=-1)
+        scores = self.scoring.apply(score_tokens(weights[TABLE], at, select))
+        missing = log_sum_exp(scores, dim=1).reshape(mask.shape) - self.scoring.apply((at * rows).sum(dim=-1))
         return ((missing * mask).sum(dim=1) / mask.sum(dim=1),)
 
 
@@ -90,12 +113,12 @@ class NextToken(StageModule):
 
     feeds = ("hidden", "last")
 
-    def __init__(self, final: StageModule) -> None:
+    def __init__(self, final: StageModule, scoring: Scoring = PLAIN) -> None:
         super().__init__([*final.tensors, TABLE])
-        self.final = final
+        self.final, self.scoring = final, scoring
 
     def compute(self, weights: Weights, *feeds: Tensor) -> tuple[Tensor, ...]:
         hidden, last = feeds
         at = self.final.compute(weights, torch.bmm(last, hidden))
         assert isinstance(at, Tensor)
-        return (score_tokens(weights[TABLE], at, last)[0],)
+        return (self.scoring.apply(score_tokens(weights[TABLE], at, last)[0]),)

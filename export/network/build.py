@@ -124,14 +124,15 @@ def _with_keys_and_values(stage: Stage, continues: bool) -> Stage:
 def _heads(architecture: Architecture, task: Task) -> list[Stage]:
     """The stage that ends in losses and, for generation, the one that scores the next token."""
     final, closing = architecture.final, architecture.closing
+    scoring = architecture.scoring
     if task.form == SIMILARITY or final is None:
         similarity = Similarity(architecture.pooling, closing.module if closing else None)
         return [Stage("head", "head", similarity, final.prefix if final else "")]
     if task.form != GENERATION:
-        return [Stage("head", "head", LabelWords(final.module), final.prefix)]
+        return [Stage("head", "head", LabelWords(final.module, scoring), final.prefix)]
     return [
-        Stage("head", "head", AnswerLoss(final.module), final.prefix),
-        Stage("decoder", "decoder", NextToken(final.module), final.prefix),
+        Stage("head", "head", AnswerLoss(final.module, scoring), final.prefix),
+        Stage("decoder", "decoder", NextToken(final.module, scoring), final.prefix),
     ]
 
 

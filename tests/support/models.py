@@ -37,6 +37,8 @@ _LLAMA3_SCALING = {
     "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
 }  # fmt: skip
+_TWO_LAYERS = {**_DECODER, "num_hidden_layers": 2}
+_WINDOWS = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 5}
 
 #: Name → (model type, what its config says beyond the defaults).
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -57,6 +59,37 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
             "layer_types": ["full_attention", "sliding_attention", "full_attention"],
         },
     ),
+    "gemma": ("gemma", {**_TWO_LAYERS, "head_dim": 12}),
+    "gemma2": (
+        "gemma2",
+        {
+            **_TWO_LAYERS, **_WINDOWS, "head_dim": 12, "query_pre_attn_scalar": 9, "attn_logit_softcapping": 4.0,
+            "final_logit_softcapping": 6.0,
+        },
+    ),
+    "gemma3": ("gemma3_text", {**_TWO_LAYERS, **_WINDOWS, "head_dim": 12, "query_pre_attn_scalar": 9}),
+    "phi3": (
+        "phi3",
+        {
+            **_TWO_LAYERS, "original_max_position_embeddings": 48,
+            "rope_parameters": {
+                "rope_type": "longrope", "partial_rotary_factor": 0.5, "rope_theta": 10000.0,
+                "short_factor": [1.0, 1.5], "long_factor": [2.0, 3.0],
+            },
+        },
+    ),
+    "smollm3": ("smollm3", {**_TWO_LAYERS, "no_rope_layers": [1, 0]}),
+    "granite": (
+        "granite",
+        {
+            **_TWO_LAYERS, "embedding_multiplier": 3.0, "residual_multiplier": 0.6, "attention_multiplier": 0.2,
+            "logits_scaling": 2.0,
+        },
+    ),
+    "olmo": ("olmo", {**_TWO_LAYERS, "clip_qkv": 1.5}),
+    "olmo2": ("olmo2", _TWO_LAYERS),
+    "olmo3": ("olmo3", {**_TWO_LAYERS, **_WINDOWS}),
+    "gpt-neox": ("gpt_neox", {name: value for name, value in _TWO_LAYERS.items() if name != "num_key_value_heads"}),
 }  # fmt: skip
 ENCODERS = ("bert", "roberta", "xlm-roberta")
 
@@ -68,7 +101,9 @@ def wide(name: str) -> dict[str, int]:
         return {"n_embd": 64}
     if kind == "opt":
         return {"hidden_size": 64, "ffn_dim": 96, "word_embed_proj_dim": 32 if name == "opt-350m" else 64}
-    return {"hidden_size": 64, "intermediate_size": 96, **({"head_dim": 16} if kind == "qwen3" else {})}
+    heads = {"num_attention_heads": 8} if kind == "phi3" else {}  # its factors are for heads of this width
+    head = {"head_dim": 16} if "head_dim" in MODELS[name][1] else {}
+    return {"hidden_size": 64, "intermediate_size": 96, **heads, **head}
 
 
 def make_checkpoint(folder: Path, name: str, **changes: Any) -> Path:

@@ -29,7 +29,16 @@ from fedspzo.export.modules.heads import LABEL_BIAS, LABELS, LabelWords
 #: Two texts, the second one padded.
 TOKENS, LENGTHS = 7, (7, 4)
 #: What transformers raises for configs that are none.
-NO_CONFIG = (ValueError, TypeError, KeyError, IndexError, RuntimeError, ZeroDivisionError, StrictDataclassError)
+NO_CONFIG = (
+    ValueError,
+    AttributeError,
+    TypeError,
+    KeyError,
+    IndexError,
+    RuntimeError,
+    ZeroDivisionError,
+    StrictDataclassError,
+)
 
 
 @dataclass(frozen=True)
@@ -54,11 +63,18 @@ def draw_changes(settings: Mapping[str, Sequence[Any]], seed: str) -> dict[str, 
     return {name: draw.choice(settings[name]) for name in names}
 
 
-def try_variant(folder: Path, kind: str, settings: Mapping[str, Any]) -> Outcome | None:
-    """Make a model, run it both ways; None when transformers itself has no such model."""
+def try_variant(folder: Path, kind: str, settings: Mapping[str, Any], changes: Mapping[str, Any]) -> Outcome | None:
+    """Make a model, run it both ways; None when transformers itself has no such model.
+
+    Args:
+        folder: where it is made; what is there goes.
+        kind: the config's model type.
+        settings: the config's.
+        changes: those of the variant.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        save_random(folder, AutoConfig.for_model(kind, **settings))
+        save_random(folder, AutoConfig.for_model(kind, **{**settings, **changes}))
         reference, form = load_reference(folder)
         mask = (torch.arange(TOKENS) < torch.tensor(LENGTHS)[:, None]).long()
         ids = torch.randint(3, 40, mask.shape, generator=torch.Generator().manual_seed(0))
@@ -73,10 +89,10 @@ def try_variant(folder: Path, kind: str, settings: Mapping[str, Any]) -> Outcome
         check_tensors(checkpoint, architecture)
         found = scores(checkpoint, architecture, ids, mask)
     except ExportError as error:
-        return Outcome(settings, error.kind, 0.0)
+        return Outcome(changes, error.kind, 0.0)
     there = mask.bool()
     difference = (found[there] - expected[there]).abs().max() / expected[there].abs().max()
-    return Outcome(settings, "", float(difference) if bool(torch.isfinite(difference)) else float("inf"))
+    return Outcome(changes, "", float(difference) if bool(torch.isfinite(difference)) else float("inf"))
 
 
 def save_random(folder: Path, config: PretrainedConfig) -> None:
@@ -128,7 +144,7 @@ def scores(checkpoint: Checkpoint, architecture: Architecture, ids: Tensor, mask
     bias = torch.zeros(len(rows))
     if architecture.output_bias:
         bias = torch.from_numpy(checkpoint.tensor(architecture.output_bias))
-    head = LabelWords(final.module)
+    head = LabelWords(final.module, architecture.scoring)
     known = {**_weights(checkpoint, architecture, final), LABELS: rows.T[None], LABEL_BIAS: bias}
     found = []
     for at in range(ids.shape[1]):
