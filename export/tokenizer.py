@@ -119,6 +119,10 @@ class ModelTokenizer:
             or (token.content in written and not (token.content.isspace() or token.content.isalnum()))
         ]
 
+    def save(self, folder: Path) -> None:
+        """Write the files that ``AutoTokenizer`` loads from a folder without a model."""
+        self._original.save_pretrained(folder)
+
     def _compare(self, found: DeviceTokenizer, reader: str) -> None:
         for text in self._texts():
             wanted = self._original(text, return_offsets_mapping=True, split_special_tokens=False)

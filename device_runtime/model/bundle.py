@@ -16,6 +16,10 @@ from fedspzo.device_runtime.model.manifest import BASE, MANIFEST, WEIGHTS, Tenso
 from fedspzo.device_runtime.model.stored import NAMES, Stored, layout, view
 from fedspzo.device_runtime.model.tensor_file import TensorFile
 
+#: Says where the original model was at the export. It stays on that machine: the manifest does not list it, and a
+#: server does not hand it out.
+SOURCE = "source.txt"
+
 
 class Bundle:
     """An opened bundle: its manifest, and its weights by mmap."""
@@ -46,6 +50,14 @@ class Bundle:
                         "bundle.weights-mismatch",
                         f"{self.folder} has a tensor '{name}' that differs from its manifest; export the bundle again",
                     )
+
+    @property
+    def source(self) -> str:
+        """Where the original model was at the export, as a path or a hub id; "" when that is not known here."""
+        file, model = self.folder / SOURCE, self.manifest.model
+        if file.is_file():
+            return file.read_text(encoding="utf-8")
+        return model.get("source") or model.get("hub", "")  # older bundles have it in the manifest
 
     @cached_property
     def formats(self) -> tuple[str, ...]:

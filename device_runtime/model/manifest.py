@@ -164,7 +164,7 @@ class Manifest:
     """What ``manifest.json`` says.
 
     Attributes:
-        model: name, family, source folder and the SHA-256 of the checkpoint's weights.
+        model: name, family, id on the hub (or ""), and the SHA-256 of the checkpoint's weights.
         task: what the model is asked.
         embedding: the tensor [1, tokens, width] whose rows the runtime gathers by token id (feed ``rows``).
         output: for generation, the tensor of the same kind whose rows score the next token (feed ``answer_rows``).

@@ -88,6 +88,8 @@ def lower(program: ExportedProgram, matrices: Sequence[Quantised], engine: str) 
 
 
 def _lower_torch(program: ExportedProgram, matrices: Sequence[Quantised]) -> tuple[TemplateGraph, float]:
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # has paths of this machine
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
     return Plain(buffer.getvalue()), 1.0

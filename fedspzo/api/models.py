@@ -154,14 +154,21 @@ def evaluate(
 
 
 def materialize_model(
-    model: Model, out: str | Path, *, peft: bool = False, source: str | Path | None = None
+    model: Model,
+    out: str | Path,
+    *,
+    peft: bool = False,
+    source: str | Path | None = None,
+    base_model: str | None = None,
 ) -> Replica:
     """Write a model as a Hugging Face checkpoint, which transformers loads.
 
     Args:
         out: the checkpoint's folder; it must not exist.
-        peft: write the adapters alone, as a folder that peft loads.
+        peft: write the adapters alone, with the tokenizer, as a folder that peft's auto classes load.
         source: the original model, if it has moved since the export.
+        base_model: with ``peft``, what that folder calls the original model; by default its id on the hub, or else its
+            path from the present working directory.
 
     Returns:
         What was written.
@@ -173,6 +180,9 @@ def materialize_model(
     from fedspzo.export.materialize import write_adapter, write_checkpoint
 
     replica = open_model(model)
-    write = write_adapter if peft else write_checkpoint
-    write(replica, Path(out), str(source) if source is not None else None)
+    at = str(source) if source is not None else None
+    if peft:
+        write_adapter(replica, Path(out), at, base_model)
+    else:
+        write_checkpoint(replica, Path(out), at)
     return replica

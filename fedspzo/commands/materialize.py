@@ -14,6 +14,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="RUN", help="a run's folder, as the demo makes")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")
     parser.add_argument("--peft", action="store_true", help="write only the adapters, as a folder that peft loads")
+    parser.add_argument(
+        "--base-model", metavar="NAME",
+        help="with --peft: what the folder calls the original model (default: its hub id, or else its path from here)",
+    )  # fmt: skip
     parser.add_argument("--source", help="the original model, if it has moved since the export")
     add_round_option(parser)
 
@@ -27,7 +31,9 @@ def run(options: argparse.Namespace) -> None:
     with steps("applying the journal") as progress:
         replica = open_run(options.folder, options.round)
         progress("writing the adapter" if options.peft else "writing the checkpoint")
-        materialize_model(replica, options.out, peft=options.peft, source=options.source)
+        materialize_model(
+            replica, options.out, peft=options.peft, source=options.source, base_model=options.base_model
+        )  # fmt: skip
     print(f"{'adapter' if options.peft else 'checkpoint'} of round {replica.round} written to {options.out}")
     best = best_evaluation(options.folder)
     if options.round == "last" and best is not None and best.round != replica.round:

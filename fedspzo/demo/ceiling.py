@@ -45,7 +45,7 @@ class _Classifier(torch.nn.Module):
     def __init__(self, bundle: Bundle) -> None:
         super().__init__()
         with quiet():
-            self.encoder = AutoModel.from_pretrained(bundle.manifest.model["source"], dtype=torch.float32).eval()
+            self.encoder = AutoModel.from_pretrained(bundle.source, dtype=torch.float32).eval()
         self.encoder.embeddings.requires_grad_(False)
         self.labels = torch.tensor(bundle.weights.view("labels"))[0]
 

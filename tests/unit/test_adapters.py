@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
 from models import ENCODERS, five_examples, make_checkpoint
-from peft import PeftModel
+from peft import AutoPeftModel, AutoPeftModelForCausalLM, AutoPeftModelForFeatureExtraction, PeftModel
 from references import Case, make_case, reference_losses, trained
 from refusals import raises
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
+import fedspzo
 from fedspzo.device_runtime.directions.format import Direction, NumpyKernel
 from fedspzo.device_runtime.engines.protocol import Engine, create_engine
+from fedspzo.device_runtime.model.bundle import SOURCE
 from fedspzo.device_runtime.model.manifest import StageSpec
+from fedspzo.device_runtime.model.task import Task
 from fedspzo.device_runtime.protocol.plan import Block, Plan
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.estimator import draw_examples, measure
@@ -137,13 +143,62 @@ def test_the_way_back(name: str, case: Callable[[str], Case], tmp_path: Path) ->
     write_adapter(replica, tmp_path / "adapter")
     write_checkpoint(replica, tmp_path / "merged")
     factory = AutoModelForMaskedLM if name in ENCODERS else AutoModelForCausalLM
-    base = factory.from_pretrained(found.bundle.manifest.model["source"], dtype=torch.float32)
+    base = factory.from_pretrained(found.bundle.source, dtype=torch.float32)
     over = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
     merged = factory.from_pretrained(tmp_path / "merged").eval()
     everything = np.arange(len(found.store))
-    for model in (over, merged):
+    automatic = AutoPeftModel if name in ENCODERS else AutoPeftModelForCausalLM
+    for model in (over, merged, automatic.from_pretrained(str(tmp_path / "adapter"), dtype=torch.float32).eval()):
         losses = reference_losses(Case(found.bundle, found.store, found.words, model), {}, everything)
         np.testing.assert_allclose(losses, expected, atol=1e-4)
+    text = "the film was good"
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "adapter")
+    assert tokenizer(text).input_ids == AutoTokenizer.from_pretrained(found.bundle.source)(text).input_ids
+
+
+def test_adapters_name_their_base_as_others_can_find_it(
+    checkpoint: Path, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An embedding model's are for feature extraction. No file that leaves the machine has a path of it."""
+    (tmp_path / "ours").symlink_to(checkpoint.parent)
+    monkeypatch.chdir(tmp_path)
+    target = Target(["torch"], [2], [12], adapters=LowRank(2))
+    bundle = export_bundle(f"ours/{checkpoint.name}", {task.form: task}, target, tmp_path / "bundle")
+    assert bundle.manifest.model["name"] == checkpoint.name
+    replica = Replica(bundle)
+    trained(replica)
+    fedspzo.materialize_model(replica, tmp_path / "adapter", peft=True, source=f"ours/{checkpoint.name}")
+    fedspzo.materialize_model(replica, tmp_path / "named", peft=True, base_model="someone/tiny-bert")
+    for published in (
+        *map(bundle.folder.joinpath, ("manifest.json", *bundle.manifest.files)),
+        *tmp_path.glob("*/*.json"),
+    ):
+        content = published.read_bytes()
+        assert not any(
+            str(path).encode() in content for path in (checkpoint.parent, tmp_path, Path(fedspzo.__path__[0]))
+        )
+    configs = {name: json.loads((tmp_path / name / "adapter_config.json").read_text()) for name in ("adapter", "named")}
+    assert configs["adapter"]["base_model_name_or_path"] == f"ours/{checkpoint.name}"
+    assert configs["named"]["base_model_name_or_path"] == "someone/tiny-bert"
+    over = PeftModel.from_pretrained(AutoModel.from_pretrained(checkpoint), tmp_path / "adapter").eval()
+    loaded = AutoPeftModelForFeatureExtraction.from_pretrained("adapter").eval()
+    ids = torch.arange(5, 11)[None]
+    with torch.no_grad():
+        expected, found = over(ids).last_hidden_state, loaded(ids).last_hidden_state
+        assert not torch.equal(expected, AutoModel.from_pretrained(checkpoint)(ids).last_hidden_state)
+    torch.testing.assert_close(found, expected)
+    (bundle.folder / SOURCE).unlink()  # as on another machine
+    with raises("export.no-source", "--source"):
+        write_adapter(replica, tmp_path / "elsewhere")
+
+
+def test_the_hubs_name_is_kept(monkeypatch: pytest.MonkeyPatch, checkpoint: Path, tmp_path: Path) -> None:
+    """Of a model that was got by it, or that a package carries."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: checkpoint)
+    assert Checkpoint("someone/tiny-bert").hub == "someone/tiny-bert"
+    assert Checkpoint(str(checkpoint)).hub == ""
+    assert Checkpoint("minilm").hub == "sentence-transformers/all-MiniLM-L6-v2"
 
 
 @pytest.mark.parametrize("name", ["qwen2", pytest.param("gpt2", marks=pytest.mark.slow)])

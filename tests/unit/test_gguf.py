@@ -44,7 +44,7 @@ def label_scores(model: str, gguf_file: str, bundle: Bundle) -> np.ndarray:
     reference = AutoModelForCausalLM.from_pretrained(model, gguf_file=gguf_file, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(model, gguf_file=gguf_file)
     store = tokenise(bundle, [Example({"sentence": text}, 0) for text in SENTENCES])
-    words = label_tokens(Checkpoint(bundle.manifest.model["source"]), bundle.manifest.task)
+    words = label_tokens(Checkpoint(bundle.source), bundle.manifest.task)
     scores = []
     for index, sentence in enumerate(SENTENCES):
         ids = tokenizer(bundle.manifest.task.template.replace("{sentence}", sentence)).input_ids
@@ -61,7 +61,7 @@ def test_a_file_is_exported_and_comes_back(tmp_path: Path) -> None:
     write_gguf(folder / "tiny.gguf")
     bundle = export_bundle(str(folder), load_task("sst2"), Target(["litert"], [5], [32]), tmp_path / "bundle")
     assert bundle.manifest.model["gguf"] == "Q4_1, Q8_0"
-    assert bundle.manifest.model["source"] == str(folder / "tiny.gguf")
+    assert bundle.source == str(folder / "tiny.gguf")
     store = tokenise(bundle, [Example({"sentence": text}, 0) for text in SENTENCES])
     found = predict(Forward(create_engine("litert"), Replica(bundle)), store)[1]
     expected = label_scores(str(folder), "tiny.gguf", bundle)

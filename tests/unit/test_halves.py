@@ -120,7 +120,7 @@ def bundle16(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def test_a_bundle_is_the_rounded_model(bundle16: Bundle, tmp_path: Path) -> None:
     """The same numbers as a float32 bundle of a checkpoint whose matrices were rounded, in half the space."""
     dtype = next(spec.dtype for spec in bundle16.manifest.tensors if spec.trainable and len(spec.shape) == 3)
-    source = Path(bundle16.manifest.model["source"])
+    source = Path(bundle16.source)
     rounded = tmp_path / "rounded"
     rounded.mkdir()
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
