@@ -16,7 +16,7 @@ from fedspzo.export.checkpoint import Checkpoint
 from fedspzo.export.modules.heads import PLAIN, Scoring
 from fedspzo.export.modules.stage_module import StageModule
 from fedspzo.export.sentence import Pooling
-from fedspzo.export.supported import supported_types
+from fedspzo.export.supported import unsupported
 
 
 @dataclass(frozen=True)
@@ -119,11 +119,7 @@ def find_family(checkpoint: Checkpoint, others: Sequence[Family] = ()) -> Family
     for family in (*others, *ours):
         if wanted in family.MODEL_TYPES:
             return family
-    raise ExportError(
-        "model.unsupported-type",
-        f"{checkpoint.name} has the unsupported model type '{wanted}'; choose a model of one of the types"
-        f" {', '.join(supported_types())}",
-    )
+    raise unsupported(checkpoint.name, checkpoint.config.to_dict())
 
 
 def require(checkpoint: Checkpoint, **wanted: object) -> None:

@@ -17,7 +17,7 @@ from fedspzo.export.modules.decoder import Attention, DecoderLayer, FeedForward,
 from fedspzo.export.modules.heads import PLAIN, Scoring
 from fedspzo.export.modules.rotary import rotations
 
-MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+MODEL_TYPES = ("llama", "mistral", "ministral", "qwen2", "qwen3")
 
 #: Words of ``layer_types`` for attention to all tokens before, and to those within a window.
 FULL, SLIDING = "full_attention", "sliding_attention"

@@ -70,6 +70,7 @@ _BY_LAYER_ROPES = [
 FAMILIES: dict[str, tuple[dict[str, Any], Settings]] = {
     "llama": (_BASE, {**_ANY, **_HEAD, **_BIASED, **_UNIFORM, "pretraining_tp": [2]}),
     "mistral": (_BASE, {**_ANY, **_HEAD, **_UNIFORM, "layer_types": _TYPES}),
+    "ministral": ({**_BASE, "sliding_window": 3}, {**_ANY, **_HEAD, **_BY_TYPE}),
     "qwen2": (_BASE, {**_ANY, **_BY_TYPE, **_HEAD}),
     "qwen3": ({**_BASE, "head_dim": 8}, {**_ANY, **_BY_TYPE, **_HEAD}),
     "gemma": ({**_BASE, "head_dim": 8}, _GEMMA),
