@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +96,7 @@ def write_adapter(replica: Replica, out: Path, source: str | None = None, base_m
     for index, spec in enumerate(manifest.tensors):
         if spec.name.endswith(ADDED):
             linear = linear_name(spec.name)
-            module = next(name for name in modules if name == linear or name.endswith(f".{linear}"))
+            module = _module(modules, linear)
             part = spec.name.removeprefix(linear).replace(FACTORS, ".ia3_l")
             array = widened(replica.tensor(index))
             arrays[f"base_model.model.{module}{part}"] = restored(spec, array, array.shape[:0:-1])
@@ -161,6 +162,17 @@ def _beside(checkpoint: Checkpoint, root: Path) -> Path:
     folder = root / checkpoint.folder.relative_to(checkpoint.source)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _module(modules: Sequence[str], linear: str) -> str:
+    """The module of transformers' model that a checkpoint's linear map is.
+
+    Models of several parts are nested otherwise than their files: ``language_model.model.layers.0…`` is the module
+    ``model.language_model.layers.0…``.
+    """
+    named = (name for name in modules if name == linear or name.endswith(f".{linear}"))
+    nested = (name for name in modules if sorted(name.split(".")) == sorted(linear.split(".")))
+    return next(chain(named, nested))
 
 
 @contextmanager

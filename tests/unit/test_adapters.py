@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import constants
-from models import ENCODERS, five_examples, make_checkpoint
+from models import ENCODERS, MODELS, five_examples, make_checkpoint
 from peft import AutoPeftModel, AutoPeftModelForCausalLM, AutoPeftModelForFeatureExtraction, PeftModel
 from references import Case, make_case, reference_losses, trained
 from refusals import raises
@@ -49,7 +49,8 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Case]:
 
 NAMES = [
     pytest.param(name, marks=() if name in ("roberta", "qwen2") else (pytest.mark.slow,))
-    for name in ("bert", "roberta", "opt", "gpt2", "llama-3.2", "mistral", "qwen2", "qwen3")
+    for name in MODELS
+    if name not in ("xlm-roberta", "opt-350m", "llama-untied")
 ]
 
 
@@ -133,7 +134,10 @@ class Counting(Forward[Replica]):
         return super().run(stage, batch, hidden, weights, packed)
 
 
-@pytest.mark.parametrize("name", ["roberta", "gpt2"])
+@pytest.mark.parametrize(
+    "name",
+    ["roberta", "gpt2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gemma2", "phi3", "gpt-neox"))],
+)
 def test_the_way_back(name: str, case: Callable[[str], Case], tmp_path: Path) -> None:
     """As an adapter that peft loads over the original, and merged into a checkpoint: the replica's own losses."""
     found = case(name)

@@ -10,9 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models import ENCODERS, MODELS, make_checkpoint
+from models import ENCODERS, MODELS, TEXTS, byte_pairs, make_checkpoint, save_tokenizer
+from peft import PeftModel
+from references import trained
 from refusals import raises
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
+from sweep import save_random
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
 
 from fedspzo.device_runtime.data.sources import Example
 from fedspzo.device_runtime.data.store import DataStore, tokenise
@@ -28,7 +31,8 @@ from fedspzo.device_runtime.step.runner import Forward
 from fedspzo.device_runtime.step.sampling import Sampling
 from fedspzo.device_runtime.step.scores import predict
 from fedspzo.export.families import find_family
-from fedspzo.export.materialize import write_checkpoint
+from fedspzo.export.materialize import write_adapter, write_checkpoint
+from fedspzo.export.network.adapters import LowRank
 from fedspzo.export.network.target import Target
 from fedspzo.export.network.tokens import label_tokens
 from fedspzo.export.pipeline import export_bundle
@@ -139,6 +143,7 @@ QUICK = {
     ("opt", "sst2"),
     ("llama-3.2", "squad"),
     ("qwen3", "sst2"),
+    ("gemma2", "squad"),
     ("gpt2", "sst2"),
 }
 
@@ -186,7 +191,13 @@ def test_greedy_answers_are_transformers(case: Callable[[str, str], Case]) -> No
         assert answer == text.partition("\n")[0].strip()
 
 
-@pytest.mark.parametrize(("name", "task"), [("roberta", "sst2"), ("gpt2", "sst2"), ("llama-3.2", "squad")])
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [
+        *(("roberta", "sst2"), ("gpt2", "sst2"), ("llama-3.2", "squad"), ("gemma2", "squad")),
+        *(pytest.param(name, "sst2", marks=pytest.mark.slow) for name in ("gemma3", "phi3", "olmo2", "gpt-neox")),
+    ],
+)
 def test_the_way_back(
     name: str, task: str, case: Callable[[str, str], Case], make_plan: Callable[..., Plan], tmp_path: Path
 ) -> None:
@@ -271,6 +282,40 @@ def test_a_window_in_shapes_around_it(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "m", "qwen3")
     target = Target(["torch"], [1], [24, 6])
     assert len(export_bundle(str(checkpoint), load_task("sst2"), target, tmp_path / "b").manifest.shapes) == 2
+
+
+def test_the_text_part_of_a_model_that_sees(tmp_path: Path) -> None:
+    """Gemma 3 with images: the bundle scores texts as the whole model does, and goes back into the whole model."""
+    kind, text = MODELS["gemma3"]
+    vision = {
+        "model_type": "siglip_vision_model", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "intermediate_size": 16, "image_size": 28, "patch_size": 14, "vision_use_head": False,
+    }  # fmt: skip
+    tokenizer = byte_pairs(TEXTS, mask=False)
+    rows = tokenizer.get_vocab_size()
+    config = AutoConfig.for_model(
+        "gemma3", text_config={**text, "vocab_size": rows + 3, "model_type": kind}, vision_config=vision,
+        mm_tokens_per_image=4, image_token_index=rows, boi_token_index=rows + 1, eoi_token_index=rows + 2,
+        pad_token_id=None, bos_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    save_random(tmp_path / "model", config)
+    save_tokenizer(tokenizer, tmp_path / "model", mask=None)
+    target = Target(["torch"], [2], [24], adapters=LowRank(2))
+    bundle = export_bundle(str(tmp_path / "model"), load_task("sst2"), target, tmp_path / "bundle")
+    replica = Replica(bundle)
+    adapted = trained(replica)
+    store = tokenise(bundle, [Example({"sentence": text}, i % 2) for i, text in enumerate(SENTENCES)])
+    losses, _ = predict(Forward(create_engine("torch"), replica), store)
+    write_checkpoint(replica, tmp_path / "merged")
+    write_adapter(replica, tmp_path / "adapter")
+    everything = np.arange(len(store))
+    for model in (
+        load_reference(tmp_path / "merged", "gemma3"),
+        PeftModel.from_pretrained(load_reference(tmp_path / "model", "gemma3"), tmp_path / "adapter").eval(),
+    ):
+        found = Case(tmp_path / "model", bundle, store, model)
+        np.testing.assert_allclose(reference_losses(found, model, everything), losses, atol=1e-4)
+    assert len(adapted) == 2 * 7 * text["num_hidden_layers"]
 
 
 def test_angles_that_depend_on_the_text(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from language import opinion, train_decoder
-from models import five_examples, make_checkpoint, wide
+from models import MODELS, five_examples, make_checkpoint, wide
 from precision import loss_error
 from references import SENTENCES, Case, make_case, reference_losses, trained
 from refusals import raises
@@ -73,7 +73,7 @@ def test_golden_codes() -> None:
     assert (bytes_.codes.tolist(), bytes_.scales.tolist()) == ([[127, -127, 0, 1]], [1.0])
 
 
-FAMILIES = ("bert", "roberta", "opt", "opt-350m", "gpt2", "llama-3.2", "llama-untied", "mistral", "qwen2", "qwen3")
+FAMILIES = tuple(name for name in MODELS if name != "xlm-roberta")
 NAMES = [
     pytest.param(name, weights, marks=() if (name, weights) in (("roberta", "int4"),) else slow)
     for slow in (pytest.mark.slow,)
