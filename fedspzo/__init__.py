@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fedspzo.api.models import open_bundle as open_bundle
     from fedspzo.api.models import open_model as open_model
     from fedspzo.api.models import predict as predict
+    from fedspzo.api.models import stream_answer as stream_answer
     from fedspzo.api.planning import PlannedSettings as PlannedSettings
     from fedspzo.api.planning import plan_settings as plan_settings
     from fedspzo.api.planning import published_job as published_job
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
     from fedspzo.device_runtime.protocol.plan import Entry as Entry
     from fedspzo.device_runtime.protocol.plan import Plan as Plan
     from fedspzo.device_runtime.replica.weights import Replica as Replica
+    from fedspzo.device_runtime.step.sampling import Sampling as Sampling
     from fedspzo.device_runtime.step.scores import Evaluation as Evaluation
     from fedspzo.export.families import Architecture as Architecture
     from fedspzo.export.families import Family as Family
@@ -89,11 +91,12 @@ __version__ = "0.1.0"
 #: Module → its public names, by subject; for type checkers they are imported below.
 _PUBLIC = {
     "fedspzo.api.models": (
-        *("export_model", "open_bundle", "open_model", "predict", "evaluate", "materialize_model"),
+        *("export_model", "open_bundle", "open_model", "predict", "stream_answer", "evaluate", "materialize_model"),
         "Prediction",
     ),
     "fedspzo.device_runtime.model.bundle": ("Bundle",),
     "fedspzo.device_runtime.replica.weights": ("Replica",),
+    "fedspzo.device_runtime.step.sampling": ("Sampling",),
     "fedspzo.device_runtime.step.scores": ("Evaluation",),
     "fedspzo.device_runtime.data.store": ("DataStore", "load_data"),
     "fedspzo.device_runtime.model.task": ("Task", "Label"),

@@ -81,11 +81,15 @@ class Next(Tokens):
         super().__init__()
         self._distance = position - positions
         self._window, self._past = window, past
+        self._rows: dict[int, tuple[Tensor, Tensor]] = {}  # with the table, whose number is then its own
 
     def rows(self, table: Tensor) -> Tensor:
         """See :class:`Tokens`."""
-        here = (1.0 - self._distance.abs()).clamp(min=0.0)  # one-hot; a gather is not delegated
-        return (table[:, : here.shape[1]] * here.unsqueeze(-1)).sum(dim=1, keepdim=True)
+        if id(table) not in self._rows:  # queries and keys have the same
+            here = (1.0 - self._distance.abs()).clamp(min=0.0)  # one-hot; a gather is not delegated
+            rows = (table[:, : here.shape[1]] * here.unsqueeze(-1)).sum(dim=1, keepdim=True)
+            self._rows[id(table)] = table, rows
+        return self._rows[id(table)][1]
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, scale: float | None = None, cap: float | None = None

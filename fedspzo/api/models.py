@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,9 @@ from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.task import GENERATION, Task
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step import scores
+from fedspzo.device_runtime.step.generation import GREEDY, stream
 from fedspzo.device_runtime.step.runner import Forward
+from fedspzo.device_runtime.step.sampling import Sampling
 
 if TYPE_CHECKING:
     from fedspzo.export.families import Family
@@ -101,19 +103,56 @@ def open_model(model: Model, round: int | str = "last") -> Replica:
     return Replica(model) if isinstance(model, Bundle) else run_folder.open_model(Path(model), round)
 
 
-def predict(model: Model, *texts: str, engine: str = "litert", threads: int = 1) -> Prediction:
+def predict(
+    model: Model, *texts: str, engine: str = "litert", threads: int = 1, sampling: Sampling = GREEDY
+) -> Prediction:
     """What a model answers.
 
     Args:
         texts: one for each field of the task's template.
         engine: litert, executorch, torch or tflite.
         threads: of the engine.
+        sampling: how the tokens of a generated answer are chosen.
 
     Raises:
         DataError: there are too few or too many texts, or one is too long to be read.
         EngineError: the engine is not installed, or has no graphs in the bundle.
         BundleError, StateError: as :func:`open_model`.
     """
+    forward, store = _asked(model, texts, engine, threads)
+    task = forward.manifest.task
+    if task.form == GENERATION:
+        return Prediction("".join(_pieces(forward, store, sampling)), {})
+    logits = scores.predict(forward, store)[1][0].astype(np.float64)
+    shares = np.exp(logits - logits.max())
+    shares /= shares.sum()
+    found = {task.labels[index].name: float(shares[index]) for index in np.argsort(-shares)}
+    return Prediction(next(iter(found)), found)
+
+
+def stream_answer(
+    model: Model, *texts: str, engine: str = "litert", threads: int = 1, sampling: Sampling = GREEDY
+) -> Iterator[str]:
+    """What a model generates, piece by piece as it comes; joined, they are :func:`predict`'s answer.
+
+    Args:
+        texts, engine, threads, sampling: see :func:`predict`.
+
+    Raises:
+        DataError: also where the model's task is not to generate.
+        BundleError, EngineError, StateError: as :func:`predict`.
+    """
+    forward, store = _asked(model, texts, engine, threads)
+    task = forward.manifest.task
+    if task.form != GENERATION:
+        raise DataError(
+            "task.no-generation", f"task '{task.name}' generates no text; ask for its labels with fedspzo.predict"
+        )
+    return _pieces(forward, store, sampling)
+
+
+def _asked(model: Model, texts: Sequence[str], engine: str, threads: int) -> tuple[Forward[Replica], DataStore]:
+    """A model on its engine, and a question as the only example of a store."""
     replica = open_model(model)
     task = replica.bundle.manifest.task
     if len(texts) != len(task.fields):
@@ -125,14 +164,15 @@ def predict(model: Model, *texts: str, engine: str = "litert", threads: int = 1)
     for field, text in fields.items():
         check_text(field, text)
     store = tokenise(replica.bundle, [Example(fields, 0)])
-    forward = Forward(create_engine(engine, threads), replica)
-    if task.form == GENERATION:
-        return Prediction(scores.generate(forward, store)[0], {})
-    logits = scores.predict(forward, store)[1][0].astype(np.float64)
-    shares = np.exp(logits - logits.max())
-    shares /= shares.sum()
-    found = {task.labels[index].name: float(shares[index]) for index in np.argsort(-shares)}
-    return Prediction(next(iter(found)), found)
+    return Forward(create_engine(engine, threads), replica), store
+
+
+def _pieces(forward: Forward[Replica], store: DataStore, sampling: Sampling) -> Iterator[str]:
+    """What each answer so far has more than the one before."""
+    before = ""
+    for _, answer in stream(forward, store, sampling):
+        yield answer.removeprefix(before)
+        before = answer
 
 
 def evaluate(

@@ -25,6 +25,7 @@ from fedspzo.export.checks import check_tensors
 from fedspzo.export.families import Architecture, Stage, find_family
 from fedspzo.export.layout import table, weight
 from fedspzo.export.modules.heads import LABEL_BIAS, LABELS, LabelWords
+from fedspzo.export.modules.tokens import TextStage
 
 #: Two texts, the second one padded.
 TOKENS, LENGTHS = 7, (7, 4)
@@ -136,7 +137,11 @@ def scores(checkpoint: Checkpoint, architecture: Architecture, ids: Tensor, mask
     hidden = torch.from_numpy(checkpoint.tensor(architecture.embedding))[ids]
     for stage in architecture.stages:
         given = [hidden if feed == "hidden" else feeds[feed] for feed in stage.module.feeds]
-        (hidden,) = stage.module(*given, *_weights(checkpoint, architecture, stage).values())
+        weights = [*_weights(checkpoint, architecture, stage).values()]
+        before = hidden
+        (hidden,) = stage.module(*given, *weights)
+        if isinstance(stage.module, TextStage):
+            torch.testing.assert_close(token_by_token(stage.module, before, weights), hidden, rtol=1e-4, atol=1e-4)
     final = architecture.final
     if final is None:
         return hidden
@@ -152,6 +157,27 @@ def scores(checkpoint: Checkpoint, architecture: Architecture, ids: Tensor, mask
         _, logits = head(hidden, select, torch.zeros(len(ids), len(rows)), *(known[name] for name in head.tensors))
         found.append(logits)
     return torch.stack(found, dim=1)
+
+
+def token_by_token(module: TextStage, before: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """What a stage gives for texts [B, S, W] when it takes each token after the keys and values of those before it."""
+    texts, tokens, _ = before.shape
+    outputs, past = (
+        [],
+        [torch.full((texts, shape[1], tokens, shape[3]), 3.0) for shape in _kept(module, before, weights)],
+    )
+    for at in range(tokens):
+        feeds = {"hidden": before[:, at : at + 1], "position": torch.full((texts, 1), float(at))}
+        feeds |= dict(zip(("keys", "values"), past, strict=False))
+        output, *kept = module.continuing()(*(feeds[name] for name in module.continuing().feeds), *weights)
+        for array, new in zip(past, kept, strict=True):
+            array[:, :, at] = new[:, :, 0]
+        outputs.append(output)
+    return torch.cat(outputs, dim=1)
+
+
+def _kept(module: TextStage, before: Tensor, weights: Sequence[Tensor]) -> list[torch.Size]:
+    return [kept.shape for kept in module.keeping()(before, *weights)[1:]]
 
 
 def _weights(checkpoint: Checkpoint, architecture: Architecture, stage: Stage) -> dict[str, Tensor]:

@@ -65,7 +65,7 @@ class App:
         self._state: DeviceState | None = None
         self._training: Training | None = None
         self._listener: Any = None
-        self._message = ""
+        self._message = self._answer = ""
         self._examples = _count_lines(self._files.examples)
         self._history = History(self._files.history)
         self._limits = load_limits(self._files.limits)
@@ -206,10 +206,17 @@ class App:
         if self._state is None and self._invitation is not None:
             self._state = open_state(self._files, bundle, self._invitation, self._vault, self._threads)
         replica = self._state.replica if self._state is not None else Replica(bundle, None, self._threads)
-        return ask(replica, engine, json.loads(fields))
+
+        def so_far(answer: str) -> None:
+            self._answer = answer
+
+        try:
+            return ask(replica, engine, json.loads(fields), so_far)
+        finally:
+            self._answer = ""
 
     def status(self) -> str:
-        """All that the screen shows, as JSON; waits for no command."""
+        """All that the screen shows, as JSON, with the answer so far of a question; waits for no command."""
         training, invitation, bundle, state = self._training, self._invitation, self._bundle, self._state
         rounds = self._history.rounds
         now = self._phone.read()
@@ -221,6 +228,7 @@ class App:
                 "job": invitation.job if invitation else "",
                 "task": _describe(bundle) if bundle else None,
                 "examples": self._examples,
+                "answer": self._answer,
                 "running": training is not None and training.running,
                 "connected": training is not None and training.connected,
                 "finished": training is not None and training.finished,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.task import GENERATION
 from fedspzo.device_runtime.replica.state import DeviceState
 from fedspzo.device_runtime.replica.weights import Replica
-from fedspzo.device_runtime.step.generation import generate
+from fedspzo.device_runtime.step.generation import stream
 from fedspzo.device_runtime.step.runner import Forward
 from fedspzo.device_runtime.step.scores import predict
 from fedspzo_app.private_files import PrivateFiles, Vault
@@ -33,10 +33,15 @@ def open_state(files: PrivateFiles, bundle: Bundle, invitation: Invitation, vaul
         return DeviceState(files.state, bundle, invitation.access.user or None, afresh, threads)
 
 
-def ask(replica: Replica, engine: Engine, fields: Mapping[str, str]) -> dict[str, object]:
+def ask(
+    replica: Replica, engine: Engine, fields: Mapping[str, str], so_far: Callable[[str], None]
+) -> dict[str, object]:
     """What the model answers: ``{"answer": text}``, or ``{"labels": [[name, share], …]}``, the likeliest first.
 
     While the model is being trained the answer may be that of a model between two rounds.
+
+    Args:
+        so_far: told of a generated answer as it grows.
 
     Raises:
         DataError: a field is missing or empty.
@@ -49,7 +54,10 @@ def ask(replica: Replica, engine: Engine, fields: Mapping[str, str]) -> dict[str
     store = tokenise(replica.bundle, [Example({name: fields[name] for name in task.fields}, 0)])
     forward = Forward(engine, replica)
     if task.form == GENERATION:
-        return {"answer": generate(forward, store)[0]}
+        answer = ""
+        for _, answer in stream(forward, store):
+            so_far(answer)
+        return {"answer": answer}
     logits = predict(forward, store)[1][0].astype(np.float64)
     shares = np.exp(logits - logits.max())
     shares /= shares.sum()

@@ -105,6 +105,9 @@ public final class MainActivity extends Activity {
         setText(R.id.state, state(status, joined, running));
         setText(R.id.message, status.optString("message"));
         setVisible(R.id.message, !status.optString("message").isEmpty());
+        if (!status.optString("answer").isEmpty()) {
+            setText(R.id.answer, status.optString("answer"));
+        }
         findViewById(R.id.start).setEnabled(joined && !running);
         findViewById(R.id.pause).setEnabled(running);
         findViewById(R.id.key).setEnabled(joined);
