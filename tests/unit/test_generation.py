@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models import ENCODERS, MODELS, make_checkpoint
+from fedspzo_app.model import ask
+from models import make_checkpoint
 from refusals import raises
-from sweep import try_variant
 from transformers import AutoModelForCausalLM, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 import fedspzo
@@ -91,16 +91,6 @@ def test_a_text_finds_nothing_of_the_one_before(bundle: Bundle) -> None:
     assert generate(forward, store) == generate(forward, store)
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name not in ENCODERS])
-def test_a_family_takes_a_text_token_by_token(name: str, tmp_path: Path) -> None:
-    """The sweep runs each stage for whole texts and for one token after another, and compares the two."""
-    kind, settings = MODELS[name]
-    outcome = try_variant(tmp_path, kind, {**settings, "vocab_size": 60})
-    assert outcome is not None
-    assert outcome.refused == ""
-    assert outcome.difference < 1e-4
-
-
 def test_draws_are_from_what_transformers_draws_from() -> None:
     scores = np.random.default_rng(1).normal(size=40).astype(np.float32) * 3
     sampling = Sampling(temperature=0.8, top_k=12, top_p=0.9, seed=3)
@@ -170,3 +160,12 @@ def test_pieces_are_the_answer(bundle: Bundle) -> None:
     pieces = list(fedspzo.stream_answer(bundle, *texts, engine="torch", sampling=Sampling(1.0, seed=2)))
     assert len(pieces) > 1
     assert "".join(pieces) == fedspzo.predict(bundle, *texts, engine="torch", sampling=Sampling(1.0, seed=2)).answer
+
+
+def test_the_app_is_told_of_an_answer_as_it_grows(bundle: Bundle) -> None:
+    told: list[str] = []
+    fields = {"title": "Rome", "context": CONTEXTS[0], "question": "what is Rome?"}
+    found = ask(Replica(bundle), create_engine("torch"), fields, told.append)
+    assert found == {"answer": told[-1]}
+    assert len(told) > 1
+    assert found["answer"] == fedspzo.predict(bundle, *fields.values(), engine="torch").answer
