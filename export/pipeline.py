@@ -13,6 +13,7 @@ from fedspzo.device_runtime.errors import ExportError
 from fedspzo.device_runtime.model.bundle import SOURCE, Bundle, file_hash
 from fedspzo.device_runtime.model.manifest import BASE, MANIFEST, TOKENIZER, Check, Comparison, Manifest
 from fedspzo.device_runtime.model.task import GENERATION, SIMILARITY, Task
+from fedspzo.export.calibrate import compensate_base
 from fedspzo.export.check.whole import check_bundle
 from fedspzo.export.checkpoint import Checkpoint
 from fedspzo.export.checks import check_lengths, check_tensors, check_tokenizer, check_trained
@@ -22,7 +23,7 @@ from fedspzo.export.layout import write_weights
 from fedspzo.export.lowering.graphs import GraphWriter, Progress
 from fedspzo.export.network.adapters import adapt
 from fedspzo.export.network.build import Network, Size, build_network, can_continue
-from fedspzo.export.network.target import Target
+from fedspzo.export.network.target import COMPENSATED, Target
 from fedspzo.export.network.tensors import network_tensors
 from fedspzo.export.network.tokens import with_special_tokens
 from fedspzo.export.network.vectors import forms, with_pooling, with_prompt
@@ -69,7 +70,8 @@ def export_bundle(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        _write(checkpoint, networks, task, target, partial, progress, check)
+        rounding = _write_weights(checkpoint, networks[0], target, families, partial, progress)
+        _write(checkpoint, networks, task, target, rounding, partial, progress, check)
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -112,17 +114,35 @@ def _networks(
     return networks, task
 
 
+def _write_weights(
+    checkpoint: Checkpoint,
+    network: Network,
+    target: Target,
+    families: Sequence[Family],
+    folder: Path,
+    progress: Progress,
+) -> str:
+    """Write the tensor files; returns how matrices of 4 bits were rounded, "" where there are none."""
+    progress("writing weights")
+    tensors = network.tensors
+    write_weights(folder, list(tensors.values()), (network.embedding, network.output))
+    rounding = target.rounding_of(tensor.spec for tensor in tensors.values())
+    if rounding == COMPENSATED:
+        family = find_family(checkpoint, families)
+        compensate_base(checkpoint, family, tensors, folder, target.calibration, progress)
+    return rounding
+
+
 def _write(
     checkpoint: Checkpoint,
     networks: Sequence[Network],
     task: Task,
     target: Target,
+    rounding: str,
     folder: Path,
     progress: Progress,
     check: bool,
 ) -> None:
-    progress("writing weights")
-    write_weights(folder, list(networks[0].tensors.values()), (networks[0].embedding, networks[0].output))
     checkpoint.texts.write(folder / TOKENIZER)
     graphs = GraphWriter(target, folder, progress)
     shapes = tuple(graphs.write(network) for network in networks if not network.continues)
@@ -136,7 +156,7 @@ def _write(
             "hub": checkpoint.hub,
             "hash": checkpoint.hash,
             "config": checkpoint.config_hash,
-            **({"gguf": checkpoint.gguf} if checkpoint.gguf else {}),
+            **{name: known for name, known in (("gguf", checkpoint.gguf), ("rounding", rounding)) if known},
             **({"modules": checkpoint.sentence.hash} if task.form == SIMILARITY and checkpoint.sentence else {}),
         },
         task=task,

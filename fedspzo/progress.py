@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 #: Seconds between signs of life.
-ON_TERMINAL_S, ELSEWHERE_S = 0.2, 10.0
+ON_TERMINAL_S, ELSEWHERE_S = 0.2, 8.0  # which leaves time to libraries that let no thread run
 
 
 class Step(Protocol):
@@ -44,7 +44,7 @@ def describe_evaluation(record: Mapping[str, Any]) -> str:
 
 @contextmanager
 def steps(doing: str) -> Iterator[Step]:
-    """Show on standard error what is being done and for how long: in place on a terminal, else a line every 10 s."""
+    """Show on standard error what is being done and for how long: in place on a terminal, else in lines 8 s apart."""
     started, over, now = time.monotonic(), threading.Event(), [doing]
     with os.fdopen(os.dup(2), "w") as stream:  # one of its own: libraries' output is redirected now and then
         terminal = stream.isatty()

@@ -132,17 +132,27 @@ def quantise(matrix: np.ndarray, dtype: str) -> Quantised:
     return Quantised(packed.reshape(*matrix.shape[:-1], -1), scales.reshape(*matrix.shape[:-1], -1))
 
 
+def pack(codes: np.ndarray, scales: np.ndarray) -> Quantised:
+    """Codes int8 [..., in] of −7 … 7, and scales float16 [..., in/32] that are :func:`storable`, as they are stored."""
+    unsigned = codes.view(np.uint8)
+    return Quantised(unsigned[..., 0::2] & 15 | unsigned[..., 1::2] << 4, scales)
+
+
+def storable(scales: np.ndarray) -> np.ndarray:
+    """The nearest float16 of scales float32 that bfloat16 holds as well; 1 in place of 0."""
+    return _positive(_bfloat16(scales).astype(np.float16))
+
+
 def _best_of_four_bits(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Packed codes and float16 scales of groups [n, 32]."""
     largest = np.abs(groups).max(axis=-1)
     errors, tried = [], []
     for part in _PARTS:
-        tried.append(_positive(_bfloat16(largest * np.float32(part / 7)).astype(np.float16)))
+        tried.append(storable(largest * np.float32(part / 7)))
         difference = _four_bits(groups, tried[-1]) * tried[-1][:, None].astype(np.float32) - groups
         errors.append(np.einsum("ij,ij->i", difference, difference))
     scales = np.choose(np.argmin(errors, axis=0), tried)
-    codes = _four_bits(groups, scales).astype(np.int8).view(np.uint8)
-    return codes[:, 0::2] & 15 | codes[:, 1::2] << 4, scales
+    return pack(_four_bits(groups, scales).astype(np.int8), scales).codes, scales
 
 
 def _four_bits(groups: np.ndarray, scales: np.ndarray) -> np.ndarray:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 from fedspzo.device_runtime.engines.protocol import SUFFIXES
 from fedspzo.device_runtime.errors import ExportError
+from fedspzo.device_runtime.model.manifest import TensorSpec
 from fedspzo.device_runtime.model.stored import NAMES, QUANTISED
 from fedspzo.export.network.adapters import Adapters
+
+#: How matrices are rounded to 4 bits: so that their outputs stay, or each weight to the nearest code.
+COMPENSATED, NEAREST = "compensated", "nearest"
+#: Above so many weights, compensating takes long enough to be asked for.
+_LARGE = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -25,6 +33,9 @@ class Target:
         answer_tokens: most tokens of a generated answer, in place of the task's own number.
         adapters: train these and leave all else frozen; None to train the model's own tensors.
         weights: what matrices and the token table are stored as, one of ``model.stored.NAMES``.
+        rounding: of 4 bits, :data:`COMPENSATED` or :data:`NEAREST`; "" for the first, but for models of a billion
+            weights and more the second.
+        calibration: text files that the outputs are kept for, instead of the text that comes with the project.
         groups: with adapters, numbers of branches that go through a graph together (even ones, in addition to 1).
     """
 
@@ -37,6 +48,8 @@ class Target:
     adapters: Adapters | None = None
     groups: Sequence[int] = ()
     weights: str = "float32"
+    rounding: str = ""
+    calibration: Sequence[Path] = ()
 
     def __post_init__(self) -> None:
         """Raises ExportError when something is out of range."""
@@ -53,6 +66,21 @@ class Target:
         if self.weights not in NAMES:
             raise ExportError(
                 "export.unknown-dtype", f"weights cannot be stored as '{self.weights}'; choose from {', '.join(NAMES)}"
+            )
+        if self.rounding not in ("", COMPENSATED, NEAREST):
+            raise ExportError(
+                "export.unknown-rounding",
+                f"there is no rounding '{self.rounding}'; choose {COMPENSATED} or {NEAREST}",
+            )
+        if (self.rounding or self.calibration) and self.weights != "int4":
+            raise ExportError(
+                "export.rounding-without-int4",
+                f"--rounding and --calibration are for int4, and weights are stored as {self.weights}; leave them out",
+            )
+        if self.calibration and self.rounding == NEAREST:
+            raise ExportError(
+                "export.calibration-unused",
+                f"--rounding {NEAREST} takes no calibration text; leave out one of the two options",
             )
         if self.weights in QUANTISED and self.adapters is None:
             raise ExportError(
@@ -76,3 +104,10 @@ class Target:
         if self.adapters is not None and not self.adapters.trains(name):
             return False
         return any(fnmatchcase(name, p) for p in self.train) and not any(fnmatchcase(name, p) for p in self.freeze)
+
+    def rounding_of(self, tensors: Iterable[TensorSpec]) -> str:
+        """How a model with such tensors is rounded to 4 bits, "" when it is not."""
+        if self.weights != "int4":
+            return ""
+        large = sum(math.prod(tensor.shape) for tensor in tensors) >= _LARGE
+        return self.rounding or (NEAREST if large and not self.calibration else COMPENSATED)

@@ -33,6 +33,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--weights", default="float32", help="float32, bfloat16, float16; with adapters int8, int4 (%(default)s)"
     )
     parser.add_argument(
+        "--rounding",
+        choices=("compensated", "nearest"),
+        default="",
+        help="of int4: so that outputs stay, or each weight by itself (default: nearest from a billion weights on)",
+    )
+    parser.add_argument(
+        "--calibration", type=Path, nargs="+", default=(), metavar="FILE", help="texts to keep the outputs for"
+    )
+    parser.add_argument(
         "--groups", default="", help="with adapters: branches that go through a graph together, as 2,16"
     )
     parser.add_argument("--no-check", action="store_true", help="do not compare the bundle with transformers")
@@ -76,10 +85,14 @@ def _export(options: argparse.Namespace, tasks: Mapping[str, Task], progress: St
         answer_tokens=options.answer_tokens,
         adapters=adapters,
         weights=options.weights,
+        rounding=options.rounding,
+        calibration=options.calibration,
         groups=_numbers("--groups", options.groups),
     )
     bundle = export_bundle(options.model, tasks, target, options.out, progress, check=not options.no_check)
     print(f"{format_stages(bundle.manifest)}\n{format_comparison(bundle.manifest)}")
+    if rounding := bundle.manifest.model.get("rounding"):
+        print(f"rounding to 4 bits: {rounding}")
     if stored := bundle.manifest.model.get("gguf"):
         print(f"the GGUF file's weights ({stored}) were widened to float32")
     print(f"bundle written to {options.out}")
