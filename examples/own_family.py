@@ -1,6 +1,6 @@
-"""Your own model family: DistilBERT, which the project does not come with. docs/families.md explains the parts.
+"""Your own model family: ERNIE, which the project does not come with. docs/families.md explains the parts.
 
-Run: python examples/own_family.py distilbert-base-uncased intents bundle
+Run: python examples/own_family.py nghuyong/ernie-2.0-base-en intents bundle
 """
 
 import sys
@@ -9,52 +9,46 @@ from torch import Tensor
 
 import fedspzo
 from fedspzo.export.checkpoint import Checkpoint
-from fedspzo.export.modules.operators import activation, attend, padding_bias, split_heads
+from fedspzo.export.families.bert import Layer
 from fedspzo.export.modules.stage_module import StageModule, Weights, affine
 
 WORDS, PLACES = "embeddings.word_embeddings.weight", "embeddings.position_embeddings.weight"
-HEAD = tuple(f"vocab_{part}.{kind}" for part in ("transform", "layer_norm", "projector") for kind in ("weight", "bias"))
+KINDS = ("embeddings.token_type_embeddings.weight", "embeddings.task_type_embeddings.weight")
+HEADS = ("pooler.dense.weight", "pooler.dense.bias", "cls.predictions.bias", "decoder.weight", "decoder.bias")
+HEADS += tuple(f"cls.predictions.transform.{name}" for name in affine("dense", "LayerNorm"))
 
 
 class Embedding(StageModule):
-    def compute(self, weights: Weights, *feeds: Tensor) -> Tensor:
-        rows = feeds[0] + weights[PLACES][:, : feeds[0].shape[1]]
-        return weights.layer_norm("embeddings.LayerNorm", rows, 1e-12)
+    """Words, positions, the first token type and, unlike in BERT, the first type of task."""
 
-
-class Layer(StageModule):
-    """Attention and two linear maps, each with a norm after it."""
-
-    feeds = ("hidden", "mask")
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        names = [*(f"attention.{name}_lin" for name in ("q", "k", "v", "out")), "ffn.lin1", "ffn.lin2"]
-        super().__init__(affine(*names, "sa_layer_norm", "output_layer_norm"))
-        self.heads, self.act = checkpoint.config.n_heads, activation(checkpoint.config.activation)
+    def __init__(self, tables: list[str], epsilon: float) -> None:
+        super().__init__([*tables, *affine("embeddings.LayerNorm")])
+        self.tables, self.epsilon = tables, epsilon
 
     def compute(self, weights: Weights, *feeds: Tensor) -> Tensor:
-        hidden, mask = feeds
-        query, key, value = (split_heads(weights.linear(f"attention.{x}_lin", hidden), self.heads) for x in "qkv")
-        mixed = weights.linear("attention.out_lin", attend(query, key, value, padding_bias(mask)))
-        hidden = weights.layer_norm("sa_layer_norm", hidden + mixed, 1e-12)
-        inner = weights.linear("ffn.lin2", self.act(weights.linear("ffn.lin1", hidden)))
-        return weights.layer_norm("output_layer_norm", hidden + inner, 1e-12)
+        places, *kinds = (weights[name] for name in self.tables)
+        rows = feeds[0] + places[:, : feeds[0].shape[1]]
+        for kind in kinds:
+            rows = rows + kind[:, :1]
+        return weights.layer_norm("embeddings.LayerNorm", rows, self.epsilon)
 
 
-class DistilBert:  # a fedspzo.Family
-    MODEL_TYPES = ("distilbert",)
+class Ernie:  # a fedspzo.Family
+    MODEL_TYPES = ("ernie",)
 
     def describe(self, checkpoint: Checkpoint, length: int) -> fedspzo.Architecture:
         config, prefix = checkpoint.config, checkpoint.prefix(WORDS)
-        embedding, layer = Embedding([PLACES, *affine("embeddings.LayerNorm")]), Layer(checkpoint)
-        places = (f"{prefix}transformer.layer.{number}." for number in range(config.n_layers))
+        tables = [PLACES, *KINDS[: 2 if config.use_task_id else 1]]
+        layer = Layer(config.num_attention_heads, config.hidden_act, config.layer_norm_eps)  # the same as BERT's
+        places = (f"{prefix}encoder.layer.{number}." for number in range(config.num_hidden_layers))
         layers = (fedspzo.Stage(f"layer {number}", "layer", layer, place) for number, place in enumerate(places))
+        embedding = fedspzo.Stage("embedding", "embedding", Embedding(tables, config.layer_norm_eps), prefix)
         return fedspzo.Architecture(
-            stages=(fedspzo.Stage("embedding", "embedding", embedding, prefix), *layers), final=None, ignored=HEAD,
-            forms=("similarity",), limit=config.max_position_embeddings, tables=[prefix + PLACES],
+            stages=(embedding, *layers), final=None, ignored=HEADS, forms=("similarity",),
+            limit=config.max_position_embeddings, tables=[prefix + table for table in tables],
             embedding=prefix + WORDS, output=prefix + WORDS,
         )  # fmt: skip
 
 
 if __name__ == "__main__":
-    print(fedspzo.export_model(sys.argv[1], sys.argv[2], sys.argv[3], families=[DistilBert()]).folder)
+    print(fedspzo.export_model(sys.argv[1], sys.argv[2], sys.argv[3], families=[Ernie()]).folder)

@@ -1,8 +1,12 @@
-"""BERT-like encoders (BERT, RoBERTa, XLM-R): post-norm layers, and a masked-language-model head where there is one."""
+"""BERT-like encoders (BERT, RoBERTa, XLM-R, ELECTRA): post-norm layers, and a masked-language-model head where one is.
+
+Families whose layers are the same but for their names are described with what is here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -12,28 +16,51 @@ from fedspzo.export.families import ENCODER_FORMS, Architecture, Stage, require
 from fedspzo.export.modules.operators import activation, attend, padding_bias, split_heads
 from fedspzo.export.modules.stage_module import StageModule, Weights, affine
 
-MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "camembert")
+MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
 
-_WORDS = "embeddings.word_embeddings.weight"
+WORDS = "embeddings.word_embeddings.weight"
+POSITIONS, KINDS = "embeddings.position_embeddings.weight", "embeddings.token_type_embeddings.weight"
+NORM, _PROJECT = "embeddings.LayerNorm", "embeddings_project"
 _IGNORED = (
     *("pooler.dense.weight", "pooler.dense.bias", "seq_relationship.weight", "seq_relationship.bias"),
     *("decoder.weight", "decoder.bias", "predictions.bias", "lm_head.bias", "position_ids", "token_type_ids"),
+    *(f"discriminator_predictions.{name}" for name in affine("dense", "dense_prediction")),
+    *("generator_lm_head.weight", "generator_lm_head.bias"),
 )
-_TABLES = ("embeddings.position_embeddings.weight", "embeddings.token_type_embeddings.weight")
+
+
+class LayerNames(NamedTuple):
+    """What a layer's maps and norms are called."""
+
+    query: str = "attention.self.query"
+    key: str = "attention.self.key"
+    value: str = "attention.self.value"
+    mixed: str = "attention.output.dense"
+    attention_norm: str = "attention.output.LayerNorm"
+    inner: str = "intermediate.dense"
+    outer: str = "output.dense"
+    norm: str = "output.LayerNorm"
+
+
+BERT_NAMES = LayerNames()
 
 
 class Embedding(StageModule):
-    """Gathered word rows [B, S, H] + positions + the first token type, normalised."""
+    """Gathered word rows [B, S, W] + positions + the first token type, normalised, and projected where W is not H."""
 
-    def __init__(self, tensors: Sequence[str], first: int, epsilon: float) -> None:
-        super().__init__(tensors)
-        self.first, self.epsilon = first, epsilon
+    def __init__(self, tables: Sequence[str], first: int, epsilon: float, project: bool = False) -> None:
+        """``tables`` are those of the positions, looked up from the place ``first`` on, and of the token types."""
+        super().__init__([*tables, *affine(NORM, *([_PROJECT] if project else []))])
+        self.tables, self.first, self.epsilon, self.project = tables, first, epsilon, project
 
     def compute(self, weights: Weights, *feeds: Tensor) -> Tensor:
         (rows,) = feeds
-        positions, kinds = (weights[name] for name in _TABLES)
-        known = positions[:, self.first : self.first + rows.shape[1]] + kinds[:, :1]
-        return weights.layer_norm("embeddings.LayerNorm", rows + known, self.epsilon)
+        positions, *kinds = (weights[name] for name in self.tables)
+        known = positions[:, self.first : self.first + rows.shape[1]]
+        for kind in kinds:
+            known = known + kind[:, :1]
+        x = weights.layer_norm(NORM, rows + known, self.epsilon)
+        return weights.linear(_PROJECT, x) if self.project else x
 
 
 class Layer(StageModule):
@@ -41,29 +68,35 @@ class Layer(StageModule):
 
     feeds = ("hidden", "mask")
 
-    def __init__(self, heads: int, act: str, epsilon: float) -> None:
-        linears = ("self.query", "self.key", "self.value", "output.dense", "output.LayerNorm")
-        names = [f"attention.{name}" for name in linears]
-        super().__init__(affine(*names, "intermediate.dense", "output.dense", "output.LayerNorm"))
-        self.heads, self.act, self.epsilon = heads, activation(act), epsilon
+    def __init__(
+        self, heads: int, act: str, epsilon: float, names: LayerNames = BERT_NAMES, others: Sequence[str] = ()
+    ) -> None:
+        """``others`` are tensors that a subclass needs."""
+        super().__init__([*affine(*names), *others])
+        self.heads, self.act, self.epsilon, self.names = heads, activation(act), epsilon, names
 
     def compute(self, weights: Weights, *feeds: Tensor) -> Tensor:
         hidden, mask = feeds
-        query, key, value = (
-            split_heads(weights.linear(f"attention.self.{name}", hidden), self.heads)
-            for name in ("query", "key", "value")
-        )
-        mixed = weights.linear("attention.output.dense", attend(query, key, value, padding_bias(mask)))
-        hidden = weights.layer_norm("attention.output.LayerNorm", hidden + mixed, self.epsilon)
-        inner = weights.linear("output.dense", self.act(weights.linear("intermediate.dense", hidden)))
-        return weights.layer_norm("output.LayerNorm", hidden + inner, self.epsilon)
+        names = self.names
+        query, key, value = (split_heads(weights.linear(name, hidden), self.heads) for name in names[:3])
+        mixed = weights.linear(names.mixed, attend(query, key, value, self.bias(weights, mask)))
+        hidden = weights.layer_norm(names.attention_norm, hidden + mixed, self.epsilon)
+        inner = weights.linear(names.outer, self.act(weights.linear(names.inner, hidden)))
+        return weights.layer_norm(names.norm, hidden + inner, self.epsilon)
+
+    def bias(self, weights: Weights, mask: Tensor) -> Tensor:
+        """What is added to the attention's scores."""
+        return padding_bias(mask)
 
 
 class Transform(StageModule):
     """What the masked-language-model head does before it scores tokens."""
 
-    def __init__(self, dense: str, norm: str, act: str, epsilon: float) -> None:
-        super().__init__(affine(dense, norm))
+    def __init__(
+        self, dense: str, norm: str, act: str, epsilon: float, biases: tuple[bool, bool] = (True, True)
+    ) -> None:
+        """``biases`` says whether the map and the norm have one."""
+        super().__init__([*affine(dense, bias=biases[0]), *affine(norm, bias=biases[1])])
         self.dense, self.norm, self.act, self.epsilon = dense, norm, activation(act), epsilon
 
     def compute(self, weights: Weights, *feeds: Tensor) -> Tensor:
@@ -72,39 +105,43 @@ class Transform(StageModule):
 
 def describe(checkpoint: Checkpoint, length: int) -> Architecture:
     """See :class:`fedspzo.export.families.Family`."""
-    config = checkpoint.config
+    config, kind = checkpoint.config, checkpoint.config.model_type
     require(checkpoint, position_embedding_type="absolute", is_decoder=False, add_cross_attention=False)
-    prefix = checkpoint.prefix(_WORDS)
-    epsilon = config.layer_norm_eps
-    layer = Layer(config.num_attention_heads, config.hidden_act, epsilon)
-    if config.model_type == "bert":
-        first, head = 0, "cls.predictions."
+    prefix, epsilon, first = checkpoint.prefix(WORDS), config.layer_norm_eps, 0
+    if kind == "bert":
+        head, table = "cls.predictions.", "decoder"
         transform = Transform("transform.dense", "transform.LayerNorm", config.hidden_act, epsilon)
+    elif kind == "electra":
+        head, table = "", "generator_lm_head"
+        transform = Transform("generator_predictions.dense", "generator_predictions.LayerNorm", "gelu", epsilon)
     else:  # RoBERTa counts positions from the padding token's on
         if config.pad_token_id is None:
             raise ExportError(
                 "model.no-pad-token",
                 f"{checkpoint.name} has no pad_token_id in its config, and its positions count from it; add it",
             )
-        first, head = config.pad_token_id + 1, "lm_head."
+        first, head, table = config.pad_token_id + 1, "lm_head.", "decoder"
         transform = Transform("dense", "layer_norm", "gelu", epsilon)
     tied = config.tie_word_embeddings
-    has_head = f"{head}bias" in checkpoint.files
-    embedding = Embedding([*_TABLES, *affine("embeddings.LayerNorm")], first, epsilon)
+    bias = next((n for n in (f"{head}{table}.bias", f"{head}bias") if n in checkpoint.files), "")
+    layer = Layer(config.num_attention_heads, config.hidden_act, epsilon)
+    project = getattr(config, "embedding_size", config.hidden_size) != config.hidden_size
     return Architecture(
-        forms=ENCODER_FORMS if has_head else ENCODER_FORMS[1:],
-        limit=checkpoint.shape(prefix + _TABLES[0])[0] - first,
-        embedding=prefix + _WORDS,
+        forms=ENCODER_FORMS if bias else ENCODER_FORMS[1:],
+        limit=checkpoint.shape(prefix + POSITIONS)[0] - first,
+        embedding=prefix + WORDS,
         stages=(
-            Stage("embedding", "embedding", embedding, prefix),
-            *(
-                Stage(f"layer {number}", "layer", layer, f"{prefix}encoder.layer.{number}.")
-                for number in range(config.num_hidden_layers)
-            ),
+            Stage("embedding", "embedding", Embedding((POSITIONS, KINDS), first, epsilon, project), prefix),
+            *layers(layer, prefix + "encoder.layer.", config.num_hidden_layers),
         ),
-        final=Stage("head", "head", transform, head) if has_head else None,
-        output=prefix + _WORDS if tied else f"{head}decoder.weight",
-        output_bias=f"{head}bias" if tied or f"{head}decoder.bias" not in checkpoint.files else f"{head}decoder.bias",
-        tables=[prefix + name for name in _TABLES],
+        final=Stage("head", "head", transform, head) if bias else None,
+        output=prefix + WORDS if tied else f"{head}{table}.weight",
+        output_bias=bias,
+        tables=[prefix + POSITIONS, prefix + KINDS],
         ignored=_IGNORED,
     )
+
+
+def layers(layer: Layer, prefix: str, count: int) -> list[Stage]:
+    """As many stages that share a module."""
+    return [Stage(f"layer {number}", "layer", layer, f"{prefix}{number}.") for number in range(count)]

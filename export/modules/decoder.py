@@ -19,19 +19,21 @@ class Norm:
 
     Attributes:
         epsilon: added to the mean square.
-        centred: layer normalisation with a bias, not root-mean-square.
+        centred: layer normalisation, not root-mean-square.
+        bias: whether layer normalisation has a bias.
         offset: what is added to the stored weights (Gemma stores them less 1).
         weighted: whether there are weights at all.
     """
 
     epsilon: float
     centred: bool = False
+    bias: bool = True
     offset: float = 0.0
     weighted: bool = True
 
     def tensors(self, *names: str) -> list[str]:
         """Names of the tensors of norms; an empty name is for a norm that is not there."""
-        return affine(*filter(None, names), bias=self.centred) if self.weighted else []
+        return affine(*filter(None, names), bias=self.centred and self.bias) if self.weighted else []
 
     def apply(self, weights: Weights, name: str, x: Tensor) -> Tensor:
         """The norm of that name, or x itself when the name is empty."""

@@ -154,6 +154,12 @@ def causal_bias(tokens: int, window: int | None = None) -> Tensor:
     return torch.where(seen, 0.0, _HIDDEN)[None, None]
 
 
+def window_bias(tokens: int, reach: int) -> Tensor:
+    """[1, 1, tokens, tokens]: each token sees those up to ``reach`` before and after it."""
+    distance = torch.arange(tokens)[:, None] - torch.arange(tokens)
+    return hide((distance.abs() <= reach).to(torch.float32))[None, None]
+
+
 def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     """Rotary position embedding (arXiv 2104.09864): pairs (i, i + n/2) of [..., tokens, size] turned by n angles.
 

@@ -43,9 +43,9 @@ class Weights:
         return y + operators.low_rank(x, down, up) * self._scale
 
     def layer_norm(self, name: str, x: Tensor, epsilon: float) -> Tensor:
-        """Layer normalisation over the last axis."""
+        """Layer normalisation over the last axis, with the bias where there is one."""
         weight = self[f"{name}.weight"]
-        return F.layer_norm(x, weight.shape, weight, self[f"{name}.bias"], epsilon)
+        return F.layer_norm(x, weight.shape, weight, self._tensors.get(f"{name}.bias"), epsilon)
 
     def rms_norm(self, name: str, x: Tensor, epsilon: float) -> Tensor:
         """Root-mean-square normalisation over the last axis."""

@@ -91,7 +91,18 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo3": ("olmo3", {**_TWO_LAYERS, **_WINDOWS}),
     "gpt-neox": ("gpt_neox", {name: value for name, value in _TWO_LAYERS.items() if name != "num_key_value_heads"}),
 }  # fmt: skip
-ENCODERS = ("bert", "roberta", "xlm-roberta")
+#: Encoders, with the same layout; each is asked by its masked-language-model head.
+_ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "distilbert": (
+        "distilbert", {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 66},
+    ),
+    "electra": ("electra", {**_ENCODER, "embedding_size": 16}),
+    "modernbert": ("modernbert", {**_ENCODER, "local_attention": 6, "pad_token_id": 1}),
+}  # fmt: skip
+MODELS |= _ENCODERS
+ENCODERS = ("bert", "roberta", "xlm-roberta", *_ENCODERS)
+#: Model types whose tokenizers are of word pieces.
+_WORD_PIECES = ("bert", "distilbert", "electra")
 
 
 def wide(name: str) -> dict[str, int]:
@@ -99,6 +110,8 @@ def wide(name: str) -> dict[str, int]:
     kind = MODELS[name][0]
     if kind == "gpt2":
         return {"n_embd": 64}
+    if kind == "distilbert":
+        return {"dim": 64, "hidden_dim": 96}
     if kind == "opt":
         return {"hidden_size": 64, "ffn_dim": 96, "word_embed_proj_dim": 32 if name == "opt-350m" else 64}
     heads = {"num_attention_heads": 8} if kind == "phi3" else {}  # its factors are for heads of this width
@@ -109,7 +122,8 @@ def wide(name: str) -> dict[str, int]:
 def make_checkpoint(folder: Path, name: str, **changes: Any) -> Path:
     """Save a model and its tokenizer."""
     kind, settings = MODELS[name]
-    tokenizer = _word_pieces() if kind == "bert" else byte_pairs(TEXTS, mask=name in ENCODERS)
+    pieces = kind in _WORD_PIECES
+    tokenizer = _word_pieces() if pieces else byte_pairs(TEXTS, mask=name in ENCODERS)
     vocabulary = tokenizer.get_vocab_size()
     config = AutoConfig.for_model(kind, **{**settings, "vocab_size": vocabulary, **changes})
     torch.manual_seed(0)
@@ -119,7 +133,7 @@ def make_checkpoint(folder: Path, name: str, **changes: Any) -> Path:
         for parameter in model.parameters():
             parameter.copy_(0.3 * torch.randn_like(parameter) + (parameter.ndim == 1) * parameter.mean())
     model.save_pretrained(folder)
-    save_tokenizer(tokenizer, folder, mask="[MASK]" if kind == "bert" else "<mask>" if name in ENCODERS else None)
+    save_tokenizer(tokenizer, folder, mask="[MASK]" if pieces else "<mask>" if name in ENCODERS else None)
     return folder
 
 

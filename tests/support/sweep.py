@@ -9,6 +9,7 @@ import random
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,31 @@ class Outcome:
     changes: Mapping[str, Any]
     refused: str
     difference: float
+
+
+def check_variants(
+    folder: Path, kind: str, settings: Mapping[str, Any], values: Mapping[str, Sequence[Any]], wanted: int, seed: int
+) -> None:
+    """Try so many variants that transformers has a model for: each is transformers' or refused, and not most of them.
+
+    Args:
+        folder: where models are made.
+        kind: the config's model type.
+        settings: the config's.
+        values: settings that variants change, and the values to draw from.
+        wanted: how many variants.
+        seed: of the draws.
+    """
+    found: list[Outcome] = []
+    for number in count():
+        outcome = try_variant(folder / "model", kind, settings, draw_changes(values, f"{seed} {kind} {number}"))
+        if outcome is not None:
+            found.append(outcome)
+        if len(found) == wanted:
+            break
+    wrong = [outcome for outcome in found if not outcome.refused and not outcome.difference < 1e-4]
+    assert wrong == []
+    assert sum(not outcome.refused for outcome in found) >= wanted // 3, found
 
 
 def draw_changes(settings: Mapping[str, Sequence[Any]], seed: str) -> dict[str, Any]:

@@ -75,17 +75,18 @@ def test_own_family(tmp_path: Path, checkpoint: Path) -> None:
     """Its bundle answers as transformers' model does."""
     import numpy as np
     import torch
-    from transformers import AutoTokenizer, DistilBertConfig, DistilBertModel
+    from transformers import AutoTokenizer, ErnieConfig, ErnieModel
 
-    folder = tmp_path / "distilbert"
+    folder = tmp_path / "ernie"
     torch.manual_seed(1)
-    sizes = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "max_position_embeddings": 32}
-    model = DistilBertModel(DistilBertConfig(vocab_size=len(WORDS) + 5, initializer_range=0.3, **sizes)).eval()
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    settings = {"max_position_embeddings": 32, "use_task_id": True, "initializer_range": 0.3}
+    model = ErnieModel(ErnieConfig(vocab_size=len(WORDS) + 5, **sizes, **settings)).eval()
     model.save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(checkpoint / name, folder)
-    family = load("own_family").DistilBert()
-    with raises("model.unsupported-type", "'distilbert'", "bert"):
+    family = load("own_family").Ernie()
+    with raises("model.unsupported-type", "'ernie'", "bert"):
         fedspzo.export_model(folder, TASK, tmp_path / "refused")
     bundle = fedspzo.export_model(
         folder, TASK, tmp_path / "bundle", fedspzo.Target(batches=(BATCH,), lengths=(LENGTH,)), families=[family]
