@@ -39,7 +39,7 @@ def compare(runner: StageRunner, networks: Sequence[Network]) -> list[float]:
         for index, stage in enumerate(network.all_stages):
             forward = runner.load(stage, network, _NOISE)
             before = before if stage == network.decoder else hidden
-            expected = _expected(forward.weights, batch, stage, network.graphs[stage.graph], before, runner.engine)
+            expected = in_pytorch(forward.weights, batch, stage, network.graphs[stage.graph], before, runner.engine)
             kept: list[np.ndarray] = []
             outputs = forward.run(stage, batch, before, {}, kept=kept)
             differences = [difference(a, b) for a, b in zip((*outputs, *kept), expected, strict=True)]
@@ -52,10 +52,10 @@ def compare(runner: StageRunner, networks: Sequence[Network]) -> list[float]:
     return worst.tolist()
 
 
-def _expected(
+def in_pytorch(
     weights: StageWeights, batch: Batch, stage: StageSpec, module: StageModule, before: np.ndarray, engine: str
 ) -> list[np.ndarray]:
-    """PyTorch's outputs of a stage."""
+    """PyTorch's outputs of a stage: with activations of 8 bits to quantised matrices, unless the engine is "torch"."""
     feeds = [before if feed == HIDDEN else batch.feeds[feed] for feed in module.feeds]
     inputs = [torch.from_numpy(array) for array in (*feeds, *(weights.tensor(i) for i in stage.tensors))]
     with torch.no_grad():

@@ -70,8 +70,10 @@ def is_out_by_in(spec: TensorSpec) -> bool:
 
 
 def restored(spec: TensorSpec, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """A tensor that no graph has within, float32 in the bundle's shape → in the checkpoint's."""
-    return np.ascontiguousarray((array[0].T if spec.transposed else array).reshape(shape))
+    """A tensor, float32 in the bundle's shape → in the checkpoint's."""
+    if spec.transposed:
+        array = (array[0] if array.ndim == 3 else array).T
+    return np.ascontiguousarray(array.reshape(shape))
 
 
 @dataclass(frozen=True)

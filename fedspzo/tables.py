@@ -25,7 +25,11 @@ def format_comparison(manifest: Manifest) -> str:
     if found is None or found.skipped:
         return f"not compared with transformers{f': {found.skipped}' if found else ''}"
     deviations = ", ".join(f"{name} {deviation:.0e}" for name, deviation in found.deviation.items())
-    return f"compared with {found.reference}, on {found.texts} texts: the same tokens; scores deviate by {deviations}"
+    rounding = "" if found.rounding is None else f"; rounding the weights moves them by {found.rounding:.0e}"
+    return (
+        f"compared with {found.reference}, on {found.texts} texts: the same tokens, and scores that deviate by"
+        f" {deviations}{rounding}"
+    )
 
 
 def format_stages(manifest: Manifest) -> str:

@@ -127,15 +127,19 @@ class Comparison:
     """What export found out about the whole bundle, on texts of the task.
 
     Attributes:
-        reference: the libraries that it was compared with, and their versions; "" when it was not.
+        reference: the libraries that it was compared with, and their versions; "" when it was not. They had the
+            bundle's weights, as these are stored.
         texts: how many texts there were. Their tokens are the same.
         deviation: format → largest difference from the reference's scores, relative to the largest score.
+        rounding: how far the reference's scores are from those of the model before its weights were rounded, in the
+            same measure; None where none were.
         skipped: why nothing was compared, "" when it was.
     """
 
     reference: str = ""
     texts: int = 0
     deviation: Mapping[str, float] = field(default_factory=dict)
+    rounding: float | None = None
     skipped: str = ""
 
 

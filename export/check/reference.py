@@ -3,128 +3,139 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
+from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.model.task import GENERATION, MASKED, SIMILARITY, Task
+from fedspzo.export.check.layered import Replaced, load_model, load_stand_ins
 from fedspzo.export.checkpoint import Checkpoint
 from fedspzo.export.modules.heads import TEMPERATURE
-from fedspzo.export.quiet import quiet
-
-#: The list of a sentence encoder's modules, which sentence-transformers reads and transformers does not.
-MODULES = "modules.json"
 
 
-@dataclass(frozen=True, eq=False)
-class Scores:
-    """What a model says of some examples.
+class Reference:
+    """The model of a checkpoint's folder for a task, as transformers or sentence-transformers makes it."""
 
-    Attributes:
-        names: what the rows are.
-        values: float32, an array for each row.
-    """
+    def __init__(self, checkpoint: Checkpoint, task: Task) -> None:
+        self._checkpoint, self._task = checkpoint, task
+        self._factory: Any = {MASKED: AutoModelForMaskedLM, SIMILARITY: AutoModel}.get(task.form, AutoModelForCausalLM)
+        self._sentences = task.form == SIMILARITY and checkpoint.is_sentence_model
 
-    values: tuple[np.ndarray, ...]
+    @property
+    def exists(self) -> bool:
+        """Whether transformers has such a model."""
+        return type(self._checkpoint.config) in self._factory._model_mapping
 
-
-def has_reference(checkpoint: Checkpoint, form: str) -> bool:
-    """Whether transformers has a model of the checkpoint's type for a form of task."""
-    return type(checkpoint.config) in _factory(form)._model_mapping
-
-
-def versions(checkpoint: Checkpoint, form: str) -> str:
-    """What is compared with, for the manifest."""
-    if is_sentence_encoder(checkpoint, form):
+    @property
+    def versions(self) -> str:
+        """The libraries."""
+        name = f"transformers {transformers.__version__}"
+        if not self._sentences:
+            return name
         import sentence_transformers
 
-        return f"sentence-transformers {sentence_transformers.__version__}, transformers {transformers.__version__}"
-    return f"transformers {transformers.__version__}"
+        return f"sentence-transformers {sentence_transformers.__version__}, {name}"
 
+    def token_ids(self, texts: Sequence[str], closed: bool = True) -> list[list[int]]:
+        """Tokens by the folder's own tokenizer, with those that it puts at a start, and if ``closed`` at an end."""
+        if self._sentences:
+            encoder, prompt = self._encoder({}), self._prompt
+            bare = [text.removeprefix(prompt) for text in texts]
+            return [encoder.preprocess([text], prompt=prompt or None)["input_ids"][0].tolist() for text in bare]
+        tokenizer = AutoTokenizer.from_pretrained(self._checkpoint.folder)
+        end = 0 if closed else _closing(tokenizer)
+        return [ids[: len(ids) - end] for ids in (list(tokenizer(text)["input_ids"]) for text in texts)]
 
-def is_sentence_encoder(checkpoint: Checkpoint, form: str) -> bool:
-    """Whether a task's scores are sentence-transformers' to say."""
-    return form == SIMILARITY and (checkpoint.folder / MODULES).is_file()
+    @torch.inference_mode()
+    def scores(
+        self, store: DataStore, texts: Sequence[str], words: Sequence[int], replaced: Replaced
+    ) -> tuple[np.ndarray, ...]:
+        """Scores of examples, as a bundle's last stages give them.
 
+        Args:
+            texts: the filled-in templates.
+            words: token ids of the label words, for forms that have them; their rows are never replaced.
+            replaced: weights to take in the place of the checkpoint's.
 
-def token_ids(checkpoint: Checkpoint, texts: Sequence[str], closed: bool) -> list[list[int]]:
-    """Tokens by the folder's own tokenizer.
+        Returns:
+            Logits [examples, labels]; for generation losses [examples] and scores of the next token [examples, tokens].
+        """
+        ids = torch.from_numpy(store.ids).long()[:, : store.lengths.max()]
+        mask = torch.arange(ids.shape[1]) < torch.from_numpy(store.lengths)[:, None]
+        ids = torch.where(mask, ids, torch.tensor(self._checkpoint.padding))
+        if self._task.form == SIMILARITY:
+            vectors, labels = map(nn.functional.normalize, self._vectors(ids, mask, texts, replaced))
+            return ((TEMPERATURE * vectors @ labels.T).numpy(),)
+        starts, lengths = (torch.from_numpy(array).long() for array in (store.starts, store.lengths))
+        last = lengths[:, None] - 1
+        positions = starts[:, None]
+        if self._task.form == GENERATION:
+            answers = starts[:, None] + torch.arange(self._task.answer_tokens)
+            positions = torch.cat([torch.minimum(answers, last), last], dim=1)
+        logits = self._logits(ids, mask, positions, replaced)
+        if self._task.form != GENERATION:
+            return (logits[:, 0, list(words)].numpy(),)
+        losses = np.empty(len(ids), np.float32)
+        for row, (start, end) in enumerate(zip(store.starts, store.lengths - 1, strict=True)):
+            losses[row] = nn.functional.cross_entropy(logits[row, : end - start], ids[row, start + 1 : end + 1])
+        return losses, logits[:, -1].numpy()
 
-    Args:
-        closed: whether to keep what the tokenizer puts at a text's end.
-    """
-    with quiet():
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
-        encoded = [list(tokenizer(text)["input_ids"]) for text in texts]
-        end = 0 if closed else len(_closing(tokenizer))
-    return [ids[: len(ids) - end] for ids in encoded]
+    def _logits(self, ids: Tensor, mask: Tensor, positions: Tensor, replaced: Replaced) -> Tensor:
+        """Scores of all tokens [texts, positions, tokens] at some positions [texts, positions]."""
+        own_head = bool(replaced) and self._task.form != GENERATION
+        model = load_model(self._checkpoint, self._factory, replaced, own_head)
+        rows, head = torch.arange(len(ids))[:, None], model.get_output_embeddings()
+        if head is None:
+            return model(input_ids=ids, attention_mask=mask.long()).logits[rows, positions]
+        # All tokens' scores at all positions could take more memory than the model.
+        head.register_forward_pre_hook(lambda _, inputs: (inputs[0][rows, positions],))
+        return model(input_ids=ids, attention_mask=mask.long()).logits
 
+    def _vectors(self, ids: Tensor, mask: Tensor, texts: Sequence[str], replaced: Replaced) -> tuple[Tensor, Tensor]:
+        """Vectors of texts, and of the labels' descriptions, which are the original model's."""
+        descriptions = [label.text for label in self._task.labels]
+        if self._sentences:
+            bare = [text.removeprefix(self._prompt) for text in texts]
+            found = [self._encoder(replaced).encode(bare), self._encoder({}).encode(descriptions)]
+            return torch.from_numpy(found[0]), torch.from_numpy(found[1])
+        original = load_model(self._checkpoint, self._factory, {})
+        labels = [_mean(original, torch.tensor([ids]), torch.ones(1, len(ids))) for ids in self.token_ids(descriptions)]
+        model = load_model(self._checkpoint, self._factory, replaced) if replaced else original
+        return _mean(model, ids, mask), torch.cat(labels)
 
-def _closing(tokenizer: Any) -> list[int]:
-    """The tokens that the tokenizer puts at an end."""
-    whole, bare = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (True, False))
-    opening = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
-    return list(whole[opening + len(bare) :])
-
-
-@torch.inference_mode()
-def score(checkpoint: Checkpoint, task: Task, store: DataStore, words: Sequence[int]) -> tuple[np.ndarray, ...]:
-    """Scores of examples, as the bundle's stages give them.
-
-    Args:
-        words: token ids of the label words, for forms that have them.
-
-    Returns:
-        Logits [examples, labels]; for generation losses [examples] and scores of the next token [examples, tokens].
-    """
-    ids = torch.from_numpy(store.ids).long()[:, : store.lengths.max()]
-    mask = torch.arange(ids.shape[1]) < torch.from_numpy(store.lengths)[:, None]
-    ids = torch.where(mask, ids, torch.tensor(checkpoint.padding))
-    with quiet():
-        if task.form == SIMILARITY:
-            texts, labels = _embed(checkpoint, task, ids, mask)
-            return (TEMPERATURE * texts @ labels.T,)
-        model = _factory(task.form).from_pretrained(checkpoint.folder, dtype=torch.float32).eval()
-        logits = model(input_ids=ids, attention_mask=mask.long()).logits
-    if task.form != GENERATION:
-        at = logits[torch.arange(len(ids)), torch.from_numpy(store.starts).long()]
-        return (np.asarray(at[:, list(words)].numpy()),)
-    losses = np.empty(len(ids), np.float32)
-    for row, (start, length) in enumerate(zip(store.starts, store.lengths, strict=True)):
-        losses[row] = torch.nn.functional.cross_entropy(logits[row, start : length - 1], ids[row, start + 1 : length])
-    last = logits[torch.arange(len(ids)), torch.from_numpy(store.lengths).long() - 1]
-    return losses, np.asarray(last.numpy())
-
-
-def _factory(form: str) -> Any:
-    return {MASKED: AutoModelForMaskedLM, SIMILARITY: AutoModel}.get(form, AutoModelForCausalLM)
-
-
-def _embed(checkpoint: Checkpoint, task: Task, ids: torch.Tensor, mask: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Unit vectors of texts and of the labels' descriptions."""
-    descriptions = [label.text for label in task.labels]
-    if is_sentence_encoder(checkpoint, task.form):
+    def _encoder(self, replaced: Replaced) -> Any:
+        """What sentence-transformers makes of the folder, whole."""
         from sentence_transformers import SentenceTransformer
 
-        encoder = SentenceTransformer(str(checkpoint.folder), device="cpu", model_kwargs={"dtype": torch.float32})
-        labels = encoder.encode(descriptions, convert_to_tensor=True)
-        texts = encoder({"input_ids": ids, "attention_mask": mask.long()})["sentence_embedding"]
-    else:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
-        model = AutoModel.from_pretrained(checkpoint.folder, dtype=torch.float32).eval()
-        labels = torch.stack([_mean(model, torch.tensor([tokenizer(text)["input_ids"]]))[0] for text in descriptions])
-        texts = _mean(model, ids, mask)
-    normalize = torch.nn.functional.normalize
-    return normalize(texts).numpy(), normalize(labels).numpy()
+        settings = {"dtype": torch.float32}
+        encoder: Any = SentenceTransformer(str(self._checkpoint.source), device="cpu", model_kwargs=settings)
+        if replaced:
+            model, sources = load_stand_ins(self._checkpoint, self._factory)
+            for name, parameter in model.named_parameters():
+                stored = (sources or {}).get(parameter, "")
+                if stored in replaced:
+                    encoder[0].auto_model.get_parameter(name).data = torch.from_numpy(replaced[stored]())
+        return encoder
+
+    @property
+    def _prompt(self) -> str:
+        """What sentence-transformers puts in front of texts; the task's template has it as well."""
+        return self._checkpoint.sentence.prompt if self._checkpoint.sentence else ""
 
 
-def _mean(model: Any, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """Mean of the last activations over the tokens that count."""
-    mask = torch.ones_like(ids) if mask is None else mask.long()
-    hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state
+def _closing(tokenizer: Any) -> int:
+    """How many tokens the tokenizer puts at an end."""
+    whole, bare = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (True, False))
+    opening = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
+    return len(whole) - opening - len(bare)
+
+
+def _mean(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
+    """Means of the last activations over the tokens that count, [texts, width]."""
+    hidden = model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
     return (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -15,74 +16,123 @@ from fedspzo.device_runtime.errors import ExportError
 from fedspzo.device_runtime.model.arrays import aligned_empty
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.manifest import ROWS, Comparison
+from fedspzo.device_runtime.model.stored import widened
 from fedspzo.device_runtime.model.task import CAUSAL, GENERATION, MASKED
-from fedspzo.export.check import examples, reference
+from fedspzo.export.check.examples import ask
+from fedspzo.export.check.layered import Replaced
+from fedspzo.export.check.reference import Reference
 from fedspzo.export.checkpoint import Checkpoint
-from fedspzo.export.compare import difference
+from fedspzo.export.compare import difference, in_pytorch
+from fedspzo.export.layout import restored
 from fedspzo.export.network.build import Network
 from fedspzo.export.network.tokens import label_tokens
 from fedspzo.export.quiet import quiet
 from fedspzo.export.stages import StageRunner
 
-_CURE = "this version of fedspzo does not compute the model as transformers does; choose another model"
+#: How many texts are scored, the longest first. Those that are only tokenised are more.
+_SCORED = 4
+_CURE = "choose another model, for this one is not computed as transformers does (--no-check exports it all the same)"
+
+Scores = tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """Largest difference that one stage may have, relative to the largest value.
+
+    Those of several stages add up as independent errors do: with the square root of their number.
+
+    Attributes:
+        whole: of stages in float32.
+        integer: of stages with quantised matrices, whose activations go to 8 bits.
+    """
+
+    whole: float
+    integer: float
 
 
 def check_bundle(
-    checkpoint: Checkpoint, network: Network, runners: Sequence[StageRunner], tolerance: float
+    checkpoint: Checkpoint, networks: Sequence[Network], runners: Sequence[StageRunner], tolerances: Tolerances
 ) -> Comparison:
     """Compare a bundle with transformers.
 
+    A bundle with rounded weights is compared with transformers' model of the same weights; how far they are from the
+    checkpoint's is only said. Engines take 8 bits of activations to quantised matrices, which transformers does not:
+    what is compared closely then are the stages in PyTorch, and the engines with more tolerance.
+
     Args:
-        network: that of the bundle's largest shape.
+        networks: the bundle's, those of the largest shape first.
         runners: of the bundle, one for each engine.
-        tolerance: largest difference that one stage may have, relative to the largest value. Those of several stages
-            add up as independent errors do.
 
     Raises:
         ExportError: tokens or scores differ.
     """
     bundle = runners[0].bundle
     task = bundle.manifest.task
-    if not reference.has_reference(checkpoint, task.form):
+    reference = Reference(checkpoint, task)
+    if not reference.exists:
         return Comparison(skipped=f"transformers has no model of type {checkpoint.config.model_type} for this task")
-    if any(spec.dtype != "float32" for spec in bundle.manifest.tensors):
-        return Comparison(skipped="the bundle's weights are rounded")
-    asked = list(examples.ask(task, Encoder(bundle)))
-    _check_tokens(checkpoint, bundle, asked)
-    store = tokenise(bundle, asked)
+    asked = ask(task, Encoder(bundle))
+    texts = [task.render(example.fields) for example in asked]
+    with quiet():
+        ids = reference.token_ids(texts, closed=task.form not in (CAUSAL, GENERATION))
+    _check_tokens(checkpoint, bundle, asked, texts, ids)
+    if not asked:
+        return Comparison(skipped=f"no text fits into {bundle.manifest.length} tokens with an answer")
+    store, texts = tokenise(bundle, asked[:_SCORED]), texts[:_SCORED]
     words = label_tokens(checkpoint, task) if task.form in (MASKED, CAUSAL) else []
-    expected = reference.score(checkpoint, task, store, words)
-    allowed = tolerance * math.sqrt(len(network.stages))
+    rounded = _rounded(checkpoint, bundle)
+    with quiet():
+        expected = reference.scores(store, texts, words, rounded)
+    judge = partial(_judge, checkpoint, expected, texts, math.sqrt(len(networks[0].stages)))
+    quantised = bool(bundle.manifest.constants)
+    if quantised:
+        judge("PyTorch", run_bundle(runners[0], networks, store, in_full=True), tolerances.whole)
     deviations: dict[str, float] = {}
     for runner in runners:
         with quiet():
-            found = run_bundle(runner, network, store)
-        deviations[runner.engine] = max(difference(a, b) for a, b in zip(found, expected, strict=True))
-        if not deviations[runner.engine] <= allowed:
-            _refuse_scores(checkpoint, runner.engine, found, expected, [task.render(e.fields) for e in asked], allowed)
-    return Comparison(reference.versions(checkpoint, task.form), len(store), deviations)
+            found = run_bundle(runner, networks, store)
+        deviations[runner.engine] = judge(runner.engine, found, tolerances.integer if quantised else tolerances.whole)
+    rounding = None
+    if rounded:
+        with quiet():
+            rounding = _apart(expected, reference.scores(store, texts, words, {}))
+    return Comparison(reference.versions, len(store), deviations, rounding)
 
 
-def run_bundle(runner: StageRunner, network: Network, store: DataStore) -> tuple[np.ndarray, ...]:
-    """Scores of examples by an engine, as :func:`fedspzo.export.check.reference.score` gives them."""
+def run_bundle(runner: StageRunner, networks: Sequence[Network], store: DataStore, in_full: bool = False) -> Scores:
+    """Scores of examples, as :meth:`fedspzo.export.check.reference.Reference.scores` gives them.
+
+    Args:
+        in_full: whether PyTorch computes the stages, with activations in float32, and not the runner's engine.
+    """
     batches = []
     for indices, batch in runner.forward.batches(store):
         feeds = {name: _copied(feed) for name, feed in batch.feeds.items()}  # the next batch takes their place
-        batches.append((indices, replace(batch, feeds=feeds)))
-    hidden = [batch.feeds[ROWS] for _, batch in batches]
-    outputs: list[list[np.ndarray]] = []
-    head = len(network.stages) - 1
-    for number, stage in enumerate(network.all_stages):
-        forward = runner.load(stage, network)
-        found = [forward.run(stage, batch, before, {}) for (_, batch), before in zip(batches, hidden, strict=True)]
-        if number < head:
-            hidden = [_copied(out[0]) for out in found]
+        size = 1, batch.shape.batch, batch.shape.length
+        network = next(network for network in networks if network.size == size and not network.continues)
+        batches.append((indices, replace(batch, feeds=feeds), network))
+    hidden = [batch.feeds[ROWS] for _, batch, _ in batches]
+    stages, decoder = networks[0].stages, networks[0].decoder
+    scores = []
+    for stage in networks[0].all_stages:
+        forward = runner.load(stage, networks[0])
+        outputs = []
+        for (_, batch, network), before in zip(batches, hidden, strict=True):
+            if in_full:
+                module = network.graphs[stage.graph]
+                outputs.append(in_pytorch(forward.weights, batch, stage, module, before, "torch"))
+            else:
+                outputs.append(forward.run(stage, batch, before, {}))
+        if stage in stages[:-1]:
+            hidden = [_copied(found[0]) for found in outputs]
         else:
-            outputs.append([(out[-1].T if stage == network.decoder else out[-1]).copy() for out in found])
-        for arrays in found:
-            forward.release(arrays)
-    places = [indices for indices, _ in batches]
-    return tuple(_in_order(parts, places) for parts in outputs)
+            rows = [found[-1].T if stage == decoder else found[-1] for found in outputs]
+            scores.append(_in_order(rows, [indices for indices, _, _ in batches]))
+        if not in_full:
+            for found in outputs:
+                forward.release(found)
+    return tuple(scores)
 
 
 def _copied(array: np.ndarray) -> np.ndarray:
@@ -97,43 +147,61 @@ def _in_order(parts: Sequence[np.ndarray], indices: Sequence[np.ndarray]) -> np.
     return np.asarray(rows[np.argsort(np.concatenate(indices))])
 
 
-def _check_tokens(checkpoint: Checkpoint, bundle: Bundle, asked: Sequence[Example]) -> None:
-    """Raise ExportError when a text that is not cut has other tokens than transformers gives it."""
-    task, encoder = bundle.manifest.task, Encoder(bundle)
-    found: dict[str, list[int]] = {}
-    for example in asked:
+def _rounded(checkpoint: Checkpoint, bundle: Bundle) -> Replaced:
+    """What the bundle has of tensors that it does not store in float32, by their names in the checkpoint."""
+
+    def load(index: int) -> np.ndarray:
+        spec = bundle.manifest.tensors[index]
+        return restored(spec, widened(bundle.tensor(index)), checkpoint.shape(spec.source))
+
+    rounded = ((i, spec) for i, spec in enumerate(bundle.manifest.tensors) if spec.source and spec.dtype != "float32")
+    return {checkpoint.stored_name(spec.source): partial(load, index) for index, spec in rounded}
+
+
+def _apart(found: Scores, expected: Scores) -> float:
+    return max(difference(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def _judge(
+    checkpoint: Checkpoint,
+    expected: Scores,
+    texts: Sequence[str],
+    growth: float,
+    engine: str,
+    found: Scores,
+    tolerance: float,
+) -> float:
+    """How far scores are from those expected. Raises ExportError when it is too far, and says at which text."""
+    apart, allowed = _apart(found, expected), tolerance * growth
+    if apart <= allowed:
+        return apart
+    worst = max(range(len(found)), key=lambda number: difference(found[number], expected[number]))
+    ours, theirs = (scores[worst].reshape(len(texts), -1) for scores in (found, expected))
+    gaps = np.nan_to_num(np.abs(ours - theirs), nan=np.inf)
+    row, column = np.unravel_index(gaps.argmax(), gaps.shape)
+    raise ExportError(
+        "export.differs-from-transformers",
+        f"{checkpoint.name} gives the text {texts[row][:60]!r} a score of {theirs[row, column]:.4f} in transformers,"
+        f" and of {ours[row, column]:.4f} on {engine}: {apart:.1e} apart, where {allowed:.0e} is allowed; {_CURE}",
+    )
+
+
+def _check_tokens(
+    checkpoint: Checkpoint,
+    bundle: Bundle,
+    asked: Sequence[Example],
+    texts: Sequence[str],
+    expected: Sequence[Sequence[int]],
+) -> None:
+    """Raise ExportError when a text has other tokens than transformers gives it."""
+    encoder = Encoder(bundle)
+    for example, text, theirs in zip(asked, texts, expected, strict=True):
         encoded = encoder.encode(example.fields)
-        if not encoded.cut:
-            found[task.render(example.fields)] = encoded.ids
-    closed = task.form not in (CAUSAL, GENERATION)
-    expected = reference.token_ids(checkpoint, list(found), closed)
-    for (text, ours), theirs in zip(found.items(), expected, strict=True):
-        if ours != theirs:
+        ours = encoded.ids
+        if ours != list(theirs) and not encoded.cut:
             at = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), len(ours))
             raise ExportError(
                 "export.tokens-differ",
-                f"{checkpoint.name} gives the text {text[:60]!r} other tokens in transformers, from token {at} on"
-                f" ({ours[at : at + 4]} here, {theirs[at : at + 4]} there); {_CURE}",
+                f"{checkpoint.name} gives the text {text[:60]!r} other tokens in transformers, from token {at} on:"
+                f" {theirs[at : at + 4]}, and {ours[at : at + 4]} here; {_CURE}",
             )
-
-
-def _refuse_scores(
-    checkpoint: Checkpoint,
-    engine: str,
-    found: Sequence[np.ndarray],
-    expected: Sequence[np.ndarray],
-    texts: Sequence[str],
-    allowed: float,
-) -> None:
-    """Raise the ExportError that says at which text scores differ the most."""
-    worst = max(range(len(found)), key=lambda i: difference(found[i], expected[i]))
-    ours, theirs = (scores[worst].reshape(len(texts), -1) for scores in (found, expected))
-    apart = np.nan_to_num(np.abs(ours - theirs), nan=np.inf).max(axis=1)
-    at = int(apart.argmax())
-    column = int(np.nan_to_num(np.abs(ours[at] - theirs[at]), nan=np.inf).argmax())
-    raise ExportError(
-        "export.differs-from-transformers",
-        f"{checkpoint.name} scores the text {texts[at][:60]!r} {theirs[at, column]:.4f} in transformers and"
-        f" {ours[at, column]:.4f} on {engine}, which is {difference(ours, theirs):.1e} apart and more than"
-        f" {allowed:.0e}; {_CURE}",
-    )
