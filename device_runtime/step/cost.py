@@ -79,7 +79,7 @@ def forecast_memory(manifest: Manifest, shape: Shape, plan: Plan, engine_format:
         frozen=sum(stored_bytes(tensors[i].shape, tensors[i].dtype) for i in frozen),
         buffers=together * _largest_copies(manifest, lambda spec: spec.trainable)
         + _largest_copies(manifest, lambda spec: not spec.trainable and spec.dtype != "float32"),
-        activations=_activations(manifest, shape, plan) + sum(map(_size, shape.feeds.values())),
+        activations=_activations(manifest, shape, plan) + _feeds_and_kept(shape),
         workspace=_workspace(manifest, shape, together),
         base=BASE_BYTES.get(engine_format, 0),
     )
@@ -106,6 +106,12 @@ def _activations(manifest: Manifest, shape: Shape, plan: Plan) -> int:
         most = max(most, before + (output if count == branches else count * output))
         before, branches = count * output, count
     return most
+
+
+def _feeds_and_kept(shape: Shape) -> int:
+    """Bytes of feeds, and of the most keys and values that a graph gives, which are let go after each run."""
+    kept = (sum(map(_size, graph.kept)) for graph in shape.graphs.values())
+    return sum(map(_size, shape.feeds.values())) + max(kept)
 
 
 def _workspace(manifest: Manifest, shape: Shape, together: int) -> int:
