@@ -24,6 +24,7 @@ def supported_types() -> list[str]:
     return sorted(found)
 
 
+_STATE = "has layers without attention"
 #: What a model is when its config has one of these settings, and why there is no family for it.
 _TRAITS = (
     (
@@ -63,6 +64,9 @@ def unsupported(model: str, config: Mapping[str, Any]) -> ExportError:
     text = text if isinstance(text, Mapping) else {}
     settings = {**config, **text}
     traits = [what for names, what in _TRAITS if any(settings.get(name) for name in names)]
+    layers = settings.get("layer_types") or settings.get("layers_block_type")
+    if layers and all(str(layer).endswith("attention") and "linear" not in str(layer) for layer in layers):
+        traits = [what for what in traits if what != _STATE]  # its config has settings of layers that it does not have
     what = " and ".join(traits) if traits else "has no family here"
     known, part = supported_types(), text.get("model_type")
     otherwise = (

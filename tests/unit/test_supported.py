@@ -39,6 +39,7 @@ _LINEAR, _TABLES, _FAMILY = "layers without attention", "a token table for each 
         ),
         ({"model_type": "t5", "is_encoder_decoder": True}, ["an encoder with a decoder"]),
         ({"model_type": "mamba2", "state_size": 128}, [_LINEAR]),
+        ({"model_type": "granitemoehybrid", "mamba_d_state": 128, "layer_types": ["attention"]}, ["no family here"]),
         ({"model_type": "cohere2"}, ["no family here", _FAMILY]),
     ],
     ids=lambda value: value["model_type"] if isinstance(value, dict) else "",
