@@ -11,8 +11,9 @@ import torch
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.manifest import HIDDEN, KEYS, POSITION, ROWS, VALUES, Shape, StageSpec
+from fedspzo.device_runtime.model.metrics import MULTI, REGRESSION
 from fedspzo.device_runtime.model.stored import Quantised
-from fedspzo.device_runtime.model.task import GENERATION
+from fedspzo.device_runtime.model.task import GENERATION, Task
 from fedspzo.device_runtime.step.runner import Batch, Forward
 from fedspzo.export.lowering.constants import InCodes, InFull
 from fedspzo.export.modules.stage_module import StageModule
@@ -125,4 +126,15 @@ def _random_examples(bundle: Bundle, network: Network) -> DataStore:
         lengths=lengths,
         starts=starts.astype(np.int32),
         labels=random.integers(0, max(1, len(manifest.task.labels)), network.size.batch, np.int32),
+        targets=_random_targets(manifest.task, network.size.batch, random),
     )
+
+
+def _random_targets(task: Task, batch: int, random: np.random.Generator) -> np.ndarray | None:
+    """Sets of labels, or numbers between the least and the greatest, as the graphs are fed them."""
+    if task.kind == MULTI:
+        return random.integers(0, 2, (batch, len(task.labels))).astype(np.float32)
+    if task.kind == REGRESSION:
+        numbers = random.uniform(min(task.values), max(task.values), (batch, 1))
+        return (np.array(task.values) - numbers).astype(np.float32)
+    return None

@@ -38,7 +38,9 @@ def describe_evaluation(record: Mapping[str, Any]) -> str:
     Args:
         record: as :meth:`fedspzo.broker.server.evaluation.Evaluated.record` gives it.
     """
-    scores = "".join(f", {name.replace('_', ' ')} {value:.1%}" for name, value in record["scores"].items())
+    from fedspzo.device_runtime.model.metrics import format_score
+
+    scores = "".join(f", {format_score(*score)}" for score in record["scores"].items())
     return f"round {record['round']} (loss {record['loss']:.4f}{scores})"
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from fedspzo.device_runtime.model.metrics import goodness
 from fedspzo.device_runtime.step.scores import Evaluation
 
 
 def rank(evaluation: Evaluation) -> tuple[float, float]:
-    """What evaluations are compared by, the greater the better: the first score, and of equal scores the lower loss.
+    """What evaluations are compared by, the greater the better: the task's first metric, then the lower loss.
 
     Where there is no score the loss decides. What is not a number is worse than any number.
     """
-    first = next(iter(evaluation.scores.values()), 0.0)
+    first = next((goodness(name, value) for name, value in evaluation.scores.items()), 0.0)
     return tuple(-math.inf if math.isnan(value) else value for value in (first, -evaluation.loss))  # type: ignore[return-value]
 
 

@@ -93,6 +93,6 @@ def _rows(cursor: sqlite3.Cursor) -> dict[int, Evaluation]:
 def _fingerprint(examples: DataStore) -> bytes:
     """What changes with the examples."""
     hashed = hashlib.blake2b(digest_size=16)
-    for array in (examples.ids, examples.lengths, examples.starts, examples.labels):
-        hashed.update(array.tobytes())
+    for array in (examples.ids, examples.lengths, examples.starts, examples.labels, examples.targets):
+        hashed.update(b"" if array is None else array.tobytes())
     return hashed.digest()

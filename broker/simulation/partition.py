@@ -165,6 +165,7 @@ def subset(store: DataStore, indices: np.ndarray) -> DataStore:
         starts=store.starts[indices],
         labels=store.labels[indices],
         references=tuple(store.references[i] for i in indices) if store.references else (),
+        targets=None if store.targets is None else store.targets[indices],
     )
 
 

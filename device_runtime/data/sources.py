@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fedspzo.device_runtime.errors import DataError, install_hint
+from fedspzo.device_runtime.model.metrics import MULTI
 from fedspzo.device_runtime.model.task import GENERATION, Task
 
 HUB = "hub:"
@@ -25,14 +26,17 @@ class Example:
 
     Attributes:
         fields: the template's fields.
-        label: index of its label; 0 for generation.
+        label: index of its label; 0 for generation. Of a set of labels or a number see
+            :meth:`fedspzo.device_runtime.model.task.Task.read_target`, as of ``targets``.
         answers: for generation, the texts that count as right; the first is the one that is trained on.
+        targets: of a set of labels or a number, what the graphs are fed of it.
         where: its place in its source, for messages.
     """
 
     fields: Mapping[str, str]
     label: int
     answers: tuple[str, ...] = ()
+    targets: tuple[float, ...] = ()
     where: str = field(default="", compare=False)
 
 
@@ -106,12 +110,13 @@ def parse_example(record: object, task: Task) -> Example:
     if task.form == GENERATION:
         return Example(fields, 0, _answers(record, task))
     value = record.get(task.target)
-    if value is None or isinstance(value, list | dict):
+    if value is None or isinstance(value, dict) or (isinstance(value, list) and task.kind != MULTI):
         raise DataError(
             "data.missing-label",
             f"the field '{task.target}' has no label, which task '{task.name}' needs; {_found(record)}",
         )
-    return Example(fields, task.label_index(value))
+    label, targets = task.read_target(value)
+    return Example(fields, label, targets=targets)
 
 
 def _text(record: Mapping[str, object], field: str, task: Task) -> str:

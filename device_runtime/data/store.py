@@ -32,6 +32,8 @@ class DataStore:
         labels: int32 [examples], indices into the task's labels; 0 for generation.
         truncated: how many examples were cut to fit.
         references: for generation, the texts that count as right answers of each example.
+        targets: for sets of labels and for numbers, float32 [examples, labels] that the graphs are fed, see
+            :meth:`fedspzo.device_runtime.model.task.Task.read_target`; None where labels are fed one-hot.
     """
 
     ids: np.ndarray
@@ -40,6 +42,7 @@ class DataStore:
     labels: np.ndarray
     truncated: int = 0
     references: tuple[tuple[str, ...], ...] = ()
+    targets: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -105,6 +108,7 @@ def tokenise(bundle: Bundle, examples: Iterable[Example], skip: Callable[[DataEr
         labels=np.array([example.label for example in kept], np.int32),
         truncated=sum(e.cut for e in encoded),
         references=tuple(example.answers for example in kept) if any(e.answers for e in kept) else (),
+        targets=np.array([example.targets for example in kept], np.float32) if any(e.targets for e in kept) else None,
     )
 
 
@@ -120,6 +124,7 @@ def _read_cache(cache: Path, key: str) -> DataStore | None:
                 labels=arrays["labels"],
                 truncated=int(arrays["truncated"]),
                 references=tuple(map(tuple, json.loads(str(arrays["references"])))),
+                targets=arrays["targets"] if arrays["targets"].size else None,
             )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
@@ -136,4 +141,5 @@ def _write_cache(cache: Path, key: str, store: DataStore) -> None:
             labels=store.labels,
             truncated=store.truncated,
             references=json.dumps(store.references),
+            targets=np.zeros(0, np.float32) if store.targets is None else store.targets,
         )

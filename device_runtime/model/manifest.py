@@ -12,6 +12,7 @@ from typing import Any
 from fedspzo.device_runtime.directions import format as directions
 from fedspzo.device_runtime.errors import BundleError, DataError
 from fedspzo.device_runtime.files import write_atomically
+from fedspzo.device_runtime.model.metrics import SINGLE
 from fedspzo.device_runtime.model.task import Label, Task
 
 FORMAT = 2
@@ -219,14 +220,23 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Write ``manifest.json``."""
-        record = {"format": FORMAT, "directions": directions.FORMAT, **asdict(self)}
+        record = {"format": FORMAT, "directions": directions.FORMAT, **self._record()}
         write_atomically(folder / MANIFEST, json.dumps(record, indent=1).encode())
+
+    def _record(self) -> dict[str, Any]:
+        """All fields; of the task, what came later is left out where it is not used, so that identities stay."""
+        record = asdict(self)
+        for name, unused in (("kind", SINGLE), ("metrics", ())):
+            if getattr(self.task, name) == unused:
+                del record["task"][name]
+        return record
 
     def identity(self) -> bytes:
         """What two bundles must share to train together: all but where they came from and their shapes."""
-        record = {"format": FORMAT, "directions": directions.FORMAT, "length": self.length, **asdict(self)}
+        record = {"format": FORMAT, "directions": directions.FORMAT, "length": self.length, **self._record()}
         for name in ("model", "shapes", "continuations", "checks", "comparison"):
             del record[name]
+        record["task"].pop("metrics", None)  # they change no weight
         record["files"] = {name: value for name, value in self.files.items() if name in (WEIGHTS, TOKENIZER)}
         return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).digest()
 
@@ -243,7 +253,7 @@ def parse_manifest(folder: Path, text: str) -> Manifest:
                 )
         manifest = Manifest(
             model={str(key): str(value) for key, value in record["model"].items()},
-            task=Task(**{**record["task"], "labels": tuple(Label(**label) for label in record["task"]["labels"])}),
+            task=_parse_task(record["task"]),
             embedding=str(record["embedding"]),
             output=str(record["output"]),
             tensors=tuple(TensorSpec(**{**tensor, "shape": tuple(tensor["shape"])}) for tensor in record["tensors"]),
@@ -269,6 +279,11 @@ def parse_manifest(folder: Path, text: str) -> Manifest:
         raise BundleError(
             "bundle.manifest-damaged", f"{folder / MANIFEST} is damaged ({error!r}); get or export the bundle again"
         ) from None
+
+
+def _parse_task(record: dict[str, Any]) -> Task:
+    labels, metrics = tuple(Label(**label) for label in record["labels"]), tuple(record.get("metrics", ()))
+    return Task(**{**record, "labels": labels, "metrics": metrics})
 
 
 def _parse_stage(record: dict[str, Any]) -> StageSpec:

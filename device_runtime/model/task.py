@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import math
 import re
 import string
 from collections.abc import Callable, Mapping
@@ -10,11 +13,17 @@ from functools import cached_property
 from typing import Any
 
 from fedspzo.device_runtime.errors import DataError
+from fedspzo.device_runtime.model.metrics import DEFAULTS, METRICS, MULTI, REGRESSION, SINGLE, TEXT
 
 #: How the answer is read off: the label words' logits at the mask, or after the prompt; the similarity to the labels'
 #: descriptions; or the tokens that continue the prompt.
 MASKED, CAUSAL, SIMILARITY, GENERATION = "masked", "causal", "similarity", "generation"
 FORMS = (MASKED, CAUSAL, SIMILARITY, GENERATION)
+#: What the labels say: that one of them is right, or any number of them, or what number lies where among them.
+KINDS = (SINGLE, MULTI, REGRESSION)
+#: The last label of a multi task: the others that score above it are those that hold, as the threshold class of ATLOP
+#: (arXiv 2010.11304).
+NONE = "none"
 #: The field of a masked template that stands for the tokenizer's mask token.
 MASK = "mask"
 
@@ -55,6 +64,10 @@ class Task:
         answer: template of what is generated, such as ``" {answers}\\n"``; what follows the field ends an answer.
         answer_tokens: most tokens that an answer may have, its end included.
         stop: the tokenizer's end-of-text token, which ends an answer too.
+        kind: one of :data:`KINDS`. A ``multi`` task's last label is :data:`NONE`; a ``regression`` task's labels have
+            numbers for names, and its answer is their mean, weighted by the softmax of the logits.
+        metrics: names of what an evaluation measures, see :data:`fedspzo.device_runtime.model.metrics.METRICS`; the
+            first decides which round is the best. Empty for the usual ones.
     """
 
     name: str
@@ -66,6 +79,8 @@ class Task:
     answer: str = ""
     answer_tokens: int = 0
     stop: str = ""
+    kind: str = SINGLE
+    metrics: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises DataError when the task contradicts itself."""
@@ -101,6 +116,39 @@ class Task:
                 "task.labels",
                 f"task '{self.name}' needs two or more labels, each with its own name; add or rename labels",
             )
+        self._check_kind()
+        for name in self.metrics:
+            if name not in METRICS[self.answers]:
+                raise DataError(
+                    "task.unknown-metric",
+                    f"task '{self.name}' has the metric '{name}', which its answers do not have; choose from"
+                    f" {', '.join(METRICS[self.answers])}",
+                )
+
+    def _check_kind(self) -> None:
+        if self.kind not in KINDS or (self.form == GENERATION and self.kind != SINGLE):
+            raise DataError(
+                "task.unknown-kind",
+                f"task '{self.name}' has the kind '{self.kind}', which the form '{self.form}' does not have; choose"
+                f" {SINGLE if self.form == GENERATION else 'from ' + ', '.join(KINDS)}",
+            )
+        if self.kind == MULTI and (self.labels[-1].name != NONE or len(self.labels) < 2):
+            raise DataError(
+                "task.no-none",
+                f"task '{self.name}' has the kind '{MULTI}' and lacks the label that stands for no label; add the label"
+                f" '{NONE}', with a text that says so",
+            )
+        if self.kind == REGRESSION:
+            try:
+                numbers = [float(label.name) for label in self.labels]
+            except ValueError:
+                numbers = []
+            if len(set(numbers)) < len(self.labels) or not all(map(math.isfinite, numbers)):
+                raise DataError(
+                    "task.labels-not-numbers",
+                    f"task '{self.name}' has the kind '{REGRESSION}', and the names of its labels are not different"
+                    ' numbers; name each by the number that its text stands for, such as 0 = " terrible"',
+                )
 
     @cached_property
     def fields(self) -> tuple[str, ...]:
@@ -112,6 +160,21 @@ class Task:
     def answer_end(self) -> str:
         """The text that ends a generated answer."""
         return self._pieces(self.answer)[-1][0] if self._pieces(self.answer)[-1][1] is None else ""
+
+    @property
+    def answers(self) -> str:
+        """The kind of answer that metrics know."""
+        return TEXT if self.form == GENERATION else self.kind
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Names of what an evaluation measures."""
+        return self.metrics or DEFAULTS[self.answers]
+
+    @cached_property
+    def values(self) -> tuple[float, ...]:
+        """A regression task's numbers, one for each label."""
+        return tuple(float(label.name) for label in self.labels)
 
     def render(self, fields: Mapping[str, str]) -> str:
         """The template with its fields filled in, and the mask token at the mask."""
@@ -151,6 +214,57 @@ class Task:
         raise DataError(
             "data.unknown-label", f"label {str(value)[:40]!r} is not one of task '{self.name}'; use one of: {known}"
         )
+
+    def read_target(self, value: object) -> tuple[int, tuple[float, ...]]:
+        """What an example's target says: (a label's index, what the graphs are fed of it).
+
+        The index is that of the label, of a set's first label (:data:`NONE`'s of the empty set), or of the number
+        nearest. Fed are one number for each label: nothing for a single label; 1 for the labels of a set, else 0; the
+        label's number less the target.
+
+        Raises:
+            DataError: it is not what the task needs.
+        """
+        if self.kind == MULTI:
+            chosen = {self.label_index(name) for name in self._set(value)} - {len(self.labels) - 1}
+            return min(chosen, default=len(self.labels) - 1), tuple(float(i in chosen) for i in range(len(self.labels)))
+        if self.kind == REGRESSION:
+            number = self._number(value)
+            distances = tuple(anchor - number for anchor in self.values)
+            return min(range(len(distances)), key=lambda i: abs(distances[i])), distances
+        return self.label_index(value), ()
+
+    def _set(self, value: object) -> list[object]:
+        """The labels of a list, or of a text: a JSON list, one label, or several between commas."""
+        if isinstance(value, str):
+            text = value.strip()
+            if text.startswith("["):
+                with contextlib.suppress(ValueError):
+                    value = json.loads(text)
+            elif text in {label.name for label in self.labels}:
+                return [text]
+        names = [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+        if not isinstance(names, list) or len(set(map(str, names))) < len(names):
+            raise DataError(
+                "data.not-a-set",
+                f"{str(value)[:40]!r} is not a list of labels, each once, which task '{self.name}' needs; write a list"
+                " of the names of those that hold",
+            )
+        return names
+
+    def _number(self, value: object) -> float:
+        try:
+            number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            number = math.nan
+        lowest, highest = min(self.values), max(self.values)
+        if not lowest <= number <= highest:
+            raise DataError(
+                "data.not-a-number",
+                f"{str(value)[:40]!r} is not a number from {lowest:g} to {highest:g}, which task '{self.name}' needs;"
+                " correct it, or give the task labels of further numbers",
+            )
+        return number
 
     def _pieces(self, template: str) -> list[tuple[str, str | None, str]]:
         """(literal text, the field after it or None, its filter) for each piece of a template."""

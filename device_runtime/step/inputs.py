@@ -17,7 +17,7 @@ class Examples:
 
     Attributes:
         ids: int32 [batch, length of the store].
-        lengths, starts, labels: int32 [batch], as in :class:`fedspzo.device_runtime.data.store.DataStore`.
+        lengths, starts, labels, targets: of these examples, see :class:`fedspzo.device_runtime.data.store.DataStore`.
         embedding, output: [1, tokens, width], the tables whose rows are gathered, as they are stored.
     """
 
@@ -25,13 +25,16 @@ class Examples:
     lengths: np.ndarray
     starts: np.ndarray
     labels: np.ndarray
+    targets: np.ndarray | None
     embedding: Stored
     output: Stored
 
     @classmethod
     def of(cls, store: DataStore, indices: np.ndarray, tables: tuple[Stored, Stored]) -> Examples:
         """The examples of a store at some indices."""
-        return cls(store.ids[indices], store.lengths[indices], store.starts[indices], store.labels[indices], *tables)
+        targets = None if store.targets is None else store.targets[indices]
+        ids, lengths, starts, labels = (a[indices] for a in (store.ids, store.lengths, store.starts, store.labels))
+        return cls(ids, lengths, starts, labels, targets, *tables)
 
 
 def fill(name: str, out: np.ndarray, examples: Examples) -> None:
@@ -50,8 +53,9 @@ def _mask(out: np.ndarray, examples: Examples) -> None:
 
 
 def _targets(out: np.ndarray, examples: Examples) -> None:
-    """[B, L]: one-hot labels."""
-    out[...] = np.arange(out.shape[1]) == examples.labels[:, None]
+    """[B, L]: one-hot labels, or what the store has in their place."""
+    one_hot = np.arange(out.shape[1]) == examples.labels[:, None]
+    out[...] = one_hot if examples.targets is None else examples.targets
 
 
 def _select(out: np.ndarray, examples: Examples) -> None:

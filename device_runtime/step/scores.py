@@ -1,17 +1,16 @@
-"""How well a model answers: loss and accuracy over labels, or exact match and F1 of what it generates (as SQuAD's)."""
+"""What a model answers, and how well: its loss, and the metrics of its task."""
 
 from __future__ import annotations
 
-import re
-import string
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from fedspzo.device_runtime.data.store import DataStore
-from fedspzo.device_runtime.model.task import GENERATION
+from fedspzo.device_runtime.errors import DataError
+from fedspzo.device_runtime.model.metrics import MULTI, REGRESSION, SINGLE, score
+from fedspzo.device_runtime.model.task import GENERATION, NONE, Task
 from fedspzo.device_runtime.step.generation import generate
 from fedspzo.device_runtime.step.runner import Forward, ModelWeights
 
@@ -21,8 +20,10 @@ class Evaluation:
     """How a model does on examples with known answers.
 
     Attributes:
-        loss: mean over the examples of the cross-entropy (for generation, the mean over the answer's tokens).
-        scores: name of a score → its value, 0 to 1: ``accuracy``, or ``exact_match`` and ``f1``.
+        loss: mean over the examples of the cross-entropy (for generation, the mean over the answer's tokens; for sets
+            the mean over the labels; for numbers the squared error).
+        scores: name of a metric → its value; the task names them, see
+            :data:`fedspzo.device_runtime.model.metrics.METRICS`.
         examples: how many there were.
     """
 
@@ -34,10 +35,14 @@ class Evaluation:
 def evaluate(forward: Forward[ModelWeights], store: DataStore) -> Evaluation:
     """Loss and scores of the unperturbed model on all examples of a store."""
     losses, logits = predict(forward, store)
-    if forward.manifest.task.form == GENERATION:
-        return Evaluation(float(losses.mean()), score_answers(generate(forward, store), store.references), len(store))
-    correct = int((logits.argmax(axis=1) == store.labels).sum())
-    return Evaluation(float(losses.mean()), {"accuracy": correct / len(store)}, len(store))
+    task = forward.manifest.task
+    found: Sequence[str] | np.ndarray = ()
+    expected: Sequence[Sequence[str]] | np.ndarray = store.references
+    if task.form != GENERATION:
+        found, expected = read_logits(task, logits), _expected(task, store)
+    elif set(task.scores) - {"perplexity"}:  # generating takes long
+        found = generate(forward, store)
+    return Evaluation(float(losses.mean()), score(task.answers, task.scores, found, expected, losses), len(store))
 
 
 def predict(forward: Forward[ModelWeights], store: DataStore) -> tuple[np.ndarray, np.ndarray]:
@@ -53,23 +58,49 @@ def predict(forward: Forward[ModelWeights], store: DataStore) -> tuple[np.ndarra
     return losses, logits
 
 
-def score_answers(answers: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Exact match and F1 over words, the best over each example's references, as SQuAD defines them."""
-    pairs = list(zip(answers, references, strict=True))
-    return {
-        "exact_match": float(np.mean([any(_words(a) == _words(r) for r in known) for a, known in pairs])),
-        "f1": float(np.mean([max(_f1(_words(a), _words(r)) for r in known) for a, known in pairs])),
-    }
+def read_logits(task: Task, logits: np.ndarray) -> np.ndarray:
+    """The answers that logits [examples, labels] stand for, as metrics take them.
+
+    Returns:
+        int [examples], the likeliest labels; or bool [examples, labels - 1], those that score above the last label; or
+        float64 [examples], numbers.
+    """
+    if task.kind == MULTI:
+        return logits[:, :-1] > logits[:, -1:]
+    if task.kind == REGRESSION:
+        return np.asarray(_softmax(logits) @ np.array(task.values))
+    return np.asarray(logits.argmax(axis=1))
 
 
-def _f1(answer: list[str], reference: list[str]) -> float:
-    if not answer or not reference:
-        return float(answer == reference)
-    common = sum((Counter(answer) & Counter(reference)).values())
-    return 2 * common / (len(answer) + len(reference))
+def read_answer(task: Task, logits: np.ndarray) -> tuple[str, dict[str, float]]:
+    """An example's answer for people, of its logits [labels], and label → its probability, the likeliest first.
+
+    A number has no probabilities; those of a set's labels are each the label's own.
+    """
+    if task.kind == REGRESSION:
+        return f"{read_logits(task, logits[None])[0]:.4g}", {}
+    if task.kind == MULTI:
+        above = logits[:-1].astype(np.float64) - logits[-1]
+        shares = 1 / (1 + np.exp(-above.clip(-500)))
+    else:
+        shares = _softmax(logits[None])[0]
+    found = {task.labels[index].name: float(shares[index]) for index in np.argsort(-shares)}
+    if task.kind == MULTI:
+        return ", ".join(name for name, share in found.items() if share > 0.5) or NONE, found
+    return next(iter(found)), found
 
 
-def _words(text: str) -> list[str]:
-    """Words in lower case without punctuation and articles."""
-    bare = "".join(letter for letter in text.lower() if letter not in string.punctuation)
-    return re.sub(r"\b(a|an|the)\b", " ", bare).split()
+def _expected(task: Task, store: DataStore) -> np.ndarray:
+    """What is right, as metrics take it."""
+    if task.kind == SINGLE:
+        return store.labels
+    if store.targets is None:
+        raise DataError(
+            "data.no-targets", f"the examples have no answers of task '{task.name}'; read them with its bundle"
+        )
+    return store.targets[:, :-1] > 0 if task.kind == MULTI else task.values[0] - store.targets[:, 0]
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    shares = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return np.asarray(shares / shares.sum(axis=1, keepdims=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,9 @@ from fedspzo.export.modules.operators import cross_entropy, log_sum_exp, score_t
 from fedspzo.export.modules.pooling import pool
 from fedspzo.export.modules.stage_module import StageModule, Weights
 from fedspzo.export.sentence import Pooling
+
+#: (logits, targets), both [B, L] → losses [B].
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 #: Factor on the cosine similarities.
 TEMPERATURE = 20.0
@@ -43,22 +47,22 @@ PLAIN = Scoring()
 class LabelWords(StageModule):
     """Losses [B] and logits [B, L] of the label words at one position: the vocabulary is never scored in full.
 
-    Takes one-hot ``select`` [B, 1, S] and ``targets`` [B, L], the words' rows of the output table [1, W, L] and their
-    biases [L].
+    Takes one-hot ``select`` [B, 1, S], the loss's ``targets`` [B, L], the words' rows of the output table [1, W, L] and
+    their biases [L].
     """
 
     feeds = ("hidden", "select", "targets")
 
-    def __init__(self, final: StageModule, scoring: Scoring = PLAIN) -> None:
+    def __init__(self, final: StageModule, scoring: Scoring = PLAIN, loss: Loss = cross_entropy) -> None:
         super().__init__([*final.tensors, LABELS, LABEL_BIAS])
-        self.final, self.scoring = final, scoring
+        self.final, self.scoring, self.loss = final, scoring, loss
 
     def compute(self, weights: Weights, *feeds: Tensor) -> tuple[Tensor, ...]:
         hidden, select, targets = feeds
         at = self.final.compute(weights, torch.bmm(select, hidden))
         assert isinstance(at, Tensor)
         logits = self.scoring.apply(torch.bmm(at.transpose(0, 1), weights[LABELS])[0] + weights[LABEL_BIAS])
-        return cross_entropy(logits, targets), logits
+        return self.loss(logits, targets), logits
 
 
 class Similarity(StageModule):
@@ -70,10 +74,10 @@ class Similarity(StageModule):
 
     feeds = ("hidden", "mask", "targets")
 
-    def __init__(self, pooling: Pooling, final: StageModule | None) -> None:
+    def __init__(self, pooling: Pooling, final: StageModule | None, loss: Loss = cross_entropy) -> None:
         """``final`` is the last norm of a decoder, whose hidden states have gone through it."""
         super().__init__([*(final.tensors if final else ()), *pooling.tensors, LABELS])
-        self.pooling, self.final = pooling, final
+        self.pooling, self.final, self.loss = pooling, final, loss
 
     def compute(self, weights: Weights, *feeds: Tensor) -> tuple[Tensor, ...]:
         hidden, mask, targets = feeds
@@ -83,7 +87,7 @@ class Similarity(StageModule):
             hidden = at
         vectors = pool(self.pooling, weights, hidden, mask)
         logits = TEMPERATURE * torch.bmm(vectors.unsqueeze(0), weights[LABELS])[0]
-        return cross_entropy(logits, targets), logits
+        return self.loss(logits, targets), logits
 
 
 class AnswerLoss(StageModule):

@@ -216,3 +216,35 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """
     shifted = logits - logits.amax(dim=-1, keepdim=True)
     return torch.log(torch.exp(shifted).sum(dim=-1)) - (shifted * targets).sum(dim=-1)
+
+
+def threshold_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Loss of each example whose labels are a set: the mean binary cross-entropy of all labels but the last.
+
+    A label's probability is the sigmoid of its logit less the last label's, which stands for none.
+
+    Args:
+        logits: [batch, labels].
+        targets: [batch, labels], 1 for the labels of the set, else 0, as for the last.
+
+    Returns:
+        [batch].
+    """
+    above = logits - logits[:, -1:]
+    each = torch.relu(above) - above * targets + torch.log(1 + torch.exp(-above.abs()))
+    return (each.sum(dim=-1) - math.log(2)) / (logits.shape[-1] - 1)  # the last one's is log 2
+
+
+def squared_error(logits: Tensor, distances: Tensor) -> Tensor:
+    """Loss of each example whose answer is a number: the mean of the labels' numbers, less the target, squared.
+
+    Args:
+        logits: [batch, labels], whose softmax weighs the mean.
+        distances: [batch, labels], each label's number less the target.
+
+    Returns:
+        [batch].
+    """
+    shares = torch.exp(logits - logits.amax(dim=-1, keepdim=True))
+    error = (shares * distances).sum(dim=-1) / shares.sum(dim=-1)
+    return error * error

@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from fedspzo.device_runtime.model.manifest import LAST, POSITION, ROWS, StageSpec
+from fedspzo.device_runtime.model.metrics import MULTI, REGRESSION, SINGLE
 from fedspzo.device_runtime.model.stored import QUANTISED
 from fedspzo.device_runtime.model.task import GENERATION, SIMILARITY, Task
 from fedspzo.export.families import Architecture, Stage
 from fedspzo.export.layout import Tensor
 from fedspzo.export.modules.heads import TABLE, AnswerLoss, LabelWords, NextToken, Similarity
+from fedspzo.export.modules.operators import cross_entropy, squared_error, threshold_loss
 from fedspzo.export.modules.stage_module import ADDED, StageModule
 from fedspzo.export.modules.tokens import TextStage
 
@@ -121,15 +123,18 @@ def _with_keys_and_values(stage: Stage, continues: bool) -> Stage:
     return replace(stage, module=module.continuing() if continues else module.keeping())
 
 
+_LOSSES = {SINGLE: cross_entropy, MULTI: threshold_loss, REGRESSION: squared_error}
+
+
 def _heads(architecture: Architecture, task: Task) -> list[Stage]:
     """The stage that ends in losses and, for generation, the one that scores the next token."""
     final, closing = architecture.final, architecture.closing
     scoring = architecture.scoring
     if task.form == SIMILARITY or final is None:
-        similarity = Similarity(architecture.pooling, closing.module if closing else None)
+        similarity = Similarity(architecture.pooling, closing.module if closing else None, _LOSSES[task.kind])
         return [Stage("head", "head", similarity, final.prefix if final else "")]
     if task.form != GENERATION:
-        return [Stage("head", "head", LabelWords(final.module, scoring), final.prefix)]
+        return [Stage("head", "head", LabelWords(final.module, scoring, _LOSSES[task.kind]), final.prefix)]
     return [
         Stage("head", "head", AnswerLoss(final.module, scoring), final.prefix),
         Stage("decoder", "decoder", NextToken(final.module, scoring), final.prefix),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedspzo.device_runtime.errors import DataError, ExportError
+from fedspzo.device_runtime.model.metrics import SINGLE
 from fedspzo.device_runtime.model.task import FORMS, Label, Task
 
 if sys.version_info >= (3, 11):
@@ -21,7 +22,9 @@ def load_task(name: str) -> dict[str, Task]:
 
     The file has a table for each form that it can be asked in, with ``template`` and a table ``labels`` of name = word
     (or description); for generation ``answer`` and ``answer_tokens`` in their place. ``target`` names the field of an
-    example that holds its label or its answers ("label" by default). The file's stem is the task's name.
+    example that holds its label or its answers ("label" by default), ``kind`` says what the labels mean ("single" by
+    default), and ``metrics`` lists what evaluations measure; a form's table may have its own. The file's stem is the
+    task's name.
 
     Raises:
         DataError: there is no such task, or the file is not one.
@@ -36,8 +39,8 @@ def load_task(name: str) -> dict[str, Task]:
             )
     try:
         record = tomllib.loads(path.read_text(encoding="utf-8"))
-        target = str(record.pop("target", "label"))
-        tasks = {form: _parse(path.stem, form, table, target) for form, table in record.items()}
+        common = {key: record.pop(key) for key in _COMMON & record.keys()}
+        tasks = {form: _parse(path.stem, form, table, common) for form, table in record.items()}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
         raise DataError(
             "task.not-a-task",
@@ -64,21 +67,31 @@ def choose_form(tasks: dict[str, Task], forms: Sequence[str], model: str) -> Tas
     )
 
 
-def _parse(name: str, form: str, table: Any, target: str) -> Task:
+#: Keys that stand above the forms' tables, or in them.
+_COMMON = {"target", "kind", "metrics"}
+
+
+def _parse(name: str, form: str, table: Any, common: dict[str, Any]) -> Task:
     if form not in FORMS or not isinstance(table, dict):
-        raise ValueError(f"'{form}' is neither 'target' nor a table [{'], ['.join(FORMS)}]")
-    unknown = table.keys() - {"template", "labels", "answer", "answer_tokens"}
+        raise ValueError(f"'{form}' is neither {', '.join(sorted(_COMMON))} nor a table [{'], ['.join(FORMS)}]")
+    table = {**common, **table}
+    unknown = table.keys() - {*_COMMON, "template", "labels", "answer", "answer_tokens"}
     if unknown:
         raise ValueError(f"[{form}] has the unknown key '{min(unknown)}'")
     labels = table.get("labels", {})
     if not isinstance(labels, dict):
         raise TypeError(f"[{form}] labels is not a table of name = text")
+    metrics = table.get("metrics", [])
+    if not isinstance(metrics, list) or not all(isinstance(metric, str) for metric in metrics):
+        raise TypeError(f"[{form}] metrics is not a list of names")
     return Task(
         name=name,
         form=form,
         template=str(table["template"]),
         labels=tuple(Label(str(key), str(value)) for key, value in labels.items()),
-        target=target,
+        target=str(table.get("target", "label")),
+        kind=str(table.get("kind", SINGLE)),
+        metrics=tuple(metrics),
         answer=str(table.get("answer", "")),
         answer_tokens=int(table.get("answer_tokens", 0)),
     )

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from fedspzo import run_folder
 from fedspzo.device_runtime.data.sources import Example, check_text
 from fedspzo.device_runtime.data.store import DataStore, load_data, tokenise
@@ -35,8 +33,8 @@ class Prediction:
     """What a model answers to a text.
 
     Attributes:
-        answer: the likeliest label, or the text that was generated.
-        probabilities: label → its probability, the likeliest first; empty where text was generated.
+        answer: the likeliest label, or the labels of a set, or a number, or the text that was generated.
+        probabilities: label → its probability, the likeliest first; empty for a number or a text.
     """
 
     answer: str
@@ -123,11 +121,7 @@ def predict(
     task = forward.manifest.task
     if task.form == GENERATION:
         return Prediction("".join(_pieces(forward, store, sampling)), {})
-    logits = scores.predict(forward, store)[1][0].astype(np.float64)
-    shares = np.exp(logits - logits.max())
-    shares /= shares.sum()
-    found = {task.labels[index].name: float(shares[index]) for index in np.argsort(-shares)}
-    return Prediction(next(iter(found)), found)
+    return Prediction(*scores.read_answer(task, scores.predict(forward, store)[1][0]))
 
 
 def stream_answer(

@@ -23,6 +23,7 @@ def run(options: argparse.Namespace) -> None:
     """Print a line for each state of the model."""
     from fedspzo.api.models import evaluate
     from fedspzo.device_runtime.data.store import load_data
+    from fedspzo.device_runtime.model.metrics import format_score
     from fedspzo.progress import steps
     from fedspzo.run_folder import LAST, is_bundle, open_bundle, open_model
 
@@ -41,7 +42,7 @@ def run(options: argparse.Namespace) -> None:
         print(json.dumps({name: {"loss": e.loss, **e.scores} for name, e in found.items()} | {"examples": len(store)}))
         return
     for name, evaluation in found.items():
-        scores = ", ".join(f"{score.replace('_', ' ')} {value:.1%}" for score, value in evaluation.scores.items())
+        scores = ", ".join(format_score(*score) for score in evaluation.scores.items())
         print(f"{name}: loss {evaluation.loss:.4f}, {scores}")
     cut = f", {store.truncated} of them cut to {bundle.manifest.length} tokens" if store.truncated else ""
     print(f"{len(store)} examples{cut}")

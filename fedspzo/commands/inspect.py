@@ -28,15 +28,17 @@ def run(options: argparse.Namespace) -> None:
     from math import prod
 
     from fedspzo.device_runtime.model.bundle import Bundle
+    from fedspzo.device_runtime.model.metrics import SINGLE
     from fedspzo.tables import format_comparison, format_stages
 
     bundle = Bundle(options.bundle)
     manifest = bundle.manifest
     task = manifest.task
     labels = ", ".join(f"{label.name} = {label.text!r}" for label in task.labels) or f"answers as {task.answer!r}"
+    kind = f" ({task.kind})" if task.kind != SINGLE else ""
     print(
         f"model: {manifest.model['name']} ({manifest.model['family']}), bundle {bundle.identity.hex()[:16]}\n"
-        f"task: {task.name}, {task.form}: {task.template!r}\n      {labels}\n"
+        f"task: {task.name}, {task.form}{kind}: {task.template!r}\n      {labels}\n"
         f"formats: {', '.join(bundle.formats)}\n\n{format_stages(manifest)}\n{format_comparison(manifest)}\n"
     )
     trainable = sum(prod(tensor.shape) for tensor in manifest.tensors if tensor.trainable)

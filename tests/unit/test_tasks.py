@@ -66,7 +66,7 @@ def test_a_task_of_ones_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "kind", "named"),
     [
-        ("template = 3", "task.not-a-task", "'template' is neither 'target' nor a table"),
+        ("template = 3", "task.not-a-task", "'template' is neither kind, metrics, target nor a table"),
         ("[causal", "task.not-a-task", "mine.toml"),
         ("", "task.no-form", "write a table"),
         ("[causal]\nlabels = 3", "task.not-a-task", "mine.toml"),

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import numpy as np
-
 from fedspzo.device_runtime.data.sources import Example, check_text
 from fedspzo.device_runtime.data.store import tokenise
 from fedspzo.device_runtime.engines.protocol import Engine
@@ -17,7 +15,7 @@ from fedspzo.device_runtime.replica.state import DeviceState
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.generation import stream
 from fedspzo.device_runtime.step.runner import Forward
-from fedspzo.device_runtime.step.scores import predict
+from fedspzo.device_runtime.step.scores import predict, read_answer
 from fedspzo_app.private_files import PrivateFiles, Vault
 
 
@@ -58,7 +56,5 @@ def ask(
         for _, answer in stream(forward, store):
             so_far(answer)
         return {"answer": answer}
-    logits = predict(forward, store)[1][0].astype(np.float64)
-    shares = np.exp(logits - logits.max())
-    shares /= shares.sum()
-    return {"labels": [[task.labels[i].name, round(float(shares[i]), 4)] for i in np.argsort(-shares)]}
+    answer, shares = read_answer(task, predict(forward, store)[1][0])
+    return {"labels": [[name, round(share, 4)] for name, share in shares.items()]} if shares else {"answer": answer}
