@@ -41,3 +41,5 @@ def run(options: argparse.Namespace) -> None:
     found = predict(model, *options.text, engine=options.engine)
     for label, share in list(found.probabilities.items())[: options.top]:
         print(f"{share:6.1%}  {label}")
+    if not found.probabilities:
+        print(found.answer)
