@@ -124,7 +124,7 @@ def make_checkpoint(folder: Path, name: str, **changes: Any) -> Path:
     kind, settings = MODELS[name]
     pieces = kind in _WORD_PIECES
     tokenizer = _word_pieces() if pieces else byte_pairs(TEXTS, mask=name in ENCODERS)
-    vocabulary = tokenizer.get_vocab_size()
+    vocabulary = tokenizer.get_vocab_size() + (kind == "qwen2")  # whose class in transformers adds a token
     config = AutoConfig.for_model(kind, **{**settings, "vocab_size": vocabulary, **changes})
     torch.manual_seed(0)
     factory = AutoModelForMaskedLM if name in ENCODERS else AutoModelForCausalLM

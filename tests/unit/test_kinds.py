@@ -208,7 +208,7 @@ def test_such_a_task_is_learnt(checkpoint: Path, task: Task, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["roberta", "qwen2"])
+@pytest.mark.parametrize("name", ["roberta", "gpt2"])
 @pytest.mark.parametrize("kind", [MULTI, REGRESSION])
 def test_label_words_and_both_engines(name: str, kind: str, tmp_path: Path) -> None:
     form, template = ("masked", "{text}{mask}") if name == "roberta" else ("causal", "{text}")

@@ -21,7 +21,7 @@ from fedspzo.export.network.tokens import label_tokens, with_special_tokens
 from fedspzo.export.pipeline import export_bundle
 from fedspzo.export.tasks import choose_form, load_task
 
-OURS = ("sst2", "rte", "boolq", "wic", "cb", "mnli", "squad", "intents")
+OURS = ("sst2", "rte", "boolq", "wic", "cb", "mnli", "stsb", "squad", "intents")
 
 
 @pytest.mark.parametrize("name", OURS)
