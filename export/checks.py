@@ -38,9 +38,15 @@ def check_tensors(checkpoint: Checkpoint, architecture: Architecture) -> None:
 
 
 def check_tokenizer(checkpoint: Checkpoint, architecture: Architecture) -> None:
-    """Raise ExportError when the tokenizer has tokens that the token table has no row for."""
+    """Raise ExportError when the tokenizer makes tokens of texts that the token table has no row for.
+
+    Special tokens are none of them: no text may become one.
+    """
     rows = checkpoint.shape(architecture.embedding)[0]
-    token, highest = max(checkpoint.tokenizer.get_vocab().items(), key=lambda item: item[1])
+    tokenizer = checkpoint.tokenizer
+    special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
+    vocabulary = [item for item in tokenizer.get_vocab().items() if item[0] not in special]
+    token, highest = max(vocabulary, key=lambda item: item[1])
     if highest >= rows:
         raise ExportError(
             "model.tokenizer-mismatch",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -74,7 +75,7 @@ def check_bundle(
         return Comparison(skipped=f"transformers has no model of type {checkpoint.config.model_type} for this task")
     asked = ask(task, Encoder(bundle))
     texts = [task.render(example.fields) for example in asked]
-    with quiet():
+    with _in_transformers(checkpoint):
         ids = reference.token_ids(texts, closed=task.form not in (CAUSAL, GENERATION))
     _check_tokens(checkpoint, bundle, asked, texts, ids)
     if not asked:
@@ -82,7 +83,7 @@ def check_bundle(
     store, texts = tokenise(bundle, asked[:_SCORED]), texts[:_SCORED]
     words = label_tokens(checkpoint, task) if task.form in (MASKED, CAUSAL) else []
     rounded = _rounded(checkpoint, bundle)
-    with quiet():
+    with _in_transformers(checkpoint):
         expected = reference.scores(store, texts, words, rounded)
     judge = partial(_judge, checkpoint, expected, texts, math.sqrt(len(networks[0].stages)))
     quantised = bool(bundle.manifest.constants)
@@ -95,9 +96,26 @@ def check_bundle(
         deviations[runner.engine] = judge(runner.engine, found, tolerances.integer if quantised else tolerances.whole)
     rounding = None
     if rounded:
-        with quiet():
+        with _in_transformers(checkpoint):
             rounding = _apart(expected, reference.scores(store, texts, words, {}))
     return Comparison(reference.versions, len(store), deviations, rounding)
+
+
+@contextmanager
+def _in_transformers(checkpoint: Checkpoint) -> Iterator[None]:
+    """What transformers raises about a model becomes an ExportError, and what it prints is not seen."""
+    try:
+        with quiet():
+            yield
+    except ExportError:
+        raise
+    except Exception as error:  # whatever a model's code may raise
+        reason = " ".join((str(error) or type(error).__name__).split())[:200]
+        raise ExportError(
+            "export.transformers-fails",
+            f"transformers does not load or run {checkpoint.name} ({reason}); check that config.json belongs to the"
+            " weights, or get the model again",
+        ) from error
 
 
 def run_bundle(runner: StageRunner, networks: Sequence[Network], store: DataStore, in_full: bool = False) -> Scores:

@@ -122,7 +122,6 @@ def describe(checkpoint: Checkpoint, length: int) -> Architecture:
             )
         first, head, table = config.pad_token_id + 1, "lm_head.", "decoder"
         transform = Transform("dense", "layer_norm", "gelu", epsilon)
-    tied = config.tie_word_embeddings
     bias = next((n for n in (f"{head}{table}.bias", f"{head}bias") if n in checkpoint.files), "")
     layer = Layer(config.num_attention_heads, config.hidden_act, epsilon)
     project = getattr(config, "embedding_size", config.hidden_size) != config.hidden_size
@@ -135,7 +134,7 @@ def describe(checkpoint: Checkpoint, length: int) -> Architecture:
             *layers(layer, prefix + "encoder.layer.", config.num_hidden_layers),
         ),
         final=Stage("head", "head", transform, head) if bias else None,
-        output=prefix + WORDS if tied else f"{head}{table}.weight",
+        output=checkpoint.scoring_table(prefix + WORDS, f"{head}{table}.weight"),
         output_bias=bias,
         tables=[prefix + POSITIONS, prefix + KINDS],
         ignored=_IGNORED,

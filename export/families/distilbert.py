@@ -31,7 +31,7 @@ def describe(checkpoint: Checkpoint, length: int) -> Architecture:
             *layers(layer, prefix + "transformer.layer.", config.n_layers),
         ),
         final=Stage("head", "head", transform, "") if has_head else None,
-        output=prefix + WORDS if config.tie_word_embeddings else _PROJECTOR,
+        output=checkpoint.scoring_table(prefix + WORDS, _PROJECTOR),
         output_bias=_BIAS,
         tables=[prefix + POSITIONS],
         ignored=(_PROJECTOR,),

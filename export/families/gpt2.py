@@ -69,7 +69,7 @@ def describe(checkpoint: Checkpoint, length: int) -> Architecture:
             *(Stage(f"layer {number}", "layer", layer, f"{prefix}h.{number}.") for number in range(config.n_layer)),
         ),
         final=Stage("head", "head", Final(epsilon), prefix),
-        output=prefix + "wte.weight" if config.tie_word_embeddings else "lm_head.weight",
+        output=checkpoint.scoring_table(prefix + "wte.weight", "lm_head.weight"),
         tables=[prefix + "wpe.weight"],
         conv1d=True,
         ignored=("lm_head.weight", "attn.bias", "attn.masked_bias"),

@@ -40,7 +40,7 @@ def describe(checkpoint: Checkpoint, length: int) -> Architecture:
             for number in range(config.num_hidden_layers)
         ),
         final=Stage("head", "head", Final(norm, "final_layer_norm"), prefix),
-        output=prefix + "embed_in.weight" if config.tie_word_embeddings else output,
+        output=checkpoint.scoring_table(prefix + "embed_in.weight", output),
         ignored=(
             "rotary_emb.inv_freq", "attention.bias", "attention.masked_bias", "embed_out.weight", "lm_head.weight",
         ),

@@ -132,7 +132,7 @@ def assemble(
             ),
         ),
         final=Stage("head", "head", final, prefix),
-        output=f"{prefix}embed_tokens.weight" if checkpoint.config.tie_word_embeddings else f"{head}lm_head.weight",
+        output=checkpoint.scoring_table(f"{prefix}embed_tokens.weight", f"{head}lm_head.weight"),
         ignored=("rotary_emb.inv_freq", "lm_head.weight"),
         unused=tuple(unused),
         scoring=scoring,

@@ -71,7 +71,7 @@ def describe(checkpoint: Checkpoint, length: int) -> Architecture:
             Stage("norm", "norm", Final(norm, "final_norm"), prefix),
         ),
         final=Stage("head", "head", transform, "") if has_head else None,
-        output=prefix + _WORDS if config.tie_word_embeddings else "decoder.weight",
+        output=checkpoint.scoring_table(prefix + _WORDS, "decoder.weight"),
         output_bias="decoder.bias" if config.decoder_bias else "",
         ignored=("decoder.weight",),
     )

@@ -91,7 +91,7 @@ def describe(checkpoint: Checkpoint, length: int) -> Architecture:
             ),
         ),
         final=Stage("head", "head", final, prefix),
-        output=prefix + "embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight",
+        output=checkpoint.scoring_table(prefix + "embed_tokens.weight", "lm_head.weight"),
         tables=[prefix + "embed_positions.weight"],
         ignored=("lm_head.weight",),
     )

@@ -278,16 +278,16 @@ def test_damaged_checkpoints_are_one_sentence(tmp_path: Path) -> None:
             export_bundle(str(shards), load_task("sst2"), Target(["torch"], [1], [16]), tmp_path / "b")
 
     some = sorted(set(index["weight_map"].values()))
-    mixed = {**index["weight_map"], "model.norm.weight": some[0]}
-    (shards / "model.safetensors.index.json").write_text(json.dumps({**index, "weight_map": mixed}))
-    refused("model.tensor-unreadable", "'model.norm.weight'")
+    gone = {**index["weight_map"], "model.norm.weight": "gone.safetensors"}
+    (shards / "model.safetensors.index.json").write_text(json.dumps({**index, "weight_map": gone}))
+    refused("model.no-weights", shards / "gone.safetensors")
     for text in ("[]", '{"weight_map": 3}', '{"weight_map": []}'):
         (shards / "model.safetensors.index.json").write_text(text)
         refused("model.no-weights")
     (shards / "model.safetensors.index.json").write_text(json.dumps(index))
     config = json.loads((shards / "config.json").read_text())
     (shards / "config.json").write_text(json.dumps({**config, "head_dim": 6}))
-    refused("export.graph-fails", "config.json")
+    refused("export.transformers-fails", "config.json")
     (shards / "config.json").write_text(json.dumps(config))
     (shards / some[-1]).write_bytes((shards / some[-1]).read_bytes()[:-100])
     refused("model.tensor-unreadable", shards / some[-1])
