@@ -59,6 +59,8 @@ class Norms(NamedTuple):
 
 #: Norms before each part, as LLaMA has them.
 BEFORE = Norms()
+#: Names of the norms of queries and keys.
+_QUERY_NORM, _KEY_NORM = "self_attn.q_norm", "self_attn.k_norm"
 
 
 @dataclass(frozen=True)
@@ -124,9 +126,7 @@ class Attention:
     def _normed(self, weights: Weights, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         if self.norm is None:
             return query, key
-        names = ("self_attn.q_norm", "self_attn.k_norm")
-        query, key = (self.norm.apply(weights, name, x) for name, x in zip(names, (query, key), strict=True))
-        return query, key
+        return self.norm.apply(weights, _QUERY_NORM, query), self.norm.apply(weights, _KEY_NORM, key)
 
 
 @dataclass(frozen=True)
@@ -196,13 +196,12 @@ class DecoderLayer(TextLayer):
             parallel: whether the feed-forward part starts from the layer's input, not from the attention's output.
             factor: on what each part adds.
         """
-        query_norms = ("self_attn.q_norm", "self_attn.k_norm")
         super().__init__(
             [
                 *norm.tensors(*norms),
                 *attention.tensors,
                 *feed_forward.tensors,
-                *(attention.norm.tensors(*query_norms) if attention.norm else []),
+                *(attention.norm.tensors(_QUERY_NORM, _KEY_NORM) if attention.norm else []),
             ],
             length,
             window,
