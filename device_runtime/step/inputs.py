@@ -25,16 +25,16 @@ class Examples:
     lengths: np.ndarray
     starts: np.ndarray
     labels: np.ndarray
-    targets: np.ndarray | None
     embedding: Stored
     output: Stored
+    targets: np.ndarray | None = None
 
     @classmethod
     def of(cls, store: DataStore, indices: np.ndarray, tables: tuple[Stored, Stored]) -> Examples:
         """The examples of a store at some indices."""
         targets = None if store.targets is None else store.targets[indices]
         ids, lengths, starts, labels = (a[indices] for a in (store.ids, store.lengths, store.starts, store.labels))
-        return cls(ids, lengths, starts, labels, targets, *tables)
+        return cls(ids, lengths, starts, labels, *tables, targets)
 
 
 def fill(name: str, out: np.ndarray, examples: Examples) -> None:

@@ -136,6 +136,12 @@ def test_commands_take_a_round_and_say_which_is_the_best(
     assert f"best in {sentence}, last in round {ROUNDS} " in said("status", folder)
     status = json.loads(said("status", folder, "--json"))["evaluated"]
     assert (status["best"]["round"], status["last"]["round"]) == (best, ROUNDS)
+    assert f"{sentence}; --round best gives it" in said("materialize", folder, "--out", tmp_path / "last")
+    assert said("materialize", folder, "--out", tmp_path / "best", "--round", "best").startswith(
+        f"checkpoint of round {best} "
+    )
+    last, best_of_all = (TensorFile(tmp_path / name / "model.safetensors") for name in ("last", "best"))
+    assert any((last.view(name) != best_of_all.view(name)).any() for name in last.names)
     assert "[state.no-such-round]" in refused(capsys, "predict", folder, "wake me", "--round", 99)
 
 

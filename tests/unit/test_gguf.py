@@ -24,7 +24,8 @@ from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.runner import Forward
 from fedspzo.device_runtime.step.scores import predict
 from fedspzo.export.checkpoint import Checkpoint
-from fedspzo.export.materialize import write_checkpoint
+from fedspzo.export.materialize import write_adapter, write_checkpoint
+from fedspzo.export.network.adapters import LowRank
 from fedspzo.export.network.target import Target
 from fedspzo.export.network.tokens import label_tokens
 from fedspzo.export.pipeline import export_bundle
@@ -78,6 +79,18 @@ def test_a_file_is_exported_and_comes_back(tmp_path: Path) -> None:
     write_gguf(folder / "tiny.gguf", **{"general.note": "another file"})
     with raises("export.other-source", "tiny.gguf", "--source"):
         write_checkpoint(Replica(bundle), tmp_path / "again")
+
+
+def test_adapters_over_a_file_name_a_model_that_peft_can_load(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "tiny.gguf")
+    target = Target(["torch"], [1], [16], adapters=LowRank(2))
+    bundle = export_bundle(str(tmp_path / "tiny.gguf"), load_task("sst2"), target, tmp_path / "bundle", check=False)
+    assert bundle.manifest.model["name"] == "tiny.gguf"
+    with raises("export.base-model", "tiny.gguf", "--base-model"):
+        write_adapter(Replica(bundle), tmp_path / "adapter")
+    write_adapter(Replica(bundle), tmp_path / "adapter", base_model="someone/tiny")
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["task_type"]) == ("someone/tiny", "CAUSAL_LM")
 
 
 def test_the_cache_is_private_and_made_once(tmp_path: Path) -> None:

@@ -49,8 +49,10 @@ def test_a_file_says_which_version_its_tables_are(make_plan: Callable[..., Plan]
     assert version(tmp_path) == VERSION
     with sqlite3.connect(tmp_path / DATABASE) as connection:
         connection.execute("PRAGMA user_version = 0")
-        connection.execute("DROP TABLE rebase")  # which came later
+        connection.execute("DROP TABLE rebase")  # which came later, as this did
+        connection.execute("DROP TABLE evaluations")
     assert len(read_journal(tmp_path)) == read_status(tmp_path)["round"] == 1
+    assert read_status(tmp_path)["evaluated"] is None
     with ServerStore(tmp_path, IDENTITY) as store:
         assert (store.journal.last_round, store.rebase) == (1, None)
     assert version(tmp_path) == VERSION
