@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from functools import partial
 
@@ -18,7 +19,7 @@ def with_special_tokens(checkpoint: Checkpoint, task: Task) -> Task:
         ExportError: the task is masked and the tokenizer has no mask token.
     """
     if task.form == GENERATION:
-        return replace(task, stop=checkpoint.end_token)
+        return replace(task, stop=_end(checkpoint))
     if task.form != MASKED:
         return task
     if not checkpoint.mask_token:
@@ -28,6 +29,18 @@ def with_special_tokens(checkpoint: Checkpoint, task: Task) -> Task:
             ' name one in its tokenizer_config.json ("mask_token")',
         )
     return replace(task, mask=checkpoint.mask_token)
+
+
+def _end(checkpoint: Checkpoint) -> str:
+    """The text of the token that ends an answer: the tokenizer's, unless generation_config.json has others alone."""
+    try:
+        settings = json.loads((checkpoint.folder / "generation_config.json").read_text(encoding="utf-8"))
+        ids = settings["eos_token_id"]
+        ends = [checkpoint.tokenizer.id_to_token(i) for i in ([ids] if isinstance(ids, int) else ids)]
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        return checkpoint.end_token
+    own = checkpoint.end_token
+    return own if not own or own in ends else next(filter(None, ends), own)
 
 
 def label_tokens(checkpoint: Checkpoint, task: Task) -> list[int]:

@@ -28,6 +28,7 @@ from fedspzo.export.families import Architecture, find_family, llama
 from fedspzo.export.materialize import write_checkpoint
 from fedspzo.export.network.adapters import LowRank
 from fedspzo.export.network.target import Target
+from fedspzo.export.network.tokens import with_special_tokens
 from fedspzo.export.pipeline import export_bundle
 from fedspzo.export.tasks import load_task
 from fedspzo.export.weights import UNWANTED, WANTED
@@ -180,6 +181,18 @@ def test_leftovers_of_a_quantisation(tmp_path: Path) -> None:
             Checkpoint(str(folder))
     configure(folder, quantization_config={"quant_method": "none-such"})
     assert apart(folder) < 1e-4, "transformers knows no such method, and ignores it"
+
+
+@pytest.mark.parametrize(
+    ("ends", "stop"), [(None, "</s>"), (2, "</s>"), ([0, 2], "</s>"), ([3, 1], "<unk>"), ([], "</s>"), ([999], "</s>")]
+)
+def test_an_answer_ends_where_the_model_ends_it(ends: int | list[int] | None, stop: str, tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "m", "llama-3.2")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "eos_token": "</s>", "unk_token": "<unk>"}))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+    task = with_special_tokens(Checkpoint(str(folder)), load_task("squad")["generation"])
+    assert task.stop == stop
 
 
 class Otherwise:
