@@ -14,12 +14,17 @@ from torch import Tensor
 
 from fedspzo.device_runtime.model.stored import GROUP, Quantised, pack, quantise, storable, widened
 
-#: What is added to the inputs' moments, as a part of their mean square: few inputs tell little of rare directions.
-_DAMPING = 0.01
+#: What is added to each input's mean square, as a part of it: a short text says little of how inputs go together, and
+#: codes that fit it too well lose on other texts.
+_DAMPING = 0.1
+#: The same for inputs that the text hardly uses, as a part of the average mean square.
+_FLOOR = 1e-4
 #: Columns whose rounding is passed on to the others at a time.
 _BLOCK = 64
 #: Passes over all scales and codes after the first rounding.
 _PASSES = 1
+#: Parts of a group's largest weight that the largest code may stand for at first.
+_PARTS = (1.0, 0.96, 0.92, 0.88, 0.84, 0.8, 0.76, 0.72, 0.68, 0.64)
 _LARGEST = 7
 
 
@@ -28,12 +33,14 @@ class Inputs:
     """Second moments of a linear map's inputs, with what rounding needs of them; matrices may share them.
 
     Attributes:
-        moments: float32 [in, in].
+        moments: float32 [in, in], damped.
+        damping: float32 [in], what was added to their diagonal.
         order: columns by the size of their inputs, the largest first.
-        factor: float32 [in, in]: the upper Cholesky factor of the inverse of the damped moments in that order.
+        factor: float32 [in, in]: the upper Cholesky factor of the inverse of the moments in that order.
     """
 
     moments: Tensor
+    damping: Tensor
     order: Tensor
     factor: Tensor
 
@@ -43,18 +50,19 @@ class Inputs:
         flat = inputs.reshape(-1, inputs.shape[-1])
         moments = flat.t() @ flat / flat.shape[0]
         squares = moments.diagonal()
+        damping = _DAMPING * squares + max(_FLOOR * float(squares.mean()), 1e-12)
+        squares += damping
         order = torch.argsort(squares, descending=True, stable=True)
-        damped = moments[order][:, order].double()
-        damped.diagonal().add_(max(_DAMPING * float(squares.mean()), 1e-12))
-        factor = torch.linalg.cholesky(damped)
+        factor = torch.linalg.cholesky(moments[order][:, order].double())
         factor = torch.linalg.cholesky(torch.cholesky_inverse(factor), upper=True).float()
-        return cls(moments, order, factor)
+        return cls(moments, damping, order, factor)
 
 
 def output_errors(matrix: Tensor, rounded: Tensor, inputs: Inputs) -> Tensor:
     """Mean squared error of each output [out] that rounding a matrix [out, in] makes."""
     difference = matrix - rounded
-    return ((difference @ inputs.moments) * difference).sum(dim=1)
+    damped = ((difference @ inputs.moments) * difference).sum(dim=1)
+    return damped - difference.square() @ inputs.damping
 
 
 def compensate(matrix: np.ndarray, inputs: Inputs) -> Quantised:
@@ -63,7 +71,7 @@ def compensate(matrix: np.ndarray, inputs: Inputs) -> Quantised:
     nearest = quantise(matrix, "int4")
     if not np.isfinite(nearest.scales).all():
         return nearest
-    scales = torch.from_numpy(nearest.scales.astype(np.float32))
+    scales = _first_scales(exact, inputs)
     codes = _round_in_turn(exact, scales, inputs)
     for _ in range(_PASSES):
         scales = _fit_scales(exact, codes, scales, inputs)
@@ -83,6 +91,24 @@ def _product(codes: Tensor, scales: Tensor) -> Tensor:
 
 def _nearest(values: Tensor) -> Tensor:
     return torch.round(values).clamp_(-_LARGEST, _LARGEST)
+
+
+def _first_scales(matrix: Tensor, inputs: Inputs) -> Tensor:
+    """Scales [out, in/32] that suit each group by itself, its weights counting as their inputs are large."""
+    groups = matrix.reshape(len(matrix), -1, GROUP)
+    counts = inputs.moments.diagonal().reshape(-1, GROUP)
+    largest = groups.abs().amax(dim=2)
+    scales, least = torch.empty_like(largest), torch.full_like(largest, torch.inf)
+    for part in _PARTS:
+        tried = _storable(largest * (part / _LARGEST))
+        errors = ((_nearest(groups / tried[..., None]) * tried[..., None] - groups).square() * counts).sum(dim=2)
+        scales = torch.where(errors < least, tried, scales)
+        least = torch.minimum(errors, least)
+    return scales
+
+
+def _storable(scales: Tensor) -> Tensor:
+    return torch.from_numpy(storable(scales.numpy()).astype(np.float32))
 
 
 def _round_in_turn(matrix: Tensor, scales: Tensor, inputs: Inputs) -> Tensor:
@@ -113,7 +139,7 @@ def _fit_scales(matrix: Tensor, codes: Tensor, scales: Tensor, inputs: Inputs) -
         slope = (of_group * residual[:, here]).sum(dim=1)
         curvature = ((of_group @ inputs.moments[here, here]) * of_group).sum(dim=1)
         wanted = scales[:, group] + slope / curvature.clamp(min=1e-30)
-        change = torch.from_numpy(storable(wanted.numpy()).astype(np.float32)) - scales[:, group]
+        change = _storable(wanted) - scales[:, group]
         change[~((wanted > 0) & (2 * change * slope > change**2 * curvature))] = 0.0  # it would be worse once rounded
         scales[:, group] += change
         residual -= (change[:, None] * of_group) @ inputs.moments[here]
