@@ -234,6 +234,14 @@ class Task:
             return min(range(len(distances)), key=lambda i: abs(distances[i])), distances
         return self.label_index(value), ()
 
+    def write_target(self, label: int, targets: tuple[float, ...]) -> object:
+        """The target of an example in a data file, from which :meth:`read_target` makes these."""
+        if self.kind == MULTI:
+            return [own.name for own, holds in zip(self.labels, targets, strict=True) if holds]
+        if self.kind == REGRESSION:
+            return round(self.values[0] - targets[0], 9)
+        return self.labels[label].name
+
     def _set(self, value: object) -> list[object]:
         """The labels of a list, or of a text: a JSON list, one label, or several between commas."""
         if isinstance(value, str):

@@ -68,12 +68,14 @@ def test_a_numbers_loss_is_its_squared_error(labels: list[tuple[float, float]], 
 def test_sets_of_labels_are_read(value: object, label: int, fed: tuple[float, ...]) -> None:
     example = parse_example({"text": "hey", "topics": value}, TOPICS)
     assert (example.label, example.targets) == (label, fed)
+    assert TOPICS.read_target(TOPICS.write_target(label, fed)) == (label, fed)
 
 
 @pytest.mark.parametrize(("value", "label", "number"), [(4, 2, 4.0), ("2.75", 1, 2.75), (0.0, 0, 0.0)])
 def test_numbers_are_read(value: object, label: int, number: float) -> None:
     example = parse_example({"text": "hey", "level": value}, LOUDNESS)
     assert (example.label, example.targets) == (label, (0 - number, 2.5 - number, 5 - number))
+    assert LOUDNESS.write_target(example.label, example.targets) == number
 
 
 def test_what_is_no_set_and_no_number_is_refused() -> None:

@@ -18,6 +18,7 @@ from fedspzo.device_runtime.errors import DataError, FedSPZOError, StateError
 from fedspzo.device_runtime.link.invitation import Invitation
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.manifest import MANIFEST
+from fedspzo.device_runtime.model.metrics import SINGLE
 from fedspzo.device_runtime.replica.state import DeviceState, read_identity
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo_app import own_examples
@@ -292,7 +293,8 @@ def _describe(bundle: Bundle) -> dict[str, Any]:
     return {
         "name": task.name,
         "fields": list(task.fields),
-        "labels": [label.name for label in task.labels],
+        # To choose one of; sets of labels and numbers are typed, as texts are.
+        "labels": [label.name for label in task.labels] if task.kind == SINGLE else [],
         "target": task.target,
     }
 

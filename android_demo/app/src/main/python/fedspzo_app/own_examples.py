@@ -43,5 +43,5 @@ def _extend(files: PrivateFiles, examples: Sequence[Example], task: Task) -> Non
 
 
 def _record(example: Example, task: Task) -> dict[str, object]:
-    answer: object = list(example.answers) or task.labels[example.label].name
+    answer: object = list(example.answers) or task.write_target(example.label, example.targets)
     return {**example.fields, task.target: answer}
