@@ -81,6 +81,9 @@ def _parse(name: str, form: str, table: Any, common: dict[str, Any]) -> Task:
     labels = table.get("labels", {})
     if not isinstance(labels, dict):
         raise TypeError(f"[{form}] labels is not a table of name = text")
+    for name_of_label, text in labels.items():
+        if isinstance(text, dict | list):
+            raise TypeError(f"[{form}] label '{name_of_label}' has no text; put a name with a dot in quotes")
     metrics = table.get("metrics", [])
     if not isinstance(metrics, list) or not all(isinstance(metric, str) for metric in metrics):
         raise TypeError(f"[{form}] metrics is not a list of names")

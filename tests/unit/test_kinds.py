@@ -124,6 +124,13 @@ def test_tasks_that_contradict_themselves(tmp_path: Path, text: str, kind: str, 
         load_task(str(tmp_path / "own.toml"))
 
 
+def test_a_number_with_a_dot_is_put_in_quotes(tmp_path: Path) -> None:
+    """To TOML it is a table's name and a key."""
+    (tmp_path / "own.toml").write_text('[similarity]\ntemplate = "{text}"\nlabels = {0.5 = "b", 1 = "d"}')
+    with raises("task.not-a-task", "label '0'", "in quotes"):
+        load_task(str(tmp_path / "own.toml"))
+
+
 def test_kinds_and_metrics_stand_above_the_forms_or_in_them(tmp_path: Path) -> None:
     (tmp_path / "own.toml").write_text(
         'kind = "regression"\nmetrics = ["spearman"]\n[causal]\ntemplate = "{text}"\nlabels = {0 = "b", 1 = "d"}\n'
