@@ -19,6 +19,7 @@ from fedspzo.export.modules.rotary import rotations
 
 MODEL_TYPES = ("llama", "mistral", "ministral", "qwen2", "qwen3")
 
+_HEAD = "lm_head.weight"
 #: Words of ``layer_types`` for attention to all tokens before, and to those within a window.
 FULL, SLIDING = "full_attention", "sliding_attention"
 
@@ -118,7 +119,7 @@ def assemble(
     config = config or checkpoint.config
     require_causal(checkpoint, config)
     prefix = checkpoint.prefix("embed_tokens.weight")
-    head = "" if checkpoint.config.tie_word_embeddings else checkpoint.prefix("lm_head.weight")
+    head = next((name for name in checkpoint.files if f".{name}".endswith(f".{_HEAD}")), _HEAD)
     layers = {kind: layer(kind) for kind in dict.fromkeys(kinds)}
     return Architecture(
         forms=DECODER_FORMS,
@@ -132,8 +133,8 @@ def assemble(
             ),
         ),
         final=Stage("head", "head", final, prefix),
-        output=checkpoint.scoring_table(f"{prefix}embed_tokens.weight", f"{head}lm_head.weight"),
-        ignored=("rotary_emb.inv_freq", "lm_head.weight"),
+        output=checkpoint.scoring_table(f"{prefix}embed_tokens.weight", head),
+        ignored=("rotary_emb.inv_freq", _HEAD),
         unused=tuple(unused),
         scoring=scoring,
     )

@@ -14,6 +14,7 @@ from models import ENCODERS, MODELS, TEXTS, byte_pairs, make_checkpoint, save_to
 from peft import PeftModel
 from references import trained
 from refusals import raises
+from safetensors.torch import load_file, save_file
 from sweep import save_random
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
 
@@ -299,6 +300,10 @@ def test_the_text_part_of_a_model_that_sees(tmp_path: Path) -> None:
         pad_token_id=None, bos_token_id=0, eos_token_id=1,
     )  # fmt: skip
     save_random(tmp_path / "model", config)
+    file = tmp_path / "model" / "model.safetensors"
+    tensors = load_file(file)
+    own_head = torch.randn(tensors["language_model.model.embed_tokens.weight"].shape)  # though the config ties the two
+    save_file({**tensors, "language_model.lm_head.weight": own_head}, file, metadata={"format": "pt"})
     save_tokenizer(tokenizer, tmp_path / "model", mask=None)
     target = Target(["torch"], [2], [24], adapters=LowRank(2))
     bundle = export_bundle(str(tmp_path / "model"), load_task("sst2"), target, tmp_path / "bundle")
