@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -69,31 +69,51 @@ def stream(forward: Forward[ModelWeights], store: DataStore, sampling: Sampling 
     ends = [text for text in (task.answer_end, task.stop) if text]
     # Prompts alone: whatever the store knows of the answers is left out.
     texts = DataStore(store.ids.copy(), store.starts + 1, store.starts, store.labels)
+
+    def answer(index: int) -> tuple[str, bool]:
+        """A text's answer so far, and whether it ends here."""
+        start, length = int(texts.starts[index]) + 1, int(texts.lengths[index])
+        text = encoder.decode(texts.ids[index, start:length].tolist())
+        stop = min((at for at in map(text.find, ends) if at >= 0), default=None)
+        ended = stop is not None or length - start >= task.answer_tokens or length >= texts.ids.shape[1]
+        return (text[:stop] if ended else _certain(text, ends)).strip(), ended
+
     order = np.argsort(texts.lengths, kind="stable")
     for first in range(0, len(order), forward.manifest.batch):
         indices = order[first : first + forward.manifest.batch]
         reader: Reader = KeyValues(forward, len(indices)) if forward.manifest.continuations else WholeTexts(forward)
-        scores = reader.read(texts, indices)
-        going = {int(index): "" for index in indices}
-        while going:
-            for row, index in enumerate(indices.tolist()):
-                if index not in going:
-                    continue
-                start, at = int(texts.starts[index]) + 1, int(texts.lengths[index])
-                texts.ids[index, at] = sampling.choose(scores[row], index, at)
-                texts.lengths[index] = at + 1
-                text = encoder.decode(texts.ids[index, start : at + 1].tolist())
-                stop = min((at for at in map(text.find, ends) if at >= 0), default=None)
-                full = at + 1 - start >= task.answer_tokens or at + 1 >= texts.ids.shape[1]
-                answer = (text[:stop] if full or stop is not None else _certain(text, ends)).strip()
-                if answer != going[index]:
-                    yield index, answer
-                    going[index] = answer
-                if full or stop is not None:
-                    del going[index]
-            if going:
-                scores = reader.add(texts, indices)
-        reader.release()
+        try:
+            yield from _continue(reader, texts, indices, sampling, answer)
+        finally:
+            reader.release()
+
+
+def _continue(
+    reader: Reader,
+    texts: DataStore,
+    indices: np.ndarray,
+    sampling: Sampling,
+    answer: Callable[[int], tuple[str, bool]],
+) -> Iterator[tuple[int, str]]:
+    """Add tokens to some texts until the answers of all have ended; see :func:`stream`."""
+    scores = reader.read(texts, indices)
+    going = {int(index): "" for index in indices}
+    while True:
+        for row, index in enumerate(indices.tolist()):
+            if index not in going:
+                continue
+            at = int(texts.lengths[index])
+            texts.ids[index, at] = sampling.choose(scores[row], index, at)
+            texts.lengths[index] = at + 1
+            found, ended = answer(index)
+            if found != going[index]:
+                yield index, found
+            going[index] = found
+            if ended:
+                del going[index]
+        if not going:
+            return
+        scores = reader.add(texts, indices)
 
 
 def _certain(text: str, ends: Sequence[str]) -> str:

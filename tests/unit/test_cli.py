@@ -329,6 +329,9 @@ def test_answers_on_the_command_line(capsys: pytest.CaptureFixture[str], tmp_pat
     assert (
         len(said(capsys, "predict", tmp_path / "b", "Rome", "a city", "what?", "--engine", "torch").splitlines()) <= 1
     )
+    asked = ("predict", tmp_path / "b", "Rome", "a city", "what?", "--engine", "torch", "--temperature")
+    assert said(capsys, *asked, "0.9", "--seed", "4") == said(capsys, *asked, "0.9", "--seed", "4")
+    assert "[option.sampling]" in refused(capsys, *asked, "-1")
     assert "answers as ' {answers}\\n'" in said(capsys, "inspect", tmp_path / "b", "--split", "2")
     assert "[plan.nothing-to-train]" in refused(capsys, "inspect", tmp_path / "b", "--split", "3")
     assert "export it with --engine litert [bundle.no-graphs]" in refused(

@@ -29,11 +29,13 @@ from fedspzo.device_runtime.model.stored import GROUP, quantise, widened
 from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Plan
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.estimator import measure
+from fedspzo.device_runtime.step.generation import WholeTexts
+from fedspzo.device_runtime.step.key_values import KeyValues
 from fedspzo.device_runtime.step.runner import Forward
 from fedspzo.device_runtime.step.scores import evaluate, predict
 from fedspzo.export.network.adapters import LowRank, OutputScales
 from fedspzo.export.network.target import Target
-from fedspzo.export.pipeline import export_bundle
+from fedspzo.export.pipeline import INTEGER_TOLERANCE, export_bundle
 from fedspzo.export.tasks import load_task
 
 BITS = {"int8": 8, "int4": 4}
@@ -141,6 +143,29 @@ def test_generation_scores_tokens_in_integers(tmp_path: Path) -> None:
     losses = [evaluate(Forward(create_engine(name), Replica(bundle)), store).loss for name in (*ENGINES, "torch")]
     assert losses[0] == pytest.approx(losses[1], rel=0.01)
     assert losses[0] == pytest.approx(losses[2], rel=0.1), "activations in 8 bits, and in full"
+    for name in ENGINES:
+        loader = create_engine(name)
+        loaded = watch_graphs(loader)
+        forward = Forward(loader, Replica(bundle))
+        trained(forward.weights)
+        assert_the_next_tokens_are_those_of_whole_texts(forward, store)
+        computing = (*manifest.stages[:-1], manifest.decoder)
+        assert sum(graph() is not None for graph in loaded) == len(computing), "whole texts or the next token at a time"
+
+
+def assert_the_next_tokens_are_those_of_whole_texts(forward: Forward[Replica], store: DataStore) -> None:
+    """For all but a few scores; see :func:`test_losses_are_those_of_the_same_codes_in_pytorch`."""
+    texts = DataStore(store.ids.copy(), store.starts + 1, store.starts, store.labels)
+    both = np.arange(2)
+    readers = KeyValues(forward, 2), WholeTexts(forward)
+    readers[0].read(texts, both)
+    for token in (5, 9, 11):
+        texts.ids[both, texts.lengths] = token
+        texts.lengths[...] += 1
+        found, expected = (reader.add(texts, both) for reader in readers)
+        differences = np.abs(found - expected) / np.abs(expected).max()
+        assert np.median(differences) < 1e-3
+        assert differences.max() < INTEGER_TOLERANCE
 
 
 @pytest.mark.parametrize("engine", ENGINES)
