@@ -42,9 +42,7 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=1, help="texts at a time, at most the bundle's batch")
     parser.add_argument("--prompt", type=int, default=20, help="tokens of each prompt, drawn at random")
     parser.add_argument("--tokens", type=int, default=100, help="tokens to generate")
-    parser.add_argument(
-        "--every", type=int, default=10, help="one of so many tokens is computed from the whole text too"
-    )
+    parser.add_argument("--every", type=int, default=10, help="one of N tokens is computed from the whole text too")
     options = parser.parse_args()
     forward = Forward(create_engine(options.engine, options.threads), Replica(Bundle(options.bundle)))
     texts, room = np.arange(options.texts), options.prompt + options.tokens
