@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -28,17 +28,24 @@ class Stage:
         graph: name of its graph, which stages whose modules compute the same share.
         module: what it computes.
         prefix: what stands before the names of the module's tensors in the checkpoint.
+        shared: name in the module → in the checkpoint, of tensors that several stages take; they are among the
+            architecture's ``tables``.
     """
 
     name: str
     graph: str
     module: StageModule
     prefix: str
+    shared: Mapping[str, str] = field(default_factory=dict)
+
+    def full_name(self, name: str) -> str:
+        """The checkpoint's name of a tensor of the module."""
+        return self.shared.get(name, self.prefix + name)
 
     @property
     def tensors(self) -> tuple[str, ...]:
         """The checkpoint's names of its tensors."""
-        return tuple(self.prefix + name for name in self.module.tensors)
+        return tuple(map(self.full_name, self.module.tensors))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""BERT-like encoders (BERT, RoBERTa, XLM-R, ELECTRA): post-norm layers, and a masked-language-model head where one is.
+"""BERT-like encoders (BERT, RoBERTa, XLM-R, ELECTRA): post-norm layers, and a head for masks where there is one.
 
-Families whose layers are the same but for their names are described with what is here.
+Other files use these modules for families whose layers differ in names, or in what is added to attention's scores.
 """
 
 from __future__ import annotations
@@ -74,18 +74,20 @@ class Layer(StageModule):
         """``others`` are tensors that a subclass needs."""
         super().__init__([*affine(*names), *others])
         self.heads, self.act, self.epsilon, self.names = heads, activation(act), epsilon, names
+        self.factor: float | None = None  # on the scores, by default size^-½
 
     def compute(self, weights: Weights, *feeds: Tensor) -> Tensor:
         hidden, mask = feeds
         names = self.names
         query, key, value = (split_heads(weights.linear(name, hidden), self.heads) for name in names[:3])
-        mixed = weights.linear(names.mixed, attend(query, key, value, self.bias(weights, mask)))
+        bias = self.bias(weights, mask, query, key)
+        mixed = weights.linear(names.mixed, attend(query, key, value, bias, self.factor))
         hidden = weights.layer_norm(names.attention_norm, hidden + mixed, self.epsilon)
         inner = weights.linear(names.outer, self.act(weights.linear(names.inner, hidden)))
         return weights.layer_norm(names.norm, hidden + inner, self.epsilon)
 
-    def bias(self, weights: Weights, mask: Tensor) -> Tensor:
-        """What is added to the attention's scores."""
+    def bias(self, weights: Weights, mask: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        """What is added to the scores of queries [B, heads, S, size] with keys."""
         return padding_bias(mask)
 
 

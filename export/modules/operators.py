@@ -163,6 +163,18 @@ def window_bias(tokens: int, reach: int) -> Tensor:
     return hide((distance.abs() <= reach).to(torch.float32))[None, None]
 
 
+def by_distance(x: Tensor) -> Tensor:
+    """[..., tokens, 2·tokens − 1], what each token has for each distance → [..., tokens, tokens] for each other token.
+
+    Distances go up from that to a token as far before as can be. The shift is that of Transformer-XL (arXiv
+    1901.02860): rows one element longer than they should be are read as if they were not.
+    """
+    tokens = x.shape[-2]
+    flat = torch.cat([x, x[..., :1]], dim=-1).reshape(*x.shape[:-2], 2 * tokens * tokens)
+    flat = flat[..., tokens - 1 : tokens - 1 + tokens * (2 * tokens - 1)]
+    return flat.reshape(*x.shape[:-2], tokens, 2 * tokens - 1)[..., :tokens]
+
+
 def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     """Rotary position embedding (arXiv 2104.09864): pairs (i, i + n/2) of [..., tokens, size] turned by n angles.
 

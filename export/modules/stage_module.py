@@ -31,6 +31,11 @@ class Weights:
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name]
 
+    @property
+    def groups(self) -> int:
+        """How many branches go through the stage together, each with adapters of its own."""
+        return max((x.shape[0] for name, x in self._tensors.items() if name.endswith(ADDED)), default=1)
+
     def linear(self, name: str, x: Tensor) -> Tensor:
         """x @ weight, plus the bias, with the adapter where the module has one."""
         y = operators.linear(x, self[f"{name}.weight"], self._tensors.get(f"{name}.bias"))

@@ -169,5 +169,5 @@ def linear_shape(checkpoint: Checkpoint, name: str, conv1d: bool) -> tuple[int, 
 
 
 def _is_linear(architecture: Architecture, checkpoint: Checkpoint, stage: Stage, name: str) -> bool:
-    name = stage.prefix + name
+    name = stage.full_name(name)
     return name.endswith(".weight") and name not in architecture.tables and len(checkpoint.shape(name)) == 2

@@ -185,4 +185,5 @@ class _Graphs:
         """The name in the bundle of a tensor of a stage's module."""
         if tensor == TABLE:
             return self._table
-        return stage.prefix + tensor if stage.prefix + tensor in self._tensors else tensor
+        full = stage.full_name(tensor)
+        return full if full in self._tensors else tensor

@@ -97,6 +97,14 @@ _ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
         "distilbert", {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 66},
     ),
     "electra": ("electra", {**_ENCODER, "embedding_size": 16}),
+    "mpnet": ("mpnet", {**_ENCODER, "pad_token_id": 1}),
+    "deberta-v3": (
+        "deberta-v2",
+        {
+            **_ENCODER, "relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 8,
+            "norm_rel_ebd": "layer_norm", "share_att_key": True, "position_biased_input": False,
+        },
+    ),
     "modernbert": ("modernbert", {**_ENCODER, "local_attention": 6, "pad_token_id": 1}),
 }  # fmt: skip
 MODELS |= _ENCODERS

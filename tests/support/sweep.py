@@ -79,7 +79,7 @@ def check_variants(
         if len(found) == wanted:
             break
     wrong = [outcome for outcome in found if not outcome.refused and not outcome.difference < 1e-4]
-    assert wrong == []
+    assert wrong == [], wrong
     assert sum(not outcome.refused for outcome in found) >= wanted // 3, found
 
 

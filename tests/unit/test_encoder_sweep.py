@@ -51,6 +51,15 @@ FAMILIES: dict[str, tuple[dict[str, Any], Settings]] = {
          "max_position_embeddings": [9, 100], "pad_token_id": [0, 2, None], "dropout": [0.4],
          "chunk_size_feed_forward": [1]},
     ),
+    "mpnet": (_BASE, {**_ANY, "relative_attention_num_buckets": [16, 32, 40]}),
+    "deberta-v2": (
+        {**_BASE, "relative_attention": True, "pos_att_type": ["c2p", "p2c"]},
+        {**_ANY, "relative_attention": [True, False], "pos_att_type": [["c2p"], ["p2c"], [], None, "p2c|c2p"],
+         "share_att_key": [True], "position_buckets": [-1, 2, 4, 8], "max_relative_positions": [-1, 3, 20],
+         "norm_rel_ebd": ["layer_norm", "none"], "position_biased_input": [True, False], "type_vocab_size": [0, 2],
+         "embedding_size": [16, 48], "conv_kernel_size": [0, 3], "legacy": [True, False],
+         "attention_head_size": [8, 12]},
+    ),
     "modernbert": ({**_BASE, "local_attention": 4, "pad_token_id": 1}, _MODERN),
 }  # fmt: skip
 
