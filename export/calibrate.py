@@ -59,12 +59,14 @@ def compensate_base(
     table = view(TensorFile(folder / WEIGHTS), spec.name, spec.dtype)
     whole = np.full(len(ids), ids.shape[1], np.int32)
     for name, feed in feeds.items():
-        fill(name, feed, Examples(ids, whole, whole - 1, 0 * whole, table, table))
+        fill(name, feed, Examples(ids, whole, whole - 1, 0 * whole, None, table, table))
     hidden = torch.from_numpy(feeds.pop("rows"))
     known = {"rows": hidden, "mask": torch.from_numpy(feeds["mask"])}
     for stage in architecture.stages:
         progress(f"rounding the matrices of '{stage.name}'")
-        weights = _Rounding(stage.prefix, {name: tensors[stage.prefix + name] for name in stage.module.tensors}, folder)
+        weights = _Rounding(
+            stage.prefix, {name: tensors[stage.full_name(name)] for name in stage.module.tensors}, folder
+        )
         inputs = [hidden if name == "hidden" else known[name] for name in stage.module.feeds]
         with torch.inference_mode():
             outputs = stage.module.compute(weights, *inputs)

@@ -52,6 +52,8 @@ def load_model(checkpoint: Checkpoint, factory: Any, replaced: Replaced, own_hea
 
     for module, deep in _layers(model):
         _Held(module, [p for p in (*module.parameters(deep), *module.buffers(deep)) if p in sources], weight)
+    for module in model.modules():
+        _Held(module, [p for p in _read_apart(module, model.get_input_embeddings()) if p in sources], weight)
     return model
 
 
@@ -100,6 +102,14 @@ def _layers(model: nn.Module) -> Iterator[tuple[nn.Module, bool]]:
         else:
             yield from _layers(child)
     yield model, False
+
+
+def _read_apart(module: nn.Module, table: nn.Module) -> Iterator[Tensor]:
+    """Weights that a module with layers may read without running the parts that have them: DeBERTa's positions."""
+    if any(isinstance(child, nn.ModuleList) for child in module.children()):
+        for child in module.children():
+            if not any(True for _ in child.children()) and child is not table:
+                yield from child.parameters()
 
 
 class _Held:

@@ -1,11 +1,9 @@
-"""DeBERTa-v2 and v3 (arXiv 2006.03654): attention's scores also compare contents with relative positions.
-
-The positions' rows are the same in all layers, and stay frozen.
-"""
+"""DeBERTa-v2 and v3 (arXiv 2006.03654): scores also compare contents with relative positions, rows that stay frozen."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +13,7 @@ from transformers import DebertaV2Config
 from fedspzo.export.checkpoint import Checkpoint
 from fedspzo.export.families import ENCODER_FORMS, Architecture, Stage, require
 from fedspzo.export.families.bert import KINDS, NORM, POSITIONS, WORDS, Layer, LayerNames, Transform
-from fedspzo.export.modules.operators import by_distance, padding_bias, split_heads
+from fedspzo.export.modules.operators import by_distance, padding_bias, products_by_group, split_heads
 from fedspzo.export.modules.stage_module import StageModule, Weights, affine
 
 MODEL_TYPES = ("deberta-v2",)
@@ -57,7 +55,8 @@ class DisentangledLayer(Layer):
         name = "attention.self.{}_proj" if getattr(config, "share_att_key", False) else "attention.self.pos_{}_proj"
         self.maps = {kind: name.format(positions[kind]) for kind in kept}
         others = [name for name in self.maps.values() if name not in _NAMES]
-        self.normed = "layer_norm" in getattr(config, "norm_rel_ebd", "none").lower()
+        norms = getattr(config, "norm_rel_ebd", "none").lower().split("|")
+        self.normed = "layer_norm" in map(str.strip, norms)
         shared = [_ROWS, *(affine(_SHARED_NORM) if self.normed else [])] if kept else []
         super().__init__(
             config.num_attention_heads, config.hidden_act, config.layer_norm_eps, _NAMES, [*affine(*others), *shared]
@@ -70,14 +69,12 @@ class DisentangledLayer(Layer):
 
     def bias(self, weights: Weights, mask: Tensor, query: Tensor, key: Tensor) -> Tensor:
         scores = padding_bias(mask)
-        if not self.maps:
-            return scores
         for kind, name in self.maps.items():
             # What a key is compared with is as far after it as the query is before it.
             places = self.rows if kind == "c2p" else self.rows_back
             at = split_heads(weights.linear(name, self._positions(weights, places)), self.heads)
-            found = by_distance(_products(query if kind == "c2p" else key, at))
-            scores = scores + (found if kind == "c2p" else found.transpose(2, 3)) * self.factor
+            found = by_distance(products_by_group(query if kind == "c2p" else key, at))
+            scores = scores + (found if kind == "c2p" else found.transpose(2, 3)) * float(self.factor or 1.0)
         return scores
 
     def _positions(self, weights: Weights, places: Tensor) -> Tensor:
@@ -87,18 +84,6 @@ class DisentangledLayer(Layer):
             norm, bias = (weights[name][0] for name in affine(_SHARED_NORM))
             rows = F.layer_norm(rows, norm.shape, norm, bias, self.epsilon)
         return rows.expand(weights.groups, -1, -1)
-
-
-def _products(contents: Tensor, positions: Tensor) -> Tensor:
-    """[groups · batch, heads, S, size] and [groups, heads, distances, size] → [groups · batch, heads, S, distances]."""
-    rows, heads, tokens, size = contents.shape
-    groups, distances = positions.shape[0], positions.shape[2]
-    each = contents.reshape(groups, rows // groups, heads, tokens, size).transpose(1, 2)
-    found = torch.bmm(
-        each.reshape(groups * heads, -1, size), positions.reshape(groups * heads, distances, size).transpose(1, 2)
-    )
-    found = found.reshape(groups, heads, rows // groups, tokens, distances).transpose(1, 2)
-    return found.reshape(rows, heads, tokens, distances)
 
 
 def _distances(config: DebertaV2Config, length: int) -> Tensor:
@@ -111,8 +96,7 @@ def _distances(config: DebertaV2Config, length: int) -> Tensor:
     span = buckets if buckets > 0 else most
     text = torch.zeros(length, 1)
     found = (build_relative_position(text, text, buckets, most)[0] + span).clamp(0, 2 * span - 1)
-    places = torch.cat([found[1:, 0].flip(0), found[0]])
-    return F.one_hot(places, 2 * span).float()
+    return F.one_hot(torch.cat([found[1:, 0].flip(0), found[0]]), 2 * span).float()
 
 
 def describe(checkpoint: Checkpoint, length: int) -> Architecture:
@@ -123,12 +107,10 @@ def describe(checkpoint: Checkpoint, length: int) -> Architecture:
     dense, norm = ("transform.dense", "transform.LayerNorm") if config.legacy else ("dense", "LayerNorm")
     bias = next((name for name in (f"{head}decoder.bias", f"{head}bias") if name in checkpoint.files), "")
     transform = Transform(dense, norm, config.hidden_act, config.layer_norm_eps)
-    tables = [
-        *([POSITIONS] if config.position_biased_input else []),
-        *([KINDS] if config.type_vocab_size > 0 else []),
-    ]
+    there = {POSITIONS: config.position_biased_input, KINDS: config.type_vocab_size > 0}
+    tables = [name for name in there if there[name]]
     project = getattr(config, "embedding_size", config.hidden_size) != config.hidden_size
-    layer = DisentangledLayer(config, length)
+    layer = DisentangledLayer(cast("DebertaV2Config", config), length)
     shared = {name: f"{prefix}encoder.{name}" for name in layer.shared}
     return Architecture(
         forms=ENCODER_FORMS if bias else ENCODER_FORMS[1:],

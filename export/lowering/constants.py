@@ -101,6 +101,8 @@ class LiteRTTemplate:
         known = {matrix.codes.tobytes(): index for index, matrix in enumerate(matrices)}
         placed: dict[int, tuple[Any, Any]] = {}
         for graph, weight, _ in self._model.fully_connected():
+            if any(weight is other for other, _ in placed.values()):  # a matrix that is applied twice
+                continue
             index = known.get(self._model.take(weight))
             details = weight.quantization.details
             scales = graph.tensors[details.scales] if details else None  # those of 8 bits are in the quantization

@@ -175,6 +175,21 @@ def by_distance(x: Tensor) -> Tensor:
     return flat.reshape(*x.shape[:-2], tokens, 2 * tokens - 1)[..., :tokens]
 
 
+def products_by_group(x: Tensor, others: Tensor) -> Tensor:
+    """Products of all rows with those of their group: [groups · batch, heads, tokens, n] for n others.
+
+    Args:
+        x: [groups · batch, heads, tokens, size].
+        others: [groups, heads, n, size].
+    """
+    rows, heads, tokens, size = x.shape
+    groups, count = others.shape[0], others.shape[2]
+    each = x.reshape(groups, rows // groups, heads, tokens, size).transpose(1, 2).reshape(groups * heads, -1, size)
+    found = torch.bmm(each, others.reshape(groups * heads, count, size).transpose(1, 2))
+    found = found.reshape(groups, heads, rows // groups, tokens, count).transpose(1, 2)
+    return found.reshape(rows, heads, tokens, count)
+
+
 def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     """Rotary position embedding (arXiv 2104.09864): pairs (i, i + n/2) of [..., tokens, size] turned by n angles.
 
