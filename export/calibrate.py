@@ -59,7 +59,7 @@ def compensate_base(
     table = view(TensorFile(folder / WEIGHTS), spec.name, spec.dtype)
     whole = np.full(len(ids), ids.shape[1], np.int32)
     for name, feed in feeds.items():
-        fill(name, feed, Examples(ids, whole, whole - 1, 0 * whole, None, table, table))
+        fill(name, feed, Examples(ids, whole, whole - 1, 0 * whole, table, table))
     hidden = torch.from_numpy(feeds.pop("rows"))
     known = {"rows": hidden, "mask": torch.from_numpy(feeds["mask"])}
     for stage in architecture.stages:

@@ -70,8 +70,7 @@ class DisentangledLayer(Layer):
     def bias(self, weights: Weights, mask: Tensor, query: Tensor, key: Tensor) -> Tensor:
         scores = padding_bias(mask)
         for kind, name in self.maps.items():
-            # What a key is compared with is as far after it as the query is before it.
-            places = self.rows if kind == "c2p" else self.rows_back
+            places = self.rows if kind == "c2p" else self.rows_back  # a key looks back from where its query looks on
             at = split_heads(weights.linear(name, self._positions(weights, places)), self.heads)
             found = by_distance(products_by_group(query if kind == "c2p" else key, at))
             scores = scores + (found if kind == "c2p" else found.transpose(2, 3)) * float(self.factor or 1.0)
@@ -101,7 +100,7 @@ def _distances(config: DebertaV2Config, length: int) -> Tensor:
 
 def describe(checkpoint: Checkpoint, length: int) -> Architecture:
     """See :class:`fedspzo.export.families.Family`."""
-    config, prefix = checkpoint.config, checkpoint.prefix(WORDS)
+    config, prefix = cast("DebertaV2Config", checkpoint.config), checkpoint.prefix(WORDS)
     require(checkpoint, conv_kernel_size=0, attention_head_size=config.hidden_size // config.num_attention_heads)
     head = "cls.predictions." if config.legacy else "lm_predictions.lm_head."
     dense, norm = ("transform.dense", "transform.LayerNorm") if config.legacy else ("dense", "LayerNorm")
@@ -110,7 +109,7 @@ def describe(checkpoint: Checkpoint, length: int) -> Architecture:
     there = {POSITIONS: config.position_biased_input, KINDS: config.type_vocab_size > 0}
     tables = [name for name in there if there[name]]
     project = getattr(config, "embedding_size", config.hidden_size) != config.hidden_size
-    layer = DisentangledLayer(cast("DebertaV2Config", config), length)
+    layer = DisentangledLayer(config, length)
     shared = {name: f"{prefix}encoder.{name}" for name in layer.shared}
     return Architecture(
         forms=ENCODER_FORMS if bias else ENCODER_FORMS[1:],

@@ -16,7 +16,9 @@ MODEL_TYPES = ("mpnet",)
 #: Positions are counted from the padding token's on, which MPNet has fixed; so are the kinds of distances.
 _FIRST, _BUCKETS = 2, 32
 _SHARED = "relative_attention_bias.weight"
-_NAMES = LayerNames(*(f"attention.attn.{name}" for name in "qkvo"), "attention.LayerNorm")
+_NAMES = LayerNames(
+    "attention.attn.q", "attention.attn.k", "attention.attn.v", "attention.attn.o", "attention.LayerNorm"
+)
 _IGNORED = (
     "pooler.dense.weight",
     "pooler.dense.bias",

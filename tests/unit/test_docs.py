@@ -51,3 +51,11 @@ def test_python_in_documents_uses_public_names() -> None:
 
 def test_the_readme_is_short() -> None:
     assert len((DOCS.parent / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
+
+
+def test_the_table_of_families_lists_the_model_types_that_there_are() -> None:
+    from fedspzo.export.supported import FAMILIES, supported_types
+
+    rows = re.findall(r"^\| [^|]+ \| (`[^|]+`) \| `(\w+\.py)` \|$", (DOCS / "families.md").read_text(), re.MULTILINE)
+    assert sorted(re.findall(r"`([^`]+)`", " ".join(types for types, _ in rows))) == supported_types()
+    assert {file for _, file in rows} == {file.name for file in FAMILIES.glob("*.py")} - {"__init__.py"}
