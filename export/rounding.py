@@ -16,7 +16,7 @@ from fedspzo.device_runtime.model.stored import GROUP, Quantised, pack, quantise
 
 #: What is added to each input's mean square, as a part of it: a short text says little of how inputs go together, and
 #: codes that fit it too well lose on other texts.
-_DAMPING = 0.1
+_DAMPING = 0.3
 #: The same for inputs that the text hardly uses, as a part of the average mean square.
 _FLOOR = 1e-4
 #: Columns whose rounding is passed on to the others at a time.
