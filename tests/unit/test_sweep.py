@@ -122,7 +122,7 @@ FAMILIES: dict[str, tuple[dict[str, Any], Settings]] = {
 
 
 @pytest.mark.parametrize(
-    ("variants", "seed"), [(2, 0), pytest.param(24, 1, marks=pytest.mark.slow)], ids=["few", "many"]
+    ("variants", "seed"), [(4, 0), pytest.param(24, 1, marks=pytest.mark.slow)], ids=["few", "many"]
 )
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_variants_of_a_config_are_transformers_or_refused(kind: str, variants: int, seed: int, tmp_path: Path) -> None:
