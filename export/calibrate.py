@@ -38,7 +38,7 @@ def compensate_base(
     texts: Sequence[Path] = (),
     progress: Callable[[str], None] = lambda step: None,
 ) -> None:
-    """Choose codes and scales anew for the matrices of 4 bits that have been written to a bundle's folder.
+    """Choose codes and scales again for the matrices of 4 bits that have been written to a bundle's folder.
 
     Args:
         checkpoint, family: the model.

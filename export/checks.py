@@ -40,7 +40,7 @@ def check_tensors(checkpoint: Checkpoint, architecture: Architecture) -> None:
 def check_tokenizer(checkpoint: Checkpoint, architecture: Architecture) -> None:
     """Raise ExportError when the tokenizer makes tokens of texts that the token table has no row for.
 
-    Special tokens are none of them: no text may become one.
+    Special tokens do not count: no text may become one.
     """
     rows = checkpoint.shape(architecture.embedding)[0]
     tokenizer = checkpoint.tokenizer

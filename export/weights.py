@@ -24,7 +24,7 @@ WANTED = (
     # Of sentence-transformers, whose modules have folders such as 1_Pooling.
     *("modules.json", "config_sentence_transformers.json", "sentence_*_config.json", "[0-9]_*/*"),
 )
-#: Of these, what is not needed all the same.
+#: Of these, what is still not needed.
 UNWANTED = ("0_*/pytorch_model*.bin", "*.h5", "*.msgpack", "*.onnx", "*.ot", "*.md")
 #: Model type → what its files call the head's own table, where transformers has given it another name.
 _HEADS = {"gpt_neox": "embed_out.weight"}

@@ -29,7 +29,7 @@ def load_model(checkpoint: Checkpoint, factory: Any, replaced: Replaced, own_hea
 
     Args:
         factory: the ``AutoModel`` that makes it.
-        replaced: weights to take in the place of the checkpoint's.
+        replaced: weights to take instead of the checkpoint's.
         own_head: whether the table that scores tokens is the checkpoint's in any case.
     """
     size = sum(4 * prod(checkpoint.shape(name)) for name in checkpoint.files)

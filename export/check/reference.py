@@ -60,7 +60,7 @@ class Reference:
         Args:
             texts: the filled-in templates.
             words: token ids of the label words, for forms that have them; their rows are never replaced.
-            replaced: weights to take in the place of the checkpoint's.
+            replaced: weights to take instead of the checkpoint's.
 
         Returns:
             Logits [examples, labels]; for generation losses [examples] and scores of the next token [examples, tokens].

@@ -32,7 +32,7 @@ from fedspzo.export.stages import StageRunner
 
 #: How many texts are scored, the longest first. Those that are only tokenised are more.
 _SCORED = 4
-_CURE = "choose another model, for this one is not computed as transformers does (--no-check exports it all the same)"
+_CURE = "choose another model, for this one is not computed as transformers does (--no-check exports it unchecked)"
 
 Scores = tuple[np.ndarray, ...]
 

@@ -16,7 +16,7 @@ from fedspzo.export.network.adapters import Adapters
 
 #: How matrices are rounded to 4 bits: so that their outputs stay, or each weight to the nearest code.
 COMPENSATED, NEAREST = "compensated", "nearest"
-#: Above so many weights, compensating takes long enough to be asked for.
+#: Above this number of weights, compensating takes long enough to be asked for.
 _LARGE = 1_000_000_000
 
 
@@ -33,7 +33,7 @@ class Target:
         answer_tokens: most tokens of a generated answer, in place of the task's own number.
         adapters: train these and leave all else frozen; None to train the model's own tensors.
         weights: what matrices and the token table are stored as, one of ``model.stored.NAMES``.
-        rounding: of 4 bits, :data:`COMPENSATED` or :data:`NEAREST`; "" for the first, but for models of a billion
+        rounding: of 4 bits, :data:`COMPENSATED` or :data:`NEAREST`; "" for the first, except for models of a billion
             weights and more the second.
         calibration: text files that the outputs are kept for, instead of the text that comes with the project.
         groups: with adapters, numbers of branches that go through a graph together (even ones, in addition to 1).
