@@ -66,6 +66,8 @@ def export_bundle(
     progress(f"reading {model}")
     checkpoint = Checkpoint(model)
     networks, task = _networks(checkpoint, tasks, target, families)
+    if task.chat is not None and task.chat.date:
+        progress(f"fixing the date that the chat template prints: {task.chat.date[:10]}")
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

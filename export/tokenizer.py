@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.normalizers import Lowercase, Sequence
 from transformers import AutoTokenizer
@@ -37,6 +35,7 @@ class ModelTokenizer:
     Attributes:
         backend: the tokenizer as devices run it: it neither pads nor cuts, and every control token is special.
         chat: the template of dialogues in Jinja's language, "" when there is none.
+        words: names that the template may use for special tokens, each with the token's text.
         mask: the text of the mask token, "" when there is none.
         unknown: the text of the token that stands for what the vocabulary lacks, "" when there is none.
         end: the text of the token that ends a text, "" when there is none.
@@ -60,6 +59,8 @@ class ModelTokenizer:
                 " choose a model with a tokenizer of the library tokenizers",
             )
         self.chat = _chat_template(self._original)
+        named = self._original.special_tokens_map.items()
+        self.words = tuple((str(name), str(text)) for name, text in named if isinstance(text, str))
         self.backend = Tokenizer.from_str(backend.to_str())
         self.backend.no_padding()
         self.backend.no_truncation()
@@ -94,6 +95,17 @@ class ModelTokenizer:
         else:
             self._compare(python, "the tokenizer in Python")
 
+    def render(self, messages: Iterable[Mapping[str, str]], asks: bool) -> str | None:
+        """A dialogue as transformers renders it, or None where the template refuses it: some know no system.
+
+        Args:
+            asks: ends with the mark of the assistant's turn.
+        """
+        try:
+            return str(self._original.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=asks))
+        except Exception:  # a template may fail in any way
+            return None
+
     def _control_tokens(self) -> list[AddedToken]:
         """Added tokens that only templates may write: special ones by name, and those that the chat template writes.
 
@@ -102,8 +114,7 @@ class ModelTokenizer:
         dialogue = [{"role": role, "content": "a"} for role in ("system", "user", "assistant", "user")]
         written = self.chat
         for messages in (dialogue, dialogue[1:]) if self.chat else ():
-            with contextlib.suppress(jinja2.TemplateError):  # some know no system, and say so
-                written += self._original.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            written += self.render(messages, asks=True) or ""
         named = {*self._original.all_special_tokens, *(getattr(self._original, "chat_control_tokens", None) or ())}
         return [
             AddedToken(

@@ -5,19 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from fedspzo.device_runtime.data.chat import Turn
+from fedspzo.device_runtime.data.dialogues import answered_turns
+from fedspzo.device_runtime.data.texts import check_text, found
 from fedspzo.device_runtime.errors import DataError, install_hint
 from fedspzo.device_runtime.model.metrics import MULTI
 from fedspzo.device_runtime.model.task import GENERATION, Task
 
 HUB = "hub:"
-#: Half a character, which JSON can write and no encoding can.
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Example:
             :meth:`fedspzo.device_runtime.model.task.Task.read_target`, as of ``targets``.
         answers: for generation, the texts that count as right; the first is the one that is trained on.
         targets: of a set of labels or a number, what the graphs are fed of it.
+        turns: of a dialogue, those before the answer; a dialogue has no fields.
         where: its place in its source, for messages.
     """
 
@@ -37,6 +38,7 @@ class Example:
     label: int
     answers: tuple[str, ...] = ()
     targets: tuple[float, ...] = ()
+    turns: tuple[Turn, ...] = ()
     where: str = field(default="", compare=False)
 
 
@@ -92,31 +94,42 @@ def parse_examples(
         try:
             if isinstance(record, bytes):
                 record = _decode_json(record)
-            example = parse_example(record, task)
+            examples = parse_record(record, task)
         except DataError as error:
             skip(DataError(error.kind, f"{where}: {error}"))
         else:
-            yield replace(example, where=where)
+            yield from (replace(example, where=where) for example in examples)
 
 
-def parse_example(record: object, task: Task) -> Example:
-    """The example that a record holds. Raises DataError, naming the field, when it holds none."""
+def parse_record(record: object, task: Task) -> list[Example]:
+    """The examples that a record holds: one, or for a dialogue one for each turn of the assistant, the last one last.
+
+    Raises:
+        DataError: it holds no example; the message names the field.
+    """
     if not isinstance(record, dict):
         raise DataError(
             "data.not-an-object",
             "the record is not an object with named fields; write one JSON object for each example",
         )
+    if task.chat is not None:
+        return [Example({}, 0, (answer,), turns) for turns, answer in answered_turns(record, task)]
     fields = {name: _text(record, name, task) for name in task.fields}
     if task.form == GENERATION:
-        return Example(fields, 0, _answers(record, task))
+        return [Example(fields, 0, _answers(record, task))]
     value = record.get(task.target)
     if value is None or isinstance(value, dict) or (isinstance(value, list) and task.kind != MULTI):
         raise DataError(
             "data.missing-label",
-            f"the field '{task.target}' has no label, which task '{task.name}' needs; {_found(record)}",
+            f"the field '{task.target}' has no label, which task '{task.name}' needs; {found(record)}",
         )
     label, targets = task.read_target(value)
-    return Example(fields, label, targets=targets)
+    return [Example(fields, label, targets=targets)]
+
+
+def parse_example(record: object, task: Task) -> Example:
+    """The only example that a record holds, or the last one of a dialogue. Raises DataError when it holds none."""
+    return parse_record(record, task)[-1]
 
 
 def _text(record: Mapping[str, object], field: str, task: Task) -> str:
@@ -124,7 +137,7 @@ def _text(record: Mapping[str, object], field: str, task: Task) -> str:
     if value is None:
         raise DataError(
             "data.missing-field",
-            f"the text field '{field}' is missing, which task '{task.name}' needs; {_found(record)}",
+            f"the text field '{field}' is missing, which task '{task.name}' needs; {found(record)}",
         )
     if not isinstance(value, str):
         raise DataError(
@@ -132,20 +145,6 @@ def _text(record: Mapping[str, object], field: str, task: Task) -> str:
         )
     check_text(field, value)
     return value
-
-
-def _found(record: Mapping[str, object]) -> str:
-    """The names that there are, for who has named a column otherwise."""
-    return f"the record has {', '.join(map(repr, record)) or 'no fields'}"
-
-
-def check_text(field: str, text: str) -> None:
-    """Raise DataError when a text has half characters, which no tokenizer takes."""
-    if _SURROGATE.search(text):
-        raise DataError(
-            "data.invalid-unicode",
-            f"the field '{field}' is not valid Unicode; remove the surrogates (\\ud800 to \\udfff)",
-        )
 
 
 def _answers(record: Mapping[str, Any], task: Task) -> tuple[str, ...]:
@@ -157,11 +156,11 @@ def _answers(record: Mapping[str, Any], task: Task) -> tuple[str, ...]:
     if not isinstance(values, list) or not values or not all(isinstance(v, str) and v.strip() for v in values):
         raise DataError(
             "data.missing-answer",
-            f"the field '{task.target}' has no answer, which task '{task.name}' needs; {_found(record)}",
+            f"the field '{task.target}' has no answer, which task '{task.name}' needs; {found(record)}",
         )
     for text in values:
         check_text(task.target, text)
-    return tuple(text.strip() for text in values)
+    return tuple(values) if task.exact else tuple(text.strip() for text in values)
 
 
 def _json_records(source: str, content: bytes) -> Iterator[tuple[str, object]]:

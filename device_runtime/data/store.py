@@ -94,7 +94,8 @@ def tokenise(bundle: Bundle, examples: Iterable[Example], skip: Callable[[DataEr
     encoded, kept = [], []
     for number, example in enumerate(examples, start=1):
         try:
-            encoded.append(encoder.encode(example.fields, example.answers[0] if example.answers else None))
+            answer = example.answers[0] if example.answers else None
+            encoded.append(encoder.encode(example.fields, answer, example.turns))
             kept.append(example)
         except DataError as error:
             skip(DataError(error.kind, f"{example.where or f'example {number}'}: {error}"))
@@ -107,7 +108,9 @@ def tokenise(bundle: Bundle, examples: Iterable[Example], skip: Callable[[DataEr
         starts=np.array([e.start for e in encoded], np.int32),
         labels=np.array([example.label for example in kept], np.int32),
         truncated=sum(e.cut for e in encoded),
-        references=tuple(example.answers for example in kept) if any(e.answers for e in kept) else (),
+        references=tuple(tuple(map(str.strip, example.answers)) for example in kept)
+        if any(e.answers for e in kept)
+        else (),
         targets=np.array([example.targets for example in kept], np.float32) if any(e.targets for e in kept) else None,
     )
 

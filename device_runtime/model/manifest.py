@@ -13,7 +13,7 @@ from fedspzo.device_runtime.directions import format as directions
 from fedspzo.device_runtime.errors import BundleError, DataError
 from fedspzo.device_runtime.files import write_atomically
 from fedspzo.device_runtime.model.metrics import SINGLE
-from fedspzo.device_runtime.model.task import Label, Task
+from fedspzo.device_runtime.model.task import Chat, Label, Task
 
 FORMAT = 2
 MANIFEST, WEIGHTS, TOKENIZER = "manifest.json", "weights.safetensors", "tokenizer.json"
@@ -226,7 +226,7 @@ class Manifest:
     def _record(self) -> dict[str, Any]:
         """All fields; of the task, what came later is left out where it is not used, so that identities stay."""
         record = asdict(self)
-        for name, unused in (("kind", SINGLE), ("metrics", ())):
+        for name, unused in (("kind", SINGLE), ("metrics", ()), ("chat", None)):
             if getattr(self.task, name) == unused:
                 del record["task"][name]
         return record
@@ -283,7 +283,10 @@ def parse_manifest(folder: Path, text: str) -> Manifest:
 
 def _parse_task(record: dict[str, Any]) -> Task:
     labels, metrics = tuple(Label(**label) for label in record["labels"]), tuple(record.get("metrics", ()))
-    return Task(**{**record, "labels": labels, "metrics": metrics})
+    chat = record.get("chat")
+    if chat is not None:
+        chat = Chat(**{**chat, "tokens": tuple((str(name), str(text)) for name, text in chat["tokens"])})
+    return Task(**{**record, "labels": labels, "metrics": metrics, "chat": chat})
 
 
 def _parse_stage(record: dict[str, Any]) -> StageSpec:

@@ -26,6 +26,8 @@ KINDS = (SINGLE, MULTI, REGRESSION)
 NONE = "none"
 #: The field of a masked template that stands for the tokenizer's mask token.
 MASK = "mask"
+#: The field of an answer's template that stands for the token that ends it.
+END = "end"
 
 _WHOLE = re.compile(r"[+-]?\d+\.0*")
 _FILTERS: dict[str, Callable[[str], str]] = {
@@ -50,6 +52,25 @@ class Label:
 
 
 @dataclass(frozen=True)
+class Chat:
+    """How a model writes dialogues: its own chat template, as the export found it.
+
+    Attributes:
+        template: in Jinja's language; "" before the export.
+        tokens: names that the template may use, each with the text of the special token that it stands for.
+        date: what the template takes for now, in ISO 8601's form; "" where it does not ask.
+        lead: what the template writes between the mark of the assistant's turn and its text, such as an empty thought.
+        mark: how prompts end, from their last special token on.
+    """
+
+    template: str = ""
+    tokens: tuple[tuple[str, str], ...] = ()
+    date: str = ""
+    lead: str = ""
+    mark: str = ""
+
+
+@dataclass(frozen=True)
 class Task:
     """A task, aligned with what the model already knows: no new head is learnt.
 
@@ -61,13 +82,16 @@ class Task:
         labels: the answers, in the order of the model's logits; none for generation.
         target: the field of an example that holds its label (a name or an index), or its answer or answers.
         mask: the tokenizer's mask token, for the masked form.
-        answer: template of what is generated, such as ``" {answers}\\n"``; what follows the field ends an answer.
+        answer: template of what is generated, such as ``" {answers}\\n"``; what follows the field ends an answer, and
+            ``{end}`` stands for :attr:`stop`.
         answer_tokens: most tokens that an answer may have, its end included.
-        stop: the tokenizer's end-of-text token, which ends an answer too.
+        stop: the tokenizer's end-of-text token, or the one that ends a turn, which ends an answer too.
         kind: one of :data:`KINDS`. A ``multi`` task's last label is :data:`NONE`; a ``regression`` task's labels have
             numbers for names, and its answer is their mean, weighted by the softmax of the logits.
         metrics: names of what an evaluation measures, see :data:`fedspzo.device_runtime.model.metrics.METRICS`; the
             first decides which round is the best. Empty for the usual ones.
+        chat: for dialogues, whose turns take the template's place; the template then names the fields of records with
+            one question and one answer.
     """
 
     name: str
@@ -81,6 +105,7 @@ class Task:
     stop: str = ""
     kind: str = SINGLE
     metrics: tuple[str, ...] = ()
+    chat: Chat | None = None
 
     def __post_init__(self) -> None:
         """Raises DataError when the task contradicts itself."""
@@ -99,8 +124,9 @@ class Task:
                 " and none in others",
             )
         if self.form == GENERATION:
-            pieces = self._pieces(self.answer)
-            if [name for _, name, _ in pieces if name is not None] != [self.target] or not self.answer_end:
+            names = [name for _, name, _ in self._pieces(self.answer) if name is not None]
+            answers = [name for name in names if name != END or name == self.target]
+            if answers != [self.target] or not (self.exact or self.answer_end):
                 raise DataError(
                     "task.answer-template",
                     f"task '{self.name}' has no valid answer template; write the answer's field and the text that ends"
@@ -159,7 +185,14 @@ class Task:
     @cached_property
     def answer_end(self) -> str:
         """The text that ends a generated answer."""
-        return self._pieces(self.answer)[-1][0] if self._pieces(self.answer)[-1][1] is None else ""
+        pieces = self._pieces(self.answer)
+        after = [name for _, name, _ in pieces].index(self.target) + 1
+        return "".join(text + (self.stop if name == END else "") for text, name, _ in pieces[after:])
+
+    @cached_property
+    def exact(self) -> bool:
+        """Whether an answer is taken as it is, with the spaces around it: the end token follows, not some text."""
+        return any(name == END != self.target for _, name, _ in self._pieces(self.answer))
 
     @property
     def answers(self) -> str:
@@ -182,7 +215,7 @@ class Task:
 
     def render_answer(self, answer: str) -> str:
         """What the model should generate for an answer, its end included."""
-        return _Formatter().vformat(self.answer, (), {self.target: answer})
+        return _Formatter().vformat(self.answer, (), {END: self.stop, self.target: answer})
 
     def around_answer(self) -> tuple[str, str]:
         """The template's own text directly before and after the place of a label word."""

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 
 from fedspzo.device_runtime.data.encoder import encode_open
 from fedspzo.device_runtime.errors import ExportError
 from fedspzo.device_runtime.model.task import GENERATION, MASKED, Task
 from fedspzo.export.checkpoint import Checkpoint
+from fedspzo.export.network.chat import check_end, with_chat
 
 
 def with_special_tokens(checkpoint: Checkpoint, task: Task) -> Task:
     """The task with the tokenizer's mask token, or its end-of-text token, in its place.
 
     Raises:
-        ExportError: the task is masked and the tokenizer has no mask token.
+        ExportError: the tokenizer has no mask token, or the model no chat template or end token, and the task needs it.
     """
+    if task.chat is not None:
+        return with_chat(checkpoint, task, datetime.now())
     if task.form == GENERATION:
-        return replace(task, stop=_end(checkpoint))
+        end = _end(checkpoint)
+        if task.exact:
+            check_end(checkpoint, task, end)
+        return replace(task, stop=end)
     if task.form != MASKED:
         return task
     if not checkpoint.mask_token:

@@ -9,7 +9,7 @@ from typing import Any
 
 from fedspzo.device_runtime.errors import DataError, ExportError
 from fedspzo.device_runtime.model.metrics import SINGLE
-from fedspzo.device_runtime.model.task import FORMS, Label, Task
+from fedspzo.device_runtime.model.task import FORMS, GENERATION, Chat, Label, Task
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -21,10 +21,10 @@ def load_task(name: str) -> dict[str, Task]:
     """A task by the name of one that comes with the project, or by the path of a TOML file: form → the task so asked.
 
     The file has a table for each form that it can be asked in, with ``template`` and a table ``labels`` of name = word
-    (or description); for generation ``answer`` and ``answer_tokens`` in their place. ``target`` names the field of an
-    example that holds its label or its answers ("label" by default), ``kind`` says what the labels mean ("single" by
-    default), and ``metrics`` lists what evaluations measure; a form's table may have its own. The file's stem is the
-    task's name.
+    (or description); for generation ``answer`` and ``answer_tokens`` in their place, and ``chat = true`` where records
+    are dialogues, which the model's chat template renders. ``target`` names the field of an example that holds its
+    label or its answers ("label" by default), ``kind`` says what the labels mean ("single" by default), and
+    ``metrics`` lists what evaluations measure; a form's table may have its own. The file's stem is the task's name.
 
     Raises:
         DataError: there is no such task, or the file is not one.
@@ -75,7 +75,8 @@ def _parse(name: str, form: str, table: Any, common: dict[str, Any]) -> Task:
     if form not in FORMS or not isinstance(table, dict):
         raise ValueError(f"'{form}' is neither {', '.join(sorted(_COMMON))} nor a table [{'], ['.join(FORMS)}]")
     table = {**common, **table}
-    unknown = table.keys() - {*_COMMON, "template", "labels", "answer", "answer_tokens"}
+    known = {*_COMMON, "template", "labels", "answer", "answer_tokens", *(["chat"] if form == GENERATION else [])}
+    unknown = table.keys() - known
     if unknown:
         raise ValueError(f"[{form}] has the unknown key '{min(unknown)}'")
     labels = table.get("labels", {})
@@ -97,4 +98,5 @@ def _parse(name: str, form: str, table: Any, common: dict[str, Any]) -> Task:
         metrics=tuple(metrics),
         answer=str(table.get("answer", "")),
         answer_tokens=int(table.get("answer_tokens", 0)),
+        chat=Chat() if table.get("chat") else None,
     )

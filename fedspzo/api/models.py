@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedspzo import run_folder
-from fedspzo.device_runtime.data.sources import Example, check_text
+from fedspzo.device_runtime.data.sources import Example
 from fedspzo.device_runtime.data.store import DataStore, load_data, tokenise
+from fedspzo.device_runtime.data.texts import check_text
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.errors import DataError
 from fedspzo.device_runtime.model.bundle import Bundle

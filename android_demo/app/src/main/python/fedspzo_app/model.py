@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from fedspzo.device_runtime.data.sources import Example, check_text
+from fedspzo.device_runtime.data.sources import Example
 from fedspzo.device_runtime.data.store import tokenise
+from fedspzo.device_runtime.data.texts import check_text
 from fedspzo.device_runtime.engines.protocol import Engine
 from fedspzo.device_runtime.errors import DataError
 from fedspzo.device_runtime.link.invitation import Invitation

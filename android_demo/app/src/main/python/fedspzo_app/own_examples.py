@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from fedspzo.device_runtime.data.chat import ASSISTANT, Turn
+from fedspzo.device_runtime.data.dialogues import MESSAGES
 from fedspzo.device_runtime.data.sources import Example, parse_example, parse_examples, read_source
 from fedspzo.device_runtime.errors import DataError
 from fedspzo.device_runtime.model.task import Task
@@ -13,7 +15,7 @@ from fedspzo_app.private_files import PrivateFiles
 
 
 def import_file(files: PrivateFiles, source: Path, task: Task) -> int:
-    """Add the examples of a file (JSON lines, .csv, .tsv); the number of them.
+    """Add the examples of a file (JSON lines, .csv, .tsv); the number of them, of a dialogue all its answers.
 
     Raises:
         DataError: the file has none, or a record is not an example of the task.
@@ -22,7 +24,8 @@ def import_file(files: PrivateFiles, source: Path, task: Task) -> int:
     examples = list(parse_examples(source.name, content, task))
     if not examples:
         raise DataError("data.no-examples", f"{source.name} has no examples; write one on each line")
-    _extend(files, examples, task)
+    whole = {example.where: example for example in examples}  # a dialogue's last answer comes with those before it
+    _extend(files, list(whole.values()), task)
     return len(examples)
 
 
@@ -43,5 +46,8 @@ def _extend(files: PrivateFiles, examples: Sequence[Example], task: Task) -> Non
 
 
 def _record(example: Example, task: Task) -> dict[str, object]:
+    if example.turns:
+        turns = (*example.turns, Turn(ASSISTANT, example.answers[0]))
+        return {MESSAGES: [{"role": turn.role, "content": turn.text} for turn in turns]}
     answer: object = list(example.answers) or task.write_target(example.label, example.targets)
     return {**example.fields, task.target: answer}
