@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fedspzo.device_runtime.data.chat import Turn
+from fedspzo.device_runtime.data.chat import ASSISTANT, USER, Turn
 from fedspzo.device_runtime.data.dialogues import answered_turns
 from fedspzo.device_runtime.data.texts import check_text, found
 from fedspzo.device_runtime.errors import DataError, install_hint
@@ -113,7 +113,7 @@ def parse_record(record: object, task: Task) -> list[Example]:
             "the record is not an object with named fields; write one JSON object for each example",
         )
     if task.chat is not None:
-        return [Example({}, 0, (answer,), turns) for turns, answer in answered_turns(record, task)]
+        return [Example({}, 0, (answer,), turns=turns) for turns, answer in answered_turns(record, task)]
     fields = {name: _text(record, name, task) for name in task.fields}
     if task.form == GENERATION:
         return [Example(fields, 0, _answers(record, task))]
@@ -130,6 +130,27 @@ def parse_record(record: object, task: Task) -> list[Example]:
 def parse_example(record: object, task: Task) -> Example:
     """The only example that a record holds, or the last one of a dialogue. Raises DataError when it holds none."""
     return parse_record(record, task)[-1]
+
+
+def question(texts: Sequence[str], task: Task) -> Example:
+    """An example without an answer: one text for each field, or for a dialogue what user and assistant say in turn.
+
+    Raises:
+        DataError: there are too few or too many texts, or one has half characters.
+    """
+    if task.chat is not None and len(texts) % 2:
+        for text in texts:
+            check_text(task.fields[0], text)
+        return Example({}, 0, turns=tuple(Turn((USER, ASSISTANT)[n % 2], text) for n, text in enumerate(texts)))
+    if len(texts) != len(task.fields):
+        raise DataError(
+            "option.texts",
+            f"task '{task.name}' takes {len(task.fields)} texts; give one each for {', '.join(task.fields)}",
+        )
+    fields = dict(zip(task.fields, texts, strict=True))
+    for name, text in fields.items():
+        check_text(name, text)
+    return Example(fields, 0)
 
 
 def _text(record: Mapping[str, object], field: str, task: Task) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
+from fedspzo.device_runtime.data.chat import USER
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.model.task import GENERATION, MASKED, SIMILARITY, Task
 from fedspzo.export.check.layered import Replaced, load_model, load_stand_ins
@@ -41,6 +42,14 @@ class Reference:
 
         return f"sentence-transformers {sentence_transformers.__version__}, {name}"
 
+    def text(self, fields: Mapping[str, str]) -> str:
+        """What a model is asked: the task's template, or a dialogue of one turn as transformers renders it."""
+        chat = self._task.chat
+        if chat is None:
+            return self._task.render(fields)
+        turn = {"role": USER, "content": fields[self._task.fields[0]]}
+        return f"{self._checkpoint.texts.render([turn], asks=True)}{chat.lead}"
+
     def token_ids(self, texts: Sequence[str], closed: bool = True) -> list[list[int]]:
         """Tokens by the folder's own tokenizer, with those that it puts at a start, and if ``closed`` at an end."""
         if self._sentences:
@@ -48,6 +57,8 @@ class Reference:
             bare = [text.removeprefix(prompt) for text in texts]
             return [encoder.preprocess([text], prompt=prompt or None)["input_ids"][0].tolist() for text in bare]
         tokenizer = AutoTokenizer.from_pretrained(self._checkpoint.folder)
+        if self._task.chat is not None:  # whose template writes the tokens around a text itself
+            return [list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
         end = 0 if closed else _closing(tokenizer)
         return [ids[: len(ids) - end] for ids in (list(tokenizer(text)["input_ids"]) for text in texts)]
 

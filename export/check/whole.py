@@ -74,7 +74,7 @@ def check_bundle(
     if not reference.exists:
         return Comparison(skipped=f"transformers has no model of type {checkpoint.config.model_type} for this task")
     asked = ask(task, Encoder(bundle))
-    texts = [task.render(example.fields) for example in asked]
+    texts = [reference.text(example.fields) for example in asked]
     with _in_transformers(checkpoint):
         ids = reference.token_ids(texts, closed=task.form not in (CAUSAL, GENERATION))
     _check_tokens(checkpoint, bundle, asked, texts, ids)

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedspzo import run_folder
-from fedspzo.device_runtime.data.sources import Example
+from fedspzo.device_runtime.data.sources import question
 from fedspzo.device_runtime.data.store import DataStore, load_data, tokenise
-from fedspzo.device_runtime.data.texts import check_text
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.errors import DataError
 from fedspzo.device_runtime.model.bundle import Bundle
@@ -108,7 +107,8 @@ def predict(
     """What a model answers.
 
     Args:
-        texts: one for each field of the task's template.
+        texts: one for each field of the task's template; of a dialogue what user and assistant say in turn, the user's
+            question last.
         engine: litert, executorch, torch or tflite.
         threads: of the engine.
         sampling: how the tokens of a generated answer are chosen.
@@ -149,16 +149,7 @@ def stream_answer(
 def _asked(model: Model, texts: Sequence[str], engine: str, threads: int) -> tuple[Forward[Replica], DataStore]:
     """A model on its engine, and a question as the only example of a store."""
     replica = open_model(model)
-    task = replica.bundle.manifest.task
-    if len(texts) != len(task.fields):
-        raise DataError(
-            "option.texts",
-            f"task '{task.name}' takes {len(task.fields)} texts; give one each for {', '.join(task.fields)}",
-        )
-    fields = dict(zip(task.fields, texts, strict=True))
-    for field, text in fields.items():
-        check_text(field, text)
-    store = tokenise(replica.bundle, [Example(fields, 0)])
+    store = tokenise(replica.bundle, [question(texts, replica.bundle.manifest.task)])
     return Forward(create_engine(engine, threads), replica), store
 
 

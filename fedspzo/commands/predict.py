@@ -11,7 +11,9 @@ from fedspzo.options.round import add_round_option
 def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the options."""
     parser.add_argument("folder", type=Path, metavar="RUN", help="a run's folder, as the demo makes, or a bundle")
-    parser.add_argument("text", nargs="+", metavar="TEXT", help="one text for each field of the task's template")
+    parser.add_argument(
+        "text", nargs="+", metavar="TEXT", help="one text for each field of the task; of a dialogue all turns"
+    )
     parser.add_argument("--engine", default="litert", help="litert, executorch, torch or tflite (%(default)s)")
     add_round_option(parser)
     parser.add_argument("--top", type=int, default=3, help="labels to print (%(default)s)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from datetime import datetime
 from functools import cache
@@ -14,18 +15,23 @@ import pytest
 from chat_templates import LLAMA3, MARKS, TEMPLATES
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import TEXTS, byte_pairs
+from models import TEXTS, byte_pairs, make_checkpoint
 from refusals import raises
 from transformers import AutoTokenizer
 
+import fedspzo
 from fedspzo.device_runtime.data import encoder as encoders
 from fedspzo.device_runtime.data.chat import ChatTemplate, Turn
 from fedspzo.device_runtime.data.encoder import Encoder
 from fedspzo.device_runtime.data.sources import parse_example, parse_examples, parse_record
+from fedspzo.device_runtime.data.store import load_data
 from fedspzo.device_runtime.data.tokenizer.pipeline import PythonTokenizer
+from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.task import Chat, Task
 from fedspzo.export.checkpoint import Checkpoint
+from fedspzo.export.network.target import Target
 from fedspzo.export.network.tokens import with_special_tokens
+from fedspzo.export.pipeline import export_bundle
 from fedspzo.export.tasks import load_task
 
 CHAT = load_task("chat")["generation"]
@@ -330,3 +336,38 @@ def test_jinja2_is_missing_or_old(fitted: dict[str, tuple[Path, Task]], monkeypa
     monkeypatch.setitem(__import__("sys").modules, "jinja2", None)
     with raises("data.library-missing", "jinja2", "[chat]"):
         _encoder(bundle, task)
+
+
+def test_a_model_learns_and_answers_in_dialogues(folders: dict[str, Path], tmp_path: Path) -> None:
+    """From the export, which compares tokens and losses with transformers, to an answer."""
+    size = json.loads((folders["llama3"] / "config.json").read_text())["vocab_size"]
+    changes = {"vocab_size": size, "max_position_embeddings": 80, "num_hidden_layers": 2}
+    folder = make_checkpoint(tmp_path / "model", "llama-3.2", **changes)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copyfile(folders["llama3"] / name, folder / name)
+    steps: list[str] = []
+    target = Target(["torch"], [1], [80], answer_tokens=8)
+    bundle = export_bundle(str(folder), load_task("chat"), target, tmp_path / "bundle", steps.append)
+    assert any("date" in step and datetime.now().isoformat()[:8] in step for step in steps)
+    assert bundle.manifest.task == Bundle(tmp_path / "bundle").manifest.task
+    record = {"messages": _messages([Turn("user", "the film"), Turn("assistant", "a city")])}
+    (tmp_path / "d.jsonl").write_text(f"{json.dumps(record)}\n" + json.dumps({"prompt": "one", "completion": "two"}))
+    store = load_data(tmp_path / "d.jsonl", bundle)
+    assert store.references == (("a city",), ("two",))
+    found = fedspzo.evaluate(bundle, store, engine="torch")
+    assert found.examples == 2
+    assert 0 < found.loss < 50
+    answer = fedspzo.predict(bundle, "one", engine="torch").answer
+    assert "<|eot_id|>" not in answer
+    assert fedspzo.predict(bundle, "one", answer, "two", engine="torch").answer is not None
+    with raises("option.texts", "'chat'"):
+        fedspzo.predict(bundle, "one", "two", engine="torch")
+
+
+def test_parquet_has_dialogues_too(tmp_path: Path) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    turns = [Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c"), Turn("assistant", "d")]
+    table = pyarrow.Table.from_pylist([{"messages": _messages(turns)}, {"messages": _messages(turns[:2])}])
+    parquet.write_table(table, tmp_path / "d.parquet")
+    found = list(parse_examples("d.parquet", (tmp_path / "d.parquet").read_bytes(), CHAT))
+    assert [example.answers for example in found] == [("b",), ("d",), ("b",)]

@@ -92,7 +92,7 @@ def test_files_that_are_no_task(tmp_path: Path, text: str, kind: str, named: str
 
 
 def test_no_such_task() -> None:
-    with raises("task.unknown", "'none'", "boolq, cb, intents, ", ".toml"):
+    with raises("task.unknown", "'none'", "boolq, cb, chat, completion, intents, ", ".toml"):
         load_task("none")
 
 
