@@ -341,12 +341,12 @@ def test_jinja2_is_missing_or_old(fitted: dict[str, tuple[Path, Task]], monkeypa
 def test_a_model_learns_and_answers_in_dialogues(folders: dict[str, Path], tmp_path: Path) -> None:
     """From the export, which compares tokens and losses with transformers, to an answer."""
     size = json.loads((folders["llama3"] / "config.json").read_text())["vocab_size"]
-    changes = {"vocab_size": size, "max_position_embeddings": 80, "num_hidden_layers": 2}
+    changes = {"vocab_size": size, "max_position_embeddings": 128, "num_hidden_layers": 2}
     folder = make_checkpoint(tmp_path / "model", "llama-3.2", **changes)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copyfile(folders["llama3"] / name, folder / name)
     steps: list[str] = []
-    target = Target(["torch"], [1], [80], answer_tokens=8)
+    target = Target(["torch"], [1], [128], answer_tokens=8)
     bundle = export_bundle(str(folder), load_task("chat"), target, tmp_path / "bundle", steps.append)
     assert any("date" in step and datetime.now().isoformat()[:8] in step for step in steps)
     assert bundle.manifest.task == Bundle(tmp_path / "bundle").manifest.task
