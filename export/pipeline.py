@@ -14,7 +14,7 @@ from fedspzo.device_runtime.model.bundle import SOURCE, Bundle, file_hash
 from fedspzo.device_runtime.model.manifest import BASE, MANIFEST, TOKENIZER, Check, Comparison, Manifest
 from fedspzo.device_runtime.model.task import GENERATION, SIMILARITY, Task
 from fedspzo.export.calibrate import compensate_base
-from fedspzo.export.check.whole import Tolerances, check_bundle
+from fedspzo.export.check.whole import check_bundle
 from fedspzo.export.checkpoint import Checkpoint
 from fedspzo.export.checks import check_lengths, check_tensors, check_tokenizer, check_trained
 from fedspzo.export.compare import compare
@@ -195,7 +195,7 @@ def _write(
     comparison = Comparison(skipped="as asked")
     if check:
         progress("comparing the bundle with transformers")
-        comparison = check_bundle(checkpoint, networks, runners, Tolerances(TOLERANCE, INTEGER_TOLERANCE))
+        comparison = check_bundle(checkpoint, networks, runners, TOLERANCE)
     found = ({name: deviations[name][index] for name in target.formats} for index in range(len(stages)))
     checks = tuple(replace(check, deviation=d) for check, d in zip(checks, found, strict=True))
     files = dict(manifest.files)

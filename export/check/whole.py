@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -37,33 +37,21 @@ _CURE = "choose another model, for this one is not computed as transformers does
 Scores = tuple[np.ndarray, ...]
 
 
-@dataclass(frozen=True)
-class Tolerances:
-    """Largest difference that one stage may have, relative to the largest value.
-
-    Those of several stages add up as independent errors do: with the square root of their number.
-
-    Attributes:
-        whole: of stages in float32.
-        integer: of stages with quantised matrices, whose activations go to 8 bits.
-    """
-
-    whole: float
-    integer: float
-
-
 def check_bundle(
-    checkpoint: Checkpoint, networks: Sequence[Network], runners: Sequence[StageRunner], tolerances: Tolerances
+    checkpoint: Checkpoint, networks: Sequence[Network], runners: Sequence[StageRunner], tolerance: float
 ) -> Comparison:
     """Compare a bundle with transformers.
 
     A bundle with rounded weights is compared with transformers' model of the same weights; how far they are from the
     checkpoint's is only said. Engines take 8 bits of activations to quantised matrices, which transformers does not:
-    what is compared closely then are the stages in PyTorch, and the engines with more tolerance.
+    what is judged then are the stages in PyTorch. How far an engine is from transformers is only said, since each of
+    its stages has been compared with PyTorch's from the same activations.
 
     Args:
         networks: the bundle's, those of the largest shape first.
         runners: of the bundle, one for each engine.
+        tolerance: largest difference that one stage may have, relative to the largest value. Those of several stages
+            add up as independent errors do: with the square root of their number.
 
     Raises:
         ExportError: tokens or scores differ.
@@ -85,15 +73,15 @@ def check_bundle(
     rounded = _rounded(checkpoint, bundle)
     with _in_transformers(checkpoint):
         expected = reference.scores(store, texts, words, rounded)
-    judge = partial(_judge, checkpoint, expected, texts, math.sqrt(len(networks[0].stages)))
+    judge = partial(_judge, checkpoint, expected, texts, tolerance * math.sqrt(len(networks[0].stages)))
     quantised = bool(bundle.manifest.constants)
     if quantised:
-        judge("PyTorch", run_bundle(runners[0], networks, store, in_full=True), tolerances.whole)
+        judge("PyTorch", run_bundle(runners[0], networks, store, in_full=True))
     deviations: dict[str, float] = {}
     for runner in runners:
         with quiet():
             found = run_bundle(runner, networks, store)
-        deviations[runner.engine] = judge(runner.engine, found, tolerances.integer if quantised else tolerances.whole)
+        deviations[runner.engine] = _apart(found, expected) if quantised else judge(runner.engine, found)
     rounding = None
     if rounded:
         with _in_transformers(checkpoint):
@@ -184,13 +172,12 @@ def _judge(
     checkpoint: Checkpoint,
     expected: Scores,
     texts: Sequence[str],
-    growth: float,
+    allowed: float,
     engine: str,
     found: Scores,
-    tolerance: float,
 ) -> float:
     """How far scores are from those expected. Raises ExportError when it is too far, and says at which text."""
-    apart, allowed = _apart(found, expected), tolerance * growth
+    apart = _apart(found, expected)
     if apart <= allowed:
         return apart
     worst = max(range(len(found)), key=lambda number: difference(found[number], expected[number]))

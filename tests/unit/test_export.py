@@ -287,7 +287,7 @@ def test_damaged_checkpoints_are_one_sentence(tmp_path: Path) -> None:
     (shards / "model.safetensors.index.json").write_text(json.dumps(index))
     config = json.loads((shards / "config.json").read_text())
     (shards / "config.json").write_text(json.dumps({**config, "num_attention_heads": 3}))
-    refused("export.graph-fails", "config.json")
+    refused("model.config-damaged", "config.json")
     (shards / "config.json").write_text(json.dumps({**config, "head_dim": 6}))
     refused("export.transformers-fails", "config.json")
     (shards / "config.json").write_text(json.dumps(config))

@@ -153,7 +153,7 @@ def test_the_graphs_pool_as_the_folder_says_on_the_other_engine(tmp_path: Path) 
 
 
 def _check_graphs(bundle: Bundle, engine: str) -> None:
-    expected = _losses(Path(bundle.manifest.model["source"]))
+    expected = _losses(Path(bundle.source))
     np.testing.assert_allclose(_bundle_losses(Replica(bundle), engine), expected, atol=1e-3)
     assert all(share == 1.0 for check in bundle.manifest.checks for share in check.delegated.values())
 
@@ -161,7 +161,7 @@ def _check_graphs(bundle: Bundle, engine: str) -> None:
 def test_what_is_written_back_is_a_folder_of_sentence_transformers(
     everything: Bundle, make_plan: Callable[..., Plan], tmp_path: Path
 ) -> None:
-    replica, source = Replica(everything), Path(everything.manifest.model["source"])
+    replica, source = Replica(everything), Path(everything.source)
     stages = len(everything.manifest.stages)
     plan = make_plan(batch=3, blocks=(Block(stages - 2, 1, 1.0, 2e-2), Block(stages, 2, 1.0, 2e-2)))
     before = _bundle_losses(replica, "litert")
@@ -173,7 +173,7 @@ def test_what_is_written_back_is_a_folder_of_sentence_transformers(
 
 
 def test_other_modules_than_at_the_export_are_not_written_back(everything: Bundle, tmp_path: Path) -> None:
-    source = Path(everything.manifest.model["source"])
+    source = Path(everything.source)
     file = source / "1_Pooling" / "config.json"
     kept = file.read_text()
     file.write_text(kept.replace('"include_prompt": false', '"include_prompt": true'))
