@@ -14,7 +14,7 @@ READY := $(VENV)/.ready
 IN_PARALLEL := -n $(WORKERS) --dist loadfile
 APP := android_demo/app/src/main/python/fedspzo_app
 
-.PHONY: demo test test-slow test-arm64 test-android wheel-arm64 chaos lint docs clean help
+.PHONY: demo test test-slow test-families test-arm64 test-android wheel-arm64 chaos lint docs clean help
 .DEFAULT_GOAL := demo
 
 help:  ## this list
@@ -29,6 +29,10 @@ test: $(READY)  ## the tests: real brokers, engines and processes
 # pytest's exit status 5, no test found, is fine here: having no slow tests is not a failure.
 test-slow: $(READY)  ## the tests that take long
 	$(BIN)/pytest -m slow $(IN_PARALLEL) || [ $$? -eq 5 ]
+
+# Every family on every engine, with every base, task and kind of adapter; the slow tests have one of each family.
+test-families: $(READY)  ## all families × engines × bases: an hour
+	$(BIN)/pytest -m 'slow or matrix or not slow' $(IN_PARALLEL) tests/unit/test_families.py tests/unit/test_quantised.py tests/unit/test_adapters.py
 
 # A 64-bit ARM board in qemu's user mode: the device's suite, its bits, a federation. What it needs: docs/embedded-linux.md.
 test-arm64: $(READY)  ## a device on emulated 64-bit ARM

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
@@ -109,6 +111,18 @@ _ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 MODELS |= _ENCODERS
 ENCODERS = ("bert", "roberta", "xlm-roberta", *_ENCODERS)
+
+
+def marks(
+    name: str, variant: str, variants: Sequence[str], quick: Collection[tuple[str, str]]
+) -> list[pytest.MarkDecorator]:
+    """When a variant of a model is tested: always, in the slow suite, which has one of each model, or in the matrix."""
+    if (name, variant) in quick:
+        return []
+    turn = variants[list(MODELS).index(name) % len(variants)]
+    return [pytest.mark.slow if variant == turn else pytest.mark.matrix]
+
+
 #: Model types whose tokenizers are of word pieces.
 _WORD_PIECES = ("bert", "distilbert", "electra")
 

@@ -47,8 +47,13 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Case]:
     return cache(lambda name: make_case(folder, name))
 
 
+#: Of the slow suite: every way in which maps are stored. The rest are for the matrix.
+SLOW = ("bert", "opt", "gpt2", "llama-3.2", "phi3", "gpt-neox", "modernbert", "deberta-v3")
 NAMES = [
-    pytest.param(name, marks=() if name in ("roberta", "qwen2") else (pytest.mark.slow,))
+    pytest.param(
+        name,
+        marks=() if name in ("roberta", "qwen2") else pytest.mark.slow if name in SLOW else pytest.mark.matrix,
+    )
     for name in MODELS
     if name not in ("xlm-roberta", "opt-350m", "llama-untied")
 ]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models import ENCODERS, MODELS, TEXTS, byte_pairs, make_checkpoint, save_tokenizer
+from models import ENCODERS, MODELS, TEXTS, byte_pairs, make_checkpoint, marks, save_tokenizer
 from peft import PeftModel
 from references import trained
 from refusals import raises
@@ -137,7 +137,7 @@ def reference_scalars(case: Case, plan: Plan, indices: np.ndarray) -> list[float
     return found
 
 
-#: What the quick suite covers: every kind of layer once. The rest are variants, left to the slow one.
+#: What the quick suite covers: every kind of layer once. The rest are variants, left to the slow one and the matrix.
 QUICK = {
     ("bert", "sst2"),
     ("roberta", "sst2"),
@@ -150,9 +150,10 @@ QUICK = {
 
 
 CASES = [
-    pytest.param(name, task, id=f"{name}-{task}", marks=() if (name, task) in QUICK else (pytest.mark.slow,))
+    pytest.param(name, task, id=f"{name}-{task}", marks=marks(name, task, tasks, QUICK))
     for name in MODELS
-    for task in (("sst2",) if name in ENCODERS else ("sst2", "squad"))
+    for tasks in [("sst2",) if name in ENCODERS else ("sst2", "squad")]
+    for task in tasks
 ]
 
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from language import opinion, train_decoder
-from models import MODELS, five_examples, make_checkpoint, wide
+from models import MODELS, five_examples, make_checkpoint, marks, wide
 from precision import loss_error
 from references import SENTENCES, Case, make_case, reference_losses, trained
 from refusals import raises
@@ -77,8 +77,7 @@ def test_golden_codes() -> None:
 
 FAMILIES = tuple(name for name in MODELS if name != "xlm-roberta")
 NAMES = [
-    pytest.param(name, weights, marks=() if (name, weights) in (("roberta", "int4"),) else slow)
-    for slow in (pytest.mark.slow,)
+    pytest.param(name, weights, marks=marks(name, weights, tuple(BITS), {("roberta", "int4")}))
     for name in FAMILIES
     for weights in BITS
 ]
