@@ -22,7 +22,7 @@ from fedspzo.export.layout import Tensor, find_constant
 from fedspzo.export.modules.stage_module import Weights
 from fedspzo.export.rounding import Inputs, compensate
 
-#: The text that comes with the project, which SmolLM2 wrote (``scripts/calibration-text``).
+#: The text that comes with the project: prose on many subjects, some 5,000 tokens.
 TEXT = Path(__file__).with_name("calibration.txt")
 #: Most tokens of the text that are used, and how many go through the model as one example.
 TOKENS, LENGTH = 8192, 256

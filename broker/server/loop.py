@@ -17,13 +17,13 @@ from functools import partial
 from fedspzo.broker.rounds.adaptive import MakePlans, Pace
 from fedspzo.broker.rounds.aggregate import Aggregate, ClosedRound, checked, close_round, describe_round
 from fedspzo.broker.rounds.job import Job, plan_round
+from fedspzo.broker.rounds.open_round import OpenRound
 from fedspzo.broker.rounds.sampling import Candidate, Sample, choose_cohort
 from fedspzo.broker.server.admission import Admission
 from fedspzo.broker.server.devices import Roster, credit
 from fedspzo.broker.server.evaluation import Digested, DigestWatch, Evaluated, Evaluator, Failed, Snapshot
 from fedspzo.broker.server.held_out import HeldOut
 from fedspzo.broker.server.inbox import Inbox, sender
-from fedspzo.broker.server.open_round import OpenRound
 from fedspzo.broker.server.outbox import Outbox
 from fedspzo.broker.server.progress import JobResult, Observer, Progress, ignore
 from fedspzo.broker.server.replies import Replies
@@ -248,10 +248,11 @@ class Loop:
                 return False
             self._open(now)
             return True
-        if opened.complete(self._job, self._roster, now):
+        left = partial(self._roster.left, now=now)
+        if opened.complete(self._job, left, now):
             self._close(opened, now)
             return True
-        if opened.overdue(now) or (opened.hopeless(self._roster, now) and self._others(opened, now)):
+        if opened.overdue(now) or (opened.hopeless(left) and self._others(opened, now)):
             self._extend(opened, now)
         return False
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from fedspzo.broker.rounds.aggregate import ClosedRound
+from fedspzo.broker.rounds.open_round import OpenRound
 from fedspzo.broker.server.evaluation import Evaluated, Snapshot
-from fedspzo.broker.server.open_round import OpenRound
 from fedspzo.device_runtime.protocol.messages import Report
 
 

@@ -9,8 +9,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from fedspzo.broker.rounds.aggregate import ClosedRound, Spending
+from fedspzo.broker.rounds.open_round import OpenRound
 from fedspzo.broker.server.devices import Member
-from fedspzo.broker.server.open_round import OpenRound
 from fedspzo.broker.server.schema import check_version, open_tables
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.files import lock_folder, make_folder

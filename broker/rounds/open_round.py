@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from fedspzo.broker.rounds.job import Job
-from fedspzo.broker.server.devices import Roster
 from fedspzo.device_runtime.protocol.messages import Decline, Result
 from fedspzo.device_runtime.protocol.plan import Plan
 
@@ -41,15 +41,19 @@ class OpenRound:
         """Whether the deadline has passed."""
         return now >= self.deadline
 
-    def complete(self, job: Job, roster: Roster, now: float) -> bool:
-        """Whether it can be closed: the whole cohort's worth of results, or a quorum and nothing more to wait for."""
+    def complete(self, job: Job, left: Callable[[str], bool], now: float) -> bool:
+        """Whether it can be closed: the whole cohort's worth of results, or a quorum and nothing more to wait for.
+
+        Args:
+            left: whether a device is gone.
+        """
         if len(self.results) >= job.cohort:
             return True
-        return len(self.results) >= job.quorum and (self.hopeless(roster, now) or self.overdue(now))
+        return len(self.results) >= job.quorum and (self.hopeless(left) or self.overdue(now))
 
-    def hopeless(self, roster: Roster, now: float) -> bool:
+    def hopeless(self, left: Callable[[str], bool]) -> bool:
         """Whether nobody is there any more who may yet answer."""
-        return all(roster.left(device, now) for device in self.missing)
+        return all(map(left, self.missing))
 
     def extend(self, fresh: tuple[str, ...], now: float) -> list[str]:
         """Also ask other devices, with a new deadline for all; returns the devices to send the plan to."""
