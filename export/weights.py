@@ -8,7 +8,6 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PretrainedConfig
-from transformers.quantizers.auto import AutoHfQuantizer
 
 from fedspzo.device_runtime.errors import ExportError
 from fedspzo.export.quiet import quiet
@@ -98,6 +97,8 @@ def check_unquantised(name: str, config: PretrainedConfig) -> None:
     settings = settings if isinstance(settings, dict) else settings.to_dict()
     try:
         with quiet():
+            from transformers.quantizers.auto import AutoHfQuantizer  # loads torchao, which reports what it lacks
+
             if not AutoHfQuantizer.supports_quant_method(settings):
                 return  # transformers knows no such method, and loads the weights as they are
     except (ValueError, AttributeError, TypeError):
@@ -119,7 +120,8 @@ def tied(config: PretrainedConfig) -> Mapping[str, str]:
     found: dict[str, str] = {}
     if config.tie_word_embeddings:
         for factory in (AutoModelForMaskedLM, AutoModelForCausalLM):
-            kind = factory._model_mapping.get(type(config), None)
+            with quiet():  # the model's code is loaded now
+                kind = factory._model_mapping.get(type(config), None)
             names = getattr(kind, "_tied_weights_keys", None)
             found |= names if isinstance(names, dict) else {}
         if config.model_type in _HEADS and "lm_head.weight" in found:
