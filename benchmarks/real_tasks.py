@@ -1,0 +1,243 @@
+"""Real models on real tasks: before training, after a federated FedSPZO job, and after LoRA by backpropagation.
+
+    python benchmarks/real_tasks.py DATA --runs runs/real-tasks     # hours; continues where it stopped
+
+DATA holds a folder for each task, with ``train.jsonl``, ``test.jsonl`` and, for a task that the project does not have,
+``task.toml``. The hub has the data as ``nyu-mll/glue`` (sst2, rte), ``aps/super_glue`` (cb), ``rajpurkar/squad``,
+``clinc_oos``, ``PolyAI/banking77``, ``fancyzhx/ag_news``, ``CogComp/trec``, ``snips_built_in_intents`` and ``hwu64``.
+
+For a model and a task, ``fedspzo plan`` chooses the settings on one seed, and jobs run on others. LoRA runs the same
+rounds, devices, shares and batches by FedAdam, at the better of two rates on the planner's seed. A run is a file in the
+folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fedspzo
+from fedspzo.broker.simulation.partition import subset
+from fedspzo.device_runtime.engines.protocol import create_engine
+from fedspzo.device_runtime.step.runner import Forward
+from fedspzo.device_runtime.step.scores import generate, predict, score_answers
+from fedspzo.export.network.adapters import LowRank
+from fedspzo.export.network.target import Target
+
+PLANNING_SEED = 0
+#: Of the shares: what the devices hold is the same in every run, and directions, batches and cohorts differ.
+DEVICES, COHORT, SKEW = 10, 4, "dirichlet:0.5"
+#: Rates of LoRA by FedAdam to choose from.
+RATES = (5e-4, 2e-3)
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A model on a task.
+
+    Attributes:
+        model: as ``fedspzo export`` takes it.
+        task: name of the folder of the data.
+        length: tokens of an example.
+        budget: forward passes of the whole network with a batch of :attr:`batch`, of each device of a cohort.
+        trial: the same for a run of the planner's trial.
+        tests: most examples to evaluate on.
+        batch: examples of a step.
+    """
+
+    model: str
+    task: str
+    length: int
+    budget: float
+    trial: float
+    tests: int = 1000
+    batch: int = 4
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.model}-{self.task}"
+
+
+SETTINGS = (
+    Setting("minilm", "clinc-phone", 24, 600, 15),
+    Setting("minilm", "snips", 24, 600, 15),
+    Setting("minilm", "trec", 24, 600, 15),
+    Setting("minilm", "agnews", 64, 600, 15),
+    Setting("minilm", "banking77", 32, 600, 15),
+    Setting("minilm", "hwu64", 24, 600, 15),
+    Setting("smollm2", "sst2", 48, 60, 10, 400),
+    Setting("smollm2", "trec", 32, 60, 10, 400),
+    Setting("smollm2", "snips", 32, 60, 10, 400),
+    Setting("smollm2", "agnews", 64, 60, 10, 400),
+    Setting("smollm2", "rte", 128, 40, 0, 277),
+    Setting("smollm2", "cb", 128, 40, 0, 56),
+    Setting("smollm2", "squad", 256, 30, 0, 100),
+)
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The runs of a setting, in its folder."""
+
+    setting: Setting
+    data: Path
+    folder: Path
+    threads: int
+
+    def bundle(self, lora: bool) -> fedspzo.Bundle:
+        """What is trained: all weights, or adapters."""
+        out = self.folder / ("lora" if lora else "bundle")
+        if not out.exists():
+            own = self.data / self.setting.task / "task.toml"
+            formats = ["litert", "torch"] if lora else ["litert"]
+            target = Target(
+                formats, [self.setting.batch], [self.setting.length], adapters=LowRank(rank=8) if lora else None
+            )
+            fedspzo.export_model(self.setting.model, own if own.exists() else self.setting.task, out, target)
+        return fedspzo.open_bundle(out)
+
+    def plan(self) -> fedspzo.Job:
+        """The planner's settings, for any seed."""
+        settings = self._kept("plan", self._plan)
+        return fedspzo.Job(**settings)
+
+    def start(self) -> list[float]:
+        """Each test example's score before training."""
+        return list(self._kept("start", lambda: self._scores(fedspzo.open_model(self.bundle(lora=False)))))
+
+    def zeroth(self, seed: int) -> dict[str, Any]:
+        """A FedSPZO job."""
+        job = replace(self.plan(), seed=seed)
+        return self._kept(f"fedspzo-{seed}", lambda: self._run(self.bundle(lora=False), job))
+
+    def ceiling(self, seed: int) -> dict[str, Any]:
+        """LoRA by backpropagation, at the better rate."""
+
+        def run(seed: int, rate: float) -> dict[str, Any]:
+            job = fedspzo.published_job(
+                "fedadam", seed=seed, rounds=self.plan().rounds, cohort=COHORT, learning_rates=(rate,)
+            )
+            return self._kept(f"lora-{rate:g}-{seed}", lambda: self._run(self.bundle(lora=True), job, "fedadam"))
+
+        best = min(RATES, key=lambda rate: run(PLANNING_SEED, rate)["training_loss"])
+        return run(seed, best)
+
+    def _plan(self) -> dict[str, Any]:
+        found = fedspzo.plan_settings(
+            self.bundle(lora=False),
+            self._file("train"),
+            devices=DEVICES,
+            partition=SKEW,
+            cohort=COHORT,
+            seeds="shared",
+            seed=PLANNING_SEED,
+            budget=self.setting.budget,
+            trial=self.setting.trial,
+            threads=self.threads,
+        )
+        return asdict(found.job)
+
+    def _run(self, bundle: fedspzo.Bundle, job: fedspzo.Job, first_order: str | None = None) -> dict[str, Any]:
+        begun = time.monotonic()
+        run = fedspzo.simulate(
+            bundle,
+            self._file("train"),
+            job,
+            devices=DEVICES,
+            partition=SKEW,
+            threads=self.threads,
+            first_order=first_order,
+        )
+        last = [closed.loss for closed in run.rounds[-10:]]
+        return {
+            "rounds": len(run.rounds),
+            "training_loss": float(np.mean(last)),
+            "seconds": time.monotonic() - begun,
+            "scores": self._scores(run.model),
+        }
+
+    def _scores(self, model: fedspzo.Replica) -> list[float]:
+        """Of each test example: whether it is right, or the F1 of what is generated."""
+        store = fedspzo.load_data(self._file("test"), model.bundle)
+        store = subset(store, store.sample(PLANNING_SEED, self.setting.tests))
+        forward = Forward(create_engine("litert", self.threads), model)
+        if store.references:
+            answers = generate(forward, store)
+            return [score_answers([a], [r])["f1"] for a, r in zip(answers, store.references, strict=True)]
+        right = predict(forward, store)[1].argmax(axis=1) == store.labels
+        return right.astype(float).tolist()
+
+    def _file(self, split: str) -> Path:
+        return self.data / self.setting.task / f"{split}.jsonl"
+
+    def _kept(self, name: str, make: Callable[[], Any]) -> Any:
+        """What was made before, or now."""
+        file = self.folder / f"{name}.json"
+        if not file.exists():
+            print(f"{self.setting.name}: {name}", flush=True)
+            found = make()
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(found))
+        return json.loads(file.read_text())
+
+
+def interval(before: Sequence[float], after: Sequence[Sequence[float]]) -> tuple[float, float, float]:
+    """Mean gain and its 95 % interval, by the bootstrap over seeds and test examples.
+
+    Args:
+        before: [examples]; ``after``: [seeds][examples].
+    """
+    gains = np.asarray(after) - np.asarray(before)
+    random = np.random.default_rng(0)
+    seeds, examples = gains.shape
+    drawn = [
+        gains[random.integers(0, seeds, seeds)][:, random.integers(0, examples, examples)].mean()
+        for _ in range(RESAMPLES)
+    ]
+    return float(gains.mean()), *map(float, np.percentile(drawn, (2.5, 97.5)))
+
+
+def row(runs: Runs, seeds: Sequence[int]) -> str:
+    """A row of the table, of the runs that there are."""
+    before = runs.start()
+    zeroth, first = ([made(seed)["scores"] for seed in seeds] for made in (runs.zeroth, runs.ceiling))
+    gain, low, high = interval(before, zeroth)
+    score = "F1" if runs.setting.task == "squad" else "accuracy"
+    rounds = runs.zeroth(seeds[0])["rounds"]
+    return (
+        f"| {runs.setting.model} | {runs.setting.task} | {score} | {100 * np.mean(before):.1f} |"
+        f" {100 * np.mean(zeroth):.1f} | {100 * gain:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}) |"
+        f" {100 * np.mean(first):.1f} | {rounds} |"
+    )
+
+
+def main() -> None:
+    """Run what is missing, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--runs", type=Path, default=Path("runs/real-tasks"))
+    parser.add_argument("--models", default="minilm,smollm2")
+    parser.add_argument("--tasks", default="", help="by default all")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    print("| model | task | score | before | after | gain (95 %) | LoRA, backpropagation | rounds |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    tasks = options.tasks.split(",") if options.tasks else [setting.task for setting in SETTINGS]
+    for setting in SETTINGS:
+        if setting.model in options.models.split(",") and setting.task in tasks:
+            runs = Runs(setting, options.data, options.runs / setting.name, options.threads)
+            print(row(runs, range(1, options.seeds + 1)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
