@@ -14,8 +14,8 @@ from fedspzo.export.modules.stage_module import StageModule, Weights, affine
 
 WORDS, PLACES = "embeddings.word_embeddings.weight", "embeddings.position_embeddings.weight"
 KINDS = ("embeddings.token_type_embeddings.weight", "embeddings.task_type_embeddings.weight")
-HEADS = ("pooler.dense.weight", "pooler.dense.bias", "cls.predictions.bias", "decoder.weight", "decoder.bias")
-HEADS += tuple(f"cls.predictions.transform.{name}" for name in affine("dense", "LayerNorm"))
+TRANSFORM = (f"cls.predictions.transform.{name}" for name in affine("dense", "LayerNorm"))
+HEADS = (*affine("pooler.dense", "decoder"), "cls.predictions.bias", *TRANSFORM)
 
 
 class Embedding(StageModule):

@@ -150,7 +150,7 @@ class Job:
         )
 
     def _cut(self, stages: int) -> tuple[Block, ...]:
-        stops = (*_split(self, stages), stages)
+        stops = (*_split(self, stages - 2), stages)
         values = zip(stops, self.fanouts, self.scales, self.learning_rates, strict=True)
         return tuple(Block(*block) for block in values)
 
@@ -200,7 +200,7 @@ def plan_round(job: Job, round: int, blocks: Sequence[Block] | None = None) -> P
 def resolve(job: Job, manifest: Manifest) -> Job:
     """The job with what depends on the model filled in: split, batch and stages."""
     stages = job.stages or len(manifest.stages)
-    return replace(job, stages=stages, split=_split(job, stages), batch=job.batch or manifest.batch)
+    return replace(job, stages=stages, split=_split(job, last_layer(manifest)), batch=job.batch or manifest.batch)
 
 
 def check_job(job: Job, bundle: Bundle) -> Job:
@@ -224,9 +224,20 @@ def check_job(job: Job, bundle: Bundle) -> Job:
     return job
 
 
-def _split(job: Job, stages: int) -> tuple[int, ...]:
+def last_layer(manifest: Manifest) -> int:
+    """The last stage before the head in which a matrix is trained; a norm may follow it."""
+
+    def trains(number: int) -> bool:
+        tensors = (manifest.tensors[index] for index in manifest.stages[number].tensors)
+        return any(tensor.trainable and len(tensor.shape) > 1 for tensor in tensors)
+
+    before = len(manifest.stages) - 2
+    return next(filter(trains, range(before, 0, -1)), before)
+
+
+def _split(job: Job, last: int) -> tuple[int, ...]:
     """Where blocks after the first start; the last layer, before the head, where it is not said."""
-    return job.split or (stages - 2,) * (len(job.fanouts) - 1)
+    return job.split or (last,) * (len(job.fanouts) - 1)
 
 
 def _plan(job: Job, round: int, blocks: tuple[Block, ...]) -> Plan:

@@ -19,6 +19,7 @@ from refusals import raises
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 import fedspzo
+from fedspzo.broker.rounds.job import last_layer
 from fedspzo.device_runtime.directions.format import Direction, NumpyKernel
 from fedspzo.device_runtime.engines.protocol import Engine, create_engine
 from fedspzo.device_runtime.model.bundle import SOURCE
@@ -64,7 +65,7 @@ def test_adapters_are_pefts(name: str, case: Callable[[str], Case], make_plan: C
     found = case(name)
     manifest = found.bundle.manifest
     stages = len(manifest.stages)
-    blocks = (Block(stages - 2, 1, 0.5, 1.0), Block(stages, 3, 1.0, 1.0))
+    blocks = (Block(last_layer(manifest), 1, 0.5, 1.0), Block(stages, 3, 1.0, 1.0))
     plan = make_plan(batch=2, epsilon=1e-2, blocks=blocks)
     drawn = draw_examples(plan, found.store, "a", 0)
     kernel = NumpyKernel(plan.distribution)
