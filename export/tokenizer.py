@@ -75,7 +75,7 @@ class ModelTokenizer:
         """Let it lower texts first, unless it does: what sentence-transformers makes of ``do_lower_case``."""
         for tokenizer in (self.backend, self._original.backend_tokenizer):
             known = tokenizer.normalizer
-            parts = list(known) if isinstance(known, Sequence) else [known] if known else []  # type: ignore[call-overload]
+            parts = [known[at] for at in range(len(known))] if isinstance(known, Sequence) else [known] if known else []
             if not any(isinstance(part, Lowercase) for part in parts):
                 tokenizer.normalizer = Sequence([Lowercase(), *parts])
 

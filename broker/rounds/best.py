@@ -15,7 +15,11 @@ def rank(evaluation: Evaluation) -> tuple[float, float]:
     Where there is no score the loss decides. What is not a number is worse than any number.
     """
     first = next((goodness(name, value) for name, value in evaluation.scores.items()), 0.0)
-    return tuple(-math.inf if math.isnan(value) else value for value in (first, -evaluation.loss))  # type: ignore[return-value]
+    return _or_worst(first), _or_worst(-evaluation.loss)
+
+
+def _or_worst(value: float) -> float:
+    return -math.inf if math.isnan(value) else value
 
 
 def best_round(evaluations: Mapping[int, Evaluation]) -> int | None:

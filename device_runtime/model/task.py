@@ -8,9 +8,10 @@ import math
 import re
 import string
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, SupportsFloat
 
 from fedspzo.device_runtime.errors import DataError
 from fedspzo.device_runtime.model.metrics import DEFAULTS, METRICS, MULTI, REGRESSION, SINGLE, TEXT
@@ -294,10 +295,10 @@ class Task:
         return names
 
     def _number(self, value: object) -> float:
-        try:
-            number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
-            number = math.nan
+        number = math.nan
+        if isinstance(value, str | SupportsFloat) and not isinstance(value, bool):
+            with suppress(ValueError, TypeError, OverflowError):
+                number = float(value)
         lowest, highest = min(self.values), max(self.values)
         if not lowest <= number <= highest:
             raise DataError(

@@ -68,8 +68,12 @@ def _steps(checkpoint: Checkpoint, architecture: Architecture) -> dict[str, Tens
     sentence = checkpoint.sentence
     if sentence is None:
         return {}
-    arrays = {name: sentence.tensor(name) for name in architecture.pooling.tensors}
-    return {name: derived(name, array.shape, lambda array=array: array) for name, array in arrays.items()}  # type: ignore[misc]
+
+    def step(name: str) -> Tensor:
+        array = sentence.tensor(name)
+        return derived(name, array.shape, lambda: array)
+
+    return {name: step(name) for name in architecture.pooling.tensors}
 
 
 def _label_words(checkpoint: Checkpoint, architecture: Architecture, task: Task) -> dict[str, Tensor]:
