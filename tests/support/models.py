@@ -113,14 +113,21 @@ MODELS |= _ENCODERS
 ENCODERS = ("bert", "roberta", "xlm-roberta", *_ENCODERS)
 
 
+#: Models whose every variant is in the slow suite. It has one variant of each of the others.
+_WHOLE = (
+    *("bert", "roberta", "xlm-roberta", "opt", "opt-350m", "gpt2", "llama-3.2", "llama-untied", "mistral", "qwen2"),
+    "qwen3",
+)
+
+
 def marks(
     name: str, variant: str, variants: Sequence[str], quick: Collection[tuple[str, str]]
 ) -> list[pytest.MarkDecorator]:
-    """When a variant of a model is tested: always, in the slow suite, which has one of each model, or in the matrix."""
+    """When a variant of a model is tested: always, in the slow suite, or in the matrix alone."""
     if (name, variant) in quick:
         return []
     turn = variants[list(MODELS).index(name) % len(variants)]
-    return [pytest.mark.slow if variant == turn else pytest.mark.matrix]
+    return [pytest.mark.slow if name in _WHOLE or variant == turn else pytest.mark.matrix]
 
 
 #: Model types whose tokenizers are of word pieces.
