@@ -143,9 +143,11 @@ def wide(name: str) -> dict[str, int]:
         return {"dim": 64, "hidden_dim": 96}
     if kind == "opt":
         return {"hidden_size": 64, "ffn_dim": 96, "word_embed_proj_dim": 32 if name == "opt-350m" else 64}
-    heads = {"num_attention_heads": 8} if kind == "phi3" else {}  # its factors are for heads of this width
+    # Phi-3's factors are for heads of this width. OLMo's clip is wider too: where both ends of a range are cut, its
+    # zero in 8 bits lies between two codes, and each engine may take either.
+    own = {"phi3": {"num_attention_heads": 8}, "olmo": {"clip_qkv": 8}}.get(kind, {})
     head = {"head_dim": 16} if "head_dim" in MODELS[name][1] else {}
-    return {"hidden_size": 64, "intermediate_size": 96, **heads, **head}
+    return {"hidden_size": 64, "intermediate_size": 96, **own, **head}
 
 
 def make_checkpoint(folder: Path, name: str, **changes: Any) -> Path:
