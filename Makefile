@@ -32,7 +32,7 @@ test-slow: $(READY)  ## the tests that take long
 
 # Every family on every engine, with every base, task and kind of adapter; the slow tests have one of each family.
 test-families: $(READY)  ## all families × engines × bases: an hour
-	$(BIN)/pytest -m 'slow or matrix or not slow' $(IN_PARALLEL) tests/unit/test_families.py tests/unit/test_quantised.py tests/unit/test_adapters.py tests/unit/test_smollm2.py
+	$(BIN)/pytest -m 'slow or matrix or not slow' $(IN_PARALLEL) tests/unit/test_families.py tests/unit/test_quantised.py tests/unit/test_adapters.py
 
 # A 64-bit ARM board in qemu's user mode: the device's suite, its bits, a federation. What it needs: docs/embedded-linux.md.
 test-arm64: $(READY)  ## a device on emulated 64-bit ARM

@@ -67,7 +67,7 @@ def test_scores_are_those_of_transformers(tmp_path: Path) -> None:
         np.testing.assert_allclose(found, np.array(expected), rtol=0, atol=1e-3)
 
 
-@pytest.mark.matrix
+@pytest.mark.slow
 def test_four_bits_lose_little(tmp_path: Path) -> None:
     """On text of another kind than the calibration's: at most 0.15 nat a token, and less than by plain rounding."""
     checkpoint = Checkpoint("smollm2")
