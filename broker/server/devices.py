@@ -153,7 +153,7 @@ def credit(member: Member, result: Result) -> None:
 
 
 def joules_a_round(member: Member) -> float:
-    """On average over the rounds in which it reported; 0 when there is none."""
+    """On average over the rounds in which it reported; 0 before it has reported."""
     return (member.measured_joules + member.estimated_joules) / max(member.joules_results, 1)
 
 

@@ -112,7 +112,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        """By which devices reach the HTTP endpoint of a running server; "" where there is none."""
+        """By which devices reach the HTTP endpoint of a running server; "" for a server without one."""
         return self._url
 
     def start(self) -> None:

@@ -308,13 +308,13 @@ def _snapshots(folder: Path) -> list[Path]:
 
 @contextmanager
 def open_journal(folder: Path) -> Iterator[Journal]:
-    """The journal of a server, running or not, given its state folder. Raises StateError when there is none."""
+    """The journal of a server, running or not, given its state folder. Raises StateError for any other folder."""
     with closing(open_database(folder)) as connection:
         yield Journal(connection)
 
 
 def read_journal(folder: Path) -> list[Entry]:
-    """All entries of a server's journal. Raises StateError when there is none, or it is damaged."""
+    """All entries of a server's journal. Raises StateError when the folder has no journal, or a damaged one."""
     with open_journal(folder) as journal:
         return list(journal.entries())
 

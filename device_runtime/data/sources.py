@@ -15,6 +15,7 @@ from fedspzo.device_runtime.data.dialogues import answered_turns
 from fedspzo.device_runtime.data.texts import check_text, found
 from fedspzo.device_runtime.errors import DataError, install_hint
 from fedspzo.device_runtime.model.metrics import MULTI
+from fedspzo.device_runtime.model.targets import read_target
 from fedspzo.device_runtime.model.task import GENERATION, Task
 
 HUB = "hub:"
@@ -27,7 +28,7 @@ class Example:
     Attributes:
         fields: the template's fields.
         label: index of its label; 0 for generation. Of a set of labels or a number see
-            :meth:`fedspzo.device_runtime.model.task.Task.read_target`, as of ``targets``.
+            :func:`fedspzo.device_runtime.model.targets.read_target`, as of ``targets``.
         answers: for generation, the texts that count as right; the first is the one that is trained on.
         targets: of a set of labels or a number, what the graphs are fed of it.
         turns: of a dialogue, those before the answer; a dialogue has no fields.
@@ -123,7 +124,7 @@ def parse_record(record: object, task: Task) -> list[Example]:
             "data.missing-label",
             f"the field '{task.target}' has no label, which task '{task.name}' needs; {found(record)}",
         )
-    label, targets = task.read_target(value)
+    label, targets = read_target(task, value)
     return [Example(fields, label, targets=targets)]
 
 

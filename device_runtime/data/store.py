@@ -33,7 +33,7 @@ class DataStore:
         truncated: how many examples were cut to fit.
         references: for generation, the texts that count as right answers of each example.
         targets: for sets of labels and for numbers, float32 [examples, labels] that the graphs are fed, see
-            :meth:`fedspzo.device_runtime.model.task.Task.read_target`; None where labels are fed one-hot.
+            :func:`fedspzo.device_runtime.model.targets.read_target`; None where labels are fed one-hot.
     """
 
     ids: np.ndarray

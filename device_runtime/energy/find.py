@@ -63,7 +63,7 @@ def choose_source(name: str, places: Places) -> Source:
     """The source of a name, or with "auto" the first that can be read now.
 
     Raises:
-        EnergyError: there is none, with what was looked for.
+        EnergyError: no such source can be read; the sentence says what was looked for.
     """
     search = find_sources(places)
     named = [source for source in search.found if name in ("auto", source.name)]

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
-import re
 import string
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, SupportsFloat
+from typing import Any
 
 from fedspzo.device_runtime.errors import DataError
 from fedspzo.device_runtime.model.metrics import DEFAULTS, METRICS, MULTI, REGRESSION, SINGLE, TEXT
@@ -30,7 +26,6 @@ MASK = "mask"
 #: The field of an answer's template that stands for the token that ends it.
 END = "end"
 
-_WHOLE = re.compile(r"[+-]?\d+\.0*")
 _FILTERS: dict[str, Callable[[str], str]] = {
     "": lambda text: text,
     "trim": lambda text: text.strip().rstrip(".?!,;:"),
@@ -225,88 +220,6 @@ class Task:
             at = next(i for i, piece in enumerate(pieces) if piece[1] == MASK)
             return pieces[at][0], pieces[at + 1][0] if at + 1 < len(pieces) else ""
         return pieces[-1][0] if pieces[-1][1] is None else "", ""
-
-    def label_index(self, value: object) -> int:
-        """Index of a label, given by its name or, where no label's name is a number, by its index.
-
-        Raises:
-            DataError: the task has no such label.
-        """
-        names = [label.name for label in self.labels]
-        whole = value
-        if isinstance(value, str) and value not in names and _WHOLE.fullmatch(value.strip()):
-            value = float(value)  # CSV and JSON write as text what Parquet has as a number
-        if isinstance(value, float) and value.is_integer():
-            whole = int(value)
-        name = str(whole).lower() if isinstance(whole, bool) else str(whole)
-        if name in names:
-            return names.index(name)
-        index = str(int(whole)) if isinstance(whole, bool) else name
-        if not any(map(str.isdigit, names)) and index in map(str, range(len(names))):
-            return int(index)
-        known = ", ".join(label.name for label in self.labels)
-        raise DataError(
-            "data.unknown-label", f"label {str(value)[:40]!r} is not one of task '{self.name}'; use one of: {known}"
-        )
-
-    def read_target(self, value: object) -> tuple[int, tuple[float, ...]]:
-        """What an example's target says: (a label's index, what the graphs are fed of it).
-
-        The index is that of the label, of a set's first label (:data:`NONE`'s of the empty set), or of the number
-        nearest. Fed are one number for each label: nothing for a single label; 1 for the labels of a set, else 0; the
-        label's number less the target.
-
-        Raises:
-            DataError: it is not what the task needs.
-        """
-        if self.kind == MULTI:
-            chosen = {self.label_index(name) for name in self._set(value)} - {len(self.labels) - 1}
-            return min(chosen, default=len(self.labels) - 1), tuple(float(i in chosen) for i in range(len(self.labels)))
-        if self.kind == REGRESSION:
-            number = self._number(value)
-            distances = tuple(anchor - number for anchor in self.values)
-            return min(range(len(distances)), key=lambda i: abs(distances[i])), distances
-        return self.label_index(value), ()
-
-    def write_target(self, label: int, targets: tuple[float, ...]) -> object:
-        """The target of an example in a data file, from which :meth:`read_target` makes these."""
-        if self.kind == MULTI:
-            return [own.name for own, holds in zip(self.labels, targets, strict=True) if holds]
-        if self.kind == REGRESSION:
-            return round(self.values[0] - targets[0], 9)
-        return self.labels[label].name
-
-    def _set(self, value: object) -> list[object]:
-        """The labels of a list, or of a text: a JSON list, one label, or several between commas."""
-        if isinstance(value, str):
-            text = value.strip()
-            if text.startswith("["):
-                with contextlib.suppress(ValueError):
-                    value = json.loads(text)
-            elif text in {label.name for label in self.labels}:
-                return [text]
-        names = [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
-        if not isinstance(names, list) or len(set(map(str, names))) < len(names):
-            raise DataError(
-                "data.not-a-set",
-                f"{str(value)[:40]!r} is not a list of labels, each once, which task '{self.name}' needs; write a list"
-                " of the names of those that hold",
-            )
-        return names
-
-    def _number(self, value: object) -> float:
-        number = math.nan
-        if isinstance(value, str | SupportsFloat) and not isinstance(value, bool):
-            with suppress(ValueError, TypeError, OverflowError):
-                number = float(value)
-        lowest, highest = min(self.values), max(self.values)
-        if not lowest <= number <= highest:
-            raise DataError(
-                "data.not-a-number",
-                f"{str(value)[:40]!r} is not a number from {lowest:g} to {highest:g}, which task '{self.name}' needs;"
-                " correct it, or give the task labels of further numbers",
-            )
-        return number
 
     def _pieces(self, template: str) -> list[tuple[str, str | None, str]]:
         """(literal text, the field after it or None, its filter) for each piece of a template."""

@@ -20,6 +20,7 @@ from fedspzo.device_runtime.data.sources import parse_example
 from fedspzo.device_runtime.data.store import load_data
 from fedspzo.device_runtime.model.manifest import parse_manifest
 from fedspzo.device_runtime.model.metrics import MULTI, REGRESSION
+from fedspzo.device_runtime.model.targets import read_target, write_target
 from fedspzo.device_runtime.model.task import Label, Task
 from fedspzo.device_runtime.step.scores import Evaluation, read_answer
 from fedspzo.export.modules.operators import squared_error, threshold_loss
@@ -68,14 +69,14 @@ def test_a_numbers_loss_is_its_squared_error(labels: list[tuple[float, float]], 
 def test_sets_of_labels_are_read(value: object, label: int, fed: tuple[float, ...]) -> None:
     example = parse_example({"text": "hey", "topics": value}, TOPICS)
     assert (example.label, example.targets) == (label, fed)
-    assert TOPICS.read_target(TOPICS.write_target(label, fed)) == (label, fed)
+    assert read_target(TOPICS, write_target(TOPICS, label, fed)) == (label, fed)
 
 
 @pytest.mark.parametrize(("value", "label", "number"), [(4, 2, 4.0), ("2.75", 1, 2.75), (0.0, 0, 0.0)])
 def test_numbers_are_read(value: object, label: int, number: float) -> None:
     example = parse_example({"text": "hey", "level": value}, LOUDNESS)
     assert (example.label, example.targets) == (label, (0 - number, 2.5 - number, 5 - number))
-    assert LOUDNESS.write_target(example.label, example.targets) == number
+    assert write_target(LOUDNESS, example.label, example.targets) == number
 
 
 def test_what_is_no_set_and_no_number_is_refused() -> None:

@@ -14,6 +14,7 @@ from models import TEXTS, byte_pairs, make_checkpoint, save_tokenizer
 from refusals import raises
 
 from fedspzo.device_runtime.data.encoder import Encoder
+from fedspzo.device_runtime.model.targets import label_index
 from fedspzo.device_runtime.model.task import Label, Task
 from fedspzo.export.checkpoint import Checkpoint
 from fedspzo.export.network.target import Target
@@ -271,7 +272,7 @@ def test_labels_are_what_they_say() -> None:
     """A name comes before an index, whatever the type of the value."""
 
     def index(names: str, value: object) -> int:
-        return two_words_named(names.split()).label_index(value)
+        return label_index(two_words_named(names.split()), value)
 
     def two_words_named(names: list[str]) -> Task:
         return Task("t", "causal", "{x} is", tuple(Label(name, f" {name}") for name in names))

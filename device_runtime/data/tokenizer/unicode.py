@@ -32,7 +32,7 @@ BYTES = _bytes()
 
 @cache
 def ranges(name: str) -> list[tuple[int, int]]:
-    """First and last code points of the runs of a set; "L" is all letters. Raises KeyError when there is none."""
+    """First and last code points of the runs of a set; "L" is all letters. Raises KeyError for an unknown set."""
     if name == "L":
         return _joined(sorted(run for kind in _LETTERS for run in ranges(kind)))
     edges, place = [], 0

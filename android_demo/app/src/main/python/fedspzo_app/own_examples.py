@@ -10,6 +10,7 @@ from fedspzo.device_runtime.data.chat import ASSISTANT, Turn
 from fedspzo.device_runtime.data.dialogues import MESSAGES
 from fedspzo.device_runtime.data.sources import Example, parse_example, parse_examples, read_source
 from fedspzo.device_runtime.errors import DataError
+from fedspzo.device_runtime.model.targets import write_target
 from fedspzo.device_runtime.model.task import Task
 from fedspzo_app.private_files import PrivateFiles
 
@@ -49,5 +50,5 @@ def _record(example: Example, task: Task) -> dict[str, object]:
     if example.turns:
         turns = (*example.turns, Turn(ASSISTANT, example.answers[0]))
         return {MESSAGES: [{"role": turn.role, "content": turn.text} for turn in turns]}
-    answer: object = list(example.answers) or task.write_target(example.label, example.targets)
+    answer: object = list(example.answers) or write_target(task, example.label, example.targets)
     return {**example.fields, task.target: answer}
