@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from fedspzo.device_runtime.errors import ExportError
 from fedspzo.device_runtime.model.bundle import Bundle
@@ -26,6 +27,9 @@ from fedspzo.export.layout import is_out_by_in, restored
 from fedspzo.export.modules.stage_module import ADDED, DOWN, FACTORS, UP, linear_name
 from fedspzo.export.quiet import quiet
 from fedspzo.export.sentence import module_folders
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 #: Endings of what old checkpoints hold apart from weights: indices that transformers makes itself.
 _NOT_WEIGHTS = ("position_ids", "token_type_ids")

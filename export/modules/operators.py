@@ -223,9 +223,15 @@ def score_tokens(table: Tensor, at: Tensor, select: Tensor) -> Tensor:
     return torch.bmm(table, at.reshape(1, -1, at.shape[-1]).transpose(1, 2) * there)
 
 
-def unit_length(x: Tensor) -> Tensor:
-    """Vectors of the last axis scaled to unit length; those of nothing but zeros stay so."""
-    return x / torch.sqrt((x * x).sum(dim=-1, keepdim=True).clamp(min=_TINY))
+def unit_length(x: Tensor, may_vanish: bool = False) -> Tensor:
+    """Vectors of the last axis scaled to unit length.
+
+    Args:
+        may_vanish: whether there may be vectors of nothing but zeros, which then stay so. Without it LiteRT has one
+            operator for the whole.
+    """
+    square = (x * x).sum(dim=-1, keepdim=True)
+    return x / torch.sqrt(square.clamp(min=_TINY) if may_vanish else square)
 
 
 def log_sum_exp(x: Tensor, dim: int) -> Tensor:

@@ -43,7 +43,7 @@ def pool(pooling: Pooling, weights: Weights, hidden: Tensor, mask: Tensor) -> Te
     x = vectors[0] if len(vectors) == 1 else torch.cat(vectors, dim=-1)
     for step in pooling.steps:
         x = _apply(step, weights, x)
-    return unit_length(x if pooling.width is None else x[:, : pooling.width])
+    return unit_length(x if pooling.width is None else x[:, : pooling.width], may_vanish=bool(pooling.steps))
 
 
 def _pool(mode: str, hidden: Tensor, mask: Tensor, skipped: int) -> Tensor:
@@ -64,7 +64,7 @@ def _pool(mode: str, hidden: Tensor, mask: Tensor, skipped: int) -> Tensor:
 def _apply(step: Step, weights: Weights, x: Tensor) -> Tensor:
     """[batch, in] → [batch, out]."""
     if step.kind == "Normalize":
-        return unit_length(x)
+        return unit_length(x, may_vanish=True)
     if step.kind == "LayerNorm":
         return weights.layer_norm(f"{step.name}.norm", x, 1e-5)
     bias = weights[f"{step.name}.linear.bias"] if "linear.bias" in step.tensors else None
