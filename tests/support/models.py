@@ -134,7 +134,7 @@ def marks(
 _WORD_PIECES = ("bert", "distilbert", "electra")
 
 
-def wide(name: str) -> dict[str, int]:
+def wide(name: str) -> dict[str, float]:
     """Changes to a model's config that make its matrices wide enough to quantise."""
     kind = MODELS[name][0]
     if kind == "gpt2":
@@ -145,7 +145,7 @@ def wide(name: str) -> dict[str, int]:
         return {"hidden_size": 64, "ffn_dim": 96, "word_embed_proj_dim": 32 if name == "opt-350m" else 64}
     # Phi-3's factors are for heads of this width. OLMo's clip is wider too: where both ends of a range are cut, its
     # zero in 8 bits lies between two codes, and each engine may take either.
-    own = {"phi3": {"num_attention_heads": 8}, "olmo": {"clip_qkv": 8}}.get(kind, {})
+    own = {"phi3": {"num_attention_heads": 8}, "olmo": {"clip_qkv": 8.0}}.get(kind, {})
     head = {"head_dim": 16} if "head_dim" in MODELS[name][1] else {}
     return {"hidden_size": 64, "intermediate_size": 96, **own, **head}
 
