@@ -26,8 +26,9 @@ import numpy as np
 import fedspzo
 from fedspzo.broker.simulation.partition import subset
 from fedspzo.device_runtime.engines.protocol import create_engine
+from fedspzo.device_runtime.model.metrics import f1
 from fedspzo.device_runtime.step.runner import Forward
-from fedspzo.device_runtime.step.scores import generate, predict, score_answers
+from fedspzo.device_runtime.step.scores import generate, predict
 from fedspzo.export.network.adapters import LowRank
 from fedspzo.export.network.target import Target
 
@@ -172,7 +173,7 @@ class Runs:
         forward = Forward(create_engine("litert", self.threads), model)
         if store.references:
             answers = generate(forward, store)
-            return [score_answers([a], [r])["f1"] for a, r in zip(answers, store.references, strict=True)]
+            return [f1([a], [r]) for a, r in zip(answers, store.references, strict=True)]
         right = predict(forward, store)[1].argmax(axis=1) == store.labels
         return right.astype(float).tolist()
 
