@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from math import prod
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from fedspzo.device_runtime.step.runner import Forward
 from fedspzo.export.modules.stage_module import ADDED
 from fedspzo.export.network.build import Network
 
-#: Bytes of weights from which on an engine that has run a graph with them is given up before the next graph.
+#: Bytes of a graph's weights from which on the memory of what came before is given back first.
 _LARGE = 1 << 26
 
 
@@ -83,8 +84,9 @@ class StageRunner:
 
     def load(self, stage: StageSpec, network: Network, noise: float = 0.0) -> Forward[StageWeights]:
         """What runs a stage, with its weights; see :meth:`StageWeights.load`."""
-        if stage.graph != self._graph and self._forward.weights.size >= _LARGE:
-            # The engine and the scratch arrays keep as much memory as the last graph's weights took.
+        coming = 4 * sum(prod(network.shape(index)) for index in stage.tensors)
+        if stage.graph != self._graph and max(coming, self._forward.weights.size) >= _LARGE:
+            # The engine and the scratch arrays keep as much memory as the last graph took, and so does lowering.
             self._renew()
             gc.collect()
         self._graph = stage.graph
