@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from math import prod
+from math import nan, prod
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def format_stages(manifest: Manifest) -> str:
         tensors = [manifest.tensors[index] for index in (*stage.tensors, *stage.constants)]
         flops = shape.graphs[stage.graph].flops / (shape.batch * shape.length)
         parameters, trainable = (sum(prod(t.shape) for t in tensors if t.trainable or every) for every in (True, False))
-        checked = (f"{check.delegated[f]:.0%}, {check.deviation[f]:.0e}" for f in formats)
+        checked = (f"{check.delegated[f]:.0%}, {check.deviation.get(f, nan):.0e}" for f in formats)
         rows.append([stage.name, f"{parameters:,}", f"{trainable:,}", f"{flops / 1e6:,.3f}", *checked])
     names = ["stage", "parameters", "trainable", "MFLOP a token", *(f"{f}: delegated, deviation" for f in formats)]
     return format_table(names, rows)

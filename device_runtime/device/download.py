@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,12 +18,12 @@ from fedspzo.device_runtime.device.transfer import DownloadError, MissingError, 
 from fedspzo.device_runtime.errors import BundleError
 from fedspzo.device_runtime.files import lock_folder, move_into_place, write_atomically
 from fedspzo.device_runtime.model.bundle import Bundle, file_hash
-from fedspzo.device_runtime.model.manifest import MANIFEST, parse_manifest
+from fedspzo.device_runtime.model.manifest import MANIFEST
+from fedspzo.device_runtime.model.manifest_reader import FILE_NAME, MANIFEST_BYTES, parse_manifest
 from fedspzo.device_runtime.protocol.signing import PIN, write_pin
 
-#: Most bytes of a manifest and of a public key.
-_MANIFEST_BYTES, _PIN_BYTES = 1 << 25, 1 << 10
-_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+#: Most bytes of a public key.
+_PIN_BYTES = 1 << 10
 
 
 def download(
@@ -120,10 +119,10 @@ def fetch_bundle(
     """
     place = url.rstrip("/") + "/bundle/"
     with lock_folder(folder), _writing(folder):
-        content = read(place + MANIFEST, _MANIFEST_BYTES, authority)
+        content = read(place + MANIFEST, MANIFEST_BYTES, authority)
         files = parse_manifest(folder, content.decode("utf-8", "replace")).files
         for name in files:
-            if not _FILE_NAME.fullmatch(name) or name.lower() in (MANIFEST, PIN):
+            if not FILE_NAME.fullmatch(name) or name.lower() in (MANIFEST, PIN):
                 raise BundleError(
                     "download.foreign-file",
                     f"{place}{MANIFEST} lists '{name}', which is not a file of a bundle; use another server",

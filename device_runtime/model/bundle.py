@@ -9,11 +9,10 @@ import hashlib
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
 from fedspzo.device_runtime.errors import BundleError
-from fedspzo.device_runtime.model.manifest import BASE, MANIFEST, WEIGHTS, TensorSpec, parse_manifest
-from fedspzo.device_runtime.model.stored import NAMES, Stored, layout, view
+from fedspzo.device_runtime.model.manifest import BASE, MANIFEST, WEIGHTS, TensorSpec
+from fedspzo.device_runtime.model.manifest_reader import FILE_NAME, MANIFEST_BYTES, parse_manifest
+from fedspzo.device_runtime.model.stored import Stored, layout, view
 from fedspzo.device_runtime.model.tensor_file import TensorFile
 
 #: Says where the original model was at the export. It stays on that machine: the manifest does not list it, and a
@@ -42,7 +41,7 @@ class Bundle:
         graphs_alone = self.manifest.constants if self.base is None else frozenset()
         for index, tensor in enumerate(self.manifest.tensors):
             file = self.tensor_file(tensor)
-            for name, expected_array in _arrays(self.folder, tensor).items():
+            for name, expected_array in layout(tensor.name, tensor.shape, tensor.dtype).items():
                 if index in graphs_alone and name not in file:
                     continue
                 if (file.shape(name), file.dtype(name)) != expected_array:
@@ -78,7 +77,8 @@ class Bundle:
 
     def _read_manifest(self) -> str:
         try:
-            return (self.folder / MANIFEST).read_text(encoding="utf-8")
+            with (self.folder / MANIFEST).open("rb") as file:
+                return file.read(MANIFEST_BYTES + 1).decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = "there is no manifest.json in it" if isinstance(error, FileNotFoundError) else str(error)
             raise BundleError(
@@ -87,6 +87,11 @@ class Bundle:
 
     def _check_file(self, name: str, expected: str) -> None:
         path = self.folder / name
+        if not FILE_NAME.fullmatch(name) or (path.exists() and not path.is_file()):
+            raise BundleError(
+                "bundle.foreign-file",
+                f"{self.folder / MANIFEST} lists {name!r}, which is not a file of a bundle; get or export it again",
+            )
         try:
             found = file_hash(path)
         except OSError as error:
@@ -97,16 +102,6 @@ class Bundle:
             raise BundleError(
                 "bundle.file-altered", f"{path} was truncated or altered after the export; get the bundle again"
             )
-
-
-def _arrays(folder: Path, spec: TensorSpec) -> dict[str, tuple[tuple[int, ...], np.dtype[np.generic]]]:
-    """What a tensor consists of in the file. Raises BundleError when this runtime does not know its type."""
-    if spec.dtype not in NAMES:
-        raise BundleError(
-            "bundle.unknown-dtype",
-            f"{folder} stores '{spec.name}' as {spec.dtype}, which this version cannot read; update fedspzo",
-        )
-    return layout(spec.name, spec.shape, spec.dtype)
 
 
 def file_hash(path: Path) -> str:

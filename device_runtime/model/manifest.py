@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from fedspzo.device_runtime.directions import format as directions
-from fedspzo.device_runtime.errors import BundleError, DataError
 from fedspzo.device_runtime.files import write_atomically
 from fedspzo.device_runtime.model.metrics import SINGLE
-from fedspzo.device_runtime.model.task import Chat, Label, Task
+from fedspzo.device_runtime.model.task import Task
 
 FORMAT = 2
 MANIFEST, WEIGHTS, TOKENIZER = "manifest.json", "weights.safetensors", "tokenizer.json"
@@ -239,80 +238,3 @@ class Manifest:
         record["task"].pop("metrics", None)  # they change no weight
         record["files"] = {name: value for name, value in self.files.items() if name in (WEIGHTS, TOKENIZER)}
         return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).digest()
-
-
-def parse_manifest(folder: Path, text: str) -> Manifest:
-    try:
-        record = json.loads(text)
-        for key, known in (("format", FORMAT), ("directions", directions.FORMAT)):
-            if record[key] != known:
-                raise BundleError(
-                    "bundle.version",
-                    f"{folder} has {key} version {record[key]}, and this version of fedspzo reads {known}; update"
-                    " fedspzo",
-                )
-        manifest = Manifest(
-            model={str(key): str(value) for key, value in record["model"].items()},
-            task=_parse_task(record["task"]),
-            embedding=str(record["embedding"]),
-            output=str(record["output"]),
-            tensors=tuple(TensorSpec(**{**tensor, "shape": tuple(tensor["shape"])}) for tensor in record["tensors"]),
-            stages=tuple(_parse_stage(stage) for stage in record["stages"]),
-            decoder=_parse_stage(record["decoder"]) if record["decoder"] else None,
-            adapters=AdapterSpec(**record["adapters"]) if record["adapters"] else None,
-            shapes=tuple(_parse_shape(shape) for shape in record["shapes"]),
-            checks=tuple(Check(**check) for check in record["checks"]),
-            base=str(record["base"]),
-            files={str(name): str(value) for name, value in record["files"].items()},
-            continuations=tuple(_parse_shape(shape) for shape in record.get("continuations", [])),
-            comparison=Comparison(**record["comparison"]) if record.get("comparison") else None,
-        )
-        for stage in (*manifest.stages, *filter(None, [manifest.decoder])):
-            [shape.graphs[stage.graph] for shape in manifest.shapes]
-            [manifest.tensors[index] for index in (*stage.tensors, *stage.constants)]
-        for stage in manifest.stages[:-1]:
-            [shape.graphs[stage.graph] for shape in manifest.continuations]
-        if not manifest.shapes or len(manifest.checks) != len(manifest.stages):
-            raise ValueError("it has no shape, or not a check for each stage")
-        return manifest
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, DataError, RecursionError) as error:
-        raise BundleError(
-            "bundle.manifest-damaged", f"{folder / MANIFEST} is damaged ({error!r}); get or export the bundle again"
-        ) from None
-
-
-def _parse_task(record: dict[str, Any]) -> Task:
-    labels, metrics = tuple(Label(**label) for label in record["labels"]), tuple(record.get("metrics", ()))
-    chat = record.get("chat")
-    if chat is not None:
-        chat = Chat(**{**chat, "tokens": tuple((str(name), str(text)) for name, text in chat["tokens"])})
-    return Task(**{**record, "labels": labels, "metrics": metrics, "chat": chat})
-
-
-def _parse_stage(record: dict[str, Any]) -> StageSpec:
-    tensors, constants = (tuple(int(i) for i in record[key]) for key in ("tensors", "constants"))
-    return StageSpec(record["name"], record["graph"], tensors, constants)
-
-
-def _parse_shape(record: dict[str, Any]) -> Shape:
-    return Shape(
-        batch=int(record["batch"]),
-        length=int(record["length"]),
-        groups=int(record["groups"]),
-        feeds={name: tuple(shape) for name, shape in record["feeds"].items()},
-        graphs={name: _parse_graph(graph) for name, graph in record["graphs"].items()},
-    )
-
-
-def _parse_graph(record: dict[str, Any]) -> GraphSpec:
-    return GraphSpec(
-        name=record["name"],
-        feeds=tuple(record["feeds"]),
-        outputs=tuple(tuple(shape) for shape in record["outputs"]),
-        flops=int(record["flops"]),
-        files={str(name): str(file) for name, file in record["files"].items()},
-        data={str(name): str(file) for name, file in record["data"].items()},
-        packed={str(name): str(file) for name, file in record.get("packed", {}).items()},
-        linear=tuple((int(weight), int(bias)) for weight, bias in record.get("linear", [])),
-        kept=tuple(tuple(shape) for shape in record.get("kept", [])),
-    )

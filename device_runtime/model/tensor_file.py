@@ -7,10 +7,12 @@ wherever their sizes allow it, since the header is padded so.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 
@@ -19,6 +21,8 @@ from fedspzo.device_runtime.errors import BundleError
 from fedspzo.device_runtime.files import written_atomically
 from fedspzo.device_runtime.model.arrays import ALIGNMENT
 
+#: Most bytes of a header, and most axes of a tensor.
+HEADER_BYTES, _AXES = 1 << 22, 8
 #: Type of an array → safetensors' name of it.
 _NAMES: dict[np.dtype[np.generic], str] = {
     DTYPES["float32"]: "F32",
@@ -45,18 +49,18 @@ class TensorFile:
         self._path = path
         try:
             with path.open("rb") as file:
-                length = int.from_bytes(file.read(8), "little")
                 size = os.fstat(file.fileno()).st_size
-                if length > size:
-                    raise ValueError("its header is cut off")
+                length = int.from_bytes(file.read(8), "little")
+                if length > min(HEADER_BYTES, size - 8):
+                    raise ValueError("its header is cut off, or is none")
                 header = json.loads(file.read(length))
-            self.metadata: dict[str, str] = header.pop("__metadata__", {})
+            self.metadata: dict[str, str] = _metadata(header.pop("__metadata__", {}))
             self._entries = {name: _entry(record, 8 + length) for name, record in header.items()}
-            if any(entry.stop > size for entry in self._entries.values()):
-                raise ValueError("its data is cut off")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            _check_places(self._entries.values(), 8 + length, size)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise BundleError(
-                "bundle.tensors-unreadable", f"{path} is not a readable tensor file ({error}); get or export it again"
+                "bundle.tensors-unreadable",
+                f"{path} is not a readable tensor file ({str(error)[:200]!a}); get or export it again",
             ) from None
         self._map = np.memmap(path, mode="r", dtype=np.uint8) if size else np.empty(0, np.uint8)
 
@@ -107,14 +111,36 @@ class TensorFile:
 
 
 def _entry(record: dict[str, object], data_start: int) -> _Entry:
+    """One tensor of a header. Raises ValueError, KeyError or TypeError when it is none."""
     shape, offsets = record["shape"], record["data_offsets"]
     dtype = next((dtype for dtype, name in _NAMES.items() if name == record["dtype"]), None)
-    if dtype is None or not isinstance(shape, list) or not isinstance(offsets, list):
+    if dtype is None or not _are_sizes(shape, _AXES) or not _are_sizes(offsets, 2):
         raise ValueError("it holds tensors of another type")
-    start, stop = (int(offset) for offset in offsets)
-    if stop - start != dtype.itemsize * int(np.prod(shape, dtype=np.int64)) or start < 0:
+    start, stop = offsets
+    if stop - start != dtype.itemsize * math.prod(shape):
         raise ValueError("a tensor's size does not match its shape")
-    return _Entry(dtype, tuple(int(n) for n in shape), data_start + start, data_start + stop)
+    return _Entry(dtype, tuple(shape), data_start + start, data_start + stop)
+
+
+def _are_sizes(value: object, most: int) -> TypeGuard[list[int]]:
+    """Whether it is a list of so many integers of a file's size at most; Python's True is none."""
+    return isinstance(value, list) and len(value) <= most and all(type(n) is int and 0 <= n < 1 << 62 for n in value)
+
+
+def _metadata(found: object) -> dict[str, str]:
+    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
+        raise ValueError("its metadata are no texts")
+    return found
+
+
+def _check_places(entries: Iterable[_Entry], start: int, size: int) -> None:
+    """Raises ValueError when tensors overlap, leave holes, or do not fill the file: safetensors forbids all three."""
+    for entry in sorted(entries, key=lambda entry: (entry.start, entry.stop)):
+        if entry.start != start:
+            raise ValueError("its tensors overlap, or leave holes")
+        start = entry.stop
+    if start != size:
+        raise ValueError("its data is cut off, or has an end that belongs to no tensor")
 
 
 def write_tensors(

@@ -60,7 +60,7 @@ def test_a_device_with_the_packages_for_android(processes: Processes, bundle: Bu
     """Those that are in Python alone are installed from the index as Android gets them."""
     packages = tmp_path / "packages"
     wanted = [str(requirement) for requirement in _requirements("android") if requirement.name != "numpy"]
-    assert len(wanted) == 2
+    assert len(wanted) == 3
     options = [
         "--quiet",
         "--no-deps",
@@ -88,6 +88,6 @@ def _requirements(platform: str) -> list[Requirement]:
 
 def test_what_android_is_to_install() -> None:
     names = {requirement.name for requirement in _requirements("android")}
-    assert names == {"numpy", "paho-mqtt", "cbor2"}
+    assert names == {"numpy", "paho-mqtt", "cbor2", "dacite"}
     assert {requirement.name for requirement in _requirements("linux")} == {*names, "tokenizers", "cryptography"}
     assert not names & set(MISSING)

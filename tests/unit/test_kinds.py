@@ -18,7 +18,7 @@ import fedspzo
 from fedspzo.broker.rounds.best import rank
 from fedspzo.device_runtime.data.sources import parse_example
 from fedspzo.device_runtime.data.store import load_data
-from fedspzo.device_runtime.model.manifest import parse_manifest
+from fedspzo.device_runtime.model.manifest_reader import parse_manifest
 from fedspzo.device_runtime.model.metrics import MULTI, REGRESSION
 from fedspzo.device_runtime.model.targets import read_target, write_target
 from fedspzo.device_runtime.model.task import Label, Task
