@@ -82,7 +82,7 @@ def options_of_commands() -> str:
     """What ``fedspzo COMMAND --help`` prints, for all commands."""
     found = ["## Commands"]
     for name, summary in COMMANDS.items():
-        module = importlib.import_module(f"fedspzo.commands.{name}")
+        module = importlib.import_module(f"fedspzo.commands.{name.replace(' ', '_')}")
         parser = argparse.ArgumentParser(prog=f"fedspzo {name}", description=module.__doc__)
         module.configure(parser)
         found.append(f"### {name}\n\n`fedspzo {name}`: {summary}.\n\n```text\n{parser.format_help()}```")

@@ -28,6 +28,9 @@ COMMANDS = {
     "broker": "run an MQTT broker",
     "enroll": "give devices logins at the broker, or take them away",
     "server": "run the rounds of a job",
+    "server backup": "copy the state folder of a server that runs or not",
+    "server repair": "put right what is damaged in a server's journal",
+    "server adopt": "take entries that a server lacks from devices or a backup",
     "simulate": "run the rounds of a job with virtual devices",
     "plan": "propose settings for a model, its data and a fleet",
     "status": "show the state of a job",
@@ -71,9 +74,9 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status."""
-    words = sys.argv[1:] if arguments is None else arguments
+    words = _join(list(sys.argv[1:] if arguments is None else arguments))
     completing = "_ARGCOMPLETE" in os.environ
-    typed = os.environ["COMP_LINE"].split()[1:] if completing else words
+    typed = _join(os.environ["COMP_LINE"].split()[1:]) if completing else words
     parser = make_parser([word for word in typed if not word.startswith("-")][:1])
     if completing:
         import argcomplete
@@ -102,6 +105,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _join(words: list[str]) -> list[str]:
+    """The words with a command of two as one."""
+    both = " ".join(words[:2])
+    return [both, *words[2:]] if both in COMMANDS else words
+
+
 def make_parser(commands: Collection[str]) -> argparse.ArgumentParser:
     """What reads the command line, with the options of some commands."""
     parser = _Parser(prog="fedspzo", description="Federated fine-tuning of language models with forward passes only.")
@@ -110,7 +119,7 @@ def make_parser(commands: Collection[str]) -> argparse.ArgumentParser:
     for name, summary in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=summary)
         if name in commands:
-            module = importlib.import_module(f"fedspzo.commands.{name}")
+            module = importlib.import_module(f"fedspzo.commands.{name.replace(' ', '_')}")
             subparser.description = module.__doc__
             module.configure(subparser)
             subparser.set_defaults(run=module.run)

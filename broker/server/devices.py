@@ -33,6 +33,7 @@ class Member:
         measured_joules, estimated_joules: that counted results took it, by its sensor and by estimates.
         joules_uncertainty: of both together: a device's rounds err alike, so theirs add up.
         joules_results: results that said so.
+        keeps: a session that was told to keep entries, and after which round.
         brought, brought_at: from which round on it was sent entries last, and when.
     """
 
@@ -55,6 +56,7 @@ class Member:
     estimated_joules: float = 0.0
     joules_uncertainty: float = 0.0
     joules_results: int = 0
+    keeps: tuple[int, int] = (0, 0)
     brought: int = -1
     brought_at: float = 0.0
 

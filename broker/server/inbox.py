@@ -6,7 +6,16 @@ from dataclasses import dataclass
 
 from fedspzo.broker.server.devices import Roster
 from fedspzo.device_runtime.errors import MessageError
-from fedspzo.device_runtime.protocol.messages import Decline, Message, Presence, Report, Result, Sync, decode
+from fedspzo.device_runtime.protocol.messages import (
+    Decline,
+    EntryBatch,
+    Message,
+    Presence,
+    Report,
+    Result,
+    Sync,
+    decode,
+)
 from fedspzo.device_runtime.protocol.signing import Scope, check, split
 from fedspzo.device_runtime.protocol.topics import Topics, valid_id
 
@@ -22,7 +31,7 @@ class Heard:
     """
 
     device: str
-    message: Sync | Result | Decline | Report | Presence | None
+    message: Sync | Result | Decline | Report | EntryBatch | Presence | None
     size: int
 
 
@@ -59,7 +68,7 @@ class Inbox:
         if not _belongs(message, on_state):
             where = "state" if on_state else "up"
             raise MessageError("message.topic", f"a {type(message).__name__} is not for the topic '{where}'")
-        assert isinstance(message, Sync | Result | Decline | Report | Presence)
+        assert isinstance(message, Sync | Result | Decline | Report | EntryBatch | Presence)
         return Heard(device, message, len(signed))
 
 
@@ -70,4 +79,8 @@ def sender(topic: str) -> str:
 
 def _belongs(message: Message, on_state: bool) -> bool:
     """Whether devices say this, and there."""
-    return isinstance(message, Presence) if on_state else isinstance(message, Sync | Result | Decline | Report)
+    return (
+        isinstance(message, Presence)
+        if on_state
+        else isinstance(message, Sync | Result | Decline | Report | EntryBatch)
+    )

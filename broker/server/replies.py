@@ -17,10 +17,12 @@ from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.errors import MessageError
 from fedspzo.device_runtime.log import RateLimitedLog
 from fedspzo.device_runtime.protocol.messages import (
+    BATCH_BYTES,
     Ack,
     Decline,
     Dismissal,
     EntryBatch,
+    Keep,
     Offer,
     Presence,
     Rebase,
@@ -34,8 +36,6 @@ from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES
 
 log = logging.getLogger(__name__)
 
-#: Bytes of journal entries in one message.
-BATCH_BYTES = 40_000
 #: Seconds in which the same entries are not sent to a device twice.
 PATIENCE_S = 1.0
 #: Integers that SQLite holds are below this.
@@ -97,6 +97,8 @@ class Replies:
             self._on_result(member, message)
         elif isinstance(message, Decline):
             self._on_decline(member, message)
+        elif isinstance(message, EntryBatch):
+            raise MessageError("message.not-wanted", "its entries were not asked for")
         else:
             self._on_report(member, message)
         self._note(device, heard.size)
@@ -160,6 +162,9 @@ class Replies:
             member.key = sync.key  # the operator's list may give a name to another key
             accept(member, sync)
             self._note(device, size)
+            if (keeps := (sync.session, self._store.backed_up)) != member.keeps:
+                member.keeps = keeps
+                self._outbox.send(device, Keep(keeps[1]))
             self._bring_up(member)
 
     def _bring_up(self, member: Member) -> None:

@@ -29,6 +29,7 @@ CREATE TABLE IF NOT EXISTS rebase (one INTEGER PRIMARY KEY CHECK (one = 1), mess
 CREATE TABLE IF NOT EXISTS evaluations (
     round INTEGER PRIMARY KEY, examples BLOB NOT NULL, count INTEGER NOT NULL, loss REAL, scores TEXT NOT NULL
 );
+CREATE TABLE IF NOT EXISTS backup (one INTEGER PRIMARY KEY CHECK (one = 1), round INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS counts (name TEXT PRIMARY KEY, count INTEGER NOT NULL);
 """
 
@@ -74,6 +75,20 @@ def check_version(connection: sqlite3.Connection, file: Path) -> None:
             "state.not-a-servers-database",
             f"{file} is not a server's database, or has another version (its table '{different[0]}' has other columns);"
             " give a server's state folder, or install the version that wrote it",
+        )
+
+
+def check_whole(connection: sqlite3.Connection, file: Path) -> None:
+    """Raise StateError where SQLite finds that a file is damaged; what rows say is not looked at."""
+    try:
+        found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    except sqlite3.Error as error:
+        found = str(error)
+    if found != "ok":
+        raise StateError(
+            "state.database-damaged",
+            f"{file} is damaged ({found.splitlines()[-1]}); restore the state folder from a backup, and take what the"
+            " backup lacks from the devices with fedspzo server adopt",
         )
 
 

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from fedspzo.broker.rounds.aggregate import ClosedRound, Spending
 from fedspzo.broker.rounds.open_round import OpenRound
 from fedspzo.broker.server.devices import Member
-from fedspzo.broker.server.schema import check_version, open_tables
-from fedspzo.device_runtime.errors import StateError
+from fedspzo.broker.server.schema import check_version, check_whole, open_tables
+from fedspzo.device_runtime.errors import MessageError, StateError
 from fedspzo.device_runtime.files import lock_folder, make_folder
 from fedspzo.device_runtime.protocol.messages import Rebase, Result, decode, encode
 from fedspzo.device_runtime.protocol.plan import MAX_SUMS, Entry, Plan
-from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES, Scope, Signer, write_pin
+from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES, Scope, Signer, check, split, write_pin
 from fedspzo.device_runtime.protocol.sums import EMPTY_SUMS, Sums, follow
-from fedspzo.device_runtime.replica.journal import EMPTY, Journal, connect, make_records
+from fedspzo.device_runtime.replica.journal import EMPTY, Check, Journal, connect, make_records
 
 DATABASE, SNAPSHOTS, KEY = "server.sqlite", "snapshots", "server.key"
 #: Link to the job's bundle, so that the folder stands for a model.
@@ -55,19 +56,18 @@ class ServerStore:
         self._snapshots = folder / SNAPSHOTS
         self._snapshots.mkdir(exist_ok=True)
         self.signer = Signer(folder / KEY)
+        self._check = checker(bundle, name, self.signer.public)
+        self.sums: Sums | None = EMPTY_SUMS
         self._connection = open_tables(self._database)
-        self.journal = Journal(self._connection)
+        self.journal = Journal(self._connection, self._check)
         try:
+            check_whole(self._connection, self._database)
             self._claim(folder)
+            self.rebase = self._load_rebase()
+            self._add_up()
         except StateError:
             self.close()
             raise
-        self.rebase = self._load_rebase()
-        self.sums: Sums | None = self.rebase.sums if self.rebase else EMPTY_SUMS
-        for entry in self.journal.entries(after=self.rebase.round if self.rebase else 0):
-            self.sums = follow(self.sums, entry)
-            if self.sums is None:
-                break
 
     def close(self) -> None:
         """Let go of the folder: another server may then be opened in it. This object must not be used any more."""
@@ -82,7 +82,22 @@ class ServerStore:
 
     def open_journal(self) -> Journal:
         """The journal for another thread: what is committed, over a connection of its own."""
-        return Journal(connect(self._database))
+        return Journal(connect(self._database), self._check)
+
+    def _add_up(self) -> None:
+        """Read the whole journal, which checks it, and add it up from where that is kept; see :attr:`sums`."""
+        start = 0
+        if self.rebase:
+            start, self.sums = self.rebase.round, self.rebase.sums
+        for entry in self.journal.entries():
+            if entry.round > start:
+                self.sums = follow(self.sums, entry)
+                if self._rebases(entry):
+                    self.rebase = Rebase(entry.round, self.journal.head(entry.round) or EMPTY, self.sums or EMPTY_SUMS)
+
+    def _rebases(self, entry: Entry) -> bool:
+        """Whether devices that are late can be sent the sums after an entry that has just been added up."""
+        return bool(entry.plan.rebases and self.sums and self.sums.pool * len(self.sums.blocks) <= MAX_SUMS)
 
     def _claim(self, folder: Path) -> None:
         """Record which job the folder belongs to, the first time; raise StateError when it is another's."""
@@ -137,11 +152,12 @@ class ServerStore:
         record = next(make_records([entry], before))
         signed = self.signer.sign(record.payload, Scope(self.name, self.bundle, head=before))
         with self.transaction() as execute:
-            self.journal.append(record, signed[-SIGNATURE_BYTES:])
+            self.journal.append(replace(record, signature=signed[-SIGNATURE_BYTES:]))
             self.sums = follow(self.sums, entry)
-            if entry.plan.rebases and self.sums and self.sums.pool * len(self.sums.blocks) <= MAX_SUMS:
-                self.rebase = Rebase(entry.round, record.head, self.sums)
-                execute("INSERT OR REPLACE INTO rebase VALUES (1, ?)", (encode(self.rebase),))
+            if self._rebases(entry):
+                self.rebase = Rebase(entry.round, record.head, self.sums or EMPTY_SUMS)
+                kept = self.signer.sign(encode(self.rebase), Scope(self.name, self.bundle, head=record.head))
+                execute("INSERT OR REPLACE INTO rebase VALUES (1, ?)", (kept,))
             execute("DELETE FROM open_round")
             execute("DELETE FROM results")
             spent = closed.spending
@@ -154,9 +170,22 @@ class ServerStore:
         return signed
 
     def _load_rebase(self) -> Rebase | None:
-        row = self._connection.execute("SELECT message FROM rebase").fetchone()
-        message = decode(row[0]) if row else None
-        return message if isinstance(message, Rebase) else None
+        """The sums at the last round that rebased, as they were kept; None where a bit in them has flipped."""
+        row = self._connection.execute("SELECT CAST(message AS BLOB) FROM rebase").fetchone()
+        try:
+            message = decode(split(row[0])) if row else None
+            if not isinstance(message, Rebase) or self.journal.head(message.round) != message.head:
+                return None
+            self._check(row[0], message.head)
+        except MessageError:
+            return None
+        return message
+
+    @property
+    def backed_up(self) -> int:
+        """The last round that a backup has, see :func:`fedspzo.broker.server.backup.back_up`; 0 where there is none."""
+        row = self._connection.execute("SELECT round FROM backup").fetchone()
+        return row[0] if row else 0
 
     def counted(self, round: int, device: str) -> bool:
         """Whether a device's result is part of a closed round."""
@@ -254,42 +283,6 @@ def link_bundle(state: Path, bundle: Path) -> None:
         link.symlink_to(bundle.resolve())
 
 
-def forget_devices(folder: Path, names: Sequence[str]) -> None:
-    """Strike devices, and so the keys that their names belong to, from a server's state folder.
-
-    The open round does not wait for them any more.
-
-    Raises:
-        StateError: not a server's folder, its server runs, or a name is not of a device; then nothing has changed.
-    """
-    with closing(open_database(folder)) as connection:
-        try:
-            lock = lock_folder(folder)
-        except StateError:
-            raise StateError(
-                "state.in-use", f"a server runs on {folder}; stop it first, and start it again afterwards"
-            ) from None
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            for name in names:
-                if not connection.execute("DELETE FROM devices WHERE name = ?", (name,)).rowcount:
-                    raise StateError(
-                        "device.unknown",
-                        f"'{name}' is not a device of this job; fedspzo status {folder} lists the names",
-                    )
-            answered = {device for (device,) in connection.execute("SELECT device FROM results")}
-            for round, cohort in connection.execute("SELECT round, cohort FROM open_round").fetchall():
-                waited = " ".join(device for device in cohort.split() if device in answered or device not in set(names))
-                connection.execute("UPDATE open_round SET cohort = ? WHERE round = ?", (waited, round))
-            connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise StateError(
-                "state.unwritable", f"{folder / DATABASE} cannot be changed ({error}); make room on the disk"
-            ) from None
-        finally:
-            lock.close()
-
-
 def newest_snapshot(folder: Path, up_to: int | None = None) -> Path | None:
     """The newest snapshot in a server's state folder, or the newest of rounds up to one."""
     found = _snapshots(folder / SNAPSHOTS)
@@ -310,7 +303,18 @@ def _snapshots(folder: Path) -> list[Path]:
 def open_journal(folder: Path) -> Iterator[Journal]:
     """The journal of a server, running or not, given its state folder. Raises StateError for any other folder."""
     with closing(open_database(folder)) as connection:
-        yield Journal(connection)
+        yield Journal(connection, read_checker(connection, folder))
+
+
+def read_checker(connection: sqlite3.Connection, folder: Path) -> Check | None:
+    """Checks the entries of a server's file by the key in its folder; None where there is no key, or no job yet."""
+    job = connection.execute("SELECT CAST(bundle AS BLOB), name FROM job").fetchone()
+    return checker(job[0], job[1], Signer(folder / KEY).public) if job and (folder / KEY).is_file() else None
+
+
+def checker(bundle: bytes, name: str, public: bytes) -> Check:
+    """Checks that the server of a job, with this public key, has signed an entry for a journal with a hash."""
+    return lambda signed, head: check(signed, Scope(name, bundle, head=head), public)
 
 
 def read_journal(folder: Path) -> list[Entry]:

@@ -26,17 +26,20 @@ from fedspzo.device_runtime.log import RateLimitedLog
 from fedspzo.device_runtime.platform.conditions import Watch
 from fedspzo.device_runtime.platform.profiling import IDLE, NETWORK, OTHER
 from fedspzo.device_runtime.protocol.messages import (
+    BATCH_BYTES,
     Ack,
     Dismissal,
     EntryBatch,
     Finish,
     Hello,
+    Keep,
     Message,
     Offer,
     Rebase,
     Refusal,
     Report,
     Result,
+    Wanted,
     decode,
 )
 from fedspzo.device_runtime.protocol.plan import Entry, Plan
@@ -209,6 +212,10 @@ class Agent:
         elif isinstance(message, Offer):
             if self._catch_up.consider(message):
                 self._sync(at_once=True)
+        elif isinstance(message, Keep):
+            self._state.keep(message.after)
+        elif isinstance(message, Wanted):
+            self._give_back(message.after)
         elif isinstance(message, Dismissal) and message.session == self._outbox.session:
             self._outbox.pending = None
         elif isinstance(message, Refusal) and (message.key, message.session) == self._identity:
@@ -227,6 +234,12 @@ class Agent:
             ahead, self._ahead = self._ahead, None
             self._receive(ahead)
         return self._state.replica.round > before
+
+    def _give_back(self, after: int) -> None:
+        """Send the server entries of its own that it asks for, where they are kept here."""
+        entries = self._state.kept(after, BATCH_BYTES) if after < self._state.replica.round else ()
+        log.info("the server asks for the journal after round %d; it gets %d entries", after, len(entries))
+        self._outbox.send(EntryBatch(entries))
 
     def _rebase(self, message: Rebase, signed: bytes) -> None:
         before = self._state.replica.round

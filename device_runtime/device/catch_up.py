@@ -135,7 +135,7 @@ class CatchUp:
                     replica.check(entry, len(fresh))
                     payload = split(signed)
                     head = chain(head, payload)
-                    fresh.append(Record(entry, payload, head))
+                    fresh.append(Record(entry, payload, head, signed[len(payload) :]))
         finally:
             if fresh:
                 with self._recorder.phase(APPLY):

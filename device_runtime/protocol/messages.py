@@ -21,6 +21,8 @@ from fedspzo.device_runtime.protocol.sums import BlockSums, Sums
 
 VERSION = 1
 MAX_BYTES = 64 * 1024
+#: Bytes of journal entries in one message.
+BATCH_BYTES = 40_000
 _MAX_TEXT = 4096
 
 
@@ -140,7 +142,10 @@ class Refusal:
 
 @dataclass(frozen=True)
 class EntryBatch:
-    """Server → device: journal entries in order, each as it was signed when its round was closed."""
+    """Server → device: journal entries in order, each as it was signed when its round was closed.
+
+    A device answers :class:`Wanted` with one, too.
+    """
 
     entries: tuple[bytes, ...]
 
@@ -213,6 +218,28 @@ class Dismissal:
 
 
 @dataclass(frozen=True)
+class Keep:
+    """Server → device: no backup has the entries of later rounds than this, so the device keeps them.
+
+    Attributes:
+        after: the round.
+    """
+
+    after: int
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Server → device: it lacks entries, or doubts them. The answer is an :class:`EntryBatch`, perhaps an empty one.
+
+    Attributes:
+        after: the round after which they begin.
+    """
+
+    after: int
+
+
+@dataclass(frozen=True)
 class Presence:
     """Retained state of a device: a birth message, or its will, with the same session number."""
 
@@ -236,11 +263,13 @@ Message = (
     | Dismissal
     | Rebase
     | Presence
+    | Keep
+    | Wanted
 )
 
 _KINDS: dict[int, type[Any]] = {
     1: Plan, 2: Entry, 3: Result, 4: Ack, 5: Sync, 6: Refusal, 7: Finish, 8: Report, 9: Presence, 10: Hello,
-    11: Decline, 12: EntryBatch, 13: Offer, 14: Dismissal, 15: Rebase,
+    11: Decline, 12: EntryBatch, 13: Offer, 14: Dismissal, 15: Rebase, 16: Keep, 17: Wanted,
 }  # fmt: skip
 _NUMBERS = {kind: number for number, kind in _KINDS.items()}
 #: Class → field name → type, in the order of the wire.

@@ -1,10 +1,14 @@
-"""The journal: the append-only list of applied rounds, in SQLite. A power cut leaves its first entries whole."""
+"""The journal: the append-only list of applied rounds, in SQLite. A power cut leaves its first entries whole.
+
+It is a chain: each entry is signed for the hash of the journal before it, and kept with the hash up to it. Both are
+checked whenever an entry is read, so a bit that flips on the disk is found in the round where it is.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,11 +51,55 @@ class Record:
         entry: the entry.
         payload: its bytes.
         head: hash of the journal up to and with it (16 bytes).
+        signature: the server's, of the entry's bytes; empty where it was not kept.
     """
 
     entry: Entry
     payload: bytes
     head: bytes
+    signature: bytes = b""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A round of a journal as it lies on the disk, which may be damaged.
+
+    Attributes:
+        round: the round.
+        payload: the entry's bytes.
+        signature: of them; empty where it was not kept.
+        head: hash of the journal up to and with it.
+    """
+
+    round: int
+    payload: bytes
+    signature: bytes
+    head: bytes
+
+    @property
+    def signed(self) -> bytes:
+        """The entry as it travels."""
+        return self.payload + self.signature
+
+
+#: Raises MessageError unless bytes are an entry and the server's signature of it, for a journal with a hash.
+Check = Callable[[bytes, bytes], None]
+
+
+def find_damage(row: Row, before: bytes, check: Check | None) -> str:
+    """What of a row does not fit a journal with the hash ``before``: entry, signature or hash; "" where all does.
+
+    With a check, only the hash is blamed where entry and signature agree; without, an entry for both.
+    """
+    signed = True
+    if check is not None and row.signature:
+        try:
+            check(row.signed, before)
+        except MessageError:
+            signed = False
+    if chain(before, row.payload) == row.head:
+        return "" if signed else "signature"
+    return "hash" if signed and check is not None and row.signature else "entry"
 
 
 def make_records(entries: Iterable[Entry], head: bytes) -> Iterator[Record]:
@@ -65,8 +113,14 @@ def make_records(entries: Iterable[Entry], head: bytes) -> Iterator[Record]:
 class Journal:
     """Entries of consecutive rounds over a SQLite connection, each signed by the server and with the hash up to it."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
+    def __init__(self, connection: sqlite3.Connection, check: Check | None = None) -> None:
+        """Use a connection's journal.
+
+        Args:
+            check: of the signatures; without one, only the hashes are checked.
+        """
+        self._connection, self._check = connection, check
+        self._checked_head = 0, EMPTY
         self._query(
             "CREATE TABLE IF NOT EXISTS journal"
             " (round INTEGER PRIMARY KEY, entry BLOB NOT NULL, signature BLOB NOT NULL, head BLOB NOT NULL)"
@@ -78,15 +132,23 @@ class Journal:
         return int(self._query("SELECT COALESCE(MAX(round), 0) FROM journal")[0][0])
 
     def head(self, round: int) -> bytes | None:
-        """Hash of the journal up to a round, None when it does not have the round."""
-        rows = self._query("SELECT head FROM journal WHERE round = ?", (round,)) if round else [(EMPTY,)]
-        return bytes(rows[0][0]) if rows else None
+        """Hash of the journal up to a round, None when it does not have the round.
 
-    def append(self, record: Record, signature: bytes = b"") -> None:
+        Raises:
+            StateError: the round is damaged.
+        """
+        if round == self._checked_head[0]:  # most ask for the last round's
+            return self._checked_head[1]
+        rows = {row.round: row for row in self.rows(round - 2, 2)}
+        if round not in rows:
+            return None
+        if round == 1 or round - 1 in rows:
+            self._expect(rows[round], rows[round - 1].head if round > 1 else EMPTY)
+        self._checked_head = round, rows[round].head
+        return rows[round].head
+
+    def append(self, record: Record) -> None:
         """Add the next round's entry; it is on disk when this returns, or when the transaction around it is.
-
-        Args:
-            signature: of the entry's bytes.
 
         Raises:
             StateError: the entry's round is not the next one.
@@ -98,66 +160,86 @@ class Journal:
                 f"the journal ends at round {last} and cannot take round {round}; restore the state folder from a"
                 " backup",
             )
-        self._query("INSERT INTO journal VALUES (?, ?, ?, ?)", (round, record.payload, signature, record.head))
+        self._insert(record)
 
     def extend(self, records: Sequence[Record]) -> None:
-        """Add the next rounds' entries, all or none of them. Raises as :meth:`append` does."""
+        """Add later rounds' entries, all or none of them; before them, rounds may be missing that a snapshot skips.
+
+        Raises:
+            StateError: the disk refuses, or a round is there already.
+        """
         self._query("BEGIN IMMEDIATE")
         try:
             for record in records:
-                self.append(record)
+                self._insert(record)
             self._query("COMMIT")
         except BaseException:
             self._connection.rollback()
             raise
 
-    def entries(self, after: int = 0, most: int = -1) -> Iterator[Entry]:
+    def _insert(self, record: Record) -> None:
+        values = (record.entry.round, record.payload, record.signature, record.head)
+        self._query("INSERT INTO journal VALUES (?, ?, ?, ?)", values)
+
+    def entries(self, after: int = 0, most: int = -1, head: bytes | None = None) -> Iterator[Entry]:
         """Entries of the rounds after ``after``, in order, at most ``most`` or all.
+
+        Args:
+            head: hash of the journal up to ``after``, where this journal does not have that round.
 
         Raises:
             StateError: one is damaged or missing.
         """
-        expected = after + 1
-        for number, blob in self._rows(after, most):
-            try:
-                entry = decode(blob)
-            except MessageError as error:
-                raise StateError(
-                    "journal.entry-damaged",
-                    f"journal entry {number} is damaged ({error}); a device starts again with --afresh, a server from"
-                    " its backup",
-                ) from None
-            if not isinstance(entry, Entry) or number != expected or entry.round != number:
-                raise StateError(
-                    "journal.round-missing",
-                    f"the journal lacks round {expected}; a device starts again with --afresh, a server from a backup",
-                )
-            expected += 1
-            yield entry
-
-    def _rows(self, after: int, most: int) -> Iterator[tuple[int, bytes]]:
-        """Rounds and their entries' bytes, of which only few are in memory at a time."""
-        statement = "SELECT round, entry FROM journal WHERE round > ? ORDER BY round LIMIT ?"
-        while rows := self._query(statement, (after, min(most, _PAGE) if most >= 0 else _PAGE)):
-            yield from rows
-            after, most = rows[-1][0], most - len(rows) if most >= 0 else most
+        for row in self._checked(after, most, head):
+            yield _decode(row)
 
     def signed(self, after: int, most_bytes: int) -> tuple[bytes, ...]:
-        """Signed entries of the rounds after ``after``, as many as fit ``most_bytes`` but at least one."""
+        """Signed entries of the rounds after ``after``, as many as fit ``most_bytes`` but at least one.
+
+        Raises:
+            StateError: one is damaged or missing.
+        """
+        return tuple(row.signed for row in _fitting(self._checked(after), most_bytes))
+
+    def kept(self, after: int, most_bytes: int) -> tuple[bytes, ...]:
+        """As :meth:`signed`, but as they lie on the disk, and only up to the first that was not kept or signed."""
         found: list[bytes] = []
-        size = 0
-        statement = "SELECT entry, signature FROM journal WHERE round > ? ORDER BY round"
-        try:
-            for entry, signature in self._connection.execute(statement, (after,)):
-                size += len(entry) + len(signature)
-                if found and size > most_bytes:
-                    break
-                found.append(entry + signature)
-        except sqlite3.Error as error:
-            raise StateError(
-                "journal.unusable", f"the journal cannot be read ({error}); make room on the disk, or restore the file"
-            ) from None
+        for row in _fitting(iter(self.rows(after, _PAGE)), most_bytes):
+            if row.round != after + len(found) + 1 or not row.signature:
+                break
+            found.append(row.signed)
         return tuple(found)
+
+    def rows(self, after: int, most: int) -> list[Row]:
+        """Rounds after one, in order, at most ``most``, as they lie on the disk: nothing of them is checked."""
+        statement = (
+            "SELECT round, CAST(entry AS BLOB), CAST(signature AS BLOB), CAST(head AS BLOB) FROM journal"
+            " WHERE round > ? ORDER BY round LIMIT ?"
+        )
+        return [
+            Row(number, *(part or b"" for part in parts)) for number, *parts in self._query(statement, (after, most))
+        ]
+
+    def _checked(self, after: int, most: int = -1, head: bytes | None = None) -> Iterator[Row]:
+        """Rows after a round, of which only few are in memory at a time. Raises StateError: one is damaged."""
+        head = self.head(after) if head is None else head
+        while rows := self.rows(after, min(most, _PAGE) if most >= 0 else _PAGE):
+            for row in rows:
+                if row.round != after + 1:
+                    raise StateError(
+                        "journal.round-missing",
+                        f"the journal lacks round {after + 1}; run fedspzo server repair on its folder",
+                    )
+                self._expect(row, head)
+                after, head = row.round, row.head
+                yield row
+            most -= len(rows) if most >= 0 else 0
+
+    def _expect(self, row: Row, before: bytes | None) -> None:
+        """Raise StateError unless a row follows a journal with a hash; None where that is not known."""
+        damaged = find_damage(row, before, self._check) if before is not None else ""
+        if damaged:
+            raise _damaged(row.round, f"its {damaged} is not what was written")
 
     def size(self, after: int, up_to: int) -> int:
         """Bytes of the signed entries of the rounds after ``after`` up to another."""
@@ -166,9 +248,21 @@ class Journal:
         )
         return int(self._query(statement, (after, up_to))[0][0])
 
+    def beyond(self, up_to: int, most_bytes: int) -> int:
+        """The last round before the newest signed entries up to ``up_to`` that fit so many bytes; 0 where all fit."""
+        statement = (
+            "SELECT COALESCE(MAX(round), 0) FROM (SELECT round, SUM(LENGTH(entry) + LENGTH(signature))"
+            " OVER (ORDER BY round DESC) AS total FROM journal WHERE round <= ?) WHERE total > ?"
+        )
+        return int(self._query(statement, (up_to, most_bytes))[0][0])
+
     def forget(self, up_to: int) -> None:
         """Drop the entries up to a round, which a snapshot now stands for."""
         self._query("DELETE FROM journal WHERE round <= ?", (up_to,))
+
+    def drop(self, after: int) -> None:
+        """Drop the entries after a round."""
+        self._query("DELETE FROM journal WHERE round > ?", (after,))
 
     def close(self) -> None:
         """Close the connection."""
@@ -181,6 +275,33 @@ class Journal:
             raise StateError(
                 "journal.unusable", f"the journal cannot be used ({error}); make room on the disk, or restore the file"
             ) from None
+
+
+def _fitting(rows: Iterator[Row], most_bytes: int) -> Iterator[Row]:
+    """The first rows, as many as fit but at least one."""
+    size = 0
+    for number, row in enumerate(rows):
+        size += len(row.signed)
+        if number and size > most_bytes:
+            break
+        yield row
+
+
+def _decode(row: Row) -> Entry:
+    try:
+        entry = decode(row.payload)
+    except MessageError as error:
+        raise _damaged(row.round, str(error)) from None
+    if not isinstance(entry, Entry) or entry.round != row.round:
+        raise _damaged(row.round, "it holds something else")
+    return entry
+
+
+def _damaged(round: int, why: str) -> StateError:
+    return StateError(
+        "journal.entry-damaged",
+        f"round {round} of the journal is damaged ({why}); run fedspzo server repair on its folder",
+    )
 
 
 def chain(head: bytes, payload: bytes) -> bytes:

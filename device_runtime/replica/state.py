@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
@@ -17,13 +18,19 @@ from fedspzo.device_runtime.protocol.topics import valid_id
 from fedspzo.device_runtime.replica.journal import Journal, Record, connect, make_records
 from fedspzo.device_runtime.replica.weights import Replica
 
+log = logging.getLogger(__name__)
+
 DATABASE, SNAPSHOT, KEY = "journal.sqlite", "snapshot.safetensors", "device.key"
+#: The round after which the server has no backup of the journal's entries, once it has said so.
+KEEP = "keep"
 #: Cache of activations, see :mod:`fedspzo.device_runtime.step.prefix_cache`.
 PREFIX = "prefix.sqlite"
 #: Account of joules, see :mod:`fedspzo.device_runtime.energy.book`.
 ENERGY = "energy.jsonl"
 #: Entries applied between snapshots.
 SNAPSHOT_EVERY = 50
+#: Bytes of entries that are kept at most for a server that has no backup of them, beside those not in the snapshot.
+MOST_KEPT_BYTES = 1 << 26
 
 
 class DeviceState:
@@ -61,11 +68,19 @@ class DeviceState:
             stack.enter_context(lock_folder(folder))
             try:
                 if afresh:
-                    for file in ("bundle", PREFIX, ENERGY, SNAPSHOT, DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm"):
+                    for file in (
+                        "bundle",
+                        KEEP,
+                        PREFIX,
+                        ENERGY,
+                        SNAPSHOT,
+                        *(DATABASE + end for end in ("", "-wal", "-shm")),
+                    ):
                         (folder / file).unlink(missing_ok=True)
                     sync_folder(folder)
                 self.device = _claim_id(folder, device)
                 _claim(folder / "bundle", "bundle", bundle.identity.hex())
+                self._keep_after = int(text) if (text := _read(folder / KEEP)).isdecimal() else None
             except (OSError, UnicodeDecodeError) as error:
                 raise StateError(
                     "state.unusable", f"{folder} cannot be used ({error}); choose another folder"
@@ -103,7 +118,35 @@ class DeviceState:
         """Write a snapshot of the replica and forget the journal before it."""
         self.replica.save_snapshot(self._snapshot)
         self._snapshot_round = self.replica.round
-        self._journal.forget(up_to=self.replica.round)
+        self._forget()
+
+    def keep(self, after: int) -> None:
+        """Keep entries of later rounds than one, until told otherwise: the server has no backup of them.
+
+        Raises:
+            StateError: the disk refuses.
+        """
+        if after == self._keep_after:
+            return
+        try:
+            write_atomically(self.folder / KEEP, str(after).encode())
+        except OSError as error:
+            raise StateError(
+                "state.unusable", f"{self.folder} cannot be used ({error}); choose another folder"
+            ) from None
+        self._keep_after = after
+        self._forget()
+
+    def kept(self, after: int, most_bytes: int) -> tuple[bytes, ...]:
+        """Signed entries of the rounds after one, where they are kept here; see :meth:`Journal.kept`."""
+        return self._journal.kept(after, most_bytes)
+
+    def _forget(self) -> None:
+        """Drop entries that the snapshot stands for, but not those that a server may want back."""
+        up_to = self._snapshot_round
+        if self._keep_after is not None:
+            up_to = min(up_to, max(self._keep_after, self._journal.beyond(up_to, MOST_KEPT_BYTES)))
+        self._journal.forget(up_to)
 
     def adopt(self, file: Path) -> None:
         """Take a snapshot file that was made elsewhere for this device's own.
@@ -119,7 +162,7 @@ class DeviceState:
             raise
         move_into_place(file, self._snapshot)
         self._snapshot_round = self.replica.round
-        self._journal.forget(up_to=self.replica.round)
+        self._forget()
 
     def rebase(self, round: int, head: bytes, sums: Sums) -> None:
         """Go to a round that rebases without the entries up to it; see ``replica.weights.Replica.rebase``.
@@ -137,8 +180,17 @@ class DeviceState:
     def _replay(self) -> None:
         """Take the replica from its snapshot to the end of the journal."""
         self._snapshot_round = self.replica.round
-        self._journal.forget(up_to=self.replica.round)  # a kill may have come between a snapshot and this
-        if entries := list(self._journal.entries(after=self.replica.round)):
+        self._forget()  # a kill may have come between a snapshot and this
+        entries: list[Entry] = []
+        try:
+            entries.extend(self._journal.entries(after=self.replica.round, head=self.replica.head))
+        except StateError as error:
+            if error.kind not in ("journal.entry-damaged", "journal.round-missing"):
+                raise
+            last = self.replica.round + len(entries)
+            log.warning("a bit has flipped in the journal after round %d; the server is asked for the rest again", last)
+            self._journal.drop(after=last)
+        if entries:
             self.replica.apply_all(entries, self._journal.head(entries[-1].round))
 
 
@@ -165,7 +217,7 @@ def _claim_id(folder: Path, device: str | None) -> str:
 
 def _claim(file: Path, what: str, value: str, keep: bool = False) -> str:
     """What a folder belongs to: recorded the first time; later it must be the same, unless any will do (``keep``)."""
-    known = file.read_text(encoding="utf-8").strip() if file.exists() else ""
+    known = _read(file)
     if known and not keep and known != value:
         raise StateError(
             "state.other-owner",
@@ -174,3 +226,7 @@ def _claim(file: Path, what: str, value: str, keep: bool = False) -> str:
     if not known:
         write_atomically(file, value.encode())
     return known or value
+
+
+def _read(file: Path) -> str:
+    return file.read_text(encoding="utf-8").strip() if file.exists() else ""

@@ -14,7 +14,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Forget all of them or none."""
-    from fedspzo.broker.server.store import forget_devices
+    from fedspzo.broker.server.forgetting import forget_devices
 
     forget_devices(options.state, options.names)
     for name in options.names:

@@ -19,9 +19,10 @@ from refusals import raises, refused
 
 from fedspzo.broker.rounds.aggregate import ClosedRound
 from fedspzo.broker.server.devices import Member
+from fedspzo.broker.server.forgetting import forget_devices
 from fedspzo.broker.server.schema import VERSION
 from fedspzo.broker.server.status import read_status
-from fedspzo.broker.server.store import DATABASE, ServerStore, forget_devices, read_history, read_journal
+from fedspzo.broker.server.store import DATABASE, ServerStore, read_history, read_journal
 from fedspzo.cli import main
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.messages import Result, encode

@@ -23,6 +23,7 @@ from fedspzo.device_runtime.protocol.messages import (
     EntryBatch,
     Finish,
     Hello,
+    Keep,
     Message,
     Offer,
     Presence,
@@ -31,6 +32,7 @@ from fedspzo.device_runtime.protocol.messages import (
     Report,
     Result,
     Sync,
+    Wanted,
     decode,
     encode,
 )  # fmt: skip
@@ -114,6 +116,8 @@ messages = st.one_of(
     st.builds(Dismissal, numbers),
     st.builds(Rebase, rounds, st.binary(max_size=16), sums()),
     st.builds(Decline, rounds, st.text(max_size=100)),
+    st.builds(Keep, numbers),
+    st.builds(Wanted, numbers),
 )
 
 

@@ -1,0 +1,50 @@
+"""A backup of a server's state folder, made while the server runs or not; devices keep what no backup has."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from fedspzo.broker.server.schema import open_tables
+from fedspzo.broker.server.store import DATABASE, KEY, open_database, read_checker
+from fedspzo.device_runtime.errors import StateError
+from fedspzo.device_runtime.files import make_folder, move_into_place, write_atomically
+from fedspzo.device_runtime.replica.journal import Journal
+
+
+def back_up(folder: Path, target: Path) -> int:
+    """Copy a server's file and its key to another folder, and note in the first up to which round.
+
+    The copy's journal is checked to its end before it counts. An older backup in the folder is replaced, once the new
+    one is whole. Snapshots are left out: a server makes them again.
+
+    Returns:
+        The last round in the backup.
+
+    Raises:
+        StateError: not a server's folder, its journal is damaged, the two are one, or a folder cannot be used.
+    """
+    if target.resolve() == folder.resolve():
+        raise StateError("state.backup-in-place", f"{folder} cannot be its own backup; give another folder")
+    open_database(folder).close()  # or there is nothing to back up
+    with closing(open_tables(folder / DATABASE)) as connection:
+        try:
+            make_folder(target)
+            partial = target / f"{DATABASE}.partial"
+            partial.unlink(missing_ok=True)
+            partial.touch(mode=0o600)
+            with closing(sqlite3.connect(partial)) as copy:
+                connection.backup(copy)
+                copy.execute("PRAGMA journal_mode = DELETE")  # all of it is in the one file
+                last = sum(1 for _ in Journal(copy, read_checker(copy, folder)).entries())
+            write_atomically(target / KEY, (folder / KEY).read_bytes(), mode=0o600)
+            for left in ("-wal", "-shm"):  # of an older backup that was looked into
+                (target / f"{DATABASE}{left}").unlink(missing_ok=True)
+            move_into_place(partial, target / DATABASE)
+            connection.execute("INSERT OR REPLACE INTO backup VALUES (1, ?)", (last,))
+        except (OSError, sqlite3.Error) as error:
+            raise StateError(
+                "state.backup-failed", f"{target} cannot take the backup ({error}); give a folder with room on its disk"
+            ) from None
+    return last

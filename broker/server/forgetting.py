@@ -1,0 +1,48 @@
+"""Devices that lost their key are struck from a stopped server's state folder: new keys can have their names."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+from fedspzo.broker.server.store import DATABASE, open_database
+from fedspzo.device_runtime.errors import StateError
+from fedspzo.device_runtime.files import lock_folder
+
+
+def forget_devices(folder: Path, names: Sequence[str]) -> None:
+    """Strike devices, and so the keys that their names belong to, from a server's state folder.
+
+    The open round does not wait for them any more.
+
+    Raises:
+        StateError: not a server's folder, its server runs, or a name is not of a device; then nothing has changed.
+    """
+    with closing(open_database(folder)) as connection:
+        try:
+            lock = lock_folder(folder)
+        except StateError:
+            raise StateError(
+                "state.in-use", f"a server runs on {folder}; stop it first, and start it again afterwards"
+            ) from None
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for name in names:
+                if not connection.execute("DELETE FROM devices WHERE name = ?", (name,)).rowcount:
+                    raise StateError(
+                        "device.unknown",
+                        f"'{name}' is not a device of this job; fedspzo status {folder} lists the names",
+                    )
+            answered = {device for (device,) in connection.execute("SELECT device FROM results")}
+            for round, cohort in connection.execute("SELECT round, cohort FROM open_round").fetchall():
+                waited = " ".join(device for device in cohort.split() if device in answered or device not in set(names))
+                connection.execute("UPDATE open_round SET cohort = ? WHERE round = ?", (waited, round))
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise StateError(
+                "state.unwritable", f"{folder / DATABASE} cannot be changed ({error}); make room on the disk"
+            ) from None
+        finally:
+            lock.close()

@@ -1,0 +1,231 @@
+"""Entries that a server lost, taken back from where they are kept: devices, backups, or other state folders.
+
+The server's own signature tells good copies from bad ones, wherever they come from.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from fedspzo.broker.server.schema import check_whole, open_tables
+from fedspzo.broker.server.store import DATABASE, KEY, checker, open_database
+from fedspzo.device_runtime.errors import MessageError, StateError
+from fedspzo.device_runtime.files import lock_folder
+from fedspzo.device_runtime.protocol.messages import BATCH_BYTES, decode
+from fedspzo.device_runtime.protocol.plan import Entry
+from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES, Scope, Signer, split
+from fedspzo.device_runtime.replica.journal import EMPTY, Check, Journal, Row, chain, connect, find_damage
+from fedspzo.device_runtime.replica.state import DATABASE as DEVICE_DATABASE
+
+_PUT = "INSERT OR REPLACE INTO journal VALUES (?, ?, ?, ?)"
+
+
+class Source(Protocol):
+    """Where entries may be kept. Nothing that it gives is believed without the server's signature.
+
+    Attributes:
+        name: what people call it.
+    """
+
+    name: str
+
+    def entries(self, after: int) -> tuple[bytes, ...]:
+        """The first signed entries of the rounds after one; none where it does not have the next."""
+        ...
+
+
+class FolderSource:
+    """A backup, or the state folder of a device or of a server.
+
+    Attributes:
+        name: its path.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Raises StateError where there is no journal."""
+        file = next((folder / name for name in (DATABASE, DEVICE_DATABASE) if (folder / name).is_file()), None)
+        if file is None:
+            raise StateError(
+                "state.no-journal-to-read",
+                f"{folder} has no journal; give a backup, or the state folder of a device or of a server",
+            )
+        self.name, self._file = str(folder), file
+
+    def entries(self, after: int) -> tuple[bytes, ...]:
+        """As :meth:`Source.entries`. Raises StateError where the file cannot be read."""
+        with closing(connect(self._file)) as connection:
+            return Journal(connection).kept(after, BATCH_BYTES)
+
+
+@dataclass(frozen=True)
+class Own:
+    """A stopped server's state folder.
+
+    Attributes:
+        bundle: identity of the job's bundle.
+        name: of the job.
+        signer: has the server's key.
+        connection: to its file.
+        journal: in the file.
+        check: of an entry's signature.
+    """
+
+    bundle: bytes
+    name: str
+    signer: Signer
+    connection: sqlite3.Connection
+    journal: Journal
+    check: Check
+
+
+@contextmanager
+def open_stopped(folder: Path) -> Iterator[Own]:
+    """The state folder of a server that does not run; what is done within is done as a whole, or not at all.
+
+    Raises:
+        StateError: not a server's folder, its server runs, or its file is damaged beyond its rows.
+    """
+    open_database(folder).close()
+    try:
+        lock = lock_folder(folder)
+    except StateError:
+        raise StateError(
+            "state.in-use", f"a server runs on {folder}; stop it first, and start it again afterwards"
+        ) from None
+    with lock, closing(open_tables(folder / DATABASE)) as connection:
+        check_whole(connection, folder / DATABASE)
+        job = connection.execute("SELECT CAST(bundle AS BLOB), name FROM job").fetchone()
+        if job is None or not (folder / KEY).is_file():
+            raise StateError("state.no-job", f"{folder} lacks the job or {KEY}; restore the folder from a backup")
+        signer = Signer(folder / KEY)
+        check = checker(job[0], job[1], signer.public)
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            yield Own(job[0], job[1], signer, connection, Journal(connection, check), check)
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise StateError(
+                "state.unwritable", f"{folder / DATABASE} cannot be changed ({error}); make room on the disk"
+            ) from None
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """A round that was damaged.
+
+    Attributes:
+        round: the round.
+        part: what was damaged: entry, signature, hash or number.
+        source: where a good copy was; "" where what was left of the round sufficed.
+    """
+
+    round: int
+    part: str
+    source: str
+
+
+def repair(own: Own, sources: Sequence[Source]) -> Iterator[Repaired]:
+    """Go through a journal, and put right what is damaged or missing in it.
+
+    A hash follows from the entries, and a signature from the server's key. Only an entry needs a copy.
+
+    Raises:
+        StateError: no source has a good copy of an entry.
+    """
+    head, round = EMPTY, 0
+    while rows := own.journal.rows(round, 2):
+        round += 1
+        at = rows.pop(0) if rows[0].round == round else None
+        part = find_damage(at, head, own.check) if at else "entry"
+        if at and not part:
+            head = at.head
+            continue
+        following, source = rows[0] if rows else None, ""
+        if at and part == "signature":
+            signed = own.signer.sign(at.payload, Scope(own.name, own.bundle, head=head))
+            at = replace(at, signature=signed[-SIGNATURE_BYTES:])
+        elif at and part == "hash":
+            at = replace(at, head=chain(head, at.payload))
+        elif following and not at and (moved := _fitting(following.signed, round, head, own.check)):
+            own.connection.execute("DELETE FROM journal WHERE round = ?", (following.round,))
+            at, part = moved, "number"
+        else:
+            source, at = _find_copy(sources, round, head, at, following, own.check)
+        own.connection.execute(_PUT, (at.round, at.payload, at.signature, at.head))
+        head = at.head
+        yield Repaired(round, part, source)
+
+
+def adopt(own: Own, sources: Sequence[Source]) -> Iterator[tuple[int, str]]:
+    """Add the entries that follow a journal, and that the server has signed; yields each round and its source's name.
+
+    A round that was open is one of those, or comes after them, so it is forgotten.
+
+    Raises:
+        StateError: the journal is damaged.
+    """
+    last = sum(1 for _ in own.journal.entries())  # all of it is checked
+    head, start = own.journal.head(last) or EMPTY, last
+    for source in sources:
+        while entries := source.entries(last):
+            before = last
+            for signed in entries:
+                row = _fitting(signed, last + 1, head, own.check)
+                if row is None:
+                    break
+                own.connection.execute(_PUT, (row.round, row.payload, row.signature, row.head))
+                last, head = row.round, row.head
+                yield last, source.name
+            if last == before:
+                break
+    if last > start:
+        own.connection.execute("DELETE FROM open_round")
+        own.connection.execute("DELETE FROM results")
+
+
+def _find_copy(
+    sources: Sequence[Source], round: int, head: bytes, at: Row | None, following: Row | None, check: Check
+) -> tuple[str, Row]:
+    """A good copy of a round's entry, and where it is: the one that what is left of the journal speaks for."""
+    found: dict[bytes, tuple[str, Row]] = {}
+    for source in sources:
+        for signed in source.entries(round - 1)[:1]:
+            if row := _fitting(signed, round, head, check):
+                found.setdefault(row.head, (source.name, row))
+    proven = [
+        copy for copy in found.values()
+        if (at and at.head == copy[1].head) or (following and _signed(following.signed, copy[1].head, check))
+    ]  # fmt: skip
+    best = proven or list(found.values())
+    if len(best) != 1:
+        raise StateError(
+            "journal.no-good-copy",
+            f"round {round} of the journal is damaged, and {len(best) or 'none'} of"
+            f" {', '.join(source.name for source in sources) or 'no places'} can replace it; give backups or devices'"
+            " state folders with --from, or the broker of devices that run",
+        )
+    return best[0]
+
+
+def _fitting(signed: bytes, round: int, head: bytes, check: Check) -> Row | None:
+    """A round's row, where bytes are its entry and signed for a journal with a hash; else None."""
+    if not _signed(signed, head, check):
+        return None
+    payload = split(signed)
+    entry = decode(payload)
+    if not isinstance(entry, Entry) or entry.round != round:
+        return None
+    return Row(round, payload, signed[len(payload) :], chain(head, payload))
+
+
+def _signed(signed: bytes, head: bytes, check: Check) -> bool:
+    try:
+        check(signed, head)
+    except MessageError:
+        return False
+    return True

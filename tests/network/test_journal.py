@@ -1,0 +1,75 @@
+"""A server whose journal is damaged or too old, with real processes: found, named, and taken back from devices."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+from federation import Processes, assert_equal_replicas, broker, finish, processes, read_rounds
+from patience import PATIENCE_S
+
+from fedspzo.broker.server.store import DATABASE
+from fedspzo.device_runtime.model.bundle import Bundle
+
+__all__ = ["broker", "processes"]
+
+#: A job of two devices.
+TWO = ("--devices", "2", "--evaluate-every", "100")
+
+
+def flip_on_disk(file: Path, round: int, part: str, byte: int) -> None:
+    """Flip a bit of a journal's row where it lies in the file."""
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        (blob,) = connection.execute(f"SELECT {part} FROM journal WHERE round = ?", (round,)).fetchone()
+    data = bytearray(file.read_bytes())
+    assert data.count(blob) == 1
+    data[data.index(blob) + byte % len(blob)] ^= 4
+    file.write_bytes(data)
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-m", "fedspzo", *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S)
+
+
+def test_a_flipped_bit_is_found_and_the_entry_is_taken_back_from_devices(
+    processes: Processes, bundle: Bundle, tmp_path: Path
+) -> None:
+    state, options = tmp_path / "server", ("--rounds", "9", *TWO)
+    for name in ("a", "b"):
+        processes.device(name)
+    server = processes.server("--rounds", "200", *TWO)
+    read_rounds(server, 6)
+    server.send_signal(signal.SIGKILL)
+    server.wait()
+    flip_on_disk(state / DATABASE, 3, "entry", -9)  # in a scalar: it is an entry like any other
+    flip_on_disk(state / DATABASE, 4, "signature", 5)
+    flip_on_disk(state / DATABASE, 5, "head", 0)
+    broken = processes.server(*options)
+    _, errors = broken.communicate(timeout=PATIENCE_S)
+    assert broken.returncode == 1
+    assert "round 3" in errors
+    assert "fedspzo server repair" in errors
+    assert "--afresh" not in errors
+    assert '"kind": "journal.entry-damaged"' in errors
+    nowhere = command("server repair", state)
+    assert nowhere.returncode == 1
+    assert "round 3" in nowhere.stderr
+    assert "[journal.no-good-copy]" in nowhere.stderr
+    repaired = command("server", "repair", state, "--broker", processes.url)
+    assert repaired.returncode == 0, repaired.stderr
+    *rounds, last = repaired.stdout.splitlines()
+    assert [line.split(" was")[0] for line in rounds] == [
+        "round 3: its entry",
+        "round 4: its signature",
+        "round 5: its hash",
+    ]
+    assert "taken from device" in rounds[0]
+    assert "3 rounds were damaged" in last
+    _, last, errors = finish(processes.server(*options))
+    assert_equal_replicas(bundle, tmp_path, last, {"a", "b"})
