@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -23,9 +24,13 @@ def written_atomically(path: Path, mode: int = 0o644) -> Iterator[IO[bytes]]:
     """A file to write in pieces, which gets its name at the end of the block, and never if the block raises."""
     partial = path.with_name(path.name + ".partial")
     partial.unlink(missing_ok=True)
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-        yield file
-    move_into_place(partial, path)
+    try:
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            yield file
+        move_into_place(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)  # it would fill a disk that is full
+        raise
 
 
 def move_into_place(partial: Path, path: Path) -> None:
@@ -86,6 +91,17 @@ def lock_folder(folder: Path, wait: bool = False) -> IO[str]:
             "state.unusable", f"{folder} cannot be used ({error.strerror}); choose another folder"
         ) from None
     return lock
+
+
+def cure(error: OSError) -> str:
+    """What helps where the system refuses a file, as the end of a message."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "make room on the disk"
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "raise the limit of open files (ulimit -n)"
+    if error.errno == errno.EFBIG:
+        return "raise the limit of a file's size (ulimit -f), or use another file system"
+    return "let this user read and write there, or choose another folder"
 
 
 def sync_folder(folder: Path) -> None:

@@ -173,6 +173,7 @@ def _write(
         continuations=continuations,
         base=file_hash(folder / BASE) if (folder / BASE).exists() else "",
         files={path.name: file_hash(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST},
+        sizes={path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != MANIFEST},
     )
     manifest.write(folder)
     (folder / SOURCE).write_text(str(checkpoint.source.resolve()), encoding="utf-8")
@@ -198,8 +199,8 @@ def _write(
         comparison = check_bundle(checkpoint, networks, runners, TOLERANCE)
     found = ({name: deviations[name][index] for name in target.formats} for index in range(len(stages)))
     checks = tuple(replace(check, deviation=d) for check, d in zip(checks, found, strict=True))
-    files = dict(manifest.files)
+    files, sizes = dict(manifest.files), dict(manifest.sizes)
     if BASE in files and set(target.formats) == {"executorch"}:  # which has files of its own
         (folder / BASE).unlink()
-        del files[BASE]
-    replace(manifest, checks=checks, comparison=comparison, files=files).write(folder)
+        del files[BASE], sizes[BASE]
+    replace(manifest, checks=checks, comparison=comparison, files=files, sizes=sizes).write(folder)

@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from fedspzo import __version__
 from fedspzo.device_runtime.errors import FedSPZOError, install_hint
+from fedspzo.device_runtime.files import cure
 from fedspzo.device_runtime.log import written_log
 
 log = logging.getLogger(__name__)
@@ -96,7 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             except (FedSPZOError, ModuleNotFoundError, OSError) as error:
                 if isinstance(error, ModuleNotFoundError):
                     error = _missing(options.command, error)
-                log.error("fedspzo %s: %s", options.command, error, extra={"kind": getattr(error, "kind", "")})
+                text = f"{error}; {cure(error)}" if isinstance(error, OSError) else error
+                log.error("fedspzo %s: %s", options.command, text, extra={"kind": getattr(error, "kind", "")})
                 return 1
     except OSError as error:
         parser.error(f"the log cannot be written: {error}")

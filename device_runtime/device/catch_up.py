@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
-from fedspzo.device_runtime.device.download import download
+from fedspzo.device_runtime.device.download import discard, download
 from fedspzo.device_runtime.errors import FedSPZOError, MessageError, StateError
 from fedspzo.device_runtime.platform.profiling import APPLY, Recorder
 from fedspzo.device_runtime.protocol.messages import Message, Offer, Rebase
@@ -76,8 +76,9 @@ class Pace:
                     raise _TooSlow
 
         try:
-            download(offer.url, path, offer.sha256.hex(), authority, judge, limit=offer.size)
+            download(offer.url, path, offer.sha256.hex(), authority, judge, size=offer.size)
         except _TooSlow:
+            discard(path)
             log.warning("the journal is quicker than the snapshot of round %d", offer.round)
             return False
         except FedSPZOError as error:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from fedspzo.device_runtime.device.transfer import DownloadError, MissingError, RemoteFile, Transfer
+from fedspzo.device_runtime.device.transfer import STRONG, DownloadError, MissingError, RemoteFile, Transfer
 from fedspzo.device_runtime.errors import BundleError
-from fedspzo.device_runtime.files import lock_folder, move_into_place, write_atomically
+from fedspzo.device_runtime.files import cure, lock_folder, move_into_place, write_atomically
 from fedspzo.device_runtime.model.bundle import Bundle, file_hash
 from fedspzo.device_runtime.model.manifest import MANIFEST
 from fedspzo.device_runtime.model.manifest_reader import FILE_NAME, MANIFEST_BYTES, parse_manifest
@@ -32,7 +33,7 @@ def download(
     expected_sha256: str | None = None,
     authority: str = "",
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-    limit: int | None = None,
+    size: int | None = None,
 ) -> int:
     """Download a file, or what is missing of it; ``path`` is replaced once all is there. One process at a time.
 
@@ -40,27 +41,40 @@ def download(
         expected_sha256: of the file, in hexadecimal; None takes what comes.
         authority: the only certificates to trust (PEM text), in place of the system's.
         on_progress: told the bytes that are there and those of the whole file, as they arrive.
-        limit: most bytes that the file may have.
+        size: bytes that the file was announced to have; None takes what the server says.
 
     Returns:
         Bytes received, fewer than the file's when a part of it was there.
 
     Raises:
         MissingError: the server does not have it.
-        DownloadError: the server cannot be reached or trusted, the file is too large or not the expected one (nothing
-            of it is kept then), or the disk refuses.
+        DownloadError: the server cannot be reached or trusted (what has arrived is kept, where it can be gone on
+            with), the file has another size or is not the expected one, or the disk refuses or has no room.
     """
     source = RemoteFile.parse(url, authority)
-    part, note = (path.with_name(path.name + suffix) for suffix in (".part", ".part.etag"))
+    part, note = _partial(path)
 
     def keep(tag: str) -> None:
         write_atomically(note, tag.encode("latin-1"))
 
+    def accept(done: int, total: int) -> None:
+        if size not in (None, total):
+            os.truncate(part, 0)
+            raise DownloadError(
+                "download.other-size",
+                f"{url} has {total} bytes, and {size} were announced; try again, and if that fails, tell the server's"
+                " operator",
+            )
+        if total - done > (room := shutil.disk_usage(path.parent).free):
+            raise DownloadError(
+                "download.no-room",
+                f"{url} has {total} bytes, and there is room for {room} in {path.parent}; make room on the disk",
+            )
+
     with _writing(path):
         try:
             with part.open("a+b") as file:
-                tag = note.read_text(encoding="latin-1") if note.exists() else ""
-                transfer = Transfer(source, file, tag, limit, on_progress, keep)
+                transfer = Transfer(source, file, _tag(note), accept, on_progress, keep)
                 transfer.run()
             if expected_sha256 not in (None, file_hash(part)):
                 os.truncate(part, 0)
@@ -71,16 +85,37 @@ def download(
                 )
             move_into_place(part, path)
         finally:
-            if not part.exists() or not part.stat().st_size:
-                part.unlink(missing_ok=True)
-                note.unlink(missing_ok=True)
+            if not (part.exists() and part.stat().st_size and STRONG.fullmatch(_tag(note))):
+                discard(path)
     return transfer.received
+
+
+def discard(path: Path) -> None:
+    """Remove what has arrived of a file that is not downloaded on."""
+    for file in _partial(path):
+        file.unlink(missing_ok=True)
+
+
+def _partial(path: Path) -> tuple[Path, Path]:
+    """What has arrived of a file, and the entity tag of its version."""
+    return path.with_name(path.name + ".part"), path.with_name(path.name + ".part.etag")
+
+
+def _tag(note: Path) -> str:
+    return note.read_text(encoding="latin-1") if note.exists() else ""
 
 
 def read(url: str, limit: int, authority: str = "") -> bytes:
     """The content of a small file, of ``limit`` bytes at most. Raises as :func:`download` does."""
+
+    def accept(done: int, total: int) -> None:
+        if total > limit:
+            raise DownloadError(
+                "download.too-large", f"{url} has {total} bytes, more than the {limit} allowed; check the URL"
+            )
+
     file = io.BytesIO()
-    Transfer(RemoteFile.parse(url, authority), file, limit=limit).run()
+    Transfer(RemoteFile.parse(url, authority), file, accept=accept).run()
     return file.getvalue()
 
 
@@ -120,7 +155,8 @@ def fetch_bundle(
     place = url.rstrip("/") + "/bundle/"
     with lock_folder(folder), _writing(folder):
         content = read(place + MANIFEST, MANIFEST_BYTES, authority)
-        files = parse_manifest(folder, content.decode("utf-8", "replace")).files
+        announced = parse_manifest(folder, content.decode("utf-8", "replace"))
+        files = announced.files
         for name in files:
             if not FILE_NAME.fullmatch(name) or name.lower() in (MANIFEST, PIN):
                 raise BundleError(
@@ -135,7 +171,9 @@ def fetch_bundle(
         for name, expected in files.items():
             path = folder / name
             if not path.is_file() or file_hash(path) != expected:
-                received += download(place + name, path, expected, authority, partial(on_progress, name))
+                received += download(
+                    place + name, path, expected, authority, partial(on_progress, name), announced.sizes.get(name)
+                )
         write_atomically(manifest, content)
         try:
             return Fetched(Bundle(folder), received)
@@ -164,5 +202,5 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DownloadError(
-            "download.unwritable", f"{path} cannot be written ({error.strerror}); make room, or choose another folder"
+            "download.unwritable", f"{path} cannot be written ({error.strerror}); {cure(error)}"
         ) from None

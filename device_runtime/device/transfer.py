@@ -28,7 +28,7 @@ ATTEMPTS, FIRST_WAIT_S, LONGEST_WAIT_S = 6, 1.0, 30.0
 TIMEOUT_S = 30.0
 _PIECE = 1 << 18
 #: An entity tag that stands for the very same bytes.
-_STRONG = re.compile(r'"[\x21\x23-\x7e]*"')
+STRONG = re.compile(r'"[\x21\x23-\x7e]*"')
 
 
 class DownloadError(FedSPZOError):
@@ -115,7 +115,7 @@ class Transfer:
     Attributes:
         file: what has arrived; open for reading and writing.
         tag: entity tag of the version that it is of; only with a strong one can it be continued.
-        limit: most bytes that the file may have.
+        accept: told the bytes that are there and those of the whole file, before it is read; may raise DownloadError.
         on_progress: told the bytes that are there and those of the whole file, as they arrive.
         keep: told the tag when a version begins, before any of its bytes is written.
         received: bytes that have come over the network.
@@ -124,7 +124,7 @@ class Transfer:
     source: RemoteFile
     file: IO[bytes]
     tag: str = ""
-    limit: int | None = None
+    accept: Callable[[int, int], None] = lambda done, total: None
     on_progress: Callable[[int, int], None] = lambda done, total: None
     keep: Callable[[str], None] = lambda tag: None
     received: int = 0
@@ -152,7 +152,7 @@ class Transfer:
                 time.sleep(wait)
 
     def _attempt(self, connection: http.client.HTTPConnection) -> None:
-        start = self.file.seek(0, os.SEEK_END) if _STRONG.fullmatch(self.tag) else 0
+        start = self.file.seek(0, os.SEEK_END) if STRONG.fullmatch(self.tag) else 0
         headers = {"Range": f"bytes={start}-", "If-Range": self.tag} if start else {}
         with self.source.network():
             connection.request("GET", self.source.target, headers=headers)
@@ -163,11 +163,7 @@ class Transfer:
             self._check_status(response)
             total = self._begin(response)
             start = 0
-        if self.limit is not None and total > self.limit:
-            raise DownloadError(
-                "download.too-large",
-                f"{self.source.url} has {total} bytes, more than the {self.limit} allowed; check the URL",
-            )
+        self.accept(start, total)
         while start < total:
             with self.source.network():
                 piece = response.read1(min(_PIECE, total - start))

@@ -184,6 +184,7 @@ class Manifest:
         continuations: for generation, sizes of batches, with graphs of the stages before the head for one token of each
             text; they take the keys and values of the tokens before it, up to the length. The smallest comes first.
         comparison: of the whole bundle with transformers; None in bundles of versions that made none.
+        sizes: file name → bytes; bundles of before have none.
     """
 
     model: Mapping[str, str]
@@ -200,6 +201,7 @@ class Manifest:
     files: Mapping[str, str]
     continuations: tuple[Shape, ...] = ()
     comparison: Comparison | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def batch(self) -> int:
@@ -233,7 +235,7 @@ class Manifest:
     def identity(self) -> bytes:
         """What two bundles must share to train together: all but where they came from and their shapes."""
         record = {"format": FORMAT, "directions": directions.FORMAT, "length": self.length, **self._record()}
-        for name in ("model", "shapes", "continuations", "checks", "comparison"):
+        for name in ("model", "shapes", "continuations", "checks", "comparison", "sizes"):
             del record[name]
         record["task"].pop("metrics", None)  # they change no weight
         record["files"] = {name: value for name, value in self.files.items() if name in (WEIGHTS, TOKENIZER)}

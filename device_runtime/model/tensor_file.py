@@ -18,7 +18,7 @@ import numpy as np
 
 from fedspzo.device_runtime.directions.halves import DTYPES
 from fedspzo.device_runtime.errors import BundleError
-from fedspzo.device_runtime.files import written_atomically
+from fedspzo.device_runtime.files import cure, written_atomically
 from fedspzo.device_runtime.model.arrays import ALIGNMENT
 
 #: Most bytes of a header, and most axes of a tensor.
@@ -45,7 +45,7 @@ class TensorFile:
     """A safetensors file of float32, float16 and bfloat16 tensors (these as integers) and of int8 and uint8 codes."""
 
     def __init__(self, path: Path) -> None:
-        """Raises BundleError when the file is not a whole safetensors file of such tensors."""
+        """Raises BundleError when the file is not a whole safetensors file of such tensors, or cannot be opened."""
         self._path = path
         try:
             with path.open("rb") as file:
@@ -57,12 +57,14 @@ class TensorFile:
             self.metadata: dict[str, str] = _metadata(header.pop("__metadata__", {}))
             self._entries = {name: _entry(record, 8 + length) for name, record in header.items()}
             _check_places(self._entries.values(), 8 + length, size)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            self._map = np.memmap(path, mode="r", dtype=np.uint8)
+        except OSError as error:
+            raise self._refused(error) from None
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise BundleError(
                 "bundle.tensors-unreadable",
                 f"{path} is not a readable tensor file ({str(error)[:200]!a}); get or export it again",
             ) from None
-        self._map = np.memmap(path, mode="r", dtype=np.uint8) if size else np.empty(0, np.uint8)
 
     @property
     def names(self) -> list[str]:
@@ -92,17 +94,23 @@ class TensorFile:
     def read_into(self, name: str, out: np.ndarray) -> None:
         """Read the tensor into ``out`` (same shape and type) without mapping its pages."""
         entry = self._entry(name)
-        with self._path.open("rb", buffering=0) as file:
-            file.seek(entry.start)
-            target = out.reshape(-1).data.cast("B")
-            while target:
-                count = file.readinto(target)
-                if not count:
-                    raise BundleError(
-                        "bundle.tensors-truncated",
-                        f"{self._path} ends inside the tensor '{name}'; get or export it again",
-                    )
-                target = target[count:]
+        try:
+            with self._path.open("rb", buffering=0) as file:
+                file.seek(entry.start)
+                target = out.reshape(-1).data.cast("B")
+                while target:
+                    count = file.readinto(target)
+                    if not count:
+                        raise BundleError(
+                            "bundle.tensors-truncated",
+                            f"{self._path} ends inside the tensor '{name}'; get or export it again",
+                        )
+                    target = target[count:]
+        except OSError as error:
+            raise self._refused(error) from None
+
+    def _refused(self, error: OSError) -> BundleError:
+        return BundleError("bundle.tensors-refused", f"{self._path} cannot be read ({error.strerror}); {cure(error)}")
 
     def _entry(self, name: str) -> _Entry:
         if name not in self._entries:

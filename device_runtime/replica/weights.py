@@ -17,6 +17,7 @@ from fedspzo.device_runtime.directions.format import DirectionKernel, Step, deri
 from fedspzo.device_runtime.directions.halves import DTYPES
 from fedspzo.device_runtime.directions.native import make_kernel
 from fedspzo.device_runtime.errors import BundleError, PlanError, StateError
+from fedspzo.device_runtime.files import cure
 from fedspzo.device_runtime.model.arrays import aligned_empty
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.stored import Stored
@@ -213,7 +214,11 @@ class Replica:
         return self._digests[key][1]
 
     def save_snapshot(self, path: Path) -> None:
-        """Write the weights and their round to a file that appears whole or not at all."""
+        """Write the weights and their round to a file that appears whole or not at all.
+
+        Raises:
+            StateError: the system refuses the file; the snapshot before it is as it was.
+        """
         specs = self.bundle.manifest.tensors
         shapes = {specs[index].name: weights.shape for index, weights in self._trainable.items()}
         sums, described = pack(self.sums)
@@ -226,7 +231,14 @@ class Replica:
             **described,
         }
         dtypes = {specs[index].name: weights.dtype for index, weights in self._trainable.items()}
-        write_tensors(path, shapes, [*self._trainable.values(), *sums.values()], metadata, dtypes=dtypes)
+        try:
+            write_tensors(path, shapes, [*self._trainable.values(), *sums.values()], metadata, dtypes=dtypes)
+        except OSError as error:
+            raise StateError(
+                "state.snapshot-unwritable",
+                f"the snapshot {path} cannot be written ({error.strerror}); {cure(error)}, and start again: nothing is"
+                " lost",
+            ) from None
 
     def _load(self, file: TensorFile) -> None:
         for index, weights in self._trainable.items():
@@ -247,6 +259,8 @@ class Replica:
                 raise ValueError("its weights do not match its digest")
             self.sums = unpack(file)
         except (BundleError, PlanError, KeyError, ValueError, TypeError) as error:
+            if isinstance(error, BundleError) and error.kind == "bundle.tensors-refused":
+                raise StateError("state.snapshot-refused", f"the snapshot is left as it is: {error}") from None
             raise StateError(
                 "state.snapshot-damaged",
                 f"the snapshot {path} is damaged ({error}); a device starts again with --afresh, a server from its"

@@ -32,12 +32,13 @@ from fedspzo.broker.server.http import serve
 from fedspzo.broker.server.metrics import make_registry
 from fedspzo.broker.server.status import ServerStatus
 from fedspzo.cli import main
-from fedspzo.device_runtime.device import transfer
+from fedspzo.device_runtime.device import catch_up, transfer
 from fedspzo.device_runtime.device.download import download, fetch_bundle, read
 from fedspzo.device_runtime.device.transfer import DownloadError
 from fedspzo.device_runtime.files import lock_folder
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.manifest import MANIFEST, WEIGHTS
+from fedspzo.device_runtime.protocol.messages import Offer
 from fedspzo.device_runtime.protocol.signing import PIN, read_pin, write_pin
 
 KEY = bytes(range(32))
@@ -243,6 +244,58 @@ def test_a_file_that_was_altered_is_refused(served: Bundle, tmp_path: Path) -> N
     assert not names(folder) & {MANIFEST, WEIGHTS, f"{WEIGHTS}.part", f"{WEIGHTS}.part.etag"}
     with raises("bundle.not-a-bundle"):
         Bundle(folder)
+
+
+@pytest.mark.parametrize("more", [-1, 1, 1 << 26])
+def test_a_file_of_another_size_is_not_read(served: Bundle, tmp_path: Path, more: int) -> None:
+    size = (served.folder / WEIGHTS).stat().st_size
+    os.truncate(served.folder / WEIGHTS, size + more)
+    seen: list[int] = []
+    with serving(served) as url, raises("download.other-size", WEIGHTS, f"{size + more} bytes", f"{size} were", "try"):
+        fetch_bundle(url, tmp_path / "device", on_progress=lambda name, done, _: seen.append(done * (name == WEIGHTS)))
+    assert not any(seen)
+    assert not [name for name in names(tmp_path / "device") if name.startswith(WEIGHTS)]
+
+
+class Boasts(Handler):
+    """Announces a number of bytes, the path, and gives three."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", self.path[1:])
+        if self.path == "/7":
+            self.send_header("ETag", '"seven"')
+        self.end_headers()
+        self.wfile.write(b"abc")
+
+
+@pytest.mark.usefixtures("quick")
+def test_only_what_can_be_gone_on_with_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "ATTEMPTS", 1)
+    with handling(Boasts) as url:
+        with raises("download.no-room", str(1 << 60), tmp_path, "make room"):
+            download(f"{url}/{1 << 60}", tmp_path / "file")
+        with raises("download.failed"):
+            download(f"{url}/8", tmp_path / "file")
+        assert not list(tmp_path.iterdir())
+        with raises("download.failed"):
+            download(f"{url}/7", tmp_path / "file")
+        assert names(tmp_path) == {"file.part", "file.part.etag"}
+        with raises("download.other-size", "7 bytes", "6"):
+            download(f"{url}/7", tmp_path / "file", size=6)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_snapshot_that_the_journal_overtakes_leaves_nothing(
+    served: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catch_up, "_TRIAL_S", 0.0)
+    snapshot, pace = served.folder / WEIGHTS, catch_up.Pace()
+    pace.applied(1, 0.01)
+    with serving(served, lambda: {7: snapshot}) as url:
+        offer = Offer(7, bytes(32), snapshot.stat().st_size, f"{url}/snapshot/7")
+        assert not pace.fetch(offer, 1, tmp_path / "offered", "")
+    assert names(tmp_path) == {"served"}
 
 
 @pytest.mark.parametrize("name", ["../escaped", "server.pub", "Manifest.json", "/tmp/escaped", ".hidden", "a/b", ""])
