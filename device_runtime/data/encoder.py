@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -98,14 +98,11 @@ class Encoder:
     def _bounded(self, given: Question) -> tuple[Question, bool]:
         """A question without what cannot fit, and whether anything is missing; no text makes a control token."""
         most = CHARACTERS * self._length
-        shorter = given.tails()
-        readable = next((q for q in shorter if sum(map(len, q.texts.values())) <= most), shorter[-1])
+        readable = _first(given.tails(), lambda question: sum(map(len, question.texts.values())) <= most)
         cleaned = {name: self._control.cleaned(text[:most]) for name, text in readable.texts.items()}
-        tails = readable.holding(cleaned).tails()
-        if len(tails) > 1:  # the first that fits: what is left out of a longer one is left out of it too
-            tails = tails[bisect_left(tails, True, hi=len(tails) - 1, key=self._fits) :]
-        cut = len(tails[0].texts) < len(given.texts) or any(len(text) > most for text in readable.texts.values())
-        return tails[0], cut
+        question = _first(readable.holding(cleaned).tails(), self._fits)
+        cut = len(question.texts) < len(given.texts) or any(len(text) > most for text in readable.texts.values())
+        return question, cut
 
     def _fits(self, question: Question) -> bool:
         return len(self._prompt(question)[1]) + self._task.answer_tokens <= self._length
@@ -177,6 +174,11 @@ class Encoder:
         if self._chat is not None:  # which writes the tokens around a text itself
             return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
         return encode_open(self._tokenizer, text) if self._continues else list(self._tokenizer.encode(text).ids)
+
+
+def _first(tails: Sequence[Question], fits: Callable[[Question], bool]) -> Question:
+    """The first that fits, or else the last: what is left out of one is left out of those after it too."""
+    return tails[bisect_left(tails, True, hi=len(tails) - 1, key=fits)]
 
 
 def encode_open(tokenizer: Tokenizer, text: str) -> list[int]:

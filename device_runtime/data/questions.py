@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, overload
 
 from fedspzo.device_runtime.data.chat import SYSTEM, USER, ChatTemplate, Turn
 from fedspzo.device_runtime.model.task import Task
@@ -69,11 +69,11 @@ class Dialogue:
         """Empty turns stay empty: a template may leave them out."""
         return self._of([Turn(role, "a" if text.strip() else text) for role, text in self._turns])
 
-    def tails(self) -> list[Dialogue]:
+    def tails(self) -> Sequence[Dialogue]:
         """Without the oldest turns, up to a turn of the user: what a system says at the start stays."""
         first = 1 if self._turns[0].role in (SYSTEM, "developer") else 0
         starts = [place for place in range(first + 1, len(self._turns)) if self._turns[place].role == USER]
-        return [self, *(self._of([*self._turns[:first], *self._turns[place:]]) for place in starts)]
+        return _Made([first, *starts], lambda place: self._of([*self._turns[:first], *self._turns[place:]]))
 
     def prompt(self) -> str:
         return self._template.prompt(self._turns)
@@ -85,3 +85,24 @@ class Dialogue:
 
     def _of(self, turns: Sequence[Turn]) -> Dialogue:
         return Dialogue(self._task, self._template, turns)
+
+
+class _Made(Sequence[Dialogue]):
+    """Dialogues that are made when they are asked for: all tails of a long one together would fill the memory."""
+
+    def __init__(self, places: Sequence[int], make: Callable[[int], Dialogue]) -> None:
+        self._places, self._make = places, make
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> Dialogue: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Dialogue]: ...
+
+    def __getitem__(self, index: int | slice) -> Dialogue | Sequence[Dialogue]:
+        if isinstance(index, slice):
+            return _Made(self._places[index], self._make)
+        return self._make(self._places[index])

@@ -231,6 +231,16 @@ def test_a_long_dialogue_loses_its_oldest_turns(fitted: dict[str, tuple[Path, Ta
     assert not _encoder(bundle, task, 4000).encode({}, "a city", turns).cut
 
 
+def test_only_the_end_of_a_dialogue_of_years_is_made(fitted: dict[str, tuple[Path, Task]]) -> None:
+    """All its tails together have 10⁹ turns."""
+    bundle, task = fitted["phi"]
+    turns = [Turn("user", "question"), Turn("assistant", "film")] * 30_000 + [Turn("user", "one two?")]
+    here = _encoder(bundle, task, 160)
+    encoded = here.encode({}, "a city", turns)
+    assert encoded.cut
+    assert encoded.ids == here.encode({}, "a city", turns[-101:]).ids
+
+
 def test_a_long_last_turn_is_cut_at_its_end(fitted: dict[str, tuple[Path, Task]]) -> None:
     bundle, task = fitted["smollm2"]
     here = _encoder(bundle, task, 120)
