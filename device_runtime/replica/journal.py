@@ -137,6 +137,8 @@ class Journal:
         Raises:
             StateError: the round is damaged.
         """
+        if not round:
+            return EMPTY
         if round == self._checked_head[0]:  # most ask for the last round's
             return self._checked_head[1]
         rows = {row.round: row for row in self.rows(round - 2, 2)}

@@ -22,7 +22,7 @@ from fedspzo.device_runtime.protocol.messages import BATCH_BYTES
 from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Plan
 from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES
 from fedspzo.device_runtime.replica import state
-from fedspzo.device_runtime.replica.journal import Record, chain
+from fedspzo.device_runtime.replica.journal import EMPTY, Record, chain
 from fedspzo.device_runtime.replica.state import DeviceState
 
 IDENTITY, ROUNDS = bytes(32), 12
@@ -89,7 +89,9 @@ def test_a_flipped_bit_is_found_and_put_right(folder: Path, server: Path, part: 
     assert repaired(server) == []
     with ServerStore(server, IDENTITY) as own, open_journal(folder) as good:
         assert own.journal.signed(0, 1 << 20) == good.signed(0, 1 << 20)
-        assert own.journal.head(ROUNDS) == good.head(ROUNDS)
+        for asked in (ROUNDS, 0, 3, ROUNDS + 1):  # in any order
+            assert own.journal.head(asked) == good.head(asked)
+        assert (good.head(0), good.head(ROUNDS + 1)) == (EMPTY, None)
 
 
 def test_rounds_that_were_lost_or_renumbered_are_found(folder: Path, server: Path) -> None:
@@ -152,7 +154,7 @@ def records(make_plan: Callable[..., Plan], folder: Path, bundle: Bundle, count:
         for round in range(1, count + 1):
             signed = close(store, make_plan(round=round, blocks=BLOCKS))
             payload = signed[:-SIGNATURE_BYTES]
-            head = chain(found[-1].head if found else bytes(16), payload)
+            head = chain(found[-1].head if found else EMPTY, payload)
             entry = Entry(make_plan(round=round, blocks=BLOCKS), (Contribution("", 1.0, (0.5 + round,) * 4),))
             found.append(Record(entry, payload, head, signed[-SIGNATURE_BYTES:]))
     return found
