@@ -22,6 +22,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from fedspzo.broker.rounds.bound import Bound
 from fedspzo.broker.rounds.job import Job, plan_round
 from fedspzo.device_runtime.protocol.plan import Block, Entry, Plan
 
@@ -141,18 +142,23 @@ class MakePlans(Protocol):
 
 
 class Pace:
-    """The job's own :class:`Plans`, with what it adapts."""
+    """The job's own :class:`Plans`, with what it adapts and the bound on what a device's scalars count."""
 
     def __init__(self, job: Job, entries: Iterable[Entry]) -> None:
-        """``entries`` are those of the journal so far; they are read only where the job adapts."""
+        """``entries`` are those of the journal so far."""
         self._job = job
-        self._moments = follow((), entries) if job.adapt else ()
+        self._moments: tuple[Moment, ...] = ()
+        self._bound = Bound(job)
+        for entry in entries:
+            self.follow(entry)
 
     def plan(self, round: int) -> Plan:
         """The plan of the next round."""
-        return plan_round(self._job, round, adapt_blocks(self._job, self._moments))
+        plan = plan_round(self._job, round, adapt_blocks(self._job, self._moments))
+        return replace(plan, bound=self._bound.of(plan))
 
     def follow(self, entry: Entry) -> None:
         """A round was closed."""
+        self._bound.follow(entry)
         if self._job.adapt:
             self._moments = follow(self._moments, [entry])

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from fedspzo.broker.rounds.robust import OWN, RULES, clip
 from fedspzo.device_runtime.errors import MessageError, PlanError
 from fedspzo.device_runtime.protocol.messages import Energy, Result, decode, encode, fingerprint
 from fedspzo.device_runtime.protocol.plan import Contribution, Entry, Plan
@@ -86,25 +87,44 @@ def check_result(plan: Plan, cohort: Collection[str], device: str, result: Resul
 
 
 def close_round(plan: Plan, results: Mapping[str, Result], votes: bool = False) -> Entry:
-    """The journal entry that a round's results make: a mean weighted by examples.
+    """The journal entry that a round's results make, as the plan says: see :mod:`fedspzo.broker.rounds.robust`.
 
-    With shared directions the scalars themselves are averaged; otherwise each device's scalars are kept, with its share
-    of the examples as the weight. The order of arrival does not matter. With votes, what is averaged are the signs, and
-    the entry has the sign of their mean.
+    With shared directions the devices' scalars are made one vector; otherwise each device's scalars are kept, with its
+    share as the weight. Larger ones than the plan's bound are scaled down first. The order of arrival does not matter.
+
+    Args:
+        votes: the sign of the signs' mean is the step, whatever the plan says; plans from before they named their rule
+            do not say it.
+
+    Raises:
+        PlanError: the plan's rule is unknown, or is not one for directions of the devices' own.
     """
-    total = sum(result.examples for result in results.values())
-    shares = {device: results[device].examples / total for device in sorted(results)}
-    if plan.shared:
-        # Rounded to float32 here, as the wire does: every replica applies the same numbers.
-        scalars = {device: np.array(results[device].scalars, np.float32) for device in shares}
-        if votes:
-            scalars = {device: np.sign(own) for device, own in scalars.items()}
-        mean = np.array(
-            [math.fsum(shares[d] * float(scalars[d][i]) for d in shares) for i in range(plan.scalars)], np.float32
+    vectors, shares = stack(results)
+    if plan.bound:
+        vectors = clip(vectors, plan.bound)
+    rule = "votes" if votes else plan.aggregate or "weighted-mean"
+    known: Collection[str] = RULES if plan.shared else OWN
+    if rule not in known:
+        raise PlanError(
+            "plan.unknown-aggregate",
+            f"results with {'shared' if plan.shared else 'their own'} directions are aggregated by one of"
+            f" {', '.join(known)}, not '{rule}'",
         )
-        mean = np.sign(mean) if votes else mean
-        return Entry(plan, (Contribution("", 1.0, tuple(mean.tolist())),))
-    return Entry(plan, tuple(Contribution(d, share, results[d].scalars) for d, share in shares.items()))
+    if plan.shared:
+        one = RULES[rule](vectors, shares)
+        # Rounded to float32 here, as the wire does: every replica applies the same numbers.
+        return Entry(plan, (Contribution("", 1.0, tuple(one.astype(np.float32).tolist())),))
+    kept = OWN[rule](vectors).astype(np.float32).tolist()
+    rows = zip(sorted(results), shares.tolist(), kept, strict=True)
+    return Entry(plan, tuple(Contribution(device, share, tuple(scalars)) for device, share, scalars in rows))
+
+
+def stack(results: Mapping[str, Result]) -> tuple[np.ndarray, np.ndarray]:
+    """Scalars, float64 of shape (devices, scalars), and shares of the examples, in the order of the devices' names."""
+    devices = sorted(results)
+    total = sum(result.examples for result in results.values())
+    vectors = np.array([results[device].scalars for device in devices], np.float32).astype(np.float64)
+    return vectors, np.array([results[device].examples / total for device in devices])
 
 
 def checked(aggregate: Aggregate) -> Aggregate:

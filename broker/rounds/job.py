@@ -12,6 +12,7 @@ from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any
 
 from fedspzo.broker.rounds.aggregate import close_round
+from fedspzo.broker.rounds.robust import CHOICES, OWN
 from fedspzo.broker.rounds.sampling import SAMPLINGS
 from fedspzo.broker.rounds.seeds import derive
 from fedspzo.device_runtime.directions.format import DISTRIBUTIONS
@@ -82,6 +83,15 @@ class Job:
         1, "perturb the first block every N-th round; between, devices keep its activations", metavar="N", least=1
     )
     votes: bool = _setting(False, "only the sign of a scalar counts, and the majority's sign is the step")
+    aggregate: str = _setting(
+        "clipped-mean",
+        "what the cohort's results are made into: a mean weighted by examples, of results cut to twice their median"
+        " size (clipped-mean), or another rule of docs/trust.md",
+        choices=CHOICES,
+    )
+    expel: int = _setting(
+        3, "send a device away after N results far larger than others' (0: only name it)", metavar="N", least=0
+    )
     adapt: tuple[str, ...] = _setting(
         (), "what of the blocks follows the measured derivatives: rates, counts, scales", choices=ADAPTABLE
     )
@@ -122,6 +132,16 @@ class Job:
         if self.votes and self.seeds != "shared":
             raise PlanError(
                 "job.votes-on-own-directions", "devices can only vote on directions that they share; set seeds = shared"
+            )
+        if self.votes and self.aggregate != CHOICES[0]:
+            raise PlanError(
+                "job.votes-and-aggregate", f"votes are a rule of their own; leave out aggregate = {self.aggregate}"
+            )
+        if self.seeds != "shared" and self.aggregate not in OWN:
+            raise PlanError(
+                "job.aggregate-of-own-directions",
+                f"{self.aggregate} needs directions that devices share; set seeds = shared, or aggregate to one of"
+                f" {', '.join(OWN)}",
             )
         _plan(self, 1, self._cut(self.stages or 1 << 30))  # has the rules of all that a plan says
 
@@ -256,4 +276,5 @@ def _plan(job: Job, round: int, blocks: tuple[Block, ...]) -> Plan:
         sides=job.sides,
         seed_pool=job.seed_pool,
         rebase_every=job.rebase_every,
+        aggregate="votes" if job.votes else job.aggregate,
     )

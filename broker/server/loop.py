@@ -16,6 +16,7 @@ from functools import partial
 
 from fedspzo.broker.rounds.adaptive import MakePlans, Pace
 from fedspzo.broker.rounds.aggregate import Aggregate, ClosedRound, checked, close_round, describe_round
+from fedspzo.broker.rounds.anomalies import Watch
 from fedspzo.broker.rounds.job import Job, plan_round
 from fedspzo.broker.rounds.open_round import OpenRound
 from fedspzo.broker.rounds.sampling import Candidate, Sample, choose_cohort
@@ -98,7 +99,10 @@ class Loop:
         self._saved_counts = self._progress.counts.copy()
         self._inbox = Inbox(topics, store.bundle, self._roster)
         self._outbox = Outbox(self._link, topics, store, self._roster)
-        self._replies = Replies(store, self._roster, self._outbox, self._progress, self._digests, admission)
+        self._watch = Watch(store.load_records(), job.expel)
+        self._replies = Replies(
+            store, self._roster, self._outbox, self._progress, self._digests, admission, self._watch
+        )
         self._stopping = threading.Event()
         self._finished_at: float | None = None
         self._over_at: float | None = None
@@ -189,6 +193,7 @@ class Loop:
             seconds=self._closed.seconds if self._closed else float("nan"),
             measured_joules=measured,
             estimated_joules=estimated,
+            records=self._watch.records,
         )
 
     def _resume(self) -> None:
@@ -305,6 +310,9 @@ class Loop:
         entry = self._aggregate(plan, results)
         closed = describe_round(plan, results, now - opened.started)
         self._outbox.publish(self._store.close_round(entry, closed))
+        changed = self._watch.close_round(plan, results)
+        self._store.save_records(changed)
+        self._replies.send_away(changed)
         for device, result in results.items():
             member = self._roster.edit(device)
             if member is not None:

@@ -57,6 +57,13 @@ class _Collector(Collector):
         yield _counter(
             "digests_differing", "Replicas that differed from the server's", counts.get("digests differing", 0)
         )
+        kinds = ("large", "opposed")
+        anomalies = {kind: sum(getattr(record, kind) for record in now.records.values()) for kind in kinds}
+        yield _counters("anomalies", "Results that were unusual, by what they were", "what", anomalies)
+        yield _gauge("devices_accused", "Devices accused", sum(r.accused > 0 for r in now.records.values()))
+        yield _gauge(
+            "devices_expelled", "Devices sent away for their results", sum(r.expelled > 0 for r in now.records.values())
+        )
         joules = {"measured": now.measured_joules, "estimated": now.estimated_joules}
         family = GaugeMetricFamily(  # no counter: what is above idle may be less than nothing
             "fedspzo_joules", "What results took devices above idle, where they say so", labels=["how"]

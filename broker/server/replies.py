@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 
 from fedspzo.broker.rounds.aggregate import check_result
+from fedspzo.broker.rounds.anomalies import Watch
 from fedspzo.broker.server.admission import Admission
 from fedspzo.broker.server.devices import Member, Roster, accept, announce, part
 from fedspzo.broker.server.evaluation import Claim, DigestWatch
@@ -55,6 +56,7 @@ class Replies:
         progress: Progress,
         digests: DigestWatch,
         admission: Admission | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self._store = store
         self._roster = roster
@@ -62,6 +64,7 @@ class Replies:
         self._progress = progress
         self._digests = digests
         self._admission = admission
+        self._watch = watch or Watch({})
         self._dropped = RateLimitedLog(log)
 
     def drop(self, device: str, reason: MessageError) -> None:
@@ -111,6 +114,14 @@ class Replies:
                 if member is not None:
                     self._expelled(member)
 
+    def send_away(self, devices: Iterable[str]) -> None:
+        """Send those of some devices away that are expelled for their results."""
+        for name in devices:
+            member = self._roster.get(name)
+            if member is not None and self._watch.expelled(name) is not None:
+                self._progress.counts["devices expelled"] += 1
+                self._expelled(member)
+
     def expel(self, wrong: Iterable[Claim]) -> None:
         """Tell devices whose replicas differ to start afresh."""
         for claim in wrong:
@@ -122,12 +133,19 @@ class Replies:
                 self._outbox.send(claim.device, Refusal(member.key, member.session, reason))
 
     def _expelled(self, member: Member) -> str | None:
-        """Send a member away that is not on the list of those admitted any more; returns why."""
-        reason = self._admission.refusal(member.name, member.key) if self._admission else None
+        """Send a member away that is expelled, or not on the list of those admitted any more; returns why."""
+        reason = self._barred(member.name, member.key)
         if reason is not None:
             part(member)
             self._outbox.send(member.name, Refusal(member.key, member.session, reason))
         return reason
+
+    def _barred(self, device: str, key: bytes) -> str | None:
+        """Why a device may not take part; None where it may."""
+        expelled = self._watch.expelled(device)
+        if expelled is not None:
+            return f"it was expelled ({expelled}); correct its data or program, then have the server forget it"
+        return self._admission.refusal(device, key) if self._admission else None
 
     def _note(self, device: str, size: int) -> None:
         """Keep account of a message that was in order."""
@@ -143,7 +161,7 @@ class Replies:
             self._refuse(device, sync, "its bundle is not this job's; give it the job's bundle")
         elif sync.head != self._store.journal.head(sync.round):
             self._refuse(device, sync, "its journal is not this job's; start it with --afresh")
-        elif self._admission and (reason := self._admission.refusal(device, sync.key)) is not None:
+        elif (reason := self._barred(device, sync.key)) is not None:
             if (known := self._roster.get(device)) is not None and known.key == sync.key:
                 part(known)
             self._refuse(device, sync, reason)

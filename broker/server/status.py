@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fedspzo.broker.rounds.anomalies import Record
 from fedspzo.broker.server.evaluation import Evaluated
 from fedspzo.broker.server.held_out import best_of, read_evaluations
+from fedspzo.broker.server.records import read_records
 from fedspzo.broker.server.schema import check_version
 from fedspzo.broker.server.store import DATABASE
 from fedspzo.device_runtime.errors import StateError
@@ -30,6 +33,7 @@ class ServerStatus:
         bytes_sent, bytes_received: payload.
         loss, seconds: of the last round that this process closed.
         measured_joules, estimated_joules: that results took devices, by their sensors and by estimates.
+        records: device → what was unusual in its results, of those of whom there is something to say.
     """
 
     round: int
@@ -44,6 +48,7 @@ class ServerStatus:
     seconds: float
     measured_joules: float
     estimated_joules: float
+    records: Mapping[str, Record] = field(default_factory=dict)
 
 
 def read_status(folder: Path) -> dict[str, Any]:
@@ -84,6 +89,7 @@ def _read(connection: sqlite3.Connection, now: float) -> dict[str, Any]:
     last = rows("SELECT * FROM history ORDER BY round DESC LIMIT ?", RECENT)
     opened = rows("SELECT round, cohort FROM open_round")
     answered = rows("SELECT COUNT(*) AS results FROM results")[0]["results"]
+    records = read_records(connection)
     devices = [
         {
             "name": row["name"],
@@ -120,6 +126,11 @@ def _read(connection: sqlite3.Connection, now: float) -> dict[str, Any]:
         "closed_ago": now - last[0]["closed"] if last else None,
         "counts": {row["name"]: row["count"] for row in rows("SELECT * FROM counts")},
         "devices": devices,
+        "unusual": [
+            {"name": device, "reason": record.reason, "large": record.large, "contrary": record.opposed,
+             "accused": record.accused, "expelled": record.expelled}
+            for device, record in sorted(records.items()) if record.reason
+        ],
     }  # fmt: skip
 
 

@@ -6,12 +6,14 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 
 from fedspzo.broker.rounds.aggregate import ClosedRound, Spending
+from fedspzo.broker.rounds.anomalies import Record
 from fedspzo.broker.rounds.open_round import OpenRound
 from fedspzo.broker.server.devices import Member
+from fedspzo.broker.server.records import read_records
 from fedspzo.broker.server.schema import check_version, check_whole, open_tables
 from fedspzo.device_runtime.errors import MessageError, StateError
 from fedspzo.device_runtime.files import lock_folder, make_folder
@@ -217,6 +219,16 @@ class ServerStore:
                 results=results, bytes_up=up, bytes_down=down, seen=time.monotonic() - ago, measured_joules=joules[0],
                 estimated_joules=joules[1], joules_uncertainty=joules[2], joules_results=joules[3],
             )  # fmt: skip
+
+    def save_records(self, records: Mapping[str, Record]) -> None:
+        """Keep what was unusual in some devices' results."""
+        with self.transaction() as execute:
+            for device, record in records.items():
+                execute("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?, ?, ?)", (device, *astuple(record)))
+
+    def load_records(self) -> dict[str, Record]:
+        """What was unusual in devices' results."""
+        return read_records(self._connection)
 
     def save_counts(self, counts: Mapping[str, int]) -> None:
         """Keep what happened how often."""

@@ -9,7 +9,7 @@ with the same state.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -87,18 +87,28 @@ def attend(
 
 
 def attend_round(
-    job: Job, plan: Plan, fleet: Fleet, served: Mapping[str, int], sample: Sample = choose_cohort
+    job: Job,
+    plan: Plan,
+    fleet: Fleet,
+    served: Mapping[str, int],
+    sample: Sample = choose_cohort,
+    expelled: Callable[[str], object] = lambda device: None,
 ) -> Attendance:
     """:func:`attend` by those who are there.
 
     Args:
         served: device → the last round that it had a part in.
+        expelled: why a device was sent away; None where it was not.
 
     Raises:
         PlanError: too few devices ever answer.
     """
     there = fleet.present(plan.round)
-    candidates = {device: replace(found, served=served.get(device, 0)) for device, found in there.items()}
+    candidates = {
+        device: replace(found, served=served.get(device, 0))
+        for device, found in there.items()
+        if expelled(device) is None
+    }
     return attend(job, plan, fleet, candidates, sample)
 
 
@@ -114,6 +124,9 @@ class Training(Protocol):
 
     def plan(self, round: int) -> Plan:
         """The plan of the next round."""
+
+    def expelled(self, device: str) -> str | None:
+        """Why a device was sent away; None where it was not."""
 
     def train(self, plan: Plan, attendance: Attendance) -> SimulatedRound:
         """Close a round with what its devices measure.
@@ -136,6 +149,6 @@ def simulate(job: Job, fleet: Fleet, training: Training, sample: Sample = choose
     served = training.served()
     for number in range(training.round + 1, job.rounds + 1):
         plan = training.plan(number)
-        closed = training.train(plan, attend_round(job, plan, fleet, served, sample))
+        closed = training.train(plan, attend_round(job, plan, fleet, served, sample, training.expelled))
         served.update(dict.fromkeys(closed.devices, number))
         yield closed

@@ -153,6 +153,9 @@ class FirstOrder:
         """The plan of the next round."""
         return plan_round(self._job, round)
 
+    def expelled(self, device: str) -> None:
+        """Nobody is sent away: there are no scalars to judge by."""
+
     def train(self, plan: Plan, attendance: Attendance) -> SimulatedRound:
         """Gradients on the devices' examples, and the server's step."""
         updates = {device: self._update_of(plan, device) for device in attendance.seconds}

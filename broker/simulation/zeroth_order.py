@@ -7,9 +7,11 @@ from functools import partial
 
 from fedspzo.broker.rounds.adaptive import MakePlans, Pace
 from fedspzo.broker.rounds.aggregate import Aggregate, checked, close_round, describe_round
+from fedspzo.broker.rounds.anomalies import Watch
 from fedspzo.broker.rounds.job import Job, plan_round
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.broker.simulation.driver import Attendance, SimulatedRound
+from fedspzo.broker.simulation.hostile import Attack
 from fedspzo.broker.simulation.workers import Workers
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.protocol.plan import Plan
@@ -28,6 +30,7 @@ class ZerothOrder:
         start: int = 0,
         aggregate: Aggregate | None = None,
         plans: MakePlans = Pace,
+        attack: Attack | None = None,
     ) -> None:
         """Bring workers to the journal's end.
 
@@ -35,6 +38,7 @@ class ZerothOrder:
             workers: stand at round ``start``.
             aggregate: makes a round's journal entry; by default :func:`fedspzo.broker.rounds.aggregate.close_round`.
             plans: makes the rounds' plans.
+            attack: what hostile devices send instead of what they measured; None where all are honest.
 
         Raises:
             PlanError: the job does not continue the journal.
@@ -44,6 +48,8 @@ class ZerothOrder:
         self._store, self._workers = store, workers
         self._aggregate = checked(aggregate) if aggregate else partial(close_round, votes=job.votes)
         self._plans = plans(job, store.journal.entries())
+        self._watch = Watch(store.load_records(), job.expel)
+        self._attack = attack
         workers.follow(list(store.journal.entries(start)))
 
     @property
@@ -59,13 +65,20 @@ class ZerothOrder:
         """The plan of the next round."""
         return self._plans.plan(round)
 
+    def expelled(self, device: str) -> str | None:
+        """Why a device was sent away; None where it was not."""
+        return self._watch.expelled(device)
+
     def train(self, plan: Plan, attendance: Attendance) -> SimulatedRound:
         """Measure on the workers, and close the round into the journal as the live server does."""
         answers = self._workers.measure(plan, list(attendance.seconds))
         results = {d: replace(answer.result, seconds=attendance.seconds[d]) for d, answer in answers.items()}
+        results = self._attack(plan, results) if self._attack else results
         entry = self._aggregate(plan, results)
         closed = describe_round(plan, results, attendance.closed)
-        self._store.close_round(entry, closed)
+        with self._store.transaction():
+            self._store.close_round(entry, closed)
+            self._store.save_records(self._watch.close_round(plan, results))
         self._workers.follow([entry])
         self._plans.follow(entry)
         flops = sum(answer.flops for answer in answers.values())

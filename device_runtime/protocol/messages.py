@@ -274,8 +274,9 @@ _KINDS: dict[int, type[Any]] = {
 _NUMBERS = {kind: number for number, kind in _KINDS.items()}
 #: Class → field name → type, in the order of the wire.
 _HINTS = {kind: get_type_hints(kind) for kind in (*_NUMBERS, Block, Contribution, Energy, BlockSums, Sums)}
-#: A last field that came to the format later, and what it stood for before: holding that, it is left out.
-_LATER: dict[type[Any], tuple[str, Any]] = {Plan: ("rebase_every", 0)}
+#: Last fields that came to the format later, in their order, and what each stood for before: those at the end that hold
+#: it are left out.
+_LATER: dict[type[Any], tuple[tuple[str, Any], ...]] = {Plan: (("rebase_every", 0), ("aggregate", ""), ("bound", 0.0))}
 
 
 def encode(message: Message) -> bytes:
@@ -322,7 +323,9 @@ def decode(data: bytes) -> Message:
 def _pack_fields(value: Any) -> list[Any]:
     hints = _HINTS[type(value)]
     fields = [(name, getattr(value, name)) for name in hints]
-    if fields and fields[-1] == _LATER.get(type(value)):
+    for later in reversed(_LATER.get(type(value), ())):
+        if fields[-1] != later:
+            break
         fields.pop()
     return [_pack(field, hints[name]) for name, field in fields]
 
@@ -339,8 +342,9 @@ def _pack(value: Any, hint: Any) -> Any:
 
 def _unpack_fields(kind: type[Any], values: Any) -> Any:
     hints = _HINTS[kind]
-    if isinstance(values, list) and kind in _LATER and len(values) == len(hints) - 1:
-        values = [*values, _LATER[kind][1]]
+    later = [default for _, default in _LATER.get(kind, ())]
+    if isinstance(values, list) and len(hints) - len(later) <= len(values) < len(hints):
+        values = [*values, *later[len(values) - len(hints) :]]
     if not isinstance(values, list) or len(values) != len(hints):
         raise MessageError("message.field-count", f"a {kind.__name__} does not have {len(hints)} fields")
     unpacked = [

@@ -63,6 +63,10 @@ class Plan:
         seed_pool: size of the finite pool that all seeds come from (FedKSeed, arXiv 2312.06353); 0 for no such pool.
         rebase_every: after each round whose number it divides, weights are made again from θ₀ and the sums of
             coefficients (:mod:`fedspzo.device_runtime.protocol.sums`); 0 for never.
+        aggregate: how the results become the entry; "" as before plans said it, a mean weighted by examples. Devices
+            apply entries and need not know it.
+        bound: largest root mean square of a device's scalars that counts: larger ones are scaled down to it; 0 for
+            no bound.
     """
 
     round: int
@@ -79,6 +83,8 @@ class Plan:
     sides: int = 2
     seed_pool: int = 0
     rebase_every: int = 0
+    aggregate: str = ""
+    bound: float = 0.0
 
     def __post_init__(self) -> None:
         """Raises PlanError when the plan contradicts itself."""
@@ -109,6 +115,8 @@ class Plan:
                 f"rebase_every needs a seed_pool of at most {MAX_SUMS} over the number of blocks, here"
                 f" {MAX_SUMS // len(self.blocks)}, and not {self.seed_pool or 'none'}",
             )
+        if not 0 <= self.bound <= _HUGE:
+            raise PlanError("plan.bound-out-of-range", f"a plan's bound lies between 0, for none, and {_HUGE:g}")
         if any(later.stop <= earlier.stop for earlier, later in itertools.pairwise((Block(0, 1, 1, 0), *self.blocks))):
             raise PlanError("plan.empty-block", "blocks each hold at least one stage, in order (split)")
         if self.scalars > MAX_SCALARS:

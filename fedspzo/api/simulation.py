@@ -24,6 +24,7 @@ from fedspzo.broker.simulation.driver import SimulatedRound, Training
 from fedspzo.broker.simulation.first_order import ALGORITHMS, FirstOrder, check_first_order
 from fedspzo.broker.simulation.fleet import CALM, Behaviour, Fleet
 from fedspzo.broker.simulation.gradient import Backpropagation
+from fedspzo.broker.simulation.hostile import Attack
 from fedspzo.broker.simulation.partition import Partition, Skew
 from fedspzo.broker.simulation.workers import Work, start_workers
 from fedspzo.broker.simulation.zeroth_order import ZerothOrder, check_snapshot
@@ -86,6 +87,7 @@ def simulate(
     sample: Sample = choose_cohort,
     plans: MakePlans = Pace,
     first_order: str | None = None,
+    attack: str | None = None,
 ) -> Simulation:
     """Run a job's rounds with virtual devices: the plans, estimator and journal are those of a live job.
 
@@ -110,6 +112,8 @@ def simulate(
         aggregate: makes a round's journal entry of its results; by default their mean, weighted by examples.
         sample: chooses the devices that a round asks.
         plans: makes the rounds' plans.
+        attack: NAME or NAME:N, what the first N devices (1) send instead of what they measured: one of
+            ``simulation.hostile.ATTACKS``.
         first_order: fedavg, fedsgd or fedadam, to compare with: devices then use backpropagation.
 
     Raises:
@@ -128,6 +132,7 @@ def simulate(
     shares = shared(found)
     fleet = Fleet(shares.devices, behaviour, checked.seed)
     examples = held_out if isinstance(held_out, DataStore) or held_out is None else load_data(held_out, found)
+    hostile = Attack.parse(attack, shares.devices) if attack else None
     with ExitStack() as stack:
         folder = Path(state) if state else Path(stack.enter_context(TemporaryDirectory(prefix="fedspzo-")))
         store = stack.enter_context(ServerStore(folder, found.identity, name))
@@ -152,7 +157,7 @@ def simulate(
             check_snapshot(store, replica)
             work = Work(found.folder, engine, threads, store.snapshot, shared)
             measuring = stack.enter_context(closing(start_workers(work, workers, ray)))
-            training = ZerothOrder(checked, store, measuring, replica.round, aggregate, plans)
+            training = ZerothOrder(checked, store, measuring, replica.round, aggregate, plans, hostile)
         rounds, evaluations = [], {}
         schedule = Schedule(max(checked.rounds, training.round), evaluate_every, checked.digest_every)
         forward = Forward(create_engine(engine, threads), replica)

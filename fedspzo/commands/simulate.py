@@ -32,6 +32,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     behaviour.add_argument("--battery", default="1", metavar="DIST", help="charge, 0 to 1, in each round (%(default)s)")
     behaviour.add_argument("--available", type=float, default=1.0, help="chance to be there in a round (%(default)s)")
     behaviour.add_argument("--dropout", type=float, default=0.0, help="chance not to answer (%(default)s)")
+    behaviour.add_argument(
+        "--attack", metavar="NAME[:N]",
+        help="the first N devices (1) are hostile and send something else than they measured: negated, hundredfold,"
+        " huge, random, colluding or sleeping",
+    )  # fmt: skip
     machine = parser.add_argument_group("what computes")
     machine.add_argument("--engine", default="litert", help="litert, executorch, torch or tflite (%(default)s)")
     machine.add_argument("--threads", type=int, default=1, help="of each worker (%(default)s)")
@@ -125,5 +130,6 @@ def run(options: argparse.Namespace) -> None:
         workers=options.workers,
         ray=options.ray_address or options.ray,
         observe=observe,
+        attack=options.attack,
         first_order=options.method if options.method in FIRST_ORDER else None,
     )

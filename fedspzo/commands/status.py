@@ -45,6 +45,9 @@ def run(options: argparse.Namespace) -> None:
     if opened := status["open"]:
         print(f"open: round {opened['round']}, {opened['results']} of {opened['asked']} answered")
     print(", ".join(f"{name} {count}" for name, count in sorted(status["counts"].items())) or "nothing counted yet")
+    for device in status["unusual"]:
+        what = f"expelled after round {device['expelled']}" if device["expelled"] else "accused"
+        print(f"device '{device['name']}'{f' is {what}' if device['accused'] else ''}: {device['reason']}")
     if not status["devices"]:
         print("no device has come yet")
         return

@@ -1,0 +1,151 @@
+"""What is unusual in a device's results, and when that is enough to accuse and to expel it: pure functions.
+
+Two things are looked at in rounds that at least three devices answered.
+
+* Size: a result is *large* when the root mean square of its scalars is far above the cohort's median and above the
+  plan's bound. No data do that: one such result accuses a device, and a number of them can expel it.
+* Direction, where directions are shared: the cosine between a device's scalars and the sum of the others'. With unlike
+  data it scatters around zero, and with opposite labels it may be far below for an honest device. So it is only noted:
+  a device is *contrary* when the cumulative sum (Page's CUSUM) of what its cosines are below :data:`CONTRARY`, in
+  standard deviations of chance, reaches :data:`ENOUGH`. That accuses nobody and expels nobody.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedspzo.broker.rounds.aggregate import stack
+from fedspzo.broker.rounds.robust import sizes
+from fedspzo.device_runtime.protocol.messages import Result
+from fedspzo.device_runtime.protocol.plan import Plan
+
+log = logging.getLogger(__name__)
+
+#: Results that can be compared.
+FEWEST = 3
+#: A large result is this many times the cohort's median.
+LARGE = 8.0
+#: A cosine, and the cumulative sum from which on a device is contrary.
+CONTRARY, ENOUGH = -0.45, 6.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a result is like.
+
+    Attributes:
+        large: its scalars are too large to have been measured.
+        contrary: how far its cosine is below :data:`CONTRARY`, in standard deviations of chance.
+    """
+
+    large: bool = False
+    contrary: float = 0.0
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is remembered of a device.
+
+    Attributes:
+        large: results that were.
+        opposed: results that came with a sum of :data:`ENOUGH`.
+        contrary: the cumulative sum.
+        accused: round of the first large result, 0 before it.
+        expelled: round after which the device was sent away, 0 for never.
+    """
+
+    large: int = 0
+    opposed: int = 0
+    contrary: float = 0.0
+    accused: int = 0
+    expelled: int = 0
+
+    @property
+    def reason(self) -> str:
+        """What is unusual, in words; "" where nothing is."""
+        large = f"{self.large} results far larger than others' since round {self.accused}" if self.large else ""
+        opposed = f"{self.opposed} results contrary to others'" if self.opposed else ""
+        return ", ".join(filter(None, (large, opposed)))
+
+
+def examine(plan: Plan, results: Mapping[str, Result]) -> dict[str, Finding]:
+    """Device → what its result is like; nothing where too few answered."""
+    if len(results) < FEWEST:
+        return {}
+    vectors, _ = stack(results)
+    found = sizes(vectors)
+    usual = max(LARGE * float(np.median(found)), plan.bound)
+    contrary = _contrary(vectors, found) if plan.shared else [0.0] * len(found)
+    large = [bool(size > usual) for size in found]
+    return {device: Finding(*what) for device, *what in zip(sorted(results), large, contrary, strict=True)}
+
+
+def follow(record: Record, round: int, finding: Finding, limit: int = 0) -> Record:
+    """What is remembered of a device after one more result.
+
+    Args:
+        limit: large results that expel it; 0 for no such number.
+    """
+    total = min(ENOUGH, max(0.0, record.contrary + finding.contrary))
+    large = record.large + finding.large
+    return Record(
+        large=large,
+        opposed=record.opposed + (total >= ENOUGH),
+        contrary=total,
+        accused=record.accused or (round if large else 0),
+        expelled=record.expelled or (round if 0 < limit <= large else 0),
+    )
+
+
+class Watch:
+    """The records of a job's devices."""
+
+    def __init__(self, records: Mapping[str, Record], limit: int = 0) -> None:
+        """Start with what is remembered; for ``limit`` see :func:`follow`."""
+        self._records = dict(records)
+        self._limit = limit
+
+    @property
+    def records(self) -> dict[str, Record]:
+        """Device → its record, of those in whose results something was unusual; any thread may ask."""
+        return {device: record for device, record in list(self._records.items()) if record.reason}
+
+    def close_round(self, plan: Plan, results: Mapping[str, Result]) -> dict[str, Record]:
+        """Take in the results of a closed round; gives the records that have changed, and logs accusations."""
+        changed = {}
+        for device, finding in examine(plan, results).items():
+            before = self._records.get(device, Record())
+            record = follow(before, plan.round, finding, self._limit)
+            if record == before:
+                continue
+            changed[device] = self._records[device] = record
+            if record.expelled and not before.expelled:
+                log.error("device '%s' is expelled after round %d: %s", device, plan.round, record.reason)
+            elif record.accused and not before.accused:
+                log.warning("device '%s' is accused after round %d: %s", device, plan.round, record.reason)
+            elif record.opposed and not before.opposed:
+                log.info("device '%s' pulls against the others since round %d", device, plan.round)
+        return changed
+
+    def expelled(self, device: str) -> str | None:
+        """Why a device was sent away; None where it was not."""
+        record = self._records.get(device)
+        return record.reason if record is not None and record.expelled else None
+
+
+def _contrary(vectors: np.ndarray, found: np.ndarray) -> list[float]:
+    """See :class:`Finding`; vectors count by direction alone, so that a large one does not hide others."""
+    units = vectors / np.maximum(found, np.finfo(np.float64).tiny)[:, None]
+    total = np.array([math.fsum(column) for column in units.T])
+    contrary = []
+    for own in units:
+        others = total - own
+        scale = math.sqrt(math.fsum(own**2) * math.fsum(others**2))
+        cosine = math.fsum(own * others) / scale if scale else 0.0
+        contrary.append((CONTRARY - cosine) * math.sqrt(len(own)))
+    return contrary

@@ -1,0 +1,56 @@
+"""The bound on what a device's scalars count, which follows from what past rounds came to: a function of the journal.
+
+The size of a vector of scalars is its root mean square. With directions that all share, the journal has the cohort's
+mean, which is smaller than a device's own vector, at most by the root of the cohort where devices pull in unlike
+directions. The bound is some times that, from the median over recent rounds: a device that sent much in a few of them
+has not moved it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from statistics import median
+
+from fedspzo.broker.rounds.job import Job
+from fedspzo.device_runtime.protocol.plan import Contribution, Entry, Plan
+
+#: Rounds that the median is taken over, and the fewest that it needs.
+MEMORY, FEWEST = 16, 4
+#: The bound is this many times the size of a device's vector to be expected.
+LEEWAY = 4.0
+
+
+class Bound:
+    """Remembers the sizes of recent rounds."""
+
+    def __init__(self, job: Job) -> None:
+        """Of a job whose journal is empty."""
+        self._cohort = job.cohort
+        self._entries: deque[Entry] = deque(maxlen=MEMORY)
+
+    def follow(self, entry: Entry) -> None:
+        """A round was closed."""
+        self._entries.append(entry)
+
+    def of(self, plan: Plan) -> float:
+        """The bound of the next round; 0, for none, while too little is known of rounds like it."""
+        alike = [entry for entry in self._entries if _kind(entry.plan) == _kind(plan)]
+        if plan.aggregate == "votes" or len(alike) < FEWEST:
+            return 0.0
+        expected = median(_size(entry) for entry in alike) * (math.sqrt(self._cohort) if plan.shared else 1.0)
+        return LEEWAY * expected
+
+
+def _kind(plan: Plan) -> tuple[object, ...]:
+    """What plans have in common whose scalars can be compared."""
+    return plan.aggregate == "votes", plan.shared, plan.sides, plan.steps, [block.stop for block in plan.blocks]
+
+
+def _size(entry: Entry) -> float:
+    """Root mean square of the scalars, the median over devices where the journal has each one's."""
+    return median(map(_root_mean_square, entry.contributions))
+
+
+def _root_mean_square(contribution: Contribution) -> float:
+    return math.sqrt(math.fsum(scalar**2 for scalar in contribution.scalars) / len(contribution.scalars))
