@@ -107,8 +107,8 @@ def close_round(plan: Plan, results: Mapping[str, Result], votes: bool = False) 
     if rule not in known:
         raise PlanError(
             "plan.unknown-aggregate",
-            f"results with {'shared' if plan.shared else 'their own'} directions are aggregated by one of"
-            f" {', '.join(known)}, not '{rule}'",
+            f"'{rule}' is no rule for {'shared directions' if plan.shared else 'directions of their own'}; take one of"
+            f" {', '.join(known)}",
         )
     if plan.shared:
         one = RULES[rule](vectors, shares)

@@ -81,8 +81,8 @@ class Attack:
         if name not in ATTACKS or (colon and not count.isdecimal()) or int(count or 1) >= len(devices):
             raise PlanError(
                 "simulation.attack",
-                f"an attack is NAME or NAME:N, with a name of {', '.join(ATTACKS)} and N below the"
-                f" {len(devices)} devices; not '{text}'",
+                f"'{text}' is no attack; write NAME or NAME:N, with a name of {', '.join(ATTACKS)} and N below the"
+                f" {len(devices)} devices",
             )
         return cls(name, frozenset(devices[: int(count or 1)]))
 

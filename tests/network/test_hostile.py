@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
+import numpy as np
 import psutil
 import pytest
 from refusals import raises
@@ -232,6 +233,29 @@ def test_one_that_declines_does_not_end_the_job(pinned: Bundle, tmp_path: Path) 
     assert opened.missing == ["evil"]
     host.hear("evil", answer)
     assert host.store.journal.last_round == 1
+
+
+def test_who_sends_far_too_much_is_sent_away_for_good(pinned: Bundle, tmp_path: Path) -> None:
+    """It moves the live rounds little, and those after it do without it, as a restarted server does."""
+    host = Host(pinned, tmp_path)
+    for number in (1, 2, 3):
+        opened = host.server._progress.round
+        assert opened is not None
+        assert (opened.plan.round, len(opened.cohort)) == (number, 3)
+        for name, size in (("a", 1.0), ("b", 2.0), ("evil", -1e8)):
+            host.hear(name, Result(number, fingerprint(opened.plan), (size,) * 4, 1.0, 4, 0.1, b""))
+    assert [entry.contributions[0].scalars for entry in host.store.journal.entries()] == [
+        (np.float32((1 + 2 - 2 * 2) / 3),) * 4
+    ] * 3
+    said = host.server.status()
+    assert said.records["evil"].expelled == 3
+    assert (said.ready, said.counts["devices expelled"]) == (2, 1)
+    assert host.server._progress.round is None, "it takes three"
+    host.hear("evil", replace(host.sync("evil", 9), round=3, head=host.store.journal.head(3)))
+    assert host.server.status().ready == 2
+    host.store.close()
+    again = ServerStore(tmp_path / "server", pinned.identity)
+    assert again.load_records()["evil"].expelled == 3
 
 
 def test_results_beyond_the_cohort_are_late(pinned: Bundle, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 
@@ -57,6 +58,10 @@ plans = st.builds(
 plans = st.builds(
     lambda plan, pool, rebase: replace(plan, seed_pool=pool, rebase_every=rebase) if rebase else plan,
     plans, st.integers(1, 5000), st.integers(0, 1 << 20),
+)  # fmt: skip
+plans = st.builds(
+    lambda plan, rule, bound: replace(plan, aggregate=rule, bound=bound),
+    plans, st.sampled_from(["", "median"]), st.just(0.0) | positive,
 )  # fmt: skip
 
 
@@ -218,3 +223,16 @@ def test_test_vector() -> None:
     energy = replace(result, energy=(Energy(12.5, 0.25, False),))
     assert encode(energy).hex() == encode(result).hex()[:-2] + "8183f94a40f93400f4"
     assert encode(Ack(7, True)).hex() == "84010407f5"
+
+
+def test_a_plan_that_says_nothing_of_what_came_later_has_the_bytes_of_before(make_plan: Callable[..., Plan]) -> None:
+    """So old journals are read, and devices of before understand a job without a bound."""
+    plan = make_plan()
+    later = [replace(plan, seed_pool=4, rebase_every=2), replace(plan, aggregate="mean"), replace(plan, bound=2.0)]
+    assert [len(cbor2.loads(encode(each))) - 2 for each in (plan, *later)] == [13, 14, 15, 16]
+    assert [decode(encode(each)) for each in later] == later
+    short = cbor2.loads(encode(plan))
+    with raises("message.not-canonical"):
+        decode(cbor2.dumps([*short, 0], canonical=True))
+    with raises("message.field-count", "Plan"):
+        decode(cbor2.dumps(short[:-1], canonical=True))

@@ -1,0 +1,266 @@
+"""What hostile devices can do to a round, and what a job notes of them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sqlite3
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from refusals import raises
+
+import fedspzo
+from fedspzo.broker.rounds.adaptive import Pace
+from fedspzo.broker.rounds.aggregate import ClosedRound, close_round
+from fedspzo.broker.rounds.anomalies import Finding, Record, Watch, examine, follow
+from fedspzo.broker.rounds.bound import FEWEST, LEEWAY
+from fedspzo.broker.rounds.job import Job, plan_round
+from fedspzo.broker.rounds.robust import CHOICES, MOST_OF_MEDIAN, RULES, clip, sizes
+from fedspzo.broker.server.forgetting import forget_devices
+from fedspzo.broker.server.status import read_status
+from fedspzo.broker.server.store import DATABASE, ServerStore, read_journal
+from fedspzo.broker.simulation.hostile import ATTACKS, Attack
+from fedspzo.cli import main
+from fedspzo.device_runtime.protocol.messages import Result, decode, encode, fingerprint
+from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Plan
+
+Write = Callable[[Path, int], Path]
+SCALARS = 16
+JOB = Job(rounds=100, cohort=8, batch=8).with_blocks((Block(3, 1, 0.25, 1e-3), Block(5, SCALARS, 1.0, 1e-2)))
+
+
+def result_of(vector: np.ndarray, examples: int = 8, round: int = 1) -> Result:
+    plan = fingerprint(plan_round(JOB, 1))
+    return Result(round, plan, tuple(vector.astype(np.float32).tolist()), 1.0, examples, 0.1, b"")
+
+
+def results_of(vectors: np.ndarray) -> dict[str, Result]:
+    return {f"d{number}": result_of(vector) for number, vector in enumerate(vectors)}
+
+
+def shared(entry: Entry) -> np.ndarray:
+    return np.array(entry.contributions[0].scalars)
+
+
+@pytest.mark.parametrize("rule", CHOICES)
+def test_devices_that_agree_are_what_every_rule_gives(rule: str) -> None:
+    own = np.linspace(-2, 3, SCALARS).astype(np.float32)
+    for count in (1, 2, 3, 8):
+        entry = close_round(replace(plan_round(JOB, 1), aggregate=rule), results_of(np.tile(own, (count, 1))))
+        np.testing.assert_allclose(shared(entry), own, rtol=1e-6)
+        assert decode(encode(entry)) == entry
+
+
+@pytest.mark.parametrize("rule", [rule for rule in CHOICES if rule not in ("mean", "weighted-mean")])
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 1 << 30), factor=st.floats(-1e8, 1e8), hostile=st.integers(1, 2))
+def test_a_minority_moves_a_round_no_further_than_some_sizes_of_an_honest_result(
+    rule: str, seed: int, factor: float, hostile: int
+) -> None:
+    """Whatever they send, together, among eight; the plain means follow them anywhere."""
+    vectors = np.random.default_rng(seed).standard_normal((8, SCALARS))
+    vectors[:hostile] *= factor
+    moved = close_round(replace(plan_round(JOB, 1), aggregate=rule), results_of(vectors))
+    largest = sizes(vectors[hostile:]).max()
+    assert sizes(shared(moved)[None])[0] <= MOST_OF_MEDIAN * largest
+    assert np.isfinite(shared(moved)).all()
+
+
+def test_the_plain_mean_of_what_is_not_cut_keeps_its_bits() -> None:
+    vectors = np.random.default_rng(1).standard_normal((8, SCALARS))
+    results = {f"d{number}": result_of(vector, number + 1) for number, vector in enumerate(vectors)}
+    assert MOST_OF_MEDIAN * np.median(sizes(vectors)) > sizes(vectors).max()
+    today = close_round(replace(plan_round(JOB, 1), aggregate=""), results)  # as plans said before
+    assert close_round(plan_round(JOB, 1), results).contributions == today.contributions
+
+
+def test_own_directions_are_cut_one_by_one() -> None:
+    plan = plan_round(replace(JOB, seeds="device"), 1)
+    vectors = np.random.default_rng(1).standard_normal((4, SCALARS))
+    vectors[3] *= 1e6
+    kept = close_round(plan, results_of(vectors)).contributions
+    assert [c.scalars for c in kept[:3]] == [r.scalars for r in list(results_of(vectors).values())[:3]]
+    assert sizes(np.array([kept[3].scalars]))[0] == pytest.approx(MOST_OF_MEDIAN * np.median(sizes(vectors)), rel=1e-6)
+    with raises("job.aggregate-of-own-directions", "krum", "seeds = shared"):
+        replace(JOB, seeds="device", aggregate="krum")
+    with raises("plan.unknown-aggregate", "krum", "clipped-mean"):
+        close_round(replace(plan, aggregate="krum"), results_of(vectors))
+    with raises("job.votes-and-aggregate", "median"):
+        replace(JOB, votes=True, aggregate="median")
+
+
+def test_clipping_leaves_directions_and_smaller_vectors_alone() -> None:
+    vectors = np.random.default_rng(2).standard_normal((5, SCALARS))
+    cut = clip(vectors, float(np.median(sizes(vectors))))
+    assert (sizes(cut) <= np.median(sizes(vectors)) * (1 + 1e-12)).all()
+    assert sum((own == after).all() for own, after in zip(vectors, cut, strict=True)) == 3
+    np.testing.assert_allclose(cut / sizes(cut)[:, None], vectors / sizes(vectors)[:, None])
+
+
+def test_the_best_of_krum_is_in_the_crowd() -> None:
+    vectors = 5 + 0.1 * np.random.default_rng(3).standard_normal((8, SCALARS))
+    vectors[[2, 6]] = -5
+    for rule in ("krum", "multi-krum", "median", "trimmed-mean", "geometric-median", "centred-clipping"):
+        assert abs(RULES[rule](vectors, np.full(8, 1 / 8)) - 5).max() < 1, rule
+    assert abs(RULES["mean"](vectors, np.full(8, 1 / 8)) - 5).min() > 2
+
+
+def journal_of(plans: Pace, rounds: int, size: float, start: int = 1) -> list[Entry]:
+    entries = []
+    for round in range(start, start + rounds):
+        entries.append(Entry(plans.plan(round), (Contribution("", 1.0, (size, -size) * (SCALARS // 2)),)))
+        plans.follow(entries[-1])
+    return entries
+
+
+def test_the_bound_follows_the_journal_and_is_in_plans() -> None:
+    plans = Pace(JOB, ())
+    entries = journal_of(plans, FEWEST, 2.0)
+    assert {entry.plan.bound for entry in entries} == {0.0}
+    plan = plans.plan(FEWEST + 1)
+    assert plan.bound == pytest.approx(LEEWAY * 2.0 * math.sqrt(JOB.cohort))
+    assert decode(encode(plan)) == plan
+    assert Pace(JOB, entries).plan(plan.round) == plan, "whoever has the journal makes the same plan"
+    lone = close_round(plan, {"d": result_of(np.full(SCALARS, 1e9))})
+    assert sizes(shared(lone)[None])[0] == pytest.approx(plan.bound), (
+        "it holds where there is no cohort to compare with"
+    )
+
+
+def test_the_bound_of_other_rounds_is_none() -> None:
+    """Entries of another cut or of votes are not comparable; those of before bounds were kept are."""
+    entries = journal_of(Pace(JOB, ()), FEWEST, 2.0)
+    old = [replace(entry, plan=replace(entry.plan, aggregate="")) for entry in entries]
+    assert Pace(JOB, old).plan(5).bound == Pace(JOB, entries).plan(5).bound > 0
+    other = JOB.with_blocks((Block(2, 1, 0.25, 1e-3), Block(5, SCALARS, 1.0, 1e-2)))
+    assert Pace(other, entries).plan(5).bound == 0
+    assert Pace(replace(JOB, votes=True), entries).plan(5).bound == 0
+
+
+def test_few_large_rounds_do_not_move_the_bound() -> None:
+    plans = Pace(JOB, ())
+    journal_of(plans, 12, 1.0)
+    before = plans.plan(13).bound
+    journal_of(plans, 3, 1e6, start=13)
+    assert plans.plan(16).bound == before
+
+
+def test_who_sends_far_too_much_is_accused_at_once_and_expelled_by_policy(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    vectors = np.random.default_rng(4).standard_normal((8, SCALARS))
+    vectors[3] *= -100
+    watch, lenient = Watch({}, 3), Watch({})
+    for round in (1, 2, 3):
+        plan = plan_round(JOB, round)
+        assert set(watch.records) <= {"d3"}
+        watch.close_round(plan, results_of(vectors))
+        lenient.close_round(plan, results_of(vectors))
+        assert (watch.expelled("d3") is None) == (round < 3)
+    record = watch.records["d3"]
+    assert (record.large, record.accused, record.expelled) == (3, 1, 3)
+    assert set(watch.records) == {"d3"}
+    assert lenient.expelled("d3") is None
+    assert "device 'd3' is accused after round 1: 1 results far larger" in caplog.text
+    assert "device 'd3' is expelled after round 3: 3 results far larger" in caplog.text
+
+
+def test_opposite_labels_are_noted_and_never_expelled() -> None:
+    """An honest device may find the opposite of all others, round after round."""
+    watch, random = Watch({}, 1), np.random.default_rng(5)
+    for round in range(1, 41):
+        vectors = random.standard_normal(SCALARS) + 0.3 * random.standard_normal((8, SCALARS))
+        vectors[0] *= -1
+        watch.close_round(plan_round(JOB, round), results_of(vectors))
+    assert set(watch.records) == {"d0"}
+    assert watch.records["d0"].opposed > 20
+    assert (watch.records["d0"].accused, watch.expelled("d0")) == (0, None)
+
+
+def test_devices_with_nothing_in_common_are_not_noted() -> None:
+    """Sizes that differ by data, directions of chance: a hundred rounds of ten jobs."""
+    random = np.random.default_rng(6)
+    for job in range(10):
+        watch, own = Watch({}, 1), random.uniform(0.3, 2.0, (8, 1))
+        for round in range(1, 101):
+            vectors = own * random.standard_normal((8, SCALARS))
+            watch.close_round(plan_round(JOB, round), results_of(vectors))
+        assert not watch.records, f"job {job}: {watch.records}"
+
+
+def test_a_device_that_still_learns_among_those_that_have_is_within_the_bound() -> None:
+    """Its scalars are many times the others'; past rounds show that such scalars are ordinary."""
+    vectors = 0.01 * np.random.default_rng(7).standard_normal((8, SCALARS))
+    vectors[0] *= 100
+    plan = plan_round(JOB, 5)
+    assert examine(plan, results_of(vectors))["d0"].large
+    assert not examine(replace(plan, bound=3.0), results_of(vectors))["d0"].large
+    assert examine(plan, results_of(vectors[:2])) == {}, "of two, none can say which is unusual"
+
+
+def test_records_last(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
+    record = follow(Record(large=2, accused=4, contrary=1.5), 9, Finding(large=True), 3)
+    assert (record.large, record.accused, record.expelled) == (3, 4, 9)
+    with ServerStore(tmp_path, bytes(32)) as store:
+        entry = Entry(make_plan(), (Contribution("", 1.0, (0.5,) * 4),))
+        store.close_round(entry, ClosedRound(1, 1.0, ("bad",), 1.0, 0.1))
+        store.save_records({"bad": record})
+        with store.transaction() as execute:
+            execute("INSERT INTO devices (name, key) VALUES ('bad', x'00')")
+    with ServerStore(tmp_path, bytes(32)) as store:
+        assert store.load_records() == {"bad": record}
+    forget_devices(tmp_path, ["bad"])
+    assert read_status(tmp_path)["unusual"] == [], "who is forgotten may come again"
+    with sqlite3.connect(tmp_path / DATABASE) as connection:
+        connection.execute("DROP TABLE records")  # as before they were kept
+    assert read_status(tmp_path)["unusual"] == []
+
+
+def test_attacks_change_what_hostile_devices_send_and_nothing_else() -> None:
+    vectors = np.random.default_rng(9).standard_normal((6, SCALARS))
+    results = results_of(vectors)
+    acts = {"sleeping": [50], "huge": [10, 50]}
+    for name in ATTACKS:
+        attack = Attack.parse(f"{name}:2", sorted(results))
+        for round in (1, 10, 50):
+            sent = attack(replace(plan_round(JOB, 1), round=round), results)
+            hostile = {"d0", "d1"} if round in acts.get(name, [1, 10, 50]) else set()
+            assert {d for d in results if sent[d] != results[d]} == hostile, (name, round)
+    for wrong in ("smile", "negated:6", "negated:x"):
+        with raises("simulation.attack", wrong, "negated"):
+            Attack.parse(wrong, sorted(results))
+
+
+def test_a_simulated_job_names_and_expels_a_hostile_device(
+    bundle_folder: Path, tmp_path: Path, write_examples: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its journal is that of a job that was interrupted, and status says who it was."""
+    data = write_examples(tmp_path / "data.jsonl", 60)
+    options = ["--devices", 5, "--cohort", 4, "--fanouts", "1,4", "--final-rate", 1, "--attack", "hundredfold"]
+
+    def simulate(state: str, rounds: int) -> None:
+        given = ["simulate", bundle_folder, "--data", data, "--state", tmp_path / state, *options, "--rounds", rounds]
+        assert main(list(map(str, given))) == 0
+
+    simulate("one", 9)
+    simulate("parts", 3)
+    simulate("parts", 9)
+    journal = read_journal(tmp_path / "one")
+    assert journal == read_journal(tmp_path / "parts")
+    assert [entry.plan.bound > 0 for entry in journal] == [False] * 4 + [True] * 5
+    capsys.readouterr()
+    assert main(["status", str(tmp_path / "one"), "--json"]) == 0
+    unusual = json.loads(capsys.readouterr().out)["unusual"]
+    assert [device["name"] for device in unusual if device["accused"]] == ["device-1"]
+    assert (unusual[0]["large"], unusual[0]["expelled"] > 0) == (3, True)
+    assert main(["status", str(tmp_path / "one")]) == 0
+    assert "device 'device-1' is expelled after round" in capsys.readouterr().out
+    with ServerStore(tmp_path / "one", fedspzo.open_bundle(bundle_folder).identity) as store:
+        history = store.history()
+    assert all("device-1" not in closed.devices for closed in history if closed.round > unusual[0]["expelled"])
