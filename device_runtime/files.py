@@ -1,26 +1,35 @@
-"""Files that are whole or not there, whatever is killed and whenever the power fails; folders that one process has."""
+"""Files that are whole or not there, whatever is killed and whenever the power fails; folders that one process has.
+
+State folders and all in them are their owner's alone, whatever the umask: they have keys, tokens of private texts, and
+models that were trained on these.
+"""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from fedspzo.device_runtime.errors import StateError
 
+#: Modes of files, and of a folder of private ones. What others may read is named: bundles, checkpoints.
+PRIVATE, PUBLIC = 0o600, 0o644
+_PRIVATE_FOLDER = 0o700
 
-def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
+
+def write_atomically(path: Path, content: bytes, mode: int = PRIVATE) -> None:
     """Write a file that appears whole, or stays as it was. Raises OSError when the disk refuses."""
     with written_atomically(path, mode) as file:
         file.write(content)
 
 
 @contextmanager
-def written_atomically(path: Path, mode: int = 0o644) -> Iterator[IO[bytes]]:
+def written_atomically(path: Path, mode: int = PRIVATE) -> Iterator[IO[bytes]]:
     """A file to write in pieces, which gets its name at the end of the block, and never if the block raises."""
     partial = path.with_name(path.name + ".partial")
     partial.unlink(missing_ok=True)
@@ -40,8 +49,27 @@ def move_into_place(partial: Path, path: Path) -> None:
     sync_folder(path.parent)
 
 
-def make_folder(folder: Path) -> None:
+def open_private(path: Path, mode: str) -> IO[str]:
+    """Open a UTF-8 file as ``open`` does; when it is made, its owner alone may read it."""
+    return open(path, mode, encoding="utf-8", opener=lambda name, flags: os.open(name, flags, PRIVATE))
+
+
+def make_private(path: Path) -> None:
+    """Make a file its owner's alone, and make it, empty, where it is not there. Raises OSError when it cannot.
+
+    A database stays closed: closing it here would let go of this process's locks on it.
+    """
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE))
+    except FileExistsError:
+        _tighten(path)
+
+
+def make_folder(folder: Path, mode: int = 0o777) -> None:
     """Make a folder, and those above it that are missing; its name then survives a power cut.
+
+    Args:
+        mode: of the folder itself, where it is made.
 
     Raises:
         StateError: it is or lies in the source code of a Python package, where keys and journals would be published.
@@ -49,7 +77,7 @@ def make_folder(folder: Path) -> None:
     check_no_package(folder)
     if not folder.is_dir():
         make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(mode, exist_ok=True)
         sync_folder(folder.parent)
 
 
@@ -68,18 +96,22 @@ def check_no_package(folder: Path) -> None:
             )
 
 
-def lock_folder(folder: Path, wait: bool = False) -> IO[str]:
+def lock_folder(folder: Path, wait: bool = False, private: bool = True) -> IO[str]:
     """Make a folder this process's own, for as long as the file that is returned stays open.
 
     Args:
         wait: for another process that has it.
+        private: whether it and all in it are to be read by its owner alone. A folder that the working directory or
+            the home folder lies in stays as it is, since it is none of state alone.
 
     Raises:
         StateError: another process has it, or it cannot be made.
     """
     try:
-        make_folder(folder)
-        lock = (folder / "lock").open("w")
+        make_folder(folder, _PRIVATE_FOLDER if private else 0o777)
+        if private:
+            _make_private_folder(folder)
+        lock = open_private(folder / "lock", "w")
         fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         sync_folder(folder)  # a process that was killed may have renamed files without having come to this
     except BlockingIOError:
@@ -102,6 +134,32 @@ def cure(error: OSError) -> str:
     if error.errno == errno.EFBIG:
         return "raise the limit of a file's size (ulimit -f), or use another file system"
     return "let this user read and write there, or choose another folder"
+
+
+def _make_private_folder(folder: Path) -> None:
+    """Files of before, and those that a library makes, had the mode that the umask left."""
+    resolved = folder.resolve()
+    if any(other.is_relative_to(resolved) for other in _places()):
+        return
+    for place, folders, files in os.walk(resolved):
+        for name in (".", *folders, *files):
+            _tighten(Path(place, name))
+
+
+def _places() -> Iterator[Path]:
+    """Folders that are there for all kinds of files."""
+    yield Path.cwd()
+    with suppress(RuntimeError):
+        yield Path.home().resolve()
+
+
+def _tighten(path: Path) -> None:
+    """Take from others what they may do with a file or folder, if it is this user's and no link."""
+    with suppress(FileNotFoundError):
+        found = path.lstat()
+        mode = stat.S_IMODE(found.st_mode)
+        if not stat.S_ISLNK(found.st_mode) and found.st_uid == os.geteuid() and mode & 0o077:
+            path.chmod(mode & _PRIVATE_FOLDER)
 
 
 def sync_folder(folder: Path) -> None:

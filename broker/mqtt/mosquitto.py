@@ -123,6 +123,7 @@ class ManagedBroker:
                 errors="replace",
                 start_new_session=True,  # a Ctrl-C in the terminal is for the parent, which then stops the broker
                 pass_fds=[pid_file.fileno()],
+                umask=0o077,
                 preexec_fn=prepare_child(),
             )
             pid_file.truncate(0)

@@ -30,7 +30,7 @@ def back_up(folder: Path, target: Path) -> int:
     open_database(folder).close()  # or there is nothing to back up
     with closing(open_tables(folder / DATABASE)) as connection:
         try:
-            make_folder(target)
+            make_folder(target, 0o700)
             partial = target / f"{DATABASE}.partial"
             partial.unlink(missing_ok=True)
             partial.touch(mode=0o600)

@@ -56,7 +56,7 @@ class ServerStore:
         self.bundle, self.name = bundle, name
         self._database = folder / DATABASE
         self._snapshots = folder / SNAPSHOTS
-        self._snapshots.mkdir(exist_ok=True)
+        self._snapshots.mkdir(0o700, exist_ok=True)
         self.signer = Signer(folder / KEY)
         self._check = checker(bundle, name, self.signer.public)
         self.sums: Sums | None = EMPTY_SUMS
@@ -283,7 +283,7 @@ def pin_bundle(bundle: Path, folder: Path) -> None:
         BundleError: it belongs to another.
         StateError: the folder cannot be used.
     """
-    make_folder(folder)
+    make_folder(folder, 0o700)
     write_pin(bundle, Signer(folder / KEY).public)
 
 

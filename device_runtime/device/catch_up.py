@@ -13,6 +13,7 @@ from typing import Protocol
 
 from fedspzo.device_runtime.device.download import discard, download
 from fedspzo.device_runtime.errors import FedSPZOError, MessageError, StateError
+from fedspzo.device_runtime.files import PRIVATE
 from fedspzo.device_runtime.platform.profiling import APPLY, Recorder
 from fedspzo.device_runtime.protocol.messages import Message, Offer, Rebase
 from fedspzo.device_runtime.protocol.plan import Entry
@@ -76,7 +77,7 @@ class Pace:
                     raise _TooSlow
 
         try:
-            download(offer.url, path, offer.sha256.hex(), authority, judge, size=offer.size)
+            download(offer.url, path, offer.sha256.hex(), authority, judge, size=offer.size, mode=PRIVATE)
         except _TooSlow:
             discard(path)
             log.warning("the journal is quicker than the snapshot of round %d", offer.round)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from fedspzo.device_runtime.device.transfer import STRONG, DownloadError, MissingError, RemoteFile, Transfer
 from fedspzo.device_runtime.errors import BundleError
-from fedspzo.device_runtime.files import cure, lock_folder, move_into_place, write_atomically
+from fedspzo.device_runtime.files import PUBLIC, cure, lock_folder, move_into_place, write_atomically
 from fedspzo.device_runtime.model.bundle import Bundle, file_hash
 from fedspzo.device_runtime.model.manifest import MANIFEST
 from fedspzo.device_runtime.model.manifest_reader import FILE_NAME, MANIFEST_BYTES, parse_manifest
@@ -34,6 +34,7 @@ def download(
     authority: str = "",
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     size: int | None = None,
+    mode: int = PUBLIC,
 ) -> int:
     """Download a file, or what is missing of it; ``path`` is replaced once all is there. One process at a time.
 
@@ -42,6 +43,7 @@ def download(
         authority: the only certificates to trust (PEM text), in place of the system's.
         on_progress: told the bytes that are there and those of the whole file, as they arrive.
         size: bytes that the file was announced to have; None takes what the server says.
+        mode: who may read it.
 
     Returns:
         Bytes received, fewer than the file's when a part of it was there.
@@ -73,7 +75,7 @@ def download(
 
     with _writing(path):
         try:
-            with part.open("a+b") as file:
+            with open(part, "a+b", opener=lambda name, flags: os.open(name, flags, mode)) as file:
                 transfer = Transfer(source, file, _tag(note), accept, on_progress, keep)
                 transfer.run()
             if expected_sha256 not in (None, file_hash(part)):
@@ -153,7 +155,7 @@ def fetch_bundle(
         StateError: the folder is in use or cannot be made.
     """
     place = url.rstrip("/") + "/bundle/"
-    with lock_folder(folder), _writing(folder):
+    with lock_folder(folder, private=False), _writing(folder):
         content = read(place + MANIFEST, MANIFEST_BYTES, authority)
         announced = parse_manifest(folder, content.decode("utf-8", "replace"))
         files = announced.files
@@ -174,7 +176,7 @@ def fetch_bundle(
                 received += download(
                     place + name, path, expected, authority, partial(on_progress, name), announced.sizes.get(name)
                 )
-        write_atomically(manifest, content)
+        write_atomically(manifest, content, PUBLIC)
         try:
             return Fetched(Bundle(folder), received)
         except BundleError:

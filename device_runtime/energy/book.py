@@ -16,6 +16,7 @@ from fedspzo.device_runtime.energy.meter import Meter, complete
 from fedspzo.device_runtime.energy.sampler import MOST_OF_TIME
 from fedspzo.device_runtime.energy.source import Source
 from fedspzo.device_runtime.errors import EnergyError, StateError
+from fedspzo.device_runtime.files import open_private
 from fedspzo.device_runtime.platform.conditions import Conditions
 from fedspzo.device_runtime.platform.profiling import SILENT, PhaseTimer, Recorder
 from fedspzo.device_runtime.protocol.messages import Energy
@@ -103,7 +104,7 @@ class Book(NoBook):
             if records:
                 new = [described] if described != self._described else []
                 lines = [json.dumps(record) for record in (*new, *records)]
-                with self._file.open("a", encoding="utf-8") as file:  # a killed process may have left half a line
+                with open_private(self._file, "a") as file:  # a killed process may have left half a line
                     file.write("".join(f"{line}\n" for line in (*[""] * bool(new), *lines)))
                 self._described = described
         except OSError as error:

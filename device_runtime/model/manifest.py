@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fedspzo.device_runtime.directions import format as directions
-from fedspzo.device_runtime.files import write_atomically
+from fedspzo.device_runtime.files import PUBLIC, write_atomically
 from fedspzo.device_runtime.model.metrics import SINGLE
 from fedspzo.device_runtime.model.task import Task
 
@@ -222,7 +222,7 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Write ``manifest.json``."""
         record = {"format": FORMAT, "directions": directions.FORMAT, **self._record()}
-        write_atomically(folder / MANIFEST, json.dumps(record, indent=1).encode())
+        write_atomically(folder / MANIFEST, json.dumps(record, indent=1).encode(), PUBLIC)
 
     def _record(self) -> dict[str, Any]:
         """All fields; of the task, what came later is left out where it is not used, so that identities stay."""

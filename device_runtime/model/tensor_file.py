@@ -18,7 +18,7 @@ import numpy as np
 
 from fedspzo.device_runtime.directions.halves import DTYPES
 from fedspzo.device_runtime.errors import BundleError
-from fedspzo.device_runtime.files import cure, written_atomically
+from fedspzo.device_runtime.files import PUBLIC, cure, written_atomically
 from fedspzo.device_runtime.model.arrays import ALIGNMENT
 
 #: Most bytes of a header, and most axes of a tensor.
@@ -158,6 +158,7 @@ def write_tensors(
     metadata: dict[str, str],
     observe: Callable[[int], None] = lambda written: None,
     dtypes: Mapping[str, np.dtype[np.generic]] | None = None,
+    mode: int = PUBLIC,
 ) -> None:
     """Write tensors, in the order of ``shapes``, one at a time; the file appears whole or not at all.
 
@@ -168,6 +169,7 @@ def write_tensors(
         metadata: text stored in the header.
         observe: told the bytes of each tensor written.
         dtypes: name → type of the array, where it is not float32.
+        mode: who may read the file.
     """
     header: dict[str, object] = {"__metadata__": metadata}
     offset = 0
@@ -178,7 +180,7 @@ def write_tensors(
         offset += size
     text = json.dumps(header).encode()
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
-    with written_atomically(path) as file:
+    with written_atomically(path, mode) as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for (name, shape), tensor in zip(shapes.items(), tensors, strict=True):
             if tensor.shape != shape or tensor.dtype != types[name]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import cbor2
 
 from fedspzo.device_runtime.errors import BundleError, MessageError, StateError
-from fedspzo.device_runtime.files import write_atomically
+from fedspzo.device_runtime.files import PUBLIC, write_atomically
 from fedspzo.device_runtime.protocol.messages import MAX_BYTES
 from fedspzo.device_runtime.protocol.signatures import scheme
 
@@ -138,7 +138,7 @@ def write_pin(folder: Path, key: bytes) -> None:
             )
         return
     try:
-        write_atomically(folder / PIN, key.hex().encode())
+        write_atomically(folder / PIN, key.hex().encode(), PUBLIC)
     except OSError as error:
         raise BundleError(
             "bundle.unwritable", f"{folder / PIN} cannot be written ({error.strerror}); make the folder writable"

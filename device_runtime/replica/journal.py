@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fedspzo.device_runtime.errors import MessageError, StateError
+from fedspzo.device_runtime.files import make_private
 from fedspzo.device_runtime.protocol.messages import decode, encode
 from fedspzo.device_runtime.protocol.plan import Entry
 
@@ -25,12 +26,13 @@ def connect(path: Path) -> sqlite3.Connection:
         StateError: the file is damaged, locked, or not to be written.
     """
     try:
+        make_private(path)  # SQLite gives its other files the mode of this one
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA wal_checkpoint")  # what a killed process wrote can be read and yet not be on disk
         return connection
-    except sqlite3.Error as error:
+    except (OSError, sqlite3.Error) as error:
         raise StateError(
             "state.database-unusable",
             f"{path} cannot be used ({error}); make room on the disk, or choose another folder",

@@ -17,7 +17,7 @@ from fedspzo.device_runtime.directions.format import DirectionKernel, Step, deri
 from fedspzo.device_runtime.directions.halves import DTYPES
 from fedspzo.device_runtime.directions.native import make_kernel
 from fedspzo.device_runtime.errors import BundleError, PlanError, StateError
-from fedspzo.device_runtime.files import cure
+from fedspzo.device_runtime.files import PRIVATE, cure
 from fedspzo.device_runtime.model.arrays import aligned_empty
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.stored import Stored
@@ -232,7 +232,8 @@ class Replica:
         }
         dtypes = {specs[index].name: weights.dtype for index, weights in self._trainable.items()}
         try:
-            write_tensors(path, shapes, [*self._trainable.values(), *sums.values()], metadata, dtypes=dtypes)
+            arrays = [*self._trainable.values(), *sums.values()]
+            write_tensors(path, shapes, arrays, metadata, dtypes=dtypes, mode=PRIVATE)
         except OSError as error:
             raise StateError(
                 "state.snapshot-unwritable",

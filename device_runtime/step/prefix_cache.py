@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
+from fedspzo.device_runtime.files import make_private
 from fedspzo.device_runtime.step.runner import Batch
 
 log = logging.getLogger(__name__)
@@ -96,6 +98,8 @@ def _hash(key: bytes, content: bytes) -> bytes:
 
 
 def _connect(file: Path) -> sqlite3.Connection:
+    with suppress(OSError):  # SQLite says better what is wrong
+        make_private(file)
     connection = sqlite3.connect(file)
     connection.execute("PRAGMA synchronous = OFF")
     connection.execute(

@@ -13,6 +13,7 @@ import psutil
 import pytest
 from federation import JOB, Peer, Processes, assert_equal_replicas, broker, finish, held, processes, read_rounds
 from patience import PATIENCE_S, wait_until
+from private import exposed
 
 from fedspzo.broker.mqtt.embedded import EmbeddedBroker
 from fedspzo.broker.rounds.job import check_job, plan_round
@@ -63,6 +64,7 @@ def test_a_job_from_start_to_end(processes: Processes, bundle: Bundle, tmp_path:
         assert report["bytes_up"] <= report["results"] * (128 + 4 * 4) + 500
     for process in devices.values():
         assert process.wait(PATIENCE_S) == 0
+    assert not [path for name in ("a", "b", "c", "server") for path in exposed(tmp_path / name)]
 
 
 def test_a_killed_device_and_a_killed_server_go_on(processes: Processes, bundle: Bundle, tmp_path: Path) -> None:

@@ -80,7 +80,9 @@ class Processes:
     ) -> subprocess.Popen[str]:
         url = self.logins.get(user, self.url)
         arguments = [*program, command, bundle, "--broker", url, *options]
-        process = subprocess.Popen(list(map(str, arguments)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            list(map(str, arguments)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, umask=0
+        )
         self.running.append(process)
         return process
 

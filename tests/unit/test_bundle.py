@@ -24,6 +24,7 @@ def copy(bundle_folder: Path, tmp_path: Path) -> Path:
 def test_open(bundle: Bundle) -> None:
     assert bundle.formats == ("litert", "executorch", "torch")
     assert [stage.name for stage in bundle.manifest.stages] == ["embedding", "layer 0", "layer 1", "layer 2", "head"]
+    assert bundle.manifest.sizes == {name: (bundle.folder / name).stat().st_size for name in bundle.manifest.files}
     assert {graph.name for graph in bundle.manifest.shapes[0].graphs.values()} == {"embedding", "layer", "head"}
 
 
