@@ -33,7 +33,9 @@ def main() -> None:
     parser.add_argument("bundle", type=Path, help="the demo's: minilm for the task intents, 12 tokens, batches of 8")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rules", default=",".join(CHOICES))
-    parser.add_argument("--attacks", default=",".join(("", *ATTACKS)), help='"" is none; NAME:N has N hostile devices')
+    parser.add_argument(
+        "--attacks", default=",".join(("", *ATTACKS)), help='"" for honest devices; NAME:N has N hostile devices'
+    )
     parser.add_argument("--devices", type=int, default=8)
     parser.add_argument("--cohort", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=60)

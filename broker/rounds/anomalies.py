@@ -81,8 +81,8 @@ def examine(plan: Plan, results: Mapping[str, Result]) -> dict[str, Finding]:
     found = sizes(vectors)
     usual = max(LARGE * float(np.median(found)), plan.bound)
     contrary = _contrary(vectors, found) if plan.shared else [0.0] * len(found)
-    large = [bool(size > usual) for size in found]
-    return {device: Finding(*what) for device, *what in zip(sorted(results), large, contrary, strict=True)}
+    rows = zip(sorted(results), found, contrary, strict=True)
+    return {device: Finding(bool(size > usual), against) for device, size, against in rows}
 
 
 def follow(record: Record, round: int, finding: Finding, limit: int = 0) -> Record:
@@ -112,7 +112,7 @@ class Watch:
 
     @property
     def records(self) -> dict[str, Record]:
-        """Device → its record, of those in whose results something was unusual; any thread may ask."""
+        """Device → its record, where something was unusual in its results; any thread may ask."""
         return {device: record for device, record in list(self._records.items()) if record.reason}
 
     def close_round(self, plan: Plan, results: Mapping[str, Result]) -> dict[str, Record]:

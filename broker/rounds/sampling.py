@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import median
 from typing import TYPE_CHECKING, Protocol
 
 from fedspzo.broker.rounds.seeds import derive
 
 if TYPE_CHECKING:
     from fedspzo.broker.rounds.job import Job
+
+#: A device is believed to need the median of joules over this at least.
+THRIFTY = 4.0
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,23 @@ SAMPLINGS: dict[str, Callable[[Candidate], tuple[float, ...]]] = {
 }
 
 
+def believe(candidates: Mapping[str, Candidate]) -> dict[str, Candidate]:
+    """Candidates whose claims are bounded, so that a lie gains little.
+
+    A battery is full at most. Nobody needs far less than the median device, and who has served and says nothing of its
+    joules needs as many.
+    """
+    known = [candidate.joules for candidate in candidates.values() if candidate.joules > 0]
+    usual = median(known) if known else 0.0
+
+    def bounded(candidate: Candidate) -> Candidate:
+        silent = candidate.served > 0 and candidate.joules <= 0
+        joules = usual if silent else max(candidate.joules, usual / THRIFTY) if candidate.joules > 0 else 0.0
+        return replace(candidate, battery=min(1.0, max(0.0, candidate.battery)), joules=joules)
+
+    return {device: bounded(candidate) for device, candidate in candidates.items()}
+
+
 class Sample(Protocol):
     """A way to sample: a pure function that chooses a round's devices."""
 
@@ -52,7 +73,9 @@ class Sample(Protocol):
 def choose_cohort(job: Job, number: int, candidates: Mapping[str, Candidate], count: int) -> tuple[str, ...]:
     """``count`` devices to ask in a round, or all there are. It depends on nothing but the arguments."""
 
+    believed = believe(candidates)
+
     def order(device: str) -> tuple[tuple[float, ...], int]:
-        return SAMPLINGS[job.sampling](candidates[device]), derive(job.seed, number, device)
+        return SAMPLINGS[job.sampling](believed[device]), derive(job.seed, number, device)
 
     return tuple(sorted(candidates, key=order)[: max(count, 0)])

@@ -33,7 +33,7 @@ class ServerStatus:
         bytes_sent, bytes_received: payload.
         loss, seconds: of the last round that this process closed.
         measured_joules, estimated_joules: that results took devices, by their sensors and by estimates.
-        records: device → what was unusual in its results, of those of whom there is something to say.
+        records: device → its record, where something was unusual in its results.
     """
 
     round: int

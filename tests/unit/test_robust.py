@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import sqlite3
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from fedspzo.broker.rounds.anomalies import Finding, Record, Watch, examine, fol
 from fedspzo.broker.rounds.bound import FEWEST, LEEWAY
 from fedspzo.broker.rounds.job import Job, plan_round
 from fedspzo.broker.rounds.robust import CHOICES, MOST_OF_MEDIAN, RULES, clip, sizes
+from fedspzo.broker.rounds.sampling import Candidate, choose_cohort
 from fedspzo.broker.server.forgetting import forget_devices
 from fedspzo.broker.server.status import read_status
 from fedspzo.broker.server.store import DATABASE, ServerStore, read_journal
@@ -220,6 +222,23 @@ def test_records_last(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / DATABASE) as connection:
         connection.execute("DROP TABLE records")  # as before they were kept
     assert read_status(tmp_path)["unusual"] == []
+
+
+def test_claims_of_power_gain_little() -> None:
+    """A battery beyond full and joules next to none, or none said, are as good as what honest devices may have."""
+    energy = replace(JOB, sampling="energy")
+    honest = {f"d{number}": Candidate(served=1, joules=8.0, battery=1.0) for number in range(4)}
+    liars = {
+        "bold": Candidate(served=1, joules=8.0, battery=1e9),
+        "frugal": Candidate(served=1, joules=-5.0),
+        "silent": Candidate(served=1),
+    }
+    for name, liar in liars.items():
+        first = Counter(choose_cohort(energy, number, {**honest, name: liar}, 1)[0] for number in range(200))
+        assert 10 < first[name] < 80, name
+    thrifty = choose_cohort(energy, 1, {**honest, "good": Candidate(served=1, joules=2.5)}, 1)
+    liar = choose_cohort(energy, 1, {"good": Candidate(joules=2.0), **honest, "a": Candidate(joules=1e-9)}, 2)
+    assert (thrifty, set(liar)) == (("good",), {"good", "a"})
 
 
 def test_attacks_change_what_hostile_devices_send_and_nothing_else() -> None:
