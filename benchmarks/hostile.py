@@ -86,10 +86,11 @@ def run_once(bundle: Path, data: dict[str, Path], setting: dict[str, Any]) -> di
             held_out=data["test"], evaluate_every=job.rounds, attack=setting["attack"] or None, state=folder,
         )  # fmt: skip
         unusual = read_status(Path(folder))["unusual"]
+    said = ("name", "accused", "noted", "contrary", "expelled")
     before, after = run.evaluations[0], run.evaluation
     return {
         "loss_before": before.loss, "loss": after.loss, "accuracy": after.scores["accuracy"],
-        "unusual": [{name: device[name] for name in ("name", "accused", "contrary", "expelled")} for device in unusual],
+        "unusual": [{name: device[name] for name in said} for device in unusual],
     }  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedspzo.broker.rounds.aggregate import stack
-from fedspzo.broker.rounds.robust import sizes
+from fedspzo.broker.rounds.robust import sizes, usual_size
 from fedspzo.device_runtime.protocol.messages import Result
 from fedspzo.device_runtime.protocol.plan import Plan
 
@@ -54,6 +54,7 @@ class Record:
     Attributes:
         large: results that were.
         opposed: results that came with a sum of :data:`ENOUGH`.
+        noted: round of the first of these, 0 before it.
         contrary: the cumulative sum.
         accused: round of the first large result, 0 before it.
         expelled: round after which the device was sent away, 0 for never.
@@ -61,6 +62,7 @@ class Record:
 
     large: int = 0
     opposed: int = 0
+    noted: int = 0
     contrary: float = 0.0
     accused: int = 0
     expelled: int = 0
@@ -69,7 +71,7 @@ class Record:
     def reason(self) -> str:
         """What is unusual, in words; "" where nothing is."""
         large = f"{self.large} results far larger than others' since round {self.accused}" if self.large else ""
-        opposed = f"{self.opposed} results contrary to others'" if self.opposed else ""
+        opposed = f"{self.opposed} results contrary to others' since round {self.noted}" if self.opposed else ""
         return ", ".join(filter(None, (large, opposed)))
 
 
@@ -79,7 +81,7 @@ def examine(plan: Plan, results: Mapping[str, Result]) -> dict[str, Finding]:
         return {}
     vectors, _ = stack(results)
     found = sizes(vectors)
-    usual = max(LARGE * float(np.median(found)), plan.bound)
+    usual = max(LARGE * usual_size(found), plan.bound)
     contrary = _contrary(vectors, found) if plan.shared else [0.0] * len(found)
     rows = zip(sorted(results), found, contrary, strict=True)
     return {device: Finding(bool(size > usual), against) for device, size, against in rows}
@@ -96,6 +98,7 @@ def follow(record: Record, round: int, finding: Finding, limit: int = 0) -> Reco
     return Record(
         large=large,
         opposed=record.opposed + (total >= ENOUGH),
+        noted=record.noted or (round if total >= ENOUGH else 0),
         contrary=total,
         accused=record.accused or (round if large else 0),
         expelled=record.expelled or (round if 0 < limit <= large else 0),

@@ -31,6 +31,11 @@ def sizes(vectors: np.ndarray) -> np.ndarray:
     return np.array([math.sqrt(math.fsum(row) / len(row)) for row in vectors**2])
 
 
+def usual_size(found: np.ndarray) -> float:
+    """The median size; of an even number the smaller of the middle two, so that one half cannot raise it."""
+    return float(np.sort(found)[(len(found) - 1) // 2])
+
+
 def clip(vectors: np.ndarray, most: float) -> np.ndarray:
     """The vectors, those whose root mean square is above ``most`` scaled down to it; the others keep their bits."""
     found = sizes(vectors)
@@ -40,7 +45,7 @@ def clip(vectors: np.ndarray, most: float) -> np.ndarray:
 
 def clip_to_median(vectors: np.ndarray) -> np.ndarray:
     """The vectors, each at most some times as large as the cohort's median; one or two have no such median."""
-    return clip(vectors, MOST_OF_MEDIAN * float(np.median(sizes(vectors)))) if len(vectors) > 2 else vectors
+    return clip(vectors, MOST_OF_MEDIAN * usual_size(sizes(vectors))) if len(vectors) > 2 else vectors
 
 
 def mean(vectors: np.ndarray, shares: np.ndarray) -> np.ndarray:

@@ -31,7 +31,8 @@ CREATE TABLE IF NOT EXISTS evaluations (
 );
 CREATE TABLE IF NOT EXISTS backup (one INTEGER PRIMARY KEY CHECK (one = 1), round INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS records (
-    device TEXT PRIMARY KEY, large INTEGER, opposed INTEGER, contrary REAL, accused INTEGER, expelled INTEGER
+    device TEXT PRIMARY KEY, large INTEGER, opposed INTEGER, noted INTEGER, contrary REAL, accused INTEGER,
+    expelled INTEGER
 );
 CREATE TABLE IF NOT EXISTS counts (name TEXT PRIMARY KEY, count INTEGER NOT NULL);
 """

@@ -128,7 +128,7 @@ def _read(connection: sqlite3.Connection, now: float) -> dict[str, Any]:
         "devices": devices,
         "unusual": [
             {"name": device, "reason": record.reason, "large": record.large, "contrary": record.opposed,
-             "accused": record.accused, "expelled": record.expelled}
+             "noted": record.noted, "accused": record.accused, "expelled": record.expelled}
             for device, record in sorted(records.items()) if record.reason
         ],
     }  # fmt: skip

@@ -224,7 +224,7 @@ class ServerStore:
         """Keep what was unusual in some devices' results."""
         with self.transaction() as execute:
             for device, record in records.items():
-                execute("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?, ?, ?)", (device, *astuple(record)))
+                execute("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?, ?, ?, ?)", (device, *astuple(record)))
 
     def load_records(self) -> dict[str, Record]:
         """What was unusual in devices' results."""
