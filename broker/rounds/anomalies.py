@@ -40,11 +40,11 @@ class Finding:
 
     Attributes:
         large: its scalars are too large to have been measured.
-        contrary: how far its cosine is below :data:`CONTRARY`, in standard deviations of chance.
+        against: how far its cosine is below :data:`CONTRARY`, in standard deviations of chance.
     """
 
     large: bool = False
-    contrary: float = 0.0
+    against: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -53,17 +53,17 @@ class Record:
 
     Attributes:
         large: results that were.
-        opposed: results that came with a sum of :data:`ENOUGH`.
+        contrary: results that came with a sum of :data:`ENOUGH`.
         noted: round of the first of these, 0 before it.
-        contrary: the cumulative sum.
+        against: the cumulative sum.
         accused: round of the first large result, 0 before it.
         expelled: round after which the device was sent away, 0 for never.
     """
 
     large: int = 0
-    opposed: int = 0
+    contrary: int = 0
     noted: int = 0
-    contrary: float = 0.0
+    against: float = 0.0
     accused: int = 0
     expelled: int = 0
 
@@ -71,8 +71,8 @@ class Record:
     def reason(self) -> str:
         """What is unusual, in words; "" where nothing is."""
         large = f"{self.large} results far larger than others' since round {self.accused}" if self.large else ""
-        opposed = f"{self.opposed} results contrary to others' since round {self.noted}" if self.opposed else ""
-        return ", ".join(filter(None, (large, opposed)))
+        contrary = f"{self.contrary} results contrary to others' since round {self.noted}" if self.contrary else ""
+        return ", ".join(filter(None, (large, contrary)))
 
 
 def examine(plan: Plan, results: Mapping[str, Result]) -> dict[str, Finding]:
@@ -81,7 +81,8 @@ def examine(plan: Plan, results: Mapping[str, Result]) -> dict[str, Finding]:
         return {}
     vectors, _ = stack(results)
     found = sizes(vectors)
-    usual = max(LARGE * usual_size(found), plan.bound)
+    # Half of a cohort could send next to nothing, so that the others look large: past rounds, or most devices, must agree.
+    usual = max(LARGE * usual_size(found), plan.bound or LARGE * float(np.sort(found)[len(found) // 2]))
     contrary = _contrary(vectors, found) if plan.shared else [0.0] * len(found)
     rows = zip(sorted(results), found, contrary, strict=True)
     return {device: Finding(bool(size > usual), against) for device, size, against in rows}
@@ -93,13 +94,13 @@ def follow(record: Record, round: int, finding: Finding, limit: int = 0) -> Reco
     Args:
         limit: large results that expel it; 0 for no such number.
     """
-    total = min(ENOUGH, max(0.0, record.contrary + finding.contrary))
+    total = min(ENOUGH, max(0.0, record.against + finding.against))
     large = record.large + finding.large
     return Record(
         large=large,
-        opposed=record.opposed + (total >= ENOUGH),
+        contrary=record.contrary + (total >= ENOUGH),
         noted=record.noted or (round if total >= ENOUGH else 0),
-        contrary=total,
+        against=total,
         accused=record.accused or (round if large else 0),
         expelled=record.expelled or (round if 0 < limit <= large else 0),
     )
@@ -131,7 +132,7 @@ class Watch:
                 log.error("device '%s' is expelled after round %d: %s", device, plan.round, record.reason)
             elif record.accused and not before.accused:
                 log.warning("device '%s' is accused after round %d: %s", device, plan.round, record.reason)
-            elif record.opposed and not before.opposed:
+            elif record.contrary and not before.contrary:
                 log.info("device '%s' pulls against the others since round %d", device, plan.round)
         return changed
 

@@ -57,7 +57,7 @@ class _Collector(Collector):
         yield _counter(
             "digests_differing", "Replicas that differed from the server's", counts.get("digests differing", 0)
         )
-        kinds = ("large", "opposed")
+        kinds = ("large", "contrary")
         anomalies = {kind: sum(getattr(record, kind) for record in now.records.values()) for kind in kinds}
         yield _counters("anomalies", "Results that were unusual, by what they were", "what", anomalies)
         yield _gauge("devices_accused", "Devices accused", sum(r.accused > 0 for r in now.records.values()))

@@ -31,7 +31,7 @@ CREATE TABLE IF NOT EXISTS evaluations (
 );
 CREATE TABLE IF NOT EXISTS backup (one INTEGER PRIMARY KEY CHECK (one = 1), round INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS records (
-    device TEXT PRIMARY KEY, large INTEGER, opposed INTEGER, noted INTEGER, contrary REAL, accused INTEGER,
+    device TEXT PRIMARY KEY, large INTEGER, contrary INTEGER, noted INTEGER, against REAL, accused INTEGER,
     expelled INTEGER
 );
 CREATE TABLE IF NOT EXISTS counts (name TEXT PRIMARY KEY, count INTEGER NOT NULL);

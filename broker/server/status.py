@@ -127,7 +127,7 @@ def _read(connection: sqlite3.Connection, now: float) -> dict[str, Any]:
         "counts": {row["name"]: row["count"] for row in rows("SELECT * FROM counts")},
         "devices": devices,
         "unusual": [
-            {"name": device, "reason": record.reason, "large": record.large, "contrary": record.opposed,
+            {"name": device, "reason": record.reason, "large": record.large, "contrary": record.contrary,
              "noted": record.noted, "accused": record.accused, "expelled": record.expelled}
             for device, record in sorted(records.items()) if record.reason
         ],

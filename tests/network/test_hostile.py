@@ -14,12 +14,14 @@ from types import FrameType
 import numpy as np
 import psutil
 import pytest
+from prometheus_client import generate_latest
 from refusals import raises
 from victim import BLOCKS, DEVICE, JOB, NOWHERE, TOPICS, Victim
 
 from fedspzo.broker.rounds.job import Job
 from fedspzo.broker.server.evaluation import Evaluator, Schedule
 from fedspzo.broker.server.loop import Loop
+from fedspzo.broker.server.metrics import make_registry
 from fedspzo.broker.server.store import ServerStore, read_history
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.link.connection import Received
@@ -250,6 +252,13 @@ def test_who_sends_far_too_much_is_sent_away_for_good(pinned: Bundle, tmp_path: 
     said = host.server.status()
     assert said.records["evil"].expelled == 3
     assert (said.ready, said.counts["devices expelled"]) == (2, 1)
+    metrics = generate_latest(make_registry(host.server.status)).decode()
+    for line in (
+        'fedspzo_anomalies_total{what="large"} 3.0',
+        "fedspzo_devices_accused 1.0",
+        "fedspzo_devices_expelled 1.0",
+    ):
+        assert line in metrics
     assert host.server._progress.round is None, "it takes three"
     host.hear("evil", replace(host.sync("evil", 9), round=3, head=host.store.journal.head(3)))
     assert host.server.status().ready == 2
