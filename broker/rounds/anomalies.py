@@ -81,7 +81,7 @@ def examine(plan: Plan, results: Mapping[str, Result]) -> dict[str, Finding]:
         return {}
     vectors, _ = stack(results)
     found = sizes(vectors)
-    # Half of a cohort could send next to nothing, so that the others look large: past rounds, or most devices, must agree.
+    # Half of a cohort could send next to nothing to make others look large: past rounds, or most devices, must agree.
     usual = max(LARGE * usual_size(found), plan.bound or LARGE * float(np.sort(found)[len(found) // 2]))
     contrary = _contrary(vectors, found) if plan.shared else [0.0] * len(found)
     rows = zip(sorted(results), found, contrary, strict=True)
