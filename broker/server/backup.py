@@ -37,6 +37,8 @@ def back_up(folder: Path, target: Path) -> int:
             with closing(sqlite3.connect(partial)) as copy:
                 connection.backup(copy)
                 copy.execute("PRAGMA journal_mode = DELETE")  # all of it is in the one file
+                copy.execute("INSERT OR REPLACE INTO place VALUES (1, 0)")  # a server there is in doubt, see standing
+                copy.commit()
                 last = sum(1 for _ in Journal(copy, read_checker(copy, folder)).entries())
             write_atomically(target / KEY, (folder / KEY).read_bytes(), mode=0o600)
             for left in ("-wal", "-shm"):  # of an older backup that was looked into

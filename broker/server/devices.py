@@ -87,6 +87,18 @@ class Roster:
             self._members[name] = Member(name, key)
         return self.edit(name)
 
+    def served_after(self, round: int) -> set[str]:
+        """Devices with results that counted after a round."""
+        return {member.name for member in self._members.values() if member.results and member.served > round}
+
+    def standing_at(self, round: int) -> set[str]:
+        """Devices that have gone along with this server to a round or beyond."""
+        return {
+            member.name
+            for member in self._members.values()
+            if (member.results and member.served > round) or (member.synced and member.round >= round)
+        }
+
     def changed(self) -> list[Member]:
         """Members that something was noted of since the last call."""
         names, self._changed = self._changed, set()

@@ -28,6 +28,7 @@ from fedspzo.broker.server.inbox import Inbox, sender
 from fedspzo.broker.server.outbox import Outbox
 from fedspzo.broker.server.progress import JobResult, Observer, Progress, ignore
 from fedspzo.broker.server.replies import Replies
+from fedspzo.broker.server.standing import Standing
 from fedspzo.broker.server.status import ServerStatus
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.errors import MessageError, StateError
@@ -66,13 +67,14 @@ class Loop:
         sample: Sample = choose_cohort,
         plans: MakePlans = Pace,
         held_out: HeldOut | None = None,
+        trust_journal: bool = False,
     ) -> None:
         """Prepare a job, or the rest of one.
 
         Args:
             evaluator: makes the evaluator, given where it reports to.
             held_out: keeps what it reports, and says when to stop.
-            access, name, job, devices, observe, admission, serve_after, aggregate, sample, plans: see
+            access, name, job, devices, observe, admission, serve_after, aggregate, sample, plans, trust_journal: see
                 :class:`fedspzo.broker.server.server.Server`.
 
         Raises:
@@ -100,9 +102,11 @@ class Loop:
         self._inbox = Inbox(topics, store.bundle, self._roster)
         self._outbox = Outbox(self._link, topics, store, self._roster)
         self._watch = Watch(store.load_records(), job.expel)
+        self._standing = Standing(store, self._roster, self._outbox, trust_journal)
         self._replies = Replies(
-            store, self._roster, self._outbox, self._progress, self._digests, admission, self._watch
+            store, self._roster, self._outbox, self._progress, self._digests, self._standing, admission, self._watch
         )
+        self._unopened = True
         self._stopping = threading.Event()
         self._finished_at: float | None = None
         self._over_at: float | None = None
@@ -208,9 +212,15 @@ class Loop:
                 f"{self._store.snapshot} is not of this journal; remove it, and start the server again",
             )
         self._evaluator.follow(self._store.journal.last_round)
-        self._progress.round = self._store.load_open_round(time.monotonic())
+        if not self._standing.doubtful:
+            self._reopen()
         if self._progress.round is not None or self._store.journal.last_round:
             self._wanted = self._job.quorum
+
+    def _reopen(self) -> None:
+        """Open the round again that was open when the server stopped, if one was."""
+        self._unopened = False
+        self._progress.round = self._store.load_open_round(time.monotonic())
 
     def _handle(self, event: object) -> None:
         if isinstance(event, Connected):
@@ -241,6 +251,13 @@ class Loop:
 
     def _advance(self) -> bool:
         """Do one thing that is due (open a round, close it, ask again, end the job) and tell whether there was one."""
+        if self._standing.doubtful:
+            return False
+        if self._unopened:  # the round that was open, of a journal that is no longer in doubt
+            self._reopen()
+            if (again := self._progress.round) is not None:
+                for device in again.missing:
+                    self._outbox.ask(device, again.plan)
         now, opened = time.monotonic(), self._progress.round
         if opened is None:
             if self._finished_at is not None:

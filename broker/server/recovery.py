@@ -151,7 +151,7 @@ def repair(own: Own, sources: Sequence[Source]) -> Iterator[Repaired]:
             at = replace(at, signature=signed[-SIGNATURE_BYTES:])
         elif at and part == "hash":
             at = replace(at, head=chain(head, at.payload))
-        elif following and not at and (moved := _fitting(following.signed, round, head, own.check)):
+        elif following and not at and (moved := fitting(following.signed, round, head, own.check)):
             own.connection.execute("DELETE FROM journal WHERE round = ?", (following.round,))
             at, part = moved, "number"
         else:
@@ -175,7 +175,7 @@ def adopt(own: Own, sources: Sequence[Source]) -> Iterator[tuple[int, str]]:
         while entries := source.entries(last):
             before = last
             for signed in entries:
-                row = _fitting(signed, last + 1, head, own.check)
+                row = fitting(signed, last + 1, head, own.check)
                 if row is None:
                     break
                 own.connection.execute(_PUT, (row.round, row.payload, row.signature, row.head))
@@ -195,7 +195,7 @@ def _find_copy(
     found: dict[bytes, tuple[str, Row]] = {}
     for source in sources:
         for signed in source.entries(round - 1)[:1]:
-            if row := _fitting(signed, round, head, check):
+            if row := fitting(signed, round, head, check):
                 found.setdefault(row.head, (source.name, row))
     proven = [
         copy for copy in found.values()
@@ -212,7 +212,7 @@ def _find_copy(
     return best[0]
 
 
-def _fitting(signed: bytes, round: int, head: bytes, check: Check) -> Row | None:
+def fitting(signed: bytes, round: int, head: bytes, check: Check) -> Row | None:
     """A round's row, where bytes are its entry and signed for a journal with a hash; else None."""
     if not _signed(signed, head, check):
         return None

@@ -14,6 +14,7 @@ from fedspzo.broker.server.evaluation import Claim, DigestWatch
 from fedspzo.broker.server.inbox import Heard
 from fedspzo.broker.server.outbox import Outbox
 from fedspzo.broker.server.progress import Progress
+from fedspzo.broker.server.standing import Standing
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.errors import MessageError
 from fedspzo.device_runtime.log import RateLimitedLog
@@ -55,6 +56,7 @@ class Replies:
         outbox: Outbox,
         progress: Progress,
         digests: DigestWatch,
+        standing: Standing,
         admission: Admission | None = None,
         watch: Watch | None = None,
     ) -> None:
@@ -63,6 +65,7 @@ class Replies:
         self._outbox = outbox
         self._progress = progress
         self._digests = digests
+        self._standing = standing
         self._admission = admission
         self._watch = watch or Watch({})
         self._dropped = RateLimitedLog(log)
@@ -101,7 +104,8 @@ class Replies:
         elif isinstance(message, Decline):
             self._on_decline(member, message)
         elif isinstance(message, EntryBatch):
-            raise MessageError("message.not-wanted", "its entries were not asked for")
+            if (reason := self._standing.hear(member, message.entries)) is not None:
+                self._outbox.send(device, Refusal(member.key, member.session, reason))
         else:
             self._on_report(member, message)
         self._note(device, heard.size)
@@ -159,8 +163,6 @@ class Replies:
             raise MessageError("message.numbers", "its numbers are beyond any use")
         if sync.bundle != self._store.bundle:
             self._refuse(device, sync, "its bundle is not this job's; give it the job's bundle")
-        elif sync.head != self._store.journal.head(sync.round):
-            self._refuse(device, sync, "its journal is not this job's; start it with --afresh")
         elif (reason := self._barred(device, sync.key)) is not None:
             if (known := self._roster.get(device)) is not None and known.key == sync.key:
                 part(known)
@@ -173,12 +175,16 @@ class Replies:
                 " have the server forget this one (fedspzo forget)"
             )
             self._refuse(device, sync, reason)
+        elif sync.head != self._store.journal.head(sync.round):
+            if (reason := self._standing.ask(member, sync)) is not None:
+                self._refuse(device, sync, reason)
         else:
             self._progress.synced_at = time.monotonic()
             if not member.synced:
                 log.info("device '%s' is there, at round %d with %d examples", device, sync.round, sync.examples)
             member.key = sync.key  # the operator's list may give a name to another key
             accept(member, sync)
+            self._standing.agree(member)
             self._note(device, size)
             if (keeps := (sync.session, self._store.backed_up)) != member.keeps:
                 member.keeps = keeps

@@ -71,6 +71,7 @@ class Server:
         aggregate: Aggregate | None = None,
         sample: Sample = choose_cohort,
         plans: MakePlans = Pace,
+        trust_journal: bool = False,
     ) -> None:
         """Describe a server, without starting it.
 
@@ -91,6 +92,7 @@ class Server:
             aggregate: makes a round's journal entry; by default :func:`fedspzo.broker.rounds.aggregate.close_round`.
             sample: chooses which devices a round asks.
             plans: makes the rounds' plans; by default the job's own.
+            trust_journal: open rounds at once, though the state folder was restored or copied.
 
         Raises:
             PlanError: the job does not fit the bundle, or ``patience`` has no examples to judge by.
@@ -103,6 +105,7 @@ class Server:
         self._patience = patience
         self._admission, self._endpoint, self._observe = admission, endpoint, observe
         self._aggregate, self._sample, self._plans = aggregate, sample, plans
+        self._trust_journal = trust_journal
         self._url = ""
         self._loop: Loop | None = None
         self._thread: threading.Thread | None = None
@@ -210,6 +213,7 @@ class Server:
                 sample=self._sample,
                 plans=self._plans,
                 held_out=held_out,
+                trust_journal=self._trust_journal,
             )
             stack.callback(loop.close)
             url = stack.enter_context(self._serve(store, loop)) if self._endpoint else ""

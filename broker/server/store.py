@@ -38,6 +38,7 @@ class ServerStore:
         name: of the job.
         journal: the entries of closed rounds.
         sums: what they add up to; None where they are not of one pool of seeds.
+        check: of the signature of an entry, for the hash of the journal before it.
         rebase: the sums at the last round that rebased, if one did.
         signer: signs what the server sends; made here the first time.
     """
@@ -58,10 +59,10 @@ class ServerStore:
         self._snapshots = folder / SNAPSHOTS
         self._snapshots.mkdir(0o700, exist_ok=True)
         self.signer = Signer(folder / KEY)
-        self._check = checker(bundle, name, self.signer.public)
+        self.check = checker(bundle, name, self.signer.public)
         self.sums: Sums | None = EMPTY_SUMS
         self._connection = open_tables(self._database)
-        self.journal = Journal(self._connection, self._check)
+        self.journal = Journal(self._connection, self.check)
         try:
             check_whole(self._connection, self._database)
             self._claim(folder)
@@ -84,7 +85,7 @@ class ServerStore:
 
     def open_journal(self) -> Journal:
         """The journal for another thread: what is committed, over a connection of its own."""
-        return Journal(connect(self._database), self._check)
+        return Journal(connect(self._database), self.check)
 
     def _add_up(self) -> None:
         """Read the whole journal, which checks it, and add it up from where that is kept; see :attr:`sums`."""
@@ -178,10 +179,21 @@ class ServerStore:
             message = decode(split(row[0])) if row else None
             if not isinstance(message, Rebase) or self.journal.head(message.round) != message.head:
                 return None
-            self._check(row[0], message.head)
+            self.check(row[0], message.head)
         except MessageError:
             return None
         return message
+
+    @property
+    def moved(self) -> bool:
+        """Whether there is a journal, and the file is another than the one in which it was settled: a copy of it."""
+        row = self._connection.execute("SELECT inode FROM place").fetchone()
+        return row is not None and self.journal.last_round > 0 and row[0] != self._database.stat().st_ino
+
+    def settle(self) -> None:
+        """Note that this file has the newest journal."""
+        with self.transaction() as execute:
+            execute("INSERT OR REPLACE INTO place VALUES (1, ?)", (self._database.stat().st_ino,))
 
     @property
     def backed_up(self) -> int:

@@ -96,7 +96,7 @@ class Agent:
         self._outbox = Outbox(access, job, state, self._recorder)
         self.link = self._outbox.link
         self._silence = Silence(job, access.place, bundle.folder, observe)
-        self._catch_up = CatchUp(state, self._check, self._recorder, access.authority)
+        self._catch_up = CatchUp(state, self._check, self._recorder, access.authority, self._give_back)
         self._dropped = RateLimitedLog(log)
         self._plan: Plan | None = None
         #: A plan, or the end of the job, that follows a round which the replica has yet to come to.
@@ -238,7 +238,11 @@ class Agent:
     def _give_back(self, after: int) -> None:
         """Send the server entries of its own that it asks for, where they are kept here."""
         entries = self._state.kept(after, BATCH_BYTES) if after < self._state.replica.round else ()
-        log.info("the server asks for the journal after round %d; it gets %d entries", after, len(entries))
+        log.warning(
+            "the server lacks or doubts what it signed after round %d (an old backup, a damaged journal, or a second"
+            " server); %d entries are sent to it",
+            *(after, len(entries)),
+        )
         self._outbox.send(EntryBatch(entries))
 
     def _rebase(self, message: Rebase, signed: bytes) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -108,9 +108,17 @@ class CatchUp:
         pace: of the journal on this device.
     """
 
-    def __init__(self, state: DeviceState, check: Check, recorder: Recorder, authority: str) -> None:
-        """``authority`` is the certificate to trust over HTTPS, where snapshots are offered there (PEM text)."""
+    def __init__(
+        self, state: DeviceState, check: Check, recorder: Recorder, authority: str, show: Callable[[int], None]
+    ) -> None:
+        """Prepare to follow.
+
+        Args:
+            authority: the certificate to trust over HTTPS, where snapshots are offered there (PEM text).
+            show: sends the server the entries that are kept here after a round.
+        """
         self.pace = Pace()
+        self._show = show
         self._state, self._check, self._recorder, self._authority = state, check, recorder, authority
 
     def follow(self, entries: Iterable[tuple[Message, bytes]]) -> bool:
@@ -130,6 +138,8 @@ class CatchUp:
                 if not isinstance(entry, Entry):
                     raise MessageError("message.not-an-entry", "a batch holds something else than journal entries")
                 following = before + len(fresh) + 1
+                if entry.round <= before:
+                    self._compare(entry, signed)
                 if entry.round > following:
                     return True
                 if entry.round == following:
@@ -144,6 +154,22 @@ class CatchUp:
                     self._state.follow(fresh)
                 self.pace.applied(len(fresh), time.perf_counter() - started)
         return False
+
+    def _compare(self, entry: Entry, signed: bytes) -> None:
+        """Raise MessageError where the server has signed another entry for a known round; both are kept."""
+        known = self._state.known(entry.round)
+        if known is None or known[1].payload == split(signed):
+            return
+        before, own = known
+        self._check(signed, head=before)
+        file, new = self._state.keep_evidence(before, own, signed)
+        if new:
+            self._show(entry.round - 1)
+        raise MessageError(
+            "message.second-entry",
+            f"it has a second entry for round {entry.round}, so another server runs this job, or it was restored from"
+            f" an old backup; this device stays with the first, and both are in {file}",
+        )
 
     def rebase(self, message: Rebase, signed: bytes) -> None:
         """Go to a later round by what the journal adds up to there. Raises MessageError, PlanError if it is wrong."""

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+import cbor2
+
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.files import lock_folder, move_into_place, sync_folder, write_atomically
 from fedspzo.device_runtime.model.bundle import Bundle
@@ -15,7 +17,7 @@ from fedspzo.device_runtime.protocol.plan import Entry
 from fedspzo.device_runtime.protocol.signing import Signer
 from fedspzo.device_runtime.protocol.sums import Sums
 from fedspzo.device_runtime.protocol.topics import valid_id
-from fedspzo.device_runtime.replica.journal import Journal, Record, connect, make_records
+from fedspzo.device_runtime.replica.journal import EMPTY, Journal, Record, Row, chain, connect, make_records
 from fedspzo.device_runtime.replica.weights import Replica
 
 log = logging.getLogger(__name__)
@@ -23,6 +25,8 @@ log = logging.getLogger(__name__)
 DATABASE, SNAPSHOT, KEY = "journal.sqlite", "snapshot.safetensors", "device.key"
 #: The round after which the server has no backup of the journal's entries, once it has said so.
 KEEP = "keep"
+#: Folder of entries that the server has signed for one round, where it has signed two.
+EVIDENCE = "evidence"
 #: Cache of activations, see :mod:`fedspzo.device_runtime.step.prefix_cache`.
 PREFIX = "prefix.sqlite"
 #: Account of joules, see :mod:`fedspzo.device_runtime.energy.book`.
@@ -140,6 +144,34 @@ class DeviceState:
     def kept(self, after: int, most_bytes: int) -> tuple[bytes, ...]:
         """Signed entries of the rounds after one, where they are kept here; see :meth:`Journal.kept`."""
         return self._journal.kept(after, most_bytes)
+
+    def known(self, round: int) -> tuple[bytes, Row] | None:
+        """A round of the journal and the hash of the journal before it, where both are kept here."""
+        rows = {row.round: row for row in self._journal.rows(round - 2, 2)}
+        if round not in rows or (round > 1 and round - 1 not in rows):
+            return None
+        return (rows[round - 1].head if round > 1 else EMPTY), rows[round]
+
+    def keep_evidence(self, before: bytes, own: Row, other: bytes) -> tuple[Path, bool]:
+        """Keep two entries that the server has signed for one round, as CBOR; returns the file, and whether it is new.
+
+        Args:
+            before: hash of the journal before the round.
+            other: the second entry, signed.
+
+        Raises:
+            StateError: the disk refuses.
+        """
+        folder = self.folder / EVIDENCE
+        file = folder / f"{own.round:08d}-{chain(before, other).hex()[:8]}.cbor"
+        if file.exists():
+            return file, False
+        try:
+            folder.mkdir(exist_ok=True)
+            write_atomically(file, cbor2.dumps([own.round, before, own.signed, other]))
+        except OSError as error:
+            raise StateError("state.unusable", f"{folder} cannot be used ({error}); choose another folder") from None
+        return file, True
 
     def _forget(self) -> None:
         """Drop entries that the snapshot stands for, but not those that a server may want back."""

@@ -40,6 +40,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--http-certificate", type=Path, metavar="FILE", help="certificate for HTTPS (PEM)")
     parser.add_argument("--http-key", type=Path, metavar="FILE", help="its private key (PEM)")
     parser.add_argument("--http-url", metavar="URL", help="how devices reach --http (default: as it is bound)")
+    parser.add_argument(
+        "--trust-journal", action="store_true",
+        help="open rounds at once though the state folder was restored or copied, and devices may be ahead of it",
+    )  # fmt: skip
     parser.add_argument("--devices", type=int, default=1, help="devices to wait for at the start (%(default)s)")
     parser.add_argument(
         "--serve-after", type=float, metavar="SECONDS",
@@ -117,6 +121,7 @@ def run(options: argparse.Namespace) -> None:
         admission=Admission(options.admit) if options.admit else None,
         endpoint=endpoint,
         observe=observe,
+        trust_journal=options.trust_journal,
     )
     with server:
         if server.url and not options.json:

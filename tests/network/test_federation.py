@@ -28,6 +28,7 @@ from fedspzo.device_runtime.protocol.messages import (
     Refusal,
     Result,
     Sync,
+    Wanted,
     decode,
     encode,
     fingerprint,
@@ -212,8 +213,14 @@ def test_a_device_with_another_bundle_is_refused(
         peer.say(topics.up("other"), peer.sync(bundle=bytes(32)), bundle=bytes(32))
         assert "its bundle is not this job's" in peer.wait(Refusal).reason
         peer.say(topics.up("other"), peer.sync(round=1000))
-        assert "its journal is not this job's" in peer.wait(Refusal).reason
-        peer.say(topics.up("other"), peer.sync(round=1, head=bytes(15) + b"x"))
+        assert peer.wait(Wanted).after >= 2  # what it would have, had this server signed it
+        peer.say(topics.up("other"), EntryBatch(()))
+        refusal = peer.wait(Refusal)
+        assert "it stands at round 1000" in refusal.reason
+        assert "--afresh" not in refusal.reason
+        peer.say(topics.up("other"), peer.sync(session=10, round=1, head=bytes(15) + b"x"))
+        assert peer.wait(Wanted) == Wanted(0)
+        peer.say(topics.up("other"), EntryBatch(()))
         assert "its journal is not this job's" in peer.wait(Refusal).reason
     peer.close()
     _, last, _ = finish(server)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 from federation import Processes, assert_equal_replicas, broker, finish, processes, read_rounds
 from patience import PATIENCE_S
 
-from fedspzo.broker.server.store import DATABASE
+from fedspzo.broker.server.store import DATABASE, read_journal
 from fedspzo.device_runtime.model.bundle import Bundle
 
 __all__ = ["broker", "processes"]
@@ -72,4 +73,63 @@ def test_a_flipped_bit_is_found_and_the_entry_is_taken_back_from_devices(
     assert "taken from device" in rounds[0]
     assert "3 rounds were damaged" in last
     _, last, errors = finish(processes.server(*options))
+    assert_equal_replicas(bundle, tmp_path, last, {"a", "b"})
+
+
+def test_a_restored_server_signs_nothing_and_takes_the_rest_from_devices(
+    processes: Processes, bundle: Bundle, tmp_path: Path
+) -> None:
+    state, backup = tmp_path / "server", tmp_path / "backup"
+    devices = {name: processes.device(name) for name in ("a", "b")}
+    server = processes.server("--rounds", "200", *TWO)
+    read_rounds(server, 3)
+    saved = command("server", "backup", state, backup)
+    assert saved.returncode == 0, saved.stderr
+    read_rounds(server, 6)
+    server.send_signal(signal.SIGKILL)
+    server.wait()
+    before = read_journal(state)
+    shutil.rmtree(state)
+    backup.rename(state)
+    kept = len(read_journal(state))
+    restored = processes.server("--rounds", "200", *TWO)
+    out, errors = restored.communicate(timeout=PATIENCE_S)
+    assert restored.returncode == 1
+    assert "results" not in out
+    assert "no round is opened before 2 of 2 devices" in errors
+    assert '"kind": "server.behind"' in errors
+    assert f"has round {kept + 1}" in errors
+    assert len(read_journal(state)) == kept
+    adopted = command("server", "adopt", state, "--broker", processes.url)
+    assert adopted.returncode == 0, adopted.stderr
+    assert f"rounds {kept + 1} to {len(before)} are from device" in adopted.stdout
+    assert read_journal(state) == before
+    _, last, _ = finish(processes.server("--rounds", str(len(before) + 2), *TWO))
+    assert_equal_replicas(bundle, tmp_path, last, {"a", "b"})
+    for device in devices.values():
+        _, said = device.communicate(timeout=PATIENCE_S)
+        assert f"the server lacks or doubts what it signed after round {kept}" in said
+
+
+def test_a_second_server_of_a_job_ends_before_it_signs(processes: Processes, bundle: Bundle, tmp_path: Path) -> None:
+    """Also where an operator trusts its journal; the first one's is as it was."""
+    copy = tmp_path / "copy"
+    for name in ("a", "b"):
+        processes.device(name)
+    server = processes.server("--rounds", "60", *TWO)
+    read_rounds(server, 3)
+    saved = command("server", "backup", tmp_path / "server", copy)
+    assert saved.returncode == 0, saved.stderr
+    kept = len(read_journal(copy))
+    read_rounds(server, 3)
+    second = processes.server("--rounds", "60", *TWO, "--state", str(copy), "--trust-journal")
+    out, errors = second.communicate(timeout=PATIENCE_S)
+    assert second.returncode == 1
+    assert "results" not in out
+    assert '"kind": "server.behind"' in errors
+    assert "another server runs this job" in errors
+    assert len(read_journal(copy)) == kept
+    server.kill()  # this broker leaves it without subscriptions: both had one login
+    server.wait()
+    _, last, _ = finish(processes.server("--rounds", "60", *TWO))
     assert_equal_replicas(bundle, tmp_path, last, {"a", "b"})
