@@ -176,6 +176,7 @@ class Replies:
             )
             self._refuse(device, sync, reason)
         elif sync.head != self._store.journal.head(sync.round):
+            member.key, member.session = sync.key, sync.session  # the answer comes from there
             if (reason := self._standing.ask(member, sync)) is not None:
                 self._refuse(device, sync, reason)
         else:
