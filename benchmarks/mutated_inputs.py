@@ -25,7 +25,7 @@ from fedspzo.device_runtime.model.manifest import MANIFEST, WEIGHTS
 
 
 def try_all(name: str, count: int, original: bytes, mutate: Mutate, read: Callable[[bytes], str]) -> None:
-    """Read so many mutations, and print what came of them."""
+    """Read ``count`` mutations, and print what came of them."""
     outcomes: Counter[str] = Counter()
     longest, before = (0.0, 0), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for seed in range(count):
