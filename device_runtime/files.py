@@ -101,8 +101,8 @@ def lock_folder(folder: Path, wait: bool = False, private: bool = True) -> IO[st
 
     Args:
         wait: for another process that has it.
-        private: whether it and all in it are to be read by its owner alone. A folder that the working directory or
-            the home folder lies in stays as it is, since it is none of state alone.
+        private: whether only its owner may read it and all in it. A folder that the working directory or the home
+            folder lies in stays as it is, since it holds other things too.
 
     Raises:
         StateError: another process has it, or it cannot be made.

@@ -27,13 +27,13 @@ from pathlib import Path
 
 from fedspzo.broker.mqtt.certificates import AUTHORITY, ensure_certificates
 from fedspzo.broker.mqtt.logins import OPERATOR, SERVER_USER
-from fedspzo.broker.mqtt.mosquitto_files import LOOPBACK, configuration, rights
+from fedspzo.broker.mqtt.mosquitto_files import LOOPBACK, configuration, read_jobs, rights, write_jobs
 from fedspzo.broker.mqtt.mosquitto_program import by_name, find, hash_passwords, prepare_child
 from fedspzo.device_runtime.errors import BrokerError
 from fedspzo.device_runtime.files import check_no_package, lock_folder, write_atomically
 from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.link.connection import Link, Received
-from fedspzo.device_runtime.protocol.topics import valid_id
+from fedspzo.device_runtime.protocol.topics import Topics, valid_id
 
 log = logging.getLogger(__name__)
 
@@ -180,12 +180,16 @@ class ManagedBroker:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def add_user(self, name: str) -> Access:
+    def add_user(self, name: str, jobs: Sequence[str] = ()) -> Access:
         """:meth:`add_users` for one."""
-        return self.add_users([name])[0]
+        return self.add_users([name], jobs)[0]
 
-    def add_users(self, names: Iterable[str]) -> list[Access]:
+    def add_users(self, names: Iterable[str], jobs: Sequence[str] = ()) -> list[Access]:
         """Give users a new random password each; a running mosquitto takes them at once, and drops who had another.
+
+        Args:
+            jobs: those in which devices may take part; none for any. With any, a device can have mosquitto retain
+                messages for as many jobs as it likes.
 
         Raises:
             BrokerError: a name is not valid, or no broker was ever started in the folder.
@@ -196,8 +200,12 @@ class ManagedBroker:
                 raise BrokerError(
                     "access.user-name", f"'{name}' is not a valid user name; use up to 64 letters, digits, '-' and '_'"
                 )
+        for job in jobs:
+            Topics(job)
         self._check_started()
         with lock_folder(self.folder, wait=True):
+            others = {name: found for name, found in read_jobs(self.folder).items() if name not in passwords}
+            write_jobs(self.folder, {**others, **({name: list(jobs) for name in passwords} if jobs else {})})
             self._write_users(self._read_users() | hash_passwords(passwords))
         return [Access(self.url, name, password, self._authority) for name, password in passwords.items()]
 
@@ -225,6 +233,7 @@ class ManagedBroker:
                     f"'{name}' is not a user of this broker; {self.folder / 'passwords'} lists the names",
                 )
             users |= hash_passwords({OPERATOR: operator.password})  # a new one each time, which nobody else knows
+            write_jobs(self.folder, {other: jobs for other, jobs in read_jobs(self.folder).items() if other != name})
             self._write_users(users)
         if self.pid is not None:
             try:
@@ -234,7 +243,7 @@ class ManagedBroker:
 
     def _take_back_presence(self, name: str, operator: Access) -> None:
         """Remove what a user has retained: mosquitto does not publish the will of one that it turns out."""
-        link = Link(operator, OPERATOR, [f"fl/v1/+/state/{name}"])
+        link = Link(operator, OPERATOR, [f"fl/v1/+/state/{name}", f"fl/v1/+/up/{name}"])
         link.connect()
         try:
             while (event := link.next(RETAINED_S)) is not None:
@@ -259,7 +268,7 @@ class ManagedBroker:
         return by_name((self.folder / "passwords").read_text())
 
     def _write_users(self, users: dict[str, str]) -> None:
-        self._write("acl", rights(users))
+        self._write("acl", rights(users, read_jobs(self.folder)))
         self._write("passwords", "".join(f"{line}\n" for line in users.values()))
         self._reload()
 
@@ -291,7 +300,7 @@ class ManagedBroker:
         self._write("settings.json", json.dumps({"hosts": self.hosts, "port": self.port}))
         if not (self.folder / "passwords").exists():
             self._write("passwords", "")
-        self._write("acl", rights(self._read_users()))
+        self._write("acl", rights(self._read_users(), read_jobs(self.folder)))
 
     def _write(self, name: str, text: str) -> None:
         write_atomically(self.folder / name, text.encode(), mode=0o600)

@@ -18,8 +18,10 @@ from typing import Any
 
 from fedspzo.broker.mqtt.logins import SERVER_USER, job_of
 from fedspzo.device_runtime.errors import BrokerError
-from fedspzo.device_runtime.protocol.topics import valid_id
+from fedspzo.device_runtime.protocol.topics import Topics, valid_id
 
+#: Most bytes that wait for one client; a server's has one message of each device.
+QUEUE_BYTES = 1 << 28
 _EXCHANGE = "amq.topic"
 _TIMEOUT_S = 60.0
 # Regular expressions. They end in \z, as $ would let a line feed follow. RabbitMQ matches topics with a dot for each /
@@ -37,12 +39,19 @@ class Rights:
     read: str
 
 
-def rights(name: str) -> Rights:
+def rights(name: str, jobs: Sequence[str] = ()) -> Rights:
     """What the user of this name may do: a server has every topic of the project or of its job, a device its own.
 
+    Args:
+        name: of the user.
+        jobs: those in which a device may take part; none for any. With any, it can have RabbitMQ retain messages for as
+            many jobs as it likes.
+
     Raises:
-        BrokerError: the name cannot be a user's.
+        BrokerError: the name cannot be a user's, or a job cannot have one of these names.
     """
+    for named in jobs:
+        Topics(named)
     if not valid_id(name):
         raise BrokerError(
             "access.user-name", f"'{name}' is not a valid user name; use up to 64 letters, digits, '-' and '_'"
@@ -52,9 +61,10 @@ def rights(name: str) -> Rights:
         return Rights(queues, write=r"^fl\.v1\.", read=r"^fl\.v1\.")
     if job := job_of(name):
         return Rights(queues, write=rf"^fl\.v1\.{job}\.", read=rf"^fl\.v1\.{job}\.")
+    own = f"({'|'.join(jobs)})" if jobs else _ID
     return Rights(
         queues,
-        write=rf"^fl\.v1\.{_ID}\.(up|state)\.{name}\z",
+        write=rf"^fl\.v1\.{own}\.(up|state)\.{name}\z",
         read=rf"^fl\.v1\.{_ANY_ID}\.(down\.{name}|round|result)\z",
     )
 
@@ -71,22 +81,23 @@ class RabbitMQ:
     command: Sequence[str] = ("rabbitmqctl",)
     vhost: str = "/"
 
-    def add_user(self, name: str) -> str:
-        """Make a user, or give it a new password; returns the password.
+    def add_user(self, name: str, jobs: Sequence[str] = ()) -> str:
+        """Make a user, or give it a new password; returns the password. ``jobs`` as for :func:`rights`.
 
         Raises:
             BrokerError: the name cannot be a user's, or rabbitmqctl failed.
         """
-        return self.add_users([name])[name]
+        return self.add_users([name], jobs)[name]
 
-    def add_users(self, names: Iterable[str]) -> dict[str, str]:
+    def add_users(self, names: Iterable[str], jobs: Sequence[str] = ()) -> dict[str, str]:
         """Make many users with one call of rabbitmqctl; returns their passwords by name. Raises as `add_user`."""
-        wanted = {name: rights(name) for name in names}
+        wanted = {name: rights(name, jobs) for name in names}
         passwords = {name: secrets.token_urlsafe(24) for name in wanted}
         definitions = {
             "users": [_user(name, password) for name, password in passwords.items()],
             "permissions": [self._permission(name, right) for name, right in wanted.items()],
             "topic_permissions": [self._topic_permission(name, right) for name, right in wanted.items()],
+            "policies": [self._policy()],
         }
         self._run("import_definitions", stdin=json.dumps(definitions))
         return passwords
@@ -104,6 +115,17 @@ class RabbitMQ:
             queue = f"mqtt-subscription-{name}qos{level}"
             if {"name": queue} in queues:
                 self._run("delete_queue", "--vhost", self.vhost, queue)
+
+    def _policy(self) -> dict[str, Any]:
+        """What waits for a client takes a bounded amount of memory; the oldest goes first, and is sent again."""
+        return {
+            "name": "fedspzo",
+            "vhost": self.vhost,
+            "pattern": "^mqtt-subscription-",
+            "apply-to": "queues",
+            "definition": {"max-length-bytes": QUEUE_BYTES, "overflow": "drop-head"},
+            "priority": 0,
+        }
 
     def _permission(self, name: str, rights: Rights) -> dict[str, str]:
         # To bind a queue to the exchange takes writing the queue and reading the exchange.

@@ -50,8 +50,8 @@ def download(
 
     Raises:
         MissingError: the server does not have it.
-        DownloadError: the server cannot be reached or trusted (what has arrived is kept, where it can be gone on
-            with), the file has another size or is not the expected one, or the disk refuses or has no room.
+        DownloadError: the server cannot be reached or trusted (what has arrived is kept, where it can be
+            continued), the file has another size or is not the expected one, or the disk refuses or has no room.
     """
     source = RemoteFile.parse(url, authority)
     part, note = _partial(path)

@@ -79,7 +79,7 @@ def parse_manifest(folder: Path, text: str) -> Manifest:
 
 
 def _frozen(value: Any) -> Any:
-    """A JSON value with tuples in place of lists. Raises ValueError where a text is none that UTF-8 can write."""
+    """A JSON value with tuples in place of lists. Raises ValueError where UTF-8 cannot write a text."""
     if isinstance(value, list):
         return tuple(map(_frozen, value))
     if isinstance(value, dict):
@@ -96,7 +96,7 @@ def _no_number(name: str) -> NoReturn:
 def _integer(value: object) -> object:
     """Python takes True for an integer, and JSON's have any size."""
     if isinstance(value, bool) or (isinstance(value, int) and abs(value) > _INTEGER):
-        raise ValueError("an integer is none, or too large")
+        raise ValueError("an integer is wrong, or too large")
     return value
 
 

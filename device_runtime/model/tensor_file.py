@@ -52,7 +52,7 @@ class TensorFile:
                 size = os.fstat(file.fileno()).st_size
                 length = int.from_bytes(file.read(8), "little")
                 if length > min(HEADER_BYTES, size - 8):
-                    raise ValueError("its header is cut off, or is none")
+                    raise ValueError("its header is cut off, or there is no header")
                 header = json.loads(file.read(length))
             self.metadata: dict[str, str] = _metadata(header.pop("__metadata__", {}))
             self._entries = {name: _entry(record, 8 + length) for name, record in header.items()}
@@ -119,7 +119,7 @@ class TensorFile:
 
 
 def _entry(record: dict[str, object], data_start: int) -> _Entry:
-    """One tensor of a header. Raises ValueError, KeyError or TypeError when it is none."""
+    """One tensor of a header. Raises ValueError, KeyError or TypeError when it is something else."""
     shape, offsets = record["shape"], record["data_offsets"]
     dtype = next((dtype for dtype, name in _NAMES.items() if name == record["dtype"]), None)
     if dtype is None or not _are_sizes(shape, _AXES) or not _are_sizes(offsets, 2):
@@ -131,7 +131,7 @@ def _entry(record: dict[str, object], data_start: int) -> _Entry:
 
 
 def _are_sizes(value: object, most: int) -> TypeGuard[list[int]]:
-    """Whether it is a list of so many integers of a file's size at most; Python's True is none."""
+    """Whether it is a list of ``most`` integers or fewer that a file's size can be; Python's True is not one."""
     return isinstance(value, list) and len(value) <= most and all(type(n) is int and 0 <= n < 1 << 62 for n in value)
 
 

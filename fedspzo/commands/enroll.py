@@ -20,7 +20,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--qr", action="store_true", help="also print invitations for phones, as QR codes and as text; they are secret"
     )
-    parser.add_argument("--job", default="default", help="the job that --qr invites to (%(default)s)")
+    parser.add_argument(
+        "--job", action="append", metavar="JOB",
+        help="a job that devices' logins are for; give it again for more, --qr invites to the first (default: default)",
+    )  # fmt: skip
     parser.add_argument("--remove", action="store_true", help="take the logins away, and end their connections")
 
 
@@ -34,8 +37,9 @@ def run(options: argparse.Namespace) -> None:
     from fedspzo.device_runtime.link.invitation import Invitation
 
     broker = ManagedBroker(options.broker)
+    jobs = options.job or ["default"]
     if options.server:
-        names = [server_login(job) for job in options.names]
+        jobs, names = [], [server_login(job) for job in options.names]
     else:
         names = options.names
         for name in names:
@@ -47,13 +51,13 @@ def run(options: argparse.Namespace) -> None:
         return
     url = Access.parse(options.url or broker.url).url
     options.out.mkdir(parents=True, exist_ok=True)
-    for access in broker.add_users(names):
+    for access in broker.add_users(names, jobs):
         path = options.out / f"{access.user}.json"
         access = replace(access, url=url)
         access.save(path)
         print(f"{path} lets {access.user} in at {url}; keep it secret", flush=True)
         if options.qr:
-            _print_invitation(Invitation(access, options.job).text())
+            _print_invitation(Invitation(access, (options.job or ["default"])[0]).text())
 
 
 def _print_invitation(text: str) -> None:

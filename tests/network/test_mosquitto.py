@@ -19,6 +19,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import paho.mqtt.client as mqtt
+import psutil
 import pytest
 from cryptography import x509
 from paho.mqtt.enums import MQTTProtocolVersion
@@ -26,6 +27,7 @@ from patience import PATIENCE_S, wait_until
 from ports import free_port
 from refusals import raises
 
+from fedspzo.broker.mqtt import mosquitto_files
 from fedspzo.broker.mqtt.certificates import ensure_certificates
 from fedspzo.broker.mqtt.mosquitto import ManagedBroker
 from fedspzo.broker.mqtt.mosquitto_program import installed
@@ -284,6 +286,50 @@ def test_a_device_writes_only_its_own_topics(
         late.publish("fl/v1/j/round", b"end")
         late.wait_for("fl/v1/j/round", b"end")
         assert late.topics() == {"fl/v1/j/round"}, "nothing forged was retained"
+
+
+@needs_mosquitto
+def test_a_device_has_the_broker_retain_only_its_own_jobs_state(
+    broker: ManagedBroker, enroll: Callable[[str], Access], tmp_path: Path
+) -> None:
+    """Else one login could fill the broker's memory, under as many jobs' names as it likes."""
+    options = ["--broker", str(broker.folder), "--out", str(tmp_path), "--job", "mine", "--job", "other"]
+    assert main(["enroll", "bound", *options]) == 0
+    bound = Access.load(tmp_path / "bound.json")
+    wait_until(lambda: connects(bound))
+    server = enroll("server")
+    with client(server, "fl/v1/#") as observer:
+        with client(bound) as device:
+            for job in ("theirs", *(f"job-{number}" for number in range(9)), "mine", "other"):
+                for kind in ("state", "up"):
+                    device.publish(f"fl/v1/{job}/{kind}/bound", bytes(60_000), retain=True)
+            observer.wait_for("fl/v1/other/up/bound", bytes(60_000))
+        expected = {f"fl/v1/{job}/{kind}/bound" for job in ("mine", "other") for kind in ("state", "up")}
+        assert observer.topics() == expected
+        assert main(["enroll", "bound", "--broker", str(broker.folder), "--remove"]) == 0
+        wait_until(lambda: {topic for topic, payload in observer.received if not payload} == expected)
+    with client(server, "fl/v1/#") as late:
+        late.publish("fl/v1/j/round", b"end")
+        late.wait_for("fl/v1/j/round", b"end")
+        assert late.topics() == {"fl/v1/j/round"}, "nothing of it is left"
+    assert main(["enroll", "bound", *options[:4]]) == 0
+    assert json.loads((broker.folder / "jobs.json").read_text()) == {"bound": ["default"]}
+    broker.remove_user("bound")
+
+
+@needs_mosquitto
+def test_the_brokers_memory_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A login of before, which is for any job, loses its connection; the broker and all others stay."""
+    monkeypatch.setattr(mosquitto_files, "MEMORY_BYTES", 10 << 20)
+    with ManagedBroker(tmp_path, port=free_port()) as broker:
+        flooder, other = broker.add_users(["flooder", "other"])
+        wait_until(lambda: connects(flooder) and connects(other))
+        with client(flooder, protocol=mqtt.MQTTv5) as source:
+            for number in range(300):
+                source.paho.publish(f"fl/v1/job-{number}/state/flooder", bytes(60_000), 1, retain=True)
+            wait_until(lambda: source.losses)
+        assert psutil.Process(broker.pid).memory_info().rss < 100 << 20
+        connect(other)
 
 
 @needs_mosquitto

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 
@@ -107,6 +108,11 @@ def test_a_name_that_reaches_beyond_one_device_is_refused(name: str) -> None:
         RabbitMQ(("/nowhere/rabbitmqctl",)).add_user(name)
 
 
+def test_a_job_that_reaches_beyond_one_is_refused() -> None:
+    with raises("job.name", "'.*'"):
+        RabbitMQ(("/nowhere/rabbitmqctl",)).add_user("ann", [".*"])
+
+
 def test_a_missing_rabbitmqctl_is_said() -> None:
     with raises("broker.rabbitmqctl-missing", "'/nowhere/rabbitmqctl'", "install rabbitmq-server"):
         RabbitMQ(("/nowhere/rabbitmqctl",)).add_user("ann")
@@ -177,6 +183,25 @@ def test_a_device_writes_nothing_but_its_own(users: Users) -> None:
     late = users.connect("observer", "late")
     assert late.subscribe(*FOREIGN_TOPICS)
     assert not late.received  # nothing was retained either
+
+
+@pytest.mark.slow
+def test_a_device_has_rabbitmq_retain_only_its_own_jobs_state(users: Users) -> None:
+    """And what waits for a client is bounded: else one login could fill the memory."""
+    users.cluster.add_user("carl", ["mine", "other"])
+    observer = users.connect("observer")
+    assert observer.subscribe("#")
+    for job in ("theirs", "min", "mine1", "mine.other"):
+        for kind in ("up", "state"):
+            carl = users.connect("carl")
+            assert not carl.publish(f"fl/v1/{job}/{kind}/carl", b"foreign", True)
+    for job in ("mine", "other"):
+        for kind in ("up", "state"):
+            assert users.connect("carl").publish(f"fl/v1/{job}/{kind}/carl", b"own", True)
+    wait_until(lambda: len(observer.received) == 4)
+    assert set(observer.payloads()) == {b"own"}
+    queues = json.loads(users.cluster.ctl("list_queues", "--formatter", "json", "name", "policy"))
+    assert {queue["policy"] for queue in queues if queue["name"].startswith("mqtt-subscription-")} == {"fedspzo"}
 
 
 @pytest.mark.slow

@@ -50,9 +50,9 @@ class Cluster:
             [*self.rabbitmq().command, *arguments], check=True, capture_output=True, text=True, timeout=PATIENCE_S
         ).stdout
 
-    def add_user(self, name: str) -> str:
+    def add_user(self, name: str, jobs: Sequence[str] = ()) -> str:
         """Make a device's user, or with the name 'server' the server's; returns the password."""
-        self.passwords[name] = self.rabbitmq().add_user(name)
+        self.passwords[name] = self.rabbitmq().add_user(name, jobs)
         return self.passwords[name]
 
     def add_observer(self) -> None:
