@@ -23,7 +23,7 @@ from fedspzo.device_runtime.protocol.signing import split
 
 log = logging.getLogger(__name__)
 
-#: Devices that were counted in one of so many last rounds are those of a job.
+#: The devices of a job are those that counted in one of this number of last rounds.
 RECENT = 64
 #: Seconds between two questions to a device, and those in which it answers one.
 PATIENCE_S, ANSWER_S = 1.0, 10.0
@@ -90,7 +90,7 @@ class Standing:
         if self._told >= self._needed:
             self.doubtful = False
             self._store.settle()
-            log.info("%d devices stand where the journal says, so the job goes on", self._told)
+            log.info("%d devices stand where the journal says, so the job continues", self._told)
 
     def ask(self, member: Member, sync: Sync) -> str | None:
         """Ask a device that stands elsewhere for its entries; returns why it cannot take part, where that is clear."""
@@ -142,14 +142,14 @@ class Standing:
         return None
 
     def _two(self, member: Member, round: int) -> str:
-        """Two entries are signed for a round: whoever most devices follow goes on."""
+        """Two entries are signed for a round: whoever most devices follow continues."""
         ours = self._roster.standing_at(round) - {member.name}
         both = self._roster.served_after(self._store.journal.last_round - RECENT) | ours | {member.name}
         if 2 * len(ours) <= len(both):
             raise _two(member.name, round)
         log.error(
             "device '%s' has another entry for round %d, also signed with this server's key: another server runs this"
-            " job, or did; %d of %d devices follow this one, which goes on",
+            " job, or did; %d of %d devices follow this one, which continues",
             *(member.name, round, len(ours), len(both)),
         )
         return f"most devices have another entry than it for round {round}; start it with --afresh"

@@ -253,7 +253,7 @@ class Journal:
         return int(self._query(statement, (after, up_to))[0][0])
 
     def beyond(self, up_to: int, most_bytes: int) -> int:
-        """The last round before the newest signed entries up to ``up_to`` that fit so many bytes; 0 where all fit."""
+        """The last round before the newest signed entries up to ``up_to`` that fit ``most_bytes``; 0 where all fit."""
         statement = (
             "SELECT COALESCE(MAX(round), 0) FROM (SELECT round, SUM(LENGTH(entry) + LENGTH(signature))"
             " OVER (ORDER BY round DESC) AS total FROM journal WHERE round <= ?) WHERE total > ?"

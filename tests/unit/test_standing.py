@@ -92,7 +92,7 @@ def test_a_device_ahead_proves_that_a_server_is_behind(fork: Callable[[int, int]
 def test_the_first_round_in_which_two_servers_differ_is_found(
     fork: Callable[[int, int], Path], tmp_path: Path, common: int, last: int
 ) -> None:
-    """Who most devices follow goes on; the other ends. An answer may hold one entry only."""
+    """Who most devices follow continues; the other ends. An answer may hold one entry only."""
     with ServerStore(fork(common, last), IDENTITY) as other:
         fleet = Fleet(tmp_path / "server")
         said = fleet.search(fleet.members[0], other, most=1)
