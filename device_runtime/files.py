@@ -133,6 +133,8 @@ def cure(error: OSError) -> str:
         return "raise the limit of open files (ulimit -n)"
     if error.errno == errno.EFBIG:
         return "raise the limit of a file's size (ulimit -f), or use another file system"
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return "check the path, or choose another folder"
     return "let this user read and write there, or choose another folder"
 
 
