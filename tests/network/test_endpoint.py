@@ -27,6 +27,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 from refusals import raises
 
+from fedspzo.broker.rounds.anomalies import Record
 from fedspzo.broker.server import http as endpoint
 from fedspzo.broker.server.http import serve
 from fedspzo.broker.server.metrics import make_registry
@@ -411,6 +412,7 @@ def test_metrics(served: Bundle) -> None:
     status = ServerStatus(
         round=12, results=1, asked=4, ready=2, known=9, counts=counts, bytes_sent=779, bytes_received=194,
         loss=0.5, seconds=3.0, measured_joules=60.5, estimated_joules=7.0,
+        records={"a": Record(contrary=5, noted=3)},
     )  # fmt: skip
     with serve(served, make_registry(lambda: status), dict) as url:
         response, content = ask(url, "/metrics")
@@ -429,6 +431,10 @@ def test_metrics(served: Bundle) -> None:
         ("fedspzo_payload_bytes_total", "received"): 194,
         ("fedspzo_messages_dropped_total",): 0,
         ("fedspzo_digests_differing_total",): 1,
+        ("fedspzo_anomalies_total", "large"): 0,
+        ("fedspzo_anomalies_total", "contrary"): 5,
+        ("fedspzo_devices_accused",): 0,
+        ("fedspzo_devices_expelled",): 0,
         ("fedspzo_joules", "measured"): 60.5,
         ("fedspzo_joules", "estimated"): 7.0,
         ("fedspzo_round",): 12,
