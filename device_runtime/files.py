@@ -150,7 +150,8 @@ def _make_private_folder(folder: Path) -> None:
 
 def _places() -> Iterator[Path]:
     """Folders that are there for all kinds of files."""
-    yield Path.cwd()
+    with suppress(OSError):  # it may be gone
+        yield Path.cwd()
     with suppress(RuntimeError):
         yield Path.home().resolve()
 
