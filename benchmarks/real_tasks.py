@@ -7,8 +7,8 @@ DATA holds a folder for each task, with ``train.jsonl``, ``test.jsonl`` and, for
 ``clinc_oos``, ``PolyAI/banking77``, ``fancyzhx/ag_news``, ``CogComp/trec``, ``snips_built_in_intents`` and ``hwu64``.
 
 For a model and a task, ``fedspzo plan`` chooses the settings on one seed, and jobs run on others. LoRA runs the same
-rounds, devices, shares and batches by FedAdam, for MiniLM at the better of two rates on the planner's seed. A run is a file in the
-folder.
+rounds, devices, shares and batches by FedAdam, for MiniLM at the better of two rates on the planner's seed. A run is a
+file in the folder.
 """
 
 from __future__ import annotations
