@@ -58,7 +58,7 @@ class Setting:
     task: str
     length: int
     budget: float = 600
-    trial: float = 15
+    trial: float = 60
     probe: tuple[int, int] = (8, 20)
     rates: tuple[float, ...] = (5e-4, 2e-3)
     tests: int = 1000
@@ -71,8 +71,8 @@ class Setting:
 
 
 SETTINGS = (
-    Setting("minilm", "clinc-phone", 24),
-    Setting("minilm", "snips", 24),
+    Setting("minilm", "clinc-phone", 24, trial=15),
+    Setting("minilm", "snips", 24, trial=15),
     Setting("minilm", "trec", 24),
     Setting("minilm", "agnews", 64),
     Setting("minilm", "banking77", 32),
