@@ -243,13 +243,21 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
+    tasks = options.tasks.split(",") if options.tasks else [setting.task for setting in SETTINGS]
+    chosen = [
+        Runs(setting, options.data, options.runs / setting.name, options.threads)
+        for setting in SETTINGS
+        if setting.model in options.models.split(",") and setting.task in tasks
+    ]
+    seeds = range(1, options.seeds + 1)
+    for runs in chosen:  # before the ceilings, which take as long
+        runs.start()
+        for seed in seeds:
+            runs.zeroth(seed)
     print("| model | task | score | before | after | gain (95 %) | LoRA, backpropagation | rounds |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    tasks = options.tasks.split(",") if options.tasks else [setting.task for setting in SETTINGS]
-    for setting in SETTINGS:
-        if setting.model in options.models.split(",") and setting.task in tasks:
-            runs = Runs(setting, options.data, options.runs / setting.name, options.threads)
-            print(row(runs, range(1, options.seeds + 1)), flush=True)
+    for runs in chosen:
+        print(row(runs, seeds), flush=True)
 
 
 if __name__ == "__main__":
