@@ -84,9 +84,9 @@ SETTINGS = (
             ("sst2", 48),
             ("trec", 32),
             ("snips", 32),
-            ("clinc-phone", 32),
+            ("wic", 48),
             ("agnews", 64),
-            ("cb", 128),
+            ("cb", 96),
         )
     ),
 )
