@@ -123,6 +123,10 @@ def test_signal_is_told_from_noise() -> None:
     assert found.trace[0] == pytest.approx(5)
     with raises("planner.too-few-examples", "two devices"):
         evaluate_samples(samples[:each])
+    opposed = [replace(sample, device=str(n), first=(-1) ** n * sample.first) for n, sample in enumerate(samples[:2])]
+    found = evaluate_samples(opposed)
+    profile = replace(profile_of((1.0, 1.0)), between=found.between, within=found.within)
+    assert best_step(profile, Terms(4, True, 100.0), profile.segments, 4, 4)[0] > 0, "noise turns no step around"
 
 
 def test_a_loss_that_is_left_again_is_not_held() -> None:
