@@ -186,6 +186,7 @@ def test_the_command(
     assert main(list(map(str, ["plan", *common, *few, "--trial", 4, "--json"]))) == 0
     found = json.loads(capsys.readouterr().out)
     options = [word for option in found["options"].items() for word in option]
+    assert found["options"]["--final-rate"] == "1"
     assert found["trial"]["flops"] > 0
     assert found["predicted_gain"] > 0
     assert {run["seed"] for run in found["trial"]["runs"]} == {0, 1}
@@ -195,6 +196,7 @@ def test_the_command(
     assert main(list(map(str, ["plan", *common, *few, "--trial", 0, "--cost", "seconds"]))) == 0
     out = capsys.readouterr().out
     assert "--sides 1" in out.splitlines()[-1]
+    assert "--final-rate 0.1" in out.splitlines()[-1], "nothing was tried, so rates fall"
     assert "predicted:" in out
 
 
