@@ -177,7 +177,7 @@ def test_a_family_is_transformers_model(
         forward = Forward(create_engine(engine), Replica(found.bundle))
         losses = predict(forward, found.store)[0]
         np.testing.assert_allclose(losses, expected, atol=1e-4)
-        record_property(f"{name} float32 {engine}", np.abs(losses - expected).max())
+        record_property(f"{name} float32 {engine}", float(np.abs(losses - expected).max()))
         measured = np.array(measure(forward, found.store, plan, "a").scalars)
         np.testing.assert_allclose(measured, scalars, atol=0.01 * np.abs(scalars).max())
         if task == "squad":

@@ -124,7 +124,7 @@ def test_losses_are_those_of_the_same_codes_in_pytorch(
         assert losses.mean() == pytest.approx(expected.mean(), rel=0.01)
         apart = np.median(np.abs(losses - expected))
         assert apart < loss_error(float(expected.max()))
-        record_property(f"{name} {weights} {engine}", apart)
+        record_property(f"{name} {weights} {engine}", float(apart))
         scalars.append(measure(forward, store, plan, "a").scalars)
         forward.weights.apply(entry)
         digests.add(forward.weights.digest())
