@@ -74,9 +74,7 @@ class Job:
     )
     fanouts: tuple[int, ...] = _setting((1, 16), "perturbations of each block; 0 freezes the first", least=0)
     scales: tuple[float, ...] = _setting((0.25, 1.0), "perturbation scale of each block", least=TINY)
-    learning_rates: tuple[float, ...] = _setting(
-        (1.875e-4, 3e-3), "learning rate of each block, in the first round", least=0
-    )
+    learning_rates: tuple[float, ...] = _setting((1.875e-4, 3e-3), "learning rate of each block, in the first round")
     sides: int = _setting(
         2, "2: differences of + and −, as in the paper; 1: of + and the centre, whose loss all share", choices=(1, 2)
     )
