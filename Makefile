@@ -30,9 +30,12 @@ test: $(READY)  ## the tests: real brokers, engines and processes
 test-slow: $(READY)  ## the tests that take long
 	$(BIN)/pytest -m slow $(IN_PARALLEL) || [ $$? -eq 5 ]
 
-# Every family on every engine, with every base, task and kind of adapter; the slow tests have one of each family.
+# Every family on every engine, with every base, task and kind of adapter; the slow tests have one of each family. The
+# table in docs/families.md is made of what they measured.
 test-families: $(READY)  ## all families × engines × bases: an hour
-	$(BIN)/pytest -m 'slow or matrix or not slow' $(IN_PARALLEL) tests/unit/test_families.py tests/unit/test_quantised.py tests/unit/test_adapters.py
+	$(BIN)/pytest -m 'slow or matrix or not slow' --junitxml build/families.xml $(IN_PARALLEL) \
+	    tests/unit/test_families.py tests/unit/test_quantised.py tests/unit/test_adapters.py
+	scripts/families-table build/families.xml
 
 # A 64-bit ARM board in qemu's user mode: the device's suite, its bits, a federation. What it needs: docs/embedded-linux.md.
 test-arm64: $(READY)  ## a device on emulated 64-bit ARM

@@ -182,7 +182,7 @@ def evaluate_samples(samples: Sequence[Sample]) -> Statistics:
     return Statistics(
         magnitude=magnitude,
         trace=trace,
-        between=float(np.mean(between / np.maximum(magnitude, floor))),
+        between=float(np.clip(np.mean(between / np.maximum(magnitude, floor)), 0.0, 1.0)),
         within=float(np.clip(np.mean(within / np.maximum(magnitude, floor)), LEAST_SIGNAL, 1.0)),
         sharpness=float(np.clip(curved.var(axis=1, ddof=1).sum() / (2 * max((trace**2).sum(), floor)), 0.0, 1.0)),
     )

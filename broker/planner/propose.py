@@ -201,7 +201,7 @@ def make_job(proposal: Proposal, profile: Profile, job: Job) -> Job:
     one_sided = replace(job, sides=1)  # first: two-sided, as many directions would be too many scalars
     return replace(
         one_sided.with_blocks(blocks), epsilon=epsilon, batch=proposal.batch, first_every=proposal.first_every,
-        adapt=("rates",), final_rate=1.0,
+        adapt=("rates",),
     )  # fmt: skip
 
 

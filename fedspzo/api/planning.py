@@ -22,6 +22,9 @@ from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.runner import Forward
 
+#: How many times as long as the trial a job may be whose rates do not fall.
+FORESEEN = 4
+
 
 @dataclass(frozen=True)
 class PlannedSettings:
@@ -103,7 +106,7 @@ def plan_settings(
     profile = probe(forward, shares, directions, batches, seed)
     proposals = propose(profile, Terms(cohort, seeds == "shared", budget), cost)
     whole = next(proposal for proposal in proposals if proposal.whole)
-    common = Job(cohort=cohort, seed=seed, seeds=seeds, final_rate=1.0)  # rates adapt instead
+    common = Job(cohort=cohort, seed=seed, seeds=seeds, final_rate=1.0)
     result, chosen = None, proposals[0]
     if trial:
         job = replace(common, rounds=1_000_000)
@@ -111,7 +114,9 @@ def plan_settings(
         progress("trying the proposals in simulated runs")
         result = search(Work(found.folder, engine, threads, None, shared), horizon, profile, job, proposals)
         chosen = result.proposal
-    job = make_job(chosen, profile, replace(common, rounds=chosen.rounds))
+    # Rates adapt. What held in a trial may still be too high for a job that is much longer: there they fall as well.
+    final_rate = 1.0 if budget <= FORESEEN * trial else Job().final_rate
+    job = make_job(chosen, profile, replace(common, rounds=chosen.rounds, final_rate=final_rate))
     gain = chosen.efficiency(cost) / whole.efficiency(cost)
     return PlannedSettings(job, chosen, gain, profile, proposals, result)
 

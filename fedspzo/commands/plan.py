@@ -75,14 +75,14 @@ def run(options: argparse.Namespace) -> None:
             threads=options.threads,
             progress=progress,
         )
-    settings = job_options(found.chosen, found.profile, job.cohort, job.seeds)
+    settings = job_options(found.chosen, found.profile, found.job)
     if options.json:
         print(json.dumps(_describe(found, settings)))
     else:
         _show(found, settings)
 
 
-def job_options(proposal: Proposal, profile: Profile, cohort: int, seeds: str) -> dict[str, str]:
+def job_options(proposal: Proposal, profile: Profile, job: Job) -> dict[str, str]:
     """Options of ``fedspzo server`` and ``simulate`` for a proposal."""
     last = proposal.cuts[-1]
 
@@ -96,13 +96,13 @@ def job_options(proposal: Proposal, profile: Profile, cohort: int, seeds: str) -
         "--fanouts": ",".join(str(cut.fanout) for cut in proposal.cuts),
         "--scales": listed([cut.size / last.size for cut in proposal.cuts]),
         "--learning-rates": listed([cut.rate for cut in proposal.cuts]),
-        "--final-rate": "1",
+        "--final-rate": f"{job.final_rate:g}",
         "--epsilon": f"{last.size:.4g}",
         "--adapt": "rates",
         **({"--first-every": str(proposal.first_every)} if proposal.first_every > 1 else {}),
         "--batch": str(proposal.batch),
-        "--cohort": str(cohort),
-        "--seeds": seeds,
+        "--cohort": str(job.cohort),
+        "--seeds": job.seeds,
         "--rounds": str(proposal.rounds),
     }
 

@@ -159,7 +159,11 @@ CASES = [
 
 @pytest.mark.parametrize(("name", "task"), CASES)
 def test_a_family_is_transformers_model(
-    name: str, task: str, case: Callable[[str, str], Case], make_plan: Callable[..., Plan]
+    name: str,
+    task: str,
+    case: Callable[[str, str], Case],
+    make_plan: Callable[..., Plan],
+    record_property: Callable[[str, object], None],
 ) -> None:
     found = case(name, task)
     everything = np.arange(len(found.store))
@@ -171,7 +175,9 @@ def test_a_family_is_transformers_model(
     answers = []
     for engine in ENGINES:
         forward = Forward(create_engine(engine), Replica(found.bundle))
-        np.testing.assert_allclose(predict(forward, found.store)[0], expected, atol=1e-4)
+        losses = predict(forward, found.store)[0]
+        np.testing.assert_allclose(losses, expected, atol=1e-4)
+        record_property(f"{name} float32 {engine}", float(np.abs(losses - expected).max()))
         measured = np.array(measure(forward, found.store, plan, "a").scalars)
         np.testing.assert_allclose(measured, scalars, atol=0.01 * np.abs(scalars).max())
         if task == "squad":

@@ -123,6 +123,10 @@ def test_signal_is_told_from_noise() -> None:
     assert found.trace[0] == pytest.approx(5)
     with raises("planner.too-few-examples", "two devices"):
         evaluate_samples(samples[:each])
+    opposed = [replace(sample, device=str(n), first=(-1) ** n * sample.first) for n, sample in enumerate(samples[:2])]
+    found = evaluate_samples(opposed)
+    profile = replace(profile_of((1.0, 1.0)), between=found.between, within=found.within)
+    assert best_step(profile, Terms(4, True, 100.0), profile.segments, 4, 4)[0] > 0, "noise turns no step around"
 
 
 def test_a_loss_that_is_left_again_is_not_held() -> None:
@@ -182,6 +186,7 @@ def test_the_command(
     assert main(list(map(str, ["plan", *common, *few, "--trial", 4, "--json"]))) == 0
     found = json.loads(capsys.readouterr().out)
     options = [word for option in found["options"].items() for word in option]
+    assert found["options"]["--final-rate"] == "1"
     assert found["trial"]["flops"] > 0
     assert found["predicted_gain"] > 0
     assert {run["seed"] for run in found["trial"]["runs"]} == {0, 1}
@@ -191,6 +196,7 @@ def test_the_command(
     assert main(list(map(str, ["plan", *common, *few, "--trial", 0, "--cost", "seconds"]))) == 0
     out = capsys.readouterr().out
     assert "--sides 1" in out.splitlines()[-1]
+    assert "--final-rate 0.1" in out.splitlines()[-1], "nothing was tried, so rates fall"
     assert "predicted:" in out
 
 

@@ -92,7 +92,11 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Case]
 
 @pytest.mark.parametrize(("name", "weights"), NAMES)
 def test_losses_are_those_of_the_same_codes_in_pytorch(
-    name: str, weights: str, case: Callable[[str, str], Case], make_plan: Callable[..., Plan]
+    name: str,
+    weights: str,
+    case: Callable[[str, str], Case],
+    make_plan: Callable[..., Plan],
+    record_property: Callable[[str, object], None],
 ) -> None:
     """Within 1 % of transformers' and peft's own forward on the bundle's codes; to float32's precision for most.
 
@@ -118,7 +122,9 @@ def test_losses_are_those_of_the_same_codes_in_pytorch(
             reference_losses(replace(found, store=store), values, np.arange(len(store))),
         )
         assert losses.mean() == pytest.approx(expected.mean(), rel=0.01)
-        assert np.median(np.abs(losses - expected)) < loss_error(float(expected.max()))
+        apart = np.median(np.abs(losses - expected))
+        assert apart < loss_error(float(expected.max()))
+        record_property(f"{name} {weights} {engine}", float(apart))
         scalars.append(measure(forward, store, plan, "a").scalars)
         forward.weights.apply(entry)
         digests.add(forward.weights.digest())
