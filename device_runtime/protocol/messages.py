@@ -16,6 +16,7 @@ import cbor2
 import numpy as np
 
 from fedspzo.device_runtime.errors import MessageError, PlanError
+from fedspzo.device_runtime.protocol.plain_cbor import loads
 from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Plan
 from fedspzo.device_runtime.protocol.sums import BlockSums, Sums
 
@@ -303,10 +304,7 @@ def decode(data: bytes) -> Message:
     """
     if len(data) > MAX_BYTES:
         raise MessageError("message.too-large", f"a message of {len(data)} bytes exceeds the limit of {MAX_BYTES}")
-    try:
-        record = cbor2.loads(data)
-    except Exception:  # whatever a decoder can be brought to raise by bytes from outside
-        raise MessageError("message.not-cbor", "it is not CBOR") from None
+    record = loads(data)
     if not isinstance(record, list) or len(record) < 2:
         raise MessageError("message.foreign", "it is not a FedSPZO message")
     version, number, *values = record
