@@ -17,7 +17,7 @@ import numpy as np
 
 from fedspzo.device_runtime.errors import MessageError, PlanError
 from fedspzo.device_runtime.protocol.plain_cbor import loads
-from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Plan
+from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Masking, Plan
 from fedspzo.device_runtime.protocol.sums import BlockSums, Sums
 
 VERSION = 1
@@ -274,10 +274,12 @@ _KINDS: dict[int, type[Any]] = {
 }  # fmt: skip
 _NUMBERS = {kind: number for number, kind in _KINDS.items()}
 #: Class → field name → type, in the order of the wire.
-_HINTS = {kind: get_type_hints(kind) for kind in (*_NUMBERS, Block, Contribution, Energy, BlockSums, Sums)}
+_HINTS = {kind: get_type_hints(kind) for kind in (*_NUMBERS, Block, Contribution, Energy, BlockSums, Sums, Masking)}
 #: Last fields that came to the format later, in their order, and what each stood for before: those at the end that hold
 #: it are left out.
-_LATER: dict[type[Any], tuple[tuple[str, Any], ...]] = {Plan: (("rebase_every", 0), ("aggregate", ""), ("bound", 0.0))}
+_LATER: dict[type[Any], tuple[tuple[str, Any], ...]] = {
+    Plan: (("rebase_every", 0), ("aggregate", ""), ("bound", 0.0), ("masking", ())),
+}
 
 
 def encode(message: Message) -> bytes:
@@ -340,7 +342,7 @@ def _pack(value: Any, hint: Any) -> Any:
 
 def _unpack_fields(kind: type[Any], values: Any) -> Any:
     hints = _HINTS[kind]
-    later = [default for _, default in _LATER.get(kind, ())]
+    later = [list(default) if isinstance(default, tuple) else default for _, default in _LATER.get(kind, ())]
     if isinstance(values, list) and len(hints) - len(later) <= len(values) < len(hints):
         values = [*values, *later[len(values) - len(hints) :]]
     if not isinstance(values, list) or len(values) != len(hints):

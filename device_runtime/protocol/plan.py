@@ -23,6 +23,10 @@ MAX_SCALARS = 4096
 MAX_SUMS = 15_000
 #: Bounds of a plan's real numbers: far beyond any use, and no product of them overflows.
 _TINY, _HUGE = 1e-9, 1e9
+#: What the server sees of results: each device's (robust), sums of groups, or one sum; the weakest secrecy first.
+MODES = ("robust", "groups", "secure")
+#: Those in which devices mask what they send, and the fewest devices whose sum the server may see.
+MASKED, LEAST_SUMMED = MODES[1:], 4
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,33 @@ class Block:
     fanout: int
     scale: float
     learning_rate: float
+
+
+@dataclass(frozen=True)
+class Masking:
+    """That a round's results are sent masked, so that the server learns sums alone.
+
+    Attributes:
+        mode: "groups" (a sum of each of several groups) or "secure" (one sum).
+        attempt: of the round, from 1; each has another base seed.
+        clip: largest L2 norm of a device's scalars, which each device cuts its own to.
+        least, most: devices in a sum.
+    """
+
+    mode: str
+    attempt: int
+    clip: float
+    least: int
+    most: int
+
+    def __post_init__(self) -> None:
+        """Raises PlanError when it is not a way to mask."""
+        if self.mode not in MASKED:
+            raise PlanError("plan.unknown-mode", f"masked results are for the modes {', '.join(MASKED)}, not this")
+        if self.attempt < 1 or not _TINY <= self.clip <= _HUGE:
+            raise PlanError("plan.masking", f"attempts count from 1, and clips lie between {_TINY:g} and {_HUGE:g}")
+        if not LEAST_SUMMED <= self.least <= self.most:
+            raise PlanError("plan.group-too-small", f"a sum is of {LEAST_SUMMED} devices at least; raise the group")
 
 
 @dataclass(frozen=True)
@@ -67,6 +98,7 @@ class Plan:
             apply entries and need not know it.
         bound: largest root mean square of a device's scalars that counts: larger ones are scaled down to it; 0 for
             no bound.
+        masking: how devices mask their results, once; empty where they do not.
     """
 
     round: int
@@ -85,6 +117,7 @@ class Plan:
     rebase_every: int = 0
     aggregate: str = ""
     bound: float = 0.0
+    masking: tuple[Masking, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises PlanError when the plan contradicts itself."""
@@ -117,6 +150,10 @@ class Plan:
             )
         if not 0 <= self.bound <= _HUGE:
             raise PlanError("plan.bound-out-of-range", f"a plan's bound lies between 0, for none, and {_HUGE:g}")
+        if len(self.masking) > 1:
+            raise PlanError("plan.masking", "a plan says once at most how results are masked")
+        if self.masking and not self.shared:
+            raise PlanError("plan.masked-own-directions", "results are only summed along directions that devices share")
         if any(later.stop <= earlier.stop for earlier, later in itertools.pairwise((Block(0, 1, 1, 0), *self.blocks))):
             raise PlanError("plan.empty-block", "blocks each hold at least one stage, in order (split)")
         if self.scalars > MAX_SCALARS:
@@ -124,6 +161,11 @@ class Plan:
                 "plan.too-many-scalars",
                 f"a plan asks for at most {MAX_SCALARS} scalars, not {self.scalars}; lower fanouts or steps",
             )
+
+    @property
+    def mode(self) -> str:
+        """What the server sees, one of :data:`MODES`."""
+        return self.masking[0].mode if self.masking else MODES[0]
 
     @property
     def rebases(self) -> bool:

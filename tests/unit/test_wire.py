@@ -37,7 +37,7 @@ from fedspzo.device_runtime.protocol.messages import (
     decode,
     encode,
 )  # fmt: skip
-from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Plan
+from fedspzo.device_runtime.protocol.plan import MASKED, Block, Contribution, Entry, Masking, Plan
 from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES
 from fedspzo.device_runtime.protocol.sums import BlockSums, Sums
 
@@ -62,6 +62,13 @@ plans = st.builds(
 plans = st.builds(
     lambda plan, rule, bound: replace(plan, aggregate=rule, bound=bound),
     plans, st.sampled_from(["", "median"]), st.just(0.0) | positive,
+)  # fmt: skip
+maskings = st.builds(
+    Masking, st.sampled_from(MASKED), st.integers(1, 9), positive, st.integers(4, 9), st.integers(9, 99)
+)
+plans = st.builds(
+    lambda plan, masking: replace(plan, shared=True, masking=masking) if masking else plan,
+    plans, st.lists(maskings, max_size=1).map(tuple),
 )  # fmt: skip
 
 
