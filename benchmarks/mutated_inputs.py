@@ -1,8 +1,8 @@
-"""Mutated manifests and tensor files, read as ``fedspzo inspect`` reads them: outcomes, longest time, memory.
+"""Mutated manifests and tensor files, read as ``fedspzo inspect`` does, and messages: outcomes, longest time, memory.
 
 A traceback ends the run, and names the seed that made the input.
 
-    python benchmarks/mutated_inputs.py BUNDLE --manifests 20000 --headers 5000
+    python benchmarks/mutated_inputs.py BUNDLE --manifests 20000 --headers 5000 --messages 1000000
 """
 
 from __future__ import annotations
@@ -19,9 +19,19 @@ from pathlib import Path
 from random import Random
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
-from mutations import Inspection, Mutate, mutated_tensors, mutated_text, read_tensors
+from mutations import (
+    Inspection,
+    Mutate,
+    mutated_message,
+    mutated_tensors,
+    mutated_text,
+    read_message,
+    read_tensors,
+    sample_messages,
+)
 
 from fedspzo.device_runtime.model.manifest import MANIFEST, WEIGHTS
+from fedspzo.device_runtime.protocol.plan import Block, Plan
 
 
 def try_all(name: str, count: int, original: bytes, mutate: Mutate, read: Callable[[bytes], str]) -> None:
@@ -49,6 +59,7 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--manifests", type=int, default=20_000)
     parser.add_argument("--headers", type=int, default=5_000)
+    parser.add_argument("--messages", type=int, default=1_000_000)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(shutil.copytree(options.bundle, Path(temporary) / "bundle"))
@@ -58,6 +69,10 @@ def main() -> None:
         try_all("manifests", options.manifests, manifest, mutated_text, inspection)
         scratch = Path(temporary) / WEIGHTS
         try_all("tensor files", options.headers, weights, mutated_tensors, lambda data: read_tensors(scratch, data))
+    blocks = (Block(3, 2, 0.25, 1e-3), Block(5, 4, 1.0, 1e-2))
+    samples = sample_messages(Plan(1, 2, True, "rademacher", 1, 8, 1e-3, blocks, 60.0, True))
+    try_all("messages", options.messages, b"", lambda _, random: mutated_message(random.choice(samples), random),
+            read_message)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from fedspzo.broker.server.devices import Roster
 from fedspzo.device_runtime.errors import MessageError
+from fedspzo.device_runtime.protocol.glance import glance
 from fedspzo.device_runtime.protocol.messages import (
     Decline,
     EntryBatch,
-    Message,
     Presence,
     Report,
     Result,
@@ -18,6 +18,11 @@ from fedspzo.device_runtime.protocol.messages import (
 )
 from fedspzo.device_runtime.protocol.signing import Scope, check, split
 from fedspzo.device_runtime.protocol.topics import Topics, valid_id
+
+#: What devices say on their topics.
+ON_UP, ON_STATE = (Sync, Result, Decline, Report, EntryBatch), (Presence,)
+#: A Sync is decoded before its signature is checked, so it must be a small one.
+MAX_SYNC_BYTES = 2048
 
 
 @dataclass(frozen=True)
@@ -55,19 +60,25 @@ class Inbox:
         on_state = topic == self._topics.state(device)
         if on_state and not signed:
             return Heard(device, None, 0)
-        message = decode(split(signed))
+        payload = split(signed)
+        kind, _ = glance(payload)
+        if kind not in (ON_STATE if on_state else ON_UP):
+            where = "state" if on_state else "up"
+            raise MessageError("message.topic", f"a {kind.__name__} is not for the topic '{where}'")
         member = self._roster.get(device)
-        if isinstance(message, Sync):
+        if kind is Sync:  # which brings the key that it is signed with along
+            if len(signed) > MAX_SYNC_BYTES:
+                raise MessageError("message.too-large", f"a Sync of {len(signed)} bytes exceeds {MAX_SYNC_BYTES}")
+            message = decode(payload)
+            assert isinstance(message, Sync)
             check(signed, Scope(self._topics.job, message.bundle, device), message.key)
         elif member is not None:
             check(signed, Scope(self._topics.job, self._bundle, device), member.key)
-        elif isinstance(message, Presence):
+            message = decode(payload)
+        elif kind is Presence:
             return None
         else:
             raise MessageError("message.unknown-sender", "its sender has not synced")
-        if not _belongs(message, on_state):
-            where = "state" if on_state else "up"
-            raise MessageError("message.topic", f"a {type(message).__name__} is not for the topic '{where}'")
         assert isinstance(message, Sync | Result | Decline | Report | EntryBatch | Presence)
         return Heard(device, message, len(signed))
 
@@ -75,12 +86,3 @@ class Inbox:
 def sender(topic: str) -> str:
     """The device that a topic names."""
     return topic.rpartition("/")[2]
-
-
-def _belongs(message: Message, on_state: bool) -> bool:
-    """Whether devices say this, and there."""
-    return (
-        isinstance(message, Presence)
-        if on_state
-        else isinstance(message, Sync | Result | Decline | Report | EntryBatch)
-    )

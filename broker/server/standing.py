@@ -17,7 +17,8 @@ from fedspzo.broker.server.outbox import Outbox
 from fedspzo.broker.server.recovery import fitting
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.errors import MessageError, StateError
-from fedspzo.device_runtime.protocol.messages import Sync, Wanted, decode
+from fedspzo.device_runtime.protocol.glance import glance
+from fedspzo.device_runtime.protocol.messages import Sync, Wanted
 from fedspzo.device_runtime.protocol.plan import Entry
 from fedspzo.device_runtime.protocol.signing import split
 
@@ -173,10 +174,10 @@ def _reason(question: _Question) -> str:
 
 def _round_of(entries: Sequence[bytes]) -> int:
     """The round of the first of some entries. Raises MessageError where there is none."""
-    entry = decode(split(entries[0])) if entries else None
-    if not isinstance(entry, Entry):
+    kind, round = glance(split(entries[0])) if entries else (None, 0)
+    if kind is not Entry:
         raise MessageError("message.not-an-entry", "a batch holds something else than journal entries")
-    return entry.round
+    return round
 
 
 def _behind(device: str, last: int) -> StateError:

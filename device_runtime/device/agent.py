@@ -25,6 +25,7 @@ from fedspzo.device_runtime.link.connection import Connected, Received
 from fedspzo.device_runtime.log import RateLimitedLog
 from fedspzo.device_runtime.platform.conditions import Watch
 from fedspzo.device_runtime.platform.profiling import IDLE, NETWORK, OTHER
+from fedspzo.device_runtime.protocol.glance import glance
 from fedspzo.device_runtime.protocol.messages import (
     BATCH_BYTES,
     Ack,
@@ -183,24 +184,25 @@ class Agent:
         self._silence.end()
 
     def _receive(self, signed: bytes) -> None:
-        message = decode(split(signed))
-        if isinstance(message, Entry):
-            self._follow([(message, signed)])
-        elif isinstance(message, Plan | Finish):
-            self._expect(message, signed)
-        elif isinstance(message, Rebase):
-            self._rebase(message, signed)
-        elif isinstance(message, Hello):
+        """Take a message in; it is decoded when its signature has been checked, and looked at no further before."""
+        kind, round = glance(split(signed))
+        if kind is Entry:
+            self._follow([signed])
+        elif kind in (Plan, Finish):
+            self._expect(kind is Plan, round, signed)
+        elif kind is Rebase:
+            self._rebase(round, signed)
+        elif kind is Hello:
             self._check(signed)
             self._sync(at_once=True)
         else:
             self._check(signed, to=self._state.device)
-            self._obey(message)
+            self._obey(decode(split(signed)))
 
     def _obey(self, message: Message) -> None:
         """Do what the server has said to this device."""
         if isinstance(message, EntryBatch):
-            if self._follow((decode(split(entry)), entry) for entry in message.entries):
+            if self._follow(message.entries):
                 self._sync(at_once=True)
         elif isinstance(message, Ack):
             said = self._outbox.pending
@@ -221,7 +223,7 @@ class Agent:
         elif isinstance(message, Refusal) and (message.key, message.session) == self._identity:
             raise StateError("device.refused", f"the server refuses device '{self._state.device}': {message.reason}")
 
-    def _follow(self, entries: Iterable[tuple[Message, bytes]]) -> bool:
+    def _follow(self, entries: Iterable[bytes]) -> bool:
         """Apply journal entries that come next; tell whether there was one."""
         before = self._state.replica.round
         try:
@@ -245,9 +247,9 @@ class Agent:
         )
         self._outbox.send(EntryBatch(entries))
 
-    def _rebase(self, message: Rebase, signed: bytes) -> None:
+    def _rebase(self, round: int, signed: bytes) -> None:
         before = self._state.replica.round
-        self._catch_up.rebase(message, signed)
+        self._catch_up.rebase(round, signed)
         if self._moved(before):
             self._sync(at_once=True)
 
@@ -261,19 +263,20 @@ class Agent:
         self._outbox.acknowledge(replica.round)
         return True
 
-    def _expect(self, message: Plan | Finish, signed: bytes) -> None:
-        """Take a plan or the end of the job, when the replica has come to where it belongs."""
+    def _expect(self, asks: bool, round: int, signed: bytes) -> None:
+        """Take a round's plan, or else the end of the job, when the replica has come to where it belongs."""
         replica = self._state.replica
-        follows = message.round - 1 if isinstance(message, Plan) else message.round
+        follows = round - 1 if asks else round
         if follows > replica.round:
             self._ahead = signed
             self._sync()
-        elif follows == replica.round and isinstance(message, Plan):
-            self._check(signed, to=self._state.device, head=replica.head)
-            self._plan = message
         elif follows == replica.round:
-            self._check(signed, head=replica.head)
-            self._finish(message.round)
+            self._check(signed, to=self._state.device if asks else "", head=replica.head)
+            message = decode(split(signed))
+            if isinstance(message, Plan):
+                self._plan = message
+            else:
+                self._finish(round)
 
     def _answer_plan(self) -> None:
         """Measure for the plan at hand, or send the result again when its round was measured already."""

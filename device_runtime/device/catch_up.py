@@ -15,7 +15,8 @@ from fedspzo.device_runtime.device.download import discard, download
 from fedspzo.device_runtime.errors import FedSPZOError, MessageError, StateError
 from fedspzo.device_runtime.files import PRIVATE
 from fedspzo.device_runtime.platform.profiling import APPLY, Recorder
-from fedspzo.device_runtime.protocol.messages import Message, Offer, Rebase
+from fedspzo.device_runtime.protocol.glance import glance
+from fedspzo.device_runtime.protocol.messages import Offer, Rebase, decode
 from fedspzo.device_runtime.protocol.plan import Entry
 from fedspzo.device_runtime.protocol.signing import split
 from fedspzo.device_runtime.replica.journal import Record, chain
@@ -121,11 +122,11 @@ class CatchUp:
         self._show = show
         self._state, self._check, self._recorder, self._authority = state, check, recorder, authority
 
-    def follow(self, entries: Iterable[tuple[Message, bytes]]) -> bool:
+    def follow(self, entries: Iterable[bytes]) -> bool:
         """Apply the entries that come next, leaving out those that are known; True where one before them is missing.
 
         Args:
-            entries: each decoded, and as it came.
+            entries: each as it came. One is decoded when its signature has been checked.
 
         Raises:
             MessageError, PlanError: one is wrong; those before it are applied.
@@ -134,18 +135,21 @@ class CatchUp:
         before, head = replica.round, replica.head
         fresh: list[Record] = []
         try:
-            for entry, signed in entries:
-                if not isinstance(entry, Entry):
+            for signed in entries:
+                payload = split(signed)
+                kind, round = glance(payload)
+                if kind is not Entry:
                     raise MessageError("message.not-an-entry", "a batch holds something else than journal entries")
                 following = before + len(fresh) + 1
-                if entry.round <= before:
-                    self._compare(entry, signed)
-                if entry.round > following:
+                if round <= before:
+                    self._compare(round, signed)
+                if round > following:
                     return True
-                if entry.round == following:
+                if round == following:
                     self._check(signed, head=head)
+                    entry = decode(payload)
+                    assert isinstance(entry, Entry)
                     replica.check(entry, len(fresh))
-                    payload = split(signed)
                     head = chain(head, payload)
                     fresh.append(Record(entry, payload, head, signed[len(payload) :]))
         finally:
@@ -155,26 +159,28 @@ class CatchUp:
                 self.pace.applied(len(fresh), time.perf_counter() - started)
         return False
 
-    def _compare(self, entry: Entry, signed: bytes) -> None:
+    def _compare(self, round: int, signed: bytes) -> None:
         """Raise MessageError where the server has signed another entry for a known round; both are kept."""
-        known = self._state.known(entry.round)
+        known = self._state.known(round)
         if known is None or known[1].payload == split(signed):
             return
         before, own = known
         self._check(signed, head=before)
         file, new = self._state.keep_evidence(before, own, signed)
         if new:
-            self._show(entry.round - 1)
+            self._show(round - 1)
         raise MessageError(
             "message.second-entry",
-            f"it has a second entry for round {entry.round}, so another server runs this job, or it was restored from"
+            f"it has a second entry for round {round}, so another server runs this job, or it was restored from"
             f" an old backup; this device stays with the first, and both are in {file}",
         )
 
-    def rebase(self, message: Rebase, signed: bytes) -> None:
+    def rebase(self, round: int, signed: bytes) -> None:
         """Go to a later round by what the journal adds up to there. Raises MessageError, PlanError if it is wrong."""
-        if message.round > self._state.replica.round:
+        if round > self._state.replica.round:
             self._check(signed, to=self._state.device, head=self._state.replica.head)
+            message = decode(split(signed))
+            assert isinstance(message, Rebase)
             with self._recorder.phase(APPLY):
                 self._state.rebase(message.round, message.head, message.sums)
 

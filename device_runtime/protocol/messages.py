@@ -268,11 +268,12 @@ Message = (
     | Wanted
 )
 
-_KINDS: dict[int, type[Any]] = {
+#: Number on the wire → class.
+KINDS: dict[int, type[Any]] = {
     1: Plan, 2: Entry, 3: Result, 4: Ack, 5: Sync, 6: Refusal, 7: Finish, 8: Report, 9: Presence, 10: Hello,
     11: Decline, 12: EntryBatch, 13: Offer, 14: Dismissal, 15: Rebase, 16: Keep, 17: Wanted,
 }  # fmt: skip
-_NUMBERS = {kind: number for number, kind in _KINDS.items()}
+_NUMBERS = {kind: number for number, kind in KINDS.items()}
 #: Class → field name → type, in the order of the wire.
 _HINTS = {kind: get_type_hints(kind) for kind in (*_NUMBERS, Block, Contribution, Energy, BlockSums, Sums, Masking)}
 #: Last fields that came to the format later, in their order, and what each stood for before: those at the end that hold
@@ -312,9 +313,9 @@ def decode(data: bytes) -> Message:
     version, number, *values = record
     if type(version) is not int or version != VERSION:
         raise MessageError("message.version", f"it has another protocol version than {VERSION}")
-    if type(number) is not int or number not in _KINDS:
+    if type(number) is not int or number not in KINDS:
         raise MessageError("message.unknown-type", "its type is unknown")
-    message: Message = _unpack_fields(_KINDS[number], values)
+    message: Message = _unpack_fields(KINDS[number], values)
     if encode(message) != data:
         raise MessageError("message.not-canonical", "its encoding is not canonical")
     return message

@@ -156,10 +156,11 @@ class Plan:
             raise PlanError("plan.masked-own-directions", "results are only summed along directions that devices share")
         if any(later.stop <= earlier.stop for earlier, later in itertools.pairwise((Block(0, 1, 1, 0), *self.blocks))):
             raise PlanError("plan.empty-block", "blocks each hold at least one stage, in order (split)")
-        if self.scalars > MAX_SCALARS:
+        if (asked := self.scalars) > MAX_SCALARS:
+            said = asked if asked < 1 << 64 else "far more"  # Python prints no number of thousands of digits
             raise PlanError(
                 "plan.too-many-scalars",
-                f"a plan asks for at most {MAX_SCALARS} scalars, not {self.scalars}; lower fanouts or steps",
+                f"a plan asks for at most {MAX_SCALARS} scalars, not {said}; lower fanouts or steps",
             )
 
     @property

@@ -19,10 +19,12 @@ from refusals import raises
 from victim import BLOCKS, DEVICE, JOB, NOWHERE, TOPICS, Victim
 
 from fedspzo.broker.rounds.job import Job
+from fedspzo.broker.server import inbox, recovery, standing
 from fedspzo.broker.server.evaluation import Evaluator, Schedule
 from fedspzo.broker.server.loop import Loop
 from fedspzo.broker.server.metrics import make_registry
 from fedspzo.broker.server.store import ServerStore, read_history
+from fedspzo.device_runtime.device import agent, catch_up
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.link.connection import Received
 from fedspzo.device_runtime.model.bundle import Bundle
@@ -212,6 +214,25 @@ class Host:
         assert opened is not None
         honest = [(m.name, m.key, m.session, m.served) for m in self.store.load_members() if m.name in ("a", "b")]
         return self.store.journal.last_round, opened.plan, opened.cohort, opened.results, honest
+
+
+def test_what_is_not_signed_is_not_decoded(
+    victim: Victim, pinned: Bundle, entries: list[Entry], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But a Sync, which brings its key along, and is short."""
+    host = Host(pinned, tmp_path)
+    valid = every_kind(entries[0].plan, entries[0], host.keys["evil"].public, pinned.identity)
+    seen: list[bytes] = []
+    for module in (agent, catch_up, inbox, recovery, standing):
+        monkeypatch.setattr(module, "decode", seen.append, raising=False)
+    for payload in valid:
+        if decode(payload) == Sync(host.keys["evil"].public, 3, pinned.identity, 0, EMPTY, 5, 0.5, True, True):
+            payload = encode(Refusal(b"", 0, "x" * 3000)).replace(b"\x84\x01\x06", b"\x8b\x01\x05")
+        for topic in (TOPICS.up("a"), TOPICS.state("a"), TOPICS.up("stranger")):
+            host.server.turn([Received(topic, payload + bytes(64))])
+        for topic in (TOPICS.round, TOPICS.result, TOPICS.down(DEVICE)):
+            victim.hear(payload + bytes(64), topic)
+    assert not seen
 
 
 def test_numbers_that_a_database_cannot_hold(pinned: Bundle, tmp_path: Path) -> None:

@@ -11,10 +11,35 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import cbor2
+
 from fedspzo.commands import inspect
-from fedspzo.device_runtime.errors import FedSPZOError
+from fedspzo.device_runtime.errors import FedSPZOError, MessageError
 from fedspzo.device_runtime.model.manifest import MANIFEST
 from fedspzo.device_runtime.model.tensor_file import TensorFile
+from fedspzo.device_runtime.protocol.messages import (
+    Ack,
+    Decline,
+    Dismissal,
+    Energy,
+    EntryBatch,
+    Finish,
+    Hello,
+    Keep,
+    Offer,
+    Presence,
+    Rebase,
+    Refusal,
+    Report,
+    Result,
+    Sync,
+    Wanted,
+    decode,
+    encode,
+    fingerprint,
+)
+from fedspzo.device_runtime.protocol.plan import Contribution, Entry, Plan
+from fedspzo.device_runtime.protocol.sums import BlockSums, Sums
 
 #: What may stand in the place of anything.
 ODD: tuple[Any, ...] = (
@@ -36,6 +61,13 @@ ODD: tuple[Any, ...] = (
         "none",
     ),
     *([], {}, [[]], [0], [-1], ["a"], {"a": 1}, [1, 2, 3], {"": []}, "y" * 5000, list(range(300))),
+)
+#: What may stand in the place of anything in a message.
+_ODD_CBOR: tuple[Any, ...] = (
+    *(None, True, False, 0, 1, -1, 23, 24, 255, 2**32, 2**64 - 1, 2**64, -(2**64), 2**4000, 0.5, 1e300, -1e-300),
+    *(float("nan"), float("inf"), cbor2.undefined, cbor2.CBORTag(35, "(a*)*b"), cbor2.CBORTag(2, b"9" * 4000)),
+    *("", "x", "\x1b[2J", "\0", "y" * 5000, b"", b"1", bytes(4), b"\xff" * 8, b"z" * 40_000),
+    *([], {}, [[]], [0], [1] * 3000, [[[[[[[[[[]]]]]]]]]], {"a": 1}, [[n, 2**63, 1.0, 0.0] for n in range(1, 2500)]),
 )
 Mutate = Callable[[bytes, Random], bytes]
 
@@ -112,6 +144,61 @@ def read_tensors(path: Path, data: bytes) -> str:
         str(error).encode()
         return error.kind
     return ""
+
+
+def sample_messages(plan: Plan) -> list[bytes]:
+    """One message of each kind."""
+    entry = Entry(plan, (Contribution("", 1.0, (0.5,) * plan.scalars),))
+    sums = Sums(3, plan.distribution, (BlockSums(0, 0, 2, (1.0, 2.0, 3.0)),))
+    energy = (Energy(1.0, 0.5, True),)
+    messages = (
+        plan, entry, Result(1, fingerprint(plan), (0.5,) * plan.scalars, 1.0, 4, 0.1, bytes(16), energy), Ack(1, True),
+        Sync(bytes(32), 1, bytes(32), 2, bytes(16), 5, 0.5, True, True), Refusal(bytes(32), 1, "text"), Finish(3),
+        Report(1, bytes(16), 1, 2, 3, 4, energy), Presence(True, 9), Hello(), Decline(1, "text", True),
+        EntryBatch((encode(entry), encode(entry))), Offer(1, bytes(32), 9, "http://x"), Dismissal(3),
+        Rebase(3, bytes(16), sums), Keep(4), Wanted(5),
+    )  # fmt: skip
+    return [encode(message) for message in messages]
+
+
+def mutated_message(blob: bytes, random: Random) -> bytes:
+    """A message with values replaced, dropped, repeated or exchanged, or with bytes of it changed."""
+    if random.random() < 0.3:
+        return mutated_bytes(blob, random)
+    record = cbor2.loads(blob)
+    for _ in range(random.randint(1, 3)):
+        if not (nodes := list(_nodes(record))):
+            break
+        container, key = random.choice(nodes)
+        match random.randrange(4):
+            case 0:
+                container[key] = _copy(random.choice(_ODD_CBOR))
+            case 1:
+                del container[key]
+            case 2:
+                other, its = random.choice(nodes)
+                container[key] = _copy(other[its])
+            case _:
+                if isinstance(container, list):
+                    container.insert(key, _copy(container[key]))
+    return cbor2.dumps(record, canonical=True)
+
+
+def read_message(blob: bytes) -> str:
+    """Decode a message: the kind of the error, "" where there is none."""
+    try:
+        decode(blob)
+    except MessageError as error:
+        str(error).encode()
+        return error.kind
+    return ""
+
+
+def _copy(value: Any) -> Any:
+    """A copy, so that no value holds itself."""
+    if isinstance(value, list):
+        return [_copy(item) for item in value]
+    return dict(value) if isinstance(value, dict) else value
 
 
 def _nodes(value: Any) -> Any:

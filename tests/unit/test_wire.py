@@ -6,15 +6,18 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
+from random import Random
 
 import cbor2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mutations import mutated_message, read_message, sample_messages
 from refusals import raises
 
 from fedspzo.device_runtime.errors import MessageError
+from fedspzo.device_runtime.protocol.glance import glance
 from fedspzo.device_runtime.protocol.messages import (
     MAX_BYTES,
     Ack,
@@ -139,6 +142,13 @@ def test_every_message_comes_back(message: Message) -> None:
     assert decode(encode(message)) == message
 
 
+@settings(max_examples=100, deadline=None)
+@given(messages)
+def test_the_first_bytes_say_what_a_message_is(message: Message) -> None:
+    round = message.round if isinstance(message, Plan | Entry | Finish | Rebase) else 0
+    assert glance(encode(message)) == (type(message), round)
+
+
 @settings(max_examples=500, deadline=None)
 @given(messages, st.data())
 def test_a_mutated_message_is_a_message_or_refused(message: Message, data: st.DataObject) -> None:
@@ -200,6 +210,25 @@ def test_random_bytes_are_refused(blob: bytes) -> None:
 def test_what_is_wrong_is_said(record: object, kind: str, field: str) -> None:
     with raises(kind, field):
         decode(cbor2.dumps(record))
+
+
+def test_a_plan_with_fanouts_beyond_all_measure_is_refused(make_plan: Callable[..., Plan]) -> None:
+    """Their product has more digits than Python prints."""
+    record = cbor2.loads(encode(make_plan()))
+    record[9] = [[stop, 2**63, 1.0, 0.0] for stop in range(1, 3000)]
+    with raises("message.contradictory", "fanouts"):
+        decode(cbor2.dumps(record, canonical=True))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_mutated_messages_are_messages_or_refused(make_plan: Callable[..., Plan], seed: int) -> None:
+    """A thousand or two; benchmarks/mutated_inputs.py reads a million."""
+    random = Random(seed)
+    for blob in sample_messages(make_plan()):
+        for _ in range(10):
+            mutated = mutated_message(blob, random)
+            if read_message(mutated) == "":
+                assert glance(mutated)[0] is type(decode(mutated))
 
 
 def test_a_message_has_one_form() -> None:
