@@ -19,6 +19,27 @@ from pathlib import Path
 _IN_FULL = 20
 #: Senders that are told apart.
 _SENDERS = 1000
+#: Characters of a sender's name that are kept.
+_NAMED = 100
+
+
+def printable(text: str, most: int = 300) -> str:
+    """Text from outside as one line for a terminal or a log: of at most ``most`` characters, those escaped that act.
+
+    They are control characters, line ends, and what turns the direction of writing.
+    """
+    return _escaped(text[:most]) + "…" * (len(text) > most)
+
+
+def _escaped(text: str) -> str:
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def _escaped_lines(text: str) -> str:
+    """Lines as they are, and tabs in them; whatever else acts on a terminal is escaped."""
+    if text.isprintable():
+        return text
+    return "\n".join("\t".join(map(_escaped, line.split("\t"))) for line in text.split("\n"))
 
 
 class RateLimitedLog:
@@ -30,6 +51,7 @@ class RateLimitedLog:
 
     def warn(self, sender: str, text: str, kind: str = "") -> None:
         """Warn of something that a sender did."""
+        sender = sender[:_NAMED]
         if sender not in self._counts and len(self._counts) >= _SENDERS:
             sender = "others"
         self._counts[sender] += 1
@@ -52,7 +74,7 @@ class _Lines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """See :meth:`logging.Formatter.format`."""
-        text = super().format(record)
+        text = _escaped_lines(super().format(record))
         if kind := getattr(record, "kind", ""):
             text = f"{text} [{kind}]"
         if self._journal:
@@ -73,7 +95,7 @@ class _JsonLines(logging.Formatter):
             "time": f"{moment}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _escaped_lines(record.getMessage()),
         }
         if kind := getattr(record, "kind", ""):
             fields["kind"] = kind

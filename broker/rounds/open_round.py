@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from fedspzo.broker.rounds.job import Job
@@ -54,6 +54,16 @@ class OpenRound:
     def hopeless(self, left: Callable[[str], bool]) -> bool:
         """Whether nobody is there any more who may yet answer."""
         return all(map(left, self.missing))
+
+    def refused_by(self, known: Collection[str]) -> str:
+        """A device that will never answer, where most of those that are known say so, and two at least; else "".
+
+        Args:
+            known: the devices of the job.
+        """
+        lasting = [device for device, said in self.declined.items() if not said.passing]
+        enough = len(lasting) >= 2 and 2 * len(lasting) > len({*known, *lasting})
+        return lasting[0] if enough and not self.results else ""
 
     def extend(self, fresh: tuple[str, ...], now: float) -> list[str]:
         """Also ask other devices, with a new deadline for all; returns the devices to send the plan to."""

@@ -28,7 +28,7 @@ from fedspzo.broker.server.inbox import Inbox, sender
 from fedspzo.broker.server.outbox import Outbox
 from fedspzo.broker.server.progress import JobResult, Observer, Progress, ignore
 from fedspzo.broker.server.replies import Replies
-from fedspzo.broker.server.standing import Standing
+from fedspzo.broker.server.standing import RECENT, Standing
 from fedspzo.broker.server.status import ServerStatus
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.errors import MessageError, StateError
@@ -295,17 +295,20 @@ class Loop:
         """Give those that have not answered a new deadline, and also ask as many others.
 
         Raises:
-            StateError: all devices have declined, and it is not a matter of time.
+            StateError: most devices have declined, and it is not a matter of time.
         """
         others = self._others(opened, now)
         if not opened.missing and not others and opened.declined:
-            lasting = {device: said for device, said in opened.declined.items() if not said.passing}
-            if lasting and not opened.results:
-                device, said = next(iter(lasting.items()))
+            last = self._store.journal.last_round
+            known = self._roster.served_after(last - RECENT) | self._roster.there(now)
+            if device := opened.refused_by(known):
                 raise StateError(
                     "server.all-decline",
-                    f"round {opened.plan.round} cannot continue; device '{device}' says: {said.reason}",
+                    f"round {opened.plan.round} cannot continue, and most devices agree; device '{device}' says:"
+                    f" {opened.declined[device].reason}",
                 )
+            for device, said in opened.declined.items():
+                log.warning("device '%s' cannot answer round %d: %s", device, opened.plan.round, said.reason)
             opened.declined.clear()  # nobody else is there: they are asked again
         fresh = self._sample(self._job, opened.plan.round, others, self._job.asked - len(opened.results))
         asked = opened.extend(fresh, now)

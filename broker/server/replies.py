@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 
 from fedspzo.broker.rounds.aggregate import check_result
 from fedspzo.broker.rounds.anomalies import Watch
@@ -17,7 +18,7 @@ from fedspzo.broker.server.progress import Progress
 from fedspzo.broker.server.standing import Standing
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.errors import MessageError
-from fedspzo.device_runtime.log import RateLimitedLog
+from fedspzo.device_runtime.log import RateLimitedLog, printable
 from fedspzo.device_runtime.protocol.messages import (
     BATCH_BYTES,
     Ack,
@@ -73,7 +74,8 @@ class Replies:
     def drop(self, device: str, reason: MessageError) -> None:
         """Count and log that something was no message."""
         self._progress.counts["messages dropped"] += 1
-        self._dropped.warn(device, f"a message of '{device[:64]}' was dropped: {reason}", reason.kind)
+        said = f"a message of '{printable(device, 64)}' was dropped: {printable(str(reason))}"
+        self._dropped.warn(device, said, reason.kind)
 
     def answer(self, heard: Heard) -> None:
         """Take in a message and answer it.
@@ -251,7 +253,7 @@ class Replies:
         opened = self._progress.round
         if opened and decline.round == opened.plan.round and member.name in opened.cohort:
             self._progress.counts["plans declined"] += 1
-            opened.declined[member.name] = decline
+            opened.declined[member.name] = replace(decline, reason=printable(decline.reason))
             member.willing = not decline.passing
             self._outbox.send(member.name, Ack(decline.round, counted=False))
 

@@ -22,7 +22,7 @@ from fedspzo.device_runtime.engines.protocol import Engine
 from fedspzo.device_runtime.errors import MessageError, PlanError, StateError
 from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.link.connection import Connected, Received
-from fedspzo.device_runtime.log import RateLimitedLog
+from fedspzo.device_runtime.log import RateLimitedLog, printable
 from fedspzo.device_runtime.platform.conditions import Watch
 from fedspzo.device_runtime.platform.profiling import IDLE, NETWORK, OTHER
 from fedspzo.device_runtime.protocol.glance import glance
@@ -156,7 +156,8 @@ class Agent:
                 with self._recorder.phase(NETWORK):
                     self._receive(event.payload)
             except (MessageError, PlanError) as error:
-                self._dropped.warn(event.topic, f"a message on {event.topic} was dropped: {error}", error.kind)
+                said = f"a message on {printable(event.topic)} was dropped: {printable(str(error))}"
+                self._dropped.warn(event.topic, said, error.kind)
 
     def _remind(self) -> None:
         """Send again what was not acknowledged, or after a long silence of its own say that this device is there."""
@@ -221,7 +222,8 @@ class Agent:
         elif isinstance(message, Dismissal) and message.session == self._outbox.session:
             self._outbox.pending = None
         elif isinstance(message, Refusal) and (message.key, message.session) == self._identity:
-            raise StateError("device.refused", f"the server refuses device '{self._state.device}': {message.reason}")
+            reason = printable(message.reason)
+            raise StateError("device.refused", f"the server refuses device '{self._state.device}': {reason}")
 
     def _follow(self, entries: Iterable[bytes]) -> bool:
         """Apply journal entries that come next; tell whether there was one."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import sqlite3
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -183,19 +184,20 @@ def test_only_the_server_can_send_a_device_away(victim: Victim, tmp_path: Path) 
 class Host:
     """A server in the middle of a round, whose broker is the test."""
 
-    def __init__(self, bundle: Bundle, folder: Path) -> None:
+    def __init__(self, bundle: Bundle, folder: Path, names: Sequence[str] = ("a", "b", "evil")) -> None:
         self.store = ServerStore(folder / "server", bundle.identity)
-        job = Job(rounds=10, cohort=3, quorum=3, deadline=600.0, seed=1, batch=4, digest_every=5).with_blocks(BLOCKS)
+        size = len(names)
+        job = Job(rounds=10, cohort=size, quorum=size, deadline=600.0, seed=1, batch=4, digest_every=5)
         self.server = Loop(
-            NOWHERE, JOB, job, self.store,
+            NOWHERE, JOB, job.with_blocks(BLOCKS), self.store,
             lambda report: Evaluator(
                 create_engine("litert"), Replica(bundle, self.store.snapshot), None, self.store,
                 Schedule(10, 20, 5), report,
             ),
-            devices=3,
+            devices=size,
         )  # fmt: skip
         self.identity = bundle.identity
-        self.keys = {name: Signer(folder / f"{name}.key") for name in ("a", "b", "evil")}
+        self.keys = {name: Signer(folder / f"{name}.key") for name in names}
         for session, name in enumerate(self.keys, 1):
             self.hear(name, self.sync(name, session))
 
@@ -256,6 +258,28 @@ def test_one_that_declines_does_not_end_the_job(pinned: Bundle, tmp_path: Path) 
     assert opened.missing == ["evil"]
     host.hear("evil", answer)
     assert host.store.journal.last_round == 1
+
+
+@pytest.mark.parametrize("names", [("a",), ("a", "b", "evil")])
+def test_no_single_device_ends_a_job_by_declining(
+    pinned: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture, names: tuple[str, ...]
+) -> None:
+    """Most of them do; what they say is one line, and does nothing to a terminal."""
+    host = Host(pinned, tmp_path, names)
+    opened = host.server._progress.round
+    assert opened is not None
+    for name in names:
+        host.hear(name, Decline(1, "no\n\x1b[2J" + "o" * 4000, False))
+    opened.deadline = 0.0
+    with raises("server.all-decline", "most devices", "\\x1b[2Jooo") if names[1:] else contextlib.nullcontext():
+        host.server.turn([])
+    if names == ("a",):
+        said = next(text for record in caplog.records if "cannot answer" in (text := record.getMessage()))
+        assert said.startswith("device 'a' cannot answer round 1: no\\n\\x1b[2Jooo")
+        assert len(said) < 400
+        assert said.isprintable()
+        host.hear("a", Result(1, fingerprint(opened.plan), (1.0,) * 4, 1.0, 4, 0.1, b""))
+        assert host.store.journal.last_round == 1
 
 
 def test_who_sends_far_too_much_is_sent_away_for_good(pinned: Bundle, tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from refusals import raises
 
 from fedspzo.broker.rounds.aggregate import Spending, check_result, close_round, describe_round
 from fedspzo.broker.rounds.job import Job, plan_round
+from fedspzo.broker.rounds.open_round import OpenRound
 from fedspzo.broker.rounds.sampling import Candidate, choose_cohort
-from fedspzo.device_runtime.protocol.messages import Energy, Result, decode, encode, fingerprint
+from fedspzo.device_runtime.protocol.messages import Decline, Energy, Result, decode, encode, fingerprint
 from fedspzo.device_runtime.protocol.plan import Block, Plan
 
 JOB = Job(rounds=10, cohort=3, quorum=2, deadline=10.0, seed=5, batch=4, digest_every=5, final_rate=1.0).with_blocks(
@@ -204,3 +205,15 @@ def test_a_pool_of_seeds_is_finite_and_each_blocks_own() -> None:
             seeds[block] |= {plan.seed("", 0, path) for path in plan.paths(block)}
     assert len(seeds[1]) == 8 >= len(seeds[0])
     assert not seeds[0] & seeds[1]
+
+
+def test_a_round_is_refused_by_most_devices_or_by_none() -> None:
+    lasting, passing = Decline(1, "never", False), Decline(1, "later", True)
+    for declined, known, refused in (
+        ({"a": lasting}, {"a"}, ""),
+        ({"a": lasting, "b": lasting}, {"a", "b", "c"}, "a"),
+        ({"a": lasting, "b": lasting}, {"a", "b", "c", "d"}, ""),
+        ({"a": lasting, "b": passing}, {"a", "b"}, ""),
+    ):
+        opened = OpenRound(plan_round(JOB, 1), tuple(known), {}, 0.0, declined=declined)
+        assert opened.refused_by(known) == refused

@@ -1,0 +1,32 @@
+"""What comes from outside reaches terminals and logs as text, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from fedspzo.device_runtime.log import printable, written_log
+
+HOSTILE = "a\x1b]0;title\x07\n2026-01-01 INFO all is well\r\x9b2J\u202eevil\ud800"
+
+
+def test_what_acts_on_a_terminal_is_escaped() -> None:
+    said = printable(HOSTILE)
+    assert said.isprintable()
+    assert said.startswith(r"a\x1b]0;title\x07\n2026")
+    assert printable("größer, ∂L: 10 µJ") == "größer, ∂L: 10 µJ"
+    assert printable("x" * 1000, 10) == "x" * 10 + "…"
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_log_acts_on_no_terminal(tmp_path: Path, as_json: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its own line ends and tabs stay, of tracebacks say."""
+    with written_log(file=tmp_path / "log", as_json=as_json):
+        logging.getLogger("fedspzo.any").warning("one\n\ttwo %s", HOSTILE)
+    for text in ((tmp_path / "log").read_text(encoding="utf-8"), capsys.readouterr().err):
+        assert text.replace("\n", "").replace("\t", "").isprintable()
+        said = json.loads(text)["message"] if as_json else text
+        assert "one\n\ttwo a\\x1b]0;title\\x07\n2026" in said
