@@ -156,7 +156,7 @@ def process(*arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 def run_rounds(bundle: Path, folder: Path, engine: str) -> dict[str, Any]:
     """Rounds with a broker, a server and one device as processes; what the server and the device say of them."""
-    from fedspzo.broker.server.store import pin_bundle
+    from fedspzo.broker.server.state_folder import pin_bundle
 
     data = write_data(folder)
     pin_bundle(bundle, folder / "server")  # the device starts beside the server

@@ -49,7 +49,7 @@ from fedspzo.device_runtime.protocol.messages import (
 from fedspzo.device_runtime.protocol.plan import Entry, Plan
 from fedspzo.device_runtime.protocol.signing import Scope, split
 from fedspzo.device_runtime.protocol.topics import Topics
-from fedspzo.device_runtime.replica.journal import EMPTY, chain
+from fedspzo.device_runtime.replica.chain import EMPTY, chain
 
 KEEPALIVE_S = 60
 #: Seconds between connections that are opened: none wait for each other, but they do not come in one instant.

@@ -10,7 +10,14 @@ from pathlib import Path
 
 from fedspzo.broker.server.evaluation import Evaluated
 from fedspzo.broker.server.held_out import best_of, read_evaluations
-from fedspzo.broker.server.store import BUNDLE, DATABASE, newest_snapshot, open_database, open_journal, snapshot_rounds
+from fedspzo.broker.server.state_folder import (
+    BUNDLE,
+    DATABASE,
+    newest_snapshot,
+    open_database,
+    open_journal,
+    snapshot_rounds,
+)
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.manifest import MANIFEST

@@ -13,7 +13,7 @@ from patience import TEST_S
 from tiny import BATCH, LENGTH, TASK, WORDS, make_bundle, make_checkpoint, write_requests
 from victim import Victim
 
-from fedspzo.broker.server.store import pin_bundle
+from fedspzo.broker.server.state_folder import pin_bundle
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.task import Task

@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from fedspzo.broker.server.schema import open_tables
-from fedspzo.broker.server.store import DATABASE, KEY, open_database, read_checker
+from fedspzo.broker.server.state_folder import DATABASE, KEY, open_database, read_checker
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.files import make_folder, move_into_place, write_atomically
 from fedspzo.device_runtime.replica.journal import Journal

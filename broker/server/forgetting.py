@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 from fedspzo.broker.server.records import read_records
-from fedspzo.broker.server.store import DATABASE, open_database
+from fedspzo.broker.server.state_folder import DATABASE, open_database
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.files import lock_folder
 

@@ -9,7 +9,7 @@ from fedspzo.device_runtime.protocol.messages import Finish, Hello, Message, enc
 from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.protocol.signing import Scope
 from fedspzo.device_runtime.protocol.topics import Topics
-from fedspzo.device_runtime.replica.journal import EMPTY
+from fedspzo.device_runtime.replica.chain import EMPTY
 
 #: Seconds in which an answer is of use; whoever still misses one then has asked again, or will.
 ANSWER_S = 60.0

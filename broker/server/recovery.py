@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Protocol
 
 from fedspzo.broker.server.schema import check_whole, open_tables
-from fedspzo.broker.server.store import DATABASE, KEY, checker, open_database
+from fedspzo.broker.server.state_folder import DATABASE, KEY, checker, open_database
 from fedspzo.device_runtime.errors import MessageError, StateError
 from fedspzo.device_runtime.files import lock_folder
 from fedspzo.device_runtime.protocol.messages import BATCH_BYTES, decode
 from fedspzo.device_runtime.protocol.plan import Entry
 from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES, Scope, Signer, split
-from fedspzo.device_runtime.replica.journal import EMPTY, Check, Journal, Row, chain, connect, find_damage
+from fedspzo.device_runtime.replica.chain import EMPTY, Check, Row, chain, find_damage
+from fedspzo.device_runtime.replica.journal import Journal, connect
 from fedspzo.device_runtime.replica.state import DATABASE as DEVICE_DATABASE
 
 _PUT = "INSERT OR REPLACE INTO journal VALUES (?, ?, ?, ?)"

@@ -18,8 +18,9 @@ from fedspzo.broker.server.evaluation import Evaluator, Schedule
 from fedspzo.broker.server.held_out import HeldOut, check_patience
 from fedspzo.broker.server.loop import Loop
 from fedspzo.broker.server.progress import JobResult, Observer, ignore
+from fedspzo.broker.server.state_folder import link_bundle, pin_bundle
 from fedspzo.broker.server.status import ServerStatus
-from fedspzo.broker.server.store import ServerStore, link_bundle, pin_bundle
+from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.errors import StateError

@@ -14,7 +14,7 @@ from fedspzo.broker.server.evaluation import Evaluated
 from fedspzo.broker.server.held_out import best_of, read_evaluations
 from fedspzo.broker.server.records import read_records
 from fedspzo.broker.server.schema import check_version
-from fedspzo.broker.server.store import DATABASE
+from fedspzo.broker.server.state_folder import DATABASE
 from fedspzo.device_runtime.errors import StateError
 
 #: Rounds that means are taken over.

@@ -5,27 +5,34 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import astuple, replace
 from pathlib import Path
 
-from fedspzo.broker.rounds.aggregate import ClosedRound, Spending
+from fedspzo.broker.rounds.aggregate import ClosedRound
 from fedspzo.broker.rounds.anomalies import Record
 from fedspzo.broker.rounds.open_round import OpenRound
 from fedspzo.broker.server.devices import Member
 from fedspzo.broker.server.records import read_records
-from fedspzo.broker.server.schema import check_version, check_whole, open_tables
+from fedspzo.broker.server.schema import check_whole, open_tables
+from fedspzo.broker.server.state_folder import (
+    DATABASE,
+    KEY,
+    SNAPSHOTS,
+    checker,
+    history,
+    list_snapshots,
+    newest_snapshot,
+)
 from fedspzo.device_runtime.errors import MessageError, StateError
-from fedspzo.device_runtime.files import lock_folder, make_folder
+from fedspzo.device_runtime.files import lock_folder
 from fedspzo.device_runtime.protocol.messages import Rebase, Result, decode, encode
 from fedspzo.device_runtime.protocol.plan import MAX_SUMS, Entry, Plan
-from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES, Scope, Signer, check, split, write_pin
+from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES, Scope, Signer, split
 from fedspzo.device_runtime.protocol.sums import EMPTY_SUMS, Sums, follow
-from fedspzo.device_runtime.replica.journal import EMPTY, Check, Journal, connect, make_records
+from fedspzo.device_runtime.replica.chain import EMPTY, make_records
+from fedspzo.device_runtime.replica.journal import Journal, connect
 
-DATABASE, SNAPSHOTS, KEY = "server.sqlite", "snapshots", "server.key"
-#: Link to the job's bundle, so that the folder stands for a model.
-BUNDLE = "bundle"
 #: Snapshots that are kept beside the best round's: the one before the newest may be on its way to a device.
 KEPT = 2
 
@@ -208,7 +215,7 @@ class ServerStore:
 
     def history(self) -> list[ClosedRound]:
         """What became of each closed round."""
-        return _history(self._connection)
+        return history(self._connection)
 
     def save_members(self, members: Iterable[Member]) -> None:
         """Keep what is known of some devices."""
@@ -254,14 +261,14 @@ class ServerStore:
 
     def new_snapshot(self, round: int, best: int | None = None) -> Path:
         """Where the snapshot of a round is written; old ones are removed, except that of the best round."""
-        others = [path for path in _snapshots(self._snapshots) if int(path.stem) not in (round, best)]
+        others = [path for path in list_snapshots(self._snapshots) if int(path.stem) not in (round, best)]
         for path in others[: -KEPT + 1]:
             path.unlink(missing_ok=True)
         return self._snapshots / f"{round:08d}.safetensors"
 
     def snapshots(self) -> dict[int, Path]:
         """Round → snapshot."""
-        return {int(path.stem): path for path in _snapshots(self._snapshots)}
+        return {int(path.stem): path for path in list_snapshots(self._snapshots)}
 
     @property
     def snapshot(self) -> Path | None:
@@ -286,88 +293,3 @@ class ServerStore:
             raise StateError(
                 "state.unwritable", f"the server's database cannot be written ({error}); make room on the disk"
             ) from None
-
-
-def pin_bundle(bundle: Path, folder: Path) -> None:
-    """Say in a bundle that it belongs to the server with this state folder, as the server itself does when it starts.
-
-    Raises:
-        BundleError: it belongs to another.
-        StateError: the folder cannot be used.
-    """
-    make_folder(folder, 0o700)
-    write_pin(bundle, Signer(folder / KEY).public)
-
-
-def link_bundle(state: Path, bundle: Path) -> None:
-    """Make the link from a server's or simulation's state folder to its bundle."""
-    link = state / BUNDLE
-    if not link.exists() or not link.samefile(bundle):
-        link.unlink(missing_ok=True)
-        link.symlink_to(bundle.resolve())
-
-
-def newest_snapshot(folder: Path, up_to: int | None = None) -> Path | None:
-    """The newest snapshot in a server's state folder, or the newest of rounds up to one."""
-    found = _snapshots(folder / SNAPSHOTS)
-    return max((path for path in found if up_to is None or int(path.stem) <= up_to), default=None)
-
-
-def snapshot_rounds(folder: Path) -> list[int]:
-    """Rounds that a server's state folder has snapshots of, in order."""
-    return [int(path.stem) for path in _snapshots(folder / SNAPSHOTS)]
-
-
-def _snapshots(folder: Path) -> list[Path]:
-    """Snapshots, the newest last."""
-    return sorted(path for path in folder.glob("*.safetensors") if path.stem.isdecimal())
-
-
-@contextmanager
-def open_journal(folder: Path) -> Iterator[Journal]:
-    """The journal of a server, running or not, given its state folder. Raises StateError for any other folder."""
-    with closing(open_database(folder)) as connection:
-        yield Journal(connection, read_checker(connection, folder))
-
-
-def read_checker(connection: sqlite3.Connection, folder: Path) -> Check | None:
-    """Checks the entries of a server's file by the key in its folder; None where there is no key, or no job yet."""
-    job = connection.execute("SELECT CAST(bundle AS BLOB), name FROM job").fetchone()
-    return checker(job[0], job[1], Signer(folder / KEY).public) if job and (folder / KEY).is_file() else None
-
-
-def checker(bundle: bytes, name: str, public: bytes) -> Check:
-    """Checks that the server of a job, with this public key, has signed an entry for a journal with a hash."""
-    return lambda signed, head: check(signed, Scope(name, bundle, head=head), public)
-
-
-def read_journal(folder: Path) -> list[Entry]:
-    """All entries of a server's journal. Raises StateError when the folder has no journal, or a damaged one."""
-    with open_journal(folder) as journal:
-        return list(journal.entries())
-
-
-def read_history(folder: Path) -> list[ClosedRound]:
-    """All closed rounds in order, given a server's state folder. Raises StateError for any other folder."""
-    with closing(open_database(folder)) as connection:
-        return _history(connection)
-
-
-def open_database(folder: Path) -> sqlite3.Connection:
-    """A connection to a server's file. Raises StateError when the folder has none, or it is of another version."""
-    file = folder / DATABASE
-    if not file.is_file():
-        raise StateError("state.no-journal", f"{folder} has no journal; give the state folder of a server")
-    connection = connect(file)
-    check_version(connection, file)
-    return connection
-
-
-def _history(connection: sqlite3.Connection) -> list[ClosedRound]:
-    rows = connection.execute("SELECT * FROM history ORDER BY round").fetchall()
-    return [
-        ClosedRound(
-            number, loss, tuple(devices.split()), seconds, step, None if joules[0] is None else Spending(*joules)
-        )
-        for number, loss, devices, seconds, step, _, *joules in rows
-    ]

@@ -19,7 +19,7 @@ from fedspzo.device_runtime.protocol.glance import glance
 from fedspzo.device_runtime.protocol.messages import Offer, Rebase, decode
 from fedspzo.device_runtime.protocol.plan import Entry
 from fedspzo.device_runtime.protocol.signing import split
-from fedspzo.device_runtime.replica.journal import Record, chain
+from fedspzo.device_runtime.replica.chain import Record, chain
 from fedspzo.device_runtime.replica.state import DeviceState
 
 log = logging.getLogger(__name__)

@@ -6,17 +6,16 @@ checked whenever an entry is read, so a bit that flips on the disk is found in t
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from fedspzo.device_runtime.errors import MessageError, StateError
 from fedspzo.device_runtime.files import make_private
-from fedspzo.device_runtime.protocol.messages import decode, encode
+from fedspzo.device_runtime.protocol.messages import decode
 from fedspzo.device_runtime.protocol.plan import Entry
+from fedspzo.device_runtime.replica.chain import EMPTY, Check, Record, Row, find_damage
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -41,75 +40,6 @@ def connect(path: Path) -> sqlite3.Connection:
 
 #: Entries that are read at once.
 _PAGE = 64
-#: Hash of the empty journal.
-EMPTY = bytes(16)
-
-
-@dataclass(frozen=True)
-class Record:
-    """An entry on its way into a journal.
-
-    Attributes:
-        entry: the entry.
-        payload: its bytes.
-        head: hash of the journal up to and with it (16 bytes).
-        signature: the server's, of the entry's bytes; empty where it was not kept.
-    """
-
-    entry: Entry
-    payload: bytes
-    head: bytes
-    signature: bytes = b""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A round of a journal as it lies on the disk, which may be damaged.
-
-    Attributes:
-        round: the round.
-        payload: the entry's bytes.
-        signature: of them; empty where it was not kept.
-        head: hash of the journal up to and with it.
-    """
-
-    round: int
-    payload: bytes
-    signature: bytes
-    head: bytes
-
-    @property
-    def signed(self) -> bytes:
-        """The entry as it travels."""
-        return self.payload + self.signature
-
-
-#: Raises MessageError unless bytes are an entry and the server's signature of it, for a journal with a hash.
-Check = Callable[[bytes, bytes], None]
-
-
-def find_damage(row: Row, before: bytes, check: Check | None) -> str:
-    """What of a row does not fit a journal with the hash ``before``: entry, signature or hash; "" where all does.
-
-    With a check, only the hash is blamed where entry and signature agree; without, an entry for both.
-    """
-    signed = True
-    if check is not None and row.signature:
-        try:
-            check(row.signed, before)
-        except MessageError:
-            signed = False
-    if chain(before, row.payload) == row.head:
-        return "" if signed else "signature"
-    return "hash" if signed and check is not None and row.signature else "entry"
-
-
-def make_records(entries: Iterable[Entry], head: bytes) -> Iterator[Record]:
-    """Records of entries that follow a journal with a hash."""
-    for entry in entries:
-        payload = encode(entry)
-        head = chain(head, payload)
-        yield Record(entry, payload, head)
 
 
 class Journal:
@@ -306,8 +236,3 @@ def _damaged(round: int, why: str) -> StateError:
         "journal.entry-damaged",
         f"round {round} of the journal is damaged ({why}); run fedspzo server repair on its folder",
     )
-
-
-def chain(head: bytes, payload: bytes) -> bytes:
-    """Hash (16 bytes) of a journal that has a hash and then an entry's bytes; the empty journal's is :data:`EMPTY`."""
-    return hashlib.blake2b(head + payload, digest_size=16, person=b"fedspzo journal").digest()

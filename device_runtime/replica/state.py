@@ -17,7 +17,8 @@ from fedspzo.device_runtime.protocol.plan import Entry
 from fedspzo.device_runtime.protocol.signing import Signer
 from fedspzo.device_runtime.protocol.sums import Sums
 from fedspzo.device_runtime.protocol.topics import valid_id
-from fedspzo.device_runtime.replica.journal import EMPTY, Journal, Record, Row, chain, connect, make_records
+from fedspzo.device_runtime.replica.chain import EMPTY, Record, Row, chain, make_records
+from fedspzo.device_runtime.replica.journal import Journal, connect
 from fedspzo.device_runtime.replica.weights import Replica
 
 log = logging.getLogger(__name__)

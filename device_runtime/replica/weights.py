@@ -25,7 +25,7 @@ from fedspzo.device_runtime.model.tensor_file import TensorFile, write_tensors
 from fedspzo.device_runtime.protocol.messages import encode
 from fedspzo.device_runtime.protocol.plan import Entry, Plan
 from fedspzo.device_runtime.protocol.sums import EMPTY_SUMS, Sums, follow_all, pack, unpack
-from fedspzo.device_runtime.replica.journal import EMPTY, chain
+from fedspzo.device_runtime.replica.chain import EMPTY, chain
 
 DIGEST_BYTES = 16
 #: Most rounds that are applied in one pass over the weights.

@@ -18,7 +18,8 @@ from fedspzo.broker.rounds.sampling import Sample, choose_cohort
 from fedspzo.broker.server.evaluation import Evaluated, Schedule
 from fedspzo.broker.server.held_out import HeldOut, check_patience
 from fedspzo.broker.server.progress import JobResult, Observer, ignore
-from fedspzo.broker.server.store import ServerStore, link_bundle
+from fedspzo.broker.server.state_folder import link_bundle
+from fedspzo.broker.server.store import ServerStore
 from fedspzo.broker.simulation import driver
 from fedspzo.broker.simulation.driver import SimulatedRound, Training
 from fedspzo.broker.simulation.first_order import ALGORITHMS, FirstOrder, check_first_order

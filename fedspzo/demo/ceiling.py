@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import AutoModel
 
-from fedspzo.broker.server.store import read_history, read_journal
+from fedspzo.broker.server.state_folder import read_history, read_journal
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.step.estimator import draw_examples

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fedspzo.broker.mqtt.embedded import spawn_broker
-from fedspzo.broker.server.store import pin_bundle
+from fedspzo.broker.server.state_folder import pin_bundle
 from fedspzo.device_runtime.errors import FedSPZOError
 
 _STOP_S = 10.0

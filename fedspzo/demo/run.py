@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from fedspzo.broker.server.store import BUNDLE
+from fedspzo.broker.server.state_folder import BUNDLE
 from fedspzo.demo import intents
 from fedspzo.demo.ceiling import Ceiling, measure_ceiling
 from fedspzo.demo.plot import plot_accuracy

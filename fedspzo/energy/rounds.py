@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedspzo.broker.server.store import DATABASE, read_history
+from fedspzo.broker.server.state_folder import DATABASE, read_history
 from fedspzo.device_runtime.energy.book import read_book
 from fedspzo.device_runtime.errors import EnergyError
 from fedspzo.device_runtime.replica.state import ENERGY

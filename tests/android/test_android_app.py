@@ -32,7 +32,7 @@ from refusals import raises
 
 from fedspzo.broker.mqtt.mosquitto import ManagedBroker
 from fedspzo.broker.mqtt.mosquitto_program import installed
-from fedspzo.broker.server.store import pin_bundle, read_journal
+from fedspzo.broker.server.state_folder import pin_bundle, read_journal
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.errors import BrokerError
 from fedspzo.device_runtime.link.access import Access

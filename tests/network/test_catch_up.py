@@ -17,7 +17,7 @@ from fedspzo.device_runtime.data.live import LiveData
 from fedspzo.device_runtime.model.bundle import Bundle, file_hash
 from fedspzo.device_runtime.protocol.messages import EntryBatch, Offer, encode
 from fedspzo.device_runtime.protocol.plan import Contribution, Entry, Plan
-from fedspzo.device_runtime.replica.journal import EMPTY, chain
+from fedspzo.device_runtime.replica.chain import EMPTY, chain
 from fedspzo.device_runtime.replica.state import DeviceState
 from fedspzo.device_runtime.replica.weights import Replica
 

@@ -14,7 +14,7 @@ from federation import Processes, finish, read_rounds
 from rabbitmq_cluster import NODES, Cluster, cluster, running_cluster  # noqa: F401
 
 from fedspzo.broker.mqtt.logins import SERVER_USER
-from fedspzo.broker.server.store import read_history, read_journal
+from fedspzo.broker.server.state_folder import read_history, read_journal
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.replica.state import DeviceState
 from fedspzo.device_runtime.replica.weights import Replica

@@ -24,7 +24,8 @@ from fedspzo.broker.server import inbox, recovery, standing
 from fedspzo.broker.server.evaluation import Evaluator, Schedule
 from fedspzo.broker.server.loop import Loop
 from fedspzo.broker.server.metrics import make_registry
-from fedspzo.broker.server.store import ServerStore, read_history
+from fedspzo.broker.server.state_folder import read_history
+from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.device import agent, catch_up
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.link.connection import Received
@@ -49,7 +50,7 @@ from fedspzo.device_runtime.protocol.messages import (
 )
 from fedspzo.device_runtime.protocol.plan import Contribution, Entry, Plan
 from fedspzo.device_runtime.protocol.signing import Scope, Signer
-from fedspzo.device_runtime.replica.journal import EMPTY, chain
+from fedspzo.device_runtime.replica.chain import EMPTY, chain
 from fedspzo.device_runtime.replica.weights import Replica
 
 

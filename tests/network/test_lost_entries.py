@@ -13,7 +13,7 @@ from pathlib import Path
 from federation import Processes, assert_equal_replicas, broker, finish, processes, read_rounds
 from patience import PATIENCE_S
 
-from fedspzo.broker.server.store import DATABASE, read_journal
+from fedspzo.broker.server.state_folder import DATABASE, read_journal
 from fedspzo.device_runtime.model.bundle import Bundle
 
 __all__ = ["broker", "processes"]

@@ -16,7 +16,8 @@ from power_cut import Recording, record
 from strace import Kill, NotModelled, Operation, Rename, Say, Sync, Write
 from survivors import DEVICES, entry_of, go_on, results_of, server_replica, work_as_device, work_as_server
 
-from fedspzo.broker.server.store import ServerStore, read_history
+from fedspzo.broker.server.state_folder import read_history
+from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.messages import encode
 from fedspzo.device_runtime.protocol.plan import Plan

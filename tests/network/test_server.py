@@ -27,7 +27,8 @@ from fedspzo.broker.server.admission import Admission
 from fedspzo.broker.server.evaluation import Evaluated
 from fedspzo.broker.server.progress import Event, Observer
 from fedspzo.broker.server.server import Server
-from fedspzo.broker.server.store import ServerStore, read_history, read_journal
+from fedspzo.broker.server.state_folder import read_history, read_journal
+from fedspzo.broker.server.store import ServerStore
 from fedspzo.cli import main
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.device.agent import Agent
@@ -40,7 +41,7 @@ from fedspzo.device_runtime.protocol.messages import Message, Presence, Result, 
 from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Plan
 from fedspzo.device_runtime.protocol.signing import PIN, Scope, Signer
 from fedspzo.device_runtime.protocol.topics import Topics
-from fedspzo.device_runtime.replica.journal import EMPTY
+from fedspzo.device_runtime.replica.chain import EMPTY
 from fedspzo.device_runtime.replica.state import KEY, DeviceState
 from fedspzo.run_folder import open_run
 

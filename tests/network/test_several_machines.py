@@ -16,7 +16,7 @@ from machines import Network, missing
 from patience import PATIENCE_S, wait_until
 
 from fedspzo.broker.mqtt.mosquitto_program import installed
-from fedspzo.broker.server.store import read_history, read_journal
+from fedspzo.broker.server.state_folder import read_history, read_journal
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.signing import PIN
 from fedspzo.device_runtime.replica.state import SNAPSHOT

@@ -16,7 +16,7 @@ from federation import Peer, Processes, broker, processes
 from refusals import raises
 
 from fedspzo.broker.mqtt.embedded import EmbeddedBroker
-from fedspzo.broker.server.store import KEY
+from fedspzo.broker.server.state_folder import KEY
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.device import waiting
 from fedspzo.device_runtime.device.device import Device

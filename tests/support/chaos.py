@@ -28,7 +28,7 @@ from patience import PATIENCE_S
 
 from fedspzo.broker.mqtt.logins import SERVER_USER
 from fedspzo.broker.mqtt.mosquitto import ManagedBroker
-from fedspzo.broker.server.store import pin_bundle, read_history, read_journal
+from fedspzo.broker.server.state_folder import pin_bundle, read_history, read_journal
 from fedspzo.device_runtime.data.store import load_data
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.errors import BrokerError

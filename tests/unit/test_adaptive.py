@@ -14,7 +14,7 @@ from refusals import raises
 
 from fedspzo.broker.rounds.adaptive import FIRST, FURTHEST, LEAST, MOST, Moment, adapt_blocks, follow, mean_squares
 from fedspzo.broker.rounds.job import ADAPTABLE, Job
-from fedspzo.broker.server.store import read_journal
+from fedspzo.broker.server.state_folder import read_journal
 from fedspzo.cli import main
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Plan

@@ -15,7 +15,8 @@ from refusals import raises, refused
 import fedspzo
 from fedspzo.broker.rounds.best import best_round, rank, stalled
 from fedspzo.broker.server.held_out import HeldOut
-from fedspzo.broker.server.store import SNAPSHOTS, ServerStore, newest_snapshot, read_journal
+from fedspzo.broker.server.state_folder import SNAPSHOTS, newest_snapshot, read_journal
+from fedspzo.broker.server.store import ServerStore
 from fedspzo.cli import main
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.model.bundle import Bundle

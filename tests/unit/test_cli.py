@@ -25,7 +25,7 @@ from fedspzo.cli import COMMANDS, main
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Plan
 from fedspzo.device_runtime.protocol.signing import PIN
-from fedspzo.device_runtime.replica.journal import EMPTY, make_records
+from fedspzo.device_runtime.replica.chain import EMPTY, make_records
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:

@@ -12,7 +12,7 @@ from federation import Processes, broker, processes  # noqa: F401  (fixtures)
 from patience import PATIENCE_S
 
 from fedspzo.broker.mqtt.embedded import EmbeddedBroker
-from fedspzo.broker.server.store import read_journal
+from fedspzo.broker.server.state_folder import read_journal
 from fedspzo.cli import main
 from fedspzo.device_runtime.data.store import load_data
 from fedspzo.device_runtime.device.agent import Agent

@@ -15,14 +15,15 @@ from refusals import raises
 from fedspzo.broker.rounds.aggregate import ClosedRound
 from fedspzo.broker.server.backup import back_up
 from fedspzo.broker.server.recovery import FolderSource, Repaired, adopt, open_stopped, repair
-from fedspzo.broker.server.store import DATABASE, ServerStore, open_journal, read_journal
+from fedspzo.broker.server.state_folder import DATABASE, open_journal, read_journal
+from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.messages import BATCH_BYTES
 from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Plan
 from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES
 from fedspzo.device_runtime.replica import state
-from fedspzo.device_runtime.replica.journal import EMPTY, Record, chain
+from fedspzo.device_runtime.replica.chain import EMPTY, Record, chain
 from fedspzo.device_runtime.replica.state import DeviceState
 
 IDENTITY, ROUNDS = bytes(32), 12

@@ -23,7 +23,7 @@ from fedspzo.device_runtime.protocol.messages import EntryBatch, Rebase, decode,
 from fedspzo.device_runtime.protocol.plan import MAX_SUMS, Block, Contribution, Entry, Plan, pool_seed
 from fedspzo.device_runtime.protocol.sums import EMPTY_SUMS, Sums, check_continues, follow, follow_all
 from fedspzo.device_runtime.replica import state as state_module
-from fedspzo.device_runtime.replica.journal import EMPTY, chain
+from fedspzo.device_runtime.replica.chain import EMPTY, chain
 from fedspzo.device_runtime.replica.state import DeviceState
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.export.network.target import Target

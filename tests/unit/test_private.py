@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from private import exposed
 
-from fedspzo.broker.server.store import ServerStore, link_bundle
+from fedspzo.broker.server.state_folder import link_bundle
+from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.data.live import LiveData
 from fedspzo.device_runtime.files import lock_folder
 from fedspzo.device_runtime.model.bundle import Bundle

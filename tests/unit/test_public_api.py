@@ -13,7 +13,7 @@ import pytest
 from tiny import BATCH, LENGTH, TASK
 
 import fedspzo
-from fedspzo.broker.server.store import read_journal
+from fedspzo.broker.server.state_folder import read_journal
 
 Write = Callable[[Path, int], Path]
 

@@ -26,8 +26,9 @@ from fedspzo.broker.rounds.job import Job, plan_round
 from fedspzo.broker.rounds.robust import CHOICES, MOST_OF_MEDIAN, RULES, clip, sizes
 from fedspzo.broker.rounds.sampling import Candidate, choose_cohort
 from fedspzo.broker.server.forgetting import forget_devices
+from fedspzo.broker.server.state_folder import DATABASE, read_journal
 from fedspzo.broker.server.status import read_status
-from fedspzo.broker.server.store import DATABASE, ServerStore, read_journal
+from fedspzo.broker.server.store import ServerStore
 from fedspzo.broker.simulation.hostile import ATTACKS, Attack
 from fedspzo.cli import main
 from fedspzo.device_runtime.protocol.messages import Result, decode, encode, fingerprint

@@ -21,14 +21,15 @@ from fedspzo.broker.rounds.aggregate import ClosedRound
 from fedspzo.broker.server.devices import Member
 from fedspzo.broker.server.forgetting import forget_devices
 from fedspzo.broker.server.schema import VERSION
+from fedspzo.broker.server.state_folder import DATABASE, read_history, read_journal
 from fedspzo.broker.server.status import read_status
-from fedspzo.broker.server.store import DATABASE, ServerStore, read_history, read_journal
+from fedspzo.broker.server.store import ServerStore
 from fedspzo.cli import main
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.messages import Result, encode
 from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Plan
 from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES, Scope, check
-from fedspzo.device_runtime.replica.journal import EMPTY, chain
+from fedspzo.device_runtime.replica.chain import EMPTY, chain
 
 IDENTITY = bytes(32)
 

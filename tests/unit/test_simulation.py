@@ -19,7 +19,7 @@ from patience import PATIENCE_S
 from refusals import raises
 
 from fedspzo.broker.rounds.job import Job, plan_round
-from fedspzo.broker.server.store import read_history, read_journal
+from fedspzo.broker.server.state_folder import read_history, read_journal
 from fedspzo.broker.simulation.driver import attend
 from fedspzo.broker.simulation.fleet import Behaviour, Fleet, parse_quantile
 from fedspzo.broker.simulation.partition import Skew, draw_each, share_out

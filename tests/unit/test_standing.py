@@ -21,7 +21,7 @@ from fedspzo.device_runtime.protocol.messages import Sync, Wanted, decode
 from fedspzo.device_runtime.protocol.plan import Contribution, Entry, Plan
 from fedspzo.device_runtime.protocol.signing import split
 from fedspzo.device_runtime.protocol.topics import Topics
-from fedspzo.device_runtime.replica.journal import EMPTY
+from fedspzo.device_runtime.replica.chain import EMPTY
 
 IDENTITY, ROUNDS = bytes(32), 20
 

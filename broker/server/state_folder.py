@@ -1,0 +1,107 @@
+"""The state folder of a server: what lies in it, and reading that whether or not the server runs."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from fedspzo.broker.rounds.aggregate import ClosedRound, Spending
+from fedspzo.broker.server.schema import check_version
+from fedspzo.device_runtime.errors import StateError
+from fedspzo.device_runtime.files import make_folder
+from fedspzo.device_runtime.protocol.plan import Entry
+from fedspzo.device_runtime.protocol.signing import Scope, Signer, check, write_pin
+from fedspzo.device_runtime.replica.chain import Check
+from fedspzo.device_runtime.replica.journal import Journal, connect
+
+DATABASE, SNAPSHOTS, KEY = "server.sqlite", "snapshots", "server.key"
+#: Link to the job's bundle, so that the folder stands for a model.
+BUNDLE = "bundle"
+
+
+def pin_bundle(bundle: Path, folder: Path) -> None:
+    """Say in a bundle that it belongs to the server with this state folder, as the server itself does when it starts.
+
+    Raises:
+        BundleError: it belongs to another.
+        StateError: the folder cannot be used.
+    """
+    make_folder(folder, 0o700)
+    write_pin(bundle, Signer(folder / KEY).public)
+
+
+def link_bundle(state: Path, bundle: Path) -> None:
+    """Make the link from a server's or simulation's state folder to its bundle."""
+    link = state / BUNDLE
+    if not link.exists() or not link.samefile(bundle):
+        link.unlink(missing_ok=True)
+        link.symlink_to(bundle.resolve())
+
+
+def newest_snapshot(folder: Path, up_to: int | None = None) -> Path | None:
+    """The newest snapshot in a server's state folder, or the newest of rounds up to one."""
+    found = list_snapshots(folder / SNAPSHOTS)
+    return max((path for path in found if up_to is None or int(path.stem) <= up_to), default=None)
+
+
+def snapshot_rounds(folder: Path) -> list[int]:
+    """Rounds that a server's state folder has snapshots of, in order."""
+    return [int(path.stem) for path in list_snapshots(folder / SNAPSHOTS)]
+
+
+def list_snapshots(folder: Path) -> list[Path]:
+    """Snapshots, the newest last."""
+    return sorted(path for path in folder.glob("*.safetensors") if path.stem.isdecimal())
+
+
+@contextmanager
+def open_journal(folder: Path) -> Iterator[Journal]:
+    """The journal of a server, running or not, given its state folder. Raises StateError for any other folder."""
+    with closing(open_database(folder)) as connection:
+        yield Journal(connection, read_checker(connection, folder))
+
+
+def read_checker(connection: sqlite3.Connection, folder: Path) -> Check | None:
+    """Checks the entries of a server's file by the key in its folder; None where there is no key, or no job yet."""
+    job = connection.execute("SELECT CAST(bundle AS BLOB), name FROM job").fetchone()
+    return checker(job[0], job[1], Signer(folder / KEY).public) if job and (folder / KEY).is_file() else None
+
+
+def checker(bundle: bytes, name: str, public: bytes) -> Check:
+    """Checks that the server of a job, with this public key, has signed an entry for a journal with a hash."""
+    return lambda signed, head: check(signed, Scope(name, bundle, head=head), public)
+
+
+def read_journal(folder: Path) -> list[Entry]:
+    """All entries of a server's journal. Raises StateError when the folder has no journal, or a damaged one."""
+    with open_journal(folder) as journal:
+        return list(journal.entries())
+
+
+def read_history(folder: Path) -> list[ClosedRound]:
+    """All closed rounds in order, given a server's state folder. Raises StateError for any other folder."""
+    with closing(open_database(folder)) as connection:
+        return history(connection)
+
+
+def open_database(folder: Path) -> sqlite3.Connection:
+    """A connection to a server's file. Raises StateError when the folder has none, or it is of another version."""
+    file = folder / DATABASE
+    if not file.is_file():
+        raise StateError("state.no-journal", f"{folder} has no journal; give the state folder of a server")
+    connection = connect(file)
+    check_version(connection, file)
+    return connection
+
+
+def history(connection: sqlite3.Connection) -> list[ClosedRound]:
+    """All closed rounds in order."""
+    rows = connection.execute("SELECT * FROM history ORDER BY round").fetchall()
+    return [
+        ClosedRound(
+            number, loss, tuple(devices.split()), seconds, step, None if joules[0] is None else Spending(*joules)
+        )
+        for number, loss, devices, seconds, step, _, *joules in rows
+    ]
