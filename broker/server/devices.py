@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fedspzo.broker.rounds.sampling import Candidate
-from fedspzo.device_runtime.protocol.messages import Presence, Result, Sync
+from fedspzo.device_runtime.log import printable
+from fedspzo.device_runtime.protocol.messages import CAPABILITIES, Presence, Result, Sync
 
 #: Seconds without a word after which a device counts as gone: more than twice what it lets pass between syncs.
 LEASE_S = 150.0
@@ -27,6 +28,9 @@ class Member:
         willing: its conditions allow it to be asked.
         seen: when it was last heard, by the monotonic clock.
         round, examples, battery, charging: as its last sync said.
+        version, can: of its program, and what of the protocol it understands, as its last sync said.
+        copies: how often two processes had its id or its key.
+        floods, cut_off: how often it sent far more than it needs to, and whether its login was taken away for that.
         served: last round that its result counted in.
         results: results that counted.
         bytes_up, bytes_down: payload received from and sent to it.
@@ -59,6 +63,11 @@ class Member:
     keeps: tuple[int, int] = (0, 0)
     brought: int = -1
     brought_at: float = 0.0
+    version: str = ""
+    can: frozenset[str] = frozenset()
+    copies: int = 0
+    floods: int = 0
+    cut_off: bool = False
 
 
 class Roster:
@@ -152,6 +161,7 @@ def accept(member: Member, sync: Sync) -> None:
     member.session, member.online, member.synced = sync.session, True, True
     member.round, member.examples = sync.round, sync.examples
     member.battery, member.charging, member.willing = sync.battery, sync.charging, sync.willing
+    member.version, member.can = printable(sync.version, 40), frozenset(sync.can).intersection(CAPABILITIES)
 
 
 def credit(member: Member, result: Result) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
+from fedspzo.broker.server.member_tables import read_conduct
 from fedspzo.broker.server.records import read_records
 from fedspzo.broker.server.state_folder import DATABASE, open_database
 from fedspzo.device_runtime.errors import StateError
@@ -38,6 +39,8 @@ def forget_devices(folder: Path, names: Sequence[str]) -> None:
                     )
                 if read_records(connection):
                     connection.execute("DELETE FROM records WHERE device = ?", (name,))
+                if read_conduct(connection):
+                    connection.execute("DELETE FROM conduct WHERE device = ?", (name,))
             answered = {device for (device,) in connection.execute("SELECT device FROM results")}
             for round, cohort in connection.execute("SELECT round, cohort FROM open_round").fetchall():
                 waited = " ".join(device for device in cohort.split() if device in answered or device not in set(names))

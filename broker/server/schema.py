@@ -35,6 +35,9 @@ CREATE TABLE IF NOT EXISTS records (
     device TEXT PRIMARY KEY, large INTEGER, contrary INTEGER, noted INTEGER, against REAL, accused INTEGER,
     expelled INTEGER
 );
+CREATE TABLE IF NOT EXISTS conduct (
+    device TEXT PRIMARY KEY, version TEXT, can TEXT, copies INTEGER, floods INTEGER, cut_off INTEGER
+);
 CREATE TABLE IF NOT EXISTS counts (name TEXT PRIMARY KEY, count INTEGER NOT NULL);
 """
 

@@ -12,6 +12,7 @@ from typing import Any
 from fedspzo.broker.rounds.anomalies import Record
 from fedspzo.broker.server.evaluation import Evaluated
 from fedspzo.broker.server.held_out import best_of, read_evaluations
+from fedspzo.broker.server.member_tables import Conduct, read_conduct
 from fedspzo.broker.server.records import read_records
 from fedspzo.broker.server.schema import check_version
 from fedspzo.broker.server.state_folder import DATABASE
@@ -55,7 +56,7 @@ def read_status(folder: Path) -> dict[str, Any]:
     """Rounds, devices and counts, as plain values for people and programs.
 
     A device's ``round`` is the one that it stood at when it last synced, or its last result counted in; ``heard`` is
-    how many seconds ago anything came from it.
+    how many seconds ago anything came from it. Its ``version`` is None where it has not said it.
 
     Raises:
         StateError: the folder is not a server's.
@@ -90,6 +91,7 @@ def _read(connection: sqlite3.Connection, now: float) -> dict[str, Any]:
     opened = rows("SELECT round, cohort FROM open_round")
     answered = rows("SELECT COUNT(*) AS results FROM results")[0]["results"]
     records = read_records(connection)
+    conducts = read_conduct(connection)
     devices = [
         {
             "name": row["name"],
@@ -102,6 +104,7 @@ def _read(connection: sqlite3.Connection, now: float) -> dict[str, Any]:
             if row["joules_results"]
             else None,
             "joules_estimated": row["estimated_joules"] > 0,
+            **_conduct(conducts.get(row["name"], Conduct())),
         }
         for row in rows("SELECT * FROM devices ORDER BY name")
     ]
@@ -132,6 +135,15 @@ def _read(connection: sqlite3.Connection, now: float) -> dict[str, Any]:
             for device, record in sorted(records.items()) if record.reason
         ],
     }  # fmt: skip
+
+
+def _conduct(conduct: Conduct) -> dict[str, Any]:
+    return {
+        "version": conduct.version or None,
+        "copies": conduct.copies,
+        "floods": conduct.floods,
+        "cut_off": conduct.cut_off,
+    }
 
 
 def _spending(rows: list[dict[str, Any]]) -> dict[str, Any] | None:

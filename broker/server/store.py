@@ -13,6 +13,7 @@ from fedspzo.broker.rounds.aggregate import ClosedRound
 from fedspzo.broker.rounds.anomalies import Record
 from fedspzo.broker.rounds.open_round import OpenRound
 from fedspzo.broker.server.devices import Member
+from fedspzo.broker.server.member_tables import load_members, save_members
 from fedspzo.broker.server.records import read_records
 from fedspzo.broker.server.schema import check_whole, open_tables
 from fedspzo.broker.server.state_folder import (
@@ -220,24 +221,11 @@ class ServerStore:
     def save_members(self, members: Iterable[Member]) -> None:
         """Keep what is known of some devices."""
         with self.transaction() as execute:
-            for m in members:
-                execute(
-                    f"INSERT OR REPLACE INTO devices VALUES ({', '.join('?' * 15)})",
-                    (m.name, m.key, m.round, m.examples, m.battery, m.charging, m.served, m.results, m.bytes_up,
-                     m.bytes_down, time.time() - (time.monotonic() - m.seen), m.measured_joules, m.estimated_joules,
-                     m.joules_uncertainty, m.joules_results),
-                )  # fmt: skip
+            save_members(execute, members)
 
     def load_members(self) -> Iterator[Member]:
         """The devices that are known; none of them is there yet."""
-        for row in self._connection.execute("SELECT * FROM devices ORDER BY name").fetchall():
-            name, key, round, examples, battery, charging, served, results, up, down, seen, *joules = row
-            ago = time.time() - seen
-            yield Member(
-                name, key, round=round, examples=examples, battery=battery, charging=bool(charging), served=served,
-                results=results, bytes_up=up, bytes_down=down, seen=time.monotonic() - ago, measured_joules=joules[0],
-                estimated_joules=joules[1], joules_uncertainty=joules[2], joules_results=joules[3],
-            )  # fmt: skip
+        return load_members(self._connection)
 
     def save_records(self, records: Mapping[str, Record]) -> None:
         """Keep what was unusual in some devices' results."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import secrets
+import sys
 import time
 
 from fedspzo.device_runtime.link.access import Access
@@ -12,7 +13,17 @@ from fedspzo.device_runtime.link.connection import Link
 from fedspzo.device_runtime.platform.conditions import Conditions
 from fedspzo.device_runtime.platform.memory import peak_rss_bytes
 from fedspzo.device_runtime.platform.profiling import NETWORK, Recorder
-from fedspzo.device_runtime.protocol.messages import Decline, Energy, Message, Presence, Report, Result, Sync, encode
+from fedspzo.device_runtime.protocol.messages import (
+    CAPABILITIES,
+    Decline,
+    Energy,
+    Message,
+    Presence,
+    Report,
+    Result,
+    Sync,
+    encode,
+)
 from fedspzo.device_runtime.protocol.signing import Scope
 from fedspzo.device_runtime.protocol.topics import Topics
 from fedspzo.device_runtime.replica.state import DeviceState
@@ -23,6 +34,8 @@ RESEND_S = 5.0
 REPORTS = 12
 #: Seconds without sending after which the device says where it stands, to show that it is there.
 IDLE_S = 60.0
+#: Version of the program. The package is not imported for it: to checkers of imports it leads to all that is exported.
+_PROGRAM: str = sys.modules["fedspzo"].__version__
 
 
 class Outbox:
@@ -83,6 +96,8 @@ class Outbox:
                 battery=now.battery,
                 charging=now.charging,
                 willing=willing,
+                version=_PROGRAM,
+                can=CAPABILITIES,
             )
         )
 

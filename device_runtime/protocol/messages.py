@@ -25,6 +25,9 @@ MAX_BYTES = 64 * 1024
 #: Bytes of journal entries in one message.
 BATCH_BYTES = 40_000
 _MAX_TEXT = 4096
+#: What of the protocol came after a first version of it and is not understood by all devices: plans with a rule and a
+#: bound.
+CAPABILITIES = ("bound",)
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class Sync:
         battery: charge between 0 and 1; 1 where there is no battery.
         charging: whether it is connected to power.
         willing: whether its conditions allow it to take part in rounds now.
+        version: of its program; "" from before it was said.
+        can: what of the protocol it understands, of :data:`CAPABILITIES`; a later version knows more.
     """
 
     key: bytes
@@ -57,6 +62,8 @@ class Sync:
     battery: float
     charging: bool
     willing: bool
+    version: str = ""
+    can: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -279,6 +286,7 @@ _HINTS = {kind: get_type_hints(kind) for kind in (*_NUMBERS, Block, Contribution
 #: Last fields that came to the format later, in their order, and what each stood for before: those at the end that hold
 #: it are left out.
 _LATER: dict[type[Any], tuple[tuple[str, Any], ...]] = {
+    Sync: (("version", ""), ("can", ())),
     Plan: (("rebase_every", 0), ("aggregate", ""), ("bound", 0.0), ("masking", ())),
 }
 

@@ -10,6 +10,8 @@ import threading
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -18,15 +20,16 @@ from patience import wait_until
 from refusals import raises, refused
 
 from fedspzo.broker.rounds.aggregate import ClosedRound
-from fedspzo.broker.server.devices import Member
+from fedspzo.broker.server.devices import Member, accept
 from fedspzo.broker.server.forgetting import forget_devices
+from fedspzo.broker.server.member_tables import read_conduct
 from fedspzo.broker.server.schema import VERSION
-from fedspzo.broker.server.state_folder import DATABASE, read_history, read_journal
+from fedspzo.broker.server.state_folder import DATABASE, open_database, read_history, read_journal
 from fedspzo.broker.server.status import read_status
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.cli import main
 from fedspzo.device_runtime.model.bundle import Bundle
-from fedspzo.device_runtime.protocol.messages import Result, encode
+from fedspzo.device_runtime.protocol.messages import Result, Sync, encode
 from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Plan
 from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES, Scope, check
 from fedspzo.device_runtime.replica.chain import EMPTY, chain
@@ -53,6 +56,7 @@ def test_a_file_says_which_version_its_tables_are(make_plan: Callable[..., Plan]
         connection.execute("PRAGMA user_version = 0")
         connection.execute("DROP TABLE rebase")  # which came later, as this did
         connection.execute("DROP TABLE evaluations")
+        connection.execute("DROP TABLE conduct")
     assert len(read_journal(tmp_path)) == read_status(tmp_path)["round"] == 1
     assert read_status(tmp_path)["evaluated"] is None
     with ServerStore(tmp_path, IDENTITY) as store:
@@ -136,6 +140,25 @@ def test_an_open_round_does_not_wait_for_a_device_that_is_forgotten(
         assert opened is not None
         assert (opened.cohort, opened.missing) == (("a", "c"), ["c"])
         assert [member.name for member in store.load_members()] == ["c"]
+
+
+def test_what_a_device_says_of_its_program_is_kept(tmp_path: Path) -> None:
+    """Only what is known of what it can; a device of before says nothing."""
+    sync = Sync(bytes(32), 1, IDENTITY, 0, EMPTY, 5, 1.0, True, True, "9.1\n" + "x" * 99, ("bound", "fly"))
+    members = [Member("a", bytes(32), copies=2, floods=1, cut_off=True), Member("b", bytes(32))]
+    accept(members[0], sync)
+    accept(members[1], replace(sync, version="", can=()))
+    with ServerStore(tmp_path, IDENTITY) as store:
+        store.save_members(members)
+        assert [(m.version, m.can, m.copies, m.floods, m.cut_off) for m in store.load_members()] == [
+            ("9.1\\n" + "x" * 36 + "…", {"bound"}, 2, 1, True),
+            ("", frozenset(), 0, 0, False),
+        ]
+    first, second = read_status(tmp_path)["devices"]
+    assert (first["version"][:5], first["copies"], second["version"]) == ("9.1\\n", 2, None)
+    forget_devices(tmp_path, ["a"])
+    with closing(open_database(tmp_path)) as connection:
+        assert set(read_conduct(connection)) == {"b"}
 
 
 def test_a_status_is_of_one_moment(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
