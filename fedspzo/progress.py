@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import threading
 import time
@@ -23,8 +24,9 @@ class Step(Protocol):
 
 def show(as_json: bool, **fields: Any) -> None:
     """Print an event's fields."""
-    if as_json:
-        print(json.dumps(fields), flush=True)
+    if as_json:  # which has no NaN
+        plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
+        print(json.dumps(plain), flush=True)
     else:
         words = (
             f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in fields.items()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from fedspzo.broker.simulation.driver import SimulatedRound
+from fedspzo.broker.simulation.driver import DIVERGED, SimulatedRound
+from fedspzo.device_runtime.errors import PlanError
 
 #: A run has lost a loss that it had reached when it is this many times above it again.
 LEFT = 1.03
@@ -67,13 +68,15 @@ def draw_curve(
     """Draw rounds until they have spent a share of the budget.
 
     Args:
-        rounds: of the driver; no more are drawn than that takes.
+        rounds: of the driver; no more are drawn than that takes. Where they diverge, the last loss is infinite.
         loss: of the model after the round drawn last.
         curve: what the rounds continue; None for those of the start.
     """
     curve = curve or Curve((0.0,), (loss(),), 0)
     flops, losses, closed, spent = list(curve.flops), list(curve.losses), curve.rounds, curve.flops[-1]
-    for made in rounds:
+    for made in _until_diverged(rounds):
+        if made is None:
+            return Curve((*flops, spent), (*losses, math.inf), closed)
         spent, closed = spent + made.flops, made.round
         ended = spent >= budget.flops * share
         if ended or spent >= budget.flops * len(flops) / budget.points:
@@ -82,3 +85,13 @@ def draw_curve(
             if ended or not losses[-1] < budget.diverged * losses[0]:
                 break
     return Curve(tuple(flops), tuple(losses), closed)
+
+
+def _until_diverged(rounds: Iterable[SimulatedRound]) -> Iterator[SimulatedRound | None]:
+    """The rounds, and None at the end where they diverge."""
+    try:
+        yield from rounds
+    except PlanError as error:
+        if error.kind != DIVERGED:
+            raise
+        yield None

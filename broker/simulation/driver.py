@@ -23,6 +23,8 @@ from fedspzo.device_runtime.replica.weights import Replica
 
 #: Times that a round's plan goes out to further devices before the simulation gives up.
 TRIES = 100
+#: Kind of the error of a training whose loss is not finite.
+DIVERGED = "simulation.diverged"
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,7 @@ class Training(Protocol):
         """Close a round with what its devices measure.
 
         Raises:
+            PlanError: too few devices measure a finite loss (kind :data:`DIVERGED`).
             FedSPZOError: a device's measurement failed.
         """
 

@@ -5,6 +5,7 @@ All replicas of a job are the same bits, so one replica serves all of a worker's
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -38,6 +39,11 @@ class Measured:
 
     result: Result
     flops: int
+
+    @property
+    def finite(self) -> bool:
+        """Whether the loss and all scalars are numbers; where they are not, a live device declines."""
+        return all(map(math.isfinite, (self.result.loss, *self.result.scalars)))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from fedspzo.broker.server.store import ServerStore
 from fedspzo.broker.simulation.driver import Attendance, SimulatedRound
 from fedspzo.broker.simulation.hostile import Attack
 from fedspzo.broker.simulation.workers import Workers
-from fedspzo.device_runtime.errors import StateError
+from fedspzo.device_runtime.errors import PlanError, StateError
 from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.protocol.sums import check_continues
 from fedspzo.device_runtime.replica.weights import Replica
@@ -45,7 +45,7 @@ class ZerothOrder:
             FedSPZOError: a worker failed.
         """
         check_continues(store.sums, plan_round(job, 1))
-        self._store, self._workers = store, workers
+        self._store, self._workers, self._quorum = store, workers, job.quorum
         self._aggregate = checked(aggregate) if aggregate else partial(close_round, votes=job.votes)
         self._plans = plans(job, store.journal.entries())
         self._watch = Watch(store.load_records(), job.expel)
@@ -72,7 +72,16 @@ class ZerothOrder:
     def train(self, plan: Plan, attendance: Attendance) -> SimulatedRound:
         """Measure on the workers, and close the round into the journal as the live server does."""
         answers = self._workers.measure(plan, list(attendance.seconds))
-        results = {d: replace(answer.result, seconds=attendance.seconds[d]) for d, answer in answers.items()}
+        results = {
+            device: replace(answer.result, seconds=attendance.seconds[device])
+            for device, answer in answers.items()
+            if answer.finite  # or else a live device would decline
+        }
+        if len(results) < self._quorum:
+            raise PlanError(
+                "simulation.diverged",
+                f"the model diverged in round {plan.round}: its loss is not finite; lower the learning rates",
+            )
         results = self._attack(plan, results) if self._attack else results
         entry = self._aggregate(plan, results)
         closed = describe_round(plan, results, attendance.closed)

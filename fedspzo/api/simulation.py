@@ -118,7 +118,7 @@ def simulate(
         first_order: fedavg, fedsgd or fedadam, to compare with: devices then use backpropagation.
 
     Raises:
-        PlanError: the job does not fit the bundle or continue the journal, a first-order method diverges, or
+        PlanError: the job does not fit the bundle or continue the journal, the model diverges, or
             ``patience`` has no examples to judge by.
         DataError: the data cannot be read, or are too few for the devices.
         StateError: the state folder is in use, or of another job.

@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +20,13 @@ from refusals import raises
 
 from fedspzo.broker.rounds.job import Job, plan_round
 from fedspzo.broker.server.state_folder import read_history, read_journal
-from fedspzo.broker.simulation.driver import attend
+from fedspzo.broker.simulation.curve import Budget, draw_curve
+from fedspzo.broker.simulation.driver import DIVERGED, SimulatedRound, attend
 from fedspzo.broker.simulation.fleet import Behaviour, Fleet, parse_quantile
 from fedspzo.broker.simulation.partition import Skew, draw_each, share_out
 from fedspzo.cli import main
 from fedspzo.device_runtime.data.store import DataStore
-from fedspzo.device_runtime.errors import DataError
+from fedspzo.device_runtime.errors import DataError, PlanError
 from fedspzo.device_runtime.protocol.plan import Block
 
 Write = Callable[[Path, int], Path]
@@ -113,6 +114,29 @@ def test_weights_made_anew_from_sums_are_the_same_after_a_restart(
         given = ["simulate", folder, "--data", data, "--state", tmp_path / "one", *OPTIONS, "--rounds", 9, *options]
         assert main(list(map(str, given))) == 1
         assert reason in capsys.readouterr().err
+
+
+def test_a_simulation_that_diverges_fails_as_a_live_job_does(
+    plain: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its lines are JSON, and its journal has no number that is not finite."""
+    rates = ("--learning-rates", "1e9,1e9", "--evaluate-every", 1, "--held-out", plain[1])
+    given = ["simulate", plain[0], "--data", plain[1], "--state", tmp_path / "run", "--json", *OPTIONS, *rates]
+    assert main(list(map(str, given))) == 1
+    said = capsys.readouterr()
+    assert "diverged in round" in said.err
+    assert "lower the learning rates [simulation.diverged]" in said.err
+    assert [json.loads(line, parse_constant=pytest.fail) for line in said.out.splitlines()]
+    assert 0 < len(read_journal(tmp_path / "run")) < 4
+
+
+def test_a_curve_ends_where_the_model_diverges() -> None:
+    def rounds() -> Iterator[SimulatedRound]:
+        yield SimulatedRound(1, 1.0, ("a",), 1.0, 1.0, flops=10)
+        raise PlanError(DIVERGED, "the model diverged")
+
+    curve = draw_curve(rounds(), lambda: 1.0, Budget(100.0, 10, 4.0))
+    assert (curve.flops, curve.losses, curve.rounds) == ((0.0, 10.0, 10.0), (1.0, 1.0, math.inf), 1)
 
 
 @pytest.mark.slow
