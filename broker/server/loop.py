@@ -121,8 +121,9 @@ class Loop:
             raise
 
     def connect(self) -> None:
-        """Connect to the broker. Raises BrokerError when it cannot be reached, or refuses."""
+        """Connect to the broker. Raises BrokerError when it cannot be reached, refuses, or takes too small packets."""
         self._link.connect()
+        self._outbox.check_room(self._job)
         if self._progress.round is None and not self._enough():
             log.info("waiting for %d devices", self._wanted)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from fedspzo.broker.rounds.job import Job
+from fedspzo.broker.rounds.sizes import largest_message
 from fedspzo.broker.server.devices import Roster
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.link.connection import Link
 from fedspzo.device_runtime.protocol.messages import Finish, Hello, Message, encode
 from fedspzo.device_runtime.protocol.plan import Plan
-from fedspzo.device_runtime.protocol.signing import Scope
+from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES, Scope
 from fedspzo.device_runtime.protocol.topics import Topics
 from fedspzo.device_runtime.replica.chain import EMPTY
 
@@ -37,6 +39,14 @@ class Outbox:
     def send(self, device: str, message: Message, bundle: bytes | None = None) -> None:
         """A message to one device, whose bundle is the job's if none is named."""
         self._send(device, self._sign(message, device, bundle=bundle), ANSWER_S)
+
+    def room(self, device: str) -> int:
+        """Bytes of the largest message to a device, without its signature."""
+        return self._link.packets.room(self._topics.down(device)) - SIGNATURE_BYTES
+
+    def check_room(self, job: Job) -> None:
+        """Raise BrokerError when the broker does not take what a job's rounds send."""
+        self._link.packets.check(self._topics.down("d" * 64), largest_message(job) + SIGNATURE_BYTES)
 
     def send_after(self, device: str, message: Message, round: int) -> None:
         """A message to one device, good for who stands at a round."""

@@ -14,6 +14,7 @@ from fedspzo.broker.server.devices import Member, Roster, accept, announce, part
 from fedspzo.broker.server.evaluation import Claim, DigestWatch
 from fedspzo.broker.server.inbox import Heard
 from fedspzo.broker.server.outbox import Outbox
+from fedspzo.broker.server.pages import Pages
 from fedspzo.broker.server.progress import Progress
 from fedspzo.broker.server.standing import Standing
 from fedspzo.broker.server.store import ServerStore
@@ -43,6 +44,8 @@ log = logging.getLogger(__name__)
 PATIENCE_S = 1.0
 #: Integers that SQLite holds are below this.
 _MOST = 1 << 63
+#: Bytes of a batch beside its entries.
+_BATCH_HEAD = 8
 #: A device that is this many rounds behind is also offered a snapshot.
 FAR_BEHIND = 64
 
@@ -69,6 +72,7 @@ class Replies:
         self._standing = standing
         self._admission = admission
         self._watch = watch or Watch({})
+        self._pages = Pages(store.journal)
         self._dropped = RateLimitedLog(log)
 
     def drop(self, device: str, reason: MessageError) -> None:
@@ -200,10 +204,11 @@ class Replies:
         now, offer, opened = time.monotonic(), self._progress.offer, self._progress.round
         if member.round < last and (member.brought != member.round or now >= member.brought_at + PATIENCE_S):
             member.brought, member.brought_at = member.round, now
-            if (rebase := self._shorter(member.round)) is not None:
+            if (rebase := self._shorter(member)) is not None:
                 self._outbox.send_after(member.name, rebase, member.round)
             else:
-                self._outbox.send(member.name, EntryBatch(self._store.journal.signed(member.round, BATCH_BYTES)))
+                room = min(BATCH_BYTES, self._outbox.room(member.name) - _BATCH_HEAD)
+                self._outbox.send(member.name, EntryBatch(self._pages.after(member.round, room)))
             if rebase is None and offer is not None and offer[0].round >= member.round + FAR_BEHIND:
                 snapshot, url = offer
                 self._outbox.send(
@@ -218,13 +223,13 @@ class Replies:
                 del opened.declined[member.name]  # it waits no more, and is waited for
             self._outbox.ask(member.name, opened.plan)
 
-    def _shorter(self, round: int) -> Rebase | None:
-        """What brings a device from a round to the last one that rebased, where the entries up to there are longer."""
+    def _shorter(self, member: Member) -> Rebase | None:
+        """What brings a device to the last round that rebased, where it can be sent and the entries are longer."""
         rebase = self._store.rebase
-        if rebase is None or rebase.round <= round:
+        if rebase is None or rebase.round <= member.round:
             return None
-        entries = self._store.journal.size(after=round, up_to=rebase.round)
-        return rebase if len(encode(rebase)) + SIGNATURE_BYTES < entries else None
+        size, entries = len(encode(rebase)), self._store.journal.size(after=member.round, up_to=rebase.round)
+        return rebase if size <= self._outbox.room(member.name) and size + SIGNATURE_BYTES < entries else None
 
     def _on_result(self, member: Member, result: Result) -> None:
         opened, counts = self._progress.round, self._progress.counts

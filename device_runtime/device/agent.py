@@ -241,7 +241,8 @@ class Agent:
 
     def _give_back(self, after: int) -> None:
         """Send the server entries of its own that it asks for, where they are kept here."""
-        entries = self._state.kept(after, BATCH_BYTES) if after < self._state.replica.round else ()
+        room = min(BATCH_BYTES, self._outbox.room)
+        entries = self._state.kept(after, room) if after < self._state.replica.round else ()
         log.warning(
             "the server lacks or doubts what it signed after round %d (an old backup, a damaged journal, or a second"
             " server); %d entries are sent to it",

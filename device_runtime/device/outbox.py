@@ -24,7 +24,7 @@ from fedspzo.device_runtime.protocol.messages import (
     Sync,
     encode,
 )
-from fedspzo.device_runtime.protocol.signing import Scope
+from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES, Scope
 from fedspzo.device_runtime.protocol.topics import Topics
 from fedspzo.device_runtime.replica.state import DeviceState
 
@@ -68,6 +68,11 @@ class Outbox:
     def due(self) -> float:
         """When to send something if nothing happens, by the monotonic clock."""
         return self._sent_at + self._haste * (RESEND_S if self.pending else IDLE_S)
+
+    @property
+    def room(self) -> int:
+        """Bytes of entries that fit into a message to the server: signed, and with a few bytes of a head each."""
+        return 15 * (self.link.packets.room(self._topics.up(self._state.device)) - 2 * SIGNATURE_BYTES) // 16
 
     def announce(self, online: bool) -> None:
         """Say that this session is there, or ends."""

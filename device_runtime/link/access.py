@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 from fedspzo.device_runtime.errors import BrokerError
 from fedspzo.device_runtime.files import write_atomically
 
-_KEEP = "session=keep"
+_KEEP, _PACKET = "session=keep", re.compile("packet=([1-9][0-9]{2,8})")
 _DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
 
 
@@ -22,7 +22,8 @@ class Access:
 
     Attributes:
         url: ``mqtt://host[:port]``, or with ``mqtts``, ``ws``, ``wss``; without name and password. With
-            ``?session=keep`` the broker keeps the client's session while it is away, which a cluster may need.
+            ``?session=keep`` the broker keeps the client's session while it is away, which a cluster may need; with
+            ``?packet=BYTES`` it takes no larger packet; in MQTT 5, brokers say that themselves. An ``&`` joins both.
         user: name at the broker, or "" for none.
         password: of the user.
         authority: PEM text of the certificate authority to trust, or "" for those of the system.
@@ -37,7 +38,8 @@ class Access:
         """Raises BrokerError when the URL is not one of a broker."""
         try:
             usable = self.scheme in _DEFAULT_PORTS and bool(self.host) and self.port > 0
-            usable = usable and "@" not in urlsplit(self.url).netloc and urlsplit(self.url).query in ("", _KEEP)
+            usable = usable and "@" not in urlsplit(self.url).netloc
+            usable = usable and all(said == _KEEP or _PACKET.fullmatch(said) for said in self._said)
         except ValueError:
             usable = False
         if not usable:
@@ -111,7 +113,18 @@ class Access:
     @property
     def keeps_session(self) -> bool:
         """Whether the broker keeps the session while the client is away."""
-        return urlsplit(self.url).query == _KEEP
+        return _KEEP in self._said
+
+    @property
+    def packet_bytes(self) -> int:
+        """The largest packet that the broker takes, as the URL says; 0 where it does not."""
+        return next((int(found[1]) for said in self._said if (found := _PACKET.fullmatch(said))), 0)
+
+    @property
+    def _said(self) -> list[str]:
+        """What the URL says after its question mark."""
+        query = urlsplit(self.url).query
+        return query.split("&") if query else []
 
     @property
     def path(self) -> str:

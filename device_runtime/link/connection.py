@@ -27,6 +27,7 @@ from paho.mqtt.enums import MQTTProtocolVersion
 from fedspzo.device_runtime.errors import BrokerError
 from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.link.client import Will, expiring, guarded, hang_up, make_client, raw_socket, start
+from fedspzo.device_runtime.link.packets import PacketLimit
 from fedspzo.device_runtime.protocol.signing import MAX_SIGNED_BYTES
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ class Link:
         events: what happened, in order; other threads of the owner may put events of their own.
         bytes_up, bytes_down: payload bytes published and received.
         version: of MQTT, as it is spoken or tried now.
+        packets: how large they may be.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class Link:
         self._refusal = ""
         self._failure = ""
         self._denied = False
+        self.packets = PacketLimit(access)
         self._attempts = 0
         self._granted_at = 0.0
         self._unacknowledged: deque[tuple[float, mqtt.MQTTMessageInfo]] = deque()  # since when
@@ -142,14 +145,14 @@ class Link:
         return self._granted_at > 0
 
     def publish(self, topic: str, payload: bytes, retain: bool = False, useful: float = 0.0) -> None:
-        """Send a message, unless the connection is down: whoever needs it sent sends it again.
+        """Send a message, unless the connection is down, or it is too large: whoever needs it sent sends it again.
 
         Args:
             useful: seconds after which the broker may drop it undelivered, where it can; 0 for never.
         """
         client = self._client
         log.debug("%s %d bytes to %s", "sends" if client.is_connected() else "cannot send", len(payload), topic)
-        if client.is_connected():
+        if client.is_connected() and self.packets.allows(topic, len(payload)):
             self._watch_acknowledgements()
             properties = expiring(useful) if useful and client.protocol == mqtt.MQTTv5 else None
             message = client.publish(topic, payload, qos=1, retain=retain, properties=properties)
@@ -215,6 +218,7 @@ class Link:
             return
         self._answered = True
         if not reason.is_failure:
+            self.packets.learn(properties)
             if client.protocol == mqtt.MQTTv5:
                 self._silences = 0
             self._subscribe()

@@ -127,16 +127,19 @@ class Journal:
         for row in self._checked(after, most, head):
             yield _decode(row)
 
-    def signed(self, after: int, most_bytes: int) -> tuple[bytes, ...]:
-        """Signed entries of the rounds after ``after``, as many as fit ``most_bytes`` but at least one.
+    def signed(self, after: int, most: int) -> tuple[bytes, ...]:
+        """Signed entries of the rounds after ``after``, at most ``most``.
 
         Raises:
             StateError: one is damaged or missing.
         """
-        return tuple(row.signed for row in _fitting(self._checked(after), most_bytes))
+        return tuple(row.signed for row in self._checked(after, most))
 
     def kept(self, after: int, most_bytes: int) -> tuple[bytes, ...]:
-        """As :meth:`signed`, but as they lie on the disk, and only up to the first that was not kept or signed."""
+        """Signed entries of the rounds after ``after``, as many as fit ``most_bytes`` but at least one.
+
+        They are as they lie on the disk, and only those up to the first that was not kept or signed.
+        """
         found: list[bytes] = []
         for row in _fitting(iter(self.rows(after, _PAGE)), most_bytes):
             if row.round != after + len(found) + 1 or not row.signature:

@@ -16,6 +16,8 @@ from pathlib import Path
 import paho.mqtt.client as mqtt
 import pytest
 from patience import PATIENCE_S, wait_until
+from plain_mosquitto import plain_mosquitto
+from refusals import raises
 
 from fedspzo.broker.mqtt.embedded import spawn_broker
 from fedspzo.broker.mqtt.mosquitto import ManagedBroker
@@ -216,6 +218,35 @@ def test_messages_that_are_useless_when_late_are_not_kept(broker: ManagedBroker)
     with linked(server, "fl/v1/j/up/+") as source:
         source.publish(topic, b"to nobody")
         assert kept(device, topic, source) == []
+
+
+@needs_mosquitto
+@pytest.mark.parametrize("said", ["", "?packet=1000"])
+def test_what_a_broker_does_not_take_is_not_sent(tmp_path: Path, caplog: pytest.LogCaptureFixture, said: str) -> None:
+    """The connection stays, and what comes after is delivered; the broker's word and the URL's, the smaller holds."""
+    with (
+        plain_mosquitto(tmp_path, "max_packet_size 2000") as url,
+        caplog.at_level(logging.WARNING),
+        linked(url + said, "t") as link,
+    ):
+        room = link.packets.room("t")
+        assert 0 < (1000 if said else 2000) - room < 40
+        for size in (5000, room + 1, room + 1, room):
+            link.publish("t", b"x" * size)
+        assert link.next(PATIENCE_S) == Received("t", b"x" * room)
+        assert_delivers(link, "t")
+    told = [text for record in caplog.records if "takes packets of at most" in (text := record.getMessage())]
+    assert len(told) == 2
+    assert all(f"needs {size}; raise its limit" in text for size, text in zip((5000, room + 1), told, strict=True))
+
+
+def test_a_url_says_how_large_packets_may_be() -> None:
+    both = Access("mqtt://h?session=keep&packet=2000")
+    assert (both.keeps_session, both.packet_bytes) == (True, 2000)
+    assert Access("mqtt://h").packet_bytes == 0
+    for query in ("packet=", "packet=99", "packet=x", "session=keep&", "packet=2000&more=1"):
+        with raises("access.url", "mqtt://h"):
+            Access(f"mqtt://h?{query}")
 
 
 @needs_mosquitto
