@@ -98,12 +98,44 @@ def measure_step(
         owner: see :meth:`Plan.owner <fedspzo.device_runtime.protocol.plan.Plan.owner>`.
         cache: see :func:`measure`.
     """
+    found = [losses.mean(keepdims=True) for losses in _query(forward, batch, plan, owner, step, offsets, cache)]
+    scalars, centre = _differences(plan, np.stack(found, axis=1))
+    return [float(np.float32(scalar)) for scalar in scalars[0]], float(centre[0])
+
+
+def measure_examples(
+    forward: Forward[Replica], store: DataStore, plan: Plan, owner: str = ""
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the first local step measures on each example of a store by itself.
+
+    A device's own scalars are the mean of those of the examples that it draws.
+
+    Returns:
+        Scalars, float64 [examples, scalars of a step], and losses, float64 [examples].
+    """
+    scalars, losses = np.zeros((len(store), plan.measured)), np.zeros(len(store))
+    for indices, batch in forward.batches(store):
+        found = _query(forward, batch, plan, owner, 0, [[] for _ in plan.blocks], None)
+        scalars[indices], losses[indices] = _differences(plan, np.stack(found, axis=1))
+    return scalars, losses
+
+
+def _query(
+    forward: Forward[Replica],
+    batch: Batch,
+    plan: Plan,
+    owner: str,
+    step: int,
+    offsets: Sequence[Sequence[Direction]],
+    cache: PrefixCache | None,
+) -> list[np.ndarray]:
+    """The losses of all queries of a step, float64 [examples] each, in the order of the scalars; the centre first."""
     passes = order_passes(forward, batch, plan, owner, step, offsets)
     start = passes[0].stages[0].stage
     prefix = forward.manifest.stages[: forward.manifest.stages.index(start)]
     with forward.recorder.phase(forward_block(0)):
         reached = {-1: _through_prefix(forward, batch, prefix, cache)}  # block → activations after it
-    losses: list[tuple[int, float]] = []  # of each query, with the block that it perturbs last
+    losses: list[tuple[int, np.ndarray]] = []  # of each query, with the block that it perturbs last
     in_order = [stage_pass for branch_pass in passes for stage_pass in branch_pass.stages]
     with closing(perturbed_weights(forward, in_order, forward.weights.ahead)) as perturbed:
         for branch_pass in passes:
@@ -114,15 +146,19 @@ def measure_step(
                     activations = advance(forward, batch, stage_pass, activations, perturbed, keep)
             reached[branch_pass.block] = activations
             if branch_pass.ends:
-                losses += [(branch_pass.block, float(each.mean())) for each in activations.losses(batch)]
+                losses += [(branch_pass.block, each) for each in activations.losses(batch)]
                 release(forward, activations)
+    if plan.sides == 1:  # the last block's came before the others'
+        losses = [losses[0], *sorted(losses[1:], key=lambda found: found[0])]
+    return [each for _, each in losses]
+
+
+def _differences(plan: Plan, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """From losses of queries [examples, queries] to scalars [examples, scalars] and losses [examples]."""
     if plan.sides == 1:
-        (_, centre), *others = losses
-        ordered = [loss for _, loss in sorted(others, key=lambda found: found[0])]  # the last block's came first
-        return [float(np.float32((loss - centre) / plan.epsilon)) for loss in ordered], centre
-    pairs = [(above, below) for (_, above), (_, below) in zip(losses[::2], losses[1::2], strict=True)]
-    scalars = [float(np.float32((above - below) / (2 * plan.epsilon))) for above, below in pairs]
-    return scalars, float(np.mean(pairs))
+        return (losses[:, 1:] - losses[:, :1]) / plan.epsilon, losses[:, 0]
+    above, below = losses[:, ::2], losses[:, 1::2]
+    return (above - below) / (2 * plan.epsilon), losses.mean(axis=1)
 
 
 def _through_prefix(
