@@ -34,6 +34,7 @@ COMMANDS = {
     "server adopt": "take entries that a server lacks from devices or a backup",
     "simulate": "run the rounds of a job with virtual devices",
     "plan": "propose settings for a model, its data and a fleet",
+    "privacy attack": "try attacks on what devices send, with sentences of your own",
     "status": "show the state of a job",
     "forget": "free the name of a device that lost its key",
     "fetch": "get a job's bundle from its server",

@@ -34,6 +34,10 @@ class Dictionary:
         """How many there are."""
         return self.scalars.shape[1]
 
+    def first(self, rounds: int) -> Dictionary:
+        """The dictionary of the first rounds alone."""
+        return Dictionary(self.scalars[:rounds], self.losses[:rounds])
+
 
 def measure_dictionary(forward: Forward[Replica], candidates: DataStore, job: Job, rounds: int) -> Dictionary:
     """Measure candidates for the first rounds of a job, with the weights as they are.

@@ -39,7 +39,8 @@ def guess_rate(rho: float, candidates: int) -> float:
     For every order α the rate p among n candidates has p ≤ (e^(ρα)/n)^((α−1)/α), whatever else is known.
     """
     orders = 1 + _ORDERS
-    return float(min(1.0, np.exp(((orders - 1) / orders) * (rho * orders - math.log(candidates))).min()))
+    logarithms = ((orders - 1) / orders) * (rho * orders - math.log(candidates))
+    return math.exp(min(0.0, float(logarithms.min())))
 
 
 def discrete_rho(sensitivity: float, variance: float, shares: int, width: int) -> float:
