@@ -1,7 +1,7 @@
 """What the attacks of ``fedspzo privacy attack`` find on the demo's model, and what noise costs: docs/trust.md.
 
-The first table is of 200 of the demo's sentences, measured in 100 rounds of the demo's job; they are kept in a file, since
-measuring them takes minutes. The second is of simulated jobs with noise, a line of JSON each in ``--out``.
+The attacks are on 200 of the demo's sentences, measured in 100 rounds of the demo's job. They are kept in a file, since
+measuring them takes minutes.
 
     fedspzo export minilm --task intents --max-length 12 --batch 8 --engine litert --out bundle
     python benchmarks/privacy.py attacks bundle --measured sentences.npz
