@@ -137,7 +137,7 @@ def read_options(options: Mapping[str, str]) -> dict[str, Any]:
 
 def make_job(bundle: Bundle, settings: Mapping[str, Any], seed: int) -> Job:
     """A job, long enough for any budget."""
-    own = {"final_rate": 1.0, **settings, "rounds": 1_000_000, "cohort": COHORT, "seed": seed}
+    own = {"final_rate": 1.0, **settings, "rounds": 1_000_000, "cohort": COHORT, "quorum": 1, "seed": seed}
     return check_job(Job(**own), bundle)
 
 

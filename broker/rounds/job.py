@@ -61,7 +61,13 @@ class Job:
         " (energy)",
         choices=SAMPLINGS,
     )
-    quorum: int = _setting(1, "results that suffice at the deadline", least=1)
+    quorum: int = _setting(
+        0,
+        "results that suffice at the deadline, so a broker can withhold no more than the rest (default: half of the"
+        " cohort, and two at least)",
+        metavar="N",
+        least=0,
+    )
     deadline: float = _setting(60.0, "seconds a round waits for results", least=TINY)
     seed: int = _setting(0, "all randomness of the job derives from it", least=-(1 << 63), most=(1 << 63) - 1)
     seeds: str = _setting("shared", "whose directions a device measures: shared by all, or its own", choices=SEEDS)
@@ -111,6 +117,8 @@ class Job:
         """Raises PlanError when a setting has a wrong type or is out of its range, or two contradict each other."""
         for setting in fields(self):
             object.__setattr__(self, setting.name, check_value(setting, getattr(self, setting.name)))
+        if not self.quorum:
+            object.__setattr__(self, "quorum", min(max(2, math.ceil(self.cohort / 2)), self.cohort))
         if self.quorum > self.cohort:
             raise PlanError(
                 "job.quorum-above-cohort",

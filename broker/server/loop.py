@@ -125,7 +125,7 @@ class Loop:
         self._link.connect()
         self._outbox.check_room(self._job)
         if self._progress.round is None and not self._enough():
-            log.info("waiting for %d devices", self._wanted)
+            log.info("waiting for %d devices (a quorum is %d)", self._wanted, self._job.quorum)
 
     def run(self) -> JobResult | None:
         """Take the job to its end and serve it, or until :meth:`stop`; gives what it left, None before its end.

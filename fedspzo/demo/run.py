@@ -81,7 +81,7 @@ def run_demo(settings: Settings) -> None:
         bundle = export_bundle("minilm", load_task("intents"), target, folder / BUNDLE, status.update)
     console.print(format_stages(bundle.manifest), highlight=False)
     job = [
-        "--rounds", settings.rounds, "--devices", settings.devices, "--cohort", settings.cohort,
+        "--rounds", settings.rounds, "--devices", settings.devices, "--cohort", min(settings.cohort, settings.devices),
         "--seeds", settings.seeds, "--seed", settings.seed, "--evaluate-every", EVALUATE_EVERY,
     ]  # fmt: skip
     with federation(folder / BUNDLE, data, held_out, folder, settings.engine, list(map(str, job))) as events:

@@ -51,7 +51,7 @@ ROUNDS = 4
 
 
 def make_job(rounds: int = ROUNDS, cohort: int = 1, deadline: float = 60.0) -> Job:
-    job = Job(rounds=rounds, cohort=cohort, deadline=deadline, seed=1, batch=4)
+    job = Job(rounds=rounds, cohort=cohort, quorum=1, deadline=deadline, seed=1, batch=4)
     return job.with_blocks((Block(3, 1, 0.25, 1e-3), Block(5, 4, 1.0, 1e-2)))
 
 

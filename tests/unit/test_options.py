@@ -105,6 +105,12 @@ def test_what_depends_on_the_model(bundle: Bundle) -> None:
             check_job(dataclasses.replace(job, **values), bundle)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("cohort", "quorum"), [(1, 1), (2, 2), (3, 2), (4, 2), (5, 3), (32, 16)])
+def test_one_result_is_no_quorum_of_several(cohort: int, quorum: int) -> None:
+    assert Job(cohort=cohort).quorum == quorum
+    assert Job(cohort=cohort, quorum=1).quorum == 1
+
+
 def parse(*words: object) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     add_job_options(parser, SIMULATED)
