@@ -155,7 +155,7 @@ class Pace:
     def plan(self, round: int) -> Plan:
         """The plan of the next round."""
         plan = plan_round(self._job, round, adapt_blocks(self._job, self._moments))
-        return replace(plan, bound=self._bound.of(plan))
+        return self._bound.apply(plan)
 
     def follow(self, entry: Entry) -> None:
         """A round was closed."""

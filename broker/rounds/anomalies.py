@@ -8,14 +8,18 @@ Two things are looked at in rounds that at least three devices answered.
   data it scatters around zero, and with opposite labels it may be far below for an honest device. So it is only noted:
   a device is *contrary* when the cumulative sum (Page's CUSUM) of what its cosines are below :data:`CONTRARY`, in
   standard deviations of chance, reaches :data:`ENOUGH`. That accuses nobody and expels nobody.
+
+Where results are only known in sums, groups are compared: a device is noted when, over the rounds, the groups that it
+was in were larger than the others (a CUSUM of the logarithm of their size). Nobody is accused, since a group has
+several devices, and none of them can add more than its clip.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -32,6 +36,8 @@ FEWEST = 3
 LARGE = 8.0
 #: A cosine, and the cumulative sum from which on a device is contrary.
 CONTRARY, ENOUGH = -0.45, 6.0
+#: A group's size over the median one, in powers of two, above which it speaks against its devices.
+LARGE_GROUP = 0.5
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,7 @@ class Record:
         noted: round of the first of these, 0 before it.
         against: the cumulative sum.
         accused: round of the first large result, 0 before it.
+        grouped: groups that came with such a sum of their sizes; nothing else is then known of the device.
         expelled: round after which the device was sent away, 0 for never.
     """
 
@@ -66,13 +73,17 @@ class Record:
     against: float = 0.0
     accused: int = 0
     expelled: int = 0
+    grouped: int = 0
 
     @property
     def reason(self) -> str:
         """What is unusual, in words; "" where nothing is."""
         large = f"{self.large} results far larger than others' since round {self.accused}" if self.large else ""
         contrary = f"{self.contrary} results contrary to others' since round {self.noted}" if self.contrary else ""
-        return ", ".join(filter(None, (large, contrary)))
+        grouped = (
+            f"{self.grouped} results in groups larger than others since round {self.noted}" if self.grouped else ""
+        )
+        return ", ".join(filter(None, (large, contrary, grouped)))
 
 
 def examine(plan: Plan, results: Mapping[str, Result]) -> dict[str, Finding]:
@@ -106,6 +117,18 @@ def follow(record: Record, round: int, finding: Finding, limit: int = 0) -> Reco
     )
 
 
+def follow_group(record: Record, round: int, above: float) -> Record:
+    """What is remembered of a device after its group was ``above`` the median size, in powers of two."""
+    total = min(ENOUGH, max(0.0, record.against + above - LARGE_GROUP))
+    noted = total >= ENOUGH
+    return replace(
+        record,
+        grouped=record.grouped + noted,
+        noted=record.noted or (round if noted else 0),
+        against=total,
+    )
+
+
 class Watch:
     """The records of a job's devices."""
 
@@ -134,6 +157,26 @@ class Watch:
                 log.warning("device '%s' is accused after round %d: %s", device, plan.round, record.reason)
             elif record.contrary and not before.contrary:
                 log.info("device '%s' pulls against the others since round %d", device, plan.round)
+        return changed
+
+    def close_sums(
+        self, plan: Plan, groups: Sequence[Sequence[str]], results: Mapping[str, Result]
+    ) -> dict[str, Record]:
+        """As :meth:`close_round`, of groups: their devices, and their means in the same order."""
+        if len(groups) < FEWEST:
+            return {}
+        found = sizes(stack(results)[0])
+        usual = max(usual_size(found), np.finfo(np.float32).tiny)
+        changed = {}
+        for group, size in zip(groups, found, strict=True):
+            for device in group:
+                before = self._records.get(device, Record())
+                record = follow_group(before, plan.round, math.log2(max(size / usual, 0.5)))
+                if record == before:
+                    continue
+                changed[device] = self._records[device] = record
+                if record.grouped and not before.grouped:
+                    log.info("device '%s' is in groups that are larger than others since round %d", device, plan.round)
         return changed
 
     def expelled(self, device: str) -> str | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from dataclasses import replace
 from statistics import median
 
 from fedspzo.broker.rounds.job import Job
@@ -33,6 +34,19 @@ class Bound:
         """A round was closed."""
         self._entries.append(entry)
 
+    def apply(self, plan: Plan) -> Plan:
+        """The plan of the next round with its bound, and where results are masked with a clip that is no larger.
+
+        Of sums, the bound holds for a group's mean: it is smaller, as the cohort's is.
+        """
+        bound = self.of(plan)
+        if not bound or not plan.masking:
+            return replace(plan, bound=bound)
+        (masking,) = plan.masking
+        clip = min(masking.clip, bound * math.sqrt(plan.scalars))
+        summed = self._cohort if masking.mode == "secure" else masking.least
+        return replace(plan, bound=bound / math.sqrt(summed), masking=(replace(masking, clip=clip),))
+
     def of(self, plan: Plan) -> float:
         """The bound of the next round; 0, for none, while too little is known of rounds like it."""
         alike = [entry for entry in self._entries if _kind(entry.plan) == _kind(plan)]
@@ -44,7 +58,8 @@ class Bound:
 
 def _kind(plan: Plan) -> tuple[object, ...]:
     """What plans have in common whose scalars can be compared."""
-    return plan.aggregate == "votes", plan.shared, plan.sides, plan.steps, [block.stop for block in plan.blocks]
+    blocks = [block.stop for block in plan.blocks]
+    return plan.aggregate == "votes", plan.mode, plan.shared, plan.sides, plan.steps, blocks
 
 
 def _size(entry: Entry) -> float:

@@ -12,6 +12,7 @@ from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any
 
 from fedspzo.broker.rounds.aggregate import close_round
+from fedspzo.broker.rounds.modes import check_mode, choose_mode, mask_plan
 from fedspzo.broker.rounds.robust import CHOICES, OWN
 from fedspzo.broker.rounds.sampling import SAMPLINGS
 from fedspzo.broker.rounds.seeds import derive
@@ -19,8 +20,10 @@ from fedspzo.device_runtime.directions.format import DISTRIBUTIONS
 from fedspzo.device_runtime.errors import MessageError, PlanError
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.manifest import Manifest
+from fedspzo.device_runtime.model.modes import MODES
+from fedspzo.device_runtime.privacy.words import count_words
 from fedspzo.device_runtime.protocol.messages import MAX_BYTES, EntryBatch, Result, encode
-from fedspzo.device_runtime.protocol.plan import Block, Plan
+from fedspzo.device_runtime.protocol.plan import Block, GroupSum, Plan
 from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES
 from fedspzo.device_runtime.replica.weights import check_blocks
 
@@ -95,6 +98,21 @@ class Job:
         " size (clipped-mean), or another rule of docs/trust.md",
         choices=CHOICES,
     )
+    mode: str = _setting(
+        "auto",
+        "what the server sees: each device's scalars (robust), sums of groups of devices (groups), or one sum (secure);"
+        " auto is groups where the cohort has 12 devices that share directions, else robust",
+        choices=("auto", *MODES),
+    )
+    group: int = _setting(
+        0, "devices in a group at least (default: a fifth of the cohort, from 4 to 32)", metavar="N", least=0
+    )
+    clip: float = _setting(
+        100.0,
+        "largest root mean square of the scalars of a device that masks its result; later rounds may have a lower one",
+        least=TINY,
+        most=1e6,
+    )
     expel: int = _setting(
         3, "send a device away after N results far larger than others' (0: only name it)", metavar="N", least=0
     )
@@ -151,7 +169,13 @@ class Job:
                 f"{self.aggregate} needs directions that devices share; set seeds = shared, or aggregate to one of"
                 f" {', '.join(OWN)}",
             )
+        check_mode(self)
         _plan(self, 1, self._cut(self.stages or 1 << 30))  # has the rules of all that a plan says
+
+    @property
+    def runs_as(self) -> str:
+        """The mode, one of ``protocol.plan.MODES``."""
+        return choose_mode(self)
 
     @property
     def asked(self) -> int:
@@ -243,6 +267,9 @@ def check_job(job: Job, bundle: Bundle) -> Job:
     result = Result(1, b"", (0.0,) * plan.scalars, 0.0, 1, 0.0, b"")
     results = 1 if plan.shared else min(job.cohort, MAX_BYTES // (4 * plan.scalars) + 1)  # enough to be too many
     entry = close_round(plan, {f"{number:064d}": result for number in range(results)})
+    if plan.masking:
+        groups = 1 if plan.mode == "secure" else job.cohort // plan.masking[0].least
+        entry = replace(entry, sums=(GroupSum(plan.masking[0].most, bytes(4 * count_words(plan))),) * groups)
     try:
         encode(EntryBatch((encode(entry) + bytes(SIGNATURE_BYTES),)))
     except MessageError as error:
@@ -269,7 +296,7 @@ def _split(job: Job, last: int) -> tuple[int, ...]:
 
 
 def _plan(job: Job, round: int, blocks: tuple[Block, ...]) -> Plan:
-    return Plan(
+    plan = Plan(
         round=round,
         base_seed=derive(job.seed, round, "plan"),
         shared=job.seeds == "shared",
@@ -286,3 +313,4 @@ def _plan(job: Job, round: int, blocks: tuple[Block, ...]) -> Plan:
         rebase_every=job.rebase_every,
         aggregate="votes" if job.votes else job.aggregate,
     )
+    return mask_plan(job, plan)

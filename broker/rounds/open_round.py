@@ -33,9 +33,22 @@ class OpenRound:
         self.deadline = self.started + self.plan.deadline
 
     @property
+    def answered(self) -> Collection[str]:
+        """Devices that have done what the round waits for."""
+        return self.results.keys()
+
+    @property
     def missing(self) -> list[str]:
         """Devices that may yet answer."""
-        return [device for device in self.cohort if device not in self.results and device not in self.declined]
+        return [device for device in self.cohort if device not in self.answered and device not in self.declined]
+
+    def awaits(self, device: str, session: int) -> bool:
+        """Whether a device, in its process with a session, is to be asked."""
+        return device in self.cohort and device not in self.results
+
+    def least(self, job: Job) -> int:
+        """Answers that suffice at the deadline."""
+        return job.quorum
 
     def overdue(self, now: float) -> bool:
         """Whether the deadline has passed."""
@@ -47,9 +60,9 @@ class OpenRound:
         Args:
             left: whether a device is gone.
         """
-        if len(self.results) >= job.cohort:
+        if len(self.answered) >= job.cohort:
             return True
-        return len(self.results) >= job.quorum and (self.hopeless(left) or self.overdue(now))
+        return len(self.answered) >= self.least(job) and (self.hopeless(left) or self.overdue(now))
 
     def hopeless(self, left: Callable[[str], bool]) -> bool:
         """Whether nobody is there any more who may yet answer."""
@@ -63,7 +76,7 @@ class OpenRound:
         """
         lasting = [device for device, said in self.declined.items() if not said.passing]
         enough = len(lasting) >= 2 and 2 * len(lasting) > len({*known, *lasting})
-        return lasting[0] if enough and not self.results else ""
+        return lasting[0] if enough and not self.answered else ""
 
     def extend(self, fresh: tuple[str, ...], now: float) -> list[str]:
         """Also ask other devices, with a new deadline for all; returns the devices to send the plan to."""

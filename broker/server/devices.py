@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from fedspzo.broker.rounds.sampling import Candidate
 from fedspzo.device_runtime.log import printable
-from fedspzo.device_runtime.protocol.messages import CAPABILITIES, Presence, Result, Sync
+from fedspzo.device_runtime.protocol.messages import CAPABILITIES, Energy, Presence, Sync
 
 #: Seconds without a word after which a device counts as gone: more than twice what it lets pass between syncs.
 LEASE_S = 150.0
@@ -164,10 +164,10 @@ def accept(member: Member, sync: Sync) -> None:
     member.version, member.can = printable(sync.version, 40), frozenset(sync.can).intersection(CAPABILITIES)
 
 
-def credit(member: Member, result: Result) -> None:
-    """Note that a result of a device counted."""
-    member.served, member.results = result.round, member.results + 1
-    for energy in result.energy:
+def credit(member: Member, round: int, energies: Iterable[Energy] = ()) -> None:
+    """Note that a result of a device counted, and what it says that the round took."""
+    member.served, member.results = round, member.results + 1
+    for energy in energies:
         if energy.estimated:
             member.estimated_joules += energy.joules
         else:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias, get_args
 
 from fedspzo.broker.server.devices import Roster
 from fedspzo.device_runtime.errors import MessageError
 from fedspzo.device_runtime.protocol.glance import glance
+from fedspzo.device_runtime.protocol.masked import Inquiry, Masked, Ready
 from fedspzo.device_runtime.protocol.messages import (
     Decline,
     EntryBatch,
@@ -20,7 +22,8 @@ from fedspzo.device_runtime.protocol.signing import Scope, check, split
 from fedspzo.device_runtime.protocol.topics import Topics, valid_id
 
 #: What devices say on their topics.
-ON_UP, ON_STATE = (Sync, Result, Decline, Report, EntryBatch), (Presence,)
+Said: TypeAlias = Sync | Result | Decline | Report | EntryBatch | Ready | Masked | Inquiry
+ON_UP, ON_STATE = get_args(Said), (Presence,)
 #: A Sync is decoded before its signature is checked, so it must be a small one.
 MAX_SYNC_BYTES = 2048
 
@@ -36,7 +39,7 @@ class Heard:
     """
 
     device: str
-    message: Sync | Result | Decline | Report | EntryBatch | Presence | None
+    message: Said | Presence | None
     size: int
 
 
@@ -79,7 +82,7 @@ class Inbox:
             return None
         else:
             raise MessageError("message.unknown-sender", "its sender has not synced")
-        assert isinstance(message, Sync | Result | Decline | Report | EntryBatch | Presence)
+        assert isinstance(message, Said | Presence)
         return Heard(device, message, len(signed))
 
 

@@ -11,13 +11,15 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from fedspzo.broker.rounds.adaptive import MakePlans, Pace
 from fedspzo.broker.rounds.aggregate import Aggregate, ClosedRound, checked, close_round, describe_round
-from fedspzo.broker.rounds.anomalies import Watch
+from fedspzo.broker.rounds.anomalies import Record, Watch
+from fedspzo.broker.rounds.groups import close_sums, describe_sums, group_results, try_again
 from fedspzo.broker.rounds.job import Job, plan_round
+from fedspzo.broker.rounds.masked_round import MaskedRound, begin_round
 from fedspzo.broker.rounds.open_round import OpenRound
 from fedspzo.broker.rounds.sampling import Candidate, Sample, choose_cohort
 from fedspzo.broker.server.admission import Admission
@@ -31,9 +33,12 @@ from fedspzo.broker.server.replies import Replies
 from fedspzo.broker.server.standing import RECENT, Standing
 from fedspzo.broker.server.status import ServerStatus
 from fedspzo.broker.server.store import ServerStore
+from fedspzo.broker.server.summing import Summing
 from fedspzo.device_runtime.errors import MessageError, StateError
 from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.link.connection import Connected, Link, Received
+from fedspzo.device_runtime.protocol.messages import Energy
+from fedspzo.device_runtime.protocol.plan import Entry, Plan
 from fedspzo.device_runtime.protocol.sums import check_continues
 from fedspzo.device_runtime.protocol.topics import Topics
 
@@ -103,9 +108,11 @@ class Loop:
         self._outbox = Outbox(self._link, topics, store, self._roster)
         self._watch = Watch(store.load_records(), job.expel)
         self._standing = Standing(store, self._roster, self._outbox, trust_journal)
+        self._summing = Summing(store, self._outbox)
         self._replies = Replies(
-            store, self._roster, self._outbox, self._progress, self._digests, self._standing, admission, self._watch
-        )
+            store, self._roster, self._outbox, self._progress, self._digests, self._standing, self._summing, admission,
+            self._watch,
+        )  # fmt: skip
         self._unopened = True
         self._stopping = threading.Event()
         self._finished_at: float | None = None
@@ -159,8 +166,8 @@ class Loop:
             for event in events:
                 self._handle(event)
                 opened = self._progress.round
-                if opened is not None and len(opened.results) >= self._job.cohort:
-                    self._close(opened, time.monotonic())  # who comes after is late
+                if opened is not None and len(opened.answered) >= self._job.cohort:
+                    self._settle(opened, time.monotonic())  # who comes after is late
             self._replies.expel_unlisted()
             while self._advance():
                 pass
@@ -187,7 +194,7 @@ class Loop:
         measured, estimated = self._roster.joules()
         return ServerStatus(
             round=self._last_round,
-            results=len(opened.results) if opened else 0,
+            results=len(opened.answered) if opened else 0,
             asked=len(opened.cohort) if opened else 0,
             ready=self._roster.count_ready(time.monotonic()),
             known=len(self._roster),
@@ -273,8 +280,11 @@ class Loop:
             return True
         left = partial(self._roster.left, now=now)
         if opened.complete(self._job, left, now):
-            self._close(opened, now)
+            self._settle(opened, now)
             return True
+        if isinstance(opened, MaskedRound) and opened.groups:
+            self._summing.remind(opened, now)
+            return False
         if opened.overdue(now) or (opened.hopeless(left) and self._others(opened, now)):
             self._extend(opened, now)
         return False
@@ -285,12 +295,17 @@ class Loop:
 
     def _open(self, now: float) -> None:
         plan = self._plans.plan(self._store.journal.last_round + 1)
-        cohort = self._sample(self._job, plan.round, self._roster.ready(now), self._job.asked)
         self._wanted = self._job.quorum
+        self._ask(plan, self._roster.ready(now), now)
+
+    def _ask(self, plan: Plan, candidates: Mapping[str, Candidate], now: float) -> OpenRound:
+        """Open a round, or another attempt of it, among some devices."""
+        cohort = self._sample(self._job, plan.round, candidates, self._job.asked)
         self._store.save_open_round(plan, cohort)
-        self._progress.round = OpenRound(plan, cohort, {}, now)
+        self._progress.round = opened = begin_round(plan, cohort, now)
         for device in cohort:
             self._outbox.ask(device, plan)
+        return opened
 
     def _extend(self, opened: OpenRound, now: float) -> None:
         """Give those that have not answered a new deadline, and also ask as many others.
@@ -311,11 +326,11 @@ class Loop:
             for device, said in opened.declined.items():
                 log.warning("device '%s' cannot answer round %d: %s", device, opened.plan.round, said.reason)
             opened.declined.clear()  # nobody else is there: they are asked again
-        fresh = self._sample(self._job, opened.plan.round, others, self._job.asked - len(opened.results))
+        fresh = self._sample(self._job, opened.plan.round, others, self._job.asked - len(opened.answered))
         asked = opened.extend(fresh, now)
         log.warning(
             "round %d has %d of %d results; asking %d devices, %d of them again",
-            *(opened.plan.round, len(opened.results), self._job.quorum, len(asked), len(asked) - len(fresh)),
+            *(opened.plan.round, len(opened.answered), opened.least(self._job), len(asked), len(asked) - len(fresh)),
         )
         self._store.save_open_round(opened.plan, opened.cohort)
         for device in asked:
@@ -326,18 +341,59 @@ class Loop:
         ready = self._roster.ready(now)
         return {name: candidate for name, candidate in ready.items() if name not in opened.cohort}
 
-    def _close(self, opened: OpenRound, now: float) -> None:
+    def _settle(self, opened: OpenRound, now: float) -> None:
+        """Go on with a round that waits for nothing more: form groups, try it again, or close it."""
         plan, results = opened.plan, opened.results
+        if isinstance(opened, MaskedRound):
+            self._settle_masked(opened, now)
+            return
         entry = self._aggregate(plan, results)
         closed = describe_round(plan, results, now - opened.started)
+        energies = {device: result.energy for device, result in results.items()}
+        self._close(entry, closed, self._watch.close_round(plan, results), energies)
+
+    def _settle_masked(self, opened: MaskedRound, now: float) -> None:
+        if not opened.groups:
+            self._summing.divide(opened, now)
+            return
+        plan = opened.plan
+        sums, totals, groups = self._summing.sums(opened)
+        devices = [device for group in groups for device in group]
+        if len(devices) < opened.least(self._job):
+            log.warning(
+                "round %d is tried again, along other directions: of %d devices that were ready, %d were summed",
+                *(plan.round, sum(map(len, opened.groups)), len(devices)),
+            )
+            ready = self._roster.ready(now)
+            steady = {device: found for device, found in ready.items() if device not in opened.missing}
+            enough = len(steady) >= opened.least(self._job)
+            self._ask(try_again(plan, self._job.seed), steady if enough else ready, now).started = opened.started
+            return
+        entry = close_sums(plan, sums, self._aggregate)
+        closed = describe_sums(plan, totals, devices, now - opened.started)
+        changed = self._watch.close_sums(plan, groups, group_results(plan, totals))
+        self._close(entry, closed, changed, dict.fromkeys(devices, ()))
+
+    def _close(
+        self,
+        entry: Entry,
+        closed: ClosedRound,
+        changed: Mapping[str, Record],
+        energies: Mapping[str, Sequence[Energy]],
+    ) -> None:
+        """Write a round down.
+
+        Args:
+            changed: what was unusual in it.
+            energies: device whose result counted → what it said that the round took.
+        """
         self._outbox.publish(self._store.close_round(entry, closed))
-        changed = self._watch.close_round(plan, results)
         self._store.save_records(changed)
         self._replies.send_away(changed)
-        for device, result in results.items():
+        for device, said in energies.items():
             member = self._roster.edit(device)
             if member is not None:
-                credit(member, result)
+                credit(member, entry.round, said)
         self._progress.round = None
         self._plans.follow(entry)
         self._decided.append(closed)

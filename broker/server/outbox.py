@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from fedspzo.broker.rounds.job import Job
 from fedspzo.broker.rounds.sizes import largest_message
 from fedspzo.broker.server.devices import Roster
@@ -39,6 +41,12 @@ class Outbox:
     def send(self, device: str, message: Message, bundle: bytes | None = None) -> None:
         """A message to one device, whose bundle is the job's if none is named."""
         self._send(device, self._sign(message, device, bundle=bundle), ANSWER_S)
+
+    def send_to_all(self, devices: Iterable[str], message: Message) -> None:
+        """A message to several devices, signed once for all."""
+        signed = self._sign(message)
+        for device in devices:
+            self._send(device, signed, ANSWER_S)
 
     def room(self, device: str) -> int:
         """Bytes of the largest message to a device, without its signature."""

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from fedspzo.broker.rounds.aggregate import check_result
 from fedspzo.broker.rounds.anomalies import Watch
+from fedspzo.broker.rounds.masked_round import MaskedRound
 from fedspzo.broker.server.admission import Admission
 from fedspzo.broker.server.devices import Member, Roster, accept, announce, part
 from fedspzo.broker.server.evaluation import Claim, DigestWatch
@@ -18,8 +19,10 @@ from fedspzo.broker.server.pages import Pages
 from fedspzo.broker.server.progress import Progress
 from fedspzo.broker.server.standing import Standing
 from fedspzo.broker.server.store import ServerStore
+from fedspzo.broker.server.summing import Summing
 from fedspzo.device_runtime.errors import MessageError
 from fedspzo.device_runtime.log import RateLimitedLog, printable
+from fedspzo.device_runtime.protocol.masked import Inquiry, Masked, Ready
 from fedspzo.device_runtime.protocol.messages import (
     BATCH_BYTES,
     Ack,
@@ -35,6 +38,7 @@ from fedspzo.device_runtime.protocol.messages import (
     Result,
     Sync,
     encode,
+    fingerprint,
 )
 from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES
 
@@ -61,6 +65,7 @@ class Replies:
         progress: Progress,
         digests: DigestWatch,
         standing: Standing,
+        summing: Summing,
         admission: Admission | None = None,
         watch: Watch | None = None,
     ) -> None:
@@ -70,6 +75,7 @@ class Replies:
         self._progress = progress
         self._digests = digests
         self._standing = standing
+        self._summing = summing
         self._admission = admission
         self._watch = watch or Watch({})
         self._pages = Pages(store.journal)
@@ -107,6 +113,12 @@ class Replies:
                 log.info("device '%s' has left", device)
         elif isinstance(message, Result):
             self._on_result(member, message)
+        elif isinstance(message, Ready):
+            self._on_ready(member, message)
+        elif isinstance(message, Masked):
+            self._on_masked(member, message)
+        elif isinstance(message, Inquiry):
+            self._summing.answer(member, message)
         elif isinstance(message, Decline):
             self._on_decline(member, message)
         elif isinstance(message, EntryBatch):
@@ -217,7 +229,7 @@ class Replies:
                 )
         elif member.round == last and self._progress.finished:
             self._outbox.finish(member.name)
-        if opened and member.willing and member.name in opened.cohort and member.name not in opened.results:
+        if opened and member.willing and opened.awaits(member.name, member.session):
             said = opened.declined.get(member.name)
             if said is not None and said.passing:
                 del opened.declined[member.name]  # it waits no more, and is waited for
@@ -233,18 +245,14 @@ class Replies:
 
     def _on_result(self, member: Member, result: Result) -> None:
         opened, counts = self._progress.round, self._progress.counts
-        if result.round <= self._store.journal.last_round:
-            counted = self._store.counted(result.round, member.name)
-            counts["results late"] += not counted
-            self._outbox.send(member.name, Ack(result.round, counted))
+        if self._too_late(member, result.round):
             return
         try:
             if opened is None:
                 raise MessageError("result.no-open-round", "no round is open")
             check_result(opened.plan, opened.cohort, member.name, result)
         except MessageError as error:
-            counts["results refused"] += 1
-            self._dropped.warn(member.name, f"a result of '{member.name}' was refused: {error}", error.kind)
+            self._reject(member, error)
             return
         if member.name not in opened.results:
             self._store.save_result(member.name, result)
@@ -253,6 +261,52 @@ class Replies:
             if result.digest and opened.plan.digest:
                 self.expel(self._digests.claim(Claim(member.name, result.round - 1, result.digest)))
         self._outbox.send(member.name, Ack(result.round, counted=True))
+
+    def _on_ready(self, member: Member, ready: Ready) -> None:
+        opened = self._progress.round
+        if self._too_late(member, ready.round):
+            return
+        try:
+            if not isinstance(opened, MaskedRound) or ready.round != opened.plan.round:
+                raise MessageError("result.no-open-round", "no round is open that sums results")
+            self._summing.introduce(member, ready)
+        except MessageError as error:
+            self._reject(member, error)
+            return
+        current = ready.plan == fingerprint(opened.plan) and member.name in opened.cohort
+        if current and ready.digest and opened.plan.digest and member.name not in opened.ready:
+            self.expel(self._digests.claim(Claim(member.name, ready.round - 1, ready.digest)))
+        if current and not opened.groups:
+            opened.ready[member.name] = member.session
+            self._outbox.send(member.name, Ack(ready.round, counted=True))
+        elif not current or not self._summing.invite(opened, member.name):
+            self._outbox.send(member.name, Ack(ready.round, counted=False))
+
+    def _on_masked(self, member: Member, masked: Masked) -> None:
+        opened = self._progress.round
+        if self._too_late(member, masked.round):
+            return
+        try:
+            if not isinstance(opened, MaskedRound):
+                raise MessageError("result.no-open-round", "no round is open that sums results")
+            self._progress.counts["results accepted"] += self._summing.take(opened, member.name, masked)
+        except MessageError as error:
+            self._reject(member, error)
+            return
+        self._outbox.send(member.name, Ack(masked.round, counted=True))
+
+    def _too_late(self, member: Member, round: int) -> bool:
+        """Answer who sends something for a round that is closed."""
+        if round > self._store.journal.last_round:
+            return False
+        counted = self._store.counted(round, member.name)
+        self._progress.counts["results late"] += not counted
+        self._outbox.send(member.name, Ack(round, counted))
+        return True
+
+    def _reject(self, member: Member, error: MessageError) -> None:
+        self._progress.counts["results refused"] += 1
+        self._dropped.warn(member.name, f"a result of '{member.name}' was refused: {error}", error.kind)
 
     def _on_decline(self, member: Member, decline: Decline) -> None:
         opened = self._progress.round

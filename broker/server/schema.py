@@ -33,7 +33,11 @@ CREATE TABLE IF NOT EXISTS backup (one INTEGER PRIMARY KEY CHECK (one = 1), roun
 CREATE TABLE IF NOT EXISTS place (one INTEGER PRIMARY KEY CHECK (one = 1), inode INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS records (
     device TEXT PRIMARY KEY, large INTEGER, contrary INTEGER, noted INTEGER, against REAL, accused INTEGER,
-    expelled INTEGER
+    expelled INTEGER, grouped INTEGER
+);
+CREATE TABLE IF NOT EXISTS summed (round INTEGER, devices TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS partners (
+    device TEXT PRIMARY KEY, key BLOB NOT NULL, agreement BLOB NOT NULL, signature BLOB NOT NULL
 );
 CREATE TABLE IF NOT EXISTS conduct (
     device TEXT PRIMARY KEY, version TEXT, can TEXT, copies INTEGER, floods INTEGER, cut_off INTEGER

@@ -131,7 +131,8 @@ def _read(connection: sqlite3.Connection, now: float) -> dict[str, Any]:
         "devices": devices,
         "unusual": [
             {"name": device, "reason": record.reason, "large": record.large, "contrary": record.contrary,
-             "noted": record.noted, "accused": record.accused, "expelled": record.expelled}
+             "noted": record.noted, "accused": record.accused, "expelled": record.expelled,
+             "grouped": record.grouped}
             for device, record in sorted(records.items()) if record.reason
         ],
     }  # fmt: skip

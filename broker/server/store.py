@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, replace
 from pathlib import Path
 
 from fedspzo.broker.rounds.aggregate import ClosedRound
 from fedspzo.broker.rounds.anomalies import Record
+from fedspzo.broker.rounds.masked_round import MaskedRound, begin_round
 from fedspzo.broker.rounds.open_round import OpenRound
 from fedspzo.broker.server.devices import Member
 from fedspzo.broker.server.member_tables import load_members, save_members
@@ -27,6 +28,7 @@ from fedspzo.broker.server.state_folder import (
 )
 from fedspzo.device_runtime.errors import MessageError, StateError
 from fedspzo.device_runtime.files import lock_folder
+from fedspzo.device_runtime.protocol.masked import Masked, Partner
 from fedspzo.device_runtime.protocol.messages import Rebase, Result, decode, encode
 from fedspzo.device_runtime.protocol.plan import MAX_SUMS, Entry, Plan
 from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES, Scope, Signer, split
@@ -127,10 +129,31 @@ class ServerStore:
             )
 
     def save_open_round(self, plan: Plan, cohort: tuple[str, ...]) -> None:
-        """Record the plan and who is asked, before they are."""
+        """Record the plan and who is asked, before they are. What answered another plan of the round is forgotten."""
+        encoded = encode(plan)
         with self.transaction() as execute:
+            before = execute("SELECT CAST(plan AS BLOB) FROM open_round").fetchone()
+            if before is not None and before[0] != encoded:
+                execute("DELETE FROM results")
+                execute("DELETE FROM summed")
             execute("DELETE FROM open_round")
-            execute("INSERT INTO open_round VALUES (?, ?, ?)", (plan.round, encode(plan), " ".join(cohort)))
+            execute("INSERT INTO open_round VALUES (?, ?, ?)", (plan.round, encoded, " ".join(cohort)))
+
+    def save_groups(self, round: int, groups: Iterable[Sequence[str]]) -> None:
+        """Record whose results are added up in the open round, before they hear of it."""
+        with self.transaction() as execute:
+            for group in groups:
+                execute("INSERT INTO summed VALUES (?, ?)", (round, " ".join(group)))
+
+    def save_partner(self, device: str, card: Partner) -> None:
+        """Keep a device's keys."""
+        with self.transaction() as execute:
+            execute("INSERT OR REPLACE INTO partners VALUES (?, ?, ?, ?)", (device, *astuple(card)))
+
+    def load_partners(self) -> list[tuple[str, Partner]]:
+        """Devices and their keys."""
+        rows = self._connection.execute("SELECT * FROM partners ORDER BY device").fetchall()
+        return [(device, Partner(*keys)) for device, *keys in rows]
 
     def load_open_round(self, now: float) -> OpenRound | None:
         """The round that was open when the server stopped, with the results it had, opened again at ``now``."""
@@ -146,10 +169,15 @@ class ServerStore:
             )
         rows = self._connection.execute("SELECT device, result FROM results WHERE round = ?", (plan.round,))
         results = {device: decode(blob) for device, blob in rows.fetchall()}
-        accepted = {device: result for device, result in results.items() if isinstance(result, Result)}
-        return OpenRound(plan, tuple(row[1].split()), accepted, now)
+        opened = begin_round(plan, tuple(row[1].split()), now)
+        opened.results.update((device, each) for device, each in results.items() if isinstance(each, Result))
+        if isinstance(opened, MaskedRound):
+            groups = self._connection.execute("SELECT devices FROM summed WHERE round = ?", (plan.round,)).fetchall()
+            opened.groups = tuple(tuple(devices.split()) for (devices,) in groups)
+            opened.masked.update((device, each) for device, each in results.items() if isinstance(each, Masked))
+        return opened
 
-    def save_result(self, device: str, result: Result) -> None:
+    def save_result(self, device: str, result: Result | Masked) -> None:
         """Keep a device's result of the open round; a second one of the same device changes nothing."""
         with self.transaction() as execute:
             execute("INSERT OR IGNORE INTO results VALUES (?, ?, ?)", (result.round, device, encode(result)))
@@ -171,6 +199,7 @@ class ServerStore:
                 execute("INSERT OR REPLACE INTO rebase VALUES (1, ?)", (kept,))
             execute("DELETE FROM open_round")
             execute("DELETE FROM results")
+            execute("DELETE FROM summed")
             spent = closed.spending
             joules = (spent.joules, spent.uncertainty, spent.devices, spent.estimated) if spent else (None,) * 4
             execute(
@@ -231,7 +260,7 @@ class ServerStore:
         """Keep what was unusual in some devices' results."""
         with self.transaction() as execute:
             for device, record in records.items():
-                execute("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?, ?, ?, ?)", (device, *astuple(record)))
+                execute("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (device, *astuple(record)))
 
     def load_records(self) -> dict[str, Record]:
         """What was unusual in devices' results."""

@@ -10,10 +10,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.device.catch_up import CatchUp
 from fedspzo.device_runtime.device.events import Acknowledged, Event, Finished
+from fedspzo.device_runtime.device.masking import Masker
 from fedspzo.device_runtime.device.measuring import Measurer
 from fedspzo.device_runtime.device.outbox import Outbox
 from fedspzo.device_runtime.device.waiting import Silence
@@ -23,12 +25,15 @@ from fedspzo.device_runtime.errors import MessageError, PlanError, StateError
 from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.link.connection import Connected, Received
 from fedspzo.device_runtime.log import RateLimitedLog, printable
+from fedspzo.device_runtime.model.modes import MODES
 from fedspzo.device_runtime.platform.conditions import Watch
 from fedspzo.device_runtime.platform.profiling import IDLE, NETWORK, OTHER
 from fedspzo.device_runtime.protocol.glance import glance
+from fedspzo.device_runtime.protocol.masked import Group, Inquiry, Masked, Partners, Ready
 from fedspzo.device_runtime.protocol.messages import (
     BATCH_BYTES,
     Ack,
+    Decline,
     Dismissal,
     EntryBatch,
     Finish,
@@ -72,6 +77,7 @@ class Agent:
         turned: Callable[[], None] = lambda: None,
         watch: Watch | None = None,
         book: NoBook | None = None,
+        least: str = MODES[0],
     ) -> None:
         """Prepare to take part.
 
@@ -81,6 +87,7 @@ class Agent:
             turned: told of each turn of :meth:`run`, once it is connected: where nothing happens, every minute or so.
             watch: tells how the device fares, and when it takes part in rounds; it follows the journal in any case.
             book: keeps account of its joules.
+            least: the weakest mode that it takes part in, one of ``protocol.plan.MODES``.
 
         Raises:
             BundleError, EngineError: the graphs cannot run, or the bundle names no server.
@@ -97,6 +104,7 @@ class Agent:
         self._outbox = Outbox(access, job, state, self._recorder)
         self.link = self._outbox.link
         self._silence = Silence(job, access.place, bundle.folder, observe)
+        self._masker = Masker(job, state, least)
         self._catch_up = CatchUp(state, self._check, self._recorder, access.authority, self._give_back)
         self._dropped = RateLimitedLog(log)
         self._plan: Plan | None = None
@@ -195,7 +203,11 @@ class Agent:
             self._rebase(round, signed)
         elif kind is Hello:
             self._check(signed)
+            self._masker.forget_server()
             self._sync(at_once=True)
+        elif kind is Group:
+            self._check(signed)
+            self._join(decode(split(signed)))
         else:
             self._check(signed, to=self._state.device)
             self._obey(decode(split(signed)))
@@ -207,14 +219,17 @@ class Agent:
                 self._sync(at_once=True)
         elif isinstance(message, Ack):
             said = self._outbox.pending
-            if isinstance(said, Result) and said.round == message.round:
+            measured = self._masker.held if isinstance(said, Masked) else said
+            if isinstance(measured, Result) and measured.round == message.round:
                 log.info("round %d: %s", message.round, "counted" if message.counted else "too late")
-                self._observe(Acknowledged(said, message.counted))
+                self._observe(Acknowledged(measured, message.counted))
             if not isinstance(said, Report):
                 self._outbox.acknowledge(message.round)
         elif isinstance(message, Offer):
             if self._catch_up.consider(message):
                 self._sync(at_once=True)
+        elif isinstance(message, Partners):
+            self._send_masked(self._masker.learn(message))
         elif isinstance(message, Keep):
             self._state.keep(message.after)
         elif isinstance(message, Wanted):
@@ -285,10 +300,34 @@ class Agent:
         """Measure for the plan at hand, or send the result again when its round was measured already."""
         plan, self._plan = self._plan, None
         if plan is not None and plan.round == self._state.replica.round + 1:
-            answer = self._measurer.answer(plan)
-            if isinstance(answer, Result):
-                self._book.note(plan.round, answer.loss)
+            self._outbox.send_until_acknowledged(self._answer(plan))
+
+    def _answer(self, plan: Plan) -> Result | Ready | Masked | Decline:
+        if reason := self._masker.refusal(plan):
+            log.warning("this device does not take part in round %d: %s", plan.round, reason)
+            return Decline(plan.round, reason, passing=False)
+        if (known := self._masker.known(plan)) is not None:
+            return known
+        answer = self._measurer.answer(plan)
+        if isinstance(answer, Result):
+            self._book.note(plan.round, answer.loss)
+            return self._masker.hold(plan, answer) if plan.masking else answer
+        return replace(answer, reason="") if plan.masking else answer  # words may tell of the examples
+
+    def _join(self, group: Message) -> None:
+        """Send the result in the sum of a group; where nothing was measured for it, ask for the plan."""
+        if not isinstance(group, Group) or group.round != self._state.replica.round + 1:
+            return
+        answer = self._masker.join(group)
+        if answer is None:
+            self._sync()
+        self._send_masked(answer)
+
+    def _send_masked(self, answer: Masked | Inquiry | None) -> None:
+        if isinstance(answer, Masked):
             self._outbox.send_until_acknowledged(answer)
+        elif answer is not None:
+            self._outbox.send(answer)
 
     def _finish(self, last_round: int) -> None:
         if self._last_round is None:
@@ -303,4 +342,5 @@ class Agent:
         if at_once or time.monotonic() >= self._synced_at + SYNC_S:
             self._synced_at = time.monotonic()
             unwilling = self._watch.look()
-            self._outbox.sync(len(self._examples()), self._watch.seen, willing=not unwilling)
+            examples = 0 if self._masker.secret else len(self._examples())
+            self._outbox.sync(examples, self._watch.seen, willing=not unwilling)

@@ -22,6 +22,7 @@ from fedspzo.device_runtime.engines.watched import WatchedEngine
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.model.modes import MODES
 from fedspzo.device_runtime.platform.background import in_background
 from fedspzo.device_runtime.platform.conditions import UNLIMITED, Limits, Watch
 from fedspzo.device_runtime.platform.profiling import IDLE
@@ -53,6 +54,7 @@ class Device:
         limits: Limits = UNLIMITED,
         energy: Source | None = None,
         idle_s: float = 0.0,
+        least: str = MODES[0],
         observe: Callable[[Event], None] = lambda event: None,
         alive: Callable[[], None] = lambda: None,
     ) -> None:
@@ -72,6 +74,7 @@ class Device:
             limits: within which it takes part in rounds; outside it only follows the journal.
             energy: reads the joules of its work.
             idle_s: seconds to stay idle at first, so that ``energy`` knows what idling takes.
+            least: the weakest mode in which it takes part, one of ``protocol.plan.MODES``; a bundle may pin a stricter.
             observe: told of what happens, on the device's thread; what it raises ends the device.
             alive: told of each graph that has run and of each turn of the agent: of a device that hangs it hears
                 nothing.
@@ -80,6 +83,7 @@ class Device:
         self._access, self._data, self._job, self._name = access, data, job, name or access.user or None
         self._engine, self._threads, self._ahead, self._afresh = engine, threads, ahead, afresh
         self._limits, self._energy, self._idle_s = limits, energy, idle_s
+        self._least = max(least, bundle.manifest.least, key=MODES.index)
         self._observe, self._alive = observe, alive
         self._agent: Agent | None = None
         self._running: futures.Future[int | None] | None = None
@@ -164,7 +168,16 @@ class Device:
             book = Book(self._energy, self.state) if self._energy else None
             watch = Watch(self._limits)
             self._agent = agent = Agent(
-                self._access, self._job, engine, state, examples, self._observe, self._alive, watch, book
+                self._access,
+                self._job,
+                engine,
+                state,
+                examples,
+                self._observe,
+                self._alive,
+                watch,
+                book,
+                self._least,
             )
             if book is not None:
                 stack.enter_context(Sampler(book.sample))

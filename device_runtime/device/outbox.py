@@ -13,6 +13,7 @@ from fedspzo.device_runtime.link.connection import Link
 from fedspzo.device_runtime.platform.conditions import Conditions
 from fedspzo.device_runtime.platform.memory import peak_rss_bytes
 from fedspzo.device_runtime.platform.profiling import NETWORK, Recorder
+from fedspzo.device_runtime.protocol.masked import Masked, Ready
 from fedspzo.device_runtime.protocol.messages import (
     CAPABILITIES,
     Decline,
@@ -59,7 +60,7 @@ class Outbox:
             subscriptions=[self._topics.round, self._topics.result, self._topics.down(state.device)],
             will=Will(self._topics.state(state.device), self._sign(Presence(False, self.session))),
         )
-        self.pending: Result | Decline | Report | None = None
+        self.pending: Result | Ready | Masked | Decline | Report | None = None
         self._reports = 0
         self._sent_at = time.monotonic()
         self._haste = random.uniform(0.8, 1.2)  # devices that lost the server together do not come back in step
@@ -120,7 +121,7 @@ class Outbox:
             )
         )
 
-    def send_until_acknowledged(self, message: Result | Decline | Report) -> bool:
+    def send_until_acknowledged(self, message: Result | Ready | Masked | Decline | Report) -> bool:
         """Send something, and again until it is acknowledged; False where a report has been sent often enough."""
         self._reports += isinstance(message, Report)
         if self._reports > REPORTS:

@@ -12,6 +12,7 @@ from typing import Any
 from fedspzo.device_runtime.directions import format as directions
 from fedspzo.device_runtime.files import PUBLIC, write_atomically
 from fedspzo.device_runtime.model.metrics import SINGLE
+from fedspzo.device_runtime.model.modes import MODES
 from fedspzo.device_runtime.model.task import Task
 
 FORMAT = 2
@@ -185,6 +186,7 @@ class Manifest:
             text; they take the keys and values of the tokens before it, up to the length. The smallest comes first.
         comparison: of the whole bundle with transformers; None in bundles of versions that made none.
         sizes: file name → bytes; bundles of before have none.
+        least: the weakest mode in which its devices take part, one of ``model.modes.MODES``.
     """
 
     model: Mapping[str, str]
@@ -202,6 +204,7 @@ class Manifest:
     continuations: tuple[Shape, ...] = ()
     comparison: Comparison | None = None
     sizes: Mapping[str, int] = field(default_factory=dict)
+    least: str = MODES[0]
 
     @property
     def batch(self) -> int:
@@ -225,8 +228,10 @@ class Manifest:
         write_atomically(folder / MANIFEST, json.dumps(record, indent=1).encode(), PUBLIC)
 
     def _record(self) -> dict[str, Any]:
-        """All fields; of the task, what came later is left out where it is not used, so that identities stay."""
+        """All fields; what came later is left out where it is not used, so that identities stay."""
         record = asdict(self)
+        if self.least == MODES[0]:
+            del record["least"]
         for name, unused in (("kind", SINGLE), ("metrics", ()), ("chat", None)):
             if getattr(self.task, name) == unused:
                 del record["task"][name]

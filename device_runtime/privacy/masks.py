@@ -79,5 +79,5 @@ def mask(words: np.ndarray, own: bytes, keys: Mapping[bytes, bytes], purpose: Pu
 
 def unmask(masked: Sequence[np.ndarray]) -> np.ndarray:
     """The sum, int64, of the words of all members of a group, of which ``masked`` has each one's."""
-    total = np.sum(masked, axis=0, dtype=np.uint32)
+    total = np.asarray(np.sum(masked, axis=0, dtype=np.uint32))
     return total.astype(np.int32).astype(np.int64)

@@ -16,8 +16,9 @@ import cbor2
 import numpy as np
 
 from fedspzo.device_runtime.errors import MessageError, PlanError
+from fedspzo.device_runtime.protocol.masked import Group, Inquiry, Masked, Partner, Partners, Ready
 from fedspzo.device_runtime.protocol.plain_cbor import loads
-from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Masking, Plan
+from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, GroupSum, Masking, Plan
 from fedspzo.device_runtime.protocol.sums import BlockSums, Sums
 
 VERSION = 1
@@ -273,21 +274,31 @@ Message = (
     | Presence
     | Keep
     | Wanted
+    | Ready
+    | Group
+    | Masked
+    | Inquiry
+    | Partners
 )
 
 #: Number on the wire → class.
 KINDS: dict[int, type[Any]] = {
     1: Plan, 2: Entry, 3: Result, 4: Ack, 5: Sync, 6: Refusal, 7: Finish, 8: Report, 9: Presence, 10: Hello,
     11: Decline, 12: EntryBatch, 13: Offer, 14: Dismissal, 15: Rebase, 16: Keep, 17: Wanted,
+    18: Ready, 19: Group, 20: Masked, 21: Inquiry, 22: Partners,
 }  # fmt: skip
 _NUMBERS = {kind: number for number, kind in KINDS.items()}
 #: Class → field name → type, in the order of the wire.
-_HINTS = {kind: get_type_hints(kind) for kind in (*_NUMBERS, Block, Contribution, Energy, BlockSums, Sums, Masking)}
+_HINTS = {
+    kind: get_type_hints(kind)
+    for kind in (*_NUMBERS, Block, Contribution, Energy, BlockSums, Sums, Masking, GroupSum, Partner)
+}
 #: Last fields that came to the format later, in their order, and what each stood for before: those at the end that hold
 #: it are left out.
 _LATER: dict[type[Any], tuple[tuple[str, Any], ...]] = {
     Sync: (("version", ""), ("can", ())),
     Plan: (("rebase_every", 0), ("aggregate", ""), ("bound", 0.0), ("masking", ())),
+    Entry: (("sums", ()),),
 }
 
 

@@ -17,16 +17,13 @@ import numpy as np
 
 from fedspzo.device_runtime.directions.format import DISTRIBUTIONS, Direction, derive_seed
 from fedspzo.device_runtime.errors import PlanError
+from fedspzo.device_runtime.model.modes import LEAST_SUMMED, MASKED, MODES
 
 MAX_SCALARS = 4096
 #: Most sums of coefficients, over all blocks, of a job that rebases: they travel in one message.
 MAX_SUMS = 15_000
 #: Bounds of a plan's real numbers: far beyond any use, and no product of them overflows.
 _TINY, _HUGE = 1e-9, 1e9
-#: What the server sees of results: each device's (robust), sums of groups, or one sum; the weakest secrecy first.
-MODES = ("robust", "groups", "secure")
-#: Those in which devices mask what they send, and the fewest devices whose sum the server may see.
-MASKED, LEAST_SUMMED = MODES[1:], 4
 
 
 @dataclass(frozen=True)
@@ -169,6 +166,14 @@ class Plan:
         return self.masking[0].mode if self.masking else MODES[0]
 
     @property
+    def seen(self) -> str:
+        """What the server sees of results, in words for people."""
+        if not self.masking:
+            return "mode robust: the server sees each device's scalars"
+        sums = "one sum" if self.mode == "secure" else "sums of groups"
+        return f"mode {self.mode}: the server sees {sums} of at least {self.masking[0].least} devices"
+
+    @property
     def rebases(self) -> bool:
         """Whether weights are computed again after this round."""
         return self.rebase_every > 0 and self.round % self.rebase_every == 0
@@ -259,11 +264,31 @@ class Contribution:
 
 
 @dataclass(frozen=True)
+class GroupSum:
+    """What the results of a group of devices add up to.
+
+    Attributes:
+        devices: how many they are.
+        words: int32, little-endian, see :mod:`fedspzo.device_runtime.privacy.words`.
+    """
+
+    devices: int
+    words: bytes
+
+
+@dataclass(frozen=True)
 class Entry:
-    """A closed round: with the entries before it and θ₀, it is the model."""
+    """A closed round: with the entries before it and θ₀, it is the model.
+
+    Attributes:
+        plan: of the round.
+        contributions: what replicas apply.
+        sums: what the server learned, where results were masked; the contributions are made of them.
+    """
 
     plan: Plan
     contributions: tuple[Contribution, ...]
+    sums: tuple[GroupSum, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises PlanError when a contribution does not answer the plan."""

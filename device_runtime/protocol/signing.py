@@ -7,8 +7,10 @@ made on the device and comes with its first ``Sync``. A signature is good in one
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import cbor2
 
@@ -22,6 +24,7 @@ PIN = "server.pub"
 KEY_BYTES = 32
 SIGNATURE_BYTES = 64
 MAX_SIGNED_BYTES = MAX_BYTES + SIGNATURE_BYTES
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -54,19 +57,28 @@ class Signer:
 
     def __init__(self, path: Path) -> None:
         """Read the key, or make one the first time. Raises StateError when the file cannot be used."""
-        try:
-            if not path.exists():
-                write_atomically(path, secrets.token_bytes(KEY_BYTES), mode=0o600)
-            self._key = scheme().private_key(path.read_bytes())
-        except (OSError, ValueError) as error:
-            raise StateError(
-                "state.key-unusable", f"the key {path} cannot be used ({error}); restore the file from a backup"
-            ) from None
+        self._key = read_secret(path, scheme().private_key)
         self.public = self._key.public
 
     def sign(self, payload: bytes, scope: Scope) -> bytes:
         """The bytes and their signature."""
         return payload + self._key.sign(scope.text(payload))
+
+
+def read_secret(path: Path, make: Callable[[bytes], Key]) -> Key:
+    """What is made of the 32 bytes in a file, which are drawn the first time.
+
+    Raises:
+        StateError: the file cannot be used.
+    """
+    try:
+        if not path.exists():
+            write_atomically(path, secrets.token_bytes(KEY_BYTES), mode=0o600)
+        return make(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise StateError(
+            "state.key-unusable", f"the key {path} cannot be used ({error}); restore the file from a backup"
+        ) from None
 
 
 def split(signed: bytes) -> bytes:

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedspzo.device_runtime.model.modes import MODES
 from fedspzo.options.broker import add_broker_options, make_access
 from fedspzo.options.energy import add_price_option, add_root_option
 from fedspzo.options.log import add_log_options
@@ -34,6 +35,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="forget everything except the device's id and key, and start at the bundle's weights",
     )
+    parser.add_argument(
+        "--least", default=MODES[0], choices=MODES,
+        help="take part only where the server sees no more than this: each device's scalars (robust, %(default)s), sums"
+        " of groups of devices (groups), or one sum (secure)",
+    )  # fmt: skip
     parser.add_argument(
         "--show-key", action="store_true", help="print the device's line for the server's --admit file, and end"
     )
@@ -109,6 +115,7 @@ def run(options: argparse.Namespace) -> None:
         ahead=options.ahead,
         afresh=options.afresh,
         limits=limits,
+        least=options.least,
         energy=make_source(options, lambda: running.flops()),
         idle_s=options.energy_idle if options.energy else 0.0,
         observe=observe,

@@ -17,6 +17,7 @@ from mutations import mutated_message, read_message, sample_messages
 from refusals import raises
 
 from fedspzo.device_runtime.errors import MessageError
+from fedspzo.device_runtime.model.modes import MASKED
 from fedspzo.device_runtime.protocol.glance import glance
 from fedspzo.device_runtime.protocol.messages import (
     MAX_BYTES,
@@ -40,7 +41,7 @@ from fedspzo.device_runtime.protocol.messages import (
     decode,
     encode,
 )  # fmt: skip
-from fedspzo.device_runtime.protocol.plan import MASKED, Block, Contribution, Entry, Masking, Plan
+from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Masking, Plan
 from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES
 from fedspzo.device_runtime.protocol.sums import BlockSums, Sums
 
