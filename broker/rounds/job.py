@@ -12,7 +12,7 @@ from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any
 
 from fedspzo.broker.rounds.aggregate import close_round
-from fedspzo.broker.rounds.modes import check_mode, choose_mode, mask_plan
+from fedspzo.broker.rounds.modes import check_mode, choose_mode, largest_sums, least_summed, mask_plan
 from fedspzo.broker.rounds.robust import CHOICES, OWN
 from fedspzo.broker.rounds.sampling import SAMPLINGS
 from fedspzo.broker.rounds.seeds import derive
@@ -21,9 +21,8 @@ from fedspzo.device_runtime.errors import MessageError, PlanError
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.manifest import Manifest
 from fedspzo.device_runtime.model.modes import MODES
-from fedspzo.device_runtime.privacy.words import count_words
 from fedspzo.device_runtime.protocol.messages import MAX_BYTES, EntryBatch, Result, encode
-from fedspzo.device_runtime.protocol.plan import Block, GroupSum, Plan
+from fedspzo.device_runtime.protocol.plan import Block, Plan
 from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES
 from fedspzo.device_runtime.replica.weights import check_blocks
 
@@ -178,6 +177,11 @@ class Job:
         return choose_mode(self)
 
     @property
+    def fewest(self) -> int:
+        """Answers that suffice at the deadline: the quorum, and the devices of one sum where results are summed."""
+        return self.quorum if self.runs_as == MODES[0] else max(self.quorum, least_summed(self))
+
+    @property
     def asked(self) -> int:
         """Devices asked in a round."""
         return math.ceil(self.cohort * self.over_selection)
@@ -267,11 +271,8 @@ def check_job(job: Job, bundle: Bundle) -> Job:
     result = Result(1, b"", (0.0,) * plan.scalars, 0.0, 1, 0.0, b"")
     results = 1 if plan.shared else min(job.cohort, MAX_BYTES // (4 * plan.scalars) + 1)  # enough to be too many
     entry = close_round(plan, {f"{number:064d}": result for number in range(results)})
-    if plan.masking:
-        groups = 1 if plan.mode == "secure" else job.cohort // plan.masking[0].least
-        entry = replace(entry, sums=(GroupSum(plan.masking[0].most, bytes(4 * count_words(plan))),) * groups)
     try:
-        encode(EntryBatch((encode(entry) + bytes(SIGNATURE_BYTES),)))
+        encode(EntryBatch((encode(replace(entry, sums=largest_sums(job, plan))) + bytes(SIGNATURE_BYTES),)))
     except MessageError as error:
         raise PlanError(
             "job.round-too-large", f"a round is too large ({error}); lower cohort or fanouts, or use seeds = shared"

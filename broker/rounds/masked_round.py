@@ -56,10 +56,6 @@ class MaskedRound(OpenRound):
             return device not in self.masked and bool(self.group_of(device))
         return device in self.cohort and self.ready.get(device) != session
 
-    def least(self, job: Job) -> int:
-        """Answers that suffice at the deadline."""
-        return max(job.quorum, self.plan.masking[0].least)
-
     def complete(self, job: Job, left: Callable[[str], bool], now: float) -> bool:
         """Whether groups can be formed; once there are some, whether no more of them can be waited for."""
         if not self.groups:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from fedspzo.device_runtime.errors import PlanError
 from fedspzo.device_runtime.model.modes import LEAST_SUMMED, MODES
-from fedspzo.device_runtime.privacy.words import make_grid
-from fedspzo.device_runtime.protocol.plan import Masking, Plan
+from fedspzo.device_runtime.privacy.words import count_words, make_grid
+from fedspzo.device_runtime.protocol.plan import GroupSum, Masking, Plan
 
 if TYPE_CHECKING:
     from fedspzo.broker.rounds.job import Job
@@ -77,3 +77,11 @@ def mask_plan(job: Job, plan: Plan) -> Plan:
     plan = replace(plan, masking=(Masking(job.runs_as, 1, math.sqrt(plan.scalars) * job.clip, least, most),))
     make_grid(plan)  # has the rules of sums
     return plan
+
+
+def largest_sums(job: Job, plan: Plan) -> tuple[GroupSum, ...]:
+    """Sums as large as an entry's can be; none where the plan masks no results."""
+    if not plan.masking:
+        return ()
+    groups = 1 if plan.mode == "secure" else job.cohort // plan.masking[0].least
+    return (GroupSum(plan.masking[0].most, bytes(4 * count_words(plan))),) * groups

@@ -46,10 +46,6 @@ class OpenRound:
         """Whether a device, in its process with a session, is to be asked."""
         return device in self.cohort and device not in self.results
 
-    def least(self, job: Job) -> int:
-        """Answers that suffice at the deadline."""
-        return job.quorum
-
     def overdue(self, now: float) -> bool:
         """Whether the deadline has passed."""
         return now >= self.deadline
@@ -62,7 +58,7 @@ class OpenRound:
         """
         if len(self.answered) >= job.cohort:
             return True
-        return len(self.answered) >= self.least(job) and (self.hopeless(left) or self.overdue(now))
+        return len(self.answered) >= job.fewest and (self.hopeless(left) or self.overdue(now))
 
     def hopeless(self, left: Callable[[str], bool]) -> bool:
         """Whether nobody is there any more who may yet answer."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from fedspzo.broker.rounds.aggregate import close_round
 from fedspzo.broker.rounds.job import Job, plan_round
+from fedspzo.broker.rounds.modes import largest_sums
 from fedspzo.device_runtime.protocol.messages import EntryBatch, Result, encode
 from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES
 
@@ -19,5 +20,5 @@ def largest_message(job: Job) -> int:
     plan = plan_round(replace(job, first_every=1), 1)
     result = Result(1, b"", (0.0,) * plan.scalars, 0.0, 1, 0.0, b"")
     names = [""] if plan.shared else [f"{number:064d}" for number in range(job.cohort)]
-    entry = close_round(plan, dict.fromkeys(names, result))
+    entry = replace(close_round(plan, dict.fromkeys(names, result)), sums=largest_sums(job, plan))
     return len(encode(EntryBatch((encode(entry) + bytes(SIGNATURE_BYTES),))))

@@ -90,7 +90,7 @@ class Loop:
         self._job = job
         self._store = store
         self._plans = plans(job, store.journal.entries())
-        self._wanted = max(devices, job.quorum)
+        self._wanted = max(devices, job.fewest)
         self._observe = observe
         self._serve_after = serve_after
         self._aggregate = checked(aggregate) if aggregate else partial(close_round, votes=job.votes)
@@ -223,7 +223,7 @@ class Loop:
         if not self._standing.doubtful:
             self._reopen()
         if self._progress.round is not None or self._store.journal.last_round:
-            self._wanted = self._job.quorum
+            self._wanted = self._job.fewest
 
     def _reopen(self) -> None:
         """Open the round again that was open when the server stopped, if one was."""
@@ -295,7 +295,7 @@ class Loop:
 
     def _open(self, now: float) -> None:
         plan = self._plans.plan(self._store.journal.last_round + 1)
-        self._wanted = self._job.quorum
+        self._wanted = self._job.fewest
         self._ask(plan, self._roster.ready(now), now)
 
     def _ask(self, plan: Plan, candidates: Mapping[str, Candidate], now: float) -> OpenRound:
@@ -330,7 +330,7 @@ class Loop:
         asked = opened.extend(fresh, now)
         log.warning(
             "round %d has %d of %d results; asking %d devices, %d of them again",
-            *(opened.plan.round, len(opened.answered), opened.least(self._job), len(asked), len(asked) - len(fresh)),
+            *(opened.plan.round, len(opened.answered), self._job.fewest, len(asked), len(asked) - len(fresh)),
         )
         self._store.save_open_round(opened.plan, opened.cohort)
         for device in asked:
@@ -359,14 +359,14 @@ class Loop:
         plan = opened.plan
         sums, totals, groups = self._summing.sums(opened)
         devices = [device for group in groups for device in group]
-        if len(devices) < opened.least(self._job):
+        if len(devices) < self._job.fewest:
             log.warning(
                 "round %d is tried again, along other directions: of %d devices that were ready, %d were summed",
                 *(plan.round, sum(map(len, opened.groups)), len(devices)),
             )
             ready = self._roster.ready(now)
             steady = {device: found for device, found in ready.items() if device not in opened.missing}
-            enough = len(steady) >= opened.least(self._job)
+            enough = len(steady) >= self._job.fewest
             self._ask(try_again(plan, self._job.seed), steady if enough else ready, now).started = opened.started
             return
         entry = close_sums(plan, sums, self._aggregate)

@@ -77,13 +77,13 @@ def attend(
             asked[device] = now + fleet.seconds(plan.round, device, plan.steps)
         now += plan.deadline
         answered = sorted((when, device) for device, when in asked.items() if when <= now)
-        if len(answered) >= job.quorum:
+        if len(answered) >= job.fewest:
             counted = answered[: job.cohort]
             waits = len(counted) < min(job.cohort, len(asked))  # for somebody who may yet answer
             return Attendance({device: when for when, device in counted}, now if waits else counted[-1][0], len(asked))
     raise PlanError(
         "simulation.no-quorum",
-        f"round {plan.round} has no quorum of {job.quorum} after {now:g} virtual seconds, because too few devices"
+        f"round {plan.round} has no quorum of {job.fewest} after {now:g} virtual seconds, because too few devices"
         " answer; lower --quorum, --dropout or the time of a step",
     )
 

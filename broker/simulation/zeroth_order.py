@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
 from fedspzo.broker.rounds.adaptive import MakePlans, Pace
-from fedspzo.broker.rounds.aggregate import Aggregate, checked, close_round, describe_round
-from fedspzo.broker.rounds.anomalies import Watch
+from fedspzo.broker.rounds.aggregate import Aggregate, ClosedRound, checked, close_round, describe_round
+from fedspzo.broker.rounds.anomalies import Record, Watch
+from fedspzo.broker.rounds.groups import close_sums, describe_sums, divide, group_results, sum_results
 from fedspzo.broker.rounds.job import Job, plan_round
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.broker.simulation.driver import Attendance, SimulatedRound
 from fedspzo.broker.simulation.hostile import Attack
 from fedspzo.broker.simulation.workers import Workers
 from fedspzo.device_runtime.errors import PlanError, StateError
-from fedspzo.device_runtime.protocol.plan import Plan
+from fedspzo.device_runtime.privacy.words import unpack
+from fedspzo.device_runtime.protocol.messages import Result
+from fedspzo.device_runtime.protocol.plan import Entry, Plan
 from fedspzo.device_runtime.protocol.sums import check_continues
 from fedspzo.device_runtime.replica.weights import Replica
 
@@ -83,15 +87,28 @@ class ZerothOrder:
                 f"the model diverged in round {plan.round}: its loss is not finite; lower the learning rates",
             )
         results = self._attack(plan, results) if self._attack else results
-        entry = self._aggregate(plan, results)
-        closed = describe_round(plan, results, attendance.closed)
+        entry, closed, changed = self._close(plan, results, attendance.closed)
         with self._store.transaction():
             self._store.close_round(entry, closed)
-            self._store.save_records(self._watch.close_round(plan, results))
+            self._store.save_records(changed)
         self._workers.follow([entry])
         self._plans.follow(entry)
         flops = sum(answer.flops for answer in answers.values())
         return SimulatedRound(**vars(closed), asked=attendance.asked, flops=flops)
+
+    def _close(
+        self, plan: Plan, results: Mapping[str, Result], seconds: float
+    ) -> tuple[Entry, ClosedRound, dict[str, Record]]:
+        """What the live server makes of the results, or of their sums: these are the same without masks."""
+        if not plan.masking:
+            closed = describe_round(plan, results, seconds)
+            return self._aggregate(plan, results), closed, self._watch.close_round(plan, results)
+        groups = divide(plan, results)
+        sums = [sum_results(plan, results, group) for group in groups]
+        totals = [unpack(plan, each) for each in sums]
+        summed = [device for group in groups for device in group]
+        changed = self._watch.close_sums(plan, groups, group_results(plan, totals))
+        return close_sums(plan, sums, self._aggregate), describe_sums(plan, totals, summed, seconds), changed
 
     def advance(self, replica: Replica) -> None:
         """Take a replica to the journal's end."""

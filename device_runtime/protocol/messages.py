@@ -27,8 +27,8 @@ MAX_BYTES = 64 * 1024
 BATCH_BYTES = 40_000
 _MAX_TEXT = 4096
 #: What of the protocol came after a first version of it and is not understood by all devices: plans with a rule and a
-#: bound.
-CAPABILITIES = ("bound",)
+#: bound, and those that ask for masked results.
+CAPABILITIES = ("bound", "masks")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from fedspzo.broker.mqtt.embedded import EmbeddedBroker
 from fedspzo.broker.rounds.aggregate import close_round
 from fedspzo.broker.rounds.groups import close_sums
 from fedspzo.broker.server.server import Server
-from fedspzo.broker.server.store import read_history, read_journal
+from fedspzo.broker.server.state_folder import read_history, read_journal
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.device.agent import Agent
 from fedspzo.device_runtime.engines.protocol import create_engine
