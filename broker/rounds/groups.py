@@ -1,4 +1,4 @@
-"""Rounds whose results the server knows in sums alone: who is summed with whom, and what is made of the sums.
+"""Rounds whose results the server knows in sums alone: which devices are summed together, and what is made of the sums.
 
 Pure functions. A group counts in a rule of :mod:`fedspzo.broker.rounds.robust` as a device does elsewhere.
 """
@@ -19,7 +19,7 @@ from fedspzo.device_runtime.protocol.plan import Entry, GroupSum, Plan
 
 
 def divide(plan: Plan, devices: Collection[str]) -> tuple[tuple[str, ...], ...]:
-    """Groups of devices, drawn anew for each round and attempt; as many, and as even, as the plan's least allows.
+    """Groups of devices, drawn again for each round and attempt; as many, and as even, as the plan's least allows.
 
     In mode "secure" there is one, of at most as many devices as the plan's most.
     """

@@ -51,7 +51,7 @@ class MaskedRound(OpenRound):
         return next((group for group in self.groups if device in group), ())
 
     def awaits(self, device: str, session: int) -> bool:
-        """Whether a device, in its process with a session, is to be asked: a new process has measured nothing."""
+        """Whether the round waits for a device, in its process with a session: a new process has measured nothing."""
         if self.groups:
             return device not in self.masked and bool(self.group_of(device))
         return device in self.cohort and self.ready.get(device) != session

@@ -67,7 +67,7 @@ def mask_plan(job: Job, plan: Plan) -> Plan:
     """A plan that also says how results are masked, where the job's mode masks them.
 
     Raises:
-        PlanError: sums of so many examples and devices do not fit in words.
+        PlanError: sums of its examples and devices do not fit in words.
     """
     if job.runs_as == MODES[0]:
         return plan

@@ -43,7 +43,7 @@ class OpenRound:
         return [device for device in self.cohort if device not in self.answered and device not in self.declined]
 
     def awaits(self, device: str, session: int) -> bool:
-        """Whether a device, in its process with a session, is to be asked."""
+        """Whether the round waits for a device, in its process with a session."""
         return device in self.cohort and device not in self.results
 
     def overdue(self, now: float) -> bool:

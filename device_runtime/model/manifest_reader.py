@@ -123,7 +123,7 @@ def _check(manifest: Manifest) -> None:
     _need({"name", "family"} <= manifest.model.keys(), "it does not name the model")
     names = (*manifest.model.values(), *(s.name for s in manifest.stages), *(t.name for t in manifest.tensors))
     _need(all(map(str.isprintable, names)), "a name has control characters")
-    _need(manifest.least in MODES, f"the weakest mode of its devices is none of {', '.join(MODES)}")
+    _need(manifest.least in MODES, f"the weakest mode of its devices is not one of {', '.join(MODES)}")
     _need(manifest.sizes.keys() <= manifest.files.keys(), "it has a size of a file that it does not list")
     _need(all(size >= 0 for size in manifest.sizes.values()), "a file has less than no bytes")
     _check_findings(manifest.checks)

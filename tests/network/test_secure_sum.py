@@ -3,38 +3,62 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from federation import broker
 from patience import PATIENCE_S
+from refusals import raises
 from test_server import copy_bundle, make_job
 
 from fedspzo.broker.mqtt.embedded import EmbeddedBroker
 from fedspzo.broker.rounds.aggregate import close_round
-from fedspzo.broker.rounds.groups import close_sums
+from fedspzo.broker.rounds.groups import close_sums, try_again
+from fedspzo.broker.rounds.job import plan_round
 from fedspzo.broker.server.server import Server
 from fedspzo.broker.server.state_folder import read_history, read_journal
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.device.agent import Agent
+from fedspzo.device_runtime.device.events import Acknowledged, Event
+from fedspzo.device_runtime.device.masking import Masker
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.privacy.masks import unmask
+from fedspzo.device_runtime.privacy.words import add_up, pack
+from fedspzo.device_runtime.protocol.masked import Group, Inquiry, Masked, Partner, Partners
+from fedspzo.device_runtime.protocol.messages import Decline, Result, fingerprint
+from fedspzo.device_runtime.protocol.plan import Entry, Plan
 from fedspzo.device_runtime.replica.state import DeviceState
 
 __all__ = ["broker"]
 
 
 class Device:
-    """An agent on a thread of its own."""
+    """An agent on a thread of its own.
+
+    Attributes:
+        measured: round → its last result there that was acknowledged.
+    """
 
     def __init__(self, url: str, bundle: Bundle, folder: Path, store: DataStore, least: str = "robust") -> None:
+        self.measured: dict[int, Result] = {}
         self.state = DeviceState(folder, bundle, folder.name)
-        self.agent = Agent(Access(url), "default", create_engine("litert"), self.state, lambda: store, least=least)
-        self.agent.connect()
+        self.agent = Agent(
+            Access(url), "default", create_engine("litert"), self.state, lambda: store, self._note, least=least
+        )
         self.thread = threading.Thread(target=self.agent.run, daemon=True)
+
+    def start(self) -> None:
+        self.agent.connect()
         self.thread.start()
+
+    def _note(self, event: Event) -> None:
+        if isinstance(event, Acknowledged):
+            self.measured[event.result.round] = event.result
 
     def digest(self) -> bytes:
         self.thread.join(PATIENCE_S)
@@ -42,20 +66,181 @@ class Device:
         return self.state.replica.digest()
 
 
-@pytest.mark.parametrize(("mode", "cohort", "devices"), [("groups", 12, 12), ("secure", 4, 5)])
-def test_a_job_whose_results_are_masked(
-    bundle: Bundle, broker: EmbeddedBroker, store: DataStore, tmp_path: Path, mode: str, cohort: int, devices: int
+def check_sums(entry: Entry, counted: Sequence[Device]) -> None:
+    """The journal has sums, of which its scalars are made, and they are those of the plain integers of the devices."""
+    assert entry == close_sums(entry.plan, entry.sums, close_round)
+    plain = np.sum([pack(entry.plan, device.measured[entry.round]) for device in counted], axis=0)
+    total = np.sum([np.frombuffer(each.words, "<i4").astype(np.int64) for each in entry.sums], axis=0)
+    assert total.tolist() == plain.tolist()
+    assert sum(each.devices for each in entry.sums) == len(counted)
+
+
+@pytest.mark.parametrize(("mode", "cohort"), [("groups", 12), ("secure", 4)])
+def test_the_sums_of_a_job_are_those_of_the_plain_integers(
+    bundle: Bundle, broker: EmbeddedBroker, store: DataStore, tmp_path: Path, mode: str, cohort: int
 ) -> None:
     own = copy_bundle(bundle, tmp_path / "bundle")
-    job = replace(make_job(rounds=3, cohort=cohort), mode=mode)
-    with Server(own, job, Access(broker.url), tmp_path / "server", devices=devices, serve_after=0) as server:
-        running = [Device(broker.url, own, tmp_path / f"device-{n}", store, mode) for n in range(devices)]
+    job = replace(make_job(rounds=2, cohort=cohort), mode=mode)
+    with Server(own, job, Access(broker.url), tmp_path / "server", devices=cohort, serve_after=0) as server:
+        devices = [Device(broker.url, own, tmp_path / f"device-{n}", store, mode) for n in range(cohort)]
+        for device in devices:
+            device.start()
         result = server.wait(PATIENCE_S)
     assert result is not None
-    assert {device.digest() for device in running} == {result.digest}
+    assert {device.digest() for device in devices} == {result.digest}
     entries = read_journal(tmp_path / "server")
+    assert [entry.plan.mode for entry in entries] == [mode] * 2
     for entry in entries:
-        assert entry.plan.mode == mode
-        assert sum(each.devices for each in entry.sums) == cohort
-        assert entry == close_sums(entry.plan, entry.sums, close_round)
-    assert [len(closed.devices) for closed in read_history(tmp_path / "server")] == [cohort] * 3
+        check_sums(entry, devices)
+
+
+def test_a_group_without_a_member_is_left_out_and_the_rest_counts(
+    bundle: Bundle, broker: EmbeddedBroker, store: DataStore, tmp_path: Path
+) -> None:
+    """Of 12 devices one goes before it is ready, and one when it was put into a group."""
+    own = copy_bundle(bundle, tmp_path / "bundle")
+    job = replace(make_job(rounds=2, cohort=12, deadline=6.0), quorum=4)
+
+    def silent(device: Device) -> Callable[..., None]:
+        return lambda *message: device.agent.stop() if message or device.agent._plan else None
+
+    with Server(own, job, Access(broker.url), tmp_path / "server", devices=12, serve_after=0) as server:
+        devices = {f"device-{n}": Device(broker.url, own, tmp_path / f"device-{n}", store) for n in range(12)}
+        devices["device-3"].agent._answer_plan = silent(devices["device-3"])  # type: ignore[method-assign]
+        devices["device-7"].agent._join = silent(devices["device-7"])  # type: ignore[method-assign]
+        for device in devices.values():
+            device.start()
+        result = server.wait(PATIENCE_S)
+    assert result is not None
+    first = read_history(tmp_path / "server")[0].devices
+    assert not {"device-3", "device-7"} & set(first)
+    assert 4 <= len(first) <= 7, "of two groups of 5 or 6, that without the device that went"
+    for closed, entry in zip(read_history(tmp_path / "server"), read_journal(tmp_path / "server"), strict=True):
+        check_sums(entry, [devices[name] for name in closed.devices])
+        assert 4 <= len(closed.devices) <= 10
+
+
+class Member:
+    """A device's masks, without a network."""
+
+    def __init__(self, bundle: Bundle, folder: Path, least: str = "robust") -> None:
+        self.state = DeviceState(folder, bundle, folder.name)
+        self.masker = Masker("default", self.state, least)
+
+    @property
+    def card(self) -> Partner:
+        return self.masker._pairs.card
+
+    @property
+    def name(self) -> bytes:
+        return self.masker._pairs.own
+
+
+@pytest.fixture
+def members(pinned: Bundle, tmp_path: Path) -> list[Member]:
+    return [Member(pinned, tmp_path / f"member-{n}") for n in range(5)]
+
+
+@pytest.fixture
+def plan(pinned: Bundle) -> Plan:
+    job = replace(make_job(cohort=12), mode="groups").with_blocks(make_job().blocks)
+    return plan_round(job, 1)
+
+
+def make_result(plan: Plan, size: float = 1.0) -> Result:
+    return Result(plan.round, fingerprint(plan), (size,) * plan.scalars, 0.5, 4, 0.25, b"")
+
+
+def make_group(plan: Plan, members: Sequence[Member]) -> Group:
+    return Group(plan.round, fingerprint(plan), tuple(sorted(member.name for member in members)))
+
+
+def join(member: Member, plan: Plan, group: Group, known: Sequence[Member], size: float = 1.0) -> Masked:
+    """Through all steps, as with a server that sends keys when it is asked."""
+    assert member.masker.refusal(plan) == ""
+    member.masker.hold(plan, make_result(plan, size))
+    answer = member.masker.join(group)
+    if isinstance(answer, Inquiry):
+        asked = [other.card for other in known if other.name in answer.members]
+        answer = member.masker.learn(Partners(tuple(asked)))
+    assert isinstance(answer, Masked)
+    return answer
+
+
+def test_a_device_masks_one_result_for_a_plan_and_sends_the_same_bytes_after_a_kill(
+    members: list[Member], pinned: Bundle, plan: Plan, tmp_path: Path
+) -> None:
+    group = make_group(plan, members[:4])
+    sent = [join(member, plan, group, members, n) for n, member in enumerate(members[:4])]
+    summed = unmask([np.frombuffer(each.words, "<u4") for each in sent])
+    plain = [pack(plan, make_result(plan, n)) for n in range(4)]
+    assert add_up(summed, 4) == add_up(np.sum(plain, axis=0), 4)
+    first = members[0]
+    first.state.close()
+    first.masker = Masker("default", DeviceState(tmp_path / "member-0", pinned, afresh=True), "robust")
+    assert first.masker.known(plan) == sent[0]
+    first.masker.hold(plan, make_result(plan, 77.0))  # another measurement
+    assert first.masker.join(group) == sent[0]
+    with raises("group.second", "nothing is sent"):
+        first.masker.join(make_group(plan, members))
+
+
+def test_members_who_are_told_other_groups_send_nothing_that_adds_up(members: list[Member], plan: Plan) -> None:
+    honest, other = make_group(plan, members[:4]), make_group(plan, members)
+    sent = [join(member, plan, other if n == 2 else honest, members) for n, member in enumerate(members[:4])]
+    summed = unmask([np.frombuffer(each.words, "<u4") for each in sent])
+    plain = np.sum([pack(plan, make_result(plan))] * 4, axis=0)
+    assert not (summed == plain).any()
+
+
+def test_a_device_refuses_groups_plans_and_attempts_that_would_tell_more(members: list[Member], plan: Plan) -> None:
+    device, *others = members
+    device.masker.hold(plan, make_result(plan))
+    whole = make_group(plan, members[:4])
+    for names, kind in (
+        (whole.members[:3], "group.members" if device.name not in whole.members[:3] else "group.size"),
+        (tuple(reversed(whole.members)), "group.members"),
+        ((*whole.members, whole.members[-1]), "group.members"),
+        (tuple(sorted(other.name for other in others)), "group.members"),
+    ):
+        with raises(kind):
+            device.masker.join(replace(whole, members=names))
+    assert device.masker.join(replace(whole, plan=b"another.")) is None
+    join(device, plan, whole, members)
+    again = try_again(plan, seed=1)
+    assert device.masker.refusal(again) == ""
+    for wrong in (
+        replace(plan, base_seed=99),  # another result in the same attempt
+        replace(again, base_seed=plan.base_seed),  # the same directions in another
+        replace(again, masking=(replace(again.masking[0], attempt=65),)),
+    ):
+        assert "does not follow" in device.masker.refusal(wrong)
+    join(device, again, make_group(again, members[:4]), members)
+    assert "does not follow" in device.masker.refusal(plan)
+    later = replace(plan, round=9, base_seed=5)
+    join(device, later, make_group(later, members), members)
+    assert "another name" in device.masker.refusal(again)
+
+
+def test_keys_that_their_owner_has_not_signed_for_this_job_are_not_used(
+    members: list[Member], pinned: Bundle, plan: Plan
+) -> None:
+    device, other, *rest = members
+    group = make_group(plan, members[:4])
+    device.masker.hold(plan, make_result(plan))
+    assert isinstance(device.masker.join(group), Inquiry)
+    stranger = Masker("other", other.state)._pairs.card
+    forged = replace(other.card, agreement=rest[2].card.agreement)
+    for card in (stranger, forged, replace(other.card, agreement=bytes(32)), Partner(b"", b"", b"")):
+        device.masker.learn(Partners((card,)))
+        assert other.name in device.masker._pairs.unknown(group.members)
+    assert isinstance(device.masker.learn(Partners(tuple(each.card for each in members))), Masked)
+    assert device.masker._pairs.unknown(group.members) == []
+    assert Masker("default", device.state)._pairs.unknown(group.members) == [], "kept: agreed on once"
+
+
+def test_a_device_takes_part_in_no_weaker_mode_than_it_says(pinned: Bundle, store: DataStore, tmp_path: Path) -> None:
+    device = Device("mqtt://127.0.0.1", pinned, tmp_path / "device", store, "groups")
+    answer = device.agent._answer(plan_round(make_job(), 1))
+    assert answer == Decline(1, "it takes part in mode groups or a stricter one, and the job's is robust", False)
+    assert device.agent._masker.secret
