@@ -174,6 +174,7 @@ def _write(
         base=file_hash(folder / BASE) if (folder / BASE).exists() else "",
         files={path.name: file_hash(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST},
         sizes={path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != MANIFEST},
+        least=target.least,
     )
     manifest.write(folder)
     (folder / SOURCE).write_text(str(checkpoint.source.resolve()), encoding="utf-8")

@@ -49,7 +49,7 @@ class ZerothOrder:
             FedSPZOError: a worker failed.
         """
         check_continues(store.sums, plan_round(job, 1))
-        self._store, self._workers, self._quorum = store, workers, job.quorum
+        self._store, self._workers, self._quorum = store, workers, job.fewest
         self._aggregate = checked(aggregate) if aggregate else partial(close_round, votes=job.votes)
         self._plans = plans(job, store.journal.entries())
         self._watch = Watch(store.load_records(), job.expel)

@@ -11,6 +11,7 @@ from pathlib import Path
 from fedspzo.device_runtime.engines.protocol import SUFFIXES
 from fedspzo.device_runtime.errors import ExportError
 from fedspzo.device_runtime.model.manifest import TensorSpec
+from fedspzo.device_runtime.model.modes import MODES
 from fedspzo.device_runtime.model.stored import NAMES, QUANTISED
 from fedspzo.export.network.adapters import Adapters
 
@@ -37,6 +38,7 @@ class Target:
             weights and more the second.
         calibration: text files that the outputs are kept for, instead of the text that comes with the project.
         groups: with adapters, numbers of branches that go through a graph together (even ones, in addition to 1).
+        least: the weakest mode in which its devices take part, one of ``model.modes.MODES``.
     """
 
     formats: Sequence[str] = ("litert",)
@@ -50,6 +52,7 @@ class Target:
     weights: str = "float32"
     rounding: str = ""
     calibration: Sequence[Path] = ()
+    least: str = MODES[0]
 
     def __post_init__(self) -> None:
         """Raises ExportError when something is out of range."""
@@ -63,6 +66,8 @@ class Target:
                 "export.shape-too-small",
                 "a batch needs at least 1 example, and an example at least 4 tokens; raise --batch or --max-length",
             )
+        if self.least not in MODES:
+            raise ExportError("export.unknown-mode", f"there is no mode '{self.least}'; choose from {', '.join(MODES)}")
         if self.weights not in NAMES:
             raise ExportError(
                 "export.unknown-dtype", f"weights cannot be stored as '{self.weights}'; choose from {', '.join(NAMES)}"

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedspzo.device_runtime.model.modes import MODES
+
 if TYPE_CHECKING:
     from fedspzo.device_runtime.model.task import Task
     from fedspzo.progress import Step
@@ -43,6 +45,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--groups", default="", help="with adapters: branches that go through a graph together, as 2,16"
+    )
+    parser.add_argument(
+        "--least", choices=MODES, default=MODES[0], help="have devices take part in no weaker mode (%(default)s)"
     )
     parser.add_argument("--no-check", action="store_true", help="do not compare the bundle with transformers")
     parser.add_argument("--out", type=Path, required=True, help="folder to make")
@@ -88,6 +93,7 @@ def _export(options: argparse.Namespace, tasks: Mapping[str, Task], progress: St
         rounding=options.rounding,
         calibration=options.calibration,
         groups=_numbers("--groups", options.groups),
+        least=options.least,
     )
     bundle = export_bundle(options.model, tasks, target, options.out, progress, check=not options.no_check)
     print(f"{format_stages(bundle.manifest)}\n{format_comparison(bundle.manifest)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -22,11 +23,13 @@ from fedspzo.broker.server.server import Server
 from fedspzo.broker.server.state_folder import read_history, read_journal
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.device.agent import Agent
+from fedspzo.device_runtime.device.device import Device as DeviceProgram
 from fedspzo.device_runtime.device.events import Acknowledged, Event
 from fedspzo.device_runtime.device.masking import Masker
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.model.manifest import MANIFEST
 from fedspzo.device_runtime.privacy.masks import unmask
 from fedspzo.device_runtime.privacy.words import add_up, pack
 from fedspzo.device_runtime.protocol.masked import Group, Inquiry, Masked, Partner, Partners
@@ -244,3 +247,18 @@ def test_a_device_takes_part_in_no_weaker_mode_than_it_says(pinned: Bundle, stor
     answer = device.agent._answer(plan_round(make_job(), 1))
     assert answer == Decline(1, "it takes part in mode groups or a stricter one, and the job's is robust", False)
     assert device.agent._masker.secret
+
+
+def test_a_bundle_pins_the_weakest_mode_and_otherwise_has_the_identity_of_before(
+    pinned: Bundle, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(pinned.folder, tmp_path / "strict"))
+    assert "least" not in (folder / MANIFEST).read_text()
+    replace(pinned.manifest, least="groups").write(folder)
+    strict = Bundle(folder)
+    assert strict.identity != pinned.identity
+    assert DeviceProgram(strict, Access("mqtt://127.0.0.1"), tmp_path / "state", "x")._least == "groups"
+    assert DeviceProgram(strict, Access("mqtt://127.0.0.1"), tmp_path / "state", "x", least="secure")._least == "secure"
+    replace(pinned.manifest, least="all").write(folder)
+    with raises("bundle.manifest-damaged", "weakest mode"):
+        Bundle(folder)
