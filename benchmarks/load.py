@@ -160,7 +160,7 @@ class Federation:
             [sys.executable, "-m", "fedspzo", "server", bundle, "--access", folder / "broker" / "server.json", *place,
              "--job", JOB, "--state", self._state, "--json", "--rounds", 1_000_000, "--devices", wanted,
              "--cohort", cohort, "--quorum", cohort, "--deadline", DEADLINE_S, "--split", stages - 2,
-             "--fanouts", f"1,{SCALARS}"],
+             "--fanouts", f"1,{SCALARS}", "--mode", options.mode, "--group", options.group],
         )  # fmt: skip
         self.swarms = []
         for number in range(options.swarms):
@@ -262,6 +262,7 @@ def measure_rounds(bundle: Path, devices: int, options: argparse.Namespace) -> d
         found = {
             "devices": devices,
             "cohort": cohort,
+            "mode": options.mode,
             "tls": options.tls,
             "connect_s": connect,
             "rounds": len(seconds),
@@ -340,6 +341,8 @@ def main() -> int:
     parser.add_argument("--cohort", type=int, metavar="N", help="how many of them a round asks; by default all")
     parser.add_argument("--idle", default="1000,2500,5000", metavar="N,N", help="devices that are only connected")
     parser.add_argument("--swarms", type=int, default=2, help="processes of simulated devices")
+    parser.add_argument("--mode", default="robust", help="robust, groups or secure; swarms do not mask what they send")
+    parser.add_argument("--group", type=int, default=0, help="devices in a group at least")
     parser.add_argument("--tls", action="store_true")
     parser.add_argument("--bundle", type=Path, help="a small one to use; by default one is made")
     parser.add_argument("--json", action="store_true")

@@ -1,7 +1,8 @@
 """Many simulated devices in one process: real connections, keys, messages and signatures, but no weights.
 
 Each answers a plan at once with random scalars, sends again until it is acknowledged, and follows the journal by its
-hash. Signatures of the server are not checked. It prints what it has counted as a JSON line now and then, until it is
+hash. Signatures of the server are not checked, and words are sent in sums as they are, without masks: the server
+cannot tell. It prints what it has counted as a JSON line now and then, until it is
 terminated. ``benchmarks/load.py`` starts it.
 
     python benchmarks/swarm.py --accesses FILE --job load --bundle-identity HEX
@@ -28,11 +29,15 @@ from typing import Any
 
 import numpy as np
 import paho.mqtt.client as mqtt
+from cryptography.hazmat.primitives.asymmetric import x25519
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from paho.mqtt.enums import CallbackAPIVersion
 
 from fedspzo.device_runtime.device.outbox import IDLE_S, RESEND_S
 from fedspzo.device_runtime.link.access import Access
+from fedspzo.device_runtime.privacy.partners import PURPOSE
+from fedspzo.device_runtime.privacy.words import pack
+from fedspzo.device_runtime.protocol.masked import Group, Masked, Partner, Ready
 from fedspzo.device_runtime.protocol.messages import (
     Ack,
     EntryBatch,
@@ -119,7 +124,10 @@ class Device:
         self._session = secrets.randbits(63)
         self._round, self._head = 0, EMPTY
         self._ahead: Plan | None = None
-        self._answer: Result | None = None
+        self._result: Result | None = None
+        self._answer: Result | Ready | Masked | None = None
+        self._agreement = x25519.X25519PrivateKey.generate().public_key().public_bytes_raw()
+        self._introduced = False
         self._unanswered = False
         self._synced_at = self._spoke_at = 0.0
         self._client = client = mqtt.Client(
@@ -204,6 +212,8 @@ class Device:
         elif isinstance(message, Ack):
             self._settle(message.round)
             self._swarm.counts["results counted" if message.counted else "results not counted"] += 1
+        elif isinstance(message, Group):
+            self._join(message, now)
         elif isinstance(message, Hello):
             self._sync(now)
         elif isinstance(message, Refusal):
@@ -225,9 +235,11 @@ class Device:
 
     def _take_plan(self, plan: Plan, now: float) -> None:
         if plan.round == self._round + 1:
-            if self._answer is None or self._answer.round != plan.round:
+            if self._result is None or self._result.round != plan.round:
                 scalars = np.random.default_rng().standard_normal(plan.scalars, np.float32).tolist()
-                self._answer = Result(plan.round, print_of(plan), tuple(scalars), 1.0, plan.batch, 0.1, b"")
+                self._result = Result(plan.round, print_of(plan), tuple(scalars), 1.0, plan.batch, 0.1, b"")
+                self._answer = self._ready(plan) if plan.masking else self._result
+                self._plan = plan
                 self._swarm.counts["results sent"] += 1
             self._send_result(now)
         elif plan.round > self._round + 1:
@@ -235,6 +247,18 @@ class Device:
             self._ahead = plan
             if now >= self._synced_at + RESEND_S:
                 self._sync(now)
+
+    def _ready(self, plan: Plan) -> Ready:
+        signed = self._key.sign(Scope(self._topics.job, self._bundle).text(PURPOSE + self._agreement))
+        card = () if self._introduced else (Partner(self._public, self._agreement, signed),)
+        return Ready(plan.round, print_of(plan), b"", card)
+
+    def _join(self, group: Group, now: float) -> None:
+        if self._result is not None and group.plan == self._result.plan:
+            self._introduced = True
+            words = pack(self._plan, self._result).astype("<u4").tobytes()
+            self._answer = Masked(group.round, self._plan.masking[0].attempt, words)
+            self._send_result(now)
 
     def _send_result(self, now: float) -> None:
         assert self._answer is not None

@@ -7,12 +7,12 @@ from fedspzo.device_runtime.protocol.masked import Partner
 from fedspzo.device_runtime.protocol.signing import KEY_BYTES, SIGNATURE_BYTES, Scope, Signer, check
 
 #: Comes before the key that is signed; no message begins like it.
-_PURPOSE = b"fedspzo agreement key "
+PURPOSE = b"fedspzo agreement key "
 
 
 def sign_partner(signer: Signer, agreement: bytes, job: str, bundle: bytes) -> Partner:
     """A device's record, with its public key of X25519."""
-    signed = signer.sign(_PURPOSE + agreement, Scope(job, bundle))
+    signed = signer.sign(PURPOSE + agreement, Scope(job, bundle))
     return Partner(signer.public, agreement, signed[-SIGNATURE_BYTES:])
 
 
@@ -20,4 +20,4 @@ def check_partner(partner: Partner, job: str, bundle: bytes) -> None:
     """Raise MessageError unless the owner of a record's first key has signed the second, for a job and a bundle."""
     if (len(partner.key), len(partner.agreement), len(partner.signature)) != (KEY_BYTES, KEY_BYTES, SIGNATURE_BYTES):
         raise MessageError("partner.keys", "it does not have two keys and a signature")
-    check(_PURPOSE + partner.agreement + partner.signature, Scope(job, bundle), partner.key)
+    check(PURPOSE + partner.agreement + partner.signature, Scope(job, bundle), partner.key)
