@@ -5,6 +5,7 @@
 PYTHON ?= python3
 PIP_ARGS ?=
 SEED ?= 0
+MODE ?= robust
 # Processes that tests run in; each may take 2 GB.
 WORKERS ?= 2
 
@@ -53,8 +54,8 @@ test-android: $(READY)  ## the Android app, as far as that goes without an SDK
 	$(BIN)/pytest -m 'slow or not slow' tests/android/test_android_build.py tests/android/test_android_app.py
 
 # 200 faults in a federation over a real mosquitto: some minutes, and mosquitto must be installed.
-chaos: $(READY)  ## 200 faults in a federation (SEED=0)
-	$(BIN)/python tests/support/chaos.py --seed $(SEED)
+chaos: $(READY)  ## 200 faults in a federation (SEED=0 MODE=robust)
+	$(BIN)/python tests/support/chaos.py --seed $(SEED) --mode $(MODE)
 
 lint: $(READY)  ## formatting, types, rules for imports, workflows
 	$(BIN)/ruff format --check .

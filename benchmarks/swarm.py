@@ -65,7 +65,7 @@ REPORT_S = 0.25
 # What all devices of the process are sent alike is read once.
 read = functools.lru_cache(maxsize=64)(decode)
 print_of = functools.lru_cache(maxsize=8)(fingerprint)
-extend = functools.lru_cache(maxsize=64)(chain)
+extend = functools.lru_cache(maxsize=64)(lambda head, entry: chain(head, encode(entry)))
 
 
 class Swarm:
@@ -262,7 +262,7 @@ class Device:
 
     def _send_result(self, now: float) -> None:
         assert self._answer is not None
-        self._unanswered, self._spoke_at = True, now
+        self._unanswered, self._spoke_at = not isinstance(self._answer, Ready), now
         self._publish(self._topics.up(self._name), self._answer)
 
     def _settle(self, round: int) -> None:

@@ -371,6 +371,7 @@ class Loop:
             return
         entry = close_sums(plan, sums, self._aggregate)
         closed = describe_sums(plan, totals, devices, now - opened.started)
+        self._summing.settle(opened, devices)
         changed = self._watch.close_sums(plan, groups, group_results(plan, totals))
         self._close(entry, closed, changed, dict.fromkeys(devices, ()))
 

@@ -264,7 +264,8 @@ class Replies:
 
     def _on_ready(self, member: Member, ready: Ready) -> None:
         opened = self._progress.round
-        if self._too_late(member, ready.round):
+        if ready.round <= self._store.journal.last_round:
+            self._progress.counts["results late"] += not self._store.counted(ready.round, member.name)
             return
         try:
             if not isinstance(opened, MaskedRound) or ready.round != opened.plan.round:
@@ -273,14 +274,13 @@ class Replies:
         except MessageError as error:
             self._reject(member, error)
             return
-        current = ready.plan == fingerprint(opened.plan) and member.name in opened.cohort
-        if current and ready.digest and opened.plan.digest and member.name not in opened.ready:
+        if ready.plan != fingerprint(opened.plan) or member.name not in opened.cohort:
+            return  # of an earlier attempt
+        if ready.digest and opened.plan.digest and member.name not in opened.ready:
             self.expel(self._digests.claim(Claim(member.name, ready.round - 1, ready.digest)))
-        if current and not opened.groups:
+        if not opened.groups:
             opened.ready[member.name] = member.session
-            self._outbox.send(member.name, Ack(ready.round, counted=True))
-        elif not current or not self._summing.invite(opened, member.name):
-            self._outbox.send(member.name, Ack(ready.round, counted=False))
+        self._summing.invite(opened, member.name)
 
     def _on_masked(self, member: Member, masked: Masked) -> None:
         opened = self._progress.round
@@ -292,8 +292,6 @@ class Replies:
             self._progress.counts["results accepted"] += self._summing.take(opened, member.name, masked)
         except MessageError as error:
             self._reject(member, error)
-            return
-        self._outbox.send(member.name, Ack(masked.round, counted=True))
 
     def _too_late(self, member: Member, round: int) -> bool:
         """Answer who sends something for a round that is closed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from fedspzo.device_runtime.privacy.masks import pseudonym, unmask
 from fedspzo.device_runtime.privacy.partners import check_partner
 from fedspzo.device_runtime.privacy.words import Total, add_up, count_words, unpack
 from fedspzo.device_runtime.protocol.masked import Group, Inquiry, Masked, Partner, Partners, Ready
-from fedspzo.device_runtime.protocol.messages import fingerprint
+from fedspzo.device_runtime.protocol.messages import Ack, fingerprint
 from fedspzo.device_runtime.protocol.plan import GroupSum
 
 log = logging.getLogger(__name__)
@@ -70,11 +70,15 @@ class Summing:
             for group in opened.groups:
                 self._tell(opened, group, [device for device in group if device not in opened.masked])
 
-    def invite(self, opened: MaskedRound, device: str) -> bool:
-        """Tell one device its group; False where it is in none."""
-        group = opened.group_of(device)
-        self._tell(opened, group, [device] if group else [])
-        return bool(group)
+    def invite(self, opened: MaskedRound, device: str) -> None:
+        """Tell one device its group, if it is in one."""
+        if group := opened.group_of(device):
+            self._tell(opened, group, [device])
+
+    def settle(self, opened: MaskedRound, counted: Collection[str]) -> None:
+        """Tell devices whose masked results have come whether these are part of the round's entry."""
+        for device in opened.masked:
+            self._outbox.send(device, Ack(opened.plan.round, device in counted))
 
     def answer(self, member: Member, inquiry: Inquiry) -> None:
         """Send a device the keys of others that it asks for."""

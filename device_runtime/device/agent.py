@@ -300,7 +300,11 @@ class Agent:
         """Measure for the plan at hand, or send the result again when its round was measured already."""
         plan, self._plan = self._plan, None
         if plan is not None and plan.round == self._state.replica.round + 1:
-            self._outbox.send_until_acknowledged(self._answer(plan))
+            answer = self._answer(plan)
+            if isinstance(answer, Ready):
+                self._outbox.send_once(answer)
+            else:
+                self._outbox.send_until_acknowledged(answer)
 
     def _answer(self, plan: Plan) -> Result | Ready | Masked | Decline:
         if reason := self._masker.refusal(plan):

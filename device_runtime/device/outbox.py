@@ -60,7 +60,7 @@ class Outbox:
             subscriptions=[self._topics.round, self._topics.result, self._topics.down(state.device)],
             will=Will(self._topics.state(state.device), self._sign(Presence(False, self.session))),
         )
-        self.pending: Result | Ready | Masked | Decline | Report | None = None
+        self.pending: Result | Masked | Decline | Report | None = None
         self._reports = 0
         self._sent_at = time.monotonic()
         self._haste = random.uniform(0.8, 1.2)  # devices that lost the server together do not come back in step
@@ -121,7 +121,12 @@ class Outbox:
             )
         )
 
-    def send_until_acknowledged(self, message: Result | Ready | Masked | Decline | Report) -> bool:
+    def send_once(self, message: Ready) -> None:
+        """Send what the server asks for again where it does not arrive, in place of what was sent until now."""
+        self.pending = None
+        self.send(message)
+
+    def send_until_acknowledged(self, message: Result | Masked | Decline | Report) -> bool:
         """Send something, and again until it is acknowledged; False where a report has been sent often enough."""
         self._reports += isinstance(message, Report)
         if self._reports > REPORTS:

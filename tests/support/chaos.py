@@ -19,20 +19,26 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 from faulty_proxy import FaultyProxy
 from patience import PATIENCE_S
 
 from fedspzo.broker.mqtt.logins import SERVER_USER
 from fedspzo.broker.mqtt.mosquitto import ManagedBroker
+from fedspzo.broker.rounds.aggregate import close_round
+from fedspzo.broker.rounds.groups import close_sums
 from fedspzo.broker.server.state_folder import pin_bundle, read_history, read_journal
-from fedspzo.device_runtime.data.store import load_data
+from fedspzo.device_runtime.data.store import DataStore, load_data
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.errors import BrokerError
 from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.privacy.words import pack
+from fedspzo.device_runtime.protocol.messages import Result
+from fedspzo.device_runtime.protocol.plan import Entry
 from fedspzo.device_runtime.protocol.signing import PIN
 from fedspzo.device_runtime.replica.state import DeviceState
 from fedspzo.device_runtime.replica.weights import Replica
@@ -48,6 +54,12 @@ WEIGHTS = {
 PACE_S = 0.5
 #: Local steps, so that a round lasts long enough to be hit.
 STEPS = 8
+#: Mode → the server's options; in the first, directions are the devices' own, so that the journal has all results.
+MODES: dict[str, list[object]] = {
+    "robust": ["--seeds", "device", "--cohort", 4, "--quorum", 2],
+    "groups": ["--mode", "groups", "--cohort", 12, "--quorum", 4],
+    "secure": ["--mode", "secure", "--cohort", 4, "--quorum", 4],
+}
 #: Rounds after the last fault, and a number of them that no run comes to.
 AFTERWARDS, _WITHOUT_END = 10, 1_000_000
 #: Rounds whose results are measured again at the end.
@@ -104,6 +116,7 @@ class Chaos:
     """One run.
 
     Attributes:
+        mode: one of :data:`MODES`.
         rounds: of the job at the least.
         faults: what took effect, how often.
         rounds_in_faults: rounds closed when the last fault had struck.
@@ -116,6 +129,7 @@ class Chaos:
     devices: int = 6
     rounds: int = 200
     wanted: int = 200
+    mode: str = "robust"
     faults: Counter[str] = field(default_factory=Counter)
     rounds_in_faults: int = 0
 
@@ -158,9 +172,8 @@ class Chaos:
     def _server(self, bundle: Path, rounds: int) -> Part:
         arguments = [
             "server", bundle, "--access", self.folder / f"{SERVER_USER}.json", "--state", self.folder / "server",
-            "--json", "--rounds", rounds, "--devices", self.devices, "--cohort", 4, "--over-selection", 1.25,
-            "--quorum", 2, "--deadline", 3, "--split", 3, "--fanouts", "1,4", "--seeds", "device", "--steps", STEPS,
-            "--serve-after", 0,
+            "--json", "--rounds", rounds, "--devices", self.devices, "--over-selection", 1.25,
+            "--deadline", 3, "--split", 3, "--fanouts", "1,4", "--steps", STEPS, "--serve-after", 0, *MODES[self.mode],
         ]  # fmt: skip
         return Part(SERVER_USER, list(map(str, arguments)), self.folder / "server.log")
 
@@ -259,7 +272,12 @@ class Chaos:
         asked = {(r.round, name) for r in closed for name in r.devices}
         assert all(len(set(r.devices)) == len(r.devices) >= 2 for r in closed)
         for entry, record in zip(journal, closed, strict=True):
-            assert sorted(c.owner for c in entry.contributions) == sorted(record.devices)
+            assert entry.plan.mode == self.mode
+            if self.mode == "robust":
+                assert sorted(c.owner for c in entry.contributions) == sorted(record.devices)
+            else:
+                assert sum(each.devices for each in entry.sums) == len(record.devices)
+                assert close_sums(entry.plan, entry.sums, close_round) == entry
         told: dict[str, set[tuple[int, str]]] = {"counted": set(), "too late": set()}
         for name in names:
             for line in (self.folder / f"{name}.log").read_text(errors="replace").splitlines():
@@ -290,11 +308,27 @@ class Chaos:
         """What the journal holds is what the devices measured: some of it is measured again."""
         stores = {name: load_data(self.folder / f"{name}.jsonl", bundle) for name in names}
         forward = Forward(create_engine("litert"), Replica(bundle))
+        closed = {record.round: record.devices for record in read_history(self.folder / "server")}
         rounds = set(random.Random(self.seed).sample(range(1, self.rounds + 1), min(RECOMPUTED, self.rounds)))
         for entry in read_journal(self.folder / "server"):
-            for found in entry.contributions if entry.round in rounds else ():
-                assert measure(forward, stores[found.owner], entry.plan, found.owner).scalars == found.scalars
+            if entry.round in rounds and self.mode == "robust":
+                for found in entry.contributions:
+                    assert measure(forward, stores[found.owner], entry.plan, found.owner).scalars == found.scalars
+            elif entry.round in rounds:
+                self._sum_again(entry, forward, stores, closed[entry.round])
             forward.weights.apply(entry)
+
+    @staticmethod
+    def _sum_again(entry: Entry, forward: Forward, stores: Mapping[str, DataStore], devices: Collection[str]) -> None:
+        """A round's sums are those of what its devices measured, in whole numbers."""
+        plan, sums = entry.plan, np.zeros(entry.plan.scalars + 2, np.int64)
+        for device in devices:
+            found = measure(forward, stores[device], plan, device)
+            sums += pack(plan, Result(plan.round, b"", found.scalars, found.loss, found.examples, 0.0, b""))[
+                : len(sums)
+            ]
+        words = [np.frombuffer(each.words, "<i4").astype(np.int64)[: len(sums)] for each in entry.sums]
+        assert np.sum(words, axis=0).tolist() == sums.tolist()
 
 
 def _free_port() -> int:
@@ -312,6 +346,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=200, help="of the job at the least (%(default)s)")
     parser.add_argument("--faults", type=int, default=200, help="that must take effect (%(default)s)")
     parser.add_argument("--devices", type=int, default=6, help="(%(default)s)")
+    parser.add_argument("--mode", choices=MODES, default="robust", help="of the job (%(default)s)")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="do it there, and leave everything behind")
     options = parser.parse_args()
     from tiny import make_bundle, make_checkpoint, write_requests
@@ -321,7 +356,16 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             bundle = make_bundle(make_checkpoint(folder / "model"), folder / "exported")
-            chaos = Chaos(bundle, folder, write_requests, options.seed, options.devices, options.rounds, options.faults)
+            chaos = Chaos(
+                bundle,
+                folder,
+                write_requests,
+                options.seed,
+                options.devices,
+                options.rounds,
+                options.faults,
+                options.mode,
+            )
             started = time.monotonic()
             chaos.run()
             print(json.dumps({**chaos.check(), "seconds": round(time.monotonic() - started)}, indent=1))
