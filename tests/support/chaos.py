@@ -108,7 +108,7 @@ class Part:
         return self.process is not None and self.process.poll() == 0
 
     def tail(self) -> str:
-        return self.log.read_text(errors="replace")[-2000:]
+        return self.log.read_text(errors="replace")[-2000:] if self.log.exists() else ""
 
 
 @dataclass
@@ -179,7 +179,10 @@ class Chaos:
 
     def _harm(self, proxy: FaultyProxy, names: list[str]) -> None:
         kinds, weights = list(WEIGHTS), list(WEIGHTS.values())
-        self._tend(3.0)
+        end = time.monotonic() + PATIENCE_S
+        while '"results"' not in self.parts[SERVER_USER].tail():  # faults before the first round would strike nobody
+            assert time.monotonic() < end, "no round was closed before the first fault"
+            self._tend(0.5)
         while sum(self.faults.values()) < self.wanted:
             self._tend(self.draw.expovariate(1 / PACE_S))
             kind = self.draw.choices(kinds, weights)[0]

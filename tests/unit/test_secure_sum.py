@@ -12,10 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from refusals import raises
 
+from fedspzo.broker.rounds.anomalies import Watch
+from fedspzo.broker.rounds.groups import divide, group_results, sum_results, try_again
+from fedspzo.broker.rounds.job import Job
+from fedspzo.broker.rounds.modes import least_summed, mask_plan
 from fedspzo.device_runtime.privacy.masks import Purpose, hash_group, mask, pair_key, pseudonym, unmask
 from fedspzo.device_runtime.privacy.quantise import LARGEST, Grid, quantise
+from fedspzo.device_runtime.privacy.words import unpack
 from fedspzo.device_runtime.protocol.agreement import key_agreement
-from fedspzo.device_runtime.protocol.messages import decode, encode
+from fedspzo.device_runtime.protocol.messages import Result, decode, encode
 from fedspzo.device_runtime.protocol.plan import Block, Masking, Plan
 
 GRID = Grid(clip=40.0, examples=8, devices=32)
@@ -128,6 +133,8 @@ PLAN = Plan(
     blocks=(Block(2, 1, 1.0, 0.1),), deadline=5.0, digest=False,
 )  # fmt: skip
 
+BLOCKS = (Block(2, 1, 1.0, 0.1), Block(4, 16, 1.0, 0.1))
+
 
 def test_a_plan_says_last_how_to_mask_and_otherwise_has_the_bytes_of_before() -> None:
     masked = replace(PLAN, masking=(Masking("groups", 1, 40.0, 4, 7),))
@@ -155,3 +162,62 @@ def test_a_plan_that_does_not_hide_enough_is_refused(change: dict, kind: str) ->
 def test_directions_of_the_devices_own_cannot_be_summed() -> None:
     with raises("plan.masked-own-directions", "share"):
         replace(PLAN, shared=False, masking=(Masking("groups", 1, 1.0, 4, 8),))
+
+
+def test_a_job_sums_groups_where_it_can() -> None:
+    assert Job(cohort=12).runs_as == "groups"
+    for other in (Job(cohort=11), Job(cohort=12, seeds="device"), Job(cohort=12, votes=True), Job(cohort=15, group=8)):
+        assert other.runs_as == "robust"
+    assert [least_summed(Job(cohort=cohort)) for cohort in (12, 20, 32, 100, 1000)] == [4, 4, 6, 20, 32]
+    assert [Job(cohort=cohort, quorum=quorum).fewest for cohort, quorum in ((12, 1), (12, 9), (4, 1))] == [4, 9, 1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind", "cure"),
+    [
+        ({"mode": "groups", "cohort": 11}, "job.cohort-too-small", "raise cohort"),
+        ({"mode": "secure", "cohort": 3}, "job.cohort-too-small", "raise cohort"),
+        ({"mode": "secure", "cohort": 129}, "job.cohort-too-large", "mode = groups"),
+        ({"mode": "secure", "seeds": "device"}, "job.mode-of-own-directions", "seeds = shared"),
+        ({"mode": "groups", "cohort": 12, "votes": True}, "job.mode-of-votes", "leave out mode"),
+        ({"group": 3}, "job.group-size", "from 4 to 32"),
+        ({"mode": "secure", "cohort": 128, "batch": 20_000}, "plan.coarse-sums", "lower batch"),
+    ],
+)
+def test_what_a_mode_excludes_is_refused(settings: dict, kind: str, cure: str) -> None:
+    with raises(kind, cure):
+        Job(**settings)
+
+
+@given(st.integers(12, 200), st.integers(1, 9))
+def test_groups_are_even_and_drawn_again_for_each_attempt(count: int, attempt: int) -> None:
+    plan = mask_plan(Job(cohort=count), replace(PLAN, base_seed=attempt))
+    (masking,) = plan.masking
+    devices = [f"d{number}" for number in range(count)]
+    groups = divide(plan, devices)
+    assert sorted(device for group in groups for device in group) == sorted(devices)
+    assert masking.least <= min(map(len, groups)) <= max(map(len, groups)) <= masking.most
+    assert len(groups) >= 3
+    assert groups == divide(plan, devices[::-1])
+    again = try_again(plan, seed=0)
+    assert again.masking[0].attempt == masking.attempt + 1
+    assert divide(again, devices) != groups
+
+
+def test_a_device_in_large_groups_is_noted_and_nobody_is_accused() -> None:
+    """One of 12 sends what its clip allows, which makes its group about twice as large as the others."""
+    watch, devices = Watch({}, limit=3), [f"d{number:02d}" for number in range(12)]
+    random = np.random.default_rng(3)
+    for number in range(1, 61):
+        plan = mask_plan(Job(cohort=12, clip=4.0), replace(PLAN, round=number, base_seed=number, blocks=BLOCKS))
+        drawn = {device: random.standard_normal(16) for device in devices}
+        drawn["d05"] *= 100
+        results = {
+            device: Result(number, b"", tuple(vector.tolist()), 1.0, 8, 0.1, b"") for device, vector in drawn.items()
+        }
+        groups = divide(plan, devices)
+        totals = [unpack(plan, sum_results(plan, results, group)) for group in groups]
+        watch.close_sums(plan, groups, group_results(plan, totals))
+    assert [device for device, record in watch.records.items() if record.grouped] == ["d05"]
+    assert not any(record.accused or record.expelled for record in watch.records.values())
+    assert "in groups larger than others" in watch.records["d05"].reason

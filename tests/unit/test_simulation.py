@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from patience import PATIENCE_S
 from refusals import raises
 
+from fedspzo.broker.rounds.aggregate import close_round
+from fedspzo.broker.rounds.groups import close_sums
 from fedspzo.broker.rounds.job import Job, plan_round
 from fedspzo.broker.server.state_folder import read_history, read_journal
 from fedspzo.broker.simulation.curve import Budget, draw_curve
@@ -27,6 +29,7 @@ from fedspzo.broker.simulation.partition import Skew, draw_each, share_out
 from fedspzo.cli import main
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.errors import DataError, PlanError
+from fedspzo.device_runtime.privacy.words import make_grid
 from fedspzo.device_runtime.protocol.plan import Block
 
 Write = Callable[[Path, int], Path]
@@ -87,6 +90,19 @@ def test_workers_make_no_difference(
     digests = {json.loads(line)["server_digest"] for line in capsys.readouterr().out.splitlines() if "finished" in line}
     assert len(digests) == 2, "those of all journals of 4 rounds, and that of 2 rounds"
     assert journals["one"] == journals["two"] == read_journal(tmp_path / "halves")
+
+
+def test_a_simulation_sums_results_as_its_mode_says(plain: tuple[Path, Path], tmp_path: Path) -> None:
+    """In mode secure the round's scalars are the weighted mean of the robust one, to the width of a whole number."""
+    simulate(*plain, tmp_path / "sum", *OPTIONS, "--mode", "secure", "--rounds", 1)
+    simulate(*plain, tmp_path / "plain", *OPTIONS, "--aggregate", "weighted-mean", "--rounds", 1)
+    (summed,), (seen,) = read_journal(tmp_path / "sum"), read_journal(tmp_path / "plain")
+    assert [each.devices for each in summed.sums] == [4]
+    assert summed == close_sums(summed.plan, summed.sums, close_round)
+    width = summed.plan.masking[0].clip / make_grid(summed.plan).steps
+    scalars = [np.array(entry.contributions[0].scalars) for entry in (summed, seen)]
+    assert np.abs(scalars[0] - scalars[1]).max() <= width + 1e-6
+    assert read_history(tmp_path / "sum")[0].devices == read_history(tmp_path / "plain")[0].devices
 
 
 def test_weights_made_anew_from_sums_are_the_same_after_a_restart(
