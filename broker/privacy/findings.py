@@ -30,7 +30,7 @@ class Settings:
         delta: of the promise.
         clip: largest L2 norm of a device's scalars under noise; 0 for the candidates' median.
         trials: of each attack.
-        devices: those that take part where groups are formed anew each round.
+        devices: those that take part where groups change each round.
         held: examples of a device that draws batches, and how many it draws.
         batch: see ``held``.
     """

@@ -115,7 +115,7 @@ def pick_known(vectors: np.ndarray, trials: int, chance: np.random.Generator, va
 def link_rounds(
     vectors: np.ndarray, devices: int, group: int, trials: int, chance: np.random.Generator, variance: float = 0.0
 ) -> Rate:
-    """Which device holds which sentence, when groups are formed anew each round: how many are named right.
+    """Which device holds which sentence, when groups change each round: how many are named right.
 
     A device's sentence is in its group in every round, and others' only now and then.
 
