@@ -13,6 +13,7 @@ from typing import Any
 
 from fedspzo.broker.rounds.aggregate import close_round
 from fedspzo.broker.rounds.modes import check_mode, choose_mode, largest_sums, least_summed, mask_plan
+from fedspzo.broker.rounds.private import NO_PRIVACY, PRIVACY, add_noise, check_privacy
 from fedspzo.broker.rounds.robust import CHOICES, OWN
 from fedspzo.broker.rounds.sampling import SAMPLINGS
 from fedspzo.broker.rounds.seeds import derive
@@ -115,6 +116,28 @@ class Job:
     expel: int = _setting(
         3, "send a device away after N results far larger than others' (0: only name it)", metavar="N", least=0
     )
+    privacy: str = _setting(
+        NO_PRIVACY,
+        "what noise hides (differential privacy): all data of a device (device), or one of its examples (example)",
+        choices=PRIVACY,
+    )
+    budget: float = _setting(
+        8.0,
+        "with privacy, the ε that all rounds together may cost; the job stops there",
+        metavar="E",
+        least=1e-3,
+        most=1e3,
+    )
+    delta: float = _setting(1e-5, "with privacy, the δ of its promise", least=1e-12, most=0.1)
+    noise_clip: float = _setting(
+        100.0, "with privacy, the largest L2 norm of the scalars of a device, or of an example", least=TINY, most=MOST
+    )
+    honest: int = _setting(
+        0,
+        "with privacy, devices of a round whose noise together must suffice; each adds a share (default: the quorum)",
+        metavar="N",
+        least=0,
+    )
     adapt: tuple[str, ...] = _setting(
         (), "what of the blocks follows the measured derivatives: rates, counts, scales", choices=ADAPTABLE
     )
@@ -169,6 +192,7 @@ class Job:
                 f" {', '.join(OWN)}",
             )
         check_mode(self)
+        check_privacy(self)
         _plan(self, 1, self._cut(self.stages or 1 << 30))  # has the rules of all that a plan says
 
     @property
@@ -314,4 +338,4 @@ def _plan(job: Job, round: int, blocks: tuple[Block, ...]) -> Plan:
         rebase_every=job.rebase_every,
         aggregate="votes" if job.votes else job.aggregate,
     )
-    return mask_plan(job, plan)
+    return add_noise(job, mask_plan(job, plan))

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+from fedspzo.broker.privacy.accounting import Spent
 from fedspzo.broker.rounds.adaptive import MakePlans, Pace
 from fedspzo.broker.rounds.aggregate import Aggregate, ClosedRound, checked, close_round, describe_round
 from fedspzo.broker.rounds.anomalies import Record, Watch
@@ -90,6 +91,7 @@ class Loop:
         self._job = job
         self._store = store
         self._plans = plans(job, store.journal.entries())
+        self._spent = Spent(job, store.journal.entries())
         self._wanted = max(devices, job.fewest)
         self._observe = observe
         self._serve_after = serve_after
@@ -290,8 +292,11 @@ class Loop:
         return False
 
     def _enough(self) -> bool:
-        """Whether all rounds are closed, or there is no patience left."""
-        return self._store.journal.last_round >= self._job.rounds or self._held_out.stalled
+        """Whether all rounds are closed, or there is no patience or privacy budget left."""
+        last = self._store.journal.last_round
+        if last >= self._job.rounds or self._held_out.stalled:
+            return True
+        return self._spent.limited and not self._spent.affords(self._plans.plan(last + 1))
 
     def _open(self, now: float) -> None:
         plan = self._plans.plan(self._store.journal.last_round + 1)
@@ -397,6 +402,7 @@ class Loop:
                 credit(member, entry.round, said)
         self._progress.round = None
         self._plans.follow(entry)
+        self._spent.follow(entry)
         self._decided.append(closed)
 
     def _over(self, now: float) -> bool:

@@ -127,6 +127,9 @@ class Training(Protocol):
     def plan(self, round: int) -> Plan:
         """The plan of the next round."""
 
+    def affords(self, plan: Plan) -> bool:
+        """Whether the job's privacy budget has room for a round."""
+
     def expelled(self, device: str) -> str | None:
         """Why a device was sent away; None where it was not."""
 
@@ -143,7 +146,7 @@ class Training(Protocol):
 
 
 def simulate(job: Job, fleet: Fleet, training: Training, sample: Sample = choose_cohort) -> Iterator[SimulatedRound]:
-    """The rounds that are not closed yet, each computed when it is drawn.
+    """The rounds that are not closed yet, each computed when it is drawn; none beyond the job's privacy budget.
 
     Raises:
         PlanError: too few devices ever answer.
@@ -152,6 +155,8 @@ def simulate(job: Job, fleet: Fleet, training: Training, sample: Sample = choose
     served = training.served()
     for number in range(training.round + 1, job.rounds + 1):
         plan = training.plan(number)
+        if not training.affords(plan):
+            return
         closed = training.train(plan, attend_round(job, plan, fleet, served, sample, training.expelled))
         served.update(dict.fromkeys(closed.devices, number))
         yield closed

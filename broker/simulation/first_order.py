@@ -153,6 +153,10 @@ class FirstOrder:
         """The plan of the next round."""
         return plan_round(self._job, round)
 
+    def affords(self, plan: Plan) -> bool:
+        """Always: there is no noise, and nothing is promised."""
+        return True
+
     def expelled(self, device: str) -> None:
         """Nobody is sent away: there are no scalars to judge by."""
 

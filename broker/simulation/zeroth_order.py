@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
+from fedspzo.broker.privacy.accounting import Spent
 from fedspzo.broker.rounds.adaptive import MakePlans, Pace
 from fedspzo.broker.rounds.aggregate import Aggregate, ClosedRound, checked, close_round, describe_round
 from fedspzo.broker.rounds.anomalies import Record, Watch
@@ -54,6 +55,7 @@ class ZerothOrder:
         self._plans = plans(job, store.journal.entries())
         self._watch = Watch(store.load_records(), job.expel)
         self._attack = attack
+        self._spent = Spent(job, store.journal.entries())
         workers.follow(list(store.journal.entries(start)))
 
     @property
@@ -68,6 +70,10 @@ class ZerothOrder:
     def plan(self, round: int) -> Plan:
         """The plan of the next round."""
         return self._plans.plan(round)
+
+    def affords(self, plan: Plan) -> bool:
+        """Whether the job's privacy budget has room for a round."""
+        return self._spent.affords(plan)
 
     def expelled(self, device: str) -> str | None:
         """Why a device was sent away; None where it was not."""
@@ -93,6 +99,7 @@ class ZerothOrder:
             self._store.save_records(changed)
         self._workers.follow([entry])
         self._plans.follow(entry)
+        self._spent.follow(entry)
         flops = sum(answer.flops for answer in answers.values())
         return SimulatedRound(**vars(closed), asked=attendance.asked, flops=flops)
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from fedspzo.device_runtime.errors import MessageError
 from fedspzo.device_runtime.privacy.quantise import Grid, quantise
+from fedspzo.device_runtime.privacy.release import mean, words_of
 from fedspzo.device_runtime.protocol.messages import Energy, Result
 from fedspzo.device_runtime.protocol.plan import GroupSum, Plan
 
@@ -62,7 +63,11 @@ def pack(plan: Plan, result: Result) -> np.ndarray:
         for energy in result.energy[:1]:
             millijoules = [_whole(1e3 * energy.joules, grid), _whole(1e3 * energy.uncertainty, grid)]
             counted[-_ENERGY:] = [1, int(energy.estimated), *millijoules]
-    return np.append(quantise(result.scalars, result.loss, result.examples, grid), np.array(counted, np.int64))
+    if plan.noise:
+        measured = words_of(plan, result.scalars, result.loss)
+    else:
+        measured = quantise(result.scalars, result.loss, result.examples, grid)
+    return np.append(measured, np.array(counted, np.int64))
 
 
 def add_up(words: np.ndarray, devices: int) -> GroupSum:
@@ -82,13 +87,13 @@ def unpack(plan: Plan, summed: GroupSum) -> Total:
     words = np.frombuffer(summed.words, "<i4").astype(np.int64)
     vector, counted = words[: plan.scalars + 1], words[plan.scalars + 1 :].tolist()
     devices, examples = summed.devices, counted[0]
-    square = sum(word**2 for word in vector.tolist())
+    square = 0 if plan.noise else sum(word**2 for word in vector.tolist())  # noise may have any size
     if not devices <= examples <= devices * grid.examples or square > (examples * grid.steps) ** 2:
         raise MessageError("sum.out-of-range", f"no {devices} results add up to it")
     told, estimated = counted[_COUNTED : _COUNTED + 2] if plan.energy else (0, 0)
     if min(counted[1:]) < 0 or not estimated <= told <= devices:
         raise MessageError("sum.out-of-range", f"no {devices} results add up to its times or joules")
-    scalars, loss = grid.mean(vector, examples)
+    scalars, loss = mean(plan, vector, devices) if plan.noise else grid.mean(vector, examples)
     joules = [Energy(1e-3 * counted[-2], 1e-3 * counted[-1], estimated > 0)] if told else []
     return Total(devices, examples, scalars, loss, 1e-3 * counted[1], tuple(joules), told, estimated)
 

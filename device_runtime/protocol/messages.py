@@ -18,7 +18,7 @@ import numpy as np
 from fedspzo.device_runtime.errors import MessageError, PlanError
 from fedspzo.device_runtime.protocol.masked import Group, Inquiry, Masked, Partner, Partners, Ready
 from fedspzo.device_runtime.protocol.plain_cbor import loads
-from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, GroupSum, Masking, Plan
+from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, GroupSum, Masking, Noise, Plan
 from fedspzo.device_runtime.protocol.sums import BlockSums, Sums
 
 VERSION = 1
@@ -291,13 +291,13 @@ _NUMBERS = {kind: number for number, kind in KINDS.items()}
 #: Class → field name → type, in the order of the wire.
 _HINTS = {
     kind: get_type_hints(kind)
-    for kind in (*_NUMBERS, Block, Contribution, Energy, BlockSums, Sums, Masking, GroupSum, Partner)
+    for kind in (*_NUMBERS, Block, Contribution, Energy, BlockSums, Sums, Masking, GroupSum, Partner, Noise)
 }
 #: Last fields that came to the format later, in their order, and what each stood for before: those at the end that hold
 #: it are left out.
 _LATER: dict[type[Any], tuple[tuple[str, Any], ...]] = {
     Sync: (("version", ""), ("can", ())),
-    Plan: (("rebase_every", 0), ("aggregate", ""), ("bound", 0.0), ("masking", ())),
+    Plan: (("rebase_every", 0), ("aggregate", ""), ("bound", 0.0), ("masking", ()), ("noise", ())),
     Entry: (("sums", ()),),
 }
 

@@ -24,6 +24,8 @@ MAX_SCALARS = 4096
 MAX_SUMS = 15_000
 #: Bounds of a plan's real numbers: far beyond any use, and no product of them overflows.
 _TINY, _HUGE = 1e-9, 1e9
+#: Whose data noise hides.
+UNITS = ("device", "example")
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,34 @@ class Masking:
 
 
 @dataclass(frozen=True)
+class Noise:
+    """That devices clip what they measure and add noise to it: a share each of what makes a sum private.
+
+    Attributes:
+        unit: whose data the noise hides, one of :data:`UNITS`: a "device", or an "example".
+        clip: largest L2 norm of what one adds, see :mod:`fedspzo.device_runtime.privacy.release`.
+        fit: how fine the whole numbers are, see :class:`fedspzo.device_runtime.privacy.quantise.Grid`.
+        variance: of each device's noise, in squares of these numbers.
+        shares: devices whose noise makes up what the promise needs.
+    """
+
+    unit: str
+    clip: float
+    fit: int
+    variance: int
+    shares: int
+
+    def __post_init__(self) -> None:
+        """Raises PlanError when it is no noise that devices can add."""
+        if self.unit not in UNITS:
+            raise PlanError("plan.unknown-unit", f"noise hides one of {', '.join(UNITS)}, not this")
+        if not _TINY <= self.clip <= _HUGE or not 1 <= self.fit <= 1 << 20 or self.shares < 1:
+            raise PlanError("plan.noise", f"noise has a clip between {_TINY:g} and {_HUGE:g}, and a share at least")
+        if not 1 <= self.variance <= 1 << 40:
+            raise PlanError("plan.noise", "the variance of noise lies between 1 and 2⁴⁰")
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a round asks of its devices.
 
@@ -96,6 +126,7 @@ class Plan:
         bound: largest root mean square of a device's scalars that counts: larger ones are scaled down to it; 0 for
             no bound.
         masking: how devices mask their results, once; empty where they do not.
+        noise: what noise devices add, once; empty where they add none.
     """
 
     round: int
@@ -115,6 +146,7 @@ class Plan:
     aggregate: str = ""
     bound: float = 0.0
     masking: tuple[Masking, ...] = ()
+    noise: tuple[Noise, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises PlanError when the plan contradicts itself."""
@@ -151,6 +183,18 @@ class Plan:
             raise PlanError("plan.masking", "a plan says once at most how results are masked")
         if self.masking and not self.shared:
             raise PlanError("plan.masked-own-directions", "results are only summed along directions that devices share")
+        if len(self.noise) > 1 or (self.noise and (self.steps > 1 or not self.shared or self.energy)):
+            raise PlanError(
+                "plan.noise",
+                "noise is for one local step along directions that devices share, without energy; set steps = 1,"
+                " seeds = shared, and leave out energy",
+            )
+        if self.noise and self.masking and self.noise[0].shares > self.masking[0].least:
+            raise PlanError(
+                "plan.noise-of-more-than-a-sum",
+                f"the noise of {self.noise[0].shares} devices is counted on, and a sum may be of"
+                f" {self.masking[0].least}; lower honest, or raise the group",
+            )
         if any(later.stop <= earlier.stop for earlier, later in itertools.pairwise((Block(0, 1, 1, 0), *self.blocks))):
             raise PlanError("plan.empty-block", "blocks each hold at least one stage, in order (split)")
         if (asked := self.scalars) > MAX_SCALARS:

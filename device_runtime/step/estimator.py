@@ -18,6 +18,7 @@ from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.directions.format import Direction, derive_seed
 from fedspzo.device_runtime.model.manifest import StageSpec
 from fedspzo.device_runtime.platform.profiling import TOKENISE, forward_block
+from fedspzo.device_runtime.privacy.release import make_release
 from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.replica.weights import Replica, check_blocks
 from fedspzo.device_runtime.step.branches import START, Activations, advance, release
@@ -60,6 +61,12 @@ def measure(
         PlanError: the plan does not fit the bundle.
     """
     check_blocks(forward.bundle, plan)
+    if plan.noise:
+        with forward.recorder.phase(TOKENISE):
+            batch = forward.batch(store, draw_examples(plan, store, device, 0))
+        losses = _query(forward, batch, plan, plan.owner(device), 0, [[] for _ in plan.blocks], cache)
+        noisy, loss = make_release(plan, *_differences(plan, np.stack(losses, axis=1)))
+        return Measurement(tuple(noisy.tolist()), loss, plan.batch)  # whatever the device has: that would tell of it
     owner = plan.owner(device)
     offsets: list[list[Direction]] = [[] for _ in plan.blocks]
     scalars: list[float] = []

@@ -1,0 +1,75 @@
+"""The noise of a job's plans: as little as its budget allows when each of its rounds has the same."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from fedspzo.broker.rounds.modes import least_summed
+from fedspzo.device_runtime.errors import PlanError
+from fedspzo.device_runtime.model.modes import MODES
+from fedspzo.device_runtime.privacy.budget import rho_within
+from fedspzo.device_runtime.privacy.quantise import LARGEST
+from fedspzo.device_runtime.privacy.release import LARGEST_WORD, sensitivity
+from fedspzo.device_runtime.protocol.plan import UNITS, Noise, Plan
+
+if TYPE_CHECKING:
+    from fedspzo.broker.rounds.job import Job
+
+#: What noise can hide, and that there is none.
+NO_PRIVACY = "none"
+PRIVACY = (NO_PRIVACY, *UNITS)
+#: Standard deviations of noise that a word should hold.
+_REACH = 8
+
+
+def check_privacy(job: Job) -> None:
+    """Raise PlanError where a job's other settings do not go with its noise."""
+    if job.privacy == NO_PRIVACY:
+        return
+    if job.votes:
+        raise PlanError("job.privacy-of-votes", "votes are not for scalars with noise; leave out votes or privacy")
+    if job.adapt:
+        raise PlanError("job.privacy-of-adapt", "derivatives under noise say little; leave out adapt or privacy")
+    if job.honest > _seen_together(job):
+        raise PlanError(
+            "job.honest-above-quorum",
+            f"the noise of {job.honest} devices is counted on, and a sum may be of {_seen_together(job)}; lower honest,"
+            " or raise quorum or group",
+        )
+
+
+def count_shares(job: Job) -> int:
+    """Devices whose noise must suffice."""
+    return job.honest or _seen_together(job)
+
+
+def _seen_together(job: Job) -> int:
+    """Results at least of the smallest sum that is seen: by the server, or in mode robust by who reads the journal."""
+    return job.fewest if job.runs_as == MODES[0] else least_summed(job)
+
+
+def add_noise(job: Job, plan: Plan) -> Plan:
+    """A plan that also says what noise devices add, where the job wants privacy."""
+    if job.privacy == NO_PRIVACY:
+        return plan
+    # In units of the clip; a little more than needed, since the variance is a whole number.
+    total = math.sqrt(job.rounds / (2 * _rho(job.budget, job.delta))) * (1 + 1e-6)
+    share = total / math.sqrt(count_shares(job))
+    units = 1 if job.privacy == "device" else plan.batch
+    fit = max(math.ceil(LARGEST * (_REACH * share + units) / LARGEST_WORD), 1 << 15)
+    if fit > 1 << 20:
+        raise PlanError(
+            "job.budget-too-small",
+            f"ε = {job.budget:g} for {job.rounds} rounds takes noise that drowns all; raise budget or honest, or lower"
+            " rounds",
+        )
+    noise = Noise(job.privacy, job.noise_clip, fit, 1, count_shares(job))
+    return replace(plan, noise=(replace(noise, variance=math.ceil((share * sensitivity(noise)) ** 2)),))
+
+
+@lru_cache
+def _rho(budget: float, delta: float) -> float:
+    return rho_within(budget, delta)

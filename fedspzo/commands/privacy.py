@@ -1,0 +1,62 @@
+"""Show what a job's noise promises: ε and δ of a planned job, or of the rounds that a server has closed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from fedspzo.options.job import add_job_options, make_job
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Describe the options."""
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a bundle, or a state folder of server or simulation")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_job_options(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the promise, and for whom it holds."""
+    from fedspzo.broker.privacy.accounting import account, spent
+    from fedspzo.broker.rounds.job import check_job, plan_round
+    from fedspzo.broker.server.state_folder import read_journal
+    from fedspzo.device_runtime.model.bundle import Bundle
+    from fedspzo.device_runtime.privacy.budget import epsilon
+    from fedspzo.device_runtime.privacy.release import sensitivity
+    from fedspzo.run_folder import is_bundle
+
+    job = make_job(options)
+    if is_bundle(options.folder):
+        plan = plan_round(check_job(job, Bundle(options.folder)), 1)
+        plans, what = [plan] * job.rounds, f"{job.rounds} planned rounds"
+    else:
+        plans = [entry.plan for entry in read_journal(options.folder)]
+        what = f"{len(plans)} rounds of the journal"
+    noisy = [plan for plan in plans if plan.noise]
+    if not noisy:
+        print(json.dumps({"rounds": len(plans), "noisy": 0}) if options.json else f"{what}: no noise, no promise")
+        return
+    costs, last = [spent(plan) for plan in noisy], noisy[-1].noise[0]
+    found = {"epsilon": epsilon(sum(costs), job.delta), "dp_accounting": account(costs, job.delta)}
+    if options.json:
+        known = {"rounds": len(plans), "noisy": len(noisy), "unit": last.unit, "delta": job.delta, "rho": sum(costs)}
+        print(json.dumps({**known, **found}))
+        return
+    units = {plan.noise[0].unit for plan in noisy}
+    hidden = "all data of a device" if "device" in units else "one example of a device"
+    print(
+        f"{what}: ε = {found['epsilon']:.4g} at δ = {job.delta:g} (by dp-accounting {found['dp_accounting']:.4g}), for"
+        f" {hidden} that counts or counts as nothing, whatever rounds it is in"
+    )
+    share = last.variance**0.5 / sensitivity(last) * last.clip
+    print(
+        f"each device adds noise with a standard deviation of {share:.4g} to what is clipped to {last.clip:g}, and"
+        f" {last.shares} devices of a sum must do so honestly"
+    )
+    if plans[0].masking:
+        print("the server sees sums, so the promise holds against it, too")
+    elif last.shares > 1:
+        print("the server sees each result with a share of the noise: against it the promise is weaker (--honest 1)")
+    if len(noisy) < len(plans):
+        print(f"{len(plans) - len(noisy)} rounds had no noise: of what they gave away nothing is promised")
