@@ -125,6 +125,13 @@ def lock_folder(folder: Path, wait: bool = False, private: bool = True) -> IO[st
     return lock
 
 
+def locked_file(path: Path) -> IO[str]:
+    """A file that this process alone has for as long as it stays open; waits for others. Raises OSError."""
+    lock = open_private(path, "w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock
+
+
 def cure(error: OSError) -> str:
     """What helps where the system refuses a file, as the end of a message."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -28,6 +28,7 @@ from fedspzo.device_runtime.log import RateLimitedLog, printable
 from fedspzo.device_runtime.model.modes import MODES
 from fedspzo.device_runtime.platform.conditions import Watch
 from fedspzo.device_runtime.platform.profiling import IDLE, NETWORK, OTHER
+from fedspzo.device_runtime.privacy.ledger import Ledger
 from fedspzo.device_runtime.protocol.glance import glance
 from fedspzo.device_runtime.protocol.masked import Group, Inquiry, Masked, Partners, Ready
 from fedspzo.device_runtime.protocol.messages import (
@@ -78,6 +79,7 @@ class Agent:
         watch: Watch | None = None,
         book: NoBook | None = None,
         least: str = MODES[0],
+        ledger: Ledger | None = None,
     ) -> None:
         """Prepare to take part.
 
@@ -88,6 +90,7 @@ class Agent:
             watch: tells how the device fares, and when it takes part in rounds; it follows the journal in any case.
             book: keeps account of its joules.
             least: the weakest mode that it takes part in, one of ``protocol.plan.MODES``.
+            ledger: keeps account of what noise has promised, and says when it is enough.
 
         Raises:
             BundleError, EngineError: the graphs cannot run, or the bundle names no server.
@@ -98,7 +101,8 @@ class Agent:
         self._watch = watch or Watch()
         self._book = book or NoBook()
         self._recorder = self._book.recorder
-        self._measurer = Measurer(engine, state, examples, self._watch.look, self._recorder, self._book.spent)
+        unwilling = self._watch.look
+        self._measurer = Measurer(engine, state, examples, unwilling, self._recorder, self._book.spent, ledger)
         self.forward = self._measurer.forward
         self._verifier = Verifier(bundle.folder, bundle.identity, job)
         self._outbox = Outbox(access, job, state, self._recorder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
@@ -11,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 from fedspzo.device_runtime.data.live import LiveData
+from fedspzo.device_runtime.data.sources import HUB
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.device.agent import Agent
 from fedspzo.device_runtime.device.events import Event, Started
@@ -26,6 +28,7 @@ from fedspzo.device_runtime.model.modes import MODES
 from fedspzo.device_runtime.platform.background import in_background
 from fedspzo.device_runtime.platform.conditions import UNLIMITED, Limits, Watch
 from fedspzo.device_runtime.platform.profiling import IDLE
+from fedspzo.device_runtime.privacy.ledger import SUFFIX, Ledger
 from fedspzo.device_runtime.replica.state import DeviceState
 
 log = logging.getLogger(__name__)
@@ -55,6 +58,8 @@ class Device:
         energy: Source | None = None,
         idle_s: float = 0.0,
         least: str = MODES[0],
+        budget: float = math.inf,
+        ledger: Path | None = None,
         observe: Callable[[Event], None] = lambda event: None,
         alive: Callable[[], None] = lambda: None,
     ) -> None:
@@ -75,6 +80,9 @@ class Device:
             energy: reads the joules of its work.
             idle_s: seconds to stay idle at first, so that ``energy`` knows what idling takes.
             least: the weakest mode in which it takes part, one of ``protocol.plan.MODES``; a bundle may pin a stricter.
+            budget: ε, at δ = 1e-5, of what all jobs together may cost of the data; infinite for no limit. With a
+                limit it answers no plans without noise.
+            ledger: file that keeps account of it; by default beside a data file, else in the state folder.
             observe: told of what happens, on the device's thread; what it raises ends the device.
             alive: told of each graph that has run and of each turn of the agent: of a device that hangs it hears
                 nothing.
@@ -83,6 +91,8 @@ class Device:
         self._access, self._data, self._job, self._name = access, data, job, name or access.user or None
         self._engine, self._threads, self._ahead, self._afresh = engine, threads, ahead, afresh
         self._limits, self._energy, self._idle_s = limits, energy, idle_s
+        own = f"{data}{SUFFIX}" if isinstance(data, str) and not data.startswith(HUB) else state / f"data{SUFFIX}"
+        self._ledger = Ledger(ledger or Path(own), budget)
         self._least = max(least, bundle.manifest.least, key=MODES.index)
         self._observe, self._alive = observe, alive
         self._agent: Agent | None = None
@@ -178,6 +188,7 @@ class Device:
                 watch,
                 book,
                 self._least,
+                self._ledger,
             )
             if book is not None:
                 stack.enter_context(Sampler(book.sample))

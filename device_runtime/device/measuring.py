@@ -11,6 +11,7 @@ from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.engines.protocol import Engine
 from fedspzo.device_runtime.errors import FedSPZOError
 from fedspzo.device_runtime.platform.profiling import SILENT, TOKENISE, Recorder
+from fedspzo.device_runtime.privacy.ledger import Ledger
 from fedspzo.device_runtime.protocol.messages import Decline, Energy, Result, fingerprint
 from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.replica.state import PREFIX, DeviceState
@@ -37,6 +38,7 @@ class Measurer:
         unwilling: Callable[[], str] = lambda: "",
         recorder: Recorder = SILENT,
         spent: Callable[[int], tuple[Energy, ...]] = lambda round: (),
+        ledger: Ledger | None = None,
     ) -> None:
         """Prepare the graphs.
 
@@ -45,6 +47,7 @@ class Measurer:
             unwilling: says why the device takes part in no round now; "" where it does.
             recorder: is told what phase of the work it is.
             spent: says what a round has taken so far, where that is known.
+            ledger: keeps account of what noise has promised; None where nobody does.
 
         Raises:
             BundleError, EngineError: the graphs cannot run.
@@ -54,12 +57,16 @@ class Measurer:
         self._state = state
         self._examples = examples
         self._unwilling = unwilling
-        self._spent = spent
+        self._spent, self._ledger = spent, ledger
         self._cache = PrefixCache(state.folder / PREFIX)
         self._last: tuple[Plan, Result | Decline] | None = None
 
     def answer(self, plan: Plan) -> Result | Decline:
-        """The answer to a plan of the replica's next round; a plan that was declined is tried again."""
+        """The answer to a plan of the replica's next round; a plan that was declined is tried again.
+
+        Raises:
+            StateError: the ledger cannot be used.
+        """
         if self._last is None or self._last[0] != plan or isinstance(self._last[1], Decline):
             self._last = plan, self._measure(plan)
             self.answered += 1
@@ -68,6 +75,9 @@ class Measurer:
     def _measure(self, plan: Plan) -> Result | Decline:
         if reason := self._unwilling():
             return Decline(plan.round, reason, passing=True)
+        if self._ledger is not None and (reason := self._ledger.refusal(plan)):
+            log.warning("this device does not answer round %d: %s", plan.round, reason)
+            return Decline(plan.round, reason, passing=False)
         start = time.perf_counter()
         digest = self._state.replica.digest() if plan.digest else b""
         try:
@@ -80,7 +90,9 @@ class Measurer:
         if not all(map(math.isfinite, (measured.loss, *measured.scalars))):
             reason = "its loss is not finite: the model has diverged; lower the learning rates"
             return Decline(plan.round, reason, passing=False)
-        seconds = time.perf_counter() - start
+        if self._ledger is not None:
+            self._ledger.spend(plan)
+        seconds = 0.0 if plan.noise else time.perf_counter() - start  # which would tell of the examples' lengths
         return Result(
             round=plan.round,
             plan=fingerprint(plan),

@@ -43,6 +43,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--show-key", action="store_true", help="print the device's line for the server's --admit file, and end"
     )
+    parser.add_argument(
+        "--budget", type=_positive, default=math.inf, metavar="E",
+        help="answer only plans with noise, and only until all jobs together have cost ε = E (at δ = 1e-5) of the data",
+    )  # fmt: skip
+    parser.add_argument(
+        "--ledger",
+        type=Path,
+        metavar="FILE",
+        help="what was given away of the data (default: FILE.spent.json beside them)",
+    )
     limits = parser.add_argument_group("when to take part", "outside these limits the device only follows the journal")
     limits.add_argument("--min-battery", type=float, default=0.0, metavar="PERCENT", help="needs at least this charge")
     limits.add_argument(
@@ -116,6 +126,8 @@ def run(options: argparse.Namespace) -> None:
         afresh=options.afresh,
         limits=limits,
         least=options.least,
+        budget=options.budget,
+        ledger=options.ledger,
         energy=make_source(options, lambda: running.flops()),
         idle_s=options.energy_idle if options.energy else 0.0,
         observe=observe,
@@ -141,3 +153,13 @@ def make_limits(options: argparse.Namespace) -> Limits:
             "this machine has no temperature sensor under /sys/class; leave out --max-temperature",
         )
     return Limits(options.min_battery / 100, options.max_temperature, options.only_charging, options.only_unmetered)
+
+
+def _positive(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not number > 0:
+        raise argparse.ArgumentTypeError(f"it is a positive number, not '{text}'")
+    return number

@@ -41,7 +41,7 @@ from fedspzo.device_runtime.protocol.messages import (
     decode,
     encode,
 )  # fmt: skip
-from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Masking, Plan
+from fedspzo.device_runtime.protocol.plan import UNITS, Block, Contribution, Entry, Masking, Noise, Plan
 from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES
 from fedspzo.device_runtime.protocol.sums import BlockSums, Sums
 
@@ -73,6 +73,13 @@ maskings = st.builds(
 plans = st.builds(
     lambda plan, masking: replace(plan, shared=True, masking=masking) if masking else plan,
     plans, st.lists(maskings, max_size=1).map(tuple),
+)  # fmt: skip
+noises = st.builds(
+    Noise, st.sampled_from(UNITS), positive, st.integers(1, 1 << 20), st.integers(1, 1 << 40), st.integers(1, 4)
+)
+plans = st.builds(
+    lambda plan, noise: replace(plan, shared=True, steps=1, energy=False, noise=noise) if noise else plan,
+    plans, st.lists(noises, max_size=1).map(tuple),
 )  # fmt: skip
 
 

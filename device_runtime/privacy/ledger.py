@@ -1,0 +1,99 @@
+"""A device's own account of what was given away of a data set, over all jobs, and what its owner allows.
+
+It lies beside the data, so that neither another job nor ``--afresh`` begins it again. It is on the disk before a
+release is sent: one that was lost counts, too.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fedspzo.device_runtime.errors import StateError
+from fedspzo.device_runtime.files import locked_file, write_atomically
+from fedspzo.device_runtime.privacy.budget import epsilon
+from fedspzo.device_runtime.privacy.release import cost
+from fedspzo.device_runtime.protocol.plan import UNITS, Plan
+
+#: The δ of what an owner allows.
+DELTA = 1e-5
+#: What is added to the name of a data file.
+SUFFIX = ".spent.json"
+
+
+class Ledger:
+    """What one data set has cost so far; several processes may use it."""
+
+    def __init__(self, file: Path, most: float = math.inf) -> None:
+        """``most`` is the ε, at :data:`DELTA`, of what all releases together may cost; infinite for no limit."""
+        self._file, self._most = file, most
+
+    def refusal(self, plan: Plan) -> str:
+        """Why a plan is not answered: "" where it is.
+
+        Raises:
+            StateError: the file cannot be used, or is damaged.
+        """
+        if math.isinf(self._most):
+            return ""
+        if not plan.noise:
+            return "it gives nothing away without noise, and the job's plans have none"
+        unit = plan.noise[0].unit
+        with self._locked():
+            total = self._read()[unit] + costs(plan)[unit]
+        if epsilon(total, DELTA) <= self._most:
+            return ""
+        return "its privacy budget is spent"
+
+    def spend(self, plan: Plan) -> None:
+        """Note a release; it may be sent afterwards. Raises StateError as :meth:`refusal`."""
+        if not plan.noise:
+            return
+        with self._locked():
+            found, added = self._read(), costs(plan)
+            text = json.dumps({unit: found[unit] + added[unit] for unit in UNITS})
+            try:
+                write_atomically(self._file, text.encode())
+            except OSError as error:
+                raise self._unusable(error) from None
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        try:
+            lock = locked_file(self._file.with_name(self._file.name + ".lock"))
+        except OSError as error:
+            raise self._unusable(error) from None
+        with lock:
+            yield
+
+    def _read(self) -> dict[str, float]:
+        try:
+            found = (
+                json.loads(self._file.read_text(encoding="utf-8")) if self._file.exists() else dict.fromkeys(UNITS, 0)
+            )
+            spent = {unit: float(found[unit]) for unit in UNITS}
+            if not all(rho >= 0 for rho in spent.values()):
+                raise ValueError("a negative cost")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StateError(
+                "state.ledger-damaged",
+                f"{self._file}, which says what was given away of the data, cannot be read ({error}); restore it, or"
+                " remove it and the data with it",
+            ) from None
+        return spent
+
+    def _unusable(self, error: OSError) -> StateError:
+        return StateError(
+            "state.ledger-unusable",
+            f"{self._file}, which says what was given away of the data, cannot be written ({error.strerror}); give"
+            " another place with --ledger",
+        )
+
+
+def costs(plan: Plan) -> dict[str, float]:
+    """Unit → ρ of a release for it. All of a device's data are at most as many examples as a step draws."""
+    rho = cost(plan)
+    return {"example": rho, "device": rho * (plan.batch**2 if plan.noise[0].unit == "example" else 1)}

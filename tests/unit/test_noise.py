@@ -1,0 +1,181 @@
+"""Noise in plans: what leaves a device, what it promises, and who stops when the promise is spent."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from refusals import raises
+
+from fedspzo.api.simulation import simulate
+from fedspzo.broker.privacy.accounting import Spent, account
+from fedspzo.broker.rounds.job import Job, plan_round
+from fedspzo.broker.server.state_folder import read_journal
+from fedspzo.cli import main
+from fedspzo.device_runtime.data.store import DataStore
+from fedspzo.device_runtime.engines.protocol import create_engine
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.privacy.budget import epsilon
+from fedspzo.device_runtime.privacy.ledger import Ledger
+from fedspzo.device_runtime.privacy.release import cost, count_units, make_release, sensitivity, words_of
+from fedspzo.device_runtime.privacy.words import add_up, pack, unpack
+from fedspzo.device_runtime.protocol.messages import Result
+from fedspzo.device_runtime.protocol.plan import Entry, Plan
+from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.step.estimator import measure
+from fedspzo.device_runtime.step.runner import Forward
+
+SETTINGS = {"split": (3,), "fanouts": (1, 4), "stages": 5, "batch": 4, "cohort": 4, "quorum": 4, "mode": "robust"}
+
+
+def make_noisy(**more: object) -> Plan:
+    settings: dict[str, object] = {**SETTINGS, "privacy": "device", "rounds": 5, **more}
+    return plan_round(Job(**settings), 1)  # type: ignore[arg-type]
+
+
+def draw_words(plan: Plan, scalars: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    """A release's whole numbers, with the same noise each time."""
+    return words_of(plan, *make_release(plan, scalars, losses, random.Random(1).randrange))
+
+
+@pytest.mark.parametrize("unit", ["device", "example"])
+def test_one_unit_changes_a_release_no_more_than_the_accounting_says(unit: str) -> None:
+    plan, chance = make_noisy(privacy=unit), np.random.default_rng(0)
+    for size in (1, 100, 1e6):
+        scalars, losses = chance.normal(0, size, (4, 4)), chance.exponential(1, 4)
+        gone = (scalars[:3], losses[:3]) if unit == "example" else (0 * scalars, 0 * losses)
+        change = np.linalg.norm(draw_words(plan, scalars, losses) - draw_words(plan, *gone))
+        assert 0 < change <= sensitivity(plan.noise[0])
+    assert change > 0.9 * sensitivity(plan.noise[0])  # large ones are clipped to all that is allowed
+    broken = np.vstack([scalars, np.full(4, np.nan)])
+    np.testing.assert_array_equal(
+        draw_words(make_noisy(privacy="example"), broken, np.append(losses, 1.0)),
+        draw_words(make_noisy(privacy="example"), scalars, losses),
+    )
+
+
+@pytest.mark.parametrize("budget", [8.0, 0.1])
+def test_sums_are_those_of_the_whole_numbers(budget: float) -> None:
+    """A float32 holds a release exactly, so that what is masked is what was drawn."""
+    plan = make_noisy(privacy="example", budget=budget, cohort=12, quorum=12, mode="groups")
+    assert plan.noise[0].shares == plan.masking[0].least == 4
+    results, words = [], []
+    for seed in range(4):
+        scalars, loss = make_release(plan, np.ones((4, 4)), np.ones(4), random.Random(seed).randrange)
+        results.append(Result(1, b"", tuple(scalars.tolist()), loss, plan.batch, 0.0, b""))
+        words.append(words_of(plan, scalars, loss))
+        assert np.abs(words[-1]).max() > 100
+        again = np.float32(words[-1][:-1] / (sensitivity(plan.noise[0]) * count_units(plan)) * plan.noise[0].clip)
+        np.testing.assert_array_equal(again, scalars)
+    total = unpack(plan, add_up(np.sum([pack(plan, result) for result in results], axis=0), 4))
+    np.testing.assert_allclose(total.scalars, np.mean([r.scalars for r in results], axis=0), rtol=1e-6)
+    assert total.loss == pytest.approx(np.mean([result.loss for result in results]))
+    with raises("plan.noise-of-more-than-a-sum", "lower honest"):
+        replace(plan, noise=(replace(plan.noise[0], shares=5),))
+
+
+def test_noise_of_devices_is_what_the_accounting_assumes(bundle: Bundle, store: DataStore) -> None:
+    """What devices measure with a plan's noise, around what they measure without."""
+    forward = Forward(create_engine("litert", 1), Replica(bundle, None, 1))
+    plan = make_noisy(noise_clip=1e3)
+    (noise,) = plan.noise
+    quiet = replace(plan, noise=(replace(noise, variance=1),))
+    centre = measure(forward, store, quiet, "device")
+    deviation = math.sqrt(noise.variance) / sensitivity(noise) * noise.clip
+    draws = [measure(forward, store, plan, "device") for _ in range(60)]
+    found = (np.array([drawn.scalars for drawn in draws]) - centre.scalars) / deviation
+    assert abs(found.mean()) < 5 / math.sqrt(found.size)
+    assert abs(found.var() - 1) < 5 * math.sqrt(2 / found.size)
+    assert {drawn.examples for drawn in draws} == {plan.batch}
+
+
+@pytest.mark.parametrize("unit", ["device", "example"])
+@pytest.mark.parametrize("budget", [8.0, 1.0])
+def test_all_rounds_together_cost_the_budget(unit: str, budget: float) -> None:
+    job = Job(**SETTINGS, privacy=unit, budget=budget, rounds=50)
+    rho = 50 * cost(plan_round(job, 7))
+    assert 0.99 * budget < epsilon(rho, job.delta) <= budget
+    # One device's share of the noise alone promises a quarter as much.
+    (noise,) = plan_round(job, 7).noise
+    assert cost(replace(plan_round(job, 7), noise=(replace(noise, shares=1),))) == pytest.approx(4 * rho / 50)
+
+
+def test_dp_accounting_agrees() -> None:
+    pytest.importorskip("dp_accounting")
+    plan = make_noisy(rounds=100, budget=2.0)
+    assert account([cost(plan)] * 100, 1e-5) == pytest.approx(2.0, rel=1e-2)
+
+
+def test_what_does_not_go_with_noise_is_refused() -> None:
+    for kind, more in (
+        ("job.honest-above-quorum", {"honest": 5}),
+        ("job.privacy-of-adapt", {"adapt": ("rates",)}),
+        ("job.privacy-of-votes", {"votes": True}),
+        ("plan.noise", {"steps": 2}),
+        ("plan.noise", {"energy": True}),
+        ("job.budget-too-small", {"budget": 1e-3, "rounds": 10**6}),
+    ):
+        with raises(kind):
+            make_noisy(**more)
+
+
+def test_a_job_stops_at_its_budget(bundle_folder: Path, tmp_path: Path, write_examples: Callable[..., Path]) -> None:
+    data, state = write_examples(tmp_path / "data.jsonl", 24), tmp_path / "state"
+    job = Job(**SETTINGS, privacy="device", rounds=2, budget=1.0)
+    assert len(simulate(bundle_folder, data, job, devices=4, state=state).rounds) == 2
+    again = simulate(bundle_folder, data, replace(job, rounds=4), devices=4, state=state)
+    assert again.rounds == ()
+    more = simulate(bundle_folder, data, replace(job, rounds=4, budget=2.0), devices=4, state=state)
+    assert 0 < len(more.rounds) < 3
+    spent = Spent(replace(job, budget=2.0), read_journal(state))
+    assert 1.0 < epsilon(spent.rho, job.delta) <= 2.0
+    assert not spent.open_rounds
+
+
+def test_attempts_count(make_plan: Callable[..., Plan]) -> None:
+    """The server may have seen sums of every attempt of a round."""
+    plan = make_noisy(cohort=12, quorum=12, mode="groups")
+    spent = Spent(Job(**SETTINGS, privacy="device"), [])
+    spent.follow(Entry(replace(plan, masking=(replace(plan.masking[0], attempt=3),)), ()))
+    assert spent.rho == pytest.approx(3 * cost(plan))
+    spent.follow(Entry(make_plan(), ()))
+    assert spent.open_rounds == 1
+
+
+def test_a_device_keeps_account_of_its_data(tmp_path: Path, make_plan: Callable[..., Plan]) -> None:
+    file, plan = tmp_path / "data.jsonl.spent.json", make_noisy(budget=1.0, rounds=2)
+    for _ in range(2):
+        assert Ledger(file, 1.0).refusal(plan) == ""
+        Ledger(file, 1.0).spend(plan)
+    assert "spent" in Ledger(file, 1.0).refusal(plan)
+    assert Ledger(file, 1.0).refusal(make_plan())  # without noise
+    assert Ledger(file).refusal(make_plan()) == Ledger(file, 3.0).refusal(plan) == ""
+    assert epsilon(json.loads(file.read_text())["device"], 1e-5) == pytest.approx(1.0, rel=1e-3)
+    assert not file.stat().st_mode & 0o077
+    Ledger(file).spend(make_noisy(privacy="example", rounds=2, budget=1.0))
+    found = json.loads(file.read_text())
+    assert found["device"] == pytest.approx(found["example"] * (1 + 4**2 / 2) / 1.5, rel=0.3)
+    file.write_text('{"device": -1, "example": 0}')
+    with raises("state.ledger-damaged", file):
+        Ledger(file, 1.0).refusal(plan)
+    with raises("state.ledger-unusable", "--ledger"):
+        Ledger(tmp_path / "gone" / "file").spend(plan)
+
+
+def test_the_command(bundle_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["privacy", str(bundle_folder), "--split", "3", "--fanouts", "1,4", "--rounds", "20"]
+    assert main(arguments) == 0
+    assert "no promise" in capsys.readouterr().out
+    pytest.importorskip("dp_accounting")
+    assert main([*arguments, "--privacy", "example", "--budget", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["epsilon"] == pytest.approx(2, rel=1e-3)
+    assert found["dp_accounting"] == pytest.approx(2, rel=1e-2)
+    assert main([*arguments, "--privacy", "device"]) == 0
+    assert "all data of a device" in capsys.readouterr().out
