@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import ssl
@@ -283,11 +284,13 @@ class Chaos:
                 assert close_sums(entry.plan, entry.sums, close_round) == entry
         told: dict[str, set[tuple[int, str]]] = {"counted": set(), "too late": set()}
         for name in names:
-            for line in (self.folder / f"{name}.log").read_text(errors="replace").splitlines():
-                if line.startswith("round ") and line.endswith((": counted", ": too late")):
-                    number, verdict = line.removeprefix("round ").split(": ")
-                    told[verdict].add((int(number), name))
-                    assert ((int(number), name) in asked) == (verdict == "counted"), f"{name}: {line}"
+            said = re.findall(
+                r"round (\d+): (counted|too late)$", self.parts[name].log.read_text(errors="replace"), re.M
+            )
+            for number, verdict in said:
+                told[verdict].add((int(number), name))
+                assert ((int(number), name) in asked) == (verdict == "counted"), f"{name}: round {number}: {verdict}"
+        assert told["counted"], "no device was told that a result counts"
         self._recompute(bundle, names)
         replica = Replica(bundle)
         for entry in journal:
