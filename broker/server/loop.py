@@ -132,6 +132,7 @@ class Loop:
     def connect(self) -> None:
         """Connect to the broker. Raises BrokerError when it cannot be reached, refuses, or takes too small packets."""
         self._link.connect()
+        log.info("job '%s' runs in %s", self._store.name, plan_round(self._job, 1).seen)
         self._outbox.check_room(self._job)
         if self._progress.round is None and not self._enough():
             log.info("waiting for %d devices (a quorum is %d)", self._wanted, self._job.quorum)
