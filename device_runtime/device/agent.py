@@ -55,6 +55,8 @@ from fedspzo.device_runtime.replica.state import DeviceState
 
 log = logging.getLogger(__name__)
 
+#: Why a plan with masks is declined.
+UNSAID = "its own log says why"
 #: Seconds between syncs that are not asked for.
 SYNC_S = 5.0
 
@@ -320,7 +322,10 @@ class Agent:
         if isinstance(answer, Result):
             self._book.note(plan.round, answer.loss)
             return self._masker.hold(plan, answer) if plan.masking else answer
-        return replace(answer, reason="") if plan.masking else answer  # words may tell of the examples
+        if not plan.masking:
+            return answer
+        log.warning("round %d is declined: %s", plan.round, answer.reason)
+        return replace(answer, reason=UNSAID)  # words may tell of the examples
 
     def _join(self, group: Message) -> None:
         """Send the result in the sum of a group; where nothing was measured for it, ask for the plan."""

@@ -27,6 +27,7 @@ from fedspzo.device_runtime.device.device import Device as DeviceProgram
 from fedspzo.device_runtime.device.events import Acknowledged, Event
 from fedspzo.device_runtime.device.masking import Masker
 from fedspzo.device_runtime.engines.protocol import create_engine
+from fedspzo.device_runtime.errors import DataError
 from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.manifest import MANIFEST
@@ -247,6 +248,19 @@ def test_a_device_takes_part_in_no_weaker_mode_than_it_says(pinned: Bundle, stor
     answer = device.agent._answer(plan_round(make_job(), 1))
     assert answer == Decline(1, "it takes part in mode groups or a stricter one, and the job's is robust", False)
     assert device.agent._masker.secret
+
+
+def test_a_device_that_cannot_mask_a_result_does_not_say_why(
+    pinned: Bundle, store: DataStore, tmp_path: Path, plan: Plan
+) -> None:
+    device = Device("mqtt://127.0.0.1", pinned, tmp_path / "device", store)
+
+    def unreadable() -> DataStore:
+        raise DataError("data.unreadable", "the line 'I feel unwell' has no label")
+
+    device.agent._measurer._examples = unreadable
+    answer = device.agent._answer(plan)
+    assert answer == Decline(1, "its own log says why", passing=False)
 
 
 def test_a_bundle_pins_the_weakest_mode_and_otherwise_has_the_identity_of_before(
