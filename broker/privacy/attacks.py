@@ -14,7 +14,7 @@ from itertools import chain, combinations
 import numpy as np
 
 #: Most half subsets that a search keeps.
-MOST_HALVES = 1_000_000
+MOST_HALVES = 200_000
 
 
 def find_bits(sent: np.ndarray, candidates: np.ndarray) -> np.ndarray:
