@@ -38,6 +38,7 @@ def main() -> None:
     )
     parser.add_argument("--devices", type=int, default=8)
     parser.add_argument("--cohort", type=int, default=4)
+    parser.add_argument("--mode", default="robust", help="robust, groups (a cohort of 12 and more) or secure")
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--alpha", default="0.5")
     parser.add_argument("--seeds", type=int, default=1)
@@ -48,6 +49,7 @@ def main() -> None:
         {
             "rule": rule, "attack": attack, "devices": options.devices, "cohort": options.cohort,
             "rounds": options.rounds, "alpha": options.alpha, "seed": seed, "method": options.method,
+            **({"mode": options.mode} if options.mode != "robust" else {}),
         }
         for attack in options.attacks.split(",") for rule in options.rules.split(",") for seed in range(options.seeds)
     ]  # fmt: skip
@@ -78,6 +80,7 @@ def run_once(bundle: Path, data: dict[str, Path], setting: dict[str, Any]) -> di
     """Held-out loss and accuracy before and after, and what status says of devices."""
     job = fedspzo.Job(
         **METHODS[setting["method"]].settings(), rounds=setting["rounds"], cohort=setting["cohort"],
+        mode=setting.get("mode", "robust"),
         seed=setting["seed"], aggregate=setting["rule"],
     )  # fmt: skip
     with TemporaryDirectory() as folder:
