@@ -26,7 +26,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ import psutil
 
 from fedspzo.broker.mqtt.mosquitto import ManagedBroker
 from fedspzo.broker.server.status import read_status
+from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.signing import PIN
 
@@ -138,11 +139,12 @@ class Federation:
         """
         self.devices, self._state = devices, folder / "server"
         port, plain = _free_port(), _free_port()
+        self._plain = f"mqtt://127.0.0.1:{plain}"
         self._broker = ManagedBroker(folder / "broker", port=port, plain_port=plain)
         self._broker.start()
         self._processes: list[Process] = []
         try:
-            self._start(bundle, folder, options, (cohort, wanted), f"mqtt://127.0.0.1:{plain}")
+            self._start(bundle, folder, options, (cohort, wanted), self._plain)
         except BaseException:
             self.close()
             raise
@@ -160,7 +162,8 @@ class Federation:
             [sys.executable, "-m", "fedspzo", "server", bundle, "--access", folder / "broker" / "server.json", *place,
              "--job", JOB, "--state", self._state, "--json", "--rounds", 1_000_000, "--devices", wanted,
              "--cohort", cohort, "--quorum", cohort, "--deadline", DEADLINE_S, "--split", stages - 2,
-             "--fanouts", f"1,{SCALARS}", "--mode", options.mode, "--group", options.group],
+             "--fanouts", f"1,{SCALARS}", "--mode", options.mode, "--group", options.group,
+             *(["--cut-off", folder / "broker"] if options.cut_off else [])],
         )  # fmt: skip
         self.swarms = []
         for number in range(options.swarms):
@@ -194,6 +197,10 @@ class Federation:
                 raise SystemExit(f"only {self.counts['subscribed']} of {self.devices} devices came: {self.counts}")
             time.sleep(0.05)
         return time.monotonic() - started
+
+    def let_in(self, name: str) -> Access:
+        """The access of another login, to the listener without TLS."""
+        return replace(self._broker.add_user(name), url=self._plain, authority="")
 
     @property
     def known(self) -> int:
@@ -344,6 +351,7 @@ def main() -> int:
     parser.add_argument("--mode", default="robust", help="robust, groups or secure; swarms do not mask what they send")
     parser.add_argument("--group", type=int, default=0, help="devices in a group at least")
     parser.add_argument("--tls", action="store_true")
+    parser.add_argument("--cut-off", action="store_true", help="let the server take the login of a flooder away")
     parser.add_argument("--bundle", type=Path, help="a small one to use; by default one is made")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()

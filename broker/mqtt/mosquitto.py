@@ -32,7 +32,8 @@ from fedspzo.broker.mqtt.mosquitto_program import by_name, find, hash_passwords,
 from fedspzo.device_runtime.errors import BrokerError
 from fedspzo.device_runtime.files import check_no_package, lock_folder, write_atomically
 from fedspzo.device_runtime.link.access import Access
-from fedspzo.device_runtime.link.connection import Link, Received
+from fedspzo.device_runtime.link.connection import Link
+from fedspzo.device_runtime.link.events import Received
 from fedspzo.device_runtime.protocol.topics import Topics, valid_id
 
 log = logging.getLogger(__name__)

@@ -28,6 +28,8 @@ class Member:
         willing: its conditions allow it to be asked.
         seen: when it was last heard, by the monotonic clock.
         round, examples, battery, charging: as its last sync said.
+        brought_to: the last round that it was sent.
+        answered: twice the last round that it has answered, and 1 more where that was with a masked result.
         version, can: of its program, and what of the protocol it understands, as its last sync said.
         copies: how often two processes had its id or its key.
         floods, cut_off: how often it sent far more than it needs to, and whether its login was taken away for that.
@@ -63,6 +65,8 @@ class Member:
     keeps: tuple[int, int] = (0, 0)
     brought: int = -1
     brought_at: float = 0.0
+    brought_to: int = 0
+    answered: int = 0
     version: str = ""
     can: frozenset[str] = frozenset()
     copies: int = 0

@@ -12,7 +12,8 @@ from fedspzo.broker.server.inbox import Heard, Inbox, sender
 from fedspzo.broker.server.recovery import Own
 from fedspzo.device_runtime.errors import MessageError
 from fedspzo.device_runtime.link.access import Access
-from fedspzo.device_runtime.link.connection import Link, Received
+from fedspzo.device_runtime.link.connection import Link
+from fedspzo.device_runtime.link.events import Received
 from fedspzo.device_runtime.protocol.messages import EntryBatch, Hello, Message, Sync, Wanted, encode
 from fedspzo.device_runtime.protocol.signing import Scope
 from fedspzo.device_runtime.protocol.topics import Topics

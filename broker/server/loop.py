@@ -24,10 +24,13 @@ from fedspzo.broker.rounds.masked_round import MaskedRound, begin_round
 from fedspzo.broker.rounds.open_round import OpenRound
 from fedspzo.broker.rounds.sampling import Candidate, Sample, choose_cohort
 from fedspzo.broker.server.admission import Admission
+from fedspzo.broker.server.budgets import Budgets, CutOff
 from fedspzo.broker.server.devices import Roster, credit
 from fedspzo.broker.server.evaluation import Digested, DigestWatch, Evaluated, Evaluator, Failed, Snapshot
+from fedspzo.broker.server.hearing import Hearing
 from fedspzo.broker.server.held_out import HeldOut
-from fedspzo.broker.server.inbox import Inbox, sender
+from fedspzo.broker.server.inbox import Inbox
+from fedspzo.broker.server.lanes import Lanes
 from fedspzo.broker.server.outbox import Outbox
 from fedspzo.broker.server.progress import JobResult, Observer, Progress, ignore
 from fedspzo.broker.server.replies import Replies
@@ -35,9 +38,10 @@ from fedspzo.broker.server.standing import RECENT, Standing
 from fedspzo.broker.server.status import ServerStatus
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.broker.server.summing import Summing
-from fedspzo.device_runtime.errors import MessageError, StateError
+from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.link.access import Access
-from fedspzo.device_runtime.link.connection import Connected, Link, Received
+from fedspzo.device_runtime.link.connection import Link
+from fedspzo.device_runtime.link.events import Connected, Received
 from fedspzo.device_runtime.protocol.messages import Energy
 from fedspzo.device_runtime.protocol.plan import Entry, Plan
 from fedspzo.device_runtime.protocol.sums import check_continues
@@ -74,14 +78,16 @@ class Loop:
         plans: MakePlans = Pace,
         held_out: HeldOut | None = None,
         trust_journal: bool = False,
+        cut_off: CutOff | None = None,
     ) -> None:
         """Prepare a job, or the rest of one.
 
         Args:
             evaluator: makes the evaluator, given where it reports to.
             held_out: keeps what it reports, and says when to stop.
-            access, name, job, devices, observe, admission, serve_after, aggregate, sample, plans, trust_journal: see
+            access, name, job, devices, observe, admission, serve_after, aggregate, sample, plans: see
                 :class:`fedspzo.broker.server.server.Server`.
+            trust_journal, cut_off: see :class:`fedspzo.broker.server.server.Server`.
 
         Raises:
             PlanError: the job's settings contradict themselves, or cannot continue the journal.
@@ -100,13 +106,13 @@ class Loop:
         self._held_out = held_out or HeldOut(store, None)
         topics = Topics(name)
         client = access.user or f"server-{name}"
-        self._link = Link(access, client, [topics.up("+"), topics.state("+")])
+        lanes = Lanes()
+        self._link = Link(access, client, [topics.up("+"), topics.state("+")], events=lanes)
         self._evaluator = evaluator(self._link.events.put)
         self._roster = Roster(store.load_members())
         self._digests = DigestWatch()
         self._progress = Progress(Counter(store.load_counts()), best=self._held_out.best)
         self._saved_counts = self._progress.counts.copy()
-        self._inbox = Inbox(topics, store.bundle, self._roster)
         self._outbox = Outbox(self._link, topics, store, self._roster)
         self._watch = Watch(store.load_records(), job.expel)
         self._standing = Standing(store, self._roster, self._outbox, trust_journal)
@@ -114,6 +120,10 @@ class Loop:
         self._replies = Replies(
             store, self._roster, self._outbox, self._progress, self._digests, self._standing, self._summing, admission,
             self._watch,
+        )  # fmt: skip
+        self._hearing = Hearing(
+            store, self._roster, self._progress, Inbox(topics, store.bundle, self._roster), self._replies,
+            self._standing, Budgets(lanes, cut_off),
         )  # fmt: skip
         self._unopened = True
         self._stopping = threading.Event()
@@ -144,7 +154,7 @@ class Loop:
             StateError: the disk refuses, or the job cannot continue.
         """
         while not self._stopping.is_set():
-            self.turn(self._link.take(TICK_S, MOST_EVENTS))
+            self.turn(self._link.events.take(TICK_S, MOST_EVENTS))
             now = time.monotonic()
             if self._over_at is None and self._over(now):
                 self._over_at = now
@@ -171,6 +181,7 @@ class Loop:
                 opened = self._progress.round
                 if opened is not None and len(opened.answered) >= self._job.cohort:
                     self._settle(opened, time.monotonic())  # who comes after is late
+            self._hearing.settle()
             self._replies.expel_unlisted()
             while self._advance():
                 pass
@@ -237,7 +248,7 @@ class Loop:
         if isinstance(event, Connected):
             self._outbox.greet()
         elif isinstance(event, Received):
-            self._hear(event.topic, event.payload)
+            self._hearing.hear(event.topic, event.payload)
         elif isinstance(event, Evaluated):
             self._held_out.add(event)
             self._progress.best = self._held_out.best
@@ -251,14 +262,6 @@ class Loop:
             self._observe(event)
         elif isinstance(event, Failed):
             raise event.error
-
-    def _hear(self, topic: str, signed: bytes) -> None:
-        try:
-            heard = self._inbox.read(topic, signed)
-            if heard is not None:
-                self._replies.answer(heard)
-        except MessageError as error:
-            self._replies.drop(sender(topic), error)
 
     def _advance(self) -> bool:
         """Do one thing that is due (open a round, close it, ask again, end the job) and tell whether there was one."""

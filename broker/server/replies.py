@@ -217,10 +217,13 @@ class Replies:
         if member.round < last and (member.brought != member.round or now >= member.brought_at + PATIENCE_S):
             member.brought, member.brought_at = member.round, now
             if (rebase := self._shorter(member)) is not None:
+                member.brought_to = rebase.round
                 self._outbox.send_after(member.name, rebase, member.round)
             else:
                 room = min(BATCH_BYTES, self._outbox.room(member.name) - _BATCH_HEAD)
-                self._outbox.send(member.name, EntryBatch(self._pages.after(member.round, room)))
+                page = self._pages.after(member.round, room)
+                member.brought_to = member.round + len(page)
+                self._outbox.send(member.name, EntryBatch(page))
             if rebase is None and offer is not None and offer[0].round >= member.round + FAR_BEHIND:
                 snapshot, url = offer
                 self._outbox.send(

@@ -14,6 +14,7 @@ from fedspzo.broker.rounds.aggregate import Aggregate
 from fedspzo.broker.rounds.job import Job, check_job
 from fedspzo.broker.rounds.sampling import Sample, choose_cohort
 from fedspzo.broker.server.admission import Admission
+from fedspzo.broker.server.budgets import CutOff
 from fedspzo.broker.server.evaluation import Evaluator, Schedule
 from fedspzo.broker.server.held_out import HeldOut, check_patience
 from fedspzo.broker.server.loop import Loop
@@ -73,6 +74,7 @@ class Server:
         sample: Sample = choose_cohort,
         plans: MakePlans = Pace,
         trust_journal: bool = False,
+        cut_off: CutOff | None = None,
     ) -> None:
         """Describe a server, without starting it.
 
@@ -94,6 +96,7 @@ class Server:
             sample: chooses which devices a round asks.
             plans: makes the rounds' plans; by default the job's own.
             trust_journal: open rounds at once, though the state folder was restored or copied.
+            cut_off: takes the login of a device that floods away at the broker; called on a thread of its own.
 
         Raises:
             PlanError: the job does not fit the bundle, or ``patience`` has no examples to judge by.
@@ -106,7 +109,7 @@ class Server:
         self._patience = patience
         self._admission, self._endpoint, self._observe = admission, endpoint, observe
         self._aggregate, self._sample, self._plans = aggregate, sample, plans
-        self._trust_journal = trust_journal
+        self._trust_journal, self._cut_off = trust_journal, cut_off
         self._url = ""
         self._loop: Loop | None = None
         self._thread: threading.Thread | None = None
@@ -215,6 +218,7 @@ class Server:
                 plans=self._plans,
                 held_out=held_out,
                 trust_journal=self._trust_journal,
+                cut_off=self._cut_off,
             )
             stack.callback(loop.close)
             url = stack.enter_context(self._serve(store, loop)) if self._endpoint else ""

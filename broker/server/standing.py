@@ -81,6 +81,10 @@ class Standing:
         else:
             store.settle()
 
+    def asks(self, device: str) -> bool:
+        """Whether a device is asked for its entries."""
+        return device in self._questions
+
     def agree(self, member: Member) -> None:
         """Note that a device stands where the server's own journal leads."""
         self._questions.pop(member.name, None)

@@ -23,7 +23,7 @@ from fedspzo.device_runtime.energy.book import NoBook
 from fedspzo.device_runtime.engines.protocol import Engine
 from fedspzo.device_runtime.errors import MessageError, PlanError, StateError
 from fedspzo.device_runtime.link.access import Access
-from fedspzo.device_runtime.link.connection import Connected, Received
+from fedspzo.device_runtime.link.events import Connected, Received
 from fedspzo.device_runtime.log import RateLimitedLog, printable
 from fedspzo.device_runtime.model.modes import MODES
 from fedspzo.device_runtime.platform.conditions import Watch

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import queue
 import random
 import socket
 import ssl
@@ -18,7 +17,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import paho.mqtt.client as mqtt
@@ -27,6 +25,7 @@ from paho.mqtt.enums import MQTTProtocolVersion
 from fedspzo.device_runtime.errors import BrokerError
 from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.link.client import Will, expiring, guarded, hang_up, make_client, raw_socket, start
+from fedspzo.device_runtime.link.events import Connected, Events, Received
 from fedspzo.device_runtime.link.packets import PacketLimit
 from fedspzo.device_runtime.protocol.signing import MAX_SIGNED_BYTES
 
@@ -42,25 +41,8 @@ _ANSWER_S, _SILENCES = 5.0, 3
 _UNACKNOWLEDGED_S = 30.0
 #: Most seconds after which subscriptions that were not granted are asked for again, where that is not final.
 _RESUBSCRIBE_S = 5.0
-#: Bytes received and not yet taken, beyond which messages are dropped: their senders send them again.
-_MOST_WAITING = 1 << 26
-
-
 #: Refusals that pass: of a node of a cluster that has lost the others, say.
 _PASSING = frozenset({"Server unavailable", "Server busy", "Quota exceeded", "Connection rate exceeded"})
-
-
-@dataclass(frozen=True)
-class Connected:
-    """The connection stands (again) and every subscription is granted."""
-
-
-@dataclass(frozen=True)
-class Received:
-    """A message arrived."""
-
-    topic: str
-    payload: bytes
 
 
 class Link:
@@ -74,7 +56,12 @@ class Link:
     """
 
     def __init__(
-        self, access: Access | str, client_id: str, subscriptions: Sequence[str], will: Will | None = None
+        self,
+        access: Access | str,
+        client_id: str,
+        subscriptions: Sequence[str],
+        will: Will | None = None,
+        events: Events | None = None,
     ) -> None:
         """Prepare a connection.
 
@@ -83,15 +70,15 @@ class Link:
             client_id: unique at the broker.
             subscriptions: topic filters, subscribed at every connect.
             will: for the broker to publish.
+            events: where messages wait; by default in the order of their arrival.
 
         Raises:
             BrokerError: the URL is not one of a broker, or the authority not a certificate.
         """
         self.access = access = Access.parse(access) if isinstance(access, str) else access
-        self.events: queue.Queue[Any] = queue.Queue()
+        self.events = events or Events()
         self.bytes_up = 0
         self.bytes_down = 0
-        self._queued = self._taken = 0  # bytes, each counted by one thread
         self._subscriptions = list(subscriptions)
         self._connected = threading.Event()
         self._refusal = ""
@@ -172,20 +159,8 @@ class Link:
 
     def next(self, timeout: float) -> Any | None:
         """The next event, or None when there is none for ``timeout`` seconds."""
-        events = self.take(timeout, 1)
+        events = self.events.take(timeout, 1)
         return events[0] if events else None
-
-    def take(self, timeout: float, most: int) -> list[Any]:
-        """What has happened, at most ``most`` events; waits up to ``timeout`` seconds for the first."""
-        events: list[Any] = []
-        try:
-            events.append(self.events.get(timeout=max(timeout, 0.0)))
-            while len(events) < most:
-                events.append(self.events.get_nowait())
-        except queue.Empty:
-            pass
-        self._taken += sum(_size(event) for event in events if isinstance(event, Received))
-        return events
 
     def close(self, timeout: float = 5.0) -> None:
         """Wait until the broker has what was sent (for ``timeout`` seconds at most) and disconnect."""
@@ -300,12 +275,5 @@ class Link:
     def _on_message(self, client: mqtt.Client, userdata: Any, message: mqtt.MQTTMessage) -> None:
         self.bytes_down += len(message.payload)
         log.debug("received %d bytes on %s", len(message.payload), message.topic)
-        size = _size(message)
-        if len(message.payload) <= MAX_SIGNED_BYTES and self._queued - self._taken + size <= _MOST_WAITING:
-            self._queued += size
-            self.events.put(Received(message.topic, bytes(message.payload)))
-
-
-def _size(message: Received | mqtt.MQTTMessage) -> int:
-    """Bytes of memory, roughly, that a message takes while it waits."""
-    return len(message.payload) + len(message.topic) + 200
+        if len(message.payload) <= MAX_SIGNED_BYTES:
+            self.events.receive(Received(message.topic, bytes(message.payload)))

@@ -44,6 +44,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--trust-journal", action="store_true",
         help="open rounds at once though the state folder was restored or copied, and devices may be ahead of it",
     )  # fmt: skip
+    parser.add_argument(
+        "--cut-off", type=Path, metavar="DIR",
+        help="state folder of the broker, which runs on this machine: the login of a device that floods is removed",
+    )  # fmt: skip
     parser.add_argument("--devices", type=int, default=1, help="devices to wait for at the start (%(default)s)")
     parser.add_argument(
         "--serve-after", type=float, metavar="SECONDS",
@@ -55,6 +59,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Run the job and serve it, printing progress."""
     from fedspzo.broker.mqtt.logins import check_server
+    from fedspzo.broker.mqtt.mosquitto import ManagedBroker
     from fedspzo.broker.rounds.aggregate import ClosedRound
     from fedspzo.broker.rounds.job import check_job
     from fedspzo.broker.server.admission import Admission
@@ -122,6 +127,7 @@ def run(options: argparse.Namespace) -> None:
         endpoint=endpoint,
         observe=observe,
         trust_journal=options.trust_journal,
+        cut_off=ManagedBroker(options.cut_off).remove_user if options.cut_off else None,
     )
     with server:
         if server.url and not options.json:

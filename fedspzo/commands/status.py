@@ -48,6 +48,12 @@ def run(options: argparse.Namespace) -> None:
     for device in status["unusual"]:
         what = f"expelled after round {device['expelled']}" if device["expelled"] else "accused"
         print(f"device '{device['name']}'{f' is {what}' if device['accused'] else ''}: {device['reason']}")
+    for device in status["devices"]:
+        if device["floods"]:
+            print(
+                f"device '{device['name']}' sent far more than it needs to, {device['floods']} times"
+                f"{', and its login was taken away' * device['cut_off']}"
+            )
     if not status["devices"]:
         print("no device has come yet")
         return

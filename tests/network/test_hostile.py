@@ -6,6 +6,7 @@ import contextlib
 import random
 import sqlite3
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -28,7 +29,7 @@ from fedspzo.broker.server.state_folder import read_history
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.device import agent, catch_up
 from fedspzo.device_runtime.engines.protocol import create_engine
-from fedspzo.device_runtime.link.connection import Received
+from fedspzo.device_runtime.link.events import Received
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.messages import (
     Ack,
@@ -311,6 +312,30 @@ def test_who_sends_far_too_much_is_sent_away_for_good(pinned: Bundle, tmp_path: 
     host.store.close()
     again = ServerStore(tmp_path / "server", pinned.identity)
     assert again.load_records()["evil"].expelled == 3
+
+
+def test_who_floods_is_named_and_not_heard(pinned: Bundle, tmp_path: Path) -> None:
+    """With Syncs that ask for the journal from the start, again and again; the others' round closes meanwhile."""
+    host = Host(pinned, tmp_path)
+    opened = host.server._progress.round
+    assert opened is not None
+    answer = Result(1, fingerprint(opened.plan), (1.0,) * 4, 1.0, 4, 0.1, b"")
+    for name in ("a", "b", "evil"):
+        host.hear(name, answer)
+    assert host.store.journal.last_round == 1
+    events, before = host.server._link.events, len(host.store.journal.signed(0, 9)[0])
+    flood = Received(TOPICS.up("evil"), host.sign("evil", encode(host.sync("evil", 3))))
+    for _ in range(200):
+        events.receive(flood)
+        host.server.turn(events.take(0.0, 256))
+    evil, honest = (next(m for m in host.store.load_members() if m.name == name) for name in ("evil", "a"))
+    assert (evil.floods, evil.cut_off, honest.floods) == (1, False, 0)
+    assert evil.bytes_down < 60 * (before + 200) + 2000, "it was sent a page once a second at most"
+    assert host.server.status().counts["floods"] == 1
+    host.server.turn([flood] * 3)  # as taken from its lane at once
+    assert "evil" not in host.server._roster.there(time.monotonic()), "no round waits for it"
+    host.hear("a", replace(answer, round=2, plan=fingerprint(host.server._progress.round.plan)))  # type: ignore[union-attr]
+    assert set(host.server._progress.round.results) == {"a"}  # type: ignore[union-attr]
 
 
 def test_results_beyond_the_cohort_are_late(pinned: Bundle, tmp_path: Path) -> None:

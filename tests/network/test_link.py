@@ -25,7 +25,8 @@ from fedspzo.broker.mqtt.mosquitto_program import installed
 from fedspzo.device_runtime.errors import BrokerError
 from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.link.client import Will
-from fedspzo.device_runtime.link.connection import Connected, Link, Received
+from fedspzo.device_runtime.link.connection import Link
+from fedspzo.device_runtime.link.events import Connected, Received
 
 needs_mosquitto = pytest.mark.skipif(not installed(), reason="mosquitto is not installed")
 

@@ -34,7 +34,8 @@ from fedspzo.broker.mqtt.mosquitto_program import installed
 from fedspzo.cli import main
 from fedspzo.device_runtime.errors import BrokerError
 from fedspzo.device_runtime.link.access import Access
-from fedspzo.device_runtime.link.connection import Connected, Link, Received
+from fedspzo.device_runtime.link.connection import Link
+from fedspzo.device_runtime.link.events import Connected, Received
 
 needs_mosquitto = pytest.mark.skipif(not installed(), reason="mosquitto is not installed")
 

@@ -14,7 +14,8 @@ from rabbitmq_cluster import NODES, Client, Cluster, Roamer, cluster, running_cl
 from refusals import raises
 
 from fedspzo.broker.mqtt.rabbitmq import RabbitMQ
-from fedspzo.device_runtime.link.connection import Connected, Link, Received
+from fedspzo.device_runtime.link.connection import Link
+from fedspzo.device_runtime.link.events import Connected, Received
 
 __all__ = ["cluster", "running_cluster"]
 

@@ -8,7 +8,7 @@ from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.device.agent import Agent
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.link.access import Access
-from fedspzo.device_runtime.link.connection import Received
+from fedspzo.device_runtime.link.events import Received
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.messages import Message, encode
 from fedspzo.device_runtime.protocol.plan import Block
