@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from fedspzo.broker.rounds.modes import least_summed
+from fedspzo.broker.rounds.robust import CHOICES
 from fedspzo.device_runtime.errors import PlanError
 from fedspzo.device_runtime.model.modes import MODES
 from fedspzo.device_runtime.privacy.budget import rho_within
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 #: What noise can hide, and that there is none.
 NO_PRIVACY = "none"
 PRIVACY = (NO_PRIVACY, *UNITS)
+#: Rules whose entry is a function of the sum of results.
+_LINEAR = ("weighted-mean", "mean")
 #: Standard deviations of noise that a word should hold.
 _REACH = 8
 
@@ -33,6 +36,12 @@ def check_privacy(job: Job) -> None:
         raise PlanError("job.privacy-of-votes", "votes are not for scalars with noise; leave out votes or privacy")
     if job.adapt:
         raise PlanError("job.privacy-of-adapt", "derivatives under noise say little; leave out adapt or privacy")
+    if _is_plain_sum(job) and job.aggregate not in (CHOICES[0], *_LINEAR):
+        raise PlanError(
+            "job.privacy-of-aggregate",
+            f"the noise of several devices only suffices in a plain mean, and {job.aggregate} looks at each result; set"
+            " aggregate = mean, honest = 1, or mode = groups",
+        )
     if job.honest > _seen_together(job):
         raise PlanError(
             "job.honest-above-quorum",
@@ -44,6 +53,11 @@ def check_privacy(job: Job) -> None:
 def count_shares(job: Job) -> int:
     """Devices whose noise must suffice."""
     return job.honest or _seen_together(job)
+
+
+def _is_plain_sum(job: Job) -> bool:
+    """Whether results must be summed as they are: what is made of single ones would depend on more than their sum."""
+    return job.runs_as == MODES[0] and count_shares(job) > 1
 
 
 def _seen_together(job: Job) -> int:
@@ -67,6 +81,8 @@ def add_noise(job: Job, plan: Plan) -> Plan:
             " rounds",
         )
     noise = Noise(job.privacy, job.noise_clip, fit, 1, count_shares(job))
+    if _is_plain_sum(job) and plan.aggregate not in _LINEAR:
+        plan = replace(plan, aggregate=_LINEAR[0])
     return replace(plan, noise=(replace(noise, variance=math.ceil((share * sensitivity(noise)) ** 2)),))
 
 

@@ -17,7 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print the promise, and for whom it holds."""
+    """Print the promise, and who it holds against."""
     from fedspzo.broker.privacy.accounting import account, spent
     from fedspzo.broker.rounds.job import check_job, plan_round
     from fedspzo.broker.server.state_folder import read_journal
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> None:
         print(json.dumps({**known, **found}))
         return
     units = {plan.noise[0].unit for plan in noisy}
-    hidden = "all data of a device" if "device" in units else "one example of a device"
+    hidden = "all data of a device" if units == {"device"} else "one example of a device"
     print(
         f"{what}: ε = {found['epsilon']:.4g} at δ = {job.delta:g} (by dp-accounting {found['dp_accounting']:.4g}), for"
         f" {hidden} that counts or counts as nothing, whatever rounds it is in"

@@ -15,6 +15,7 @@ from refusals import raises
 
 from fedspzo.api.simulation import simulate
 from fedspzo.broker.privacy.accounting import Spent, account
+from fedspzo.broker.rounds.adaptive import Pace
 from fedspzo.broker.rounds.job import Job, plan_round
 from fedspzo.broker.server.state_folder import read_journal
 from fedspzo.cli import main
@@ -26,7 +27,7 @@ from fedspzo.device_runtime.privacy.ledger import Ledger
 from fedspzo.device_runtime.privacy.release import cost, count_units, make_release, sensitivity, words_of
 from fedspzo.device_runtime.privacy.words import add_up, pack, unpack
 from fedspzo.device_runtime.protocol.messages import Result
-from fedspzo.device_runtime.protocol.plan import Entry, Plan
+from fedspzo.device_runtime.protocol.plan import Contribution, Entry, Plan
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.estimator import measure
 from fedspzo.device_runtime.step.runner import Forward
@@ -106,6 +107,15 @@ def test_all_rounds_together_cost_the_budget(unit: str, budget: float) -> None:
     assert cost(replace(plan_round(job, 7), noise=(replace(noise, shares=1),))) == pytest.approx(4 * rho / 50)
 
 
+def test_shares_of_noise_suffice_in_plain_sums_alone() -> None:
+    """A rule that looks at single results sees each with a share of the noise only."""
+    assert make_noisy().aggregate == "weighted-mean"
+    assert make_noisy(honest=1, aggregate="median").aggregate == "median"
+    job = Job(**SETTINGS, privacy="device")  # type: ignore[arg-type]
+    pace = Pace(job, [Entry(plan_round(job, round), (Contribution("", 1.0, (1.0,) * 4),)) for round in range(1, 9)])
+    assert pace.plan(9).bound == 0
+
+
 def test_dp_accounting_agrees() -> None:
     pytest.importorskip("dp_accounting")
     plan = make_noisy(rounds=100, budget=2.0)
@@ -115,6 +125,7 @@ def test_dp_accounting_agrees() -> None:
 def test_what_does_not_go_with_noise_is_refused() -> None:
     for kind, more in (
         ("job.honest-above-quorum", {"honest": 5}),
+        ("job.privacy-of-aggregate", {"aggregate": "median"}),
         ("job.privacy-of-adapt", {"adapt": ("rates",)}),
         ("job.privacy-of-votes", {"votes": True}),
         ("plan.noise", {"steps": 2}),

@@ -304,6 +304,7 @@ def test_a_plan_that_says_nothing_of_what_came_later_has_the_bytes_of_before(mak
     plan = make_plan()
     later = [replace(plan, seed_pool=4, rebase_every=2), replace(plan, aggregate="mean"), replace(plan, bound=2.0)]
     assert [len(cbor2.loads(encode(each))) - 2 for each in (plan, *later)] == [13, 14, 15, 16]
+    later.append(replace(plan, noise=(Noise("device", 100.0, 1 << 15, 1 << 30, 4),)))
     assert [decode(encode(each)) for each in later] == later
     short = cbor2.loads(encode(plan))
     with raises("message.not-canonical"):
