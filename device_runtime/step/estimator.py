@@ -64,8 +64,8 @@ def measure(
     if plan.noise:
         with forward.recorder.phase(TOKENISE):
             batch = forward.batch(store, draw_examples(plan, store, device, 0))
-        losses = _query(forward, batch, plan, plan.owner(device), 0, [[] for _ in plan.blocks], cache)
-        noisy, loss = make_release(plan, *_differences(plan, np.stack(losses, axis=1)))
+        queries = _query(forward, batch, plan, plan.owner(device), 0, [[] for _ in plan.blocks], cache)
+        noisy, loss = make_release(plan, *_differences(plan, np.stack(queries, axis=1)))
         return Measurement(tuple(noisy.tolist()), loss, plan.batch)  # whatever the device has: that would tell of it
     owner = plan.owner(device)
     offsets: list[list[Direction]] = [[] for _ in plan.blocks]
