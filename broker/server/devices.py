@@ -13,6 +13,8 @@ from fedspzo.device_runtime.protocol.messages import CAPABILITIES, Energy, Prese
 LEASE_S = 150.0
 #: Devices that a job can have: what is kept of each takes memory.
 MAX_DEVICES = 100_000
+#: Processes of a device that are told apart.
+FORMER = 8
 
 
 @dataclass
@@ -23,6 +25,7 @@ class Member:
         name: its id.
         key: its public key.
         session: of its process.
+        former: of the processes before it.
         online: as its birth message, its will and its syncs say.
         synced: it stands where it can be asked.
         willing: its conditions allow it to be asked.
@@ -46,6 +49,7 @@ class Member:
     name: str
     key: bytes
     session: int = 0
+    former: tuple[int, ...] = ()
     online: bool = False
     synced: bool = False
     willing: bool = True
@@ -150,9 +154,18 @@ class Roster:
 def announce(member: Member, presence: Presence) -> None:
     """Note a birth message or a will; the will of an earlier session changes nothing."""
     if presence.online:
-        member.session, member.online = presence.session, True
+        _enter(member, presence.session)
+        member.online = True
     elif member.session == presence.session:
         part(member)
+
+
+def _enter(member: Member, session: int) -> None:
+    """Note which process speaks. One that was followed by another and speaks again runs beside it: a copy."""
+    if session != member.session:
+        member.copies += session in member.former
+        member.former = (member.session, *member.former)[:FORMER]
+        member.session = session
 
 
 def part(member: Member) -> None:
@@ -162,7 +175,8 @@ def part(member: Member) -> None:
 
 def accept(member: Member, sync: Sync) -> None:
     """Note where a device stands; it is there, so a will that came late is undone."""
-    member.session, member.online, member.synced = sync.session, True, True
+    _enter(member, sync.session)
+    member.online, member.synced = True, True
     member.round, member.examples = sync.round, sync.examples
     member.battery, member.charging, member.willing = sync.battery, sync.charging, sync.willing
     member.version, member.can = printable(sync.version, 40), frozenset(sync.can).intersection(CAPABILITIES)

@@ -95,7 +95,9 @@ class Replies:
         """
         device, message = heard.device, heard.message
         if isinstance(message, Sync):
+            before = self._copies(device)
             self._on_sync(device, message, heard.size)
+            self._tell_copy(device, before)
             return
         member = self._roster.get(device)
         if member is None:
@@ -108,7 +110,9 @@ class Replies:
         if reason is not None:
             raise MessageError("message.not-admitted", reason)
         if isinstance(message, Presence):
+            before = member.copies
             announce(member, message)
+            self._tell_copy(device, before)
             if not member.online:
                 log.info("device '%s' has left", device)
         elif isinstance(message, Result):
@@ -127,6 +131,21 @@ class Replies:
         else:
             self._on_report(member, message)
         self._note(device, heard.size)
+
+    def _copies(self, device: str) -> int:
+        member = self._roster.get(device)
+        return member.copies if member else 0
+
+    def _tell_copy(self, device: str, before: int) -> None:
+        """Warn where a device was found to run in two processes."""
+        if self._copies(device) > before:
+            self._progress.counts["copies seen"] += 1
+            self._dropped.warn(
+                f"copy of {device}",
+                f"device '{device}' runs in two processes with one key: was its state folder copied? Stop one of them,"
+                " and start it with a state folder and an id of its own",
+                "device.copied",
+            )
 
     def expel_unlisted(self) -> None:
         """Send those away who are there, and are not on the list of those admitted any more."""

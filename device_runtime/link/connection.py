@@ -39,6 +39,8 @@ _STEADY_S = 30.0
 _ANSWER_S, _SILENCES = 5.0, 3
 #: Seconds that a broker has to acknowledge a message.
 _UNACKNOWLEDGED_S = 30.0
+#: Connections in a row that ended sooner than a copy of this client waits at most, after which there seems to be one.
+_SHORTS, _SHORT_S = 3, 40.0
 #: Most seconds after which subscriptions that were not granted are asked for again, where that is not final.
 _RESUBSCRIBE_S = 5.0
 #: Refusals that pass: of a node of a cluster that has lost the others, say.
@@ -85,6 +87,7 @@ class Link:
         self._failure = ""
         self._denied = False
         self.packets = PacketLimit(access)
+        self._id, self._short, self._copy_told = client_id, 0, False
         self._attempts = 0
         self._granted_at = 0.0
         self._unacknowledged: deque[tuple[float, mqtt.MQTTMessageInfo]] = deque()  # since when
@@ -220,6 +223,8 @@ class Link:
     def _on_disconnect(self, client: mqtt.Client, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
         if self._granted_at and not self._ended:
             log.info("the connection to the broker at %s is lost (%s); trying again", self.access.place, reason)
+        if self._granted_at and not self._ended:
+            self._watch_copies(str(reason), time.monotonic() - self._granted_at)
         if self._granted_at and time.monotonic() - self._granted_at > _STEADY_S:
             self._attempts = 0
         self._granted_at = 0.0
@@ -231,6 +236,18 @@ class Link:
             self._step_down(client)
         else:
             self._back_off()
+
+    def _watch_copies(self, reason: str, lasted: float) -> None:
+        """Tell of another client with this one's id: a broker has one connection for an id, and ends the older one."""
+        self._short = self._short + 1 if lasted < _SHORT_S else 0
+        if not self._copy_told and (reason == "Session taken over" or self._short >= _SHORTS):
+            self._copy_told = True
+            log.warning(
+                "the broker at %s ends the connection of '%s' again and again: another client seems to use the same id;"
+                " if this state folder was copied, stop one of the two, and give it a folder and an id of its own",
+                *(self.access.place, self._id),
+                extra={"kind": "device.copied"},
+            )
 
     def _step_down(self, client: mqtt.Client) -> None:
         """Go on in MQTT 3.1.1, at once."""

@@ -49,6 +49,8 @@ def run(options: argparse.Namespace) -> None:
         what = f"expelled after round {device['expelled']}" if device["expelled"] else "accused"
         print(f"device '{device['name']}'{f' is {what}' if device['accused'] else ''}: {device['reason']}")
     for device in status["devices"]:
+        if device["copies"]:
+            print(f"device '{device['name']}' runs in two processes, or did ({device['copies']} times seen)")
         if device["floods"]:
             print(
                 f"device '{device['name']}' sent far more than it needs to, {device['floods']} times"

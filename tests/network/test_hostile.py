@@ -338,6 +338,20 @@ def test_who_floods_is_named_and_not_heard(pinned: Bundle, tmp_path: Path) -> No
     assert set(host.server._progress.round.results) == {"a"}  # type: ignore[union-attr]
 
 
+def test_a_copied_device_is_told_of(pinned: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its two processes take turns; one that is only started again does not."""
+    host = Host(pinned, tmp_path)
+    for session in (11, 12, 13):
+        host.hear("a", host.sync("a", session))
+    assert "two processes" not in caplog.text
+    for session in (21, 22, 21, 22):
+        host.hear("b", host.sync("b", session))
+    members = {member.name: member.copies for member in host.store.load_members()}
+    assert members == {"a": 0, "b": 2, "evil": 0}
+    assert "device 'b' runs in two processes with one key" in caplog.text
+    assert host.server.status().counts["copies seen"] == 2
+
+
 def test_results_beyond_the_cohort_are_late(pinned: Bundle, tmp_path: Path) -> None:
     """All in one turn: the round closes with the cohort's worth of them."""
     host = Host(pinned, tmp_path)

@@ -251,6 +251,19 @@ def test_a_url_says_how_large_packets_may_be() -> None:
 
 
 @needs_mosquitto
+@pytest.mark.slow
+def test_two_clients_of_one_id_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Mosquitto 2.0 gives no reason when it ends the older connection."""
+    with plain_mosquitto(tmp_path) as url, caplog.at_level(logging.WARNING):
+        links = [Link(url, "twin", ["t"]) for _ in range(2)]
+        for link in links:
+            link.connect(PATIENCE_S)
+        wait_until(lambda: caplog.text.count("another client seems to use the same id") == 2)
+        for link in links:
+            link.close(1.0)
+
+
+@needs_mosquitto
 def test_a_denied_message_is_told_once(broker: ManagedBroker, caplog: pytest.LogCaptureFixture) -> None:
     (device,) = let_in(broker, "curious")
     with caplog.at_level(logging.WARNING), linked(device, "fl/v1/j/round") as link:
