@@ -1,6 +1,6 @@
 """What each sender may cost: messages that bring nothing use its budget up, and then it is not heard for a while.
 
-An honest device's messages bring something (a result, a step along the journal), but for a few of each connection. So
+An honest device's messages bring something (a result, a step along the journal), except a few of each connection. So
 the budget is far above what it needs, and far below what delays a server. Who uses it up again is cut off at the
 broker, where the server can do that.
 """

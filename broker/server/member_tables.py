@@ -12,7 +12,7 @@ from fedspzo.broker.server.devices import Member
 
 @dataclass(frozen=True)
 class Conduct:
-    """What a device is besides its results.
+    """What is known of a device, apart from its results.
 
     Attributes:
         version: of its program, as it says.

@@ -14,7 +14,7 @@ from fedspzo.device_runtime.protocol.signing import MAX_SIGNED_BYTES
 
 log = logging.getLogger(__name__)
 
-#: Most bytes of a PUBLISH beside topic and payload: its type and length, the topic's length, a number, an expiry.
+#: Most bytes of a PUBLISH without topic and payload: its type and length, the topic's length, a number, an expiry.
 _PUBLISH_BYTES = 16
 
 
