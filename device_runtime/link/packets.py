@@ -1,6 +1,6 @@
 """The largest packet that a broker takes. A larger one is not sent.
 
-Brokers end the connection for one, and the client would send it again on each new connection, for ever.
+Brokers end the connection for one, and the client would send it again on each new connection, forever.
 """
 
 from __future__ import annotations
