@@ -88,24 +88,29 @@ class Reference:
         if self._task.form == GENERATION:
             answers = starts[:, None] + torch.arange(self._task.answer_tokens)
             positions = torch.cat([torch.minimum(answers, last), last], dim=1)
-        logits = self._logits(ids, mask, positions, replaced)
         if self._task.form != GENERATION:
-            return (logits[:, 0, list(words)].numpy(),)
+            return (self._logits(ids, mask, positions, replaced, words)[:, 0].numpy(),)
+        logits = self._logits(ids, mask, positions, replaced)
         losses = np.empty(len(ids), np.float32)
         for row, (start, end) in enumerate(zip(store.starts, store.lengths - 1, strict=True)):
             losses[row] = nn.functional.cross_entropy(logits[row, : end - start], ids[row, start + 1 : end + 1])
         return losses, logits[:, -1].numpy()
 
-    def _logits(self, ids: Tensor, mask: Tensor, positions: Tensor, replaced: Replaced) -> Tensor:
-        """Scores of all tokens [texts, positions, tokens] at some positions [texts, positions]."""
-        own_head = bool(replaced) and self._task.form != GENERATION
-        model = load_model(self._checkpoint, self._factory, replaced, own_head)
+    def _logits(
+        self, ids: Tensor, mask: Tensor, positions: Tensor, replaced: Replaced, words: Sequence[int] | None = None
+    ) -> Tensor:
+        """Scores of label words, or of all tokens, [texts, positions, words] at some positions [texts, positions]."""
+        model = load_model(self._checkpoint, self._factory, replaced, own_head=bool(replaced) and words is not None)
         rows, head = torch.arange(len(ids))[:, None], model.get_output_embeddings()
+        wanted = slice(None) if words is None else list(words)
         if head is None:
-            return model(input_ids=ids, attention_mask=mask.long()).logits[rows, positions]
+            return model(input_ids=ids, attention_mask=mask.long()).logits[rows, positions][..., wanted]
         # All tokens' scores at all positions could take more memory than the model.
         head.register_forward_pre_hook(lambda _, inputs: (inputs[0][rows, positions],))
-        return model(input_ids=ids, attention_mask=mask.long()).logits
+        if words is not None and head.weight.shape[0] == model.get_input_embeddings().weight.shape[0]:
+            wanted = slice(None)
+            head.forward = lambda hidden: _rows(head, hidden, list(words))  # of a table that stays in its file
+        return model(input_ids=ids, attention_mask=mask.long()).logits[..., wanted]
 
     def _vectors(self, ids: Tensor, mask: Tensor, texts: Sequence[str], replaced: Replaced) -> tuple[Tensor, Tensor]:
         """Vectors of texts, and of the labels' descriptions, which are the original model's."""
@@ -144,6 +149,11 @@ def _closing(tokenizer: Any) -> int:
     whole, bare = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (True, False))
     opening = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
     return len(whole) - opening - len(bare)
+
+
+def _rows(head: nn.Linear, hidden: Tensor, words: list[int]) -> Tensor:
+    """Scores of some tokens, [..., words]."""
+    return nn.functional.linear(hidden, head.weight[words], None if head.bias is None else head.bias[words])
 
 
 def _mean(model: Any, ids: Tensor, mask: Tensor) -> Tensor:

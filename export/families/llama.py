@@ -15,7 +15,7 @@ from fedspzo.export.checkpoint import Checkpoint
 from fedspzo.export.families import DECODER_FORMS, Architecture, Stage, require_causal
 from fedspzo.export.modules.decoder import Attention, DecoderLayer, FeedForward, Final, Norm, Scaled
 from fedspzo.export.modules.heads import PLAIN, Scoring
-from fedspzo.export.modules.rotary import rotations
+from fedspzo.export.modules.rotary import longest_text, rotations
 
 MODEL_TYPES = ("llama", "mistral", "ministral", "qwen2", "qwen3")
 
@@ -123,7 +123,7 @@ def assemble(
     layers = {kind: layer(kind) for kind in dict.fromkeys(kinds)}
     return Architecture(
         forms=DECODER_FORMS,
-        limit=config.max_position_embeddings,
+        limit=longest_text(config) or config.max_position_embeddings,
         embedding=prefix + "embed_tokens.weight",
         stages=(
             *([Stage("embedding", "embedding", embedding, prefix)] if embedding else []),

@@ -27,14 +27,12 @@ def rotations(
     Raises:
         ExportError: the angles would change with the text's length, or the config lacks what they need.
     """
-    rope: dict[str, Any] = config.rope_parameters or {}
-    rope = rope if layer_type is None else rope.get(layer_type) or {}
-    kind, trained = rope.get("rope_type"), rope.get("original_max_position_embeddings")
-    if kind == "longrope" and trained and length > trained:
+    longest = longest_text(config, layer_type)
+    if longest and length > longest:
         raise ExportError(
             "export.longrope",
-            f"{model} changes its rotary embedding beyond {trained} tokens (longrope), and one graph cannot;"
-            f" choose a --max-length of at most {trained}",
+            f"{model} changes its rotary embedding beyond {longest} tokens (longrope), and one graph cannot;"
+            f" choose a --max-length of at most {longest}",
         )
     try:
         with quiet():
@@ -42,11 +40,23 @@ def rotations(
             arguments = () if layer_type is None else (layer_type,)
             cosines, sines = embedding(torch.zeros(1), torch.arange(length)[None], *arguments)
     except (KeyError, TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
+        kind = _rope(config, layer_type).get("rope_type")
         raise ExportError(
             "model.unsupported-rope",
             f"{model} has an unsupported rope_type '{kind}' ({error!r}); choose another model",
         ) from None
     return cosines, sines
+
+
+def longest_text(config: PretrainedConfig, layer_type: str | None = None) -> int:
+    """Tokens of a text up to which the angles stay the same (longrope changes them beyond); 0 for no such bound."""
+    rope = _rope(config, layer_type)
+    return int(rope.get("original_max_position_embeddings") or 0) if rope.get("rope_type") == "longrope" else 0
+
+
+def _rope(config: PretrainedConfig, layer_type: str | None) -> dict[str, Any]:
+    rope: dict[str, Any] = config.rope_parameters or {}
+    return rope if layer_type is None else rope.get(layer_type) or {}
 
 
 def _rotary_embedding(config: PretrainedConfig) -> torch.nn.Module:

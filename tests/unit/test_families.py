@@ -341,6 +341,8 @@ def test_angles_that_depend_on_the_text(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "m", "llama-3.2", rope_parameters=rope)
     with raises("export.longrope", "16 tokens", "--max-length of at most 16"):
         export_bundle(str(checkpoint), load_task("sst2"), Target(["torch"], [1], [24]), tmp_path / "b")
+    opened = _checkpoint(checkpoint)
+    assert find_family(opened).describe(opened, 4).limit == 16  # calibration texts are no longer than this
 
 
 def test_an_answer_ends_at_the_end_of_text(case: Callable[[str, str], Case], monkeypatch: pytest.MonkeyPatch) -> None:
