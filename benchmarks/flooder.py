@@ -22,7 +22,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from paho.mqtt.enums import CallbackAPIVersion
 
 from fedspzo.device_runtime.link.access import Access
-from fedspzo.device_runtime.protocol.messages import EntryBatch, Message, Presence, Result, Sync, encode
+from fedspzo.device_runtime.protocol.codec import encode
+from fedspzo.device_runtime.protocol.messages import EntryBatch, Message, Presence, Result, Sync
 from fedspzo.device_runtime.protocol.signing import Scope
 from fedspzo.device_runtime.protocol.topics import Topics
 from fedspzo.device_runtime.replica.chain import EMPTY

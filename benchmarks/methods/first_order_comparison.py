@@ -32,7 +32,8 @@ from fedspzo.broker.simulation.partition import Skew, share_out
 from fedspzo.device_runtime.data.store import load_data
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.model.bundle import Bundle
-from fedspzo.device_runtime.protocol.messages import Result, encode, fingerprint
+from fedspzo.device_runtime.protocol.codec import encode, fingerprint
+from fedspzo.device_runtime.protocol.messages import Result
 from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES
 from fedspzo.device_runtime.replica.weights import Replica

@@ -19,7 +19,7 @@ from fedspzo.device_runtime.data.store import DataStore, load_data
 from fedspzo.device_runtime.engines.protocol import Engine, create_engine
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.platform.memory import peak_rss_bytes
-from fedspzo.device_runtime.protocol.messages import decode
+from fedspzo.device_runtime.protocol.codec import decode
 from fedspzo.device_runtime.protocol.plan import Contribution, Entry, Plan
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.estimator import draw_examples, measure

@@ -27,7 +27,8 @@ from fedspzo.broker.rounds.aggregate import close_round
 from fedspzo.broker.rounds.job import plan_round
 from fedspzo.broker.rounds.methods import METHODS
 from fedspzo.device_runtime.engines.protocol import create_engine
-from fedspzo.device_runtime.protocol.messages import Result, encode, fingerprint
+from fedspzo.device_runtime.protocol.codec import encode, fingerprint
+from fedspzo.device_runtime.protocol.messages import Result
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.estimator import measure
 from fedspzo.device_runtime.step.prefix_cache import PrefixCache

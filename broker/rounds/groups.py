@@ -14,7 +14,8 @@ import numpy as np
 from fedspzo.broker.rounds.aggregate import Aggregate, ClosedRound, Spending
 from fedspzo.broker.rounds.seeds import derive
 from fedspzo.device_runtime.privacy.words import Total, add_up, pack, unpack
-from fedspzo.device_runtime.protocol.messages import Result, fingerprint
+from fedspzo.device_runtime.protocol.codec import fingerprint
+from fedspzo.device_runtime.protocol.messages import Result
 from fedspzo.device_runtime.protocol.plan import Entry, GroupSum, Plan
 
 

@@ -22,7 +22,8 @@ from fedspzo.device_runtime.errors import MessageError, PlanError
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.manifest import Manifest
 from fedspzo.device_runtime.model.modes import MODES
-from fedspzo.device_runtime.protocol.messages import MAX_BYTES, EntryBatch, Result, encode
+from fedspzo.device_runtime.protocol.codec import MAX_BYTES, encode
+from fedspzo.device_runtime.protocol.messages import EntryBatch, Result
 from fedspzo.device_runtime.protocol.plan import Block, Plan
 from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES
 from fedspzo.device_runtime.replica.weights import check_blocks

@@ -7,7 +7,8 @@ from dataclasses import replace
 from fedspzo.broker.rounds.aggregate import close_round
 from fedspzo.broker.rounds.job import Job, plan_round
 from fedspzo.broker.rounds.modes import largest_sums
-from fedspzo.device_runtime.protocol.messages import EntryBatch, Result, encode
+from fedspzo.device_runtime.protocol.codec import encode
+from fedspzo.device_runtime.protocol.messages import EntryBatch, Result
 from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES
 
 

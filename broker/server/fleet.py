@@ -14,7 +14,8 @@ from fedspzo.device_runtime.errors import MessageError
 from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.link.connection import Link
 from fedspzo.device_runtime.link.events import Received
-from fedspzo.device_runtime.protocol.messages import EntryBatch, Hello, Message, Sync, Wanted, encode
+from fedspzo.device_runtime.protocol.codec import encode
+from fedspzo.device_runtime.protocol.messages import EntryBatch, Hello, Message, Sync, Wanted
 from fedspzo.device_runtime.protocol.signing import Scope
 from fedspzo.device_runtime.protocol.topics import Topics
 

@@ -7,17 +7,10 @@ from typing import TypeAlias, get_args
 
 from fedspzo.broker.server.devices import Roster
 from fedspzo.device_runtime.errors import MessageError
+from fedspzo.device_runtime.protocol.codec import decode
 from fedspzo.device_runtime.protocol.glance import glance
 from fedspzo.device_runtime.protocol.masked import Inquiry, Masked, Ready
-from fedspzo.device_runtime.protocol.messages import (
-    Decline,
-    EntryBatch,
-    Presence,
-    Report,
-    Result,
-    Sync,
-    decode,
-)
+from fedspzo.device_runtime.protocol.messages import Decline, EntryBatch, Presence, Report, Result, Sync
 from fedspzo.device_runtime.protocol.signing import Scope, check, split
 from fedspzo.device_runtime.protocol.topics import Topics, valid_id
 

@@ -9,7 +9,8 @@ from fedspzo.broker.rounds.sizes import largest_message
 from fedspzo.broker.server.devices import Roster
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.link.connection import Link
-from fedspzo.device_runtime.protocol.messages import Finish, Hello, Message, encode
+from fedspzo.device_runtime.protocol.codec import encode
+from fedspzo.device_runtime.protocol.messages import Finish, Hello, Message
 from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES, Scope
 from fedspzo.device_runtime.protocol.topics import Topics

@@ -16,7 +16,7 @@ from fedspzo.broker.server.schema import check_whole, open_tables
 from fedspzo.broker.server.state_folder import DATABASE, KEY, checker, open_database
 from fedspzo.device_runtime.errors import MessageError, StateError
 from fedspzo.device_runtime.files import lock_folder
-from fedspzo.device_runtime.protocol.messages import BATCH_BYTES, decode
+from fedspzo.device_runtime.protocol.codec import BATCH_BYTES, decode
 from fedspzo.device_runtime.protocol.plan import Entry
 from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES, Scope, Signer, split
 from fedspzo.device_runtime.replica.chain import EMPTY, Check, Row, chain, find_damage

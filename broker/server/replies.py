@@ -22,9 +22,9 @@ from fedspzo.broker.server.store import ServerStore
 from fedspzo.broker.server.summing import Summing
 from fedspzo.device_runtime.errors import MessageError
 from fedspzo.device_runtime.log import RateLimitedLog, printable
+from fedspzo.device_runtime.protocol.codec import BATCH_BYTES, encode, fingerprint
 from fedspzo.device_runtime.protocol.masked import Inquiry, Masked, Ready
 from fedspzo.device_runtime.protocol.messages import (
-    BATCH_BYTES,
     Ack,
     Decline,
     Dismissal,
@@ -37,8 +37,6 @@ from fedspzo.device_runtime.protocol.messages import (
     Report,
     Result,
     Sync,
-    encode,
-    fingerprint,
 )
 from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES
 

@@ -29,10 +29,10 @@ from fedspzo.device_runtime.model.modes import MODES
 from fedspzo.device_runtime.platform.conditions import Watch
 from fedspzo.device_runtime.platform.profiling import IDLE, NETWORK, OTHER
 from fedspzo.device_runtime.privacy.ledger import Ledger
+from fedspzo.device_runtime.protocol.codec import BATCH_BYTES, decode
 from fedspzo.device_runtime.protocol.glance import glance
 from fedspzo.device_runtime.protocol.masked import Group, Inquiry, Masked, Partners, Ready
 from fedspzo.device_runtime.protocol.messages import (
-    BATCH_BYTES,
     Ack,
     Decline,
     Dismissal,
@@ -47,7 +47,6 @@ from fedspzo.device_runtime.protocol.messages import (
     Report,
     Result,
     Wanted,
-    decode,
 )
 from fedspzo.device_runtime.protocol.plan import Entry, Plan
 from fedspzo.device_runtime.protocol.signing import Verifier, split

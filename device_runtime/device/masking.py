@@ -18,8 +18,9 @@ from fedspzo.device_runtime.files import write_atomically
 from fedspzo.device_runtime.model.modes import MASKED, MODES
 from fedspzo.device_runtime.privacy.masks import Purpose, hash_group, mask
 from fedspzo.device_runtime.privacy.words import pack
+from fedspzo.device_runtime.protocol.codec import fingerprint
 from fedspzo.device_runtime.protocol.masked import Group, Inquiry, Masked, Partners, Ready
-from fedspzo.device_runtime.protocol.messages import Result, fingerprint
+from fedspzo.device_runtime.protocol.messages import Result
 from fedspzo.device_runtime.protocol.plan import Masking, Plan
 from fedspzo.device_runtime.replica.state import DeviceState
 

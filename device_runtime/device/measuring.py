@@ -12,7 +12,8 @@ from fedspzo.device_runtime.engines.protocol import Engine
 from fedspzo.device_runtime.errors import FedSPZOError
 from fedspzo.device_runtime.platform.profiling import SILENT, TOKENISE, Recorder
 from fedspzo.device_runtime.privacy.ledger import Ledger
-from fedspzo.device_runtime.protocol.messages import Decline, Energy, Result, fingerprint
+from fedspzo.device_runtime.protocol.codec import fingerprint
+from fedspzo.device_runtime.protocol.messages import Decline, Energy, Result
 from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.replica.state import PREFIX, DeviceState
 from fedspzo.device_runtime.step.estimator import measure

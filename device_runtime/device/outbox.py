@@ -13,6 +13,7 @@ from fedspzo.device_runtime.link.connection import Link
 from fedspzo.device_runtime.platform.conditions import Conditions
 from fedspzo.device_runtime.platform.memory import peak_rss_bytes
 from fedspzo.device_runtime.platform.profiling import NETWORK, Recorder
+from fedspzo.device_runtime.protocol.codec import encode
 from fedspzo.device_runtime.protocol.masked import Masked, Ready
 from fedspzo.device_runtime.protocol.messages import (
     CAPABILITIES,
@@ -23,7 +24,6 @@ from fedspzo.device_runtime.protocol.messages import (
     Report,
     Result,
     Sync,
-    encode,
 )
 from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES, Scope
 from fedspzo.device_runtime.protocol.topics import Topics

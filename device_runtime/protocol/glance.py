@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from fedspzo.device_runtime.errors import MessageError
-from fedspzo.device_runtime.protocol.messages import KINDS, VERSION, Finish, Rebase
+from fedspzo.device_runtime.protocol.codec import KINDS, VERSION
+from fedspzo.device_runtime.protocol.messages import Finish, Rebase
 from fedspzo.device_runtime.protocol.plan import Entry, Plan
 
 _ARRAY = 4
@@ -14,7 +15,7 @@ _ARRAY = 4
 def glance(payload: bytes) -> tuple[type[Any], int]:
     """The kind of a message, and the round of an entry, a plan, the end of a job or a rebase; 0 for others.
 
-    What :func:`fedspzo.device_runtime.protocol.messages.decode` takes is what this says.
+    What :func:`fedspzo.device_runtime.protocol.codec.decode` takes is what this says.
 
     Raises:
         MessageError: no message of this version begins so.

@@ -16,7 +16,7 @@ import cbor2
 
 from fedspzo.device_runtime.errors import BundleError, MessageError, StateError
 from fedspzo.device_runtime.files import PUBLIC, write_atomically
-from fedspzo.device_runtime.protocol.messages import MAX_BYTES
+from fedspzo.device_runtime.protocol.codec import MAX_BYTES
 from fedspzo.device_runtime.protocol.signatures import scheme
 
 #: File of a bundle that holds its server's public key.

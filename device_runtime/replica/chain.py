@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from fedspzo.device_runtime.errors import MessageError
-from fedspzo.device_runtime.protocol.messages import encode
+from fedspzo.device_runtime.protocol.codec import encode
 from fedspzo.device_runtime.protocol.plan import Entry
 
 #: Hash of the empty journal.

@@ -17,7 +17,7 @@ from refusals import raises
 from fedspzo.device_runtime.data.store import load_data
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.model.bundle import Bundle
-from fedspzo.device_runtime.protocol.messages import encode
+from fedspzo.device_runtime.protocol.codec import encode
 from fedspzo.device_runtime.protocol.plan import Block, Plan
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.estimator import measure
@@ -40,7 +40,7 @@ from fedspzo.device_runtime.step.generation import generate
 from fedspzo.device_runtime.step.scores import predict
 from fedspzo.device_runtime.step.runner import Forward
 from fedspzo.device_runtime.replica.weights import Replica
-from fedspzo.device_runtime.protocol.messages import decode
+from fedspzo.device_runtime.protocol.codec import decode
 
 bundle = Bundle(sys.argv[1])
 store = load_data(sys.argv[2], bundle)

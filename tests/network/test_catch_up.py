@@ -15,7 +15,8 @@ from victim import BLOCKS, DEVICE, Victim
 from fedspzo.broker.server.http import serve
 from fedspzo.device_runtime.data.live import LiveData
 from fedspzo.device_runtime.model.bundle import Bundle, file_hash
-from fedspzo.device_runtime.protocol.messages import EntryBatch, Offer, encode
+from fedspzo.device_runtime.protocol.codec import encode
+from fedspzo.device_runtime.protocol.messages import EntryBatch, Offer
 from fedspzo.device_runtime.protocol.plan import Contribution, Entry, Plan
 from fedspzo.device_runtime.replica.chain import EMPTY, chain
 from fedspzo.device_runtime.replica.state import DeviceState

@@ -21,19 +21,8 @@ from fedspzo.broker.server.state_folder import KEY, read_journal
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.engines.executorch_build import find_compiler
 from fedspzo.device_runtime.model.bundle import Bundle
-from fedspzo.device_runtime.protocol.messages import (
-    Ack,
-    EntryBatch,
-    Presence,
-    Rebase,
-    Refusal,
-    Result,
-    Sync,
-    Wanted,
-    decode,
-    encode,
-    fingerprint,
-)
+from fedspzo.device_runtime.protocol.codec import decode, encode, fingerprint
+from fedspzo.device_runtime.protocol.messages import Ack, EntryBatch, Presence, Rebase, Refusal, Result, Sync, Wanted
 from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES
 from fedspzo.device_runtime.protocol.topics import Topics

@@ -31,6 +31,7 @@ from fedspzo.device_runtime.device import agent, catch_up
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.link.events import Received
 from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.protocol.codec import decode, encode, fingerprint
 from fedspzo.device_runtime.protocol.messages import (
     Ack,
     Decline,
@@ -45,9 +46,6 @@ from fedspzo.device_runtime.protocol.messages import (
     Report,
     Result,
     Sync,
-    decode,
-    encode,
-    fingerprint,
 )
 from fedspzo.device_runtime.protocol.plan import Contribution, Entry, Plan
 from fedspzo.device_runtime.protocol.signing import Scope, Signer

@@ -19,7 +19,7 @@ from survivors import DEVICES, entry_of, go_on, results_of, server_replica, work
 from fedspzo.broker.server.state_folder import read_history
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.model.bundle import Bundle
-from fedspzo.device_runtime.protocol.messages import encode
+from fedspzo.device_runtime.protocol.codec import encode
 from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.replica.state import DeviceState
 from fedspzo.device_runtime.replica.weights import Replica

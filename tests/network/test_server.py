@@ -37,7 +37,8 @@ from fedspzo.device_runtime.files import make_folder
 from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.link.connection import Link
 from fedspzo.device_runtime.model.bundle import Bundle
-from fedspzo.device_runtime.protocol.messages import Message, Presence, Result, Sync, encode
+from fedspzo.device_runtime.protocol.codec import encode
+from fedspzo.device_runtime.protocol.messages import Message, Presence, Result, Sync
 from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Plan
 from fedspzo.device_runtime.protocol.signing import PIN, Scope, Signer
 from fedspzo.device_runtime.protocol.topics import Topics

@@ -24,7 +24,8 @@ from patience import PATIENCE_S
 from fedspzo.broker.mqtt.embedded import EmbeddedBroker, spawn_broker
 from fedspzo.broker.server.state_folder import pin_bundle, read_journal
 from fedspzo.device_runtime.model.bundle import Bundle
-from fedspzo.device_runtime.protocol.messages import Message, Sync, decode, encode
+from fedspzo.device_runtime.protocol.codec import decode, encode
+from fedspzo.device_runtime.protocol.messages import Message, Sync
 from fedspzo.device_runtime.protocol.signing import PIN, SIGNATURE_BYTES, Scope, Signer
 from fedspzo.device_runtime.replica.chain import EMPTY
 from fedspzo.device_runtime.replica.weights import Replica

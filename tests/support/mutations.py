@@ -17,6 +17,7 @@ from fedspzo.commands import inspect
 from fedspzo.device_runtime.errors import FedSPZOError, MessageError
 from fedspzo.device_runtime.model.manifest import MANIFEST
 from fedspzo.device_runtime.model.tensor_file import TensorFile
+from fedspzo.device_runtime.protocol.codec import decode, encode, fingerprint
 from fedspzo.device_runtime.protocol.messages import (
     Ack,
     Decline,
@@ -34,9 +35,6 @@ from fedspzo.device_runtime.protocol.messages import (
     Result,
     Sync,
     Wanted,
-    decode,
-    encode,
-    fingerprint,
 )
 from fedspzo.device_runtime.protocol.plan import Contribution, Entry, Plan
 from fedspzo.device_runtime.protocol.sums import BlockSums, Sums

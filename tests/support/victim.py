@@ -10,7 +10,8 @@ from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.link.events import Received
 from fedspzo.device_runtime.model.bundle import Bundle
-from fedspzo.device_runtime.protocol.messages import Message, encode
+from fedspzo.device_runtime.protocol.codec import encode
+from fedspzo.device_runtime.protocol.messages import Message
 from fedspzo.device_runtime.protocol.plan import Block
 from fedspzo.device_runtime.protocol.signing import Scope, Signer
 from fedspzo.device_runtime.protocol.topics import Topics

@@ -19,16 +19,9 @@ from fedspzo.broker.server.lanes import LANE_BYTES, LANE_MESSAGES, SHARE, Lanes
 from fedspzo.broker.server.progress import Progress
 from fedspzo.device_runtime.errors import BrokerError
 from fedspzo.device_runtime.link.events import Connected, Received
+from fedspzo.device_runtime.protocol.codec import fingerprint
 from fedspzo.device_runtime.protocol.masked import Inquiry, Masked, Ready
-from fedspzo.device_runtime.protocol.messages import (
-    Decline,
-    EntryBatch,
-    Presence,
-    Report,
-    Result,
-    Sync,
-    fingerprint,
-)
+from fedspzo.device_runtime.protocol.messages import Decline, EntryBatch, Presence, Report, Result, Sync
 from fedspzo.device_runtime.protocol.plan import Block
 from fedspzo.device_runtime.protocol.topics import Topics
 

@@ -19,7 +19,7 @@ from fedspzo.broker.server.state_folder import DATABASE, open_journal, read_jour
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.model.bundle import Bundle
-from fedspzo.device_runtime.protocol.messages import BATCH_BYTES
+from fedspzo.device_runtime.protocol.codec import BATCH_BYTES
 from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Plan
 from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES
 from fedspzo.device_runtime.replica import state

@@ -19,7 +19,8 @@ from fedspzo.broker.rounds.aggregate import ClosedRound
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.errors import MessageError
 from fedspzo.device_runtime.model.bundle import Bundle
-from fedspzo.device_runtime.protocol.messages import EntryBatch, Rebase, decode, encode
+from fedspzo.device_runtime.protocol.codec import decode, encode
+from fedspzo.device_runtime.protocol.messages import EntryBatch, Rebase
 from fedspzo.device_runtime.protocol.plan import MAX_SUMS, Block, Contribution, Entry, Plan, pool_seed
 from fedspzo.device_runtime.protocol.sums import EMPTY_SUMS, Sums, check_continues, follow, follow_all
 from fedspzo.device_runtime.replica import state as state_module

@@ -31,7 +31,8 @@ from fedspzo.broker.server.status import read_status
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.broker.simulation.hostile import ATTACKS, Attack
 from fedspzo.cli import main
-from fedspzo.device_runtime.protocol.messages import Result, decode, encode, fingerprint
+from fedspzo.device_runtime.protocol.codec import decode, encode, fingerprint
+from fedspzo.device_runtime.protocol.messages import Result
 from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Plan
 
 Write = Callable[[Path, int], Path]

@@ -17,7 +17,8 @@ from fedspzo.broker.rounds.aggregate import Spending, check_result, close_round,
 from fedspzo.broker.rounds.job import Job, plan_round
 from fedspzo.broker.rounds.open_round import OpenRound
 from fedspzo.broker.rounds.sampling import Candidate, choose_cohort
-from fedspzo.device_runtime.protocol.messages import Decline, Energy, Result, decode, encode, fingerprint
+from fedspzo.device_runtime.protocol.codec import decode, encode, fingerprint
+from fedspzo.device_runtime.protocol.messages import Decline, Energy, Result
 from fedspzo.device_runtime.protocol.plan import Block, Plan
 
 JOB = Job(rounds=10, cohort=3, quorum=2, deadline=10.0, seed=5, batch=4, digest_every=5, final_rate=1.0).with_blocks(

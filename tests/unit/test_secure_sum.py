@@ -20,7 +20,8 @@ from fedspzo.device_runtime.privacy.masks import Purpose, hash_group, mask, pair
 from fedspzo.device_runtime.privacy.quantise import LARGEST, Grid, quantise
 from fedspzo.device_runtime.privacy.words import unpack
 from fedspzo.device_runtime.protocol.agreement import key_agreement
-from fedspzo.device_runtime.protocol.messages import Result, decode, encode
+from fedspzo.device_runtime.protocol.codec import decode, encode
+from fedspzo.device_runtime.protocol.messages import Result
 from fedspzo.device_runtime.protocol.plan import Block, Masking, Plan
 
 GRID = Grid(clip=40.0, examples=8, devices=32)

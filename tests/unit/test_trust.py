@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from refusals import raises
 
-from fedspzo.device_runtime.protocol.messages import Ack, encode
+from fedspzo.device_runtime.protocol.codec import encode
+from fedspzo.device_runtime.protocol.messages import Ack
 from fedspzo.device_runtime.protocol.signing import (
     PIN,
     SIGNATURE_BYTES,

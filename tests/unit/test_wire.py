@@ -18,9 +18,9 @@ from refusals import raises
 
 from fedspzo.device_runtime.errors import MessageError
 from fedspzo.device_runtime.model.modes import MASKED
+from fedspzo.device_runtime.protocol.codec import MAX_BYTES, decode, encode
 from fedspzo.device_runtime.protocol.glance import glance
-from fedspzo.device_runtime.protocol.messages import (
-    MAX_BYTES,
+from fedspzo.device_runtime.protocol.messages import (  # fmt: skip
     Ack,
     Decline,
     Dismissal,
@@ -38,9 +38,7 @@ from fedspzo.device_runtime.protocol.messages import (
     Result,
     Sync,
     Wanted,
-    decode,
-    encode,
-)  # fmt: skip
+)
 from fedspzo.device_runtime.protocol.plan import UNITS, Block, Contribution, Entry, Masking, Noise, Plan
 from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES
 from fedspzo.device_runtime.protocol.sums import BlockSums, Sums
