@@ -11,21 +11,16 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable
 
-from fedspzo.broker.privacy.accounting import Spent
 from fedspzo.broker.rounds.adaptive import MakePlans, Pace
-from fedspzo.broker.rounds.aggregate import Aggregate, ClosedRound, checked, close_round, describe_round
-from fedspzo.broker.rounds.anomalies import Record, Watch
-from fedspzo.broker.rounds.groups import close_sums, describe_sums, group_results, try_again
+from fedspzo.broker.rounds.aggregate import Aggregate, ClosedRound
+from fedspzo.broker.rounds.anomalies import Watch
 from fedspzo.broker.rounds.job import Job, plan_round
-from fedspzo.broker.rounds.masked_round import MaskedRound, begin_round
-from fedspzo.broker.rounds.open_round import OpenRound
-from fedspzo.broker.rounds.sampling import Candidate, Sample, choose_cohort
+from fedspzo.broker.rounds.sampling import Sample, choose_cohort
 from fedspzo.broker.server.admission import Admission
 from fedspzo.broker.server.budgets import Budgets, CutOff
-from fedspzo.broker.server.devices import Roster, credit
+from fedspzo.broker.server.devices import Roster
 from fedspzo.broker.server.evaluation import Digested, DigestWatch, Evaluated, Evaluator, Failed, Snapshot
 from fedspzo.broker.server.hearing import Hearing
 from fedspzo.broker.server.held_out import HeldOut
@@ -34,7 +29,8 @@ from fedspzo.broker.server.lanes import Lanes
 from fedspzo.broker.server.outbox import Outbox
 from fedspzo.broker.server.progress import JobResult, Observer, Progress, ignore
 from fedspzo.broker.server.replies import Replies
-from fedspzo.broker.server.standing import RECENT, Standing
+from fedspzo.broker.server.rounds import Rounds
+from fedspzo.broker.server.standing import Standing
 from fedspzo.broker.server.status import ServerStatus
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.broker.server.summing import Summing
@@ -42,8 +38,6 @@ from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.link.connection import Link
 from fedspzo.device_runtime.link.events import Connected, Received
-from fedspzo.device_runtime.protocol.messages import Energy
-from fedspzo.device_runtime.protocol.plan import Entry, Plan
 from fedspzo.device_runtime.protocol.sums import check_continues
 from fedspzo.device_runtime.protocol.topics import Topics
 
@@ -96,13 +90,8 @@ class Loop:
         check_continues(store.sums, plan_round(job, 1))
         self._job = job
         self._store = store
-        self._plans = plans(job, store.journal.entries())
-        self._spent = Spent(job, store.journal.entries())
-        self._wanted = max(devices, job.fewest)
         self._observe = observe
         self._serve_after = serve_after
-        self._aggregate = checked(aggregate) if aggregate else partial(close_round, votes=job.votes)
-        self._sample = sample
         self._held_out = held_out or HeldOut(store, None)
         topics = Topics(name)
         client = access.user or f"server-{name}"
@@ -125,13 +114,15 @@ class Loop:
             store, self._roster, self._progress, Inbox(topics, store.bundle, self._roster), self._replies,
             self._standing, Budgets(lanes, cut_off),
         )  # fmt: skip
-        self._unopened = True
+        self._rounds = Rounds(
+            job, store, self._roster, self._outbox, self._progress, self._watch, self._summing, self._replies,
+            self._held_out, devices, aggregate, sample, plans,
+        )  # fmt: skip
         self._stopping = threading.Event()
         self._finished_at: float | None = None
         self._over_at: float | None = None
         self._snapshot_url = ""
         self._closed: ClosedRound | None = None
-        self._decided: list[ClosedRound] = []
         self._last_round = store.journal.last_round
         try:
             self._resume()
@@ -144,8 +135,8 @@ class Loop:
         self._link.connect()
         log.info("job '%s' runs in %s", self._store.name, plan_round(self._job, 1).seen)
         self._outbox.check_room(self._job)
-        if self._progress.round is None and not self._enough():
-            log.info("waiting for %d devices (a quorum is %d)", self._wanted, self._job.quorum)
+        if self._progress.round is None and not self._rounds.enough:
+            log.info("waiting for %d devices (a quorum is %d)", self._rounds.wanted, self._job.quorum)
 
     def run(self) -> JobResult | None:
         """Take the job to its end and serve it, or until :meth:`stop`; gives what it left, None before its end.
@@ -178,9 +169,7 @@ class Loop:
         with self._store.transaction():
             for event in events:
                 self._handle(event)
-                opened = self._progress.round
-                if opened is not None and len(opened.answered) >= self._job.cohort:
-                    self._settle(opened, time.monotonic())  # who comes after is late
+                self._rounds.settle_full(time.monotonic())  # who comes after is late
             self._hearing.settle()
             self._replies.expel_unlisted()
             while self._advance():
@@ -190,8 +179,7 @@ class Loop:
                 self._store.save_counts(self._progress.counts)
                 self._saved_counts = self._progress.counts.copy()
         self._outbox.flush()
-        decided, self._decided = self._decided, []
-        for closed in decided:  # the replica and people hear of what is on disk
+        for closed in self._rounds.decided():  # the replica and people hear of what is on disk
             self._closed, self._last_round = closed, closed.round
             self._evaluator.follow(closed.round)
             self._observe(closed)
@@ -235,14 +223,7 @@ class Loop:
             )
         self._evaluator.follow(self._store.journal.last_round)
         if not self._standing.doubtful:
-            self._reopen()
-        if self._progress.round is not None or self._store.journal.last_round:
-            self._wanted = self._job.fewest
-
-    def _reopen(self) -> None:
-        """Open the round again that was open when the server stopped, if one was."""
-        self._unopened = False
-        self._progress.round = self._store.load_open_round(time.monotonic())
+            self._rounds.reopen()
 
     def _handle(self, event: object) -> None:
         if isinstance(event, Connected):
@@ -267,147 +248,14 @@ class Loop:
         """Do one thing that is due (open a round, close it, ask again, end the job) and tell whether there was one."""
         if self._standing.doubtful:
             return False
-        if self._unopened:  # the round that was open, of a journal that is no longer in doubt
-            self._reopen()
-            if (again := self._progress.round) is not None:
-                for device in again.missing:
-                    self._outbox.ask(device, again.plan)
-        now, opened = time.monotonic(), self._progress.round
-        if opened is None:
-            if self._finished_at is not None:
-                return False
-            if self._enough():
-                self._finished_at, self._progress.finished = now, True
-                self._outbox.finish()
-                return True
-            if self._roster.count_ready(now) < self._wanted:
-                return False
-            self._open(now)
+        now = time.monotonic()
+        if self._rounds.advance(now):
             return True
-        left = partial(self._roster.left, now=now)
-        if opened.complete(self._job, left, now):
-            self._settle(opened, now)
-            return True
-        if isinstance(opened, MaskedRound) and opened.groups:
-            self._summing.remind(opened, now)
+        if self._progress.round is not None or self._finished_at is not None or not self._rounds.enough:
             return False
-        if opened.overdue(now) or (opened.hopeless(left) and self._others(opened, now)):
-            self._extend(opened, now)
-        return False
-
-    def _enough(self) -> bool:
-        """Whether all rounds are closed, or there is no patience or privacy budget left."""
-        last = self._store.journal.last_round
-        if last >= self._job.rounds or self._held_out.stalled:
-            return True
-        return self._spent.limited and not self._spent.affords(self._plans.plan(last + 1))
-
-    def _open(self, now: float) -> None:
-        plan = self._plans.plan(self._store.journal.last_round + 1)
-        self._wanted = self._job.fewest
-        self._ask(plan, self._roster.ready(now), now)
-
-    def _ask(self, plan: Plan, candidates: Mapping[str, Candidate], now: float) -> OpenRound:
-        """Open a round, or another attempt of it, among some devices."""
-        cohort = self._sample(self._job, plan.round, candidates, self._job.asked)
-        self._store.save_open_round(plan, cohort)
-        self._progress.round = opened = begin_round(plan, cohort, now)
-        for device in cohort:
-            self._outbox.ask(device, plan)
-        return opened
-
-    def _extend(self, opened: OpenRound, now: float) -> None:
-        """Give those that have not answered a new deadline, and also ask as many others.
-
-        Raises:
-            StateError: most devices have declined, and it is not a matter of time.
-        """
-        others = self._others(opened, now)
-        if not opened.missing and not others and opened.declined:
-            last = self._store.journal.last_round
-            known = self._roster.served_after(last - RECENT) | self._roster.there(now)
-            if device := opened.refused_by(known):
-                raise StateError(
-                    "server.all-decline",
-                    f"round {opened.plan.round} cannot continue, and most devices agree; device '{device}' says:"
-                    f" {opened.declined[device].reason}",
-                )
-            for device, said in opened.declined.items():
-                log.warning("device '%s' cannot answer round %d: %s", device, opened.plan.round, said.reason)
-            opened.declined.clear()  # nobody else is there: they are asked again
-        fresh = self._sample(self._job, opened.plan.round, others, self._job.asked - len(opened.answered))
-        asked = opened.extend(fresh, now)
-        log.warning(
-            "round %d has %d of %d results; asking %d devices, %d of them again",
-            *(opened.plan.round, len(opened.answered), self._job.fewest, len(asked), len(asked) - len(fresh)),
-        )
-        self._store.save_open_round(opened.plan, opened.cohort)
-        for device in asked:
-            self._outbox.ask(device, opened.plan)
-
-    def _others(self, opened: OpenRound, now: float) -> dict[str, Candidate]:
-        """Devices that can be asked and have not been."""
-        ready = self._roster.ready(now)
-        return {name: candidate for name, candidate in ready.items() if name not in opened.cohort}
-
-    def _settle(self, opened: OpenRound, now: float) -> None:
-        """Go on with a round that waits for nothing more: form groups, try it again, or close it."""
-        plan, results = opened.plan, opened.results
-        if isinstance(opened, MaskedRound):
-            self._settle_masked(opened, now)
-            return
-        entry = self._aggregate(plan, results)
-        closed = describe_round(plan, results, now - opened.started)
-        energies = {device: result.energy for device, result in results.items()}
-        self._close(entry, closed, self._watch.close_round(plan, results), energies)
-
-    def _settle_masked(self, opened: MaskedRound, now: float) -> None:
-        if not opened.groups:
-            self._summing.divide(opened, now)
-            return
-        plan = opened.plan
-        sums, totals, groups = self._summing.sums(opened)
-        devices = [device for group in groups for device in group]
-        if len(devices) < self._job.fewest:
-            log.warning(
-                "round %d is tried again, along other directions: of %d devices that were ready, %d were summed",
-                *(plan.round, sum(map(len, opened.groups)), len(devices)),
-            )
-            ready = self._roster.ready(now)
-            steady = {device: found for device, found in ready.items() if device not in opened.missing}
-            enough = len(steady) >= self._job.fewest
-            self._ask(try_again(plan, self._job.seed), steady if enough else ready, now).started = opened.started
-            return
-        entry = close_sums(plan, sums, self._aggregate)
-        closed = describe_sums(plan, totals, devices, now - opened.started)
-        self._summing.settle(opened, devices)
-        changed = self._watch.close_sums(plan, groups, group_results(plan, totals))
-        self._close(entry, closed, changed, dict.fromkeys(devices, ()))
-
-    def _close(
-        self,
-        entry: Entry,
-        closed: ClosedRound,
-        changed: Mapping[str, Record],
-        energies: Mapping[str, Sequence[Energy]],
-    ) -> None:
-        """Write a round down.
-
-        Args:
-            changed: what was unusual in it.
-            energies: device whose result counted → what it said that the round took.
-        """
-        self._outbox.publish(self._store.close_round(entry, closed))
-        self._store.save_records(changed)
-        self._replies.send_away(changed)
-        for device, said in energies.items():
-            member = self._roster.edit(device)
-            if member is not None:
-                credit(member, entry.round, said)
-        self._progress.round = None
-        self._plans.follow(entry)
-        self._spent.follow(entry)
-        self._decided.append(closed)
+        self._finished_at, self._progress.finished = now, True
+        self._outbox.finish()
+        return True
 
     def _over(self, now: float) -> bool:
         """Whether the evaluator has come to the end, and every device at hand has reported.

@@ -1,0 +1,228 @@
+"""The rounds of a job's server, one open at a time: it is opened, its devices are asked again, and it is closed."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from fedspzo.broker.privacy.accounting import Spent
+from fedspzo.broker.rounds.adaptive import MakePlans
+from fedspzo.broker.rounds.aggregate import Aggregate, ClosedRound, checked, close_round, describe_round
+from fedspzo.broker.rounds.anomalies import Record, Watch
+from fedspzo.broker.rounds.groups import close_sums, describe_sums, group_results, try_again
+from fedspzo.broker.rounds.job import Job
+from fedspzo.broker.rounds.masked_round import MaskedRound, begin_round
+from fedspzo.broker.rounds.open_round import OpenRound
+from fedspzo.broker.rounds.sampling import Candidate, Sample
+from fedspzo.broker.server.devices import Roster, credit
+from fedspzo.broker.server.held_out import HeldOut
+from fedspzo.broker.server.outbox import Outbox
+from fedspzo.broker.server.progress import Progress
+from fedspzo.broker.server.replies import Replies
+from fedspzo.broker.server.standing import RECENT
+from fedspzo.broker.server.store import ServerStore
+from fedspzo.broker.server.summing import Summing
+from fedspzo.device_runtime.errors import StateError
+from fedspzo.device_runtime.protocol.messages import Energy
+from fedspzo.device_runtime.protocol.plan import Entry, Plan
+
+log = logging.getLogger(__name__)
+
+
+class Rounds:
+    """Opens and closes the rounds of a job whose journal is not in doubt.
+
+    Attributes:
+        wanted: devices that must be there before a round is opened.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        store: ServerStore,
+        roster: Roster,
+        outbox: Outbox,
+        progress: Progress,
+        watch: Watch,
+        summing: Summing,
+        replies: Replies,
+        held_out: HeldOut,
+        devices: int,
+        aggregate: Aggregate | None,
+        sample: Sample,
+        plans: MakePlans,
+    ) -> None:
+        """Continue a job.
+
+        Args:
+            devices, aggregate, sample, plans: see :class:`fedspzo.broker.server.server.Server`.
+        """
+        self._job, self._store, self._roster, self._outbox = job, store, roster, outbox
+        self._progress, self._watch, self._summing, self._replies = progress, watch, summing, replies
+        self._held_out = held_out
+        self._aggregate = checked(aggregate) if aggregate else partial(close_round, votes=job.votes)
+        self._sample = sample
+        self._plans = plans(job, store.journal.entries())
+        self._spent = Spent(job, store.journal.entries())
+        self._unopened = True
+        self._decided: list[ClosedRound] = []
+        self.wanted = job.fewest if store.journal.last_round else max(devices, job.fewest)
+
+    @property
+    def enough(self) -> bool:
+        """Whether all rounds are closed, or there is no patience or privacy budget left."""
+        last = self._store.journal.last_round
+        if last >= self._job.rounds or self._held_out.stalled:
+            return True
+        return self._spent.limited and not self._spent.affords(self._plans.plan(last + 1))
+
+    def decided(self) -> list[ClosedRound]:
+        """Rounds that were closed since this was asked last."""
+        decided, self._decided = self._decided, []
+        return decided
+
+    def reopen(self) -> None:
+        """Open the round again that was open when the server stopped, if one was."""
+        self._unopened = False
+        self._progress.round = opened = self._store.load_open_round(time.monotonic())
+        if opened is not None:
+            self.wanted = self._job.fewest
+
+    def settle_full(self, now: float) -> None:
+        """Go on with a round that all of its cohort have answered."""
+        opened = self._progress.round
+        if opened is not None and len(opened.answered) >= self._job.cohort:
+            self._settle(opened, now)
+
+    def advance(self, now: float) -> bool:
+        """Do one thing that is due (open a round, close it, ask again) and tell whether there was one."""
+        if self._unopened:  # the round that was open, of a journal that is no longer in doubt
+            self.reopen()
+            if (again := self._progress.round) is not None:
+                for device in again.missing:
+                    self._outbox.ask(device, again.plan)
+        opened = self._progress.round
+        if opened is None:
+            if self._progress.finished or self.enough or self._roster.count_ready(now) < self.wanted:
+                return False
+            self._open(now)
+            return True
+        left = partial(self._roster.left, now=now)
+        if opened.complete(self._job, left, now):
+            self._settle(opened, now)
+            return True
+        if isinstance(opened, MaskedRound) and opened.groups:
+            self._summing.remind(opened, now)
+            return False
+        if opened.overdue(now) or (opened.hopeless(left) and self._others(opened, now)):
+            self._extend(opened, now)
+        return False
+
+    def _open(self, now: float) -> None:
+        plan = self._plans.plan(self._store.journal.last_round + 1)
+        self.wanted = self._job.fewest
+        self._ask(plan, self._roster.ready(now), now)
+
+    def _ask(self, plan: Plan, candidates: Mapping[str, Candidate], now: float) -> OpenRound:
+        """Open a round, or another attempt of it, among some devices."""
+        cohort = self._sample(self._job, plan.round, candidates, self._job.asked)
+        self._store.save_open_round(plan, cohort)
+        self._progress.round = opened = begin_round(plan, cohort, now)
+        for device in cohort:
+            self._outbox.ask(device, plan)
+        return opened
+
+    def _extend(self, opened: OpenRound, now: float) -> None:
+        """Give those that have not answered a new deadline, and also ask as many others.
+
+        Raises:
+            StateError: most devices have declined, and it is not a matter of time.
+        """
+        others = self._others(opened, now)
+        if not opened.missing and not others and opened.declined:
+            last = self._store.journal.last_round
+            known = self._roster.served_after(last - RECENT) | self._roster.there(now)
+            if device := opened.refused_by(known):
+                raise StateError(
+                    "server.all-decline",
+                    f"round {opened.plan.round} cannot continue, and most devices agree; device '{device}' says:"
+                    f" {opened.declined[device].reason}",
+                )
+            for device, said in opened.declined.items():
+                log.warning("device '%s' cannot answer round %d: %s", device, opened.plan.round, said.reason)
+            opened.declined.clear()  # nobody else is there: they are asked again
+        fresh = self._sample(self._job, opened.plan.round, others, self._job.asked - len(opened.answered))
+        asked = opened.extend(fresh, now)
+        log.warning(
+            "round %d has %d of %d results; asking %d devices, %d of them again",
+            *(opened.plan.round, len(opened.answered), self._job.fewest, len(asked), len(asked) - len(fresh)),
+        )
+        self._store.save_open_round(opened.plan, opened.cohort)
+        for device in asked:
+            self._outbox.ask(device, opened.plan)
+
+    def _others(self, opened: OpenRound, now: float) -> dict[str, Candidate]:
+        """Devices that can be asked and have not been."""
+        ready = self._roster.ready(now)
+        return {name: candidate for name, candidate in ready.items() if name not in opened.cohort}
+
+    def _settle(self, opened: OpenRound, now: float) -> None:
+        """Go on with a round that waits for nothing more: form groups, try it again, or close it."""
+        plan, results = opened.plan, opened.results
+        if isinstance(opened, MaskedRound):
+            self._settle_masked(opened, now)
+            return
+        entry = self._aggregate(plan, results)
+        closed = describe_round(plan, results, now - opened.started)
+        energies = {device: result.energy for device, result in results.items()}
+        self._close(entry, closed, self._watch.close_round(plan, results), energies)
+
+    def _settle_masked(self, opened: MaskedRound, now: float) -> None:
+        if not opened.groups:
+            self._summing.divide(opened, now)
+            return
+        plan = opened.plan
+        sums, totals, groups = self._summing.sums(opened)
+        devices = [device for group in groups for device in group]
+        if len(devices) < self._job.fewest:
+            log.warning(
+                "round %d is tried again, along other directions: of %d devices that were ready, %d were summed",
+                *(plan.round, sum(map(len, opened.groups)), len(devices)),
+            )
+            ready = self._roster.ready(now)
+            steady = {device: found for device, found in ready.items() if device not in opened.missing}
+            enough = len(steady) >= self._job.fewest
+            self._ask(try_again(plan, self._job.seed), steady if enough else ready, now).started = opened.started
+            return
+        entry = close_sums(plan, sums, self._aggregate)
+        closed = describe_sums(plan, totals, devices, now - opened.started)
+        self._summing.settle(opened, devices)
+        changed = self._watch.close_sums(plan, groups, group_results(plan, totals))
+        self._close(entry, closed, changed, dict.fromkeys(devices, ()))
+
+    def _close(
+        self,
+        entry: Entry,
+        closed: ClosedRound,
+        changed: Mapping[str, Record],
+        energies: Mapping[str, Sequence[Energy]],
+    ) -> None:
+        """Write a round down.
+
+        Args:
+            changed: what was unusual in it.
+            energies: device whose result counted → what it said that the round took.
+        """
+        self._outbox.publish(self._store.close_round(entry, closed))
+        self._store.save_records(changed)
+        self._replies.send_away(changed)
+        for device, said in energies.items():
+            member = self._roster.edit(device)
+            if member is not None:
+                credit(member, entry.round, said)
+        self._progress.round = None
+        self._plans.follow(entry)
+        self._spent.follow(entry)
+        self._decided.append(closed)
