@@ -164,7 +164,8 @@ def test_bad_messages_hurt_nobody(processes: Processes, broker: EmbeddedBroker, 
     assert last["counts"]["results refused"] >= 5
     assert last["counts"]["messages dropped"] >= 11
     for kind in (
-        "message.foreign", "message.not-plain", "message.topic", "message.not-finite", "message.wrong-signature", "message.unknown-sender",
+        "message.foreign", "message.not-plain", "message.topic", "message.not-finite", "message.wrong-signature",
+        "message.unknown-sender",
         "message.not-signed", "result.scalar-count", "result.example-count", "result.number-too-large",
         "result.other-plan",
     ):  # fmt: skip
