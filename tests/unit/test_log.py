@@ -10,12 +10,13 @@ import pytest
 
 from fedspzo.device_runtime.log import printable, written_log
 
-HOSTILE = "a\x1b]0;title\x07\n2026-01-01 INFO all is well\r\x9b2J\u202eevil\ud800"
+HOSTILE = "a\x1b]0;title\x07\n2026-01-01 INFO all is well\r\x9b2J\u202eevil"
 
 
 def test_what_acts_on_a_terminal_is_escaped() -> None:
     said = printable(HOSTILE)
     assert said.isprintable()
+    assert printable("\ud800") == r"\ud800"  # which no file takes
     assert said.startswith(r"a\x1b]0;title\x07\n2026")
     assert printable("größer, ∂L: 10 µJ") == "größer, ∂L: 10 µJ"
     assert printable("x" * 1000, 10) == "x" * 10 + "…"
