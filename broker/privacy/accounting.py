@@ -46,7 +46,7 @@ class Spent:
         """Whether the budget has room for a round; always where the job has none."""
         if not self.limited or not plan.noise:
             return True
-        return epsilon(self.rho + cost(plan), self._job.delta) <= self._job.budget * (1 + 1e-6)
+        return epsilon(self.rho + cost(plan), self._job.delta) <= self._job.privacy_budget * (1 + 1e-6)
 
 
 def spent(plan: Plan) -> float:

@@ -122,7 +122,7 @@ class Job:
         "what noise hides (differential privacy): all data of a device (device), or one of its examples (example)",
         choices=PRIVACY,
     )
-    budget: float = _setting(
+    privacy_budget: float = _setting(
         8.0,
         "with privacy, the ε that all rounds together may cost; the job stops there",
         metavar="E",

@@ -70,15 +70,15 @@ def add_noise(job: Job, plan: Plan) -> Plan:
     if job.privacy == NO_PRIVACY:
         return plan
     # In units of the clip; a little more than needed, since the variance is a whole number.
-    total = math.sqrt(job.rounds / (2 * _rho(job.budget, job.delta))) * (1 + 1e-6)
+    total = math.sqrt(job.rounds / (2 * _rho(job.privacy_budget, job.delta))) * (1 + 1e-6)
     share = total / math.sqrt(count_shares(job))
     units = 1 if job.privacy == "device" else plan.batch
     fit = max(math.ceil(LARGEST * (_REACH * share + units) / LARGEST_WORD), 1 << 15)
     if fit > 1 << 20:
         raise PlanError(
             "job.budget-too-small",
-            f"ε = {job.budget:g} for {job.rounds} rounds takes noise that drowns all; raise budget or honest, or lower"
-            " rounds",
+            f"ε = {job.privacy_budget:g} for {job.rounds} rounds takes noise that drowns all; raise privacy_budget or"
+            " honest, or lower rounds",
         )
     noise = Noise(job.privacy, job.noise_clip, fit, 1, count_shares(job))
     if _is_plain_sum(job) and plan.aggregate not in _LINEAR:

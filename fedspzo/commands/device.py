@@ -44,7 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--show-key", action="store_true", help="print the device's line for the server's --admit file, and end"
     )
     parser.add_argument(
-        "--budget", type=_positive, default=math.inf, metavar="E",
+        "--privacy-budget", type=_positive, default=math.inf, metavar="E",
         help="answer only plans with noise, and only until all jobs together have cost ε = E (at δ = 1e-5) of the data",
     )  # fmt: skip
     parser.add_argument(
@@ -126,7 +126,7 @@ def run(options: argparse.Namespace) -> None:
         afresh=options.afresh,
         limits=limits,
         least=options.least,
-        budget=options.budget,
+        budget=options.privacy_budget,
         ledger=options.ledger,
         energy=make_source(options, lambda: running.flops()),
         idle_s=options.energy_idle if options.energy else 0.0,

@@ -493,7 +493,7 @@ def test_an_error_in_a_callback_does_not_end_the_link(
     enroll: Callable[[str], Access], caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken:
-        def put(self, event: object) -> None:
+        def receive(self, event: object) -> None:
             raise RuntimeError("full")
 
     access = enroll("unlucky")

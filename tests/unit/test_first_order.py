@@ -197,7 +197,8 @@ def command(
 
 def test_rounds_are_those_of_the_zeroth_order_simulation(command: Command) -> None:
     """The same devices see the same batches: the losses at θ₀ agree, and who answers when."""
-    behaviour = ["--dropout", 0.3, "--available", 0.6, "--step-seconds", "lognormal:20,1", "--over-selection", 1.5]
+    behaviour = ["--dropout", 0.3, "--available", 0.6, "--step-seconds", "lognormal:20,1", "--over-selection", 1.5,
+                 "--quorum", 1]  # fmt: skip
     found = [
         command(name, "--method", name, "--learning-rates", rates, *behaviour)
         for name, rates in (("fedsgd", "0"), ("fedspzo-one-sided", "0,0"))

@@ -64,7 +64,7 @@ def test_one_unit_changes_a_release_no_more_than_the_accounting_says(unit: str) 
 @pytest.mark.parametrize("budget", [8.0, 0.1])
 def test_sums_are_those_of_the_whole_numbers(budget: float) -> None:
     """A float32 holds a release exactly, so that what is masked is what was drawn."""
-    plan = make_noisy(privacy="example", budget=budget, cohort=12, quorum=12, mode="groups")
+    plan = make_noisy(privacy="example", privacy_budget=budget, cohort=12, quorum=12, mode="groups")
     assert plan.noise[0].shares == plan.masking[0].least == 4
     results, words = [], []
     for seed in range(4):
@@ -99,7 +99,7 @@ def test_noise_of_devices_is_what_the_accounting_assumes(bundle: Bundle, store: 
 @pytest.mark.parametrize("unit", ["device", "example"])
 @pytest.mark.parametrize("budget", [8.0, 1.0])
 def test_all_rounds_together_cost_the_budget(unit: str, budget: float) -> None:
-    job = Job(**SETTINGS, privacy=unit, budget=budget, rounds=50)
+    job = Job(**SETTINGS, privacy=unit, privacy_budget=budget, rounds=50)
     rho = 50 * cost(plan_round(job, 7))
     assert 0.99 * budget < epsilon(rho, job.delta) <= budget
     # One device's share of the noise alone promises a quarter as much.
@@ -118,7 +118,7 @@ def test_shares_of_noise_suffice_in_plain_sums_alone() -> None:
 
 def test_dp_accounting_agrees() -> None:
     pytest.importorskip("dp_accounting")
-    plan = make_noisy(rounds=100, budget=2.0)
+    plan = make_noisy(rounds=100, privacy_budget=2.0)
     assert account([cost(plan)] * 100, 1e-5) == pytest.approx(2.0, rel=1e-2)
 
 
@@ -130,7 +130,7 @@ def test_what_does_not_go_with_noise_is_refused() -> None:
         ("job.privacy-of-votes", {"votes": True}),
         ("plan.noise", {"steps": 2}),
         ("plan.noise", {"energy": True}),
-        ("job.budget-too-small", {"budget": 1e-3, "rounds": 10**6}),
+        ("job.budget-too-small", {"privacy_budget": 1e-3, "rounds": 10**6}),
     ):
         with raises(kind):
             make_noisy(**more)
@@ -138,13 +138,13 @@ def test_what_does_not_go_with_noise_is_refused() -> None:
 
 def test_a_job_stops_at_its_budget(bundle_folder: Path, tmp_path: Path, write_examples: Callable[..., Path]) -> None:
     data, state = write_examples(tmp_path / "data.jsonl", 24), tmp_path / "state"
-    job = Job(**SETTINGS, privacy="device", rounds=2, budget=1.0)
+    job = Job(**SETTINGS, privacy="device", rounds=2, privacy_budget=1.0)
     assert len(simulate(bundle_folder, data, job, devices=4, state=state).rounds) == 2
     again = simulate(bundle_folder, data, replace(job, rounds=4), devices=4, state=state)
     assert again.rounds == ()
-    more = simulate(bundle_folder, data, replace(job, rounds=4, budget=2.0), devices=4, state=state)
+    more = simulate(bundle_folder, data, replace(job, rounds=4, privacy_budget=2.0), devices=4, state=state)
     assert 0 < len(more.rounds) < 3
-    spent = Spent(replace(job, budget=2.0), read_journal(state))
+    spent = Spent(replace(job, privacy_budget=2.0), read_journal(state))
     assert 1.0 < epsilon(spent.rho, job.delta) <= 2.0
     assert not spent.open_rounds
 
@@ -160,7 +160,7 @@ def test_attempts_count(make_plan: Callable[..., Plan]) -> None:
 
 
 def test_a_device_keeps_account_of_its_data(tmp_path: Path, make_plan: Callable[..., Plan]) -> None:
-    file, plan = tmp_path / "data.jsonl.spent.json", make_noisy(budget=1.0, rounds=2)
+    file, plan = tmp_path / "data.jsonl.spent.json", make_noisy(privacy_budget=1.0, rounds=2)
     for _ in range(2):
         assert Ledger(file, 1.0).refusal(plan) == ""
         Ledger(file, 1.0).spend(plan)
@@ -169,7 +169,7 @@ def test_a_device_keeps_account_of_its_data(tmp_path: Path, make_plan: Callable[
     assert Ledger(file).refusal(make_plan()) == Ledger(file, 3.0).refusal(plan) == ""
     assert epsilon(json.loads(file.read_text())["device"], 1e-5) == pytest.approx(1.0, rel=1e-3)
     assert not file.stat().st_mode & 0o077
-    Ledger(file).spend(make_noisy(privacy="example", rounds=2, budget=1.0))
+    Ledger(file).spend(make_noisy(privacy="example", rounds=2, privacy_budget=1.0))
     found = json.loads(file.read_text())
     assert found["device"] == pytest.approx(found["example"] * (1 + 4**2 / 2) / 1.5, rel=0.3)
     file.write_text('{"device": -1, "example": 0}')
@@ -184,7 +184,7 @@ def test_the_command(bundle_folder: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main(arguments) == 0
     assert "no promise" in capsys.readouterr().out
     pytest.importorskip("dp_accounting")
-    assert main([*arguments, "--privacy", "example", "--budget", "2", "--json"]) == 0
+    assert main([*arguments, "--privacy", "example", "--privacy-budget", "2", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["epsilon"] == pytest.approx(2, rel=1e-3)
     assert found["dp_accounting"] == pytest.approx(2, rel=1e-2)
