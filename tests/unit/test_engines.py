@@ -104,7 +104,8 @@ def test_unknown_and_missing_engines(bundle_folder: Path, tmp_path: Path) -> Non
     shutil.copytree(bundle_folder, folder)
     manifest = json.loads((folder / "manifest.json").read_text())
     for graph in manifest["shapes"][0]["graphs"].values():
-        manifest["files"].pop(graph["files"].pop("torch"))
+        name = graph["files"].pop("torch")
+        del manifest["files"][name], manifest["sizes"][name]
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with raises("bundle.no-graphs", "litert, executorch", "--engine torch"):
         Forward(create_engine("torch"), Replica(Bundle(folder)))
