@@ -6,6 +6,7 @@ for the same bytes before and after a restart, so that an interrupted download c
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from fedspzo.device_runtime.errors import BrokerError, install_hint
 from fedspzo.device_runtime.model.bundle import Bundle, file_hash
@@ -156,8 +158,8 @@ class _File:
 class _Protocol(H11Protocol):
     """HTTP/1.1 that also hangs up on who connects and asks for nothing."""
 
-    def connection_made(self, transport: object) -> None:
-        super().connection_made(transport)  # type: ignore[arg-type]
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(cast("asyncio.Transport", transport))  # as asyncio gives stream protocols
         self.loop.call_later(REQUEST_S, self._hang_up)
 
     def _hang_up(self) -> None:

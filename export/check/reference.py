@@ -82,15 +82,11 @@ class Reference:
         if self._task.form == SIMILARITY:
             vectors, labels = map(nn.functional.normalize, self._vectors(ids, mask, texts, replaced))
             return ((TEMPERATURE * vectors @ labels.T).numpy(),)
-        starts, lengths = (torch.from_numpy(array).long() for array in (store.starts, store.lengths))
-        last = lengths[:, None] - 1
-        positions = starts[:, None]
-        if self._task.form == GENERATION:
-            answers = starts[:, None] + torch.arange(self._task.answer_tokens)
-            positions = torch.cat([torch.minimum(answers, last), last], dim=1)
+        starts, lengths = (torch.from_numpy(array).long()[:, None] for array in (store.starts, store.lengths))
         if self._task.form != GENERATION:
-            return (self._logits(ids, mask, positions, replaced, words)[:, 0].numpy(),)
-        logits = self._logits(ids, mask, positions, replaced)
+            return (self._logits(ids, mask, starts, replaced, words)[:, 0].numpy(),)
+        answers, last = starts + torch.arange(self._task.answer_tokens), lengths - 1
+        logits = self._logits(ids, mask, torch.cat([torch.minimum(answers, last), last], dim=1), replaced)
         losses = np.empty(len(ids), np.float32)
         for row, (start, end) in enumerate(zip(store.starts, store.lengths - 1, strict=True)):
             losses[row] = nn.functional.cross_entropy(logits[row, : end - start], ids[row, start + 1 : end + 1])

@@ -48,7 +48,7 @@ def _unpack(source: Path, folder: Path) -> None:
     try:
         with zipfile.ZipFile(source) as archive:
             archive.extractall(folder)  # it leaves no way out of the folder: drives, '..' and roots are dropped
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:  # the last: it is encrypted
         raise BundleError(
             "bundle.not-a-zip", f"the file is not a readable zip file ({error}); choose a bundle's zip file"
         ) from None
