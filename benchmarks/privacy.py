@@ -5,21 +5,30 @@ measuring them takes minutes.
 
     fedspzo export minilm --task intents --max-length 12 --batch 8 --engine litert --out bundle
     python benchmarks/privacy.py attacks bundle --measured sentences.npz
+
+What noise costs is measured on any bundle and data; a line of JSON a run is appended to ``--out``, and runs that are
+there already are not run again.
+
+    python benchmarks/privacy.py utility bundle --data train.jsonl --held-out test.jsonl --devices 20 --out runs.jsonl
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from hostile import SPLITS, write_data
 
+import fedspzo
 from fedspzo.broker.privacy.dictionary import Dictionary, every_label, measure_dictionary
 from fedspzo.broker.privacy.findings import Settings, attack, audit
 from fedspzo.broker.privacy.trials import find_alone
 from fedspzo.broker.rounds.job import Job, check_job
+from fedspzo.broker.rounds.methods import METHODS
 from fedspzo.broker.simulation.partition import subset
 from fedspzo.device_runtime.data.store import load_data
 from fedspzo.device_runtime.engines.protocol import create_engine
@@ -28,6 +37,12 @@ from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.runner import Forward
 
 CANDIDATES, ROUNDS = 200, 100
+#: Unit, ε, clip and share of the method's learning rate: the best of a few tries on the demo.
+NOISES = (
+    ("none", 0.0, 0.0, 1.0),
+    ("example", 8.0, 100.0, 1.0), ("example", 2.0, 100.0, 0.5), ("example", 1.0, 100.0, 0.25),
+    ("device", 8.0, 50.0, 0.5), ("device", 2.0, 50.0, 0.1), ("device", 1.0, 50.0, 0.05),
+)  # fmt: skip
 
 
 def main() -> None:
@@ -38,8 +53,20 @@ def main() -> None:
     attacks.add_argument("bundle", type=Path, help="the demo's: minilm for the task intents, 12 tokens, batches of 8")
     attacks.add_argument("--measured", type=Path, required=True, help="where measured sentences are kept")
     attacks.add_argument("--trials", type=int, default=200)
+    utility = commands.add_parser("utility")
+    utility.add_argument("bundle", type=Path)
+    utility.add_argument("--data", type=Path, required=True)
+    utility.add_argument("--held-out", type=Path, required=True)
+    utility.add_argument("--devices", type=int, default=20, help="all of them are in each round")
+    utility.add_argument("--rounds", type=int, default=60)
+    utility.add_argument("--alpha", default="0.5")
+    utility.add_argument("--seeds", type=int, default=1)
+    utility.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    show_attacks(options.bundle, options.measured, options.trials)
+    if options.command == "attacks":
+        show_attacks(options.bundle, options.measured, options.trials)
+    else:
+        measure_utility(options)
 
 
 def show_attacks(folder: Path, measured: Path, trials: int) -> None:
@@ -74,6 +101,43 @@ def show_attacks(folder: Path, measured: Path, trials: int) -> None:
             f"| {100 * found_one.chance:.1f} % | {100 * found_one.allowed:.1f} % |",
             flush=True,
         )
+
+
+def measure_utility(options: argparse.Namespace) -> None:
+    """Run what is missing of the noises, and append held-out loss and scores before and after."""
+    known = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
+    for seed in range(options.seeds):
+        for unit, budget, clip, share in NOISES:
+            setting = {
+                "bundle": options.bundle.name, "devices": options.devices, "rounds": options.rounds,
+                "alpha": options.alpha, "seed": seed, "unit": unit, "privacy_budget": budget, "clip": clip, "rate": share,
+            }  # fmt: skip
+            if any(setting.items() <= run.items() for run in known):
+                continue
+            line = json.dumps({**setting, **run_once(options, setting)})
+            print(line, flush=True)
+            with options.out.open("a") as file:
+                file.write(line + "\n")
+
+
+def run_once(options: argparse.Namespace, setting: dict[str, Any]) -> dict[str, Any]:
+    """One simulated job, in which all devices are in every round."""
+    settings: dict[str, Any] = dict(METHODS["frozen"].settings())
+    settings["learning_rates"] = tuple(setting["rate"] * rate for rate in settings["learning_rates"])
+    if setting["unit"] != "none":
+        settings |= {
+            "privacy": setting["unit"],
+            "privacy_budget": setting["privacy_budget"],
+            "noise_clip": setting["clip"],
+        }
+    count = setting["devices"]
+    job = fedspzo.Job(**settings, rounds=setting["rounds"], cohort=count, quorum=count, seed=setting["seed"])
+    run = fedspzo.simulate(
+        options.bundle, options.data, job, devices=count, partition=f"dirichlet:{setting['alpha']}",
+        held_out=options.held_out, evaluate_every=job.rounds,
+    )  # fmt: skip
+    before, after = run.evaluations[0], run.evaluation
+    return {"loss_before": before.loss, "before": before.scores, "loss": after.loss, "after": after.scores}
 
 
 if __name__ == "__main__":
