@@ -117,7 +117,6 @@ def test_shares_of_noise_suffice_in_plain_sums_alone() -> None:
 
 
 def test_dp_accounting_agrees() -> None:
-    pytest.importorskip("dp_accounting")
     plan = make_noisy(rounds=100, privacy_budget=2.0)
     assert account([cost(plan)] * 100, 1e-5) == pytest.approx(2.0, rel=1e-2)
 
@@ -183,7 +182,6 @@ def test_the_command(bundle_folder: Path, capsys: pytest.CaptureFixture[str]) ->
     arguments = ["privacy", str(bundle_folder), "--split", "3", "--fanouts", "1,4", "--rounds", "20"]
     assert main(arguments) == 0
     assert "no promise" in capsys.readouterr().out
-    pytest.importorskip("dp_accounting")
     assert main([*arguments, "--privacy", "example", "--privacy-budget", "2", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["epsilon"] == pytest.approx(2, rel=1e-3)
