@@ -1,7 +1,7 @@
 """Rounds a second of a job, calm and while one login floods it: the server and mosquitto are real, devices simulated.
 
-The flooder runs at the lowest priority and at a rate of its own, so that it takes no core from the others. Each kind of
-flood has a federation of its own.
+The flooder runs at the lowest priority and at a rate of its own, and devices take as long as a fast one does for a
+step, so that cores are not what is measured. Each kind of flood has a federation of its own.
 
     python benchmarks/flood.py --kinds sync,noise --bytes-per-second 200000,2000000
 """
@@ -37,7 +37,9 @@ def rounds_per_second(running: Federation, seconds: float) -> float:
 
 def measure(bundle: Path, kind: str, rate: float, options: argparse.Namespace) -> dict[str, Any]:
     """One flood: rounds a second before it, in its first seconds, and after that."""
-    devices = argparse.Namespace(tls=False, swarms=1, mode="robust", group=0, cut_off=options.cut_off)
+    devices = argparse.Namespace(
+        tls=False, swarms=1, mode="robust", group=0, cut_off=options.cut_off, step_seconds=options.step_seconds
+    )
     with federation(bundle, options.devices, devices, options.devices, options.devices) as running:
         running.connect()
         rounds_per_second(running, 2.0)
@@ -72,6 +74,7 @@ def main() -> None:
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--bytes-per-second", default="200000,2000000")
     parser.add_argument("--devices", type=int, default=8)
+    parser.add_argument("--step-seconds", type=float, default=0.05, help="that a device takes for a result")
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--cut-off", action="store_true", help="let the server take the login away")
     options = parser.parse_args()

@@ -174,9 +174,10 @@ class Federation:
             self.swarms.append(
                 self._spawn(
                     folder / f"swarm-{number}.log",
-                    [*command, "--bundle-identity", Bundle(bundle).identity.hex()],
+                    [*command, "--bundle-identity", Bundle(bundle).identity.hex(),
+                     "--step-seconds", options.step_seconds],
                 )
-            )
+            )  # fmt: skip
         for swarm in self.swarms:
             swarm.next()
         while not (self._state / "server.sqlite").exists():
@@ -350,6 +351,7 @@ def main() -> int:
     parser.add_argument("--swarms", type=int, default=2, help="processes of simulated devices")
     parser.add_argument("--mode", default="robust", help="robust, groups or secure; swarms do not mask what they send")
     parser.add_argument("--group", type=int, default=0, help="devices in a group at least")
+    parser.add_argument("--step-seconds", type=float, default=0.0, help="that a device takes for a result")
     parser.add_argument("--tls", action="store_true")
     parser.add_argument("--cut-off", action="store_true", help="let the server take the login of a flooder away")
     parser.add_argument("--bundle", type=Path, help="a small one to use; by default one is made")

@@ -110,7 +110,8 @@ def measure_utility(options: argparse.Namespace) -> None:
         for unit, budget, clip, share in NOISES:
             setting = {
                 "bundle": options.bundle.name, "devices": options.devices, "rounds": options.rounds,
-                "alpha": options.alpha, "seed": seed, "unit": unit, "privacy_budget": budget, "clip": clip, "rate": share,
+                "alpha": options.alpha, "seed": seed, "unit": unit,
+                "privacy_budget": budget, "clip": clip, "rate": share,
             }  # fmt: skip
             if any(setting.items() <= run.items() for run in known):
                 continue

@@ -1,9 +1,9 @@
 """Many simulated devices in one process: real connections, keys, messages and signatures, but no weights.
 
-Each answers a plan at once with random scalars, sends again until it is acknowledged, and follows the journal by its
-hash. Signatures of the server are not checked, and words are sent in sums as they are, without masks: the server
-cannot tell. It prints what it has counted as a JSON line now and then, until it is
-terminated. ``benchmarks/load.py`` starts it.
+Each answers a plan with random scalars, at once or after the seconds that a step would take, sends again until it is
+acknowledged, and follows the journal by its hash. Signatures of the server are not checked, and words are sent in sums
+as they are, without masks: the server cannot tell. It prints what it has counted as a JSON line now and then, until it
+is terminated. ``benchmarks/load.py`` starts it.
 
     python benchmarks/swarm.py --accesses FILE --job load --bundle-identity HEX
 """
@@ -24,6 +24,7 @@ import ssl
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +68,12 @@ class Swarm:
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self._selector = selectors.DefaultSelector()
-        self._timers: list[tuple[float, int, Device]] = []
+        self._timers: list[tuple[float, int, Callable[[float], None]]] = []
         self._order = itertools.count()
 
-    def wake(self, device: Device, at: float) -> None:
-        """Call a device's :meth:`Device.look` at a time of the monotonic clock."""
-        heapq.heappush(self._timers, (at, next(self._order), device))
+    def wake(self, call: Callable[[float], None], at: float) -> None:
+        """Call something of a device at a time of the monotonic clock, with the time then."""
+        heapq.heappush(self._timers, (at, next(self._order), call))
 
     def watch(self, device: Device, connection: Any) -> None:
         """Serve a device's new connection."""
@@ -96,7 +97,7 @@ class Swarm:
                 print(json.dumps(self.counts), flush=True)
                 report_at = now + REPORT_S
             while self._timers and self._timers[0][0] <= now:
-                heapq.heappop(self._timers)[2].look(time.monotonic())
+                heapq.heappop(self._timers)[2](time.monotonic())
             wait = min(self._timers[0][0], report_at) - time.monotonic()
             for key, events in self._selector.select(max(wait, 0.0)):
                 key.data.serve(events)
@@ -105,7 +106,10 @@ class Swarm:
 class Device:
     """One device, as :class:`fedspzo.device_runtime.device.agent.Agent` looks from outside."""
 
-    def __init__(self, swarm: Swarm, access: Access, job: str, bundle: bytes, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, swarm: Swarm, access: Access, job: str, bundle: bytes, tls: ssl.SSLContext | None, step: float
+    ) -> None:
+        self._step = step
         self._swarm, self._access, self._name, self._bundle = swarm, access, access.user, bundle
         self._topics = Topics(job)
         self._key = Ed25519PrivateKey.generate()
@@ -144,7 +148,7 @@ class Device:
                 client.reconnect()
             except OSError as error:
                 self._swarm.counts[f"connection refused: {error}"] += 1
-                self._swarm.wake(self, now + random.uniform(0, RECONNECT_S))
+                self._swarm.wake(self.look, now + random.uniform(0, RECONNECT_S))
                 return
         elif client.is_connected():
             if self._unanswered and now >= self._spoke_at + RESEND_S:
@@ -153,7 +157,7 @@ class Device:
             elif now >= max(self._spoke_at, self._synced_at) + IDLE_S:
                 self._sync(now)
         client.loop_misc()
-        self._swarm.wake(self, now + random.uniform(0.5, 1.0) * RESEND_S / 2)
+        self._swarm.wake(self.look, now + random.uniform(0.5, 1.0) * RESEND_S / 2)
 
     def serve(self, events: int) -> None:
         """Read and write what the connection is ready for."""
@@ -230,7 +234,9 @@ class Device:
                 self._answer = self._ready(plan) if plan.masking else self._result
                 self._plan = plan
                 self._swarm.counts["results sent"] += 1
-            self._send_result(now)
+                self._swarm.wake(self._send_result, now + self._step)
+            else:
+                self._send_result(now)
         elif plan.round > self._round + 1:
             self._swarm.counts["plans ahead"] += 1
             self._ahead = plan
@@ -250,7 +256,8 @@ class Device:
             self._send_result(now)
 
     def _send_result(self, now: float) -> None:
-        assert self._answer is not None
+        if self._answer is None or self._answer.round <= self._round:
+            return
         self._unanswered, self._spoke_at = not isinstance(self._answer, Ready), now
         self._publish(self._topics.up(self._name), self._answer)
 
@@ -278,6 +285,7 @@ def main() -> None:
     parser.add_argument("--accesses", type=Path, required=True, help="JSON list of the devices' accesses")
     parser.add_argument("--job", required=True)
     parser.add_argument("--bundle-identity", required=True, metavar="HEX")
+    parser.add_argument("--step-seconds", type=float, default=0.0, help="that a device takes for a result")
     options = parser.parse_args()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -285,12 +293,12 @@ def main() -> None:
     tls = ssl.create_default_context(cadata=accesses[0].authority) if accesses[0].tls else None
     swarm = Swarm()
     bundle = bytes.fromhex(options.bundle_identity)
-    devices = [Device(swarm, access, options.job, bundle, tls) for access in accesses]
+    devices = [Device(swarm, access, options.job, bundle, tls, options.step_seconds) for access in accesses]
     print(json.dumps({"ready": len(devices)}), flush=True)
     sys.stdin.readline()  # all processes begin when the first line comes
     now = time.monotonic()
     for number, device in enumerate(devices):
-        swarm.wake(device, now + number * CONNECT_EVERY_S)
+        swarm.wake(device.look, now + number * CONNECT_EVERY_S)
     swarm.run()
 
 
