@@ -43,14 +43,14 @@ class Spent:
             self.open_rounds += 1
 
     def affords(self, plan: Plan) -> bool:
-        """Whether the budget has room for a round; always where the job has none."""
+        """Whether the budget has room for a round, and this attempt of it; always where the job has none."""
         if not self.limited or not plan.noise:
             return True
-        return epsilon(self.rho + cost(plan), self._job.delta) <= self._job.privacy_budget * (1 + 1e-6)
+        return epsilon(self.rho + spent(plan), self._job.delta) <= self._job.privacy_budget * (1 + 1e-6)
 
 
 def spent(plan: Plan) -> float:
-    """ρ of a closed round with noise: of all its attempts, whose sums the server may have seen."""
+    """ρ of a round with noise: of all its attempts so far, whose sums the server may have seen."""
     return cost(plan) * (plan.masking[0].attempt if plan.masking else 1)
 
 

@@ -91,6 +91,9 @@ def _attack_sums(seen: Dictionary, settings: Settings, budget: float, chance: np
     for size in (size for size in settings.groups if size < count):
         rate = trials.find_members(words, size, settings.trials, chance, variance)
         yield Finding(f"who is in a sum of {size}", rounds, budget, rate, size / count)
+        if rounds == 1 and not budget:
+            rate = trials.attribute_masked(words[0], size, 10 * settings.trials, chance)
+            yield Finding(f"whose a known sentence is, in a masked group of {size}", rounds, budget, rate, 1 / size)
     for size in (size for size in settings.groups if size < settings.devices < count):
         name = f"whose it is, in changing groups of {size} of {settings.devices}"
         rate = trials.link_rounds(words, settings.devices, size, max(settings.trials // 20, 5), chance, variance)

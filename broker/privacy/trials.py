@@ -7,9 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedspzo.broker.privacy.attacks import Explainer, find_bits, find_subset, likeliest, searchable
+from fedspzo.broker.privacy.attacks import Explainer, attribute, find_bits, find_subset, likeliest, searchable
 from fedspzo.broker.privacy.dictionary import Dictionary
+from fedspzo.device_runtime.privacy.masks import Purpose, hash_group, mask
 from fedspzo.device_runtime.privacy.quantise import Grid, quantise
+
+#: Trials whose words share a message.
+_SIDE_BY_SIDE = 100
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,34 @@ def find_members(
             guessed = guessed if found is None else near[list(found)]
         hits += len(np.intersect1d(guessed, members))
     return Rate(hits, size * trials)
+
+
+def attribute_masked(words: np.ndarray, size: int, trials: int, chance: np.random.Generator) -> Rate:
+    """Which device of a group sent a known sentence, from what all of the group sent under masks.
+
+    By chance the rate is 1 / ``size``. Each message has the words of some trials side by side, which masks do not tell
+    from those of one: so a pair of devices needs fewer of them.
+
+    Args:
+        words: int64 [candidates, width], what each candidate adds to the sum.
+    """
+    names = [number.to_bytes(16, "big") for number in range(size)]
+    group = hash_group(names)
+    keys: list[dict[bytes, bytes]] = [{} for _ in names]
+    for one in range(size):
+        for other in range(one):
+            keys[one][names[other]] = keys[other][names[one]] = chance.bytes(32)
+    hits = 0
+    for start in range(0, trials, _SIDE_BY_SIDE):
+        count = min(_SIDE_BY_SIDE, trials - start)
+        held = np.argsort(chance.random((count, len(words))), axis=1)[:, :size]
+        purpose = Purpose("job", b"", start, 1, group)
+        rows = [words[held[:, own]].ravel() for own in range(size)]
+        sent = np.array([mask(row, names[own], keys[own], purpose) for own, row in enumerate(rows)], np.int64)
+        sent = sent.reshape(size, count, words.shape[1])
+        for trial, own in enumerate(chance.integers(0, size, count)):
+            hits += attribute(sent[:, trial], words[held[trial, own]], 1 << 32, chance) == own
+    return Rate(hits, trials)
 
 
 def find_drawn(dictionary: Dictionary, held: int, batch: int, trials: int, chance: np.random.Generator) -> Rate:

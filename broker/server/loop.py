@@ -253,6 +253,11 @@ class Loop:
             return True
         if self._progress.round is not None or self._finished_at is not None or not self._rounds.enough:
             return False
+        if self._rounds.spent:
+            log.warning(
+                "the job ends after round %d of %d: its privacy budget, ε = %g at δ = %g, has no room for another",
+                *(self._store.journal.last_round, self._job.rounds, self._job.privacy_budget, self._job.delta),
+            )
         self._finished_at, self._progress.finished = now, True
         self._outbox.finish()
         return True

@@ -66,17 +66,22 @@ class Rounds:
         self._sample = sample
         self._plans = plans(job, store.journal.entries())
         self._spent = Spent(job, store.journal.entries())
-        self._unopened = True
+        self._unopened, self._given_up = True, False
         self._decided: list[ClosedRound] = []
         self.wanted = job.fewest if store.journal.last_round else max(devices, job.fewest)
 
     @property
     def enough(self) -> bool:
         """Whether all rounds are closed, or there is no patience or privacy budget left."""
+        return self._store.journal.last_round >= self._job.rounds or self._held_out.stalled or self.spent
+
+    @property
+    def spent(self) -> bool:
+        """Whether the privacy budget has no room for a round that is left, or for another attempt of the last one."""
         last = self._store.journal.last_round
-        if last >= self._job.rounds or self._held_out.stalled:
-            return True
-        return self._spent.limited and not self._spent.affords(self._plans.plan(last + 1))
+        if not self._spent.limited or last >= self._job.rounds:
+            return False
+        return self._given_up or not self._spent.affords(self._plans.plan(last + 1))
 
     def decided(self) -> list[ClosedRound]:
         """Rounds that were closed since this was asked last."""
@@ -187,6 +192,11 @@ class Rounds:
         sums, totals, groups = self._summing.sums(opened)
         devices = [device for group in groups for device in group]
         if len(devices) < self._job.fewest:
+            again = try_again(plan, self._job.seed)
+            if not self._spent.affords(again):
+                log.warning("round %d stays open: the privacy budget has no room for another attempt", plan.round)
+                self._progress.round, self._given_up = None, True
+                return
             log.warning(
                 "round %d is tried again, along other directions: of %d devices that were ready, %d were summed",
                 *(plan.round, sum(map(len, opened.groups)), len(devices)),
@@ -194,7 +204,7 @@ class Rounds:
             ready = self._roster.ready(now)
             steady = {device: found for device, found in ready.items() if device not in opened.missing}
             enough = len(steady) >= self._job.fewest
-            self._ask(try_again(plan, self._job.seed), steady if enough else ready, now).started = opened.started
+            self._ask(again, steady if enough else ready, now).started = opened.started
             return
         entry = close_sums(plan, sums, self._aggregate)
         closed = describe_sums(plan, totals, devices, now - opened.started)

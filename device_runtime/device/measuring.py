@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from fedspzo.device_runtime.data.store import DataStore
+from fedspzo.device_runtime.device.released import Released
 from fedspzo.device_runtime.engines.protocol import Engine
 from fedspzo.device_runtime.errors import FedSPZOError
 from fedspzo.device_runtime.platform.profiling import SILENT, TOKENISE, Recorder
@@ -59,6 +60,7 @@ class Measurer:
         self._examples = examples
         self._unwilling = unwilling
         self._spent, self._ledger = spent, ledger
+        self._released = Released(state)
         self._cache = PrefixCache(state.folder / PREFIX)
         self._last: tuple[Plan, Result | Decline] | None = None
 
@@ -66,7 +68,7 @@ class Measurer:
         """The answer to a plan of the replica's next round; a plan that was declined is tried again.
 
         Raises:
-            StateError: the ledger cannot be used.
+            StateError: the ledger cannot be used, or the disk refuses.
         """
         if self._last is None or self._last[0] != plan or isinstance(self._last[1], Decline):
             self._last = plan, self._measure(plan)
@@ -74,6 +76,8 @@ class Measurer:
         return self._last[1]
 
     def _measure(self, plan: Plan) -> Result | Decline:
+        if plan.noise and (known := self._released.known(plan)) is not None:
+            return known
         if reason := self._unwilling():
             return Decline(plan.round, reason, passing=True)
         if self._ledger is not None and (reason := self._ledger.refusal(plan)):
@@ -94,7 +98,7 @@ class Measurer:
         if self._ledger is not None:
             self._ledger.spend(plan)
         seconds = 0.0 if plan.noise else time.perf_counter() - start  # which would tell of the examples' lengths
-        return Result(
+        result = Result(
             round=plan.round,
             plan=fingerprint(plan),
             scalars=measured.scalars,
@@ -104,3 +108,6 @@ class Measurer:
             digest=digest,
             energy=self._spent(plan.round) if plan.energy else (),
         )
+        if plan.noise:
+            self._released.keep(plan, result)
+        return result

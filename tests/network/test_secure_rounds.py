@@ -16,6 +16,7 @@ from refusals import raises
 from test_server import copy_bundle, make_job
 
 from fedspzo.broker.mqtt.embedded import EmbeddedBroker
+from fedspzo.broker.privacy.accounting import Spent
 from fedspzo.broker.rounds.aggregate import close_round
 from fedspzo.broker.rounds.groups import close_sums, try_again
 from fedspzo.broker.rounds.job import plan_round
@@ -31,6 +32,7 @@ from fedspzo.device_runtime.errors import DataError
 from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.manifest import MANIFEST
+from fedspzo.device_runtime.privacy.budget import epsilon
 from fedspzo.device_runtime.privacy.masks import unmask
 from fedspzo.device_runtime.privacy.words import add_up, pack
 from fedspzo.device_runtime.protocol.codec import fingerprint
@@ -123,6 +125,32 @@ def test_a_group_without_a_member_is_left_out_and_the_rest_counts(
     for closed, entry in zip(read_history(tmp_path / "server"), read_journal(tmp_path / "server"), strict=True):
         check_sums(entry, [devices[name] for name in closed.devices])
         assert 4 <= len(closed.devices) <= 10
+
+
+def test_attempts_do_not_go_beyond_the_privacy_budget(
+    bundle: Bundle, broker: EmbeddedBroker, store: DataStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One of four devices goes when it was put into a group of the last round that the budget has room for."""
+    own = copy_bundle(bundle, tmp_path / "bundle")
+    job = replace(make_job(rounds=2, cohort=4, deadline=3.0), mode="secure", quorum=4, privacy="device")
+    first = iter([True])
+
+    def leave(device: Device) -> Callable[..., None]:
+        join = device.agent._join
+        return lambda group: device.agent.stop() if group.round == 2 and next(first, False) else join(group)
+
+    with Server(own, job, Access(broker.url), tmp_path / "server", devices=5, serve_after=0) as server:
+        devices = [Device(broker.url, own, tmp_path / f"device-{n}", store) for n in range(5)]
+        for device in devices:
+            device.agent._join = leave(device)  # type: ignore[method-assign]
+            device.start()
+        result = server.wait(PATIENCE_S)
+    assert result is not None
+    spent = Spent(job, read_journal(tmp_path / "server"))
+    assert epsilon(spent.rho, job.delta) <= job.privacy_budget
+    assert [entry.round for entry in read_journal(tmp_path / "server")] == [1]
+    assert "round 2 stays open: the privacy budget has no room for another attempt" in caplog.text
+    assert "the job ends after round 1 of 2: its privacy budget, ε = 8 at δ = 1e-05, has no room" in caplog.text
 
 
 class Member:

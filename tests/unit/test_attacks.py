@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from refusals import raises
 
-from fedspzo.broker.privacy import attacks
+from fedspzo.broker.privacy import attacks, trials
 from fedspzo.broker.privacy.attacks import attribute, find_bits, find_subset
 from fedspzo.broker.privacy.audit import clopper_pearson, lower_bound, observe_canary
 from fedspzo.broker.privacy.dictionary import Dictionary, every_label, measure_dictionary
-from fedspzo.broker.privacy.trials import find_drawn, find_members, link_rounds, pick_known
+from fedspzo.broker.privacy.trials import attribute_masked, find_drawn, find_members, link_rounds, pick_known
 from fedspzo.broker.rounds.job import Job
 from fedspzo.broker.simulation.partition import subset
 from fedspzo.cli import main
@@ -24,7 +24,7 @@ from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.privacy.budget import discrete_rho, epsilon, guess_rate, rho_within
-from fedspzo.device_runtime.privacy.masks import Purpose, hash_group, mask, unmask
+from fedspzo.device_runtime.privacy.masks import unmask
 from fedspzo.device_runtime.privacy.noise import draw
 from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.replica.weights import Replica
@@ -75,24 +75,33 @@ def test_all_members_of_a_small_sum_are_found_if_all_are_candidates(chance: np.r
     assert find_subset(words[list(members)].sum(axis=0) + 1, words, size) is None
 
 
-def test_masks_leave_a_sentence_to_any_of_the_group(chance: np.random.Generator) -> None:
+@pytest.mark.parametrize("size", [4, 8, 32, pytest.param(128, marks=pytest.mark.slow)])
+def test_masks_leave_a_sentence_to_any_of_the_group(chance: np.random.Generator, size: int) -> None:
     """Known sentences are attributed to their devices as often as guessing is right, 1/g; without masks always."""
-    trials, members = 2_000, [bytes([number]) * 16 for number in range(4)]
-    group = hash_group(members)
-    keys = [
-        {m: bytes([*sorted((own, other)), 1]) for other, m in enumerate(members) if other != own} for own in range(4)
-    ]
-    hits = plain = 0
-    for trial in range(trials):
-        words = np.rint(chance.normal(0, 20_000, (4, WIDTH))).astype(np.int64)
-        purpose = Purpose("job", b"", trial, 1, group)
-        sent = [mask(words[own], members[own], keys[own], purpose) for own in range(4)]
-        np.testing.assert_array_equal(unmask(sent), words.sum(axis=0))
-        own = trial % 4
-        hits += attribute(np.array(sent, np.int64), words[own], 1 << 32, chance) == own
-        plain += attribute(words, words[own], 1 << 32, chance) == own
-    assert plain == trials
-    assert abs(hits / trials - 1 / 4) < 2 * math.sqrt(1 / 4 * 3 / 4 / trials)
+    words = np.rint(chance.normal(0, 20_000, (200, WIDTH))).astype(np.int64)
+    rate = attribute_masked(words, size, 2_000, chance)
+    assert abs(rate.value - 1 / size) < 2 * math.sqrt((1 - 1 / size) / size / rate.tries)
+    plain = words[:size]
+    assert [attribute(plain, known, 1 << 32, chance) for known in plain] == list(range(size))
+
+
+def test_what_is_attributed_are_the_messages_of_a_group(
+    chance: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their masks cancel; and with masks that do not hide, sentences are named."""
+    sums = np.zeros(WIDTH, np.int64)
+
+    def attack(sent: np.ndarray, known: np.ndarray, modulus: int, chance: np.random.Generator) -> int:
+        sums[:] += unmask(list(sent.astype(np.uint32)))
+        return 0
+
+    words = make_words(1, chance)[0][:4]
+    monkeypatch.setattr(trials, "attribute", attack)
+    attribute_masked(words, 4, 150, chance)
+    assert sums.tolist() == (150 * words.sum(axis=0)).tolist()
+    monkeypatch.undo()
+    monkeypatch.setattr(trials, "mask", lambda words, *_: words)
+    assert attribute_masked(words, 4, 40, chance).value == 1
 
 
 def test_rounds_add_up(chance: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,6 +179,7 @@ def test_the_command(bundle_folder: Path, tmp_path: Path, capsys: pytest.Capture
     rates = {(each["attack"], each["rounds"], each["epsilon"]): each.get("rate") for each in found}
     assert rates["one result of one example: sentence and label", 1, None] == 1
     assert rates["who is in a sum of 4", 2, None] == 1
+    assert 0 < rates["whose a known sentence is, in a masked group of 4", 1, None] < 0.5
     assert rates["a device's, all others known", 2, 1.0] < 0.5
     assert found[-1]["proved"] <= 1
     assert main([*arguments, "--noise", "none"]) == 1
