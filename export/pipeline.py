@@ -175,6 +175,7 @@ def _write(
         files={path.name: file_hash(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST},
         sizes={path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != MANIFEST},
         least=target.least,
+        enrolment_key=target.enrolment_key.hex(),
     )
     manifest.write(folder)
     (folder / SOURCE).write_text(str(checkpoint.source.resolve()), encoding="utf-8")

@@ -28,6 +28,7 @@ COMMANDS = {
     "export": "make a bundle from a Hugging Face model",
     "broker": "run an MQTT broker",
     "enroll": "give devices logins at the broker, or take them away",
+    "certify": "certify devices' keys with an enrolment key that stays offline",
     "server": "run the rounds of a job",
     "server backup": "copy the state folder of a server that runs or not",
     "server repair": "put right what is damaged in a server's journal",

@@ -73,6 +73,7 @@ class Loop:
         held_out: HeldOut | None = None,
         trust_journal: bool = False,
         cut_off: CutOff | None = None,
+        enrolment: bytes = b"",
     ) -> None:
         """Prepare a job, or the rest of one.
 
@@ -82,6 +83,7 @@ class Loop:
             access, name, job, devices, observe, admission, serve_after, aggregate, sample, plans: see
                 :class:`fedspzo.broker.server.server.Server`.
             trust_journal, cut_off: see :class:`fedspzo.broker.server.server.Server`.
+            enrolment: the key that certifies devices' keys; empty where the bundle names none.
 
         Raises:
             PlanError: the job's settings contradict themselves, or cannot continue the journal.
@@ -90,6 +92,7 @@ class Loop:
         check_continues(store.sums, plan_round(job, 1))
         self._job = job
         self._store = store
+        self._certifies = bool(enrolment)
         self._observe = observe
         self._serve_after = serve_after
         self._held_out = held_out or HeldOut(store, None)
@@ -105,7 +108,7 @@ class Loop:
         self._outbox = Outbox(self._link, topics, store, self._roster)
         self._watch = Watch(store.load_records(), job.expel)
         self._standing = Standing(store, self._roster, self._outbox, trust_journal)
-        self._summing = Summing(store, self._outbox)
+        self._summing = Summing(store, self._outbox, enrolment)
         self._replies = Replies(
             store, self._roster, self._outbox, self._progress, self._digests, self._standing, self._summing, admission,
             self._watch,
@@ -133,7 +136,7 @@ class Loop:
     def connect(self) -> None:
         """Connect to the broker. Raises BrokerError when it cannot be reached, refuses, or takes too small packets."""
         self._link.connect()
-        log.info("job '%s' runs in %s", self._store.name, plan_round(self._job, 1).seen)
+        log.info("job '%s' runs in %s", self._store.name, plan_round(self._job, 1).describe(self._certifies))
         self._outbox.check_room(self._job)
         if self._progress.round is None and not self._rounds.enough:
             log.info("waiting for %d devices (a quorum is %d)", self._rounds.wanted, self._job.quorum)

@@ -37,7 +37,8 @@ CREATE TABLE IF NOT EXISTS records (
 );
 CREATE TABLE IF NOT EXISTS summed (round INTEGER, devices TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS partners (
-    device TEXT PRIMARY KEY, key BLOB NOT NULL, agreement BLOB NOT NULL, signature BLOB NOT NULL
+    device TEXT PRIMARY KEY, key BLOB NOT NULL, agreement BLOB NOT NULL, signature BLOB NOT NULL,
+    certificate BLOB NOT NULL
 );
 CREATE TABLE IF NOT EXISTS conduct (
     device TEXT PRIMARY KEY, version TEXT, can TEXT, copies INTEGER, floods INTEGER, cut_off INTEGER

@@ -219,6 +219,7 @@ class Server:
                 held_out=held_out,
                 trust_journal=self._trust_journal,
                 cut_off=self._cut_off,
+                enrolment=bytes.fromhex(self.bundle.manifest.enrolment_key),
             )
             stack.callback(loop.close)
             url = stack.enter_context(self._serve(store, loop)) if self._endpoint else ""

@@ -149,7 +149,7 @@ class ServerStore:
     def save_partner(self, device: str, card: Partner) -> None:
         """Keep a device's keys."""
         with self.transaction() as execute:
-            execute("INSERT OR REPLACE INTO partners VALUES (?, ?, ?, ?)", (device, *astuple(card)))
+            execute("INSERT OR REPLACE INTO partners VALUES (?, ?, ?, ?, ?)", (device, *astuple(card)))
 
     def load_partners(self) -> list[tuple[str, Partner]]:
         """Devices and their keys."""

@@ -31,9 +31,13 @@ MOST_CARDS = 256
 class Summing:
     """Who the devices of a job are to each other, and what their groups add up to."""
 
-    def __init__(self, store: ServerStore, outbox: Outbox) -> None:
-        """Start with the keys that are known."""
-        self._store, self._outbox = store, outbox
+    def __init__(self, store: ServerStore, outbox: Outbox, enrolment: bytes = b"") -> None:
+        """Start with the keys that are known.
+
+        Args:
+            enrolment: the key that certifies devices' keys; empty where the bundle names none.
+        """
+        self._store, self._outbox, self._enrolment = store, outbox, enrolment
         self._cards: dict[bytes, Partner] = {}
         self._names: dict[str, bytes] = {}  # device → pseudonym
         #: Device → pseudonyms whose keys this process has sent it, as bits at the places of the first dictionary.
@@ -50,7 +54,7 @@ class Summing:
                 raise MessageError("partner.other-key", "the keys that it sends are not its own")
             if self._names.get(member.name) == self._name(card):
                 return
-            check_partner(card, self._store.name, self._store.bundle)
+            check_partner(card, self._store.name, self._store.bundle, self._enrolment)
             self._know(member.name, card)
             self._store.save_partner(member.name, card)
         if member.name not in self._names:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent import futures
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -28,6 +28,7 @@ from fedspzo.device_runtime.model.modes import MODES
 from fedspzo.device_runtime.platform.background import in_background
 from fedspzo.device_runtime.platform.conditions import UNLIMITED, Limits, Watch
 from fedspzo.device_runtime.platform.profiling import IDLE
+from fedspzo.device_runtime.privacy.certificates import keep_certificate
 from fedspzo.device_runtime.privacy.ledger import SUFFIX, Ledger
 from fedspzo.device_runtime.replica.state import DeviceState
 
@@ -58,6 +59,7 @@ class Device:
         energy: Source | None = None,
         idle_s: float = 0.0,
         least: str = MODES[0],
+        certificates: Collection[bytes] = (),
         budget: float = math.inf,
         ledger: Path | None = None,
         observe: Callable[[Event], None] = lambda event: None,
@@ -80,6 +82,7 @@ class Device:
             energy: reads the joules of its work.
             idle_s: seconds to stay idle at first, so that ``energy`` knows what idling takes.
             least: the weakest mode in which it takes part, one of ``protocol.plan.MODES``; a bundle may pin a stricter.
+            certificates: of some devices by the bundle's enrolment key; its own is kept in the state folder.
             budget: ε, at δ = 1e-5, of what all jobs together may cost of the data; infinite for no limit. With a
                 limit it answers no plans without noise.
             ledger: file that keeps account of it; by default beside a data file, else in the state folder.
@@ -94,6 +97,7 @@ class Device:
         own = f"{data}{SUFFIX}" if isinstance(data, str) and not data.startswith(HUB) else state / f"data{SUFFIX}"
         self._ledger = Ledger(ledger or Path(own), budget)
         self._least = max(least, bundle.manifest.least, key=MODES.index)
+        self._certificates = certificates
         self._observe, self._alive = observe, alive
         self._agent: Agent | None = None
         self._running: futures.Future[int | None] | None = None
@@ -168,6 +172,9 @@ class Device:
             engine = WatchedEngine(create_engine(self._engine, self._threads), self._alive)
             state = DeviceState(self.state, self.bundle, self._name, self._afresh, self._threads, self._ahead)
             stack.callback(state.close)
+            if self._certificates:
+                enrolment = bytes.fromhex(self.bundle.manifest.enrolment_key)
+                keep_certificate(self.state, state.signer.public, enrolment, self._certificates)
             examples = self._examples()
             store = examples()
             log.info("device '%s': %d examples, round %d", state.device, len(store), state.replica.round)

@@ -85,10 +85,18 @@ class Masker:
         """Why this device answers a plan neither now nor later; "" where it does."""
         if plan.mode != self._mode:
             self._mode = plan.mode
-            log.info("round %d: %s", plan.round, plan.seen)
+            log.info("round %d: %s", plan.round, plan.describe(self._pairs.certifies))
         if MODES.index(plan.mode) < MODES.index(self._least):
             return f"it takes part in mode {self._least} or a stricter one, and the job's is {plan.mode}"
-        if not plan.masking or self.known(plan) is not None:
+        if not plan.masking:
+            return ""
+        if not self._pairs.certified:
+            key = self._pairs.card.key.hex()
+            return (
+                f"its key {key} has no certificate of the bundle's enrolment key; have it made (fedspzo certify --key"
+                f" FILE {key}), and start the device with --certificate"
+            )
+        if self.known(plan) is not None:
             return ""
         (masking,), sent = plan.masking, self._sent
         if plan.round < sent.round:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fedspzo.device_runtime.errors import MessageError, StateError
 from fedspzo.device_runtime.files import make_private
+from fedspzo.device_runtime.privacy.certificates import is_certified, read_certificate
 from fedspzo.device_runtime.privacy.masks import PSEUDONYM_BYTES, pair_key, pseudonym
 from fedspzo.device_runtime.privacy.partners import check_partner, sign_partner
 from fedspzo.device_runtime.protocol.agreement import key_agreement
@@ -26,6 +27,7 @@ class Pairs:
     Attributes:
         own: the device's pseudonym in the job.
         card: its public keys, signed.
+        certified: others can take its keys: they are certified, where the bundle asks for that.
     """
 
     def __init__(self, job: str, state: DeviceState) -> None:
@@ -34,12 +36,20 @@ class Pairs:
         Raises:
             StateError: the state folder cannot be used.
         """
-        self._job, self._bundle = job, state.replica.bundle.identity
+        bundle, key = state.replica.bundle, state.signer.public
+        self._job, self._bundle, self._enrolment = job, bundle.identity, bytes.fromhex(bundle.manifest.enrolment_key)
         self._private = read_secret(state.folder / AGREEMENT, key_agreement().private_key)
-        self.own = pseudonym(job, self._bundle, state.signer.public, self._private.public)
-        self.card = sign_partner(state.signer, self._private.public, job, self._bundle)
+        self.own = pseudonym(job, self._bundle, key, self._private.public)
+        certificate = read_certificate(state.folder, key) if self._enrolment else b""
+        self.certified = not self._enrolment or is_certified(key, certificate, self._enrolment)
+        self.card = sign_partner(state.signer, self._private.public, job, self._bundle, certificate)
         self._file = state.folder / f"pairs-{self.own.hex()[:16]}"
         self._keys = _read(self._file)
+
+    @property
+    def certifies(self) -> bool:
+        """Whether the bundle names a key that certifies devices."""
+        return bool(self._enrolment)
 
     def unknown(self, members: Sequence[bytes]) -> list[bytes]:
         """Members whose keys are not known."""
@@ -61,7 +71,7 @@ class Pairs:
             if name in self._keys or name == self.own:
                 continue
             try:
-                check_partner(partner, self._job, self._bundle)
+                check_partner(partner, self._job, self._bundle, self._enrolment)
                 fresh[name] = pair_key(self._private, partner.agreement)
             except (MessageError, ValueError) as error:
                 log.warning("a device's keys were refused: %s", error)

@@ -187,6 +187,7 @@ class Manifest:
         comparison: of the whole bundle with transformers; None in bundles of versions that made none.
         sizes: file name → bytes; bundles of before have none.
         least: the weakest mode in which its devices take part, one of ``model.modes.MODES``.
+        enrolment_key: public key, in hexadecimal, that certifies the devices whose results are summed; "" for none.
     """
 
     model: Mapping[str, str]
@@ -205,6 +206,7 @@ class Manifest:
     comparison: Comparison | None = None
     sizes: Mapping[str, int] = field(default_factory=dict)
     least: str = MODES[0]
+    enrolment_key: str = ""
 
     @property
     def batch(self) -> int:
@@ -232,6 +234,8 @@ class Manifest:
         record = asdict(self)
         if self.least == MODES[0]:
             del record["least"]
+        if not self.enrolment_key:
+            del record["enrolment_key"]
         for name, unused in (("kind", SINGLE), ("metrics", ()), ("chat", None)):
             if getattr(self.task, name) == unused:
                 del record["task"][name]

@@ -36,6 +36,7 @@ from fedspzo.device_runtime.model.stored import GROUP, NAMES, QUANTISED
 MANIFEST_BYTES = 1 << 22
 #: A file of a bundle, which lies in its folder and is not hidden.
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_KEY = re.compile(r"([0-9a-f]{64})?")
 #: Most axes of an array, most elements of one, and the largest of other integers.
 _AXES, _ELEMENTS, _INTEGER = 8, 1 << 40, 1 << 62
 
@@ -124,6 +125,7 @@ def _check(manifest: Manifest) -> None:
     names = (*manifest.model.values(), *(s.name for s in manifest.stages), *(t.name for t in manifest.tensors))
     _need(all(map(str.isprintable, names)), "a name has control characters")
     _need(manifest.least in MODES, f"the weakest mode of its devices is not one of {', '.join(MODES)}")
+    _need(bool(_KEY.fullmatch(manifest.enrolment_key)), "its enrolment key is not 64 hexadecimal digits")
     _need(manifest.sizes.keys() <= manifest.files.keys(), "it has a size of a file that it does not list")
     _need(all(size >= 0 for size in manifest.sizes.values()), "a file has less than no bytes")
     _check_findings(manifest.checks)

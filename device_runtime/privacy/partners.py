@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fedspzo.device_runtime.errors import MessageError
+from fedspzo.device_runtime.privacy.certificates import is_certified
 from fedspzo.device_runtime.protocol.masked import Partner
 from fedspzo.device_runtime.protocol.signing import KEY_BYTES, SIGNATURE_BYTES, Scope, Signer, check
 
@@ -10,14 +11,20 @@ from fedspzo.device_runtime.protocol.signing import KEY_BYTES, SIGNATURE_BYTES, 
 PURPOSE = b"fedspzo agreement key "
 
 
-def sign_partner(signer: Signer, agreement: bytes, job: str, bundle: bytes) -> Partner:
+def sign_partner(signer: Signer, agreement: bytes, job: str, bundle: bytes, certificate: bytes) -> Partner:
     """A device's record, with its public key of X25519."""
     signed = signer.sign(PURPOSE + agreement, Scope(job, bundle))
-    return Partner(signer.public, agreement, signed[-SIGNATURE_BYTES:])
+    return Partner(signer.public, agreement, signed[-SIGNATURE_BYTES:], certificate)
 
 
-def check_partner(partner: Partner, job: str, bundle: bytes) -> None:
-    """Raise MessageError unless the owner of a record's first key has signed the second, for a job and a bundle."""
+def check_partner(partner: Partner, job: str, bundle: bytes, enrolment: bytes) -> None:
+    """Raise MessageError unless the owner of a record's first key has signed the second, for a job and a bundle.
+
+    Args:
+        enrolment: the key that has certified the first one; empty where the bundle names none.
+    """
     if (len(partner.key), len(partner.agreement), len(partner.signature)) != (KEY_BYTES, KEY_BYTES, SIGNATURE_BYTES):
         raise MessageError("partner.keys", "it does not have two keys and a signature")
+    if enrolment and not is_certified(partner.key, partner.certificate, enrolment):
+        raise MessageError("partner.not-certified", "its key has no certificate of the bundle's enrolment key")
     check(PURPOSE + partner.agreement + partner.signature, Scope(job, bundle), partner.key)

@@ -63,6 +63,7 @@ _LATER: dict[type[Any], tuple[tuple[str, Any], ...]] = {
     Sync: (("version", ""), ("can", ())),
     Plan: (("rebase_every", 0), ("aggregate", ""), ("bound", 0.0), ("masking", ()), ("noise", ())),
     Entry: (("sums", ()),),
+    Partner: (("certificate", b""),),
 }
 
 

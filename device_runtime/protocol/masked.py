@@ -16,11 +16,13 @@ class Partner:
         key: its public key of signatures (32 bytes).
         agreement: its public key of X25519 (32 bytes).
         signature: of the second by the first, for a job and a bundle (64 bytes).
+        certificate: the enrolment key's signature of the first (64 bytes); empty where the bundle names none.
     """
 
     key: bytes
     agreement: bytes
     signature: bytes
+    certificate: bytes = b""
 
 
 @dataclass(frozen=True)

@@ -209,13 +209,18 @@ class Plan:
         """What the server sees, one of :data:`MODES`."""
         return self.masking[0].mode if self.masking else MODES[0]
 
-    @property
-    def seen(self) -> str:
-        """What the server sees of results, in words for people."""
+    def describe(self, certified: bool) -> str:
+        """What the server sees of results, in words for people.
+
+        Args:
+            certified: the job's bundle names a key that certifies devices.
+        """
         if not self.masking:
             return "mode robust: the server sees each device's scalars"
-        sums = "one sum" if self.mode == "secure" else "sums of groups"
-        return f"mode {self.mode}: the server sees {sums} of at least {self.masking[0].least} devices"
+        sums, devices = "one sum" if self.mode == "secure" else "sums of groups", "devices with certificates"
+        if not certified:
+            devices = "devices; no certificates say that these are not the server's own"
+        return f"mode {self.mode}: the server sees {sums} of at least {self.masking[0].least} {devices}"
 
     @property
     def rebases(self) -> bool:

@@ -13,6 +13,7 @@ from fedspzo.device_runtime.errors import ExportError
 from fedspzo.device_runtime.model.manifest import TensorSpec
 from fedspzo.device_runtime.model.modes import MODES
 from fedspzo.device_runtime.model.stored import NAMES, QUANTISED
+from fedspzo.device_runtime.protocol.signing import KEY_BYTES
 from fedspzo.export.network.adapters import Adapters
 
 #: How matrices are rounded to 4 bits: so that their outputs stay, or each weight to the nearest code.
@@ -39,6 +40,7 @@ class Target:
         calibration: text files that the outputs are kept for, instead of the text that comes with the project.
         groups: with adapters, numbers of branches that go through a graph together (even ones, in addition to 1).
         least: the weakest mode in which its devices take part, one of ``model.modes.MODES``.
+        enrolment_key: public key (32 bytes) that certifies the devices whose results are summed; empty for none.
     """
 
     formats: Sequence[str] = ("litert",)
@@ -53,6 +55,7 @@ class Target:
     rounding: str = ""
     calibration: Sequence[Path] = ()
     least: str = MODES[0]
+    enrolment_key: bytes = b""
 
     def __post_init__(self) -> None:
         """Raises ExportError when something is out of range."""
@@ -68,6 +71,12 @@ class Target:
             )
         if self.least not in MODES:
             raise ExportError("export.unknown-mode", f"there is no mode '{self.least}'; choose from {', '.join(MODES)}")
+        if self.enrolment_key and len(self.enrolment_key) != KEY_BYTES:
+            raise ExportError(
+                "export.enrolment-key",
+                f"an enrolment key has {KEY_BYTES} bytes, not {len(self.enrolment_key)}; give the line that fedspzo"
+                " certify --key FILE prints",
+            )
         if self.weights not in NAMES:
             raise ExportError(
                 "export.unknown-dtype", f"weights cannot be stored as '{self.weights}'; choose from {', '.join(NAMES)}"

@@ -41,8 +41,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         " of groups of devices (groups), or one sum (secure)",
     )  # fmt: skip
     parser.add_argument(
-        "--show-key", action="store_true", help="print the device's line for the server's --admit file, and end"
-    )
+        "--show-key", action="store_true",
+        help="print the device's line for the server's --admit file and for fedspzo certify, and end",
+    )  # fmt: skip
+    parser.add_argument(
+        "--certificate", metavar="CERTIFICATE",
+        help="what fedspzo certify has printed for the device, or a file with it, perhaps among others'; needed once,"
+        " where the bundle names an enrolment key",
+    )  # fmt: skip
     parser.add_argument(
         "--privacy-budget", type=_positive, default=math.inf, metavar="E",
         help="answer only plans with noise, and only until all jobs together have cost ε = E (at δ = 1e-5) of the data",
@@ -87,8 +93,10 @@ def run(options: argparse.Namespace) -> None:
     from fedspzo.device_runtime.errors import BrokerError
     from fedspzo.device_runtime.model.bundle import Bundle
     from fedspzo.device_runtime.platform.systemd import ServiceManager
+    from fedspzo.device_runtime.privacy.certificates import CERTIFICATE_BYTES
     from fedspzo.device_runtime.replica.state import read_identity
     from fedspzo.options.energy import make_source
+    from fedspzo.options.hexadecimal import read_hex
 
     access = make_access(options)
     if options.access and options.id not in (None, access.user):
@@ -101,6 +109,8 @@ def run(options: argparse.Namespace) -> None:
         name, key = read_identity(options.state, device)
         print(name, key.hex(), flush=True)
         return
+    given = options.certificate is not None
+    certificates = read_hex("--certificate", options.certificate, CERTIFICATE_BYTES) if given else []
     limits, manager = make_limits(options), ServiceManager()
 
     def observe(event: Event) -> None:
@@ -126,6 +136,7 @@ def run(options: argparse.Namespace) -> None:
         afresh=options.afresh,
         limits=limits,
         least=options.least,
+        certificates=certificates,
         budget=options.privacy_budget,
         ledger=options.ledger,
         energy=make_source(options, lambda: running.flops()),

@@ -49,6 +49,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--least", choices=MODES, default=MODES[0], help="have devices take part in no weaker mode (%(default)s)"
     )
+    parser.add_argument(
+        "--enrolment-key", metavar="KEY",
+        help="have devices be summed with devices only whose keys this key has certified: what fedspzo certify prints,"
+        " or a file with it",
+    )  # fmt: skip
     parser.add_argument("--no-check", action="store_true", help="do not compare the bundle with transformers")
     parser.add_argument("--out", type=Path, required=True, help="folder to make")
 
@@ -67,11 +72,16 @@ def run(options: argparse.Namespace) -> None:
 
 def _export(options: argparse.Namespace, tasks: Mapping[str, Task], progress: Step) -> None:
     from fedspzo.device_runtime.errors import ExportError
+    from fedspzo.device_runtime.protocol.signing import KEY_BYTES
     from fedspzo.export.network.adapters import Adapters, LowRank, OutputScales
     from fedspzo.export.network.target import Target
     from fedspzo.export.pipeline import export_bundle
+    from fedspzo.options.hexadecimal import read_hex
     from fedspzo.tables import format_comparison, format_stages
 
+    enrolment_key = b""
+    if options.enrolment_key is not None:
+        enrolment_key = b"".join(read_hex("--enrolment-key", options.enrolment_key, KEY_BYTES))
     targets = _split(options.targets)
     adapters: Adapters | None = OutputScales(targets=targets) if options.output_scales else None
     if options.lora_rank is not None:
@@ -94,6 +104,7 @@ def _export(options: argparse.Namespace, tasks: Mapping[str, Task], progress: St
         calibration=options.calibration,
         groups=_numbers("--groups", options.groups),
         least=options.least,
+        enrolment_key=enrolment_key,
     )
     bundle = export_bundle(options.model, tasks, target, options.out, progress, check=not options.no_check)
     print(f"{format_stages(bundle.manifest)}\n{format_comparison(bundle.manifest)}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedspzo.broker.rounds.job import Job, plan_round
+from fedspzo.device_runtime.model.modes import MODES
 from fedspzo.options.fields import add_options
 from fedspzo.options.job import STEP, make_step
 
@@ -36,10 +37,12 @@ def run(options: argparse.Namespace) -> None:
     task = manifest.task
     labels = ", ".join(f"{label.name} = {label.text!r}" for label in task.labels) or f"answers as {task.answer!r}"
     kind = f" ({task.kind})" if task.kind != SINGLE else ""
+    devices = f"devices: mode {manifest.least}{' or a stricter one' * (manifest.least != MODES[-1])}"
+    devices += f", summed only with those that {manifest.enrolment_key} certifies" * bool(manifest.enrolment_key)
     print(
         f"model: {manifest.model['name']} ({manifest.model['family']}), bundle {bundle.identity.hex()[:16]}\n"
         f"task: {task.name}, {task.form}{kind}: {task.template!r}\n      {labels}\n"
-        f"formats: {', '.join(bundle.formats)}\n\n{format_stages(manifest)}\n{format_comparison(manifest)}\n"
+        f"formats: {', '.join(bundle.formats)}\n{devices}\n{format_stages(manifest)}\n{format_comparison(manifest)}\n"
     )
     trainable = sum(prod(tensor.shape) for tensor in manifest.tensors if tensor.trainable)
     total = sum(prod(tensor.shape) for tensor in manifest.tensors)

@@ -71,10 +71,15 @@ class Processes:
         options = ("--state", self.folder / name, "--data", data, "--id", name, "--engine", engine)
         return self._start(name, "device", bundle or self.bundle, *options, *more, program=program)
 
-    def server(self, *options: str, serve_after: Sequence[str] = ("--serve-after", "0")) -> subprocess.Popen[str]:
+    def server(
+        self,
+        *options: str,
+        serve_after: Sequence[str] = ("--serve-after", "0"),
+        program: Sequence[object] = FEDSPZO,
+    ) -> subprocess.Popen[str]:
         data = self.write(self.folder / "held-out.jsonl", 10)
         more = ("--state", self.folder / "server", "--data", data, "--json", *serve_after, *JOB, *options)
-        return self._start("server", "server", self.bundle, *more)
+        return self._start("server", "server", self.bundle, *more, program=program)
 
     def _start(
         self, user: str, command: str, bundle: Path, *options: object, program: Sequence[object] = FEDSPZO

@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -18,6 +19,7 @@ from fedspzo.device_runtime.errors import FedSPZOError, MessageError
 from fedspzo.device_runtime.model.manifest import MANIFEST
 from fedspzo.device_runtime.model.tensor_file import TensorFile
 from fedspzo.device_runtime.protocol.codec import decode, encode, fingerprint
+from fedspzo.device_runtime.protocol.masked import Group, Inquiry, Masked, Partner, Partners, Ready
 from fedspzo.device_runtime.protocol.messages import (
     Ack,
     Decline,
@@ -149,12 +151,15 @@ def sample_messages(plan: Plan) -> list[bytes]:
     entry = Entry(plan, (Contribution("", 1.0, (0.5,) * plan.scalars),))
     sums = Sums(3, plan.distribution, (BlockSums(0, 0, 2, (1.0, 2.0, 3.0)),))
     energy = (Energy(1.0, 0.5, True),)
+    partner = Partner(bytes(32), bytes(32), bytes(64), bytes(64))
     messages = (
         plan, entry, Result(1, fingerprint(plan), (0.5,) * plan.scalars, 1.0, 4, 0.1, bytes(16), energy), Ack(1, True),
         Sync(bytes(32), 1, bytes(32), 2, bytes(16), 5, 0.5, True, True), Refusal(bytes(32), 1, "text"), Finish(3),
         Report(1, bytes(16), 1, 2, 3, 4, energy), Presence(True, 9), Hello(), Decline(1, "text", True),
         EntryBatch((encode(entry), encode(entry))), Offer(1, bytes(32), 9, "http://x"), Dismissal(3),
         Rebase(3, bytes(16), sums), Keep(4), Wanted(5),
+        Ready(1, fingerprint(plan), bytes(16), (partner,)), Group(1, fingerprint(plan), (bytes(16), b"1" * 16)),
+        Masked(1, 1, bytes(80)), Inquiry((bytes(16),)), Partners((partner, replace(partner, certificate=b""))),
     )  # fmt: skip
     return [encode(message) for message in messages]
 

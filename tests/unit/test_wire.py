@@ -20,6 +20,7 @@ from fedspzo.device_runtime.errors import MessageError
 from fedspzo.device_runtime.model.modes import MASKED
 from fedspzo.device_runtime.protocol.codec import MAX_BYTES, decode, encode
 from fedspzo.device_runtime.protocol.glance import glance
+from fedspzo.device_runtime.protocol.masked import Group, Inquiry, Masked, Partner, Partners, Ready
 from fedspzo.device_runtime.protocol.messages import (  # fmt: skip
     Ack,
     Decline,
@@ -101,6 +102,9 @@ def entries(draw: st.DrawFn) -> Entry:
     )
 
 
+partners = st.builds(
+    Partner, st.binary(max_size=32), st.binary(max_size=32), st.binary(max_size=64), st.binary(max_size=64)
+)
 messages = st.one_of(
     plans,
     entries(),
@@ -142,6 +146,11 @@ messages = st.one_of(
     st.builds(Decline, rounds, st.text(max_size=100)),
     st.builds(Keep, numbers),
     st.builds(Wanted, numbers),
+    st.builds(Ready, rounds, st.binary(max_size=8), st.binary(max_size=16), st.lists(partners, max_size=1).map(tuple)),
+    st.builds(Group, rounds, st.binary(max_size=8), st.lists(st.binary(max_size=16), max_size=9).map(tuple)),
+    st.builds(Masked, rounds, numbers, st.binary(max_size=99)),
+    st.builds(Inquiry, st.lists(st.binary(max_size=16), max_size=9).map(tuple)),
+    st.builds(Partners, st.lists(partners, max_size=4).map(tuple)),
 )
 
 

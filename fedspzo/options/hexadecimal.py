@@ -1,0 +1,42 @@
+"""Keys and certificates on a command line: hexadecimal, or a file of lines that end with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fedspzo.device_runtime.errors import FedSPZOError
+
+
+def read_hex(option: str, word: str, size: int) -> list[bytes]:
+    """The bytes that a word is, or those at the ends of the lines of the file that it names; ``#`` begins a comment.
+
+    Args:
+        option: what the word was given for.
+        size: of each, in bytes.
+
+    Raises:
+        FedSPZOError: it is neither.
+    """
+    if (found := _parse(word, size)) is not None:
+        return [found]
+    try:
+        lines = Path(word).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        lines = []
+    parsed = [_parse(words[-1], size) for line in lines if (words := line.partition("#")[0].split())]
+    rows = [each for each in parsed if each is not None]
+    if not rows or len(rows) < len(parsed):
+        raise FedSPZOError(
+            "option.not-hexadecimal",
+            f"{option} is '{word}', which is not {2 * size} hexadecimal digits, nor a file whose lines end with such;"
+            " give what fedspzo certify or fedspzo device --show-key prints",
+        )
+    return rows
+
+
+def _parse(word: str, size: int) -> bytes | None:
+    try:
+        found = bytes.fromhex(word)
+    except ValueError:
+        return None
+    return found if len(found) == size else None
