@@ -321,7 +321,7 @@ def test_answers_on_the_command_line(capsys: pytest.CaptureFixture[str], tmp_pat
     checkpoint = make_checkpoint(tmp_path / "model", "llama-3.2")
     out = ("--engine", "torch", "--batch", "2", "--max-length", "24,48", "--out", tmp_path / "b")
     options = ("--task", "squad", "--answer-tokens", "6", "--train", "*proj*", "--freeze", "*layers.0.*")
-    said(capsys, "export", checkpoint, *options, *out)
+    said(capsys, "export", checkpoint, *options, "--least", "groups", "--enrolment-key", "07" * 32, *out)
     data = tmp_path / "d.csv"
     data.write_text("title,context,question,answers\nRome,Rome is a city.,what is Rome?,a city\n")
     text = said(capsys, "evaluate", tmp_path / "b", "--data", data, "--engine", "torch")
@@ -333,7 +333,9 @@ def test_answers_on_the_command_line(capsys: pytest.CaptureFixture[str], tmp_pat
     asked = ("predict", tmp_path / "b", "Rome", "a city", "what?", "--engine", "torch", "--temperature")
     assert said(capsys, *asked, "0.9", "--seed", "4") == said(capsys, *asked, "0.9", "--seed", "4")
     assert "[option.sampling]" in refused(capsys, *asked, "-1")
-    assert "answers as ' {answers}\\n'" in said(capsys, "inspect", tmp_path / "b", "--split", "2")
+    shown = said(capsys, "inspect", tmp_path / "b", "--split", "2")
+    assert "answers as ' {answers}\\n'" in shown
+    assert f"devices: mode groups or a stricter one, summed only with those that {'07' * 32} certifies\n" in shown
     assert "[plan.nothing-to-train]" in refused(capsys, "inspect", tmp_path / "b", "--split", "3")
     assert "export it with --engine litert [bundle.no-graphs]" in refused(
         capsys, "evaluate", tmp_path / "b", "--data", data
