@@ -20,8 +20,9 @@ from fedspzo.broker.server.http import serve
 from fedspzo.device_runtime.device.catch_up import Pace
 from fedspzo.device_runtime.device.download import download
 from fedspzo.device_runtime.model.bundle import Bundle, file_hash
+from fedspzo.device_runtime.protocol.entry import Contribution, Entry
 from fedspzo.device_runtime.protocol.messages import Offer
-from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Plan
+from fedspzo.device_runtime.protocol.plan import Block, Plan
 from fedspzo.device_runtime.replica.state import DeviceState
 
 #: Entries of a message of the usual size.

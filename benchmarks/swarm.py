@@ -39,9 +39,10 @@ from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.privacy.partners import PURPOSE
 from fedspzo.device_runtime.privacy.words import pack
 from fedspzo.device_runtime.protocol.codec import decode, encode, fingerprint
+from fedspzo.device_runtime.protocol.entry import Entry
 from fedspzo.device_runtime.protocol.masked import Group, Masked, Partner, Ready
 from fedspzo.device_runtime.protocol.messages import Ack, EntryBatch, Hello, Message, Presence, Refusal, Result, Sync
-from fedspzo.device_runtime.protocol.plan import Entry, Plan
+from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.protocol.signing import Scope, split
 from fedspzo.device_runtime.protocol.topics import Topics
 from fedspzo.device_runtime.replica.chain import EMPTY, chain

@@ -71,10 +71,10 @@ if TYPE_CHECKING:
     from fedspzo.device_runtime.model.task import Label as Label
     from fedspzo.device_runtime.model.task import Task as Task
     from fedspzo.device_runtime.platform.conditions import Limits as Limits
+    from fedspzo.device_runtime.protocol.entry import Contribution as Contribution
+    from fedspzo.device_runtime.protocol.entry import Entry as Entry
     from fedspzo.device_runtime.protocol.messages import Result as Result
     from fedspzo.device_runtime.protocol.plan import Block as Block
-    from fedspzo.device_runtime.protocol.plan import Contribution as Contribution
-    from fedspzo.device_runtime.protocol.plan import Entry as Entry
     from fedspzo.device_runtime.protocol.plan import Plan as Plan
     from fedspzo.device_runtime.replica.weights import Replica as Replica
     from fedspzo.device_runtime.step.sampling import Sampling as Sampling
@@ -121,7 +121,8 @@ _PUBLIC = {
     "fedspzo.broker.rounds.aggregate": ("ClosedRound", "Aggregate", "close_round"),
     "fedspzo.broker.rounds.sampling": ("Candidate", "Sample", "choose_cohort"),
     "fedspzo.broker.rounds.adaptive": ("Plans", "MakePlans", "Pace"),
-    "fedspzo.device_runtime.protocol.plan": ("Plan", "Block", "Entry", "Contribution"),
+    "fedspzo.device_runtime.protocol.entry": ("Entry", "Contribution"),
+    "fedspzo.device_runtime.protocol.plan": ("Plan", "Block"),
     "fedspzo.device_runtime.protocol.messages": ("Result",),
     "fedspzo.device_runtime.errors": (
         *("FedSPZOError", "BrokerError", "BundleError", "DataError", "EnergyError", "EngineError", "ExportError"),

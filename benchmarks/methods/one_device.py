@@ -20,7 +20,8 @@ from fedspzo.device_runtime.engines.protocol import Engine, create_engine
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.platform.memory import peak_rss_bytes
 from fedspzo.device_runtime.protocol.codec import decode
-from fedspzo.device_runtime.protocol.plan import Contribution, Entry, Plan
+from fedspzo.device_runtime.protocol.entry import Contribution, Entry
+from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.estimator import draw_examples, measure
 from fedspzo.device_runtime.step.graphs import load_graph

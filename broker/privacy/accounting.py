@@ -14,7 +14,8 @@ from fedspzo.broker.rounds.private import NO_PRIVACY
 from fedspzo.device_runtime.errors import FedSPZOError, install_hint
 from fedspzo.device_runtime.privacy.budget import epsilon
 from fedspzo.device_runtime.privacy.release import cost
-from fedspzo.device_runtime.protocol.plan import Entry, Plan
+from fedspzo.device_runtime.protocol.entry import Entry
+from fedspzo.device_runtime.protocol.plan import Plan
 
 
 class Spent:

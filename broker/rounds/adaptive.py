@@ -24,7 +24,8 @@ from typing import Protocol
 
 from fedspzo.broker.rounds.bound import Bound
 from fedspzo.broker.rounds.job import Job, plan_round
-from fedspzo.device_runtime.protocol.plan import Block, Entry, Plan
+from fedspzo.device_runtime.protocol.entry import Entry
+from fedspzo.device_runtime.protocol.plan import Block, Plan
 
 #: Rounds that a block's first mean is taken over, and about as many that the moving mean remembers.
 FIRST, MEMORY = 8, 8

@@ -12,8 +12,9 @@ import numpy as np
 from fedspzo.broker.rounds.robust import OWN, RULES, clip
 from fedspzo.device_runtime.errors import MessageError, PlanError
 from fedspzo.device_runtime.protocol.codec import decode, encode, fingerprint
+from fedspzo.device_runtime.protocol.entry import Contribution, Entry
 from fedspzo.device_runtime.protocol.messages import Energy, Result
-from fedspzo.device_runtime.protocol.plan import Contribution, Entry, Plan
+from fedspzo.device_runtime.protocol.plan import Plan
 
 #: Largest scalar, loss or time that a result may have.
 LARGEST = 1e9

@@ -14,7 +14,8 @@ from dataclasses import replace
 from statistics import median
 
 from fedspzo.broker.rounds.job import Job
-from fedspzo.device_runtime.protocol.plan import Contribution, Entry, Plan
+from fedspzo.device_runtime.protocol.entry import Contribution, Entry
+from fedspzo.device_runtime.protocol.plan import Plan
 
 #: Rounds that the median is taken over, and the fewest that it needs.
 MEMORY, FEWEST = 16, 4

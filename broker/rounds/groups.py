@@ -15,8 +15,9 @@ from fedspzo.broker.rounds.aggregate import Aggregate, ClosedRound, Spending
 from fedspzo.broker.rounds.seeds import derive
 from fedspzo.device_runtime.privacy.words import Total, add_up, pack, unpack
 from fedspzo.device_runtime.protocol.codec import fingerprint
+from fedspzo.device_runtime.protocol.entry import Entry, GroupSum
 from fedspzo.device_runtime.protocol.messages import Result
-from fedspzo.device_runtime.protocol.plan import Entry, GroupSum, Plan
+from fedspzo.device_runtime.protocol.plan import Plan
 
 
 def divide(plan: Plan, devices: Collection[str]) -> tuple[tuple[str, ...], ...]:

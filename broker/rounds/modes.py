@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from fedspzo.device_runtime.errors import PlanError
 from fedspzo.device_runtime.model.modes import LEAST_SUMMED, MODES
 from fedspzo.device_runtime.privacy.words import count_words, make_grid
-from fedspzo.device_runtime.protocol.plan import GroupSum, Masking, Plan
+from fedspzo.device_runtime.protocol.entry import GroupSum
+from fedspzo.device_runtime.protocol.plan import Masking, Plan
 
 if TYPE_CHECKING:
     from fedspzo.broker.rounds.job import Job

@@ -16,7 +16,7 @@ from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.engines.protocol import Engine
 from fedspzo.device_runtime.model.bundle import file_hash
-from fedspzo.device_runtime.protocol.plan import Entry
+from fedspzo.device_runtime.protocol.entry import Entry
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.runner import Forward
 from fedspzo.device_runtime.step.scores import Evaluation, evaluate

@@ -17,7 +17,7 @@ from fedspzo.broker.server.state_folder import DATABASE, KEY, checker, open_data
 from fedspzo.device_runtime.errors import MessageError, StateError
 from fedspzo.device_runtime.files import lock_folder
 from fedspzo.device_runtime.protocol.codec import BATCH_BYTES, decode
-from fedspzo.device_runtime.protocol.plan import Entry
+from fedspzo.device_runtime.protocol.entry import Entry
 from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES, Scope, Signer, split
 from fedspzo.device_runtime.replica.chain import EMPTY, Check, Row, chain, find_damage
 from fedspzo.device_runtime.replica.journal import Journal, connect

@@ -25,8 +25,9 @@ from fedspzo.broker.server.standing import RECENT
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.broker.server.summing import Summing
 from fedspzo.device_runtime.errors import StateError
+from fedspzo.device_runtime.protocol.entry import Entry
 from fedspzo.device_runtime.protocol.messages import Energy
-from fedspzo.device_runtime.protocol.plan import Entry, Plan
+from fedspzo.device_runtime.protocol.plan import Plan
 
 log = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ from fedspzo.broker.server.outbox import Outbox
 from fedspzo.broker.server.recovery import fitting
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.errors import MessageError, StateError
+from fedspzo.device_runtime.protocol.entry import Entry
 from fedspzo.device_runtime.protocol.glance import glance
 from fedspzo.device_runtime.protocol.messages import Sync, Wanted
-from fedspzo.device_runtime.protocol.plan import Entry
 from fedspzo.device_runtime.protocol.signing import split
 
 log = logging.getLogger(__name__)

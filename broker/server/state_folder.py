@@ -11,7 +11,7 @@ from fedspzo.broker.rounds.aggregate import ClosedRound, Spending
 from fedspzo.broker.server.schema import check_version
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.files import make_folder
-from fedspzo.device_runtime.protocol.plan import Entry
+from fedspzo.device_runtime.protocol.entry import Entry
 from fedspzo.device_runtime.protocol.signing import Scope, Signer, check, write_pin
 from fedspzo.device_runtime.replica.chain import Check
 from fedspzo.device_runtime.replica.journal import Journal, connect

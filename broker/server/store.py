@@ -29,9 +29,10 @@ from fedspzo.broker.server.state_folder import (
 from fedspzo.device_runtime.errors import MessageError, StateError
 from fedspzo.device_runtime.files import lock_folder
 from fedspzo.device_runtime.protocol.codec import decode, encode
+from fedspzo.device_runtime.protocol.entry import Entry
 from fedspzo.device_runtime.protocol.masked import Masked, Partner
 from fedspzo.device_runtime.protocol.messages import Rebase, Result
-from fedspzo.device_runtime.protocol.plan import MAX_SUMS, Entry, Plan
+from fedspzo.device_runtime.protocol.plan import MAX_SUMS, Plan
 from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES, Scope, Signer, split
 from fedspzo.device_runtime.protocol.sums import EMPTY_SUMS, Sums, follow
 from fedspzo.device_runtime.replica.chain import EMPTY, make_records

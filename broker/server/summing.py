@@ -16,9 +16,9 @@ from fedspzo.device_runtime.privacy.masks import pseudonym, unmask
 from fedspzo.device_runtime.privacy.partners import check_partner
 from fedspzo.device_runtime.privacy.words import Total, add_up, count_words, unpack
 from fedspzo.device_runtime.protocol.codec import fingerprint
+from fedspzo.device_runtime.protocol.entry import GroupSum
 from fedspzo.device_runtime.protocol.masked import Group, Inquiry, Masked, Partner, Partners, Ready
 from fedspzo.device_runtime.protocol.messages import Ack
-from fedspzo.device_runtime.protocol.plan import GroupSum
 
 log = logging.getLogger(__name__)
 

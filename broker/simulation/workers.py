@@ -20,8 +20,9 @@ from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.errors import EngineError, FedSPZOError, install_hint
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.codec import fingerprint
+from fedspzo.device_runtime.protocol.entry import Entry
 from fedspzo.device_runtime.protocol.messages import Result
-from fedspzo.device_runtime.protocol.plan import Entry, Plan
+from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.replica.state import PREFIX
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.estimator import measure

@@ -18,8 +18,9 @@ from fedspzo.broker.simulation.hostile import Attack
 from fedspzo.broker.simulation.workers import Workers
 from fedspzo.device_runtime.errors import PlanError, StateError
 from fedspzo.device_runtime.privacy.words import unpack
+from fedspzo.device_runtime.protocol.entry import Entry
 from fedspzo.device_runtime.protocol.messages import Result
-from fedspzo.device_runtime.protocol.plan import Entry, Plan
+from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.protocol.sums import check_continues
 from fedspzo.device_runtime.replica.weights import Replica
 

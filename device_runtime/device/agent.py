@@ -30,6 +30,7 @@ from fedspzo.device_runtime.platform.conditions import Watch
 from fedspzo.device_runtime.platform.profiling import IDLE, NETWORK, OTHER
 from fedspzo.device_runtime.privacy.ledger import Ledger
 from fedspzo.device_runtime.protocol.codec import BATCH_BYTES, decode
+from fedspzo.device_runtime.protocol.entry import Entry
 from fedspzo.device_runtime.protocol.glance import glance
 from fedspzo.device_runtime.protocol.masked import Group, Inquiry, Masked, Partners, Ready
 from fedspzo.device_runtime.protocol.messages import (
@@ -48,7 +49,7 @@ from fedspzo.device_runtime.protocol.messages import (
     Result,
     Wanted,
 )
-from fedspzo.device_runtime.protocol.plan import Entry, Plan
+from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.protocol.signing import Verifier, split
 from fedspzo.device_runtime.replica.state import DeviceState
 

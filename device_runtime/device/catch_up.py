@@ -16,9 +16,9 @@ from fedspzo.device_runtime.errors import FedSPZOError, MessageError, StateError
 from fedspzo.device_runtime.files import PRIVATE
 from fedspzo.device_runtime.platform.profiling import APPLY, Recorder
 from fedspzo.device_runtime.protocol.codec import decode
+from fedspzo.device_runtime.protocol.entry import Entry
 from fedspzo.device_runtime.protocol.glance import glance
 from fedspzo.device_runtime.protocol.messages import Offer, Rebase
-from fedspzo.device_runtime.protocol.plan import Entry
 from fedspzo.device_runtime.protocol.signing import split
 from fedspzo.device_runtime.replica.chain import Record, chain
 from fedspzo.device_runtime.replica.state import DeviceState

@@ -14,8 +14,9 @@ import numpy as np
 from fedspzo.device_runtime.errors import MessageError
 from fedspzo.device_runtime.privacy.quantise import Grid, quantise
 from fedspzo.device_runtime.privacy.release import mean, words_of
+from fedspzo.device_runtime.protocol.entry import GroupSum
 from fedspzo.device_runtime.protocol.messages import Energy, Result
-from fedspzo.device_runtime.protocol.plan import GroupSum, Plan
+from fedspzo.device_runtime.protocol.plan import Plan
 
 #: Words after those of scalars and loss, and those of them about energy.
 _COUNTED, _ENERGY = 2, 4

@@ -15,6 +15,7 @@ import cbor2
 import numpy as np
 
 from fedspzo.device_runtime.errors import MessageError, PlanError
+from fedspzo.device_runtime.protocol.entry import Contribution, Entry, GroupSum
 from fedspzo.device_runtime.protocol.masked import Group, Inquiry, Masked, Partner, Partners, Ready
 from fedspzo.device_runtime.protocol.messages import (
     Ack,
@@ -36,7 +37,7 @@ from fedspzo.device_runtime.protocol.messages import (
     Wanted,
 )
 from fedspzo.device_runtime.protocol.plain_cbor import loads
-from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, GroupSum, Masking, Noise, Plan
+from fedspzo.device_runtime.protocol.plan import Block, Masking, Noise, Plan
 from fedspzo.device_runtime.protocol.sums import BlockSums, Sums
 
 VERSION = 1

@@ -6,8 +6,9 @@ from typing import Any
 
 from fedspzo.device_runtime.errors import MessageError
 from fedspzo.device_runtime.protocol.codec import KINDS, VERSION
+from fedspzo.device_runtime.protocol.entry import Entry
 from fedspzo.device_runtime.protocol.messages import Finish, Rebase
-from fedspzo.device_runtime.protocol.plan import Entry, Plan
+from fedspzo.device_runtime.protocol.plan import Plan
 
 _ARRAY = 4
 

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fedspzo.device_runtime.protocol.entry import Entry
 from fedspzo.device_runtime.protocol.masked import Group, Inquiry, Masked, Partners, Ready
-from fedspzo.device_runtime.protocol.plan import Entry, Plan
+from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.protocol.sums import Sums
 
 #: What of the protocol came after a first version of it and is not understood by all devices: plans with a rule and a

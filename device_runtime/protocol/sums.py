@@ -19,7 +19,8 @@ import numpy as np
 from fedspzo.device_runtime.directions.format import DISTRIBUTIONS, Direction
 from fedspzo.device_runtime.errors import PlanError
 from fedspzo.device_runtime.model.tensor_file import TensorFile
-from fedspzo.device_runtime.protocol.plan import Entry, Plan, pool_seed
+from fedspzo.device_runtime.protocol.entry import Entry
+from fedspzo.device_runtime.protocol.plan import Plan, pool_seed
 
 _METADATA = ("pool", "distribution", "sums")
 _PREFIX = "sums/"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from fedspzo.device_runtime.errors import MessageError
 from fedspzo.device_runtime.protocol.codec import encode
-from fedspzo.device_runtime.protocol.plan import Entry
+from fedspzo.device_runtime.protocol.entry import Entry
 
 #: Hash of the empty journal.
 EMPTY = bytes(16)

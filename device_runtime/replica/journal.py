@@ -14,7 +14,7 @@ from typing import Any
 from fedspzo.device_runtime.errors import MessageError, StateError
 from fedspzo.device_runtime.files import make_private
 from fedspzo.device_runtime.protocol.codec import decode
-from fedspzo.device_runtime.protocol.plan import Entry
+from fedspzo.device_runtime.protocol.entry import Entry
 from fedspzo.device_runtime.replica.chain import EMPTY, Check, Record, Row, find_damage
 
 

@@ -13,7 +13,7 @@ import cbor2
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.files import lock_folder, move_into_place, sync_folder, write_atomically
 from fedspzo.device_runtime.model.bundle import Bundle
-from fedspzo.device_runtime.protocol.plan import Entry
+from fedspzo.device_runtime.protocol.entry import Entry
 from fedspzo.device_runtime.protocol.signing import Signer
 from fedspzo.device_runtime.protocol.sums import Sums
 from fedspzo.device_runtime.protocol.topics import valid_id

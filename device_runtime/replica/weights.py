@@ -23,7 +23,8 @@ from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.stored import Stored
 from fedspzo.device_runtime.model.tensor_file import TensorFile, write_tensors
 from fedspzo.device_runtime.protocol.codec import encode
-from fedspzo.device_runtime.protocol.plan import Entry, Plan
+from fedspzo.device_runtime.protocol.entry import Entry
+from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.protocol.sums import EMPTY_SUMS, Sums, follow_all, pack, unpack
 from fedspzo.device_runtime.replica.chain import EMPTY, chain
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.energy.sampler import Sampler
 from fedspzo.device_runtime.platform.profiling import APPLY, IDLE, OTHER, PhaseTimer
-from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Plan
+from fedspzo.device_runtime.protocol.entry import Contribution, Entry
+from fedspzo.device_runtime.protocol.plan import Block, Plan
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.estimator import measure
 from fedspzo.device_runtime.step.runner import Forward

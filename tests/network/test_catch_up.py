@@ -16,8 +16,9 @@ from fedspzo.broker.server.http import serve
 from fedspzo.device_runtime.data.live import LiveData
 from fedspzo.device_runtime.model.bundle import Bundle, file_hash
 from fedspzo.device_runtime.protocol.codec import encode
+from fedspzo.device_runtime.protocol.entry import Contribution, Entry
 from fedspzo.device_runtime.protocol.messages import EntryBatch, Offer
-from fedspzo.device_runtime.protocol.plan import Contribution, Entry, Plan
+from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.replica.chain import EMPTY, chain
 from fedspzo.device_runtime.replica.state import DeviceState
 from fedspzo.device_runtime.replica.weights import Replica

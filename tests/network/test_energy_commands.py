@@ -23,7 +23,8 @@ from fedspzo.broker.server.store import ServerStore
 from fedspzo.cli import main
 from fedspzo.device_runtime.energy.book import read_book
 from fedspzo.device_runtime.model.bundle import Bundle
-from fedspzo.device_runtime.protocol.plan import Contribution, Entry, Plan
+from fedspzo.device_runtime.protocol.entry import Contribution, Entry
+from fedspzo.device_runtime.protocol.plan import Plan
 
 __all__ = ["broker", "processes"]
 

@@ -32,6 +32,7 @@ from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.link.events import Received
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.codec import decode, encode, fingerprint
+from fedspzo.device_runtime.protocol.entry import Contribution, Entry
 from fedspzo.device_runtime.protocol.messages import (
     Ack,
     Decline,
@@ -47,7 +48,7 @@ from fedspzo.device_runtime.protocol.messages import (
     Result,
     Sync,
 )
-from fedspzo.device_runtime.protocol.plan import Contribution, Entry, Plan
+from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.protocol.signing import Scope, Signer
 from fedspzo.device_runtime.replica.chain import EMPTY, chain
 from fedspzo.device_runtime.replica.weights import Replica

@@ -36,9 +36,10 @@ from fedspzo.device_runtime.privacy.budget import epsilon
 from fedspzo.device_runtime.privacy.masks import unmask
 from fedspzo.device_runtime.privacy.words import add_up, pack
 from fedspzo.device_runtime.protocol.codec import fingerprint
+from fedspzo.device_runtime.protocol.entry import Entry
 from fedspzo.device_runtime.protocol.masked import Group, Inquiry, Masked, Partner, Partners
 from fedspzo.device_runtime.protocol.messages import Decline, Result
-from fedspzo.device_runtime.protocol.plan import Entry, Plan
+from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.replica.state import DeviceState
 
 __all__ = ["broker"]

@@ -38,8 +38,8 @@ from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.errors import BrokerError
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.privacy.words import pack
+from fedspzo.device_runtime.protocol.entry import Entry
 from fedspzo.device_runtime.protocol.messages import Result
-from fedspzo.device_runtime.protocol.plan import Entry
 from fedspzo.device_runtime.protocol.signing import PIN
 from fedspzo.device_runtime.replica.state import DeviceState
 from fedspzo.device_runtime.replica.weights import Replica

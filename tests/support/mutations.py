@@ -19,6 +19,7 @@ from fedspzo.device_runtime.errors import FedSPZOError, MessageError
 from fedspzo.device_runtime.model.manifest import MANIFEST
 from fedspzo.device_runtime.model.tensor_file import TensorFile
 from fedspzo.device_runtime.protocol.codec import decode, encode, fingerprint
+from fedspzo.device_runtime.protocol.entry import Contribution, Entry
 from fedspzo.device_runtime.protocol.masked import Group, Inquiry, Masked, Partner, Partners, Ready
 from fedspzo.device_runtime.protocol.messages import (
     Ack,
@@ -38,7 +39,7 @@ from fedspzo.device_runtime.protocol.messages import (
     Sync,
     Wanted,
 )
-from fedspzo.device_runtime.protocol.plan import Contribution, Entry, Plan
+from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.protocol.sums import BlockSums, Sums
 
 #: What may stand in the place of anything.

@@ -15,8 +15,9 @@ from fedspzo.broker.server import schema
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.codec import decode, fingerprint
+from fedspzo.device_runtime.protocol.entry import Entry
 from fedspzo.device_runtime.protocol.messages import Result
-from fedspzo.device_runtime.protocol.plan import Entry, Plan
+from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.replica import journal
 from fedspzo.device_runtime.replica import state as state_module
 from fedspzo.device_runtime.replica.state import DeviceState

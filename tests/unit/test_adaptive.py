@@ -17,7 +17,8 @@ from fedspzo.broker.rounds.job import ADAPTABLE, Job
 from fedspzo.broker.server.state_folder import read_journal
 from fedspzo.cli import main
 from fedspzo.device_runtime.model.bundle import Bundle
-from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Plan
+from fedspzo.device_runtime.protocol.entry import Contribution, Entry
+from fedspzo.device_runtime.protocol.plan import Block, Plan
 from fedspzo.device_runtime.replica.weights import Replica
 
 Write = Callable[[Path, int], Path]

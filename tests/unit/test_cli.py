@@ -23,7 +23,8 @@ from fedspzo.broker.rounds.aggregate import ClosedRound
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.cli import COMMANDS, main
 from fedspzo.device_runtime.model.bundle import Bundle
-from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Plan
+from fedspzo.device_runtime.protocol.entry import Contribution, Entry
+from fedspzo.device_runtime.protocol.plan import Block, Plan
 from fedspzo.device_runtime.protocol.signing import PIN
 from fedspzo.device_runtime.replica.chain import EMPTY, make_records
 

@@ -19,7 +19,8 @@ from fedspzo.device_runtime.engines.protocol import SUFFIXES, Linear, create_eng
 from fedspzo.device_runtime.model.arrays import aligned_empty
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.task import Task
-from fedspzo.device_runtime.protocol.plan import Contribution, Entry, Plan
+from fedspzo.device_runtime.protocol.entry import Contribution, Entry
+from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.estimator import measure
 from fedspzo.device_runtime.step.graphs import load_graph

@@ -20,7 +20,8 @@ from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.codec import BATCH_BYTES
-from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Plan
+from fedspzo.device_runtime.protocol.entry import Contribution, Entry
+from fedspzo.device_runtime.protocol.plan import Block, Plan
 from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES
 from fedspzo.device_runtime.replica import state
 from fedspzo.device_runtime.replica.chain import EMPTY, Record, chain

@@ -14,7 +14,8 @@ from fedspzo.demo.processes import federation
 from fedspzo.device_runtime.data.sources import Example
 from fedspzo.device_runtime.data.store import load_data, tokenise
 from fedspzo.device_runtime.engines.protocol import create_engine
-from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Plan
+from fedspzo.device_runtime.protocol.entry import Contribution, Entry
+from fedspzo.device_runtime.protocol.plan import Block, Plan
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.estimator import measure
 from fedspzo.device_runtime.step.runner import Forward

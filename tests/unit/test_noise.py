@@ -26,8 +26,9 @@ from fedspzo.device_runtime.privacy.budget import epsilon
 from fedspzo.device_runtime.privacy.ledger import Ledger
 from fedspzo.device_runtime.privacy.release import cost, count_units, make_release, sensitivity, words_of
 from fedspzo.device_runtime.privacy.words import add_up, pack, unpack
+from fedspzo.device_runtime.protocol.entry import Contribution, Entry
 from fedspzo.device_runtime.protocol.messages import Result
-from fedspzo.device_runtime.protocol.plan import Contribution, Entry, Plan
+from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.estimator import measure
 from fedspzo.device_runtime.step.runner import Forward

@@ -18,8 +18,9 @@ from fedspzo.broker.server.pages import Pages
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.link.connection import Link
 from fedspzo.device_runtime.protocol.codec import encode
+from fedspzo.device_runtime.protocol.entry import Contribution, Entry
 from fedspzo.device_runtime.protocol.messages import EntryBatch
-from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Plan
+from fedspzo.device_runtime.protocol.plan import Block, Plan
 from fedspzo.device_runtime.protocol.topics import Topics
 from fedspzo.device_runtime.replica import journal
 

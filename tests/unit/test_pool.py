@@ -20,8 +20,9 @@ from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.errors import MessageError
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.codec import decode, encode
+from fedspzo.device_runtime.protocol.entry import Contribution, Entry
 from fedspzo.device_runtime.protocol.messages import EntryBatch, Rebase
-from fedspzo.device_runtime.protocol.plan import MAX_SUMS, Block, Contribution, Entry, Plan, pool_seed
+from fedspzo.device_runtime.protocol.plan import MAX_SUMS, Block, Plan, pool_seed
 from fedspzo.device_runtime.protocol.sums import EMPTY_SUMS, Sums, check_continues, follow, follow_all
 from fedspzo.device_runtime.replica import state as state_module
 from fedspzo.device_runtime.replica.chain import EMPTY, chain

@@ -15,7 +15,8 @@ from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.data.live import LiveData
 from fedspzo.device_runtime.files import lock_folder
 from fedspzo.device_runtime.model.bundle import Bundle
-from fedspzo.device_runtime.protocol.plan import Contribution, Entry, Plan
+from fedspzo.device_runtime.protocol.entry import Contribution, Entry
+from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.replica.state import DATABASE, SNAPSHOT, DeviceState
 
 

@@ -27,7 +27,8 @@ from fedspzo.device_runtime.engines.protocol import Constants, Engine, StageGrap
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.manifest import BASE
 from fedspzo.device_runtime.model.stored import GROUP, quantise, widened
-from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Plan
+from fedspzo.device_runtime.protocol.entry import Contribution, Entry
+from fedspzo.device_runtime.protocol.plan import Block, Plan
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.estimator import measure
 from fedspzo.device_runtime.step.generation import WholeTexts

@@ -17,7 +17,8 @@ import pytest
 from refusals import raises
 
 from fedspzo.device_runtime.model.bundle import Bundle
-from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Plan
+from fedspzo.device_runtime.protocol.entry import Contribution, Entry
+from fedspzo.device_runtime.protocol.plan import Block, Plan
 from fedspzo.device_runtime.replica import state as state_module
 from fedspzo.device_runtime.replica.state import DeviceState
 from fedspzo.device_runtime.replica.weights import Replica

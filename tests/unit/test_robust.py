@@ -32,8 +32,9 @@ from fedspzo.broker.server.store import ServerStore
 from fedspzo.broker.simulation.hostile import ATTACKS, Attack
 from fedspzo.cli import main
 from fedspzo.device_runtime.protocol.codec import decode, encode, fingerprint
+from fedspzo.device_runtime.protocol.entry import Contribution, Entry
 from fedspzo.device_runtime.protocol.messages import Result
-from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Plan
+from fedspzo.device_runtime.protocol.plan import Block, Plan
 
 Write = Callable[[Path, int], Path]
 SCALARS = 16

@@ -30,8 +30,9 @@ from fedspzo.broker.server.store import ServerStore
 from fedspzo.cli import main
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.codec import encode
+from fedspzo.device_runtime.protocol.entry import Contribution, Entry
 from fedspzo.device_runtime.protocol.messages import Result, Sync
-from fedspzo.device_runtime.protocol.plan import Block, Contribution, Entry, Plan
+from fedspzo.device_runtime.protocol.plan import Block, Plan
 from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES, Scope, check
 from fedspzo.device_runtime.replica.chain import EMPTY, chain
 

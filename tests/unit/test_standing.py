@@ -18,8 +18,9 @@ from fedspzo.broker.server.standing import Standing
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.link.connection import Link
 from fedspzo.device_runtime.protocol.codec import decode
+from fedspzo.device_runtime.protocol.entry import Contribution, Entry
 from fedspzo.device_runtime.protocol.messages import Sync, Wanted
-from fedspzo.device_runtime.protocol.plan import Contribution, Entry, Plan
+from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.protocol.signing import split
 from fedspzo.device_runtime.protocol.topics import Topics
 from fedspzo.device_runtime.replica.chain import EMPTY

@@ -19,6 +19,7 @@ from refusals import raises
 from fedspzo.device_runtime.errors import MessageError
 from fedspzo.device_runtime.model.modes import MASKED
 from fedspzo.device_runtime.protocol.codec import MAX_BYTES, decode, encode
+from fedspzo.device_runtime.protocol.entry import Contribution, Entry
 from fedspzo.device_runtime.protocol.glance import glance
 from fedspzo.device_runtime.protocol.masked import Group, Inquiry, Masked, Partner, Partners, Ready
 from fedspzo.device_runtime.protocol.messages import (  # fmt: skip
@@ -40,7 +41,7 @@ from fedspzo.device_runtime.protocol.messages import (  # fmt: skip
     Sync,
     Wanted,
 )
-from fedspzo.device_runtime.protocol.plan import UNITS, Block, Contribution, Entry, Masking, Noise, Plan
+from fedspzo.device_runtime.protocol.plan import UNITS, Block, Masking, Noise, Plan
 from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES
 from fedspzo.device_runtime.protocol.sums import BlockSums, Sums
 
