@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from refusals import raises
 
-from fedspzo.broker.rounds.aggregate import ClosedRound
-from fedspzo.broker.rounds.job import Job
+from fedspzo.broker.rounds.aggregate import ClosedRound, close_round
+from fedspzo.broker.rounds.groups import divide
+from fedspzo.broker.rounds.job import Job, plan_round
 from fedspzo.broker.rounds.sizes import largest_message
 from fedspzo.broker.server import pages
 from fedspzo.broker.server.devices import Roster
@@ -17,10 +20,13 @@ from fedspzo.broker.server.outbox import Outbox
 from fedspzo.broker.server.pages import Pages
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.link.connection import Link
+from fedspzo.device_runtime.privacy.words import count_words
 from fedspzo.device_runtime.protocol.codec import encode
-from fedspzo.device_runtime.protocol.entry import Contribution, Entry
-from fedspzo.device_runtime.protocol.messages import EntryBatch
+from fedspzo.device_runtime.protocol.entry import Contribution, Entry, GroupSum
+from fedspzo.device_runtime.protocol.masked import Group, Partner, Partners
+from fedspzo.device_runtime.protocol.messages import EntryBatch, Message, Result
 from fedspzo.device_runtime.protocol.plan import Block, Plan
+from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES
 from fedspzo.device_runtime.protocol.topics import Topics
 from fedspzo.device_runtime.replica import journal
 
@@ -84,3 +90,35 @@ def test_a_broker_that_takes_too_small_packets_is_refused(store: ServerStore) ->
         else:
             with raises("broker.packet-too-large", f"at most {size} bytes", "max_packet_size"):
                 outbox.check_room(job)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"cohort": 3},
+        {"cohort": 3, "seeds": "device"},
+        {"cohort": 20, "mode": "groups", "group": 4},
+        {"cohort": 128, "mode": "secure"},
+        {"cohort": 16, "mode": "secure", "privacy": "device", "privacy_budget": 8.0, "rounds": 9},
+    ],
+)
+def test_no_message_of_a_round_is_larger_than_is_said(changes: dict[str, Any]) -> None:
+    """A late entry with its groups' sums, the groups, and the keys of their members, with certificates."""
+    job = replace(Job(cohort=2, batch=4, final_rate=0.1), **changes)
+    job = job.with_blocks((Block(3, 1, 0.25, 1.0), Block(5, 40, 1.0, 0.5)))
+    plan = plan_round(job, job.rounds)
+    if not plan.noise:
+        plan = replace(plan, bound=0.3, masking=tuple(replace(each, attempt=30, clip=0.3) for each in plan.masking))
+    names = [f"{number:064d}" for number in range(job.cohort)]
+    results = {name: Result(1, b"", (0.1,) * plan.scalars, 0.0, 1, 0.0, b"") for name in names}
+    sent: list[Message] = []
+    if plan.masking:
+        masked = tuple(GroupSum(len(group), bytes(4 * count_words(plan))) for group in divide(plan, names))
+        entry = replace(close_round(plan, dict(list(results.items())[: len(masked)])), sums=masked)
+        most = max(map(len, divide(plan, names)))
+        card = Partner(bytes(32), bytes(32), bytes(64), bytes(64))
+        sent += [Partners((card,) * (most - 1)), Group(plan.round, bytes(8), (bytes(16),) * most)]
+    else:
+        entry = close_round(plan, results)
+    sent.append(EntryBatch((encode(entry) + bytes(SIGNATURE_BYTES),)))
+    assert max(len(encode(each)) for each in sent) <= largest_message(job)
