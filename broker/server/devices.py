@@ -84,6 +84,7 @@ class Roster:
     def __init__(self, members: Iterator[Member]) -> None:
         """Start with those known from before; they have yet to come."""
         self._members = {member.name: member for member in members}
+        self._owners = {member.key: member.name for member in reversed(self._members.values())}
         self._changed: set[str] = set()
 
     def get(self, name: str) -> Member | None:
@@ -102,7 +103,18 @@ class Roster:
             if len(self._members) >= MAX_DEVICES:
                 return None
             self._members[name] = Member(name, key)
+            self._owners[key] = name
         return self.edit(name)
+
+    def owner(self, key: bytes) -> str | None:
+        """The device that a key is of; None for a key that is new."""
+        return self._owners.get(key)
+
+    def rekey(self, member: Member, key: bytes) -> None:
+        """Give a member a key that is of no other: the operator's list may name another one than before."""
+        if self._owners.get(member.key) == member.name:
+            del self._owners[member.key]
+        member.key, self._owners[key] = key, member.name
 
     def served_after(self, round: int) -> set[str]:
         """Devices with results that counted after a round."""

@@ -202,6 +202,8 @@ class Replies:
             if (known := self._roster.get(device)) is not None and known.key == sync.key:
                 part(known)
             self._refuse(device, sync, reason)
+        elif (owner := self._roster.owner(sync.key)) is not None and owner != device:
+            self._refuse_copy(device, owner, sync)
         elif (member := self._roster.admit(device, sync.key)) is None:
             self._refuse(device, sync, "the job has too many devices")
         elif self._admission is None and member.key != sync.key:
@@ -211,14 +213,15 @@ class Replies:
             )
             self._refuse(device, sync, reason)
         elif sync.head != self._store.journal.head(sync.round):
-            member.key, member.session = sync.key, sync.session  # the answer comes from there
+            self._roster.rekey(member, sync.key)
+            member.session = sync.session  # the answer comes from there
             if (reason := self._standing.ask(member, sync)) is not None:
                 self._refuse(device, sync, reason)
         else:
             self._progress.synced_at = time.monotonic()
             if not member.synced:
                 log.info("device '%s' is there, at round %d with %d examples", device, sync.round, sync.examples)
-            member.key = sync.key  # the operator's list may give a name to another key
+            self._roster.rekey(member, sync.key)
             accept(member, sync)
             self._standing.agree(member)
             self._note(device, size)
@@ -340,6 +343,20 @@ class Replies:
         self._progress.reports[member.name] = report
         self.expel(self._digests.claim(Claim(member.name, report.round, report.digest)))
         self._outbox.send(member.name, Dismissal(member.session))
+
+    def _refuse_copy(self, device: str, owner: str, sync: Sync) -> None:
+        """Send a device away that has another's key: it would count twice."""
+        self._progress.counts["copies seen"] += 1
+        if (member := self._roster.edit(owner)) is not None:
+            member.copies += 1
+        cure = f"start it with a state folder of its own, or have the server forget '{owner}' (fedspzo forget)"
+        self._dropped.warn(
+            f"copy of {owner}",
+            f"device '{printable(device, 64)}' is refused, for its key is that of device '{owner}': was a state folder"
+            f" copied? If so, {cure}",
+            "device.copied",
+        )
+        self._refuse(device, sync, f"its key is that of device '{owner}'; {cure}")
 
     def _refuse(self, device: str, sync: Sync, reason: str) -> None:
         self._outbox.send(device, Refusal(sync.key, sync.session, reason), bundle=sync.bundle)

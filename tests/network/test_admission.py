@@ -19,7 +19,7 @@ from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.messages import EntryBatch, Refusal, Report
 from fedspzo.device_runtime.protocol.signing import KEY_BYTES
 from fedspzo.device_runtime.protocol.topics import Topics
-from fedspzo.device_runtime.replica.state import read_identity
+from fedspzo.device_runtime.replica.state import KEY, read_identity
 
 __all__ = ["broker", "processes"]
 
@@ -60,6 +60,12 @@ def test_only_devices_on_the_list_take_part(
     peer.say(topics.up("late"), Report(0, b"", 0, 0, 0, 0))
     assert "not on the list" in peer.wait(Refusal).reason
     peer.close()
+    (tmp_path / "copy").mkdir()
+    shutil.copy(tmp_path / "a" / KEY, tmp_path / "copy")
+    admitted.write_text(lines + show_key(capsys, tmp_path / "copy", "--id", "copy"))
+    time.sleep(2 * LOOK_S + 0.2)
+    _, errors = processes.device("copy").communicate(timeout=PATIENCE_S)
+    assert "the server refuses device 'copy': its key is that of device 'a'; start it with a state folder" in errors
     read_rounds(server, 1)
     assert (running["a"].poll(), running["b"].poll()) == (None, None)
 

@@ -22,6 +22,7 @@ from victim import BLOCKS, DEVICE, JOB, NOWHERE, TOPICS, Victim
 
 from fedspzo.broker.rounds.job import Job
 from fedspzo.broker.server import inbox, recovery, standing
+from fedspzo.broker.server.devices import Roster
 from fedspzo.broker.server.evaluation import Evaluator, Schedule
 from fedspzo.broker.server.loop import Loop
 from fedspzo.broker.server.metrics import make_registry
@@ -49,7 +50,7 @@ from fedspzo.device_runtime.protocol.messages import (
     Sync,
 )
 from fedspzo.device_runtime.protocol.plan import Plan
-from fedspzo.device_runtime.protocol.signing import Scope, Signer
+from fedspzo.device_runtime.protocol.signing import Scope, Signer, split
 from fedspzo.device_runtime.replica.chain import EMPTY, chain
 from fedspzo.device_runtime.replica.weights import Replica
 
@@ -349,6 +350,32 @@ def test_a_copied_device_is_told_of(pinned: Bundle, tmp_path: Path, caplog: pyte
     assert members == {"a": 0, "b": 2, "evil": 0}
     assert "device 'b' runs in two processes with one key" in caplog.text
     assert host.server.status().counts["copies seen"] == 2
+
+
+def test_a_key_counts_under_one_name(
+    pinned: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy of a device under another id is refused on both sides, also by a server that was started again."""
+    host = Host(pinned, tmp_path)
+    sent: list[tuple[str, bytes]] = []
+    monkeypatch.setattr(host.server._link, "publish", lambda topic, signed, useful: sent.append((topic, signed)))
+    host.keys["copy"] = host.keys["a"]
+    host.hear("copy", host.sync("copy", 31))
+    assert "device 'copy' is refused, for its key is that of device 'a'" in caplog.text
+    (signed,) = [signed for topic, signed in sent if topic == TOPICS.down("copy")]
+    refusal = decode(split(signed))
+    assert isinstance(refusal, Refusal)
+    assert (refusal.key, refusal.session) == (host.keys["a"].public, 31)
+    assert refusal.reason.startswith("its key is that of device 'a'; start it with a state folder of its own, or ")
+    assert {member.name: member.copies for member in host.store.load_members()} == {"a": 1, "b": 0, "evil": 0}
+    assert host.server.status().counts["copies seen"] == 1
+    roster = Roster(host.store.load_members())
+    assert [roster.owner(host.keys[name].public) for name in ("copy", "b")] == ["a", "b"]
+    member = roster.get("a")
+    assert member is not None
+    new = Signer(tmp_path / "new.key").public
+    roster.rekey(member, new)
+    assert [roster.owner(key) for key in (host.keys["a"].public, new)] == [None, "a"], "its old key is free again"
 
 
 def test_results_beyond_the_cohort_are_late(pinned: Bundle, tmp_path: Path) -> None:
