@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 #: Takes a sender's login away at the broker.
 CutOff = Callable[[str], None]
 
-#: What a budget holds, and what it regains a second.
-FULL, REGAINED = 300.0, 5.0
+#: What a budget holds, and what it regains a second: a device that is killed and started each second spends less.
+FULL, REGAINED = 300.0, 10.0
 #: What it costs to bring nothing, with 1 more for each KiB; to ask for a page of the journal, or to say what is known;
 #: and to go back in the journal, of which much will be sent again.
 NOTHING, ASKING, GOING_BACK = 1.0, 4.0, 20.0

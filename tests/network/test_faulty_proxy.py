@@ -223,6 +223,28 @@ def test_tls_on_both_sides(tmp_path: Path, certificate: tuple[Path, Path]) -> No
         assert silent.recv(1) == b""
 
 
+@pytest.mark.parametrize("version", [mqtt.MQTTv311, mqtt.MQTTv5])
+def test_stands_still_after_a_message_of_choice(proxy: FaultyProxy, bob: Client, version: MQTTProtocolVersion) -> None:
+    seen: list[tuple[str, bytes]] = []
+
+    def watch(client: str, payload: bytes) -> bool:
+        seen.append((client, payload))
+        return payload == b"here"
+
+    proxy.watch = watch
+    with Client(proxy.port, "alice", version=version) as alice:
+        for payload in (b"before", b"here", b"after"):
+            alice.send("bob", payload, qos=0)
+        bob.wait_for(b"before", b"here")
+        bob.send("alice", b"down")
+        time.sleep(QUIET_S)
+        assert seen == [("alice", b"before"), ("alice", b"here")]
+        assert not alice.messages
+        proxy.thaw()
+        bob.wait_for(b"before", b"here", b"after")
+        alice.wait_for(b"down")
+
+
 def test_cut(proxy: FaultyProxy, alice: Client, bob: Client) -> None:
     assert proxy.cut("nobody") == 0
     assert proxy.cut("alice") == 1

@@ -1,8 +1,9 @@
 """A federation in which everything that can break does: a real mosquitto over TLS, a server and devices as processes.
 
-Faults come at random instants, drawn from a seed: kill -9 of server, devices and broker; connections that are cut, that
-swallow what they carry, that are slow; acknowledgements and messages that vanish or come twice. At the end the journal,
-every replica and every acknowledgement must agree. ``make chaos`` runs it; ``python tests/support/chaos.py --help``.
+Faults come at random instants, drawn from a seed, and half of them right where a phase of a round begins: kill -9 of
+server, devices and broker; connections that are cut, that swallow what they carry, that are slow; acknowledgements and
+messages that vanish or come twice. At the end the journal, every replica and every acknowledgement must agree, nobody
+was taken for a flooder, and all phases were struck. ``make chaos`` runs it; ``python tests/support/chaos.py --help``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import ssl
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
@@ -27,6 +29,7 @@ from pathlib import Path
 import numpy as np
 from faulty_proxy import FaultyProxy
 from patience import PATIENCE_S
+from phases import NAMES, Phases
 
 from fedspzo.broker.mqtt.logins import SERVER_USER
 from fedspzo.broker.mqtt.mosquitto import ManagedBroker
@@ -51,8 +54,10 @@ WEIGHTS = {
     "kill a device": 5, "kill the server": 3, "kill the broker": 2, "cut": 5, "black hole": 4, "delay": 4,
     "swallow acknowledgements": 4, "duplicate acknowledgements": 4, "duplicate messages": 4, "refuse connections": 1,
 }  # fmt: skip
-#: Mean seconds between faults.
-PACE_S = 0.5
+#: Mean seconds between faults, and how often one waits for the phase that was struck least.
+PACE_S, AIMED = 0.5, 0.5
+#: Least share of the faults that strikes in each phase of a round.
+SHARE = 0.05
 #: Local steps, so that a round lasts long enough to be hit.
 STEPS = 8
 #: Mode → the server's options; in the first, directions are the devices' own, so that the journal has all results.
@@ -61,6 +66,8 @@ MODES: dict[str, list[object]] = {
     "groups": ["--mode", "groups", "--cohort", 12, "--quorum", 4],
     "secure": ["--mode", "secure", "--cohort", 4, "--quorum", 4],
 }
+#: Seconds after which what was struck last has recovered: longer than any fault lasts.
+QUIET_S = 8.0
 #: Rounds after the last fault, and a number of them that no run comes to.
 AFTERWARDS, _WITHOUT_END = 10, 1_000_000
 #: Rounds whose results are measured again at the end.
@@ -120,7 +127,9 @@ class Chaos:
         mode: one of :data:`MODES`.
         rounds: of the job at the least.
         faults: what took effect, how often.
+        struck: phase of a round → faults that struck there.
         rounds_in_faults: rounds closed when the last fault had struck.
+        quiet_from: the first round without any fault.
     """
 
     bundle: Path
@@ -132,11 +141,17 @@ class Chaos:
     wanted: int = 200
     mode: str = "robust"
     faults: Counter[str] = field(default_factory=Counter)
+    struck: Counter[int] = field(default_factory=Counter)
     rounds_in_faults: int = 0
+    quiet_from: int = 0
 
     def run(self) -> None:
         """Start everything, do harm until enough was done, then let the job end."""
         self.draw = random.Random(self.seed)
+        options = MODES[self.mode]
+        self.phases = Phases(int(str(options[options.index("--cohort") + 1])), masked=self.mode != "robust")
+        self._aim: int | None = None
+        self._there = threading.Event()
         bundle = shutil.copytree(self.bundle, self.folder / "bundle", ignore=shutil.ignore_patterns(PIN))
         pin_bundle(bundle, self.folder / "server")
         self.port = _free_port()
@@ -148,6 +163,7 @@ class Chaos:
         listen.load_cert_chain(broker.folder / "server.pem")
         upstream = ssl.create_default_context(cadata=accesses[0].authority)
         with FaultyProxy("localhost", broker.port, upstream, listen) as proxy:
+            proxy.watch = self._watch
             for access in accesses:
                 replace(access, url=f"mqtts://localhost:{proxy.port}").save(self.folder / f"{access.user}.json")
             self.parts = {name: self._device(name, bundle) for name in names}
@@ -184,17 +200,47 @@ class Chaos:
         while '"results"' not in self.parts[SERVER_USER].tail():  # faults before the first round would strike nobody
             assert time.monotonic() < end, "no round was closed before the first fault"
             self._tend(0.5)
-        while sum(self.faults.values()) < self.wanted:
+        while sum(self.faults.values()) < self.wanted or self._spared():
             self._tend(self.draw.expovariate(1 / PACE_S))
+            if self.draw.random() < AIMED:
+                self._wait_for(min(self.phases.all, key=lambda phase: self.struck[phase]))
             kind = self.draw.choices(kinds, weights)[0]
             client = self.draw.choice([*names, SERVER_USER, SERVER_USER])
-            self.faults[kind] += self._strike(kind, client, proxy)
+            phase = self.phases.phase
+            struck = self._strike(kind, client, proxy)
+            proxy.thaw()
+            self.faults[kind] += struck
+            self.struck[phase] += struck
         self.rounds_in_faults = self._round()
+
+    def _watch(self, client: str, payload: bytes) -> bool:
+        """Follow the round, in the proxy's thread; it stands still where the phase begins that is waited for."""
+        if not self.phases.see(client, payload) or self.phases.phase != self._aim:
+            return False
+        self._aim = None
+        self._there.set()
+        return True
+
+    def _wait_for(self, phase: int) -> None:
+        """Let time pass until a phase begins; nothing is forwarded then."""
+        end = time.monotonic() + PATIENCE_S
+        self._there.clear()
+        self._aim = phase
+        while not self._there.wait(0.02):
+            assert time.monotonic() < end, f"no round came to where it is {NAMES[phase]}"
+            self._tend(0.0)
+
+    def _spared(self) -> list[str]:
+        """Phases in which too few faults have struck."""
+        least = SHARE * sum(self.faults.values())
+        return [NAMES[phase] for phase in self.phases.all if self.struck[phase] < least]
 
     def _bring_to_an_end(self, bundle: Path) -> None:
         """Start the server once more, with some rounds to go: how many there have been depends on the machine."""
+        self._tend(QUIET_S)
         server = self.parts[SERVER_USER]
         server.kill(0)
+        self.quiet_from = self._round() + 2  # what was said of the open round may be lost with the server
         self.rounds = max(self.rounds, self._round() + AFTERWARDS)
         server.arguments = self._server(bundle, self.rounds).arguments
 
@@ -229,6 +275,7 @@ class Chaos:
         before = proxy.counts.copy()
         if not alter(client, draw.randint(1, 3)):
             return 0
+        proxy.thaw()
         self._tend(0.3)
         return int(proxy.counts != before)
 
@@ -290,7 +337,9 @@ class Chaos:
             for number, verdict in said:
                 told[verdict].add((int(number), name))
                 assert ((int(number), name) in asked) == (verdict == "counted"), f"{name}: round {number}: {verdict}"
-        assert told["counted"], "no device was told that a result counts"
+        untold = {each for each in asked if each[0] >= self.quiet_from} - told["counted"]
+        assert not untold, f"nobody told these after the last fault that their results count: {sorted(untold)}"
+        assert not self._spared(), f"hardly any fault struck in these phases: {self._spared()}"
         self._recompute(bundle, names)
         replica = Replica(bundle)
         for entry in journal:
@@ -301,9 +350,11 @@ class Chaos:
             assert (state.replica.round, state.replica.digest()) == (self.rounds, digest), name
         last = json.loads((self.folder / "server.log").read_text().strip().splitlines()[-1])
         assert last["server_digest"] == digest.hex()
+        assert not last["counts"].get("floods"), "honest devices were not heard"
         assert {report["digest"] for report in last["devices"].values()} <= {digest.hex()}
         return {
-            "faults": dict(self.faults), "rounds": self.rounds,
+            "faults": dict(self.faults), "struck": {NAMES[phase]: self.struck[phase] for phase in self.phases.all},
+            "most messages of a device in 10 s": self.phases.busiest(10.0), "rounds": self.rounds,
             "rounds when the last fault struck": self.rounds_in_faults,
             "starts": {part.name: part.starts for part in self.parts.values()}, "results in the journal": len(asked),
             "acknowledged as counted": len(told["counted"]), "acknowledged as late": len(told["too late"]),

@@ -1,8 +1,9 @@
 """A proxy between MQTT clients and a broker that does harm on demand, for chaos tests.
 
 It reads MQTT 3.1.1 and 5 packet by packet, so that it can lose or repeat a single acknowledgement, and it knows its
-connections by client id. A fault strikes the connections that stand when it is asked for (several, when a client has
-come back before its old connection ended), never those that a client opens later.
+connections by client id. It can stand still after a message of choice, to do harm right there. A fault strikes the
+connections that stand when it is asked for (several, when a client has come back before its old connection ended),
+never those that a client opens later.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ _RESET = struct.pack("ii", 1, 0)
 _CONNECT, _PUBLISH_AT_QOS_1, _PUBACK = 0x10, 0x32, 0x40
 _KIND = 0xF6  # a packet's first byte without DUP and RETAIN
 _DUP = 0x08
+_PUBLISH, _QOS = 0x30, 0x06
 _MQTT_5 = 5
 _T = TypeVar("_T")
 
@@ -51,6 +53,8 @@ class FaultyProxy:
 
     Attributes:
         port: where clients connect.
+        watch: told of each message of a client, in the proxy's thread, once it is forwarded: client id, and payload.
+            Where it says True, nothing more is forwarded, either way, until :meth:`thaw`.
         counts: how often each fault, by its method's name, took effect: ``cut``, ``black_hole`` and ``refuse`` per
             connection, ``delay`` each time that one direction of a connection had to wait, the others per packet.
     """
@@ -67,6 +71,9 @@ class FaultyProxy:
         With ``upstream_tls`` the broker's certificate must be for "localhost"; with ``listen_tls`` clients use TLS.
         """
         self.counts: Counter[str] = Counter()
+        self.watch: Callable[[str, bytes], bool] = lambda client, payload: False
+        self.thawed = asyncio.Event()
+        self.thawed.set()
         self._upstream = (upstream_host, upstream_port)
         self._upstream_tls = upstream_tls
         self._listen_tls = listen_tls
@@ -88,6 +95,10 @@ class FaultyProxy:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    def thaw(self) -> None:
+        """Go on, where :attr:`watch` had everything stand still."""
+        self._loop.call_soon_threadsafe(self.thawed.set)
 
     def cut(self, client: str | None) -> int:
         """Reset both sides at once."""
@@ -164,7 +175,7 @@ class FaultyProxy:
             self.counts["refuse"] += 1
             _reset(writer)
             return
-        connection = _Connection(self.counts, [writer])
+        connection = _Connection(self, [writer])
         connection.task = self._loop.create_task(self._serve(connection, reader, writer))
         self._connections.add(connection)
 
@@ -210,10 +221,11 @@ class _Alteration:
 class _Connection:
     """A client's connection and its counterpart upstream, once that stands."""
 
-    counts: Counter[str]
+    proxy: FaultyProxy
     writers: list[asyncio.StreamWriter]
     task: asyncio.Task[None] = field(init=False)
     client: str | None = None
+    version: int = 0
     held_until: float = 0.0
     alterations: list[_Alteration] = field(default_factory=list)
 
@@ -226,10 +238,13 @@ class _Connection:
             while True:
                 packet = await _read_packet(source)
                 if self.client is None and packet[0] == _CONNECT:
-                    self.client = _client_id(packet)
+                    self.client, self.version = _introduction(packet)
                 await self._wait_while_held()
                 if not target.is_closing():
                     target.write(self._altered(packet, direction))
+                    says = direction == "up" and packet[0] & 0xF0 == _PUBLISH and self.client
+                    if says and self.proxy.watch(says, _payload(packet, self.version)):
+                        self.proxy.thawed.clear()
                 with suppress(OSError):
                     await target.drain()
         except (OSError, EOFError, ValueError, IndexError):
@@ -250,13 +265,14 @@ class _Connection:
         if clock() < self.held_until:
             while (rest := self.held_until - clock()) > 0:
                 await asyncio.sleep(rest)
-            self.counts["delay"] += 1
+            self.proxy.counts["delay"] += 1
+        await self.proxy.thawed.wait()
 
     def _altered(self, packet: bytes, direction: Direction) -> bytes:
         for alteration in self.alterations:
             if alteration.strikes(packet, direction):
                 alteration.left -= 1
-                self.counts[alteration.fault] += 1
+                self.proxy.counts[alteration.fault] += 1
                 _, change = _ALTERATIONS[alteration.fault]
                 return change(packet)
         return packet
@@ -289,8 +305,8 @@ def _varint(data: bytes, start: int) -> tuple[int, int]:
     raise ValueError("not MQTT")
 
 
-def _client_id(connect: bytes) -> str:
-    """The client id in a CONNECT packet; ValueError or IndexError when it is damaged."""
+def _introduction(connect: bytes) -> tuple[str, int]:
+    """Client id and MQTT's version in a CONNECT packet; ValueError or IndexError when it is damaged."""
     _, at = _varint(connect, 1)
     at += 2 + int.from_bytes(connect[at : at + 2], "big")  # "MQTT"
     version = connect[at]
@@ -299,4 +315,15 @@ def _client_id(connect: bytes) -> str:
         length, at = _varint(connect, at)
         at += length
     size = int.from_bytes(connect[at : at + 2], "big")
-    return connect[at + 2 : at + 2 + size].decode()
+    return connect[at + 2 : at + 2 + size].decode(), version
+
+
+def _payload(publish: bytes, version: int) -> bytes:
+    """What a PUBLISH packet carries; ValueError or IndexError when it is damaged."""
+    _, at = _varint(publish, 1)
+    at += 2 + int.from_bytes(publish[at : at + 2], "big")  # the topic
+    at += 2 * bool(publish[0] & _QOS)
+    if version == _MQTT_5:
+        length, at = _varint(publish, at)
+        at += length
+    return publish[at:]

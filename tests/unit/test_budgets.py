@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from functools import cache
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedspzo.broker.rounds.job import Job, plan_round
+from fedspzo.broker.rounds.masked_round import begin_round
 from fedspzo.broker.rounds.open_round import OpenRound
 from fedspzo.broker.server import budgets as module
 from fedspzo.broker.server.budgets import ASKING, FULL, GOING_BACK, REGAINED, Budgets, price
@@ -19,10 +21,11 @@ from fedspzo.broker.server.lanes import LANE_BYTES, LANE_MESSAGES, SHARE, Lanes
 from fedspzo.broker.server.progress import Progress
 from fedspzo.device_runtime.errors import BrokerError
 from fedspzo.device_runtime.link.events import Connected, Received
-from fedspzo.device_runtime.protocol.codec import fingerprint
-from fedspzo.device_runtime.protocol.masked import Inquiry, Masked, Ready
-from fedspzo.device_runtime.protocol.messages import Decline, EntryBatch, Presence, Report, Result, Sync
+from fedspzo.device_runtime.protocol.codec import encode, fingerprint
+from fedspzo.device_runtime.protocol.masked import Inquiry, Masked, Partner, Ready
+from fedspzo.device_runtime.protocol.messages import Decline, EntryBatch, Message, Presence, Report, Result, Sync
 from fedspzo.device_runtime.protocol.plan import Block
+from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES
 from fedspzo.device_runtime.protocol.topics import Topics
 
 TOPICS = Topics("default")
@@ -185,3 +188,56 @@ def test_what_does_not_fit_a_lane_is_charged() -> None:
         lanes.receive(said("evil"))
     assert own.spend_lost(0.0) == [("evil", 1, False)]
     assert not lanes.mutes("evil")
+
+
+@cache
+def _size(message: Message) -> int:
+    return len(encode(message)) + SIGNATURE_BYTES
+
+
+class Honest:
+    """A device whose messages are priced and charged as the server does it.
+
+    Attributes:
+        floods: how often it was taken for a flooder.
+    """
+
+    def __init__(self, mode: str) -> None:
+        job = Job(batch=4, cohort=12, quorum=4, mode=mode).with_blocks((Block(5, 4, 1.0, 1e-2),))
+        self.plan, self.floods, self.now = plan_round(job, 1), 0, 0.0
+        self._progress = Progress(Counter(), round=begin_round(self.plan, ("a",), 0.0))
+        self._member, self._budgets = Member("a", bytes(32)), Budgets(Lanes())
+        card = Partner(bytes(32), bytes(32), bytes(64))
+        self.here, self.gone, self.sync = Presence(True, 1), Presence(False, 1), sync(0)
+        self.ready = Ready(1, fingerprint(self.plan), b"", (card,))
+        self.masked = Masked(1, 1, bytes(4 * (self.plan.scalars + 3)))
+        self.inquiry = Inquiry(tuple(bytes([number]) * 16 for number in range(127)))
+
+    def says(self, *messages: Message) -> None:
+        for message in messages:
+            heard = Heard("a", message, _size(message))
+            if cost := price(heard, self._member, self._progress, 0, False):
+                self.floods += self._budgets.spend("a", self.now, cost, own=True)[0]
+
+
+@pytest.mark.parametrize("mode", ["groups", "secure"])
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        pytest.param(1.0, ("gone", "here", "sync", "ready"), id="killed when it is ready, and started, each second"),
+        pytest.param(1.0, ("gone", "here", "sync", "masked"), id="killed when it has answered, and started"),
+        pytest.param(1.2, ("gone", "here", "sync", "sync", "masked"), id="connects again, and sends again"),
+        pytest.param(1.2, ("sync", "ready", "masked"), id="the server connects again"),
+        pytest.param(1.0, ("ready", "masked"), id="a round is tried again and again"),
+        pytest.param(1.0, ("inquiry", "ready", "masked"), id="its group is always of strangers"),
+    ],
+)
+def test_an_honest_device_is_never_taken_for_a_flooder(mode: str, seconds: float, said: tuple[str, ...]) -> None:
+    """For an hour, at more than its rate in chaos, which is fifteen messages in ten seconds."""
+    device = Honest(mode)
+    while device.now < 3600:
+        device.says(*(getattr(device, each) for each in said))
+        device.now += seconds
+    assert device.floods == 0
+    device.says(*[device.sync] * 100)
+    assert device.floods, "it has the budget of anybody"
