@@ -220,7 +220,7 @@ class Replies:
         else:
             self._progress.synced_at = time.monotonic()
             if not member.synced:
-                log.info("device '%s' is there, at round %d with %d examples", device, sync.round, sync.examples)
+                log.info("device '%s' is there, at round %d", device, sync.round)
             self._roster.rekey(member, sync.key)
             accept(member, sync)
             self._standing.agree(member)

@@ -117,6 +117,7 @@ class Agent:
         #: A plan, or the end of the job, that follows a round which the replica has yet to come to.
         self._ahead: bytes | None = None
         self._synced_at = -SYNC_S
+        self._said_examples = False
         self._last_round: int | None = None
         self._stopping = False
         #: What tells this process from any other that has its name.
@@ -311,6 +312,8 @@ class Agent:
                 self._outbox.send_once(answer)
             else:
                 self._outbox.send_until_acknowledged(answer)
+            if isinstance(answer, Result) and not self._said_examples:
+                self._sync(at_once=True)  # only now is it known that the server may know their number
 
     def _answer(self, plan: Plan) -> Result | Ready | Masked | Decline:
         if reason := self._masker.refusal(plan):
@@ -355,5 +358,6 @@ class Agent:
         if at_once or time.monotonic() >= self._synced_at + SYNC_S:
             self._synced_at = time.monotonic()
             unwilling = self._watch.look()
-            examples = 0 if self._masker.secret else len(self._examples())
+            self._said_examples = not self._masker.secret
+            examples = len(self._examples()) if self._said_examples else 0
             self._outbox.sync(examples, self._watch.seen, willing=not unwilling)

@@ -15,7 +15,7 @@ import cbor2
 from fedspzo.device_runtime.device.pairs import Pairs
 from fedspzo.device_runtime.errors import MessageError, StateError
 from fedspzo.device_runtime.files import write_atomically
-from fedspzo.device_runtime.model.modes import MASKED, MODES
+from fedspzo.device_runtime.model.modes import MODES
 from fedspzo.device_runtime.privacy.masks import Purpose, hash_group, mask
 from fedspzo.device_runtime.privacy.words import pack
 from fedspzo.device_runtime.protocol.codec import fingerprint
@@ -74,8 +74,8 @@ class Masker:
 
     @property
     def secret(self) -> bool:
-        """Whether the server learns sums alone, as far as is known here."""
-        return self._least != MODES[0] or self._mode in MASKED
+        """Whether the server may be one that learns sums alone: so it is until a plan says otherwise."""
+        return self._least != MODES[0] or self._mode != MODES[0]
 
     def forget_server(self) -> None:
         """The server may be another process, which has not been told the device's keys."""

@@ -14,6 +14,7 @@ from federation import broker
 from patience import PATIENCE_S
 from refusals import raises
 from test_server import copy_bundle, make_job
+from victim import DEVICE, Victim
 
 from fedspzo.broker.mqtt.embedded import EmbeddedBroker
 from fedspzo.broker.privacy.accounting import Spent
@@ -30,6 +31,7 @@ from fedspzo.device_runtime.device.masking import Masker
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.errors import DataError
 from fedspzo.device_runtime.link.access import Access
+from fedspzo.device_runtime.link.events import Connected
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.manifest import MANIFEST
 from fedspzo.device_runtime.privacy.budget import epsilon
@@ -37,8 +39,8 @@ from fedspzo.device_runtime.privacy.masks import unmask
 from fedspzo.device_runtime.privacy.words import add_up, pack
 from fedspzo.device_runtime.protocol.codec import fingerprint
 from fedspzo.device_runtime.protocol.entry import Entry
-from fedspzo.device_runtime.protocol.masked import Group, Inquiry, Masked, Partner, Partners
-from fedspzo.device_runtime.protocol.messages import Decline, Result
+from fedspzo.device_runtime.protocol.masked import Group, Inquiry, Masked, Partner, Partners, Ready
+from fedspzo.device_runtime.protocol.messages import Decline, Message, Result, Sync
 from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.replica.state import DeviceState
 
@@ -278,6 +280,32 @@ def test_a_device_takes_part_in_no_weaker_mode_than_it_says(pinned: Bundle, stor
     answer = device.agent._answer(plan_round(make_job(), 1))
     assert answer == Decline(1, "it takes part in mode groups or a stricter one, and the job's is robust", False)
     assert device.agent._masker.secret
+
+
+def test_a_device_says_how_many_examples_it_has_once_results_are_not_masked(
+    victim: Victim, store: DataStore, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[Message] = []
+    monkeypatch.setattr(victim.agent._outbox, "send", said.append)
+
+    def hear(asked: Plan) -> list[int]:
+        """The numbers that it says then."""
+        said.clear()
+        victim.hear(victim.sign(asked, DEVICE, victim.state.replica.head))
+        victim.agent._answer_plan()
+        assert isinstance(said[0], Ready if asked.masking else Result)
+        return [message.examples for message in said if isinstance(message, Sync)]
+
+    victim.agent.turn(Connected())
+    assert [message.examples for message in said if isinstance(message, Sync)] == [0]
+    assert hear(plan) == []
+    robust = plan_round(make_job(), 1)
+    assert hear(robust) == [len(store)]
+    assert hear(replace(robust, base_seed=5)) == [], "once"
+    assert hear(try_again(plan, seed=1)) == []
+    said.clear()
+    victim.agent.turn(Connected())
+    assert [message.examples for message in said if isinstance(message, Sync)] == [0]
 
 
 def test_a_device_that_cannot_mask_a_result_does_not_say_why(
