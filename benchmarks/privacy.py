@@ -37,12 +37,10 @@ from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.runner import Forward
 
 CANDIDATES, ROUNDS = 200, 100
-#: Unit, ε, clip and share of the method's learning rate: the best of a few tries on the demo.
-NOISES = (
-    ("none", 0.0, 0.0, 1.0),
-    ("example", 8.0, 100.0, 1.0), ("example", 2.0, 100.0, 0.5), ("example", 1.0, 100.0, 0.25),
-    ("device", 8.0, 50.0, 0.5), ("device", 2.0, 50.0, 0.1), ("device", 1.0, 50.0, 0.05),
-)  # fmt: skip
+#: Unit of the noise, and the clip of its vectors.
+NOISES = (("example", 100.0), ("device", 50.0))
+#: Promises (ε).
+BUDGETS = (8.0, 2.0, 1.0)
 
 
 def main() -> None:
@@ -61,6 +59,7 @@ def main() -> None:
     utility.add_argument("--rounds", type=int, default=60)
     utility.add_argument("--alpha", default="0.5")
     utility.add_argument("--seeds", type=int, default=1)
+    utility.add_argument("--rates", default="0.3,0.1,0.03", help="shares of the method's rates to try with noise")
     utility.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     if options.command == "attacks":
@@ -106,12 +105,14 @@ def show_attacks(folder: Path, measured: Path, trials: int) -> None:
 def measure_utility(options: argparse.Namespace) -> None:
     """Run what is missing of the noises, and append held-out loss and scores before and after."""
     known = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
+    rates = [float(rate) for rate in options.rates.split(",")]
+    noisy = [(*noise, budget, rate) for budget in BUDGETS for noise in NOISES for rate in rates]
     for seed in range(options.seeds):
-        for unit, budget, clip, share in NOISES:
+        for unit, clip, budget, rate in (("none", 0.0, 0.0, 1.0), *noisy):
             setting = {
                 "bundle": options.bundle.name, "devices": options.devices, "rounds": options.rounds,
                 "alpha": options.alpha, "seed": seed, "unit": unit,
-                "privacy_budget": budget, "clip": clip, "rate": share,
+                "privacy_budget": budget, "clip": clip, "rate": rate,
             }  # fmt: skip
             if any(setting.items() <= run.items() for run in known):
                 continue
