@@ -102,7 +102,7 @@ def attribute_masked(words: np.ndarray, size: int, trials: int, chance: np.rando
     for start in range(0, trials, _SIDE_BY_SIDE):
         count = min(_SIDE_BY_SIDE, trials - start)
         held = np.argsort(chance.random((count, len(words))), axis=1)[:, :size]
-        purpose = Purpose("job", b"", start, 1, group)
+        purpose = Purpose("job", b"", start.to_bytes(8, "big"), group)
         rows = [words[held[:, own]].ravel() for own in range(size)]
         sent = np.array([mask(row, names[own], keys[own], purpose) for own, row in enumerate(rows)], np.int64)
         sent = sent.reshape(size, count, words.shape[1])

@@ -13,6 +13,7 @@ import numpy as np
 
 from fedspzo.broker.rounds.aggregate import Aggregate, ClosedRound, Spending
 from fedspzo.broker.rounds.seeds import derive
+from fedspzo.device_runtime.privacy.masks import seed_attempt
 from fedspzo.device_runtime.privacy.words import Total, add_up, pack, unpack
 from fedspzo.device_runtime.protocol.codec import fingerprint
 from fedspzo.device_runtime.protocol.entry import Entry, GroupSum
@@ -43,7 +44,7 @@ def try_again(plan: Plan, seed: int) -> Plan:
     attempt = masking.attempt + 1
     return replace(
         plan,
-        base_seed=derive(seed, plan.round, f"plan {attempt}"),
+        base_seed=seed_attempt(derive(seed, plan.round, f"plan {attempt}"), plan.round, attempt),
         masking=(replace(masking, attempt=attempt),),
     )
 

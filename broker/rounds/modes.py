@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fedspzo.device_runtime.errors import PlanError
 from fedspzo.device_runtime.model.modes import LEAST_SUMMED, MODES
+from fedspzo.device_runtime.privacy.masks import seed_attempt
 from fedspzo.device_runtime.privacy.words import count_words, make_grid
 from fedspzo.device_runtime.protocol.entry import GroupSum
 from fedspzo.device_runtime.protocol.plan import Masking, Plan
@@ -26,7 +27,7 @@ def choose_mode(job: Job) -> str:
     """The mode that a job says, or else groups where it can be, and robust where not."""
     if job.mode != "auto":
         return job.mode
-    possible = job.seeds == "shared" and not job.votes
+    possible = job.seeds == "shared" and not job.votes and not job.seed_pool
     return "groups" if possible and job.cohort >= FEWEST_GROUPS * max(job.group, LEAST_SUMMED) else MODES[0]
 
 
@@ -49,6 +50,12 @@ def check_mode(job: Job) -> None:
             "job.mode-of-own-directions",
             f"mode = {mode} sums results along directions that devices share; with seeds = device the journal has each"
             " device's scalars under its name; set seeds = shared, or mode = robust",
+        )
+    if job.seed_pool:
+        raise PlanError(
+            "job.mode-of-pool",
+            f"with a pool of seeds directions come again, and the sums of two rounds then tell of one device; leave out"
+            f" seed_pool, or mode = {mode}",
         )
     if job.votes:
         raise PlanError("job.mode-of-votes", f"votes need each device's result; leave out mode = {mode}")
@@ -75,7 +82,8 @@ def mask_plan(job: Job, plan: Plan) -> Plan:
     least = least_summed(job)
     most = job.cohort if job.runs_as == "secure" else 2 * least - 1
     # The plan's clip holds for a whole vector, and the job's for its root mean square.
-    plan = replace(plan, masking=(Masking(job.runs_as, 1, math.sqrt(plan.scalars) * job.clip, least, most),))
+    masking = Masking(job.runs_as, 1, math.sqrt(plan.scalars) * job.clip, least, most)
+    plan = replace(plan, masking=(masking,), base_seed=seed_attempt(plan.base_seed, plan.round, 1))
     make_grid(plan)  # has the rules of sums
     return plan
 

@@ -271,8 +271,8 @@ class Replies:
         if self._too_late(member, result.round):
             return
         try:
-            if opened is None:
-                raise MessageError("result.no-open-round", "no round is open")
+            if opened is None or opened.plan.masking:
+                raise MessageError("result.no-open-round", "no round is open that takes single results")
             check_result(opened.plan, opened.cohort, member.name, result)
         except MessageError as error:
             self._reject(member, error)

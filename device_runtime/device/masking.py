@@ -16,7 +16,7 @@ from fedspzo.device_runtime.device.pairs import Pairs
 from fedspzo.device_runtime.errors import MessageError, StateError
 from fedspzo.device_runtime.files import write_atomically
 from fedspzo.device_runtime.model.modes import MODES
-from fedspzo.device_runtime.privacy.masks import Purpose, hash_group, mask
+from fedspzo.device_runtime.privacy.masks import Purpose, hash_group, mask, seed_attempt
 from fedspzo.device_runtime.privacy.words import pack
 from fedspzo.device_runtime.protocol.codec import fingerprint
 from fedspzo.device_runtime.protocol.masked import Group, Inquiry, Masked, Partners, Ready
@@ -99,6 +99,8 @@ class Masker:
         if self.known(plan) is not None:
             return ""
         (masking,), sent = plan.masking, self._sent
+        if plan.seed_pool or plan.base_seed != seed_attempt(plan.base_seed, plan.round, masking.attempt):
+            return "its seeds are not of its round alone, so that the sums of two rounds could tell of one device"
         if plan.round < sent.round:
             return (
                 f"it has masked a result of round {sent.round} of this job; a job that starts over needs another name"
@@ -153,7 +155,7 @@ class Masker:
         if unknown := self._pairs.unknown(group.members):
             return Inquiry(tuple(unknown))
         named = hash_group(group.members)
-        purpose = Purpose(self._job, self._bundle, plan.round, masking.attempt, named)
+        purpose = Purpose(self._job, self._bundle, group.plan, named)
         words = mask(pack(plan, result), self._pairs.own, self._pairs.keys(group.members), purpose)
         masked = Masked(plan.round, masking.attempt, words.astype("<u4").tobytes())
         self._write(_Sent(plan.round, (*self._seeds(plan.round), plan.base_seed), named, masked))

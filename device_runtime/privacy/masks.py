@@ -1,12 +1,13 @@
 """Masks that cancel in a sum: each pair of devices derives one from a secret of its own; one adds it, one subtracts it.
 
-A mask is SHAKE-256 over the pair's key and what it is for, so it costs no message. Who lacks one pair's key learns
-nothing from a masked vector but its length.
+A mask is SHAKE-256 over the pair's key, the pair and what it is for, so it costs no message. Who lacks one pair's key
+learns nothing from a masked vector but its length.
 """
 
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,19 +26,29 @@ class Purpose:
     Attributes:
         job: the job's name.
         bundle: identity of the job's bundle.
-        round, attempt: see :class:`fedspzo.device_runtime.protocol.plan.Masking`.
+        plan: fingerprint of the plan that was measured for, which says the round and its attempt.
         group: hash of the group's members (see :func:`hash_group`).
     """
 
     job: str
     bundle: bytes
-    round: int
-    attempt: int
+    plan: bytes
     group: bytes
 
     def text(self) -> bytes:
         """The bytes that stand for it."""
-        return cbor2.dumps([self.job, self.bundle, self.round, self.attempt, self.group])
+        return cbor2.dumps([self.job, self.bundle, self.plan, self.group])
+
+
+def seed_attempt(seed: int, round: int, attempt: int) -> int:
+    """A base seed (64 bits) that no other round or attempt has, with the upper half of another.
+
+    Devices mask results of such alone, so that no server has one measurement made twice, in sums whose difference is
+    one device's result.
+    """
+    said = struct.pack("<QQ", round, attempt)
+    own = hashlib.blake2b(said, digest_size=4, person=b"fedspzo attempt").digest()
+    return seed >> 32 << 32 | int.from_bytes(own, "little")
 
 
 def pseudonym(job: str, bundle: bytes, key: bytes, agreement_key: bytes) -> bytes:
@@ -72,7 +83,9 @@ def mask(words: np.ndarray, own: bytes, keys: Mapping[bytes, bytes], purpose: Pu
     masked = np.asarray(words).astype(np.uint32)  # modulo 2³², as all that follows
     text = purpose.text()
     for member, key in keys.items():
-        stream = np.frombuffer(hashlib.shake_256(key + text).digest(4 * len(masked)), "<u4")
+        # The pair is in it: otherwise who shows another's public key as its own has masks cancel within one device.
+        pair = own + member if own < member else member + own
+        stream = np.frombuffer(hashlib.shake_256(key + pair + text).digest(4 * len(masked)), "<u4")
         masked = masked + stream if own < member else masked - stream
     return masked
 

@@ -25,6 +25,11 @@ def check_partner(partner: Partner, job: str, bundle: bytes, enrolment: bytes) -
     """
     if (len(partner.key), len(partner.agreement), len(partner.signature)) != (KEY_BYTES, KEY_BYTES, SIGNATURE_BYTES):
         raise MessageError("partner.keys", "it does not have two keys and a signature")
-    if enrolment and not is_certified(partner.key, partner.certificate, enrolment):
-        raise MessageError("partner.not-certified", "its key has no certificate of the bundle's enrolment key")
+    if len(partner.certificate) != (SIGNATURE_BYTES if enrolment else 0) or (
+        enrolment and not is_certified(partner.key, partner.certificate, enrolment)
+    ):
+        raise MessageError(
+            "partner.not-certified",
+            "its key has no certificate of the bundle's enrolment key, or one that the bundle does not ask for",
+        )
     check(PURPOSE + partner.agreement + partner.signature, Scope(job, bundle), partner.key)

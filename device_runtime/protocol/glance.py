@@ -10,6 +10,8 @@ from fedspzo.device_runtime.protocol.entry import Entry
 from fedspzo.device_runtime.protocol.messages import Finish, Rebase
 from fedspzo.device_runtime.protocol.plan import Plan
 
+#: No round has a larger number; SQLite holds it.
+LAST_ROUND = (1 << 63) - 1
 _ARRAY = 4
 
 
@@ -38,7 +40,7 @@ def glance(payload: bytes) -> tuple[type[Any], int]:
         if major != _ARRAY:
             raise MessageError("message.foreign", "it is not a FedSPZO message")
     major, round, _ = _head(payload, at)
-    if major:
+    if major or round > LAST_ROUND:
         raise MessageError("message.foreign", "it is not a FedSPZO message")
     return kind, round
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import numpy as np
 import psutil
@@ -32,8 +33,11 @@ from fedspzo.device_runtime.device import agent, catch_up
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.link.events import Received
 from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.privacy.partners import sign_partner
+from fedspzo.device_runtime.protocol.agreement import key_agreement
 from fedspzo.device_runtime.protocol.codec import decode, encode, fingerprint
 from fedspzo.device_runtime.protocol.entry import Contribution, Entry
+from fedspzo.device_runtime.protocol.masked import Ready
 from fedspzo.device_runtime.protocol.messages import (
     Ack,
     Decline,
@@ -186,10 +190,12 @@ def test_only_the_server_can_send_a_device_away(victim: Victim, tmp_path: Path) 
 class Host:
     """A server in the middle of a round, whose broker is the test."""
 
-    def __init__(self, bundle: Bundle, folder: Path, names: Sequence[str] = ("a", "b", "evil")) -> None:
+    def __init__(
+        self, bundle: Bundle, folder: Path, names: Sequence[str] = ("a", "b", "evil"), **settings: Any
+    ) -> None:
         self.store = ServerStore(folder / "server", bundle.identity)
         size = len(names)
-        job = Job(rounds=10, cohort=size, quorum=size, deadline=600.0, seed=1, batch=4, digest_every=5)
+        job = Job(rounds=10, cohort=size, quorum=size, deadline=600.0, seed=1, batch=4, digest_every=5, **settings)
         self.server = Loop(
             NOWHERE, JOB, job.with_blocks(BLOCKS), self.store,
             lambda report: Evaluator(
@@ -239,12 +245,30 @@ def test_what_is_not_signed_is_not_decoded(
     assert not seen
 
 
-def test_numbers_that_a_database_cannot_hold(pinned: Bundle, tmp_path: Path) -> None:
+def test_numbers_that_a_database_cannot_hold(pinned: Bundle, entries: list[Entry], tmp_path: Path) -> None:
     host = Host(pinned, tmp_path)
     before = host.standing
     for changes in ({"round": 1 << 63}, {"examples": 1 << 63}, {"session": (1 << 64) - 1}):
         host.hear("evil", replace(host.sync("evil", 3), **changes))  # type: ignore[arg-type]
+    far = replace(entries[0], plan=replace(entries[0].plan, round=(1 << 64) - 1))
+    host.hear("evil", EntryBatch((host.sign("evil", encode(far)),)))
     assert host.standing == before
+
+
+def test_keys_that_no_message_could_pass_on_are_not_kept(pinned: Bundle, tmp_path: Path) -> None:
+    names = ("a", "b", "c", "evil")
+    host = Host(pinned, tmp_path, names, mode="secure")
+    opened = host.server._progress.round
+    assert opened is not None
+    print_of = fingerprint(opened.plan)
+    host.hear("evil", Result(1, print_of, (1.0,) * opened.plan.scalars, 1.0, 4, 0.1, b""))
+    assert not opened.results, "results are only summed"
+    for name in names:
+        agreement = key_agreement().private_key(name.encode().zfill(32)).public
+        card = sign_partner(host.keys[name], agreement, JOB, host.identity, bytes(65_000 if name == "evil" else 0))
+        host.hear(name, Ready(1, print_of, b"", (card,)))
+    assert set(opened.answered) == {"a", "b", "c"}
+    assert host.store.journal.last_round == 0
 
 
 def test_one_that_declines_does_not_end_the_job(pinned: Bundle, tmp_path: Path) -> None:

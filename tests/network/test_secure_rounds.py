@@ -35,7 +35,7 @@ from fedspzo.device_runtime.link.events import Connected
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.manifest import MANIFEST
 from fedspzo.device_runtime.privacy.budget import epsilon
-from fedspzo.device_runtime.privacy.masks import unmask
+from fedspzo.device_runtime.privacy.masks import seed_attempt, unmask
 from fedspzo.device_runtime.privacy.words import add_up, pack
 from fedspzo.device_runtime.protocol.codec import fingerprint
 from fedspzo.device_runtime.protocol.entry import Entry
@@ -245,15 +245,21 @@ def test_a_device_refuses_groups_plans_and_attempts_that_would_tell_more(members
     join(device, plan, whole, members)
     again = try_again(plan, seed=1)
     assert device.masker.refusal(again) == ""
+    upper = 1 << 40
     for wrong in (
-        replace(plan, base_seed=99),  # another result in the same attempt
-        replace(again, base_seed=plan.base_seed),  # the same directions in another
-        replace(again, masking=(replace(again.masking[0], attempt=65),)),
+        replace(plan, base_seed=plan.base_seed ^ upper),  # another result in the same attempt
+        replace(again, masking=(replace(again.masking[0], attempt=65),), base_seed=seed_attempt(upper, plan.round, 65)),
     ):
         assert "does not follow" in device.masker.refusal(wrong)
+    for wrong in (
+        replace(again, base_seed=plan.base_seed),  # the same directions in another attempt
+        replace(plan, round=2),  # and in another round, from whose sum a device could be left out
+        replace(again, seed_pool=64),
+    ):
+        assert "tell of one device" in device.masker.refusal(wrong)
     join(device, again, make_group(again, members[:4]), members)
     assert "does not follow" in device.masker.refusal(plan)
-    later = replace(plan, round=9, base_seed=5)
+    later = replace(plan, round=9, base_seed=seed_attempt(5, 9, plan.masking[0].attempt))
     join(device, later, make_group(later, members), members)
     assert "another name" in device.masker.refusal(again)
 

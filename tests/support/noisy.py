@@ -20,7 +20,7 @@ from fedspzo.device_runtime.privacy.ledger import Ledger
 from fedspzo.device_runtime.privacy.masks import Purpose, hash_group, mask
 from fedspzo.device_runtime.privacy.release import make_release
 from fedspzo.device_runtime.privacy.words import pack
-from fedspzo.device_runtime.protocol.codec import decode, encode
+from fedspzo.device_runtime.protocol.codec import decode, encode, fingerprint
 from fedspzo.device_runtime.protocol.messages import Result
 from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.replica.state import DeviceState
@@ -41,7 +41,7 @@ def send_noise(plan: str, number: str, file: str) -> None:
     }
     names = [bytes([each]) * 16 for each in range(DEVICES)]
     keys = {names[other]: bytes([*sorted((own, other))]) for other in range(DEVICES) if other != own}
-    purpose = Purpose("job", b"", right.round, 1, hash_group(names))
+    purpose = Purpose("job", b"", fingerprint(right), hash_group(names))
     sent = {}
     for fault, changed in draws.items():
         drawn = replace(right, noise=(replace(noise, variance=changed.pop("variance", noise.variance)),))

@@ -8,10 +8,11 @@ from collections import defaultdict
 
 from fedspzo.broker.mqtt.logins import SERVER_USER
 from fedspzo.device_runtime.protocol.codec import decode, fingerprint
+from fedspzo.device_runtime.protocol.entry import Entry
 from fedspzo.device_runtime.protocol.glance import glance
 from fedspzo.device_runtime.protocol.masked import Group, Masked, Ready
 from fedspzo.device_runtime.protocol.messages import Result
-from fedspzo.device_runtime.protocol.plan import Entry, Plan
+from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.protocol.signing import split
 
 BEFORE, MEASURING, READY, GROUPED, ANSWERED, CLOSING = range(6)

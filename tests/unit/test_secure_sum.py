@@ -76,7 +76,7 @@ def test_the_sum_of_a_group_is_the_plain_sum(keys: dict, data: st.DataObject) ->
     words = {name: np.array(data.draw(st.lists(st.integers(-GRID.limit, GRID.limit), min_size=5, max_size=5)))
              for name in ready}  # fmt: skip
     for group in (sorted(ready[start::count]) for start in range(count)):
-        purpose = Purpose("job", b"bundle", 3, 1, hash_group(group))
+        purpose = Purpose("job", b"bundle", b"plan", hash_group(group))
         masked = {
             name: mask(words[name], name, {other: keys[name][1][other] for other in group if other != name}, purpose)
             for name in group
@@ -91,13 +91,12 @@ def test_the_sum_of_a_group_is_the_plain_sum(keys: dict, data: st.DataObject) ->
 
 def test_masks_of_another_purpose_do_not_cancel(keys: dict) -> None:
     group = sorted(keys)[:4]
-    base = Purpose("job", b"bundle", 3, 1, hash_group(group))
+    base = Purpose("job", b"bundle", b"plan", hash_group(group))
     others = [
-        Purpose("job", b"bundle", 4, 1, hash_group(group)),
-        Purpose("job", b"bundle", 3, 2, hash_group(group)),
-        Purpose("other", b"bundle", 3, 1, hash_group(group)),
-        Purpose("job", b"other", 3, 1, hash_group(group)),
-        Purpose("job", b"bundle", 3, 1, hash_group(sorted(keys)[:5])),
+        Purpose("job", b"bundle", b"other", hash_group(group)),
+        Purpose("other", b"bundle", b"plan", hash_group(group)),
+        Purpose("job", b"other", b"plan", hash_group(group)),
+        Purpose("job", b"bundle", b"plan", hash_group(sorted(keys)[:5])),
     ]
     zero = np.zeros(4, np.int64)
 
@@ -107,6 +106,18 @@ def test_masks_of_another_purpose_do_not_cancel(keys: dict) -> None:
     assert unmask([masked(name, base) for name in group]).tolist() == zero.tolist()
     for other in others:
         assert unmask([masked(group[0], other), *(masked(name, base) for name in group[1:])]).any()
+
+
+def test_who_shows_anothers_key_as_its_own_cancels_no_mask(keys: dict) -> None:
+    """A device that believes two members to have one key sends nothing that is free of masks, wherever they stand."""
+    own, honest = sorted(keys)[5:7]
+    shared = keys[own][1][honest]
+    purpose = Purpose("job", b"bundle", b"plan", b"")
+    zero = np.zeros(64, np.int64)
+    for copy in (bytes(16), b"\xff" * 16):
+        assert mask(zero, own, {honest: shared, copy: shared}, purpose).all()
+        alone = {honest: shared}
+        assert (mask(zero, own, {honest: shared, copy: shared}, purpose) != mask(zero, own, alone, purpose)).any()
 
 
 def test_a_pair_has_one_key_and_no_other_pair_has_it(keys: dict) -> None:
@@ -122,7 +133,7 @@ def test_a_pair_has_one_key_and_no_other_pair_has_it(keys: dict) -> None:
 def test_a_masked_result_says_nothing_of_the_words(keys: dict) -> None:
     """Under masks of which one is unknown, words are spread over all of 32 bits whatever they are."""
     own, other = sorted(keys)[:2]
-    purpose = Purpose("job", b"bundle", 1, 1, b"")
+    purpose = Purpose("job", b"bundle", b"plan", b"")
     for value in (0, 1, -1, GRID.limit):
         vector = mask(np.full(4096, value), own, {other: keys[own][1][other]}, purpose)
         top = np.bincount(vector >> 28, minlength=16)
