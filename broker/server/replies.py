@@ -11,6 +11,7 @@ from fedspzo.broker.rounds.aggregate import check_result
 from fedspzo.broker.rounds.anomalies import Watch
 from fedspzo.broker.rounds.masked_round import MaskedRound
 from fedspzo.broker.server.admission import Admission
+from fedspzo.broker.server.copies import Copies
 from fedspzo.broker.server.devices import Member, Roster, accept, announce, part
 from fedspzo.broker.server.evaluation import Claim, DigestWatch
 from fedspzo.broker.server.inbox import Heard
@@ -77,6 +78,7 @@ class Replies:
         self._admission = admission
         self._watch = watch or Watch({})
         self._pages = Pages(store.journal)
+        self._copies = Copies(roster, progress)
         self._dropped = RateLimitedLog(log)
 
     def drop(self, device: str, reason: MessageError) -> None:
@@ -93,9 +95,9 @@ class Replies:
         """
         device, message = heard.device, heard.message
         if isinstance(message, Sync):
-            before = self._copies(device)
+            before = self._copies.count(device)
             self._on_sync(device, message, heard.size)
-            self._tell_copy(device, before)
+            self._copies.tell(device, before)
             return
         member = self._roster.get(device)
         if member is None:
@@ -110,7 +112,7 @@ class Replies:
         if isinstance(message, Presence):
             before = member.copies
             announce(member, message)
-            self._tell_copy(device, before)
+            self._copies.tell(device, before)
             if not member.online:
                 log.info("device '%s' has left", device)
         elif isinstance(message, Result):
@@ -129,21 +131,6 @@ class Replies:
         else:
             self._on_report(member, message)
         self._note(device, heard.size)
-
-    def _copies(self, device: str) -> int:
-        member = self._roster.get(device)
-        return member.copies if member else 0
-
-    def _tell_copy(self, device: str, before: int) -> None:
-        """Warn where a device was found to run in two processes."""
-        if self._copies(device) > before:
-            self._progress.counts["copies seen"] += 1
-            self._dropped.warn(
-                f"copy of {device}",
-                f"device '{device}' runs in two processes with one key: was its state folder copied? Stop one of them,"
-                " and start it with a state folder and an id of its own",
-                "device.copied",
-            )
 
     def expel_unlisted(self) -> None:
         """Send those away who are there, and are not on the list of those admitted any more."""
@@ -202,8 +189,8 @@ class Replies:
             if (known := self._roster.get(device)) is not None and known.key == sync.key:
                 part(known)
             self._refuse(device, sync, reason)
-        elif (owner := self._roster.owner(sync.key)) is not None and owner != device:
-            self._refuse_copy(device, owner, sync)
+        elif (reason := self._copies.refusal(device, sync.key)) is not None:
+            self._refuse(device, sync, reason)
         elif (member := self._roster.admit(device, sync.key)) is None:
             self._refuse(device, sync, "the job has too many devices")
         elif self._admission is None and member.key != sync.key:
@@ -343,20 +330,6 @@ class Replies:
         self._progress.reports[member.name] = report
         self.expel(self._digests.claim(Claim(member.name, report.round, report.digest)))
         self._outbox.send(member.name, Dismissal(member.session))
-
-    def _refuse_copy(self, device: str, owner: str, sync: Sync) -> None:
-        """Send a device away that has another's key: it would count twice."""
-        self._progress.counts["copies seen"] += 1
-        if (member := self._roster.edit(owner)) is not None:
-            member.copies += 1
-        cure = f"start it with a state folder of its own, or have the server forget '{owner}' (fedspzo forget)"
-        self._dropped.warn(
-            f"copy of {owner}",
-            f"device '{printable(device, 64)}' is refused, for its key is that of device '{owner}': was a state folder"
-            f" copied? If so, {cure}",
-            "device.copied",
-        )
-        self._refuse(device, sync, f"its key is that of device '{owner}'; {cure}")
 
     def _refuse(self, device: str, sync: Sync, reason: str) -> None:
         self._outbox.send(device, Refusal(sync.key, sync.session, reason), bundle=sync.bundle)
