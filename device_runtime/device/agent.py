@@ -16,7 +16,7 @@ from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.device.catch_up import CatchUp
 from fedspzo.device_runtime.device.events import Acknowledged, Event, Finished
 from fedspzo.device_runtime.device.masking import Masker
-from fedspzo.device_runtime.device.measuring import Measurer
+from fedspzo.device_runtime.device.measuring import UNSAID, Measurer
 from fedspzo.device_runtime.device.outbox import Outbox
 from fedspzo.device_runtime.device.waiting import Silence
 from fedspzo.device_runtime.energy.book import NoBook
@@ -55,8 +55,6 @@ from fedspzo.device_runtime.replica.state import DeviceState
 
 log = logging.getLogger(__name__)
 
-#: Why a plan with masks is declined.
-UNSAID = "its own log says why"
 #: Seconds between syncs that are not asked for.
 SYNC_S = 5.0
 
@@ -351,7 +349,8 @@ class Agent:
             self._state.snapshot()
             energy = self._book.total()
             self._book.write(self._watch.seen)
-            self._outbox.report(self._measurer.answered, energy)
+            # Joules tell of the lengths of texts, which masks and noise hide.
+            self._outbox.report(self._measurer.answered, energy if self._measurer.open else ())
 
     def _sync(self, at_once: bool = False) -> None:
         """Say where the replica stands, to be sent what it lacks; not in a burst, since each is answered in full."""

@@ -23,12 +23,16 @@ from fedspzo.device_runtime.step.runner import Forward
 
 log = logging.getLogger(__name__)
 
+#: Why a plan with masks or noise is declined, where words could tell of the examples.
+UNSAID = "its own log says why"
+
 
 class Measurer:
     """Measures for plans, each once.
 
     Attributes:
         answered: how many plans were answered.
+        open: whether no plan so far had masks or noise, which hide what single answers cost, too.
         forward: runs the graphs.
     """
 
@@ -54,7 +58,7 @@ class Measurer:
         Raises:
             BundleError, EngineError: the graphs cannot run.
         """
-        self.answered = 0
+        self.answered, self.open = 0, True
         self.forward = Forward(engine, state.replica, recorder)
         self._state = state
         self._examples = examples
@@ -70,6 +74,7 @@ class Measurer:
         Raises:
             StateError: the ledger cannot be used, or the disk refuses.
         """
+        self.open = self.open and not (plan.masking or plan.noise)
         if self._last is None or self._last[0] != plan or isinstance(self._last[1], Decline):
             self._last = plan, self._measure(plan)
             self.answered += 1
@@ -91,7 +96,7 @@ class Measurer:
             measured = measure(self.forward, examples, plan, self._state.device, self._cache)
         except FedSPZOError as error:
             log.warning("the plan of round %d cannot be carried out: %s", plan.round, error, extra={"kind": error.kind})
-            return Decline(plan.round, str(error)[:200], passing=False)
+            return Decline(plan.round, UNSAID if plan.noise else str(error)[:200], passing=False)
         if not all(map(math.isfinite, (measured.loss, *measured.scalars))):
             reason = "its loss is not finite: the model has diverged; lower the learning rates"
             return Decline(plan.round, reason, passing=False)

@@ -192,7 +192,7 @@ class Report:
         rss_bytes: peak resident memory of the process.
         bytes_up, bytes_down: payload published and received.
         results: results sent.
-        energy: what all its work took, once; empty when the device does not know.
+        energy: what all its work took, once; empty when the device does not know, or a plan had masks or noise.
     """
 
     round: int

@@ -28,6 +28,7 @@ from fedspzo.device_runtime.device.agent import Agent
 from fedspzo.device_runtime.device.device import Device as DeviceProgram
 from fedspzo.device_runtime.device.events import Acknowledged, Event
 from fedspzo.device_runtime.device.masking import Masker
+from fedspzo.device_runtime.energy.book import NoBook
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.errors import DataError
 from fedspzo.device_runtime.link.access import Access
@@ -40,7 +41,7 @@ from fedspzo.device_runtime.privacy.words import add_up, pack
 from fedspzo.device_runtime.protocol.codec import fingerprint
 from fedspzo.device_runtime.protocol.entry import Entry
 from fedspzo.device_runtime.protocol.masked import Group, Inquiry, Masked, Partner, Partners, Ready
-from fedspzo.device_runtime.protocol.messages import Decline, Message, Result, Sync
+from fedspzo.device_runtime.protocol.messages import Decline, Energy, Message, Report, Result, Sync
 from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.replica.state import DeviceState
 
@@ -317,14 +318,45 @@ def test_a_device_says_how_many_examples_it_has_once_results_are_not_masked(
 def test_a_device_that_cannot_mask_a_result_does_not_say_why(
     pinned: Bundle, store: DataStore, tmp_path: Path, plan: Plan
 ) -> None:
+    """Nor one that cannot add noise to it."""
     device = Device("mqtt://127.0.0.1", pinned, tmp_path / "device", store)
 
     def unreadable() -> DataStore:
         raise DataError("data.unreadable", "the line 'I feel unwell' has no label")
 
     device.agent._measurer._examples = unreadable
-    answer = device.agent._answer(plan)
-    assert answer == Decline(1, "its own log says why", passing=False)
+    for secret in (plan, plan_round(replace(make_job(cohort=4), privacy="device"), 1)):
+        assert device.agent._answer(secret) == Decline(1, "its own log says why", passing=False)
+
+
+class Account(NoBook):
+    """Of a device whose work took ten joules."""
+
+    def total(self) -> tuple[Energy, ...]:
+        return (Energy(10.0, 1.0, False),)
+
+
+def test_what_all_its_work_took_tells_of_single_results_in_the_open_alone(
+    victim: Victim, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last report of a device: joules tell of the lengths of its texts, as words and noise hide them."""
+    said: list[Message] = []
+    monkeypatch.setattr(victim.agent._outbox, "send", said.append)
+    victim.agent._book = Account()
+
+    def report(*plans: Plan) -> tuple[Energy, ...]:
+        victim.agent._last_round, victim.agent._measurer.open = None, True
+        for asked in plans:
+            victim.agent._answer(asked)
+        victim.agent._finish(0)
+        (last,) = (message for message in said if isinstance(message, Report))
+        said.clear()
+        return last.energy
+
+    robust = plan_round(make_job(), 1)
+    noisy = plan_round(replace(make_job(cohort=4), privacy="device"), 1)
+    assert report() == report(robust) == Account().total()
+    assert report(plan, robust) == report(robust, plan) == report(robust, noisy) == ()
 
 
 def test_a_bundle_pins_the_weakest_mode_and_otherwise_has_the_identity_of_before(
