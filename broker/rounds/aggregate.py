@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from fedspzo.broker.rounds.robust import OWN, RULES, clip
+from fedspzo.broker.rounds.robust import OWN, RULES, RULES_OF_GROUPS, clip
 from fedspzo.device_runtime.errors import MessageError, PlanError
 from fedspzo.device_runtime.protocol.codec import decode, encode, fingerprint
 from fedspzo.device_runtime.protocol.entry import Contribution, Entry
@@ -113,7 +113,7 @@ def close_round(plan: Plan, results: Mapping[str, Result], votes: bool = False) 
             f" {', '.join(known)}",
         )
     if plan.shared:
-        one = RULES[rule](vectors, shares)
+        one = (RULES_OF_GROUPS if plan.masking else RULES)[rule](vectors, shares)
         # Rounded to float32 here, as the wire does: every replica applies the same numbers.
         return Entry(plan, (Contribution("", 1.0, tuple(one.astype(np.float32).tolist())),))
     kept = OWN[rule](vectors).astype(np.float32).tolist()

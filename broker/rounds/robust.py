@@ -20,6 +20,8 @@ Rule = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 #: What a clipped mean leaves of a device's vector: this many times the cohort's median size.
 MOST_OF_MEDIAN = 2.0
+#: The same of a group's, where one that is MOST_OF_MEDIAN times as large is left out.
+MOST_OF_GROUPS = 1.25
 #: Share of the values of a coordinate that a trimmed mean leaves out at each end.
 TRIMMED = 0.25
 #: Iterations of centred clipping and of the geometric median.
@@ -56,6 +58,19 @@ def mean(vectors: np.ndarray, shares: np.ndarray) -> np.ndarray:
 def weighted_mean(vectors: np.ndarray, shares: np.ndarray) -> np.ndarray:
     """The mean weighted by examples."""
     return np.array([math.fsum(column) for column in (vectors * shares[:, None]).T])
+
+
+def mean_of_usual(vectors: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """The weighted mean of groups, none much larger than the median one, without those that are some times as large.
+
+    Nobody in a group is sent away, so that one of few groups may be hostile in every round.
+    """
+    if len(vectors) < 3:
+        return weighted_mean(vectors, shares)
+    found = sizes(vectors)
+    usual = usual_size(found)
+    kept = found <= MOST_OF_MEDIAN * usual
+    return weighted_mean(clip(vectors[kept], MOST_OF_GROUPS * usual), shares[kept] / math.fsum(shares[kept]))
 
 
 def votes(vectors: np.ndarray, shares: np.ndarray) -> np.ndarray:
@@ -126,6 +141,8 @@ RULES: Mapping[str, Rule] = {
     "geometric-median": geometric_median,
     "votes": votes,
 }
+#: The same over groups of devices.
+RULES_OF_GROUPS: Mapping[str, Rule] = {**RULES, "clipped-mean": mean_of_usual}
 #: Those that an operator chooses among; votes are a method of their own.
 CHOICES = tuple(name for name in RULES if name != "votes")
 #: Rules of single devices' vectors, which are there as well where each device has directions of its own.

@@ -23,7 +23,16 @@ from fedspzo.broker.rounds.aggregate import ClosedRound, close_round
 from fedspzo.broker.rounds.anomalies import Finding, Record, Watch, examine, follow
 from fedspzo.broker.rounds.bound import FEWEST, LEEWAY
 from fedspzo.broker.rounds.job import Job, plan_round
-from fedspzo.broker.rounds.robust import CHOICES, MOST_OF_MEDIAN, RULES, clip, sizes
+from fedspzo.broker.rounds.robust import (
+    CHOICES,
+    MOST_OF_GROUPS,
+    MOST_OF_MEDIAN,
+    RULES,
+    RULES_OF_GROUPS,
+    clip,
+    sizes,
+    weighted_mean,
+)
 from fedspzo.broker.rounds.sampling import Candidate, choose_cohort
 from fedspzo.broker.server.forgetting import forget_devices
 from fedspzo.broker.server.state_folder import DATABASE, read_journal
@@ -84,6 +93,19 @@ def test_the_plain_mean_of_what_is_not_cut_keeps_its_bits() -> None:
     assert MOST_OF_MEDIAN * np.median(sizes(vectors)) > sizes(vectors).max()
     today = close_round(replace(plan_round(JOB, 1), aggregate=""), results)  # as plans said before
     assert close_round(plan_round(JOB, 1), results).contributions == today.contributions
+
+
+def test_a_hostile_group_is_left_out_or_no_larger_than_others() -> None:
+    """Groups of one size have the bits of the plain mean; a far larger one is left out; a larger one is cut."""
+    rule, shares = RULES_OF_GROUPS["clipped-mean"], np.full(3, 1 / 3)
+    honest = np.random.default_rng(0).standard_normal((3, 16))
+    honest /= sizes(honest)[:, None]
+    assert rule(honest, shares).tolist() == weighted_mean(honest, shares).tolist()
+    hostile = np.concatenate([honest[:2], -25 * honest[2:]])
+    assert rule(hostile, shares) == pytest.approx(honest[:2].mean(axis=0))
+    near = np.concatenate([honest[:2], -1.9 * honest[2:]])
+    assert rule(near, shares) == pytest.approx((honest[0] + honest[1] - MOST_OF_GROUPS * honest[2]) / 3)
+    assert rule(hostile[1:], shares[1:]) == pytest.approx(weighted_mean(hostile[1:], shares[1:])), "two have no median"
 
 
 def test_half_of_a_cohort_cannot_make_its_size_the_usual_one() -> None:
