@@ -100,8 +100,8 @@ class Measurer:
         if not all(map(math.isfinite, (measured.loss, *measured.scalars))):
             reason = "its loss is not finite: the model has diverged; lower the learning rates"
             return Decline(plan.round, reason, passing=False)
-        if self._ledger is not None:
-            self._ledger.spend(plan)
+        if self._ledger is not None and (reason := self._ledger.spend(plan)):
+            return Decline(plan.round, reason, passing=False)
         seconds = 0.0 if plan.noise else time.perf_counter() - start  # which would tell of the examples' lengths
         result = Result(
             round=plan.round,

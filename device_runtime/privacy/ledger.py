@@ -41,24 +41,36 @@ class Ledger:
             return ""
         if not plan.noise:
             return "it gives nothing away without noise, and the job's plans have none"
-        unit = plan.noise[0].unit
         with self._locked():
-            total = self._read()[unit] + costs(plan)[unit]
-        if epsilon(total, DELTA) <= self._most:
+            return self._judge(plan, self._add(plan))
+
+    def spend(self, plan: Plan) -> str:
+        """Note a release, which may be sent afterwards; or say why not, where another process spent the rest meanwhile.
+
+        Raises:
+            StateError: as :meth:`refusal`.
+        """
+        if not plan.noise:
+            return ""
+        with self._locked():
+            totals = self._add(plan)
+            if not (reason := self._judge(plan, totals)):
+                try:
+                    write_atomically(self._file, json.dumps(totals).encode())
+                except OSError as error:
+                    raise self._unusable(error) from None
+        return reason
+
+    def _add(self, plan: Plan) -> dict[str, float]:
+        """What the data will have cost with this release, by unit."""
+        found, added = self._read(), costs(plan)
+        return {unit: found[unit] + added[unit] for unit in UNITS}
+
+    def _judge(self, plan: Plan, totals: dict[str, float]) -> str:
+        """Why a release is not sent that makes these the totals; "" where it is."""
+        if math.isinf(self._most) or epsilon(totals[plan.noise[0].unit], DELTA) <= self._most:
             return ""
         return "its privacy budget is spent"
-
-    def spend(self, plan: Plan) -> None:
-        """Note a release; it may be sent afterwards. Raises StateError as :meth:`refusal`."""
-        if not plan.noise:
-            return
-        with self._locked():
-            found, added = self._read(), costs(plan)
-            text = json.dumps({unit: found[unit] + added[unit] for unit in UNITS})
-            try:
-                write_atomically(self._file, text.encode())
-            except OSError as error:
-                raise self._unusable(error) from None
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -20,6 +20,7 @@ from fedspzo.broker.rounds.job import Job, plan_round
 from fedspzo.broker.server.state_folder import read_journal
 from fedspzo.cli import main
 from fedspzo.device_runtime.data.store import DataStore
+from fedspzo.device_runtime.device.measuring import Measurer
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.privacy.budget import epsilon
@@ -27,8 +28,9 @@ from fedspzo.device_runtime.privacy.ledger import Ledger
 from fedspzo.device_runtime.privacy.release import cost, count_units, make_release, sensitivity, words_of
 from fedspzo.device_runtime.privacy.words import add_up, pack, unpack
 from fedspzo.device_runtime.protocol.entry import Contribution, Entry
-from fedspzo.device_runtime.protocol.messages import Result
+from fedspzo.device_runtime.protocol.messages import Decline, Result
 from fedspzo.device_runtime.protocol.plan import Plan
+from fedspzo.device_runtime.replica.state import DeviceState
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.estimator import measure
 from fedspzo.device_runtime.step.runner import Forward
@@ -177,6 +179,33 @@ def test_a_device_keeps_account_of_its_data(tmp_path: Path, make_plan: Callable[
         Ledger(file, 1.0).refusal(plan)
     with raises("state.ledger-unusable", "--ledger"):
         Ledger(tmp_path / "gone" / "file").spend(plan)
+
+
+def test_two_accounts_of_one_data_set_do_not_spend_its_rest_twice(tmp_path: Path) -> None:
+    """Both find that there is room, and measure; then one of them is late."""
+    file, plan = tmp_path / "spent", make_noisy(privacy_budget=1.0, rounds=1, honest=1)
+    first, second = Ledger(file, 1.0), Ledger(file, 1.0)
+    assert first.refusal(plan) == second.refusal(plan) == ""
+    assert first.spend(plan) == ""
+    assert second.spend(plan) == "its privacy budget is spent"
+    assert epsilon(json.loads(file.read_text())["device"], 1e-5) <= 1.0
+    assert Ledger(file).spend(plan) == "", "where no limit is given, it is only noted"
+
+
+@pytest.mark.parametrize("given", ["refusal", "spend"])
+def test_a_device_declines_what_its_account_has_no_room_for(
+    bundle: Bundle, store: DataStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    """When it is asked, or when it has measured and another process has spent the rest meanwhile."""
+    plan = make_noisy(privacy_budget=1.0, rounds=1, honest=1)
+    other, ledger = Ledger(tmp_path / "spent", 1.0), Ledger(tmp_path / "spent", 1.0)
+    state = DeviceState(tmp_path / "state", bundle, "a")
+    measurer = Measurer(create_engine("litert", 1), state, lambda: store, ledger=ledger)
+    assert other.spend(plan) == ""
+    if given == "spend":
+        monkeypatch.setattr(ledger, "refusal", lambda plan: "")
+    assert measurer.answer(plan) == Decline(1, "its privacy budget is spent", passing=False)
+    state.close()
 
 
 def test_the_command(bundle_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
