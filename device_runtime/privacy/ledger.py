@@ -1,5 +1,8 @@
 """A device's own account of what was given away of a data set, over all jobs, and what its owner allows.
 
+It holds against the server: where results have no masks, the noise of other devices does not count, whatever a plan
+says of them. Under masks a device sends nothing in a group of fewer than the plan counts on.
+
 It lies beside the data, so that neither another job nor ``--afresh`` begins it again. It is on the disk before a
 release is sent: one that was lost counts, too.
 """
@@ -15,7 +18,7 @@ from pathlib import Path
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.files import locked_file, write_atomically
 from fedspzo.device_runtime.privacy.budget import epsilon
-from fedspzo.device_runtime.privacy.release import cost
+from fedspzo.device_runtime.privacy.release import cost_to_server
 from fedspzo.device_runtime.protocol.plan import UNITS, Plan
 
 #: The δ of what an owner allows.
@@ -107,5 +110,5 @@ class Ledger:
 
 def costs(plan: Plan) -> dict[str, float]:
     """Unit → ρ of a release for it. All of a device's data are at most as many examples as a step draws."""
-    rho = cost(plan)
+    rho = cost_to_server(plan)
     return {"example": rho, "device": rho * (plan.batch**2 if plan.noise[0].unit == "example" else 1)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -35,6 +36,12 @@ def cost(plan: Plan) -> float:
     """ρ of one round for one unit that takes part, where as many devices add noise as the plan counts on."""
     (noise,) = plan.noise
     return discrete_rho(sensitivity(noise), noise.variance, noise.shares, plan.scalars + 1)
+
+
+def cost_to_server(plan: Plan) -> float:
+    """ρ of one round, as :func:`cost`, against who gets what is sent: without masks the noise of one device alone."""
+    (noise,) = plan.noise
+    return cost(plan if plan.masking else replace(plan, noise=(replace(noise, shares=1),)))
 
 
 def make_release(

@@ -24,6 +24,8 @@ MAX_SCALARS = 4096
 MAX_SUMS = 15_000
 #: Bounds of a plan's real numbers: far beyond any use, and no product of them overflows.
 _TINY, _HUGE = 1e-9, 1e9
+#: Most devices whose noise is counted on: their cost is a sum over them.
+MAX_SHARES = 1 << 16
 #: Whose data noise hides.
 UNITS = ("device", "example")
 
@@ -95,8 +97,13 @@ class Noise:
         """Raises PlanError when it is no noise that devices can add."""
         if self.unit not in UNITS:
             raise PlanError("plan.unknown-unit", f"noise hides one of {', '.join(UNITS)}, not this")
-        if not _TINY <= self.clip <= _HUGE or not 1 <= self.fit <= 1 << 20 or self.shares < 1:
-            raise PlanError("plan.noise", f"noise has a clip between {_TINY:g} and {_HUGE:g}, and a share at least")
+        if not _TINY <= self.clip <= _HUGE or not 1 <= self.fit <= 1 << 20:
+            raise PlanError("plan.noise", f"noise has a clip between {_TINY:g} and {_HUGE:g}, and a fit up to 2²⁰")
+        if not 1 <= self.shares <= MAX_SHARES:
+            raise PlanError(
+                "plan.shares-out-of-range",
+                f"the noise of 1 to {MAX_SHARES} devices is counted on, not of {self.shares}; set honest",
+            )
         if not 1 <= self.variance <= 1 << 40:
             raise PlanError("plan.noise", "the variance of noise lies between 1 and 2⁴⁰")
 

@@ -23,7 +23,7 @@ def run(options: argparse.Namespace) -> None:
     from fedspzo.broker.server.state_folder import read_journal
     from fedspzo.device_runtime.model.bundle import Bundle
     from fedspzo.device_runtime.privacy.budget import epsilon
-    from fedspzo.device_runtime.privacy.release import sensitivity
+    from fedspzo.device_runtime.privacy.release import cost_to_server, sensitivity
     from fedspzo.run_folder import is_bundle
 
     job = make_job(options)
@@ -39,6 +39,8 @@ def run(options: argparse.Namespace) -> None:
         return
     costs, last = [spent(plan) for plan in noisy], noisy[-1].noise[0]
     found = {"epsilon": epsilon(sum(costs), job.delta), "dp_accounting": account(costs, job.delta)}
+    seen = sum(spent(plan) if plan.masking else cost_to_server(plan) for plan in noisy)
+    found["epsilon_to_server"] = epsilon(seen, job.delta)
     if options.json:
         known = {"rounds": len(plans), "noisy": len(noisy), "unit": last.unit, "delta": job.delta, "rho": sum(costs)}
         print(json.dumps({**known, **found}))
@@ -57,6 +59,9 @@ def run(options: argparse.Namespace) -> None:
     if plans[0].masking:
         print("the server sees sums, so the promise holds against it, too")
     elif last.shares > 1:
-        print("the server sees each result with a share of the noise: against it the promise is weaker (--honest 1)")
+        print(
+            "the server sees each result with a share of the noise: against it, and in the accounts of devices, this is"
+            f" ε = {found['epsilon_to_server']:.4g} (--honest 1 makes it the same)"
+        )
     if len(noisy) < len(plans):
         print(f"{len(plans) - len(noisy)} rounds had no noise: of what they gave away nothing is promised")

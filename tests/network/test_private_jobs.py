@@ -93,11 +93,12 @@ def test_the_noise_of_a_job_is_what_the_accountant_assumes(make_job: Callable[[s
 def test_a_job_and_a_devices_own_account_stop_at_their_budgets(make_job: Callable[[str], Processes]) -> None:
     """A job goes on with more rounds for as long as its new budget lasts; then another job gets nothing."""
     job, names = make_job("job"), ("a", "b")
+    private = ("--privacy", "device", "--honest", "1")  # so that both accounts are of the same noise
     ledgers = [job.folder / f"{name}.jsonl{SUFFIX}" for name in names]
 
     def run(rounds: int, budget: float) -> str:
         devices = [job.device(name, more=("--privacy-budget", 3.01)) for name in names]
-        _, _, log = finish(job.server(*options(2, rounds, budget, "--mode", "robust", "--privacy", "device")))
+        _, _, log = finish(job.server(*options(2, rounds, budget, "--mode", "robust", *private)))
         for device in devices:
             assert device.wait(PATIENCE_S) == 0, device.communicate()
         return log
@@ -122,7 +123,7 @@ def test_a_job_and_a_devices_own_account_stop_at_their_budgets(make_job: Callabl
         data = job.folder / f"{name}.jsonl"
         again = ("--afresh", "--state", job.folder / state, "--data", data, "--privacy-budget", 3.01)
         other.device(name, more=again)
-    server = other.server(*options(2, 1, 2.0, "--mode", "robust", "--privacy", "device", "--deadline", "2"))
+    server = other.server(*options(2, 1, 2.0, "--mode", "robust", *private, "--deadline", "2"))
     _, log = server.communicate(timeout=PATIENCE_S)
     assert server.returncode == 1
     assert "its privacy budget is spent" in log

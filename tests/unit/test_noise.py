@@ -29,7 +29,7 @@ from fedspzo.device_runtime.privacy.release import cost, count_units, make_relea
 from fedspzo.device_runtime.privacy.words import add_up, pack, unpack
 from fedspzo.device_runtime.protocol.entry import Contribution, Entry
 from fedspzo.device_runtime.protocol.messages import Decline, Result
-from fedspzo.device_runtime.protocol.plan import Plan
+from fedspzo.device_runtime.protocol.plan import MAX_SHARES, Plan
 from fedspzo.device_runtime.replica.state import DeviceState
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.estimator import measure
@@ -162,7 +162,7 @@ def test_attempts_count(make_plan: Callable[..., Plan]) -> None:
 
 
 def test_a_device_keeps_account_of_its_data(tmp_path: Path, make_plan: Callable[..., Plan]) -> None:
-    file, plan = tmp_path / "data.jsonl.spent.json", make_noisy(privacy_budget=1.0, rounds=2)
+    file, plan = tmp_path / "data.jsonl.spent.json", make_noisy(privacy_budget=1.0, rounds=2, honest=1)
     for _ in range(2):
         assert Ledger(file, 1.0).refusal(plan) == ""
         Ledger(file, 1.0).spend(plan)
@@ -171,7 +171,7 @@ def test_a_device_keeps_account_of_its_data(tmp_path: Path, make_plan: Callable[
     assert Ledger(file).refusal(make_plan()) == Ledger(file, 3.0).refusal(plan) == ""
     assert epsilon(json.loads(file.read_text())["device"], 1e-5) == pytest.approx(1.0, rel=1e-3)
     assert not file.stat().st_mode & 0o077
-    Ledger(file).spend(make_noisy(privacy="example", rounds=2, privacy_budget=1.0))
+    Ledger(file).spend(make_noisy(privacy="example", rounds=2, privacy_budget=1.0, honest=1))
     found = json.loads(file.read_text())
     assert found["device"] == pytest.approx(found["example"] * (1 + 4**2 / 2) / 1.5, rel=0.3)
     file.write_text('{"device": -1, "example": 0}')
@@ -179,6 +179,26 @@ def test_a_device_keeps_account_of_its_data(tmp_path: Path, make_plan: Callable[
         Ledger(file, 1.0).refusal(plan)
     with raises("state.ledger-unusable", "--ledger"):
         Ledger(tmp_path / "gone" / "file").spend(plan)
+
+
+def test_a_device_counts_on_no_others_where_the_server_sees_its_own_result(tmp_path: Path) -> None:
+    """Whatever the plan says of others. Under masks it sends nothing in a smaller group."""
+    plan = make_noisy(rounds=1, privacy_budget=1.0)
+    (noise,) = plan.noise
+    alone = replace(plan, noise=(replace(noise, shares=1),))
+    ledger = Ledger(tmp_path / "robust")
+    ledger.spend(plan)
+    assert json.loads((tmp_path / "robust").read_text())["device"] == cost(alone) > 3.9 * cost(plan)
+    claim = replace(plan, noise=(replace(noise, shares=MAX_SHARES, variance=4 * noise.variance // MAX_SHARES),))
+    assert epsilon(cost(claim), 1e-5) < 1.01
+    assert Ledger(tmp_path / "claim", 1.0).refusal(claim) == Ledger(tmp_path / "claim", 1.0).spend(claim) != ""
+    masked = make_noisy(rounds=1, privacy_budget=1.0, mode="secure")
+    assert masked.noise[0].shares == masked.masking[0].least == 4
+    Ledger(tmp_path / "masked", 1.0).spend(masked)
+    assert json.loads((tmp_path / "masked").read_text())["device"] == cost(masked)
+    for shares in (0, MAX_SHARES + 1, 10**6):
+        with raises("plan.shares-out-of-range", shares):
+            replace(noise, shares=shares)
 
 
 def test_two_accounts_of_one_data_set_do_not_spend_its_rest_twice(tmp_path: Path) -> None:
@@ -216,5 +236,11 @@ def test_the_command(bundle_folder: Path, capsys: pytest.CaptureFixture[str]) ->
     found = json.loads(capsys.readouterr().out)
     assert found["epsilon"] == pytest.approx(2, rel=1e-3)
     assert found["dp_accounting"] == pytest.approx(2, rel=1e-2)
+    assert found["epsilon_to_server"] > 1.4 * found["epsilon"]
     assert main([*arguments, "--privacy", "device"]) == 0
-    assert "all data of a device" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "all data of a device" in said
+    assert "the server sees each result with a share of the noise: against it" in said
+    assert main([*arguments, "--privacy", "device", "--honest", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["epsilon_to_server"] == found["epsilon"]

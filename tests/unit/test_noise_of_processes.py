@@ -17,7 +17,7 @@ from gaussian import misfits
 
 from fedspzo.broker.rounds.job import Job, plan_round
 from fedspzo.device_runtime.privacy.masks import unmask
-from fedspzo.device_runtime.privacy.release import cost
+from fedspzo.device_runtime.privacy.release import cost_to_server
 from fedspzo.device_runtime.protocol.codec import encode
 from fedspzo.device_runtime.protocol.plan import Plan
 
@@ -79,7 +79,7 @@ def test_a_kill_loses_no_spending_and_gives_no_second_release(
     """kill -9 after the account was written, or after the answer; then --afresh."""
     write_examples(tmp_path / "data.jsonl", 12)
     plan = make_noisy(mode, 4)
-    budget = cost(plan)
+    budget = cost_to_server(plan)
 
     def answer(killed: str) -> tuple[int, str]:
         process = start("answer", bundle_folder, tmp_path, encode(plan).hex(), killed)
