@@ -1,4 +1,4 @@
-"""Devices that run twice, as from a copied state folder: they are told of, and no key counts under two names."""
+"""Devices that run twice, as from a copied state folder: log and status name them. No key counts under two names."""
 
 from __future__ import annotations
 

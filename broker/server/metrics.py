@@ -64,6 +64,9 @@ class _Collector(Collector):
         yield _gauge(
             "devices_expelled", "Devices sent away for their results", sum(r.expelled > 0 for r in now.records.values())
         )
+        yield _gauge(
+            "devices_noted", "Devices noted for sums of their groups", sum(r.grouped > 0 for r in now.records.values())
+        )
         joules = {"measured": now.measured_joules, "estimated": now.estimated_joules}
         family = GaugeMetricFamily(  # no counter: what is above idle may be less than nothing
             "fedspzo_joules", "What results took devices above idle, where they say so", labels=["how"]

@@ -56,7 +56,8 @@ def read_status(folder: Path) -> dict[str, Any]:
     """Rounds, devices and counts, as plain values for people and programs.
 
     A device's ``round`` is the one that it stood at when it last synced, or its last result counted in; ``heard`` is
-    how many seconds ago anything came from it. Its ``version`` is None where it has not said it.
+    how many seconds ago anything came from it. Its ``version`` is None where it has not said it,
+    and ``can`` is what of the protocol it understands.
 
     Raises:
         StateError: the folder is not a server's.
@@ -141,6 +142,7 @@ def _read(connection: sqlite3.Connection, now: float) -> dict[str, Any]:
 def _conduct(conduct: Conduct) -> dict[str, Any]:
     return {
         "version": conduct.version or None,
+        "can": conduct.can.split(),
         "copies": conduct.copies,
         "floods": conduct.floods,
         "cut_off": conduct.cut_off,

@@ -59,12 +59,12 @@ def run(options: argparse.Namespace) -> None:
     if not status["devices"]:
         print("no device has come yet")
         return
-    columns = ("device", "version", "round", "behind", "results", "examples", "up", "down", "J a round", "heard")
+    columns = ("device", "version", "can", "round", "behind", "results", "examples", "up", "down", "J a round", "heard")
     rows = [
         (
-            device["name"], device["version"] or "-", device["round"], device["behind"], device["results"],
-            device["examples"], f"{device['bytes_up']:,}", f"{device['bytes_down']:,}", _joules(device),
-            f"{device['heard']:.0f} s",
+            device["name"], device["version"] or "-", ",".join(device["can"]) or "-", device["round"],
+            device["behind"], device["results"], device["examples"],
+            f"{device['bytes_up']:,}", f"{device['bytes_down']:,}", _joules(device), f"{device['heard']:.0f} s",
         )
         for device in status["devices"]
     ]  # fmt: skip

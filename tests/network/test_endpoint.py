@@ -412,7 +412,7 @@ def test_metrics(served: Bundle) -> None:
     status = ServerStatus(
         round=12, results=1, asked=4, ready=2, known=9, counts=counts, bytes_sent=779, bytes_received=194,
         loss=0.5, seconds=3.0, measured_joules=60.5, estimated_joules=7.0,
-        records={"a": Record(contrary=5, noted=3)},
+        records={"a": Record(contrary=5, noted=3), "b": Record(grouped=2, noted=3)},
     )  # fmt: skip
     with serve(served, make_registry(lambda: status), dict) as url:
         response, content = ask(url, "/metrics")
@@ -435,6 +435,7 @@ def test_metrics(served: Bundle) -> None:
         ("fedspzo_anomalies_total", "contrary"): 5,
         ("fedspzo_devices_accused",): 0,
         ("fedspzo_devices_expelled",): 0,
+        ("fedspzo_devices_noted",): 1,
         ("fedspzo_joules", "measured"): 60.5,
         ("fedspzo_joules", "estimated"): 7.0,
         ("fedspzo_round",): 12,

@@ -362,7 +362,7 @@ def test_who_floods_is_named_and_not_heard(pinned: Bundle, tmp_path: Path) -> No
     assert set(host.server._progress.round.results) == {"a"}  # type: ignore[union-attr]
 
 
-def test_a_copied_device_is_told_of(pinned: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_copied_device_is_named(pinned: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Its two processes take turns; one that is only started again does not."""
     host = Host(pinned, tmp_path)
     for session in (11, 12, 13):

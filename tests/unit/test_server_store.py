@@ -158,6 +158,7 @@ def test_what_a_device_says_of_its_program_is_kept(tmp_path: Path) -> None:
         ]
     first, second = read_status(tmp_path)["devices"]
     assert (first["version"][:5], first["copies"], second["version"]) == ("9.1\\n", 2, None)
+    assert (first["can"], second["can"]) == (["bound"], [])
     forget_devices(tmp_path, ["a"])
     with closing(open_database(tmp_path)) as connection:
         assert set(read_conduct(connection)) == {"b"}
