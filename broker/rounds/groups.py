@@ -34,14 +34,15 @@ def divide(plan: Plan, devices: Collection[str]) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(sorted(drawn[start::count])) for start in range(count))
 
 
-def try_again(plan: Plan, seed: int) -> Plan:
+def try_again(plan: Plan, seed: int, after: int = 0) -> Plan:
     """The plan of a round's next attempt: other directions, examples and masks.
 
     Args:
         seed: the job's.
+        after: an attempt that it follows, if that is a later one than the plan's.
     """
     (masking,) = plan.masking
-    attempt = masking.attempt + 1
+    attempt = max(masking.attempt, after) + 1
     return replace(
         plan,
         base_seed=seed_attempt(derive(seed, plan.round, f"plan {attempt}"), plan.round, attempt),

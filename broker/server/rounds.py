@@ -122,7 +122,11 @@ class Rounds:
         if isinstance(opened, MaskedRound) and opened.groups:
             self._summing.remind(opened, now)
             return False
-        if opened.overdue(now) or (opened.hopeless(left) and self._others(opened, now)):
+        others = self._others(opened, now)
+        if opened.overdue(now) and not others and isinstance(opened, MaskedRound) and opened.told:
+            self._settle(opened, now)  # one that lies gains an attempt at a deadline, where the others do not suffice
+            return True
+        if opened.overdue(now) or (opened.hopeless(left) and others):
             self._extend(opened, now)
         return False
 
@@ -186,22 +190,22 @@ class Rounds:
         self._close(entry, closed, self._watch.close_round(plan, results), energies)
 
     def _settle_masked(self, opened: MaskedRound, now: float) -> None:
-        if not opened.groups:
+        plan, lost = opened.plan, opened.reached > opened.attempt
+        if not opened.groups and len(opened.ready) >= self._job.fewest and not lost:
             self._summing.divide(opened, now)
             return
-        plan = opened.plan
         sums, totals, groups = self._summing.sums(opened)
         devices = [device for group in groups for device in group]
-        if len(devices) < self._job.fewest:
-            again = try_again(plan, self._job.seed)
+        if len(devices) < self._job.fewest or lost:
+            again = try_again(plan, self._job.seed, opened.reached)
             if not self._spent.affords(again):
                 log.warning("round %d stays open: the privacy budget has no room for another attempt", plan.round)
                 self._progress.round, self._given_up = None, True
                 return
-            log.warning(
-                "round %d is tried again, along other directions: of %d devices that were ready, %d were summed",
-                *(plan.round, sum(map(len, opened.groups)), len(devices)),
-            )
+            reason = f"of {sum(map(len, opened.groups))} devices that were ready, {len(devices)} were summed"
+            if lost or not opened.groups:
+                reason = f"{len(opened.told)} devices took part in attempts that this server does not know of"
+            log.warning("round %d is tried again, along other directions: %s", plan.round, reason)
             ready = self._roster.ready(now)
             steady = {device: found for device, found in ready.items() if device not in opened.missing}
             enough = len(steady) >= self._job.fewest

@@ -91,13 +91,14 @@ class Summing:
         self._outbox.send(member.name, Partners(found))
 
     def take(self, opened: MaskedRound, device: str, masked: Masked) -> bool:
-        """Keep a masked result; False where there was one already.
+        """Keep a masked result; False where there was one already, or it tells of an attempt that was lost.
 
         Raises:
             MessageError: it is not one of the open round.
         """
-        (masking,) = opened.plan.masking
-        if masked.round != opened.plan.round or masked.attempt != masking.attempt or not opened.group_of(device):
+        if opened.note_lost(device, masked):
+            return False
+        if masked.round != opened.plan.round or masked.attempt != opened.attempt or not opened.group_of(device):
             raise MessageError("sum.other-round", f"it is of no group of round {opened.plan.round} that is open")
         if len(masked.words) != 4 * count_words(opened.plan):
             raise MessageError("sum.word-count", f"it does not have {count_words(opened.plan)} words")

@@ -316,6 +316,8 @@ class Agent:
     def _answer(self, plan: Plan) -> Result | Ready | Masked | Decline:
         if reason := self._masker.refusal(plan):
             log.warning("this device does not take part in round %d: %s", plan.round, reason)
+            if (last := self._masker.last(plan)) is not None:
+                return last
             return Decline(plan.round, reason, passing=False)
         if (known := self._masker.known(plan)) is not None:
             return known

@@ -21,14 +21,10 @@ from fedspzo.device_runtime.privacy.words import pack
 from fedspzo.device_runtime.protocol.codec import fingerprint
 from fedspzo.device_runtime.protocol.masked import Group, Inquiry, Masked, Partners, Ready
 from fedspzo.device_runtime.protocol.messages import Result
-from fedspzo.device_runtime.protocol.plan import Masking, Plan
+from fedspzo.device_runtime.protocol.plan import MOST_ATTEMPTS, Masking, Plan
 from fedspzo.device_runtime.replica.state import DeviceState
 
 log = logging.getLogger(__name__)
-
-#: Results that a device masks in one round at most, each along other directions.
-MOST_ATTEMPTS = 64
-
 
 NOTHING = Masked(0, 0, b"")
 
@@ -121,6 +117,13 @@ class Masker:
             sent.masked.attempt,
         )
         return sent.masked if again else None
+
+    def last(self, plan: Plan) -> Masked | None:
+        """What was masked last in a plan's round, where that attempt is not before the plan's: it tells a server that
+        has lost the attempts how far they came."""
+        sent = self._sent
+        behind = plan.masking and plan.round == sent.round and plan.masking[0].attempt <= sent.masked.attempt
+        return sent.masked if behind else None
 
     def hold(self, plan: Plan, result: Result) -> Ready:
         """Keep a result until its group is known; gives what to tell the server."""

@@ -26,6 +26,8 @@ MAX_SUMS = 15_000
 _TINY, _HUGE = 1e-9, 1e9
 #: Most devices whose noise is counted on: their cost is a sum over them.
 MAX_SHARES = 1 << 16
+#: Results that a device masks in one round at most, each along other directions.
+MOST_ATTEMPTS = 64
 #: Whose data noise hides.
 UNITS = ("device", "example")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from federation import broker
-from patience import PATIENCE_S
+from patience import PATIENCE_S, wait_until
 from refusals import raises
 from test_server import copy_bundle, make_job
 from victim import DEVICE, Victim
@@ -21,8 +21,9 @@ from fedspzo.broker.privacy.accounting import Spent
 from fedspzo.broker.rounds.aggregate import close_round
 from fedspzo.broker.rounds.groups import close_sums, try_again
 from fedspzo.broker.rounds.job import plan_round
+from fedspzo.broker.server.backup import back_up
 from fedspzo.broker.server.server import Server
-from fedspzo.broker.server.state_folder import read_history, read_journal
+from fedspzo.broker.server.state_folder import pin_bundle, read_history, read_journal
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.device.agent import Agent
 from fedspzo.device_runtime.device.device import Device as DeviceProgram
@@ -157,6 +158,43 @@ def test_attempts_do_not_go_beyond_the_privacy_budget(
     assert "the job ends after round 1 of 2: its privacy budget, ε = 8 at δ = 1e-05, has no room" in caplog.text
 
 
+def test_a_server_that_lost_attempts_of_its_round_tries_another_after_them(
+    bundle: Bundle, broker: EmbeddedBroker, store: DataStore, tmp_path: Path
+) -> None:
+    """Its backup is of before there were groups, and one device's masked results never come."""
+    own, state, backup = copy_bundle(bundle, tmp_path / "bundle"), tmp_path / "server", tmp_path / "backup"
+    job = replace(make_job(rounds=2, cohort=4), mode="secure", quorum=4)
+    pin_bundle(own.folder, state)
+    devices = [Device(broker.url, own, tmp_path / f"device-{n}", store, "secure") for n in range(4)]
+    answer, send, lost = devices[0].agent._answer, devices[0].agent._send_masked, threading.Event()
+
+    def answer_after_a_backup(plan: Plan) -> Message:
+        if not backup.exists():
+            back_up(state, backup)
+        return answer(plan)
+
+    def lose(masked: Masked | Inquiry | None) -> None:
+        if lost.is_set() or not isinstance(masked, Masked):
+            send(masked)
+
+    devices[0].agent._answer = answer_after_a_backup  # type: ignore[assignment, method-assign]
+    devices[0].agent._send_masked = lose  # type: ignore[method-assign]
+
+    with Server(own, job, Access(broker.url), state, devices=4):
+        for device in devices:
+            device.start()
+        wait_until(lambda: all(device.agent._masker._sent.masked.attempt for device in devices))
+    lost.set()
+    with Server(own, job, Access(broker.url), backup, devices=4, serve_after=0) as server:
+        result = server.wait(PATIENCE_S)
+    assert result is not None
+    assert {device.digest() for device in devices} == {result.digest}
+    first, second = read_journal(backup)
+    assert first.plan.masking[0].attempt == 2, "the one that was lost counts"
+    assert second.plan.masking[0].attempt == 1
+    check_sums(first, devices)
+
+
 class Member:
     """A device's masks, without a network."""
 
@@ -258,11 +296,27 @@ def test_a_device_refuses_groups_plans_and_attempts_that_would_tell_more(members
         replace(again, seed_pool=64),
     ):
         assert "tell of one device" in device.masker.refusal(wrong)
-    join(device, again, make_group(again, members[:4]), members)
+    first = device.masker.last(plan)
+    assert first is not None
+    assert first.attempt == 1
+    assert device.masker.last(again) is None
+    last = join(device, again, make_group(again, members[:4]), members)
     assert "does not follow" in device.masker.refusal(plan)
+    assert device.masker.last(plan) == last, "what a server that has lost it knew before"
     later = replace(plan, round=9, base_seed=seed_attempt(5, 9, plan.masking[0].attempt))
     join(device, later, make_group(later, members), members)
     assert "another name" in device.masker.refusal(again)
+
+
+def test_a_device_answers_an_attempt_that_it_has_left_behind_with_what_it_sent_last(
+    members: list[Member], store: DataStore, plan: Plan
+) -> None:
+    later = try_again(plan, seed=1, after=3)
+    sent = join(members[0], later, make_group(later, members[:4]), members)
+    agent = Agent(Access("mqtt://127.0.0.1"), "default", create_engine("litert"), members[0].state, lambda: store)
+    for attempt in (plan, try_again(plan, seed=1), later, replace(later, base_seed=1)):
+        assert agent._answer(attempt) == sent
+    assert sent.attempt == 4
 
 
 def test_keys_that_their_owner_has_not_signed_for_this_job_are_not_used(

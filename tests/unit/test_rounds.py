@@ -14,10 +14,13 @@ from hypothesis import strategies as st
 from refusals import raises
 
 from fedspzo.broker.rounds.aggregate import Spending, check_result, close_round, describe_round
+from fedspzo.broker.rounds.groups import try_again
 from fedspzo.broker.rounds.job import Job, plan_round
+from fedspzo.broker.rounds.masked_round import MaskedRound, begin_round
 from fedspzo.broker.rounds.open_round import OpenRound
 from fedspzo.broker.rounds.sampling import Candidate, choose_cohort
 from fedspzo.device_runtime.protocol.codec import decode, encode, fingerprint
+from fedspzo.device_runtime.protocol.masked import Masked
 from fedspzo.device_runtime.protocol.messages import Decline, Energy, Result
 from fedspzo.device_runtime.protocol.plan import Block, Plan
 
@@ -218,3 +221,38 @@ def test_a_round_is_refused_by_most_devices_or_by_none() -> None:
     ):
         opened = OpenRound(plan_round(JOB, 1), tuple(known), {}, 0.0, declined=declined)
         assert opened.refused_by(known) == refused
+
+
+def test_devices_tell_of_attempts_that_a_restored_server_lost() -> None:
+    """As many as a sum needs are believed; fewer, who may lie, get no more than another attempt."""
+    job = dataclasses.replace(JOB, cohort=8, quorum=4, mode="secure")
+    names, lost = [f"d{n}" for n in range(8)], job.deadline * 2
+
+    def opened(told: dict[str, int], ready: int = 0) -> MaskedRound:
+        made = begin_round(plan_round(job, 1), tuple(names), 0.0)
+        assert isinstance(made, MaskedRound)
+        for device, attempt in told.items():
+            assert made.note_lost(device, Masked(1, attempt, b""))
+        made.ready.update(dict.fromkeys(names[8 - ready :], 1))
+        return made
+
+    def complete(round: MaskedRound, now: float = 0.0) -> bool:
+        return round.complete(job, lambda device: False, now)
+
+    whole = opened(dict(zip(names, (3, 1, 3, 3, 2, 3, 1, 1), strict=True)))
+    assert complete(whole)
+    assert whole.reached == 3
+    again = try_again(whole.plan, job.seed, whole.reached)
+    assert again.masking[0].attempt == 4
+    assert again.base_seed == try_again(try_again(try_again(whole.plan, job.seed), job.seed), job.seed).base_seed
+    few = opened({"d0": 63, "d1": 63, "d2": 63})
+    assert not complete(few, lost)
+    assert try_again(few.plan, job.seed, few.reached).masking[0].attempt == 2
+    enough = opened({"d0": 63}, ready=7)
+    assert complete(enough)
+    assert enough.reached == enough.attempt == 1, "the others suffice"
+    for round, attempt in ((2, 1), (1, 64)):
+        assert not enough.note_lost("d1", Masked(round, attempt, b""))
+    enough.form_groups(0.0)
+    assert not enough.note_lost("d1", Masked(1, 1, b"")), "it is of the groups"
+    assert enough.note_lost("d1", Masked(1, 2, b""))
