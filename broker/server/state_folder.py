@@ -17,6 +17,8 @@ from fedspzo.device_runtime.replica.chain import Check
 from fedspzo.device_runtime.replica.journal import Journal, connect
 
 DATABASE, SNAPSHOTS, KEY = "server.sqlite", "snapshots", "server.key"
+#: File with the last round that was closed here: a database that ends earlier is an old copy.
+LAST_ROUND = "last-round"
 #: Link to the job's bundle, so that the folder stands for a model.
 BUNDLE = "bundle"
 

@@ -20,6 +20,7 @@ from fedspzo.broker.server.schema import check_whole, open_tables
 from fedspzo.broker.server.state_folder import (
     DATABASE,
     KEY,
+    LAST_ROUND,
     SNAPSHOTS,
     checker,
     history,
@@ -27,7 +28,7 @@ from fedspzo.broker.server.state_folder import (
     newest_snapshot,
 )
 from fedspzo.device_runtime.errors import MessageError, StateError
-from fedspzo.device_runtime.files import lock_folder
+from fedspzo.device_runtime.files import lock_folder, open_private
 from fedspzo.device_runtime.protocol.codec import decode, encode
 from fedspzo.device_runtime.protocol.entry import Entry
 from fedspzo.device_runtime.protocol.masked import Masked, Partner
@@ -68,6 +69,8 @@ class ServerStore:
         self._lock = lock_folder(folder)
         self.bundle, self.name = bundle, name
         self._database = folder / DATABASE
+        self._last_round = folder / LAST_ROUND
+        self._unnoted: int | None = None
         self._snapshots = folder / SNAPSHOTS
         self._snapshots.mkdir(0o700, exist_ok=True)
         self.signer = Signer(folder / KEY)
@@ -202,6 +205,7 @@ class ServerStore:
             execute("DELETE FROM open_round")
             execute("DELETE FROM results")
             execute("DELETE FROM summed")
+            self._unnoted = entry.round
             spent = closed.spending
             joules = (spent.joules, spent.uncertainty, spent.devices, spent.estimated) if spent else (None,) * 4
             execute(
@@ -225,14 +229,18 @@ class ServerStore:
 
     @property
     def moved(self) -> bool:
-        """Whether there is a journal, and the file is another than the one in which it was settled: a copy of it."""
-        row = self._connection.execute("SELECT inode FROM place").fetchone()
-        return row is not None and self.journal.last_round > 0 and row[0] != self._database.stat().st_ino
+        """Whether the file is another than the one in which its journal was settled, or lacks rounds: a copy."""
+        row, last = self._connection.execute("SELECT inode FROM place").fetchone(), self.journal.last_round
+        noted = self._last_round.read_text(encoding="ascii", errors="replace") if self._last_round.exists() else ""
+        if noted.isdecimal() and int(noted) > last:
+            return True
+        return row is not None and last > 0 and row[0] != self._database.stat().st_ino
 
     def settle(self) -> None:
         """Note that this file has the newest journal."""
         with self.transaction() as execute:
             execute("INSERT OR REPLACE INTO place VALUES (1, ?)", (self._database.stat().st_ino,))
+            self._unnoted = self.journal.last_round
 
     @property
     def backed_up(self) -> int:
@@ -308,7 +316,20 @@ class ServerStore:
                 self._connection.execute("ROLLBACK")
                 raise
             self._connection.execute("COMMIT")
+            self._note_last_round()  # after the database: it may lag, but is never ahead
         except sqlite3.Error as error:
             raise StateError(
                 "state.unwritable", f"the server's database cannot be written ({error}); make room on the disk"
             ) from None
+
+    def _note_last_round(self) -> None:
+        if self._unnoted is None:
+            return
+        try:
+            with open_private(self._last_round, "w") as file:
+                file.write(str(self._unnoted))
+        except OSError as error:
+            raise StateError(
+                "state.unwritable", f"{self._last_round} cannot be written ({error.strerror}); make room on the disk"
+            ) from None
+        self._unnoted = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import shutil
 import sqlite3
 import sys
 import threading
@@ -24,7 +25,7 @@ from fedspzo.broker.server.devices import Member, accept
 from fedspzo.broker.server.forgetting import forget_devices
 from fedspzo.broker.server.member_tables import read_conduct
 from fedspzo.broker.server.schema import VERSION
-from fedspzo.broker.server.state_folder import DATABASE, open_database, read_history, read_journal
+from fedspzo.broker.server.state_folder import DATABASE, LAST_ROUND, open_database, read_history, read_journal
 from fedspzo.broker.server.status import read_status
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.cli import main
@@ -202,3 +203,27 @@ def test_a_status_with_long_names_and_large_numbers_has_columns(
     ends = [match.end() for match in re.finditer(r"\S+", title.replace("J a round", "J_a_round"))]
     for line in (first, second):
         assert all(line[end - 1] != " " and line[end : end + 1] in ("", " ") for end in ends[1:])
+
+
+def test_an_older_database_in_the_place_of_a_newer_one_is_noticed(
+    make_plan: Callable[..., Plan], tmp_path: Path
+) -> None:
+    """Copied over it, so that the file system says that it is the same file; settled, it is as any other."""
+    folder = tmp_path / "server"
+    for last, copy in ((1, tmp_path / "old"), (3, tmp_path / "new")):
+        with ServerStore(folder, IDENTITY) as store:
+            for round in range(store.journal.last_round + 1, last + 1):
+                close(store, make_plan(round=round))
+            store.settle()
+            assert not store.moved
+        shutil.copytree(folder, copy)
+    for name, moved in (("new", False), ("old", True)):
+        shutil.copyfile(tmp_path / name / DATABASE, folder / DATABASE)
+        with ServerStore(folder, IDENTITY) as store:
+            assert store.moved == moved
+    with ServerStore(folder, IDENTITY) as store:
+        store.settle()
+    with ServerStore(folder, IDENTITY) as store:
+        assert (store.journal.last_round, store.moved) == (1, False)
+        close(store, make_plan(round=2))
+    assert (folder / LAST_ROUND).read_text() == "2"
