@@ -165,7 +165,7 @@ def run_rounds(bundle: Path, folder: Path, engine: str) -> dict[str, Any]:
     stages = len(manifest["stages"])
     serve = ["server", str(bundle), *url, "--state", str(folder / "server"), "--engine", engine, "--json", "--rounds",
              "3", "--split", str(split_stage(stages)), "--fanouts", "1,8", "--deadline", "900",
-             "--serve-after", "0"]  # fmt: skip
+             "--cohort", "1", "--serve-after", "0"]  # fmt: skip
     device = [*FEDSPZO, "device", str(bundle), *url, "--state", str(folder / "device"), "--data", str(data),
               "--engine", engine, "--threads", "2"]  # fmt: skip
     with process("broker", "--port", str(PORT)) as broker:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -68,6 +69,9 @@ def test_a_login_that_floods_is_named_and_cut_off(
             processes.device(name)
         server = processes.server("--rounds", "2000", "--devices", "2", "--cut-off", str(broker.folder))
         read_rounds(server, 2)
+        assert server.stdout is not None
+        rounds: list[str] = []  # all that it says is read, or it would wait for the pipe
+        threading.Thread(target=lambda: rounds.extend(server.stdout), daemon=True).start()  # type: ignore[arg-type]
         flooder = subprocess.Popen(
             [sys.executable, Path(flooder_program.__file__), file, "--kind", kind, "--bytes-per-second", "400000",
              "--bundle-identity", Bundle(bundle_folder).identity.hex()],
@@ -79,7 +83,8 @@ def test_a_login_that_floods_is_named_and_cut_off(
             assert next(said) == {"connected": True}
             assert next(line for line in said if line != {"connected": True}) == {"cut": True}
             assert next(said) == {"connected": False}, "its login is no more"
-            read_rounds(server, 20)
+            closed = len(rounds)
+            wait_until(lambda: len(rounds) > closed + 20)
             devices = {device["name"]: device for device in read_status(tmp_path / "server")["devices"]}
             assert (devices["flooder"]["cut_off"], devices["flooder"]["floods"] >= 2) == (True, True)
             assert [devices[name]["floods"] for name in ("a", "b")] == [0, 0]
