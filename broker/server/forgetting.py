@@ -17,7 +17,7 @@ from fedspzo.device_runtime.files import lock_folder
 def forget_devices(folder: Path, names: Sequence[str]) -> None:
     """Strike devices, and so the keys that their names belong to, from a server's state folder.
 
-    The open round does not wait for them any more.
+    The open round does not wait for them any more, and does without the groups that they are in.
 
     Raises:
         StateError: not a server's folder, its server runs, or a name is not of a device; then nothing has changed.
@@ -41,6 +41,7 @@ def forget_devices(folder: Path, names: Sequence[str]) -> None:
                     connection.execute("DELETE FROM records WHERE device = ?", (name,))
                 if read_conduct(connection):
                     connection.execute("DELETE FROM conduct WHERE device = ?", (name,))
+            _forget_sums(connection, names)
             answered = {device for (device,) in connection.execute("SELECT device FROM results")}
             for round, cohort in connection.execute("SELECT round, cohort FROM open_round").fetchall():
                 waited = " ".join(device for device in cohort.split() if device in answered or device not in set(names))
@@ -52,3 +53,17 @@ def forget_devices(folder: Path, names: Sequence[str]) -> None:
             ) from None
         finally:
             lock.close()
+
+
+def _forget_sums(connection: sqlite3.Connection, names: Sequence[str]) -> None:
+    """Strike devices' keys, and groups of the open round with them: without its keys nobody can be told of a group."""
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if not tables >= {"partners", "summed"}:
+        return  # a file of before
+    for name in names:
+        connection.execute("DELETE FROM partners WHERE device = ?", (name,))
+    for (devices,) in connection.execute("SELECT devices FROM summed").fetchall():
+        group = devices.split()
+        if not set(names).isdisjoint(group):
+            connection.execute("DELETE FROM summed WHERE devices = ?", (devices,))
+            connection.executemany("DELETE FROM results WHERE device = ?", [(device,) for device in group])

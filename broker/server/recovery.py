@@ -187,6 +187,7 @@ def adopt(own: Own, sources: Sequence[Source]) -> Iterator[tuple[int, str]]:
     if last > start:
         own.connection.execute("DELETE FROM open_round")
         own.connection.execute("DELETE FROM results")
+        own.connection.execute("DELETE FROM summed")
 
 
 def _find_copy(

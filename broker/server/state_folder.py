@@ -11,7 +11,9 @@ from fedspzo.broker.rounds.aggregate import ClosedRound, Spending
 from fedspzo.broker.server.schema import check_version
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.files import make_folder
+from fedspzo.device_runtime.protocol.codec import decode
 from fedspzo.device_runtime.protocol.entry import Entry
+from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.protocol.signing import Scope, Signer, check, write_pin
 from fedspzo.device_runtime.replica.chain import Check
 from fedspzo.device_runtime.replica.journal import Journal, connect
@@ -80,6 +82,18 @@ def read_journal(folder: Path) -> list[Entry]:
     """All entries of a server's journal. Raises StateError when the folder has no journal, or a damaged one."""
     with open_journal(folder) as journal:
         return list(journal.entries())
+
+
+def read_open_plan(folder: Path) -> Plan | None:
+    """The plan of the round that is open, or that was given up, given a server's state folder.
+
+    Raises:
+        StateError: any other folder.
+    """
+    with closing(open_database(folder)) as connection:
+        row = connection.execute("SELECT CAST(plan AS BLOB) FROM open_round").fetchone()
+    plan = decode(row[0]) if row else None
+    return plan if isinstance(plan, Plan) else None
 
 
 def read_history(folder: Path) -> list[ClosedRound]:

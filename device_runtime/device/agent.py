@@ -162,6 +162,7 @@ class Agent:
         """Take in what happened."""
         if isinstance(event, Connected):
             self._silence.begin()
+            self._masker.forget_server()  # it may have been restored meanwhile
             self._outbox.announce(True)
             self._sync(at_once=True)
         elif isinstance(event, Received):

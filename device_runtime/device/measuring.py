@@ -99,7 +99,8 @@ class Measurer:
             return Decline(plan.round, UNSAID if plan.noise else str(error)[:200], passing=False)
         if not all(map(math.isfinite, (measured.loss, *measured.scalars))):
             reason = "its loss is not finite: the model has diverged; lower the learning rates"
-            return Decline(plan.round, reason, passing=False)
+            log.warning("round %d is declined: %s", plan.round, reason)
+            return Decline(plan.round, UNSAID if plan.noise else reason, passing=False)
         if self._ledger is not None and (reason := self._ledger.spend(plan)):
             return Decline(plan.round, reason, passing=False)
         seconds = 0.0 if plan.noise else time.perf_counter() - start  # which would tell of the examples' lengths

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fedspzo.device_runtime.errors import MessageError, StateError
-from fedspzo.device_runtime.files import make_private
+from fedspzo.device_runtime.files import make_private, sync_folder
 from fedspzo.device_runtime.privacy.certificates import is_certified, read_certificate
 from fedspzo.device_runtime.privacy.masks import PSEUDONYM_BYTES, pair_key, pseudonym
 from fedspzo.device_runtime.privacy.partners import check_partner, sign_partner
@@ -86,6 +87,9 @@ class Pairs:
             make_private(self._file)
             with self._file.open("ab") as file:
                 file.write(b"".join(name + key for name, key in fresh.items()))
+                file.flush()
+                os.fsync(file.fileno())
+            sync_folder(self._file.parent)
         except OSError as error:
             raise StateError(
                 "state.unusable", f"{self._file.parent} cannot be used ({error}); choose another folder"

@@ -168,7 +168,7 @@ class DeviceState:
         if file.exists():
             return file, False
         try:
-            folder.mkdir(exist_ok=True)
+            folder.mkdir(0o700, exist_ok=True)
             write_atomically(file, cbor2.dumps([own.round, before, own.signed, other]))
         except OSError as error:
             raise StateError("state.unusable", f"{folder} cannot be used ({error}); choose another folder") from None

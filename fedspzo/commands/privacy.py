@@ -20,7 +20,7 @@ def run(options: argparse.Namespace) -> None:
     """Print the promise, and who it holds against."""
     from fedspzo.broker.privacy.accounting import account, spent
     from fedspzo.broker.rounds.job import check_job, plan_round
-    from fedspzo.broker.server.state_folder import read_journal
+    from fedspzo.broker.server.state_folder import read_journal, read_open_plan
     from fedspzo.device_runtime.model.bundle import Bundle
     from fedspzo.device_runtime.privacy.budget import epsilon
     from fedspzo.device_runtime.privacy.release import cost_to_server, sensitivity
@@ -33,6 +33,8 @@ def run(options: argparse.Namespace) -> None:
     else:
         plans = [entry.plan for entry in read_journal(options.folder)]
         what = f"{len(plans)} rounds of the journal"
+        if (opened := read_open_plan(options.folder)) is not None:
+            plans, what = [*plans, opened], f"{what} and the one that is open"
     noisy = [plan for plan in plans if plan.noise]
     if not noisy:
         print(json.dumps({"rounds": len(plans), "noisy": 0}) if options.json else f"{what}: no noise, no promise")

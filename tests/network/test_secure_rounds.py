@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from collections.abc import Callable, Sequence
@@ -317,6 +318,37 @@ def test_a_device_answers_an_attempt_that_it_has_left_behind_with_what_it_sent_l
     for attempt in (plan, try_again(plan, seed=1), later, replace(later, base_seed=1)):
         assert agent._answer(attempt) == sent
     assert sent.attempt == 4
+
+
+def test_a_device_that_connects_again_sends_its_keys_again(
+    members: list[Member], store: DataStore, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server may have lost them meanwhile; its greeting has not come to a device that was away."""
+    device = members[0]
+    agent = Agent(Access("mqtt://127.0.0.1"), "default", create_engine("litert"), device.state, lambda: store)
+    monkeypatch.setattr(agent._outbox, "send", lambda message: None)
+    for _ in range(2):
+        assert agent._masker.hold(plan, make_result(plan)).partner == (device.card,)
+        assert isinstance(agent._masker.join(make_group(plan, members[:4])), Inquiry)
+        assert agent._masker.hold(plan, make_result(plan)).partner == ()
+        agent.turn(Connected())
+
+
+def test_keys_of_pairs_are_on_the_disk_before_they_are_used(
+    members: list[Member], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs, real = members[0].masker._pairs, os.fsync
+    synced: dict[int, int] = {}
+
+    def fsync(descriptor: int) -> None:
+        synced[os.fstat(descriptor).st_ino] = os.fstat(descriptor).st_size
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    for known in (1, 2):
+        pairs.learn([members[known].card])
+        assert synced[pairs._file.stat().st_ino] == pairs._file.stat().st_size > 0
+        assert pairs._file.parent.stat().st_ino in synced
 
 
 def test_keys_that_their_owner_has_not_signed_for_this_job_are_not_used(

@@ -141,7 +141,9 @@ def test_a_backup_is_whole_or_none(server: Path, make_plan: Callable[..., Plan],
     with raises("state.backup-in-place", server):
         back_up(server, server)
     with open_stopped(tmp_path / "backup") as own:
+        own.connection.execute("INSERT INTO summed VALUES (?, 'a b')", (ROUNDS + 1,))
         assert [round for round, _ in adopt(own, [FolderSource(server)])] == [ROUNDS + 1, ROUNDS + 2]
+        assert not own.connection.execute("SELECT * FROM summed").fetchall()
     assert read_journal(tmp_path / "backup") == read_journal(server)
     flip(server, 2, "entry", -3)
     with raises("journal.entry-damaged", "round 2"):

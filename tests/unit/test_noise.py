@@ -16,8 +16,10 @@ from refusals import raises
 from fedspzo.api.simulation import simulate
 from fedspzo.broker.privacy.accounting import Spent, account
 from fedspzo.broker.rounds.adaptive import Pace
+from fedspzo.broker.rounds.aggregate import ClosedRound
 from fedspzo.broker.rounds.job import Job, plan_round
 from fedspzo.broker.server.state_folder import read_journal
+from fedspzo.broker.server.store import ServerStore
 from fedspzo.cli import main
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.device.measuring import Measurer
@@ -159,6 +161,18 @@ def test_attempts_count(make_plan: Callable[..., Plan]) -> None:
     assert spent.rho == pytest.approx(3 * cost(plan))
     spent.follow(Entry(make_plan(), ()))
     assert spent.open_rounds == 1
+
+
+def test_attempts_of_an_open_round_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where it was given up, for want of budget."""
+    plan = make_noisy(cohort=12, quorum=12, mode="groups")
+    with ServerStore(tmp_path, bytes(32)) as store:
+        store.close_round(Entry(plan, ()), ClosedRound(1, 1.0, ("a",), 1.0, 0.1))
+        store.save_open_round(replace(plan, round=2, masking=(replace(plan.masking[0], attempt=3),)), ("a",))
+    assert main(["privacy", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rho"] == pytest.approx(4 * cost(plan))
+    assert main(["privacy", str(tmp_path)]) == 0
+    assert "1 rounds of the journal and the one that is open: ε" in capsys.readouterr().out
 
 
 def test_a_device_keeps_account_of_its_data(tmp_path: Path, make_plan: Callable[..., Plan]) -> None:

@@ -21,6 +21,8 @@ from patience import wait_until
 from refusals import raises, refused
 
 from fedspzo.broker.rounds.aggregate import ClosedRound
+from fedspzo.broker.rounds.job import Job, plan_round
+from fedspzo.broker.rounds.masked_round import MaskedRound
 from fedspzo.broker.server.devices import Member, accept
 from fedspzo.broker.server.forgetting import forget_devices
 from fedspzo.broker.server.member_tables import read_conduct
@@ -32,6 +34,7 @@ from fedspzo.cli import main
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.codec import encode
 from fedspzo.device_runtime.protocol.entry import Contribution, Entry
+from fedspzo.device_runtime.protocol.masked import Masked, Partner
 from fedspzo.device_runtime.protocol.messages import Result, Sync
 from fedspzo.device_runtime.protocol.plan import Block, Plan
 from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES, Scope, check
@@ -143,6 +146,27 @@ def test_an_open_round_does_not_wait_for_a_device_that_is_forgotten(
         assert opened is not None
         assert (opened.cohort, opened.missing) == (("a", "c"), ["c"])
         assert [member.name for member in store.load_members()] == ["c"]
+
+
+def test_groups_of_a_device_that_is_forgotten_are_forgotten(tmp_path: Path) -> None:
+    """And its keys: the members of its group, of which no sum can come, are asked again."""
+    job, names = Job(cohort=12, quorum=4, mode="groups"), [f"d{n}" for n in range(12)]
+    plan = plan_round(replace(job, stages=5, split=(3,)), 1)
+    groups = [names[start::3] for start in range(3)]
+    with ServerStore(tmp_path, IDENTITY) as store:
+        store.save_members([Member(name, bytes(32)) for name in names])
+        store.save_open_round(plan, tuple(names))
+        store.save_groups(1, groups)
+        for name in names:
+            store.save_partner(name, Partner(name.encode(), b"", b""))
+            store.save_result(name, Masked(1, 1, b"words"))
+    forget_devices(tmp_path, ["d4"])
+    with ServerStore(tmp_path, IDENTITY) as store:
+        opened = store.load_open_round(0.0)
+        assert isinstance(opened, MaskedRound)
+        assert [list(group) for group in opened.groups] == [groups[0], groups[2]]
+        assert opened.masked.keys() == {*groups[0], *groups[2]}
+        assert {device for device, _ in store.load_partners()} == set(names) - {"d4"}
 
 
 def test_what_a_device_says_of_its_program_is_kept(tmp_path: Path) -> None:

@@ -166,6 +166,7 @@ def test_a_device_stays_with_the_first_entry_and_keeps_the_second(
         victim.hear(first, TOPICS.result)
     assert victim.standing == standing
     (file,) = (victim.agent._state.folder / "evidence").iterdir()
+    assert file.parent.stat().st_mode & 0o777 == 0o700
     assert split(first) in file.read_bytes()
     assert split(second) in file.read_bytes()
     assert "it has a second entry for round 1, so another server runs this job" in caplog.text
