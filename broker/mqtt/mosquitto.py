@@ -203,7 +203,7 @@ class ManagedBroker:
                 )
         for job in jobs:
             Topics(job)
-        self._check_started()
+        self.check_started()
         with lock_folder(self.folder, wait=True):
             others = {name: found for name, found in read_jobs(self.folder).items() if name not in passwords}
             write_jobs(self.folder, {**others, **({name: list(jobs) for name in passwords} if jobs else {})})
@@ -224,7 +224,7 @@ class ManagedBroker:
         Raises:
             BrokerError: it is not known.
         """
-        self._check_started()
+        self.check_started()
         operator = Access(f"mqtts://localhost:{self.port}", OPERATOR, secrets.token_urlsafe(24), self._authority)
         with lock_folder(self.folder, wait=True):
             users = self._read_users()
@@ -257,7 +257,7 @@ class ManagedBroker:
     def _authority(self) -> str:
         return (self.folder / AUTHORITY).read_text()
 
-    def _check_started(self) -> None:
+    def check_started(self) -> None:
         if not (self.folder / "passwords").exists():
             raise BrokerError(
                 "broker.not-a-state-folder",

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from fedspzo.broker.rounds.robust import CHOICES, LINEAR
 from fedspzo.device_runtime.errors import PlanError
 from fedspzo.device_runtime.model.modes import LEAST_SUMMED, MODES
 from fedspzo.device_runtime.privacy.masks import seed_attempt
@@ -63,6 +64,12 @@ def check_mode(job: Job) -> None:
     if job.cohort < fewest:
         raise PlanError(
             "job.cohort-too-small", f"mode = {mode} needs a cohort of {fewest}, not {job.cohort}; raise cohort"
+        )
+    if mode == "secure" and job.aggregate not in (CHOICES[0], *LINEAR):
+        raise PlanError(
+            "job.aggregate-of-one-sum",
+            f"mode = secure has one sum, with nothing to compare it to; leave out aggregate = {job.aggregate}, or set"
+            " mode = groups",
         )
     if mode == "secure" and job.cohort > LARGEST_SUM:
         raise PlanError(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from fedspzo.broker.rounds.modes import least_summed
-from fedspzo.broker.rounds.robust import CHOICES
+from fedspzo.broker.rounds.robust import CHOICES, LINEAR
 from fedspzo.device_runtime.errors import PlanError
 from fedspzo.device_runtime.model.modes import MODES
 from fedspzo.device_runtime.privacy.budget import rho_within
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 #: What noise can hide, and that there is none.
 NO_PRIVACY = "none"
 PRIVACY = (NO_PRIVACY, *UNITS)
-#: Rules whose entry is a function of the sum of results.
-_LINEAR = ("weighted-mean", "mean")
+#: The settings that say what the noise is like.
+OF_NOISE = ("privacy_budget", "delta", "noise_clip", "honest")
 #: Standard deviations of noise that a word should hold.
 _REACH = 8
 
@@ -31,12 +32,13 @@ _REACH = 8
 def check_privacy(job: Job) -> None:
     """Raise PlanError where a job's other settings do not go with its noise."""
     if job.privacy == NO_PRIVACY:
+        check_given([name for name in OF_NOISE if getattr(job, name) != getattr(type(job), name)])
         return
     if job.votes:
         raise PlanError("job.privacy-of-votes", "votes are not for scalars with noise; leave out votes or privacy")
     if job.adapt:
         raise PlanError("job.privacy-of-adapt", "derivatives under noise say little; leave out adapt or privacy")
-    if _is_plain_sum(job) and job.aggregate not in (CHOICES[0], *_LINEAR):
+    if _is_plain_sum(job) and job.aggregate not in (CHOICES[0], *LINEAR):
         raise PlanError(
             "job.privacy-of-aggregate",
             f"the noise of several devices only suffices in a plain mean, and {job.aggregate} looks at each result; set"
@@ -47,6 +49,15 @@ def check_privacy(job: Job) -> None:
             "job.honest-above-quorum",
             f"the noise of {job.honest} devices is counted on, and a sum may be of {_seen_together(job)}; lower honest,"
             " or raise quorum or group",
+        )
+
+
+def check_given(names: Sequence[str]) -> None:
+    """Raise PlanError for settings of :data:`OF_NOISE` that were given to a job without noise."""
+    if names:
+        raise PlanError(
+            "job.noise-without-privacy",
+            f"{', '.join(names)} is for noise, and without privacy there is none; add privacy = {' or '.join(UNITS)}",
         )
 
 
@@ -81,8 +92,8 @@ def add_noise(job: Job, plan: Plan) -> Plan:
             " honest, or lower rounds",
         )
     noise = Noise(job.privacy, job.noise_clip, fit, 1, count_shares(job))
-    if _is_plain_sum(job) and plan.aggregate not in _LINEAR:
-        plan = replace(plan, aggregate=_LINEAR[0])
+    if _is_plain_sum(job) and plan.aggregate not in LINEAR:
+        plan = replace(plan, aggregate=LINEAR[0])
     return replace(plan, noise=(replace(noise, variance=math.ceil((share * sensitivity(noise)) ** 2)),))
 
 

@@ -145,6 +145,8 @@ RULES: Mapping[str, Rule] = {
 RULES_OF_GROUPS: Mapping[str, Rule] = {**RULES, "clipped-mean": mean_of_usual}
 #: Those that an operator chooses among; votes are a method of their own.
 CHOICES = tuple(name for name in RULES if name != "votes")
+#: Those whose entry is a function of the sum of results.
+LINEAR = ("weighted-mean", "mean")
 #: Rules of single devices' vectors, which are there as well where each device has directions of its own.
 OWN: Mapping[str, Step] = {"clipped-mean": clip_to_median, "weighted-mean": lambda vectors: vectors}
 

@@ -15,10 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedspzo.broker.rounds.job import Job, plan_round
+from fedspzo.broker.rounds.private import NO_PRIVACY
 from fedspzo.broker.simulation.driver import Attendance, SimulatedRound
 from fedspzo.broker.simulation.gradient import Backpropagation, Gradient, Tensors
 from fedspzo.broker.simulation.partition import Shares
 from fedspzo.device_runtime.errors import PlanError
+from fedspzo.device_runtime.model.modes import MASKED
 from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.estimator import draw_examples
@@ -197,6 +199,11 @@ def check_first_order(name: str, job: Job) -> None:
         raise PlanError(
             "job.directions-of-first-order",
             f"{name} has no directions; leave out --split, --fanouts and --scales",
+        )
+    if job.mode in MASKED or job.privacy != NO_PRIVACY:
+        raise PlanError(
+            "job.secrecy-of-first-order",
+            f"what devices send for {name} is neither masked nor has noise; leave out --mode and --privacy",
         )
     if job.steps > 1 and not ALGORITHMS[name].local:
         raise PlanError(

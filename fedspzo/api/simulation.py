@@ -118,7 +118,7 @@ def simulate(
         first_order: fedavg, fedsgd or fedadam, to compare with: devices then use backpropagation.
 
     Raises:
-        PlanError: the job does not fit the bundle or continue the journal, the model diverges, or
+        PlanError: the job does not fit the bundle, the devices or the journal, the model diverges, or
             ``patience`` has no examples to judge by.
         DataError: the data cannot be read, or are too few for the devices.
         StateError: the state folder is in use, or of another job.
@@ -131,6 +131,11 @@ def simulate(
     checked = check_job(job or Job(), found)
     shared = Partition(Path(data), devices, Skew.parse(partition), examples_per_device, checked.seed)
     shares = shared(found)
+    if checked.cohort > len(shares.devices):
+        raise PlanError(
+            "option.cohort-above-devices",
+            f"cohort is {checked.cohort}, and there are {len(shares.devices)} devices; choose at most that number",
+        )
     fleet = Fleet(shares.devices, behaviour, checked.seed)
     examples = held_out if isinstance(held_out, DataStore) or held_out is None else load_data(held_out, found)
     hostile = Attack.parse(attack, shares.devices) if attack else None

@@ -27,6 +27,8 @@ def run(options: argparse.Namespace) -> None:
 
     if not 0 <= options.port < 1 << 16:
         raise BrokerError("option.port", f"{options.port} is not a port; choose one from 0 to 65535")
+    if options.host and options.state is None:
+        raise BrokerError("option.host-without-state", "--host needs --state; add --state DIR, which runs mosquitto")
     if options.embedded or options.state is None:
         _serve_embedded(options.port, "--embedded" if options.embedded else "no --state")
     elif not installed():

@@ -37,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--least", default=MODES[0], choices=MODES,
-        help="take part only where the server sees no more than this: each device's scalars (robust, %(default)s), sums"
+        help="take part only where the server sees no more than this: each device's scalars (robust, the default), sums"
         " of groups of devices (groups), or one sum (secure)",
     )  # fmt: skip
     parser.add_argument(

@@ -24,10 +24,12 @@ def run(options: argparse.Namespace) -> None:
     from fedspzo.device_runtime.model.bundle import Bundle
     from fedspzo.device_runtime.privacy.budget import epsilon
     from fedspzo.device_runtime.privacy.release import cost_to_server, sensitivity
+    from fedspzo.device_runtime.protocol.plan import UNITS
     from fedspzo.run_folder import is_bundle
 
-    job = make_job(options)
-    if is_bundle(options.folder):
+    planned = is_bundle(options.folder)
+    job = make_job(options, **({} if planned else {"privacy": UNITS[0]}))  # of a journal only δ is asked
+    if planned:
         plan = plan_round(check_job(job, Bundle(options.folder)), 1)
         plans, what = [plan] * job.rounds, f"{job.rounds} planned rounds"
     else:

@@ -75,6 +75,9 @@ def run(options: argparse.Namespace) -> None:
     job = check_job(settings, bundle)
     if min(options.evaluate_every, options.devices) < 1:
         raise PlanError("server.not-positive", "--evaluate-every and --devices are at least 1")
+    broker = ManagedBroker(options.cut_off) if options.cut_off else None
+    if broker:
+        broker.check_started()
     access = make_access(options)
     check_server(access.user, options.job)
     endpoint = _endpoint(options)
@@ -127,7 +130,7 @@ def run(options: argparse.Namespace) -> None:
         endpoint=endpoint,
         observe=observe,
         trust_journal=options.trust_journal,
-        cut_off=ManagedBroker(options.cut_off).remove_user if options.cut_off else None,
+        cut_off=broker.remove_user if broker else None,
     )
     with server:
         if server.url and not options.json:

@@ -11,6 +11,7 @@ from typing import Any
 
 from fedspzo.broker.rounds.job import Job, check_job, check_value
 from fedspzo.broker.rounds.methods import METHODS, FirstOrder, Method, choose_method
+from fedspzo.broker.rounds.private import NO_PRIVACY, OF_NOISE, check_given
 from fedspzo.device_runtime.errors import PlanError
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.options.fields import add_options, given
@@ -57,7 +58,11 @@ def make_job(options: argparse.Namespace, methods: Mapping[str, Method | FirstOr
     chosen = getattr(options, "method", None) or chosen
     if chosen is not None:
         options.method, own = choose_method(chosen, methods)
-    return Job(**{**defaults, **own, **settings, **given(options, Job)})
+    settings |= given(options, Job)
+    job = Job(**{**defaults, **own, **settings})
+    if "privacy" not in settings and job.privacy == NO_PRIVACY:  # whatever their values
+        check_given([name for name in OF_NOISE if name in settings])
+    return job
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -230,9 +230,17 @@ def test_other_commands(capsys: pytest.CaptureFixture[str], tmp_path: Path, monk
     for name in (str(kept), "..", "", "a b"):
         assert "[demo.run-name]" in refused(capsys, "demo", "--name", name)
     assert kept.exists()
+    assert "[option.host-without-state]" in refused(capsys, "broker", "--host", "foo")
     assert "[demo.not-positive]" in refused(capsys, "demo", "--devices", "0")
     assert "[demo.too-many-devices]" in refused(capsys, "demo", "--devices", "500")
     assert "[option.port]" in refused(capsys, "broker", "--port", 99999)
+
+
+def test_a_server_is_told_at_once_that_it_could_cut_nobody_off(
+    bundle_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--broker", "mqtt://127.0.0.1:1", "--state", tmp_path / "state", "--cut-off", tmp_path / "nowhere"]
+    assert "[broker.not-a-state-folder]" in refused(capsys, "server", bundle_folder, *given)
 
 
 def test_interrupting_is_quiet(bundle_folder: Path, tmp_path: Path) -> None:
@@ -251,7 +259,7 @@ def test_what_is_stopped_half_way_has_not_succeeded(
 ) -> None:
     """A script that goes on with the output must know; a server that is asked to end has done well."""
     data = write_examples(tmp_path / "data.jsonl", 30)
-    options = ["--data", data, "--state", tmp_path / "state", "--devices", "3", "--rounds", "1000000", "--json"]
+    options = ["--data", data, "--state", tmp_path / "state", "--devices", "4", "--rounds", "1000000", "--json"]
     command = [sys.executable, "-m", "fedspzo", "simulate", bundle_folder, *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -254,6 +254,8 @@ def test_a_run_with_adapters(command: Command, lora_folder: Path, tmp_path: Path
         (["fedsgd", "--steps", 2], "fedsgd takes one gradient of each device; for local --steps use --method fedavg"),
         (["fedavg", "--fanouts", 4], "leave out --split, --fanouts and --scales [job.directions-of-first-order]"),
         (["fedavg", "--workers", 2], "leave out workers and ray [simulation.workers-of-first-order]"),
+        (["fedavg", "--cohort", 4, "--mode", "secure"], "leave out --mode and --privacy [job.secrecy-of-first-order]"),
+        (["fedsgd", "--privacy", "device"], "leave out --mode and --privacy [job.secrecy-of-first-order]"),
         (["fedsgd", "--learning-rates", 1e30], "learning_rates lies between -1e+09 and 1e+09"),
         (["fedavg", "--learning-rates", 1e8], "fedavg diverged in round"),
     ],

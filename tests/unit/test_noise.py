@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from refusals import raises
+from refusals import raises, refused
 
 from fedspzo.api.simulation import simulate
 from fedspzo.broker.privacy.accounting import Spent, account
@@ -138,6 +138,14 @@ def test_what_does_not_go_with_noise_is_refused() -> None:
     ):
         with raises(kind):
             make_noisy(**more)
+
+
+def test_noise_that_is_not_asked_for_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for more in ({"privacy_budget": 2.0}, {"delta": 1e-6}, {"noise_clip": 1.0}, {"honest": 2}):
+        with raises("job.noise-without-privacy", *more, "add privacy = device or example"):
+            Job(**more)  # type: ignore[arg-type]
+    arguments = ["server", tmp_path, "--state", tmp_path, "--privacy-budget", "8"]  # the default, but given
+    assert "[job.noise-without-privacy]" in refused(capsys, *arguments)
 
 
 def test_a_job_stops_at_its_budget(bundle_folder: Path, tmp_path: Path, write_examples: Callable[..., Path]) -> None:

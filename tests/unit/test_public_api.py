@@ -81,7 +81,7 @@ def test_a_model_is_exported_asked_trained_and_written_back(checkpoint: Path, da
 
 
 def test_published_methods(bundle: fedspzo.Bundle, data: Path) -> None:
-    job = fedspzo.published_job("fedsgd", rounds=2, learning_rates=(0.01,))
+    job = fedspzo.published_job("fedsgd", rounds=2, cohort=3, learning_rates=(0.01,))
     run = fedspzo.simulate(bundle, data, job, devices=3, first_order="fedsgd")
     assert run.rounds[-1].device_bytes > 0
     assert fedspzo.published_job("decomfl:3").fanouts == (3,)
@@ -140,7 +140,7 @@ def test_tensorboard(bundle: fedspzo.Bundle, data: Path, tmp_path: Path) -> None
     """Each figure is in the file of events."""
     told: list[object] = []
     observe = fedspzo.observe_all(fedspzo.TensorBoard(tmp_path / "logs"), told.append)
-    run = fedspzo.simulate(bundle, data, fedspzo.Job(rounds=3), devices=3, held_out=data, observe=observe)
+    run = fedspzo.simulate(bundle, data, fedspzo.Job(rounds=3, cohort=3), devices=3, held_out=data, observe=observe)
     assert told[-1] == run.result
     (file,) = (tmp_path / "logs").iterdir()
     content = file.read_bytes()
@@ -154,7 +154,7 @@ def test_mlflow(bundle: fedspzo.Bundle, data: Path, tmp_path: Path, monkeypatch:
     tracking = pytest.importorskip("mlflow.tracking")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     tracker = fedspzo.MLflow(uri=str(tmp_path / "runs"))
-    run = fedspzo.simulate(bundle, data, fedspzo.Job(rounds=3), devices=3, held_out=data, observe=tracker)
+    run = fedspzo.simulate(bundle, data, fedspzo.Job(rounds=3, cohort=3), devices=3, held_out=data, observe=tracker)
     client = tracking.MlflowClient(str(tmp_path / "runs"))
     history = client.get_metric_history(tracker.run_id, "loss")
     assert [(figure.step, figure.value) for figure in history] == [(made.round, made.loss) for made in run.rounds]

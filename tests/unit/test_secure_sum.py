@@ -189,6 +189,7 @@ def test_a_job_sums_groups_where_it_can() -> None:
     [
         ({"mode": "groups", "cohort": 11}, "job.cohort-too-small", "raise cohort"),
         ({"mode": "secure", "cohort": 3}, "job.cohort-too-small", "raise cohort"),
+        ({"mode": "secure", "aggregate": "krum"}, "job.aggregate-of-one-sum", "mode = groups"),
         ({"mode": "secure", "cohort": 129}, "job.cohort-too-large", "mode = groups"),
         ({"mode": "secure", "seeds": "device"}, "job.mode-of-own-directions", "seeds = shared"),
         ({"mode": "groups", "cohort": 12, "votes": True}, "job.mode-of-votes", "leave out mode"),

@@ -258,6 +258,7 @@ def test_skew() -> None:
     ("options", "sentence"),
     [
         (["--devices", "40"], "60 examples are too few for 40 devices, which need 80; add examples"),
+        (["--devices", "2"], "cohort is 4, and there are 2 devices; choose at most that number"),
         (["--examples-per-device", "61"], "a device can draw 1 to 60 examples, not 61"),
         (["--partition", "dirichlet:x"], "the partition 'dirichlet:x' is unknown; write iid, or dirichlet:ALPHA"),
         (
