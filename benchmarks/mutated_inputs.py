@@ -2,12 +2,16 @@
 
 A traceback ends the run, and names the seed that made the input.
 
-    python benchmarks/mutated_inputs.py BUNDLE --manifests 20000 --headers 5000 --messages 1000000
+    python benchmarks/mutated_inputs.py BUNDLE --manifests 20000 --headers 5000 --messages 1000000 --heard 20000
+
+Of the messages that are heard, three of four are signed by a device and heard by a server in each mode, and one by its
+server and heard by a device.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import resource
 import shutil
 import sys
@@ -19,6 +23,8 @@ from pathlib import Path
 from random import Random
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
+import numpy as np
+from heard import HeardByDevice, HeardByServer
 from mutations import (
     Inspection,
     Mutate,
@@ -30,8 +36,13 @@ from mutations import (
     sample_messages,
 )
 
+from fedspzo.broker.server.state_folder import pin_bundle
+from fedspzo.device_runtime.data.store import DataStore
+from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.manifest import MANIFEST, WEIGHTS
+from fedspzo.device_runtime.model.modes import MODES
 from fedspzo.device_runtime.protocol.plan import Block, Plan
+from fedspzo.device_runtime.protocol.signing import PIN
 
 
 def try_all(name: str, count: int, original: bytes, mutate: Mutate, read: Callable[[bytes], str]) -> None:
@@ -53,6 +64,27 @@ def try_all(name: str, count: int, original: bytes, mutate: Mutate, read: Callab
         print(f"    {times:6d} {outcome}")
 
 
+def hear_all(bundle: Path, folder: Path, count: int) -> None:
+    """Have servers and a device hear ``count`` odd messages with good signatures; what ends one ends the run."""
+    logging.disable(logging.CRITICAL)
+    for number, mode in enumerate(MODES):
+        start = time.process_time()
+        server = HeardByServer(folder, mode, Random(number))
+        server.hear_extremes()
+        kinds = Counter(getattr(server.turn(), "__name__", "mutated") for _ in range(count // 4))
+        server.check()
+        server.close()
+        print(f"{count // 4} messages to a server, mode {mode}: {time.process_time() - start:.0f} s, {dict(kinds)}")
+    start = time.process_time()
+    shutil.copytree(bundle, folder / "pinned", ignore=shutil.ignore_patterns(PIN))
+    pin_bundle(folder / "pinned", folder / "server")
+    ids = np.full((20, 4), 5, np.int32)
+    store = DataStore(ids, np.full(20, 4, np.int32), np.zeros(20, np.int32), np.zeros(20, np.int32))
+    device = HeardByDevice(Bundle(folder / "pinned"), folder, store, Random(9))
+    ends = Counter(device.turn() or "lives" for _ in range(count // 4))
+    print(f"{count // 4} messages to a device: {time.process_time() - start:.0f} s, {dict(ends)}")
+
+
 def main() -> None:
     """Run as a command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -60,6 +92,7 @@ def main() -> None:
     parser.add_argument("--manifests", type=int, default=20_000)
     parser.add_argument("--headers", type=int, default=5_000)
     parser.add_argument("--messages", type=int, default=1_000_000)
+    parser.add_argument("--heard", type=int, default=20_000)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(shutil.copytree(options.bundle, Path(temporary) / "bundle"))
@@ -69,6 +102,7 @@ def main() -> None:
         try_all("manifests", options.manifests, manifest, mutated_text, inspection)
         scratch = Path(temporary) / WEIGHTS
         try_all("tensor files", options.headers, weights, mutated_tensors, lambda data: read_tensors(scratch, data))
+        hear_all(options.bundle, Path(temporary), options.heard)
     blocks = (Block(3, 2, 0.25, 1e-3), Block(5, 4, 1.0, 1e-2))
     samples = sample_messages(Plan(1, 2, True, "rademacher", 1, 8, 1e-3, blocks, 60.0, True))
     try_all("messages", options.messages, b"", lambda _, random: mutated_message(random.choice(samples), random),
