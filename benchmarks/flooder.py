@@ -23,12 +23,13 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.protocol.codec import encode
+from fedspzo.device_runtime.protocol.masked import Inquiry, Masked, Partner, Ready
 from fedspzo.device_runtime.protocol.messages import EntryBatch, Message, Presence, Result, Sync
 from fedspzo.device_runtime.protocol.signing import Scope
 from fedspzo.device_runtime.protocol.topics import Topics
 from fedspzo.device_runtime.replica.chain import EMPTY
 
-KINDS = ("sync", "session", "result", "batch", "presence", "pattern", "noise")
+KINDS = ("sync", "session", "result", "batch", "presence", "pattern", "noise", "ready", "masked", "inquiry")
 
 
 class Flooder:
@@ -67,6 +68,12 @@ class Flooder:
             "sync": lambda: self.sync(),
             "result": lambda: self.sign(Result(1, bytes(8), (1.0,) * 200, 1.0, 4, 0.1, bytes(16))),
             "batch": lambda: self.sign(EntryBatch((secrets.token_bytes(200),) * 200)),
+            # For a job whose results are summed. The signature in a Ready has to be checked, and is wrong.
+            "ready": lambda: self.sign(
+                Ready(1, bytes(8), b"", (Partner(self._public, secrets.token_bytes(32), bytes(64)),))
+            ),
+            "masked": lambda: self.sign(Masked(1, 1, bytes(60_000))),
+            "inquiry": lambda: self.sign(Inquiry(tuple(secrets.token_bytes(16) for _ in range(3_000)))),
             # What a decoder of any CBOR compiles as a pattern.
             "pattern": lambda: cbor2.dumps(cbor2.CBORTag(35, "(a?){200}" * 2300)) + bytes(64),
         }[kind]()
