@@ -38,7 +38,7 @@ def rounds_per_second(running: Federation, seconds: float) -> float:
 def measure(bundle: Path, kind: str, rate: float, options: argparse.Namespace) -> dict[str, Any]:
     """One flood: rounds a second before it, in its first seconds, and after that."""
     devices = argparse.Namespace(
-        tls=False, swarms=1, mode="robust", group=0, cut_off=options.cut_off, step_seconds=options.step_seconds
+        tls=False, swarms=1, mode=options.mode, group=0, cut_off=options.cut_off, step_seconds=options.step_seconds
     )
     with federation(bundle, options.devices, devices, options.devices, options.devices) as running:
         running.connect()
@@ -74,6 +74,7 @@ def main() -> None:
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--bytes-per-second", default="200000,2000000")
     parser.add_argument("--devices", type=int, default=8)
+    parser.add_argument("--mode", default="robust", help="of the job; groups takes 12 devices")
     parser.add_argument("--step-seconds", type=float, default=0.05, help="that a device takes for a result")
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--cut-off", action="store_true", help="let the server take the login away")
