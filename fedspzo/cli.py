@@ -1,7 +1,8 @@
 """``fedspzo COMMAND …``: imports the one command that runs, and turns its errors into one line and status 1.
 
 Status 0: done, or a server or device was asked to end. 1: an error, in one line that ends with its kind. 2: the command
-line is wrong, or empty, which shows the help. 130: interrupted. 143: SIGTERM interrupted unfinished work.
+line is wrong, or empty, which shows the help. 130: interrupted. 141: nobody reads the output any more. 143: SIGTERM
+interrupted unfinished work.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ import argparse
 import importlib
 import logging
 import os
+import select
 import signal
 import sys
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -52,6 +55,8 @@ COMMANDS = {
 }
 #: Those that run until they are told to end.
 SERVING = ("broker", "server", "device")
+#: Status where nobody reads the output: as of a program that SIGPIPE has ended.
+_UNREAD = 128 + signal.SIGPIPE
 #: Commands that need an extra as a whole; else package → the extra that brings it.
 NEEDED = {"export": "export", "materialize": "export", "demo": "demo"}
 EXTRAS = {
@@ -73,6 +78,10 @@ EXTRAS = {
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line: the usage of a command with forty options is in the way."""
 
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """As argparse does, also where nobody reads the help to its end."""
+        super().exit(_UNREAD if _is_unread() else status, message)
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
@@ -90,7 +99,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words:
         parser.print_help(sys.stderr)
         return 2
-    options = parser.parse_args(words)
+    options, unknown = parser.parse_known_args(words)
+    if unknown:
+        more = [f"fedspzo {name}" for name in COMMANDS if name.startswith(f"{options.command} ")]
+        hint = f"; beside fedspzo {options.command} there is {', '.join(more)}" if more else ""
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     serving = options.command in SERVING
     signal.signal(signal.SIGTERM, _end_well if serving else _break_off)
     how = (options.verbose, options.json, options.log_file) if serving else ()
@@ -98,17 +111,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with written_log(serving, *how):
             try:
                 options.run(options)
+                print(end="", flush=True)  # here, where an error can still be told
             except (FedSPZOError, ModuleNotFoundError, OSError) as error:
+                if isinstance(error, BrokenPipeError) and _is_unread():
+                    return _UNREAD
                 if isinstance(error, ModuleNotFoundError):
                     error = _missing(options.command, error)
                 text = f"{error}; {cure(error)}" if isinstance(error, OSError) else error
                 log.error("fedspzo %s: %s", options.command, text, extra={"kind": getattr(error, "kind", "")})
                 return 1
     except OSError as error:
-        parser.error(f"the log cannot be written: {error}")
+        parser.error(f"the log {options.log_file} cannot be written ({error.strerror}); {cure(error)}")
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _is_unread() -> bool:
+    """Whether who read the standard output has gone, as head does; if so, the rest of it goes nowhere."""
+    with suppress(OSError):  # a full disk is another matter
+        print(end="", flush=True)
+    try:
+        output = sys.stdout.fileno()
+    except (AttributeError, OSError):  # there is none
+        return False
+    poll = select.poll()
+    poll.register(output, 0)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)  # for the flush when the interpreter ends
+    return True
 
 
 def _join(words: list[str]) -> list[str]:

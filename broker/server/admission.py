@@ -77,7 +77,8 @@ def _read(path: Path) -> dict[str, bytes]:
     except (OSError, UnicodeDecodeError) as error:
         raise StateError(
             "access.list-unreadable",
-            f"the list of admitted devices {path} cannot be read ({error}); correct the path or its permissions",
+            f"the list of admitted devices {path} cannot be read ({getattr(error, 'strerror', error)}); correct the"
+            " path or its permissions",
         ) from None
     keys: dict[str, bytes] = {}
     for number, line in enumerate(lines, 1):

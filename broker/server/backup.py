@@ -23,10 +23,21 @@ def back_up(folder: Path, target: Path) -> int:
         The last round in the backup.
 
     Raises:
-        StateError: not a server's folder, its journal is damaged, the two are one, or a folder cannot be used.
+        StateError: not a server's folder, its journal is damaged, the target lies in it or has other files, or a folder
+            cannot be used.
     """
     if target.resolve() == folder.resolve():
         raise StateError("state.backup-in-place", f"{folder} cannot be its own backup; give another folder")
+    if target.resolve().is_relative_to(folder.resolve()):
+        raise StateError(
+            "state.backup-inside",
+            f"{target} lies in {folder}, with which it would be lost; give a folder elsewhere, on another disk",
+        )
+    others = target.is_dir() and any(not path.name.startswith("server.") for path in target.iterdir())
+    if others and not (target / DATABASE).is_file():
+        raise StateError(
+            "state.backup-among-files", f"{target} has files that are no backup of a server; give a new or empty folder"
+        )
     open_database(folder).close()  # or there is nothing to back up
     with closing(open_tables(folder / DATABASE)) as connection:
         try:

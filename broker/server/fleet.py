@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from fedspzo.broker.server.devices import Roster
 from fedspzo.broker.server.inbox import Heard, Inbox, sender
 from fedspzo.broker.server.recovery import Own
-from fedspzo.device_runtime.errors import MessageError
+from fedspzo.device_runtime.errors import BrokerError, MessageError
 from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.link.connection import Link
 from fedspzo.device_runtime.link.events import Received
@@ -83,7 +83,7 @@ def reach_devices(access: Access, own: Own, seconds: float) -> Iterator[list[Dev
     """The devices that say within some seconds that they are there, the farthest first.
 
     Raises:
-        BrokerError: the broker cannot be reached, or refuses.
+        BrokerError: the broker cannot be reached, or refuses; or no device was heard.
     """
     line = _Line(access, own)
     try:
@@ -93,6 +93,12 @@ def reach_devices(access: Access, own: Own, seconds: float) -> Iterator[list[Dev
         for heard in line.hear(seconds):
             if isinstance(heard.message, Sync) and heard.message.bundle == own.bundle:
                 found[heard.device] = DeviceSource(line, heard.device, heard.message.round)
+        if not found:
+            raise BrokerError(
+                "server.no-device-heard",
+                f"no device was heard: none of job '{own.name}' answered at {access.url} within {seconds:g} s; give the"
+                " server's own access file, start the devices, or wait longer with --wait",
+            )
         yield sorted(found.values(), key=lambda source: -source.round)
     finally:
         line.link.close()

@@ -57,6 +57,20 @@ class FolderSource:
             )
         self.name, self._file = str(folder), file
 
+    def check_job(self, check: Check) -> None:
+        """Raise StateError where the server has signed none of its first and last entries."""
+        with closing(connect(self._file)) as connection:
+            journal = Journal(connection)
+            rows = {row.round: row for at in (0, max(0, journal.last_round - 2)) for row in journal.rows(at, 2)}
+        heads = {0: EMPTY, **{round: row.head for round, row in rows.items()}}
+        following = [(row.signed, heads[row.round - 1]) for row in rows.values() if row.round - 1 in heads]
+        if following and not any(_signed(signed, head, check) for signed, head in following):
+            raise StateError(
+                "state.foreign-journal",
+                f"{self.name} belongs to another job: this server has signed none of its entries; give backups of this"
+                " server, or state folders of this job's devices",
+            )
+
     def entries(self, after: int) -> tuple[bytes, ...]:
         """As :meth:`Source.entries`. Raises StateError where the file cannot be read."""
         with closing(connect(self._file)) as connection:
@@ -205,11 +219,12 @@ def _find_copy(
     ]  # fmt: skip
     best = proven or list(found.values())
     if len(best) != 1:
+        places = ", ".join(source.name for source in sources)
+        found_in = f"{len(best) or 'none'} of {places} can replace it" if sources else "no copy of it was looked for"
         raise StateError(
             "journal.no-good-copy",
-            f"round {round} of the journal is damaged, and {len(best) or 'none'} of"
-            f" {', '.join(source.name for source in sources) or 'no places'} can replace it; give backups or devices'"
-            " state folders with --from, or the broker of devices that run",
+            f"round {round} of the journal is damaged, and {found_in}; give backups or devices' state folders with"
+            " --from, or ask devices that run with the server's --access file, or with --broker",
         )
     return best[0]
 

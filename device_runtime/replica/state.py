@@ -69,6 +69,7 @@ class DeviceState:
             StateError: the folder is in use, cannot be written, is damaged or belongs to another device or bundle.
         """
         self.folder = folder
+        _check_no_server(folder)
         with ExitStack() as stack:
             stack.enter_context(lock_folder(folder))
             try:
@@ -233,11 +234,19 @@ def read_identity(folder: Path, device: str | None = None) -> tuple[str, bytes]:
     Raises:
         StateError: the folder is in use, cannot be written, or belongs to another device.
     """
+    _check_no_server(folder)
     with lock_folder(folder):
         try:
             return _claim_id(folder, device), Signer(folder / KEY).public
         except (OSError, UnicodeDecodeError) as error:
             raise StateError("state.unusable", f"{folder} cannot be used ({error}); choose another folder") from None
+
+
+def _check_no_server(folder: Path) -> None:
+    if (folder / "server.sqlite").exists():
+        raise StateError(
+            "state.a-servers", f"{folder} is the state folder of a server; give the device a folder of its own"
+        )
 
 
 def _claim_id(folder: Path, device: str | None) -> str:

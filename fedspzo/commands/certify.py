@@ -34,6 +34,17 @@ def run(options: argparse.Namespace) -> None:
             f"there is no enrolment key {options.key}; correct the path, or make one with fedspzo certify --key"
             f" {options.key}, and export the bundle with it",
         )
+    if not options.key.absolute().parent.is_dir():
+        raise StateError(
+            "certificate.no-folder",
+            f"there is no folder {options.key.parent} for the enrolment key; make it, or correct the path",
+        )
+    if options.key.exists() and (not options.key.is_file() or options.key.stat().st_size != KEY_BYTES):
+        raise StateError(
+            "certificate.not-an-enrolment-key",
+            f"{options.key} is not an enrolment key, which is a file of {KEY_BYTES} bytes; give the file that fedspzo"
+            " certify --key has made, not what it printed",
+        )
     enrolment = read_secret(options.key, scheme().private_key)
     for line in [certify(enrolment, key) for key in keys] or [enrolment.public]:
         print(line.hex(), flush=True)

@@ -98,14 +98,14 @@ def run(options: argparse.Namespace) -> None:
     from fedspzo.options.energy import make_source
     from fedspzo.options.hexadecimal import read_hex
 
-    access = make_access(options)
-    if options.access and options.id not in (None, access.user):
+    access = None if options.show_key and not (options.access or options.broker) else make_access(options)
+    if access and options.access and options.id not in (None, access.user):
         raise BrokerError(
             "option.id-beside-access",
             f"{options.access} is the access of '{access.user}', which is then the device's id; leave out --id",
         )
-    device = options.id or access.user or None
-    if options.show_key:
+    device = options.id or (access.user if access else "") or None
+    if access is None or options.show_key:
         name, key = read_identity(options.state, device)
         print(name, key.hex(), flush=True)
         return

@@ -15,7 +15,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Adopt what there is, and say how far the journal goes now."""
     from fedspzo.broker.server.recovery import adopt, open_stopped
+    from fedspzo.device_runtime.errors import StateError
 
+    if not (options.sources or options.broker or options.access):
+        raise StateError(
+            "option.no-source",
+            "there is no place to take entries from; give backups or devices' state folders with --from, or the"
+            " server's access file with --access",
+        )
     with open_stopped(options.state) as own, open_sources(options, own) as sources:
         adopted = list(adopt(own, sources))
         last = own.journal.last_round

@@ -9,7 +9,9 @@ from pathlib import Path
 def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the options."""
     parser.add_argument("state", type=Path, metavar="DIR", help="the server's state folder")
-    parser.add_argument("target", type=Path, metavar="BACKUP", help="a folder on another disk; what it had is replaced")
+    parser.add_argument(
+        "target", type=Path, metavar="BACKUP", help="a folder on another disk; an older backup there is replaced"
+    )
 
 
 def run(options: argparse.Namespace) -> None:

@@ -20,16 +20,24 @@ def read_hex(option: str, word: str, size: int) -> list[bytes]:
     if (found := _parse(word, size)) is not None:
         return [found]
     try:
-        lines = Path(word).read_text(encoding="utf-8").splitlines()
+        lines, reason = Path(word).read_text(encoding="utf-8").splitlines(), ""
+    except FileNotFoundError:
+        lines, reason = [], ", and there is no such file"
     except (OSError, ValueError):
-        lines = []
-    parsed = [_parse(words[-1], size) for line in lines if (words := line.partition("#")[0].split())]
-    rows = [each for each in parsed if each is not None]
-    if not rows or len(rows) < len(parsed):
+        lines, reason = [], ""
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if not (words := line.partition("#")[0].split()):
+            continue
+        if (found := _parse(words[-1], size)) is None:
+            rows, reason = [], f" (line {number} does not)"
+            break
+        rows.append(found)
+    if not rows:
         raise FedSPZOError(
             "option.not-hexadecimal",
-            f"{option} is '{word}', which is not {2 * size} hexadecimal digits, nor a file whose lines end with such;"
-            " give what fedspzo certify or fedspzo device --show-key prints",
+            f"{option} is '{word}', which is not {2 * size} hexadecimal digits, nor a file whose lines end with such"
+            f"{reason}; give what fedspzo certify or fedspzo device --show-key prints",
         )
     return rows
 

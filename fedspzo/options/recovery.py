@@ -37,9 +37,11 @@ def open_sources(options: argparse.Namespace, own: Own) -> Iterator[list[Source]
     from fedspzo.broker.server.recovery import FolderSource
     from fedspzo.options.broker import make_access
 
-    folders: list[Source] = [FolderSource(folder) for folder in options.sources]
+    folders = [FolderSource(folder) for folder in options.sources]
+    for folder in folders:
+        folder.check_job(own.check)
     if options.broker is None and options.access is None:
-        yield folders
+        yield [*folders]
         return
     with reach_devices(make_access(options), own, options.wait) as devices:
         yield [*folders, *devices]

@@ -121,7 +121,7 @@ def test_a_key_is_shown_again_and_belongs_to_one_name(tmp_path: Path, capsys: py
 
 def test_a_list_that_cannot_be_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path, key = tmp_path / "admitted", bytes(range(32))
-    with raises("access.list-unreadable", "admitted"):
+    with raises("access.list-unreadable", "admitted cannot be read (No such file or directory)"):
         Admission(path)
     good = f"a {key.hex()}  # mine\n"
     for bad in (

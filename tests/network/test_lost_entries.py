@@ -10,10 +10,14 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import pytest
 from federation import Processes, assert_equal_replicas, broker, finish, processes, read_rounds
 from patience import PATIENCE_S
+from refusals import refused
 
+from fedspzo.broker.mqtt.embedded import EmbeddedBroker
 from fedspzo.broker.server.state_folder import DATABASE, read_journal
+from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.model.bundle import Bundle
 
 __all__ = ["broker", "processes"]
@@ -109,6 +113,17 @@ def test_a_restored_server_signs_nothing_and_takes_the_rest_from_devices(
     for device in devices.values():
         _, said = device.communicate(timeout=PATIENCE_S)
         assert f"the server lacks or doubts what it signed after round {kept}" in said
+
+
+def test_where_nobody_is_asked_or_answers_nothing_is_said_to_be_whole(
+    broker: EmbeddedBroker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ServerStore(tmp_path / "server", bytes(32)).close()
+    assert "[option.no-source]" in refused(capsys, "server adopt", tmp_path / "server")
+    for command in ("server adopt", "server repair"):
+        said = refused(capsys, command, tmp_path / "server", "--broker", broker.url, "--wait", "0.1")
+        assert "no device was heard" in said
+        assert "[server.no-device-heard]" in said
 
 
 def test_a_second_server_of_a_job_ends_before_it_signs(processes: Processes, bundle: Bundle, tmp_path: Path) -> None:

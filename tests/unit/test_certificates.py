@@ -210,7 +210,7 @@ def test_from_the_key_to_the_certificates(tmp_path: Path, capsys: pytest.Capture
     (public,) = run("certify", "--key", secret)
     assert [public] == run("certify", "--key", secret)
     assert stat.S_IMODE(secret.stat().st_mode) == 0o600
-    device = ("device", "x", "--data", "x", "--broker", "mqtt://x", "--show-key", "--state")
+    device = ("device", "x", "--data", "x", "--show-key", "--state")
     shown = [line for name in ("a", "b") for line in run(*device, tmp_path / name, "--id", name)]
     (tmp_path / "admitted").write_text("# ours\n\n" + "\n".join(shown) + "  # the second\n")
     lines = run("certify", "--key", secret, tmp_path / "admitted", DEVICE.hex())
@@ -219,7 +219,16 @@ def test_from_the_key_to_the_certificates(tmp_path: Path, capsys: pytest.Capture
         made = bytes.fromhex(line)
         assert made[:KEY_BYTES].hex() == key
         assert is_certified(made[:KEY_BYTES], made[KEY_BYTES:], bytes.fromhex(public))
-    assert "[option.not-hexadecimal]" in refused(capsys, "certify", "--key", secret, tmp_path / "none")
+    assert "and there is no such file; give" in refused(capsys, "certify", "--key", secret, tmp_path / "none")
+    (tmp_path / "enrolment.pub").write_text(public + "\n")
+    said = refused(capsys, "certify", "--key", tmp_path / "enrolment.pub", DEVICE.hex())
+    assert "enrolment.pub is not an enrolment key" in said
+    assert "[certificate.not-an-enrolment-key]" in said
+    said = refused(capsys, "certify", "--key", tmp_path / "nowhere" / "k.key")
+    assert f"there is no folder {tmp_path / 'nowhere'} " in said
+    assert "partial" not in said
+    (tmp_path / "admitted").write_text(f"# ours\n{shown[0]}\nb zz\n")
+    assert "(line 3 does not)" in refused(capsys, "certify", "--key", secret, tmp_path / "admitted")
 
 
 @pytest.mark.parametrize("content", ["", "# nothing\n", "00\n", f"{'00' * 32}\nzz\n", "\x00\n"])

@@ -243,6 +243,35 @@ def test_a_server_is_told_at_once_that_it_could_cut_nobody_off(
     assert "[broker.not-a-state-folder]" in refused(capsys, "server", bundle_folder, *given)
 
 
+@pytest.mark.parametrize("words", ["status --json", "server --help"])
+def test_a_pipe_that_is_closed_ends_a_command_quietly(words: str, tmp_path: Path) -> None:
+    ServerStore(tmp_path, bytes(32)).close()
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "fedspzo", *words.split(), tmp_path]
+    try:
+        done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=PATIENCE_S)
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
+def test_a_mistyped_second_word_is_answered_with_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["privacy", "atack", "bundle"])
+    assert "unrecognized arguments: bundle; beside fedspzo privacy there is fedspzo privacy attack" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_log_file_that_cannot_be_written_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        main(["device", "b", "--state", "s", "--data", "d", "--log-file", str(tmp_path / "none" / "x.log")])
+    assert f"{tmp_path / 'none' / 'x.log'} cannot be written (No such file or directory); check the path" in (
+        capsys.readouterr().err
+    )
+
+
 def test_interrupting_is_quiet(bundle_folder: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "fedspzo", "broker"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -140,6 +140,12 @@ def test_a_backup_is_whole_or_none(server: Path, make_plan: Callable[..., Plan],
         store.save_open_round(make_plan(round=ROUNDS + 3), ("a",))
     with raises("state.backup-in-place", server):
         back_up(server, server)
+    with raises("state.backup-inside", server / "inside"):
+        back_up(server, server / "inside")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes").touch()
+    with raises("state.backup-among-files", tmp_path / "mine", "empty folder"):
+        back_up(server, tmp_path / "mine")
     with open_stopped(tmp_path / "backup") as own:
         own.connection.execute("INSERT INTO summed VALUES (?, 'a b')", (ROUNDS + 1,))
         assert [round for round, _ in adopt(own, [FolderSource(server)])] == [ROUNDS + 1, ROUNDS + 2]
@@ -149,6 +155,22 @@ def test_a_backup_is_whole_or_none(server: Path, make_plan: Callable[..., Plan],
     with raises("journal.entry-damaged", "round 2"):
         back_up(server, tmp_path / "backup")
     assert len(read_journal(tmp_path / "backup")) == ROUNDS + 2
+
+
+def test_a_journal_of_another_job_is_no_source(server: Path, make_plan: Callable[..., Plan], tmp_path: Path) -> None:
+    """Nor one of this job's bundle by another server's key. One with damaged entries still is."""
+    with ServerStore(tmp_path / "other", IDENTITY) as store:
+        close(store, make_plan(round=1))
+    good = shutil.copytree(server, tmp_path / "good")
+    for round in (1, ROUNDS):
+        flip(good, round, "entry", -3)
+    with open_stopped(server) as own:
+        FolderSource(good).check_job(own.check)
+        with raises("state.foreign-journal", tmp_path / "other", "another job"):
+            FolderSource(tmp_path / "other").check_job(own.check)
+    flip(server, 3, "entry", -3)
+    with raises("journal.no-good-copy", "round 3", "no copy of it was looked for", "--from", "--access"):
+        repaired(server)
 
 
 def records(make_plan: Callable[..., Plan], folder: Path, bundle: Bundle, count: int) -> list[Record]:

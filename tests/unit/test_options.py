@@ -162,7 +162,7 @@ def test_a_jobs_file_that_is_wrong(tmp_path: Path, text: str, kind: str, sentenc
     file.write_text(text)
     with raises(kind, file, sentence):
         read_settings(file)
-    with raises("job.file-unreadable", "none.toml"):
+    with raises("job.file-unreadable", "none.toml cannot be read as TOML (No such file or directory)"):
         read_settings(tmp_path / "none.toml")
 
 

@@ -39,6 +39,7 @@ from fedspzo.device_runtime.protocol.messages import Result, Sync
 from fedspzo.device_runtime.protocol.plan import Block, Plan
 from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES, Scope, check
 from fedspzo.device_runtime.replica.chain import EMPTY, chain
+from fedspzo.device_runtime.replica.state import read_identity
 
 IDENTITY = bytes(32)
 
@@ -130,6 +131,14 @@ def test_a_folder_that_is_refused_is_let_go(bundle: Bundle, tmp_path: Path) -> N
         ServerStore(tmp_path, bundle.identity, "b")
     with ServerStore(tmp_path, bundle.identity, "a"):
         pass
+
+
+def test_a_servers_folder_is_no_devices(tmp_path: Path) -> None:
+    ServerStore(tmp_path, bytes(32)).close()
+    before = set(tmp_path.iterdir())
+    with raises("state.a-servers", tmp_path, "a folder of its own"):
+        read_identity(tmp_path, "a")
+    assert set(tmp_path.iterdir()) == before
 
 
 def test_an_open_round_does_not_wait_for_a_device_that_is_forgotten(
