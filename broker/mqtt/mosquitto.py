@@ -210,6 +210,11 @@ class ManagedBroker:
             self._write_users(self._read_users() | hash_passwords(passwords))
         return [Access(self.url, name, password, self._authority) for name, password in passwords.items()]
 
+    def users(self) -> frozenset[str]:
+        """Names that have a login. Raises BrokerError when no broker was ever started in the folder."""
+        self.check_started()
+        return frozenset(self._read_users())
+
     def server_access(self) -> Access:
         """The server's own access, by localhost; made the first time, and kept in the folder's ``server.json``."""
         path = self.folder / "server.json"

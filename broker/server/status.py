@@ -111,7 +111,9 @@ def _read(connection: sqlite3.Connection, now: float) -> dict[str, Any]:
     ]
     evaluations = read_evaluations(connection)
     best = best_of(evaluations)
+    job = rows("SELECT name FROM job")
     return {
+        "job": job[0]["name"] if job else None,
         "round": journal["round"],
         "journal_bytes": journal["bytes"],
         "open": {

@@ -51,11 +51,14 @@ def run(options: argparse.Namespace) -> None:
         return
     url = Access.parse(options.url or broker.url).url
     options.out.mkdir(parents=True, exist_ok=True)
+    known = broker.users()
     for access in broker.add_users(names, jobs):
         path = options.out / f"{access.user}.json"
         access = replace(access, url=url)
         access.save(path)
         print(f"{path} lets {access.user} in at {url}; keep it secret", flush=True)
+        if access.user in known:
+            print(f"{access.user} had a login: its password and its jobs are replaced", flush=True)
         if options.qr:
             _print_invitation(Invitation(access, (options.job or ["default"])[0]).text())
 

@@ -25,6 +25,8 @@ def run(options: argparse.Namespace) -> None:
         print(json.dumps(status))
         return
     recent = status["recent"]
+    if status["job"] is not None:
+        print(f"job '{status['job']}'")
     print(f"round {status['round']}, journal of {status['journal_bytes']:,} bytes")
     if recent:
         print(

@@ -612,6 +612,10 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         assert main([*common, "phone", "--out", str(out)]) == 0
         assert "out/phone.json lets phone in at" in capsys.readouterr().out
         wait_until(lambda: connects(Access.load(out / "phone.json")))
+        assert main([*common, "phone", "new", "--out", str(out), "--job", "second"]) == 0
+        said = capsys.readouterr().out
+        assert "phone had a login: its password and its jobs are replaced" in said
+        assert "new had" not in said
         assert main([*common, "far", "--out", str(out), "--url", "mqtts://public.example:8883"]) == 0
         assert json.loads((out / "far.json").read_text())["url"] == "mqtts://public.example:8883"
         capsys.readouterr()

@@ -231,7 +231,8 @@ def test_a_status_with_long_names_and_large_numbers_has_columns(
         close(store, make_plan())
         store.save_members([Member("a" * 64, bytes(32), bytes_up=10**13), Member("b", bytes(32), bytes_down=10**13)])
     assert main(["status", str(tmp_path)]) == 0
-    title, first, second = capsys.readouterr().out.splitlines()[-3:]
+    job, *_, title, first, second = capsys.readouterr().out.splitlines()
+    assert job == "job 'default'"
     assert len(title) == len(first) == len(second)
     ends = [match.end() for match in re.finditer(r"\S+", title.replace("J a round", "J_a_round"))]
     for line in (first, second):
