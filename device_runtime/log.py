@@ -31,6 +31,11 @@ def printable(text: str, most: int = 300) -> str:
     return _escaped(text[:most]) + "…" * (len(text) > most)
 
 
+def several(count: int, noun: str) -> str:
+    """A number of things, in words."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
 def _escaped(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 

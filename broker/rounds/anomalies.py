@@ -25,6 +25,7 @@ import numpy as np
 
 from fedspzo.broker.rounds.aggregate import stack
 from fedspzo.broker.rounds.robust import sizes, usual_size
+from fedspzo.device_runtime.log import several
 from fedspzo.device_runtime.protocol.messages import Result
 from fedspzo.device_runtime.protocol.plan import Plan
 
@@ -78,12 +79,12 @@ class Record:
     @property
     def reason(self) -> str:
         """What is unusual, in words; "" where nothing is."""
-        large = f"{self.large} results far larger than others' since round {self.accused}" if self.large else ""
-        contrary = f"{self.contrary} results contrary to others' since round {self.noted}" if self.contrary else ""
-        grouped = (
-            f"{self.grouped} results in groups larger than others since round {self.noted}" if self.grouped else ""
+        found = (
+            (self.large, "far larger than others'", self.accused),
+            (self.contrary, "contrary to others'", self.noted),
+            (self.grouped, "in groups larger than others", self.noted),
         )
-        return ", ".join(filter(None, (large, contrary, grouped)))
+        return ", ".join(f"{several(count, 'result')} {what} since round {at}" for count, what, at in found if count)
 
 
 def examine(plan: Plan, results: Mapping[str, Result]) -> dict[str, Finding]:

@@ -38,6 +38,8 @@ from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.link.connection import Link
 from fedspzo.device_runtime.link.events import Connected, Received
+from fedspzo.device_runtime.log import several
+from fedspzo.device_runtime.privacy.promise import describe_noise
 from fedspzo.device_runtime.protocol.sums import check_continues
 from fedspzo.device_runtime.protocol.topics import Topics
 
@@ -136,10 +138,12 @@ class Loop:
     def connect(self) -> None:
         """Connect to the broker. Raises BrokerError when it cannot be reached, refuses, or takes too small packets."""
         self._link.connect()
-        log.info("job '%s' runs in %s", self._store.name, plan_round(self._job, 1).describe(self._certifies))
+        plan = plan_round(self._job, 1)
+        noise = describe_noise(plan, self._job.rounds, self._job.delta)
+        log.info("job '%s' runs in %s%s", self._store.name, plan.describe(self._certifies), noise)
         self._outbox.check_room(self._job)
         if self._progress.round is None and not self._rounds.enough:
-            log.info("waiting for %d devices (a quorum is %d)", self._rounds.wanted, self._job.quorum)
+            log.info("waiting for %s (a round needs %d)", several(self._rounds.wanted, "device"), self._job.fewest)
 
     def run(self) -> JobResult | None:
         """Take the job to its end and serve it, or until :meth:`stop`; gives what it left, None before its end.

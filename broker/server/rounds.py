@@ -25,6 +25,7 @@ from fedspzo.broker.server.standing import RECENT
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.broker.server.summing import Summing
 from fedspzo.device_runtime.errors import StateError
+from fedspzo.device_runtime.log import several
 from fedspzo.device_runtime.protocol.entry import Entry
 from fedspzo.device_runtime.protocol.messages import Energy
 from fedspzo.device_runtime.protocol.plan import Plan
@@ -166,8 +167,14 @@ class Rounds:
         fresh = self._sample(self._job, opened.plan.round, others, self._job.asked - len(opened.answered))
         asked = opened.extend(fresh, now)
         log.warning(
-            "round %d has %d of %d results; asking %d devices, %d of them again",
-            *(opened.plan.round, len(opened.answered), self._job.fewest, len(asked), len(asked) - len(fresh)),
+            "round %d has %d of %d results; asking %s, %d of them again",
+            *(
+                opened.plan.round,
+                len(opened.answered),
+                self._job.fewest,
+                several(len(asked), "device"),
+                len(asked) - len(fresh),
+            ),
         )
         self._store.save_open_round(opened.plan, opened.cohort)
         for device in asked:

@@ -328,7 +328,6 @@ class Agent:
             return self._masker.hold(plan, answer) if plan.masking else answer
         if not plan.masking:
             return answer
-        log.warning("round %d is declined: %s", plan.round, answer.reason)
         return replace(answer, reason=UNSAID)  # words may tell of the examples
 
     def _join(self, group: Message) -> None:

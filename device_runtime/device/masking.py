@@ -17,6 +17,7 @@ from fedspzo.device_runtime.errors import MessageError, StateError
 from fedspzo.device_runtime.files import write_atomically
 from fedspzo.device_runtime.model.modes import MODES
 from fedspzo.device_runtime.privacy.masks import Purpose, hash_group, mask, seed_attempt
+from fedspzo.device_runtime.privacy.promise import describe_noise
 from fedspzo.device_runtime.privacy.words import pack
 from fedspzo.device_runtime.protocol.codec import fingerprint
 from fedspzo.device_runtime.protocol.masked import Group, Inquiry, Masked, Partners, Ready
@@ -81,7 +82,7 @@ class Masker:
         """Why this device answers a plan neither now nor later; "" where it does."""
         if plan.mode != self._mode:
             self._mode = plan.mode
-            log.info("round %d: %s", plan.round, plan.describe(self._pairs.certifies))
+            log.info("round %d: %s%s", plan.round, plan.describe(self._pairs.certifies), describe_noise(plan))
         if MODES.index(plan.mode) < MODES.index(self._least):
             return f"it takes part in mode {self._least} or a stricter one, and the job's is {plan.mode}"
         if not plan.masking:

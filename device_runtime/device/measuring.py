@@ -86,7 +86,8 @@ class Measurer:
         if reason := self._unwilling():
             return Decline(plan.round, reason, passing=True)
         if self._ledger is not None and (reason := self._ledger.refusal(plan)):
-            log.warning("this device does not answer round %d: %s", plan.round, reason)
+            said = f"{reason}{self._ledger.describe(plan)}"  # the server is not told what other jobs have cost
+            log.warning("this device does not answer round %d: %s", plan.round, said)
             return Decline(plan.round, reason, passing=False)
         start = time.perf_counter()
         digest = self._state.replica.digest() if plan.digest else b""
@@ -102,6 +103,7 @@ class Measurer:
             log.warning("round %d is declined: %s", plan.round, reason)
             return Decline(plan.round, UNSAID if plan.noise else reason, passing=False)
         if self._ledger is not None and (reason := self._ledger.spend(plan)):
+            log.warning("this device does not answer round %d: %s", plan.round, reason)
             return Decline(plan.round, reason, passing=False)
         seconds = 0.0 if plan.noise else time.perf_counter() - start  # which would tell of the examples' lengths
         result = Result(

@@ -19,7 +19,7 @@ from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.files import locked_file, write_atomically
 from fedspzo.device_runtime.privacy.budget import epsilon
 from fedspzo.device_runtime.privacy.release import cost_to_server
-from fedspzo.device_runtime.protocol.plan import UNITS, Plan
+from fedspzo.device_runtime.protocol.plan import HIDDEN, UNITS, Plan
 
 #: The δ of what an owner allows.
 DELTA = 1e-5
@@ -46,6 +46,18 @@ class Ledger:
             return "it gives nothing away without noise, and the job's plans have none"
         with self._locked():
             return self._judge(plan, self._add(plan))
+
+    def describe(self, plan: Plan) -> str:
+        """How much of the budget is spent, and the cure; for the device's own log. "" for a plan without noise."""
+        if not plan.noise:
+            return ""
+        unit = plan.noise[0].unit
+        with self._locked():
+            spent = epsilon(self._read()[unit], DELTA)
+        return (
+            f", ε = {spent:.3g} of {self._most:g} for {HIDDEN[unit]}, and a round more costs too much; give a larger"
+            " --privacy-budget, or other data"
+        )
 
     def spend(self, plan: Plan) -> str:
         """Note a release, which may be sent afterwards; or say why not, where another process spent the rest meanwhile.

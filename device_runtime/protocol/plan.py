@@ -28,8 +28,9 @@ _TINY, _HUGE = 1e-9, 1e9
 MAX_SHARES = 1 << 16
 #: Results that a device masks in one round at most, each along other directions.
 MOST_ATTEMPTS = 64
-#: Whose data noise hides.
-UNITS = ("device", "example")
+#: Whose data noise hides, and that in words.
+HIDDEN = {"device": "all data of a device", "example": "one example of a device"}
+UNITS = tuple(HIDDEN)
 
 
 @dataclass(frozen=True)

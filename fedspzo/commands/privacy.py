@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> None:
     from fedspzo.device_runtime.model.bundle import Bundle
     from fedspzo.device_runtime.privacy.budget import epsilon
     from fedspzo.device_runtime.privacy.release import cost_to_server, sensitivity
-    from fedspzo.device_runtime.protocol.plan import UNITS
+    from fedspzo.device_runtime.protocol.plan import HIDDEN, UNITS
     from fedspzo.run_folder import is_bundle
 
     planned = is_bundle(options.folder)
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> None:
         print(json.dumps({**known, **found}))
         return
     units = {plan.noise[0].unit for plan in noisy}
-    hidden = "all data of a device" if units == {"device"} else "one example of a device"
+    hidden = HIDDEN["device" if units == {"device"} else "example"]
     print(
         f"{what}: ε = {found['epsilon']:.4g} at δ = {job.delta:g} (by dp-accounting {found['dp_accounting']:.4g}), for"
         f" {hidden} that counts or counts as nothing, whatever rounds it is in"

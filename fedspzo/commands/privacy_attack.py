@@ -8,10 +8,18 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedspzo.device_runtime.errors import PlanError
 from fedspzo.options.job import add_job_options, make_job
+
+if TYPE_CHECKING:
+    from fedspzo.broker.privacy.findings import Settings
+
+#: Rounds that attackers see, where it is not said.
+ROUNDS = 10
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", default="litert", help="litert, executorch, torch or tflite (%(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="threads of the engine (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON lines")
-    add_job_options(parser)
+    add_job_options(parser, rounds=ROUNDS)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -50,8 +58,9 @@ def run(options: argparse.Namespace) -> None:
     settings = Settings(tuple(map(int, _numbers(options.groups))), (0.0, *budgets), trials=options.trials)
     with steps("measuring the candidates") as progress:
         bundle = Bundle(options.bundle)
-        job = check_job(make_job(options, rounds=10), bundle)
+        job = check_job(make_job(options, rounds=ROUNDS), bundle)
         candidates = load_data(options.candidates, bundle)
+        _check(settings, len(candidates))
         forward = Forward(create_engine(options.engine, options.threads), Replica(bundle, None, options.threads))
         dictionary = measure_dictionary(forward, candidates, job, job.rounds)
         labels = len(bundle.manifest.task.labels)
@@ -83,6 +92,26 @@ def run(options: argparse.Namespace) -> None:
     print(format_table(["attack", "rounds", "noise ε", "right", "by chance", "at most"], rows))
     for budget, bound in proved.items():
         print(f"canary audit of noise with ε = {budget:g}: it proves that ε is at least {bound:.2f}")
+
+
+def _check(settings: Settings, candidates: int) -> None:
+    """Say which sums are left out. Raises PlanError where nothing can be attacked."""
+    if settings.trials < 1:
+        raise PlanError("privacy.no-trials", f"--trials is at least 1, not {settings.trials}")
+    if min(settings.groups) < 2:
+        raise PlanError("privacy.group-size", f"sums are of two devices at least, not {min(settings.groups)}")
+    if candidates < 2 or candidates <= min(settings.groups):
+        raise PlanError(
+            "privacy.too-few-candidates",
+            f"{candidates} candidates are too few for sums of {min(settings.groups)}, which need more; add candidates,"
+            " or lower --groups",
+        )
+    if large := [str(size) for size in settings.groups if size >= candidates]:
+        print(
+            f"sums of {', '.join(large)} are left out: they need more candidates than {candidates}",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -15,6 +15,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Repair all or nothing, and say what was wrong."""
     from fedspzo.broker.server.recovery import open_stopped, repair
+    from fedspzo.device_runtime.log import several
 
     with open_stopped(options.state) as own, open_sources(options, own) as sources:
         repaired = list(repair(own, sources))
@@ -22,4 +23,5 @@ def run(options: argparse.Namespace) -> None:
     for found in repaired:
         how = f"taken from {found.source}" if found.source else "made again from the rest"
         print(f"round {found.round}: its {found.part} was damaged, and is {how}", flush=True)
-    print(f"the journal is whole up to round {last}; {len(repaired)} rounds were damaged", flush=True)
+    count = f"{several(len(repaired), 'round')} {'was' if len(repaired) == 1 else 'were'}"
+    print(f"the journal is whole up to round {last}; {count} damaged", flush=True)

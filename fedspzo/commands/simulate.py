@@ -67,10 +67,13 @@ def add_share_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Run the rounds that are not closed yet, printing progress."""
     from fedspzo.api.simulation import simulate
+    from fedspzo.broker.rounds.job import check_job, plan_round
     from fedspzo.broker.server.evaluation import Evaluated
     from fedspzo.broker.server.progress import Event, JobResult
     from fedspzo.broker.simulation.driver import SimulatedRound
     from fedspzo.broker.simulation.fleet import Behaviour, parse_quantile
+    from fedspzo.device_runtime.model.bundle import Bundle
+    from fedspzo.device_runtime.privacy.promise import describe_noise
 
     started = time.monotonic()
 
@@ -102,13 +105,17 @@ def run(options: argparse.Namespace) -> None:
             if event.best and not options.json:
                 print(f"the best on the held-out examples was {describe_evaluation(event.best.record())}", flush=True)
 
-    job = make_job(options, SIMULATED)
+    job, bundle = make_job(options, SIMULATED), Bundle(options.bundle)
     method = SIMULATED.get(options.method)
     devices = options.devices
     if devices is None:
         devices = (method.devices if isinstance(method, Method) else None) or 100
+    if not options.json and options.method not in FIRST_ORDER:
+        plan = plan_round(check_job(job, bundle), 1)
+        noise = describe_noise(plan, job.rounds, job.delta)
+        print(f"job '{options.job}' runs in {plan.describe(bool(bundle.manifest.enrolment_key))}{noise}", flush=True)
     simulate(
-        options.bundle,
+        bundle,
         options.data,
         job,
         devices=devices,

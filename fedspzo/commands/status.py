@@ -46,7 +46,10 @@ def run(options: argparse.Namespace) -> None:
         )
     if opened := status["open"]:
         print(f"open: round {opened['round']}, {opened['results']} of {opened['asked']} answered")
-    print(", ".join(f"{name} {count}" for name, count in sorted(status["counts"].items())) or "nothing counted yet")
+    simulated = status["round"] and not status["devices"]
+    counted = ", ".join(f"{name} {count}" for name, count in sorted(status["counts"].items()))
+    if counted or not simulated:
+        print(counted or "nothing counted yet")
     for device in status["unusual"]:
         what = f"expelled after round {device['expelled']}" if device["expelled"] else "accused"
         print(f"device '{device['name']}'{f' is {what}' if device['accused'] else ''}: {device['reason']}")
@@ -59,7 +62,7 @@ def run(options: argparse.Namespace) -> None:
                 f"{', and its login was taken away' * device['cut_off']}"
             )
     if not status["devices"]:
-        print("no device has come yet")
+        print("its devices are simulated, and not listed" if simulated else "no device has come yet")
         return
     columns = ("device", "version", "can", "round", "behind", "results", "examples", "up", "down", "J a round", "heard")
     rows = [

@@ -25,15 +25,17 @@ else:
 STEP = ("split", "fanouts", "scales", "learning_rates", "sides")
 
 
-def add_job_options(parser: argparse.ArgumentParser, methods: Mapping[str, Method | FirstOrder] = METHODS) -> None:
-    """A file of settings, a method to choose, and each setting."""
+def add_job_options(
+    parser: argparse.ArgumentParser, methods: Mapping[str, Method | FirstOrder] = METHODS, **defaults: Any
+) -> None:
+    """A file of settings, a method to choose, and each setting; ``defaults`` are those that differ from a job's."""
     add_config_option(parser)
     parser.add_argument(
         "--method", action=_Once, metavar="NAME[:P]",
         help="a published method with P directions, which sets what is given neither here nor in the file: "
         + "; ".join(f"{name} ({method.title})" for name, method in methods.items()),
     )  # fmt: skip
-    add_options(parser, Job)
+    add_options(parser, Job, **defaults)
 
 
 def add_config_option(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from refusals import raises
+from refusals import raises, refused
 
 from fedspzo.broker.privacy import attacks, trials
 from fedspzo.broker.privacy.attacks import attribute, find_bits, find_subset
@@ -172,10 +172,13 @@ def test_the_command(bundle_folder: Path, tmp_path: Path, capsys: pytest.Capture
     lines = [{"text": f"{a} {b}", "label": ("alarm", "music")[len(a) % 2]} for a in words[:4] for b in words[4:7]]
     candidates = tmp_path / "candidates.jsonl"
     candidates.write_text("\n".join(map(json.dumps, lines)))
-    options = ["--rounds", "2", "--groups", "4", "--noise", "1", "--trials", "20", "--split", "3", "--fanouts", "1,8"]
+    options = ["--rounds", "2", "--groups", "4,32", "--noise", "1", "--trials", "20"]
+    options += ["--split", "3", "--fanouts", "1,8"]
     arguments = ["privacy", "attack", str(bundle_folder), "--candidates", str(candidates), "--json", *options]
     assert main(arguments) == 0
-    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    out, err = capsys.readouterr()
+    assert "sums of 32 are left out: they need more candidates than 12" in err
+    found = [json.loads(line) for line in out.splitlines()]
     rates = {(each["attack"], each["rounds"], each["epsilon"]): each.get("rate") for each in found}
     assert rates["one result of one example: sentence and label", 1, None] == 1
     assert rates["who is in a sum of 4", 2, None] == 1
@@ -185,6 +188,14 @@ def test_the_command(bundle_folder: Path, tmp_path: Path, capsys: pytest.Capture
     assert main([*arguments, "--noise", "none"]) == 1
     assert "[privacy.not-numbers]" in capsys.readouterr().err
     assert main([*arguments[:-2], "--groups", "x"]) == 1
+    capsys.readouterr()
+    for more, kind in (
+        (["--trials", 0], "privacy.no-trials"),
+        (["--groups", 1], "privacy.group-size"),
+        (["--groups", 12], "privacy.too-few-candidates"),
+        (["--rounds", 0], "job.out-of-range"),
+    ):
+        assert f"[{kind}]" in refused(capsys, *arguments, *more)
 
 
 def test_each_candidate_has_every_label(store: DataStore) -> None:

@@ -27,6 +27,7 @@ from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.privacy.budget import epsilon
 from fedspzo.device_runtime.privacy.ledger import Ledger
+from fedspzo.device_runtime.privacy.promise import describe_noise
 from fedspzo.device_runtime.privacy.release import cost, count_units, make_release, sensitivity, words_of
 from fedspzo.device_runtime.privacy.words import add_up, pack, unpack
 from fedspzo.device_runtime.protocol.entry import Contribution, Entry
@@ -148,6 +149,15 @@ def test_noise_that_is_not_asked_for_is_refused(tmp_path: Path, capsys: pytest.C
     assert "[job.noise-without-privacy]" in refused(capsys, *arguments)
 
 
+def test_people_are_told_of_the_noise(make_plan: Callable[..., Plan]) -> None:
+    plan = make_noisy(rounds=5, privacy_budget=2.0)
+    said = describe_noise(plan, 5, 1e-5)
+    for part in ("all data of a device", "ε = 2 at δ = 1e-05 for 5 rounds", "clipped to 100", "4 honest devices"):
+        assert part in said
+    assert f"ε = {epsilon(cost(plan), 1e-5):.3g} at δ = 1e-05 a round" in describe_noise(plan)
+    assert describe_noise(make_plan()) == ""
+
+
 def test_a_job_stops_at_its_budget(bundle_folder: Path, tmp_path: Path, write_examples: Callable[..., Path]) -> None:
     data, state = write_examples(tmp_path / "data.jsonl", 24), tmp_path / "state"
     job = Job(**SETTINGS, privacy="device", rounds=2, privacy_budget=1.0)
@@ -189,6 +199,8 @@ def test_a_device_keeps_account_of_its_data(tmp_path: Path, make_plan: Callable[
         assert Ledger(file, 1.0).refusal(plan) == ""
         Ledger(file, 1.0).spend(plan)
     assert "spent" in Ledger(file, 1.0).refusal(plan)
+    assert "ε = 1 of 1 for all data of a device" in Ledger(file, 1.0).describe(plan)
+    assert Ledger(file, 1.0).describe(make_plan()) == ""
     assert Ledger(file, 1.0).refusal(make_plan())  # without noise
     assert Ledger(file).refusal(make_plan()) == Ledger(file, 3.0).refusal(plan) == ""
     assert epsilon(json.loads(file.read_text())["device"], 1e-5) == pytest.approx(1.0, rel=1e-3)

@@ -210,7 +210,7 @@ def test_who_sends_far_too_much_is_accused_at_once_and_expelled_by_policy(caplog
     assert (record.large, record.accused, record.expelled) == (3, 1, 3)
     assert set(watch.records) == {"d3"}
     assert lenient.expelled("d3") is None
-    assert "device 'd3' is accused after round 1: 1 results far larger" in caplog.text
+    assert "device 'd3' is accused after round 1: 1 result far larger" in caplog.text
     assert "device 'd3' is expelled after round 3: 3 results far larger" in caplog.text
 
 
@@ -314,13 +314,15 @@ def test_a_simulated_job_names_and_expels_a_hostile_device(
     journal = read_journal(tmp_path / "one")
     assert journal == read_journal(tmp_path / "parts")
     assert [entry.plan.bound > 0 for entry in journal] == [False] * 4 + [True] * 5
-    capsys.readouterr()
+    assert "job 'default' runs in mode robust: the server sees each device's scalars\n" in capsys.readouterr().out
     assert main(["status", str(tmp_path / "one"), "--json"]) == 0
     unusual = json.loads(capsys.readouterr().out)["unusual"]
     assert [device["name"] for device in unusual if device["accused"]] == ["device-1"]
     assert (unusual[0]["large"], unusual[0]["expelled"] > 0) == (3, True)
     assert main(["status", str(tmp_path / "one")]) == 0
-    assert "device 'device-1' is expelled after round" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "device 'device-1' is expelled after round" in said
+    assert "its devices are simulated, and not listed" in said
     with ServerStore(tmp_path / "one", fedspzo.open_bundle(bundle_folder).identity) as store:
         history = store.history()
     assert all("device-1" not in closed.devices for closed in history if closed.round > unusual[0]["expelled"])
