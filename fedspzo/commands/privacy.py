@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from fedspzo.options.job import add_job_options, make_job
 
@@ -28,7 +29,8 @@ def run(options: argparse.Namespace) -> None:
     from fedspzo.run_folder import is_bundle
 
     planned = is_bundle(options.folder)
-    job = make_job(options, **({} if planned else {"privacy": UNITS[0]}))  # of a journal only δ is asked
+    of_journal: dict[str, Any] = {} if planned else {"privacy": UNITS[0]}  # only δ is asked then
+    job = make_job(options, **of_journal)
     if planned:
         plan = plan_round(check_job(job, Bundle(options.folder)), 1)
         plans, what = [plan] * job.rounds, f"{job.rounds} planned rounds"

@@ -25,7 +25,7 @@ def read_hex(option: str, word: str, size: int) -> list[bytes]:
         lines, reason = [], ", and there is no such file"
     except (OSError, ValueError):
         lines, reason = [], ""
-    rows = []
+    rows: list[bytes] = []
     for number, line in enumerate(lines, 1):
         if not (words := line.partition("#")[0].split()):
             continue
