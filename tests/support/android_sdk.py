@@ -7,6 +7,7 @@ cache; nothing is installed. aapt2, zipalign and apksigner are those of the syst
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
@@ -61,7 +62,8 @@ def phone_python(wheels: dict[str, str], libraries: Path) -> tuple[list[str], Pa
         the command, and the folder with the packages.
     """
     fetch()
-    packages, litert = CACHE / "packages", CACHE / "litert"
+    versions = hashlib.sha256(repr(sorted(wheels.items())).encode()).hexdigest()[:12]
+    packages, litert = CACHE / versions / "packages", CACHE / versions / "litert"
     if not litert.exists():
         pip = [
             sys.executable,
