@@ -78,9 +78,10 @@ def hear_all(bundle: Path, folder: Path, count: int) -> None:
     start = time.process_time()
     shutil.copytree(bundle, folder / "pinned", ignore=shutil.ignore_patterns(PIN))
     pin_bundle(folder / "pinned", folder / "server")
-    ids = np.full((20, 4), 5, np.int32)
+    pinned = Bundle(folder / "pinned")
+    ids = np.full((20, pinned.manifest.length), 5, np.int32)
     store = DataStore(ids, np.full(20, 4, np.int32), np.zeros(20, np.int32), np.zeros(20, np.int32))
-    device = HeardByDevice(Bundle(folder / "pinned"), folder, store, Random(9))
+    device = HeardByDevice(pinned, folder, store, Random(9))
     ends = Counter(device.turn() or "lives" for _ in range(count // 4))
     print(f"{count // 4} messages to a device: {time.process_time() - start:.0f} s, {dict(ends)}")
 
