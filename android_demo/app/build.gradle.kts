@@ -15,8 +15,8 @@ android {
         applicationId = "org.fedspzo.app"
         minSdk = 26
         targetSdk = 34
-        versionCode = 1
-        versionName = "0.1.0"
+        versionCode = 2
+        versionName = "0.2.0"
         ndk {
             // Python 3.13 and LiteRT are there for 64 bits alone.
             abiFilters += listOf("arm64-v8a", "x86_64")

@@ -115,8 +115,8 @@ def shell(sdk: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run("aapt2", "compile", "--dir", MAIN / "res", "-o", folder / "resources.zip")
     said = run(
         "aapt2", "link", "-I", FRAMEWORK, "--manifest", folder / "AndroidManifest.xml", "--java", folder / "generated",
-        "--min-sdk-version", setting("minSdk"), "--target-sdk-version", setting("targetSdk"), "--version-code", "1",
-        "--version-name", "0.1.0", "-o", folder / "linked.apk", folder / "resources.zip",
+        "--min-sdk-version", setting("minSdk"), "--target-sdk-version", setting("targetSdk"), "--version-code", "2",
+        "--version-name", "0.2.0", "-o", folder / "linked.apk", folder / "resources.zip",
     )  # fmt: skip
     assert not re.findall("error|warn", said.replace("aapt2 W", "")), said
     for name in ("lambdas", "later", "chaquopy"):
