@@ -155,7 +155,7 @@ def test_measure_by_a_meter(measured: list[object], tmp_path: Path, capsys: pyte
     assert found["joules"] > 0
     later = json.loads(ask(capsys, "report", timeline, "--csv", log, "--json"))
     assert later["steps"] == 800
-    assert later["joules"] == pytest.approx(found["joules"], rel=0.3)
+    assert later["joules"] == pytest.approx(found["joules"], rel=0.5)  # what else runs moves the power at rest
     assert "is written; then: fedspzo energy report" in ask(capsys, *measured, "--timeline", timeline, "--steps", 2)
 
 
