@@ -20,7 +20,7 @@ from fedspzo.device_runtime.protocol.plan import UNITS, Noise, Plan
 if TYPE_CHECKING:
     from fedspzo.broker.rounds.job import Job
 
-#: What noise can hide, and that there is none.
+#: What noise can hide; the first is a job without noise.
 NO_PRIVACY = "none"
 PRIVACY = (NO_PRIVACY, *UNITS)
 #: The settings that say what the noise is like.
@@ -57,7 +57,8 @@ def check_given(names: Sequence[str]) -> None:
     if names:
         raise PlanError(
             "job.noise-without-privacy",
-            f"{', '.join(names)} is for noise, and without privacy there is none; add privacy = {' or '.join(UNITS)}",
+            f"{', '.join(names)} says what the noise is like, and this job adds no noise; add privacy ="
+            f" {' or '.join(UNITS)}",
         )
 
 

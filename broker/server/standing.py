@@ -177,7 +177,7 @@ def _reason(question: _Question) -> str:
 
 
 def _round_of(entries: Sequence[bytes]) -> int:
-    """The round of the first of some entries. Raises MessageError where there is none."""
+    """The round of the first of some entries. Raises MessageError for an empty batch."""
     kind, round = glance(split(entries[0])) if entries else (None, 0)
     if kind is not Entry:
         raise MessageError("message.not-an-entry", "a batch holds something else than journal entries")

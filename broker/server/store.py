@@ -244,7 +244,7 @@ class ServerStore:
 
     @property
     def backed_up(self) -> int:
-        """The last round that a backup has, see :func:`fedspzo.broker.server.backup.back_up`; 0 where there is none."""
+        """The last round that a backup has, see :func:`fedspzo.broker.server.backup.back_up`; 0 without one."""
         row = self._connection.execute("SELECT round FROM backup").fetchone()
         return row[0] if row else 0
 

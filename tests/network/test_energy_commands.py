@@ -149,13 +149,14 @@ def test_an_estimate_is_called_one(measured: list[object], capsys: pytest.Captur
 def test_measure_by_a_meter(measured: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A log that is there when the steps are done, and one that comes later."""
     log, timeline = tmp_path / "meter.csv", tmp_path / "timeline.json"
+    more = ("--steps", 800, "--idle", 2)  # a busy machine lags behind
     with meter(log):
-        found = json.loads(ask(capsys, *measured, "--csv", log, "--timeline", timeline, "--steps", 800, "--json"))
+        found = json.loads(ask(capsys, *measured, "--csv", log, "--timeline", timeline, *more, "--json"))
     assert found["source"] == "csv"
     assert found["joules"] > 0
     later = json.loads(ask(capsys, "report", timeline, "--csv", log, "--json"))
     assert later["steps"] == 800
-    assert later["joules"] == pytest.approx(found["joules"], rel=0.5)  # what else runs moves the power at rest
+    assert later["joules"] == pytest.approx(found["joules"], rel=0.3)
     assert "is written; then: fedspzo energy report" in ask(capsys, *measured, "--timeline", timeline, "--steps", 2)
 
 
