@@ -24,7 +24,7 @@ from fedspzo.device_runtime.model.tensor_file import write_tensors
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.export.checkpoint import CONFIG, Checkpoint
 from fedspzo.export.layout import is_out_by_in, restored
-from fedspzo.export.modules.stage_module import ADDED, DOWN, FACTORS, UP, linear_name
+from fedspzo.export.modules.stage_module import ADDED, CORE, DOWN, FACTORS, LEFT, RIGHT, UP, linear_name
 from fedspzo.export.quiet import quiet
 from fedspzo.export.sentence import module_folders
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 #: Endings of what old checkpoints hold apart from weights: indices that transformers makes itself.
 _NOT_WEIGHTS = ("position_ids", "token_type_ids")
+#: What peft calls the parts of adapters; cores are folded into one of their bases.
+_PEFT = {DOWN: DOWN, UP: UP, RIGHT: DOWN, LEFT: UP, FACTORS: ".ia3_l"}
 #: What goes with the weights as it is: configs, vocabularies, chat templates.
 _BESIDE = (".json", ".txt", ".model", ".jinja")
 
@@ -101,12 +103,18 @@ def write_adapter(replica: Replica, out: Path, source: str | None = None, base_m
         if spec.name.endswith(ADDED):
             linear = linear_name(spec.name)
             module = _module(modules, linear)
-            part = spec.name.removeprefix(linear).replace(FACTORS, ".ia3_l")
             array = widened(replica.tensor(index))
-            arrays[f"base_model.model.{module}{part}"] = restored(spec, array, array.shape[:0:-1])
+            if spec.name.endswith(LEFT):  # a core and this base together are LoRA's second factor
+                core = next(i for i, other in enumerate(manifest.tensors) if other.name == linear + CORE)
+                array = widened(replica.tensor(core)) @ array
+            part = spec.name.removeprefix(linear)
+            if part in _PEFT:
+                arrays[f"base_model.model.{module}{_PEFT[part]}"] = restored(spec, array, array.shape[:0:-1])
             targets.append(module)
+    lora = {"peft_type": "LORA", "r": manifest.adapters.rank, "lora_alpha": manifest.adapters.alpha}
     kinds: dict[str, dict[str, object]] = {
-        "low-rank": {"peft_type": "LORA", "r": manifest.adapters.rank, "lora_alpha": manifest.adapters.alpha},
+        "low-rank": lora,
+        "cores": lora,
         "output-scales": {"peft_type": "IA3", "feedforward_modules": []},
     }
     config = {
@@ -228,6 +236,9 @@ class _Trained:
         if FACTORS in added:
             factors = added[FACTORS][0]
             return original * (factors[:, None] if part == "weight" and is_out_by_in(spec) else factors)
+        if CORE in added and part == "weight":
+            product = added[RIGHT] @ added[CORE] @ added[LEFT]
+            return original + (product.T if is_out_by_in(spec) else product)
         adapters = self._replica.bundle.manifest.adapters
         if UP in added and part == "weight" and adapters is not None:
             product = np.float32(adapters.scale) * (added[DOWN] @ added[UP])

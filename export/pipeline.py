@@ -18,15 +18,17 @@ from fedspzo.export.check.whole import check_bundle
 from fedspzo.export.checkpoint import Checkpoint
 from fedspzo.export.checks import check_lengths, check_tensors, check_tokenizer, check_trained
 from fedspzo.export.compare import compare
-from fedspzo.export.families import Family, find_family
+from fedspzo.export.families import Architecture, Family, find_family
 from fedspzo.export.layout import write_weights
 from fedspzo.export.lowering.graphs import GraphWriter, Progress
-from fedspzo.export.network.adapters import adapt
+from fedspzo.export.network.adapters import Cores, adapt
 from fedspzo.export.network.build import Network, Size, build_network, can_continue
 from fedspzo.export.network.target import COMPENSATED, Target
 from fedspzo.export.network.tensors import network_tensors
 from fedspzo.export.network.tokens import with_special_tokens
 from fedspzo.export.network.vectors import forms, with_pooling, with_prompt
+from fedspzo.export.prior.examples import describe_prior
+from fedspzo.export.prior.informed import informed
 from fedspzo.export.quiet import quiet
 from fedspzo.export.stages import StageRunner
 from fedspzo.export.tasks import choose_form
@@ -65,7 +67,7 @@ def export_bundle(
         raise ExportError("export.output-exists", f"{out} already exists; remove it, or choose another --out")
     progress(f"reading {model}")
     checkpoint = Checkpoint(model)
-    networks, task = _networks(checkpoint, tasks, target, families)
+    networks, task, target = _networks(checkpoint, tasks, target, families, progress)
     if task.chat is not None and task.chat.date:
         progress(f"fixing the date that the chat template prints: {task.chat.date[:10]}")
     partial = out.with_name(out.name + ".partial")
@@ -81,9 +83,10 @@ def export_bundle(
 
 
 def _networks(
-    checkpoint: Checkpoint, tasks: Mapping[str, Task], target: Target, families: Sequence[Family]
-) -> tuple[list[Network], Task]:
-    """The network in every shape, the largest first, those for the next token last; and the task in its best form."""
+    checkpoint: Checkpoint, tasks: Mapping[str, Task], target: Target, families: Sequence[Family], progress: Progress
+) -> tuple[list[Network], Task, Target]:
+    """The network in every shape, the largest first, those for the next token last; the task in its best form; and the
+    target, whose cores have their bases."""
     family = find_family(checkpoint, families)
     lengths = sorted(set(target.lengths), reverse=True)
     architectures = {length: family.describe(checkpoint, length) for length in lengths}
@@ -101,8 +104,8 @@ def _networks(
     if target.adapters is not None:
         architectures = {n: adapt(a, checkpoint, target.adapters) for n, a in architectures.items()}
         largest = architectures[lengths[0]]
-    batches, groups = sorted(set(target.batches), reverse=True), sorted({1, *target.groups})
     tensors = network_tensors(checkpoint, largest, task, target)
+    batches, groups = sorted(set(target.batches), reverse=True), sorted({1, *target.groups})
     networks = [
         build_network(architectures[length], task, tensors, Size(count, batch, length))
         for count, length, batch in product(groups, lengths, batches)
@@ -113,7 +116,17 @@ def _networks(
             build_network(largest, task, tensors, Size(1, batch, lengths[0]), continues=True)
             for batch in reversed(batches)
         ]
-    return networks, task
+    if isinstance(target.adapters, Cores):
+
+        def describe(length: int) -> Architecture:
+            found = family.describe(checkpoint, length)
+            return with_pooling(checkpoint, found) if task.form == SIMILARITY else found
+
+        cores = informed(target.adapters, checkpoint, describe, lengths[0], task, progress)
+        target = replace(target, adapters=cores)
+        tensors = network_tensors(checkpoint, largest, task, target)
+        networks = [replace(network, tensors=tensors) for network in networks]
+    return networks, task, target
 
 
 def _write_weights(
@@ -133,6 +146,15 @@ def _write_weights(
         family = find_family(checkpoint, families)
         compensate_base(checkpoint, family, tensors, folder, target.calibration, progress)
     return rounding
+
+
+def _origins(checkpoint: Checkpoint, target: Target, rounding: str) -> dict[str, str]:
+    """What the manifest says of how weights were made, "" for what was not done."""
+    origins = {"gguf": checkpoint.gguf, "rounding": rounding}
+    if isinstance(cores := target.adapters, Cores):
+        origins["prior"] = describe_prior(cores.prior, cores.seed)
+        origins["left_out"] = ", ".join(f"{label} ({meant})" for label, meant in sorted(cores.left_out.items()))
+    return {name: "".join(filter(str.isprintable, text)) for name, text in origins.items()}
 
 
 def _write(
@@ -158,7 +180,7 @@ def _write(
             "hub": checkpoint.hub,
             "hash": checkpoint.hash,
             "config": checkpoint.config_hash,
-            **{name: known for name, known in (("gguf", checkpoint.gguf), ("rounding", rounding)) if known},
+            **{name: known for name, known in _origins(checkpoint, target, rounding).items() if known},
             **({"modules": checkpoint.sentence.hash} if task.form == SIMILARITY and checkpoint.sentence else {}),
         },
         task=task,

@@ -82,6 +82,7 @@ if TYPE_CHECKING:
     from fedspzo.export.families import Architecture as Architecture
     from fedspzo.export.families import Family as Family
     from fedspzo.export.families import Stage as Stage
+    from fedspzo.export.network.adapters import Cores as Cores
     from fedspzo.export.network.adapters import LowRank as LowRank
     from fedspzo.export.network.adapters import OutputScales as OutputScales
     from fedspzo.export.network.target import Target as Target
@@ -101,7 +102,7 @@ _PUBLIC = {
     "fedspzo.device_runtime.data.store": ("DataStore", "load_data"),
     "fedspzo.device_runtime.model.task": ("Task", "Label"),
     "fedspzo.export.network.target": ("Target",),
-    "fedspzo.export.network.adapters": ("LowRank", "OutputScales"),
+    "fedspzo.export.network.adapters": ("Cores", "LowRank", "OutputScales"),
     "fedspzo.export.families": ("Family", "Architecture", "Stage"),
     "fedspzo.broker.rounds.job": ("Job",),
     "fedspzo.api.planning": ("published_job", "plan_settings", "PlannedSettings"),

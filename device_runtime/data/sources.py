@@ -81,17 +81,7 @@ def parse_examples(
     Raises:
         DataError: ``skip`` raises it, or the source cannot be read.
     """
-    suffix = Path(source).suffix.lower()
-    records: Iterator[tuple[str, object]]
-    if source.startswith(HUB):
-        records = ((f"{source}, row {n}", row) for n, row in enumerate(content, start=1))
-    elif suffix in (".csv", ".tsv"):
-        records = _csv_records(source, content, "\t" if suffix == ".tsv" else ",")
-    elif suffix == ".parquet":
-        records = _parquet_records(source, content)
-    else:
-        records = _json_records(source, content)
-    for where, record in records:
+    for where, record in _records(source, content):
         try:
             if isinstance(record, bytes):
                 record = _decode_json(record)
@@ -100,6 +90,31 @@ def parse_examples(
             skip(DataError(error.kind, f"{where}: {error}"))
         else:
             yield from (replace(example, where=where) for example in examples)
+
+
+def read_records(source: str) -> Iterator[tuple[str, object]]:
+    """The records of a source, whatever task they are for, each after its place in it.
+
+    Args:
+        source: see :func:`parse_examples`.
+
+    Raises:
+        DataError: the source cannot be read.
+    """
+    for where, record in _records(source, read_source(source)):
+        yield where, _decode_json(record) if isinstance(record, bytes) else record
+
+
+def _records(source: str, content: Any) -> Iterator[tuple[str, object]]:
+    """Each after its place; those of JSON lines as bytes."""
+    suffix = Path(source).suffix.lower()
+    if source.startswith(HUB):
+        return ((f"{source}, row {n}", row) for n, row in enumerate(content, start=1))
+    if suffix in (".csv", ".tsv"):
+        return _csv_records(source, content, "\t" if suffix == ".tsv" else ",")
+    if suffix == ".parquet":
+        return _parquet_records(source, content)
+    return _json_records(source, content)
 
 
 def parse_record(record: object, task: Task) -> list[Example]:

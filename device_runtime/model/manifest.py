@@ -149,9 +149,10 @@ class AdapterSpec:
     """Adapters that are trained over a frozen base.
 
     Attributes:
-        kind: "low-rank" (LoRA, arXiv 2106.09685), or "output-scales": a factor on each output (arXiv 2505.13430).
-        rank: inner width of low-rank ones.
-        alpha: what low-rank ones add is scaled by alpha/rank.
+        kind: "low-rank" (LoRA, arXiv 2106.09685), "output-scales": a factor on each output (arXiv 2505.13430), or
+            "cores": a matrix between two fixed bases.
+        rank: inner width of low-rank ones, or the width of cores.
+        alpha: what low-rank ones add is scaled by alpha/rank; for cores, the rank.
     """
 
     kind: str
@@ -177,7 +178,8 @@ class Manifest:
         stages: the network, in order; the last one ends in the losses.
         decoder: for generation, the stage that takes the last one's place to score the next token.
         adapters: what is trained, where it is not the model's own tensors: for each adapted linear map, named after it,
-            ``lora_A`` [1, in, rank] and ``lora_B`` [1, rank, out], or ``factors`` [1, 1, out].
+            ``lora_A`` [1, in, rank] and ``lora_B`` [1, rank, out]; ``factors`` [1, 1, out]; or ``core_C``
+            [1, rank, rank] between ``core_R`` [1, in, rank] and ``core_L`` [1, rank, out], which stay frozen.
         shapes: sizes of batches, each with its graphs; the largest comes first.
         checks: one for each stage.
         base: SHA-256 of ``base.safetensors``, though the file be left out; "" where no matrix is quantised.

@@ -283,7 +283,7 @@ def check_blocks(bundle: Bundle, plan: Plan) -> None:
             raise PlanError(
                 "plan.nothing-to-train",
                 f"the block of stages {stages.start} to {block.stop - 1} has nothing to train; cut the blocks otherwise"
-                " (split)",
+                " (split), or freeze the first (--method frozen)",
             )
     if plan.batch > manifest.batch:
         raise PlanError(

@@ -66,16 +66,17 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return flat.reshape(*x.shape[:-1], weight.shape[-1])
 
 
-def low_rank(x: Tensor, down: Tensor, up: Tensor) -> Tensor:
-    """A low-rank map (LoRA, arXiv 2106.09685) with factors of its own for each of several groups of a batch.
+def low_rank(x: Tensor, *factors: Tensor) -> Tensor:
+    """A map of low rank in factors (LoRA, arXiv 2106.09685); several groups of a batch may have factors of their own.
 
     Args:
         x: [groups · batch, ..., in].
-        down: [groups, in, rank].
-        up: [groups, rank, out].
+        factors: [groups or 1, in, rank], …, [groups or 1, rank, out].
     """
-    flat = x.reshape(down.shape[0], -1, x.shape[-1])
-    return torch.bmm(torch.bmm(flat, down), up).reshape(*x.shape[:-1], up.shape[-1])
+    flat = x
+    for factor in factors:
+        flat = torch.bmm(flat.reshape(factor.shape[0], -1, flat.shape[-1]), factor)
+    return flat.reshape(*x.shape[:-1], factors[-1].shape[-1])
 
 
 def scale_outputs(y: Tensor, factors: Tensor) -> Tensor:

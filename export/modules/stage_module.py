@@ -16,8 +16,10 @@ from fedspzo.export.modules import operators
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"
 #: The same for factors on its outputs.
 FACTORS = ".factors"
-#: All that adapters add; each of the branches that share a run has its own.
-ADDED = (DOWN, UP, FACTORS)
+#: The same for a core and the two bases that it lies between, which stay as they are.
+RIGHT, CORE, LEFT = ".core_R", ".core_C", ".core_L"
+#: All that adapters add; each of the branches that share a run has its own of what is trained.
+ADDED = (DOWN, UP, FACTORS, RIGHT, CORE, LEFT)
 
 
 class Weights:
@@ -42,10 +44,11 @@ class Weights:
         factors = self._tensors.get(name + FACTORS)
         if factors is not None:
             y = operators.scale_outputs(y, factors)
-        down, up = self._tensors.get(name + DOWN), self._tensors.get(name + UP)
-        if down is None or up is None:
-            return y
-        return y + operators.low_rank(x, down, up) * self._scale
+        if name + CORE in self._tensors:
+            y = y + operators.low_rank(x, *(self[name + part] for part in (RIGHT, CORE, LEFT)))
+        if name + UP in self._tensors:
+            y = y + operators.low_rank(x, self[name + DOWN], self[name + UP]) * self._scale
+        return y
 
     def layer_norm(self, name: str, x: Tensor, epsilon: float) -> Tensor:
         """Layer normalisation over the last axis, with the bias where there is one."""

@@ -65,9 +65,10 @@ class Network:
     continues: bool = False
 
     def shape(self, index: int) -> tuple[int, ...]:
-        """A tensor's shape as graphs take it: one adapter for each branch."""
+        """A tensor's shape as graphs take it: what is trained of an adapter is there for each branch."""
         name, tensor = list(self.tensors.items())[index]
-        return (self.size.groups, *tensor.spec.shape[1:]) if name.endswith(ADDED) else tensor.spec.shape
+        own = name.endswith(ADDED) and tensor.spec.trainable
+        return (self.size.groups, *tensor.spec.shape[1:]) if own else tensor.spec.shape
 
     @property
     def all_stages(self) -> tuple[StageSpec, ...]:

@@ -100,12 +100,12 @@ class Target:
             raise ExportError(
                 "export.quantised-without-adapters",
                 f"weights stored as {self.weights} cannot be trained; train adapters over them (--lora-rank,"
-                " --output-scales)",
+                " --output-scales, --train cores)",
             )
         if self.groups and self.adapters is None:
             raise ExportError(
                 "export.groups-without-adapters",
-                "--groups needs adapters; give --lora-rank or --output-scales, or leave --groups out",
+                "--groups needs adapters; give --lora-rank, --output-scales or --train cores, or leave --groups out",
             )
         if any(count < 1 or (count % 2 and count > 1) for count in self.groups):
             raise ExportError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import datetime
-from functools import partial
 
 from fedspzo.device_runtime.data.encoder import encode_open
 from fedspzo.device_runtime.errors import ExportError
@@ -56,15 +55,11 @@ def label_tokens(checkpoint: Checkpoint, task: Task) -> list[int]:
     Raises:
         ExportError: a label word is several tokens or none that the tokenizer knows, or two of them are the same one.
     """
-    before, after = task.around_answer()
     tokenizer = checkpoint.tokenizer
-    encode = (lambda text: tokenizer.encode(text).ids) if task.form == MASKED else partial(encode_open, tokenizer)
-    empty = encode(before + task.mask + after)
     found: dict[int, str] = {}
     for label in task.labels:
-        ids = encode(before + label.text + after)
-        new = _inserted(empty, ids, tokenizer.token_to_id(task.mask) or 0) if task.form == MASKED else ids[len(empty) :]
-        if len(new) != 1 or (task.form != MASKED and ids[: len(empty)] != empty):
+        new, apart = word_tokens(checkpoint, task, label.text)
+        if len(new) != 1 or not apart:
             pieces = [str(tokenizer.id_to_token(i)) for i in new]
             raise ExportError(
                 "task.word-splits",
@@ -85,6 +80,17 @@ def label_tokens(checkpoint: Checkpoint, task: Task) -> list[int]:
             )
         found[new[0]] = label.text
     return list(found)
+
+
+def word_tokens(checkpoint: Checkpoint, task: Task, text: str) -> tuple[list[int], bool]:
+    """The tokens of a text where the template puts a label word, and whether those before it stay as they are."""
+    before, after = task.around_answer()
+    tokenizer = checkpoint.tokenizer
+    if task.form == MASKED:
+        empty, ids = (list(tokenizer.encode(before + word + after).ids) for word in (task.mask, text))
+        return _inserted(empty, ids, tokenizer.token_to_id(task.mask) or 0), True
+    empty, ids = (encode_open(tokenizer, before + word + after) for word in (task.mask, text))
+    return ids[len(empty) :], ids[: len(empty)] == empty
 
 
 def _inserted(empty: list[int], ids: list[int], mask: int) -> list[int]:

@@ -11,7 +11,11 @@ from fedspzo.device_runtime.model.modes import MODES
 
 if TYPE_CHECKING:
     from fedspzo.device_runtime.model.task import Task
+    from fedspzo.export.network.adapters import Adapters
     from fedspzo.progress import Step
+
+#: What ``--train`` is for cores.
+CORES = "cores"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -21,18 +25,33 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", default="litert", help="comma-separated: litert, executorch, torch (%(default)s)")
     parser.add_argument("--batch", default="8", help="examples in a batch, comma-separated for several (%(default)s)")
     parser.add_argument("--max-length", default="64", help="tokens in an example, comma-separated too (%(default)s)")
-    parser.add_argument("--train", default="*", help="patterns of tensors to train, comma-separated (%(default)s)")
+    parser.add_argument(
+        "--train", default="*",
+        help="patterns of tensors to train, comma-separated; or cores: a small matrix between two fixed bases of each"
+        " linear map, which --prior gives (%(default)s)",
+    )  # fmt: skip
     parser.add_argument("--freeze", default="", help="patterns of tensors among these to keep frozen")
     parser.add_argument("--answer-tokens", type=int, help="most tokens of a generated answer (default: the task's)")
+    parser.add_argument("--rank", type=int, help="with --train cores: width of the cores (default: 64)")
+    parser.add_argument(
+        "--prior", nargs="+", default=(), metavar="FILE",
+        help="with --train cores: public examples of other labels than the task's, or public text",
+    )  # fmt: skip
     parser.add_argument("--lora-rank", type=int, help="train adapters of this rank and nothing else")
     parser.add_argument(
         "--lora-alpha", type=float, default=16.0, help="adapters are scaled by alpha/rank (%(default)s)"
     )
     parser.add_argument("--lora-fixed-a", action="store_true", help="train the adapters' second factor only")
     parser.add_argument("--output-scales", action="store_true", help="train factors on outputs and nothing else")
-    parser.add_argument("--targets", default="all", help="linear maps for either, as q_proj,v_proj (%(default)s)")
     parser.add_argument(
-        "--weights", default="float32", help="float32, bfloat16, float16; with adapters int8, int4 (%(default)s)"
+        "--targets",
+        help="linear maps for these, as q_proj,v_proj or patterns of names, all or last (default: all; for cores last,"
+        " those of the last layer)",
+    )
+    parser.add_argument(
+        "--weights",
+        default="float32",
+        help="float32, bfloat16, float16; with adapters or cores int8, int4 (%(default)s)",
     )
     parser.add_argument(
         "--rounding",
@@ -44,7 +63,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--calibration", type=Path, nargs="+", default=(), metavar="FILE", help="texts to keep the outputs for"
     )
     parser.add_argument(
-        "--groups", default="", help="with adapters: branches that go through a graph together, as 2,16"
+        "--groups", default="", help="with adapters or cores: branches that go through a graph together, as 2,16"
     )
     parser.add_argument(
         "--least", choices=MODES, default=MODES[0], help="have devices take part in no weaker mode (%(default)s)"
@@ -71,9 +90,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace, tasks: Mapping[str, Task], progress: Step) -> None:
-    from fedspzo.device_runtime.errors import ExportError
     from fedspzo.device_runtime.protocol.signing import KEY_BYTES
-    from fedspzo.export.network.adapters import Adapters, LowRank, OutputScales
     from fedspzo.export.network.target import Target
     from fedspzo.export.pipeline import export_bundle
     from fedspzo.options.hexadecimal import read_hex
@@ -82,20 +99,12 @@ def _export(options: argparse.Namespace, tasks: Mapping[str, Task], progress: St
     enrolment_key = b""
     if options.enrolment_key is not None:
         enrolment_key = b"".join(read_hex("--enrolment-key", options.enrolment_key, KEY_BYTES))
-    targets = _split(options.targets)
-    adapters: Adapters | None = OutputScales(targets=targets) if options.output_scales else None
-    if options.lora_rank is not None:
-        if adapters is not None:
-            raise ExportError(
-                "option.two-adapters", "--lora-rank and --output-scales exclude each other; leave one out"
-            )
-        trained = not options.lora_fixed_a
-        adapters = LowRank(options.lora_rank, options.lora_alpha, targets=targets, train_down=trained)
+    adapters = _adapters(options)
     target = Target(
         formats=_split(options.engine),
         batches=_numbers("--batch", options.batch),
         lengths=_numbers("--max-length", options.max_length),
-        train=_split(options.train),
+        train=["*"] if options.train == CORES else _split(options.train),
         freeze=_split(options.freeze),
         answer_tokens=options.answer_tokens,
         adapters=adapters,
@@ -110,9 +119,36 @@ def _export(options: argparse.Namespace, tasks: Mapping[str, Task], progress: St
     print(f"{format_stages(bundle.manifest)}\n{format_comparison(bundle.manifest)}")
     if rounding := bundle.manifest.model.get("rounding"):
         print(f"rounding to 4 bits: {rounding}")
+    if prior := bundle.manifest.model.get("prior"):
+        print(f"bases of the cores come from {prior}")
+        left_out = bundle.manifest.model.get("left_out", "none")
+        print(f"labels left out of the prior, for they mean what the task's do: {left_out}")
     if stored := bundle.manifest.model.get("gguf"):
         print(f"the GGUF file's weights ({stored}) were widened to float32")
     print(f"bundle written to {options.out}")
+
+
+def _adapters(options: argparse.Namespace) -> Adapters | None:
+    """What is trained beside linear maps, if anything is. Raises ExportError when options exclude each other."""
+    from fedspzo.device_runtime.errors import ExportError
+    from fedspzo.export.network.adapters import Cores, LowRank, OutputScales
+
+    cores = options.train == CORES
+    if (options.prior or options.rank is not None) and not cores:
+        raise ExportError(
+            "option.without-cores", "--prior and --rank are for cores; add --train cores, or leave them out"
+        )
+    if cores + options.output_scales + (options.lora_rank is not None) > 1:
+        raise ExportError(
+            "option.two-adapters",
+            "--lora-rank, --output-scales and --train cores exclude each other; leave all but one out",
+        )
+    targets = _split(options.targets or ("last" if cores else "all"))
+    if cores:
+        return Cores(64 if options.rank is None else options.rank, options.prior, targets=targets)
+    if options.lora_rank is not None:
+        return LowRank(options.lora_rank, options.lora_alpha, train_down=not options.lora_fixed_a, targets=targets)
+    return OutputScales(targets=targets) if options.output_scales else None
 
 
 def _split(text: str) -> list[str]:

@@ -14,7 +14,7 @@ import torch
 from huggingface_hub import constants
 from models import ENCODERS, MODELS, five_examples, make_checkpoint
 from peft import AutoPeftModel, AutoPeftModelForCausalLM, AutoPeftModelForFeatureExtraction, PeftModel
-from references import Case, make_case, reference_losses, trained
+from references import ALPHA, RANK, Case, make_case, reference_losses, trained
 from refusals import raises
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
@@ -254,6 +254,20 @@ def test_adapters_on_one_layer_alone(tmp_path: Path) -> None:
     full = export_bundle(str(model), load_task("sst2"), Target(["torch"], [2], [24]), tmp_path / "full")
     expected, _ = predict(Forward(create_engine("torch"), Replica(full)), five_examples(full))
     np.testing.assert_allclose(losses, expected, rtol=1e-6)  # adapters start by doing nothing
+
+
+def test_branches_share_a_first_factor_that_is_not_trained(tmp_path: Path, make_plan: Callable[..., Plan]) -> None:
+    """A stack of branches measures what they measure one by one."""
+    checkpoint = make_checkpoint(tmp_path / "model", "qwen2", num_hidden_layers=1)
+    target = Target(["torch"], [2], [24], adapters=LowRank(RANK, ALPHA, train_down=False), groups=[4])
+    bundle = export_bundle(str(checkpoint), load_task("sst2"), target, tmp_path / "bundle", check=False)
+    plan = make_plan(batch=2, epsilon=1e-2, blocks=(Block(len(bundle.manifest.stages), 4, 1.0, 1.0),))
+    scalars = []
+    for allowed in ([1], [1, 4]):
+        forward = Counting(create_engine("torch"), Replica(bundle), allowed)
+        trained(forward.weights)
+        scalars.append(measure(forward, five_examples(bundle), plan, "a").scalars)
+    np.testing.assert_allclose(scalars[0], scalars[1], rtol=1e-2, atol=1e-3)
 
 
 def test_stacks_of_branches() -> None:

@@ -1,0 +1,174 @@
+"""Short trainings of some linear maps by backpropagation, and what all of them together changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedspzo.device_runtime.model.manifest import HIDDEN
+from fedspzo.device_runtime.model.task import SIMILARITY, Task
+from fedspzo.export.checkpoint import Checkpoint
+from fedspzo.export.families import Architecture, Stage
+from fedspzo.export.modules.heads import LABEL_BIAS, LABELS, LabelWords, Similarity
+from fedspzo.export.modules.stage_module import Weights
+from fedspzo.export.network.adapters import Bases
+from fedspzo.export.network.target import Target
+from fedspzo.export.network.tensors import network_tensors
+
+#: Examples that go through the layers before the first that is trained at a time.
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Tokenised examples, each with the label that is right.
+
+    Attributes:
+        ids: int64 [examples, length], zero after each example's end.
+        lengths, starts: int64 [examples]; the position whose output scores the labels.
+        labels: int64 [examples].
+        rows, biases: float32 [labels, width], [labels]: what scores each label.
+    """
+
+    ids: np.ndarray
+    lengths: np.ndarray
+    starts: np.ndarray
+    labels: np.ndarray
+    rows: np.ndarray
+    biases: np.ndarray
+
+
+class Tuning:
+    """A model whose chosen linear maps are trained from the same start again and again."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        architecture: Architecture,
+        task: Task,
+        chosen: Sequence[Sequence[str]],
+        questions: Questions,
+    ) -> None:
+        """Run the layers before the first that is trained.
+
+        Args:
+            architecture: for texts of the questions' length, without adapters.
+            task: whose form the head has.
+            chosen: the linear maps of each stage that are trained, see
+                :func:`fedspzo.export.network.adapters.chosen_linears`.
+        """
+        self._tensors = network_tensors(checkpoint, architecture, task, Target())
+        self._questions = questions
+        first = next(number for number, names in enumerate(chosen) if names)
+        final = architecture.closing if task.form == SIMILARITY else architecture.final
+        module = final.module if final else None
+        if task.form == SIMILARITY:
+            head = Stage("head", "head", Similarity(architecture.pooling, module), final.prefix if final else "")
+        else:
+            assert final is not None
+            head = Stage("head", "head", LabelWords(final.module, architecture.scoring), final.prefix)
+        table = self._tensors[architecture.embedding].load()[0]
+        self._hidden = torch.from_numpy(np.take(table, questions.ids, axis=0))
+        for stage in architecture.stages[:first]:
+            self._pass_through(stage)
+        self._stages = [(stage, self._weights(stage)) for stage in (*architecture.stages[first:], head)]
+        #: Linear map → its weight [1, in, out].
+        self._start = {
+            stage.prefix + name: self._stages[number - first][1][f"{name}.weight"]
+            for number, (stage, names) in enumerate(zip(architecture.stages, chosen, strict=True))
+            for name in names
+        }
+        self._products = {
+            name: tuple(torch.zeros(features, features, dtype=torch.float64) for features in weight.shape[1:])
+            for name, weight in self._start.items()
+        }
+
+    def train(self, batches: Iterable[np.ndarray], rate: float) -> tuple[float, float]:
+        """Train from the start by Adam, and keep what it changed.
+
+        Args:
+            batches: the examples of each step. The labels are those that occur in them.
+            rate: the learning rate.
+
+        Returns:
+            The mean losses of the first and the last quarter of the steps.
+        """
+        steps = list(batches)
+        labels = np.unique(self._questions.labels[np.concatenate(steps)])
+        leaves = {name: weight.clone().requires_grad_() for name, weight in self._start.items()}
+        optimiser = torch.optim.Adam(leaves.values(), rate)
+        losses = []
+        for batch in steps:
+            optimiser.zero_grad()
+            loss = self._loss(batch, labels, leaves)
+            loss.backward()
+            optimiser.step()
+            losses.append(loss.item())
+        for name, leaf in leaves.items():
+            change = (leaf.detach() - self._start[name])[0]
+            rows, columns = self._products[name]
+            rows += change @ change.T
+            columns += change.T @ change
+        quarter = max(1, len(losses) // 4)
+        return float(np.mean(losses[:quarter])), float(np.mean(losses[-quarter:]))
+
+    def bases(self, rank: int) -> dict[str, Bases]:
+        """The leading singular vectors of all changes of each linear map, side by side."""
+        return {name: Bases(*(_leading(product, rank) for product in both)) for name, both in self._products.items()}
+
+    def _loss(self, batch: np.ndarray, labels: np.ndarray, leaves: Mapping[str, Tensor]) -> Tensor:
+        hidden = self._hidden[batch]
+        given = self._questions
+        head = {
+            LABELS: torch.from_numpy(given.rows[labels].T.copy())[None],
+            LABEL_BIAS: torch.from_numpy(given.biases[labels]),
+        }
+        feeds = self._feeds(batch)
+        feeds["targets"] = torch.from_numpy((given.labels[batch, None] == labels).astype(np.float32))
+        for stage, known in self._stages:
+            own = {
+                name: leaves.get(stage.prefix + name.removesuffix(".weight"), tensor) for name, tensor in known.items()
+            }
+            hidden = _run(stage, {**own, **head}, {**feeds, HIDDEN: hidden})
+        return hidden.mean()
+
+    def _feeds(self, batch: np.ndarray) -> dict[str, Tensor]:
+        positions, given = np.arange(self._questions.ids.shape[1]), self._questions
+        mask = positions < given.lengths[batch, None]
+        select = positions == given.starts[batch, None, None]
+        return {name: torch.from_numpy(feed.astype(np.float32)) for name, feed in (("mask", mask), ("select", select))}
+
+    @torch.no_grad()
+    def _pass_through(self, stage: Stage) -> None:
+        weights = self._weights(stage)
+        for start in range(0, len(self._hidden), _BATCH):
+            here = np.arange(start, min(start + _BATCH, len(self._hidden)))
+            self._hidden[here] = _run(stage, weights, {**self._feeds(here), HIDDEN: self._hidden[here]})
+
+    def _weights(self, stage: Stage) -> dict[str, Tensor]:
+        """A stage's tensors by their names in its module, without the labels'."""
+        found = {}
+        for name in stage.module.tensors:
+            if name in (LABELS, LABEL_BIAS):
+                continue
+            full = stage.full_name(name)
+            tensor = self._tensors[full if full in self._tensors else name]
+            found[name] = torch.from_numpy(np.ascontiguousarray(tensor.load()))
+        return found
+
+
+def _run(stage: Stage, tensors: Mapping[str, Tensor], feeds: Mapping[str, Tensor]) -> Tensor:
+    outputs = stage.module.compute(Weights(tensors), *(feeds[name] for name in stage.module.feeds))
+    return outputs[0] if isinstance(outputs, tuple) else outputs
+
+
+def _leading(product: Tensor, rank: int) -> np.ndarray:
+    """The eigenvectors [n, rank] of the largest eigenvalues, each with its largest number positive."""
+    _, vectors = np.linalg.eigh(product.numpy())
+    leading = vectors[:, ::-1][:, :rank]
+    signs = np.sign(np.take_along_axis(leading, np.abs(leading).argmax(axis=0)[None], axis=0))
+    return np.ascontiguousarray(leading * signs, np.float32)

@@ -1,0 +1,262 @@
+"""Cores: the bases that public examples give, and a matrix between two of them as a trainable part."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from models import five_examples, make_checkpoint
+from peft import PeftModel
+from references import Case, reference_losses, trained
+from refusals import raises, refused
+from transformers import AutoModel, AutoModelForCausalLM
+
+from fedspzo.broker.rounds.job import last_layer
+from fedspzo.device_runtime.directions.format import Direction, NumpyKernel, Step
+from fedspzo.device_runtime.engines.protocol import create_engine
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.model.task import Label, Task
+from fedspzo.device_runtime.protocol.plan import Block, Plan
+from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.step.estimator import measure
+from fedspzo.device_runtime.step.runner import Forward
+from fedspzo.device_runtime.step.scores import predict
+from fedspzo.export.checkpoint import Checkpoint
+from fedspzo.export.families import find_family
+from fedspzo.export.materialize import write_adapter, write_checkpoint
+from fedspzo.export.network.adapters import Cores
+from fedspzo.export.network.target import Target
+from fedspzo.export.network.tokens import label_tokens
+from fedspzo.export.pipeline import export_bundle
+from fedspzo.export.prior.examples import read_prior, same_meaning, shared_words, words_of
+from fedspzo.export.prior.informed import informed
+from fedspzo.export.tasks import load_task
+
+RANK = 4
+#: Words that the tiny models know, in classes that no task of the tests has.
+PRIOR = {"stop_six": "stop six now", "newList": "new list please", "mum": "mum mum now", "film": "the film was dull"}
+
+
+def write_prior(file: Path, field: str) -> Path:
+    """Labelled examples, two of each label, and one of a label that has no other."""
+    records = [
+        {field: f"{text} {extra}", "label": label} for label, text in PRIOR.items() for extra in ("now", "please")
+    ]
+    records += [{field: "one", "label": "alone"}, *[{field: "wake me", "label": "alarm_set"}] * 2]
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return file
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A decoder with cores in its layer, for two engines and for stacks of branches."""
+    folder = tmp_path_factory.mktemp("cores")
+    model = make_checkpoint(folder / "model", "qwen2", num_hidden_layers=1)
+    cores = Cores(rank=RANK, prior=[write_prior(folder / "prior.jsonl", "text")], tasks=2, labels=3)
+    target = Target(["litert", "executorch"], [2], [24], adapters=cores, groups=[4])
+    return export_bundle(str(model), load_task("sst2"), target, folder / "bundle")
+
+
+def test_only_cores_are_trained(decoder: Bundle) -> None:
+    manifest = decoder.manifest
+    trained_names = [spec.name for spec in manifest.tensors if spec.trainable]
+    assert len(trained_names) == 7
+    assert all(name.endswith(".core_C") for name in trained_names)
+    assert all(spec.shape == (1, RANK, RANK) for spec in manifest.tensors if spec.trainable)
+    assert manifest.stages[last_layer(manifest)].name == "layer 0"
+    assert manifest.adapters is not None
+    assert (manifest.adapters.kind, manifest.adapters.rank) == ("cores", RANK)
+    name, origin = manifest.model["prior"].split(" ", 1)
+    assert name == "prior.jsonl"
+    assert origin.endswith("seed 0")
+    replica = Replica(decoder)
+    for index, spec in ((index, spec) for index, spec in enumerate(manifest.tensors) if ".core_" in spec.name):
+        array = replica.tensor(index)
+        assert isinstance(array, np.ndarray)
+        if spec.trainable:
+            assert not array.any()
+        else:  # bases are orthonormal, whatever the sizes of what they were made of
+            base = array[0] if spec.name.endswith("_R") else array[0].T
+            np.testing.assert_allclose(base.T @ base, np.eye(RANK), atol=1e-5)
+
+
+def test_merged_weights_and_the_adapter_have_the_losses_of_the_graphs(decoder: Bundle, tmp_path: Path) -> None:
+    """On both engines, those of transformers' model of the merged checkpoint, and of peft's over the original."""
+    store, words = five_examples(decoder), label_tokens(Checkpoint(decoder.source), decoder.manifest.task)
+    replica = Replica(decoder)
+    before, _ = predict(Forward(create_engine("litert"), replica), store)
+    trained(replica)
+    losses = [predict(Forward(create_engine(engine), replica), store)[0] for engine in ("litert", "executorch")]
+    assert np.abs(losses[0] - before).max() > 0.01
+    write_checkpoint(replica, tmp_path / "merged")
+    write_adapter(replica, tmp_path / "adapter")
+    base = AutoModelForCausalLM.from_pretrained(decoder.source, dtype=torch.float32)
+    over = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    for model in (AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval(), over):
+        expected = reference_losses(Case(decoder, store, words, model), {}, np.arange(len(store)))
+        for found in losses:
+            np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("sides", [1, 2])
+def test_branches_share_the_base_and_the_bases(decoder: Bundle, make_plan: Callable[..., Plan], sides: int) -> None:
+    """A stack of branches measures what they measure one by one."""
+    store, stages = five_examples(decoder), len(decoder.manifest.stages)
+    last = last_layer(decoder.manifest)
+    blocks = (Block(last, 0, 1.0, 1.0), Block(stages, 4, 1.0, 1.0))
+    plan = make_plan(batch=2, epsilon=1e-2, blocks=blocks, sides=sides)
+
+    class Alone(Forward[Replica]):
+        def groups(self, batch: object) -> list[int]:
+            return [1]
+
+    scalars = []
+    for kind in (Forward, Alone):
+        forward = kind(create_engine("litert"), Replica(decoder))
+        trained(forward.weights)
+        scalars.append(measure(forward, store, plan, "a").scalars)
+    np.testing.assert_allclose(scalars[0], scalars[1], rtol=1e-2, atol=1e-3)
+    assert np.abs(scalars[0]).max() > 0.01
+
+
+def test_every_kernel_gives_replicas_the_same_bits(decoder: Bundle) -> None:
+    replicas = Replica(decoder), Replica(decoder)
+    steps = [Step([Direction(5, 0.03), Direction(9, -0.01)], 1), Step([Direction(7, 0.02)], 2)]
+    kernels = NumpyKernel("rademacher"), replicas[1].kernel("rademacher")
+    for replica, kernel in zip(replicas, kernels, strict=True):
+        kernel.step(dict(replica.trainable), steps)
+    assert type(kernels[1]) is not NumpyKernel
+    assert replicas[0].digest() == replicas[1].digest() != Replica(decoder).digest()
+
+
+def test_bases_are_of_what_the_prior_teaches(checkpoint: Path, task: Task, tmp_path: Path) -> None:
+    """The same for the same seed, others for another; a change along them lowers the loss of a task of the prior."""
+    source = write_prior(tmp_path / "prior.jsonl", "utterance")
+    model = Checkpoint(str(checkpoint))
+    family = find_family(model)
+    said: list[str] = []
+
+    def find(seed: int) -> Cores:
+        cores = Cores(rank=RANK, prior=[source], tasks=2, labels=2, seed=seed)
+        return informed(cores, model, lambda length: family.describe(model, length), 12, task, said.append)
+
+    first, again, other = find(0), find(0), find(1)
+    assert first.bases.keys() == again.bases.keys()
+    assert len(first.bases) == 6
+    assert all(name.startswith("encoder.layer.2.") for name in first.bases)  # the last
+    for name, bases in first.bases.items():
+        assert all(np.array_equal(a, b) for a, b in zip(bases, again.bases[name], strict=True))
+    assert any(not np.array_equal(bases.left, other.bases[name].left) for name, bases in first.bases.items())
+    assert first.left_out == {"alarm set": "alarm"}
+    losses = [line.split("loss ")[1].split(" → ") for line in said if "loss " in line]
+    assert all(float(after) < float(before) for before, after in losses)
+
+
+@pytest.mark.parametrize("name", ["qwen2", "roberta"])
+def test_plain_text_teaches_models_that_score_tokens(name: str, tmp_path: Path) -> None:
+    """The next token of decoders, and a masked one of masked models; such a prior has no labels to leave out."""
+    (tmp_path / "text.txt").write_text("the film was good and the music was fine\n\nRome is a city.\n a\n" * 2)
+    model = Checkpoint(str(make_checkpoint(tmp_path / "model", name)))
+    family, forms = find_family(model), load_task("sst2")
+    asked = forms["causal" if name == "qwen2" else "masked"]
+    if name == "roberta":
+        asked = replace(asked, mask="<mask>")
+    cores = Cores(rank=RANK, prior=[tmp_path / "text.txt"], tasks=1)
+    said: list[str] = []
+    found = informed(cores, model, lambda length: family.describe(model, length), 24, asked, said.append)
+    assert all(bases.right.shape[1] == bases.left.shape[1] == RANK for bases in found.bases.values())
+    before, after = said[-2].split("loss ")[1].split(" → ")
+    assert float(after) < float(before)
+
+
+def test_an_encoder_without_a_head_needs_labels(checkpoint: Path, task: Task, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("wake me at six\n" * 4)
+    target = Target(["torch"], [2], [12], adapters=Cores(rank=RANK, prior=[tmp_path / "text.txt"]))
+    with raises("prior.no-labels", "scores no tokens", "--prior"):
+        export_bundle(str(checkpoint), {task.form: task}, target, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_labels_of_the_targets_meanings_are_left_out() -> None:
+    target = Task("t", "similarity", "{text}", (Label("alarm", "wake me"), Label("play_music", "play a song")))
+    labels = ["alarms remove", "music query", "playlist", "what is it", "transfer"]
+    assert shared_words(labels, target) == {"alarms remove": "alarm", "music query": "play_music"}
+    assert words_of("cardPayment_wrong-rate") == "card payment wrong rate"
+    assert words_of("ATMSupport") == "atmsupport"
+    assert words_of("überweisung_ändern") == "überweisung ändern"
+    # All have a third direction in common, and more of it than of their own.
+    targets = np.array([[0.0, 1.0, 2.0], [1.0, 0.0, 2.0]])
+    vectors = np.array([[3.0, 0.1, 6.0], [-2.0, -2.0, 2.0], [0.1, 1.0, 2.0]])
+    found = same_meaning(["song", "far", "alert"], vectors, target, targets)
+    assert found == {"song": "play_music", "alert": "alarm"}
+
+
+def test_refused_priors(checkpoint: Path, task: Task, tmp_path: Path) -> None:
+    with raises("export.cores-without-prior", "--prior"):
+        Cores()
+    with raises("export.core-settings"):
+        Cores(rank=0, prior=["x"])
+    two = tmp_path / "two.jsonl"
+    two.write_text(json.dumps({"premise": "a", "hypothesis": "b", "label": "c"}) + "\n")
+    with raises("prior.other-fields", "two.jsonl, line 1", "premise, hypothesis", "needs text"):
+        read_prior([two], task)
+    (tmp_path / "empty.txt").write_text("\n")
+    with raises("prior.no-examples", "empty.txt"):
+        read_prior([tmp_path / "empty.txt"], task)
+    with raises("prior.unreadable", "none.txt"):
+        read_prior([tmp_path / "none.txt"], task)
+    own = tmp_path / "own.jsonl"
+    own.write_text(
+        "".join(json.dumps({"text": "wake me at six"} | {"label": label}) + "\n" for label in ("alarm_set", "call") * 2)
+    )
+    model, family = Checkpoint(str(checkpoint)), find_family(Checkpoint(str(checkpoint)))
+    with raises("prior.no-other-labels", "0 labels", "'requests'", "--prior"):
+        informed(Cores(prior=[own]), model, lambda n: family.describe(model, n), 12, task, lambda _: None)
+    with raises("export.rank-too-large", "--rank"):
+        target = Target(["torch"], [2], [12], adapters=Cores(rank=33, prior=[own]))
+        export_bundle(str(checkpoint), {task.form: task}, target, tmp_path / "bundle")
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        (["--train", "cores"], "export.cores-without-prior"),
+        (["--rank", "4"], "option.without-cores"),
+        (["--prior", "a.jsonl"], "option.without-cores"),
+        (["--train", "cores", "--prior", "a.jsonl", "--lora-rank", "4"], "option.two-adapters"),
+    ],
+)
+def test_refused_options(
+    capsys: pytest.CaptureFixture[str], checkpoint: Path, tmp_path: Path, options: list[str], kind: str
+) -> None:
+    found = refused(capsys, "export", checkpoint, "--task", "intents", "--out", tmp_path / "b", *options)
+    assert f"[{kind}]" in found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_cores_over_a_quantised_base(weights: str, tmp_path: Path) -> None:
+    """Engines agree, and merging adds L·C·Rᵀ to the checkpoint's own numbers."""
+    from models import wide
+
+    model = make_checkpoint(tmp_path / "model", "gpt2", **wide("gpt2"))
+    cores = Cores(rank=RANK, prior=[write_prior(tmp_path / "prior.jsonl", "text")], tasks=2, targets=["h.2.*"])
+    target = Target(["litert", "executorch"], [2], [24], adapters=cores, groups=[4], weights=weights)
+    bundle = export_bundle(str(model), load_task("sst2"), target, tmp_path / "bundle")
+    replica, store = Replica(bundle), five_examples(bundle)
+    added = trained(replica)
+    losses = [predict(Forward(create_engine(engine), replica), store)[0] for engine in ("litert", "executorch")]
+    np.testing.assert_allclose(losses[0], losses[1], atol=0.05)
+    write_checkpoint(replica, tmp_path / "merged")
+    before, after = (AutoModel.from_pretrained(folder).state_dict() for folder in (model, tmp_path / "merged"))
+    tensors = {spec.name: replica.tensor(index) for index, spec in enumerate(bundle.manifest.tensors)}
+    for name, core in added.items():
+        linear = name.removesuffix(".core_C")
+        right, left = tensors[linear + ".core_R"], tensors[linear + ".core_L"]
+        key = linear.removeprefix("transformer.") + ".weight"  # GPT-2 has [in, out]
+        np.testing.assert_allclose((after[key] - before[key]).numpy(), right[0] @ core[0] @ left[0], atol=1e-5)
