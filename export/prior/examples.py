@@ -13,7 +13,7 @@ import numpy as np
 
 from fedspzo.device_runtime.data.sources import HUB, read_records
 from fedspzo.device_runtime.errors import ExportError
-from fedspzo.device_runtime.model.task import Task
+from fedspzo.device_runtime.model.task import GENERATION, Task
 
 #: Words that say nothing of what a label means.
 _EMPTY = """
@@ -41,7 +41,8 @@ class Labelled:
 
 
 def read_prior(sources: Sequence[str | Path], task: Task) -> list[Labelled]:
-    """The examples of some files. Each line of a ``.txt`` file, and each record without a label, is plain text.
+    """The examples of some files. Plain text is a line of a ``.txt`` file, a record without a label, and each of a
+    task whose answers are free text.
 
     Args:
         sources: see :func:`fedspzo.device_runtime.data.sources.parse_examples`.
@@ -90,7 +91,7 @@ def _read(source: str, task: Task) -> Iterator[Labelled]:
                 f"{where}: the record has the texts {', '.join(texts) or 'none'}, and task '{task.name}' needs"
                 f" {', '.join(task.fields)}; rename them in a copy of the file",
             )
-        label = values.get(task.target)
+        label = None if task.form == GENERATION else values.get(task.target)
         yield Labelled(fields, "" if label is None else words_of(str(label)))
 
 

@@ -122,7 +122,7 @@ def _export(options: argparse.Namespace, tasks: Mapping[str, Task], progress: St
     if prior := bundle.manifest.model.get("prior"):
         print(f"bases of the cores come from {prior}")
         left_out = bundle.manifest.model.get("left_out", "none")
-        print(f"labels left out of the prior, for they mean what the task's do: {left_out}")
+        print(f"labels left out of the prior, because they mean what a label of the task means: {left_out}")
     if stored := bundle.manifest.model.get("gguf"):
         print(f"the GGUF file's weights ({stored}) were widened to float32")
     print(f"bundle written to {options.out}")

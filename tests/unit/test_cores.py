@@ -54,11 +54,11 @@ def write_prior(file: Path, field: str) -> Path:
 
 @pytest.fixture(scope="module")
 def decoder(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A decoder with cores in its layer, for two engines and for stacks of branches."""
+    """A decoder with cores in its last layer, for two engines and for stacks of branches."""
     folder = tmp_path_factory.mktemp("cores")
-    model = make_checkpoint(folder / "model", "qwen2", num_hidden_layers=1)
+    model = make_checkpoint(folder / "model", "llama-3.2", num_hidden_layers=2)
     cores = Cores(rank=RANK, prior=[write_prior(folder / "prior.jsonl", "text")], tasks=2, labels=3)
-    target = Target(["litert", "executorch"], [2], [24], adapters=cores, groups=[4])
+    target = Target(["litert", "torch"], [2], [24], adapters=cores, groups=[4])
     return export_bundle(str(model), load_task("sst2"), target, folder / "bundle")
 
 
@@ -68,7 +68,7 @@ def test_only_cores_are_trained(decoder: Bundle) -> None:
     assert len(trained_names) == 7
     assert all(name.endswith(".core_C") for name in trained_names)
     assert all(spec.shape == (1, RANK, RANK) for spec in manifest.tensors if spec.trainable)
-    assert manifest.stages[last_layer(manifest)].name == "layer 0"
+    assert manifest.stages[last_layer(manifest)].name == "layer 1"
     assert manifest.adapters is not None
     assert (manifest.adapters.kind, manifest.adapters.rank) == ("cores", RANK)
     name, origin = manifest.model["prior"].split(" ", 1)
@@ -91,7 +91,7 @@ def test_merged_weights_and_the_adapter_have_the_losses_of_the_graphs(decoder: B
     replica = Replica(decoder)
     before, _ = predict(Forward(create_engine("litert"), replica), store)
     trained(replica)
-    losses = [predict(Forward(create_engine(engine), replica), store)[0] for engine in ("litert", "executorch")]
+    losses = [predict(Forward(create_engine(engine), replica), store)[0] for engine in ("litert", "torch")]
     assert np.abs(losses[0] - before).max() > 0.01
     write_checkpoint(replica, tmp_path / "merged")
     write_adapter(replica, tmp_path / "adapter")
