@@ -16,7 +16,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -179,7 +179,7 @@ def _one_device(bundle: Bundle, data: Path, plan: Plan, method: str) -> dict[str
 
 def _forward_of_a_cohort(bundle: Bundle) -> float:
     """Operations of a forward pass on each of a cohort."""
-    shape = max(bundle.manifest.shapes, key=lambda shape: shape.batch)
+    shape = max(bundle.manifest.shapes, key=lambda shape: (shape.batch, shape.length))
     return float(COHORT * sum(shape.graphs[stage.graph].flops for stage in bundle.manifest.stages))
 
 
@@ -229,7 +229,7 @@ def main() -> None:
     if options.lora:
         adapted = Bundle(options.lora)
         train, test = (load_data(data.with_name(f"{split}.jsonl"), adapted) for split in ("train", "test"))
-        lora = Setting(setting.name, adapted, train, test, setting.target)
+        lora = replace(setting, bundle=adapted, train=train, test=test)
         runs.append((lora, read_proposal(options.lora_plan)))
     rows = []
     for each, proposal in runs:

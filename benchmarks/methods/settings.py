@@ -1,20 +1,25 @@
-"""What the methods are compared on: three kinds of model and of data, made on this machine and kept in a folder.
+"""What the methods are compared on: models and data, made on this machine or copied, and kept in a folder.
 
-``intents``: requests to an assistant, all-MiniLM-L6-v2 (real weights), by similarity to label descriptions.
+``intents``: generated requests to an assistant, all-MiniLM-L6-v2 (real weights), by similarity to label descriptions.
 ``opinions``: words whose verdict a decoder never read, by the next word. ``comparisons``: words and denials that an
 encoder never saw, by a masked word.
+
+``minilm-clinc-phone``, ``minilm-snips``, ``minilm-banking77``: the same model on real requests, from a folder DATA that
+is laid out as ``benchmarks/real_tasks.py`` says. Nothing of it is part of this repository.
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterable
+import shutil
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from languages import NEW_GOOD, NEW_MORE, comparison, opinion, train_decoder, train_encoder
 
+from fedspzo.broker.simulation.partition import subset
 from fedspzo.demo import intents
 from fedspzo.device_runtime.data.store import DataStore, load_data
 from fedspzo.device_runtime.model.bundle import Bundle
@@ -23,6 +28,8 @@ from fedspzo.export.pipeline import export_bundle
 from fedspzo.export.tasks import load_task
 
 TRAIN, TEST, BATCHES = 1800, 400, (4, 8)
+#: Where a setting keeps public data, of other labels than its own.
+PUBLIC = "public"
 
 
 @dataclass(frozen=True)
@@ -33,8 +40,9 @@ class Setting:
         name: of it.
         bundle: θ₀, with graphs for LiteRT and PyTorch.
         train: the examples that are shared out among devices.
-        test: held-out examples.
+        test: held-out examples, :data:`TEST` at most.
         target: the training loss to reach, as a share of the loss at the start.
+        place: its folder.
     """
 
     name: str
@@ -42,20 +50,61 @@ class Setting:
     train: DataStore
     test: DataStore
     target: float
+    place: Path
 
 
-def open_setting(name: str, folder: Path) -> Setting:
-    """The setting of that name, made the first time."""
-    make, length, target = SETTINGS[name]
+@dataclass(frozen=True)
+class Recipe:
+    """How a setting is made.
+
+    Attributes:
+        make: writes the data into a folder, and says which model and task to export.
+        lengths: tokens that the bundle has graphs for.
+        target: see :class:`Setting`.
+        source: folder of the real data; "" where the data are generated.
+        public: folder of other real data, which whoever exports may have.
+    """
+
+    make: Callable[[Path], tuple[str, str]]
+    lengths: Sequence[int]
+    target: float
+    source: str = ""
+    public: str = ""
+
+
+def open_setting(name: str, folder: Path, data: Path | None = None) -> Setting:
+    """The setting of that name, made the first time.
+
+    Args:
+        data: where real data are; needed the first time.
+    """
+    recipe = SETTINGS[name]
     place = folder / name
     if not (place / "done").exists():
         place.mkdir(parents=True, exist_ok=True)
-        model, task = make(place)
-        export_bundle(model, load_task(task), Target(["litert", "torch"], BATCHES, [length]), place / "bundle")
+        if recipe.source:
+            _copy(place, recipe.source, data)
+            _copy(place / PUBLIC, recipe.public, data)
+        model, task = recipe.make(place)
+        export_bundle(model, load_task(task), Target(["litert", "torch"], BATCHES, recipe.lengths), place / "bundle")
         (place / "done").touch()
     bundle = Bundle(place / "bundle")
     train, test = (load_data(place / f"{split}.jsonl", bundle) for split in ("train", "test"))
-    return Setting(name, bundle, train, test, target)
+    test = subset(test, test.sample(0, TEST))
+    return Setting(name, bundle, train, test, recipe.target, place)
+
+
+def _copy(place: Path, source: str, data: Path | None) -> None:
+    """The files of real data that a setting needs."""
+    if data is None:
+        raise SystemExit(f"{place} is made of real data; say with --data where the folder {source} is")
+    place.mkdir(parents=True, exist_ok=True)
+    for name in ("train.jsonl", "test.jsonl", "task.toml"):
+        shutil.copyfile(data / source / name, place / name)
+
+
+def _real(place: Path) -> tuple[str, str]:
+    return "minilm", str(place / "task.toml")
 
 
 def _make_intents(place: Path) -> tuple[str, str]:
@@ -95,8 +144,13 @@ def _write(file: Path, records: Iterable[dict[str, object]]) -> None:
     file.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
 
 
-SETTINGS: dict[str, tuple[Callable[[Path], tuple[str, str]], int, float]] = {
-    "intents": (_make_intents, 12, 0.8),
-    "opinions": (_make_opinions, 20, 0.75),
-    "comparisons": (_make_comparisons, 20, 0.85),
+SETTINGS = {
+    "intents": Recipe(_make_intents, (12,), 0.8),
+    "opinions": Recipe(_make_opinions, (20,), 0.75),
+    "comparisons": Recipe(_make_comparisons, (20,), 0.85),
+    "minilm-clinc-phone": Recipe(_real, (12, 16, 24), 0.9, "clinc-phone", "banking77"),
+    "minilm-snips": Recipe(_real, (12, 16, 24), 0.9, "snips", "banking77"),
+    "minilm-banking77": Recipe(_real, (12, 16, 32), 0.9, "banking77", "snips"),
 }
+#: Those that need no data from elsewhere.
+GENERATED = tuple(name for name, recipe in SETTINGS.items() if not recipe.source)

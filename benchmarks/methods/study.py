@@ -23,21 +23,33 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from settings import SETTINGS, open_setting
-from trial import ALPHA, COHORT, DEVICES, POINTS, Choice, Trained, make_job, make_trial_job, read_options, run_job
+from rivals import RIVALS
+from settings import GENERATED, SETTINGS, open_setting
+from trial import (
+    ALPHA,
+    COHORT,
+    COMPARABLE,
+    DEVICES,
+    POINTS,
+    Choice,
+    Trained,
+    make_job,
+    make_trial_job,
+    read_options,
+    run_job,
+)
 
 from fedspzo.broker.rounds.job import Job
-from fedspzo.broker.rounds.methods import METHODS
 from fedspzo.device_runtime.model.bundle import Bundle
 
 TUNING_SEED, SEEDS = 0, (1, 2, 3)
-#: Directions to choose from, whole-model and inside the split.
-WHOLE, SPLIT = (1, 5, 16), (8, 16, 32)
+#: Directions to choose from: whole-model, where a deviation needs several, and inside the split.
+WHOLE, SEVERAL, SPLIT = (1, 5, 16), (4, 8, 16), (8, 16, 32)
 #: Rates to choose from, as multiples of the method's own; then of the best one's.
 COARSE, FINE = (0.25, 1.0, 4.0), (0.5, 2.0)
 COMPARED = (
     "frozen-own", "fedspzo-own", "frozen", "decomfl-one-sided", "fedspzo-one-sided", "decomfl", "fedspzo",
-    "fedspzo-resting", "fedzo-one-sided", "fedzo", "feedsign", "fedkseed", "mezo",
+    "fedspzo-resting", "fedzo-one-sided", "fedzo", "fzoo", "feedsign", "fedkseed", "mezo", *RIVALS,
 )  # fmt: skip
 #: Beside the methods: the settings that ``fedspzo plan`` proposes, whose trial takes up to 26 runs of its own length.
 PLANNED, TRIAL = "planned", 3.25
@@ -55,6 +67,7 @@ class Study:
         seeds: of the runs that are compared.
         tuning, forwards: forward passes of the whole network, of a batch of 8, that each of a cohort may spend in a run
             of tuning, and in one of those that are compared.
+        points: of the curve of one of those that are compared; tuning takes half as many.
     """
 
     folder: Path
@@ -62,16 +75,26 @@ class Study:
     seeds: Sequence[int]
     tuning: int
     forwards: int
+    points: int
 
-    def curves(self, runs: Sequence[tuple[str, Settings, int, float]]) -> list[Trained]:
-        """The curves of (setting, choice, seed, forward passes), run where that has not been done."""
-        made = [self.pool.submit(_run, self.folder, *run) for run in runs]
+    def curves(self, setting: str, choices: Sequence[Settings], seeds: Sequence[int]) -> list[Trained]:
+        """The curves of choices and seeds, side by side, run where that has not been done.
+
+        On the seed of tuning they are short, with half of the points.
+        """
+        made = [
+            self.pool.submit(_run, self.folder, setting, choice, seed, *self._length(seed == TUNING_SEED))
+            for choice, seed in zip(choices, seeds, strict=True)
+        ]
         return [future.result() for future in made]
+
+    def _length(self, tuning: bool) -> tuple[int, int]:
+        return (self.tuning, -(-self.points // 2)) if tuning else (self.forwards, self.points)
 
     def tune(self, setting: str, method: str) -> Choice:
         """The best of eight choices: of five rates, then of numbers of directions and batches."""
-        own = METHODS[method]
-        counts = SPLIT if own.first is not None else WHOLE
+        own = COMPARABLE[method]
+        counts = SPLIT if own.first is not None else SEVERAL if own.more.get("normalise") else WHOLE
         middle = Choice(method, own.perturbations, own.rate, 4)
         best = self.best(setting, [replace(middle, rate=factor * own.rate) for factor in COARSE])
         best = self.best(setting, [best, *(replace(best, rate=factor * best.rate) for factor in FINE)])
@@ -85,15 +108,15 @@ class Study:
 
     def best(self, setting: str, choices: Sequence[Choice]) -> Choice:
         """The one that reaches the setting's target soonest on the tuning seed and stays there, or else ends lowest."""
-        curves = self.curves([(setting, choice, TUNING_SEED, self.tuning) for choice in choices])
+        curves = self.curves(setting, choices, [TUNING_SEED] * len(choices))
         return min(zip(choices, curves, strict=True), key=lambda pair: rank(setting, pair[1]))[0]
 
 
 def rank(setting: str, curve: Trained) -> tuple[float, float]:
     """What tuning goes by: operations until the target, where it is held, then the worst of the last losses."""
     tail = curve.train[-len(curve.train) // 4 :]
-    final = max(tail) if len(curve.train) > POINTS else math.inf
-    return curve.smooth.until(SETTINGS[setting][2] * curve.train[0]), final
+    final = max(tail) if len(curve.train) > curve.points else math.inf
+    return curve.smooth.until(SETTINGS[setting].target * curve.train[0]), final
 
 
 def describe(choice: Settings) -> dict[str, Any]:
@@ -108,17 +131,18 @@ def make_settings_job(bundle: Bundle, choice: Settings, seed: int) -> Job:
     return make_job(bundle, read_options(choice), seed)
 
 
-def _run(folder: Path, setting: str, choice: Settings, seed: int, forwards: float) -> Trained:
+def _run(folder: Path, setting: str, choice: Settings, seed: int, forwards: int, points: int) -> Trained:
     """One run, from its file if there is one."""
-    described = json.dumps([setting, describe(choice), seed, forwards], sort_keys=True)
+    described = json.dumps([setting, describe(choice), seed, forwards, points], sort_keys=True)
     file = folder / "runs" / f"{hashlib.sha256(described.encode()).hexdigest()[:16]}.json"
     if not file.exists():
         found = open_setting(setting, folder)
-        shape = max(found.bundle.manifest.shapes, key=lambda shape: shape.batch)
+        shape = max(found.bundle.manifest.shapes, key=lambda shape: (shape.batch, shape.length))
         forward = sum(shape.graphs[stage.graph].flops for stage in found.bundle.manifest.stages)
-        devices = 1 if isinstance(choice, Choice) and choice.method == "mezo" else DEVICES
+        method = choice.method if isinstance(choice, Choice) else PLANNED
+        devices, rival = 1 if method == "mezo" else DEVICES, method if method in RIVALS else ""
         job = make_settings_job(found.bundle, choice, seed)
-        curve = run_job(found, job, devices, forwards * COHORT * forward)
+        curve = run_job(found, job, devices, forwards * COHORT * forward, points, rival)
         file.parent.mkdir(exist_ok=True)
         partial = file.with_suffix(".partial")
         partial.write_text(json.dumps({"run": json.loads(described), "curve": curve.as_dict()}), encoding="utf-8")
@@ -152,8 +176,8 @@ def compare(study: Study, setting: str, method: str) -> dict[str, object]:
         choice: Settings = study.pool.submit(plan, study.folder, setting, study.tuning).result()
     else:
         choice = study.tune(setting, method)
-    tuning = study.curves([(setting, choice, TUNING_SEED, study.tuning)])
-    curves = study.curves([(setting, choice, seed, study.forwards) for seed in study.seeds])
+    tuning = study.curves(setting, [choice], [TUNING_SEED])
+    curves = study.curves(setting, [choice] * len(study.seeds), study.seeds)
     return {
         "setting": setting,
         "method": method,
@@ -167,24 +191,26 @@ def main() -> None:
     """Run what is missing, and keep the rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True, help="where models, data and finished runs are kept")
-    parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
-    parser.add_argument("--methods", nargs="+", default=[PLANNED, *COMPARED], choices=[PLANNED, *METHODS])
+    parser.add_argument("--settings", nargs="+", default=list(GENERATED), choices=list(SETTINGS))
+    parser.add_argument("--data", type=Path, help="where real data are, as benchmarks/real_tasks.py says")
+    parser.add_argument("--methods", nargs="+", default=[PLANNED, *COMPARED], choices=[PLANNED, *COMPARABLE])
     parser.add_argument("--tuning", type=int, default=300, help="forward passes of a run of tuning (%(default)s)")
     parser.add_argument("--forwards", type=int, default=600, help="and of one that counts (%(default)s)")
+    parser.add_argument("--points", type=int, default=POINTS, help="of a run's curve (%(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="of runs that count (1 2 3)")
     parser.add_argument("--rows", default="rows.json", help="the file in the folder that lists them (%(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes (%(default)s)")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     for setting in options.settings:
-        open_setting(setting, options.folder)
+        open_setting(setting, options.folder, options.data)
     pairs = [(setting, method) for method in options.methods for setting in options.settings]
     rows: list[dict[str, object]] = []
     with (
         ProcessPoolExecutor(options.workers, get_context("spawn")) as pool,
         ThreadPoolExecutor(2 * options.workers) as threads,  # of which each waits for one method's runs
     ):
-        study = Study(options.folder, pool, options.seeds, options.tuning, options.forwards)
+        study = Study(options.folder, pool, options.seeds, options.tuning, options.forwards, options.points)
         for row in threads.map(lambda pair: compare(study, *pair), pairs):
             rows.append(row)
             (options.folder / options.rows).write_text(json.dumps(rows, indent=1), encoding="utf-8")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rivals import RIVALS, RivalTraining
 from settings import Setting
 
 from fedspzo.broker.rounds.job import Job, check_job
@@ -30,6 +31,8 @@ from fedspzo.device_runtime.step.scores import evaluate
 from fedspzo.options.fields import add_options, given
 
 DEVICES, COHORT, ALPHA = 10, 4, 0.5
+#: What can be tuned: methods of jobs, and rivals.
+COMPARABLE = {**METHODS, **{name: rival.method for name, rival in RIVALS.items()}}
 #: Trained weights of the model that the methods' own rates are for.
 WEIGHTS = 10_647_552
 #: Examples of the training set that a curve's loss is the mean of.
@@ -45,7 +48,7 @@ class Choice:
     """What is tuned of a method.
 
     Attributes:
-        method: one of ``fedspzo.broker.rounds.methods.METHODS``.
+        method: one of :data:`COMPARABLE`.
         perturbations: directions.
         rate: learning rate for each of them, for :data:`WEIGHTS` trained weights; larger with fewer, in proportion.
         batch: examples of a step.
@@ -69,6 +72,7 @@ class Trained:
         test: mean loss on the test set, at the end.
         accuracy: on the test set, at the end.
         rounds: closed.
+        points: of the curve of a whole run, which does not diverge.
     """
 
     flops: Sequence[float]
@@ -76,6 +80,7 @@ class Trained:
     test: float
     accuracy: float
     rounds: int
+    points: int = POINTS
 
     @property
     def smooth(self) -> Curve:
@@ -89,24 +94,31 @@ class Trained:
         return asdict(self)
 
 
-def run_job(setting: Setting, job: Job, devices: int, budget: float) -> Trained:
+def run_job(setting: Setting, job: Job, devices: int, budget: float, points: int = POINTS, rival: str = "") -> Trained:
     """Train until the devices have spent a budget of operations; whatever diverges ends early.
 
     Args:
         job: long enough; its seed is the partition's as well.
         budget: operations of matrix products, of all devices.
+        points: of the curve.
+        rival: one of ``rivals.RIVALS`` that trains; "" where the job does.
     """
 
     def shares(bundle: Bundle) -> Shares:
         return share_out(setting.train, devices, Skew(ALPHA), job.seed)
 
+    if rival:
+        training = RivalTraining(job, setting, RIVALS[rival], shares(setting.bundle))
+        return run_training(setting, job, devices, training, budget, points)
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         store = ServerStore(Path(folder), setting.bundle.identity)
         workers = LocalWorkers(Work(setting.bundle.folder, "litert", 1, None, shares))
-        return run_training(setting, job, devices, ZerothOrder(job, store, workers), budget)
+        return run_training(setting, job, devices, ZerothOrder(job, store, workers), budget, points)
 
 
-def run_training(setting: Setting, job: Job, devices: int, training: Training, budget: float) -> Trained:
+def run_training(
+    setting: Setting, job: Job, devices: int, training: Training, budget: float, points: int = POINTS
+) -> Trained:
     """The same with some other way to train, which stands at θ₀."""
     forward = Forward(create_engine("litert", 1), Replica(setting.bundle))
     sample = subset(setting.train, np.random.default_rng(0).choice(len(setting.train), SAMPLE, replace=False))
@@ -116,15 +128,15 @@ def run_training(setting: Setting, job: Job, devices: int, training: Training, b
         return evaluate(forward, sample).loss
 
     rounds = simulate(job, Fleet(device_names(devices), CALM, job.seed), training)
-    curve = draw_curve(rounds, loss, Budget(budget, POINTS, DIVERGED))
+    curve = draw_curve(rounds, loss, Budget(budget, points, DIVERGED))
     final = evaluate(forward, setting.test)
-    return Trained(curve.flops, curve.losses, final.loss, final.scores["accuracy"], curve.rounds)
+    return Trained(curve.flops, curve.losses, final.loss, final.scores["accuracy"], curve.rounds, points)
 
 
 def make_trial_job(bundle: Bundle, choice: Choice, seed: int) -> Job:
     """The job of a choice, long enough for any budget."""
     trained = sum(math.prod(spec.shape) for spec in bundle.manifest.tensors if spec.trainable)
-    settings = METHODS[choice.method].settings(choice.perturbations, choice.rate * WEIGHTS / trained, choice.ratio)
+    settings = COMPARABLE[choice.method].settings(choice.perturbations, choice.rate * WEIGHTS / trained, choice.ratio)
     return make_job(bundle, {**settings, "batch": choice.batch}, seed)
 
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from fedspzo.broker.rounds.robust import OWN, RULES, RULES_OF_GROUPS, clip
+from fedspzo.broker.rounds.robust import NORMALISED, OWN, RULES, RULES_OF_GROUPS, clip, normalise
 from fedspzo.device_runtime.errors import MessageError, PlanError
 from fedspzo.device_runtime.protocol.codec import decode, encode, fingerprint
 from fedspzo.device_runtime.protocol.entry import Contribution, Entry
@@ -92,7 +92,8 @@ def close_round(plan: Plan, results: Mapping[str, Result], votes: bool = False) 
     """The journal entry that a round's results make, as the plan says: see :mod:`fedspzo.broker.rounds.robust`.
 
     With shared directions the devices' scalars are made one vector; otherwise each device's scalars are kept, with its
-    share as the weight. Larger ones than the plan's bound are scaled down first. The order of arrival does not matter.
+    share as the weight. Larger ones than the plan's bound are scaled down first. Where the rule's name says so, what
+    becomes of them is divided by its standard deviation. The order of arrival does not matter.
 
     Args:
         votes: the sign of the signs' mean is the step, whatever the plan says; plans from before they named their rule
@@ -104,7 +105,8 @@ def close_round(plan: Plan, results: Mapping[str, Result], votes: bool = False) 
     vectors, shares = stack(results)
     if plan.bound:
         vectors = clip(vectors, plan.bound)
-    rule = "votes" if votes else plan.aggregate or "weighted-mean"
+    named = "votes" if votes else plan.aggregate or "weighted-mean"
+    rule = named.removesuffix(NORMALISED)
     known: Collection[str] = RULES if plan.shared else OWN
     if rule not in known:
         raise PlanError(
@@ -114,9 +116,14 @@ def close_round(plan: Plan, results: Mapping[str, Result], votes: bool = False) 
         )
     if plan.shared:
         one = (RULES_OF_GROUPS if plan.masking else RULES)[rule](vectors, shares)
+        if rule != named:
+            one = normalise(one, [block.fanout for block in plan.blocks])
         # Rounded to float32 here, as the wire does: every replica applies the same numbers.
         return Entry(plan, (Contribution("", 1.0, tuple(one.astype(np.float32).tolist())),))
-    kept = OWN[rule](vectors).astype(np.float32).tolist()
+    own = OWN[rule](vectors)
+    if rule != named:
+        own = np.array([normalise(each, [block.fanout for block in plan.blocks]) for each in own])
+    kept = own.astype(np.float32).tolist()
     rows = zip(sorted(results), shares.tolist(), kept, strict=True)
     return Entry(plan, tuple(Contribution(device, share, tuple(scalars)) for device, share, scalars in rows))
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 from statistics import median
 
 from fedspzo.broker.rounds.job import Job
+from fedspzo.broker.rounds.robust import NORMALISED
 from fedspzo.device_runtime.protocol.entry import Contribution, Entry
 from fedspzo.device_runtime.protocol.plan import Plan
 
@@ -51,7 +52,7 @@ class Bound:
     def of(self, plan: Plan) -> float:
         """The bound of the next round; 0, for none, while too little is known of rounds like it."""
         alike = [entry for entry in self._entries if _kind(entry.plan) == _kind(plan)]
-        if plan.aggregate == "votes" or len(alike) < FEWEST:
+        if _has_no_size(plan) or len(alike) < FEWEST:
             return 0.0
         expected = median(_size(entry) for entry in alike) * (math.sqrt(self._cohort) if plan.shared else 1.0)
         return LEEWAY * expected
@@ -60,7 +61,12 @@ class Bound:
 def _kind(plan: Plan) -> tuple[object, ...]:
     """What plans have in common whose scalars can be compared."""
     blocks = [block.stop for block in plan.blocks]
-    return plan.aggregate == "votes", plan.mode, plan.shared, plan.sides, plan.steps, blocks
+    return _has_no_size(plan), plan.mode, plan.shared, plan.sides, plan.steps, blocks
+
+
+def _has_no_size(plan: Plan) -> bool:
+    """Whether the journal's scalars are signs, or have been divided by their deviation."""
+    return plan.aggregate == "votes" or plan.aggregate.endswith(NORMALISED)
 
 
 def _size(entry: Entry) -> float:

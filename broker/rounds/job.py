@@ -14,7 +14,7 @@ from typing import Any
 from fedspzo.broker.rounds.aggregate import close_round
 from fedspzo.broker.rounds.modes import check_mode, choose_mode, largest_sums, least_summed, mask_plan
 from fedspzo.broker.rounds.private import NO_PRIVACY, PRIVACY, add_noise, check_privacy
-from fedspzo.broker.rounds.robust import CHOICES, OWN
+from fedspzo.broker.rounds.robust import CHOICES, NORMALISED, OWN
 from fedspzo.broker.rounds.sampling import SAMPLINGS
 from fedspzo.broker.rounds.seeds import derive
 from fedspzo.device_runtime.directions.format import DISTRIBUTIONS
@@ -93,6 +93,9 @@ class Job:
         1, "perturb the first block every N-th round; between, devices keep its activations", metavar="N", least=1
     )
     votes: bool = _setting(False, "only the sign of a scalar counts, and the majority's sign is the step")
+    normalise: bool = _setting(
+        False, "divide each step by the standard deviation of its losses, so that rates need not follow them (FZOO)"
+    )
     aggregate: str = _setting(
         "clipped-mean",
         "what the cohort's results are made into: a mean weighted by examples, of results cut to twice their median"
@@ -185,6 +188,20 @@ class Job:
         if self.votes and self.aggregate != CHOICES[0]:
             raise PlanError(
                 "job.votes-and-aggregate", f"votes are a rule of their own; leave out aggregate = {self.aggregate}"
+            )
+        if self.normalise and (
+            self.sides != 1 or self.steps > 1 or self.votes or any(count == 1 for count in self.fanouts)
+        ):
+            raise PlanError(
+                "job.normalise-without-deviation",
+                "normalise needs the standard deviation of several losses around the centre; set sides = 1, steps = 1"
+                " and fanouts of 2 or more, and leave out votes",
+            )
+        if self.normalise and (self.adapt or self.privacy != NO_PRIVACY):
+            raise PlanError(
+                "job.normalise-and-adapt",
+                "steps that are divided by a deviation have no size to adapt to, and under noise the deviation is the"
+                " noise's; leave out normalise, or adapt and privacy",
             )
         if self.seeds != "shared" and self.aggregate not in OWN:
             raise PlanError(
@@ -337,6 +354,6 @@ def _plan(job: Job, round: int, blocks: tuple[Block, ...]) -> Plan:
         sides=job.sides,
         seed_pool=job.seed_pool,
         rebase_every=job.rebase_every,
-        aggregate="votes" if job.votes else job.aggregate,
+        aggregate="votes" if job.votes else job.aggregate + NORMALISED * job.normalise,
     )
     return add_noise(job, mask_plan(job, plan))

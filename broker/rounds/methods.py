@@ -101,6 +101,8 @@ METHODS = {
                     more={"seeds": "device"}),
     "fedzo-one-sided": Method("2201.09531, 2506.09034", "the same around the centre", 2, 1.15e-4,
                               more={"seeds": "device", "sides": 1}),
+    "fzoo": Method("2506.09034", "the whole model around the centre, steps divided by the losses' deviation", 8, 4e-4,
+                   more={"sides": 1, "normalise": True}),
     "fedmezo": Method("2402.05926", "the same with one direction and several local steps", 1, 8e-5,
                       more={"seeds": "device", "steps": 4}),
     "fedkseed": Method("2312.06353", "the same with seeds from a finite pool", 1, 8e-5,

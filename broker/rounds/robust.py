@@ -123,6 +123,25 @@ def geometric_median(vectors: np.ndarray, shares: np.ndarray) -> np.ndarray:
     return centre
 
 
+def normalise(vector: np.ndarray, counts: Sequence[int]) -> np.ndarray:
+    """A vector divided by its standard deviation, as FZOO's steps are (arXiv 2506.09034): they get no shorter with it.
+
+    One-sided, the deviation of a block's scalars is that of its losses, divided by ε.
+
+    Args:
+        vector: float64 (scalars,), one-sided.
+        counts: scalars of each block. A block whose scalars are all alike is not moved.
+    """
+    parts, start = [], 0
+    for count in counts:
+        part = vector[start : start + count]
+        mean = math.fsum(part) / max(count, 1)
+        deviation = math.sqrt(math.fsum((part - mean) ** 2) / max(count - 1, 1))
+        parts.append(part / deviation if deviation else np.zeros(count))
+        start += count
+    return np.concatenate(parts)
+
+
 def after(*steps: Step, rule: Rule) -> Rule:
     """A rule on what some steps leave of the vectors."""
     return lambda vectors, shares: rule(reduce(lambda left, step: step(left), steps, vectors), shares)
@@ -147,6 +166,8 @@ RULES_OF_GROUPS: Mapping[str, Rule] = {**RULES, "clipped-mean": mean_of_usual}
 CHOICES = tuple(name for name in RULES if name != "votes")
 #: Those whose entry is a function of the sum of results.
 LINEAR = ("weighted-mean", "mean")
+#: What the name of a plan's rule ends with where steps are divided by their standard deviation: :func:`normalise`.
+NORMALISED = "/deviation"
 #: Rules of single devices' vectors, which are there as well where each device has directions of its own.
 OWN: Mapping[str, Step] = {"clipped-mean": clip_to_median, "weighted-mean": lambda vectors: vectors}
 

@@ -1,0 +1,229 @@
+"""Published rivals in the study: simulated with weights in memory; the engine evaluates each perturbed model.
+
+Directions are shared by all devices, and a round's scalars become one vector as a job's do. A forward pass counts as
+it does for any method; what is added to weights does not. Each rival is there for the whole model, as published, and
+for the last layer behind a frozen prefix whose activations are kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rules import Curvature, LowRank, Momentum, Orthogonal, Rule, Sparse, Tensors, most_sensitive
+from settings import PUBLIC, Setting
+
+from fedspzo.broker.rounds.aggregate import close_round
+from fedspzo.broker.rounds.job import Job, plan_round
+from fedspzo.broker.rounds.methods import Method
+from fedspzo.broker.simulation.driver import DIVERGED, Attendance, SimulatedRound
+from fedspzo.broker.simulation.gradient import Backpropagation
+from fedspzo.broker.simulation.partition import Shares
+from fedspzo.device_runtime.data.store import load_data
+from fedspzo.device_runtime.engines.protocol import create_engine
+from fedspzo.device_runtime.errors import PlanError
+from fedspzo.device_runtime.model.arrays import aligned_empty
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.protocol.codec import fingerprint
+from fedspzo.device_runtime.protocol.messages import Result
+from fedspzo.device_runtime.protocol.plan import Plan
+from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.step.estimator import draw_examples
+from fedspzo.device_runtime.step.runner import Batch, Forward
+from fedspzo.export.network.target import Target
+from fedspzo.export.pipeline import export_bundle
+from fedspzo.export.tasks import load_task
+
+#: Share of the weights that Meerkat moves, and batches of public data that choose them.
+SENSITIVE, PUBLIC_BATCHES = 1e-3, 32
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A rival.
+
+    Attributes:
+        method: its settings; a first block that is there is frozen.
+        make: the rule, for a setting and the weights that move.
+    """
+
+    method: Method
+    make: Callable[[Setting, Tensors], Rule[Any]]
+
+
+def _rivals() -> dict[str, Rival]:
+    """Each for the whole model and, as ``NAME-frozen``, for the last layer."""
+    found = {}
+    for name, (paper, title, count, rate, make) in _RULES.items():
+        more = {"sides": 1}
+        found[name] = Rival(Method(paper, title, count, rate, more=more), make)
+        found[f"{name}-frozen"] = Rival(Method(paper, f"{title}, last layer", 16, rate, 0, more), make)
+    return found
+
+
+def _sparse(setting: Setting, weights: Tensors) -> Sparse:
+    squares = public_squares(setting)
+    return Sparse(most_sensitive({index: squares[index] for index in weights}, SENSITIVE))
+
+
+def public_squares(setting: Setting) -> dict[int, np.ndarray]:
+    """Of each trained tensor, the mean squared gradient on public data of other labels; made once."""
+    kept = setting.place / PUBLIC / "squares.npz"
+    if not kept.exists():
+        public = _public_bundle(setting)
+        store = load_data(setting.place / PUBLIC / "train.jsonl", public)
+        backpropagation = Backpropagation(public)
+        start, size = backpropagation.start(), public.manifest.batch
+        squares = {index: np.zeros_like(array) for index, array in start.items()}
+        order = np.random.default_rng(0).permutation(len(store))
+        for number in range(PUBLIC_BATCHES):
+            found = backpropagation(start, store, order[number * size : (number + 1) * size]).tensors
+            for index, array in squares.items():
+                array += found[index] ** 2 / PUBLIC_BATCHES
+        names = {index: public.manifest.tensors[index].name for index in squares}
+        np.savez(kept, **{names[index]: array for index, array in squares.items()})
+    specs = setting.bundle.manifest.tensors
+    with np.load(kept) as loaded:
+        return {index: loaded[spec.name] for index, spec in enumerate(specs) if spec.name in loaded}
+
+
+def _public_bundle(setting: Setting) -> Bundle:
+    """The same model, exported for the labels of the public data."""
+    place = setting.place / PUBLIC
+    if not (place / "bundle").exists():
+        target = Target(["torch"], [8], [max(shape.length for shape in setting.bundle.manifest.shapes)])
+        export_bundle("minilm", load_task(str(place / "task.toml")), target, place / "bundle")
+    return Bundle(place / "bundle")
+
+
+#: Name → paper, what it does, number of directions, rate for each of them, rule.
+_RULES: Mapping[str, tuple[str, str, int, float, Callable[[Setting, Tensors], Rule[Any]]]] = {
+    "momentum": ("1964", "steps along a decaying mean of the estimates", 5, 8e-5, lambda *_: Momentum()),
+    "hiso": ("2506.02370", "directions scaled by a learned diagonal curvature", 5, 8e-5, lambda *_: Curvature(1e-3)),
+    "lozo": ("2410.07698, 2511.16652", "low-rank directions", 5, 8e-5, lambda *_: LowRank()),
+    "zo-muon": ("2602.17155", "orthogonal steps in a seeded subspace", 5, 4e-3, lambda *_: Orthogonal()),
+    "zo-mopi": ("2605.09034", "the same, of a few directions of the momentum", 5, 1e-2, lambda *_: Orthogonal(frame=8)),
+    "meerkat": ("2506.03337", "0.1 % of the weights, chosen on public data", 5, 2.5e-4, _sparse),
+}
+RIVALS = _rivals()
+
+
+def _matrices(tensors: Tensors) -> dict[int, np.ndarray]:
+    """The same memory, without the axis of 1 that stored matrices have for branches."""
+    return {index: array.reshape(array.shape[-2:]) for index, array in tensors.items()}
+
+
+class RivalTraining:
+    """A :class:`fedspzo.broker.simulation.driver.Training` of a rule; it starts from θ₀.
+
+    Attributes:
+        weights: those that move, after the last closed round.
+    """
+
+    def __init__(self, job: Job, setting: Setting, rival: Rival, shares: Shares) -> None:
+        """``job`` measures one-sided, one step a round, and all of its blocks but the last are frozen."""
+        self._job, self._shares = job, shares
+        self._forward = Forward(create_engine("litert", 1), Replica(setting.bundle))
+        stages = setting.bundle.manifest.stages
+        *_, moved = plan_round(job, 1).stages()
+        self._prefix, self._moved = stages[: moved.start], stages[moved.start :]
+        indices = self._forward.weights.trainable_in(moved)
+        self.weights = {index: self._forward.weights.trainable[index].copy() for index in indices}
+        self._perturbed = {index: aligned_empty(array.shape) for index, array in self.weights.items()}
+        self._rule = rival.make(setting, _matrices(self.weights))
+        self._state = self._rule.start(_matrices(self.weights))
+        self._kept: dict[tuple[int, bytes], np.ndarray] = {}
+        self._served: dict[str, int] = {}
+        self.round = 0
+
+    def served(self) -> dict[str, int]:
+        """Device → the last round that its result counted in."""
+        return dict(self._served)
+
+    def plan(self, round: int) -> Plan:
+        """The plan of the next round."""
+        return plan_round(self._job, round)
+
+    def affords(self, plan: Plan) -> bool:
+        """Always: there is no noise."""
+        return True
+
+    def expelled(self, device: str) -> None:
+        """Nobody is sent away."""
+
+    def train(self, plan: Plan, attendance: Attendance) -> SimulatedRound:
+        """Losses at the centre and along each direction on each device's examples, and the rule's step."""
+        before, devices = self._forward.flops, sorted(attendance.seconds)
+        self._state = self._rule.begin(self._state, plan.round)
+        (*_, block), number = plan.blocks, len(plan.blocks) - 1
+        seeds = [plan.seed("", 0, path) for path in plan.paths(number)]
+        losses = np.empty((len(devices), 1 + block.fanout))
+        for query, terms in enumerate([[], *([(seed, plan.epsilon)] for seed in seeds)]):
+            for index, array in self._perturbed.items():
+                array[...] = self.weights[index]
+            if terms:
+                self._rule.add(self._state, _matrices(self._perturbed), terms)
+            losses[:, query] = [self._loss(plan, device) for device in devices]
+        if not np.isfinite(losses).all():
+            raise PlanError(DIVERGED, f"the model diverged in round {plan.round}")
+        sizes = [min(plan.batch, len(self._shares.of(device))) for device in devices]
+        scalars = (losses[:, 1:] - losses[:, :1]) / plan.epsilon
+        results = {
+            device: Result(plan.round, fingerprint(plan), tuple(own.tolist()), float(centre), size, 0.0, b"")
+            for device, own, centre, size in zip(devices, scalars, losses[:, 0], sizes, strict=True)
+        }
+        (shared,) = close_round(plan, results).contributions
+        weights = _matrices(self.weights)
+        gradient = {index: np.zeros_like(array) for index, array in weights.items()}
+        mean = [(seed, scalar / len(seeds)) for seed, scalar in zip(seeds, shared.scalars, strict=True)]
+        self._rule.add(self._state, gradient, mean)
+        self._state, along = self._rule.step(self._state, gradient)
+        for index, array in weights.items():
+            array -= np.float32(block.learning_rate) * along[index]
+        self.round = plan.round
+        self._served.update(dict.fromkeys(devices, plan.round))
+        return SimulatedRound(
+            round=plan.round,
+            loss=math.fsum(losses[:, 0]) / len(devices),
+            devices=tuple(devices),
+            seconds=attendance.closed,
+            step_seconds=0.0,
+            asked=attendance.asked,
+            flops=self._forward.flops - before,
+        )
+
+    def advance(self, replica: Replica) -> None:
+        """Give a replica the weights."""
+        if self.round:
+            replica.adopt(self.weights, self.round)
+
+    def _loss(self, plan: Plan, device: str) -> float:
+        """Mean over the examples that a device draws, with the perturbed weights."""
+        store = self._shares.of(device)
+        batch = self._forward.batch(store, draw_examples(plan, store, device, 0))
+        outputs = self._reached(batch)
+        for stage in self._moved:
+            previous = outputs
+            own = {index: self._perturbed[index] for index in stage.tensors if index in self._perturbed}
+            outputs = self._forward.run(stage, batch, previous[0] if previous else None, own)
+            self._forward.release(previous)
+        found = float(outputs[0][: batch.count].astype(np.float64).mean())
+        self._forward.release(outputs)
+        return found
+
+    def _reached(self, batch: Batch) -> list[np.ndarray]:
+        """Activations before the first stage that moves, each example's kept, as devices keep them."""
+        if not self._prefix:
+            return []
+        keys = [(batch.shape.length, row.tobytes()) for row in batch.ids[: batch.count]]
+        if not all(key in self._kept for key in keys):
+            outputs = self._forward.run_all(self._prefix, batch)
+            self._kept.update((key, row.copy()) for key, row in zip(keys, outputs[0], strict=False))
+            self._forward.release(outputs)
+        rows = [self._kept[key] for key in keys]
+        hidden = self._forward.scratch.take((batch.shape.batch, *rows[0].shape))
+        hidden[...] = [*rows, *rows[-1:] * (batch.shape.batch - batch.count)]
+        return [hidden]
