@@ -1,6 +1,6 @@
 """Published zeroth-order rules whose directions or steps are not sums of seeded ones: pure functions of plain state.
 
-A rule says what is added to the weights for a seed, and what becomes of a gradient estimate, which is the mean of
+A rule says what is added to the weights for a seed, and what a round does with a gradient estimate, which is the mean of
 scalar · direction over the round's directions. All measure one-sided around a centre, as the baselines with which they
 are compared do. Tensors are index → float32 array; a matrix is [inputs, outputs].
 """
@@ -131,7 +131,7 @@ def _matrices(weights: Tensors) -> dict[int, tuple[int, int]]:
 
 @dataclass(frozen=True)
 class LowRank:
-    """LoZO (arXiv 2410.07698): matrices move along U·Vᵀ/√rank, U by seed, V drawn anew every ``every`` rounds.
+    """LoZO (arXiv 2410.07698): matrices move along U·Vᵀ/√rank, U by seed, V drawn again every ``every`` rounds.
 
     As EGGROLL's (2511.16652), directions of a matrix have a rank far below its own. Vectors have normal directions.
     """
@@ -169,7 +169,7 @@ class LowRank:
 class Orthogonal:
     """ZO-Muon (arXiv 2602.17155): G of a seeded subspace, W ± ε·P·B, made orthogonal: a step along P·(GGᵀ)^(−1/2)·G.
 
-    With ``frame`` it is ZO-MOPI (2605.09034): the momentum of G, of which a power iteration that goes on from round to
+    With ``frame`` it is ZO-MOPI (2605.09034): the momentum of G, of which a power iteration that continues from round to
     round keeps that many singular directions.
 
     Attributes:

@@ -92,8 +92,8 @@ def close_round(plan: Plan, results: Mapping[str, Result], votes: bool = False) 
     """The journal entry that a round's results make, as the plan says: see :mod:`fedspzo.broker.rounds.robust`.
 
     With shared directions the devices' scalars are made one vector; otherwise each device's scalars are kept, with its
-    share as the weight. Larger ones than the plan's bound are scaled down first. Where the rule's name says so, what
-    becomes of them is divided by its standard deviation. The order of arrival does not matter.
+    share as the weight. Larger ones than the plan's bound are scaled down first. Where the rule's name says so, the
+    result is divided by its standard deviation. The order of arrival does not matter.
 
     Args:
         votes: the sign of the signs' mean is the step, whatever the plan says; plans from before they named their rule
