@@ -1,8 +1,8 @@
 """Published zeroth-order rules whose directions or steps are not sums of seeded ones: pure functions of plain state.
 
-A rule says what is added to the weights for a seed, and what a round does with a gradient estimate, which is the mean of
-scalar · direction over the round's directions. All measure one-sided around a centre, as the baselines with which they
-are compared do. Tensors are index → float32 array; a matrix is [inputs, outputs].
+A rule says what is added to the weights for a seed, and what a round does with a gradient estimate: the mean of
+scalar · direction over the round's directions. All measure one-sided around a centre, as their baselines do.
+Tensors are index → float32 array; a matrix is [inputs, outputs].
 """
 
 from __future__ import annotations
@@ -169,8 +169,8 @@ class LowRank:
 class Orthogonal:
     """ZO-Muon (arXiv 2602.17155): G of a seeded subspace, W ± ε·P·B, made orthogonal: a step along P·(GGᵀ)^(−1/2)·G.
 
-    With ``frame`` it is ZO-MOPI (2605.09034): the momentum of G, of which a power iteration that continues from round to
-    round keeps that many singular directions.
+    With ``frame`` it is ZO-MOPI (2605.09034): a power iteration that continues from round to round keeps that many
+    singular directions of the momentum of G.
 
     Attributes:
         rank: of the subspace.
