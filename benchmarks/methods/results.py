@@ -1,6 +1,9 @@
-"""The study's tables and pictures from its finished runs, and what a step of each tuned choice costs on this machine.
+"""The study's tables and pictures from its rows, which it keeps in a file; ``benchmarks/methods/results`` has some.
 
-    python benchmarks/methods/results.py --folder study --table study.md --png docs/methods.png
+    python benchmarks/methods/results.py --rows benchmarks/methods/results/real.json --table real.md --png real.png
+    python benchmarks/methods/results.py --rows study/rows.json --folder study --table study.md    # measures steps too
+
+With the study's folder, what a step of each tuned choice costs on this machine is measured and kept in the rows.
 
 What is compared are the operations until the training loss is as low as the best two-sided whole-model method brings
 it on all held-out seeds with its whole budget. Means are geometric. A run that never gets there counts as its whole
@@ -14,18 +17,18 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rivals import RIVALS
 from settings import SETTINGS, Setting, open_setting
 from study import PLANNED, Settings, make_settings_job, rank
-from trial import Choice, Trained
+from trial import COMPARABLE, Choice, Trained
 
 from fedspzo.broker.rounds.aggregate import close_round
 from fedspzo.broker.rounds.job import plan_round
-from fedspzo.broker.rounds.methods import METHODS
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.protocol.codec import encode, fingerprint
 from fedspzo.device_runtime.protocol.messages import Result
@@ -35,10 +38,21 @@ from fedspzo.device_runtime.step.prefix_cache import PrefixCache
 from fedspzo.device_runtime.step.runner import Forward
 
 TWO_SIDED_WHOLE = ("decomfl", "fedzo")
-WHOLE = tuple(name for name, method in METHODS.items() if method.first is None and name != "mezo")
+WHOLE = tuple(name for name, method in COMPARABLE.items() if method.first is None and name != "mezo")
+#: What a rival's paper claims: how many times fewer forward passes or rounds than which method.
+CLAIMS = {
+    "fzoo": "3, and 18 on RoBERTa-large, than MeZO",
+    "hiso": "1.4 to 5.4 than DeComFL, in rounds",
+    "lozo": "better scores than MeZO at equal steps",
+    "zo-muon": "4 than MeZO",
+    "zo-mopi": "1.5 to 4 than ZO-Muon",
+    "meerkat": "better scores than full ZO at equal steps",
+}
 #: Kinds of the split beyond the paper, of which tuning takes one for each setting.
 BEYOND = (PLANNED, "fedspzo-one-sided", "fedspzo-resting", "frozen", "frozen-own")
 OURS = "the best of these in tuning"
+#: What a device's round costs, and digits to show of it.
+_COSTS = {"seconds": 1, "up": 0, "down": 0}
 #: Rounds that a step's time is the median of, after as many that fill caches.
 ROUNDS = 12
 
@@ -68,10 +82,10 @@ def step_cost(setting: Setting, method: str, settings: Settings, scratch: Path) 
 class Rows:
     """Finished rows of the study, by setting and method."""
 
-    def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, rows: Sequence[dict[str, Any]]) -> None:
         self.rows = {(row["setting"], row["method"]): row for row in rows}
         self.settings = [name for name in SETTINGS if any(row["setting"] == name for row in rows)]
-        names = (PLANNED, *METHODS)
+        names = (PLANNED, *COMPARABLE)
         self.methods = [name for name in names if all((setting, name) in self.rows for setting in self.settings)]
 
     def settings_of(self, setting: str, method: str) -> Settings:
@@ -129,19 +143,41 @@ def bar(rows: Rows, method: str, rivals: Sequence[str], depth: float = 1.0) -> s
     return f"| {method} | **{math.exp(logs.mean()):.2f}** | {' | '.join(cells)} |"
 
 
-def tables(rows: Rows, costs: Mapping[str, Mapping[str, float]], command: str) -> str:
+def rival_table(rows: Rows) -> list[str]:
+    """Lines of Markdown: each rival against both methods with shared directions, over all settings and seeds."""
+    against = [name for name in ("decomfl", "decomfl-one-sided") if name in rows.methods]
+    titles = ("rival", *(f"times fewer than {name}" for name in against), "its paper's claim")
+    lines = [f"| {' | '.join(titles)} |", f"|{' --- |' * len(titles)}"]
+    for name in rows.methods:
+        if name == "fzoo" or name in RIVALS:
+            logs = [
+                np.log(np.concatenate([gain for _, gain in rows.gains(name, [baseline], 1.0).values()]))
+                for baseline in against
+            ]
+            ratios = [
+                f"{math.exp(log.mean()):.2f} ({math.exp(log.min()):.1f}–{math.exp(log.max()):.1f})" for log in logs
+            ]
+            lines.append(f"| {name} | {' | '.join(ratios)} | {CLAIMS.get(name.removesuffix('-frozen'), '–')} |")
+    return lines
+
+
+def tables(rows: Rows, command: str) -> str:
     """All that the study shows, in Markdown."""
     names = rows.settings
     head = f"| method | all | {' | '.join(names)} |\n| --- | ---: |{' --- |' * len(names)}"
+    ours = [*(name for name in ("fedspzo", "fedspzo-own", *BEYOND) if name in rows.methods), OURS]
     lines = ["How many times fewer operations than the best two-sided whole-model method (geometric mean over seeds;"]
     lines += ["least and most; which one):", "", head]
-    lines += [bar(rows, name, TWO_SIDED_WHOLE) for name in ("fedspzo", "fedspzo-own") if name in rows.methods]
-    lines += [""]
-    lines += ["and than the best whole-model method of any kind:", "", head]
-    ours = [*(name for name in ("fedspzo", *BEYOND) if name in rows.methods), OURS]
+    lines += [bar(rows, name, TWO_SIDED_WHOLE) for name in ours]
+    lines += ["", "and than the best whole-model method of any kind:", "", head]
     lines += [bar(rows, name, WHOLE) for name in ours]
+    if frozen := [name for name in rows.methods if name in RIVALS and name not in WHOLE]:
+        lines += ["", "and than the best of these and of rivals on the last layer alone:", "", head]
+        lines += [bar(rows, name, [*WHOLE, *frozen]) for name in ours]
     lines += ["", "The same to half of that decrease of the loss:", "", head]
     lines += [bar(rows, name, WHOLE, 0.5) for name in ours]
+    if any(name == "fzoo" or name in RIVALS for name in rows.methods):
+        lines += ["", "Rivals, to the target:", "", *rival_table(rows)]
     if PLANNED in rows.methods:
         others = [name for name in rows.methods if name != PLANNED]
         lines += ["", "What the planner proposes and the best of all others, to the target and halfway:", "", head]
@@ -155,14 +191,14 @@ def tables(rows: Rows, costs: Mapping[str, Mapping[str, float]], command: str) -
             curves = rows.curves(setting, name)
             share = [g * 1e9 / curve.flops[-1] for g, curve in zip(spent, curves, strict=True)]
             rounds = statistics.fmean(min(s, 1.0) * curve.rounds for s, curve in zip(share, curves, strict=True))
-            cost = costs.get(f"{setting}/{name}", {"seconds": math.nan, "up": math.nan, "down": math.nan})
+            cost = rows.rows[setting, name].get("cost", {})
+            spending = [f"{rounds * cost[key]:,.{digits}f}" for key, digits in _COSTS.items() if cost] or ["–"] * 3
             lines.append(
                 f"| {setting} | {name} | {shown(rows.settings_of(setting, name))}"
                 f" | {', '.join(f'{g:.0f}' for g in spent)}{f' ({missed} never)' if missed else ''}"
                 f" | {statistics.fmean(curve.test for curve in curves):.3f},"
                 f" {statistics.fmean(curve.accuracy for curve in curves):.1%}"
-                f" | {rounds:.0f} | {rounds * cost['seconds']:.1f} | {rounds * cost['up']:,.0f}"
-                f" | {rounds * cost['down']:,.0f} |"
+                f" | {rounds:.0f} | {' | '.join(spending)} |"
             )
     return "\n".join([*lines, "", f"Made by `{command}`.", ""])
 
@@ -211,22 +247,21 @@ def draw(rows: Rows, path: Path) -> None:
 def main() -> None:
     """Measure what has not been, and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, required=True, help="the study's")
-    parser.add_argument("--rows", default="rows.json", help="the file of the study that lists runs (%(default)s)")
+    parser.add_argument("--rows", type=Path, required=True, help="the file of the study that lists runs")
+    parser.add_argument("--folder", type=Path, help="the study's: what a step costs is measured")
     parser.add_argument("--table", type=Path, required=True, help="where the tables go, in Markdown")
-    parser.add_argument("--png", type=Path, required=True, help="where the picture goes")
+    parser.add_argument("--png", type=Path, help="where a picture goes")
     options = parser.parse_args()
-    rows = Rows(json.loads((options.folder / options.rows).read_text(encoding="utf-8")))
-    kept = options.folder / "costs.json"
-    costs: dict[str, dict[str, float]] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
-    for setting, method in rows.rows:
-        if f"{setting}/{method}" not in costs:
+    rows = Rows(json.loads(options.rows.read_text(encoding="utf-8")))
+    for (setting, method), row in rows.rows.items() if options.folder else ():
+        if "cost" not in row and method not in RIVALS:  # which do not measure as devices do
             found, settings = open_setting(setting, options.folder), rows.settings_of(setting, method)
-            costs[f"{setting}/{method}"] = step_cost(found, method, settings, options.folder)
-            kept.write_text(json.dumps(costs, indent=1), encoding="utf-8")
-    command = f"python benchmarks/methods/study.py --folder STUDY; {Path(__file__).name} --folder STUDY"
-    options.table.write_text(tables(rows, costs, command), encoding="utf-8")
-    draw(rows, options.png)
+            row["cost"] = step_cost(found, method, settings, options.folder)
+            options.rows.write_text(json.dumps(list(rows.rows.values()), indent=1), encoding="utf-8")
+    command = f"{Path(__file__).name} --rows {options.rows.name}"
+    options.table.write_text(tables(rows, command), encoding="utf-8")
+    if options.png:
+        draw(rows, options.png)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,16 @@ def test_a_small_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = json.loads((tmp_path / "rows.json").read_text())
     assert [row["method"] for row in rows] == ["planned", "frozen", "decomfl"]
     assert rows[0]["choice"]["--seeds"] == "device"
-    options = ["--folder", tmp_path, "--table", tmp_path / "table.md", "--png", tmp_path / "picture.png"]
+    options = [
+        "--rows",
+        tmp_path / "rows.json",
+        "--folder",
+        tmp_path,
+        "--table",
+        tmp_path / "table.md",
+        "--png",
+        tmp_path / "picture.png",
+    ]
     subprocess.run([sys.executable, METHODS / "results.py", *options], check=True, env=environment, timeout=TEST_S)
     table = (tmp_path / "table.md").read_text()
     assert "| opinions | frozen |" in table
