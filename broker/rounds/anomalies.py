@@ -3,7 +3,8 @@
 Two things are looked at in rounds that at least three devices answered.
 
 * Size: a result is *large* when the root mean square of its scalars is far above the cohort's median and above the
-  plan's bound. No data do that: one such result accuses a device, and a number of them can expel it.
+  plan's bound. No data do that: one such result accuses a device, and a number of them can expel it. Not so where steps
+  are divided by their deviation: there is no bound then, and a cohort's median alone can be that of easy examples.
 * Direction, where directions are shared: the cosine between a device's scalars and the sum of the others'. With unlike
   data it scatters around zero, and with opposite labels it may be far below for an honest device. So it is only noted:
   a device is *contrary* when the cumulative sum (Page's CUSUM) of what its cosines are below :data:`CONTRARY`, in
@@ -24,7 +25,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fedspzo.broker.rounds.aggregate import stack
-from fedspzo.broker.rounds.robust import sizes, usual_size
+from fedspzo.broker.rounds.robust import NORMALISED, sizes, usual_size
 from fedspzo.device_runtime.log import several
 from fedspzo.device_runtime.protocol.messages import Result
 from fedspzo.device_runtime.protocol.plan import Plan
@@ -95,6 +96,8 @@ def examine(plan: Plan, results: Mapping[str, Result]) -> dict[str, Finding]:
     found = sizes(vectors)
     # Half of a cohort could send next to nothing to make others look large: past rounds, or most devices, must agree.
     usual = max(LARGE * usual_size(found), plan.bound or LARGE * float(np.sort(found)[len(found) // 2]))
+    if plan.aggregate.endswith(NORMALISED):  # past rounds never say
+        usual = math.inf
     contrary = _contrary(vectors, found) if plan.shared else [0.0] * len(found)
     rows = zip(sorted(results), found, contrary, strict=True)
     return {device: Finding(bool(size > usual), against) for device, size, against in rows}

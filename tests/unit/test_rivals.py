@@ -13,6 +13,7 @@ from rules import Curvature, LowRank, Momentum, Orthogonal, Sparse, most_sensiti
 from settings import Setting
 
 from fedspzo.broker.rounds.aggregate import close_round
+from fedspzo.broker.rounds.anomalies import examine
 from fedspzo.broker.rounds.bound import FEWEST, Bound
 from fedspzo.broker.rounds.job import Job, check_job, plan_round
 from fedspzo.broker.rounds.methods import METHODS
@@ -80,6 +81,15 @@ def test_what_was_divided_says_nothing_of_how_large_results_may_be() -> None:
         plan = plan_round(FZOO, number)
         bound.follow(close_round(plan, {"a": result(fingerprint(plan), [100.0, 50.0, -70.0, 10.0])}))
     assert bound.apply(plan_round(FZOO, FEWEST + 2)).bound == 0
+
+
+def test_nobody_is_accused_of_a_size_that_no_past_round_says_is_unusual() -> None:
+    """A device whose examples are hard may well measure ten times what devices with easy ones do."""
+    plan = plan_round(FZOO, 9)
+    scalars = {"a": [1.0, -1.0, 1.0, -1.0], "b": [1.0, 1.0, -1.0, -1.0], "c": [10.0, -11.0, 9.0, 12.0]}
+    results = {device: result(fingerprint(plan), own) for device, own in scalars.items()}
+    assert not any(finding.large for finding in examine(plan, results).values())
+    assert examine(replace(plan, aggregate="clipped-mean"), results)["c"].large
 
 
 @pytest.mark.parametrize("more", [{"sides": 2}, {"fanouts": (1,)}, {"steps": 2}])
