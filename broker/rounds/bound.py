@@ -3,7 +3,8 @@
 The size of a vector of scalars is its root mean square. With directions that all share, the journal has the cohort's
 mean, which is smaller than a device's own vector, at most by the root of the cohort where devices pull in unlike
 directions. The bound is some times that, from the median over recent rounds: a device that sent much in a few of them
-has not moved it.
+has not moved it. As the loss falls, most batches have next to no gradient, and one example that is answered wrongly has
+as much as at the start: so the first rounds count, too.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from fedspzo.device_runtime.protocol.plan import Plan
 MEMORY, FEWEST = 16, 4
 #: The bound is this many times the size of a device's vector to be expected.
 LEEWAY = 4.0
+#: That is no less than this share of what it was in the first rounds.
+LASTING = 0.5
 
 
 class Bound:
@@ -31,10 +34,14 @@ class Bound:
         """Of a job whose journal is empty."""
         self._cohort = job.cohort
         self._entries: deque[Entry] = deque(maxlen=MEMORY)
+        self._first: dict[tuple[object, ...], list[float]] = {}
 
     def follow(self, entry: Entry) -> None:
         """A round was closed."""
         self._entries.append(entry)
+        first = self._first.setdefault(_kind(entry.plan), [])
+        if len(first) < MEMORY:
+            first.append(_size(entry))
 
     def apply(self, plan: Plan) -> Plan:
         """The plan of the next round with its bound, and where results are masked with a clip that is no larger.
@@ -54,13 +61,13 @@ class Bound:
         alike = [entry for entry in self._entries if _kind(entry.plan) == _kind(plan)]
         if _has_no_size(plan) or len(alike) < FEWEST:
             return 0.0
-        expected = median(_size(entry) for entry in alike) * (math.sqrt(self._cohort) if plan.shared else 1.0)
-        return LEEWAY * expected
+        expected = max(median(_size(entry) for entry in alike), LASTING * median(self._first[_kind(plan)]))
+        return LEEWAY * expected * (math.sqrt(self._cohort) if plan.shared else 1.0)
 
 
 def _kind(plan: Plan) -> tuple[object, ...]:
     """What plans have in common whose scalars can be compared."""
-    blocks = [block.stop for block in plan.blocks]
+    blocks = tuple(block.stop for block in plan.blocks)
     return _has_no_size(plan), plan.mode, plan.shared, plan.sides, plan.steps, blocks
 
 

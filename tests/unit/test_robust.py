@@ -21,7 +21,7 @@ import fedspzo
 from fedspzo.broker.rounds.adaptive import Pace
 from fedspzo.broker.rounds.aggregate import ClosedRound, close_round
 from fedspzo.broker.rounds.anomalies import Finding, Record, Watch, examine, follow
-from fedspzo.broker.rounds.bound import FEWEST, LEEWAY
+from fedspzo.broker.rounds.bound import FEWEST, LASTING, LEEWAY
 from fedspzo.broker.rounds.job import Job, plan_round
 from fedspzo.broker.rounds.robust import (
     CHOICES,
@@ -185,6 +185,20 @@ def test_the_bound_of_other_rounds_is_none() -> None:
     other = JOB.with_blocks((Block(2, 1, 0.25, 1e-3), Block(5, SCALARS, 1.0, 1e-2)))
     assert Pace(other, entries).plan(5).bound == 0
     assert Pace(replace(JOB, votes=True), entries).plan(5).bound == 0
+
+
+def test_who_has_the_last_wrong_answer_is_not_accused() -> None:
+    """Most batches have next to no gradient in the end; one example that is answered wrongly has that of the start."""
+    plans = Pace(JOB, ())
+    journal_of(plans, 16, 2.0)
+    journal_of(plans, 40, 0.05, start=17)
+    plan = plans.plan(57)
+    assert plan.bound == pytest.approx(LEEWAY * LASTING * 2.0 * math.sqrt(JOB.cohort))
+    vectors = np.random.default_rng(5).choice([-1.0, 1.0], (4, SCALARS))
+    vectors *= np.array([0.02, 0.05, 0.3, 4.8])[:, None]
+    assert not any(finding.large for finding in examine(plan, results_of(vectors)).values())
+    vectors[3] *= 100
+    assert [name for name, finding in examine(plan, results_of(vectors)).items() if finding.large] == ["d3"]
 
 
 def test_few_large_rounds_do_not_move_the_bound() -> None:
