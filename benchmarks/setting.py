@@ -39,7 +39,8 @@ def make_model(folder: Path, layers: int, **changes: Any) -> Path:
 def export(checkpoint: Path, engine: str, batches: Sequence[int], lengths: Sequence[int]) -> Bundle:
     """The checkpoint's bundle, beside it; everything is trained but the tables of tokens and positions."""
     bundle = checkpoint.parent / "bundle"
-    command = [sys.executable, "-m", "fedspzo", "export", checkpoint, "--task", "sst2", "--engine", engine, "--out",
+    command = [sys.executable, "-m", "fedspzo", "export", checkpoint, "--task", "sst2", "--engine", engine,
+               "--freeze", "labels", "--out",
                bundle, "--batch", ",".join(map(str, batches)), "--max-length", ",".join(map(str, lengths))]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:

@@ -81,6 +81,6 @@ class StaticModel:
 def _network(checkpoint: Path, bundle: Bundle, engine: str, batch: Batch) -> Network:
     opened, shape = Checkpoint(str(checkpoint)), batch.shape
     architecture = find_family(opened).describe(opened, shape.length)
-    target = Target([engine], [shape.batch], [shape.length])
+    target = Target([engine], [shape.batch], [shape.length], freeze=["labels"])
     tensors = network_tensors(opened, architecture, bundle.manifest.task, target)
     return build_network(architecture, bundle.manifest.task, tensors, Size(1, shape.batch, shape.length))

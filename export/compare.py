@@ -20,7 +20,7 @@ from fedspzo.export.modules.stage_module import StageModule
 from fedspzo.export.network.build import Network
 from fedspzo.export.stages import StageRunner, StageWeights
 
-#: Spread of what adapters are given: those that do nothing would compare nothing.
+#: Spread of what adapters and labels are given: adapters that do nothing would compare nothing.
 _NOISE = 0.05
 
 

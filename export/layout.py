@@ -54,9 +54,9 @@ def table(checkpoint: Checkpoint, name: str, dtype: str = "float32") -> Tensor:
     return Tensor(spec, lambda: checkpoint.tensor(name)[None])
 
 
-def derived(name: str, shape: tuple[int, ...], load: Callable[[], np.ndarray]) -> Tensor:
-    """A frozen tensor made from the checkpoint."""
-    return Tensor(TensorSpec(name, shape, False, "", False), load)
+def derived(name: str, shape: tuple[int, ...], load: Callable[[], np.ndarray], trainable: bool = False) -> Tensor:
+    """A tensor made from the checkpoint."""
+    return Tensor(TensorSpec(name, shape, trainable, "", False), load)
 
 
 def adapter(name: str, shape: tuple[int, int, int], trainable: bool, load: Callable[[], np.ndarray]) -> Tensor:

@@ -24,6 +24,7 @@ from fedspzo.device_runtime.model.tensor_file import write_tensors
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.export.checkpoint import CONFIG, Checkpoint
 from fedspzo.export.layout import is_out_by_in, restored
+from fedspzo.export.modules.heads import LABELS
 from fedspzo.export.modules.stage_module import ADDED, CORE, DOWN, FACTORS, LEFT, RIGHT, UP, linear_name
 from fedspzo.export.quiet import quiet
 from fedspzo.export.sentence import module_folders
@@ -37,12 +38,15 @@ _NOT_WEIGHTS = ("position_ids", "token_type_ids")
 _PEFT = {DOWN: DOWN, UP: UP, RIGHT: DOWN, LEFT: UP, FACTORS: ".ia3_l"}
 #: What goes with the weights as it is: configs, vocabularies, chat templates.
 _BESIDE = (".json", ".txt", ".model", ".jinja")
+#: The file of the labels' trained vectors, which no model of transformers has a place for.
+LABELS_FILE = "labels.safetensors"
 
 
 def write_checkpoint(replica: Replica, out: Path, source: str | None = None) -> None:
     """Write the original checkpoint with what was trained in it, in float32, one tensor at a time.
 
-    Adapters are merged into the matrices that they belong to.
+    Adapters are merged into the matrices that they belong to. The labels' vectors, where they were trained, are in
+    ``labels.safetensors``: ``labels`` [labels, width], and the names in its metadata.
 
     Args:
         replica: the trained weights.
@@ -67,6 +71,7 @@ def write_checkpoint(replica: Replica, out: Path, source: str | None = None) -> 
         shapes = {name: checkpoint.shape(name) for name in checkpoint.files if not name.endswith(_NOT_WEIGHTS)}
         trained = _Trained(checkpoint, replica)
         write_tensors(folder / "model.safetensors", shapes, map(trained.tensor, shapes), {"format": "pt"})
+        _write_labels(replica, root)
 
 
 def write_adapter(replica: Replica, out: Path, source: str | None = None, base_model: str | None = None) -> None:
@@ -130,6 +135,16 @@ def write_adapter(replica: Replica, out: Path, source: str | None = None, base_m
         write_tensors(folder / "adapter_model.safetensors", shapes, arrays.values(), {"format": "pt"})
         (folder / "adapter_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
         checkpoint.texts.save(folder)
+        _write_labels(replica, folder)
+
+
+def _write_labels(replica: Replica, folder: Path) -> None:
+    manifest = replica.bundle.manifest
+    for index, spec in enumerate(manifest.tensors):
+        if spec.name == LABELS and spec.trainable:
+            rows = np.ascontiguousarray(widened(replica.tensor(index))[0].T)
+            metadata = {"format": "pt", "names": json.dumps([label.name for label in manifest.task.labels])}
+            write_tensors(folder / LABELS_FILE, {LABELS: rows.shape}, [rows], metadata)
 
 
 def _auto_class(model: PreTrainedModel, form: str) -> dict[str, object]:

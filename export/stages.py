@@ -13,7 +13,7 @@ from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.manifest import StageSpec
 from fedspzo.device_runtime.model.stored import Stored, read, widen, widened
 from fedspzo.device_runtime.step.runner import Forward
-from fedspzo.export.modules.stage_module import ADDED, LEFT, RIGHT
+from fedspzo.export.modules.heads import is_stacked
 from fedspzo.export.network.build import Network
 
 #: Bytes of a graph's weights from which on the memory of what came before is given back first.
@@ -39,7 +39,7 @@ class StageWeights:
         return sum(array.nbytes for array in self._loaded.values())
 
     def load(self, stage: StageSpec, network: Network, noise: float) -> None:
-        """Hold the weights of a stage instead of those held before, with noise of that spread on its adapters."""
+        """Hold the weights of a stage instead of those held before, with noise on its adapters and labels."""
         use = network.size.groups, noise
         for index in list(self._loaded) if use != self._use else self._loaded.keys() - set(stage.tensors):
             self._scratch.give(self._loaded.pop(index))
@@ -48,7 +48,7 @@ class StageWeights:
             if index not in self._loaded:
                 spec = self.bundle.manifest.tensors[index]
                 self._loaded[index] = self._scratch.take(network.shape(index))
-                if spec.name.endswith(ADDED) and not spec.name.endswith((RIGHT, LEFT)):
+                if is_stacked(spec):
                     random = np.random.default_rng(index).standard_normal(self._loaded[index].shape, np.float32)
                     self._loaded[index][...] = widened(self.read(index)) + noise * random
                 else:

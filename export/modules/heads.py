@@ -1,4 +1,7 @@
-"""Heads: from the last activations to a loss for each example, for each form of task. None has new weights."""
+"""Heads: from the last activations to a loss for each example, for each form of task.
+
+None has new weights: what a label is compared with is taken from the model, and trained as the model's own tensors are.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedspzo.device_runtime.model.manifest import TensorSpec
 from fedspzo.export.modules.operators import cross_entropy, log_sum_exp, score_tokens, soft_cap
 from fedspzo.export.modules.pooling import pool
-from fedspzo.export.modules.stage_module import StageModule, Weights
+from fedspzo.export.modules.stage_module import ADDED, StageModule, Weights
 from fedspzo.export.sentence import Pooling
 
 #: (logits, targets), both [B, L] → losses [B].
@@ -21,6 +25,11 @@ TEMPERATURE = 20.0
 
 #: Tensors that the heads take in addition to those of the model's final module.
 LABELS, LABEL_BIAS, TABLE = "labels", "label_bias", "table"
+
+
+def is_stacked(spec: TensorSpec) -> bool:
+    """Whether each branch that shares a run of a graph has its own: what is trained of adapters and labels."""
+    return spec.trainable and (spec.name.endswith(ADDED) or spec.name == LABELS)
 
 
 @dataclass(frozen=True)
@@ -47,8 +56,8 @@ PLAIN = Scoring()
 class LabelWords(StageModule):
     """Losses [B] and logits [B, L] of the label words at one position: the vocabulary is never scored in full.
 
-    Takes one-hot ``select`` [B, 1, S], the loss's ``targets`` [B, L], the words' rows of the output table [1, W, L] and
-    their biases [L].
+    Takes one-hot ``select`` [B, 1, S], the loss's ``targets`` [B, L], the words' rows of the output table [G, W, L],
+    for each of G branches that go through together, and their biases [L].
     """
 
     feeds = ("hidden", "select", "targets")
@@ -61,15 +70,15 @@ class LabelWords(StageModule):
         hidden, select, targets = feeds
         at = self.final.compute(weights, torch.bmm(select, hidden))
         assert isinstance(at, Tensor)
-        logits = self.scoring.apply(torch.bmm(at.transpose(0, 1), weights[LABELS])[0] + weights[LABEL_BIAS])
+        logits = self.scoring.apply(_products(at, weights[LABELS]) + weights[LABEL_BIAS])
         return self.loss(logits, targets), logits
 
 
 class Similarity(StageModule):
-    """Losses [B] and logits [B, L] by the cosine similarity of the pooled text to the labels' vectors [1, W, L].
+    """Losses [B] and logits [B, L] by the similarity of the pooled text to the labels' vectors [G, W, L].
 
-    The vectors are the labels' descriptions as the original model embeds them; they stay frozen, as what makes a vector
-    of the last hidden states does.
+    The vectors start as the labels' descriptions as the original model embeds them: products with them are cosines
+    then. What makes a vector of the last hidden states stays frozen.
     """
 
     feeds = ("hidden", "mask", "targets")
@@ -86,8 +95,14 @@ class Similarity(StageModule):
             assert isinstance(at, Tensor)
             hidden = at
         vectors = pool(self.pooling, weights, hidden, mask)
-        logits = TEMPERATURE * torch.bmm(vectors.unsqueeze(0), weights[LABELS])[0]
+        logits = TEMPERATURE * _products(vectors, weights[LABELS])
         return self.loss(logits, targets), logits
+
+
+def _products(vectors: Tensor, labels: Tensor) -> Tensor:
+    """Products [B, L] of a vector of each example [B, …, W] with the labels' [G, W, L] of its branch."""
+    groups, width, count = labels.shape
+    return torch.bmm(vectors.reshape(groups, -1, width), labels).reshape(-1, count)
 
 
 class AnswerLoss(StageModule):

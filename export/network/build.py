@@ -12,9 +12,9 @@ from fedspzo.device_runtime.model.stored import QUANTISED
 from fedspzo.device_runtime.model.task import GENERATION, SIMILARITY, Task
 from fedspzo.export.families import Architecture, Stage
 from fedspzo.export.layout import Tensor
-from fedspzo.export.modules.heads import TABLE, AnswerLoss, LabelWords, NextToken, Similarity
+from fedspzo.export.modules.heads import TABLE, AnswerLoss, LabelWords, NextToken, Similarity, is_stacked
 from fedspzo.export.modules.operators import cross_entropy, squared_error, threshold_loss
-from fedspzo.export.modules.stage_module import ADDED, StageModule
+from fedspzo.export.modules.stage_module import StageModule
 from fedspzo.export.modules.tokens import TextStage
 
 
@@ -65,10 +65,9 @@ class Network:
     continues: bool = False
 
     def shape(self, index: int) -> tuple[int, ...]:
-        """A tensor's shape as graphs take it: what is trained of an adapter is there for each branch."""
-        name, tensor = list(self.tensors.items())[index]
-        own = name.endswith(ADDED) and tensor.spec.trainable
-        return (self.size.groups, *tensor.spec.shape[1:]) if own else tensor.spec.shape
+        """A tensor's shape as graphs take it: one of what is trained for each branch."""
+        spec = list(self.tensors.values())[index].spec
+        return (self.size.groups, *spec.shape[1:]) if is_stacked(spec) else spec.shape
 
     @property
     def all_stages(self) -> tuple[StageSpec, ...]:

@@ -45,11 +45,11 @@ def network_tensors(
     if task.form == SIMILARITY:
         vectors = embed_descriptions(checkpoint, architecture, task).T[None]
         tensors |= _steps(checkpoint, architecture)
-        return tensors | {LABELS: derived(LABELS, vectors.shape, lambda: vectors)}
+        return tensors | {LABELS: derived(LABELS, vectors.shape, lambda: vectors, target.trains(LABELS))}
     if task.form == GENERATION:
         tensors.setdefault(architecture.output, table(checkpoint, architecture.output, whole))
         return tensors
-    return tensors | _label_words(checkpoint, architecture, task)
+    return tensors | _label_words(checkpoint, architecture, task, target)
 
 
 def _tensor(checkpoint: Checkpoint, architecture: Architecture, target: Target, name: str) -> Tensor:
@@ -64,7 +64,7 @@ def _tensor(checkpoint: Checkpoint, architecture: Architecture, target: Target, 
 
 
 def _steps(checkpoint: Checkpoint, architecture: Architecture) -> dict[str, Tensor]:
-    """What follows the pooling: frozen, as the labels' vectors that it made are."""
+    """What follows the pooling: frozen."""
     sentence = checkpoint.sentence
     if sentence is None:
         return {}
@@ -76,9 +76,12 @@ def _steps(checkpoint: Checkpoint, architecture: Architecture) -> dict[str, Tens
     return {name: step(name) for name in architecture.pooling.tensors}
 
 
-def _label_words(checkpoint: Checkpoint, architecture: Architecture, task: Task) -> dict[str, Tensor]:
+def _label_words(checkpoint: Checkpoint, architecture: Architecture, task: Task, target: Target) -> dict[str, Tensor]:
     ids = label_tokens(checkpoint, task)
-    width = checkpoint.shape(architecture.output)[-1]
+    shape = (1, checkpoint.shape(architecture.output)[-1], len(ids))
+
+    def rows() -> np.ndarray:
+        return checkpoint.rows(architecture.output, ids).T[None]
 
     def biases() -> np.ndarray:
         if not architecture.output_bias:
@@ -86,6 +89,6 @@ def _label_words(checkpoint: Checkpoint, architecture: Architecture, task: Task)
         return checkpoint.tensor(architecture.output_bias)[ids]
 
     return {
-        LABELS: derived(LABELS, (1, width, len(ids)), lambda: checkpoint.rows(architecture.output, ids).T[None]),
+        LABELS: derived(LABELS, shape, rows, target.trains(LABELS)),
         LABEL_BIAS: derived(LABEL_BIAS, (len(ids),), biases),
     }

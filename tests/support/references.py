@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from models import ENCODERS, make_checkpoint, wide
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
 
 from fedspzo.device_runtime.data.sources import Example
 from fedspzo.device_runtime.data.store import DataStore, tokenise
@@ -92,17 +93,32 @@ def _quantise(model: PeftModel, bundle: Bundle) -> None:
         base = getattr(found, "base_layer", found)
         within = f"base_model.model.{name}" + (".base_layer" if base is not found else "")
         model.set_submodule(within, CodesLinear(matrix, base.bias))
-    output = model.get_output_embeddings()
-    output.weight = torch.nn.Parameter(output.weight.detach().clone())  # label words keep their own numbers
+    scoring_table(model)  # label words keep their own numbers
     table = next(i for i, spec in enumerate(manifest.tensors) if spec.name == manifest.embedding)
     model.get_input_embeddings().weight = torch.nn.Parameter(torch.from_numpy(widened(bundle.tensor(table))[0]))
 
 
+def scoring_table(model: PreTrainedModel | PeftModel) -> torch.nn.Parameter:
+    """The table that scores tokens, where it is the embedding as well made a copy of it."""
+    output = model.get_output_embeddings()
+    if output.weight is model.get_input_embeddings().weight:
+        output.weight = torch.nn.Parameter(output.weight.detach().clone())
+    return output.weight
+
+
+def read_labels(model: PreTrainedModel | PeftModel, folder: Path, words: list[int]) -> None:
+    """Give a model the vectors of labels that are beside a checkpoint or an adapter, in place of the words' own."""
+    scoring_table(model).data[words] = load_file(folder / "labels.safetensors")["labels"]
+
+
 @torch.no_grad()
 def reference_losses(case: Case, weights: dict[str, np.ndarray], indices: np.ndarray) -> np.ndarray:
-    """Losses of peft's model with adapters of these values."""
+    """Losses of peft's model with adapters, and vectors of labels, of these values."""
     parameters = dict(case.reference.named_parameters())
     for name, value in weights.items():
+        if name == "labels":
+            scoring_table(case.reference)[case.words] = torch.from_numpy(np.ascontiguousarray(value[0].T))
+            continue
         parameter = parameters[f"base_model.model.{name.removesuffix('.weight')}.default.weight"]
         parameter.copy_(torch.from_numpy(np.ascontiguousarray(value[0].T)))
     store = case.store
@@ -115,7 +131,7 @@ def reference_losses(case: Case, weights: dict[str, np.ndarray], indices: np.nda
 
 
 def trained(replica: Replica, seed: int = 3) -> dict[str, np.ndarray]:
-    """Adapters as they are after some training, in the replica and by name."""
+    """Adapters and labels as they are after some training, in the replica and by name."""
     random = np.random.default_rng(seed)
     for weights in replica.trainable.values():
         weights += 0.2 * random.standard_normal(weights.shape, np.float32)

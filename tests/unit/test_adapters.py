@@ -14,7 +14,7 @@ import torch
 from huggingface_hub import constants
 from models import ENCODERS, MODELS, five_examples, make_checkpoint
 from peft import AutoPeftModel, AutoPeftModelForCausalLM, AutoPeftModelForFeatureExtraction, PeftModel
-from references import ALPHA, RANK, Case, make_case, reference_losses, trained
+from references import ALPHA, RANK, Case, make_case, read_labels, reference_losses, trained
 from refusals import raises
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
@@ -71,7 +71,9 @@ def test_adapters_are_pefts(name: str, case: Callable[[str], Case], make_plan: C
     kernel = NumpyKernel(plan.distribution)
     for engine in ENGINES:
         replica = Replica(found.bundle)
-        assert all(".lora_" in manifest.tensors[i].name for i in replica.trainable)
+        *adapters, labels = (manifest.tensors[index].name for index in sorted(replica.trainable))
+        assert all(".lora_" in name for name in adapters)
+        assert labels == "labels"
         forward = Forward(create_engine(engine), replica)
         weights = trained(replica)
         everything = np.arange(len(found.store))
@@ -159,6 +161,7 @@ def test_the_way_back(name: str, case: Callable[[str], Case], tmp_path: Path) ->
     everything = np.arange(len(found.store))
     automatic = AutoPeftModel if name in ENCODERS else AutoPeftModelForCausalLM
     for model in (over, merged, automatic.from_pretrained(str(tmp_path / "adapter"), dtype=torch.float32).eval()):
+        read_labels(model, tmp_path / "merged", found.words)
         losses = reference_losses(Case(found.bundle, found.store, found.words, model), {}, everything)
         np.testing.assert_allclose(losses, expected, atol=1e-4)
     text = "the film was good"
@@ -219,7 +222,8 @@ def test_output_scales_are_pefts(name: str, tmp_path: Path, make_plan: Callable[
     bundle = export_bundle(str(checkpoint), load_task("sst2"), target, tmp_path / "bundle")
     store, words = five_examples(bundle), label_tokens(Checkpoint(str(checkpoint)), bundle.manifest.task)
     replica = Replica(bundle)
-    assert all((weights == 1).all() for weights in replica.trainable.values())
+    *scales, _ = (replica.trainable[index] for index in sorted(replica.trainable))  # the labels' vectors come last
+    assert all((weights == 1).all() for weights in scales)
     trained(replica)
     losses = [predict(Forward(create_engine(engine), replica), store)[0] for engine in ENGINES]
     write_adapter(replica, tmp_path / "adapter")
@@ -228,6 +232,7 @@ def test_output_scales_are_pefts(name: str, tmp_path: Path, make_plan: Callable[
     over = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
     for model in (over, merged):
+        read_labels(model, tmp_path / "adapter", words)
         expected = reference_losses(Case(bundle, store, words, model), {}, np.arange(len(store)))
         for found in losses:
             np.testing.assert_allclose(found, expected, atol=1e-4)
@@ -247,7 +252,7 @@ def test_adapters_on_one_layer_alone(tmp_path: Path) -> None:
     bundle = export_bundle(str(model), load_task("sst2"), target, tmp_path / "bundle")
     manifest = bundle.manifest
     trained = [stage.name for stage in manifest.stages if any(manifest.tensors[i].trainable for i in stage.tensors)]
-    assert trained == ["layer 1"]
+    assert trained == ["layer 1", "head"]
     graphs = {stage.name: stage.graph for stage in manifest.stages}
     assert graphs["layer 1"] != graphs["layer 0"]
     losses, _ = predict(Forward(create_engine("torch"), Replica(bundle)), five_examples(bundle))
@@ -283,12 +288,13 @@ def test_what_gets_an_adapter(tmp_path: Path) -> None:
     def export(name: str, **settings: object) -> set[str]:
         target = Target(["torch"], [1], [16], adapters=LowRank(2, **settings))  # type: ignore[arg-type]
         bundle = export_bundle(str(checkpoint), load_task("sst2"), target, tmp_path / name)
-        return {spec.name.split(".", 3)[3] for spec in bundle.manifest.tensors if spec.trainable}
+        return {spec.name.split(".", 3)[-1] for spec in bundle.manifest.tensors if spec.trainable}
 
     assert export("qv", targets=["q_proj", "v_proj"]) == {
-        f"self_attn.{map_}_proj.lora_{factor}.weight" for map_ in "qv" for factor in "AB"
+        "labels",
+        *(f"self_attn.{map_}_proj.lora_{factor}.weight" for map_ in "qv" for factor in "AB"),
     }
-    assert export("b", targets=["mlp.up_proj"], train_down=False) == {"mlp.up_proj.lora_B.weight"}
+    assert export("b", targets=["mlp.up_proj"], train_down=False) == {"labels", "mlp.up_proj.lora_B.weight"}
     with raises("export.targets-unmatched", "model.layers"):
         export("none", targets=["query"])
     with raises("export.rank-too-large", "'model.layers.0.self_attn.q_proj'", "33", "--lora-rank"):

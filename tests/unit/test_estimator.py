@@ -6,6 +6,7 @@ import errno
 import os
 import platform
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.entry import Contribution, Entry
 from fedspzo.device_runtime.protocol.plan import Block, Plan
-from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.replica.weights import Replica, check_blocks
 from fedspzo.device_runtime.step.estimator import draw_examples, measure
 from fedspzo.device_runtime.step.runner import Forward
 from fedspzo.device_runtime.step.scores import evaluate
@@ -286,7 +287,6 @@ def test_rounds_with_a_small_step_reduce_the_loss(
     ("changes", "kind", "named"),
     [
         ({"blocks": (Block(4, 1, 1.0, 0.1),)}, "plan.other-network", "4"),
-        ({"blocks": (Block(4, 1, 1.0, 0.1), Block(5, 1, 1.0, 0.1))}, "plan.nothing-to-train", ""),
         ({"batch": 5}, "plan.batch-above-bundle", "not 5"),
     ],
 )
@@ -300,6 +300,16 @@ def test_a_plan_that_does_not_fit_the_bundle(
 ) -> None:
     with raises(kind, named):
         measure(forward, store, make_plan(**changes), "a")
+
+
+def test_a_block_with_nothing_to_train(bundle: Bundle, make_plan: Callable[..., Plan]) -> None:
+    frozen = Bundle(bundle.folder)
+    tensors = (replace(spec, trainable=spec.trainable and spec.name != "labels") for spec in bundle.manifest.tensors)
+    frozen.manifest = replace(bundle.manifest, tensors=tuple(tensors))
+    plan = make_plan(blocks=(Block(4, 1, 1.0, 0.1), Block(5, 1, 1.0, 0.1)))
+    check_blocks(bundle, plan)
+    with raises("plan.nothing-to-train", "stages 4 to 4"):
+        check_blocks(frozen, plan)
 
 
 def test_there_is_no_autograd_on_the_device() -> None:

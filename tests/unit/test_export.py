@@ -87,7 +87,7 @@ def test_what_the_bundle_says_of_its_stages(checkpoint: Path, task: Task, tmp_pa
     assert parameters(1, False) == parameters(1, True) == 4 * (32 * 32 + 32) + 2 * 32 * 64 + 64 + 32 + 4 * 32
     # Tables of positions and kinds are looked up and stay frozen; the norm beside them is trained.
     assert parameters(0, True) == 2 * 32
-    assert parameters(4, True) == 0
+    assert parameters(4, True) == parameters(4, False) == 32 * len(task.labels)
     # 2·m·n·k of six projections and of the two products of attention, over 2 × 8 tokens.
     flops = 2 * 16 * (4 * 32 * 32 + 2 * 32 * 64) + 2 * (2 * 2 * 8 * 8 * 32)
     assert manifest.shapes[0].graphs["layer"].flops == flops
@@ -206,7 +206,7 @@ def test_the_checkpoint_is_the_trained_model(
     with torch.inference_mode():
         hidden = model(input_ids=torch.from_numpy(store.ids).long(), attention_mask=mask).last_hidden_state
     pooled = torch.nn.functional.normalize((hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
-    logits = 20 * pooled @ torch.tensor(bundle.weights.view("labels"))[0]
+    logits = 20 * pooled @ load_file(tmp_path / "out" / "labels.safetensors")["labels"].T
     _, found = predict(Forward(create_engine("litert"), replica), store)
     np.testing.assert_allclose(found, logits.numpy(), atol=1e-3)
 

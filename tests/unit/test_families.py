@@ -12,7 +12,7 @@ import pytest
 import torch
 from models import ENCODERS, MODELS, TEXTS, byte_pairs, make_checkpoint, marks, save_tokenizer
 from peft import PeftModel
-from references import trained
+from references import read_labels, scoring_table, trained
 from refusals import raises
 from safetensors.torch import load_file, save_file
 from sweep import save_random
@@ -112,6 +112,7 @@ def _checkpoint(folder: Path):  # type: ignore[no-untyped-def]
 def reference_scalars(case: Case, plan: Plan, indices: np.ndarray) -> list[float]:
     """(l₊ − l₋)/2ε of each branch, with the directions added to the parameters of transformers' model."""
     manifest, kernel = case.bundle.manifest, NumpyKernel(plan.distribution)
+    table = scoring_table(case.reference)
     parameters = dict(case.reference.named_parameters(remove_duplicate=False))
     blocks, start = [], 0
     for block in plan.blocks:
@@ -129,6 +130,10 @@ def reference_scalars(case: Case, plan: Plan, indices: np.ndarray) -> list[float
                     spec = manifest.tensors[index]
                     shift = np.zeros(spec.shape, np.float32)
                     kernel.shift({index: shift}, [direction], {index: shift})
+                    if spec.name == "labels":
+                        words = label_tokens(_checkpoint(case.checkpoint), manifest.task)
+                        table.data[words] += torch.from_numpy(np.ascontiguousarray(shift[0].T))
+                        continue
                     shift = shift[0].T if spec.transposed else shift.reshape(parameters[spec.source].shape)
                     parameters[spec.source].data += torch.from_numpy(np.ascontiguousarray(shift))
             losses.append(float(reference_losses(case, case.reference, indices).mean()))
@@ -226,6 +231,8 @@ def test_the_way_back(
     write_checkpoint(replica, tmp_path / "out")
     model = load_reference(tmp_path / "out", name)
     assert model.dtype == torch.float32
+    if found.bundle.manifest.task.labels:
+        read_labels(model, tmp_path / "out", label_tokens(_checkpoint(found.checkpoint), found.bundle.manifest.task))
     np.testing.assert_allclose(reference_losses(found, model, np.arange(len(found.store))), after, atol=1e-4)
 
 
@@ -325,13 +332,18 @@ def test_the_text_part_of_a_model_that_sees(tmp_path: Path) -> None:
     write_checkpoint(replica, tmp_path / "merged")
     write_adapter(replica, tmp_path / "adapter")
     everything = np.arange(len(store))
-    for model in (
-        load_reference(tmp_path / "merged", "gemma3"),
-        PeftModel.from_pretrained(load_reference(tmp_path / "model", "gemma3"), tmp_path / "adapter").eval(),
+    words = label_tokens(_checkpoint(tmp_path / "model"), bundle.manifest.task)
+    for model, folder in (
+        (load_reference(tmp_path / "merged", "gemma3"), "merged"),
+        (
+            PeftModel.from_pretrained(load_reference(tmp_path / "model", "gemma3"), tmp_path / "adapter").eval(),
+            "adapter",
+        ),
     ):
+        read_labels(model, tmp_path / folder, words)
         found = Case(tmp_path / "model", bundle, store, model)
         np.testing.assert_allclose(reference_losses(found, model, everything), losses, atol=1e-4)
-    assert len(adapted) == 2 * 7 * text["num_hidden_layers"]
+    assert len(adapted) == 2 * 7 * text["num_hidden_layers"] + 1  # the labels' vectors
 
 
 def test_angles_that_depend_on_the_text(tmp_path: Path) -> None:

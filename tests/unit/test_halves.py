@@ -159,8 +159,12 @@ def test_replicas_agree_and_come_back(bundle16: Bundle, make_plan: Callable[...,
     assert Replica(bundle16, tmp_path / "snapshot").digest() == replica.digest()
     write_checkpoint(replica, tmp_path / "out")
     written = load_file(tmp_path / "out" / "model.safetensors")
+    labels = load_file(tmp_path / "out" / "labels.safetensors")["labels"].numpy()
     for index, weights in replica.trainable.items():
         spec = bundle16.manifest.tensors[index]
+        if spec.name == "labels":
+            np.testing.assert_array_equal(labels, weights[0].T)
+            continue
         expected = widened(weights)[0].T if spec.transposed else widened(weights)
         np.testing.assert_array_equal(written[spec.source].numpy(), expected)
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from refusals import raises
+from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from sentences import NORMALIZE, dense, layer_norm, make_sentence_model
 
@@ -33,6 +34,7 @@ from fedspzo.export.pipeline import export_bundle
 
 TEXTS = ("the film was good", "a dull end", "one two three four five six seven", "Bad music play", "good")
 TASK = Task("moods", "similarity", "{text}", (Label("bad", "a bad play"), Label("good", "the music was fine")))
+LABELS = [label.text for label in TASK.labels]
 ALL = ["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
 PROMPT = {"prompts": {"q": "the city {is}: ", "d": ""}, "default_prompt_name": "q"}
 GELU = "torch.nn.modules.activation.GELU"
@@ -128,9 +130,10 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def _losses(root: Path, trained: Path | None = None) -> np.ndarray:
-    """By SentenceTransformer's vectors: of texts by the trained model, of labels by the original one."""
+    """By SentenceTransformer's vectors of texts; those of labels are of the original model, or were trained, too."""
     texts = _vectors(trained or root, TEXTS)
-    scores = TEMPERATURE * texts @ _vectors(root, [label.text for label in TASK.labels]).T
+    labels = load_file(trained / "labels.safetensors")["labels"].numpy() if trained else _vectors(root, LABELS)
+    scores = TEMPERATURE * texts @ labels.T
     return np.array([np.log(np.exp(s).sum()) - s[i % 2] for i, s in enumerate(scores)])
 
 
