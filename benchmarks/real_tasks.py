@@ -6,9 +6,9 @@ DATA holds a folder for each task, with ``train.jsonl``, ``test.jsonl`` and, for
 ``task.toml``. The hub has the data as ``nyu-mll/glue`` (sst2, rte), ``aps/super_glue`` (cb), ``rajpurkar/squad``,
 ``clinc_oos``, ``PolyAI/banking77``, ``fancyzhx/ag_news``, ``CogComp/trec``, ``snips_built_in_intents`` and ``hwu64``.
 
-For a model and a task, ``fedspzo plan`` chooses the settings on one seed, and jobs run on others. LoRA runs the same
-rounds, devices, shares and batches by FedAdam, for MiniLM at the better of two rates on the planner's seed. A run is a
-file in the folder.
+For a model and a task, jobs run with the settings that a job has which says nothing of its steps. LoRA runs the same
+rounds, devices, shares and batches by FedAdam, for MiniLM at the better of two rates on another seed. A run is a file
+in the folder.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from fedspzo.device_runtime.step.scores import generate, predict
 from fedspzo.export.network.adapters import LowRank
 from fedspzo.export.network.target import Target
 
-PLANNING_SEED = 0
+TUNING_SEED = 0
 #: Of the shares: what the devices hold is the same in every run, and directions, batches and cohorts differ.
 DEVICES, COHORT, SKEW = 10, 4, "dirichlet:0.5"
 RESAMPLES = 2000
@@ -46,9 +46,7 @@ class Setting:
         model: as ``fedspzo export`` takes it.
         task: name of the folder of the data.
         length: tokens of an example.
-        budget: forward passes of the whole network with a batch of :attr:`batch`, of each device of a cohort.
-        trial: the same for a run of the planner's trial; 0 for none.
-        probe: directions and batches that the planner measures along.
+        rounds: of each job.
         rates: of LoRA by FedAdam to choose from.
         tests: most examples to evaluate on.
         batch: examples of a step.
@@ -57,9 +55,7 @@ class Setting:
     model: str
     task: str
     length: int
-    budget: float = 600
-    trial: float = 60
-    probe: tuple[int, int] = (8, 20)
+    rounds: int = 150
     rates: tuple[float, ...] = (5e-4, 2e-3)
     tests: int = 1000
     batch: int = 4
@@ -71,15 +67,15 @@ class Setting:
 
 
 SETTINGS = (
-    Setting("minilm", "clinc-phone", 24, trial=15),
-    Setting("minilm", "snips", 24, trial=15),
+    Setting("minilm", "clinc-phone", 24),
+    Setting("minilm", "snips", 24),
     Setting("minilm", "trec", 24),
     Setting("minilm", "agnews", 64),
     Setting("minilm", "banking77", 32),
-    Setting("minilm", "hwu64", 24, trial=15),
+    Setting("minilm", "hwu64", 24),
     # 25 times MiniLM's work for a token: what fits into an evening of two cores.
     *(
-        Setting("smollm2", task, length, 30, 0, (3, 6), (1e-3,), 300)
+        Setting("smollm2", task, length, 60, (1e-3,), 300)
         for task, length in (
             ("sst2", 48),
             ("trec", 32),
@@ -113,18 +109,13 @@ class Runs:
             fedspzo.export_model(self.setting.model, own if own.exists() else self.setting.task, out, target)
         return fedspzo.open_bundle(out)
 
-    def plan(self) -> fedspzo.Job:
-        """The planner's settings, for any seed."""
-        settings = self._kept("plan", self._plan)
-        return fedspzo.Job(**settings)
-
     def start(self) -> list[float]:
         """Each test example's score before training."""
         return list(self._kept("start", lambda: self._scores(fedspzo.open_model(self.bundle(lora=False)))))
 
     def zeroth(self, seed: int) -> dict[str, Any]:
         """A FedSPZO job."""
-        job = replace(self.plan(), seed=seed)
+        job = fedspzo.Job(rounds=self.setting.rounds, cohort=COHORT, seed=seed)
         return self._kept(f"fedspzo-{seed}", lambda: self._run(self.bundle(lora=False), job))
 
     def ceiling(self, seed: int) -> dict[str, Any]:
@@ -132,32 +123,15 @@ class Runs:
 
         def run(seed: int, rate: float) -> dict[str, Any]:
             job = fedspzo.published_job(
-                "fedadam", seed=seed, rounds=self.plan().rounds, cohort=COHORT, learning_rates=(rate,)
+                "fedadam", seed=seed, rounds=self.setting.rounds, cohort=COHORT, learning_rates=(rate,)
             )
             return self._kept(f"lora-{rate:g}-{seed}", lambda: self._run(self.bundle(lora=True), job, "fedadam"))
 
         rates = self.setting.rates
         best = rates[0]
         if len(rates) > 1:
-            best = min(rates, key=lambda rate: run(PLANNING_SEED, rate)["training_loss"])
+            best = min(rates, key=lambda rate: run(TUNING_SEED, rate)["training_loss"])
         return run(seed, best)
-
-    def _plan(self) -> dict[str, Any]:
-        found = fedspzo.plan_settings(
-            self.bundle(lora=False),
-            self._file("train"),
-            devices=DEVICES,
-            partition=SKEW,
-            cohort=COHORT,
-            seeds="shared",
-            directions=self.setting.probe[0],
-            batches=self.setting.probe[1],
-            seed=PLANNING_SEED,
-            budget=self.setting.budget,
-            trial=self.setting.trial,
-            threads=self.threads,
-        )
-        return asdict(found.job)
 
     def _run(self, bundle: fedspzo.Bundle, job: fedspzo.Job, first_order: str | None = None) -> dict[str, Any]:
         begun = time.monotonic()
@@ -181,7 +155,7 @@ class Runs:
     def _scores(self, model: fedspzo.Replica) -> list[float]:
         """Of each test example: whether it is right, or the F1 of what is generated."""
         store = fedspzo.load_data(self._file("test"), model.bundle)
-        store = subset(store, store.sample(PLANNING_SEED, self.setting.tests))
+        store = subset(store, store.sample(TUNING_SEED, self.setting.tests))
         forward = Forward(create_engine("litert", self.threads), model)
         if store.references:
             answers = generate(forward, store)

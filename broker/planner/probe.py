@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedspzo.broker.planner.profile import Profile, Segment
+from fedspzo.broker.rounds.job import last_trained
 from fedspzo.broker.simulation.partition import Shares
 from fedspzo.device_runtime.directions.format import Direction, derive_seed
 from fedspzo.device_runtime.errors import DataError
@@ -37,6 +38,7 @@ EPSILON = 1e-3
 #: Most segments: deeper networks are cut more coarsely, except their last layers.
 MOST_SEGMENTS = 8
 #: A stage with so much fewer trained weights than the largest begins no segment: alone, it soon learned what it can.
+#: The labels' vectors do begin one: they learn most of what there is to learn, for next to nothing.
 LEAST_SHARE = 0.25
 #: A signal that is smaller than this share of its magnitude is taken for as large; one cannot measure it.
 LEAST_SIGNAL = 1e-3
@@ -46,7 +48,8 @@ def cut(manifest: Manifest) -> list[tuple[int, int]]:
     """First stage and the stage after the last one of each segment."""
     last = len(manifest.stages)
     weights = [trained_weights(manifest, stage, stage + 1) for stage in range(last)]
-    starts = [stage for stage in range(last) if weights[stage] >= LEAST_SHARE * max(weights)]
+    labels = last_trained(manifest)
+    starts = [stage for stage in range(last) if weights[stage] >= LEAST_SHARE * max(weights) or stage == labels]
     if len(starts) > MOST_SEGMENTS:
         early, late = starts[: -MOST_SEGMENTS // 2], starts[-MOST_SEGMENTS // 2 :]
         starts = [*early[:: math.ceil(len(early) / (MOST_SEGMENTS // 2))], *late]

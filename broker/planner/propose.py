@@ -19,7 +19,8 @@ A rate is held to a step that is a share of the weights' size: what was measured
 Rates adapt (:mod:`fedspzo.broker.rounds.adaptive`), for what was measured is that of the start.
 
 A step costs a pass through all and, for each direction of a block, a pass from the block's start to the end. A device
-that has seen all of a batch's examples before goes past a frozen first block; the budget says how often that is so.
+that has seen all of a batch's examples before goes past a frozen first block; the budget says how often that is so. But
+a step counts as one pass through all at least: messages and the rest of a round cost something, too.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from fedspzo.broker.rounds.job import Job
 from fedspzo.device_runtime.protocol.plan import Block
 
 #: Directions to choose from, in any block.
-FANOUTS = (1, 2, 4, 8, 16, 32, 64)
+FANOUTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 #: A first block may be perturbed in every N-th round only, for these N.
 RESTS = (1, 4)
 #: Most blocks.
@@ -250,7 +251,7 @@ def _cost(
         if unit == "seconds":
             each += math.fsum(segment.shift_seconds for segment in profile.segments[cut.start : cut.stop])
         cost += share * cut.fanout * each
-    return cost
+    return max(cost, profile.forward(unit, batch))
 
 
 def seen_before(profile: Profile, terms: Terms, batch: int, rounds: int) -> float:

@@ -143,7 +143,8 @@ class _Runs:
             place = self._places.setdefault(key, self._folder / str(len(self._places)))
             scaled = proposal.at_rate(factor)
             job = replace(make_job(scaled, self._profile, self._job), seed=self._job.seed + seed)
-            curve = self._run(job, place, until, run.curve if run else None)
+            budget = replace(self._budget, least=job.cohort * self._profile.forward("flops", job.batch))
+            curve = self._run(job, place, until, budget, run.curve if run else None)
             self.tried[key] = Tried(scaled, factor, job.seed, curve)
         return self.tried[key].held
 
@@ -152,7 +153,7 @@ class _Runs:
         held = {seed: self.held(proposal, factor, 1.0, seed) for seed in SEEDS}
         return max((self.tried[proposal, factor, seed].curve.until(target), held[seed]) for seed in SEEDS)
 
-    def _run(self, job: Job, folder: Path, until: float, curve: Curve | None) -> Curve:
+    def _run(self, job: Job, folder: Path, until: float, budget: Budget, curve: Curve | None) -> Curve:
         """Begin a run, or continue one, until it has spent a share of the horizon."""
         store, replica = ServerStore(folder, self._forward.weights.bundle.identity), self._forward.weights
         replica.restore(None)
@@ -166,7 +167,7 @@ class _Runs:
             return float(losses.mean())
 
         rounds = simulate(job, Fleet(self._devices, CALM, job.seed), training)
-        found = draw_curve(rounds, loss, self._budget, until, curve)
+        found = draw_curve(rounds, loss, budget, until, curve)
         self.spent += found.flops[-1] - (curve.flops[-1] if curve else 0.0)
         return found
 

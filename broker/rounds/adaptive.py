@@ -5,6 +5,8 @@ v is the mean square of a block's derivatives, a moving mean, and v₀ that of t
 * Rates: v falls as the loss does, and the curvature with it (for a model whose probabilities are right both are the
   Gauss–Newton trace, up to a factor); where training is about to diverge v rises. A block's rate is multiplied by
   (v₀/v)^½, as steps divided by a standard deviation are (FZOO, arXiv 2506.09034).
+* Steps: rates are those for derivatives of a root mean square of 4, and are divided by what v₀ says instead, so that
+  the first steps are as long as was meant.
 * Counts: the variance of a block's estimate is v over its number of directions. Numbers follow (v/v₀)^½, as Neyman's
   allocation of a sample to strata does, at the same cost of a round, and rates follow the numbers. Two-sided, a scalar
   is that of all blocks, and nothing moves.
@@ -24,6 +26,7 @@ from typing import Protocol
 
 from fedspzo.broker.rounds.bound import Bound
 from fedspzo.broker.rounds.job import Job, plan_round
+from fedspzo.broker.rounds.recommend import DERIVATIVE
 from fedspzo.device_runtime.protocol.entry import Entry
 from fedspzo.device_runtime.protocol.plan import Block, Plan
 
@@ -33,6 +36,8 @@ FIRST, MEMORY = 8, 8
 MOST, LEAST = math.sqrt(2), 1 / 16
 #: Numbers of directions and sizes of perturbations are at most multiplied, or divided, by so much.
 FURTHEST = 4.0
+#: Rates are at most divided, or multiplied, by so much for derivatives that are larger, or smaller, than was meant.
+MISJUDGED = 64.0
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,9 @@ def adapt_blocks(job: Job, moments: Sequence[Moment]) -> tuple[Block, ...]:
     found = _reallot(job.blocks, moments) if "counts" in job.adapt else list(job.blocks)
     for number, moment in enumerate(moments):
         block = found[number]
+        if "steps" in job.adapt and moment.first > 0:
+            measured = math.sqrt(moment.first) / DERIVATIVE
+            block = replace(block, learning_rate=block.learning_rate / min(MISJUDGED, max(1 / MISJUDGED, measured)))
         if "rates" in job.adapt:
             block = replace(block, learning_rate=moment.factor * block.learning_rate)
         if "scales" in job.adapt:

@@ -14,6 +14,7 @@ from typing import Any
 from fedspzo.broker.rounds.aggregate import close_round
 from fedspzo.broker.rounds.modes import check_mode, choose_mode, largest_sums, least_summed, mask_plan
 from fedspzo.broker.rounds.private import NO_PRIVACY, PRIVACY, add_noise, check_privacy
+from fedspzo.broker.rounds.recommend import FEWEST, recommend
 from fedspzo.broker.rounds.robust import CHOICES, NORMALISED, OWN
 from fedspzo.broker.rounds.sampling import SAMPLINGS
 from fedspzo.broker.rounds.seeds import derive
@@ -29,9 +30,13 @@ from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES
 from fedspzo.device_runtime.replica.weights import check_blocks
 
 #: What of a job's blocks may follow what devices measure.
-ADAPTABLE = ("rates", "counts", "scales")
+ADAPTABLE = ("steps", "rates", "counts", "scales")
 #: Whose directions a device measures: those of all, or its own.
 SEEDS = ("shared", "device")
+#: The step's settings as in the paper, for jobs that say some of them.
+PAPERS: Mapping[str, Any] = {
+    "fanouts": (1, 16), "scales": (0.25, 1.0), "learning_rates": (1.875e-4, 3e-3), "sides": 2,
+}  # fmt: skip
 #: Sizes are at least this; all numbers lie between the other and its negative where nothing else is said.
 TINY, MOST = 1e-9, 1_000_000_000
 #: A field's type, or that of its elements → the types of values that it takes, and what to call one and several.
@@ -52,8 +57,9 @@ def _setting(default: Any, help: str, **more: Any) -> Any:
 class Job:
     """What a job's rounds have in common; each field's metadata says what it is.
 
-    Lists are taken for tuples, and whole numbers for floats. Split and batch depend on the model where they are not
-    given: :func:`check_job` fills them in, and sets ``stages``, the number of the network's stages, which is 0 before.
+    Lists are taken for tuples, and whole numbers for floats. Split, batch and the step's settings depend on the model
+    where they are not given: :func:`check_job` fills them in, and sets ``stages``, the number of the network's stages,
+    which is 0 before. Where some of the step's settings are given, the others are the paper's.
     """
 
     rounds: int = _setting(100, "rounds to run", least=1)
@@ -83,11 +89,20 @@ class Job:
     split: tuple[int, ...] = _setting(
         (), "stage where each block after the first starts (default: the last layer)", least=1
     )
-    fanouts: tuple[int, ...] = _setting((1, 16), "perturbations of each block; 0 freezes the first", least=0)
-    scales: tuple[float, ...] = _setting((0.25, 1.0), "perturbation scale of each block", least=TINY)
-    learning_rates: tuple[float, ...] = _setting((1.875e-4, 3e-3), "learning rate of each block, in the first round")
+    fanouts: tuple[int, ...] = _setting(
+        (), "perturbations of each block; 0 freezes the first (default: what suits the bundle)", least=0
+    )
+    scales: tuple[float, ...] = _setting(
+        (), "perturbation scale of each block (default: what suits the bundle)", least=TINY
+    )
+    learning_rates: tuple[float, ...] = _setting(
+        (), "learning rate of each block, in the first round (default: what suits the bundle)"
+    )
     sides: int = _setting(
-        2, "2: differences of + and −, as in the paper; 1: of + and the centre, whose loss all share", choices=(1, 2)
+        0,
+        "2: differences of + and −, as in the paper; 1: of + and the centre, whose loss all share (default: 1, and 2"
+        " where fanouts, scales or learning rates are given)",
+        choices=(0, 1, 2),
     )
     first_every: int = _setting(
         1, "perturb the first block every N-th round; between, devices keep its activations", metavar="N", least=1
@@ -143,7 +158,10 @@ class Job:
         least=0,
     )
     adapt: tuple[str, ...] = _setting(
-        (), "what of the blocks follows the measured derivatives: rates, counts, scales", choices=ADAPTABLE
+        (),
+        "what of the blocks follows the measured derivatives: steps (rates are for derivatives of 4), rates, counts,"
+        " scales",
+        choices=ADAPTABLE,
     )
     seed_pool: int = _setting(0, "take all seeds from a pool of N (default: no pool)", metavar="N", least=0)
     rebase_every: int = _setting(
@@ -168,9 +186,12 @@ class Job:
                 "job.quorum-above-cohort",
                 f"a quorum of {self.quorum} cannot be met by a cohort of {self.cohort}; lower quorum or raise cohort",
             )
+        if not self.undecided:
+            for name, own in PAPERS.items():
+                object.__setattr__(self, name, getattr(self, name) or own)
         blocks = len(self.fanouts)
         cuts = len(self.split) or min(blocks - 1, 1)
-        if not blocks or not blocks == len(self.scales) == len(self.learning_rates) == cuts + 1:
+        if not self.undecided and not blocks == len(self.scales) == len(self.learning_rates) == cuts + 1:
             raise PlanError(
                 "job.blocks-differ",
                 "fanouts, scales and learning_rates are numbers, one for each block, and split has one fewer",
@@ -214,6 +235,12 @@ class Job:
         _plan(self, 1, self._cut(self.stages or 1 << 30))  # has the rules of all that a plan says
 
     @property
+    def undecided(self) -> bool:
+        """Whether nothing is said of a step's directions and rates, so that the bundle decides."""
+        said = self.fanouts or self.scales or self.learning_rates or self.sides or len(self.split) > 1
+        return not said and self.first_every == 1 and "counts" not in self.adapt
+
+    @property
     def runs_as(self) -> str:
         """The mode, one of ``protocol.plan.MODES``."""
         return choose_mode(self)
@@ -231,7 +258,7 @@ class Job:
     @property
     def blocks(self) -> tuple[Block, ...]:
         """The cut of the network. Raises PlanError before :func:`check_job` has filled in what depends on the model."""
-        if not self.stages:
+        if not self.stages or self.undecided:
             raise PlanError("job.unresolved", "the job's blocks depend on the model; call check_job(job, bundle) first")
         return self._cut(self.stages)
 
@@ -248,8 +275,9 @@ class Job:
         )
 
     def _cut(self, stages: int) -> tuple[Block, ...]:
+        fanouts = self.fanouts or (0, FEWEST)
         stops = (*_split(self, stages - 2), stages)
-        values = zip(stops, self.fanouts, self.scales, self.learning_rates, strict=True)
+        values = zip(stops, fanouts, self.scales or (1.0, 1.0), self.learning_rates or (0.0, 0.0), strict=True)
         return tuple(Block(*block) for block in values)
 
 
@@ -298,7 +326,8 @@ def plan_round(job: Job, round: int, blocks: Sequence[Block] | None = None) -> P
 def resolve(job: Job, manifest: Manifest) -> Job:
     """The job with what depends on the model filled in: split, batch and stages."""
     stages = job.stages or len(manifest.stages)
-    return replace(job, stages=stages, split=_split(job, last_layer(manifest)), batch=job.batch or manifest.batch)
+    split = _split(job, (last_trained if job.undecided else last_layer)(manifest))
+    return replace(job, stages=stages, split=split, batch=job.batch or manifest.batch)
 
 
 def check_job(job: Job, bundle: Bundle) -> Job:
@@ -308,8 +337,10 @@ def check_job(job: Job, bundle: Bundle) -> Job:
         PlanError: its blocks or its batch do not fit the bundle, or a round of it is too large for a message.
     """
     job = resolve(job, bundle.manifest)
+    check_blocks(bundle, _plan(job, 1, job._cut(job.stages)))
+    if job.undecided:
+        job = recommend(job, bundle)
     plan = _plan(job, 1, job.blocks)
-    check_blocks(bundle, plan)
     result = Result(1, b"", (0.0,) * plan.scalars, 0.0, 1, 0.0, b"")
     results = 1 if plan.shared else min(job.cohort, MAX_BYTES // (4 * plan.scalars) + 1)  # enough to be too many
     entry = close_round(plan, {f"{number:064d}": result for number in range(results)})
@@ -324,18 +355,24 @@ def check_job(job: Job, bundle: Bundle) -> Job:
 
 def last_layer(manifest: Manifest) -> int:
     """The last stage before the head in which a matrix is trained; a norm may follow it."""
-
-    def trains(number: int) -> bool:
-        tensors = (manifest.tensors[index] for index in manifest.stages[number].tensors)
-        return any(tensor.trainable and len(tensor.shape) > 1 for tensor in tensors)
-
     before = len(manifest.stages) - 2
-    return next(filter(trains, range(before, 0, -1)), before)
+    return next((number for number in range(before, 0, -1) if _trains_matrix(manifest, number)), before)
+
+
+def last_trained(manifest: Manifest) -> int:
+    """The last stage in which a matrix is trained: the head, where it has labels."""
+    head = len(manifest.stages) - 1
+    return head if _trains_matrix(manifest, head) else last_layer(manifest)
+
+
+def _trains_matrix(manifest: Manifest, stage: int) -> bool:
+    tensors = (manifest.tensors[index] for index in manifest.stages[stage].tensors)
+    return any(tensor.trainable and len(tensor.shape) > 1 for tensor in tensors)
 
 
 def _split(job: Job, last: int) -> tuple[int, ...]:
     """Where blocks after the first start; the last layer, before the head, where it is not said."""
-    return job.split or (last,) * (len(job.fanouts) - 1)
+    return job.split or (last,) * ((len(job.fanouts) or 2) - 1)
 
 
 def _plan(job: Job, round: int, blocks: tuple[Block, ...]) -> Plan:
@@ -351,7 +388,7 @@ def _plan(job: Job, round: int, blocks: tuple[Block, ...]) -> Plan:
         deadline=job.deadline,
         digest=round % job.digest_every == 0,
         energy=job.energy,
-        sides=job.sides,
+        sides=job.sides or 1,
         seed_pool=job.seed_pool,
         rebase_every=job.rebase_every,
         aggregate="votes" if job.votes else job.aggregate + NORMALISED * job.normalise,

@@ -53,7 +53,7 @@ class Method:
         else:
             rates = (_round(own * (self.ratio if ratio is None else ratio)), _round(own))
             cut = {"fanouts": (self.first, count), "scales": (0.25, 1.0), "learning_rates": rates}
-        return {**cut, **CONSTANT_RATE, **self.more}
+        return {**cut, "sides": 2, **CONSTANT_RATE, **self.more}
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,14 @@ class FirstOrder:
 
     def settings(self) -> dict[str, Any]:
         """The job's settings: one block, whose learning rate it is."""
-        return {"fanouts": (1,), "scales": (1.0,), "learning_rates": (self.rate,), "steps": self.steps, **CONSTANT_RATE}
+        return {
+            "sides": 2,
+            "fanouts": (1,),
+            "scales": (1.0,),
+            "learning_rates": (self.rate,),
+            "steps": self.steps,
+            **CONSTANT_RATE,
+        }
 
 
 METHODS = {

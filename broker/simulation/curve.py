@@ -51,11 +51,13 @@ class Budget:
         flops: operations of all devices in a whole run.
         points: of a whole run's curve.
         diverged: a run whose loss is this many times the initial loss is over.
+        least: operations that a round counts as at least.
     """
 
     flops: float
     points: int
     diverged: float
+    least: float = 0.0
 
 
 def draw_curve(
@@ -77,7 +79,7 @@ def draw_curve(
     for made in _until_diverged(rounds):
         if made is None:
             return Curve((*flops, spent), (*losses, math.inf), closed)
-        spent, closed = spent + made.flops, made.round
+        spent, closed = spent + max(made.flops, budget.least), made.round
         ended = spent >= budget.flops * share
         if ended or spent >= budget.flops * len(flops) / budget.points:
             flops.append(spent)

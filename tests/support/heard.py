@@ -128,7 +128,7 @@ class HeardByServer:
         self._keys = {name: Signer(folder / f"{mode}-{name}.key") for name in names}
         size = len(names)
         self.job = replace(
-            Job(rounds=10, cohort=size, quorum=size, mode=mode, deadline=1e6, batch=4), stages=5, split=(3,)
+            Job(rounds=10, cohort=size, quorum=size, mode=mode, deadline=1e6, batch=4, sides=2), stages=5, split=(3,)
         )
         evaluator: Any = SimpleNamespace(
             round=0, head=EMPTY, follow=lambda round: None, end=lambda: None, close=lambda: None

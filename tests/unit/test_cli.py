@@ -125,7 +125,6 @@ def test_device_and_server(
     [
         (("--fanouts", "1,2,3"), "one for each block, and split has one fewer [job.blocks-differ]"),
         (("--split", "9"), "[plan.empty-block]"),
-        (("--split", "4"), "[plan.nothing-to-train]"),
         (("--rounds", "0"), "rounds lies between 1 and 1e+09, not 0 [job.out-of-range]"),
         (("--cohort", "2", "--quorum", "3"), "a quorum of 3 cannot be met by a cohort of 2; lower quorum"),
         (("--epsilon", "0"), "epsilon lies between 1e-09 and 1e+09, not 0"),
@@ -321,7 +320,6 @@ def test_inspect(capsys: pytest.CaptureFixture[str], bundle_folder: Path, monkey
         )
     )
     assert "block 1 = stages 0 to 2, fan-out 1; block 2 = stages 3 to 4, fan-out 4" in text
-    assert "[plan.nothing-to-train]" in refused(capsys, "inspect", bundle_folder, "--split", "4")
     assert "[bundle.not-a-bundle]" in refused(capsys, "inspect", bundle_folder.parent)
 
 

@@ -69,7 +69,7 @@ def test_a_job_is_valid_or_says_why_not(values: dict[str, object], wrong: dict[s
         ({"fanouts": "1,16"}, "job.wrong-type"),
         ({"final_rate": math.nan}, "job.out-of-range"),
         ({"fanouts": (1, 2, 3)}, "job.blocks-differ"),
-        ({"fanouts": (), "scales": (), "learning_rates": ()}, "job.blocks-differ"),
+        ({"fanouts": (), "scales": (1,)}, "job.blocks-differ"),
         ({"fanouts": (1,), "scales": (1,), "learning_rates": (1,), "first_every": 2}, "job.no-first-block"),
         ({"adapt": ("counts",)}, "job.counts-of-one-block"),
         ({"votes": True, "seeds": "device"}, "job.votes-on-own-directions"),
@@ -90,12 +90,12 @@ def test_what_depends_on_the_model(bundle: Bundle) -> None:
         _ = job.blocks
     found = check_job(job, bundle)
     stages = len(bundle.manifest.stages)
-    assert (found.split, found.batch, found.stages) == ((stages - 2,), bundle.manifest.batch, stages)
+    assert (found.split, found.batch, found.stages) == ((stages - 1,), bundle.manifest.batch, stages)
+    assert check_job(Job(sides=2), bundle).split == (stages - 2,), "where something is said, the last layer counts"
     assert check_job(found, bundle) == found
     assert job.with_blocks(found.blocks).blocks == found.blocks
     for values, kind in (
         ({"stages": stages + 1}, "plan.other-network"),
-        ({"split": (stages - 1,)}, "plan.nothing-to-train"),
         ({"batch": bundle.manifest.batch + 1}, "plan.batch-above-bundle"),
         ({"seeds": "device", "cohort": 10**9}, "job.round-too-large"),
         # Rounds between which the first block rests are smaller than those that perturb it.
@@ -121,7 +121,7 @@ def test_defaults_are_the_same_everywhere() -> None:
     assert make_job(parse()) == Job()
     described = {option.name: option for option in reference(Job)}
     assert FIELDS.keys() - described.keys() == {"digest_every", "stages"}
-    assert (described["fanouts"].flag, described["fanouts"].default) == ("--fanouts", "1,16")
+    assert (described["fanouts"].flag, described["fanouts"].default) == ("--fanouts", "")
     assert all(option.help for option in described.values())
 
 

@@ -17,7 +17,17 @@ from refusals import raises
 
 from fedspzo.broker.planner.probe import Sample, cut, evaluate_samples, probe
 from fedspzo.broker.planner.profile import Profile, Segment
-from fedspzo.broker.planner.propose import ALIKE, LONGEST, Terms, best_step, candidates, make_job, propose, seen_before
+from fedspzo.broker.planner.propose import (
+    ALIKE,
+    FANOUTS,
+    LONGEST,
+    Terms,
+    best_step,
+    candidates,
+    make_job,
+    propose,
+    seen_before,
+)
 from fedspzo.broker.rounds.job import Job
 from fedspzo.broker.simulation.curve import Curve
 from fedspzo.broker.simulation.partition import Shares, subset
@@ -98,7 +108,7 @@ def test_what_a_step_costs_and_may_be() -> None:
 def test_every_proposal_makes_a_job() -> None:
     profile = profile_of((1.0, 1.0), (1.0, 1.0), (1.0, 1.0))
     most = max(candidates(profile, Terms(4, True, 100.0)), key=lambda found: sum(cut.fanout for cut in found.cuts))
-    assert make_job(most, profile, Job()).fanouts == (64, 64, 64)
+    assert make_job(most, profile, Job()).fanouts == (FANOUTS[-1],) * 3
 
 
 def test_signal_is_told_from_noise() -> None:

@@ -159,7 +159,7 @@ def test_an_open_round_does_not_wait_for_a_device_that_is_forgotten(
 
 def test_groups_of_a_device_that_is_forgotten_are_forgotten(tmp_path: Path) -> None:
     """And its keys: the members of its group, of which no sum can come, are asked again."""
-    job, names = Job(cohort=12, quorum=4, mode="groups"), [f"d{n}" for n in range(12)]
+    job, names = Job(cohort=12, quorum=4, mode="groups", sides=2), [f"d{n}" for n in range(12)]
     plan = plan_round(replace(job, stages=5, split=(3,)), 1)
     groups = [names[start::3] for start in range(3)]
     with ServerStore(tmp_path, IDENTITY) as store:
