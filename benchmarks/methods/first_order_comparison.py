@@ -1,8 +1,8 @@
-"""What the planner's proposal costs against first-order methods, to the same training loss: a row for each.
+"""What a job costs against first-order methods, to the same training loss: a row for each.
 
-    fedspzo plan study/opinions/bundle --data study/opinions/train.jsonl --trial 100 --json >plan.json
-    python benchmarks/methods/first_order_comparison.py --folder study --setting opinions --plan plan.json \\
-        [--lora BUNDLE --lora-plan FILE]
+    python benchmarks/methods/first_order_comparison.py --folder study --setting intents [--plan FILE] [--lora BUNDLE]
+
+The job says nothing of its steps, or is what ``fedspzo plan --json`` printed. All methods train the labels' vectors, too.
 
 Rates of first-order methods are tuned here, on one seed, and all run on another. A bundle with adapters, exported for
 the same setting to LiteRT and PyTorch, adds a row for each method.
@@ -100,18 +100,18 @@ def tune(setting: Setting, method: str, batch: int, target: float) -> FirstOrder
 def compare(
     setting: Setting, data: Path, proposal: dict[str, str], methods: Sequence[str], target: float, seed: int
 ) -> Iterator[dict[str, object]]:
-    """A row for the planner's proposal, and one for each first-order method.
+    """A row for the job, and one for each first-order method.
 
     Args:
         data: the training examples' file.
-        proposal: its options.
+        proposal: the job's options; none for its defaults.
         target: training loss to reach.
         seed: of all runs but those that tune.
     """
     cohort, job = _forward_of_a_cohort(setting.bundle), make_job(setting.bundle, read_options(proposal), seed)
     curve, plan = run_job(setting, job, DEVICES, ZEROTH * cohort), plan_round(job, 1)
     up, down = zeroth_order_bytes(plan)
-    yield _row(setting, data, "fedspzo, planned", curve, target, plan, up, down)
+    yield _row(setting, data, "fedspzo, planned" if proposal else "fedspzo", curve, target, plan, up, down)
     size = payload(Backpropagation(setting.bundle).start()) * COHORT / DEVICES
     for method in methods:
         tuned = tune(setting, method, job.batch, target)
@@ -214,23 +214,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True, help="where the settings are")
     parser.add_argument("--setting", choices=list(SETTINGS), required=True)
-    parser.add_argument("--plan", type=Path, required=True, metavar="FILE", help="what fedspzo plan --json printed")
+    parser.add_argument("--plan", type=Path, metavar="FILE", help="what fedspzo plan --json printed")
     parser.add_argument("--methods", nargs="+", default=["fedavg", "fedadam"], choices=list(FIRST_ORDER))
     parser.add_argument("--seed", type=int, default=1, help="of the runs that are compared (%(default)s)")
     parser.add_argument("--lora", type=Path, metavar="BUNDLE", help="with adapters")
-    parser.add_argument("--lora-plan", type=Path, metavar="FILE", help="the same for that bundle")
     options = parser.parse_args()
-    if (options.lora is None) != (options.lora_plan is None):
-        parser.error("--lora and --lora-plan go together")
     setting = open_setting(options.setting, options.folder)
+    setting = replace(setting, bundle=setting.labelled)
     data = options.folder / options.setting / "train.jsonl"
     start = evaluate(Forward(create_engine("litert", 1), Replica(setting.bundle)), setting.train).loss
-    runs = [(setting, read_proposal(options.plan))]
+    runs = [(setting, read_proposal(options.plan) if options.plan else {})]
     if options.lora:
         adapted = Bundle(options.lora)
         train, test = (load_data(data.with_name(f"{split}.jsonl"), adapted) for split in ("train", "test"))
         lora = replace(setting, bundle=adapted, train=train, test=test)
-        runs.append((lora, read_proposal(options.lora_plan)))
+        runs.append((lora, {}))
     rows = []
     for each, proposal in runs:
         for row in compare(each, data, proposal, options.methods, setting.target * start, options.seed):

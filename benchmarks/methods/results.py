@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from rivals import RIVALS
 from settings import SETTINGS, Setting, open_setting
-from study import PLANNED, Settings, make_settings_job, rank
+from study import DEFAULT, PLANNED, Settings, make_settings_job, rank
 from trial import COMPARABLE, Choice, Trained
 
 from fedspzo.broker.rounds.aggregate import close_round
@@ -49,7 +49,7 @@ CLAIMS = {
     "meerkat": "better scores than full ZO at equal steps",
 }
 #: Kinds of the split beyond the paper, of which tuning takes one for each setting.
-BEYOND = (PLANNED, "fedspzo-one-sided", "fedspzo-resting", "frozen", "frozen-own")
+BEYOND = (DEFAULT, PLANNED, "fedspzo-one-sided", "fedspzo-resting", "frozen", "frozen-own")
 OURS = "the best of these in tuning"
 #: What a device's round costs, and digits to show of it.
 _COSTS = {"seconds": 1, "up": 0, "down": 0}
@@ -59,8 +59,9 @@ ROUNDS = 12
 
 def step_cost(setting: Setting, method: str, settings: Settings, scratch: Path) -> dict[str, float]:
     """Of one device's round, on one thread of LiteRT: seconds, and bytes of the result up and the entry down."""
-    job = make_settings_job(setting.bundle, settings, 0)
-    forward = Forward(create_engine("litert", 1), Replica(setting.bundle))
+    bundle = setting.bundle if isinstance(settings, Choice) else setting.labelled
+    job = make_settings_job(bundle, settings, 0)
+    forward = Forward(create_engine("litert", 1), Replica(bundle))
     place = scratch / "prefixes" / method / setting.name
     place.parent.mkdir(parents=True, exist_ok=True)
     cache = PrefixCache(place)
@@ -85,13 +86,13 @@ class Rows:
     def __init__(self, rows: Sequence[dict[str, Any]]) -> None:
         self.rows = {(row["setting"], row["method"]): row for row in rows}
         self.settings = [name for name in SETTINGS if any(row["setting"] == name for row in rows)]
-        names = (PLANNED, *COMPARABLE)
+        names = (DEFAULT, PLANNED, *COMPARABLE)
         self.methods = [name for name in names if all((setting, name) in self.rows for setting in self.settings)]
 
     def settings_of(self, setting: str, method: str) -> Settings:
         """What a method was run with."""
         choice = self.rows[setting, method]["choice"]
-        return choice if method == PLANNED else Choice(**choice)
+        return choice if method in (DEFAULT, PLANNED) else Choice(**choice)
 
     def curves(self, setting: str, method: str) -> list[Trained]:
         """A method's runs on the held-out seeds."""

@@ -38,7 +38,8 @@ class Setting:
 
     Attributes:
         name: of it.
-        bundle: θ₀, with graphs for LiteRT and PyTorch.
+        bundle: θ₀, with graphs for LiteRT and PyTorch; published methods train the model's own weights.
+        labelled: the same with the labels' vectors trained as well.
         train: the examples that are shared out among devices.
         test: held-out examples, :data:`TEST` at most.
         target: the training loss to reach, as a share of the loss at the start.
@@ -47,6 +48,7 @@ class Setting:
 
     name: str
     bundle: Bundle
+    labelled: Bundle
     train: DataStore
     test: DataStore
     target: float
@@ -86,12 +88,14 @@ def open_setting(name: str, folder: Path, data: Path | None = None) -> Setting:
             _copy(place, recipe.source, data)
             _copy(place / PUBLIC, recipe.public, data)
         model, task = recipe.make(place)
-        export_bundle(model, load_task(task), Target(["litert", "torch"], BATCHES, recipe.lengths), place / "bundle")
+        for out, frozen in (("bundle", ["labels"]), ("labelled", [])):
+            target = Target(["litert", "torch"], BATCHES, recipe.lengths, freeze=frozen)
+            export_bundle(model, load_task(task), target, place / out)
         (place / "done").touch()
     bundle = Bundle(place / "bundle")
     train, test = (load_data(place / f"{split}.jsonl", bundle) for split in ("train", "test"))
     test = subset(test, test.sample(0, TEST))
-    return Setting(name, bundle, train, test, recipe.target, place)
+    return Setting(name, bundle, Bundle(place / "labelled"), train, test, recipe.target, place)
 
 
 def _copy(place: Path, source: str, data: Path | None) -> None:

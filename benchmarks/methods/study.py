@@ -53,6 +53,8 @@ COMPARED = (
 )  # fmt: skip
 #: Beside the methods: the settings that ``fedspzo plan`` proposes, whose trial takes up to 26 runs of its own length.
 PLANNED, TRIAL = "planned", 3.25
+#: And those of a job that says nothing of its steps, which is not tuned. Both may train the labels' vectors.
+DEFAULT = "default"
 #: What a method is run with: a tuned choice, or planned options.
 Settings = Choice | dict[str, str]
 
@@ -137,6 +139,8 @@ def _run(folder: Path, setting: str, choice: Settings, seed: int, forwards: int,
     file = folder / "runs" / f"{hashlib.sha256(described.encode()).hexdigest()[:16]}.json"
     if not file.exists():
         found = open_setting(setting, folder)
+        if not isinstance(choice, Choice):
+            found = replace(found, bundle=found.labelled)
         shape = max(found.bundle.manifest.shapes, key=lambda shape: (shape.batch, shape.length))
         forward = sum(shape.graphs[stage.graph].flops for stage in found.bundle.manifest.stages)
         method = choice.method if isinstance(choice, Choice) else PLANNED
@@ -156,7 +160,7 @@ def plan(folder: Path, setting: str, tuning: int) -> dict[str, str]:
     if not file.exists():
         file.parent.mkdir(exist_ok=True)
         place = folder / setting
-        command = [sys.executable, "-m", "fedspzo", "plan", place / "bundle", "--data", place / "train.jsonl"]
+        command = [sys.executable, "-m", "fedspzo", "plan", place / "labelled", "--data", place / "train.jsonl"]
         terms = {
             "--devices": DEVICES, "--cohort": COHORT, "--partition": f"dirichlet:{ALPHA}", "--seeds": "device",
             "--seed": TUNING_SEED, "--budget": tuning, "--trial": tuning / TRIAL,
@@ -174,6 +178,8 @@ def compare(study: Study, setting: str, method: str) -> dict[str, object]:
     """What a method's tuned choice does on the seeds that were held out."""
     if method == PLANNED:
         choice: Settings = study.pool.submit(plan, study.folder, setting, study.tuning).result()
+    elif method == DEFAULT:
+        choice = {}
     else:
         choice = study.tune(setting, method)
     tuning = study.curves(setting, [choice], [TUNING_SEED])
@@ -193,7 +199,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="where models, data and finished runs are kept")
     parser.add_argument("--settings", nargs="+", default=list(GENERATED), choices=list(SETTINGS))
     parser.add_argument("--data", type=Path, help="where real data are, as benchmarks/real_tasks.py says")
-    parser.add_argument("--methods", nargs="+", default=[PLANNED, *COMPARED], choices=[PLANNED, *COMPARABLE])
+    parser.add_argument(
+        "--methods", nargs="+", default=[DEFAULT, PLANNED, *COMPARED], choices=[DEFAULT, PLANNED, *COMPARABLE]
+    )
     parser.add_argument("--tuning", type=int, default=300, help="forward passes of a run of tuning (%(default)s)")
     parser.add_argument("--forwards", type=int, default=600, help="and of one that counts (%(default)s)")
     parser.add_argument("--points", type=int, default=POINTS, help="of a run's curve (%(default)s)")

@@ -99,7 +99,7 @@ def run_job(setting: Setting, job: Job, devices: int, budget: float, points: int
 
     Args:
         job: long enough; its seed is the partition's as well.
-        budget: operations of matrix products, of all devices.
+        budget: operations of matrix products, of all devices; a step counts as a forward pass at least.
         points: of the curve.
         rival: one of ``rivals.RIVALS`` that trains; "" where the job does.
     """
@@ -128,7 +128,9 @@ def run_training(
         return evaluate(forward, sample).loss
 
     rounds = simulate(job, Fleet(device_names(devices), CALM, job.seed), training)
-    curve = draw_curve(rounds, loss, Budget(budget, points, DIVERGED))
+    shape = min((s for s in setting.bundle.manifest.shapes if s.batch >= job.batch), key=lambda s: (s.batch, s.length))
+    forward_pass = sum(shape.graphs[stage.graph].flops for stage in setting.bundle.manifest.stages)
+    curve = draw_curve(rounds, loss, Budget(budget, points, DIVERGED, job.cohort * forward_pass))
     final = evaluate(forward, setting.test)
     return Trained(curve.flops, curve.losses, final.loss, final.scores["accuracy"], curve.rounds, points)
 

@@ -185,7 +185,7 @@ def test_a_rival_that_does_what_a_job_does_moves_and_spends_as_the_job(
     def shares(bundle: Bundle) -> Shares:
         return share_out(store, DEVICES, Skew(float("inf")), 0)
 
-    setting = Setting("tiny", bundle, store, store, 1.0, tmp_path)
+    setting = Setting("tiny", bundle, bundle, store, store, 1.0, tmp_path)
     plain = Rival(METHODS[method], lambda *_: Momentum(0.0))
     workers = LocalWorkers(Work(bundle.folder, "litert", 1, None, shares))
     trained, flops = [], []
