@@ -2,7 +2,7 @@
 
     python benchmarks/methods/first_order_comparison.py --folder study --setting intents [--plan FILE] [--lora BUNDLE]
 
-The job says nothing of its steps, or is what ``fedspzo plan --json`` printed. All methods train the labels' vectors, too.
+The job says nothing of its steps, or is what ``fedspzo plan --json`` printed. All methods train the labels' vectors.
 
 Rates of first-order methods are tuned here, on one seed, and all run on another. A bundle with adapters, exported for
 the same setting to LiteRT and PyTorch, adds a row for each method.
