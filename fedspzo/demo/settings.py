@@ -14,7 +14,7 @@ class Settings:
     """Of one run; each field's metadata says what it is."""
 
     name: str = field(default="demo", metadata={"help": "name of the run; its folder is runs/NAME"})
-    rounds: int = field(default=180, metadata={"help": "rounds to run"})
+    rounds: int = field(default=60, metadata={"help": "rounds to run"})
     devices: int = field(default=8, metadata={"help": "device processes"})
     cohort: int = field(default=4, metadata={"help": "devices asked in a round"})
     seeds: str = field(default="shared", metadata={"help": "directions", "choices": ("shared", "device")})
