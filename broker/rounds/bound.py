@@ -23,8 +23,6 @@ from fedspzo.device_runtime.protocol.plan import Plan
 MEMORY, FEWEST = 16, 4
 #: The bound is this many times the size of a device's vector to be expected.
 LEEWAY = 4.0
-#: That is no less than this share of what it was in the first rounds.
-LASTING = 0.5
 
 
 class Bound:
@@ -61,7 +59,7 @@ class Bound:
         alike = [entry for entry in self._entries if _kind(entry.plan) == _kind(plan)]
         if _has_no_size(plan) or len(alike) < FEWEST:
             return 0.0
-        expected = max(median(_size(entry) for entry in alike), LASTING * median(self._first[_kind(plan)]))
+        expected = max(median(_size(entry) for entry in alike), median(self._first[_kind(plan)]))
         return LEEWAY * expected * (math.sqrt(self._cohort) if plan.shared else 1.0)
 
 

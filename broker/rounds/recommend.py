@@ -58,13 +58,18 @@ def recommend(job: Job, bundle: Bundle) -> Job:
 def step_size(bundle: Bundle, stages: Sequence[int]) -> float:
     """How far a trained weight must go for a change as large as the weights that matter, those of linear maps.
 
-    Adapters' second factor starts at zero, so the first one's size counts, trained or not.
+    Adapters' second factor starts at zero, so the first one's size counts, trained or not. Cores start at zero between
+    orthonormal bases: what they add is as large as the matrix W when their elements are as large as |W|/rank.
     """
     manifest = bundle.manifest
-    indices = sorted({index for number in stages for index in manifest.stages[number].tensors})
-    specs = [(index, manifest.tensors[index]) for index in indices]
-    matrices = [i for i, s in specs if len(s.shape) > 1 and (s.trainable or s.name.endswith("lora_A.weight"))]
-    return _rms(bundle, matrices)
+    own = [manifest.stages[number] for number in stages]
+    indices = {manifest.tensors[i].name: i for stage in own for i in (*stage.tensors, *stage.constants)}
+    if cored := [name.removesuffix(".core_C") for name in indices if name.endswith(".core_C")]:
+        matrices = [widened(bundle.tensor(indices[f"{name}.weight"])) for name in cored]
+        rank = manifest.tensors[indices[f"{cored[0]}.core_C"]].shape[-1]
+        return float(np.median([np.linalg.norm(matrix) for matrix in matrices])) / rank
+    specs = [(index, manifest.tensors[index]) for index in sorted(indices.values())]
+    return _rms(bundle, [i for i, s in specs if len(s.shape) > 1 and (s.trainable or "lora_A" in s.name)])
 
 
 def _directions(bundle: Bundle, frozen: int) -> int:

@@ -17,6 +17,7 @@ from fedspzo.device_runtime.errors import ExportError
 from fedspzo.device_runtime.model.manifest import AdapterSpec
 from fedspzo.export.checkpoint import Checkpoint
 from fedspzo.export.families import Architecture, Stage
+from fedspzo.export.modules.heads import LABELS
 from fedspzo.export.modules.stage_module import CORE, DOWN, FACTORS, LEFT, RIGHT, UP, StageModule, linear_name
 
 #: Targets: all linear maps, and those of the last layer.
@@ -51,8 +52,8 @@ class Adapters(ABC):
         """Shape in the bundle of what is beside a linear map from ``weight[0]`` to ``weight[1]`` features."""
 
     def trains(self, name: str) -> bool:
-        """Whether a tensor is trained."""
-        return name.endswith(self.parts)
+        """Whether a tensor is trained; the labels' vectors are, too."""
+        return name == LABELS or name.endswith(self.parts)
 
     def chosen(self, name: str, last: bool) -> bool:
         """Whether the linear map of that name in the checkpoint, which may be in the last layer, gets an adapter."""
@@ -109,7 +110,7 @@ class LowRank(Adapters):
 
     def trains(self, name: str) -> bool:
         """See :class:`Adapters`."""
-        return name.endswith(self.parts if self.train_down else UP)
+        return name == LABELS or name.endswith(self.parts if self.train_down else UP)
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,7 @@ class Cores(Adapters):
         return (1, rows, weight[1] if name.endswith(LEFT) else self.rank)
 
     def trains(self, name: str) -> bool:
-        """See :class:`Adapters`."""
+        """Cores alone: labels, which learn much faster, would need rates of their own."""
         return name.endswith(CORE)
 
 

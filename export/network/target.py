@@ -14,7 +14,6 @@ from fedspzo.device_runtime.model.manifest import TensorSpec
 from fedspzo.device_runtime.model.modes import MODES
 from fedspzo.device_runtime.model.stored import NAMES, QUANTISED
 from fedspzo.device_runtime.protocol.signing import KEY_BYTES
-from fedspzo.export.modules.heads import LABELS
 from fedspzo.export.network.adapters import Adapters
 
 #: How matrices are rounded to 4 bits: so that their outputs stay, or each weight to the nearest code.
@@ -34,7 +33,7 @@ class Target:
         train: patterns of the names of tensors to train (as in a shell); tables of tokens and positions never are.
         freeze: patterns of those to leave out of them.
         answer_tokens: most tokens of a generated answer, in place of the task's own number.
-        adapters: train these and the labels' vectors, and leave all else frozen; None to train the model's own tensors.
+        adapters: train what they say and leave all else frozen; None to train the model's own tensors.
         weights: what matrices and the token table are stored as, one of ``model.stored.NAMES``.
         rounding: of 4 bits, :data:`COMPENSATED` or :data:`NEAREST`; "" for the first, except for models of a billion
             weights and more the second.
@@ -116,7 +115,7 @@ class Target:
 
     def trains(self, name: str) -> bool:
         """Whether a tensor shall be trained."""
-        if self.adapters is not None and name != LABELS and not self.adapters.trains(name):
+        if self.adapters is not None and not self.adapters.trains(name):
             return False
         return any(fnmatchcase(name, p) for p in self.train) and not any(fnmatchcase(name, p) for p in self.freeze)
 

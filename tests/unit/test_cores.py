@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +13,16 @@ import pytest
 import torch
 from models import five_examples, make_checkpoint
 from peft import PeftModel
-from references import Case, read_labels, reference_losses, trained
+from references import Case, reference_losses, trained
 from refusals import raises, refused
 from transformers import AutoModel, AutoModelForCausalLM
 
-from fedspzo.broker.rounds.job import last_layer
+from fedspzo.broker.rounds.job import Job, check_job, last_layer
+from fedspzo.broker.rounds.recommend import DERIVATIVE, STEP
 from fedspzo.device_runtime.directions.format import Direction, NumpyKernel, Step
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.model.stored import widened
 from fedspzo.device_runtime.model.task import Label, Task
 from fedspzo.device_runtime.protocol.plan import Block, Plan
 from fedspzo.device_runtime.replica.weights import Replica
@@ -65,9 +68,9 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def test_only_cores_are_trained(decoder: Bundle) -> None:
     manifest = decoder.manifest
     trained_names = [spec.name for spec in manifest.tensors if spec.trainable]
-    assert (len(trained_names), trained_names.pop()) == (8, "labels")
+    assert len(trained_names) == 7
     assert all(name.endswith(".core_C") for name in trained_names)
-    assert all(spec.shape == (1, RANK, RANK) for spec in manifest.tensors if spec.name in trained_names)
+    assert all(spec.shape == (1, RANK, RANK) for spec in manifest.tensors if spec.trainable)
     assert manifest.stages[last_layer(manifest)].name == "layer 1"
     assert manifest.adapters is not None
     assert (manifest.adapters.kind, manifest.adapters.rank) == ("cores", RANK)
@@ -78,11 +81,25 @@ def test_only_cores_are_trained(decoder: Bundle) -> None:
     for index, spec in ((index, spec) for index, spec in enumerate(manifest.tensors) if ".core_" in spec.name):
         array = replica.tensor(index)
         assert isinstance(array, np.ndarray)
-        if spec.name in trained_names:
+        if spec.trainable:
             assert not array.any()
         else:  # bases are orthonormal, whatever the sizes of what they were made of
             base = array[0] if spec.name.endswith("_R") else array[0].T
             np.testing.assert_allclose(base.T @ base, np.eye(RANK), atol=1e-5)
+
+
+def test_a_round_of_defaults_moves_matrices_by_a_share_of_their_size(decoder: Bundle) -> None:
+    """Not the labels, which stay: cores are what such a bundle is for."""
+    job, last = check_job(Job(), decoder), last_layer(decoder.manifest)
+    assert job.split == (last,)
+    manifest, found = decoder.manifest, []
+    for index in (i for i in manifest.stages[last].tensors if manifest.tensors[i].trainable):
+        spec = manifest.tensors[index]
+        weight = next(i for i, s in enumerate(manifest.tensors) if s.name == spec.name.replace("core_C", "weight"))
+        whole = float(np.linalg.norm(widened(decoder.tensor(weight))))
+        moved = job.learning_rates[-1] / math.sqrt(job.fanouts[-1]) * DERIVATIVE * math.sqrt(math.prod(spec.shape))
+        found.append(moved / whole)
+    assert float(np.median(found)) == pytest.approx(STEP, rel=0.3)
 
 
 def test_merged_weights_and_the_adapter_have_the_losses_of_the_graphs(decoder: Bundle, tmp_path: Path) -> None:
@@ -98,7 +115,6 @@ def test_merged_weights_and_the_adapter_have_the_losses_of_the_graphs(decoder: B
     base = AutoModelForCausalLM.from_pretrained(decoder.source, dtype=torch.float32)
     over = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
     for model in (AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval(), over):
-        read_labels(model, tmp_path / "adapter", words)
         expected = reference_losses(Case(decoder, store, words, model), {}, np.arange(len(store)))
         for found in losses:
             np.testing.assert_allclose(found, expected, atol=1e-4)

@@ -21,7 +21,7 @@ import fedspzo
 from fedspzo.broker.rounds.adaptive import Pace
 from fedspzo.broker.rounds.aggregate import ClosedRound, close_round
 from fedspzo.broker.rounds.anomalies import Finding, Record, Watch, examine, follow
-from fedspzo.broker.rounds.bound import FEWEST, LASTING, LEEWAY
+from fedspzo.broker.rounds.bound import FEWEST, LEEWAY
 from fedspzo.broker.rounds.job import Job, plan_round
 from fedspzo.broker.rounds.robust import (
     CHOICES,
@@ -193,7 +193,7 @@ def test_who_has_the_last_wrong_answer_is_not_accused() -> None:
     journal_of(plans, 16, 2.0)
     journal_of(plans, 40, 0.05, start=17)
     plan = plans.plan(57)
-    assert plan.bound == pytest.approx(LEEWAY * LASTING * 2.0 * math.sqrt(JOB.cohort))
+    assert plan.bound == pytest.approx(LEEWAY * 2.0 * math.sqrt(JOB.cohort))
     vectors = np.random.default_rng(5).choice([-1.0, 1.0], (4, SCALARS))
     vectors *= np.array([0.02, 0.05, 0.3, 4.8])[:, None]
     assert not any(finding.large for finding in examine(plan, results_of(vectors)).values())
