@@ -41,7 +41,7 @@ def usual_size(found: np.ndarray) -> float:
 def clip(vectors: np.ndarray, most: float) -> np.ndarray:
     """The vectors, those whose root mean square is above ``most`` scaled down to it; the others keep their bits."""
     found = sizes(vectors)
-    factors = np.where(found > most, most / np.maximum(found, np.finfo(np.float64).tiny), 1.0)
+    factors = np.divide(most, found, out=np.ones_like(found), where=found > most)
     return np.asarray(vectors * factors[:, None])
 
 

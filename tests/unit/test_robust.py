@@ -201,6 +201,13 @@ def test_who_has_the_last_wrong_answer_is_not_accused() -> None:
     assert [name for name, finding in examine(plan, results_of(vectors)).items() if finding.large] == ["d3"]
 
 
+def test_a_device_without_a_gradient_warns_nobody() -> None:
+    vectors = np.array([[0.0, 0.0], [3.0, -3.0]])
+    with np.errstate(all="raise"):
+        assert clip(vectors, 1e300).tolist() == vectors.tolist()
+        assert clip(vectors, 1.5).tolist() == [[0.0, 0.0], [1.5, -1.5]]
+
+
 def test_few_large_rounds_do_not_move_the_bound() -> None:
     plans = Pace(JOB, ())
     journal_of(plans, 12, 1.0)
