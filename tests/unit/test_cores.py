@@ -33,9 +33,9 @@ from fedspzo.export.checkpoint import Checkpoint
 from fedspzo.export.families import find_family
 from fedspzo.export.materialize import write_adapter, write_checkpoint
 from fedspzo.export.network.adapters import Cores
-from fedspzo.export.network.target import Target
+from fedspzo.export.network.target import NEAREST, Target
 from fedspzo.export.network.tokens import label_tokens
-from fedspzo.export.pipeline import export_bundle
+from fedspzo.export.pipeline import INTEGER_TOLERANCE, export_bundle
 from fedspzo.export.prior.examples import read_prior, same_meaning, shared_words, words_of
 from fedspzo.export.prior.informed import informed
 from fedspzo.export.tasks import load_task
@@ -263,15 +263,17 @@ def test_cores_over_a_quantised_base(weights: str, tmp_path: Path) -> None:
 
     model = make_checkpoint(tmp_path / "model", "gpt2", **wide("gpt2"))
     cores = Cores(rank=RANK, prior=[write_prior(tmp_path / "prior.jsonl", "text")], tasks=2, targets=["h.2.*"])
-    target = Target(["litert", "executorch"], [2], [24], adapters=cores, groups=[4], weights=weights)
+    rounding = NEAREST if weights == "int4" else ""  # as good here, and quicker
+    target = Target(["litert", "executorch"], [2], [24], adapters=cores, groups=[4], weights=weights, rounding=rounding)
     bundle = export_bundle(str(model), load_task("sst2"), target, tmp_path / "bundle")
     replica, store = Replica(bundle), five_examples(bundle)
     added = trained(replica)
     losses = [predict(Forward(create_engine(engine), replica), store)[0] for engine in ("litert", "executorch")]
-    np.testing.assert_allclose(losses[0], losses[1], atol=0.05)
+    np.testing.assert_allclose(losses[0], losses[1], atol=INTEGER_TOLERANCE * max(losses[0]))  # as exports allow
     write_checkpoint(replica, tmp_path / "merged")
     before, after = (AutoModel.from_pretrained(folder).state_dict() for folder in (model, tmp_path / "merged"))
-    tensors = {spec.name: replica.tensor(index) for index, spec in enumerate(bundle.manifest.tensors)}
+    specs = enumerate(bundle.manifest.tensors)
+    tensors = {spec.name: replica.tensor(index) for index, spec in specs if ".core_" in spec.name}
     for name, core in added.items():
         linear = name.removesuffix(".core_C")
         right, left = tensors[linear + ".core_R"], tensors[linear + ".core_L"]

@@ -172,10 +172,10 @@ def test_rays_workers_make_no_difference_either(
         simulate(*plain, tmp_path / "ray", *OPTIONS, "--workers", 2, "--ray-address", cluster.address)
         assert read_journal(tmp_path / "ray") == read_journal(tmp_path / "one")
         folder, data = plain
-        wrong = ["simulate", folder, "--data", data, "--state", tmp_path / "wrong", *OPTIONS, "--split", 4, "--fanouts",
-                 "1,1", "--ray-address", cluster.address]  # fmt: skip
+        wrong = ["simulate", folder, "--data", data, "--state", tmp_path / "wrong", *OPTIONS, "--batch", 99,
+                 "--ray-address", cluster.address]  # fmt: skip
         assert main(list(map(str, wrong))) == 1
-        assert "has nothing to train" in capsys.readouterr().err
+        assert "batch is at most" in capsys.readouterr().err
     finally:
         cluster.shutdown()
 
