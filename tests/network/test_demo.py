@@ -47,7 +47,7 @@ def test_the_demo(tmp_path: Path) -> None:
     assert summary["ceiling_accuracy"] > summary["accuracy_after"]
     assert {summary["server_digest"], *summary["device_digests"].values()} == {summary["replay_digest"]}
     assert len(summary["device_digests"]) == summary["devices"] == 8
-    assert summary["bytes_up_per_device_round"] <= 128 + 4 * 256
+    assert summary["bytes_up_per_device_round"] <= 192 + 4 * 256  # a share of what a device says at the start included
     assert summary["device_peak_rss_mb"] <= 260
     assert (run / "accuracy.png").stat().st_size > 10_000
     assert "are bit-identical" in said
