@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 #: A round moves a weight by this share of the weights' root mean square, and a perturbation by the other.
-STEP, PERTURBATION = 0.1, 0.01
+STEP, PERTURBATION = 0.04, 0.01
 #: Root mean square of derivatives that learning rates are meant for until a round has measured it.
 DERIVATIVE = 4.0
 #: Fewest and most directions.
@@ -39,11 +39,12 @@ def recommend(job: Job, bundle: Bundle) -> Job:
     sources = job.cohort if job.seeds == "device" else 1
     count = max(_directions(bundle, frozen) // sources, FEWEST)
     size = step_size(bundle, range(frozen, job.stages))
-    rate = STEP * size * math.sqrt(count * sources) / DERIVATIVE
+    share = step_share(count * sources)
+    rate = share * size * math.sqrt(count * sources) / DERIVATIVE
     log.info(
         "nothing is said of the steps, so they suit the bundle: the %d stages before '%s' are frozen, and a round moves"
-        " what follows by %g %% of its size along %d directions; --method takes a published method",
-        *(frozen, bundle.manifest.stages[frozen].name, 100 * STEP, count),
+        " what follows by %.1f %% of its size along %d directions; --method takes a published method",
+        *(frozen, bundle.manifest.stages[frozen].name, 100 * share, count),
     )
     return replace(
         job,
@@ -53,6 +54,11 @@ def recommend(job: Job, bundle: Bundle) -> Job:
         sides=1,
         adapt=job.adapt or (() if job.privacy != "none" else ("steps", "rates")),
     )
+
+
+def step_share(directions: int) -> float:
+    """Of the weights' size, that a round moves them by: more where more directions leave less of a step to noise."""
+    return float(STEP * (directions / FEWEST) ** (1 / 3))
 
 
 def step_size(bundle: Bundle, stages: Sequence[int]) -> float:

@@ -10,7 +10,7 @@ import pytest
 
 from fedspzo.broker.rounds.adaptive import Moment, adapt_blocks, follow
 from fedspzo.broker.rounds.job import PAPERS, Job, check_job, plan_round
-from fedspzo.broker.rounds.recommend import DERIVATIVE, MOST, STEP, step_size
+from fedspzo.broker.rounds.recommend import DERIVATIVE, MOST, step_share, step_size
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.entry import Contribution, Entry
 
@@ -30,11 +30,13 @@ def test_a_round_moves_weights_by_a_share_of_their_size(bundle: Bundle, seeds: s
     job = check_job(Job(seeds=seeds), bundle)
     count = MOST if seeds == "shared" else MOST // job.cohort
     assert (job.fanouts, job.sides, job.split) == ((0, count), 1, (len(bundle.manifest.stages) - 1,))
-    assert share_moved(bundle, job, DERIVATIVE) == pytest.approx(STEP, rel=0.01)
+    step = step_share(MOST // job.cohort * job.cohort)
+    assert step == pytest.approx(0.1, rel=0.01)
+    assert share_moved(bundle, job, DERIVATIVE) == pytest.approx(step, rel=0.01)
     for derivative in (0.1, 1.0, 200.0):
         measured = (Moment(), Moment(4, derivative**2, derivative**2))
-        assert share_moved(bundle, job, derivative, measured) == pytest.approx(STEP, rel=0.01)
-    assert share_moved(bundle, job, 1e-6, (Moment(), Moment(4, 1e-12, 1e-12))) < STEP, "almost nothing is not blown up"
+        assert share_moved(bundle, job, derivative, measured) == pytest.approx(step, rel=0.01)
+    assert share_moved(bundle, job, 1e-6, (Moment(), Moment(4, 1e-12, 1e-12))) < step, "almost nothing is not blown up"
 
 
 def test_the_journal_says_how_long_steps_are(bundle: Bundle) -> None:
