@@ -19,7 +19,7 @@ from settings import PUBLIC, Setting
 from fedspzo.broker.rounds.aggregate import close_round
 from fedspzo.broker.rounds.job import Job, plan_round
 from fedspzo.broker.rounds.methods import Method
-from fedspzo.broker.simulation.driver import DIVERGED, Attendance, SimulatedRound
+from fedspzo.broker.simulation.driver import DIVERGED, Attendance, SimulatedRound, WithoutJournal
 from fedspzo.broker.simulation.gradient import Backpropagation
 from fedspzo.broker.simulation.partition import Shares
 from fedspzo.device_runtime.data.store import load_data
@@ -116,7 +116,7 @@ def _matrices(tensors: Tensors) -> dict[int, np.ndarray]:
     return {index: array.reshape(array.shape[-2:]) for index, array in tensors.items()}
 
 
-class RivalTraining:
+class RivalTraining(WithoutJournal):
     """A :class:`fedspzo.broker.simulation.driver.Training` of a rule; it starts from θ₀.
 
     Attributes:
@@ -125,7 +125,8 @@ class RivalTraining:
 
     def __init__(self, job: Job, setting: Setting, rival: Rival, shares: Shares) -> None:
         """``job`` measures one-sided, one step a round, and all of its blocks but the last are frozen."""
-        self._job, self._shares = job, shares
+        super().__init__(job)
+        self._shares = shares
         self._forward = Forward(create_engine("litert", 1), Replica(setting.bundle))
         stages = setting.bundle.manifest.stages
         *_, moved = plan_round(job, 1).stages()
@@ -136,23 +137,7 @@ class RivalTraining:
         self._rule = rival.make(setting, _matrices(self.weights))
         self._state = self._rule.start(_matrices(self.weights))
         self._kept: dict[tuple[int, bytes], np.ndarray] = {}
-        self._served: dict[str, int] = {}
         self.round = 0
-
-    def served(self) -> dict[str, int]:
-        """Device → the last round that its result counted in."""
-        return dict(self._served)
-
-    def plan(self, round: int) -> Plan:
-        """The plan of the next round."""
-        return plan_round(self._job, round)
-
-    def affords(self, plan: Plan) -> bool:
-        """Always: there is no noise."""
-        return True
-
-    def expelled(self, device: str) -> None:
-        """Nobody is sent away."""
 
     def train(self, plan: Plan, attendance: Attendance) -> SimulatedRound:
         """Losses at the centre and along each direction on each device's examples, and the rule's step."""

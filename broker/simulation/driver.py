@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from fedspzo.broker.rounds.aggregate import ClosedRound
-from fedspzo.broker.rounds.job import Job
+from fedspzo.broker.rounds.job import Job, plan_round
 from fedspzo.broker.rounds.sampling import Candidate, Sample, choose_cohort
 from fedspzo.broker.simulation.fleet import Fleet
 from fedspzo.device_runtime.errors import PlanError
@@ -143,6 +143,29 @@ class Training(Protocol):
 
     def advance(self, replica: Replica) -> None:
         """Take a replica, which stands at an earlier round of this training or at θ₀, to the last closed one."""
+
+
+class WithoutJournal:
+    """What trainings have in common that keep no scalars: plans are the job's, and nobody is judged by what it sent."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._served: dict[str, int] = {}
+
+    def served(self) -> dict[str, int]:
+        """See :class:`Training`."""
+        return dict(self._served)
+
+    def plan(self, round: int) -> Plan:
+        """See :class:`Training`."""
+        return plan_round(self._job, round)
+
+    def affords(self, plan: Plan) -> bool:
+        """Always: there is no noise, and nothing is promised."""
+        return True
+
+    def expelled(self, device: str) -> None:
+        """Nobody is sent away: there are no scalars to judge by."""
 
 
 def simulate(job: Job, fleet: Fleet, training: Training, sample: Sample = choose_cohort) -> Iterator[SimulatedRound]:

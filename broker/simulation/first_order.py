@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedspzo.broker.rounds.job import Job, plan_round
+from fedspzo.broker.rounds.job import Job
 from fedspzo.broker.rounds.private import NO_PRIVACY
-from fedspzo.broker.simulation.driver import Attendance, SimulatedRound
+from fedspzo.broker.simulation.driver import Attendance, SimulatedRound, WithoutJournal
 from fedspzo.broker.simulation.gradient import Backpropagation, Gradient, Tensors
 from fedspzo.broker.simulation.partition import Shares
 from fedspzo.device_runtime.errors import PlanError
@@ -129,7 +129,7 @@ def server_update(algorithm: Algorithm, state: State, plan: Plan, updates: Mappi
     return State(_descend(state.weights, direction, rate), (first, second), steps)
 
 
-class FirstOrder:
+class FirstOrder(WithoutJournal):
     """A :class:`fedspzo.broker.simulation.driver.Training` whose state is weights; it starts from θ₀.
 
     Attributes:
@@ -138,29 +138,14 @@ class FirstOrder:
 
     def __init__(self, job: Job, algorithm: Algorithm, shares: Shares, backpropagation: Backpropagation) -> None:
         """``job``'s plans have one block, whose learning rate is the algorithm's."""
-        self._job, self._algorithm, self._shares, self._backpropagation = job, algorithm, shares, backpropagation
+        super().__init__(job)
+        self._algorithm, self._shares, self._backpropagation = algorithm, shares, backpropagation
         self.state = algorithm.start(backpropagation.start())
-        self._served: dict[str, int] = {}
 
     @property
     def round(self) -> int:
         """The last closed round."""
         return self.state.steps
-
-    def served(self) -> dict[str, int]:
-        """Device → the last round that its update counted in."""
-        return dict(self._served)
-
-    def plan(self, round: int) -> Plan:
-        """The plan of the next round."""
-        return plan_round(self._job, round)
-
-    def affords(self, plan: Plan) -> bool:
-        """Always: there is no noise, and nothing is promised."""
-        return True
-
-    def expelled(self, device: str) -> None:
-        """Nobody is sent away: there are no scalars to judge by."""
 
     def train(self, plan: Plan, attendance: Attendance) -> SimulatedRound:
         """Gradients on the devices' examples, and the server's step."""
