@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--engine", default="litert")
     parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
-    from fedspzo.broker.rounds.job import last_layer
+    from fedspzo.broker.rounds.recommend import last_layer
     from fedspzo.device_runtime.data.store import load_data
     from fedspzo.device_runtime.engines.protocol import create_engine
     from fedspzo.device_runtime.model.bundle import Bundle

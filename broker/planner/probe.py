@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedspzo.broker.planner.profile import Profile, Segment
-from fedspzo.broker.rounds.job import last_trained
+from fedspzo.broker.rounds.recommend import last_trained
 from fedspzo.broker.simulation.partition import Shares
 from fedspzo.device_runtime.directions.format import Direction, derive_seed
 from fedspzo.device_runtime.errors import DataError

@@ -14,7 +14,7 @@ from typing import Any
 from fedspzo.broker.rounds.aggregate import close_round
 from fedspzo.broker.rounds.modes import check_mode, choose_mode, largest_sums, least_summed, mask_plan
 from fedspzo.broker.rounds.private import NO_PRIVACY, PRIVACY, add_noise, check_privacy
-from fedspzo.broker.rounds.recommend import FEWEST, recommend
+from fedspzo.broker.rounds.recommend import FEWEST, last_layer, last_trained, recommend
 from fedspzo.broker.rounds.robust import CHOICES, NORMALISED, OWN
 from fedspzo.broker.rounds.sampling import SAMPLINGS
 from fedspzo.broker.rounds.seeds import derive
@@ -351,23 +351,6 @@ def check_job(job: Job, bundle: Bundle) -> Job:
             "job.round-too-large", f"a round is too large ({error}); lower cohort or fanouts, or use seeds = shared"
         ) from None
     return job
-
-
-def last_layer(manifest: Manifest) -> int:
-    """The last stage before the head in which a matrix is trained; a norm may follow it."""
-    before = len(manifest.stages) - 2
-    return next((number for number in range(before, 0, -1) if _trains_matrix(manifest, number)), before)
-
-
-def last_trained(manifest: Manifest) -> int:
-    """The last stage in which a matrix is trained: the head, where it has labels."""
-    head = len(manifest.stages) - 1
-    return head if _trains_matrix(manifest, head) else last_layer(manifest)
-
-
-def _trains_matrix(manifest: Manifest, stage: int) -> bool:
-    tensors = (manifest.tensors[index] for index in manifest.stages[stage].tensors)
-    return any(tensor.trainable and len(tensor.shape) > 1 for tensor in tensors)
 
 
 def _split(job: Job, last: int) -> tuple[int, ...]:

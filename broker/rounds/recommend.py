@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.model.manifest import Manifest
 from fedspzo.device_runtime.model.stored import widened
 
 if TYPE_CHECKING:
@@ -54,6 +55,23 @@ def recommend(job: Job, bundle: Bundle) -> Job:
         sides=1,
         adapt=job.adapt or (() if job.privacy != "none" else ("steps", "rates")),
     )
+
+
+def last_layer(manifest: Manifest) -> int:
+    """The last stage before the head in which a matrix is trained; a norm may follow it."""
+    before = len(manifest.stages) - 2
+    return next((number for number in range(before, 0, -1) if _trains_matrix(manifest, number)), before)
+
+
+def last_trained(manifest: Manifest) -> int:
+    """The last stage in which a matrix is trained: the head, where it has labels."""
+    head = len(manifest.stages) - 1
+    return head if _trains_matrix(manifest, head) else last_layer(manifest)
+
+
+def _trains_matrix(manifest: Manifest, stage: int) -> bool:
+    tensors = (manifest.tensors[index] for index in manifest.stages[stage].tensors)
+    return any(tensor.trainable and len(tensor.shape) > 1 for tensor in tensors)
 
 
 def step_share(directions: int) -> float:

@@ -19,7 +19,7 @@ from refusals import raises
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 import fedspzo
-from fedspzo.broker.rounds.job import last_layer
+from fedspzo.broker.rounds.recommend import last_layer
 from fedspzo.device_runtime.directions.format import Direction, NumpyKernel
 from fedspzo.device_runtime.engines.protocol import Engine, create_engine
 from fedspzo.device_runtime.model.bundle import SOURCE

@@ -17,8 +17,8 @@ from references import Case, reference_losses, trained
 from refusals import raises, refused
 from transformers import AutoModel, AutoModelForCausalLM
 
-from fedspzo.broker.rounds.job import Job, check_job, last_layer
-from fedspzo.broker.rounds.recommend import DERIVATIVE, STEP
+from fedspzo.broker.rounds.job import Job, check_job
+from fedspzo.broker.rounds.recommend import DERIVATIVE, STEP, last_layer
 from fedspzo.device_runtime.directions.format import Direction, NumpyKernel, Step
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.model.bundle import Bundle

@@ -20,7 +20,7 @@ from references import SENTENCES, Case, make_case, reference_losses, trained
 from refusals import raises
 from safetensors.torch import load_file, save_file
 
-from fedspzo.broker.rounds.job import last_layer
+from fedspzo.broker.rounds.recommend import last_layer
 from fedspzo.device_runtime.data.sources import Example
 from fedspzo.device_runtime.data.store import DataStore, tokenise
 from fedspzo.device_runtime.engines.protocol import Constants, Engine, StageGraph, create_engine
