@@ -59,7 +59,7 @@ class Jetson:
 
 
 def find_jetson(root: Path = HWMON) -> Jetson | str:
-    """The monitor, or why there is none."""
+    """The monitor, or why it cannot be read."""
     monitors = [folder for folder in folders(root) if find_text(folder / "name") == "ina3221"]
     rails = [rail for folder in monitors for number in (1, 2, 3) if (rail := _rail(folder, number))]
     if not rails:

@@ -60,7 +60,7 @@ def add_rails(text: str) -> float | None:
 
 
 def find_pmic(ask: Callable[[], str] = ask_firmware) -> Pmic | str:
-    """The power chip, or why there is none."""
+    """The power chip, or why it cannot be read."""
     try:
         return Pmic(ask)
     except Gap as gap:

@@ -83,7 +83,7 @@ def read_text(file: Path) -> str:
 
 
 def read_number(file: Path) -> int:
-    """The integer in a small file. Raises Gap when there is none."""
+    """The integer in a small file. Raises Gap when it holds no integer."""
     text = read_text(file)
     try:
         return int(text)

@@ -33,7 +33,7 @@ _LIBRARIES = (
 
 
 def find_compiler() -> str | None:
-    """The C++ compiler of this machine, None where there is none."""
+    """The C++ compiler of this machine; None where it has no compiler."""
     return next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
 
 

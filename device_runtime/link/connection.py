@@ -161,7 +161,7 @@ class Link:
             hang_up(self._client.socket())
 
     def next(self, timeout: float) -> Any | None:
-        """The next event, or None when there is none for ``timeout`` seconds."""
+        """The next event, or None when ``timeout`` seconds pass without one."""
         events = self.events.take(timeout, 1)
         return events[0] if events else None
 
@@ -287,7 +287,7 @@ class Link:
         """Draw the wait before the next attempt at random, so that many devices do not come back in step."""
         self._attempts = min(self._attempts + 1, _MAX_BACKOFF)
         wait = random.uniform(0, 2**self._attempts)
-        self._client.reconnect_delay_set(wait, wait)  # type: ignore[arg-type]  # it takes fractions as well
+        self._client.reconnect_delay_set(wait, wait)  # type: ignore[arg-type]  # annotated as whole seconds, used as any
 
     def _on_message(self, client: mqtt.Client, userdata: Any, message: mqtt.MQTTMessage) -> None:
         self.bytes_down += len(message.payload)

@@ -185,7 +185,7 @@ def _check_graph(graph: GraphSpec, shape: Shape, manifest: Manifest) -> None:
 
 
 def _check_findings(checks: Sequence[Check]) -> None:
-    """Before the deviations are found there is none."""
+    """No deviation is there before they have been measured."""
     formats = checks[0].delegated.keys()
     _need(all(check.delegated.keys() == formats for check in checks), "its checks are not of the same engines")
     for check in checks:
