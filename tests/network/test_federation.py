@@ -33,7 +33,10 @@ __all__ = ["broker", "processes"]
 
 
 @pytest.mark.parametrize("seeds", ["shared", "device"])
-def test_a_job_from_start_to_end(processes: Processes, bundle: Bundle, tmp_path: Path, seeds: str) -> None:
+def test_a_job_from_start_to_end(
+    processes: Processes, broker: EmbeddedBroker, bundle: Bundle, tmp_path: Path, seeds: str
+) -> None:
+    watcher = Peer(broker, "watcher", [Topics("default").up("+")], tmp_path / "key", bundle)
     engines = {"a": "litert", "b": "litert", "c": "executorch" if find_compiler() else "litert"}
     devices = {name: processes.device(name, engine=engine) for name, engine in engines.items()}
     for name, process in devices.items():
@@ -50,9 +53,13 @@ def test_a_job_from_start_to_end(processes: Processes, bundle: Bundle, tmp_path:
     assert last["counts"].pop("results accepted") == 24, errors
     assert last["counts"].keys() <= {"results late"}, errors
     assert_equal_replicas(bundle, tmp_path, last, {"a", "b", "c"})
-    for report in last["devices"].values():
-        # One sync and one report besides the results.
-        assert report["bytes_up"] <= report["results"] * (128 + 4 * 4) + 500
+    up = [(topic.rsplit("/", 1)[1], payload) for topic, payload in watcher.wait_quiet()]
+    for name, report in last["devices"].items():
+        assert report["bytes_up"] <= sum(len(payload) for device, payload in up if device == name)
+        # One sync and one report besides the results, each of which may have been sent again.
+        once = sum(map(len, {payload for device, payload in up if device == name}))
+        assert 0 < once <= report["results"] * (128 + 4 * 4) + 500
+    watcher.close()
     for process in devices.values():
         assert process.wait(PATIENCE_S) == 0
     assert not [path for name in ("a", "b", "c", "server") for path in exposed(tmp_path / name)]
