@@ -61,6 +61,8 @@ class GraphSpec:
             that let them be written as they have packed them. What stands for them is the first stage's with the graph.
         linear: these maps' places among the stage's tensors: of the weight, and of the bias or -1.
         kept: shapes of the keys and values that it gives after its outputs, [batch, key heads, tokens, size].
+        alike: of a graph for several branches, the one for those that start from the same activations, which computes
+            once what they share; None where there is none.
     """
 
     name: str
@@ -72,6 +74,7 @@ class GraphSpec:
     packed: Mapping[str, str]
     linear: tuple[tuple[int, int], ...]
     kept: tuple[tuple[int, ...], ...] = ()
+    alike: GraphSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -238,6 +241,10 @@ class Manifest:
             del record["least"]
         if not self.enrolment_key:
             del record["enrolment_key"]
+        for shape in (*record["shapes"], *record["continuations"]):
+            for graph in shape["graphs"].values():
+                if graph["alike"] is None:
+                    del graph["alike"]
         for name, unused in (("kind", SINGLE), ("metrics", ()), ("chat", None)):
             if getattr(self.task, name) == unused:
                 del record["task"][name]

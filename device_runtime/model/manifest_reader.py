@@ -182,6 +182,10 @@ def _check_graph(graph: GraphSpec, shape: Shape, manifest: Manifest) -> None:
         _check_size(size, graph.name)
     files = chain(graph.files.values(), graph.data.values(), graph.packed.values())
     _need(all(file in manifest.files for file in files), f"'{graph.name}' has a file that is not listed")
+    if graph.alike is not None:
+        _check_graph(graph.alike, shape, manifest)
+        same = (graph.alike.feeds, graph.alike.outputs, graph.alike.kept) == (graph.feeds, graph.outputs, graph.kept)
+        _need(same and graph.alike.files.keys() == graph.files.keys(), f"'{graph.name}' differs for alike branches")
 
 
 def _check_findings(checks: Sequence[Check]) -> None:

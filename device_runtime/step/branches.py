@@ -75,7 +75,8 @@ def advance(
             weights = next(perturbed)
             hidden, copied = _gather(forward, batch, before, branches, count)
             grouped = forward.grouped(batch, len(branches))
-            outputs = forward.run(spec, grouped, hidden, {**base, **weights}, packed=bool(stage_pass.packed))
+            written, alike = bool(stage_pass.packed), before.branches == 1
+            outputs = forward.run(spec, grouped, hidden, {**base, **weights}, packed=written, alike=alike)
             runs.append((len(branches), outputs))
             forward.release([*copied, *(weights[index] for index in weights.keys() - stage_pass.packed.keys())])
             for used, (_, arrays) in enumerate(before.runs):

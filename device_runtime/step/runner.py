@@ -125,6 +125,7 @@ class Forward(Generic[W_co]):
         hidden: np.ndarray | None,
         weights: Mapping[int, np.ndarray],
         packed: bool = False,
+        alike: bool = False,
         kept: list[np.ndarray] | None = None,
     ) -> list[np.ndarray]:
         """Run one stage.
@@ -135,6 +136,7 @@ class Forward(Generic[W_co]):
             hidden: the activation before it; None for the first, which takes the token rows.
             weights: tensor index → array to take instead of the model's.
             packed: whether the arrays of :meth:`packed` have been written: the graph that has these weights runs.
+            alike: whether all branches of the batch start from the same activations.
             kept: gets the keys and values of the tokens, in scratch arrays, where the graph gives them.
 
         Returns:
@@ -142,6 +144,7 @@ class Forward(Generic[W_co]):
             labels, logits [B, L]; for the decoder scores [tokens, B].
         """
         graph = batch.shape.graphs[stage.graph]
+        graph = (graph.alike if alike else None) or graph
         feeds = {**batch.feeds, HIDDEN: batch.feeds[ROWS] if hidden is None else hidden}
         inputs = [feeds[name] for name in graph.feeds]
         written = self._graphs.packed(graph) if packed else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,6 +16,8 @@ from fedspzo.export.layout import Constant, find_constant
 from fedspzo.export.lowering.constants import TemplateGraph, random_matrix, write_executorch_data
 from fedspzo.export.lowering.lower import count_flops, lower, trace
 from fedspzo.export.lowering.packed import linear_maps, packed_graph
+from fedspzo.export.modules.shared_inputs import shared_inputs
+from fedspzo.export.modules.stage_module import StageModule
 from fedspzo.export.modules.tokens import TextStage
 from fedspzo.export.network.build import Network, Template
 from fedspzo.export.network.target import Target
@@ -65,40 +67,65 @@ class GraphWriter:
         graphs: dict[str, GraphSpec] = {}
         lowered: dict[Template, _Lowered] = {}
         hidden = network.feeds[ROWS]
+        alone = _only_trained(network) if groups > 1 else None
         for stage in network.all_stages:
             if stage.graph in graphs:
                 continue
             module = network.graphs[stage.graph]
             if stage == network.decoder:
                 hidden = graphs[network.stages[-2].graph].outputs[0]
+            kept = whole.graphs[stage.graph].kept if whole else ()
+            past = [(batch, heads, length, features) for _, heads, _, features in kept]
+            feeds = {**network.feeds, HIDDEN: hidden, **dict(zip((KEYS, VALUES), past, strict=False))}
             template = network.templates[stage.graph]
             if template not in lowered:
-                kept = whole.graphs[stage.graph].kept if whole else ()
-                past = [(batch, heads, length, features) for _, heads, _, features in kept]
-                feeds = {**network.feeds, HIDDEN: hidden, **dict(zip((KEYS, VALUES), past, strict=False))}
-                lowered[template] = self._lower(network, stage, feeds, size)
-            found = lowered[template]
+                lowered[template] = self._lower(network, stage, module, feeds, size)
             constants = [find_constant(self._folder, specs[index]) for index in stage.constants]
-            files: dict[str, str] = {}
-            for name, lowered_graph in found.templates.items():
-                files[name] = f"{stage.graph}-{size}{SUFFIXES[name]}"
-                (self._folder / files[name]).write_bytes(lowered_graph.instance(constants))
-                known = self.shares.setdefault(stage.graph, {})
-                known[name] = min(found.shares[name], known.get(name, 1.0))
-            data = {name: self._data(stage, name, constants) for name in files if constants}
-            packed: dict[str, str] = {}
-            if found.packed is not None:
-                packed["litert"] = f"{stage.graph}-{size}.packed{SUFFIXES['litert']}"
-                (self._folder / packed["litert"]).write_bytes(found.packed)
-            graphs[stage.graph] = GraphSpec(
-                stage.graph, module.feeds, found.outputs, found.flops, files, data, packed, found.linear, found.kept
-            )
-            hidden = found.outputs[0]
+            spec = self._write(stage, module, lowered[template], constants, size)
+            if stage == alone and (shared := self._shared(network, stage, module, feeds)):
+                starting = module.starting_alike(shared)
+                same = self._lower(network, stage, starting, feeds, f"{size} for branches that start alike")
+                spec = replace(spec, alike=self._write(stage, starting, same, constants, f"{size}.alike"))
+            graphs[stage.graph] = spec
+            hidden = spec.outputs[0]
         return Shape(batch, length, groups, network.feeds, graphs)
 
-    def _lower(self, network: Network, stage: StageSpec, sizes: Mapping[str, tuple[int, ...]], size: str) -> _Lowered:
+    def _shared(
+        self, network: Network, stage: StageSpec, module: StageModule, sizes: Mapping[str, tuple[int, ...]]
+    ) -> set[str]:
+        """Linear maps whose input branches share that start alike."""
+        tensors = [network.shape(index) for index in (*stage.tensors, *stage.constants)]
+        return shared_inputs(module, [sizes[feed] for feed in module.feeds], tensors)
+
+    def _write(
+        self, stage: StageSpec, module: StageModule, found: _Lowered, constants: Sequence[Constant], size: str
+    ) -> GraphSpec:
+        """The files of a stage's graph."""
+        files: dict[str, str] = {}
+        for name, lowered_graph in found.templates.items():
+            files[name] = f"{stage.graph}-{size}{SUFFIXES[name]}"
+            (self._folder / files[name]).write_bytes(lowered_graph.instance(constants))
+            known = self.shares.setdefault(stage.graph, {})
+            known[name] = min(found.shares[name], known.get(name, 1.0))
+        data = {name: self._data(stage, name, constants) for name in files if constants}
+        packed: dict[str, str] = {}
+        if found.packed is not None:
+            packed["litert"] = f"{stage.graph}-{size}.packed{SUFFIXES['litert']}"
+            (self._folder / packed["litert"]).write_bytes(found.packed)
+        return GraphSpec(
+            stage.graph, module.feeds, found.outputs, found.flops, files, data, packed, found.linear, found.kept
+        )
+
+    def _lower(
+        self,
+        network: Network,
+        stage: StageSpec,
+        module: StageModule,
+        sizes: Mapping[str, tuple[int, ...]],
+        size: str,
+    ) -> _Lowered:
         """A stage's module in every format, for feeds of such sizes."""
-        module, specs = network.graphs[stage.graph], [tensor.spec for tensor in network.tensors.values()]
+        specs = [tensor.spec for tensor in network.tensors.values()]
         feeds = [sizes[feed] for feed in module.feeds]
         tensors = [network.shape(index) for index in stage.tensors]
         matrices = [random_matrix(specs[index].shape, specs[index].dtype, index) for index in stage.constants]
@@ -152,3 +179,10 @@ class GraphWriter:
             file = self._folder / self._data_files[stage.constants]
             write_executorch_data(file, [constant.matrix for constant in constants])
         return self._data_files[stage.constants]
+
+
+def _only_trained(network: Network) -> StageSpec | None:
+    """The stage with all that is trained; None where several have some. All branches reach it alike."""
+    trained = {index for index, tensor in enumerate(network.tensors.values()) if tensor.spec.trainable}
+    found = [stage for stage in network.stages if trained.intersection(stage.tensors)]
+    return found[0] if len(found) == 1 else None

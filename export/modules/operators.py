@@ -66,27 +66,42 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return flat.reshape(*x.shape[:-1], weight.shape[-1])
 
 
-def low_rank(x: Tensor, *factors: Tensor) -> Tensor:
+def low_rank(x: Tensor, *factors: Tensor, shared: bool = False) -> Tensor:
     """A map of low rank in factors (LoRA, arXiv 2106.09685); several groups of a batch may have factors of their own.
 
     Args:
-        x: [groups · batch, ..., in].
+        x: [groups · batch, ..., in]; or [batch, ..., in], where all groups share it.
         factors: [groups or 1, in, rank], …, [groups or 1, rank, out].
+        shared: whether the groups, which are several, share x.
+
+    Returns:
+        [groups · batch, ..., out].
     """
     flat = x
     for factor in factors:
+        if shared and factor.shape[0] > 1:
+            flat, shared = flat.reshape(1, -1, flat.shape[-1]).expand(factor.shape[0], -1, -1), False
         flat = torch.bmm(flat.reshape(factor.shape[0], -1, flat.shape[-1]), factor)
-    return flat.reshape(*x.shape[:-1], factors[-1].shape[-1])
+    return flat.reshape(-1, *x.shape[1:-1], factors[-1].shape[-1])
 
 
-def scale_outputs(y: Tensor, factors: Tensor) -> Tensor:
+def scale_outputs(y: Tensor, factors: Tensor, shared: bool = False) -> Tensor:
     """Outputs times factors of their own for each of several groups of a batch.
 
     Args:
-        y: [groups · batch, ..., out].
+        y: [groups · batch, ..., out]; or [batch, ..., out], where all groups share it.
         factors: [groups, 1, out].
+        shared: whether the groups share y.
     """
-    return (y.reshape(factors.shape[0], -1, y.shape[-1]) * factors).reshape(y.shape)
+    scaled = y.reshape(1 if shared else factors.shape[0], -1, y.shape[-1]) * factors
+    return scaled.reshape(-1, *y.shape[1:])
+
+
+def add_by_group(y: Tensor, added: Tensor) -> Tensor:
+    """A sum [groups · batch, ...], where y may be [batch, ...], shared by all groups."""
+    if y.shape == added.shape:
+        return y + added
+    return (y.unsqueeze(0) + added.reshape(-1, *y.shape)).reshape(added.shape)
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:

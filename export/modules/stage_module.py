@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 
 import torch
@@ -25,10 +25,19 @@ ADDED = (DOWN, UP, FACTORS, RIGHT, CORE, LEFT)
 class Weights:
     """A module's weights by their names in the checkpoint, without the part's prefix."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], scale: float = 1.0) -> None:
-        """``scale`` is the factor on what adapters add."""
+    def __init__(
+        self, tensors: Mapping[str, Tensor], scale: float = 1.0, shared: Collection[str] = frozenset()
+    ) -> None:
+        """A module's weights.
+
+        Args:
+            tensors: the weights.
+            scale: factor on what adapters add.
+            shared: linear maps whose input all branches share.
+        """
         self._tensors = tensors
         self._scale = scale
+        self._shared = shared
 
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name]
@@ -40,14 +49,18 @@ class Weights:
 
     def linear(self, name: str, x: Tensor) -> Tensor:
         """x @ weight, plus the bias, with the adapter where the module has one."""
+        shared = name in self._shared
+        x = x[: x.shape[0] // self.groups] if shared else x
         y = operators.linear(x, self[f"{name}.weight"], self._tensors.get(f"{name}.bias"))
         factors = self._tensors.get(name + FACTORS)
         if factors is not None:
-            y = operators.scale_outputs(y, factors)
+            y = operators.scale_outputs(y, factors, shared)
         if name + CORE in self._tensors:
-            y = y + operators.low_rank(x, *(self[name + part] for part in (RIGHT, CORE, LEFT)))
+            added = operators.low_rank(x, *(self[name + part] for part in (RIGHT, CORE, LEFT)), shared=shared)
+            y = operators.add_by_group(y, added)
         if name + UP in self._tensors:
-            y = y + operators.low_rank(x, self[name + DOWN], self[name + UP]) * self._scale
+            added = operators.low_rank(x, self[name + DOWN], self[name + UP], shared=shared)
+            y = operators.add_by_group(y, added * self._scale)
         return y
 
     def layer_norm(self, name: str, x: Tensor, epsilon: float) -> Tensor:
@@ -66,6 +79,7 @@ class StageModule(torch.nn.Module, ABC):
     Attributes:
         feeds: names of its leading inputs: ``hidden``, or feeds that ``fedspzo.device_runtime.step.inputs`` knows.
         tensors: names of its weights, which follow the feeds.
+        shared: linear maps whose input all branches of a run share.
     """
 
     feeds: tuple[str, ...] = ("hidden",)
@@ -74,12 +88,19 @@ class StageModule(torch.nn.Module, ABC):
         super().__init__()
         self.tensors = tuple(tensors)
         self.scale = 1.0
+        self.shared: frozenset[str] = frozenset()
 
     def adapted(self, names: Sequence[str], parts: Sequence[str], scale: float) -> StageModule:
         """The module with adapters of such parts on some of its linear maps; what low-rank ones add is scaled."""
         module = copy(self)
         module.tensors = (*self.tensors, *(name + part for name in names for part in parts))
         module.scale = scale
+        return module
+
+    def starting_alike(self, names: Collection[str]) -> StageModule:
+        """The module for branches that start alike, so that those of its linear maps share their input."""
+        module = copy(self)
+        module.shared = frozenset(names)
         return module
 
     def ending(self, names: Sequence[str]) -> StageModule:
@@ -96,7 +117,7 @@ class StageModule(torch.nn.Module, ABC):
         """Feeds, then weights in the order of ``tensors`` → the outputs."""
         count = len(self.feeds)
         named = dict(zip(self.tensors, inputs[count:], strict=True))
-        outputs = self.compute(Weights(named, self.scale), *inputs[:count])
+        outputs = self.compute(Weights(named, self.scale, self.shared), *inputs[:count])
         return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
