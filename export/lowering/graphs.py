@@ -81,11 +81,11 @@ class GraphWriter:
             if template not in lowered:
                 lowered[template] = self._lower(network, stage, module, feeds, size)
             constants = [find_constant(self._folder, specs[index]) for index in stage.constants]
-            spec = self._write(stage, module, lowered[template], constants, size)
+            spec = self._write(stage.graph, stage, module, lowered[template], constants, size)
             if stage == alone and (shared := self._shared(network, stage, module, feeds)):
                 starting = module.starting_alike(shared)
                 same = self._lower(network, stage, starting, feeds, f"{size} for branches that start alike")
-                spec = replace(spec, alike=self._write(stage, starting, same, constants, f"{size}.alike"))
+                spec = replace(spec, alike=self._write(f"{stage.graph}.alike", stage, starting, same, constants, size))
             graphs[stage.graph] = spec
             hidden = spec.outputs[0]
         return Shape(batch, length, groups, network.feeds, graphs)
@@ -98,23 +98,27 @@ class GraphWriter:
         return shared_inputs(module, [sizes[feed] for feed in module.feeds], tensors)
 
     def _write(
-        self, stage: StageSpec, module: StageModule, found: _Lowered, constants: Sequence[Constant], size: str
+        self,
+        graph: str,
+        stage: StageSpec,
+        module: StageModule,
+        found: _Lowered,
+        constants: Sequence[Constant],
+        size: str,
     ) -> GraphSpec:
         """The files of a stage's graph."""
         files: dict[str, str] = {}
         for name, lowered_graph in found.templates.items():
-            files[name] = f"{stage.graph}-{size}{SUFFIXES[name]}"
+            files[name] = f"{graph}-{size}{SUFFIXES[name]}"
             (self._folder / files[name]).write_bytes(lowered_graph.instance(constants))
             known = self.shares.setdefault(stage.graph, {})
             known[name] = min(found.shares[name], known.get(name, 1.0))
         data = {name: self._data(stage, name, constants) for name in files if constants}
         packed: dict[str, str] = {}
         if found.packed is not None:
-            packed["litert"] = f"{stage.graph}-{size}.packed{SUFFIXES['litert']}"
+            packed["litert"] = f"{graph}-{size}.packed{SUFFIXES['litert']}"
             (self._folder / packed["litert"]).write_bytes(found.packed)
-        return GraphSpec(
-            stage.graph, module.feeds, found.outputs, found.flops, files, data, packed, found.linear, found.kept
-        )
+        return GraphSpec(graph, module.feeds, found.outputs, found.flops, files, data, packed, found.linear, found.kept)
 
     def _lower(
         self,

@@ -25,19 +25,17 @@ ADDED = (DOWN, UP, FACTORS, RIGHT, CORE, LEFT)
 class Weights:
     """A module's weights by their names in the checkpoint, without the part's prefix."""
 
-    def __init__(
-        self, tensors: Mapping[str, Tensor], scale: float = 1.0, shared: Collection[str] = frozenset()
-    ) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], scale: float = 1.0, alike: Collection[str] = frozenset()) -> None:
         """A module's weights.
 
         Args:
             tensors: the weights.
             scale: factor on what adapters add.
-            shared: linear maps whose input all branches share.
+            alike: linear maps whose input all branches share.
         """
         self._tensors = tensors
         self._scale = scale
-        self._shared = shared
+        self._alike = alike
 
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name]
@@ -49,7 +47,7 @@ class Weights:
 
     def linear(self, name: str, x: Tensor) -> Tensor:
         """x @ weight, plus the bias, with the adapter where the module has one."""
-        shared = name in self._shared
+        shared = name in self._alike
         x = x[: x.shape[0] // self.groups] if shared else x
         y = operators.linear(x, self[f"{name}.weight"], self._tensors.get(f"{name}.bias"))
         factors = self._tensors.get(name + FACTORS)
@@ -79,7 +77,7 @@ class StageModule(torch.nn.Module, ABC):
     Attributes:
         feeds: names of its leading inputs: ``hidden``, or feeds that ``fedspzo.device_runtime.step.inputs`` knows.
         tensors: names of its weights, which follow the feeds.
-        shared: linear maps whose input all branches of a run share.
+        alike: linear maps whose input all branches of a run share.
     """
 
     feeds: tuple[str, ...] = ("hidden",)
@@ -88,7 +86,7 @@ class StageModule(torch.nn.Module, ABC):
         super().__init__()
         self.tensors = tuple(tensors)
         self.scale = 1.0
-        self.shared: frozenset[str] = frozenset()
+        self.alike: frozenset[str] = frozenset()
 
     def adapted(self, names: Sequence[str], parts: Sequence[str], scale: float) -> StageModule:
         """The module with adapters of such parts on some of its linear maps; what low-rank ones add is scaled."""
@@ -100,7 +98,7 @@ class StageModule(torch.nn.Module, ABC):
     def starting_alike(self, names: Collection[str]) -> StageModule:
         """The module for branches that start alike, so that those of its linear maps share their input."""
         module = copy(self)
-        module.shared = frozenset(names)
+        module.alike = frozenset(names)
         return module
 
     def ending(self, names: Sequence[str]) -> StageModule:
@@ -117,7 +115,7 @@ class StageModule(torch.nn.Module, ABC):
         """Feeds, then weights in the order of ``tensors`` → the outputs."""
         count = len(self.feeds)
         named = dict(zip(self.tensors, inputs[count:], strict=True))
-        outputs = self.compute(Weights(named, self.scale, self.shared), *inputs[:count])
+        outputs = self.compute(Weights(named, self.scale, self.alike), *inputs[:count])
         return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
