@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models import five_examples, make_checkpoint
+from models import five_examples, make_checkpoint, wide
 from peft import PeftModel
 from references import Case, reference_losses, trained
 from refusals import raises, refused
@@ -53,6 +53,13 @@ def write_prior(file: Path, field: str) -> Path:
     records += [{field: "one", "label": "alone"}, *[{field: "wake me", "label": "alarm_set"}] * 2]
     file.write_text("".join(json.dumps(record) + "\n" for record in records))
     return file
+
+
+class Alone(Forward[Replica]):
+    """Runs branches one by one."""
+
+    def groups(self, batch: object) -> list[int]:
+        return [1]
 
 
 @pytest.fixture(scope="module")
@@ -126,10 +133,6 @@ def test_branches_share_the_base_and_the_bases(decoder: Bundle, make_plan: Calla
     last = last_layer(decoder.manifest)
     blocks = (Block(last, 0, 1.0, 1.0), Block(stages, 4, 1.0, 1.0))
     plan = make_plan(batch=2, epsilon=1e-2, blocks=blocks, sides=sides)
-
-    class Alone(Forward[Replica]):
-        def groups(self, batch: object) -> list[int]:
-            return [1]
 
     scalars, flops = [], []
     for kind in (Forward, Alone):
@@ -214,6 +217,14 @@ def test_labels_of_the_targets_meanings_are_left_out() -> None:
     assert found == {"song": "play_music", "alert": "alarm"}
 
 
+def test_free_answers_are_plain_text(tmp_path: Path) -> None:
+    """They are no labels: what a model that answers freely can learn of is the next token."""
+    record = {"title": "Rome", "context": "Rome is a city.", "question": "what is Rome?", "answers": "a city"}
+    (tmp_path / "squad.jsonl").write_text(json.dumps(record) + "\n")
+    (found,) = read_prior([tmp_path / "squad.jsonl"], load_task("squad")["generation"])
+    assert (found.label, found.fields["context"]) == ("", record["context"])
+
+
 def test_refused_priors(checkpoint: Path, task: Task, tmp_path: Path) -> None:
     with raises("export.cores-without-prior", "--prior"):
         Cores()
@@ -257,26 +268,30 @@ def test_refused_options(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("weights", ["int8", "int4"])
-def test_cores_over_a_quantised_base(weights: str, tmp_path: Path) -> None:
-    """Engines agree, and merging adds L·C·Rᵀ to the checkpoint's own numbers."""
-    from models import wide
-
-    model = make_checkpoint(tmp_path / "model", "gpt2", **wide("gpt2"))
-    cores = Cores(rank=RANK, prior=[write_prior(tmp_path / "prior.jsonl", "text")], tasks=2, targets=["h.2.*"])
-    rounding = NEAREST if weights == "int4" else ""  # as good here, and quicker
-    target = Target(["litert", "executorch"], [2], [24], adapters=cores, groups=[4], weights=weights, rounding=rounding)
+@pytest.mark.parametrize(("name", "weights"), [("gpt2", "int8"), ("llama-3.2", "int4")])
+def test_cores_over_a_quantised_base(name: str, weights: str, tmp_path: Path, make_plan: Callable[..., Plan]) -> None:
+    """Engines agree, a stack measures what its branches do, and merging adds L·C·Rᵀ to the checkpoint's own numbers."""
+    layers = {"n_layer": 2} if name == "gpt2" else {"num_hidden_layers": 2}
+    model = make_checkpoint(tmp_path / "model", name, **{**wide(name), **layers})
+    cores = Cores(rank=RANK, prior=[write_prior(tmp_path / "prior.jsonl", "text")], tasks=2)
+    target = Target(["litert", "executorch"], [2], [24], adapters=cores, groups=[4], weights=weights)
     bundle = export_bundle(str(model), load_task("sst2"), target, tmp_path / "bundle")
     replica, store = Replica(bundle), five_examples(bundle)
     added = trained(replica)
     losses = [predict(Forward(create_engine(engine), replica), store)[0] for engine in ("litert", "executorch")]
     np.testing.assert_allclose(losses[0], losses[1], atol=INTEGER_TOLERANCE * max(losses[0]))  # as exports allow
+    blocks = (Block(last_layer(bundle.manifest), 0, 1.0, 1.0), Block(len(bundle.manifest.stages), 4, 1.0, 1.0))
+    plan = make_plan(batch=2, epsilon=0.1, blocks=blocks, sides=1)
+    stacked, alone = (measure(kind(create_engine("litert"), replica), store, plan, "a") for kind in (Forward, Alone))
+    np.testing.assert_allclose(stacked.scalars, alone.scalars, rtol=0.01, atol=0.01)
     write_checkpoint(replica, tmp_path / "merged")
     before, after = (AutoModel.from_pretrained(folder).state_dict() for folder in (model, tmp_path / "merged"))
-    specs = enumerate(bundle.manifest.tensors)
-    tensors = {spec.name: replica.tensor(index) for index, spec in specs if ".core_" in spec.name}
-    for name, core in added.items():
-        linear = name.removesuffix(".core_C")
+    specs = [(index, spec.name) for index, spec in enumerate(bundle.manifest.tensors) if ".core_" in spec.name]
+    tensors = {name: replica.tensor(index) for index, name in specs}
+    for core_name, core in added.items():
+        linear = core_name.removesuffix(".core_C")
         right, left = tensors[linear + ".core_R"], tensors[linear + ".core_L"]
-        key = linear.removeprefix("transformer.") + ".weight"  # GPT-2 has [in, out]
-        np.testing.assert_allclose((after[key] - before[key]).numpy(), right[0] @ core[0] @ left[0], atol=1e-5)
+        key = linear.removeprefix("transformer.").removeprefix("model.") + ".weight"
+        change = (after[key] - before[key]).numpy()
+        found = change if name == "gpt2" else change.T  # GPT-2 has [in, out]
+        np.testing.assert_allclose(found, right[0] @ core[0] @ left[0], atol=1e-5)
