@@ -1,7 +1,7 @@
 """A step of 16 branches on the cores of the last layer, against the same step on all parameters of that layer.
 
 Both bundles are of one model, exported for one shape of batches. The layers before are run once, as a device does that
-keeps their activations, and do not count. Seconds are CPU seconds of one thread, the least of some steps in turn.
+keeps their activations, and do not count. Seconds are CPU seconds of one thread, the median of some steps in turn.
 
     python benchmarks/cores.py CORES FULL --data FILE
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -23,7 +24,7 @@ def main() -> None:
     parser.add_argument("bundles", nargs=2, type=Path, metavar="BUNDLE", help="with cores, and with all parameters")
     parser.add_argument("--data", type=Path, required=True, help="examples")
     parser.add_argument("--engine", default="litert")
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=15)
     options = parser.parse_args()
     from fedspzo.broker.rounds.recommend import last_layer
     from fedspzo.device_runtime.data.store import load_data
@@ -54,7 +55,7 @@ def main() -> None:
                 measure(forward, store, plan, "a", cache)
                 taken.append(time.process_time() - start)
                 flops.append(forward.flops)
-        cores, full = map(min, seconds)
+        cores, full = map(statistics.median, seconds)
         print(json.dumps({"cores": cores, "full": full, "ratio": cores / full, "flops": flops[:2]}))
 
 
