@@ -137,9 +137,11 @@ class Counting(Forward[Replica]):
         hidden: np.ndarray | None,
         weights: Mapping[int, np.ndarray],
         packed: bool = False,
+        alike: bool = False,
+        kept: list[np.ndarray] | None = None,
     ) -> list[np.ndarray]:
         self.runs += 1
-        return super().run(stage, batch, hidden, weights, packed)
+        return super().run(stage, batch, hidden, weights, packed, alike, kept)
 
 
 @pytest.mark.parametrize(
