@@ -186,7 +186,7 @@ class GraphWriter:
 
 
 def _only_trained(network: Network) -> StageSpec | None:
-    """The stage with all that is trained; None where several have some. All branches reach it alike."""
+    """The stage with all that is trained before the head; None where several have some. All branches reach it alike."""
     trained = {index for index, tensor in enumerate(network.tensors.values()) if tensor.spec.trainable}
-    found = [stage for stage in network.stages if trained.intersection(stage.tensors)]
+    found = [stage for stage in network.stages[:-1] if trained.intersection(stage.tensors)]
     return found[0] if len(found) == 1 else None
