@@ -6,8 +6,8 @@
 With the study's folder, what a step of each tuned choice costs on this machine is measured and kept in the rows.
 
 What is compared are the operations until the training loss is as low as the best two-sided whole-model method brings
-it on all held-out seeds with its whole budget. Means are geometric. A run that never gets there counts as its whole
-budget, which flatters it.
+it on all held-out seeds with its whole budget; where the rows have none, the best of all that were tuned. Means are
+geometric. A run that never gets there counts as its whole budget, which flatters it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rivals import RIVALS
+from rivals import LABELS, RIVALS
 from settings import SETTINGS, Setting, open_setting
 from study import DEFAULT, PLANNED, Settings, make_settings_job, rank
 from trial import COMPARABLE, Choice, Trained
@@ -39,6 +39,7 @@ from fedspzo.device_runtime.step.runner import Forward
 
 TWO_SIDED_WHOLE = ("decomfl", "fedzo")
 WHOLE = tuple(name for name, method in COMPARABLE.items() if method.first is None and name != "mezo")
+ON_LABELS = tuple(name for name in COMPARABLE if name.endswith(LABELS))
 #: What a rival's paper claims: how many times fewer forward passes or rounds than which method.
 CLAIMS = {
     "fzoo": "3, and 18 on RoBERTa-large, than MeZO",
@@ -59,7 +60,8 @@ ROUNDS = 12
 
 def step_cost(setting: Setting, method: str, settings: Settings, scratch: Path) -> dict[str, float]:
     """Of one device's round, on one thread of LiteRT: seconds, and bytes of the result up and the entry down."""
-    bundle = setting.bundle if isinstance(settings, Choice) else setting.labelled
+    published = isinstance(settings, Choice) and method not in ON_LABELS
+    bundle = setting.bundle if published else setting.labelled
     job = make_settings_job(bundle, settings, 0)
     forward = Forward(create_engine("litert", 1), Replica(bundle))
     place = scratch / "prefixes" / method / setting.name
@@ -100,7 +102,9 @@ class Rows:
 
     def target(self, setting: str, depth: float = 1.0) -> float:
         """Training loss to reach; a share ``depth`` of the way there."""
-        rivals = [self.curves(setting, name) for name in TWO_SIDED_WHOLE if name in self.methods]
+        tuned = [name for name in self.methods if name not in (DEFAULT, PLANNED)]
+        names = [name for name in TWO_SIDED_WHOLE if name in tuned] or tuned
+        rivals = [self.curves(setting, name) for name in names]
         reached = min(max(min(curve.smooth.losses) for curve in curves) for curves in rivals)
         start = rivals[0][0].train[0]
         return start - depth * (start - reached)
@@ -158,7 +162,8 @@ def rival_table(rows: Rows) -> list[str]:
             ratios = [
                 f"{math.exp(log.mean()):.2f} ({math.exp(log.min()):.1f}–{math.exp(log.max()):.1f})" for log in logs
             ]
-            lines.append(f"| {name} | {' | '.join(ratios)} | {CLAIMS.get(name.removesuffix('-frozen'), '–')} |")
+            claim = CLAIMS.get(name.removesuffix("-frozen").removesuffix(LABELS), "–")
+            lines.append(f"| {name} | {' | '.join(ratios)} | {claim} |")
     return lines
 
 
@@ -167,21 +172,24 @@ def tables(rows: Rows, command: str) -> str:
     names = rows.settings
     head = f"| method | all | {' | '.join(names)} |\n| --- | ---: |{' --- |' * len(names)}"
     ours = [*(name for name in ("fedspzo", "fedspzo-own", *BEYOND) if name in rows.methods), OURS]
-    lines = ["How many times fewer operations than the best two-sided whole-model method (geometric mean over seeds;"]
-    lines += ["least and most; which one):", "", head]
-    lines += [bar(rows, name, TWO_SIDED_WHOLE) for name in ours]
-    lines += ["", "and than the best whole-model method of any kind:", "", head]
-    lines += [bar(rows, name, WHOLE) for name in ours]
-    if frozen := [name for name in rows.methods if name in RIVALS and name not in WHOLE]:
-        lines += ["", "and than the best of these and of rivals on the last layer alone:", "", head]
-        lines += [bar(rows, name, [*WHOLE, *frozen]) for name in ours]
-    lines += ["", "The same to half of that decrease of the loss:", "", head]
-    lines += [bar(rows, name, WHOLE, 0.5) for name in ours]
+    lines: list[str] = []
+    on_layer = [name for name in RIVALS if name not in (*WHOLE, *ON_LABELS)]
+    for title, rivals, depth in (
+        ("the best two-sided whole-model method", TWO_SIDED_WHOLE, 1.0),
+        ("the best whole-model method of any kind", WHOLE, 1.0),
+        ("the best of rivals on the last layer alone", on_layer, 1.0),
+        ("the best of all methods on the labels' vectors alone", ON_LABELS, 1.0),
+        ("the best whole-model method, to half of that decrease of the loss,", WHOLE, 0.5),
+        ("the best on the labels' vectors, to half of it,", ON_LABELS, 0.5),
+    ):
+        if set(rivals).intersection(rows.methods):
+            lines += [f"How many times fewer operations than {title} (geometric mean over seeds; least and most):", ""]
+            lines += [head, *(bar(rows, name, rivals, depth) for name in ours), ""]
     if any(name == "fzoo" or name in RIVALS for name in rows.methods):
-        lines += ["", "Rivals, to the target:", "", *rival_table(rows)]
+        lines += ["Rivals, to the target:", "", *rival_table(rows), ""]
     if PLANNED in rows.methods:
         others = [name for name in rows.methods if name != PLANNED]
-        lines += ["", "What the planner proposes and the best of all others, to the target and halfway:", "", head]
+        lines += ["What the planner proposes and the best of all others, to the target and halfway:", "", head]
         lines += [bar(rows, PLANNED, others, depth) for depth in (1.0, 0.5)]
     titles = ("", "method", "tuned: directions, rate for each, batch, ratio", "GFLOP to the target, by seed")
     titles += ("test loss, accuracy at the end", "rounds", "device: s", "bytes up", "bytes down")

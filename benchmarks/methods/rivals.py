@@ -1,15 +1,15 @@
 """Published rivals in the study: simulated with weights in memory; the engine evaluates each perturbed model.
 
 Directions are shared by all devices, and a round's scalars become one vector as a job's do. A forward pass counts as
-it does for any method; what is added to weights does not. Each rival is there for the whole model, as published, and
-for the last layer behind a frozen prefix whose activations are kept.
+it does for any method; what is added to weights does not. Each rival is there for the whole model, as published; for
+the last layer behind a frozen prefix whose activations are kept; and for the labels' vectors alone.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,8 @@ from settings import PUBLIC, Setting
 
 from fedspzo.broker.rounds.aggregate import close_round
 from fedspzo.broker.rounds.job import Job, plan_round
-from fedspzo.broker.rounds.methods import Method
+from fedspzo.broker.rounds.methods import METHODS, Method
+from fedspzo.broker.rounds.recommend import MOST
 from fedspzo.broker.simulation.driver import DIVERGED, Attendance, SimulatedRound, WithoutJournal
 from fedspzo.broker.simulation.gradient import Backpropagation
 from fedspzo.broker.simulation.partition import Shares
@@ -37,6 +38,8 @@ from fedspzo.export.network.target import Target
 from fedspzo.export.pipeline import export_bundle
 from fedspzo.export.tasks import load_task
 
+#: How the names of those end that train the labels' vectors alone.
+LABELS = "-labels"
 #: Share of the weights that Meerkat moves, and batches of public data that choose them.
 SENSITIVE, PUBLIC_BATCHES = 1e-3, 32
 
@@ -55,12 +58,15 @@ class Rival:
 
 
 def _rivals() -> dict[str, Rival]:
-    """Each for the whole model and, as ``NAME-frozen``, for the last layer."""
+    """Each for the whole model; as ``NAME-frozen`` for the last layer, as ``NAME-labels`` for the labels' vectors."""
     found = {}
     for name, (paper, title, count, rate, make) in _RULES.items():
         more = {"sides": 1}
         found[name] = Rival(Method(paper, title, count, rate, more=more), make)
         found[f"{name}-frozen"] = Rival(Method(paper, f"{title}, last layer", 16, rate, 0, more), make)
+        if name in _RATES:
+            labels = Method(paper, f"{title}, labels' vectors", MOST, _RATES[name], 0, more)
+            found[name + LABELS] = Rival(labels, make)
     return found
 
 
@@ -108,7 +114,16 @@ _RULES: Mapping[str, tuple[str, str, int, float, Callable[[Setting, Tensors], Ru
     "zo-mopi": ("2605.09034", "the same, of a few directions of the momentum", 5, 1e-2, lambda *_: Orthogonal(frame=8)),
     "meerkat": ("2506.03337", "0.1 % of the weights, chosen on public data", 5, 2.5e-4, _sparse),
 }
+#: Rate for each direction where the labels' vectors move: what moves them as far as a job's defaults do. Meerkat has
+#: none: public labels are others.
+_RATES = {"momentum": 8e-5, "hiso": 8e-5, "lozo": 8e-5, "zo-muon": 4e-4, "zo-mopi": 4e-4}
 RIVALS = _rivals()
+#: Methods of jobs on the labels' vectors, which are otherwise there for the whole model or for the last layer.
+ON_LABELS = {
+    f"frozen{LABELS}": replace(METHODS["frozen"], perturbations=MOST, rate=8e-5),
+    f"frozen-own{LABELS}": replace(METHODS["frozen-own"], perturbations=MOST // 4, rate=3.2e-4),
+    f"fzoo{LABELS}": replace(METHODS["fzoo"], perturbations=MOST, rate=3.2e-4, first=0),
+}
 
 
 def _matrices(tensors: Tensors) -> dict[int, np.ndarray]:

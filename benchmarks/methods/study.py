@@ -23,7 +23,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from rivals import RIVALS
+from rivals import LABELS, ON_LABELS, RIVALS
 from settings import GENERATED, SETTINGS, open_setting
 from trial import (
     ALPHA,
@@ -43,13 +43,13 @@ from fedspzo.broker.rounds.job import Job
 from fedspzo.device_runtime.model.bundle import Bundle
 
 TUNING_SEED, SEEDS = 0, (1, 2, 3)
-#: Directions to choose from: whole-model, where a deviation needs several, and inside the split.
-WHOLE, SEVERAL, SPLIT = (1, 5, 16), (4, 8, 16), (8, 16, 32)
+#: Directions to choose from: whole-model, where a deviation needs several, inside the split, and on labels' vectors.
+WHOLE, SEVERAL, SPLIT, MANY = (1, 5, 16), (4, 8, 16), (8, 16, 32), (16, 64, 256)
 #: Rates to choose from, as multiples of the method's own; then of the best one's.
 COARSE, FINE = (0.25, 1.0, 4.0), (0.5, 2.0)
 COMPARED = (
     "frozen-own", "fedspzo-own", "frozen", "decomfl-one-sided", "fedspzo-one-sided", "decomfl", "fedspzo",
-    "fedspzo-resting", "fedzo-one-sided", "fedzo", "fzoo", "feedsign", "fedkseed", "mezo", *RIVALS,
+    "fedspzo-resting", "fedzo-one-sided", "fedzo", "fzoo", "feedsign", "fedkseed", "mezo", *ON_LABELS, *RIVALS,
 )  # fmt: skip
 #: Beside the methods: the settings that ``fedspzo plan`` proposes, whose trial takes up to 26 runs of its own length.
 PLANNED, TRIAL = "planned", 3.25
@@ -97,6 +97,8 @@ class Study:
         """The best of eight choices: of five rates, then of numbers of directions and batches."""
         own = COMPARABLE[method]
         counts = SPLIT if own.first is not None else SEVERAL if own.more.get("normalise") else WHOLE
+        if method.endswith(LABELS):
+            counts = MANY
         middle = Choice(method, own.perturbations, own.rate, 4)
         best = self.best(setting, [replace(middle, rate=factor * own.rate) for factor in COARSE])
         best = self.best(setting, [best, *(replace(best, rate=factor * best.rate) for factor in FINE)])
@@ -139,7 +141,7 @@ def _run(folder: Path, setting: str, choice: Settings, seed: int, forwards: int,
     file = folder / "runs" / f"{hashlib.sha256(described.encode()).hexdigest()[:16]}.json"
     if not file.exists():
         found = open_setting(setting, folder)
-        if not isinstance(choice, Choice):
+        if not isinstance(choice, Choice) or choice.method.endswith(LABELS):
             found = replace(found, bundle=found.labelled)
         shape = max(found.bundle.manifest.shapes, key=lambda shape: (shape.batch, shape.length))
         forward = sum(shape.graphs[stage.graph].flops for stage in found.bundle.manifest.stages)

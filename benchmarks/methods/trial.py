@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rivals import RIVALS, RivalTraining
+from rivals import LABELS, ON_LABELS, RIVALS, RivalTraining
 from settings import Setting
 
 from fedspzo.broker.rounds.job import Job, check_job
 from fedspzo.broker.rounds.methods import METHODS
+from fedspzo.broker.rounds.recommend import last_trained
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.broker.simulation.curve import Budget, Curve, draw_curve
 from fedspzo.broker.simulation.driver import Training, simulate
@@ -32,7 +33,7 @@ from fedspzo.options.fields import add_options, given
 
 DEVICES, COHORT, ALPHA = 10, 4, 0.5
 #: What can be tuned: methods of jobs, and rivals.
-COMPARABLE = {**METHODS, **{name: rival.method for name, rival in RIVALS.items()}}
+COMPARABLE = {**METHODS, **ON_LABELS, **{name: rival.method for name, rival in RIVALS.items()}}
 #: Trained weights of the model that the methods' own rates are for.
 WEIGHTS = 10_647_552
 #: Examples of the training set that a curve's loss is the mean of.
@@ -50,7 +51,8 @@ class Choice:
     Attributes:
         method: one of :data:`COMPARABLE`.
         perturbations: directions.
-        rate: learning rate for each of them, for :data:`WEIGHTS` trained weights; larger with fewer, in proportion.
+        rate: learning rate for each of them, for :data:`WEIGHTS` trained weights; larger with fewer, in proportion. On
+            labels' vectors as it is.
         batch: examples of a step.
         ratio: of a first block's learning rate to the last one's; None for the method's own.
     """
@@ -137,9 +139,14 @@ def run_training(
 
 def make_trial_job(bundle: Bundle, choice: Choice, seed: int) -> Job:
     """The job of a choice, long enough for any budget."""
-    trained = sum(math.prod(spec.shape) for spec in bundle.manifest.tensors if spec.trainable)
-    settings = COMPARABLE[choice.method].settings(choice.perturbations, choice.rate * WEIGHTS / trained, choice.ratio)
-    return make_job(bundle, {**settings, "batch": choice.batch}, seed)
+    method, manifest = COMPARABLE[choice.method], bundle.manifest
+    own = {"batch": choice.batch}
+    if choice.method.endswith(LABELS):
+        cut = {"split": (last_trained(manifest),)}
+        return make_job(bundle, {**method.settings(choice.perturbations, choice.rate), **cut, **own}, seed)
+    trained = sum(math.prod(spec.shape) for spec in manifest.tensors if spec.trainable)
+    settings = method.settings(choice.perturbations, choice.rate * WEIGHTS / trained, choice.ratio)
+    return make_job(bundle, {**settings, **own}, seed)
 
 
 def read_options(options: Mapping[str, str]) -> dict[str, Any]:

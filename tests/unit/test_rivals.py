@@ -8,15 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from refusals import raises
-from rivals import RIVALS, Rival, RivalTraining
+from rivals import LABELS, RIVALS, Rival, RivalTraining
 from rules import Curvature, LowRank, Momentum, Orthogonal, Sparse, most_sensitive, orthogonalise, power_iteration
 from settings import Setting
+from trial import COMPARABLE
 
 from fedspzo.broker.rounds.aggregate import close_round
 from fedspzo.broker.rounds.anomalies import examine
 from fedspzo.broker.rounds.bound import FEWEST, Bound
 from fedspzo.broker.rounds.job import Job, check_job, plan_round
 from fedspzo.broker.rounds.methods import METHODS
+from fedspzo.broker.rounds.recommend import last_trained
 from fedspzo.broker.rounds.robust import normalise
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.broker.simulation.driver import simulate
@@ -174,19 +176,20 @@ def test_momentum_is_a_decaying_mean() -> None:
     np.testing.assert_allclose(along[0], 0.25 * first[0] + 0.5 * second[0], rtol=1e-6)
 
 
-@pytest.mark.parametrize("method", ["decomfl-one-sided", "frozen"])
+@pytest.mark.parametrize("method", ["decomfl-one-sided", "frozen", "frozen-labels"])
 def test_a_rival_that_does_what_a_job_does_moves_and_spends_as_the_job(
     bundle: Bundle, store: DataStore, tmp_path: Path, method: str
 ) -> None:
     """Losses on weights in memory are those of the estimator, behind a frozen prefix as well."""
-    settings = METHODS[method].settings(2, 1e-3)
-    job = check_job(Job(**settings, rounds=ROUNDS, cohort=3, quorum=1, seed=5, batch=2), bundle)
+    settings = COMPARABLE[method].settings(2, 1e-3)
+    cut = {"split": (last_trained(bundle.manifest),)} if method.endswith(LABELS) else {}
+    job = check_job(Job(**settings, **cut, rounds=ROUNDS, cohort=3, quorum=1, seed=5, batch=2), bundle)
 
     def shares(bundle: Bundle) -> Shares:
         return share_out(store, DEVICES, Skew(float("inf")), 0)
 
     setting = Setting("tiny", bundle, bundle, store, store, 1.0, tmp_path)
-    plain = Rival(METHODS[method], lambda *_: Momentum(0.0))
+    plain = Rival(COMPARABLE[method], lambda *_: Momentum(0.0))
     workers = LocalWorkers(Work(bundle.folder, "litert", 1, None, shares))
     trained, flops = [], []
     for training in (
@@ -205,6 +208,7 @@ def test_a_rival_that_does_what_a_job_does_moves_and_spends_as_the_job(
     assert apart < 2e-3 * moved, "graphs round losses their own way, and ε magnifies that"
 
 
-def test_every_rival_is_there_for_the_whole_model_and_for_its_last_layer() -> None:
-    assert all(rival.method.first == (0 if name.endswith("-frozen") else None) for name, rival in RIVALS.items())
+def test_every_rival_is_there_for_the_whole_model_and_for_parts_of_it() -> None:
+    parts = ("-frozen", LABELS)
+    assert all(rival.method.first == (0 if name.endswith(parts) else None) for name, rival in RIVALS.items())
     assert not RIVALS.keys() & METHODS.keys()

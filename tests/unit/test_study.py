@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from patience import TEST_S
-from results import WHOLE, Rows
+from results import WHOLE, Rows, tables
 from study import main as study
 from trial import Trained
 
@@ -43,12 +43,16 @@ def test_methods_are_compared_seed_by_seed_with_the_best_rival() -> None:
         curves = [
             Trained([0.0, 1e9 * rounds, 10e9], [1.0, 0.5, 0.5], 0.5, 0.5, 10).as_dict() for rounds in spent[method]
         ]
-        return {"setting": "intents", "method": method, "tuning": curves[0], "curves": curves}
+        choice = {"method": method, "perturbations": 1, "rate": 1.0, "batch": 4}
+        return {"setting": "intents", "method": method, "choice": choice, "tuning": curves[0], "curves": curves}
 
     rows = Rows([row(method) for method in spent])
     assert rows.target("intents") == 0.5
     (rival, gains), *none = rows.gains("frozen", WHOLE, 1.0).values()
     assert (rival, list(gains), none) == ("decomfl-one-sided", [2, 3], [])
+    assert "| frozen | **2.45** | 2.45 (2.0–3.0; decomfl-one-sided) |" in tables(rows, "")
+    alone = Rows([row(name) for name in ("decomfl-one-sided", "frozen")])
+    assert alone.target("intents") == 0.5, "without a two-sided method, that of the best of all"
 
 
 @pytest.mark.slow
