@@ -1,6 +1,6 @@
 """The study's tables and pictures from its rows, which it keeps in a file; ``benchmarks/methods/results`` has some.
 
-    python benchmarks/methods/results.py --rows benchmarks/methods/results/real.json --table real.md --png real.png
+    python benchmarks/methods/results.py --rows benchmarks/methods/results/minilm-snips.json --table snips.md
     python benchmarks/methods/results.py --rows study/rows.json --folder study --table study.md    # measures steps too
 
 With the study's folder, what a step of each tuned choice costs on this machine is measured and kept in the rows.
