@@ -191,10 +191,12 @@ class Job:
                 object.__setattr__(self, name, getattr(self, name) or own)
         blocks = len(self.fanouts)
         cuts = len(self.split) or min(blocks - 1, 1)
-        if not self.undecided and not blocks == len(self.scales) == len(self.learning_rates) == cuts + 1:
+        given = (blocks, len(self.scales), len(self.learning_rates))
+        if not self.undecided and given != (cuts + 1,) * 3:
             raise PlanError(
                 "job.blocks-differ",
-                "fanouts, scales and learning_rates are numbers, one for each block, and split has one fewer",
+                "give fanouts, scales and learning_rates one number for each block, and split one fewer; here are"
+                f" {given[0]} fanouts, {given[1]} scales, {given[2]} learning rates and {cuts} in split",
             )
         if self.first_every > 1 and blocks == 1:
             raise PlanError("job.no-first-block", "first_every is for the first of several blocks; leave it out")

@@ -143,7 +143,7 @@ def choose_method(text: str, methods: Mapping[str, Method | FirstOrder] = METHOD
     if name not in methods or (colon and (not count.isdecimal() or int(count) == 0)):
         raise PlanError(
             "job.unknown-method",
-            f"a method is NAME or NAME:P, with P directions and a name of {', '.join(methods)}; not '{text}'",
+            f"'{text}' is no method; give NAME or NAME:P, with P directions and a name of {', '.join(methods)}",
         )
     method = methods[name]
     if isinstance(method, Method):

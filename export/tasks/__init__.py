@@ -31,12 +31,13 @@ def load_task(name: str) -> dict[str, Task]:
     """
     path = Path(name)
     if path.suffix != ".toml":
-        path = Path(__file__).parent / f"{name}.toml"
-        if not path.is_file():
-            known = ", ".join(sorted(file.stem for file in path.parent.glob("*.toml")))
+        own = {file.stem: file for file in Path(__file__).parent.glob("*.toml")}
+        if name not in own:
+            known = ", ".join(sorted(own))
             raise DataError(
                 "task.unknown", f"there is no task '{name}'; choose one of {known}, or give the path of a .toml file"
             )
+        path = own[name]
     try:
         record = tomllib.loads(path.read_text(encoding="utf-8"))
         common = {key: record.pop(key) for key in _COMMON & record.keys()}

@@ -123,7 +123,7 @@ def test_device_and_server(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--fanouts", "1,2,3"), "one for each block, and split has one fewer [job.blocks-differ]"),
+        (("--fanouts", "1,2,3"), "3 fanouts, 2 scales, 2 learning rates and 1 in split [job.blocks-differ]"),
         (("--split", "9"), "[plan.empty-block]"),
         (("--rounds", "0"), "rounds lies between 1 and 1e+09, not 0 [job.out-of-range]"),
         (("--cohort", "2", "--quorum", "3"), "a quorum of 3 cannot be met by a cohort of 2; lower quorum"),

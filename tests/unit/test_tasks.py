@@ -92,9 +92,10 @@ def test_files_that_are_no_task(tmp_path: Path, text: str, kind: str, named: str
         load_task(str(path))
 
 
-def test_no_such_task() -> None:
-    with raises("task.unknown", "'none'", "boolq, cb, chat, completion, intents, ", ".toml"):
-        load_task("none")
+@pytest.mark.parametrize("name", ["none", "../none.csv", "../tasks/sst2", ""])
+def test_no_such_task(name: str) -> None:
+    with raises("task.unknown", f"'{name}'", "boolq, cb, chat, completion, intents, ", ".toml"):
+        load_task(name)
 
 
 def test_a_model_chooses_the_form() -> None:
