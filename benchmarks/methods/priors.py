@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 from settings import Setting, open_setting
 from study import SEEDS, TUNING_SEED
-from trial import COHORT, DEVICES, Trained, geometric_mean, make_job, run_job
+from trial import COHORT, DEVICES, Trained, forward_pass, geometric_mean, kept, make_job, run_job
 
 import fedspzo
+from fedspzo.broker.rounds.job import Job
 from fedspzo.broker.rounds.recommend import DERIVATIVE, PERTURBATION, last_layer, step_size
 from fedspzo.device_runtime.data.store import load_data
 from fedspzo.device_runtime.model.bundle import Bundle
@@ -56,26 +57,22 @@ class Part:
 
     def run(self, share: float, seed: int, forwards: int) -> Trained:
         """One run, from its file if there is one."""
-        file = self.folder / f"{self.name}-{share}-{seed}-{forwards}.json"
-        if not file.exists():
-            bundle = self.setting.bundle
-            last = last_layer(bundle.manifest)
-            size = step_size(bundle, range(last, len(bundle.manifest.stages)))
-            settings = {
-                "split": (last,), "fanouts": (0, DIRECTIONS), "scales": (1.0, PERTURBATION * size / 1e-3), "sides": 1,
-                "learning_rates": (0.0, share * size * math.sqrt(DIRECTIONS) / DERIVATIVE), "batch": BATCH,
-            }  # fmt: skip
-            job = make_job(bundle, settings, seed)
-            trained = run_job(self.setting, job, DEVICES, forwards * COHORT * self.forward, POINTS)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(trained.as_dict()), encoding="utf-8")
-        return Trained(**json.loads(file.read_text(encoding="utf-8")))
+        bundle = self.setting.bundle
+        last = last_layer(bundle.manifest)
+        size = step_size(bundle, range(last, len(bundle.manifest.stages)))
+        settings = {
+            "split": (last,), "fanouts": (0, DIRECTIONS), "scales": (1.0, PERTURBATION * size / Job().epsilon),
+            "learning_rates": (0.0, share * size * math.sqrt(DIRECTIONS) / DERIVATIVE), "sides": 1, "batch": BATCH,
+        }  # fmt: skip
+        job, budget = make_job(bundle, settings, seed), forwards * COHORT * self.forward
+        described = [self.setting.name, self.name, share, seed, forwards]
+        file = self.folder / f"{'-'.join(map(str, described[1:]))}.json"
+        return kept(file, described, lambda: run_job(self.setting, job, DEVICES, budget, POINTS))
 
 
 def open_part(setting: Setting, name: str, prior: Sequence[Path], folder: Path) -> Part:
     """The part of that name, exported the first time."""
-    shape = max(setting.bundle.manifest.shapes, key=lambda shape: (shape.batch, shape.length))
-    forward = sum(shape.graphs[stage.graph].flops for stage in setting.bundle.manifest.stages)
+    forward = forward_pass(setting.bundle)
     if prior:
         place = folder / "cores" / setting.name / name
         if not place.exists():

@@ -33,6 +33,8 @@ from trial import (
     POINTS,
     Choice,
     Trained,
+    forward_pass,
+    kept,
     make_job,
     make_trial_job,
     read_options,
@@ -139,21 +141,17 @@ def _run(folder: Path, setting: str, choice: Settings, seed: int, forwards: int,
     """One run, from its file if there is one."""
     described = json.dumps([setting, describe(choice), seed, forwards, points], sort_keys=True)
     file = folder / "runs" / f"{hashlib.sha256(described.encode()).hexdigest()[:16]}.json"
-    if not file.exists():
+
+    def run() -> Trained:
         found = open_setting(setting, folder)
         if not isinstance(choice, Choice) or choice.method.endswith(LABELS):
             found = replace(found, bundle=found.labelled)
-        shape = max(found.bundle.manifest.shapes, key=lambda shape: (shape.batch, shape.length))
-        forward = sum(shape.graphs[stage.graph].flops for stage in found.bundle.manifest.stages)
         method = choice.method if isinstance(choice, Choice) else PLANNED
         devices, rival = 1 if method == "mezo" else DEVICES, method if method in RIVALS else ""
         job = make_settings_job(found.bundle, choice, seed)
-        curve = run_job(found, job, devices, forwards * COHORT * forward, points, rival)
-        file.parent.mkdir(exist_ok=True)
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps({"run": json.loads(described), "curve": curve.as_dict()}), encoding="utf-8")
-        partial.replace(file)
-    return Trained(**json.loads(file.read_text(encoding="utf-8"))["curve"])
+        return run_job(found, job, devices, forwards * COHORT * forward_pass(found.bundle), points, rival)
+
+    return kept(file, json.loads(described), run)
 
 
 def plan(folder: Path, setting: str, tuning: int) -> dict[str, str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,22 @@ def make_job(bundle: Bundle, settings: Mapping[str, Any], seed: int) -> Job:
     """A job, long enough for any budget."""
     own = {"final_rate": 1.0, **settings, "rounds": 1_000_000, "cohort": COHORT, "quorum": 1, "seed": seed}
     return check_job(Job(**own), bundle)
+
+
+def forward_pass(bundle: Bundle) -> int:
+    """Operations of a forward pass of the whole network, of its largest batch."""
+    shape = max(bundle.manifest.shapes, key=lambda shape: (shape.batch, shape.length))
+    return sum(shape.graphs[stage.graph].flops for stage in bundle.manifest.stages)
+
+
+def kept(file: Path, described: Any, run: Callable[[], Trained]) -> Trained:
+    """What a run came to, from its file if there is one; ``described`` is written beside it, for people."""
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(".partial")
+        partial.write_text(json.dumps({"run": described, "curve": run().as_dict()}), encoding="utf-8")
+        partial.replace(file)
+    return Trained(**json.loads(file.read_text(encoding="utf-8"))["curve"])
 
 
 def geometric_mean(values: Sequence[float]) -> float:

@@ -62,7 +62,7 @@ class GraphSpec:
         linear: these maps' places among the stage's tensors: of the weight, and of the bias or -1.
         kept: shapes of the keys and values that it gives after its outputs, [batch, key heads, tokens, size].
         alike: of a graph for several branches, the one for those that start from the same activations, which computes
-            once what they share; None where there is none.
+            once what they share; None where the export made no such graph.
     """
 
     name: str

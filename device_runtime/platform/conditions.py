@@ -30,7 +30,7 @@ class Conditions:
     Attributes:
         battery: charge between 0 and 1; 1 where there is no battery.
         charging: whether it is connected to power.
-        temperature_c: of its hottest sensor, in °C; NaN where there is none.
+        temperature_c: of its hottest sensor, in °C; NaN where it has no sensor.
         throttled: whether the processor is slowed down, for heat or for lack of power.
         metered: whether its network is known to cost by volume.
     """

@@ -82,7 +82,7 @@ def read_secret(path: Path, make: Callable[[bytes], Key]) -> Key:
 
 
 def split(signed: bytes) -> bytes:
-    """The bytes without their signature, which is yet to be checked. Raises MessageError when there is none."""
+    """The bytes without their signature, which is not checked here. Raises MessageError when they cannot have one."""
     if not SIGNATURE_BYTES < len(signed) <= MAX_SIGNED_BYTES:
         raise MessageError("message.not-signed", f"it has {len(signed)} bytes, so it is not a signed message")
     return signed[:-SIGNATURE_BYTES]

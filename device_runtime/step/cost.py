@@ -132,5 +132,5 @@ def _size(dimensions: Sequence[int]) -> int:
 
 
 def _rows(manifest: Manifest, table: str) -> int:
-    """Rows of a table, 0 when there is none."""
+    """Rows of a table; 0 where the network has no such table."""
     return next((spec.shape[1] for spec in manifest.tensors if spec.name == table), 0)

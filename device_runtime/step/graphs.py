@@ -50,7 +50,7 @@ class Graphs:
         return _kept(self._plain, key, file, lambda: load_graph(self._bundle, self._engine, graph, constants))
 
     def packed(self, graph: GraphSpec) -> PackedGraph | None:
-        """A graph whose linear maps' weights are written where the engine has them; None where there is none."""
+        """A graph whose linear maps' weights are written where the engine has them; None where it has no such form."""
         engine, file = self._engine, graph.packed.get(self._engine.format)
         if file is None or not isinstance(engine, PackingEngine):
             return None

@@ -26,7 +26,7 @@ class Perturbations:
 
     Attributes:
         offsets: directions that are added for every branch: the local steps so far.
-        by_branch: for each branch, the direction that is added for it alone, ±ε included; None where there is none.
+        by_branch: for each branch, the direction that is added for it alone, ±ε included; None where nothing is added.
         distribution: of the directions.
     """
 
