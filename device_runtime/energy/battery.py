@@ -237,4 +237,4 @@ def battery_facts(kind: str, resolution: float, *remarks: str, volts: float = 0.
     """
     assumed = f"the scale of the battery's gauge is taken to be right to {GAIN:.0%}, which its maker does not state"
     gain = math.hypot(GAIN, volts)
-    return remark(Facts(kind, resolution, PERIOD_S, gain, "all that the battery feeds"), *remarks, assumed)
+    return remark(Facts(kind, resolution, PERIOD_S, gain, "all that the battery feeds", gauge=True), *remarks, assumed)

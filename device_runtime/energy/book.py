@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fedspzo.device_runtime.energy.ledger import Amount
-from fedspzo.device_runtime.energy.meter import Meter, complete
+from fedspzo.device_runtime.energy.meter import LEAST, Meter
 from fedspzo.device_runtime.energy.sampler import MOST_OF_TIME
 from fedspzo.device_runtime.energy.source import Source
 from fedspzo.device_runtime.errors import EnergyError, StateError
@@ -84,7 +85,11 @@ class Book(NoBook):
     def total(self) -> tuple[Energy, ...]:
         """See :class:`NoBook`."""
         account = self._try(lambda: self._meter.sample(final=True), self._meter.account)
-        return self._say(complete(account.work) if account else None)
+        work = account.work if account else None
+        if work is None or work.joules is None or work.covered < LEAST:
+            return ()
+        joules = work.joules / work.covered  # what has no readings counts at the mean, and as uncertain as it is
+        return self._tell(joules, math.hypot(work.uncertainty / work.covered, joules - work.joules))
 
     def note(self, round: int, loss: float) -> None:
         """See :class:`NoBook`."""
@@ -129,9 +134,10 @@ class Book(NoBook):
         }
 
     def _say(self, amount: Amount | None) -> tuple[Energy, ...]:
-        if amount is None:
-            return ()
-        joules, uncertainty = (float(np.float32(number)) for number in (amount.joules, amount.uncertainty))
+        return self._tell(amount.joules, amount.uncertainty) if amount else ()
+
+    def _tell(self, *amount: float) -> tuple[Energy, ...]:
+        joules, uncertainty = (float(np.float32(number)) for number in amount)
         return (Energy(joules, uncertainty, not self._source.facts.measured),)
 
     def _refresh(self) -> None:

@@ -66,7 +66,7 @@ class Log:
         return float(steps[steps > 0].min(initial=np.inf)) if steps.any() else 0.0
 
 
-def read_log(file: Path) -> Log:
+def read_log(file: Path, volts: float | None = None) -> Log:
     """A meter's log. Raises EnergyError, naming the line, when it is not one."""
     try:
         text = file.read_text(encoding="utf-8-sig")

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from fedspzo.device_runtime.energy.ledger import Amount, Idle, Lag, Ledger
+from fedspzo.device_runtime.energy.estimate import Estimate, Figure, Idle
+from fedspzo.device_runtime.energy.ledger import Amount, Lag, Ledger
+from fedspzo.device_runtime.energy.readings import History, Pace, Readings, learn_pace, learn_step
 from fedspzo.device_runtime.energy.source import COUNTER, Facts, Gap, Source
 from fedspzo.device_runtime.errors import EnergyError
 from fedspzo.device_runtime.platform.profiling import IDLE, Seconds
 
 #: Seconds after which a counter that has not moved is believed not to.
 STILL_S = 600.0
+#: The share of work that needs readings for the rest to be filled in.
+LEAST = 0.9
 
 
 @dataclass(frozen=True)
@@ -24,22 +29,26 @@ class Account:
     Attributes:
         source: its name.
         facts: what it can tell, with what the readings showed of its resolution and its updates.
+        pace: how it followed.
         idle: the idle power.
         work: all work.
-        phases: by phase, waiting among them.
+        phases: by phase, waiting not among them.
         joules, seconds: of all that there are readings of, idle power and all.
         missed: seconds without readings, and ``reasons``: why.
+        readings: what all of it was made of.
     """
 
     source: str
     facts: Facts
+    pace: Pace
     idle: Idle
-    work: Amount
-    phases: Mapping[str, Amount]
+    work: Figure
+    phases: Mapping[str, Figure]
     joules: float
     seconds: float
     missed: float
     reasons: tuple[str, ...]
+    readings: Readings
 
 
 class Clock(Protocol):
@@ -69,6 +78,8 @@ class Meter:
         self._lock = threading.Lock()
         self._last: tuple[float, float] | None = None  # when, and what was read
         self._since: float | None = None  # the start of what is not in the ledger yet
+        self._pending: Seconds = defaultdict(float)  # what was done in that time
+        self._history = History()
         self._reasons: dict[str, None] = {}
         self._moves, self._reads, self._least = 0, 0, math.inf
         self._broken: EnergyError | None = None
@@ -87,7 +98,7 @@ class Meter:
                 value = self.source.read()
             except Gap as gap:
                 self._reasons[str(gap)] = None
-                self._skip()
+                self._skip(self._pass(math.nan))
             except EnergyError as error:
                 self._broken = error
                 raise
@@ -109,17 +120,22 @@ class Meter:
                     "energy.no-reading",
                     f"'{self.source.name}' gave no reading during the measurement{why}; choose another source",
                 )
-            lag, facts = self._lag, self._facts
+            readings = self._history.readings()
+            facts = replace(self.source.facts, resolution=learn_step(readings, self.source.facts))
+            pace = learn_pace(readings, facts)
+            estimate = Estimate(readings, facts, pace)
             return Account(
                 source=self.source.name,
-                facts=facts,
-                idle=self._ledger.idle(lag),
-                work=self._ledger.work(lag),
-                phases=self._ledger.phases(lag),
+                facts=replace(facts, period=pace.period),
+                pace=pace,
+                idle=estimate.idle,
+                work=estimate.work(),
+                phases={name: estimate.phase(name) for name in readings.works},
                 joules=self._ledger.joules,
                 seconds=self._ledger.seconds,
                 missed=self._ledger.missed,
                 reasons=tuple(self._reasons),
+                readings=readings,
             )
 
     def round(self, number: int) -> Amount | None:
@@ -130,7 +146,7 @@ class Meter:
         with self._lock:
             if self._blind:
                 return None
-            pending = sum(s for (round, phase), s in self._timer.peek().items() if round == number and phase != IDLE)
+            pending = sum(s for (round, phase), s in self._waiting().items() if round == number and phase != IDLE)
             lag = self._lag
             known, work = self._ledger.round(number, lag), self._ledger.work(lag)
         covered = known.covered * known.seconds
@@ -146,14 +162,16 @@ class Meter:
     def closed_rounds(self) -> list[tuple[int, Amount, Mapping[str, Amount]]]:
         """Rounds before the present one whose readings are all in: number, work, phases. Each is given once."""
         with self._lock:
-            waiting = {round for (round, _), seconds in self._timer.peek().items() if seconds}
+            waiting = {round for (round, _), seconds in self._waiting().items() if seconds}
             ready = [round for round in self._ledger.rounds() if round < min(waiting | {self._timer.round})]
             return [(round, *self._ledger.close(round, self._lag)) for round in ready]
 
     def _take(self, value: float, final: bool) -> None:
         facts = self.source.facts
+        now = self._pass(value)
         if self._last is None:
-            self._last = self._skip(), value
+            self._skip(now)
+            self._last = now, value
             return
         then, before = self._last
         self._reads += 1
@@ -161,23 +179,36 @@ class Meter:
             if value != before:
                 self._moves += 1
                 self._least = min(self._least, abs(value - before))
-            elif facts.period and not final and sum(self._timer.peek().values()) < STILL_S:
+            elif facts.period and not final and sum(self._pending.values()) < STILL_S:
                 return  # the interval lasts until the counter moves
-        now, phases = self._timer.take()
         seconds, self._last, self._since = now - then, (now, value), now
+        phases, self._pending = self._pending, defaultdict(float)
         if facts.kind == COUNTER:
             self._ledger.add(value - before, seconds, 0.0, phases)
         else:
             variance = seconds**2 * ((value - before) ** 2 / 2 + facts.resolution**2 / 12)
             self._ledger.add((value + before) / 2 * seconds, seconds, variance, phases)
 
-    def _skip(self) -> float:
-        """Go without readings up to now."""
+    def _pass(self, value: float) -> float:
+        """Note a reading, or NaN, and what was done before it; returns when it was."""
         now, phases = self._timer.take()
-        if self._since is not None:
-            self._ledger.skip(now - self._since, phases)
-        self._last, self._since = None, now
+        self._history.add(now, value, phases)
+        for key, seconds in phases.items():
+            self._pending[key] += seconds
         return now
+
+    def _skip(self, now: float) -> None:
+        """Go without readings up to now."""
+        if self._since is not None:
+            self._ledger.skip(now - self._since, self._pending)
+        self._last, self._since, self._pending = None, now, defaultdict(float)
+
+    def _waiting(self) -> Seconds:
+        """What was done since what is in the ledger."""
+        waiting = defaultdict(float, self._pending)
+        for key, seconds in self._timer.peek().items():
+            waiting[key] += seconds
+        return waiting
 
     @property
     def _blind(self) -> bool:
@@ -203,7 +234,7 @@ class Meter:
         return Lag(facts.resolution, facts.period) if facts.kind == COUNTER else Lag(0.0, 0.0)
 
 
-def complete(amount: Amount, least: float = 0.9) -> Amount | None:
+def complete(amount: Amount, least: float = LEAST) -> Amount | None:
     """Energy with what readings are missing for filled in at its own mean, and so much less certain; None where less
     than a share ``least`` of the time has readings."""
     if amount.covered < least:

@@ -24,6 +24,7 @@ class Facts:
         scope: what is measured, in words.
         remarks: what was inferred and why, each a sentence.
         measured: False for an estimate from counted operations.
+        gauge: its maker does not say how often it is updated and how late, which its readings must show.
     """
 
     kind: str
@@ -33,6 +34,7 @@ class Facts:
     scope: str
     remarks: tuple[str, ...] = ()
     measured: bool = True
+    gauge: bool = False
 
 
 class Gap(Exception):

@@ -29,15 +29,23 @@ class Tick:
 
 @dataclass
 class Timeline:
-    """Moments in order. Attributes: ``steps``, that were taken in all; ``ticks``."""
+    """Moments in order.
+
+    Attributes:
+        steps: that were taken in all.
+        ticks: the moments.
+        repetitions: when each began and ended, with the idle times around it.
+    """
 
     steps: int = 0
     ticks: list[Tick] = field(default_factory=list)
+    repetitions: tuple[tuple[float, float], ...] = ()
 
     def write(self, file: Path) -> None:
         """Keep it in a file."""
         ticks = [[tick.at, [[*key, seconds] for key, seconds in tick.phases.items()]] for tick in self.ticks]
-        file.write_text(json.dumps({"steps": self.steps, "ticks": ticks}), encoding="utf-8")
+        record = {"steps": self.steps, "repetitions": self.repetitions, "ticks": ticks}
+        file.write_text(json.dumps(record), encoding="utf-8")
 
     @classmethod
     def read(cls, file: Path) -> Timeline:
@@ -48,8 +56,9 @@ class Timeline:
                 Tick(float(at), {(int(round), str(phase)): float(s) for round, phase, s in phases})
                 for at, phases in record["ticks"]
             ]
-            return cls(int(record["steps"]), ticks)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            repetitions = tuple((float(begin), float(end)) for begin, end in record.get("repetitions", ()))
+            return cls(int(record["steps"]), ticks, repetitions)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise EnergyError(
                 "energy.not-a-timeline",
                 f"{file} is not a timeline ({error}); write one with: fedspzo energy measure --timeline",
@@ -69,6 +78,11 @@ class Recording:
         """Take an entry."""
         now, phases = self._timer.take()
         self.timeline.ticks.append(Tick(now + self._shift, phases))
+
+    def finish(self, steps: int, repetitions: Sequence[tuple[float, float]]) -> None:
+        """Say how many steps they were, and when repetitions began and ended by the timer's clock."""
+        self.timeline.steps = steps
+        self.timeline.repetitions = tuple((begin + self._shift, end + self._shift) for begin, end in repetitions)
 
 
 def settle(timeline: Timeline, log: Log, offset: float | None) -> Account:

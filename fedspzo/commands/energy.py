@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from fedspzo.broker.rounds.job import Job
@@ -32,8 +33,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     measure.add_argument("--threads", type=int, default=1, help="threads (%(default)s)")
     measure.add_argument("--ahead", action="store_true", help="make the next weights while the engine runs")
     measure.add_argument("--epsilon", type=float, default=1e-3, help="size of the perturbation (%(default)s)")
-    measure.add_argument("--steps", type=int, default=20, help="steps to measure (%(default)s)")
-    measure.add_argument("--idle", type=float, default=10.0, metavar="S", help="seconds to idle before (%(default)s)")
+    measure.add_argument("--steps", type=int, default=20, help="steps of a repetition (%(default)s)")
+    measure.add_argument("--repeat", type=int, default=5, metavar="N", help="repetitions (%(default)s)")
+    measure.add_argument(
+        "--idle", type=float, default=10.0, metavar="S", help="seconds to idle before each and at the end (%(default)s)"
+    )
+    measure.add_argument(
+        "--target-loss", type=float, metavar="X",
+        help="end where the mean loss of the last 8 steps is no more: joules to a loss",
+    )  # fmt: skip
+    measure.add_argument("--readings", type=Path, metavar="FILE", help="keep the raw readings, as .csv or .parquet")
+    measure.add_argument("--series", type=Path, metavar="FILE", help="keep each step's joules, as .csv or .parquet")
     measure.add_argument("--interval", type=float, default=1.0, metavar="S", help="between readings (%(default)s)")
     measure.add_argument("--source", dest="energy", metavar="NAME", help="one of energy sources (default: the first)")
     measure.add_argument(
@@ -45,6 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     report.add_argument("path", type=Path, metavar="PATH", help="a run, a server's or device's state, or a timeline")
     report.add_argument("--csv", type=Path, metavar="FILE", help="an external meter's log for a timeline")
     for subparser in (measure, report):
+        subparser.add_argument("--volts", type=float, metavar="V", help="the supply's, for a log of currents alone")
         subparser.add_argument(
             "--offset", default="0", metavar="S", help="to add to the log's times, or 'edges' to find it (%(default)s)"
         )
@@ -89,15 +100,18 @@ def _measure(options: argparse.Namespace) -> None:
     from fedspzo.device_runtime.platform.profiling import PhaseTimer
     from fedspzo.device_runtime.replica.weights import Replica
     from fedspzo.device_runtime.step.runner import Forward
+    from fedspzo.energy.host import describe_host
     from fedspzo.energy.measure import Course, take_course
+    from fedspzo.energy.repeat import repeat
     from fedspzo.energy.report import account_lines, describe_account
     from fedspzo.options.energy import make_source
 
     bundle = Bundle(options.bundle)
     job = make_step(options, bundle)
-    if options.steps < 1 or options.idle < 0 or options.interval <= 0:
+    if min(options.steps, options.repeat) < 1 or options.idle < 0 or options.interval <= 0:
         raise EnergyError(
-            "option.energy-range", "--steps is at least 1, --idle at least 0, and --interval above 0; correct these"
+            "option.energy-range",
+            "--steps and --repeat are at least 1, --idle at least 0, and --interval above 0; correct these",
         )
     if options.csv and (options.energy or options.joules_per_flop is not None):
         raise EnergyError("option.csv-beside-source", "--csv excludes --source and --joules-per-flop; leave these out")
@@ -109,27 +123,42 @@ def _measure(options: argparse.Namespace) -> None:
     replica = Replica(bundle, threads=options.threads, ahead=options.ahead)
     forward = Forward(create_engine(options.engine, options.threads), replica, timer)
     store = load_data(options.data, bundle)
-    course = Course(options.idle, options.steps, job.blocks, job.sides, options.epsilon, bundle.manifest.batch)
+    blocks, sides = job.blocks, job.sides
+    course = Course(options.idle, options.steps, options.repeat, blocks, sides, options.epsilon, bundle.manifest.batch)
+    host = describe_host()
     if source is not None:
         meter = Meter(source, timer)
-        share = take_course(course, forward, store, timer, meter.sample, options.interval)
+        taken = take_course(course, forward, store, timer, meter.sample, options.interval)
         meter.sample(final=True)
-        account = meter.account()
+        account, repetitions = meter.account(), taken.repetitions
     else:
         recording = Recording(timer)
-        share = take_course(course, forward, store, timer, recording.sample, TICK_S)
-        recording.timeline.steps = options.steps
+        taken = take_course(course, forward, store, timer, recording.sample, TICK_S)
+        recording.finish(len(taken.losses), taken.repetitions)
+        timeline = recording.timeline
         if options.timeline:
-            recording.timeline.write(options.timeline)
+            timeline.write(options.timeline)
         if not options.csv:
             print(f"{options.timeline} is written; then: fedspzo energy report {options.timeline} --csv FILE")
             return
-        account = settle(recording.timeline, read_log(options.csv), offset)
+        account, repetitions = settle(timeline, read_log(options.csv, options.volts), offset), timeline.repetitions
+    steps = len(taken.losses)
+    repeated = repeat(account, steps, repetitions)
+    setting = {
+        "machine": host,
+        "bundle": bundle.identity.hex(),
+        "engine": options.engine,
+        "threads": options.threads,
+        "ahead": options.ahead,
+        "plan": asdict(course),
+        "losses": list(taken.losses),
+        "reading_share_of_cpu": taken.share,
+    }
     if options.json:
-        print(json.dumps(describe_account(account, options.steps) | {"reading_share_of_cpu": share}))
+        print(json.dumps(describe_account(account, steps, repeated) | setting))
     else:
-        print("\n".join(account_lines(account, options.steps)))
-        print(f"reading took {share:.3%} of the CPU time")
+        print("\n".join(account_lines(account, steps, repeated)))
+        print(f"reading took {taken.share:.3%} of the CPU time")
 
 
 def parse_offset(text: str) -> float | None:
@@ -148,6 +177,7 @@ def _report(options: argparse.Namespace) -> None:
     from fedspzo.device_runtime.energy.external import read_log
     from fedspzo.device_runtime.energy.timeline import Timeline, settle
     from fedspzo.device_runtime.errors import EnergyError
+    from fedspzo.energy.repeat import repeat
     from fedspzo.energy.report import account_lines, describe_account
     from fedspzo.energy.rounds import describe_rounds, read_rounds, rounds_lines
 
@@ -158,8 +188,10 @@ def _report(options: argparse.Namespace) -> None:
                 f"{options.path} is a timeline and needs the meter's log of that time; give it with --csv",
             )
         timeline = Timeline.read(options.path)
-        account = settle(timeline, read_log(options.csv), parse_offset(options.offset))
-        described, lines = describe_account(account, timeline.steps), account_lines(account, timeline.steps)
+        account = settle(timeline, read_log(options.csv, options.volts), parse_offset(options.offset))
+        repeated = repeat(account, timeline.steps, timeline.repetitions)
+        described = describe_account(account, timeline.steps, repeated)
+        lines = account_lines(account, timeline.steps, repeated)
     else:
         if options.csv:
             raise EnergyError(

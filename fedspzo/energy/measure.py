@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,10 +19,16 @@ from fedspzo.device_runtime.step.runner import Forward
 
 @dataclass(frozen=True)
 class Course:
-    """What is measured: seconds of idle time, then rounds of one step each, applied to the weights."""
+    """What is measured: idle time, rounds of one step each, applied to the weights, and idle time, several times.
+
+    Attributes:
+        idle_seconds: of each idle time: before the steps, between repetitions, and after the last.
+        steps, repeats: steps of a repetition, and how many of these.
+    """
 
     idle_seconds: float
     steps: int
+    repeats: int
     blocks: tuple[Block, ...]
     sides: int
     epsilon: float
@@ -33,6 +40,21 @@ class Course:
         return Plan(round, round, True, "rademacher", 1, self.examples, self.epsilon, blocks, 60.0, False, sides=sides)
 
 
+@dataclass(frozen=True)
+class Taken:
+    """A course that is over.
+
+    Attributes:
+        repetitions: from the start of the idle time before each to the end of that after it, by the timer's clock.
+        share: of the CPU time that went into sampling.
+        losses: of each step.
+    """
+
+    repetitions: tuple[tuple[float, float], ...]
+    share: float
+    losses: tuple[float, ...]
+
+
 def take_course(
     course: Course,
     forward: Forward[Replica],
@@ -40,28 +62,46 @@ def take_course(
     timer: PhaseTimer,
     sample: Callable[[], None],
     interval: float,
-) -> float:
-    """Go through it, sampling at its edges and every ``interval`` seconds; returns sampling's share of the CPU time.
+    enough: Callable[[float], bool] = lambda loss: False,
+) -> Taken:
+    """Go through it, sampling at its edges and every ``interval`` seconds; up to a loss that is ``enough``.
 
     A first step, which loads the graphs, is not measured.
     """
     measure(forward, store, course.plan(1), "energy")
     timer.take()
+    started = time.process_time()
+    losses: list[float] = []
+    idles = []
     with Sampler(sample, interval) as sampler:
-        with timer.phase(IDLE):
-            time.sleep(course.idle_seconds)
-        sample()
-        started = time.process_time()
-        for round in range(1, course.steps + 1):
-            timer.turn_to(round)
-            with timer.phase(OTHER):
-                _take_step(forward, store, course.plan(round))
-        sample()
+        idles.append(_idle(course, timer, sample))
+        for _ in range(course.repeats):
+            for _ in range(course.steps):
+                timer.turn_to(len(losses) + 1)
+                with timer.phase(OTHER):
+                    losses.append(_take_step(forward, store, course.plan(len(losses) + 1)))
+                if enough(losses[-1]):
+                    break
+            sample()
+            idles.append(_idle(course, timer, sample))
+            if enough(losses[-1]):
+                break
         spent = time.process_time() - started
-    return sampler.cpu_seconds / spent if spent else 0.0
+    bounds = tuple((before[0], after[1]) for before, after in itertools.pairwise(idles))
+    return Taken(bounds, sampler.cpu_seconds / spent if spent else 0.0, tuple(losses))
 
 
-def _take_step(forward: Forward[Replica], store: DataStore, plan: Plan) -> None:
+def _idle(course: Course, timer: PhaseTimer, sample: Callable[[], None]) -> tuple[float, float]:
+    """When it began and ended."""
+    began = timer.clock()
+    with timer.phase(IDLE):
+        time.sleep(course.idle_seconds)
+    sample()
+    return began, timer.clock()
+
+
+def _take_step(forward: Forward[Replica], store: DataStore, plan: Plan) -> float:
     measured = measure(forward, store, plan, "energy")
     with forward.recorder.phase(APPLY):
         forward.weights.apply(Entry(plan, (Contribution("", 1.0, measured.scalars),)))
+    return measured.loss

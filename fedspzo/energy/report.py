@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from fedspzo.device_runtime.energy.ledger import Amount
+from fedspzo.device_runtime.energy.estimate import Figure, Idle
 from fedspzo.device_runtime.energy.meter import Account
 from fedspzo.device_runtime.energy.source import COUNTER, Facts
-from fedspzo.device_runtime.platform.profiling import IDLE
 from fedspzo.device_runtime.protocol.messages import Energy
+from fedspzo.energy.repeat import Repeated
+from fedspzo.tables import format_table
 
 if TYPE_CHECKING:
     from fedspzo.broker.rounds.aggregate import Spending
@@ -20,25 +21,26 @@ if TYPE_CHECKING:
 _ORDER = ("tokenise", "perturb", "forward", "apply", "network", "other", "idle")
 
 
-def describe_account(account: Account, steps: int) -> dict[str, Any]:
-    """An account of some steps as plain values, joules above idle."""
-    step = _per(account.work, steps)
+def describe_account(account: Account, steps: int, repeated: Repeated) -> dict[str, Any]:
+    """An account of some steps as plain values, joules above idle; half-widths are of 95 % intervals."""
     return {
         "source": account.source,
         "measured": account.facts.measured,
         **describe_facts(account.facts),
-        "idle_watts": account.idle.watts,
-        "idle_watts_uncertainty": account.idle.uncertainty,
+        "late_seconds": [account.pace.least, account.pace.most],
+        "idle": asdict(account.idle),
         "steps": steps,
-        "joules_per_step": step[0],
-        "joules_per_step_uncertainty": step[1],
+        "joules_per_step": repeated.joules,
+        "joules_per_step_half_width": repeated.half_width,
+        "reason": repeated.reason,
+        "repetitions": list(repeated.each),
         "joules": account.work.joules,
-        "joules_uncertainty": account.work.uncertainty,
+        "joules_half_width": account.work.half_width,
         "joules_with_idle": account.joules,
         "seconds": account.seconds,
         "seconds_without_readings": account.missed,
         "reasons": list(account.reasons),
-        "phases": {name: asdict(amount) for name, amount in _in_order(account.phases)},
+        "phases": {name: asdict(figure) for name, figure in _in_order(account.phases)},
     }
 
 
@@ -64,35 +66,57 @@ def facts_lines(name: str, facts: Facts) -> list[str]:
     return [f"{name}: {what} of {facts.scope}; {tells}", *(f"  {remark}" for remark in facts.remarks)]
 
 
-def account_lines(account: Account, steps: int) -> list[str]:
+def account_lines(account: Account, steps: int, repeated: Repeated) -> list[str]:
     """An account of some steps, for people."""
-    word = "" if account.facts.measured else "estimated "
-    lines = facts_lines(account.source, account.facts)
-    if account.facts.measured:
-        lines.append(
-            f"idle: {account.idle.watts:.3f} ± {account.idle.uncertainty:.3f} W over {account.idle.seconds:.0f} s,"
-            " which is taken off"
-        )
-    lines.append(f"{'phase':<18} {word + 'J a step':>18} {'±':>9} {'share':>7} {'s a step':>10} {'seen alone':>11}")
-    for name, amount in _in_order(account.phases):
-        if name != IDLE:
-            joules, uncertainty = _per(amount, steps)
-            share = amount.joules / account.work.joules if account.work.joules else 0.0
-            lines.append(
-                f"{name:<18} {joules:>18.4g} {uncertainty:>9.2g} {share:>7.1%} {amount.seconds / steps:>10.4g}"
-                f" {amount.alone:>11.0%}"
-            )
-    joules, uncertainty = _per(account.work, steps)
-    lines.append(f"{'all':<18} {joules:>18.4g} {uncertainty:>9.2g}")
-    lines.append(
-        f"a step takes {'' if account.facts.measured else 'by ESTIMATE '}{joules:.4g} ± {uncertainty:.2g} J above idle"
-        f" ({steps} steps; ± is one standard deviation)"
-    )
+    lines = [*facts_lines(account.source, account.facts), *_idle_lines(account.idle)]
+    reasons: dict[str, None] = {}
+    rows = []
+    for name, figure in _in_order(account.phases):
+        if figure.joules is None:
+            told = ["—", "—", "—"]
+            reasons[figure.reason] = None
+        else:
+            joules, width = _per(figure, steps)
+            share = f"{figure.joules / account.work.joules:.1%}" if account.work.joules else "—"
+            told = [f"{joules:.4g}", f"{width:.2g}", share]
+        rows.append([name, *told, f"{figure.seconds / steps:.4g}", f"{figure.alone:.0%}"])
+    lines += format_table(["phase", "J a step", "±", "share", "s a step", "seen alone"], rows).splitlines()
+    lines += [f"not told: {reason}" for reason in reasons if account.facts.measured]
+    lines += repeated_lines(repeated, steps, account.facts.measured)
     if account.missed:
         lines.append(f"{account.missed:.0f} s have no readings ({'; '.join(account.reasons)})")
-    if account.facts.measured and uncertainty > 0.1 * abs(joules):
+    return lines
+
+
+def repeated_lines(repeated: Repeated, steps: int, measured: bool) -> list[str]:
+    """What a step takes, for people."""
+    if repeated.joules is None:
+        return [f"what a step takes is not known: {repeated.reason}; take more --steps, or a longer --idle"]
+    if not measured:
+        return [f"a step takes by ESTIMATE {repeated.joules:.4g} J above idle ({steps} steps; {repeated.reason})"]
+    width = repeated.half_width or 0.0
+    times = f" in {len(repeated.each)} repetitions" if repeated.each else ""
+    lines = [
+        f"a step takes {repeated.joules:.4g} ± {width:.2g} J above idle ({steps} steps{times}; ± is half of a 95 %"
+        " interval)"
+    ]
+    lines += [repeated.reason] if repeated.reason else []
+    if width > 0.1 * abs(repeated.joules):
         lines.append("that is uncertain by more than a tenth: take more --steps, or a longer --idle")
     return lines
+
+
+def _idle_lines(idle: Idle) -> list[str]:
+    if idle.watts is None:
+        return [f"idle: not known ({idle.reason}), so nothing is told above idle; take a longer --idle"]
+    if idle.reason:
+        return []
+    drift = (
+        "seen once, so what it drifts by is not known"
+        if idle.drift is None
+        else f"it drifted by {idle.drift:+.3f} W from the first to the last"
+    )
+    return [f"idle: {idle.watts:.3f} ± {idle.half_width:.3f} W over {idle.seconds:.0f} s, which is taken off; {drift}"]
 
 
 def describe_energy(energy: Sequence[Energy]) -> dict[str, Any]:
@@ -118,11 +142,11 @@ def describe_joules(status: ServerStatus) -> dict[str, float]:
     return {"measured_joules": status.measured_joules, "estimated_joules": status.estimated_joules}
 
 
-def _per(amount: Amount, steps: int) -> tuple[float, float]:
-    """Joules and their uncertainty a step, of the steps that there are readings of."""
-    seen = steps * amount.covered
-    return (amount.joules / seen, amount.uncertainty / seen) if seen else (0.0, 0.0)
+def _per(figure: Figure, steps: int) -> tuple[float, float]:
+    """Joules and their half-width a step, of the steps that there are readings of."""
+    seen = steps * figure.covered
+    return ((figure.joules or 0.0) / seen, (figure.half_width or 0.0) / seen) if seen else (0.0, 0.0)
 
 
-def _in_order(phases: Mapping[str, Amount]) -> Iterable[tuple[str, Amount]]:
+def _in_order(phases: Mapping[str, Figure]) -> Iterable[tuple[str, Figure]]:
     return sorted(phases.items(), key=lambda item: (_ORDER.index(item[0].split()[0]), item[0]))

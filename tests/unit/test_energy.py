@@ -136,12 +136,14 @@ def test_an_hour_at_one_hertz(name: str, measured: Callable[[str], tuple[World, 
     assert account.idle.watts == pytest.approx(IDLE_W, rel=0.05)
     assert abs(account.work.joules - known) < 3 * account.work.uncertainty
     assert account.work.uncertainty < 0.15 * known
-    above = sum(amount.joules for amount in account.phases.values())
-    assert above == pytest.approx(account.joules - account.idle.watts * account.seconds)
-    assert sum(amount.gross for amount in account.phases.values()) == pytest.approx(account.joules, rel=1e-9)
+    for phase, figure in account.phases.items():
+        assert (figure.joules is None) == bool(figure.reason)
+        if figure.joules is not None:
+            truth = sum(joules for (_, name), joules in world.by_phase.items() if name == phase)
+            assert abs(figure.joules - (truth - IDLE_W * figure.seconds)) < 1.5 * figure.half_width
 
 
-@pytest.mark.parametrize("name", ["rapl", "jetson", "pi5", "battery's power"])
+@pytest.mark.parametrize("name", ["rapl", "jetson", "pi5"])
 def test_phases_are_told_apart(name: str, measured: Callable[[str], tuple[World, Account]]) -> None:
     """By sources that keep up with them: each phase's joules above idle are the world's, but for its edges."""
     world, account = measured(name)
@@ -503,7 +505,10 @@ def test_uncertainty_covers_the_error(seed: int) -> None:
     world.live(spans, meter.sample)
     meter.sample(final=True)
     work = meter.account().work
-    assert abs(work.joules - (world.joules - 2.0 * world.now)) < 3 * work.uncertainty
+    if work.joules is None:
+        assert work.reason
+    else:
+        assert abs(work.joules - (world.joules - 2.0 * world.now)) < 3 * work.uncertainty
 
 
 # -- Phases

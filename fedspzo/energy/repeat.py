@@ -1,0 +1,64 @@
+"""What a step takes by repetitions of the same steps: their mean, with an interval that has their scatter in it."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fedspzo.device_runtime.energy.estimate import Estimate, student
+from fedspzo.device_runtime.energy.meter import Account
+from fedspzo.device_runtime.energy.readings import Readings
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """Joules of a step above idle.
+
+    Attributes:
+        joules, half_width: the mean, and half of its 95 % interval; None where it is not known.
+        each: by repetition; empty where they are not told apart.
+        reason: why there are no joules or no interval, or why the interval has no scatter of repetitions in it.
+    """
+
+    joules: float | None
+    half_width: float | None
+    each: tuple[float, ...]
+    reason: str
+
+
+def repeat(account: Account, steps: int, repetitions: Sequence[tuple[float, float]]) -> Repeated:
+    """What a step takes.
+
+    Args:
+        steps: of all repetitions together.
+        repetitions: when each began and ended, with the idle times around it, by the clock of the readings.
+    """
+    work = account.work
+    if work.joules is None or not steps:
+        return Repeated(None, None, (), work.reason or "no step was taken")
+    seen = steps * work.covered
+    joules = work.joules / seen
+    if work.half_width is None:
+        return Repeated(joules, None, (), work.reason)
+    width = work.half_width / seen
+    if len(repetitions) < 2:
+        return Repeated(joules, width, (), "± is of one measurement: --repeat 5 shows what repetitions differ by")
+    figures = [
+        Estimate(_between(account.readings, *bounds), account.facts, account.pace).work() for bounds in repetitions
+    ]
+    told = [figure.joules / figure.covered for figure in figures if figure.joules is not None and figure.covered]
+    if len(told) < len(figures):
+        why = next(figure.reason for figure in figures if figure.joules is None)
+        return Repeated(joules, width, (), f"± has no scatter of repetitions, which the source does not resolve: {why}")
+    each = tuple(joules * len(told) / steps for joules in told)
+    scatter = student(len(each) - 1) * statistics.stdev(each) / math.sqrt(len(each))
+    return Repeated(statistics.fmean(each), math.hypot(scatter, width), each, "")
+
+
+def _between(readings: Readings, begin: float, end: float) -> Readings:
+    mask = (readings.times >= begin - 1e-6) & (readings.times <= end + 1e-6)
+    return Readings(
+        readings.times[mask], readings.values[mask], {name: spent[mask] for name, spent in readings.seconds.items()}
+    )

@@ -1,0 +1,163 @@
+"""A world of which everything is known, as arrays: thousands of runs a minute of gauges that are slow, late and coarse."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedspzo.device_runtime.energy.readings import Readings
+from fedspzo.device_runtime.energy.source import COUNTER, POWER, Facts
+from fedspzo.device_runtime.platform.profiling import IDLE
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """A kind of source, drawn anew in each run.
+
+    Attributes:
+        kind: counter or power.
+        periods: s, the least and the most time between updates; each run has its own.
+        irregular: each update comes after a time of its own, from a half to one and a half periods.
+        lags: in periods, the least and the most that it is behind.
+        mean: it gives the mean power since its last update, and not that of the moment.
+        step: J or W that it tells apart.
+        gain: standard deviation of its scale.
+        gauge: the runtime must learn its period.
+    """
+
+    kind: str
+    periods: tuple[float, float]
+    irregular: bool = False
+    lags: tuple[float, float] = (0.0, 0.0)
+    mean: bool = False
+    step: float = 0.0
+    gain: float = 0.03
+    gauge: bool = True
+
+
+#: Name → gauge: each source of the runtime, and what makers do to gauges.
+GAUGES = {
+    "rapl": Gauge(COUNTER, (1e-3, 1e-3), step=2.0**-14, gain=0.02, gauge=False),
+    "jetson": Gauge(POWER, (7e-3, 7e-3), step=0.15, gain=0.01, gauge=False),
+    "pi5": Gauge(POWER, (0.1, 0.1), mean=True, step=0.01, gauge=False),
+    "laptop's energy": Gauge(COUNTER, (10, 40), step=36.0),
+    "laptop's power": Gauge(POWER, (5, 40), step=1e-3),
+    "laptop's late power": Gauge(POWER, (2, 30), lags=(0.0, 2.0), mean=True, step=1e-2),
+    "phone's charge": Gauge(COUNTER, (1, 10), step=13.9),
+    "phone's late charge": Gauge(COUNTER, (5, 20), lags=(0.0, 2.0), step=13.9),
+    "phone's energy": Gauge(COUNTER, (5, 15), irregular=True, step=3.6e-6),
+    "phone's current": Gauge(POWER, (5, 30), step=4e-6),
+    "phone's current in mA": Gauge(POWER, (1, 10), irregular=True, lags=(0.0, 1.0), step=4e-3),
+    "phone's average": Gauge(POWER, (5, 30), irregular=True, lags=(0.0, 1.0), mean=True, step=4e-6),
+}
+PHASES = ("perturb", "forward block 1", "forward block 2")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run: what the runtime sees, and what is true: joules above idle by phase (all of them under ``work``)."""
+
+    readings: Readings
+    facts: Facts
+    truth: dict[str, float]
+    period: float
+
+
+def draw_run(gauge: Gauge, random: np.random.Generator, long: bool, poll: float = 1.0) -> Run:
+    """A run by one gauge: idleness, work in phases, idleness, and perhaps so several times.
+
+    Args:
+        long: whatever is done lasts ten periods of the gauge or more; else a tenth of one up to twenty.
+    """
+    period = float(np.exp(random.uniform(*np.log(gauge.periods))))
+    watts = {IDLE: random.uniform(1.0, 3.0)}
+    moving = period * max(np.ceil(gauge.step / watts[IDLE] / period), 1) if gauge.kind == COUNTER else period
+    unit = max(moving * (1.5 if gauge.irregular else 1.0), poll)
+    above = 2.5 + np.cumsum(random.uniform(0.5, 1.5, len(PHASES)))
+    watts |= {phase: watts[IDLE] + float(more) for phase, more in zip(PHASES, random.permutation(above), strict=True)}
+    names = [IDLE]
+    for _ in range(int(random.integers(1, 4))):
+        names += [PHASES[i % 3] for i in range(int(random.integers(3, 10)))] + [IDLE]
+    low, high = (10.0, 30.0) if long else (0.1, 20.0)
+    lengths = unit * np.exp(random.uniform(np.log(low), np.log(high), len(names)))
+    noisy = 0.05 if random.random() < 0.8 else 0.0  # some worlds are as quiet as textbooks
+    levels = np.array([watts[name] for name in names]) * (1 + noisy * random.standard_normal(len(names)))
+    levels[[i for i, name in enumerate(names) if name == IDLE]] = watts[IDLE] * (
+        1 + noisy / 5 * random.standard_normal(names.count(IDLE))
+    )
+    starts = np.concatenate([[0.0], np.cumsum(lengths)])
+    fine = _fine(starts, levels, noisy, unit, random)
+    times = np.arange(0.0, starts[-1], poll)
+    values = _show(gauge, period, fine, times, random)
+    cuts = [np.clip(times, start, stop) - start for start, stop in itertools.pairwise(starts)]
+    seconds = {
+        name: np.diff(sum(cut for cut, one in zip(cuts, names, strict=True) if one == name), prepend=0.0)
+        for name in dict.fromkeys(names)
+    }
+    spent = {name: sum(n for n, one in zip(lengths, names, strict=True) if one == name) for name in seconds}
+    used = {
+        name: sum(
+            float(np.interp(stop, *fine) - np.interp(start, *fine))
+            for start, stop, one in zip(starts[:-1], starts[1:], names, strict=True)
+            if one == name
+        )
+        for name in seconds
+    }
+    idle = used[IDLE] / spent[IDLE]
+    truth = {name: used[name] - idle * spent[name] for name in seconds if name != IDLE}
+    truth["work"] = sum(truth.values())
+    said = 1.0 if gauge.gauge else period
+    return Run(
+        Readings(times, values, seconds),
+        Facts(gauge.kind, gauge.step / 1000 if gauge.gauge else gauge.step, said, gauge.gain, "all", gauge=gauge.gauge),
+        truth,
+        unit,
+    )
+
+
+def _fine(
+    starts: np.ndarray, levels: np.ndarray, noisy: float, unit: float, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Moments, and joules used up to each, with power that fluctuates within a phase, too."""
+    tick = unit / 7.3
+    inner = np.arange(0.0, starts[-1], tick)
+    times = np.unique(np.concatenate([starts, inner]))
+    at = np.clip(np.searchsorted(starts, (times[:-1] + times[1:]) / 2) - 1, 0, len(levels) - 1)
+    watts = levels[at] * (1 + noisy * random.standard_normal(len(at)))
+    return times, np.concatenate([[0.0], np.cumsum(watts * np.diff(times))])
+
+
+def _show(
+    gauge: Gauge, period: float, fine: tuple[np.ndarray, np.ndarray], times: np.ndarray, random: np.random.Generator
+) -> np.ndarray:
+    """What the gauge shows at some moments."""
+    lag = period * random.uniform(*gauge.lags)
+    scale = 1 + gauge.gain * random.standard_normal()
+    end = times[-1] + 2 * period
+    if period < 0.5:
+        updates = times - random.uniform(0, period, len(times))
+        before = updates - period
+    else:
+        count = int(2.5 * end / period) + 4
+        apart = period * (random.uniform(0.5, 1.5, count) if gauge.irregular else np.ones(count))
+        updates = -period * random.uniform(2, 3) + np.cumsum(apart)
+        before = np.concatenate([[updates[0] - period], updates[:-1]])
+    extended = np.concatenate([[-1e4], fine[0], [1e6]])
+    first, last = np.diff(fine[1])[0] / np.diff(fine[0])[0], np.diff(fine[1])[-1] / np.diff(fine[0])[-1]
+    joules = np.concatenate([[-1e4 * first], fine[1], [fine[1][-1] + last * (1e6 - fine[0][-1])]])
+
+    def used(at: np.ndarray) -> np.ndarray:
+        return np.interp(at, extended, joules)
+
+    if gauge.kind == COUNTER:
+        shown = scale * used(updates - lag) + random.uniform(0, 1) * gauge.step
+        shown = np.floor(shown / gauge.step) * gauge.step
+    else:
+        width = (updates - before) if gauge.mean else np.full(len(updates), 1e-3)
+        shown = scale * (used(updates - lag) - used(updates - lag - width)) / width
+        shown = np.round(shown / gauge.step) * gauge.step
+    if period < 0.5:
+        return shown
+    return shown[np.searchsorted(updates, times, side="right") - 1]

@@ -1,0 +1,85 @@
+"""Joules of gauges that are slow, late and coarse: the stated 95 % interval holds the truth, or no figure is given."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from gauges import GAUGES, PHASES, draw_run
+
+from fedspzo.device_runtime.energy.estimate import Estimate, student
+from fedspzo.device_runtime.energy.readings import MOST, History, Readings, learn_pace, learn_step
+
+#: The share of figures whose interval must hold the truth, and the widest half of one where phases last long.
+LEAST, WIDEST = 0.92, 0.15
+
+
+def tell(name: str, seed: int, long: bool) -> Counter[str]:
+    """Of a run: how many figures of the work and of phases were told, held the truth, were refused, or were too wide."""
+    run = draw_run(GAUGES[name], np.random.default_rng(seed), long)
+    facts = replace(run.facts, resolution=learn_step(run.readings, run.facts))
+    estimate = Estimate(run.readings, facts, learn_pace(run.readings, facts))
+    figures = {phase: estimate.phase(phase) for phase in PHASES} | {"work": estimate.work()}
+    counts: Counter[str] = Counter()
+    for phase, figure in figures.items():
+        what = "work" if phase == "work" else "phase"
+        if figure.joules is None or figure.half_width is None:
+            assert figure.reason
+            counts[f"{what} refused"] += 1
+            continue
+        counts[f"{what} told"] += 1
+        counts[f"{what} held"] += abs(figure.joules - run.truth[phase]) <= figure.half_width
+        counts[f"{what} wide"] += figure.half_width > WIDEST * figure.joules
+    return counts
+
+
+def check(name: str, seeds: range, least: float) -> None:
+    long = sum((tell(name, seed, True) for seed in seeds[::2]), Counter())
+    short = sum((tell(name, seed, False) for seed in seeds[1::2]), Counter())
+    assert not long["work refused"] + long["phase refused"], "what lasts ten periods is told"
+    assert not long["work wide"] + long["phase wide"]
+    for what in ("work", "phase"):
+        assert long[f"{what} held"] >= least * long[f"{what} told"]
+        assert short[f"{what} held"] >= least * short[f"{what} told"]
+
+
+@pytest.mark.parametrize("name", GAUGES)
+def test_intervals_hold_the_truth(name: str) -> None:
+    check(name, range(40), 0.8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GAUGES)
+def test_intervals_hold_the_truth_in_a_thousand_runs(name: str) -> None:
+    check(name, range(1000), LEAST)
+
+
+def test_student_is_wider_with_few() -> None:
+    assert student(1) == 12.706
+    assert [student(n) for n in range(1, 60)] == sorted((student(n) for n in range(1, 60)), reverse=True)
+    assert student(100) == pytest.approx(2.02, abs=0.01)
+
+
+def test_a_long_history_is_thinned() -> None:
+    history = History()
+    for second in range(3 * MOST):
+        history.add(float(second), 2.0 * second, {(1, "perturb"): 1.0})
+    readings = history.readings()
+    assert len(readings.times) <= MOST
+    assert readings.times[-1] == 3 * MOST - 1
+    assert readings.seconds["perturb"].sum() == pytest.approx(3 * MOST)
+    assert readings.values == pytest.approx(2 * readings.times)
+
+
+def test_a_gauge_that_never_changes_tells_nothing() -> None:
+    times = np.arange(100.0)
+    seconds = {"idle": (times < 50).astype(float), "perturb": (times >= 50).astype(float)}
+    run = draw_run(GAUGES["phone's charge"], np.random.default_rng(0), False)
+    for kind in ("counter", "power"):
+        facts = replace(run.facts, kind=kind)
+        readings = Readings(times, np.full(100, 5.0), seconds)
+        estimate = Estimate(readings, facts, learn_pace(readings, facts))
+        assert estimate.work().joules is None
+        assert "changed too seldom" in estimate.work().reason
