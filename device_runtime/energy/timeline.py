@@ -17,6 +17,8 @@ from fedspzo.device_runtime.platform.profiling import IDLE, PhaseTimer, Seconds
 
 #: Seconds between entries.
 TICK_S = 0.1
+#: Seconds by which a stated offset and the edges of the work may differ without a word.
+_AGREE_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -89,22 +91,18 @@ def settle(timeline: Timeline, log: Log, offset: float | None) -> Account:
     """The account of a timeline by a meter's log.
 
     Args:
-        offset: seconds to add to the log's times; None to find them by the edges of the work.
+        offset: seconds to add to the log's times; None to find them by the edges of the work, or to trust the log's
+            clock where these do not tell.
 
     Raises:
         EnergyError: the log does not fit.
     """
-    if offset is None:
-        times, busy = _busy(timeline.ticks)
-        offset, score = align_edges(log, times, busy)
-        how = f"the log's times plus {offset:.2f} s follow the work best (correlation {score:.2f})"
-    elif not log.absolute and not offset:
+    if offset is not None and not log.absolute and not offset:
         raise EnergyError(
             "energy.log-start-unknown",
             f"{log.name} does not say at what time it starts; give the --offset, or --offset edges",
         )
-    else:
-        how = f"the log's times plus {offset:g} s, as stated, are the device's"
+    offset, how = _lay(timeline, log, offset)
     source = Replay(log, offset, how)
     player = _Player(timeline.ticks, log.period)
     meter = Meter(source, player)
@@ -112,6 +110,27 @@ def settle(timeline: Timeline, log: Log, offset: float | None) -> Account:
         source.now = player.now
         meter.sample()
     return meter.account()
+
+
+def _lay(timeline: Timeline, log: Log, offset: float | None) -> tuple[float, str]:
+    """The offset, and how it was found, with what the edges of the work say of one that is stated."""
+    try:
+        found, score = align_edges(log, *_busy(timeline.ticks))
+    except EnergyError:
+        if offset is None and not log.absolute:
+            raise
+        stated = offset or 0.0
+        return stated, (
+            f"the log's times plus {stated:g} s, as {'its clock has them' if offset is None else 'stated'}, are the"
+            " device's; the edges of the work cannot tell"
+        )
+    if offset is None:
+        off = f"; its clock is {-found:.2f} s off the device's" if log.absolute and abs(found) > log.period else ""
+        return found, f"the log's times plus {found:.2f} s follow the work best (correlation {score:.2f}){off}"
+    how = f"the log's times plus {offset:g} s, as stated, are the device's"
+    if abs(found - offset) > max(2 * log.period, _AGREE_S):
+        how += f"; THE EDGES OF THE WORK DISAGREE: they say {found:.2f} s (correlation {score:.2f})"
+    return offset, how
 
 
 class _Player:

@@ -57,7 +57,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for subparser in (measure, report):
         subparser.add_argument("--volts", type=float, metavar="V", help="the supply's, for a log of currents alone")
         subparser.add_argument(
-            "--offset", default="0", metavar="S", help="to add to the log's times, or 'edges' to find it (%(default)s)"
+            "--offset",
+            default="edges",
+            metavar="S",
+            help="to add to the log's times, or 'edges': found by the work's (%(default)s)",
         )
 
 

@@ -148,3 +148,14 @@ def test_logs_that_do_not_fit(hour: tuple[World, Timeline, Log, float]) -> None:
 def test_moments_without_a_zone_are_local(tmp_path: Path) -> None:
     log = read_log(write(tmp_path / "log.csv", "time,W", "2026-01-01 12:00:00,1", "2026-01-01 12:00:01,1"))
     assert log.times[0] == datetime(2026, 1, 1, 12).astimezone(timezone.utc).timestamp()
+
+
+def test_a_stated_offset_that_the_edges_contradict(hour: tuple[World, Timeline, Log, float]) -> None:
+    _, timeline, log, offset = hour
+    wrong = settle(timeline, log, offset + 20.0)
+    assert "THE EDGES OF THE WORK DISAGREE" in wrong.facts.remarks[0]
+    absolute = Log(log.name, log.times + offset + 7.0, log.watts, True)
+    found = settle(timeline, absolute, None)
+    assert "its clock is 7" in found.facts.remarks[0]
+    flat = Log("flat.csv", absolute.times, np.full(len(log.watts), 4.0), True)
+    assert "the edges of the work cannot tell" in settle(timeline, flat, None).facts.remarks[0]

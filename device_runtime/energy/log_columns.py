@@ -1,0 +1,218 @@
+"""Which columns of a meter's log are the time and the power: by their names and units, and by nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fedspzo.device_runtime.energy.log_times import read_number
+
+TIME, WATTS, VOLTS, AMPERES = "time", "power", "voltage", "current"
+#: What columns of a kind are called, word by word; the unit alone will do.
+_NAMES = {
+    TIME: {"time", "timestamp", "datetime", "date", "elapsed", "t", "seconds", "sec", "millis", "epoch", "clock"},
+    WATTS: {"power", "watt", "watts", "wattage", "milliwatts", "kilowatts", "w", "p", "mw", "kw", "µw", "uw"},
+    VOLTS: {"voltage", "volt", "volts", "millivolts", "vbus", "v", "u", "mv", "kv", "µv", "uv"},
+    AMPERES: {
+        "current", "amp", "amps", "ampere", "amperes", "milliamps", "milliamperes", "ibus", "i", "a", "ma", "ua", "µa",
+        "na",
+    },
+}  # fmt: skip
+#: Words that make a column another quantity: apparent and reactive power, extremes and means, what is stored or set.
+_OTHERS = {
+    "factor", "pf", "apparent", "reactive", "va", "kva", "mva", "var", "kvar", "min", "max", "minimum", "maximum", "peak",
+    "lowest", "highest", "avg", "average", "mean", "median", "std", "shunt", "energy", "charge", "capacity", "cost",
+    "price", "temperature", "temp", "limit", "set", "setpoint", "target", "d", "dp", "dm", "cc1", "cc2", "resistance",
+    "frequency", "noise", "ripple", "error", "offset", "status", "zone", "rms", "ac", "dbm", "duration",
+}  # fmt: skip
+_PREFIXES = {"": 1.0, "n": 1e-9, "µ": 1e-6, "m": 1e-3, "k": 1e3}
+_BASES = {WATTS: ("w", "watt"), VOLTS: ("v", "volt"), AMPERES: ("a", "amp", "ampere")}
+_WORDS = {"milli": 1e-3, "micro": 1e-6, "nano": 1e-9, "kilo": 1e3}
+_TIMES = {"s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e-3, "milliseconds": 1e-3, "millis": 1e-3, "µs": 1e-6,
+          "microseconds": 1e-6, "ns": 1e-9, "nanoseconds": 1e-9, "min": 60.0, "minutes": 60.0, "h": 3600.0, "hours": 3600.0}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column.
+
+    Attributes:
+        at: its number.
+        name: as the header has it.
+        kind: of what it is.
+        factor: to s, W, V or A; None where it names no unit.
+    """
+
+    at: int
+    name: str
+    kind: str
+    factor: float | None
+
+    def read(self, cell: str, commas: bool) -> float:
+        """A cell's value in s, W, V or A; it may name a unit of its own.
+
+        Args:
+            commas: whether decimals may be marked by a comma.
+
+        Raises:
+            ValueError: it is not a number, or not in a unit of the kind.
+        """
+        match = re.fullmatch(r"\s*([-+\d.,]+(?:[eE][-+]?\d+)?)\s*([a-zA-Zµμ]*)\s*", cell)
+        number, unit = match.groups() if match else (cell, "")
+        if "," in number and not commas:
+            raise ValueError(f"'{cell}' has a comma in a number")
+        value = read_number(number)
+        factor = scale(self.kind, _plain(unit)) if unit else self.factor
+        if unit and factor is None:
+            raise ValueError(f"'{cell}' is in another unit")
+        return value * (1.0 if factor is None else factor)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns that count.
+
+    Attributes:
+        times: one, or the date's and the clock's.
+        watts: whose product is the power, or a current alone.
+        kind: of the first of ``watts``.
+        refused: why others that were named so do not count, as clauses.
+    """
+
+    times: tuple[Column, ...]
+    watts: tuple[Column, ...]
+    kind: str
+    refused: tuple[str, ...]
+
+
+def choose_columns(names: Sequence[str], units: Sequence[str], volts: bool) -> Columns | str:
+    """What counts of a header, or why it does not name what is needed, as a clause.
+
+    Args:
+        names: as the header has them.
+        units: as a row below it has them; empty where there is none.
+        volts: whether the voltage is known, so that a current is enough.
+    """
+    found: dict[str, list[Column]] = {kind: [] for kind in _NAMES}
+    refused: list[str] = []
+    for at, name in enumerate(names):
+        kind, why = _classify(name)
+        if not kind:
+            continue
+        unit = units[at].strip() if at < len(units) else ""
+        factor = None if why else _factor(kind, name, unit)
+        if isinstance(factor, str):
+            why = factor
+        if why:
+            refused.append(f"'{name.strip()}' {why}")
+        elif not isinstance(factor, str):
+            found[kind].append(Column(at, name.strip(), kind, factor))
+    times = _pick_times(found[TIME])
+    if isinstance(times, str):
+        return times
+    for wanted in ((WATTS,), (VOLTS, AMPERES), (AMPERES,)):
+        if wanted == (AMPERES,) and not volts:
+            continue
+        if all(found[kind] for kind in wanted):
+            twice = next((kind for kind in wanted if len(found[kind]) > 1), None)
+            if twice:
+                several = " and ".join(f"'{column.name}'" for column in found[twice])
+                return f"it has more than one {twice} ({several}); keep one of them"
+            return Columns(times, tuple(found[kind][0] for kind in wanted), wanted[0], tuple(refused))
+    if found[AMPERES]:
+        return "it has a current and no voltage; give the supply's with --volts"
+    return f"it has no power that can be used ({'; '.join(refused)})" if refused else "it names no power"
+
+
+def unit_row(cells: Sequence[str]) -> bool:
+    """Whether cells are units, as in a row below a header."""
+    known = {"", *_TIMES, *(prefix + base for prefix in _PREFIXES for bases in _BASES.values() for base in bases)}
+    plain = [_plain(cell).strip("()[] ").lower() for cell in cells]
+    return any(plain) and all(cell in known or cell in ("wh", "mwh", "mah", "ah", "°c", "c", "ω") for cell in plain)
+
+
+def _classify(name: str) -> tuple[str, str]:
+    """What a column is of, and why it is something else after all; two empty texts where it is nothing of interest."""
+    bare = re.sub(r"[(\[{].*?[)\]}]", " ", _plain(name))
+    words = [word for word in re.split(r"[^a-zµ0-9+-]+", bare.lower()) if word]
+    words = [word for word in words if not re.fullmatch(r"[+-]?\d*", word)]
+    if not words:
+        return "", ""
+    others = _OTHERS & {word.rstrip("+-") if len(word) < 3 else word for word in words}
+    kinds = [kind for kind, known in _NAMES.items() if known & set(words)]
+    compound = [kind for kind, stem in ((TIME, "time"), (WATTS, "power"), (VOLTS, "volt"), (AMPERES, "current")) if any(
+        stem in word for word in words)]  # fmt: skip
+    kind = (compound or kinds or [""])[0]
+    if not kind and others & {"va", "kva", "var", "kvar"}:
+        kind = WATTS
+    if kind == TIME and words == ["t"] and name.strip().startswith("T"):
+        return "", ""  # a temperature
+    if kind == TIME:
+        return ("", "") if others - {"min", "offset"} else (TIME, "")
+    if kind and others:
+        return kind, f"is no {kind} of the moment ('{min(others)}')"
+    return kind, ""
+
+
+def _factor(kind: str, name: str, unit: str) -> float | str | None:
+    """To SI units; None where no unit is named; a clause where the unit is not the kind's."""
+    plain = _plain(name)
+    bracketed = re.search(r"[(\[{]\s*([^)\]}]*?)\s*[)\]}]", plain)
+    said = bracketed.group(1) if bracketed else ""
+    words = re.split(r"[\s_/,:.-]+", plain)
+    if not said and unit:
+        said = _plain(unit).strip("()[] ")
+    if not said and len(words) > 1 and scale(kind, words[-1]) is not None:
+        said = words[-1]
+    if not said and len(words) == 1 and kind != TIME and words[0].lower() not in _BASES[kind]:
+        said = words[0] if scale(kind, words[0]) is not None else ""
+    if not said:
+        spelt = next((factor for word, factor in _WORDS.items() if plain.lower().startswith(word)), None)
+        return spelt if spelt is not None else _spelt_base(kind, words)
+    known = scale(kind, said)
+    if known is not None:
+        return known
+    if kind == TIME and not re.fullmatch(r"[numµ]?s|\w*seconds?", said):  # a zone or a form, as (UTC) or (HH:MM:SS)
+        return None
+    return f"is in '{said}'"
+
+
+def _spelt_base(kind: str, words: Sequence[str]) -> float | None:
+    return 1.0 if kind != TIME and {w.lower().rstrip("s") for w in words} & set(_BASES[kind]) else None
+
+
+def scale(kind: str, unit: str) -> float | None:
+    """The factor of a unit; None where it is not one of the kind."""
+    if kind == TIME:
+        return _TIMES.get(unit.lower().replace("us", "µs") if unit.lower() == "us" else unit.lower())
+    if unit.startswith("M"):
+        return None  # milli in capitals, or mega
+    lower = unit.lower()
+    for word, factor in _WORDS.items():
+        if lower.startswith(word):
+            return factor if lower[len(word) :].rstrip("s") in _BASES[kind] else None
+    for prefix, factor in _PREFIXES.items():
+        bases: Mapping[str, Sequence[str]] = _BASES
+        for candidate in {prefix, "u" if prefix == "µ" else prefix}:
+            if lower.startswith(candidate) and lower[len(candidate) :].rstrip("s") in bases[kind]:
+                return factor
+    return None
+
+
+def _pick_times(columns: Sequence[Column]) -> tuple[Column, ...] | str:
+    dates = [column for column in columns if re.match(r"\W*date\W*$", _plain(column.name).lower())]
+    clocks = [column for column in columns if column not in dates]
+    if len(dates) == 1 and len(clocks) == 1 and re.match(r"\W*(time|clock)\b", clocks[0].name.lower()):
+        return dates[0], clocks[0]
+    if len(columns) > 1:
+        exact = [c for c in columns if re.search(r"epoch|unix|timestamp|datetime", c.name.lower())]
+        if len(exact) == 1:
+            return tuple(exact)
+        several = " and ".join(f"'{column.name}'" for column in columns)
+        return f"it has more than one time ({several}); keep one of them"
+    return tuple(columns) if columns else "it names no time"
+
+
+def _plain(text: str) -> str:
+    return text.strip("# \t\"'").replace("μ", "µ").replace("us)", "µs)").replace("us]", "µs]")

@@ -1,0 +1,96 @@
+"""Moments as meters write them: seconds and their parts since the epoch or a start, dates, and times of the day."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import datetime, timezone
+
+import numpy as np
+
+#: Numbers since the epoch: from here on they are s, ms, µs and ns.
+_EPOCHS = ((1e17, 1e-9), (1e14, 1e-6), (1e11, 1e-3), (1e8, 1.0))
+_CLOCK = re.compile(r"^(?:(\d+)\s*[d.]\s*)?(\d{1,3}):(\d{2})(?::(\d{2}(?:[.,]\d+)?))?\s*([AaPp])?\.?[Mm]?\.?$")
+_DATE = re.compile(r"^(\d{1,2})([/.-])(\d{1,2})\2(\d{4}|\d{2})$")
+_DAY = 86400.0
+
+
+def read_number(cell: str) -> float:
+    """A number with a decimal point or comma. Raises ValueError where it is none, or may have thousands marked."""
+    text = cell.strip()
+    if not re.fullmatch(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?|[+-]?(nan|inf(inity)?)", text, re.IGNORECASE):
+        raise ValueError(text)
+    return float(text.replace(",", "."))
+
+
+def day_first(cells: Sequence[str]) -> bool | None:
+    """Whether dates such as 14/11/2023 begin with the day; None where all of them may begin with either."""
+    first = second = 0
+    said: bool | None = None
+    for cell in cells:
+        if match := _DATE.match(cell.strip().split(" ")[0].split("T")[0]):
+            first, second = max(first, int(match[1])), max(second, int(match[3]))
+            said = True if match[2] == "." else said
+        if re.search(r"\d\s*[AaPp]\.?[Mm]", cell) and _DATE.match(cell.strip().split(" ")[0]):
+            said = False if said is None else said
+    if first > 12 or second > 12:
+        return first > 12
+    return said
+
+
+def read_moment(cell: str, day: bool | None) -> tuple[float, str]:
+    """A moment in s, and what it is since: "epoch", "midnight", or "" for an unknown start in a unit to be applied.
+
+    Args:
+        cell: the text.
+        day: whether dates begin with the day; None where they may begin with either.
+
+    Raises:
+        ValueError: it is no moment, or a date that may be read in two ways.
+    """
+    text = cell.strip()
+    try:
+        number = read_number(text)
+    except ValueError:
+        pass
+    else:
+        factor = next((factor for least, factor in _EPOCHS if number >= least), None)
+        return (number * factor, "epoch") if factor else (number, "")
+    if (clock := _clock(text)) is not None:
+        return clock, "midnight"
+    head, _, rest = text.replace("T", " ", 1).partition(" ")
+    if match := _DATE.match(head):
+        if day is None:
+            raise ValueError(f"'{head}' may begin with the day or the month")
+        one, two, year = int(match[1]), int(match[3]), int(match[4])
+        date = datetime(year + 2000 * (year < 100), two if day else one, one if day else two)
+        seconds = _clock(rest.strip()) if rest.strip() else 0.0
+        if seconds is None:
+            raise ValueError(text)
+        return date.astimezone().timestamp() + seconds, "epoch"
+    plain = re.sub(r"(\d),(\d)", r"\1.\2", text.replace("/", "-")).replace("Z", "+00:00").replace(" UTC", "+00:00")
+    plain = re.sub(r"(\.\d{6})\d+", r"\1", plain)
+    plain = re.sub(r"\.(\d{1,5})(?!\d)", lambda m: "." + m[1].ljust(6, "0"), plain)
+    moment = datetime.fromisoformat(re.sub(r"\s+([+-]\d\d:?\d\d)$", r"\1", plain))
+    return (moment if moment.tzinfo else moment.astimezone()).astimezone(timezone.utc).timestamp(), "epoch"
+
+
+def over_midnight(times: np.ndarray) -> np.ndarray:
+    """Times of the day that go on over midnight, as seconds that rise."""
+    wraps = np.concatenate([[0], np.cumsum(np.diff(times) < -_DAY / 2)])
+    return times + _DAY * wraps
+
+
+def _clock(text: str) -> float | None:
+    """Seconds since midnight or since a start; None where it is no such time."""
+    match = _CLOCK.match(text)
+    if match is None:
+        return None
+    days, hours, minutes, seconds, half = match.groups()
+    hour = int(hours)
+    if half:
+        hour = hour % 12 + 12 * (half in "pP")
+    rest = float(seconds.replace(",", ".")) if seconds else 0.0
+    if int(minutes) > 59 or rest >= 61:
+        return None
+    return _DAY * int(days or 0) + 3600.0 * hour + 60.0 * int(minutes) + rest

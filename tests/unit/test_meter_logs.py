@@ -1,0 +1,142 @@
+"""Meters' logs in the wild: each is read as it is meant, or refused by a sentence that names the line or the column."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from refusals import raises
+
+from fedspzo.device_runtime.energy.external import Log, read_log
+
+
+def read(tmp_path: Path, *lines: str, volts: float | None = None, encoding: str = "utf-8") -> Log:
+    file = tmp_path / "log.csv"
+    file.write_text("".join(f"{line}\n" for line in lines), encoding=encoding)
+    return read_log(file, volts)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["Time (s),Power Factor,Power (W)", "0,0.6,2.5", "1,0.6,5"],
+        ["Time (s),Apparent Power (VA),Reactive Power (var),Active Power (W)", "0,9,9,2.5", "1,9,9,5"],
+        ["time_s,S (VA),P (W),Q (var)", "0,9,2.5,9", "1,9,5,9"],
+        ["Time (s),Power max (W),Power min (W),Power (W),Power avg (W)", "0,9,1,2.5,3", "1,9,1,5,3"],
+        ["Time (s),Power (kW)", "0,0.0025", "1,0.005"],
+        ["Timestamp(us),Voltage(mV),Current(uA)", "0,5000,500000", "1000000,5000,1000000"],
+        ["Timestamp (ns);Power (µW)", "0;2500000", "1000000000;5000000"],
+        ["time;voltage [V];current [nA]", "0;5;500000000", "1;5;1000000000"],
+        ["Device: USB meter", "Serial: 12345", "", "Time (s),Power (W)", "0,2.5", "1,5"],
+        ["sep=;", "Time (s);Power (W)", "0,0;2,5", "1,0;5,0"],
+        ["Time,Voltage,Current", "s,V,mA", "0,5,500", "1,5,1000"],
+        ["Time  Voltage(V)  Current(A)", "0    5.0   0.5", "1    5.0   1.0"],
+        ["Time (s) , Power (W)", " 0 , 2.5 ", " 1 , 5 "],
+        ["Time (s),Power (W)", "0,-2.5", "1,-5"],
+        ["Elapsed,Power (W)", "00:00:00,2.5", "00:00:01,5"],
+        ["Elapsed,Power (W)", "0:00:00.0,2.5 W", "0:00:01.0,5 W"],
+        ["Time (s),Power (W)", "0,2", "0,3", "1,5"],
+        ["t,Temp,P/W", "0,40,2.5", "1,40,5"],
+        ["time,bus_voltage_V,shunt_voltage_mV,current_mA", "0,5,9,500", "1,5,9,1000"],
+        ["Time (s),Milliwatts", "0,2500", "1,5000"],
+        ["Time (s),VBUS (V),IBUS (A),D+ (V),D- (V),CC1 (V)", "0,5,.5,1,1,1", "1,5,1,1,1,1"],
+        ["Time (min),Power (W)", "0,2.5", "0.0166666667,5"],
+        ["Time (s),Power", "0,2500 mW", "1,5 W"],
+    ],
+)
+def test_logs_that_are_read(lines: list[str], tmp_path: Path) -> None:
+    log = read(tmp_path, *lines)
+    assert log.watts == pytest.approx([2.5, 5.0])
+    assert log.times == pytest.approx([0.0, 1.0])
+    assert not log.absolute
+
+
+@pytest.mark.parametrize(
+    ("rows", "start"),
+    [
+        (["Date,Time,Power (W)", "2023-11-14,22:13:20,2.5", "2023-11-14,22:13:21,5"], (22, 13, 20)),
+        (["Date;Time;Power (W)", "14.11.2023;22:13:20;2,5", "14.11.2023;22:13:21;5"], (22, 13, 20)),
+        (["Date,Time,Power (W)", "11/14/2023,10:13:20 PM,2.5", "11/14/2023,10:13:21 PM,5"], (22, 13, 20)),
+        (["Timestamp,Power (W)", "11/14/2023 22:13:20,2.5", "11/14/2023 22:13:21,5"], (22, 13, 20)),
+        (["Timestamp,Power (W)", "14/11/23 22:13:20.0,2.5", "14/11/23 22:13:21.0,5"], (22, 13, 20)),
+        (["Timestamp,Power (W)", "2023/11/14 22:13:20.123456789,2.5", "2023/11/14 22:13:21.123456789,5"], (22, 13, 20)),
+    ],
+)
+def test_moments_of_the_day(rows: list[str], start: tuple[int, int, int], tmp_path: Path) -> None:
+    log = read(tmp_path, *rows)
+    assert log.absolute
+    assert log.watts == pytest.approx([2.5, 5.0])
+    assert log.times[0] == pytest.approx(datetime(2023, 11, 14, *start).astimezone().timestamp(), abs=0.2)
+    assert log.times[1] - log.times[0] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("factor", [1, 1e3, 1e6, 1e9])
+def test_parts_of_seconds_since_the_epoch(factor: float, tmp_path: Path) -> None:
+    rows = (f"{int(1_700_000_000 * factor)},2.5", f"{int(1_700_000_001 * factor)},5")
+    log = read(tmp_path, "timestamp,Power (W)", *rows)
+    assert log.absolute
+    assert log.times == pytest.approx([1.7e9, 1.7e9 + 1])
+
+
+def test_times_of_the_day_go_on_over_midnight(tmp_path: Path) -> None:
+    log = read(tmp_path, "Time,Power (W)", "23:59:59,1", "00:00:00,1", "00:00:01,1")
+    assert log.times - log.times[0] == pytest.approx([0, 1, 2])
+    assert not log.absolute
+
+
+def test_a_current_alone(tmp_path: Path) -> None:
+    rows = ("Time (s),Current (mA)", "0,500", "1,1000")
+    with raises("energy.log-header", "--volts"):
+        read(tmp_path, *rows)
+    log = read(tmp_path, *rows, volts=5.0)
+    assert log.watts == pytest.approx([2.5, 5.0])
+    assert any("5 V" in remark for remark in log.remarks)
+
+
+def test_single_bad_rows_are_passed_over_and_named(tmp_path: Path) -> None:
+    rows = [f"{second},{second % 3}" for second in range(20)]
+    for bad in ("7,", "7,OL", "***", "7,nan", "x,2"):
+        log = read(tmp_path, "Time (s),Power (W)", *rows[:7], bad, *rows[8:])
+        assert len(log.times) == 19
+        assert any("line 9" in remark for remark in log.remarks)
+    with raises("energy.log-cell", "line 3", "15 of 20"):
+        read(tmp_path, "Time (s),Power (W)", rows[0], *["7,OL"] * 15, *rows[16:])
+
+
+@pytest.mark.parametrize(
+    ("lines", "kind", "named"),
+    [
+        (["Time (s),Power Factor", "0,1", "1,1"], "energy.log-header", "'Power Factor'"),
+        (["Time (s),Apparent Power (VA)", "0,1", "1,1"], "energy.log-header", "Apparent"),
+        (["Time (s),Power (VA)", "0,1", "1,1"], "energy.log-header", "'VA'"),
+        (["Time (s),Power (var)", "0,1", "1,1"], "energy.log-header", "'var'"),
+        (["Time (s),Power (dBm)", "0,1", "1,1"], "energy.log-header", "'dBm'"),
+        (["Time (s),Power (MW)", "0,1", "1,1"], "energy.log-header", "'MW'"),
+        (["Time (s),Power avg (W)", "0,1", "1,1"], "energy.log-header", "avg"),
+        (["Time (s),Max Power (W)", "0,1", "1,1"], "energy.log-header", "Max"),
+        (["Time (s),CH1 Power (W),CH2 Power (W)", "0,1,1", "1,1,1"], "energy.log-header", "more than one power"),
+        (["Time (s),Power (Wh)", "0,1", "1,1"], "energy.log-header", "'Wh'"),
+        (["Time (s),V,A", "0,230,1", "1,231,1"], "energy.log-apparent", "apparent"),
+        (["Time (s),Vrms (V),Irms (A)", "0,5,1", "1,5,1"], "energy.log-header", "names its columns"),
+        (["Time (s),Power (W)", "0,5", "1,-5", "2,5"], "energy.log-sign", "line 3"),
+        (
+            ["Timestamp,Power (W)", "03/04/2026 10:00:00,1", "03/04/2026 10:00:01,1"],
+            "energy.log-cell",
+            "day or the month",
+        ),
+        (["Time (s),Power (W)", "0,1", "1,1", "0.5,1"], "energy.log-rows", "line 4"),
+        (["Time (s),Power (W)", '0,"1,234"', '1,"1,234"', "2,1"], "energy.log-cell", "line 2"),
+        (["Sample,Power (W)", "0,1", "1,1"], "energy.log-header", "a time and a power"),
+        (["Time (ms),Power (W)", "1700000000,1", "1700000001,1"], "energy.log-cell", "unit"),
+    ],
+)
+def test_logs_that_are_refused(lines: list[str], kind: str, named: str, tmp_path: Path) -> None:
+    with raises(kind, "log.csv", named):
+        read(tmp_path, *lines)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
+def test_encodings(encoding: str, tmp_path: Path) -> None:
+    log = read(tmp_path, "Time (s),Power (µW)", "0,2500000", "1,5000000", encoding=encoding)
+    assert log.watts == pytest.approx([2.5, 5.0])
