@@ -181,11 +181,11 @@ class Stored:
 
     def read(self) -> float:
         """See ``Source``."""
+        last, self._last = self._last, None  # nothing is known of what comes between where this fails
         if not self._discharging():
-            self._last = None  # nothing is known of what comes between
             raise Gap(CHARGING)
         held, volts = self._holds(), self._volts()
-        before, volts_before = self._last or (held, volts)
+        before, volts_before = last or (held, volts)
         self._last = held, volts
         self._fallen += (before - held) * (volts + volts_before) / 2
         if held != before and len(self._moves) < _TELLING:
@@ -204,9 +204,9 @@ class Stored:
 class Together:
     """The sum of sources of one kind. See :class:`fedspzo.device_runtime.energy.source.Source`."""
 
-    def __init__(self, name: str, sources: Sequence[Source]) -> None:
-        """Take them together under a name."""
-        self.name, self._sources = name, sources
+    def __init__(self, name: str, sources: Sequence[Source], remarks: Sequence[str] = ()) -> None:
+        """Take them together under a name, with what else is to be said of them."""
+        self.name, self._sources, self._remarks = name, sources, remarks
 
     @property
     def facts(self) -> Facts:
@@ -214,7 +214,7 @@ class Together:
         each = [source.facts for source in self._sources]
         remarks = dict.fromkeys(said for facts in each for said in facts.remarks)
         resolution = math.hypot(*(facts.resolution for facts in each))
-        return replace(each[0], resolution=resolution, remarks=tuple(remarks))
+        return replace(each[0], resolution=resolution, remarks=(*remarks, *self._remarks))
 
     def read(self) -> float:
         """See ``Source``."""

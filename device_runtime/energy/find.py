@@ -10,7 +10,7 @@ from fedspzo.device_runtime.energy.android import Phone, find_android
 from fedspzo.device_runtime.energy.jetson import HWMON, find_jetson
 from fedspzo.device_runtime.energy.pmic import ask_firmware, find_pmic
 from fedspzo.device_runtime.energy.power_supply import SUPPLIES, find_batteries
-from fedspzo.device_runtime.energy.rapl import POWERCAP, find_rapl
+from fedspzo.device_runtime.energy.rapl import POWERCAP, find_psys, find_rapl
 from fedspzo.device_runtime.energy.source import Gap, Search, Source
 from fedspzo.device_runtime.errors import EnergyError
 
@@ -56,6 +56,8 @@ def find_sources(places: Places) -> Search:
         missing.append(("rapl", package))
     else:
         found.append(package)
+    platform = find_psys(places.powercap)
+    found += [platform] if platform else []
     return Search(found, missing)
 
 

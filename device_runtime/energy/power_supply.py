@@ -30,6 +30,8 @@ from fedspzo.device_runtime.energy.source import (
 SUPPLIES = Path("/sys/class/power_supply")
 #: Names of sources: by what the batteries hold, and by their power.
 STORED_NAME, FLOW_NAME = "battery", "battery-power"
+#: Files by which a battery tells of energy.
+_TELLING = ("energy_now", "charge_now", "power_now", "current_now")
 
 
 class Supplies:
@@ -39,26 +41,33 @@ class Supplies:
         """Look for them."""
         listed = [folder for folder in folders(root) if find_text(folder / "scope") != "Device"]
         kinds = {folder: find_text(folder / "type") for folder in listed}
-        self.batteries = [f for f in listed if kinds[f] == "Battery" and find_number(f / "present") != 0]
+        present = [f for f in listed if kinds[f] == "Battery" and find_number(f / "present") != 0]
+        self.batteries = [f for f in present if any((f / file).exists() for file in _TELLING)]
+        self.silent = [f.name for f in present if f not in self.batteries]
         self._chargers = [f for f in listed if kinds[f] in ("Mains", "USB", "Wireless")]
 
     def discharging(self) -> bool:
-        """Whether the batteries alone feed the machine. Raises Gap when one of them is gone."""
+        """Whether the batteries alone feed the machine. Raises Gap when one of them is gone or does not say so."""
         states = [read_text(battery / "status") for battery in self.batteries]
-        plugged = any(find_number(charger / "online") for charger in self._chargers)
-        return not plugged and "Charging" not in states and "Discharging" in states
+        if any(find_number(charger / "online") for charger in self._chargers) or "Charging" in states:
+            return False
+        if "Discharging" not in states:
+            said = " and ".join(f"'{state}'" for state in dict.fromkeys(states))
+            raise Gap(f"the battery's status is {said}, so it is not known whether it feeds the machine")
+        return True
 
 
 def find_batteries(root: Path = SUPPLIES) -> tuple[list[Source], str]:
     """The sources that the batteries give, and why there are no more of them."""
     supplies = Supplies(root)
+    left = [f"'{name}' gives no more than a percentage and is left out" for name in supplies.silent]
     if not supplies.batteries:
-        return [], f"{root} has no battery"
+        return [], "; ".join([f"{root} has no battery{' that tells energy' * bool(left)}", *left])
     found: list[Source] = []
     reasons: list[str] = []
     for name, make in ((STORED_NAME, _stored), (FLOW_NAME, _flow)):
         try:
-            found.append(Together(name, [make(name, battery, supplies) for battery in supplies.batteries]))
+            found.append(Together(name, [make(name, battery, supplies) for battery in supplies.batteries], left))
         except Gap as gap:
             reasons.append(str(gap))
     return found, "; ".join(reasons)

@@ -102,54 +102,74 @@ def test_sources_of_this_machine(tmp_path: Path, capsys: pytest.CaptureFixture[s
     RaplTree(tmp_path / "sys/class/powercap")
     BatteryTree(tmp_path / "sys/class/power_supply", ("current",), 1000, status="Charging")
     said = ask(capsys, "sources", "--energy-root", tmp_path)
-    assert "rapl: a counter of joules of 2 processor packages; it tells 6.1e-05 J apart, updated every 0.001 s" in said
+    assert (
+        "rapl: a counter of joules of 2 processor packages with dram (package+dram); it tells 6.1e-05 J apart, updated every 0.001 s"
+        in said
+    )
     assert "not at the moment: the charger is connected" in said
     BatteryTree(tmp_path / "sys/class/power_supply", ("current",), 1000)
     found = json.loads(ask(capsys, "sources", "--json", "--energy-root", tmp_path))
-    power, package = found["sources"]
+    power, package, platform = found["sources"]
     assert (power["name"], power["kind"], power["now"]) == ("battery-power", "power", "readable")
     assert any("is in mA, not in µA" in remark for remark in power["remarks"])
     assert package["resolution_joules"] == 2**-14
+    assert platform["name"] == "psys"
     assert set(found["missing"]) == {"jetson", "pi5", "battery"}
 
 
 def test_measure_by_a_sensor(measured: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with powered(tmp_path) as root:
-        more = ("--energy-root", root, "--steps", 200, "--interval", 0.05, "--idle", 2)  # a busy machine lags behind
+        more = (
+            "--energy-root",
+            root,
+            "--steps",
+            200,
+            "--interval",
+            0.05,
+            "--idle",
+            2,
+            "--repeat",
+            2,
+        )  # a busy machine lags behind
         found = json.loads(ask(capsys, *measured, *more, "--json"))
         said = ask(capsys, *measured, *more)
     assert found["source"] == "rapl"
     assert found["measured"]
-    assert found["idle_watts"] == pytest.approx(IDLE_W, rel=0.25)
+    assert found["idle"]["watts"] == pytest.approx(IDLE_W, rel=0.25)
+    assert found["idle"]["drift"] is not None
     assert found["joules"] > 0
-    assert found["joules_per_step"] == pytest.approx(found["joules"] / 200)
+    assert found["steps"] == 400
+    assert len(found["repetitions"]) == 2
+    assert found["joules_per_step"] == pytest.approx(found["joules"] / 400, rel=0.2)
+    assert found["joules_per_step_half_width"] > 0
     assert set(found["phases"]) == {
-        "tokenise", "perturb", "forward block 1", "forward block 2", "apply", "other", "idle",
+        "tokenise", "perturb", "forward block 1", "forward block 2", "apply", "other",
     }  # fmt: skip
-    assert sum(phase["gross"] for phase in found["phases"].values()) == pytest.approx(found["joules_with_idle"])
-    work = sum(phase["joules"] for name, phase in found["phases"].items() if name != "idle")
-    assert work == pytest.approx(found["joules"])
+    for figure in found["phases"].values():
+        assert (figure["half_width"] is None) == bool(figure["reason"])
+    assert found["machine"]["kernel"]
+    assert found["plan"]["repeats"] == 2
     assert "forward block 2 " in said
-    assert "J above idle (200 steps" in said
+    assert "J above idle (400 steps in 2 repetitions" in said
     assert "ESTIMATE" not in said
 
 
 def test_an_estimate_is_called_one(measured: list[object], capsys: pytest.CaptureFixture[str]) -> None:
-    price = ("--joules-per-flop", "2e-9", "--steps", 3)
+    price = ("--joules-per-flop", "2e-9", "--steps", 3, "--repeat", 1)
     found = json.loads(ask(capsys, *measured, *price, "--json"))
     assert found["measured"] is False
     assert "ESTIMATE" in found["remarks"][0]
     assert found["joules"] > 0
-    assert found["joules_uncertainty"] == pytest.approx(found["joules"])
+    assert found["joules_half_width"] is None
+    assert found["reason"] == "an estimate has no interval"
     said = ask(capsys, *measured, *price)
-    assert "estimated J a step" in said
     assert "a step takes by ESTIMATE" in said
 
 
 def test_measure_by_a_meter(measured: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A log that is there when the steps are done, and one that comes later."""
     log, timeline = tmp_path / "meter.csv", tmp_path / "timeline.json"
-    more = ("--steps", 800, "--idle", 2)  # a busy machine lags behind
+    more = ("--steps", 800, "--idle", 2, "--repeat", 1)  # a busy machine lags behind
     with meter(log):
         found = json.loads(ask(capsys, *measured, "--csv", log, "--timeline", timeline, *more, "--json"))
     assert found["source"] == "csv"
@@ -182,7 +202,7 @@ def test_a_battery_that_is_being_charged_measures_nothing(
     measured: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     BatteryTree(tmp_path / "sys/class/power_supply", status="Charging")
-    root = ("--energy-root", tmp_path, "--steps", 2)
+    root = ("--energy-root", tmp_path, "--steps", 2, "--repeat", 1)
     assert "gave no reading during the measurement (the charger is connected" in refuse(
         capsys, *measured, *root, "--source", "battery"
     )

@@ -36,7 +36,7 @@ class Sensor(Protocol):
 
 @dataclass
 class RaplTree:
-    """Two packages with a subdomain each, psys, and the first package once more by MMIO; the joules split 2 to 1."""
+    """Two packages with a subdomain each, psys, and the first package once more by MMIO; the joules are the packages' and the memory's."""
 
     root: Path
     span: int = 262143328850
@@ -54,8 +54,8 @@ class RaplTree:
     def show(self, joules: float, watts: float) -> None:
         quantum = 2.0**-14
         for folder, share in {
-            "intel-rapl:0": 2 / 3, "intel-rapl:1": 1 / 3, "intel-rapl:2": 3.0, "intel-rapl:0:0": 0.5,
-            "intel-rapl:0:1": 0.4, "intel-rapl-mmio:0": 2 / 3,
+            "intel-rapl:0": 0.5, "intel-rapl:1": 0.3, "intel-rapl:2": 3.0, "intel-rapl:0:0": 0.4,
+            "intel-rapl:0:1": 0.2, "intel-rapl-mmio:0": 0.5,
         }.items():  # fmt: skip
             counted = int(share * joules / quantum) * quantum * 1e6
             write_tree(self.root, {f"{folder}/energy_uj": (self.start + int(counted)) % (self.span + 1)})

@@ -224,6 +224,75 @@ def test_a_jetson_is_found_by_its_labels(tmp_path: Path) -> None:
     assert "has no ina3221" in str(find_jetson(tmp_path / "c"))
 
 
+def test_rails_that_feed_one_another_count_once(tmp_path: Path) -> None:
+    first = {"in1_label": "VDD_GPU_SOC", "in2_label": "VDD_CPU_CV", "in3_label": "VIN_SYS_5V0"}
+    both = {"hwmon3": first, "hwmon4": {"in2_label": "VDDQ_VDD2_1V8AO"}}
+    for monitor, labels in both.items():
+        write_tree(tmp_path / monitor, {"name": "ina3221", **labels})
+        for label in labels:
+            write_tree(tmp_path / monitor, {f"in{label[2]}_input": 5000, f"curr{label[2]}_input": 1000})
+    orin = certain(find_jetson(tmp_path))
+    assert orin.read() == pytest.approx(15.0)
+    assert "VDDQ_VDD2_1V8AO is taken to be fed by one of these" in orin.facts.remarks[0]
+    thor = {"name": "ina238", "in1_label": "VIN", "in1_input": 20000, "curr1_input": 1500, "power1_input": 29_000_000}
+    write_tree(tmp_path / "hwmon1", thor)
+    assert certain(find_jetson(tmp_path)).read() == pytest.approx(29.0)
+
+
+def rapl_tree(root: Path, names: dict[str, str], span: int = 262143328850) -> None:
+    for folder, name in names.items():
+        write_tree(
+            root, {f"{folder}/name": name, f"{folder}/max_energy_range_uj": span, f"{folder}/energy_uj": 5_000_000}
+        )
+
+
+def test_dies_that_show_one_counter_count_once(tmp_path: Path) -> None:
+    names = {f"intel-rapl:{die}": f"package-{die // 2}-die-{die % 2}" for die in range(4)}
+    rapl_tree(tmp_path, names)
+    write_tree(tmp_path, {f"intel-rapl:{die}/energy_uj": 5_000_000 + 7_000_000 * (die // 2) for die in range(4)})
+    rapl = certain(find_rapl(tmp_path))
+    write_tree(tmp_path, {f"intel-rapl:{die}/energy_uj": 9_000_000 + 7_000_000 * (die // 2) for die in range(4)})
+    assert rapl.read() == pytest.approx(8.0)
+    assert rapl.facts.scope == "2 processor packages"
+    write_tree(tmp_path, {"intel-rapl:1/energy_uj": 90_000_000, "intel-rapl:3/energy_uj": 90_000_000})
+    assert find_rapl(tmp_path).facts.scope == "4 processor packages", "dies with counters of their own"  # type: ignore[union-attr]
+
+
+def test_a_counter_without_a_range(tmp_path: Path) -> None:
+    rapl_tree(tmp_path, {"intel-rapl:0": "package-0"}, span=0)
+    rapl = certain(find_rapl(tmp_path))
+    write_tree(tmp_path, {"intel-rapl:0/energy_uj": 1_000_000})
+    with pytest.raises(Gap, match="does not say where it starts again"):
+        rapl.read()
+    write_tree(tmp_path, {"intel-rapl:0/energy_uj": 3_000_000})
+    assert rapl.read() == pytest.approx(2.0)
+
+
+def test_memory_is_added_and_the_platform_is_apart(tmp_path: Path) -> None:
+    RaplTree(tmp_path)
+    found = {source.name: source for source in find_sources(Places(tmp_path, tmp_path, tmp_path, lambda: "")).found}
+    assert found["rapl"].facts.scope == "2 processor packages with dram (package+dram)"
+    RaplTree(tmp_path).show(100.0, 0.0)
+    assert found["rapl"].read() == pytest.approx(100.0, abs=0.01)
+    assert found["psys"].read() == pytest.approx(300.0, abs=0.01)
+
+
+def test_batteries_that_say_little(tmp_path: Path) -> None:
+    tree = BatteryTree(tmp_path, ("energy",))
+    write_tree(tmp_path, {"pen/type": "Battery", "pen/status": "Full", "pen/present": 1, "pen/capacity": 80})
+    source = of_name("battery", find_batteries(tmp_path))
+    assert "'pen' gives no more than a percentage and is left out" in source.facts.remarks
+    assert source.read() == 0.0
+    tree.show(360.0, 5.0)
+    assert source.read() == pytest.approx(360, abs=1)
+    write_tree(tmp_path, {"BAT0/status": "Unknown"})
+    with pytest.raises(Gap, match="the battery's status is 'Unknown'"):
+        source.read()
+    tree.show(720.0, 5.0)
+    write_tree(tmp_path, {"BAT0/status": "Discharging"})
+    assert source.read() == pytest.approx(360, abs=1), "nothing is known of what came between"
+
+
 def test_a_raspberry_pi_4_cannot_measure() -> None:
     said = 'error=1 error_msg="Command not registered"\n'
     assert "a Raspberry Pi 4 has no current sensing" in str(find_pmic(lambda: said))
