@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable, Collection, Iterator
 from concurrent import futures
 from contextlib import ExitStack, contextmanager
@@ -27,7 +26,6 @@ from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.modes import MODES
 from fedspzo.device_runtime.platform.background import in_background
 from fedspzo.device_runtime.platform.conditions import UNLIMITED, Limits, Watch
-from fedspzo.device_runtime.platform.profiling import IDLE
 from fedspzo.device_runtime.privacy.certificates import keep_certificate
 from fedspzo.device_runtime.privacy.ledger import SUFFIX, Ledger
 from fedspzo.device_runtime.replica.state import DeviceState
@@ -80,7 +78,7 @@ class Device:
             afresh: forget all but the id and the key, and begin at the bundle's weights.
             limits: within which it takes part in rounds; outside it only follows the journal.
             energy: reads the joules of its work.
-            idle_s: seconds to stay idle at first, so that ``energy`` knows what idling takes.
+            idle_s: seconds to stay idle at first and at the end, so that ``energy`` knows what idling takes.
             least: the weakest mode in which it takes part, one of ``protocol.plan.MODES``; a bundle may pin a stricter.
             certificates: of some devices by the bundle's enrolment key; its own is kept in the state folder.
             budget: ε, at δ = 1e-5, of what all jobs together may cost of the data; infinite for no limit. With a
@@ -182,7 +180,7 @@ class Device:
                 longest = self.bundle.manifest.length
                 log.info("%d examples are longer than %d tokens and were cut", store.truncated, longest)
             self._observe(Started(state.device, state.replica.round, len(store)))
-            book = Book(self._energy, self.state) if self._energy else None
+            book = Book(self._energy, self.state, self._idle_s) if self._energy else None
             watch = Watch(self._limits)
             self._agent = agent = Agent(
                 self._access,
@@ -199,8 +197,7 @@ class Device:
             )
             if book is not None:
                 stack.enter_context(Sampler(book.sample))
-                with book.recorder.phase(IDLE):
-                    time.sleep(self._idle_s)
+                book.rest()
             agent.connect()
             yield agent
 

@@ -19,7 +19,7 @@ from fedspzo.device_runtime.energy.source import Source
 from fedspzo.device_runtime.errors import EnergyError, StateError
 from fedspzo.device_runtime.files import open_private
 from fedspzo.device_runtime.platform.conditions import Conditions
-from fedspzo.device_runtime.platform.profiling import SILENT, PhaseTimer, Recorder
+from fedspzo.device_runtime.platform.profiling import IDLE, SILENT, PhaseTimer, Recorder
 from fedspzo.device_runtime.protocol.messages import Energy
 from fedspzo.device_runtime.replica.state import ENERGY
 
@@ -45,6 +45,9 @@ class NoBook:
         """What all work took, once, up to this moment; nothing where that is not known."""
         return ()
 
+    def rest(self) -> None:
+        """Idle for so long as the idle power takes to be known."""
+
     def note(self, round: int, loss: float) -> None:
         """Keep the loss that a round measured beside its joules."""
 
@@ -63,8 +66,13 @@ class Book(NoBook):
         recorder: is told what the device does.
     """
 
-    def __init__(self, source: Source, folder: Path) -> None:
-        """Start with what is in the folder of the device's state."""
+    def __init__(self, source: Source, folder: Path, idle_s: float = 0.0) -> None:
+        """Start with what is in the folder of the device's state.
+
+        Args:
+            idle_s: seconds of idleness before and after all work, which show the idle power.
+        """
+        self._idle_s = idle_s
         self.recorder: PhaseTimer = PhaseTimer()
         self._meter = Meter(source, self.recorder)
         self._source = source
@@ -78,15 +86,26 @@ class Book(NoBook):
         """Read the source. Raises EnergyError when it contradicts itself."""
         self._meter.sample()
 
+    def rest(self) -> None:
+        """See :class:`NoBook`."""
+        with self.recorder.phase(IDLE):
+            time.sleep(self._idle_s)
+
     def spent(self, round: int) -> tuple[Energy, ...]:
         """See :class:`NoBook`."""
         return self._say(self._try(self._refresh, lambda: self._meter.round(round)))
 
     def total(self) -> tuple[Energy, ...]:
         """See :class:`NoBook`."""
+        self.rest()
         account = self._try(lambda: self._meter.sample(final=True), self._meter.account)
-        work = account.work if account else None
-        if work is None or work.joules is None or work.covered < LEAST:
+        if account is None:
+            return ()
+        work, idle = account.work, account.idle
+        if idle.watts is not None and idle.drift is not None:
+            log.info("idle takes %.3f W, and drifted by %+.3f W", idle.watts, idle.drift)
+        if work.joules is None or work.covered < LEAST:
+            log.warning("the joules of all work are not told: %s", work.reason or "too little of it has readings")
             return ()
         joules = work.joules / work.covered  # what has no readings counts at the mean, and as uncertain as it is
         return self._tell(joules, math.hypot(work.uncertainty / work.covered, joules - work.joules))

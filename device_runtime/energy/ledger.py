@@ -5,11 +5,12 @@ time. Intervals in which nothing was done but to wait give the idle power P₀; 
 waiting, what is above P₀ belongs to the work. So a phase's energy is Σ wᵢ·Eᵢ over intervals i with weights wᵢ that sum
 to 1 over the phases, and above idle Σ wᵢ·(Eᵢ - P₀·tᵢ): whatever the weights, phases sum to the total.
 
-Uncertainty (standard, k = 1) has four parts, added as squares:
+Uncertainty (standard, k = 1) has five parts, added as squares:
 
 * ends: a counter's reading is late or rounded by up to s, so that each is off by s/√12; in Σ wᵢ·Eᵢ the
   reading between intervals i and i+1 counts with wᵢ - wᵢ₊₁, and cancels while one phase lasts;
 * sampling: between two readings of power that differ by Δ the true mean is known to Δ·t/√2, and each is rounded;
+* sharing: what is divided by time may be all of a phase or nothing;
 * the baseline's own uncertainty, which enters with all of the time that it is taken off of;
 * the scale of the source, with the energy itself.
 """
@@ -205,14 +206,18 @@ class Ledger:
 
     def _amount(self, tally: _Tally, idle: Idle, lag: Lag) -> Amount:
         joules = tally.joules - idle.watts * tally.weighted
-        variance = tally.variance(lag) + (tally.weighted * idle.uncertainty) ** 2 + (self.gain * joules) ** 2
+        alone = tally.alone / tally.joules if tally.joules else 0.0
+        shared = (1 - min(max(alone, 0.0), 1.0)) * joules / 2  # by time: it may be all of it, or none
+        variance = (
+            tally.variance(lag) + (tally.weighted * idle.uncertainty) ** 2 + (self.gain * joules) ** 2 + shared**2
+        )
         return Amount(
             joules=joules,
             uncertainty=math.sqrt(variance),
             gross=tally.joules,
             seconds=tally.seconds,
             covered=tally.covered / tally.seconds if tally.seconds else 0.0,
-            alone=tally.alone / tally.joules if tally.joules else 0.0,
+            alone=alone,
         )
 
 

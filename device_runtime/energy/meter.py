@@ -139,12 +139,12 @@ class Meter:
             )
 
     def round(self, number: int) -> Amount | None:
-        """A round's work so far; None when most of it has no readings.
+        """A round's work so far; None when most of it has no readings, or the idle power is not known.
 
         What a slow source has yet to show counts at the mean power of the work before it, and as uncertain as it is.
         """
         with self._lock:
-            if self._blind:
+            if self._blind or self._baseless:
                 return None
             pending = sum(s for (round, phase), s in self._waiting().items() if round == number and phase != IDLE)
             lag = self._lag
@@ -162,6 +162,8 @@ class Meter:
     def closed_rounds(self) -> list[tuple[int, Amount, Mapping[str, Amount]]]:
         """Rounds before the present one whose readings are all in: number, work, phases. Each is given once."""
         with self._lock:
+            if self._baseless:
+                return []
             waiting = {round for (round, _), seconds in self._waiting().items() if seconds}
             ready = [round for round in self._ledger.rounds() if round < min(waiting | {self._timer.round})]
             return [(round, *self._ledger.close(round, self._lag)) for round in ready]
@@ -209,6 +211,11 @@ class Meter:
         for key, seconds in self._timer.peek().items():
             waiting[key] += seconds
         return waiting
+
+    @property
+    def _baseless(self) -> bool:
+        """Whether the idle power is not known, so that nothing can be told above it."""
+        return self.source.facts.measured and not self._ledger.idle(self._lag).seconds
 
     @property
     def _blind(self) -> bool:

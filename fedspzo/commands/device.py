@@ -73,7 +73,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--energy", metavar="SOURCE", help="one of those that fedspzo energy sources lists, or auto: the first"
     )
     energy.add_argument(
-        "--energy-idle", type=float, default=10.0, metavar="S", help="seconds to stay idle at the start (%(default)s)"
+        "--energy-idle",
+        type=float,
+        default=10.0,
+        metavar="S",
+        help="seconds to stay idle at the start and the end (%(default)s)",
     )
     add_root_option(energy)
     add_price_option(energy)

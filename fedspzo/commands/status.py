@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> None:
         )
     if recent and (energy := recent["energy"]):
         print(
-            f"a round takes a device {energy['joules_a_device']:.4g} ± {energy['uncertainty']:.2g} J above idle"
+            f"a round takes a device {energy['joules_a_device']:.4g} ± {2 * energy['uncertainty']:.2g} J above idle"
             f" ({energy['devices']:.1f} devices say so{', in part by ESTIMATE' * (0 < energy['estimated'] < 1)}"
             f"{', by ESTIMATE' * (energy['estimated'] == 1)})"
         )

@@ -12,6 +12,7 @@ from typing import Any
 
 from fedspzo.broker.server.state_folder import DATABASE, read_history
 from fedspzo.device_runtime.energy.book import read_book
+from fedspzo.device_runtime.energy.estimate import NORMAL
 from fedspzo.device_runtime.errors import EnergyError
 from fedspzo.device_runtime.replica.state import ENERGY
 from fedspzo.run_folder import SERVER
@@ -100,7 +101,7 @@ def _beside(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def describe_rounds(rounds: Sequence[Spent]) -> dict[str, Any]:
-    """Sums and means as plain values. A device's rounds err alike (baseline, scale), so uncertainties add up."""
+    """Sums and means as plain values, uncertainties as one standard deviation. A device's rounds err alike (baseline, scale), so uncertainties add up."""
     devices = sum(spent.devices for spent in rounds)
     joules, uncertainty = (math.fsum(getattr(s, name) for s in rounds) for name in ("joules", "uncertainty"))
     fall = _fall([spent.loss for spent in rounds if spent.loss is not None])
@@ -134,24 +135,24 @@ def rounds_lines(described: dict[str, Any], beside: dict[str, Any]) -> list[str]
     if "sources" in beside:
         lines.insert(0, f"measured by: {', '.join(beside['sources'])}")
     lines += [
-        f"{described['rounds']} rounds took {described['joules']:.4g} ± {described['joules_uncertainty']:.2g} J"
+        f"{described['rounds']} rounds took {described['joules']:.4g} ± {NORMAL * described['joules_uncertainty']:.2g} J"
         f" above idle{word}",
-        f"a round: {described['joules_a_round']:.4g} ± {described['joules_a_round_uncertainty']:.2g} J;"
+        f"a round: {described['joules_a_round']:.4g} ± {NORMAL * described['joules_a_round_uncertainty']:.2g} J;"
         f" a device's: {described['joules_a_device_round']:.4g} J",
     ]
     for name, amounts in beside.get("phases", {}).items():
         lines.append(
-            f"  {name}: {amounts['joules']:.4g} ± {amounts['uncertainty']:.2g} J in {amounts['seconds']:.4g} s"
+            f"  {name}: {amounts['joules']:.4g} ± {NORMAL * amounts['uncertainty']:.2g} J in {amounts['seconds']:.4g} s"
         )
     if described["joules_a_point"] is not None:
         lines.append(
-            f"a point of loss: {described['joules_a_point']:.4g} ± {described['joules_a_point_uncertainty']:.2g} J"
-            f" (it fell by {described['loss_fell_by']:.4f} ± {described['loss_fell_by_uncertainty']:.4f})"
+            f"a point of loss: {described['joules_a_point']:.4g} ± {NORMAL * described['joules_a_point_uncertainty']:.2g} J"
+            f" (it fell by {described['loss_fell_by']:.4f} ± {NORMAL * described['loss_fell_by_uncertainty']:.4f})"
         )
     elif described["loss_fell_by"] is not None:
         lines.append(
             f"the loss has not fallen beyond its noise ({described['loss_fell_by']:.4f} ±"
-            f" {described['loss_fell_by_uncertainty']:.4f}), so a point of it has no price"
+            f" {NORMAL * described['loss_fell_by_uncertainty']:.4f}), so a point of it has no price"
         )
     if "battery" in beside:
         first, last = beside["battery"]

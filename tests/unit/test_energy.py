@@ -373,11 +373,32 @@ def test_a_source_that_contradicts_itself_is_told_once(tmp_path: Path, caplog: p
     ]
 
 
+def test_nothing_is_above_an_idle_power_that_was_not_seen(tmp_path: Path) -> None:
+    tree = RaplTree(tmp_path / "rapl")
+    world = World(tree)
+    meter = Meter(certain(find_rapl(tmp_path / "rapl", lambda: world.now)), world.timer)
+    meter.sample()
+    world.live([Span(30, BLOCK_1, 6.0, 1), Span(1, BLOCK_1, 6.0, 2)], meter.sample)
+    account = meter.account()
+    assert account.joules == pytest.approx(31 * 6.0, abs=0.1)
+    assert account.idle.watts is None
+    assert account.work.joules is None
+    assert "the idle power is not known" in account.work.reason
+    assert meter.round(1) is None
+    assert meter.closed_rounds() == []
+    world.live([Span(10, IDLE, 2.0, 3)], meter.sample)
+    assert meter.account().work.joules == pytest.approx(31 * 4.0, rel=0.01)
+    assert [number for number, *_ in meter.closed_rounds()] == [1, 2]
+
+
 def test_an_account_outlives_kills(tmp_path: Path) -> None:
     """What one process wrote stays, half a line of another is passed over, and a third goes on."""
     RaplTree(tmp_path / "rapl")
     for rounds in ((1, 2), (3, 4)):
-        book = Book(certain(find_rapl(tmp_path / "rapl")), tmp_path)
+        book = Book(certain(find_rapl(tmp_path / "rapl")), tmp_path, idle_s=0.01)
+        book.sample()
+        book.rest()
+        RaplTree(tmp_path / "rapl", start=1_000_000 * rounds[0] - 500_000)
         book.sample()
         for round in rounds:
             book.recorder.turn_to(round)

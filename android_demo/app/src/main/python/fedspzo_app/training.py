@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds before the broker is tried again that could not be reached at the start, first and at most.
 _WAIT_S, _LONGEST_WAIT_S = 2.0, 60.0
+#: Seconds of idleness before and after all work, where joules are measured.
+_IDLE_S = 10.0
 
 
 class Training:
@@ -60,10 +62,11 @@ class Training:
         self._invitation, self._engine, self._state, self._examples = invitation, engine, state, examples
         self._watch = Watch(limits, conditions)
         self._history, self._changed = history, changed
-        self._book = Book(energy, state.folder) if energy else None
+        self._book = Book(energy, state.folder, _IDLE_S) if energy else None
         self._stopping = threading.Event()
         self._agent: Agent | None = None
         self._seen = (0, 0)  # bytes up and down at the last round
+        self._rested = False  # whether the idle power was looked at
         self._thread = threading.Thread(target=self._run, name="training", daemon=True)
 
     def start(self) -> None:
@@ -126,6 +129,9 @@ class Training:
             return
         self._changed()
         with Sampler(self._book.sample) if self._book else nullcontext():
+            if self._book and not self._rested:
+                self._rested = True
+                self._book.rest()
             agent.connect()
             self.finished = agent.run() is not None
         self.message = ""
