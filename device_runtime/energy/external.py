@@ -1,7 +1,7 @@
 """An external meter's log, a CSV of time and power, matched by the time of day with what the device did.
 
-A row names the columns: a time, and a power, or a voltage and a current. What does not say clearly what it is is refused
-(:mod:`log_columns`); rows that cannot be read are passed over where they are few, and named.
+A row names the columns: a time, and a power, or a voltage and a current. A column that does not say what it is does not
+count (:mod:`log_columns`). Rows that cannot be read are passed over where they are few, and named.
 """
 
 from __future__ import annotations

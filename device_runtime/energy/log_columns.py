@@ -21,16 +21,18 @@ _NAMES = {
 }  # fmt: skip
 #: Words that make a column another quantity: apparent and reactive power, extremes and means, what is stored or set.
 _OTHERS = {
-    "factor", "pf", "apparent", "reactive", "va", "kva", "mva", "var", "kvar", "min", "max", "minimum", "maximum", "peak",
-    "lowest", "highest", "avg", "average", "mean", "median", "std", "shunt", "energy", "charge", "capacity", "cost",
-    "price", "temperature", "temp", "limit", "set", "setpoint", "target", "d", "dp", "dm", "cc1", "cc2", "resistance",
-    "frequency", "noise", "ripple", "error", "offset", "status", "zone", "rms", "ac", "dbm", "duration",
+    "factor", "pf", "apparent", "reactive", "va", "kva", "mva", "var", "kvar", "min", "max", "minimum", "maximum",
+    "peak", "lowest", "highest", "avg", "average", "mean", "median", "std", "shunt", "energy", "charge", "capacity",
+    "cost", "price", "temperature", "temp", "limit", "set", "setpoint", "target", "d", "dp", "dm", "cc1", "cc2",
+    "resistance", "frequency", "noise", "ripple", "error", "offset", "status", "zone", "rms", "ac", "dbm", "duration",
 }  # fmt: skip
 _PREFIXES = {"": 1.0, "n": 1e-9, "µ": 1e-6, "m": 1e-3, "k": 1e3}
 _BASES = {WATTS: ("w", "watt"), VOLTS: ("v", "volt"), AMPERES: ("a", "amp", "ampere")}
 _WORDS = {"milli": 1e-3, "micro": 1e-6, "nano": 1e-9, "kilo": 1e3}
 _TIMES = {"s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e-3, "milliseconds": 1e-3, "millis": 1e-3, "µs": 1e-6,
-          "microseconds": 1e-6, "ns": 1e-9, "nanoseconds": 1e-9, "min": 60.0, "minutes": 60.0, "h": 3600.0, "hours": 3600.0}  # fmt: skip
+    "microseconds": 1e-6, "ns": 1e-9, "nanoseconds": 1e-9,
+    "min": 60.0, "minutes": 60.0, "h": 3600.0, "hours": 3600.0,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

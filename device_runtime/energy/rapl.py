@@ -3,8 +3,8 @@
 A package's counter covers its cores and what else is on the chip, but not its memory, which the subdomain ``dram``
 counts where there is one: packages and their memory are added up. Other subdomains are part of their package,
 ``intel-rapl-mmio`` is the same package by another way, and the dies of one package that run together show one counter.
-``psys`` contains packages and more, and is a source of its own. Documentation: Documentation/power/powercap/powercap.rst
-of the kernel.
+``psys`` contains packages and more, and is a source of its own. See Documentation/power/powercap/powercap.rst of the
+kernel.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def _named(root: Path) -> dict[Path, str]:
 
 
 def _once(packages: list[Path], named: dict[Path, str]) -> tuple[list[Path], bool]:
-    """Packages with dies that show one counter as one, and whether there were any. Raises Gap when one is unreadable."""
+    """Packages, dies that show one counter as one, and whether there were any. Raises Gap when one is unreadable."""
     counted: list[Path] = []
     seen: list[tuple[str, int]] = []
     for package in packages:

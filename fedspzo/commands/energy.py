@@ -23,7 +23,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     sources.set_defaults(act=_sources)
     measure.set_defaults(act=_measure)
     report.set_defaults(act=_report)
-    for subparser in (sources, measure, report):
+    compare = commands.add_parser("compare", help="whether two measurements, kept by energy measure --json, differ")
+    compare.set_defaults(act=_compare)
+    compare.add_argument("one", type=Path, metavar="A", help="a file with what energy measure --json printed")
+    compare.add_argument("other", type=Path, metavar="B", help="another")
+    for subparser in (sources, measure, report, compare):
         subparser.add_argument("--json", action="store_true", help="print it as JSON")
     for subparser in (sources, measure):
         add_root_option(subparser)
@@ -107,6 +111,7 @@ def _measure(options: argparse.Namespace) -> None:
     from fedspzo.energy.measure import Course, take_course
     from fedspzo.energy.repeat import repeat
     from fedspzo.energy.report import account_lines, describe_account
+    from fedspzo.energy.series import check_table, readings_table, series_table, write_table
     from fedspzo.options.energy import make_source
 
     bundle = Bundle(options.bundle)
@@ -116,6 +121,8 @@ def _measure(options: argparse.Namespace) -> None:
             "option.energy-range",
             "--steps and --repeat are at least 1, --idle at least 0, and --interval above 0; correct these",
         )
+    for table in filter(None, (options.readings, options.series)):
+        check_table(table)
     if options.csv and (options.energy or options.joules_per_flop is not None):
         raise EnergyError("option.csv-beside-source", "--csv excludes --source and --joules-per-flop; leave these out")
     offset = parse_offset(options.offset)
@@ -131,12 +138,12 @@ def _measure(options: argparse.Namespace) -> None:
     host = describe_host()
     if source is not None:
         meter = Meter(source, timer)
-        taken = take_course(course, forward, store, timer, meter.sample, options.interval)
+        taken = take_course(course, forward, store, timer, meter.sample, options.interval, options.target_loss)
         meter.sample(final=True)
         account, repetitions = meter.account(), taken.repetitions
     else:
         recording = Recording(timer)
-        taken = take_course(course, forward, store, timer, recording.sample, TICK_S)
+        taken = take_course(course, forward, store, timer, recording.sample, TICK_S, options.target_loss)
         recording.finish(len(taken.losses), taken.repetitions)
         timeline = recording.timeline
         if options.timeline:
@@ -157,6 +164,10 @@ def _measure(options: argparse.Namespace) -> None:
         "losses": list(taken.losses),
         "reading_share_of_cpu": taken.share,
     }
+    if options.readings:
+        write_table(options.readings, readings_table(account))
+    if options.series:
+        write_table(options.series, series_table(account, taken.bounds, taken.losses))
     if options.json:
         print(json.dumps(describe_account(account, steps, repeated) | setting))
     else:
@@ -206,3 +217,10 @@ def _report(options: argparse.Namespace) -> None:
         lines = rounds_lines(described, beside)
         described |= beside
     print(json.dumps(described) if options.json else "\n".join(lines))
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from fedspzo.energy.compare import compare, comparison_lines, read_measurement
+
+    compared = compare(read_measurement(options.one), read_measurement(options.other))
+    print(json.dumps(asdict(compared)) if options.json else "\n".join(comparison_lines(compared)))

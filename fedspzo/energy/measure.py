@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fedspzo.device_runtime.data.store import DataStore
@@ -15,6 +16,9 @@ from fedspzo.device_runtime.protocol.plan import Block, Plan
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.estimator import measure
 from fedspzo.device_runtime.step.runner import Forward
+
+#: Steps whose mean loss is held against a target.
+SMOOTH = 8
 
 
 @dataclass(frozen=True)
@@ -48,11 +52,13 @@ class Taken:
         repetitions: from the start of the idle time before each to the end of that after it, by the timer's clock.
         share: of the CPU time that went into sampling.
         losses: of each step.
+        bounds: when each step began and ended.
     """
 
     repetitions: tuple[tuple[float, float], ...]
     share: float
     losses: tuple[float, ...]
+    bounds: tuple[tuple[float, float], ...]
 
 
 def take_course(
@@ -62,9 +68,9 @@ def take_course(
     timer: PhaseTimer,
     sample: Callable[[], None],
     interval: float,
-    enough: Callable[[float], bool] = lambda loss: False,
+    target: float | None = None,
 ) -> Taken:
-    """Go through it, sampling at its edges and every ``interval`` seconds; up to a loss that is ``enough``.
+    """Go through it, sampling at its edges and every ``interval`` seconds; no further than to a ``target`` of the loss.
 
     A first step, which loads the graphs, is not measured.
     """
@@ -72,23 +78,33 @@ def take_course(
     timer.take()
     started = time.process_time()
     losses: list[float] = []
+    steps: list[tuple[float, float]] = []
+    began: list[float] = []
     idles = []
     with Sampler(sample, interval) as sampler:
         idles.append(_idle(course, timer, sample))
         for _ in range(course.repeats):
             for _ in range(course.steps):
+                began.append(timer.clock())
                 timer.turn_to(len(losses) + 1)
                 with timer.phase(OTHER):
                     losses.append(_take_step(forward, store, course.plan(len(losses) + 1)))
-                if enough(losses[-1]):
+                if _reached(losses, target):
                     break
+            began.append(timer.clock())
             sample()
             idles.append(_idle(course, timer, sample))
-            if enough(losses[-1]):
+            steps += list(itertools.pairwise(began))
+            began = []
+            if _reached(losses, target):
                 break
         spent = time.process_time() - started
     bounds = tuple((before[0], after[1]) for before, after in itertools.pairwise(idles))
-    return Taken(bounds, sampler.cpu_seconds / spent if spent else 0.0, tuple(losses))
+    return Taken(bounds, sampler.cpu_seconds / spent if spent else 0.0, tuple(losses), tuple(steps))
+
+
+def _reached(losses: Sequence[float], target: float | None) -> bool:
+    return target is not None and len(losses) >= SMOOTH and statistics.fmean(losses[-SMOOTH:]) <= target
 
 
 def _idle(course: Course, timer: PhaseTimer, sample: Callable[[], None]) -> tuple[float, float]:

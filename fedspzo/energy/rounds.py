@@ -101,7 +101,10 @@ def _beside(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def describe_rounds(rounds: Sequence[Spent]) -> dict[str, Any]:
-    """Sums and means as plain values, uncertainties as one standard deviation. A device's rounds err alike (baseline, scale), so uncertainties add up."""
+    """Sums and means as plain values, uncertainties as one standard deviation.
+
+    A device's rounds err alike (baseline, scale), so uncertainties add up.
+    """
     devices = sum(spent.devices for spent in rounds)
     joules, uncertainty = (math.fsum(getattr(s, name) for s in rounds) for name in ("joules", "uncertainty"))
     fall = _fall([spent.loss for spent in rounds if spent.loss is not None])
@@ -112,6 +115,7 @@ def describe_rounds(rounds: Sequence[Spent]) -> dict[str, Any]:
         "estimated_share": sum(spent.estimated for spent in rounds) / devices,
         "joules_a_round": joules / len(rounds),
         "joules_a_round_uncertainty": uncertainty / len(rounds),
+        "devices": devices,
         "joules_a_device_round": joules / devices,
         "loss_fell_by": fall and fall[0],
         "loss_fell_by_uncertainty": fall and fall[1],
@@ -135,10 +139,12 @@ def rounds_lines(described: dict[str, Any], beside: dict[str, Any]) -> list[str]
     if "sources" in beside:
         lines.insert(0, f"measured by: {', '.join(beside['sources'])}")
     lines += [
-        f"{described['rounds']} rounds took {described['joules']:.4g} ± {NORMAL * described['joules_uncertainty']:.2g} J"
+        f"{described['rounds']} rounds took {described['joules']:.4g} ±"
+        f" {NORMAL * described['joules_uncertainty']:.2g} J"
         f" above idle{word}",
         f"a round: {described['joules_a_round']:.4g} ± {NORMAL * described['joules_a_round_uncertainty']:.2g} J;"
-        f" a device's: {described['joules_a_device_round']:.4g} J",
+        f" a device's: {described['joules_a_device_round']:.4g} ±"
+        f" {NORMAL * described['joules_uncertainty'] / described['devices']:.2g} J (± is half of a 95 % interval)",
     ]
     for name, amounts in beside.get("phases", {}).items():
         lines.append(
@@ -146,7 +152,8 @@ def rounds_lines(described: dict[str, Any], beside: dict[str, Any]) -> list[str]
         )
     if described["joules_a_point"] is not None:
         lines.append(
-            f"a point of loss: {described['joules_a_point']:.4g} ± {NORMAL * described['joules_a_point_uncertainty']:.2g} J"
+            f"a point of loss: {described['joules_a_point']:.4g} ±"
+            f" {NORMAL * described['joules_a_point_uncertainty']:.2g} J"
             f" (it fell by {described['loss_fell_by']:.4f} ± {NORMAL * described['loss_fell_by_uncertainty']:.4f})"
         )
     elif described["loss_fell_by"] is not None:

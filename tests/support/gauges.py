@@ -1,4 +1,4 @@
-"""A world of which everything is known, as arrays: thousands of runs a minute of gauges that are slow, late and coarse."""
+"""A world of which everything is known, as arrays: thousands of runs of gauges that are slow, late and coarse."""
 
 from __future__ import annotations
 

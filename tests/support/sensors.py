@@ -36,7 +36,10 @@ class Sensor(Protocol):
 
 @dataclass
 class RaplTree:
-    """Two packages with a subdomain each, psys, and the first package once more by MMIO; the joules are the packages' and the memory's."""
+    """Two packages with a subdomain each, psys, and the first package once more by MMIO.
+
+    The joules are the packages' and the memory's.
+    """
 
     root: Path
     span: int = 262143328850

@@ -17,7 +17,7 @@ LEAST, WIDEST = 0.92, 0.15
 
 
 def tell(name: str, seed: int, long: bool) -> Counter[str]:
-    """Of a run: how many figures of the work and of phases were told, held the truth, were refused, or were too wide."""
+    """Of a run: how many figures of the work and of phases were told, held the truth, were refused, were too wide."""
     run = draw_run(GAUGES[name], np.random.default_rng(seed), long)
     facts = replace(run.facts, resolution=learn_step(run.readings, run.facts))
     estimate = Estimate(run.readings, facts, learn_pace(run.readings, facts))

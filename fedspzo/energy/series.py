@@ -1,0 +1,111 @@
+"""Raw readings and joules step by step as tables on disk: CSV, or Parquet where pyarrow is installed."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fedspzo.device_runtime.energy.estimate import NORMAL
+from fedspzo.device_runtime.energy.meter import Account
+from fedspzo.device_runtime.energy.source import COUNTER
+from fedspzo.device_runtime.errors import EnergyError
+
+#: Column → its cells.
+Table = Mapping[str, Sequence[float | None]]
+
+
+def readings_table(account: Account) -> Table:
+    """The time in s, what was read in J or W, and the seconds of each phase since the reading before."""
+    readings = account.readings
+    unit = "joules" if account.facts.kind == COUNTER else "watts"
+    values = [float(value) if np.isfinite(value) else None for value in readings.values]
+    phases = {f"{phase} (s)": spent.tolist() for phase, spent in readings.seconds.items()}
+    return {"time (s)": readings.times.tolist(), unit: values, **phases}
+
+
+def series_table(account: Account, bounds: Sequence[tuple[float, float]], losses: Sequence[float]) -> Table:
+    """Each step's times in s, loss, and joules with the idle power and above it, by readings between which it lies.
+
+    A step that is shorter than the source takes to show it has no joules.
+    """
+    readings, idle = account.readings, account.idle.watts
+    known = np.isfinite(readings.values)
+    times, values = readings.times[known], readings.values[known]
+    steps = np.diff(times)
+    used = values if account.facts.kind == COUNTER else np.concatenate(
+        [[0.0], np.cumsum((values[1:] + values[:-1]) / 2 * steps)]
+    )  # fmt: skip
+    poll = float(np.median(steps)) if len(steps) else np.inf
+    shows = 2 * account.pace.period + account.pace.most + poll
+    gross: list[float | None] = [
+        float(np.interp(end, times, used) - np.interp(begin, times, used)) if end - begin >= shows else None
+        for begin, end in bounds
+    ]
+    above = [
+        None if joules is None or idle is None else joules - idle * (end - begin)
+        for joules, (begin, end) in zip(gross, bounds, strict=True)
+    ]
+    return {
+        "step": [float(number) for number in range(1, len(bounds) + 1)],
+        "begin (s)": [begin for begin, _ in bounds],
+        "end (s)": [end for _, end in bounds],
+        "loss": list(losses),
+        "joules with idle": gross,
+        "joules above idle": above,
+        "half of its 95 % interval": [
+            None if joules is None else _half_width(account, joules, end - begin)
+            for joules, (begin, end) in zip(above, bounds, strict=True)
+        ],
+    }
+
+
+def _half_width(account: Account, joules: float, seconds: float) -> float:
+    """Of a step's joules: both ends of it by rounding or between two readings, the idle power's, and the scale's."""
+    readings, facts = account.readings, account.facts
+    moves = np.abs(np.diff(readings.values))
+    watts = joules / seconds + (account.idle.watts or 0.0)
+    if facts.kind == COUNTER:
+        poll = float(np.median(np.diff(readings.times)))
+        ends = math.hypot(facts.resolution, watts * min(account.pace.period, poll))
+    else:
+        ends = float(np.sqrt(np.nanmean(moves**2) / 2 * seconds * np.median(np.diff(readings.times))))
+    idle = (account.idle.half_width or 0.0) * seconds
+    return math.hypot(NORMAL * ends, idle, NORMAL * facts.gain * joules)
+
+
+def check_table(file: Path) -> None:
+    """Raises EnergyError when a table cannot be written in the form that its name asks for."""
+    if file.suffix not in (".csv", ".parquet"):
+        raise EnergyError("option.table-form", f"{file} is neither .csv nor .parquet; give a name that ends so")
+    if file.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise EnergyError(
+            "option.no-pyarrow", f"{file} needs pyarrow, which is not installed; install it, or give a .csv"
+        )
+
+
+def write_table(file: Path, table: Table) -> None:
+    """Write it as its name says. Raises EnergyError when it cannot be written."""
+    check_table(file)
+    try:
+        if file.suffix == ".parquet":
+            import pyarrow
+            import pyarrow.parquet
+
+            pyarrow.parquet.write_table(pyarrow.table(dict(table)), file)
+            return
+        with file.open("w", encoding="utf-8", newline="") as out:
+            writer = csv.writer(out)
+            writer.writerow(table)
+            writer.writerows(
+                ["" if cell is None else cell for cell in row] for row in zip(*table.values(), strict=True)
+            )
+    except OSError as error:
+        raise EnergyError(
+            "energy.table-unwritable",
+            f"{file} cannot be written ({error.strerror}); make room, or choose another folder",
+        ) from None
