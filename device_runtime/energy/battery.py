@@ -205,7 +205,7 @@ class Together:
     """The sum of sources of one kind. See :class:`fedspzo.device_runtime.energy.source.Source`."""
 
     def __init__(self, name: str, sources: Sequence[Source], remarks: Sequence[str] = ()) -> None:
-        """Take them together under a name, with what else is to be said of them."""
+        """Take them together under a name, with remarks of their own."""
         self.name, self._sources, self._remarks = name, sources, remarks
 
     @property

@@ -13,92 +13,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
+from fedspzo.device_runtime.energy.cores import Core, mean, spread
+from fedspzo.device_runtime.energy.figures import NORMAL, Figure, Idle, student
 from fedspzo.device_runtime.energy.readings import Pace, Readings
 from fedspzo.device_runtime.energy.source import COUNTER, Facts
 from fedspzo.device_runtime.platform.profiling import IDLE
 
-#: Half the width of a 95 % interval, in standard deviations: of a known one, and by degrees of freedom from 1 on.
-NORMAL = 2.0
-_STUDENT = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
-    2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
 #: By how much the idle power is taken to flicker between two changes of a counter where no idle time shows it.
 _FLICKER = 0.03
 #: The share of a phase's time that its cores' times must make up for the rest to count at their mean.
 _SEEN = 0.2
 #: The share of the work's time in phases that are known, for the rest to count at their mean.
 _NEARLY = 0.99
-
-
-def student(freedom: float) -> float:
-    """Half the width of a 95 % interval in estimated standard deviations (Student's t). ``freedom`` is 1 or more."""
-    at = int(freedom) - 1
-    return _STUDENT[at] if at < len(_STUDENT) else 1.96 + 2.45 / freedom
-
-
-@dataclass(frozen=True)
-class Figure:
-    """Energy above idle.
-
-    Attributes:
-        joules: or None where they are not known.
-        half_width: of the 95 % interval around ``joules``; None where it is not known.
-        reason: why there are no joules or no interval, as a clause; else "".
-        seconds: that it lasted, summed over threads.
-        covered: the share of these with readings.
-        alone: the share of its time that was seen by itself.
-    """
-
-    joules: float | None
-    half_width: float | None
-    reason: str
-    seconds: float
-    covered: float
-    alone: float
-
-    @property
-    def uncertainty(self) -> float:
-        """One standard deviation; as large as the figure where nobody knows it."""
-        return abs(self.joules or 0.0) if self.half_width is None else self.half_width / NORMAL
-
-
-@dataclass(frozen=True)
-class Idle:
-    """The power of waiting.
-
-    Attributes:
-        watts: or None where it was not seen by itself.
-        half_width: of its 95 % interval, with what it drifted by.
-        seconds: for which it was seen.
-        drift: W from the first half of the idle times to the last; None where there was but one.
-        reason: why there are no watts.
-    """
-
-    watts: float | None
-    half_width: float | None
-    seconds: float
-    drift: float | None
-    reason: str
-
-
-@dataclass(frozen=True)
-class _Core:
-    """What was seen of one time of a phase: mean W, its standard deviation, by how much single readings scatter,
-    seconds of the core and of the whole, when; the readings that begin and end it."""
-
-    watts: float
-    error: float
-    scatter: float
-    seconds: float
-    whole: float
-    at: float
-    first: int
-    last: int
 
 
 class Estimate:
@@ -126,11 +56,11 @@ class Estimate:
         told = [figure for figure in (whole, parts) if figure.half_width is not None]
         return min(told, key=lambda figure: figure.half_width or 0.0, default=whole)
 
-    def _cores(self, mask: np.ndarray) -> list[_Core]:
+    def _cores(self, mask: np.ndarray) -> list[Core]:
         make = self._counted if self._facts.kind == COUNTER else self._averaged
         return [core for first, last in self._readings.spans(mask) if (core := make(first, last))]
 
-    def _counted(self, first: int, last: int) -> _Core | None:
+    def _counted(self, first: int, last: int) -> Core | None:
         """By a counter's changes that tell of the time between two readings alone."""
         times, values, pace = self._readings.times, self._readings.values, self._pace
         changes = self._readings.changes
@@ -146,7 +76,7 @@ class Estimate:
         seconds = float(times[end] - times[begin])
         watts = float(values[end] - values[begin]) / seconds
         error = math.sqrt(2) * self._end(watts) / seconds
-        return _Core(
+        return Core(
             watts,
             error,
             self._flicker(inside),
@@ -166,7 +96,7 @@ class Estimate:
         rounding = 6 * (self._end(float(watts.mean())) / length.mean()) ** 2
         return math.sqrt(max(float(np.mean(np.diff(watts) ** 2)) / 2 - rounding, 0.0))
 
-    def _averaged(self, first: int, last: int) -> _Core | None:
+    def _averaged(self, first: int, last: int) -> Core | None:
         """By the mean of the readings of power that tell of the time between two readings alone."""
         times, values, pace = self._readings.times, self._readings.values, self._pace
         begin = int(np.searchsorted(times, times[first] + 2 * pace.period + pace.most - 1e-9))
@@ -185,9 +115,9 @@ class Estimate:
             error = math.hypot(error, 0.1 * abs(watts))  # one reading shows no scatter: a tenth is assumed
         seconds = float(times[last] - times[max(begin - 1, first)])
         whole = float(times[last] - times[first])
-        return _Core(watts, error, scatter, min(seconds, whole), whole, float(times[last]), begin, last)
+        return Core(watts, error, scatter, min(seconds, whole), whole, float(times[last]), begin, last)
 
-    def _to_its_ends(self, core: _Core, mask: np.ndarray, every: np.ndarray) -> _Core:
+    def _to_its_ends(self, core: Core, mask: np.ndarray, every: np.ndarray) -> Core:
         """The core with the seconds of its phase in the intervals beside it, which have something else in them too."""
         before, after = core.first, core.last + 1
         while mask[before]:
@@ -212,7 +142,7 @@ class Estimate:
             return Idle(0.0, 0.0, 0.0, None, "an estimate has no idle power")
         if not cores:
             return Idle(None, None, 0.0, None, self._unseen("waiting"))
-        watts, error = _mean(cores)
+        watts, error = mean(cores)
         error = math.hypot(error, self._rounding())
         seconds = sum(core.seconds for core in cores)
         if self._facts.kind == COUNTER:  # what it saw of waiting is no more than a sample
@@ -222,11 +152,11 @@ class Estimate:
             return Idle(watts, NORMAL * error, seconds, None, "")
         spent = np.cumsum([core.seconds for core in cores])
         half = int(np.clip(np.searchsorted(spent, spent[-1] / 2), 0, len(cores) - 2)) + 1
-        (first, _), (second, _) = _mean(cores[:half]), _mean(cores[half:])
+        (first, _), (second, _) = mean(cores[:half]), mean(cores[half:])
         drift = second - first
         between = abs(drift) / math.sqrt(12)
         if len(cores) > 3:
-            between = max(between, _spread(cores) / math.sqrt(len(cores)))
+            between = max(between, spread(cores) / math.sqrt(len(cores)))
         middle = (first + second) / 2 if len(cores) < 4 else watts
         return Idle(middle, NORMAL * math.hypot(error, between), seconds, drift, "")
 
@@ -245,9 +175,9 @@ class Estimate:
             return Figure(None, None, self._unseen(" and ".join(phases), alone), spent, covered, alone)
         if self.idle.watts is None or self.idle.half_width is None:
             return Figure(None, None, f"the idle power is not known: {self.idle.reason}", spent, covered, alone)
-        mean, _ = _mean(cores)
+        middle, _ = mean(cores)
         rest = max(elapsed - whole, 0.0)
-        gross = sum(core.watts * core.whole for core in cores) + mean * rest
+        gross = sum(core.watts * core.whole for core in cores) + middle * rest
         error = math.sqrt(sum((core.error * core.whole) ** 2 for core in cores))
         edges = math.sqrt(
             sum(
@@ -255,9 +185,9 @@ class Estimate:
                 for core in cores
             )
         )
-        spread = student(len(cores) - 1) * _spread(cores) if len(cores) > 1 else abs(mean - self.idle.watts)
+        apart_by = student(len(cores) - 1) * spread(cores) if len(cores) > 1 else abs(middle - self.idle.watts)
         times = rest / max(whole / len(cores), 1e-9)
-        unseen = spread * rest * math.sqrt(1 / len(cores) + 1 / max(times, 1.0))
+        unseen = apart_by * rest * math.sqrt(1 / len(cores) + 1 / max(times, 1.0))
         joules = gross - self.idle.watts * elapsed
         width = math.hypot(
             NORMAL * error,
@@ -357,15 +287,3 @@ class Estimate:
 
 def _vague(joules: float, width: float) -> str:
     return f"{joules:.3g} ± {width:.2g} J is more uncertain than it is large"
-
-
-def _mean(cores: Sequence[_Core]) -> tuple[float, float]:
-    """Mean power weighted by time, and its standard deviation."""
-    seconds = sum(core.seconds for core in cores)
-    watts = sum(core.watts * core.seconds for core in cores) / seconds
-    return watts, math.sqrt(sum((core.error * core.seconds) ** 2 for core in cores)) / seconds
-
-
-def _spread(cores: Sequence[_Core]) -> float:
-    """Standard deviation between cores."""
-    return float(np.std([core.watts for core in cores], ddof=1))

@@ -16,7 +16,7 @@ _DAY = 86400.0
 
 
 def read_number(cell: str) -> float:
-    """A number with a decimal point or comma. Raises ValueError where it is none, or may have thousands marked."""
+    """A number with a decimal point or comma. Raises ValueError where it is not a number, or may mark thousands."""
     text = cell.strip()
     if not re.fullmatch(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?|[+-]?(nan|inf(inity)?)", text, re.IGNORECASE):
         raise ValueError(text)
@@ -76,7 +76,7 @@ def read_moment(cell: str, day: bool | None) -> tuple[float, str]:
 
 
 def over_midnight(times: np.ndarray) -> np.ndarray:
-    """Times of the day that go on over midnight, as seconds that rise."""
+    """Times of the day, past midnight too, as seconds that rise."""
     wraps = np.concatenate([[0], np.cumsum(np.diff(times) < -_DAY / 2)])
     return times + _DAY * wraps
 

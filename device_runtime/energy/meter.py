@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from fedspzo.device_runtime.energy.estimate import Estimate, Figure, Idle
+from fedspzo.device_runtime.energy.estimate import Estimate
+from fedspzo.device_runtime.energy.figures import Figure, Idle
 from fedspzo.device_runtime.energy.ledger import Amount, Lag, Ledger
 from fedspzo.device_runtime.energy.readings import History, Pace, Readings, learn_pace, learn_step
 from fedspzo.device_runtime.energy.source import COUNTER, Facts, Gap, Source

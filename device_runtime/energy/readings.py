@@ -22,7 +22,7 @@ NEGLIGIBLE = 0.01
 MOST = 16384
 #: Ends of phases that tell how quickly a gauge follows, and changes of a gauge that tell its lag.
 _ENDS, _CHANGES = 4, 6
-#: Lags are tried up to so many periods.
+#: The longest lag that is tried, in periods.
 _LATEST = 4.0
 
 

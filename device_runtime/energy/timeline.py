@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedspzo.device_runtime.energy.external import Log, Replay, align_edges
+from fedspzo.device_runtime.energy.external import Replay, align_edges
 from fedspzo.device_runtime.energy.meter import Account, Meter
+from fedspzo.device_runtime.energy.meter_log import Log
 from fedspzo.device_runtime.errors import EnergyError
 from fedspzo.device_runtime.platform.profiling import IDLE, PhaseTimer, Seconds
 

@@ -98,8 +98,8 @@ def _sources(options: argparse.Namespace) -> None:
 
 def _measure(options: argparse.Namespace) -> None:
     from fedspzo.device_runtime.data.store import load_data
-    from fedspzo.device_runtime.energy.external import read_log
     from fedspzo.device_runtime.energy.meter import Meter
+    from fedspzo.device_runtime.energy.meter_log import read_log
     from fedspzo.device_runtime.energy.timeline import TICK_S, Recording, settle
     from fedspzo.device_runtime.engines.protocol import create_engine
     from fedspzo.device_runtime.errors import EnergyError
@@ -188,7 +188,7 @@ def parse_offset(text: str) -> float | None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from fedspzo.device_runtime.energy.external import read_log
+    from fedspzo.device_runtime.energy.meter_log import read_log
     from fedspzo.device_runtime.energy.timeline import Timeline, settle
     from fedspzo.device_runtime.errors import EnergyError
     from fedspzo.energy.repeat import repeat

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedspzo.device_runtime.energy.estimate import student
+from fedspzo.device_runtime.energy.figures import student
 from fedspzo.device_runtime.errors import EnergyError
 
 

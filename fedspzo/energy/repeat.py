@@ -7,7 +7,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fedspzo.device_runtime.energy.estimate import Estimate, student
+from fedspzo.device_runtime.energy.estimate import Estimate
+from fedspzo.device_runtime.energy.figures import student
 from fedspzo.device_runtime.energy.meter import Account
 from fedspzo.device_runtime.energy.readings import Readings
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from fedspzo.device_runtime.energy.estimate import Figure, Idle
+from fedspzo.device_runtime.energy.figures import Figure, Idle
 from fedspzo.device_runtime.energy.meter import Account
 from fedspzo.device_runtime.energy.source import COUNTER, Facts
 from fedspzo.device_runtime.protocol.messages import Energy

@@ -12,7 +12,7 @@ from typing import Any
 
 from fedspzo.broker.server.state_folder import DATABASE, read_history
 from fedspzo.device_runtime.energy.book import read_book
-from fedspzo.device_runtime.energy.estimate import NORMAL
+from fedspzo.device_runtime.energy.figures import NORMAL
 from fedspzo.device_runtime.errors import EnergyError
 from fedspzo.device_runtime.replica.state import ENERGY
 from fedspzo.run_folder import SERVER

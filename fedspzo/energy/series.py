@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedspzo.device_runtime.energy.estimate import NORMAL
+from fedspzo.device_runtime.energy.figures import NORMAL
 from fedspzo.device_runtime.energy.meter import Account
 from fedspzo.device_runtime.energy.source import COUNTER
 from fedspzo.device_runtime.errors import EnergyError

@@ -10,7 +10,7 @@ import pytest
 from refusals import raises
 from sensors import JavaPhone, Span, World
 
-from fedspzo.device_runtime.energy.external import Log, read_log
+from fedspzo.device_runtime.energy.meter_log import Log, read_log
 from fedspzo.device_runtime.energy.timeline import Recording, Timeline, settle
 from fedspzo.device_runtime.platform.profiling import IDLE, PERTURB, forward_block
 

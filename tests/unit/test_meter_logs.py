@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from refusals import raises
 
-from fedspzo.device_runtime.energy.external import Log, read_log
+from fedspzo.device_runtime.energy.meter_log import Log, read_log
 
 
 def read(tmp_path: Path, *lines: str, volts: float | None = None, encoding: str = "utf-8") -> Log:
