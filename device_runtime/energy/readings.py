@@ -192,18 +192,16 @@ def _learn_lag(readings: Readings, facts: Facts, period: float) -> tuple[float, 
     step = period / 3
     lags = np.arange(-period, _LATEST * period + step / 2, step)
     weights = np.sqrt(length)
-    losses = []
-    for lag in lags:
-        rows = [
-            (np.interp(after - lag, readings.times, one) - np.interp(before - lag, readings.times, one)) / length
-            for one in spent
-        ]
-        matrix = np.stack([*rows, np.ones(len(length))] if few else rows, 1) * weights[:, None]
-        residual = power * weights - matrix @ np.linalg.lstsq(matrix, power * weights, rcond=None)[0]
-        losses.append(float(residual @ residual))
+    ends, begins = after - lags[:, None], before - lags[:, None]
+    shares = [(np.interp(ends, readings.times, one) - np.interp(begins, readings.times, one)) / length for one in spent]
+    matrices = np.stack([*shares, np.ones_like(ends)] if few else shares, -1) * weights[:, None]
+    target = power * weights
+    squares = np.einsum("lki,lkj->lij", matrices, matrices) + 1e-9 * float(length.sum()) * np.eye(matrices.shape[-1])
+    fitted = np.linalg.solve(squares, np.einsum("lki,k->li", matrices, target)[..., None])[..., 0]
+    losses = np.sum((target - np.einsum("lki,li->lk", matrices, fitted)) ** 2, axis=1)
     scale = float((((power - np.average(power, weights=length)) * weights) ** 2).sum())
-    if not scale or min(losses) > 0.7 * scale:
+    if not scale or losses.min() > 0.7 * scale:
         return None
     freedom = max(len(length) - len(spent) - 1, 1)
-    likely = lags[np.array(losses) <= min(losses) * (1 + 6 / freedom) + 1e-4 * scale]
+    likely = lags[losses <= losses.min() * (1 + 6 / freedom) + 1e-4 * scale]
     return float(max(likely[0] - step, 0.0)), float(max(likely[-1] + step, 0.0)) + period / 2
