@@ -19,10 +19,10 @@ class BatteryManager:
         return -(1 << 31)  # what is not supported
 
     def getLongProperty(self, number: int) -> int:
-        """The energy counter, in nWh, which falls by the phone's watts."""
+        """The energy counter, in nWh, which falls by the phone's watts, twice as fast while it works."""
         assert number == 5
         watts = self._state()["watts"]
-        return int((1e9 - watts * time.monotonic()) / 3.6e-6) if watts else -(1 << 63)
+        return int((1e9 - watts * (time.monotonic() + time.process_time())) / 3.6e-6) if watts else -(1 << 63)
 
 
 class Build:

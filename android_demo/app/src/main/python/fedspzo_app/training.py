@@ -17,6 +17,7 @@ from fedspzo.device_runtime.engines.protocol import Engine
 from fedspzo.device_runtime.errors import BrokerError, FedSPZOError
 from fedspzo.device_runtime.link.invitation import Invitation
 from fedspzo.device_runtime.platform.conditions import Conditions, Limits, Watch
+from fedspzo.device_runtime.platform.profiling import IDLE
 from fedspzo.device_runtime.replica.state import DeviceState
 from fedspzo_app.history import History, Round
 
@@ -131,7 +132,8 @@ class Training:
         with Sampler(self._book.sample) if self._book else nullcontext():
             if self._book and not self._rested:
                 self._rested = True
-                self._book.rest()
+                with self._book.recorder.phase(IDLE):
+                    self._stopping.wait(_IDLE_S)
             agent.connect()
             self.finished = agent.run() is not None
         self.message = ""
