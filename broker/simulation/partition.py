@@ -166,6 +166,7 @@ def subset(store: DataStore, indices: np.ndarray) -> DataStore:
         labels=store.labels[indices],
         references=tuple(store.references[i] for i in indices) if store.references else (),
         targets=None if store.targets is None else store.targets[indices],
+        feedback=None if store.feedback is None else store.feedback.at(indices),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from fedspzo.device_runtime.data.chat import ASSISTANT, USER, Turn
 from fedspzo.device_runtime.data.dialogues import answered_turns
+from fedspzo.device_runtime.data.feedback import Reaction, is_feedback, read_feedback
 from fedspzo.device_runtime.data.texts import check_text, found
 from fedspzo.device_runtime.errors import DataError, install_hint
 from fedspzo.device_runtime.model.metrics import MULTI
@@ -31,6 +32,7 @@ class Example:
             :func:`fedspzo.device_runtime.model.targets.read_target`, as of ``targets``.
         answers: for generation, the texts that count as right; the first is the one that is trained on.
         targets: of a set of labels or a number, what the graphs are fed of it.
+        reaction: what became of the label, or of the answer, that was shown; None where they are right.
         turns: of a dialogue, those before the answer; a dialogue has no fields.
         where: its place in its source, for messages.
     """
@@ -40,6 +42,7 @@ class Example:
     answers: tuple[str, ...] = ()
     targets: tuple[float, ...] = ()
     turns: tuple[Turn, ...] = ()
+    reaction: Reaction | None = None
     where: str = field(default="", compare=False)
 
 
@@ -120,6 +123,8 @@ def _records(source: str, content: Any) -> Iterator[tuple[str, object]]:
 def parse_record(record: object, task: Task) -> list[Example]:
     """The examples that a record holds: one, or for a dialogue one for each turn of the assistant, the last one last.
 
+    What was shown is one with a reaction; where it was corrected, the correction is another.
+
     Raises:
         DataError: it holds no example; the message names the field.
     """
@@ -128,6 +133,10 @@ def parse_record(record: object, task: Task) -> list[Example]:
             "data.not-an-object",
             "the record is not an object with named fields; write one JSON object for each example",
         )
+    if is_feedback(record, task):
+        shown, reaction, corrected = read_feedback(record, task)
+        reacted = replace(parse_example(shown, task), reaction=reaction)
+        return [reacted, *([parse_example(corrected, task)] if corrected else [])]
     if task.chat is not None:
         return [Example({}, 0, (answer,), turns=turns) for turns, answer in answered_turns(record, task)]
     fields = {name: _text(record, name, task) for name in task.fields}

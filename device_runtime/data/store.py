@@ -6,12 +6,13 @@ import hashlib
 import json
 import zipfile
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
 from fedspzo.device_runtime.data.encoder import Encoder
+from fedspzo.device_runtime.data.feedback import Feedback
 from fedspzo.device_runtime.data.sources import Example, fingerprint, parse_examples, read_source, refuse
 from fedspzo.device_runtime.errors import DataError
 from fedspzo.device_runtime.files import written_atomically
@@ -19,6 +20,7 @@ from fedspzo.device_runtime.model.bundle import Bundle
 
 #: Changes when the encoder gives other tokens for the same text: tokens that were kept before are then made again.
 ENCODING = b"2"
+_FEEDBACK = tuple(field.name for field in fields(Feedback))
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class DataStore:
         references: for generation, the texts that count as right answers of each example.
         targets: for sets of labels and for numbers, float32 [examples, labels] that the graphs are fed, see
             :func:`fedspzo.device_runtime.model.targets.read_target`; None where labels are fed one-hot.
+        feedback: reactions to what was shown; an example that has one has no label. None where all have labels.
     """
 
     ids: np.ndarray
@@ -43,6 +46,7 @@ class DataStore:
     truncated: int = 0
     references: tuple[tuple[str, ...], ...] = ()
     targets: np.ndarray | None = None
+    feedback: Feedback | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -106,12 +110,13 @@ def tokenise(bundle: Bundle, examples: Iterable[Example], skip: Callable[[DataEr
         ids=ids,
         lengths=np.array([len(e.ids) for e in encoded], np.int32),
         starts=np.array([e.start for e in encoded], np.int32),
-        labels=np.array([example.label for example in kept], np.int32),
+        labels=np.array([0 if example.reaction else example.label for example in kept], np.int32),
         truncated=sum(e.cut for e in encoded),
         references=tuple(tuple(map(str.strip, example.answers)) for example in kept)
         if any(e.answers for e in kept)
         else (),
         targets=np.array([example.targets for example in kept], np.float32) if any(e.targets for e in kept) else None,
+        feedback=Feedback.of([example.reaction for example in kept], [example.label for example in kept]),
     )
 
 
@@ -128,6 +133,7 @@ def _read_cache(cache: Path, key: str) -> DataStore | None:
                 truncated=int(arrays["truncated"]),
                 references=tuple(map(tuple, json.loads(str(arrays["references"])))),
                 targets=arrays["targets"] if arrays["targets"].size else None,
+                feedback=Feedback(*(arrays[name] for name in _FEEDBACK)) if "shown" in arrays else None,
             )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
@@ -145,4 +151,5 @@ def _write_cache(cache: Path, key: str, store: DataStore) -> None:
             truncated=store.truncated,
             references=json.dumps(store.references),
             targets=np.zeros(0, np.float32) if store.targets is None else store.targets,
+            **({} if store.feedback is None else vars(store.feedback)),
         )

@@ -36,6 +36,7 @@ from fedspzo.device_runtime.protocol.messages import (
     Sync,
     Wanted,
 )
+from fedspzo.device_runtime.protocol.objective import Objective
 from fedspzo.device_runtime.protocol.plain_cbor import loads
 from fedspzo.device_runtime.protocol.plan import Block, Masking, Noise, Plan
 from fedspzo.device_runtime.protocol.sums import BlockSums, Sums
@@ -56,13 +57,13 @@ _NUMBERS = {kind: number for number, kind in KINDS.items()}
 #: Class → field name → type, in the order of the wire.
 _HINTS = {
     kind: get_type_hints(kind)
-    for kind in (*_NUMBERS, Block, Contribution, Energy, BlockSums, Sums, Masking, GroupSum, Partner, Noise)
+    for kind in (*_NUMBERS, Block, Contribution, Energy, BlockSums, Sums, Masking, GroupSum, Partner, Noise, Objective)
 }
 #: Last fields that came to the format later, in their order, and what each stood for before: those at the end that hold
 #: it are left out.
 _LATER: dict[type[Any], tuple[tuple[str, Any], ...]] = {
     Sync: (("version", ""), ("can", ())),
-    Plan: (("rebase_every", 0), ("aggregate", ""), ("bound", 0.0), ("masking", ()), ("noise", ())),
+    Plan: (("rebase_every", 0), ("aggregate", ""), ("bound", 0.0), ("masking", ()), ("noise", ()), ("objective", ())),
     Entry: (("sums", ()),),
     Partner: (("certificate", b""),),
 }

@@ -12,8 +12,9 @@ from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.protocol.sums import Sums
 
 #: What of the protocol came after a first version of it and is not understood by all devices: plans with a rule and a
-#: bound, and those that ask for masked results or for noise.
-CAPABILITIES = ("bound", "masks", "noise")
+#: bound, and those that ask for masked results, for noise, or for another objective than the loss.
+OBJECTIVES = "objectives"
+CAPABILITIES = ("bound", "masks", "noise", OBJECTIVES)
 
 
 @dataclass(frozen=True)

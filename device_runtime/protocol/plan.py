@@ -18,6 +18,7 @@ import numpy as np
 from fedspzo.device_runtime.directions.format import DISTRIBUTIONS, Direction, derive_seed
 from fedspzo.device_runtime.errors import PlanError
 from fedspzo.device_runtime.model.modes import LEAST_SUMMED, MASKED, MODES
+from fedspzo.device_runtime.protocol.objective import Objective
 
 MAX_SCALARS = 4096
 #: Most sums of coefficients, over all blocks, of a job that rebases: they travel in one message.
@@ -137,6 +138,7 @@ class Plan:
             no bound.
         masking: how devices mask their results, once; empty where they do not.
         noise: what noise devices add, once; empty where they add none.
+        objective: what devices measure, once; empty for the loss.
     """
 
     round: int
@@ -157,6 +159,7 @@ class Plan:
     bound: float = 0.0
     masking: tuple[Masking, ...] = ()
     noise: tuple[Noise, ...] = ()
+    objective: tuple[Objective, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises PlanError when the plan contradicts itself."""
@@ -205,6 +208,8 @@ class Plan:
                 f"the noise of {self.noise[0].shares} devices is counted on, and a sum may be of"
                 f" {self.masking[0].least}; lower honest, or raise the group",
             )
+        if len(self.objective) > 1:
+            raise PlanError("plan.objective", "a plan says once at most what is measured")
         if any(later.stop <= earlier.stop for earlier, later in itertools.pairwise((Block(0, 1, 1, 0), *self.blocks))):
             raise PlanError("plan.empty-block", "blocks each hold at least one stage, in order (split)")
         if (asked := self.scalars) > MAX_SCALARS:

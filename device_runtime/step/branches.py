@@ -12,13 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.step.objectives import Outputs
 from fedspzo.device_runtime.step.runner import Batch, Forward
 from fedspzo.device_runtime.step.stage_pass import PerturbedWeights, StagePass
 
 
 @dataclass(frozen=True)
 class Activations:
-    """What a stage gave for some branches, or what the last one gave: losses.
+    """What a stage gave for some branches, or what the last one gave: losses and logits.
 
     Attributes:
         runs: for each run of the stage, the branches in it and the graph's outputs, stacked by branch; while nothing is
@@ -40,10 +41,13 @@ class Activations:
             branch -= size
         raise IndexError("there is no such branch")
 
-    def losses(self, batch: Batch) -> list[np.ndarray]:
-        """Of each branch that has passed the last stage, the losses of the examples that count: float64 [examples]."""
-        size = batch.shape.batch
-        return [self.outputs(branch, 0, size)[: batch.count].astype(np.float64) for branch in range(self.branches)]
+    def ends(self, batch: Batch) -> Iterator[Outputs]:
+        """Of each branch that has passed the last stage, what it gave for the examples that count."""
+        size, labelled = batch.shape.batch, len(self.runs[0][1]) > 1
+        for branch in range(self.branches):
+            losses = self.outputs(branch, 0, size)[: batch.count].astype(np.float64)
+            logits = self.outputs(branch, 1, size)[: batch.count] if labelled else np.zeros((batch.count, 0), np.float32)
+            yield Outputs(losses, logits)
 
 
 #: Before the first stage.

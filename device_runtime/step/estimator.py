@@ -19,9 +19,11 @@ from fedspzo.device_runtime.directions.format import Direction, derive_seed
 from fedspzo.device_runtime.model.manifest import StageSpec
 from fedspzo.device_runtime.platform.profiling import TOKENISE, forward_block
 from fedspzo.device_runtime.privacy.release import make_release
+from fedspzo.device_runtime.protocol.objective import Objective
 from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.replica.weights import Replica, check_blocks
 from fedspzo.device_runtime.step.branches import START, Activations, advance, release
+from fedspzo.device_runtime.step.objectives import check_examples, find_measure
 from fedspzo.device_runtime.step.order import order_passes
 from fedspzo.device_runtime.step.prefix_cache import PrefixCache
 from fedspzo.device_runtime.step.runner import Batch, Forward
@@ -37,7 +39,7 @@ class Measurement:
 
     Attributes:
         scalars: float32, projected gradients (l₊ − l₋)/2ε or (l − l₀)/ε, as many as the plan asks for.
-        loss: mean over steps of the mean (l₊ + l₋)/2, or of l₀.
+        loss: mean over steps of the mean (l₊ + l₋)/2, or of l₀, where l is what the plan's objective says.
         examples: examples used over all steps.
     """
 
@@ -58,9 +60,10 @@ def measure(
         cache: keeps activations of the stages before the first that the plan perturbs.
 
     Raises:
-        PlanError: the plan does not fit the bundle.
+        PlanError: the plan does not fit the bundle, or its objective not the examples.
     """
     check_blocks(forward.bundle, plan)
+    check_examples(_objective(plan), store)
     if plan.noise:
         with forward.recorder.phase(TOKENISE):
             batch = forward.batch(store, draw_examples(plan, store, device, 0))
@@ -120,6 +123,7 @@ def measure_examples(
     Returns:
         Scalars, float64 [examples, scalars of a step], and losses, float64 [examples].
     """
+    check_examples(_objective(plan), store)
     scalars, losses = np.zeros((len(store), plan.measured)), np.zeros(len(store))
     for indices, batch in forward.batches(store):
         found = _query(forward, batch, plan, owner, 0, [[] for _ in plan.blocks], None)
@@ -136,7 +140,8 @@ def _query(
     offsets: Sequence[Sequence[Direction]],
     cache: PrefixCache | None,
 ) -> list[np.ndarray]:
-    """The losses of all queries of a step, float64 [examples] each, in the order of the scalars; the centre first."""
+    """The costs of all queries of a step, float64 [examples] each, in the order of the scalars; the centre first."""
+    costs_of = find_measure(_objective(plan), forward.manifest.task)
     passes = order_passes(forward, batch, plan, owner, step, offsets)
     start = passes[0].stages[0].stage
     prefix = forward.manifest.stages[: forward.manifest.stages.index(start)]
@@ -153,11 +158,16 @@ def _query(
                     activations = advance(forward, batch, stage_pass, activations, perturbed, keep)
             reached[branch_pass.block] = activations
             if branch_pass.ends:
-                losses += [(branch_pass.block, each) for each in activations.losses(batch)]
+                losses += [(branch_pass.block, costs_of(end, batch.known)) for end in activations.ends(batch)]
                 release(forward, activations)
     if plan.sides == 1:  # the last block's came before the others'
         losses = [losses[0], *sorted(losses[1:], key=lambda found: found[0])]
     return [each for _, each in losses]
+
+
+def _objective(plan: Plan) -> Objective | None:
+    """What a plan measures; None for the loss."""
+    return plan.objective[0] if plan.objective else None
 
 
 def _differences(plan: Plan, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

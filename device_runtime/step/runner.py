@@ -17,6 +17,7 @@ from fedspzo.device_runtime.model.stored import Stored, widen
 from fedspzo.device_runtime.platform.profiling import SILENT, Recorder
 from fedspzo.device_runtime.step.graphs import Graphs
 from fedspzo.device_runtime.step.inputs import Examples, fill, gather
+from fedspzo.device_runtime.step.objectives import Known
 
 
 class ModelWeights(Protocol):
@@ -45,6 +46,7 @@ class Batch:
         count: examples that count.
         ids: int32 [batch, length of the store], the tokens.
         lengths: int32 [batch].
+        known: of the examples that count.
     """
 
     shape: Shape
@@ -52,6 +54,7 @@ class Batch:
     count: int
     ids: np.ndarray
     lengths: np.ndarray
+    known: Known
 
 
 class Forward(Generic[W_co]):
@@ -91,7 +94,9 @@ class Forward(Generic[W_co]):
         feeds = self._feeds_of(shape)
         for name, feed in feeds.items():
             fill(name, feed, examples)
-        batch = Batch(shape, feeds, count, examples.ids, examples.lengths)
+        feedback = None if store.feedback is None else store.feedback.at(indices)
+        known = Known(store.labels[indices], feedback)
+        batch = Batch(shape, feeds, count, examples.ids, examples.lengths, known)
         self._grouped = {1: batch}
         return batch
 

@@ -33,7 +33,11 @@ class Evaluation:
 
 
 def evaluate(forward: Forward[ModelWeights], store: DataStore) -> Evaluation:
-    """Loss and scores of the unperturbed model on all examples of a store."""
+    """Loss and scores of the unperturbed model on all examples of a store. Raises DataError for reactions."""
+    if store.feedback is not None:
+        raise DataError(
+            "data.feedback-is-no-label", "reactions do not say what is right; evaluate on examples that all have labels"
+        )
     losses, logits = predict(forward, store)
     task = forward.manifest.task
     found: Sequence[str] | np.ndarray = ()

@@ -1,0 +1,64 @@
+"""What reward a model would have, from reactions to what another one showed; computed and kept on the device.
+
+The self-normalised form is a ratio of sums: differences of it along directions are no means over examples, and devices'
+ratios do not add up to that of all. So it is not sent, and jobs do not train on it; see docs/feedback.md.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedspzo.device_runtime.data.store import DataStore
+from fedspzo.device_runtime.errors import DataError
+from fedspzo.device_runtime.step.objectives import Outputs, importance
+from fedspzo.device_runtime.step.runner import Forward, ModelWeights
+from fedspzo.device_runtime.step.scores import predict
+
+
+@dataclass(frozen=True)
+class RewardEstimate:
+    """Of the mean reward of answers drawn from a model's softmax.
+
+    Attributes:
+        reward: the mean of w·r, where w = min(π/p, cap).
+        variance: of that mean.
+        normalised: Σ w·r / Σ w.
+        normalised_variance: of that ratio, to first order.
+        examples: reactions.
+        effective: (Σ w)² / Σ w², how many reactions count fully.
+    """
+
+    reward: float
+    variance: float
+    normalised: float
+    normalised_variance: float
+    examples: int
+    effective: float
+
+
+def estimate_reward(forward: Forward[ModelWeights], store: DataStore, cap: float = 10.0) -> RewardEstimate:
+    """The estimate on a store's reactions. Raises DataError when there are none."""
+    if store.feedback is None:
+        raise DataError("data.no-feedback", "the examples have labels and no reactions; give lines with 'shown'")
+    outputs = Outputs(*predict(forward, store))
+    reacted = store.feedback.shown >= 0
+    return summarise(importance(outputs, store.feedback, cap)[reacted], store.feedback.rewards[reacted])
+
+
+def summarise(weights: np.ndarray, rewards: np.ndarray) -> RewardEstimate:
+    """The estimate of clipped importance weights and rewards, both [examples], at least one."""
+    weights, rewards = weights.astype(np.float64), rewards.astype(np.float64)
+    count, total = len(weights), float(weights.sum())
+    terms = weights * rewards
+    ratio = float(terms.sum()) / total if total else 0.0
+    return RewardEstimate(
+        reward=float(terms.mean()),
+        variance=float(terms.var(ddof=1)) / count if count > 1 else math.inf,
+        normalised=ratio,
+        normalised_variance=float((weights**2 * (rewards - ratio) ** 2).sum()) / total**2 if total else math.inf,
+        examples=count,
+        effective=total**2 / float((weights**2).sum()) if total else 0.0,
+    )
