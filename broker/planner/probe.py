@@ -208,7 +208,7 @@ def _sample(
             kept.append(before)
         at = stop
     entered = kept if starts[0] == 0 else kept[1:]  # the activations that each segment starts from
-    (centre,) = activations.losses(batch)
+    (centre,) = (end.losses for end in activations.ends(batch))
     first = np.empty((len(cuts), len(draws[0]), batch.count))
     second, shifted = np.empty(first.shape[:2]), []
     for segment, (start, stop) in enumerate(cuts):
@@ -218,7 +218,7 @@ def _sample(
             changed = _run(forward, batch, range(start, stop), both_signs([direction]), entered[segment])
             times.append((time.perf_counter() - started) / 2)
             ended = _run(forward, batch, range(stop, last), [None, None], changed)
-            above, below = ended.losses(batch)
+            above, below = (end.losses for end in ended.ends(batch))
             first[segment, k] = (above - below) / (2 * epsilon)
             second[segment, k] = np.mean(above + below - 2 * centre) / epsilon**2
             for done in {id(each): each for each in (changed, ended)}.values():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -47,6 +47,7 @@ class ClosedRound:
         seconds: from opening to closing.
         step_seconds: mean time of a device's local step.
         spending: joules; None when no device said.
+        nonzero: share of the measured scalars that are not zero, in a round that was closed just now.
     """
 
     round: int
@@ -55,6 +56,7 @@ class ClosedRound:
     seconds: float
     step_seconds: float
     spending: Spending | None = None
+    nonzero: float | None = field(default=None, compare=False)
 
 
 class Aggregate(Protocol):
@@ -162,6 +164,7 @@ def describe_round(plan: Plan, results: Mapping[str, Result], seconds: float) ->
         seconds=seconds,
         step_seconds=math.fsum(result.seconds for result in results.values()) / (len(results) * plan.steps),
         spending=_add_up([energy for result in results.values() for energy in result.energy]),
+        nonzero=float(np.mean([np.count_nonzero(result.scalars) for result in results.values()])) / plan.scalars,
     )
 
 

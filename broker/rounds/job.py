@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from fedspzo.broker.rounds.aggregate import close_round
 from fedspzo.broker.rounds.modes import check_mode, choose_mode, largest_sums, least_summed, mask_plan
+from fedspzo.broker.rounds.objective import add_objective, check_objective
 from fedspzo.broker.rounds.private import NO_PRIVACY, PRIVACY, add_noise, check_privacy
 from fedspzo.broker.rounds.recommend import FEWEST, last_layer, last_trained, recommend
 from fedspzo.broker.rounds.robust import CHOICES, NORMALISED, OWN
 from fedspzo.broker.rounds.sampling import SAMPLINGS
 from fedspzo.broker.rounds.seeds import derive
+from fedspzo.broker.rounds.settings import MOST, TINY, check_value, setting
 from fedspzo.device_runtime.directions.format import DISTRIBUTIONS
 from fedspzo.device_runtime.errors import MessageError, PlanError
 from fedspzo.device_runtime.model.bundle import Bundle
@@ -25,6 +27,7 @@ from fedspzo.device_runtime.model.manifest import Manifest
 from fedspzo.device_runtime.model.modes import MODES
 from fedspzo.device_runtime.protocol.codec import MAX_BYTES, encode
 from fedspzo.device_runtime.protocol.messages import EntryBatch, Result
+from fedspzo.device_runtime.protocol.objective import LOSS
 from fedspzo.device_runtime.protocol.plan import Block, Plan
 from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES
 from fedspzo.device_runtime.replica.weights import check_blocks
@@ -37,20 +40,6 @@ SEEDS = ("shared", "device")
 PAPERS: Mapping[str, Any] = {
     "fanouts": (1, 16), "scales": (0.25, 1.0), "learning_rates": (1.875e-4, 3e-3), "sides": 2,
 }  # fmt: skip
-#: Sizes are at least this; all numbers lie between the other and its negative where nothing else is said.
-TINY, MOST = 1e-9, 1_000_000_000
-#: A field's type, or that of its elements → the types of values that it takes, and what to call one and several.
-_TYPES: Mapping[str, tuple[tuple[type, ...], str, str]] = {
-    "int": ((int,), "a whole number", "a list of whole numbers"),
-    "float": ((float, int), "a number", "a list of numbers"),
-    "str": ((str,), "a word", "a list of words"),
-    "bool": ((bool,), "true or false", "a list of true and false"),
-}
-
-
-def _setting(default: Any, help: str, **more: Any) -> Any:
-    """A field that is an option: ``least`` and ``most`` are its bounds, ``choices`` what it is one of."""
-    return field(default=default, metadata={"help": help, **more})
 
 
 @dataclass(frozen=True)
@@ -62,123 +51,142 @@ class Job:
     which is 0 before. Where some of the step's settings are given, the others are the paper's.
     """
 
-    rounds: int = _setting(100, "rounds to run", least=1)
-    cohort: int = _setting(4, "results that close a round", least=1)
-    over_selection: float = _setting(1.0, "devices asked, as a multiple of the cohort", least=1, most=100)
-    sampling: str = _setting(
+    rounds: int = setting(100, "rounds to run", least=1)
+    cohort: int = setting(4, "results that close a round", least=1)
+    over_selection: float = setting(1.0, "devices asked, as a multiple of the cohort", least=1, most=100)
+    sampling: str = setting(
         "uniform",
         "devices to ask: any (uniform), those asked longest ago (freshness), or those with power, the thrifty first"
         " (energy)",
         choices=SAMPLINGS,
     )
-    quorum: int = _setting(
+    quorum: int = setting(
         0,
         "results that suffice at the deadline, so a broker can withhold no more than the rest (default: half of the"
         " cohort, and two at least)",
         metavar="N",
         least=0,
     )
-    deadline: float = _setting(60.0, "seconds a round waits for results", least=TINY)
-    seed: int = _setting(0, "all randomness of the job derives from it", least=-(1 << 63), most=(1 << 63) - 1)
-    seeds: str = _setting("shared", "whose directions a device measures: shared by all, or its own", choices=SEEDS)
-    energy: bool = _setting(False, "ask devices for the joules that a round takes them")
-    distribution: str = _setting("rademacher", "distribution of the directions' values", choices=DISTRIBUTIONS)
-    steps: int = _setting(1, "local steps in a round", least=1)
-    batch: int = _setting(0, "examples of a step (default: as many as the bundle takes)", metavar="N", least=0)
-    epsilon: float = _setting(1e-3, "size of the perturbation", least=TINY)
-    split: tuple[int, ...] = _setting(
+    deadline: float = setting(60.0, "seconds a round waits for results", least=TINY)
+    seed: int = setting(0, "all randomness of the job derives from it", least=-(1 << 63), most=(1 << 63) - 1)
+    seeds: str = setting("shared", "whose directions a device measures: shared by all, or its own", choices=SEEDS)
+    energy: bool = setting(False, "ask devices for the joules that a round takes them")
+    distribution: str = setting("rademacher", "distribution of the directions' values", choices=DISTRIBUTIONS)
+    steps: int = setting(1, "local steps in a round", least=1)
+    batch: int = setting(0, "examples of a step (default: as many as the bundle takes)", metavar="N", least=0)
+    epsilon: float = setting(1e-3, "size of the perturbation", least=TINY)
+    split: tuple[int, ...] = setting(
         (), "stage where each block after the first starts (default: the last layer)", least=1
     )
-    fanouts: tuple[int, ...] = _setting(
+    fanouts: tuple[int, ...] = setting(
         (), "perturbations of each block; 0 freezes the first (default: what suits the bundle)", least=0
     )
-    scales: tuple[float, ...] = _setting(
+    scales: tuple[float, ...] = setting(
         (), "perturbation scale of each block (default: what suits the bundle)", least=TINY
     )
-    learning_rates: tuple[float, ...] = _setting(
+    learning_rates: tuple[float, ...] = setting(
         (), "learning rate of each block, in the first round (default: what suits the bundle)"
     )
-    sides: int = _setting(
+    sides: int = setting(
         0,
         "2: differences of + and −, as in the paper; 1: of + and the centre, whose loss all share (default: 1, and 2"
         " where fanouts, scales or learning rates are given)",
         choices=(0, 1, 2),
     )
-    first_every: int = _setting(
+    first_every: int = setting(
         1, "perturb the first block every N-th round; between, devices keep its activations", metavar="N", least=1
     )
-    votes: bool = _setting(False, "only the sign of a scalar counts, and the majority's sign is the step")
-    normalise: bool = _setting(
+    objective: str = setting(
+        LOSS,
+        "what devices measure: loss, error, expected-error, reward (from reactions to what was shown), or own:NAME"
+        " (docs/feedback.md)",
+        metavar="NAME",
+    )
+    reward_cap: float = setting(
+        10.0, "with reward, the most that one reaction counts for one to what was shown by chance", least=TINY, most=1e6
+    )
+    label_weight: float = setting(
+        1.0, "with reward, what an example with a label counts beside a reaction", least=0, most=1e6
+    )
+    guard: float = setting(
+        0.0,
+        "with another objective than loss, stop when the held-out loss has grown by this share of its best and the"
+        " objective still improves (default: never)",
+        metavar="SHARE",
+        least=0,
+    )
+    votes: bool = setting(False, "only the sign of a scalar counts, and the majority's sign is the step")
+    normalise: bool = setting(
         False, "divide each step by the standard deviation of its losses, so that rates need not follow them (FZOO)"
     )
-    aggregate: str = _setting(
+    aggregate: str = setting(
         "clipped-mean",
         "what the cohort's results are made into: a mean weighted by examples, of results cut to twice their median"
         " size (clipped-mean), or another rule of docs/trust.md",
         choices=CHOICES,
     )
-    mode: str = _setting(
+    mode: str = setting(
         "auto",
         "what the server sees: each device's scalars (robust), sums of groups of devices (groups), or one sum (secure);"
         " auto is groups where the cohort has 12 devices that share directions, else robust",
         choices=("auto", *MODES),
     )
-    group: int = _setting(
+    group: int = setting(
         0, "devices in a group at least (default: a fifth of the cohort, from 4 to 32)", metavar="N", least=0
     )
-    clip: float = _setting(
+    clip: float = setting(
         100.0,
         "largest root mean square of the scalars of a device that masks its result; later rounds may have a lower one",
         least=TINY,
         most=1e6,
     )
-    expel: int = _setting(
+    expel: int = setting(
         3, "send a device away after N results far larger than others' (0: only name it)", metavar="N", least=0
     )
-    privacy: str = _setting(
+    privacy: str = setting(
         NO_PRIVACY,
         "what noise hides (differential privacy): all data of a device (device), or one of its examples (example)",
         choices=PRIVACY,
     )
-    privacy_budget: float = _setting(
+    privacy_budget: float = setting(
         8.0,
         "with privacy, the ε that all rounds together may cost; the job stops there",
         metavar="E",
         least=1e-3,
         most=1e3,
     )
-    delta: float = _setting(1e-5, "with privacy, the δ of its promise", least=1e-12, most=0.1)
-    noise_clip: float = _setting(
+    delta: float = setting(1e-5, "with privacy, the δ of its promise", least=1e-12, most=0.1)
+    noise_clip: float = setting(
         100.0, "with privacy, the largest L2 norm of the scalars of a device, or of an example", least=TINY, most=MOST
     )
-    honest: int = _setting(
+    honest: int = setting(
         0,
         "with privacy, devices of a round whose noise together must suffice; each adds a share (default: the quorum)",
         metavar="N",
         least=0,
     )
-    adapt: tuple[str, ...] = _setting(
+    adapt: tuple[str, ...] = setting(
         (),
         "what of the blocks follows the measured derivatives: steps (rates are for derivatives of 4), rates, counts,"
         " scales",
         choices=ADAPTABLE,
     )
-    seed_pool: int = _setting(0, "take all seeds from a pool of N (default: no pool)", metavar="N", least=0)
-    rebase_every: int = _setting(
+    seed_pool: int = setting(0, "take all seeds from a pool of N (default: no pool)", metavar="N", least=0)
+    rebase_every: int = setting(
         0,
         "with a seed pool, make weights again from the sums of the pool every N rounds: a device that was away longer"
         " gets those, some kilobytes, instead of the journal (default: never)",
         metavar="N",
         least=0,
     )
-    final_rate: float = _setting(0.1, "share that learning rates fall to, linearly", least=0, most=1)
+    final_rate: float = setting(0.1, "share that learning rates fall to, linearly", least=0, most=1)
     digest_every: int = field(default=25, metadata={"least": 1})
     stages: int = field(default=0, metadata={"least": 0})
 
     def __post_init__(self) -> None:
         """Raises PlanError when a setting has a wrong type or is out of its range, or two contradict each other."""
-        for setting in fields(self):
-            object.__setattr__(self, setting.name, check_value(setting, getattr(self, setting.name)))
+        for each in fields(self):
+            object.__setattr__(self, each.name, check_value(each, getattr(self, each.name)))
         if not self.quorum:
             object.__setattr__(self, "quorum", min(max(2, math.ceil(self.cohort / 2)), self.cohort))
         if self.quorum > self.cohort:
@@ -234,6 +242,7 @@ class Job:
             )
         check_mode(self)
         check_privacy(self)
+        check_objective(self)
         _plan(self, 1, self._cut(self.stages or 1 << 30))  # has the rules of all that a plan says
 
     @property
@@ -281,31 +290,6 @@ class Job:
         stops = (*_split(self, stages - 2), stages)
         values = zip(stops, fanouts, self.scales or (1.0, 1.0), self.learning_rates or (0.0, 0.0), strict=True)
         return tuple(Block(*block) for block in values)
-
-
-def check_value(setting: Field[Any], value: Any) -> Any:
-    """A value of one of the job's fields, in the field's type.
-
-    Raises:
-        PlanError: it has another type, is out of the field's range, or none of its choices.
-    """
-    name, kind, known = setting.name, str(setting.type), setting.metadata
-    element = kind.removeprefix("tuple[").removesuffix(", ...]")
-    types, one, several = _TYPES[element]
-    values = (value,) if kind == element else value
-    if not isinstance(values, (list, tuple)) or not all(
-        isinstance(each, types) and isinstance(each, bool) == (element == "bool") for each in values
-    ):
-        raise PlanError("job.wrong-type", f"{name} is {one if kind == element else several}, not {value!r}")
-    for each in values:
-        if "choices" in known and each not in known["choices"]:
-            choices = ", ".join(map(str, known["choices"]))
-            raise PlanError("job.unknown-choice", f"{name} is one of {choices}, not {each!r}")
-        least, most = known.get("least", -MOST), known.get("most", MOST)
-        if element in ("int", "float") and not least <= each <= most:
-            raise PlanError("job.out-of-range", f"{name} lies between {least:g} and {most:g}, not {each}")
-    found = tuple(float(each) if element == "float" else each for each in values)
-    return found[0] if kind == element else found
 
 
 def plan_round(job: Job, round: int, blocks: Sequence[Block] | None = None) -> Plan:
@@ -378,4 +362,4 @@ def _plan(job: Job, round: int, blocks: tuple[Block, ...]) -> Plan:
         rebase_every=job.rebase_every,
         aggregate="votes" if job.votes else job.aggregate + NORMALISED * job.normalise,
     )
-    return add_noise(job, mask_plan(job, plan))
+    return add_noise(job, mask_plan(job, add_objective(job, plan)))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedspzo.broker.rounds.objective import coarseness
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.manifest import Manifest
 from fedspzo.device_runtime.model.stored import widened
@@ -50,7 +51,7 @@ def recommend(job: Job, bundle: Bundle) -> Job:
     return replace(
         job,
         fanouts=(0, count),
-        scales=(1.0, _round(PERTURBATION * size / job.epsilon)),
+        scales=(1.0, _round(coarseness(job) * PERTURBATION * size / job.epsilon)),
         learning_rates=(0.0, _round(rate)),
         sides=1,
         adapt=job.adapt or (() if job.privacy != "none" else ("steps", "rates")),

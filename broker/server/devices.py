@@ -138,21 +138,25 @@ class Roster:
         member = self._members.get(name)
         return member is not None and bool(member.session) and not _present(member, now)
 
-    def ready(self, now: float) -> dict[str, Candidate]:
-        """Devices that can be asked: there, synced, and willing."""
+    def ready(self, now: float, needs: frozenset[str] = frozenset()) -> dict[str, Candidate]:
+        """Devices that can be asked: there, synced, willing, and of a version that knows what a job ``needs``."""
         return {
             member.name: Candidate(member.served, member.battery, member.charging, joules_a_round(member))
             for member in self._members.values()
-            if _askable(member, now)
+            if _askable(member, now) and needs <= member.can
         }
 
     def there(self, now: float) -> set[str]:
         """Devices that are there and synced, whether or not they are willing."""
         return {member.name for member in self._members.values() if member.synced and _present(member, now)}
 
-    def count_ready(self, now: float) -> int:
+    def count_ready(self, now: float, needs: frozenset[str] = frozenset()) -> int:
         """How many can be asked; any thread may want to know."""
-        return sum(_askable(member, now) for member in list(self._members.values()))
+        return sum(_askable(member, now) and needs <= member.can for member in list(self._members.values()))
+
+    def too_old(self, now: float, needs: frozenset[str]) -> list[str]:
+        """Devices that could be asked if their version knew what a job needs."""
+        return [m.name for m in self._members.values() if _askable(m, now) and not needs <= m.can]
 
     def joules(self) -> tuple[float, float]:
         """What counted results took, by sensors and by estimates; any thread may want to know."""

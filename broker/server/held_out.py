@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import sqlite3
 from collections.abc import Mapping
 
 from fedspzo.broker.rounds.best import best_round, stalled
+from fedspzo.broker.rounds.guard import find_breach
 from fedspzo.broker.server.evaluation import Evaluated
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.errors import PlanError
 from fedspzo.device_runtime.step.scores import Evaluation
+
+log = logging.getLogger(__name__)
 
 
 class HeldOut:
@@ -22,20 +26,25 @@ class HeldOut:
         evaluations: round → how the model did after it.
     """
 
-    def __init__(self, store: ServerStore, examples: DataStore | None, patience: int | None = None) -> None:
+    def __init__(
+        self, store: ServerStore, examples: DataStore | None, patience: int | None = None, guard: float = 0.0
+    ) -> None:
         """Read what the store has.
 
         Args:
             examples: the held-out ones; without any there are no evaluations, and the store's stay as they are.
             patience: the job stops after this number of evaluations without a better one; None for never.
+            guard: see :func:`fedspzo.broker.rounds.guard.find_breach`.
         """
-        self._store, self._patience = store, patience
+        self._store, self._patience, self._guard = store, patience, guard
+        self._breach: int | None = None
         self._examples = b"" if examples is None else _fingerprint(examples)
         self.evaluations: dict[int, Evaluation] = {}
         if examples is not None:
             with store.transaction() as execute:
                 execute("DELETE FROM evaluations WHERE examples <> ?", (self._examples,))
                 self.evaluations = _rows(execute(_SELECT))
+            self._watch()
 
     @property
     def best(self) -> Evaluated | None:
@@ -44,8 +53,9 @@ class HeldOut:
 
     @property
     def stalled(self) -> bool:
-        """Whether the job is to stop for want of a better model."""
-        return self._patience is not None and stalled(self.evaluations, self._patience)
+        """Whether the job is to stop: for want of a better model, or because the guard says so."""
+        patience = self._patience is not None and stalled(self.evaluations, self._patience)
+        return patience or self._breach is not None
 
     def add(self, evaluated: Evaluated) -> bool:
         """Keep an evaluation; tells whether it is the best now."""
@@ -56,11 +66,34 @@ class HeldOut:
                 "INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?, ?, ?)",
                 (evaluated.round, self._examples, found.examples, found.loss, json.dumps(dict(found.scores))),
             )
+        self._watch()
         return best_round(self.evaluations) == evaluated.round
 
+    def _watch(self) -> None:
+        """See whether the guard ends the job."""
+        if not self._guard or self._breach is not None:
+            return
+        costs = {closed.round: closed.loss for closed in self._store.history()}
+        self._breach = find_breach(self.evaluations, costs, self._guard)
+        if self._breach is not None:
+            log.warning(
+                "the guard ends the job: after round %d the held-out loss is %.4g, %.0f %% above its best, while the"
+                " objective improves; what is rewarded is not what is right",
+                *(self._breach, self.evaluations[self._breach].loss, 100 * self._excess(self._breach)),
+            )
 
-def check_patience(patience: int | None, held_out: bool) -> None:
-    """Raise PlanError when a job's patience is below 1, or there are no held-out examples to judge by."""
+    def _excess(self, round: int) -> float:
+        """By what share of the best loss before a round its own is larger."""
+        best = min(found.loss for before, found in self.evaluations.items() if before <= round)
+        return (self.evaluations[round].loss - best) / abs(best) if best else 1.0
+
+
+def check_patience(patience: int | None, held_out: bool, guard: float = 0.0) -> None:
+    """Raise PlanError when a job's patience is below 1, or it or a guard has no held-out examples to judge by."""
+    if guard and not held_out:
+        raise PlanError(
+            "option.guard", f"guard is {guard:g}, and there are no held-out examples to judge by; give a file of them"
+        )
     if patience is not None and (patience < 1 or not held_out):
         raise PlanError(
             "option.patience",

@@ -27,7 +27,8 @@ from fedspzo.broker.server.summing import Summing
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.log import several
 from fedspzo.device_runtime.protocol.entry import Entry
-from fedspzo.device_runtime.protocol.messages import Energy
+from fedspzo.device_runtime.protocol.messages import OBJECTIVES, Energy
+from fedspzo.device_runtime.protocol.objective import LOSS
 from fedspzo.device_runtime.protocol.plan import Plan
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,8 @@ class Rounds:
         self._plans = plans(job, store.journal.entries())
         self._spent = Spent(job, store.journal.entries())
         self._unopened, self._given_up = True, False
+        self._needs = frozenset(() if job.objective == LOSS else (OBJECTIVES,))
+        self._told_of_old = False
         self._decided: list[ClosedRound] = []
         self.wanted = job.fewest if store.journal.last_round else max(devices, job.fewest)
 
@@ -112,7 +115,10 @@ class Rounds:
                     self._outbox.ask(device, again.plan)
         opened = self._progress.round
         if opened is None:
-            if self._progress.finished or self.enough or self._roster.count_ready(now) < self.wanted:
+            if self._progress.finished or self.enough:
+                return False
+            if self._roster.count_ready(now, self._needs) < self.wanted:
+                self._tell_of_old(now)
                 return False
             self._open(now)
             return True
@@ -134,7 +140,7 @@ class Rounds:
     def _open(self, now: float) -> None:
         plan = self._plans.plan(self._store.journal.last_round + 1)
         self.wanted = self._job.fewest
-        self._ask(plan, self._roster.ready(now), now)
+        self._ask(plan, self._roster.ready(now, self._needs), now)
 
     def _ask(self, plan: Plan, candidates: Mapping[str, Candidate], now: float) -> OpenRound:
         """Open a round, or another attempt of it, among some devices."""
@@ -182,8 +188,20 @@ class Rounds:
 
     def _others(self, opened: OpenRound, now: float) -> dict[str, Candidate]:
         """Devices that can be asked and have not been."""
-        ready = self._roster.ready(now)
+        ready = self._roster.ready(now, self._needs)
         return {name: candidate for name, candidate in ready.items() if name not in opened.cohort}
+
+    def _tell_of_old(self, now: float) -> None:
+        """Say once that devices are there that no round can ask."""
+        if not self._told_of_old and (old := self._roster.too_old(now, self._needs)):
+            self._told_of_old = True
+            log.warning(
+                "%s not asked: objective = %s came after their version; update the program there",
+                *(
+                    f"{several(len(old), 'device')}, such as '{old[0]}', {'is' if len(old) == 1 else 'are'}",
+                    self._job.objective,
+                ),
+            )
 
     def _settle(self, opened: OpenRound, now: float) -> None:
         """Go on with a round that waits for nothing more: form groups, try it again, or close it."""
@@ -213,7 +231,7 @@ class Rounds:
             if lost or not opened.groups:
                 reason = f"{len(opened.told)} devices took part in attempts that this server does not know of"
             log.warning("round %d is tried again, along other directions: %s", plan.round, reason)
-            ready = self._roster.ready(now)
+            ready = self._roster.ready(now, self._needs)
             steady = {device: found for device, found in ready.items() if device not in opened.missing}
             enough = len(steady) >= self._job.fewest
             self._ask(again, steady if enough else ready, now).started = opened.started

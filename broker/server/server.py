@@ -101,7 +101,7 @@ class Server:
         Raises:
             PlanError: the job does not fit the bundle, or ``patience`` has no examples to judge by.
         """
-        check_patience(patience, held_out is not None)
+        check_patience(patience, held_out is not None, job.guard)
         self.bundle, self.job, self.state = bundle, check_job(job, bundle), Path(state)
         self._access, self._name = access, name
         self._held_out, self._engine = held_out, engine
@@ -199,7 +199,7 @@ class Server:
             link_bundle(self.state, self.bundle.folder)
             last = max(self.job.rounds, store.journal.last_round)  # a journal may be longer than the job is now
             schedule = Schedule(last, self._evaluate_every, self.job.digest_every)
-            held_out = HeldOut(store, self._held_out, self._patience)
+            held_out = HeldOut(store, self._held_out, self._patience, self.job.guard)
             engine, replica = create_engine(self._engine), Replica(self.bundle, store.snapshot)
             loop = Loop(
                 access=self._access,

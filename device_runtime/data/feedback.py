@@ -86,7 +86,7 @@ def read_feedback(record: Mapping[str, Any], task: Task) -> tuple[dict[str, Any]
     if task.form != GENERATION and task.kind != SINGLE:
         raise DataError(
             "data.feedback-of-another-kind",
-            f"task '{task.name}' asks for sets or numbers, and feedback is on one label or text; give labelled examples",
+            f"task '{task.name}' asks for sets or numbers, and feedback is on one label or text; give labels",
         )
     fields = dict(record)
     if PROMPT in fields and PROMPT not in task.fields and len(task.fields) == 1:

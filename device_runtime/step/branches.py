@@ -46,7 +46,9 @@ class Activations:
         size, labelled = batch.shape.batch, len(self.runs[0][1]) > 1
         for branch in range(self.branches):
             losses = self.outputs(branch, 0, size)[: batch.count].astype(np.float64)
-            logits = self.outputs(branch, 1, size)[: batch.count] if labelled else np.zeros((batch.count, 0), np.float32)
+            logits = (
+                self.outputs(branch, 1, size)[: batch.count] if labelled else np.zeros((batch.count, 0), np.float32)
+            )
             yield Outputs(losses, logits)
 
 

@@ -52,6 +52,10 @@ class Known:
     feedback: Feedback | None
 
 
+#: Of examples that are only asked.
+NOTHING = Known(np.zeros(0, np.int32), None)
+
+
 class Measure(Protocol):
     """An objective."""
 
@@ -72,7 +76,8 @@ def find_measure(objective: Objective | None, task: Task) -> Measure:
     if objective.name in (ERROR, EXPECTED_ERROR):
         if task.form == GENERATION or task.kind != SINGLE:
             raise PlanError(
-                "plan.objective-of-labels", f"{objective.name} is for tasks with one right label; take {LOSS} or {REWARD}"
+                "plan.objective-of-labels",
+                f"{objective.name} is for tasks with one right label; take {LOSS} or {REWARD}",
             )
         return _count_errors if objective.name == ERROR else _expect_errors
     if objective.name.startswith(OWN):
@@ -149,7 +154,7 @@ def _checked(name: str, own: Callable[[Outputs, Known], np.ndarray]) -> Measure:
         if costs.shape != outputs.losses.shape:
             raise PlanError(
                 "plan.own-objective",
-                f"objective '{name}' gave costs of shape {costs.shape} for {len(outputs.losses)} examples; give one each",
+                f"objective '{name}' gave costs of shape {costs.shape} for {len(outputs.losses)} examples; give each one",
             )
         return costs
 

@@ -17,7 +17,7 @@ from fedspzo.device_runtime.model.stored import Stored, widen
 from fedspzo.device_runtime.platform.profiling import SILENT, Recorder
 from fedspzo.device_runtime.step.graphs import Graphs
 from fedspzo.device_runtime.step.inputs import Examples, fill, gather
-from fedspzo.device_runtime.step.objectives import Known
+from fedspzo.device_runtime.step.objectives import NOTHING, Known
 
 
 class ModelWeights(Protocol):
@@ -46,7 +46,7 @@ class Batch:
         count: examples that count.
         ids: int32 [batch, length of the store], the tokens.
         lengths: int32 [batch].
-        known: of the examples that count.
+        known: what is known of the examples that count.
     """
 
     shape: Shape
@@ -54,7 +54,7 @@ class Batch:
     count: int
     ids: np.ndarray
     lengths: np.ndarray
-    known: Known
+    known: Known = NOTHING
 
 
 class Forward(Generic[W_co]):

@@ -126,7 +126,7 @@ def simulate(
     """
     if min(evaluate_every, workers, threads) < 1:
         raise PlanError("simulation.not-positive", "evaluate_every, workers and threads are at least 1")
-    check_patience(patience, held_out is not None)
+    check_patience(patience, held_out is not None, job.guard if job else 0.0)
     found = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     checked = check_job(job or Job(), found)
     shared = Partition(Path(data), devices, Skew.parse(partition), examples_per_device, checked.seed)
@@ -167,7 +167,7 @@ def simulate(
         rounds, evaluations = [], {}
         schedule = Schedule(max(checked.rounds, training.round), evaluate_every, checked.digest_every)
         forward = Forward(create_engine(engine, threads), replica)
-        judged = HeldOut(store, examples, patience)
+        judged = HeldOut(store, examples, patience, checked.guard)
 
         def attend() -> None:
             """Do what is due after the last closed round."""

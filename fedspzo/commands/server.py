@@ -98,6 +98,7 @@ def run(options: argparse.Namespace) -> None:
                 step_seconds=event.step_seconds,
                 bytes_up=status.bytes_received,
                 bytes_down=status.bytes_sent,
+                **({"nonzero": event.nonzero} if job.objective != "loss" else {}),
                 **describe_spending(event.spending),
             )
         elif isinstance(event, Evaluated):

@@ -9,9 +9,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from fedspzo.broker.rounds.job import Job, check_job, check_value
+from fedspzo.broker.rounds.job import Job, check_job
 from fedspzo.broker.rounds.methods import METHODS, FirstOrder, Method, choose_method
 from fedspzo.broker.rounds.private import NO_PRIVACY, OF_NOISE, check_given
+from fedspzo.broker.rounds.settings import check_value
 from fedspzo.device_runtime.errors import PlanError
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.options.fields import add_options, given
