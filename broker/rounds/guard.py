@@ -1,4 +1,4 @@
-"""When to stop a job whose objective improves while the model gets worse: a function of what the journal's server keeps.
+"""When to stop a job whose objective improves while the model gets worse: a function of what the server keeps.
 
 A reward may be had in ways that nobody meant, and reactions say nothing of labels that were never shown. Held-out
 examples with labels are the judge. The same evaluations and rounds give the same answer after a restart, and the job

@@ -22,6 +22,7 @@ from fedspzo.device_runtime.model.task import GENERATION, Task
 SHOWN, REWARD, CORRECTED, PROBABILITY, SCORES, ROUND = (
     "shown", "reward", "corrected", "probability", "scores", "round"
 )  # fmt: skip
+_OWN = (SHOWN, REWARD, CORRECTED, PROBABILITY, SCORES, ROUND)
 #: What a text is called in lines of any task with one field.
 PROMPT = "prompt"
 #: Rewards of an answer that was accepted, and of one that was rejected or corrected.
@@ -88,9 +89,9 @@ def read_feedback(record: Mapping[str, Any], task: Task) -> tuple[dict[str, Any]
             "data.feedback-of-another-kind",
             f"task '{task.name}' asks for sets or numbers, and feedback is on one label or text; give labels",
         )
-    fields = dict(record)
-    if PROMPT in fields and PROMPT not in task.fields and len(task.fields) == 1:
-        fields[task.fields[0]] = fields[PROMPT]
+    fields = {name: value for name, value in record.items() if name in task.fields or name not in _OWN}
+    if PROMPT in record and PROMPT not in task.fields and len(task.fields) == 1:
+        fields[task.fields[0]] = record[PROMPT]
     for name in (SHOWN, CORRECTED):
         if name in record and not (isinstance(record[name], str) and record[name].strip()):
             raise DataError("data.not-text", f"the field '{name}' is not a text; put it in quotes")

@@ -154,7 +154,7 @@ def _checked(name: str, own: Callable[[Outputs, Known], np.ndarray]) -> Measure:
         if costs.shape != outputs.losses.shape:
             raise PlanError(
                 "plan.own-objective",
-                f"objective '{name}' gave costs of shape {costs.shape} for {len(outputs.losses)} examples; give each one",
+                f"objective '{name}' gave shape {costs.shape} for {len(outputs.losses)} examples; give each one a cost",
             )
         return costs
 
