@@ -1,8 +1,10 @@
-"""What backpropagation reaches on the same batches: the upper limit that the demo prints with its own result."""
+"""What backpropagation reaches on the same batches: the upper limit that the demo prints with its own result.
+
+On feedback it is REINFORCE: the gradient of the same clipped estimate of the reward.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -11,6 +13,7 @@ import numpy as np
 import torch
 from transformers import AutoModel
 
+from fedspzo.broker.rounds.job import Job
 from fedspzo.broker.server.state_folder import read_history, read_journal
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.model.bundle import Bundle
@@ -22,6 +25,8 @@ from fedspzo.export.quiet import quiet
 from fedspzo.export.sentence import Pooling
 
 LEARNING_RATE = 5e-5
+#: As jobs have it.
+REWARD_CAP = Job.reward_cap
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Ceiling:
     Attributes:
         rounds: optimiser steps, one a round.
         accuracy: on the held-out set afterwards.
-        loss: on the training examples afterwards.
+        loss: on the training examples afterwards; of feedback minus the mean reward.
     """
 
     rounds: int
@@ -76,25 +81,29 @@ def measure_ceiling(
         for device in closed.devices:
             store = stores[device]
             drawn = draw_examples(entry.plan, store, device, step=0)
-            loss = torch.nn.functional.cross_entropy(model(store, drawn), _targets(store, drawn))
-            (loss / len(closed.devices)).backward()
+            (_costs(model(store, drawn), store, drawn).mean() / len(closed.devices)).backward()
         optimizer.step()
         steps += 1
-    accuracy, _ = _evaluate(model, [held_out])
-    _, train_loss = _evaluate(model, list(stores.values()))
-    return Ceiling(steps, accuracy, train_loss)
-
-
-def _evaluate(model: _Classifier, stores: Sequence[DataStore]) -> tuple[float, float]:
-    correct, loss, count = 0, 0.0, 0
     with torch.inference_mode():
-        for store in stores:
-            for indices in np.array_split(np.arange(len(store)), -(-len(store) // 64)):
-                logits, targets = model(store, indices), _targets(store, indices)
-                correct += int((logits.argmax(dim=1) == targets).sum())
-                loss += float(torch.nn.functional.cross_entropy(logits, targets, reduction="sum"))
-                count += len(indices)
-    return correct / count, loss / count
+        right = torch.cat(
+            [model(held_out, part).argmax(dim=1) == _targets(held_out, part) for part in _parts(held_out)]
+        )
+        costs = torch.cat([_costs(model(s, part), s, part) for s in stores.values() for part in _parts(s)])
+    return Ceiling(steps, float(right.float().mean()), float(costs.mean()))
+
+
+def _parts(store: DataStore) -> list[np.ndarray]:
+    return np.array_split(np.arange(len(store)), -(-len(store) // 64))
+
+
+def _costs(logits: torch.Tensor, store: DataStore, indices: np.ndarray) -> torch.Tensor:
+    """Of each example: the cross-entropy, or minus the clipped estimate of the reward."""
+    if store.feedback is None:
+        return torch.nn.functional.cross_entropy(logits, _targets(store, indices), reduction="none")
+    feedback = store.feedback.at(indices)
+    shown = torch.from_numpy(feedback.shown).long()
+    shares = torch.softmax(logits, dim=1).gather(1, shown[:, None])[:, 0] / torch.from_numpy(feedback.probabilities)
+    return -torch.from_numpy(feedback.rewards) * shares.clamp(max=REWARD_CAP)
 
 
 def _targets(store: DataStore, indices: np.ndarray) -> torch.Tensor:

@@ -15,17 +15,22 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from fedspzo.api.simulation import simulate
+from fedspzo.broker.rounds.job import Job
 from fedspzo.broker.server.state_folder import BUNDLE
 from fedspzo.demo import intents
 from fedspzo.demo.ceiling import Ceiling, measure_ceiling
-from fedspzo.demo.plot import plot_accuracy
+from fedspzo.demo.plot import plot_accuracy, plot_feedback
 from fedspzo.demo.processes import federation
 from fedspzo.demo.settings import Settings
+from fedspzo.demo.users import write_feedback
 from fedspzo.device_runtime.data.store import DataStore, load_data
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.errors import FedSPZOError
 from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.protocol.objective import REWARD
 from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.step.rewards import estimate_reward
 from fedspzo.device_runtime.step.runner import Forward
 from fedspzo.device_runtime.step.scores import evaluate
 from fedspzo.export.network.target import Target
@@ -40,6 +45,8 @@ TRAIN_PER_INTENT, TEST_PER_INTENT = 180, 40
 ALPHA = 0.5
 EVALUATE_EVERY = 20
 CEILING_ROUNDS = 60
+#: A job on feedback stops when the held-out loss is half above its best.
+GUARD = 0.5
 
 
 @dataclass
@@ -71,18 +78,20 @@ def run_demo(settings: Settings) -> None:
     folder = settings.folder
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "data").mkdir(parents=True)
-    data, held_out = _write_data(settings)
+    meant, held_out = _write_data(settings)
     console.print(
-        f"data: {sum(map(_count_lines, data.values()))} sentences on {len(data)} devices, split non-IID"
+        f"data: {sum(map(_count_lines, meant.values()))} sentences on {len(meant)} devices, split non-IID"
         f" (Dirichlet {ALPHA}); {_count_lines(held_out)} held out, with templates and words of their own"
     )
     with console.status("exporting") as status:
         target = Target([settings.engine], [BATCH], [LENGTH])
         bundle = export_bundle("minilm", load_task("intents"), target, folder / BUNDLE, status.update)
     console.print(format_stages(bundle.manifest), highlight=False)
+    data = write_feedback(settings, bundle, meant, folder / "feedback") if settings.feedback else meant
     job = [
         "--rounds", settings.rounds, "--devices", settings.devices, "--cohort", min(settings.cohort, settings.devices),
         "--seeds", settings.seeds, "--seed", settings.seed, "--evaluate-every", EVALUATE_EVERY,
+        *(["--objective", REWARD, "--guard", GUARD] if settings.feedback else []),
     ]  # fmt: skip
     with federation(folder / BUNDLE, data, held_out, folder, settings.engine, list(map(str, job))) as events:
         progress = _watch(console, settings, events)
@@ -92,9 +101,16 @@ def run_demo(settings: Settings) -> None:
         evidence = _evidence(settings, bundle, stores, test)
     with console.status("measuring the ceiling"):
         ceiling = measure_ceiling(bundle, folder / SERVER, stores, test, CEILING_ROUNDS)
-    summary = _summarise(settings, progress, evidence, ceiling, time.monotonic() - started)
+    summary = _summarise(settings, progress, evidence, ceiling)
+    if settings.feedback:
+        with console.status("the same rounds with labels"):
+            labelled = _with_labels(settings, bundle, meant, test)
+        summary |= _describe_feedback(stores, evidence, ceiling, labelled)
+        plot_feedback(folder / "feedback.png", progress.evaluations, progress.losses, ceiling, labelled)
+    else:
+        plot_accuracy(folder / "accuracy.png", progress.evaluations, ceiling)
+    summary["seconds"] = time.monotonic() - started
     (folder / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
-    plot_accuracy(folder / "accuracy.png", progress.evaluations, ceiling)
     _print_summary(console, settings, summary)
     if not _replicas_equal(summary) or len(summary["device_digests"]) != settings.devices:
         raise FedSPZOError(
@@ -166,8 +182,8 @@ def _evidence(settings: Settings, bundle: Bundle, stores: dict[str, DataStore], 
     forward = Forward(create_engine(settings.engine, threads=2), Replica(bundle))
 
     def measure() -> tuple[float, float]:
-        evaluations = [evaluate(forward, store) for store in stores.values()]
-        loss = sum(e.loss * e.examples for e in evaluations) / sum(e.examples for e in evaluations)
+        losses = [(_mean_loss(forward, store), len(store)) for store in stores.values()]
+        loss = sum(each * count for each, count in losses) / sum(count for _, count in losses)
         return evaluate(forward, test).scores["accuracy"], loss
 
     accuracy_before, loss_before = measure()
@@ -177,9 +193,43 @@ def _evidence(settings: Settings, bundle: Bundle, stores: dict[str, DataStore], 
     return _Evidence(accuracy_before, accuracy_after, loss_before, loss_after, digest)
 
 
-def _summarise(
-    settings: Settings, progress: Progress, evidence: _Evidence, ceiling: Ceiling, seconds: float
+def _mean_loss(forward: Forward[Replica], store: DataStore) -> float:
+    """On a device's examples; of feedback, minus the estimated reward."""
+    return evaluate(forward, store).loss if store.feedback is None else -estimate_reward(forward, store).reward
+
+
+def _with_labels(settings: Settings, bundle: Bundle, meant: dict[str, Path], test: DataStore) -> dict[int, float]:
+    """Round → held-out accuracy, where the same devices have labels and take part in the same rounds."""
+    job = Job(
+        rounds=settings.rounds, cohort=min(settings.cohort, settings.devices), seeds=settings.seeds, seed=settings.seed
+    )
+    folder = settings.folder / "labelled"
+    folder.mkdir()
+    for path in meant.values():
+        shutil.copy(path, folder)
+    found = simulate(
+        bundle, folder, job, held_out=test, evaluate_every=EVALUATE_EVERY, engine=settings.engine, threads=2
+    )
+    return {round: evaluation.scores["accuracy"] for round, evaluation in found.evaluations.items()}
+
+
+def _describe_feedback(
+    stores: dict[str, DataStore], evidence: _Evidence, ceiling: Ceiling, labelled: dict[int, float]
 ) -> dict[str, Any]:
+    """What the summary says in addition; the ceiling is REINFORCE on the same feedback."""
+    return {
+        "reward_before": -evidence.loss_before,
+        "reward_after": -evidence.loss_after,
+        "labels_read": sum(
+            len(store) if store.feedback is None else int((store.feedback.shown < 0).sum()) for store in stores.values()
+        ),
+        "reinforce_accuracy": ceiling.accuracy,
+        "reinforce_reward": -ceiling.loss,
+        "labelled_accuracy": labelled[max(labelled)],
+    }
+
+
+def _summarise(settings: Settings, progress: Progress, evidence: _Evidence, ceiling: Ceiling) -> dict[str, Any]:
     devices = progress.finish["devices"]
     rounds = len(progress.losses)
     return {
@@ -199,7 +249,6 @@ def _summarise(
         "bytes_up_per_device_round": sum(d["bytes_up"] for d in devices.values())
         / sum(d["results"] for d in devices.values()),
         "bytes_down_per_device_round": sum(d["bytes_down"] for d in devices.values()) / len(devices) / rounds,
-        "seconds": seconds,
         "seconds_per_device_step": sum(progress.step_seconds) / rounds,
         "device_peak_rss_mb": max(d["rss_mb"] for d in devices.values()),
         "server_digest": progress.finish["server_digest"],
@@ -215,18 +264,26 @@ def _replicas_equal(summary: dict[str, Any]) -> bool:
 
 
 def _print_summary(console: Console, settings: Settings, summary: dict[str, Any]) -> None:
-    table = Table("", "before", "after", f"backpropagation, first {summary['ceiling_rounds']} rounds' batches")
+    other = "REINFORCE by backpropagation" if settings.feedback else "backpropagation"
+    table = Table("", "before", "after", f"{other}, first {summary['ceiling_rounds']} rounds' batches")
     for column in table.columns[1:]:
         column.justify = "right"
     table.add_row(
         "held-out accuracy", f"{summary['accuracy_before']:.1%}", f"{summary['accuracy_after']:.1%}",
         f"{summary['ceiling_accuracy']:.1%}",
     )  # fmt: skip
+    sign, name = (-1, "estimated reward, -1 to 1") if settings.feedback else (1, "mean training loss")
     table.add_row(
-        "mean training loss", f"{summary['loss_before']:.3f}", f"{summary['loss_after']:.3f}",
-        f"{summary['ceiling_loss']:.3f}",
+        name, f"{sign * summary['loss_before']:.3f}", f"{sign * summary['loss_after']:.3f}",
+        f"{sign * summary['ceiling_loss']:.3f}",
     )  # fmt: skip
     console.print(table)
+    if settings.feedback:
+        console.print(
+            f"no device had a label ({summary['labels_read']} read); the same rounds with labels reach"
+            f" {summary['labelled_accuracy']:.1%}",
+            highlight=False,
+        )
     console.print(
         f"replicas: server, {len(summary['device_digests'])} devices and a replay of the journal"
         f" {'are bit-identical' if _replicas_equal(summary) else 'DIFFER'} ({summary['server_digest']})\n"
@@ -234,7 +291,8 @@ def _print_summary(console: Console, settings: Settings, summary: dict[str, Any]
         f" {summary['bytes_down_per_device_round']:.0f} down a round,"
         f" {summary['seconds_per_device_step']:.2f} s a step, {summary['device_peak_rss_mb']:.0f} MB at most\n"
         f"the best on the held-out examples was {describe_evaluation(summary['best'])}; --round best takes it\n"
-        f"{summary['seconds']:.0f} s in all; {settings.folder}/summary.json, {settings.folder}/accuracy.png\n\n"
+        f"{summary['seconds']:.0f} s in all; {settings.folder}/summary.json, {settings.folder}/"
+        f"{'feedback' if settings.feedback else 'accuracy'}.png\n\n"
         f'next: fedspzo predict {settings.folder} "phone my sister"\n'
         f"      fedspzo materialize {settings.folder} --out checkpoint",
         highlight=False,

@@ -19,6 +19,9 @@ class Settings:
     cohort: int = field(default=4, metadata={"help": "devices asked in a round"})
     seeds: str = field(default="shared", metadata={"help": "directions", "choices": ("shared", "device")})
     engine: str = field(default="litert", metadata={"help": "litert, executorch or torch"})
+    feedback: bool = field(
+        default=False, metadata={"help": "users only accept or reject what they are shown; no device has labels"}
+    )
     seed: int = field(default=0, metadata={"help": "of data and job"})
 
     def __post_init__(self) -> None:
