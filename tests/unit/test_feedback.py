@@ -1,0 +1,318 @@
+"""Learning from what people do: reactions as data, objectives and their estimates, the guard, old devices."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from refusals import raises
+from tiny import TASK
+
+from fedspzo.api.simulation import simulate
+from fedspzo.broker.rounds.guard import find_breach
+from fedspzo.broker.rounds.job import Job, check_job, plan_round
+from fedspzo.broker.server.devices import Member, Roster, accept
+from fedspzo.cli import main
+from fedspzo.device_runtime.data.feedback import Feedback
+from fedspzo.device_runtime.data.store import DataStore, load_data
+from fedspzo.device_runtime.data.suggestion import suggest
+from fedspzo.device_runtime.engines.protocol import create_engine
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.protocol.codec import encode
+from fedspzo.device_runtime.protocol.messages import OBJECTIVES, Sync
+from fedspzo.device_runtime.protocol.objective import Objective
+from fedspzo.device_runtime.protocol.plan import Plan
+from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.step import objectives
+from fedspzo.device_runtime.step.estimator import measure
+from fedspzo.device_runtime.step.objectives import Known, Outputs, find_measure
+from fedspzo.device_runtime.step.rewards import estimate_reward, summarise
+from fedspzo.device_runtime.step.runner import Forward
+from fedspzo.device_runtime.step.scores import evaluate
+
+MakePlan = Callable[..., Plan]
+REWARD = Objective("reward", 10.0, 1.0)
+logits = st.lists(st.floats(-3, 3), min_size=3, max_size=3)
+shares = st.lists(st.floats(0.05, 1), min_size=3, max_size=3).map(lambda each: np.array(each) / sum(each))
+rewards = st.lists(st.floats(-1, 1), min_size=3, max_size=3).map(np.array)
+
+
+@pytest.fixture(scope="module")
+def forward(bundle: Bundle) -> Forward[Replica]:
+    return Forward(create_engine("litert"), Replica(bundle))
+
+
+@pytest.fixture(scope="module")
+def reacted(store: DataStore) -> DataStore:
+    """The tiny model's examples, of which each fifth has a label and the others reactions."""
+    random = np.random.default_rng(3)
+    shown = np.where(np.arange(20) % 5 == 0, -1, random.integers(0, 3, 20)).astype(np.int32)
+    feedback = Feedback(shown, random.choice([-1, 1], 20).astype(np.float32), np.full(20, 0.7, np.float32))
+    return replace(store, feedback=feedback)
+
+
+def softmax(row: list[float]) -> np.ndarray:
+    powers = np.exp(np.array(row, np.float32).astype(np.float64))
+    return np.asarray(powers / powers.sum())
+
+
+def costs(row: list[float], shown: int, reward: float, shown_with: float, cap: float) -> float:
+    """Of one example, by the objective."""
+    outputs = Outputs(np.zeros(1), np.array([row], np.float32))
+    feedback = Feedback(np.array([shown]), np.array([reward]), np.array([shown_with]))
+    measured = find_measure(Objective("reward", cap, 1.0), TASK)(outputs, Known(np.array([0]), feedback))
+    return float(measured[0])
+
+
+@given(logits, shares, rewards)
+@settings(max_examples=50)
+def test_the_estimate_is_unbiased_over_all_that_could_be_shown(
+    row: list[float], policy: np.ndarray, reward: np.ndarray
+) -> None:
+    """By enumeration: the mean over what the logging policy shows is the reward of the model's own answers."""
+    terms = np.array([-costs(row, shown, reward[shown], policy[shown], 1e6) for shown in range(3)])
+    assert policy @ terms == pytest.approx(softmax(row) @ reward, abs=1e-9)
+    # Its variance over what may be shown, from the definition, is the one that is estimated on average.
+    variance = policy @ terms**2 - (policy @ terms) ** 2
+    weights = softmax(row) / policy
+    pairs = list(itertools.product(range(3), repeat=2))
+    estimates = [summarise(weights[list(pair)], reward[list(pair)]).variance for pair in pairs]
+    expected = sum(policy[a] * policy[b] * each for (a, b), each in zip(pairs, estimates, strict=True))
+    assert expected == pytest.approx(variance / 2, abs=1e-9), "of the mean of two"
+
+
+@given(logits, shares, rewards, st.floats(0.1, 5))
+@settings(max_examples=50)
+def test_a_cap_is_off_by_what_it_cuts(row: list[float], policy: np.ndarray, reward: np.ndarray, cap: float) -> None:
+    """In both directions: cut rewards make the estimate lower, cut punishments higher."""
+    own = softmax(row)
+    estimate = sum(policy[k] * -costs(row, k, reward[k], policy[k], cap) for k in range(3))
+    cut = np.maximum(own - cap * policy, 0)
+    assert estimate == pytest.approx(own @ reward - cut @ reward, abs=1e-9)
+
+
+@given(st.lists(st.tuples(st.floats(0.01, 10), st.floats(-1, 1)), min_size=2, max_size=9))
+def test_the_self_normalised_form_is_its_definition(pairs: list[tuple[float, float]]) -> None:
+    weights, reward = (np.array(each) for each in zip(*pairs, strict=True))
+    found = summarise(weights, reward)
+    assert found.reward == pytest.approx(np.mean(weights * reward))
+    assert found.normalised == pytest.approx((weights @ reward) / weights.sum())
+    off = weights * (reward - found.normalised)
+    assert found.normalised_variance == pytest.approx((off @ off) / weights.sum() ** 2)
+    assert 1 - 1e-9 <= found.effective <= len(pairs) + 1e-9
+    shifted = summarise(weights, reward + 0.5)
+    assert shifted.normalised == pytest.approx(found.normalised + 0.5), "which the other form does not do"
+
+
+def test_what_objectives_are(bundle: Bundle) -> None:
+    outputs = Outputs(np.array([0.1, 0.2]), np.array([[2, 0, 0], [0, 0, 2]], np.float32))
+    known = Known(np.array([0, 1]), None)
+    task = bundle.manifest.task
+    right = softmax([2, 0, 0])
+    assert find_measure(None, task)(outputs, known).tolist() == [0.1, 0.2]
+    assert find_measure(Objective("error", 1, 1), task)(outputs, known).tolist() == [0, 1]
+    expected = find_measure(Objective("expected-error", 1, 1), task)(outputs, known)
+    assert expected == pytest.approx([1 - right[0], 1 - right[1]])
+    assert find_measure(Objective("reward", 1, 2), task)(outputs, known) == pytest.approx(
+        [-2 * right[0], -2 * right[1]]
+    )
+    generated = Outputs(np.array([0.5]), np.zeros((1, 0), np.float32))
+    shown = Known(np.array([0]), Feedback(np.array([0]), np.array([-1.0]), np.array([1.0])))
+    assert find_measure(REWARD, task)(generated, shown) == pytest.approx([math.exp(-0.5)])
+    with raises("plan.unknown-objective"):
+        find_measure(Objective("metric:none", 1, 1), task)
+
+
+def test_an_objective_of_ones_own_is_installed_and_never_sent(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs, known = Outputs(np.ones(2), np.zeros((2, 3), np.float32)), Known(np.zeros(2, np.int32), None)
+    task = bundle.manifest.task
+    with raises("plan.no-own-objective", "install"):
+        find_measure(Objective("own:none", 1, 1), task)
+    point = EntryPoint("ones", "numpy:ones_like", objectives.GROUP)
+    monkeypatch.setattr(objectives, "entry_points", lambda **wanted: [point] if wanted["name"] == "ones" else [])
+    monkeypatch.setattr(EntryPoint, "load", lambda self: lambda outputs, known: np.full(2, 3.0))
+    assert find_measure(Objective("own:ones", 1, 1), task)(outputs, known).tolist() == [3, 3]
+    monkeypatch.setattr(EntryPoint, "load", lambda self: lambda outputs, known: np.ones(3))
+    objectives._find_own.cache_clear()
+    with raises("plan.own-objective"):
+        find_measure(Objective("own:ones", 1, 1), task)(outputs, known)
+    objectives._find_own.cache_clear()
+
+
+@pytest.mark.parametrize("sides", [1, 2])
+def test_labels_are_not_read(forward: Forward[Replica], reacted: DataStore, make_plan: MakePlan, sides: int) -> None:
+    """Nonsense in place of the labels gives the same scalars, but for the examples that say that they have labels."""
+    plan = make_plan(objective=(replace(REWARD, label_weight=0.0),), sides=sides)
+    found = measure(forward, reacted, plan, "a")
+    nonsense = replace(reacted, labels=(reacted.labels + 1) % 3)
+    assert measure(forward, nonsense, plan, "a") == found
+    assert measure(forward, nonsense, make_plan(objective=(REWARD,), sides=sides), "a") != found
+    assert np.count_nonzero(found.scalars) == len(found.scalars)
+    other = Feedback(reacted.feedback.shown, -reacted.feedback.rewards, reacted.feedback.probabilities)
+    turned = measure(forward, replace(reacted, feedback=other), plan, "a")
+    assert turned.scalars == pytest.approx([-scalar for scalar in found.scalars], rel=1e-6)
+
+
+def test_the_loss_is_what_it_was(forward: Forward[Replica], store: DataStore, make_plan: MakePlan) -> None:
+    plan = make_plan()
+    assert not plan.objective
+    expected = measure(forward, store, make_plan(objective=(Objective("expected-error", 1, 1),)), "a")
+    assert measure(forward, store, plan, "a") != expected
+    coarse = measure(forward, store, make_plan(objective=(Objective("error", 1, 1),)), "a")
+    assert 0 <= coarse.loss <= 1
+    sent = [len(encode(make_plan(objective=each))) for each in ((), (REWARD,))]
+    assert sent[0] < sent[1]
+
+
+def test_reactions_and_the_loss_do_not_go_together(
+    forward: Forward[Replica], reacted: DataStore, make_plan: MakePlan
+) -> None:
+    for objective in ((), (Objective("error", 1, 1),)):
+        with raises("plan.feedback-has-no-labels", "reward"):
+            measure(forward, reacted, make_plan(objective=objective), "a")
+    with raises("data.feedback-is-no-label"):
+        evaluate(forward, reacted)
+    assert estimate_reward(forward, reacted).examples == 16
+
+
+def test_feedback_files(bundle: Bundle, tmp_path: Path) -> None:
+    file = tmp_path / "feedback.jsonl"
+    lines = [
+        {"text": "wake me", "shown": "alarm", "reward": 1},
+        {"prompt": "play a song", "shown": "music", "reward": -0.5, "probability": 0.25, "scores": {}, "round": 3},
+        {"text": "call mum", "shown": "alarm", "corrected": "call", "label": "music"},
+        {"text": "call mum", "label": "call"},
+    ]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    names = [label.name for label in bundle.manifest.task.labels]
+    for _ in range(2):  # the second time from the cache
+        found = load_data(file, bundle, tmp_path / "cache.npz")
+        assert found.feedback is not None
+        shown = [names[k] if k >= 0 else None for k in found.feedback.shown]
+        assert shown == ["alarm", "music", "alarm", None, None]
+        assert found.feedback.rewards[:3].tolist() == [1, -0.5, -1]
+        assert found.feedback.probabilities.tolist() == [1, 0.25, 1, 1, 1]
+        assert [names[k] for k in found.labels[3:]] == ["call", "call"], "a correction is a label, too"
+        assert found.labels[:3].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        ({"shown": "alarm"}, "data.no-reward"),
+        ({"shown": "alarm", "reward": 2}, "data.out-of-range"),
+        ({"shown": "alarm", "reward": True}, "data.out-of-range"),
+        ({"shown": "alarm", "reward": 1, "probability": 0}, "data.out-of-range"),
+        ({"shown": "alarm", "corrected": "alarm"}, "data.correction"),
+        ({"shown": 3, "reward": 1}, "data.not-text"),
+        ({"shown": "dance", "reward": 1}, "data.unknown-label"),
+    ],
+)
+def test_wrong_lines(bundle: Bundle, tmp_path: Path, line: dict[str, object], kind: str) -> None:
+    file = tmp_path / "feedback.jsonl"
+    file.write_text(json.dumps({"text": "call mum", **line}) + "\n")
+    with raises(kind, "line 1"):
+        load_data(file, bundle)
+
+
+@given(shares, st.floats(0, 1), st.integers(0, 99))
+def test_what_is_shown_has_its_probability(row: np.ndarray, explore: float, seed: int) -> None:
+    scores = {str(k): float(row[k]) for k in np.argsort(-row)}
+    found = suggest(scores, 7, explore, seed)
+    likeliest = found.shown == next(iter(scores))
+    assert found.probability == pytest.approx(explore / 3 + (1 - explore) * likeliest)
+    record = found.record({"text": "a"}, 1.0)
+    assert record["round"] == 7
+    assert record["probability"] == found.probability > 0
+
+
+def test_predict_writes_reactions_down(
+    bundle_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "own" / "feedback.jsonl"
+    file.parent.mkdir()
+    ask = ["predict", str(bundle_folder), "call mum", "--record", str(file)]
+    for said in ("y\n", "n\n", "\n", "dance\n"):
+        monkeypatch.setattr("sys.stdin", io.StringIO(said))
+        assert main(ask) == (1 if said == "dance\n" else 0)
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [record["reward"] for record in records] == [1, -1], "nothing of a person who says nothing, or nonsense"
+    assert records[0]["round"] == 0
+    assert file.stat().st_mode & 0o077 == 0
+    assert main(["predict", str(bundle_folder), "call mum", "--explore", "0.1"]) == 1
+    assert load_data(file, Bundle(bundle_folder)).feedback is not None
+
+
+def test_jobs_name_an_objective(bundle: Bundle) -> None:
+    job = check_job(Job(objective="reward", reward_cap=2, guard=0.5), bundle)
+    assert plan_round(job, 1).objective == (Objective("reward", 2.0, 1.0),)
+    assert plan_round(check_job(Job(), bundle), 1).objective == ()
+    finer, coarser = (check_job(Job(objective=name), bundle).scales[-1] for name in ("expected-error", "error"))
+    assert coarser == pytest.approx(8 * finer, rel=1e-2), "0 and 1 hardly change under a small perturbation"
+    for values, kind in (
+        ({"objective": "joy"}, "job.unknown-objective"),
+        ({"objective": "own:a b"}, "plan.objective"),
+        ({"guard": 1.0}, "job.guard-of-loss"),
+        ({"reward_cap": 3.0}, "job.reward-settings"),
+    ):
+        with raises(kind):
+            Job(**values)  # type: ignore[arg-type]
+
+
+def test_devices_that_are_too_old_are_not_asked() -> None:
+    members = [Member(name, name.encode()) for name in ("old", "new")]
+    for member, can in zip(members, ((), (OBJECTIVES,)), strict=True):
+        accept(member, Sync(member.key, 1, b"", 0, b"", 1, 1.0, True, True, "1", can))
+    roster, needs = Roster(iter(members)), frozenset((OBJECTIVES,))
+    assert (set(roster.ready(1.0)), set(roster.ready(1.0, needs))) == ({"old", "new"}, {"new"})
+    assert (roster.count_ready(1.0), roster.count_ready(1.0, needs), roster.too_old(1.0, needs)) == (2, 1, ["old"])
+
+
+@pytest.mark.parametrize(
+    ("losses", "costs", "breach"),
+    [
+        ((1.0, 0.8, 1.3), (-0.1, -0.3), 2),
+        ((1.0, 0.8, 1.1), (-0.1, -0.3), None),  # within the bound
+        ((1.0, 0.8, 1.3), (-0.3, -0.1), None),  # the reward falls, too: that is no hacking
+        ((1.0, 1.6, 1.7), (-0.1, -0.3), 2),  # from the start
+        ((1.0, math.nan, math.nan), (-0.1, -0.3), 2),
+    ],
+)
+def test_the_guard(losses: tuple[float, ...], costs: tuple[float, ...], breach: int | None) -> None:
+    from fedspzo.device_runtime.step.scores import Evaluation
+
+    found = {round: Evaluation(loss, {}, 1) for round, loss in enumerate(losses)}
+    assert find_breach(found, dict(enumerate(costs, 1)), 0.5) == breach
+    assert find_breach(found, dict(enumerate(costs, 1)), 0.0) is None
+
+
+def test_a_reward_that_can_be_hacked_is_stopped(
+    bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever shows 'music' is rewarded, whatever was meant; the held-out examples say what is right."""
+    texts = [("wake me at six", "alarm"), ("play a song", "music"), ("call mum", "call")]
+    data, held_out = tmp_path / "data", tmp_path / "held-out.jsonl"
+    data.mkdir()
+    hacked = [{"text": text, "shown": "music", "reward": 1} for text, _ in texts]
+    for name in ("a", "b", "c", "d"):
+        (data / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in hacked))
+    held_out.write_text("".join(json.dumps({"text": t, "label": label}) + "\n" for t, label in texts))
+    job = Job(rounds=40, cohort=4, objective="reward", guard=0.2)
+    ended = simulate(bundle, data, job, held_out=held_out, evaluate_every=2, state=tmp_path / "state")
+    last = len(ended.rounds)
+    assert last < 40
+    assert ended.rounds[-1].loss < ended.rounds[0].loss, "the reward rose"
+    assert "the guard ends the job" in caplog.text
+    again = simulate(bundle, data, job, held_out=held_out, evaluate_every=2, state=tmp_path / "state")
+    assert not again.rounds, "a job that was stopped stays so"
+    assert again.result.digest == ended.result.digest
