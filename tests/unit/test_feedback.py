@@ -28,10 +28,11 @@ from fedspzo.device_runtime.data.store import DataStore, load_data
 from fedspzo.device_runtime.data.suggestion import suggest
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.model.bundle import Bundle
-from fedspzo.device_runtime.protocol.codec import encode
-from fedspzo.device_runtime.protocol.messages import OBJECTIVES, Sync
+from fedspzo.device_runtime.protocol.codec import encode, fingerprint
+from fedspzo.device_runtime.protocol.messages import OBJECTIVES, Result, Sync
 from fedspzo.device_runtime.protocol.objective import Objective
 from fedspzo.device_runtime.protocol.plan import Plan
+from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step import objectives
 from fedspzo.device_runtime.step.estimator import measure
@@ -316,3 +317,24 @@ def test_a_reward_that_can_be_hacked_is_stopped(
     again = simulate(bundle, data, job, held_out=held_out, evaluate_every=2, state=tmp_path / "state")
     assert not again.rounds, "a job that was stopped stays so"
     assert again.result.digest == ended.result.digest
+
+
+@pytest.mark.parametrize("mode", ["robust", "groups", "secure"])
+def test_every_trust_mode_learns_from_feedback(bundle: Bundle, tmp_path: Path, mode: str) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for number in range(12):
+        line = {"text": "wake me at six", "shown": "music", "reward": -1 if number % 2 else 1}
+        (data / f"{number:02d}.jsonl").write_text(json.dumps(line) + "\n")
+    job = Job(rounds=1, cohort=12, mode=mode, objective="reward")
+    (closed,) = simulate(bundle, data, job).rounds
+    assert len(closed.devices) == 12
+    assert closed.loss == pytest.approx(0, abs=1e-2), "as many accept as reject"
+
+
+def test_a_result_is_as_large_as_before(forward: Forward[Replica], reacted: DataStore, make_plan: MakePlan) -> None:
+    """Scalars, the mean cost and counts are all that it has room for."""
+    plan = make_plan(objective=(REWARD,))
+    found = measure(forward, reacted, plan, "a")
+    result = Result(1, fingerprint(plan), found.scalars, found.loss, found.examples, 0.1, bytes(16))
+    assert len(encode(result)) + SIGNATURE_BYTES <= 128 + 4 * plan.scalars
