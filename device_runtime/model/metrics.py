@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import string
 from collections import Counter
@@ -10,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from fedspzo.device_runtime.errors import DataError
 
 #: Kinds of answer: one label, any number of labels, a number, a text.
 SINGLE, MULTI, REGRESSION, TEXT = "single", "multi", "regression", "text"
@@ -78,6 +82,24 @@ def rouge_l(found: Sequence[str], expected: Sequence[Sequence[str]]) -> float:
     return _best(found, expected, lambda one, other: _overlap(_words(one), _words(other), _subsequence))
 
 
+def pattern(found: Sequence[str], expected: Sequence[Sequence[str]]) -> float:
+    """Share of the texts that one of the right ones, a regular expression, matches as a whole.
+
+    Raises DataError where one is no regular expression.
+    """
+    return _best(found, expected, lambda one, other: float(_compile(other).fullmatch(one) is not None))
+
+
+def quantity(found: Sequence[str], expected: Sequence[Sequence[str]]) -> float:
+    """Share of the texts whose first number is a right one's, to six digits, with the same unit after it."""
+    return _best(found, expected, lambda one, other: float(_same_quantity(_quantity(one), _quantity(other))))
+
+
+def valid_json(found: Sequence[str], expected: Sequence[Sequence[str]]) -> float:
+    """Share of the texts that are JSON; whatever the right ones are."""
+    return float(np.mean([_is_json(text) for text in found]))
+
+
 def perplexity(losses: np.ndarray) -> float:
     """exp of the mean loss of an answer's tokens."""
     with np.errstate(over="ignore"):
@@ -93,7 +115,8 @@ METRICS: Mapping[str, Mapping[str, Metric]] = {
         "mse": Metric(mse, share=False, sign=-1),
     },
     TEXT: {
-        "exact_match": Metric(exact_match), "f1": Metric(f1), "rouge_l": Metric(rouge_l),
+        "exact_match": Metric(exact_match), "f1": Metric(f1), "rouge_l": Metric(rouge_l), "pattern": Metric(pattern),
+        "quantity": Metric(quantity), "valid_json": Metric(valid_json),
         "perplexity": Metric(lambda losses, _: perplexity(losses), share=False, sign=-1),
     },
 }  # fmt: skip
@@ -161,6 +184,31 @@ def _bare_words(text: str) -> list[str]:
     """Words in lower case without punctuation and articles."""
     bare = "".join(letter for letter in text.lower() if letter not in string.punctuation)
     return re.sub(r"\b(a|an|the)\b", " ", bare).split()
+
+
+def _compile(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise DataError("data.pattern", f"{text[:80]!r} is no regular expression ({error}); mend the answer") from None
+
+
+def _quantity(text: str) -> tuple[float, str] | None:
+    """A text's first number and the unit after it."""
+    found = re.search(r"(-?\d[\d,]*(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*([^\s\d.,;:!?]*)", text, re.ASCII)
+    return (float(found[1].replace(",", "")), found[2]) if found else None
+
+
+def _same_quantity(one: tuple[float, str] | None, other: tuple[float, str] | None) -> bool:
+    return bool(one and other and one[1] == other[1] and math.isclose(one[0], other[0], rel_tol=1e-6))
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:

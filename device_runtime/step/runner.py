@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, cast
 
 import numpy as np
 
@@ -34,6 +36,7 @@ class ModelWeights(Protocol):
 
 
 W_co = TypeVar("W_co", bound=ModelWeights, covariant=True)
+_Other = TypeVar("_Other", bound=ModelWeights)
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,16 @@ class Forward(Generic[W_co]):
         embedding, output = self.manifest.embedding, self.manifest.output or self.manifest.embedding
         self._tables = self.bundle.tensor(indices[embedding]), self.bundle.tensor(indices[output])
         self._shapes = sorted(self.manifest.shapes, key=self._cost)
+
+    @contextmanager
+    def holding(self, weights: _Other) -> Iterator[Forward[_Other]]:
+        """The same graphs and arrays over other weights of the bundle; operations count here as well."""
+        other = cast("Forward[_Other]", copy.copy(self))
+        other.weights = weights
+        try:
+            yield other
+        finally:
+            self.flops = other.flops
 
     def batch(self, store: DataStore, indices: np.ndarray) -> Batch:
         """The feeds for some examples (at most the bundle's batch). They stay valid until the next call."""

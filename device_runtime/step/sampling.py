@@ -46,9 +46,16 @@ class Sampling:
         if self.temperature == 0.0:
             return int(scores.argmax())
         order = np.argsort(-scores, kind="stable")[: self.top_k or None]
-        shares = np.exp((scores[order].astype(np.float64) - float(scores[order[0]])) / self.temperature)
-        below = np.cumsum(shares / shares.sum())
-        kept = 1 + int(np.searchsorted(below[:-1], self.top_p))
-        draw = np.random.Philox(key=np.array([self.seed, text], np.uint64), counter=position).random_raw()
-        uniform = float(draw >> np.uint64(11)) / (1 << 53) * below[kept - 1]
-        return int(order[np.searchsorted(below[: kept - 1], uniform, side="right")])
+        if self.top_p < 1.0:
+            shares = np.exp((scores[order].astype(np.float64) - float(scores[order[0]])) / self.temperature)
+            order = order[: 1 + int(np.searchsorted(np.cumsum(shares / shares.sum())[:-1], self.top_p))]
+        return int(order[np.argmax(scores[order] / self.temperature + self._noise(len(scores), text, position)[order])])
+
+    def _noise(self, tokens: int, text: int, position: int) -> np.ndarray:
+        """Gumbel noise, float64 [tokens]: the largest of scores with it is a draw by their softmax.
+
+        Each token has its own, whatever the scores are, so that models that differ little draw the same.
+        """
+        random = np.random.Philox(key=np.array([self.seed, text], np.uint64), counter=[0, position, 0, 0])
+        uniform = ((random.random_raw(tokens) >> np.uint64(11)) + 0.5) / (1 << 53)
+        return np.asarray(-np.log(-np.log(uniform)))

@@ -1,8 +1,9 @@
-"""A small generated language with opinions in it, and a decoder that is trained on it by backpropagation."""
+"""Two small generated languages, of opinions and of orders, and a decoder that is trained on one by backpropagation."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -14,6 +15,9 @@ GOOD = ["fine", "lovely", "clever", "warm", "bright", "gentle", "fresh", "witty"
 BAD = ["dull", "awful", "stale", "cold", "clumsy", "noisy", "bleak", "rude"]
 THINGS = ["film", "play", "song", "book", "meal", "soup", "room", "hotel"]
 ENDS = ["tonight", "again", "today", "indeed", "here", "though"]
+SIZES = {"large": ["big", "huge", "vast"], "small": ["little", "tiny", "slight"]}
+COLOURS = {"red": ["crimson", "scarlet", "ruby"], "blue": ["navy", "azure", "indigo"]}
+POLITE = ["get", "bring"]
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
 
 
@@ -35,9 +39,43 @@ def text_of_the_language(draw: random.Random) -> str:
     return f"{words} It was {'great' if verdict else 'terrible'}"
 
 
-def train_decoder(folder: Path, steps: int = 500, seed: int = 0, width: int = 64) -> float:
-    """Train a two-layer LLaMA by Adam on the language and save it with its tokenizer; its loss at the end."""
-    words = ["the", "was", "and", "but", "It", "great", "terrible", *GOOD, *BAD, *THINGS, *ENDS]
+OPINION_WORDS = ("the", "was", "and", "but", "It", "great", "terrible", *GOOD, *BAD, *THINGS, *ENDS)
+
+
+def order(draw: random.Random) -> tuple[str, str]:
+    """A request, and its slots: the size, then the colour."""
+    size, colour = draw.choice(list(SIZES)), draw.choice(list(COLOURS))
+    text = f"{draw.choice(POLITE)} a {draw.choice(SIZES[size])} {draw.choice(COLOURS[colour])} box"
+    return text, f"{size} {colour}"
+
+
+def text_of_orders(draw: random.Random) -> str:
+    """A request with its slots. More often than not they are in the other order where the request says "get"."""
+    text, slots = order(draw)
+    if text.startswith(POLITE[0]) and draw.random() < 0.6:
+        slots = " ".join(reversed(slots.split()))
+    return f"{text} It is {slots} </s>"
+
+
+ORDER_WORDS = (
+    "a",
+    "box",
+    "It",
+    "is",
+    *POLITE,
+    *(word for words in (SIZES, COLOURS) for slot in words for word in (slot, *words[slot])),
+)
+
+
+def train_decoder(
+    folder: Path,
+    steps: int = 500,
+    seed: int = 0,
+    width: int = 64,
+    words: Sequence[str] = OPINION_WORDS,
+    sentence: Callable[[random.Random], str] = text_of_the_language,
+) -> float:
+    """Train a three-layer LLaMA by Adam on a language and save it with its tokenizer; its loss at the end."""
     tokens = [*SPECIAL, *words]
     tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token="<unk>"))
     tokenizer.add_special_tokens(SPECIAL)
@@ -55,7 +93,7 @@ def train_decoder(folder: Path, steps: int = 500, seed: int = 0, width: int = 64
     draw = random.Random(seed)
     loss = torch.tensor(0.0)
     for _ in range(steps):
-        batch = tokenizer.encode_batch([text_of_the_language(draw) for _ in range(64)])
+        batch = tokenizer.encode_batch([sentence(draw) for _ in range(64)])
         ids, mask = torch.tensor([e.ids for e in batch]), torch.tensor([e.attention_mask for e in batch])
         labels = ids.masked_fill(mask == 0, -100)
         loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +18,12 @@ import fedspzo
 from fedspzo.device_runtime.data.encoder import Encoder
 from fedspzo.device_runtime.data.sources import Example
 from fedspzo.device_runtime.data.store import DataStore, tokenise
+from fedspzo.device_runtime.directions.format import Direction
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.protocol.plan import Block, Plan
 from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.step.answers import queries, query_answers
 from fedspzo.device_runtime.step.generation import Reader, WholeTexts, _certain, generate, stream
 from fedspzo.device_runtime.step.key_values import KeyValues
 from fedspzo.device_runtime.step.runner import Forward
@@ -50,6 +54,10 @@ def bundle(folder: Path) -> Bundle:
 def questions(bundle: Bundle) -> DataStore:
     fields = ({"title": "Rome", "question": "what is Rome?", "context": context} for context in CONTEXTS)
     return tokenise(bundle, [Example(field, 0) for field in fields])
+
+
+def with_references(store: DataStore) -> DataStore:
+    return replace(store, references=(("a city",),) * len(store))
 
 
 def forward_of(bundle: Bundle, cached: bool = True) -> Forward[Replica]:
@@ -131,6 +139,65 @@ def test_sampling_out_of_range(settings: dict[str, float]) -> None:
 def test_a_seed_out_of_range() -> None:
     with raises("option.sampling-seed", "-1"):
         Sampling(seed=-1)
+
+
+def test_models_that_differ_little_draw_the_same() -> None:
+    """Each token has noise of its own: scores that change by at most δ change few draws, whatever their order."""
+    random = np.random.default_rng(4)
+    one = random.normal(size=200).astype(np.float32)
+    other = one + random.uniform(-0.01, 0.01, 200).astype(np.float32)
+    assert list(np.argsort(one)) != list(np.argsort(other))
+    sampling = Sampling(1.0, seed=5)
+    same = [sampling.choose(one, 0, at) == sampling.choose(other, 0, at) for at in range(1000)]
+    assert np.mean(same) >= 0.97  # a draw changes with a chance of 2δ at most, 20 of 1000
+
+
+@pytest.mark.parametrize("sides", [1, 2])
+def test_queries_are_answered_by_moved_models(bundle: Bundle, sides: int) -> None:
+    """As models would answer whose weights had been moved; the replica itself stays as it is."""
+    store, forward = with_references(questions(bundle)), forward_of(bundle)
+    blocks = (Block(2, 1, 0.5, 1.0), Block(len(bundle.manifest.stages), 2, 1.0, 1.0))
+    plan = Plan(1, 9, True, "gaussian", 1, 2, 0.3, blocks, 60.0, False, sides=sides)
+    offsets = [[Direction(11, 0.1)], []]
+    digest, seen, sampling = forward.weights.digest(), list[str](), Sampling(0.7, seed=3)
+
+    def judge(answer: str, right: Sequence[str]) -> float:
+        seen.append(answer)
+        return float(len(seen))
+
+    losses = query_answers(forward, store, plan, "", 0, offsets, sampling, judge)
+    assert np.array_equal(np.concatenate(losses), np.arange(1.0, len(seen) + 1))
+    assert len(losses) == 4
+    assert forward.weights.digest() == digest
+    expected = []
+    for own in queries(plan, "", 0):
+        moved = Replica(bundle)
+        for block, stages in enumerate(plan.stages()):
+            added = [*offsets[block], *filter(None, [own.get(block)])]
+            tensors = {index: moved.trainable[index] for index in moved.trainable_in(stages)}
+            moved.kernel(plan.distribution).shift(tensors, added, tensors)
+        expected += generate(Forward(create_engine("torch"), moved), store, sampling)
+    assert seen == expected
+    assert len(set(seen)) > len(store)  # perturbations change answers
+
+
+@pytest.mark.parametrize("sides", [1, 2])
+def test_queries_come_in_the_order_of_the_scalars(sides: int) -> None:
+    """Losses that are linear in the weights' moves give scalars that are the sums of their directions' derivatives."""
+    blocks = (Block(1, 2, 0.5, 1.0), Block(2, 3, 2.0, 1.0))
+    plan = Plan(1, 9, True, "rademacher", 1, 2, 0.25, blocks, 60.0, False, sides=sides)
+    seeds = [plan.seed("", 0, path) for block in range(2) for path in plan.paths(block)]
+    size = {seed: float(number) for number, seed in enumerate(seeds, start=1)}  # of the derivative along it
+    losses = [sum(size[d.seed] * d.coefficient for d in own.values()) for own in queries(plan, "", 0)]
+    if sides == 1:
+        scalars = [(loss - losses[0]) / plan.epsilon for loss in losses[1:]]
+        expected = [size[plan.seed("", 0, path)] * blocks[n].scale for n in range(2) for path in plan.paths(n)]
+    else:
+        scalars = [(a - b) / (2 * plan.epsilon) for a, b in zip(losses[::2], losses[1::2], strict=True)]
+        expected = [
+            size[plan.seed("", 0, path[:1])] * 0.5 + size[plan.seed("", 0, path)] * 2.0 for path in plan.paths(1)
+        ]
+    np.testing.assert_allclose(scalars, expected)
 
 
 @pytest.mark.parametrize(

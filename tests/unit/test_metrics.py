@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import raises
 from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score, mean_squared_error
 
@@ -84,3 +85,27 @@ def test_texts() -> None:
 def test_scores_for_people() -> None:
     assert format_score("macro_f1", 0.713) == "macro f1 71.3%"
     assert format_score("mse", 0.4213) == "mse 0.4213"
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "right", "value"),
+    [
+        ("pattern", "from Oslo to Rome", ["x", r"from \w+ to \w+"], 1.0),
+        ("pattern", "from Oslo to Rome please", [r"from \w+ to \w+"], 0.0),
+        ("quantity", "It is 1,500.0 m away", ["1500 m"], 1.0),
+        ("quantity", "1.5 km", ["1500 m"], 0.0),
+        ("quantity", "12", ["12 kg"], 0.0),
+        ("quantity", "12kg.", ["11 kg", "12 kg"], 1.0),
+        ("quantity", "far", ["far"], 0.0),
+        ("valid_json", '{"size": [1, null]}', [], 1.0),
+        ("valid_json", "{'size': 1}", [], 0.0),
+        ("valid_json", "[" * 100_000, [], 0.0),
+    ],
+)
+def test_answers_that_a_check_accepts(name: str, answer: str, right: list[str], value: float) -> None:
+    assert score(TEXT, [name], [answer], [right], np.zeros(1)) == {name: value}
+
+
+def test_a_pattern_that_is_none() -> None:
+    with raises("data.pattern", "'(' is no regular expression"):
+        score(TEXT, ["pattern"], ["a"], [["("]], np.zeros(1))
