@@ -98,9 +98,16 @@ class Job:
     )
     objective: str = setting(
         LOSS,
-        "what devices measure: loss, error, expected-error, reward (from reactions to what was shown), or own:NAME"
-        " (docs/feedback.md)",
+        "what devices measure: loss, error, expected-error, reward (from reactions to what was shown), metric:NAME (of"
+        " generated answers), or own:NAME (docs/feedback.md)",
         metavar="NAME",
+    )
+    temperature: float = setting(
+        0.0,
+        "with metric:NAME, draw answers at this temperature, a step's with the same noise (default: the likeliest)",
+        metavar="T",
+        least=0,
+        most=1e6,
     )
     reward_cap: float = setting(
         10.0, "with reward, the most that one reaction counts for one to what was shown by chance", least=TINY, most=1e6

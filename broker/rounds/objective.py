@@ -6,16 +6,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fedspzo.device_runtime.errors import PlanError
-from fedspzo.device_runtime.protocol.objective import BUILT_IN, ERROR, LOSS, OWN, REWARD, Objective
+from fedspzo.device_runtime.protocol.objective import BUILT_IN, ERROR, LOSS, METRIC, OWN, REWARD, Objective
 from fedspzo.device_runtime.protocol.plan import Plan
 
 if TYPE_CHECKING:
     from fedspzo.broker.rounds.job import Job
 
-#: Objectives that have few values: a small perturbation changes none of them.
-COARSE = (ERROR,)
-#: How much larger a perturbation they need.
-COARSER = 8.0
+#: Objectives that have few values, which a small perturbation does not change → how much larger a one they need.
+COARSENESS = {ERROR: 8.0, METRIC: 32.0}
 
 
 def check_objective(job: Job) -> None:
@@ -25,10 +23,17 @@ def check_objective(job: Job) -> None:
             "job.guard-of-loss",
             "guard is for another objective than the loss; leave it out, or stop by --patience in its place",
         )
-    if job.objective not in BUILT_IN and not job.objective.startswith(OWN):
+    if job.objective not in BUILT_IN and not job.objective.startswith((METRIC, OWN)):
         raise PlanError(
             "job.unknown-objective",
-            f"objective is one of {', '.join(BUILT_IN)}, or {OWN}NAME for an entry point, not '{job.objective}'",
+            f"objective is one of {', '.join(BUILT_IN)}, {METRIC}NAME for a metric of generated answers, or {OWN}NAME"
+            f" for an entry point, not '{job.objective}'",
+        )
+    if job.temperature and not job.objective.startswith(METRIC):
+        raise PlanError(
+            "job.temperature",
+            f"temperature is for metrics of generated answers, and this job measures {job.objective}; set objective ="
+            f" {METRIC}exact_match, or leave it out",
         )
     if job.objective != REWARD:
         given = [name for name in ("reward_cap", "label_weight") if getattr(job, name) != getattr(type(job), name)]
@@ -43,9 +48,9 @@ def add_objective(job: Job, plan: Plan) -> Plan:
     """A plan that also says what is measured, where that is not the loss. Raises PlanError where it cannot be named."""
     if job.objective == LOSS:
         return plan
-    return replace(plan, objective=(Objective(job.objective, job.reward_cap, job.label_weight),))
+    return replace(plan, objective=(Objective(job.objective, job.reward_cap, job.label_weight, job.temperature),))
 
 
 def coarseness(job: Job) -> float:
     """A factor on the size of perturbations."""
-    return COARSER if job.objective in COARSE else 1.0
+    return next((factor for name, factor in COARSENESS.items() if job.objective.startswith(name)), 1.0)

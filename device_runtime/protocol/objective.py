@@ -13,6 +13,8 @@ LOSS = "loss"
 ERROR, EXPECTED_ERROR = "error", "expected-error"
 #: What people's reactions to what was shown say of what the model would show.
 REWARD = "reward"
+#: What comes before the name of a metric of the answers that a model generates.
+METRIC = "metric:"
 #: What comes before the name of a function of the device's owner.
 OWN = "own:"
 BUILT_IN = (LOSS, ERROR, EXPECTED_ERROR, REWARD)
@@ -27,14 +29,16 @@ class Objective:
     """An objective that is not the loss.
 
     Attributes:
-        name: one that devices know, of :data:`BUILT_IN` or with a prefix such as :data:`OWN`.
+        name: one that devices know, of :data:`BUILT_IN` or with a prefix, :data:`METRIC` or :data:`OWN`.
         cap: importance weights π/p are cut to it: how much an example counts that was shown by chance.
         label_weight: of an example with a label, where one with a reaction has 1.
+        temperature: that answers are drawn with, by all queries with the same noise; 0 takes the likeliest tokens.
     """
 
     name: str
     cap: float
     label_weight: float
+    temperature: float
 
     def __post_init__(self) -> None:
         """Raises PlanError when it can be none."""
@@ -44,3 +48,5 @@ class Objective:
             )
         if not (0 < self.cap <= MOST and 0 <= self.label_weight <= MOST):
             raise PlanError("plan.objective", f"an objective's cap and label_weight are at most {MOST:g}, from 0 on")
+        if not 0 <= self.temperature <= MOST:
+            raise PlanError("plan.objective", f"an objective's temperature is at most {MOST:g}, from 0 on")

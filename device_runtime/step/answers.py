@@ -1,4 +1,4 @@
-"""Losses of answers that perturbed models generate: how far each is from right, by a metric.
+"""Costs of answers that perturbed models generate: how far each is from right, by a metric.
 
 A generated token depends on those before it, so branches share nothing: each perturbation's model generates on its own,
 with weights in buffers of the perturbed tensors' size. All draw with the same noise (see
@@ -11,25 +11,35 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 
 import numpy as np
 
 from fedspzo.device_runtime.data.store import DataStore
-from fedspzo.device_runtime.directions.format import Direction
+from fedspzo.device_runtime.directions.format import Direction, derive_seed
+from fedspzo.device_runtime.errors import PlanError
 from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.model.metrics import METRICS, TEXT
 from fedspzo.device_runtime.model.stored import Stored
+from fedspzo.device_runtime.model.task import GENERATION, Task
 from fedspzo.device_runtime.platform.profiling import PERTURB, forward_block
+from fedspzo.device_runtime.protocol.objective import METRIC
 from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.generation import generate
-from fedspzo.device_runtime.step.runner import Forward
+from fedspzo.device_runtime.step.runner import Batch, Forward
 from fedspzo.device_runtime.step.sampling import Sampling
 
-#: An answer and what is right → how far the answer is from right.
+#: An answer and the right ones → how far the answer is from them.
 Judge = Callable[[str, Sequence[str]], float]
+#: Entry points under which people's own metrics are found, where they are installed on the device: functions of an
+#: answer and the right ones, whose value is the larger, the better the answer is.
+GROUP = "fedspzo.metrics"
+#: Metrics of answers that devices know: those of texts, but for the one of losses.
+ANSWERED = tuple(name for name in METRICS[TEXT] if name != "perplexity")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Perturbed:
     """A replica's weights, some of them replaced; see :class:`fedspzo.device_runtime.step.runner.ModelWeights`."""
 
@@ -42,29 +52,65 @@ class Perturbed:
         return self.arrays[index] if index in self.arrays else self.replica.tensor(index)
 
 
+def measures_answers(plan: Plan) -> bool:
+    """Whether a plan's objective is a metric of generated answers."""
+    return bool(plan.objective) and plan.objective[0].name.startswith(METRIC)
+
+
+def find_judge(name: str, task: Task) -> Judge:
+    """The cost of an answer by a metric: what its value lacks.
+
+    Raises:
+        PlanError: the task generates nothing, or this device knows no such metric.
+    """
+    if task.form != GENERATION:
+        raise PlanError(
+            "plan.metric-of-labels", f"{METRIC}{name} is for tasks that generate text, and '{task.name}' has labels"
+        )
+    if name in ANSWERED:
+        compute = METRICS[TEXT][name].compute
+        return lambda answer, right: 1.0 - compute([answer], [right])
+    for point in entry_points(group=GROUP, name=name):
+        own: Callable[[str, Sequence[str]], float] = point.load()
+        return lambda answer, right: -float(own(answer, right))
+    raise PlanError(
+        "plan.unknown-metric",
+        f"this device does not know the metric '{name}', but {', '.join(ANSWERED)}; install a package with such an"
+        f" entry point in the group {GROUP}, or update the program",
+    )
+
+
 def query_answers(
     forward: Forward[Replica],
-    texts: DataStore,
+    batch: Batch,
     plan: Plan,
     owner: str,
     step: int,
     offsets: Sequence[Sequence[Direction]],
-    sampling: Sampling,
-    judge: Judge,
 ) -> list[np.ndarray]:
-    """The losses of all queries of a local step on some texts, float64 [texts] each, in the order of the scalars.
+    """The costs of all queries of a local step, float64 [examples] each, in the order of the scalars.
 
     Args:
+        plan: whose objective is a metric of answers.
         owner, step, offsets: see :func:`fedspzo.device_runtime.step.estimator.measure_step`.
-        sampling: how tokens are chosen, by every query alike.
-        judge: the loss of one answer.
+
+    Raises:
+        PlanError: as :func:`find_judge`, or the examples have no right answers.
     """
-    losses = []
+    (objective,) = plan.objective
+    judge = find_judge(objective.name.removeprefix(METRIC), forward.manifest.task)
+    known = batch.known
+    if not known.references:
+        raise PlanError("plan.no-right-answers", f"{objective.name} needs examples with answers; give labelled lines")
+    texts = DataStore(batch.ids[: batch.count], batch.lengths[: batch.count], known.starts, known.labels)
+    noise = derive_seed(plan.base_seed, "answers", step, 0, ())  # the same for all queries of a step
+    sampling = Sampling(objective.temperature, seed=noise)
+    costs = []
     for own in queries(plan, owner, step):
         with _perturbed(forward, plan, offsets, own) as perturbed:
             answers = generate(perturbed, texts, sampling)
-        losses.append(np.array([judge(*pair) for pair in zip(answers, texts.references, strict=True)]))
-    return losses
+        costs.append(np.array([judge(*pair) for pair in zip(answers, known.references, strict=True)]))
+    return costs
 
 
 def queries(plan: Plan, owner: str, step: int) -> Iterator[dict[int, Direction]]:

@@ -22,6 +22,7 @@ from fedspzo.device_runtime.privacy.release import make_release
 from fedspzo.device_runtime.protocol.objective import Objective
 from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.replica.weights import Replica, check_blocks
+from fedspzo.device_runtime.step.answers import measures_answers, query_answers
 from fedspzo.device_runtime.step.branches import START, Activations, advance, release
 from fedspzo.device_runtime.step.objectives import check_examples, find_measure
 from fedspzo.device_runtime.step.order import order_passes
@@ -141,6 +142,8 @@ def _query(
     cache: PrefixCache | None,
 ) -> list[np.ndarray]:
     """The costs of all queries of a step, float64 [examples] each, in the order of the scalars; the centre first."""
+    if measures_answers(plan):
+        return query_answers(forward, batch, plan, owner, step, offsets)
     costs_of = find_measure(_objective(plan), forward.manifest.task)
     passes = order_passes(forward, batch, plan, owner, step, offsets)
     start = passes[0].stages[0].stage

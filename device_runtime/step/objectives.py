@@ -20,7 +20,16 @@ from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.errors import PlanError
 from fedspzo.device_runtime.model.metrics import SINGLE
 from fedspzo.device_runtime.model.task import GENERATION, Task
-from fedspzo.device_runtime.protocol.objective import BUILT_IN, ERROR, EXPECTED_ERROR, LOSS, OWN, REWARD, Objective
+from fedspzo.device_runtime.protocol.objective import (
+    BUILT_IN,
+    ERROR,
+    EXPECTED_ERROR,
+    LOSS,
+    METRIC,
+    OWN,
+    REWARD,
+    Objective,
+)
 
 #: Entry points under which people's own objectives are found, where they are installed on the device.
 GROUP = "fedspzo.objectives"
@@ -46,14 +55,25 @@ class Known:
     Attributes:
         labels: int32 [examples].
         feedback: the reactions; None where all examples have labels.
+        starts: int32 [examples], where answers start; see :class:`fedspzo.device_runtime.data.store.DataStore`.
+        references: for generation, the right answers of each example.
     """
 
     labels: np.ndarray
     feedback: Feedback | None
+    starts: np.ndarray
+    references: tuple[tuple[str, ...], ...]
+
+    @classmethod
+    def of(cls, store: DataStore, indices: np.ndarray) -> Known:
+        """Of some examples of a store."""
+        feedback = None if store.feedback is None else store.feedback.at(indices)
+        references = tuple(store.references[index] for index in indices) if store.references else ()
+        return cls(store.labels[indices], feedback, store.starts[indices], references)
 
 
 #: Of examples that are only asked.
-NOTHING = Known(np.zeros(0, np.int32), None)
+NOTHING = Known(np.zeros(0, np.int32), None, np.zeros(0, np.int32), ())
 
 
 class Measure(Protocol):
@@ -91,7 +111,7 @@ def find_measure(objective: Objective | None, task: Task) -> Measure:
 def check_examples(objective: Objective | None, store: DataStore) -> None:
     """Raise PlanError where an objective asks for labels that some examples do not have."""
     name = objective.name if objective else LOSS
-    if store.feedback is not None and name in (LOSS, ERROR, EXPECTED_ERROR):
+    if store.feedback is not None and (name in (LOSS, ERROR, EXPECTED_ERROR) or name.startswith(METRIC)):
         raise PlanError(
             "plan.feedback-has-no-labels",
             f"the examples have reactions and not all have labels, which objective = {name} needs; set objective ="

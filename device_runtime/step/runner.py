@@ -107,9 +107,7 @@ class Forward(Generic[W_co]):
         feeds = self._feeds_of(shape)
         for name, feed in feeds.items():
             fill(name, feed, examples)
-        feedback = None if store.feedback is None else store.feedback.at(indices)
-        known = Known(store.labels[indices], feedback)
-        batch = Batch(shape, feeds, count, examples.ids, examples.lengths, known)
+        batch = Batch(shape, feeds, count, examples.ids, examples.lengths, Known.of(store, indices))
         self._grouped = {1: batch}
         return batch
 
