@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fedspzo.broker.rounds.aggregate import stack
+from fedspzo.broker.rounds.objective import largest_scalar
 from fedspzo.broker.rounds.robust import NORMALISED, sizes, usual_size
 from fedspzo.device_runtime.log import several
 from fedspzo.device_runtime.protocol.messages import Result
@@ -98,6 +99,8 @@ def examine(plan: Plan, results: Mapping[str, Result]) -> dict[str, Finding]:
     usual = max(LARGE * usual_size(found), plan.bound or LARGE * float(np.sort(found)[len(found) // 2]))
     if plan.aggregate.endswith(NORMALISED):  # past rounds never say
         usual = math.inf
+    if (largest := largest_scalar(plan)) < math.inf:  # one example that changes is large beside many that do not
+        usual = largest
     contrary = _contrary(vectors, found) if plan.shared else [0.0] * len(found)
     rows = zip(sorted(results), found, contrary, strict=True)
     return {device: Finding(bool(size > usual), against) for device, size, against in rows}

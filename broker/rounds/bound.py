@@ -15,6 +15,7 @@ from dataclasses import replace
 from statistics import median
 
 from fedspzo.broker.rounds.job import Job
+from fedspzo.broker.rounds.objective import largest_scalar
 from fedspzo.broker.rounds.robust import NORMALISED
 from fedspzo.device_runtime.protocol.entry import Contribution, Entry
 from fedspzo.device_runtime.protocol.plan import Plan
@@ -57,7 +58,12 @@ class Bound:
     def of(self, plan: Plan) -> float:
         """The bound of the next round; 0, for none, while too little is known of rounds like it."""
         alike = [entry for entry in self._entries if _kind(entry.plan) == _kind(plan)]
-        if _has_no_size(plan) or len(alike) < FEWEST:
+        if _has_no_size(plan):
+            return 0.0
+        largest = largest_scalar(plan)
+        if largest < math.inf:  # most differences are 0, and what is usual says nothing of one that is not
+            return largest
+        if len(alike) < FEWEST:
             return 0.0
         expected = max(median(_size(entry) for entry in alike), median(self._first[_kind(plan)]))
         return LEEWAY * expected * (math.sqrt(self._cohort) if plan.shared else 1.0)

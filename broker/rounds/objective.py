@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fedspzo.device_runtime.errors import PlanError
-from fedspzo.device_runtime.protocol.objective import BUILT_IN, ERROR, LOSS, METRIC, OWN, REWARD, Objective
+from fedspzo.device_runtime.protocol.objective import (
+    BUILT_IN,
+    ERROR,
+    EXPECTED_ERROR,
+    LOSS,
+    METRIC,
+    OWN,
+    REWARD,
+    Objective,
+)
 from fedspzo.device_runtime.protocol.plan import Plan
 
 if TYPE_CHECKING:
     from fedspzo.broker.rounds.job import Job
 
 #: Objectives that have few values, which a small perturbation does not change → how much larger a one they need.
-COARSENESS = {ERROR: 8.0, METRIC: 32.0}
+COARSENESS = {ERROR: 8.0, METRIC: 128.0}
 
 
 def check_objective(job: Job) -> None:
@@ -49,6 +59,12 @@ def add_objective(job: Job, plan: Plan) -> Plan:
     if job.objective == LOSS:
         return plan
     return replace(plan, objective=(Objective(job.objective, job.reward_cap, job.label_weight, job.temperature),))
+
+
+def largest_scalar(plan: Plan) -> float:
+    """The largest that any data give, where costs lie between 0 and 1; infinite for the loss and for others."""
+    bounded = any(objective.name.startswith((ERROR, EXPECTED_ERROR, METRIC)) for objective in plan.objective)
+    return 1.0 / (plan.sides * plan.epsilon) if bounded else math.inf
 
 
 def coarseness(job: Job) -> float:

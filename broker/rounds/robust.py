@@ -46,8 +46,12 @@ def clip(vectors: np.ndarray, most: float) -> np.ndarray:
 
 
 def clip_to_median(vectors: np.ndarray) -> np.ndarray:
-    """The vectors, each at most some times as large as the cohort's median; one or two have no such median."""
-    return clip(vectors, MOST_OF_MEDIAN * usual_size(sizes(vectors))) if len(vectors) > 2 else vectors
+    """The vectors, each at most some times as large as the cohort's median.
+
+    One or two have no such median, nor has a cohort of which half measured no change at all, as counts of errors do.
+    """
+    usual = usual_size(sizes(vectors)) if len(vectors) > 2 else 0.0
+    return clip(vectors, MOST_OF_MEDIAN * usual) if usual else vectors
 
 
 def mean(vectors: np.ndarray, shares: np.ndarray) -> np.ndarray:

@@ -33,7 +33,7 @@ from fedspzo.device_runtime.step.sampling import Sampling
 #: An answer and the right ones → how far the answer is from them.
 Judge = Callable[[str, Sequence[str]], float]
 #: Entry points under which people's own metrics are found, where they are installed on the device: functions of an
-#: answer and the right ones, whose value is the larger, the better the answer is.
+#: answer and the right ones, from 0 to 1, the larger, the better the answer is.
 GROUP = "fedspzo.metrics"
 #: Metrics of answers that devices know: those of texts, but for the one of losses.
 ANSWERED = tuple(name for name in METRICS[TEXT] if name != "perplexity")
@@ -72,12 +72,18 @@ def find_judge(name: str, task: Task) -> Judge:
         return lambda answer, right: 1.0 - compute([answer], [right])
     for point in entry_points(group=GROUP, name=name):
         own: Callable[[str, Sequence[str]], float] = point.load()
-        return lambda answer, right: -float(own(answer, right))
+        return lambda answer, right: 1.0 - _checked(name, own(answer, right))
     raise PlanError(
         "plan.unknown-metric",
         f"this device does not know the metric '{name}', but {', '.join(ANSWERED)}; install a package with such an"
         f" entry point in the group {GROUP}, or update the program",
     )
+
+
+def _checked(name: str, value: float) -> float:
+    if not 0.0 <= value <= 1.0:
+        raise PlanError("plan.own-metric", f"metric '{name}' gave {value} for an answer; give a number from 0 to 1")
+    return value
 
 
 def query_answers(

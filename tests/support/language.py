@@ -82,6 +82,8 @@ def train_decoder(
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     torch.manual_seed(seed)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # threads would wait for each other longer than these sizes take
     config = LlamaConfig(
         vocab_size=len(tokens), hidden_size=width, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
         intermediate_size=2 * width, max_position_embeddings=32, tie_word_embeddings=True, bos_token_id=0,
@@ -100,6 +102,7 @@ def train_decoder(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+    torch.set_num_threads(threads)
     tokenizer.no_padding()
     model.save_pretrained(folder)
     save_tokenizer(tokenizer, folder, None)
