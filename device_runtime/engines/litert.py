@@ -1,109 +1,44 @@
-"""LiteRT through the C API of ``libLiteRt.so`` by ctypes: no copy of the inputs, the GIL released while a graph runs.
-
-The library comes with the ``ai-edge-litert`` wheel on Linux and with the LiteRT AAR on Android, with the same C API.
-"""
+"""LiteRT through the C API of ``libLiteRt.so`` by ctypes: inputs are not copied, the GIL is released in a run."""
 
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import os
 import re
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from ctypes import POINTER, byref, c_char_p, c_int, c_int32, c_int64, c_size_t, c_uint32, c_void_p
-from functools import lru_cache
+from ctypes import byref, c_char_p, c_size_t, c_void_p
 from pathlib import Path
 
 import numpy as np
 
+from fedspzo.device_runtime.engines.litert_library import (
+    HANDLE,
+    EnvironmentOption,
+    TensorType,
+    call,
+    create_handle,
+    library,
+    library_version,
+)
 from fedspzo.device_runtime.engines.packed import MemoryFile, find_panels
-from fedspzo.device_runtime.engines.protocol import Constants, Linear, aligned_address, check_count
-from fedspzo.device_runtime.errors import EngineError, install_hint
+from fedspzo.device_runtime.engines.packed_files import PackedFile
+from fedspzo.device_runtime.engines.protocol import Constants, Linear, aligned_address, cannot_load, check_count
+from fedspzo.device_runtime.errors import EngineError
+from fedspzo.device_runtime.platform.mappings import find_whole, let_go, let_go_in, replace
 
 _CPU = 1
 _ANY_INT = 2
 _TAG_AUTO_REGISTER_ACCELERATORS = 24
 _TAG_MIN_LOGGER_SEVERITY = 25
 _LOG_ERRORS = 3
-_MAPS = Path("/proc/self/maps")
-_MADV_DONTNEED = 4
+#: Bytes of a weight cache's header.
+_HEADER = 64
 #: Held while the standard error goes elsewhere.
 _redirecting = threading.Lock()
-_HANDLE = c_void_p
 _KEEP = ctypes.CFUNCTYPE(None, c_void_p)(lambda payload: None)
-
-
-class _EnvironmentOption(ctypes.Structure):
-    _fields_ = [("tag", c_int64), ("type", c_int64), ("value", c_int64)]
-
-
-class _Layout(ctypes.Structure):
-    _fields_ = [("rank_and_flags", c_uint32), ("dimensions", c_int32 * 8), ("strides", c_uint32 * 8)]
-
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.dimensions[: self.rank_and_flags & 0x7F])
-
-
-class _TensorType(ctypes.Structure):
-    _fields_ = [("element_type", c_int), ("layout", _Layout)]
-
-
-_PROTOTYPES: dict[str, tuple[object, ...]] = {
-    "LiteRtCreateEnvironment": (c_int, c_void_p, POINTER(_HANDLE)),
-    "LiteRtCreateModelFromFile": (_HANDLE, c_char_p, POINTER(_HANDLE)),
-    "LiteRtCreateOptions": (POINTER(_HANDLE),),
-    "LiteRtSetOptionsHardwareAccelerators": (_HANDLE, c_int),
-    "LiteRtCreateOpaqueOptions": (c_char_p, c_void_p, c_void_p, POINTER(_HANDLE)),
-    "LiteRtAddOpaqueOptions": (_HANDLE, _HANDLE),
-    "LiteRtCreateCompiledModel": (_HANDLE, _HANDLE, _HANDLE, POINTER(_HANDLE)),
-    "LiteRtGetModelSignature": (_HANDLE, c_size_t, POINTER(_HANDLE)),
-    "LiteRtGetNumSignatureInputs": (_HANDLE, POINTER(c_size_t)),
-    "LiteRtGetNumSignatureOutputs": (_HANDLE, POINTER(c_size_t)),
-    "LiteRtGetSignatureInputName": (_HANDLE, c_size_t, POINTER(c_char_p)),
-    "LiteRtGetSignatureOutputName": (_HANDLE, c_size_t, POINTER(c_char_p)),
-    "LiteRtGetSignatureInputTensorByIndex": (_HANDLE, c_size_t, POINTER(_HANDLE)),
-    "LiteRtGetSignatureOutputTensorByIndex": (_HANDLE, c_size_t, POINTER(_HANDLE)),
-    "LiteRtGetRankedTensorType": (_HANDLE, POINTER(_TensorType)),
-    "LiteRtCreateTensorBufferFromHostMemory": (POINTER(_TensorType), c_void_p, c_size_t, c_void_p, POINTER(_HANDLE)),
-    "LiteRtRunCompiledModel": (_HANDLE, c_size_t, c_size_t, POINTER(_HANDLE), c_size_t, POINTER(_HANDLE)),
-    "LiteRtDestroyCompiledModel": (_HANDLE,),
-    "LiteRtDestroyModel": (_HANDLE,),
-    "LiteRtDestroyTensorBuffer": (_HANDLE,),
-}
-
-
-@lru_cache(maxsize=1)
-def _library() -> ctypes.CDLL:
-    spec = importlib.util.find_spec("ai_edge_litert")
-    folders = list(spec.submodule_search_locations or []) if spec else []
-    path = next((p for p in (Path(f) / "libLiteRt.so" for f in folders) if p.exists()), Path("libLiteRt.so"))
-    try:
-        library = ctypes.CDLL(str(path))
-        for name, arguments in _PROTOTYPES.items():
-            getattr(library, name).argtypes = arguments
-    except (OSError, AttributeError) as error:
-        raise EngineError(
-            "engine.not-installed", f"LiteRT cannot be loaded ({error}); {install_hint('litert')}"
-        ) from None
-    return library
-
-
-def _call(function: str, *arguments: object) -> None:
-    status = getattr(_library(), function)(*arguments)
-    if status:
-        raise EngineError(
-            "engine.call-failed",
-            f"LiteRT's {function} failed with status {status}; export the bundle again, or use another engine",
-        )
-
-
-def _create(function: str, *arguments: object) -> c_void_p:
-    handle = _HANDLE()
-    _call(function, *arguments, byref(handle))
-    return handle
 
 
 class _Port:
@@ -111,10 +46,10 @@ class _Port:
 
     def __init__(self, signature: c_void_p, kind: str, index: int) -> None:
         name = c_char_p()
-        _call(f"LiteRtGetSignature{kind}Name", signature, index, byref(name))
-        tensor = _create(f"LiteRtGetSignature{kind}TensorByIndex", signature, index)
-        self.type = _TensorType()
-        _call("LiteRtGetRankedTensorType", tensor, byref(self.type))
+        call(f"LiteRtGetSignature{kind}Name", signature, index, byref(name))
+        tensor = create_handle(f"LiteRtGetSignature{kind}TensorByIndex", signature, index)
+        self.type = TensorType()
+        call("LiteRtGetRankedTensorType", tensor, byref(self.type))
         self.index = index
         self.shape = self.type.layout.shape()
         # The converter names arguments args_0, args_1, …, and the signature may list them as sorted text.
@@ -123,7 +58,7 @@ class _Port:
 
 def _ports(signature: c_void_p, kind: str) -> list[_Port]:
     count = c_size_t()
-    _call(f"LiteRtGetNumSignature{kind}s", signature, byref(count))
+    call(f"LiteRtGetNumSignature{kind}s", signature, byref(count))
     return sorted((_Port(signature, kind, i) for i in range(count.value)), key=lambda port: port.order)
 
 
@@ -136,7 +71,7 @@ class LiteRTGraph:
 
     def __init__(self, compiled: c_void_p, model: c_void_p) -> None:
         self._compiled = compiled
-        signature = _create("LiteRtGetModelSignature", model, 0)
+        signature = create_handle("LiteRtGetModelSignature", model, 0)
         self._inputs = _ports(signature, "Input")
         self._outputs = _ports(signature, "Output")
         self._buffers: dict[int, tuple[np.ndarray, c_void_p]] = {}
@@ -146,11 +81,11 @@ class LiteRTGraph:
         """See :class:`fedspzo.device_runtime.engines.protocol.StageGraph`."""
         given = self._bind(self._inputs, inputs)
         wanted = self._bind(self._outputs, outputs)
-        _call("LiteRtRunCompiledModel", self._compiled, 0, len(given), given, len(wanted), wanted)
+        call("LiteRtRunCompiledModel", self._compiled, 0, len(given), given, len(wanted), wanted)
 
     def _bind(self, ports: list[_Port], arrays: Sequence[np.ndarray]) -> ctypes.Array[c_void_p]:
         check_count(len(ports), arrays)
-        handles = (_HANDLE * len(ports))()
+        handles = (HANDLE * len(ports))()
         for port, array in zip(ports, arrays, strict=True):
             handles[port.index] = self._buffer(port, array)
         return handles
@@ -159,7 +94,9 @@ class LiteRTGraph:
         known = self._buffers.get(id(array))
         if known is None:
             address = aligned_address(array, port.shape)
-            handle = _create("LiteRtCreateTensorBufferFromHostMemory", byref(port.type), address, array.nbytes, None)
+            handle = create_handle(
+                "LiteRtCreateTensorBufferFromHostMemory", byref(port.type), address, array.nbytes, None
+            )
             known = self._buffers[id(array)] = (array, handle)
         return known[1]
 
@@ -167,9 +104,9 @@ class LiteRTGraph:
 def _destroy(compiled: c_void_p, model: c_void_p, buffers: dict[int, tuple[np.ndarray, c_void_p]]) -> None:
     """Free what a graph holds; a packed copy of its constants is most of it."""
     for _, buffer in buffers.values():
-        _library().LiteRtDestroyTensorBuffer(buffer)
-    _library().LiteRtDestroyCompiledModel(compiled)
-    _library().LiteRtDestroyModel(model)
+        library().LiteRtDestroyTensorBuffer(buffer)
+    library().LiteRtDestroyCompiledModel(compiled)
+    library().LiteRtDestroyModel(model)
 
 
 class LiteRTPackedGraph(LiteRTGraph):
@@ -181,18 +118,56 @@ class LiteRTPackedGraph(LiteRTGraph):
         self.weights = weights
 
 
+class LiteRTStreamedGraph(LiteRTGraph):
+    """See :class:`fedspzo.device_runtime.engines.protocol.StreamedGraph`.
+
+    What the runtime computes with is at fixed places of its weight cache, a mapped file. Another layer's file that is
+    laid out alike is mapped over it.
+    """
+
+    def __init__(self, compiled: c_void_p, model: c_void_p, packed: PackedFile, place: tuple[int, int]) -> None:
+        super().__init__(compiled, model)
+        self._packed, self._place, self._layout = packed, place, _layout(packed)
+
+    def take(self, packed: PackedFile) -> bool:
+        """See :class:`fedspzo.device_runtime.engines.protocol.StreamedGraph`."""
+        if packed is self._packed:
+            return True
+        if _layout(packed) != self._layout:
+            return False
+        try:
+            replace(*self._place, packed.descriptor)
+        except OSError as error:
+            raise cannot_load("LiteRT", Path(packed.path), error.strerror) from None
+        self._packed = packed
+        return True
+
+    def let_go(self) -> None:
+        """See :class:`fedspzo.device_runtime.engines.protocol.StreamedGraph`."""
+        let_go(*self._place)
+
+
+def _layout(packed: PackedFile) -> bytes:
+    """Where what lies in a weight cache: its header, and the list at its end that the header tells the place of."""
+    header = os.pread(packed.descriptor, _HEADER, 0)
+    at, size = (int.from_bytes(header[start : start + 8], "little") for start in (8, 16))
+    known = 0 < at < at + size <= packed.size()
+    return header + os.pread(packed.descriptor, size, at) if known else packed.path.encode()
+
+
 class LiteRTEngine:
     """Runs .tflite graphs on the CPU with XNNPACK."""
 
     name = format = "litert"
     takes_constants = True
 
-    def __init__(self, threads: int) -> None:
-        options = (_EnvironmentOption * 2)(
-            _EnvironmentOption(_TAG_AUTO_REGISTER_ACCELERATORS, _ANY_INT, _CPU),
-            _EnvironmentOption(_TAG_MIN_LOGGER_SEVERITY, _ANY_INT, _LOG_ERRORS),
+    def __init__(self, threads: int, streams: bool = False) -> None:
+        self.streams, self.packs_as = streams, f"litert {library_version()}" if streams else ""
+        options = (EnvironmentOption * 2)(
+            EnvironmentOption(_TAG_AUTO_REGISTER_ACCELERATORS, _ANY_INT, _CPU),
+            EnvironmentOption(_TAG_MIN_LOGGER_SEVERITY, _ANY_INT, _LOG_ERRORS),
         )
-        self._environment = _create("LiteRtCreateEnvironment", len(options), options)
+        self._environment = create_handle("LiteRtCreateEnvironment", len(options), options)
         self._threads = threads
         self._settings: dict[str, ctypes.Array[ctypes.c_char]] = {}
 
@@ -200,7 +175,7 @@ class LiteRTEngine:
         """See ``engines.protocol.Engine``. The graph itself refers to its constants' file."""
         compiled, model = self._compile(path)
         if constants is not None:
-            _drop_pages(path.parent)
+            let_go_in(path.parent)
         return LiteRTGraph(compiled, model)
 
     def load_packed(self, path: Path, linear: Sequence[Linear]) -> LiteRTPackedGraph | None:
@@ -215,7 +190,7 @@ class LiteRTEngine:
             cache.close()
             return None
         panels = find_panels(cache.mapped(), linear)
-        _drop_pages(path.parent)
+        let_go_in(path.parent)
         if panels is None:
             _destroy(compiled, model, {})
             cache.close()
@@ -227,19 +202,42 @@ class LiteRTEngine:
         ]
         return LiteRTPackedGraph(compiled, model, weights, cache)
 
+    def pack(self, path: Path, file: Path) -> None:
+        """See :class:`fedspzo.device_runtime.engines.protocol.StreamingEngine`."""
+        try:
+            cache = MemoryFile()  # where a disk is full, XNNPACK ends the process
+        except (OSError, AttributeError):
+            raise cannot_load("LiteRT", path, "this system has no files in memory to pack its weights in") from None
+        try:
+            _destroy(*self._compile(path, f'weight_cache_file_path = "{cache.path}"\n'), {})
+            let_go_in(path.parent)
+            cache.copy_to(file)
+        finally:
+            cache.close()
+
+    def load_streamed(self, path: Path, packed: PackedFile) -> LiteRTStreamedGraph:
+        """See :class:`fedspzo.device_runtime.engines.protocol.StreamingEngine`."""
+        compiled, model = self._compile(path, f'weight_cache_file_path = "{packed.path}"\n')
+        place = find_whole(packed.descriptor)
+        let_go_in(path.parent)
+        if place is None:
+            _destroy(compiled, model, {})
+            raise cannot_load("LiteRT", path, "it does not map its packed weights")
+        return LiteRTStreamedGraph(compiled, model, packed, place)
+
     def _compile(self, path: Path, more: str = "") -> tuple[c_void_p, c_void_p]:
         """A compiled graph and its model. Raises EngineError when LiteRT cannot load it."""
         settings = f"num_threads = {self._threads}\n{more}"
         # The options keep a pointer to this text for as long as the process lives.
         text = self._settings.setdefault(settings, ctypes.create_string_buffer(settings.encode()))
         try:
-            model = _create("LiteRtCreateModelFromFile", self._environment, str(path).encode())
-            options = _create("LiteRtCreateOptions")
-            _call("LiteRtSetOptionsHardwareAccelerators", options, _CPU)
-            opaque = _create("LiteRtCreateOpaqueOptions", b"xnnpack", ctypes.addressof(text), _KEEP)
-            _call("LiteRtAddOpaqueOptions", options, opaque)
+            model = create_handle("LiteRtCreateModelFromFile", self._environment, str(path).encode())
+            options = create_handle("LiteRtCreateOptions")
+            call("LiteRtSetOptionsHardwareAccelerators", options, _CPU)
+            opaque = create_handle("LiteRtCreateOpaqueOptions", b"xnnpack", ctypes.addressof(text), _KEEP)
+            call("LiteRtAddOpaqueOptions", options, opaque)
             with _without_notes():
-                return _create("LiteRtCreateCompiledModel", self._environment, model, options), model
+                return create_handle("LiteRtCreateCompiledModel", self._environment, model, options), model
         except EngineError as error:
             raise EngineError("engine.load-failed", f"LiteRT cannot load {path}: {error}") from None
 
@@ -269,19 +267,6 @@ def _without_notes() -> Iterator[None]:
                     os.write(2, line)
 
 
-def _drop_pages(folder: Path) -> None:
-    """Let go of mapped files' pages: the engine has packed what it needs, and they are read again when touched."""
-    if not _MAPS.exists():
-        return
-    libc = ctypes.CDLL(None)
-    libc.madvise.argtypes = (c_void_p, c_size_t, c_int)
-    for line in _MAPS.read_text(errors="surrogateescape").splitlines():
-        fields = line.split(maxsplit=5)
-        if len(fields) == 6 and Path(fields[5]).parent == folder.resolve():
-            start, stop = (int(address, 16) for address in fields[0].split("-"))
-            libc.madvise(start, stop - start, _MADV_DONTNEED)
-
-
-def create(threads: int) -> LiteRTEngine:
+def create(threads: int, streams: bool = False) -> LiteRTEngine:
     """The LiteRT engine. Raises EngineError when libLiteRt.so cannot be loaded."""
-    return LiteRTEngine(threads)
+    return LiteRTEngine(threads, streams)

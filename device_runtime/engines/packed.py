@@ -26,6 +26,8 @@ _ALIGNMENT = 128
 _MAPS = Path("/proc/self/maps")
 #: One of this many panels is looked at: reading all constants would take time and memory.
 _SAMPLED = 16
+#: Bytes that are copied at a time.
+_PIECE = 1 << 20
 
 
 class MemoryFile:
@@ -56,6 +58,13 @@ class MemoryFile:
         if stop - start < status.st_size or libc.mprotect(start, stop - start, mmap.PROT_READ | mmap.PROT_WRITE):
             return nothing
         return np.ctypeslib.as_array((ctypes.c_float * (status.st_size // 4)).from_address(start))
+
+    def copy_to(self, path: Path) -> None:
+        """Write its contents to a file. Raises OSError when the disk refuses."""
+        with path.open("wb") as file:
+            size = os.fstat(self._descriptor).st_size
+            while size > (at := file.tell()):
+                file.write(os.pread(self._descriptor, _PIECE, at))
 
     def close(self) -> None:
         """Let go of the file; what is mapped stays."""

@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from fedspzo.device_runtime.engines.packed_files import PackedFile
 from fedspzo.device_runtime.errors import EngineError
 from fedspzo.device_runtime.model.stored import Quantised
 
@@ -17,6 +18,8 @@ from fedspzo.device_runtime.model.stored import Quantised
 SUFFIXES = {"litert": ".tflite", "executorch": ".pte", "torch": ".pt2"}
 #: Engines. "tflite" is the older interpreter that runs LiteRT's format where ai-edge-litert has no wheel.
 ENGINES = (*SUFFIXES, "tflite")
+#: Those that can stream constants from files.
+STREAMING = ("litert",)
 
 
 class StageGraph(Protocol):
@@ -104,6 +107,43 @@ class PackingEngine(Engine, Protocol):
         """
 
 
+class StreamedGraph(StageGraph, Protocol):
+    """A graph whose constants are in a packed file, mapped into memory."""
+
+    def take(self, packed: PackedFile) -> bool:
+        """Compute with the constants of another file from now on; False where they are not laid out alike."""
+
+    def let_go(self) -> None:
+        """Let go of the constants' pages; they are read again at the next run."""
+
+
+@runtime_checkable
+class StreamingEngine(Engine, Protocol):
+    """An engine that can have the constants of graphs in packed files, of which only what is at work is in memory.
+
+    Attributes:
+        streams: whether it shall.
+        packs_as: what packed files depend on, apart from the constants and the graph.
+    """
+
+    streams: bool
+    packs_as: str
+
+    def pack(self, path: Path, file: Path) -> None:
+        """Write the packed file of a graph.
+
+        Raises:
+            EngineError: the engine cannot.
+        """
+
+    def load_streamed(self, path: Path, packed: PackedFile) -> StreamedGraph:
+        """Load a graph file with a packed file in place of its constants.
+
+        Raises:
+            EngineError: the engine cannot read the graph, or the packed file is not the graph's.
+        """
+
+
 def cannot_load(engine: str, path: Path, reason: object) -> EngineError:
     """The error to raise for a graph's file that an engine refuses."""
     return EngineError("engine.load-failed", f"{engine} cannot load {path} ({reason}); export the bundle again")
@@ -133,8 +173,11 @@ def aligned_address(array: np.ndarray, shape: tuple[int, ...]) -> int:
     return address
 
 
-def create_engine(name: str, threads: int = 1) -> Engine:
+def create_engine(name: str, threads: int = 1, streams: bool = False) -> Engine:
     """The engine of that name, using ``threads`` threads.
+
+    Args:
+        streams: whether constants shall be streamed from files, for :data:`STREAMING` engines.
 
     Raises:
         EngineError: no such engine, or its library is not installed.
@@ -144,5 +187,5 @@ def create_engine(name: str, threads: int = 1) -> Engine:
     if threads < 1:
         raise EngineError("engine.threads", f"an engine needs at least 1 thread, not {threads}; raise --threads")
     module = importlib.import_module(f"fedspzo.device_runtime.engines.{name}")
-    engine: Engine = module.create(threads)
+    engine: Engine = module.create(threads, streams=True) if streams and name in STREAMING else module.create(threads)
     return engine

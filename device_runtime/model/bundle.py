@@ -6,6 +6,7 @@ Opening a bundle checks every file against the manifest, so that what runs later
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
@@ -70,6 +71,14 @@ class Bundle:
         """A tensor as the bundle has it, over the mapped file. Raises BundleError when only graphs have it."""
         spec = self.manifest.tensors[index]
         return view(self.tensor_file(spec), spec.name, spec.dtype)
+
+    def let_go(self, indices: Iterable[int]) -> None:
+        """Let go of the pages that views of some tensors have in memory; they are read again when touched."""
+        for spec in (self.manifest.tensors[index] for index in indices):
+            file = self.tensor_file(spec)
+            for name in layout(spec.name, spec.shape, spec.dtype):
+                if name in file:
+                    file.let_go(name)
 
     def tensor_file(self, spec: TensorSpec) -> TensorFile:
         """The file that a tensor lies in."""

@@ -20,6 +20,7 @@ from fedspzo.device_runtime.directions.halves import DTYPES
 from fedspzo.device_runtime.errors import BundleError
 from fedspzo.device_runtime.files import PUBLIC, cure, written_atomically
 from fedspzo.device_runtime.model.arrays import ALIGNMENT
+from fedspzo.device_runtime.platform.mappings import let_go
 
 #: Most bytes of a header, and most axes of a tensor.
 HEADER_BYTES, _AXES = 1 << 22, 8
@@ -86,6 +87,12 @@ class TensorFile:
         """The tensor over the mapped file: pages are read when touched."""
         entry = self._entry(name)
         return np.asarray(self._map[entry.start : entry.stop].view(entry.dtype).reshape(entry.shape))
+
+    def let_go(self, name: str) -> None:
+        """Let go of the pages of :meth:`view`; they are read again when touched. Those of its neighbours may go too."""
+        entry = self._entry(name)
+        if entry.stop > entry.start:
+            let_go(self._map.ctypes.data + entry.start, entry.stop - entry.start)
 
     def dtype(self, name: str) -> np.dtype[np.generic]:
         """Type of a tensor's array. Raises BundleError when the file lacks it."""

@@ -7,11 +7,20 @@ from typing import TypeVar
 
 import numpy as np
 
-from fedspzo.device_runtime.engines.protocol import Constants, Engine, Linear, PackedGraph, PackingEngine, StageGraph
+from fedspzo.device_runtime.engines.protocol import (
+    Constants,
+    Engine,
+    Linear,
+    PackedGraph,
+    PackingEngine,
+    StageGraph,
+    StreamingEngine,
+)
 from fedspzo.device_runtime.errors import BundleError
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.manifest import BASE, WEIGHTS, GraphSpec
 from fedspzo.device_runtime.model.stored import Quantised
+from fedspzo.device_runtime.step.streamed import StreamedGraphs
 
 _G = TypeVar("_G")
 
@@ -42,12 +51,23 @@ class Graphs:
         self._bundle, self._engine = bundle, engine
         self._plain: dict[str, tuple[str, StageGraph]] = {}
         self._packed: dict[str, tuple[str, PackedGraph | None]] = {}
+        streams = isinstance(engine, StreamingEngine) and engine.streams
+        self._streamed = StreamedGraphs(bundle, engine) if streams else None
 
     def plain(self, graph: GraphSpec, constants: Sequence[int]) -> StageGraph:
         """A graph that takes all weights as inputs but its ``constants``. Raises EngineError as :func:`load_graph`."""
+        if self._streamed is not None:
+            streamed = self._streamed.graph(graph) if constants else self._streamed.rest()
+            if streamed is not None:
+                return streamed
         file = graph.files[self._engine.format]
         key = graph.name if constants else file
         return _kept(self._plain, key, file, lambda: load_graph(self._bundle, self._engine, graph, constants))
+
+    @property
+    def streams(self) -> bool:
+        """Whether what is read of the bundle's files is let go of after its use."""
+        return self._streamed is not None
 
     def packed(self, graph: GraphSpec) -> PackedGraph | None:
         """A graph whose linear maps' weights are written where the engine has them; None where it has no such form."""

@@ -85,6 +85,7 @@ class Forward(Generic[W_co]):
         self._grouped: dict[int, Batch] = {}
         indices = {spec.name: index for index, spec in enumerate(self.manifest.tensors)}
         embedding, output = self.manifest.embedding, self.manifest.output or self.manifest.embedding
+        self._table_indices = indices[embedding], indices[output]
         self._tables = self.bundle.tensor(indices[embedding]), self.bundle.tensor(indices[output])
         self._shapes = sorted(self.manifest.shapes, key=self._cost)
 
@@ -107,6 +108,8 @@ class Forward(Generic[W_co]):
         feeds = self._feeds_of(shape)
         for name, feed in feeds.items():
             fill(name, feed, examples)
+        if self._graphs.streams:
+            self.bundle.let_go(self._table_indices)
         batch = Batch(shape, feeds, count, examples.ids, examples.lengths, Known.of(store, indices))
         self._grouped = {1: batch}
         return batch
@@ -171,6 +174,8 @@ class Forward(Generic[W_co]):
         outputs, keep = ([self.scratch.take(shape) for shape in shapes] for shapes in (graph.outputs, graph.kept))
         loaded.run(inputs, [*outputs, *keep])
         self.release_widened(missing)
+        if self._graphs.streams:
+            self.bundle.let_go(stage.tensors)
         if kept is None:
             self.release(keep)
         else:

@@ -1,0 +1,153 @@
+"""Files of constants as an engine has packed them, kept from run to run and mapped in place of a copy in memory.
+
+Each is written aside and renamed, and has its hash in a file beside it, together with what it is of: before the first
+use in a process both are checked, and a file that is another's, altered or cut off is made again. An engine notices
+neither: LiteRT's looks a matrix up by its tensor's number, so that any layer's file will do.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from fedspzo.device_runtime.errors import EngineError
+from fedspzo.device_runtime.files import PRIVATE, cure, make_folder, move_into_place, write_atomically
+
+log = logging.getLogger(__name__)
+
+_PIECE = 1 << 20
+_MAKING = "making-"
+
+
+class PackedFile:
+    """A packed file that has been checked and stays open.
+
+    Attributes:
+        descriptor: of the open file.
+        path: what an engine opens: the file that was checked, whatever its name is given to later.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor, self.path = descriptor, f"/proc/self/fd/{descriptor}"
+
+    def __del__(self) -> None:
+        with suppress(OSError):
+            os.close(self.descriptor)
+
+    def read_ahead(self) -> None:
+        """Have the system read it, without waiting for that."""
+        os.posix_fadvise(self.descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+
+    def size(self) -> int:
+        """Bytes of the file."""
+        return os.fstat(self.descriptor).st_size
+
+
+class PackedFiles:
+    """A folder of packed files, which processes may share."""
+
+    def __init__(self, folder: Path) -> None:
+        """The folder is made when it is first needed."""
+        self._folder = folder
+
+    def open(self, key: str, make: Callable[[Path], None]) -> PackedFile:
+        """A packed file, made where there is none that is whole.
+
+        Args:
+            key: what it is of: its name.
+            make: writes it, or raises EngineError.
+
+        Raises:
+            EngineError: it can be neither read nor made; the message says why and what helps.
+        """
+        try:
+            found = self._checked(key)
+            if found is None:
+                self._make(key, make)
+                found = self._checked(key)
+        except OSError as error:
+            raise EngineError(
+                "engine.packed-file",
+                f"packed weights cannot be kept in {self._folder} ({error.strerror}); {cure(error)}",
+            ) from None
+        if found is None:
+            raise EngineError(
+                "engine.packed-file",
+                f"packed weights cannot be kept in {self._folder} (what was written is not what is read); choose"
+                " another folder by XDG_CACHE_HOME",
+            )
+        return found
+
+    def _names(self, key: str) -> tuple[Path, Path]:
+        return self._folder / f"{key}.packed", self._folder / f"{key}.sha256"
+
+    def _checked(self, key: str) -> PackedFile | None:
+        """The file, if it is there, whole and of this key."""
+        path, beside = self._names(key)
+        try:
+            said = beside.read_text(encoding="utf-8", errors="replace")
+            found = PackedFile(os.open(path, os.O_RDONLY))
+        except FileNotFoundError:
+            return None
+        if said == _describe(key, found.descriptor):
+            return found
+        log.warning("%s was altered or cut off, and is made again", path)
+        return None
+
+    def _make(self, key: str, make: Callable[[Path], None]) -> None:
+        path, beside = self._names(key)
+        with _aside(self._folder) as folder:
+            partial = folder / path.name
+            make(partial)
+            partial.chmod(PRIVATE)
+            descriptor = os.open(partial, os.O_RDONLY)
+            try:
+                described = _describe(key, descriptor)
+            finally:
+                os.close(descriptor)
+            beside.unlink(missing_ok=True)  # killed before it is there again, the file is made again
+            move_into_place(partial, path)
+            write_atomically(folder / beside.name, described.encode())
+            move_into_place(folder / beside.name, beside)
+
+
+def _describe(key: str, descriptor: int) -> str:
+    """What the file beside a packed file says."""
+    digest, at = hashlib.sha256(), 0
+    while piece := os.pread(descriptor, _PIECE, at):
+        digest.update(piece)
+        at += len(piece)
+    return f"{digest.hexdigest()} {key}\n"
+
+
+@contextmanager
+def _aside(folder: Path) -> Iterator[Path]:
+    """A folder to write in, gone at the end; those that killed processes left behind go too."""
+    make_folder(folder)
+    for left in folder.glob(f"{_MAKING}*"):
+        with suppress(OSError), _lock(left):
+            shutil.rmtree(left)
+    place = Path(tempfile.mkdtemp(prefix=_MAKING, dir=folder))
+    try:
+        with _lock(place):
+            yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Raises OSError where another process has the folder."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,212 @@
+"""Constants from packed files in place of a copy in memory: the same bits, whatever happens to the files."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from errno import ENOSPC
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from models import five_examples, make_checkpoint, wide
+
+from fedspzo.device_runtime.engines.external_buffers import read_references
+from fedspzo.device_runtime.engines.packed_files import PackedFile, PackedFiles
+from fedspzo.device_runtime.engines.protocol import StreamedGraph, StreamingEngine, create_engine
+from fedspzo.device_runtime.engines.watched import WatchedEngine
+from fedspzo.device_runtime.errors import EngineError
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.protocol.plan import Block, Plan
+from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.step.estimator import Measurement, measure
+from fedspzo.device_runtime.step.runner import Forward
+from fedspzo.device_runtime.step.streamed import FOLDER
+from fedspzo.export.network.adapters import LowRank
+from fedspzo.export.network.target import Target
+from fedspzo.export.pipeline import export_bundle
+from fedspzo.export.tasks import load_task
+
+LAYERS = 2
+
+
+@pytest.fixture(scope="module", params=["int4", pytest.param("int8", marks=pytest.mark.slow)])
+def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp("streaming")
+    changes = {**wide("llama-3.2"), "num_hidden_layers": LAYERS}
+    checkpoint = make_checkpoint(folder / "model", "llama-3.2", **changes)
+    target = Target(batches=[2], lengths=[32], adapters=LowRank(4), groups=[2], weights=request.param)
+    export_bundle(str(checkpoint), load_task("sst2"), target, folder / "bundle")
+    return Bundle(folder / "bundle")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "fedspzo" / FOLDER
+
+
+@pytest.fixture
+def step(bundle: Bundle, make_plan: Callable[..., Plan]) -> Callable[..., Measurement]:
+    blocks = (Block(len(bundle.manifest.stages), 4, 1.0, 1.0),)
+    plan = make_plan(batch=2, epsilon=1e-2, blocks=blocks, steps=2, sides=1)
+
+    def take(engine: StreamingEngine | None = None) -> Measurement:
+        forward = Forward(engine or create_engine("litert", streams=True), Replica(bundle))
+        return measure(forward, five_examples(bundle), plan, "a")
+
+    return take
+
+
+class Counting:
+    """A streaming engine that counts what it is asked for."""
+
+    name = format = "litert"
+    takes_constants, streams = True, True
+
+    def __init__(self) -> None:
+        engine = create_engine("litert", streams=True)
+        assert isinstance(engine, StreamingEngine)
+        self._engine, self.packs_as, self.load = engine, engine.packs_as, engine.load
+        self.packed = self.loaded = 0
+
+    def pack(self, path: Path, file: Path) -> None:
+        self.packed += 1
+        self._engine.pack(path, file)
+
+    def load_streamed(self, path: Path, packed: PackedFile) -> StreamedGraph:
+        self.loaded += 1
+        return self._engine.load_streamed(path, packed)
+
+
+def test_streaming_changes_no_bit(step: Callable[..., Measurement], cache: Path) -> None:
+    """All layers share the graphs of one, one for a branch and one for two, and all shapes a layer's file."""
+    expected = step(create_engine("litert"))
+    assert not cache.exists()
+    engines = [Counting(), Counting()]
+    assert [step(engine) for engine in engines] == [expected] * 2
+    assert [(engine.packed, engine.loaded) for engine in engines] == [(LAYERS, 2), (0, 2)]
+    assert sorted(file.suffix for file in cache.iterdir()) == [".packed"] * LAYERS + [".sha256"] * LAYERS
+    ran: list[int] = []
+    assert step(WatchedEngine(create_engine("litert", streams=True), lambda: ran.append(1))) == expected
+    assert ran
+
+
+def test_files_that_are_not_right_are_made_again(
+    step: Callable[..., Measurement], cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """LiteRT would take an altered file, and another layer's."""
+    expected = step(create_engine("litert"))
+    step()
+    first, last = sorted(cache.glob("*.packed"))
+    whole = last.read_bytes()
+    middle = len(whole) // 2
+    altered = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+    for wrong in (whole[:middle], altered, b"", first.read_bytes()):
+        last.write_bytes(wrong)
+        if wrong == first.read_bytes():  # with all that belongs to it
+            last.with_suffix(".sha256").write_bytes(first.with_suffix(".sha256").read_bytes())
+        caplog.clear()
+        assert step() == expected
+        assert f"{last} was altered or cut off, and is made again" in caplog.text
+        assert last.read_bytes() == whole
+    for gone in (last, last.with_suffix(".sha256")):
+        gone.unlink()
+        assert step() == expected
+        assert last.read_bytes() == whole
+
+
+def test_two_layers_on_one_path_are_found_out(bundle: Bundle, step: Callable[..., Measurement], cache: Path) -> None:
+    """What tells layers apart is what they take from the bundle's files."""
+    step()
+    first, second = (cache / file.name for file in sorted(cache.glob("*.packed"))[:2])
+    files = PackedFiles(cache)
+    first.with_suffix(".sha256").rename(second.with_suffix(".sha256"))
+    first.replace(second)
+    made: list[Path] = []
+
+    def make(file: Path) -> None:
+        made.append(file)
+        file.write_bytes(b"the second's own")
+
+    assert os.pread(files.open(second.stem, make).descriptor, 99, 0) == b"the second's own"
+    assert len(made) == 1
+    shape = bundle.manifest.shapes[-1]
+    graphs = [shape.graphs[stage.graph] for stage in bundle.manifest.stages if stage.constants]
+    found = [read_references((bundle.folder / graph.files["litert"]).read_bytes()) for graph in graphs]
+    assert len({each.template for each in found}) == 1
+    assert len({each.constants for each in found}) == LAYERS
+
+
+def test_where_files_cannot_be_kept_weights_stay_in_memory(
+    step: Callable[..., Measurement], cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache.parent.parent.mkdir(exist_ok=True)
+    cache.parent.write_text("no folder")
+    assert step() == step(create_engine("litert"))
+    (said,) = (record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
+    assert said.startswith(f"packed weights cannot be kept in {cache} (Not a directory); check the path")
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    def make(file: Path) -> None:
+        file.write_bytes(b"half")
+        raise OSError(ENOSPC, "No space left on device")
+
+    with pytest.raises(EngineError, match=r"No space left on device\); make room on the disk") as error:
+        PackedFiles(tmp_path).open("key", make)
+    assert error.value.kind == "engine.packed-file"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_kills_while_files_are_made(tmp_path: Path) -> None:
+    """At 50 random instants; what is there afterwards is whole, or not there."""
+    contents = [os.urandom(1 << 18), os.urandom(1 << 18)]
+    draw = random.Random(7)
+
+    def make_for_ever() -> None:
+        files = PackedFiles(tmp_path)
+        while True:
+            for number, content in enumerate(contents):
+                (tmp_path / f"{number}.packed").unlink(missing_ok=True)
+                files.open(str(number), lambda file, content=content: file.write_bytes(content))  # type: ignore[misc]
+
+    for _ in range(50):
+        child = os.fork()
+        if child == 0:
+            make_for_ever()
+        time.sleep(draw.uniform(0.0, 0.05))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        for number, content in enumerate(contents):
+            found = PackedFiles(tmp_path).open(str(number), lambda file, content=content: file.write_bytes(content))  # type: ignore[misc]
+            assert os.pread(found.descriptor, 1 << 20, 0) == content
+    assert len(list(tmp_path.iterdir())) <= 5  # what the last was killed at
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data())
+def test_damaged_graphs_are_refused(bundle: Bundle, data: st.DataObject) -> None:
+    graph = next(bundle.folder.glob("layer-0-*.tflite")).read_bytes()
+    cut = data.draw(st.integers(0, len(graph)))
+    noise = data.draw(st.binary(max_size=8))
+    with suppress(EngineError):
+        read_references(graph[:cut] + noise + graph[cut + len(noise) :] if noise else graph[:cut])
+
+
+def test_pages_are_let_go_of(bundle: Bundle) -> None:
+    """And are as they were when they are read again."""
+    index = next(iter(bundle.manifest.constants))
+    stored = bundle.tensor(index)
+    assert not isinstance(stored, np.ndarray)
+    before = stored.codes.copy()
+    bundle.let_go([index])
+    np.testing.assert_array_equal(stored.codes, before)
