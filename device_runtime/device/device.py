@@ -18,7 +18,6 @@ from fedspzo.device_runtime.device.events import Event, Started
 from fedspzo.device_runtime.energy.book import Book
 from fedspzo.device_runtime.energy.sampler import Sampler
 from fedspzo.device_runtime.energy.source import Source
-from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.engines.watched import WatchedEngine
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.link.access import Access
@@ -29,6 +28,7 @@ from fedspzo.device_runtime.platform.conditions import UNLIMITED, Limits, Watch
 from fedspzo.device_runtime.privacy.certificates import keep_certificate
 from fedspzo.device_runtime.privacy.ledger import SUFFIX, Ledger
 from fedspzo.device_runtime.replica.state import DeviceState
+from fedspzo.device_runtime.step.budget import AUTO, open_engine
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,7 @@ class Device:
         name: str | None = None,
         engine: str = "litert",
         threads: int = 1,
+        memory: str = AUTO,
         ahead: bool = False,
         afresh: bool = False,
         limits: Limits = UNLIMITED,
@@ -74,6 +75,8 @@ class Device:
             name: the device's id; by default its login's, or one drawn at random at the first start.
             engine: runs the graphs; one of ``engines.protocol.ENGINES``.
             threads: of the engine, and for weights.
+            memory: most memory that the process should take, see ``step.budget.parse_memory``: a frozen base that
+                does not fit is read from files as it is needed.
             ahead: perturb the next stage's weights while the engine runs, on another thread.
             afresh: forget all but the id and the key, and begin at the bundle's weights.
             limits: within which it takes part in rounds; outside it only follows the journal.
@@ -91,6 +94,7 @@ class Device:
         self.bundle, self.state = bundle, state
         self._access, self._data, self._job, self._name = access, data, job, name or access.user or None
         self._engine, self._threads, self._ahead, self._afresh = engine, threads, ahead, afresh
+        self._memory = memory
         self._limits, self._energy, self._idle_s = limits, energy, idle_s
         own = f"{data}{SUFFIX}" if isinstance(data, str) and not data.startswith(HUB) else state / f"data{SUFFIX}"
         self._ledger = Ledger(ledger or Path(own), budget)
@@ -167,7 +171,8 @@ class Device:
     def _connected(self) -> Iterator[Agent]:
         """An agent that is connected, with all that it needs."""
         with ExitStack() as stack:
-            engine = WatchedEngine(create_engine(self._engine, self._threads), self._alive)
+            opened = open_engine(self.bundle.manifest, self._engine, self._threads, self._memory)
+            engine = WatchedEngine(opened, self._alive)
             state = DeviceState(self.state, self.bundle, self._name, self._afresh, self._threads, self._ahead)
             stack.callback(state.close)
             if self._certificates:

@@ -6,6 +6,14 @@ import resource
 from pathlib import Path
 
 
+def available_bytes() -> int | None:
+    """Memory that programs can have without others being swapped out; None where the system does not say."""
+    try:
+        return int(Path("/proc/meminfo").read_text(encoding="utf-8").split("MemAvailable:")[1].split()[0]) * 1024
+    except (OSError, IndexError):
+        return None
+
+
 def peak_rss_bytes() -> int:
     """Largest resident memory that this process has had.
 

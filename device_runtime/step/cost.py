@@ -66,23 +66,49 @@ def stage_runs(manifest: Manifest, plan: Plan) -> list[int]:
     return runs
 
 
-def forecast_memory(manifest: Manifest, shape: Shape, plan: Plan, engine_format: str) -> Memory:
-    """Resident bytes of a device during one step in one shape."""
+def forecast_inference(manifest: Manifest, engine_format: str, streams: bool) -> Memory:
+    """Resident bytes of a process that runs the largest shape without a plan; see :func:`forecast_memory`."""
+    largest = max(manifest.shapes, key=lambda shape: (shape.groups, shape.batch * shape.length))
     tensors = manifest.tensors
     trained = {i for stage in manifest.stages for i in stage.tensors if tensors[i].trainable}
-    frozen = {i for stage in manifest.stages for i in (*stage.tensors, *stage.constants)} - trained
+    return Memory(
+        weights=sum(stored_bytes(tensors[i].shape, tensors[i].dtype) for i in trained),
+        frozen=_frozen(manifest, streams),
+        buffers=0,
+        activations=_feeds_and_kept(largest),
+        workspace=_workspace(manifest, largest, largest.groups),
+        base=BASE_BYTES.get(engine_format, 0),
+    )
+
+
+def forecast_memory(manifest: Manifest, shape: Shape, plan: Plan, engine_format: str, streams: bool = False) -> Memory:
+    """Resident bytes of a device during one step in one shape.
+
+    Args:
+        streams: whether frozen tensors are in memory one stage at a time.
+    """
+    tensors = manifest.tensors
+    trained = {i for stage in manifest.stages for i in stage.tensors if tensors[i].trainable}
     groups = [s.groups for s in manifest.shapes if (s.batch, s.length) == (shape.batch, shape.length)]
     branches = 2 * plan.measured if plan.sides == 2 else max(block.fanout for block in plan.blocks)
     together = max(map(len, partition(branches, groups)))
     return Memory(
         weights=sum(stored_bytes(tensors[i].shape, tensors[i].dtype) for i in trained),
-        frozen=sum(stored_bytes(tensors[i].shape, tensors[i].dtype) for i in frozen),
+        frozen=_frozen(manifest, streams),
         buffers=together * _largest_copies(manifest, lambda spec: spec.trainable)
         + _largest_copies(manifest, lambda spec: not spec.trainable and spec.dtype != "float32"),
         activations=_activations(manifest, shape, plan) + _feeds_and_kept(shape),
         workspace=_workspace(manifest, shape, together),
         base=BASE_BYTES.get(engine_format, 0),
     )
+
+
+def _frozen(manifest: Manifest, streams: bool) -> int:
+    """Bytes of the frozen tensors that stages read: of all of them, or of the stage with the most."""
+    tensors = manifest.tensors
+    by_stage = [{i for i in (*s.tensors, *s.constants) if not tensors[i].trainable} for s in manifest.stages]
+    read = by_stage if streams else [set().union(*by_stage)]
+    return max(sum(stored_bytes(tensors[i].shape, tensors[i].dtype) for i in indices) for indices in read)
 
 
 def _largest_copies(manifest: Manifest, copied: Callable[[TensorSpec], bool]) -> int:

@@ -51,14 +51,16 @@ class Graphs:
         self._bundle, self._engine = bundle, engine
         self._plain: dict[str, tuple[str, StageGraph]] = {}
         self._packed: dict[str, tuple[str, PackedGraph | None]] = {}
-        streams = isinstance(engine, StreamingEngine) and engine.streams
-        self._streamed = StreamedGraphs(bundle, engine) if streams else None
+        self._streamed: StreamedGraphs | None = None
+        if isinstance(engine, StreamingEngine) and engine.streams:
+            self._streamed = StreamedGraphs(bundle, engine)
 
     def plain(self, graph: GraphSpec, constants: Sequence[int]) -> StageGraph:
         """A graph that takes all weights as inputs but its ``constants``. Raises EngineError as :func:`load_graph`."""
         if self._streamed is not None:
-            streamed = self._streamed.graph(graph) if constants else self._streamed.rest()
-            if streamed is not None:
+            if not constants:
+                self._streamed.rest()
+            elif (streamed := self._streamed.graph(graph)) is not None:
                 return streamed
         file = graph.files[self._engine.format]
         key = graph.name if constants else file

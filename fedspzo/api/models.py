@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from fedspzo import run_folder
 from fedspzo.device_runtime.data.sources import question
 from fedspzo.device_runtime.data.store import DataStore, load_data, tokenise
-from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.errors import DataError
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.task import GENERATION, Task
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step import scores
+from fedspzo.device_runtime.step.budget import AUTO, open_engine
 from fedspzo.device_runtime.step.generation import GREEDY, stream
 from fedspzo.device_runtime.step.runner import Forward
 from fedspzo.device_runtime.step.sampling import Sampling
@@ -102,7 +102,7 @@ def open_model(model: Model, round: int | str = "last") -> Replica:
 
 
 def predict(
-    model: Model, *texts: str, engine: str = "litert", threads: int = 1, sampling: Sampling = GREEDY
+    model: Model, *texts: str, engine: str = "litert", threads: int = 1, memory: str = AUTO, sampling: Sampling = GREEDY
 ) -> Prediction:
     """What a model answers.
 
@@ -111,6 +111,8 @@ def predict(
             question last.
         engine: litert, executorch, torch or tflite.
         threads: of the engine.
+        memory: most memory that the process should take, as ``300MB``: a frozen base that does not fit is read from
+            files as it is needed; ``all`` keeps it in memory, and ``auto`` does so where enough is free.
         sampling: how the tokens of a generated answer are chosen.
 
     Raises:
@@ -118,7 +120,7 @@ def predict(
         EngineError: the engine is not installed, or has no graphs in the bundle.
         BundleError, StateError: as :func:`open_model`.
     """
-    forward, store = _asked(model, texts, engine, threads)
+    forward, store = _asked(model, texts, engine, threads, memory)
     task = forward.manifest.task
     if task.form == GENERATION:
         return Prediction("".join(_pieces(forward, store, sampling)), {})
@@ -126,18 +128,18 @@ def predict(
 
 
 def stream_answer(
-    model: Model, *texts: str, engine: str = "litert", threads: int = 1, sampling: Sampling = GREEDY
+    model: Model, *texts: str, engine: str = "litert", threads: int = 1, memory: str = AUTO, sampling: Sampling = GREEDY
 ) -> Iterator[str]:
     """What a model generates, piece by piece as it comes; joined, they are :func:`predict`'s answer.
 
     Args:
-        texts, engine, threads, sampling: see :func:`predict`.
+        texts, engine, threads, memory, sampling: see :func:`predict`.
 
     Raises:
         DataError: also where the model's task is not to generate.
         BundleError, EngineError, StateError: as :func:`predict`.
     """
-    forward, store = _asked(model, texts, engine, threads)
+    forward, store = _asked(model, texts, engine, threads, memory)
     task = forward.manifest.task
     if task.form != GENERATION:
         raise DataError(
@@ -146,11 +148,13 @@ def stream_answer(
     return _pieces(forward, store, sampling)
 
 
-def _asked(model: Model, texts: Sequence[str], engine: str, threads: int) -> tuple[Forward[Replica], DataStore]:
+def _asked(
+    model: Model, texts: Sequence[str], engine: str, threads: int, memory: str
+) -> tuple[Forward[Replica], DataStore]:
     """A model on its engine, and a question as the only example of a store."""
     replica = open_model(model)
     store = tokenise(replica.bundle, [question(texts, replica.bundle.manifest.task)])
-    return Forward(create_engine(engine, threads), replica), store
+    return Forward(open_engine(replica.bundle.manifest, engine, threads, memory), replica), store
 
 
 def _pieces(forward: Forward[Replica], store: DataStore, sampling: Sampling) -> Iterator[str]:
@@ -162,13 +166,13 @@ def _pieces(forward: Forward[Replica], store: DataStore, sampling: Sampling) -> 
 
 
 def evaluate(
-    model: Model, data: str | Path | DataStore, *, engine: str = "litert", threads: int = 1
+    model: Model, data: str | Path | DataStore, *, engine: str = "litert", threads: int = 1, memory: str = AUTO
 ) -> scores.Evaluation:
     """Loss and scores of a model on examples.
 
     Args:
         data: JSON lines, CSV, Parquet, or ``hub:NAME:SPLIT``; or examples of :func:`load_data`.
-        engine, threads: see :func:`predict`.
+        engine, threads, memory: see :func:`predict`.
 
     Raises:
         DataError: the data cannot be read, or are not of the model's task.
@@ -176,7 +180,8 @@ def evaluate(
     """
     replica = open_model(model)
     store = data if isinstance(data, DataStore) else load_data(data, replica.bundle)
-    return scores.evaluate(Forward(create_engine(engine, threads), replica), store)
+    opened = open_engine(replica.bundle.manifest, engine, threads, memory)
+    return scores.evaluate(Forward(opened, replica), store)
 
 
 def materialize_model(

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from fedspzo.device_runtime.data.store import DataStore
-from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.manifest import Manifest
 from fedspzo.device_runtime.protocol.plan import Block, Plan
 from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.step.budget import open_engine
 from fedspzo.device_runtime.step.estimator import measure
 from fedspzo.device_runtime.step.runner import Forward
 
@@ -25,6 +25,7 @@ class Setting:
     Attributes:
         bundle: the bundle's folder.
         engine: the engine's name.
+        memory: most that the process should take, see ``step.budget.parse_memory``.
         threads: of the engine and of the direction kernel.
         ahead: whether the next weights are made while the engine runs.
         blocks, sides: of the plan.
@@ -33,6 +34,7 @@ class Setting:
 
     bundle: Path
     engine: str
+    memory: str
     threads: int
     ahead: bool
     blocks: tuple[Block, ...]
@@ -59,7 +61,7 @@ def choose_shape(manifest: Manifest, wanted: str | None) -> tuple[int, int]:
 def open_forward(setting: Setting) -> Forward[Replica]:
     """The bundle at θ₀ on its engine."""
     replica = Replica(Bundle(setting.bundle), threads=setting.threads, ahead=setting.ahead)
-    return Forward(create_engine(setting.engine, setting.threads), replica)
+    return Forward(open_engine(replica.bundle.manifest, setting.engine, setting.threads, setting.memory), replica)
 
 
 def generate(manifest: Manifest, shape: tuple[int, int]) -> DataStore:

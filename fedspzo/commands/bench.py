@@ -8,6 +8,7 @@ from pathlib import Path
 from fedspzo.broker.rounds.job import Job
 from fedspzo.options.fields import add_options
 from fedspzo.options.job import STEP, make_step
+from fedspzo.options.memory import add_memory_option
 
 WHAT = ("step", "apply", "memory", "startup")
 
@@ -18,6 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
     parser.add_argument("--engine", default="litert", help="litert, executorch, torch or tflite (%(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="threads (%(default)s)")
+    add_memory_option(parser)
     parser.add_argument("--ahead", action="store_true", help="make the next weights while the engine runs")
     parser.add_argument("--shape", metavar="BATCHxLENGTH", help="one of the bundle's shapes (default: the largest)")
     parser.add_argument("--repeats", type=int, default=5, help="timed runs; their median counts (%(default)s)")
@@ -45,7 +47,9 @@ def run(options: argparse.Namespace) -> None:
         raise PlanError(
             "bench.shape", f"--shape is not a shape of this bundle ({error}); choose one of its shapes"
         ) from None
-    setting = Setting(options.bundle, options.engine, options.threads, options.ahead, job.blocks, job.sides, shape)
+    setting = Setting(
+        options.bundle, options.engine, options.memory, options.threads, options.ahead, job.blocks, job.sides, shape
+    )
     for figure in FIGURES[options.what](setting, options.repeats):
         if options.json:
             print(json.dumps(asdict(figure) | {"ratio": figure.ratio}), flush=True)

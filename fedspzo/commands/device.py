@@ -11,6 +11,7 @@ from fedspzo.device_runtime.model.modes import MODES
 from fedspzo.options.broker import add_broker_options, make_access
 from fedspzo.options.energy import add_price_option, add_root_option
 from fedspzo.options.log import add_log_options
+from fedspzo.options.memory import add_memory_option
 
 if TYPE_CHECKING:
     from fedspzo.device_runtime.platform.conditions import Limits
@@ -83,6 +84,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_price_option(energy)
     add_log_options(parser)
     parser.add_argument("--threads", type=int, default=1, help="threads of the engine and for weights (%(default)s)")
+    add_memory_option(parser)
     parser.add_argument(
         "--ahead",
         action="store_true",
@@ -136,6 +138,7 @@ def run(options: argparse.Namespace) -> None:
         name=device,
         engine=options.engine,
         threads=options.threads,
+        memory=options.memory,
         ahead=options.ahead,
         afresh=options.afresh,
         limits=limits,

@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from fedspzo.options.memory import add_memory_option
 from fedspzo.options.round import add_round_option
 
 
@@ -15,6 +16,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, metavar="FILE", help="labelled examples (see fedspzo device --help)")
     parser.add_argument("--engine", default="litert", help="litert, executorch, torch or tflite (%(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="threads of the engine (%(default)s)")
+    add_memory_option(parser)
     add_round_option(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -27,16 +29,17 @@ def run(options: argparse.Namespace) -> None:
     from fedspzo.progress import steps
     from fedspzo.run_folder import LAST, is_bundle, open_bundle, open_model
 
+    how = {"engine": options.engine, "threads": options.threads, "memory": options.memory}
     with steps("reading the data") as progress:
         bundle = open_bundle(options.folder)
         store = load_data(options.data, bundle)
         progress("evaluating the model as it was exported")
-        found = {"before": evaluate(bundle, store, engine=options.engine, threads=options.threads)}
+        found = {"before": evaluate(bundle, store, **how)}
         if not is_bundle(options.folder) or options.round != LAST:
             progress("applying the journal")
             trained = open_model(options.folder, options.round)
             progress(f"evaluating the model after round {trained.round}")
-            after = evaluate(trained, store, engine=options.engine, threads=options.threads)
+            after = evaluate(trained, store, **how)
             found[f"after {trained.round} rounds"] = after
     if options.json:
         print(json.dumps({name: {"loss": e.loss, **e.scores} for name, e in found.items()} | {"examples": len(store)}))

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedspzo.options.memory import add_memory_option
 from fedspzo.options.round import add_round_option
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "text", nargs="+", metavar="TEXT", help="one text for each field of the task; of a dialogue all turns"
     )
     parser.add_argument("--engine", default="litert", help="litert, executorch, torch or tflite (%(default)s)")
+    add_memory_option(parser)
     add_round_option(parser)
     parser.add_argument("--top", type=int, default=3, help="labels to print (%(default)s)")
     parser.add_argument(
@@ -69,14 +71,16 @@ def run(options: argparse.Namespace) -> None:
         if options.explore:
             raise DataError("option.explore", "--explore is for labels; leave it out")
         pieces = []
-        for piece in stream_answer(model, *options.text, engine=options.engine, sampling=sampling):
+        for piece in stream_answer(
+            model, *options.text, engine=options.engine, memory=options.memory, sampling=sampling
+        ):
             print(piece, end="", flush=True)
             pieces.append(piece)
         print()
         if options.record:
             _record(options, task, Suggestion("".join(pieces).strip(), 1.0, {}, model.round))
         return
-    found = predict(model, *options.text, engine=options.engine)
+    found = predict(model, *options.text, engine=options.engine, memory=options.memory)
     for label, share in list(found.probabilities.items())[: options.top]:
         print(f"{share:6.1%}  {label}")
     if not found.probabilities:

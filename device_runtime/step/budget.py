@@ -1,0 +1,62 @@
+"""How much memory a process may take, and whether the frozen base then stays in memory or streams from files."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+from fedspzo.device_runtime.engines.protocol import STREAMING, Engine, create_engine
+from fedspzo.device_runtime.errors import EngineError
+from fedspzo.device_runtime.model.manifest import Manifest
+from fedspzo.device_runtime.platform.memory import available_bytes
+from fedspzo.device_runtime.step.cost import forecast_inference
+
+log = logging.getLogger(__name__)
+
+ALL, AUTO = "all", "auto"
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(k|M|G)B?")
+_UNITS = {"k": 10**3, "M": 10**6, "G": 10**9}
+#: Part of the free memory that a base may take: a step takes more, and other programs some.
+_PART = 0.7
+
+
+def parse_memory(text: str) -> int | None:
+    """Bytes, or None for no limit. Raises EngineError when it is neither a size, nor ``all``, nor ``auto``."""
+    if text == ALL:
+        return None
+    if text == AUTO:
+        free = available_bytes()
+        return None if free is None else int(_PART * free)
+    if (found := _SIZE.fullmatch(text.strip())) is None or float(found[1]) == 0:
+        raise EngineError("option.memory", f"--memory is {text!r:.40}; give a size such as 300MB, or all, or auto")
+    return int(float(found[1]) * _UNITS[found[2]])
+
+
+def streams(manifest: Manifest, engine: str, memory: str) -> bool:
+    """Whether the frozen base streams from files.
+
+    Raises:
+        EngineError: ``memory`` is no size, or what is given does not do for an engine that keeps all in memory.
+    """
+    limit = parse_memory(memory)
+    kept, streamed = (forecast_inference(manifest, engine, way).total for way in (False, True))
+    if limit is None or kept <= limit or (memory == AUTO and engine not in STREAMING):
+        return False
+    if engine not in STREAMING:
+        raise EngineError(
+            "engine.keeps-all",
+            f"the engine '{engine}' keeps the whole model in memory, some {kept / 1e6:,.0f} MB, and --memory is"
+            f" {memory}; use the engine '{STREAMING[0]}', or --memory {ALL}",
+        )
+    if streamed > limit and memory != AUTO:
+        log.warning("this bundle takes some %.0f MB at least, more than --memory %s", streamed / 1e6, memory)
+    return True
+
+
+def open_engine(manifest: Manifest, engine: str, threads: int, memory: str) -> Engine:
+    """The engine of that name, which streams a bundle's frozen base where ``memory`` asks for it.
+
+    Raises:
+        EngineError: as :func:`streams` and ``create_engine``.
+    """
+    return create_engine(engine, threads, streams=streams(manifest, engine, memory))
