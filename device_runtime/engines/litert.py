@@ -27,7 +27,7 @@ from fedspzo.device_runtime.engines.packed import MemoryFile, find_panels
 from fedspzo.device_runtime.engines.packed_files import PackedFile
 from fedspzo.device_runtime.engines.protocol import Constants, Linear, aligned_address, cannot_load, check_count
 from fedspzo.device_runtime.errors import EngineError
-from fedspzo.device_runtime.platform.mappings import find_whole, let_go, let_go_in, replace
+from fedspzo.device_runtime.platform.mappings import let_go, let_go_in, mappings_of, replace
 
 _CPU = 1
 _ANY_INT = 2
@@ -217,13 +217,14 @@ class LiteRTEngine:
 
     def load_streamed(self, path: Path, packed: PackedFile) -> LiteRTStreamedGraph:
         """See :class:`fedspzo.device_runtime.engines.protocol.StreamingEngine`."""
+        before = mappings_of(packed.descriptor)  # of graphs for other shapes
         compiled, model = self._compile(path, f'weight_cache_file_path = "{packed.path}"\n')
-        place = find_whole(packed.descriptor)
+        places = mappings_of(packed.descriptor) - before
         let_go_in(path.parent)
-        if place is None:
+        if len(places) != 1:
             _destroy(compiled, model, {})
             raise cannot_load("LiteRT", path, "it does not map its packed weights")
-        return LiteRTStreamedGraph(compiled, model, packed, place)
+        return LiteRTStreamedGraph(compiled, model, packed, places.pop())
 
     def _compile(self, path: Path, more: str = "") -> tuple[c_void_p, c_void_p]:
         """A compiled graph and its model. Raises EngineError when LiteRT cannot load it."""

@@ -37,18 +37,15 @@ def let_go_in(folder: Path) -> None:
             let_go(start, size)
 
 
-def find_whole(descriptor: int) -> tuple[int, int] | None:
-    """Address and size of the one mapping of an open file, from its first byte on; None where there is no such one."""
+def mappings_of(descriptor: int) -> set[tuple[int, int]]:
+    """Address and size of each mapping of all of an open file."""
     status = os.fstat(descriptor)
     device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
-    found = [
-        (start, size, int(fields[2], 16))
+    return {
+        (start, size)
         for start, size, fields in _mapped()
-        if (fields[3], int(fields[4])) == (device, status.st_ino)
-    ]
-    if len(found) != 1 or found[0][2] or found[0][1] < status.st_size:
-        return None
-    return found[0][0], found[0][1]
+        if (fields[3], int(fields[4]), int(fields[2], 16)) == (device, status.st_ino, 0) and size >= status.st_size
+    }
 
 
 def replace(address: int, size: int, descriptor: int) -> None:

@@ -25,7 +25,7 @@ from fedspzo.device_runtime.replica.weights import Replica, check_blocks
 from fedspzo.device_runtime.step.answers import measures_answers, query_answers
 from fedspzo.device_runtime.step.branches import START, Activations, advance, release
 from fedspzo.device_runtime.step.objectives import check_examples, find_measure
-from fedspzo.device_runtime.step.order import order_passes
+from fedspzo.device_runtime.step.order import goes_by_path, in_turn, order_passes
 from fedspzo.device_runtime.step.prefix_cache import PrefixCache
 from fedspzo.device_runtime.step.runner import Batch, Forward
 from fedspzo.device_runtime.step.stage_pass import perturbed_weights
@@ -151,15 +151,24 @@ def _query(
     with forward.recorder.phase(forward_block(0)):
         reached = {-1: _through_prefix(forward, batch, prefix, cache)}  # block → activations after it
     losses: list[tuple[int, np.ndarray]] = []  # of each query, with the block that it perturbs last
-    in_order = [stage_pass for branch_pass in passes for stage_pass in branch_pass.stages]
+    halfway: dict[int, Activations] = {}  # number of a pass → activations after its latest stage
+    together = (
+        plan.sides == 1
+        and forward.streams
+        and not goes_by_path(forward.manifest, batch.shape.batch, batch.shape.length)
+    )
+    turns = in_turn(forward.manifest, passes, together)
+    in_order = [stage_pass for _, stage_pass in turns]
     with closing(perturbed_weights(forward, in_order, forward.weights.ahead)) as perturbed:
-        for branch_pass in passes:
-            activations = reached[branch_pass.block - 1]
-            for stage_pass in branch_pass.stages:
-                with forward.recorder.phase(forward_block(stage_pass.block)):
-                    keep = branch_pass.starts_again and stage_pass is branch_pass.stages[0]
-                    activations = advance(forward, batch, stage_pass, activations, perturbed, keep)
-            reached[branch_pass.block] = activations
+        for number, stage_pass in turns:
+            branch_pass, first = passes[number], stage_pass is passes[number].stages[0]
+            before = reached[branch_pass.block - 1] if first else halfway[number]
+            with forward.recorder.phase(forward_block(stage_pass.block)):
+                keep = branch_pass.starts_again and first
+                halfway[number] = advance(forward, batch, stage_pass, before, perturbed, keep)
+            if stage_pass is not branch_pass.stages[-1]:
+                continue
+            activations = reached[branch_pass.block] = halfway.pop(number)
             if branch_pass.ends:
                 losses += [(branch_pass.block, costs_of(end, batch.known)) for end in activations.ends(batch)]
                 release(forward, activations)

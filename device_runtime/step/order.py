@@ -83,6 +83,20 @@ def order_passes(
     return [replace(each, starts_again=_starts_again(each.block, passes[n + 1 :])) for n, each in enumerate(passes)]
 
 
+def in_turn(manifest: Manifest, passes: Sequence[BranchPass], together: bool) -> list[tuple[int, StagePass]]:
+    """The numbers of passes, and their stages, in the order in which they are run.
+
+    Args:
+        together: all passes advance stage by stage, so that what is read for a stage is read once a step; else one
+            after the other. Passes that start where others end still do.
+    """
+    turns = [(number, stage_pass) for number, each in enumerate(passes) for stage_pass in each.stages]
+    if together:
+        places = {id(stage): place for place, stage in enumerate(manifest.stages)}
+        turns.sort(key=lambda turn: places[id(turn[1].stage)])
+    return turns
+
+
 def first_trained(manifest: Manifest, blocks: Sequence[Block]) -> list[int]:
     """The first stage with something to train of each block that is perturbed."""
     found, start = [], 0

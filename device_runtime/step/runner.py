@@ -108,11 +108,16 @@ class Forward(Generic[W_co]):
         feeds = self._feeds_of(shape)
         for name, feed in feeds.items():
             fill(name, feed, examples)
-        if self._graphs.streams:
+        if self.streams:
             self.bundle.let_go(self._table_indices)
         batch = Batch(shape, feeds, count, examples.ids, examples.lengths, Known.of(store, indices))
         self._grouped = {1: batch}
         return batch
+
+    @property
+    def streams(self) -> bool:
+        """Whether what a stage reads of the bundle's files is let go of after its run."""
+        return self._graphs.streams
 
     def groups(self, batch: Batch) -> list[int]:
         """Numbers of branches that there are graphs for, with batches of this size."""
@@ -174,7 +179,7 @@ class Forward(Generic[W_co]):
         outputs, keep = ([self.scratch.take(shape) for shape in shapes] for shapes in (graph.outputs, graph.kept))
         loaded.run(inputs, [*outputs, *keep])
         self.release_widened(missing)
-        if self._graphs.streams:
+        if self.streams:
             self.bundle.let_go(stage.tensors)
         if kept is None:
             self.release(keep)

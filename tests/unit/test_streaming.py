@@ -76,6 +76,7 @@ class Counting:
         assert isinstance(engine, StreamingEngine)
         self._engine, self.packs_as, self.load = engine, engine.packs_as, engine.load
         self.packed = self.loaded = 0
+        self.took: Callable[[PackedFile], object] = id
 
     def pack(self, path: Path, file: Path) -> None:
         self.packed += 1
@@ -83,7 +84,11 @@ class Counting:
 
     def load_streamed(self, path: Path, packed: PackedFile) -> StreamedGraph:
         self.loaded += 1
-        return self._engine.load_streamed(path, packed)
+        self.took(packed)
+        graph = self._engine.load_streamed(path, packed)
+        take = graph.take
+        graph.take = lambda other: (self.took(other), take(other))[1]  # type: ignore[method-assign]
+        return graph
 
 
 def test_streaming_changes_no_bit(step: Callable[..., Measurement], cache: Path) -> None:
@@ -97,6 +102,22 @@ def test_streaming_changes_no_bit(step: Callable[..., Measurement], cache: Path)
     ran: list[int] = []
     assert step(WatchedEngine(create_engine("litert", streams=True), lambda: ran.append(1))) == expected
     assert ran
+
+
+def test_a_one_sided_step_reads_the_base_once(bundle: Bundle, cache: Path, make_plan: Callable[..., Plan]) -> None:
+    """The centre and the branches of all blocks pass each layer before the next is read; nothing else changes."""
+    stages = len(bundle.manifest.stages)
+    blocks = (Block(1, 2, 1.0, 1.0), Block(stages - 1, 4, 0.5, 1.0), Block(stages, 2, 1.0, 1.0))
+    plan = make_plan(batch=2, epsilon=1e-2, blocks=blocks, sides=1)
+    engine, taken = Counting(), list[str]()
+    engine.took = lambda packed: taken.append(packed.path)
+    expected, found = (
+        measure(Forward(each, Replica(bundle)), five_examples(bundle), plan, "a")
+        for each in (create_engine("litert"), engine)
+    )
+    assert found == expected
+    assert len(dict.fromkeys(taken)) == LAYERS
+    assert sum(path != before for path, before in zip(taken, ["", *taken], strict=False)) == LAYERS
 
 
 def test_files_that_are_not_right_are_made_again(
