@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -17,7 +19,11 @@ from fedspzo.bench.workload import Setting, generate, open_forward, run_forwards
 from fedspzo.device_runtime.directions.format import Direction, Step
 from fedspzo.device_runtime.directions.native import make_kernel
 from fedspzo.device_runtime.errors import EngineError
+from fedspzo.device_runtime.files import cache_folder
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.step.budget import ALL, streams
 from fedspzo.device_runtime.step.cost import stage_runs
+from fedspzo.device_runtime.step.streamed import FOLDER
 
 #: Directions that are added in one pass.
 TOGETHER = 8
@@ -85,9 +91,34 @@ def measure_apply(setting: Setting, repeats: int) -> list[Figure]:
 
 
 def measure_memory(setting: Setting, repeats: int) -> list[Figure]:
-    """Peak resident memory of a process that takes steps, against one that only infers, stage by stage as well."""
-    step, inference = (_child(setting, kind)["peak_rss_mb"] for kind in ("step", "inference"))
-    return [Figure("peak memory of a step", step, "MB", inference, "inference by the same runtime")]
+    """Peak resident memory of a process that takes steps, against one that only infers, stage by stage as well.
+
+    Where the base streams from files, also the seconds of steps, against those with all in memory.
+    """
+    inference = _child(setting, "inference")  # makes the files, where there are none
+    bundle = Bundle(setting.bundle)
+    if not streams(bundle.manifest, setting.engine, setting.memory):
+        return [_peak(_child(setting, "step"), inference, "inference by the same runtime")]
+    kept = _child(replace(setting, memory=ALL), "step")
+    _evict([*setting.bundle.iterdir(), *(cache_folder() / FOLDER).glob("*")])
+    step, inference = (_child(setting, kind) for kind in ("step", "inference"))
+    return [
+        _peak(step, inference, "inference by the same runtime"),
+        _peak(step, kept, "all in memory"),
+        Figure("a step", step["second_step_s"], "s", kept["second_step_s"], "all in memory"),
+        Figure("the first step, files not in memory", step["first_step_s"], "s", step["second_step_s"], "a later step"),
+    ]
+
+
+def _peak(found: dict[str, float], bound: dict[str, float], bound_is: str) -> Figure:
+    return Figure("peak memory of a step", found["peak_rss_mb"], "MB", bound["peak_rss_mb"], bound_is)
+
+
+def _evict(files: Iterable[Path]) -> None:
+    """Have the system let go of what it keeps in memory of files."""
+    for file in files:
+        with file.open("rb") as opened:
+            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def measure_startup(setting: Setting, repeats: int) -> list[Figure]:
