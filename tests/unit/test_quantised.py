@@ -134,7 +134,7 @@ def test_losses_are_those_of_the_same_codes_in_pytorch(
     assert all(share == 1.0 for check in manifest.checks for share in check.delegated.values())
 
 
-def test_generation_scores_tokens_in_integers(tmp_path: Path) -> None:
+def test_generation_scores_tokens_in_integers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The token table in 8 bits serves both ends: rows are gathered from it, and all tokens scored by it."""
     checkpoint = make_checkpoint(tmp_path / "model", "llama-3.2", **wide("llama-3.2"))
     target = Target((*ENGINES, "torch"), [2], [32], adapters=LowRank(4), weights="int8", answer_tokens=4)
@@ -148,6 +148,9 @@ def test_generation_scores_tokens_in_integers(tmp_path: Path) -> None:
     ]
     store = tokenise(bundle, examples)
     losses = [evaluate(Forward(create_engine(name), Replica(bundle)), store).loss for name in (*ENGINES, "torch")]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    kept, streamed = (Forward(create_engine("litert", streams=way), Replica(bundle)) for way in (False, True))
+    assert evaluate(streamed, store) == evaluate(kept, store), "answers and losses do not depend on where constants are"
     assert losses[0] == pytest.approx(losses[1], rel=0.01)
     assert losses[0] == pytest.approx(losses[2], rel=0.1), "activations in 8 bits, and in full"
     for name in ENGINES:
