@@ -30,6 +30,7 @@ from fedspzo.device_runtime.errors import DataError
 from fedspzo.device_runtime.model.manifest import Manifest
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.branches import START, Activations, advance, release
+from fedspzo.device_runtime.step.objectives import check_examples
 from fedspzo.device_runtime.step.runner import Batch, Forward
 from fedspzo.device_runtime.step.stage_pass import Perturbations, StagePass, both_signs, perturbed_weights
 
@@ -123,6 +124,7 @@ def probe(
     for number in range(batches):
         device = shares.devices[order[number % len(order)]]
         store = shares.of(device)
+        check_examples(None, store)
         indices = store.sample(derive_seed(seed, f"probe of {device}", number, 0, ()), manifest.batch)
         samples.append(_sample(forward, forward.batch(store, indices), device, cuts, draws, epsilon))
         costs.append([_cost(forward, forward.batch(store, indices[:size]), cuts) for size in sizes])

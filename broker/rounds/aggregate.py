@@ -164,7 +164,9 @@ def describe_round(plan: Plan, results: Mapping[str, Result], seconds: float) ->
         seconds=seconds,
         step_seconds=math.fsum(result.seconds for result in results.values()) / (len(results) * plan.steps),
         spending=_add_up([energy for result in results.values() for energy in result.energy]),
-        nonzero=float(np.mean([np.count_nonzero(result.scalars) for result in results.values()])) / plan.scalars,
+        nonzero=None
+        if plan.noise
+        else float(np.mean([np.count_nonzero(result.scalars) for result in results.values()])) / plan.scalars,
     )
 
 

@@ -99,7 +99,8 @@ def examine(plan: Plan, results: Mapping[str, Result]) -> dict[str, Finding]:
     usual = max(LARGE * usual_size(found), plan.bound or LARGE * float(np.sort(found)[len(found) // 2]))
     if plan.aggregate.endswith(NORMALISED):  # past rounds never say
         usual = math.inf
-    if (largest := largest_scalar(plan)) < math.inf:  # one example that changes is large beside many that do not
+    largest = largest_scalar(plan) * (1 + 1e-6)  # scalars are rounded
+    if largest < math.inf and not plan.noise:  # one example that changes is large beside many that do not
         usual = largest
     contrary = _contrary(vectors, found) if plan.shared else [0.0] * len(found)
     rows = zip(sorted(results), found, contrary, strict=True)

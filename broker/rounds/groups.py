@@ -94,5 +94,7 @@ def describe_sums(plan: Plan, totals: Sequence[Total], devices: Collection[str],
         )
         if told
         else None,
-        nonzero=float(np.mean([np.count_nonzero(total.scalars) for total in totals])) / plan.scalars,
+        nonzero=None
+        if plan.noise
+        else float(np.mean([np.count_nonzero(total.scalars) for total in totals])) / plan.scalars,
     )

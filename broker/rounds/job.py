@@ -31,6 +31,7 @@ from fedspzo.device_runtime.protocol.objective import LOSS
 from fedspzo.device_runtime.protocol.plan import Block, Plan
 from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES
 from fedspzo.device_runtime.replica.weights import check_blocks
+from fedspzo.device_runtime.step.objectives import check_task
 
 #: What of a job's blocks may follow what devices measure.
 ADAPTABLE = ("steps", "rates", "counts", "scales")
@@ -110,10 +111,10 @@ class Job:
         most=1e6,
     )
     reward_cap: float = setting(
-        10.0, "with reward, the most that one reaction counts for one to what was shown by chance", least=TINY, most=1e6
+        10.0, "with reward, the most that one reaction counts for one to what was shown by chance", least=TINY, most=64
     )
     label_weight: float = setting(
-        1.0, "with reward, what an example with a label counts beside a reaction", least=0, most=1e6
+        1.0, "with reward, what an example with a label counts beside a reaction", least=0, most=64
     )
     guard: float = setting(
         0.0,
@@ -327,8 +328,9 @@ def check_job(job: Job, bundle: Bundle) -> Job:
     """The job as it runs with a bundle, see :func:`resolve`.
 
     Raises:
-        PlanError: its blocks or its batch do not fit the bundle, or a round of it is too large for a message.
+        PlanError: its blocks, batch or objective do not fit the bundle, or a round of it is too large for a message.
     """
+    check_task(job.objective, bundle.manifest.task)
     job = resolve(job, bundle.manifest)
     check_blocks(bundle, _plan(job, 1, job._cut(job.stages)))
     if job.undecided:

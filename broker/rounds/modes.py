@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from fedspzo.broker.rounds.objective import largest_scalar
 from fedspzo.broker.rounds.robust import CHOICES, LINEAR
 from fedspzo.device_runtime.errors import PlanError
 from fedspzo.device_runtime.model.modes import LEAST_SUMMED, MODES
@@ -89,7 +90,9 @@ def mask_plan(job: Job, plan: Plan) -> Plan:
     least = least_summed(job)
     most = job.cohort if job.runs_as == "secure" else 2 * least - 1
     # The plan's clip holds for a whole vector, and the job's for its root mean square.
-    masking = Masking(job.runs_as, 1, math.sqrt(plan.scalars) * job.clip, least, most)
+    largest = largest_scalar(plan)
+    clip = largest if job.clip == type(job).clip and largest < math.inf else job.clip
+    masking = Masking(job.runs_as, 1, math.sqrt(plan.scalars) * clip, least, most)
     plan = replace(plan, masking=(masking,), base_seed=seed_attempt(plan.base_seed, plan.round, 1))
     make_grid(plan)  # has the rules of sums
     return plan

@@ -69,10 +69,10 @@ def mean_of_usual(vectors: np.ndarray, shares: np.ndarray) -> np.ndarray:
 
     Nobody in a group is sent away, so that one of few groups may be hostile in every round.
     """
-    if len(vectors) < 3:
-        return weighted_mean(vectors, shares)
     found = sizes(vectors)
     usual = usual_size(found)
+    if len(vectors) < 3 or not usual:  # a median of 0 says nothing of groups that measured a change
+        return weighted_mean(vectors, shares)
     kept = found <= MOST_OF_MEDIAN * usual
     return weighted_mean(clip(vectors[kept], MOST_OF_GROUPS * usual), shares[kept] / math.fsum(shares[kept]))
 

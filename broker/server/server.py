@@ -28,6 +28,7 @@ from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.step.scores import check_labels
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,11 @@ class Server:
 
         Raises:
             PlanError: the job does not fit the bundle, or ``patience`` has no examples to judge by.
+            DataError: these have reactions in place of labels.
         """
         check_patience(patience, held_out is not None, job.guard)
+        if held_out is not None:
+            check_labels(held_out)
         self.bundle, self.job, self.state = bundle, check_job(job, bundle), Path(state)
         self._access, self._name = access, name
         self._held_out, self._engine = held_out, engine

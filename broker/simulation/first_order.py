@@ -21,9 +21,11 @@ from fedspzo.broker.simulation.gradient import Backpropagation, Gradient, Tensor
 from fedspzo.broker.simulation.partition import Shares
 from fedspzo.device_runtime.errors import PlanError
 from fedspzo.device_runtime.model.modes import MASKED
+from fedspzo.device_runtime.protocol.objective import LOSS
 from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.estimator import draw_examples
+from fedspzo.device_runtime.step.objectives import check_examples
 
 #: Of Adam (arXiv 1412.6980): decay of the two moments, and what is added to the root of the second.
 BETAS, EPSILON = (0.9, 0.999), 1e-8
@@ -171,6 +173,7 @@ class FirstOrder(WithoutJournal):
     def _update_of(self, plan: Plan, device: str) -> Update:
         """A virtual device's update, on the examples that it would draw for the same plan of a zeroth-order job."""
         store = self._shares.of(device)
+        check_examples(None, store)
 
         def gradient(at: Tensors, step: int) -> Gradient:
             return self._backpropagation(at, store, draw_examples(plan, store, device, step))
@@ -184,6 +187,10 @@ def check_first_order(name: str, job: Job) -> None:
         raise PlanError(
             "job.directions-of-first-order",
             f"{name} has no directions; leave out --split, --fanouts and --scales",
+        )
+    if job.objective != LOSS:
+        raise PlanError(
+            "job.objective-of-first-order", f"{name} takes gradients of the loss, not of {job.objective}; leave it out"
         )
     if job.mode in MASKED or job.privacy != NO_PRIVACY:
         raise PlanError(

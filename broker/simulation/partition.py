@@ -119,8 +119,9 @@ def share_out(store: DataStore, devices: int, skew: Skew, seed: int) -> Shares:
         )
     rng = np.random.Generator(np.random.Philox(key=derive_seed(seed, "partition", 0, 0, ())))
     held: list[list[int]] = [[] for _ in range(devices)]
-    for label in np.unique(store.labels):
-        members = rng.permutation(np.flatnonzero(store.labels == label))
+    labels = _labels(store)
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
         cuts = (np.cumsum(_proportions(rng, skew, devices))[:-1] * len(members)).round().astype(int)
         for own, part in zip(held, np.split(members, cuts), strict=True):
             own.extend(part.tolist())
@@ -140,7 +141,7 @@ def draw_each(store: DataStore, devices: int, each: int, skew: Skew, seed: int) 
             "simulation.examples-per-device",
             f"a device can draw 1 to {len(store)} examples, not {each}; change --examples-per-device",
         )
-    labels, codes = np.unique(store.labels, return_inverse=True)
+    labels, codes = np.unique(_labels(store), return_inverse=True)
     counts = np.bincount(codes)
 
     def share(device: str) -> DataStore:
@@ -149,6 +150,11 @@ def draw_each(store: DataStore, devices: int, each: int, skew: Skew, seed: int) 
         return subset(store, rng.choice(len(store), each, replace=False, p=weights / weights.sum()))
 
     return Shares(device_names(devices), share)
+
+
+def _labels(store: DataStore) -> np.ndarray:
+    """What devices differ in: labels, and of reactions the labels that were shown."""
+    return store.labels if store.feedback is None else np.maximum(store.feedback.shown, store.labels)
 
 
 def device_names(devices: int) -> list[str]:

@@ -9,6 +9,7 @@ model gave, and after which ``round``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,8 @@ _OWN = (SHOWN, REWARD, CORRECTED, PROBABILITY, SCORES, ROUND)
 PROMPT = "prompt"
 #: Rewards of an answer that was accepted, and of one that was rejected or corrected.
 ACCEPTED, REJECTED = 1.0, -1.0
+#: Least probability that something can have been shown with.
+LEAST = 1e-6
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ class Feedback:
 
 def is_feedback(record: Mapping[str, Any], task: Task) -> bool:
     """Whether a record tells of something that was shown."""
-    return SHOWN in record and SHOWN not in task.fields
+    return SHOWN not in (*task.fields, task.target) and record.get(SHOWN) not in (None, "")
 
 
 def read_feedback(record: Mapping[str, Any], task: Task) -> tuple[dict[str, Any], Reaction, dict[str, Any] | None]:
@@ -84,10 +87,16 @@ def read_feedback(record: Mapping[str, Any], task: Task) -> tuple[dict[str, Any]
     Raises:
         DataError: the record says no reaction, or the task has no such answers.
     """
-    if task.form != GENERATION and task.kind != SINGLE:
+    if task.chat is not None or (task.form != GENERATION and task.kind != SINGLE):
         raise DataError(
             "data.feedback-of-another-kind",
-            f"task '{task.name}' asks for sets or numbers, and feedback is on one label or text; give labels",
+            f"feedback is on one label, or on the text for a template, and task '{task.name}' has neither; give labels",
+        )
+    record = {name: value for name, value in record.items() if value is not None and value != ""}
+    if task.target in record:
+        raise DataError(
+            "data.label-and-reaction",
+            f"the record has both '{task.target}' and '{SHOWN}'; write '{CORRECTED}' for what is right, or two records",
         )
     fields = {name: value for name, value in record.items() if name in task.fields or name not in _OWN}
     if PROMPT in record and PROMPT not in task.fields and len(task.fields) == 1:
@@ -107,14 +116,19 @@ def read_feedback(record: Mapping[str, Any], task: Task) -> tuple[dict[str, Any]
             f"'{SHOWN}' has neither '{REWARD}' nor '{CORRECTED}'; add what became of it, or leave the line out",
         )
     reaction = Reaction(reward, _number(record, PROBABILITY, 0.0, 1.0) if PROBABILITY in record else 1.0)
-    if reaction.probability == 0:
-        raise DataError("data.out-of-range", f"'{PROBABILITY}' is 0, and it was shown; give what it was shown with")
+    if reaction.probability < LEAST:
+        raise DataError(
+            "data.out-of-range", f"'{PROBABILITY}' is below {LEAST:g}, and it was shown; give what it was shown with"
+        )
     shown = {**fields, task.target: record[SHOWN]}
     return shown, reaction, {**fields, task.target: corrected} if corrected else None
 
 
 def _number(record: Mapping[str, Any], name: str, least: float, most: float) -> float:
     value = record[name]
+    if isinstance(value, str):  # as a table has it
+        with suppress(ValueError):
+            value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
         raise DataError("data.out-of-range", f"'{name}' is a number from {least:g} to {most:g}, not {value!r}")
     return float(value)

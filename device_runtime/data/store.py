@@ -112,7 +112,7 @@ def tokenise(bundle: Bundle, examples: Iterable[Example], skip: Callable[[DataEr
         starts=np.array([e.start for e in encoded], np.int32),
         labels=np.array([0 if example.reaction else example.label for example in kept], np.int32),
         truncated=sum(e.cut for e in encoded),
-        references=tuple(tuple(map(str.strip, example.answers)) for example in kept)
+        references=tuple(() if example.reaction else tuple(map(str.strip, example.answers)) for example in kept)
         if any(e.answers for e in kept)
         else (),
         targets=np.array([example.targets for example in kept], np.float32) if any(e.targets for e in kept) else None,

@@ -59,7 +59,8 @@ def append_record(path: Path, record: Mapping[str, Any]) -> None:
     """Add a line to a file that its owner alone can read. Raises DataError when that fails."""
     line = json.dumps(record, ensure_ascii=False) + "\n"
     try:
+        unended = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
         with open_private(path, "a") as file:
-            file.write(line)
+            file.write("\n" * unended + line)
     except OSError as error:
         raise DataError("data.unwritable", f"{path} cannot be written ({error.strerror}); choose another") from None

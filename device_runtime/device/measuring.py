@@ -10,7 +10,7 @@ from collections.abc import Callable
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.device.released import Released
 from fedspzo.device_runtime.engines.protocol import Engine
-from fedspzo.device_runtime.errors import FedSPZOError
+from fedspzo.device_runtime.errors import BundleError, EngineError, FedSPZOError, PlanError
 from fedspzo.device_runtime.platform.profiling import SILENT, TOKENISE, Recorder
 from fedspzo.device_runtime.privacy.ledger import Ledger
 from fedspzo.device_runtime.protocol.codec import fingerprint
@@ -23,7 +23,7 @@ from fedspzo.device_runtime.step.runner import Forward
 
 log = logging.getLogger(__name__)
 
-#: Why a plan with masks or noise is declined, where words could tell of the examples.
+#: Why a plan is declined, where words could tell of the examples.
 UNSAID = "its own log says why"
 
 
@@ -97,7 +97,9 @@ class Measurer:
             measured = measure(self.forward, examples, plan, self._state.device, self._cache)
         except FedSPZOError as error:
             log.warning("the plan of round %d cannot be carried out: %s", plan.round, error, extra={"kind": error.kind})
-            return Decline(plan.round, UNSAID if plan.noise else str(error)[:200], passing=False)
+            # Errors about data have words of the examples.
+            unsaid = plan.noise or not isinstance(error, PlanError | EngineError | BundleError)
+            return Decline(plan.round, UNSAID if unsaid else str(error)[:200], passing=False)
         if not all(map(math.isfinite, (measured.loss, *measured.scalars))):
             reason = "its loss is not finite: the model has diverged; lower the learning rates"
             log.warning("round %d is declined: %s", plan.round, reason)

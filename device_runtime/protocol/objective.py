@@ -18,8 +18,10 @@ METRIC = "metric:"
 #: What comes before the name of a function of the device's owner.
 OWN = "own:"
 BUILT_IN = (LOSS, ERROR, EXPECTED_ERROR, REWARD)
-#: Largest cap on importance weights, and largest weight of a label.
-MOST = 1e6
+#: Largest cap on importance weights, weight of a label, and cost: what devices mask or add noise to goes no further.
+MOST = 64.0
+#: Highest temperature.
+HOTTEST = 1e6
 _NAME = re.compile(r"[a-z][a-z0-9._-]*(:[A-Za-z0-9._-]+)?")
 _LONGEST = 64
 
@@ -38,7 +40,7 @@ class Objective:
     name: str
     cap: float
     label_weight: float
-    temperature: float
+    temperature: float = 0.0
 
     def __post_init__(self) -> None:
         """Raises PlanError when it can be none."""
@@ -48,5 +50,5 @@ class Objective:
             )
         if not (0 < self.cap <= MOST and 0 <= self.label_weight <= MOST):
             raise PlanError("plan.objective", f"an objective's cap and label_weight are at most {MOST:g}, from 0 on")
-        if not 0 <= self.temperature <= MOST:
-            raise PlanError("plan.objective", f"an objective's temperature is at most {MOST:g}, from 0 on")
+        if not 0 <= self.temperature <= HOTTEST:
+            raise PlanError("plan.objective", f"an objective's temperature is at most {HOTTEST:g}, from 0 on")

@@ -21,12 +21,13 @@ from fedspzo.device_runtime.errors import PlanError
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.metrics import METRICS, TEXT
 from fedspzo.device_runtime.model.stored import Stored
-from fedspzo.device_runtime.model.task import GENERATION, Task
+from fedspzo.device_runtime.model.task import Task
 from fedspzo.device_runtime.platform.profiling import PERTURB, forward_block
 from fedspzo.device_runtime.protocol.objective import METRIC
 from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.generation import generate
+from fedspzo.device_runtime.step.objectives import check_task, failed
 from fedspzo.device_runtime.step.runner import Batch, Forward
 from fedspzo.device_runtime.step.sampling import Sampling
 
@@ -63,16 +64,16 @@ def find_judge(name: str, task: Task) -> Judge:
     Raises:
         PlanError: the task generates nothing, or this device knows no such metric.
     """
-    if task.form != GENERATION:
-        raise PlanError(
-            "plan.metric-of-labels", f"{METRIC}{name} is for tasks that generate text, and '{task.name}' has labels"
-        )
+    check_task(METRIC + name, task)
     if name in ANSWERED:
         compute = METRICS[TEXT][name].compute
         return lambda answer, right: 1.0 - compute([answer], [right])
     for point in entry_points(group=GROUP, name=name):
-        own: Callable[[str, Sequence[str]], float] = point.load()
-        return lambda answer, right: 1.0 - _checked(name, own(answer, right))
+        try:
+            own: Callable[[str, Sequence[str]], float] = point.load()
+        except Exception as error:
+            raise failed(METRIC + name, error) from error
+        return lambda answer, right: 1.0 - _own(name, own, answer, right)
     raise PlanError(
         "plan.unknown-metric",
         f"this device does not know the metric '{name}', but {', '.join(ANSWERED)}; install a package with such an"
@@ -80,9 +81,13 @@ def find_judge(name: str, task: Task) -> Judge:
     )
 
 
-def _checked(name: str, value: float) -> float:
+def _own(name: str, own: Callable[[str, Sequence[str]], float], answer: str, right: Sequence[str]) -> float:
+    try:
+        value = float(own(answer, right))
+    except Exception as error:
+        raise failed(METRIC + name, error) from error
     if not 0.0 <= value <= 1.0:
-        raise PlanError("plan.own-metric", f"metric '{name}' gave {value} for an answer; give a number from 0 to 1")
+        raise PlanError("plan.own-metric", f"{METRIC}{name} gives something else than a number from 0 to 1")
     return value
 
 

@@ -7,8 +7,9 @@ that + and − are compared on the same examples.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import entry_points
 from typing import Protocol
@@ -26,10 +27,13 @@ from fedspzo.device_runtime.protocol.objective import (
     EXPECTED_ERROR,
     LOSS,
     METRIC,
+    MOST,
     OWN,
     REWARD,
     Objective,
 )
+
+log = logging.getLogger(__name__)
 
 #: Entry points under which people's own objectives are found, where they are installed on the device.
 GROUP = "fedspzo.objectives"
@@ -61,8 +65,8 @@ class Known:
 
     labels: np.ndarray
     feedback: Feedback | None
-    starts: np.ndarray
-    references: tuple[tuple[str, ...], ...]
+    starts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    references: tuple[tuple[str, ...], ...] = ()
 
     @classmethod
     def of(cls, store: DataStore, indices: np.ndarray) -> Known:
@@ -73,7 +77,7 @@ class Known:
 
 
 #: Of examples that are only asked.
-NOTHING = Known(np.zeros(0, np.int32), None, np.zeros(0, np.int32), ())
+NOTHING = Known(np.zeros(0, np.int32), None)
 
 
 class Measure(Protocol):
@@ -91,14 +95,10 @@ def find_measure(objective: Objective | None, task: Task) -> Measure:
     """
     if objective is None:
         return lambda outputs, known: outputs.losses
+    check_task(objective.name, task)
     if objective.name == REWARD:
         return lambda outputs, known: _costs(outputs, known, objective)
     if objective.name in (ERROR, EXPECTED_ERROR):
-        if task.form == GENERATION or task.kind != SINGLE:
-            raise PlanError(
-                "plan.objective-of-labels",
-                f"{objective.name} is for tasks with one right label; take {LOSS} or {REWARD}",
-            )
         return _count_errors if objective.name == ERROR else _expect_errors
     if objective.name.startswith(OWN):
         return _checked(objective.name, _find_own(objective.name.removeprefix(OWN)))
@@ -106,6 +106,22 @@ def find_measure(objective: Objective | None, task: Task) -> Measure:
         "plan.unknown-objective",
         f"this device does not know the objective '{objective.name}', but {', '.join(BUILT_IN)}; update its program",
     )
+
+
+def check_task(name: str, task: Task) -> None:
+    """Raise PlanError where an objective is not for tasks of that kind."""
+    if name in (ERROR, EXPECTED_ERROR) and (task.form == GENERATION or task.kind != SINGLE):
+        raise PlanError(
+            "plan.objective-of-labels", f"{name} is for tasks with one right label; take {LOSS} or {REWARD}"
+        )
+    if name == REWARD and task.form != GENERATION and task.kind != SINGLE:
+        raise PlanError(
+            "plan.objective-of-labels", f"{name} is for tasks with one label or text, and '{task.name}' has others"
+        )
+    if name.startswith(METRIC) and task.form != GENERATION:
+        raise PlanError(
+            "plan.metric-of-labels", f"{name} is for tasks that generate text, and '{task.name}' has labels"
+        )
 
 
 def check_examples(objective: Objective | None, store: DataStore) -> None:
@@ -160,7 +176,10 @@ def _expect_errors(outputs: Outputs, known: Known) -> np.ndarray:
 def _find_own(name: str) -> Callable[[Outputs, Known], np.ndarray]:
     """A person's own function, which they have installed: no code ever comes with a plan."""
     for point in entry_points(group=GROUP, name=name):
-        found: Callable[[Outputs, Known], np.ndarray] = point.load()
+        try:
+            found: Callable[[Outputs, Known], np.ndarray] = point.load()
+        except Exception as error:
+            raise failed(OWN + name, error) from error
         return found
     raise PlanError(
         "plan.no-own-objective",
@@ -168,13 +187,21 @@ def _find_own(name: str) -> Callable[[Outputs, Known], np.ndarray]:
     )
 
 
+def failed(name: str, error: Exception) -> PlanError:
+    """What is said of a person's own function that failed: not its own words, which may have an example's text."""
+    log.warning("%s failed", name, exc_info=error)
+    return PlanError("plan.own-failed", f"{name} failed ({type(error).__name__}); the device's log says where")
+
+
 def _checked(name: str, own: Callable[[Outputs, Known], np.ndarray]) -> Measure:
     def measure(outputs: Outputs, known: Known, /) -> np.ndarray:
-        costs = np.asarray(own(outputs, known), np.float64)
-        if costs.shape != outputs.losses.shape:
+        try:
+            costs = np.asarray(own(outputs, known), np.float64)
+        except Exception as error:
+            raise failed(name, error) from error
+        if costs.shape != outputs.losses.shape or not (np.abs(costs) <= MOST).all():
             raise PlanError(
-                "plan.own-objective",
-                f"objective '{name}' gave shape {costs.shape} for {len(outputs.losses)} examples; give each one a cost",
+                "plan.own-objective", f"{name} gives something else than a cost of up to {MOST:g} for each example"
             )
         return costs
 

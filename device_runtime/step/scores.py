@@ -34,10 +34,7 @@ class Evaluation:
 
 def evaluate(forward: Forward[ModelWeights], store: DataStore) -> Evaluation:
     """Loss and scores of the unperturbed model on all examples of a store. Raises DataError for reactions."""
-    if store.feedback is not None:
-        raise DataError(
-            "data.feedback-is-no-label", "reactions do not say what is right; evaluate on examples that all have labels"
-        )
+    check_labels(store)
     losses, logits = predict(forward, store)
     task = forward.manifest.task
     found: Sequence[str] | np.ndarray = ()
@@ -47,6 +44,14 @@ def evaluate(forward: Forward[ModelWeights], store: DataStore) -> Evaluation:
     elif set(task.scores) - {"perplexity"}:  # generating takes long
         found = generate(forward, store)
     return Evaluation(float(losses.mean()), score(task.answers, task.scores, found, expected, losses), len(store))
+
+
+def check_labels(store: DataStore) -> None:
+    """Raise DataError where examples have reactions in place of labels."""
+    if store.feedback is not None:
+        raise DataError(
+            "data.feedback-is-no-label", "reactions do not say what is right; evaluate on examples that all have labels"
+        )
 
 
 def predict(forward: Forward[ModelWeights], store: DataStore) -> tuple[np.ndarray, np.ndarray]:

@@ -35,7 +35,7 @@ from fedspzo.device_runtime.errors import PlanError, StateError
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.runner import Forward
-from fedspzo.device_runtime.step.scores import Evaluation, evaluate
+from fedspzo.device_runtime.step.scores import Evaluation, check_labels, evaluate
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,8 @@ def simulate(
         )
     fleet = Fleet(shares.devices, behaviour, checked.seed)
     examples = held_out if isinstance(held_out, DataStore) or held_out is None else load_data(held_out, found)
+    if examples is not None:
+        check_labels(examples)
     hostile = Attack.parse(attack, shares.devices) if attack else None
     with ExitStack() as stack:
         folder = Path(state) if state else Path(stack.enter_context(TemporaryDirectory(prefix="fedspzo-")))

@@ -103,7 +103,9 @@ def _record(options: argparse.Namespace, task: Task, suggestion: Suggestion) -> 
         print("nothing is written down")
         return
     fields = dict(zip(task.fields, options.text, strict=True))
-    rewards = {"y": ACCEPTED, "n": REJECTED}
+    rewards = {suggestion.shown: ACCEPTED, "y": ACCEPTED, "n": REJECTED}
+    if said in {label.name for label in task.labels}:
+        rewards = {suggestion.shown: ACCEPTED}
     corrected = "" if said in rewards else said
     record = suggestion.record(fields, rewards.get(said), corrected)
     parse_record(record, task)  # refuses what is no label
