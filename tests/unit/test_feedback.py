@@ -19,20 +19,27 @@ from refusals import raises
 from tiny import TASK
 
 from fedspzo.api.simulation import simulate
+from fedspzo.broker.rounds.anomalies import examine
 from fedspzo.broker.rounds.guard import find_breach
 from fedspzo.broker.rounds.job import Job, check_job, plan_round
+from fedspzo.broker.rounds.robust import RULES, RULES_OF_GROUPS
 from fedspzo.broker.server.devices import Member, Roster, accept
+from fedspzo.broker.server.server import Server
 from fedspzo.cli import main
 from fedspzo.device_runtime.data.feedback import Feedback
+from fedspzo.device_runtime.data.sources import parse_record
 from fedspzo.device_runtime.data.store import DataStore, load_data
 from fedspzo.device_runtime.data.suggestion import suggest
+from fedspzo.device_runtime.device.measuring import Measurer
 from fedspzo.device_runtime.engines.protocol import create_engine
+from fedspzo.device_runtime.errors import DataError, PlanError
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.codec import encode, fingerprint
-from fedspzo.device_runtime.protocol.messages import OBJECTIVES, Result, Sync
+from fedspzo.device_runtime.protocol.messages import OBJECTIVES, Decline, Result, Sync
 from fedspzo.device_runtime.protocol.objective import Objective
-from fedspzo.device_runtime.protocol.plan import Plan
+from fedspzo.device_runtime.protocol.plan import Noise, Plan
 from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES
+from fedspzo.device_runtime.replica.state import DeviceState
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step import objectives
 from fedspzo.device_runtime.step.estimator import measure
@@ -81,7 +88,7 @@ def test_the_estimate_is_unbiased_over_all_that_could_be_shown(
     row: list[float], policy: np.ndarray, reward: np.ndarray
 ) -> None:
     """By enumeration: the mean over what the logging policy shows is the reward of the model's own answers."""
-    terms = np.array([-costs(row, shown, reward[shown], policy[shown], 1e6) for shown in range(3)])
+    terms = np.array([-costs(row, shown, reward[shown], policy[shown], 64.0) for shown in range(3)])
     assert policy @ terms == pytest.approx(softmax(row) @ reward, abs=1e-9)
     # Its variance over what may be shown, from the definition, is the one that is estimated on average.
     variance = policy @ terms**2 - (policy @ terms) ** 2
@@ -131,7 +138,7 @@ def test_what_objectives_are(bundle: Bundle) -> None:
     shown = Known(np.array([0]), Feedback(np.array([0]), np.array([-1.0]), np.array([1.0])))
     assert find_measure(REWARD, task)(generated, shown) == pytest.approx([math.exp(-0.5)])
     with raises("plan.unknown-objective"):
-        find_measure(Objective("metric:none", 1, 1), task)
+        find_measure(Objective("other:none", 1, 1), task)
 
 
 def test_an_objective_of_ones_own_is_installed_and_never_sent(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +198,7 @@ def test_feedback_files(bundle: Bundle, tmp_path: Path) -> None:
     lines = [
         {"text": "wake me", "shown": "alarm", "reward": 1},
         {"prompt": "play a song", "shown": "music", "reward": -0.5, "probability": 0.25, "scores": {}, "round": 3},
-        {"text": "call mum", "shown": "alarm", "corrected": "call", "label": "music"},
+        {"text": "call mum", "shown": "alarm", "corrected": "call"},
         {"text": "call mum", "label": "call"},
     ]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -338,3 +345,77 @@ def test_a_result_is_as_large_as_before(forward: Forward[Replica], reacted: Data
     found = measure(forward, reacted, plan, "a")
     result = Result(1, fingerprint(plan), found.scalars, found.loss, found.examples, 0.1, bytes(16))
     assert len(encode(result)) + SIGNATURE_BYTES <= 128 + 4 * plan.scalars
+
+
+def test_a_declined_plan_tells_no_words_of_the_data(bundle: Bundle, tmp_path: Path, make_plan: MakePlan) -> None:
+    """A device's right answers may be no patterns; the server learns that something is wrong, and not what."""
+
+    def examples() -> DataStore:
+        raise DataError("data.pattern", "'my secret (' is no regular expression")
+
+    measurer = Measurer(create_engine("litert"), DeviceState(tmp_path / "state", bundle, "device"), examples)
+    found = measurer.answer(make_plan())
+    assert isinstance(found, Decline)
+    assert "secret" not in found.reason
+
+
+def test_a_persons_function_that_fails_is_a_clear_refusal(
+    forward: Forward[Replica], reacted: DataStore, make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def own(outputs: Outputs, known: Known) -> np.ndarray:
+        raise ValueError("my secret")
+
+    point = EntryPoint("mine", "test:own", objectives.GROUP)
+    monkeypatch.setattr(EntryPoint, "load", lambda self: own)
+    monkeypatch.setattr(objectives, "entry_points", lambda **_: [point])
+    objectives._find_own.cache_clear()
+    with pytest.raises(PlanError, match="ValueError") as caught:
+        measure(forward, reacted, make_plan(objective=(Objective("own:mine", 1.0, 1.0),)), "device")
+    assert caught.value.kind == "plan.own-failed"
+    assert "secret" not in str(caught.value)
+    objectives._find_own.cache_clear()
+
+
+def test_counts_of_errors_accuse_nobody_and_stop_no_group(make_plan: MakePlan) -> None:
+    """One example that changed is far larger than many that did not; noise is larger than any."""
+    plan = make_plan(objective=(Objective("error", 1.0, 1.0),), sides=1, epsilon=1e-3)
+    quiet, loud = np.zeros(plan.scalars), np.zeros(plan.scalars)
+    loud[1] = 125.0
+    vectors = [quiet, quiet, quiet, loud]
+    results = {f"d{n}": Result(1, b"", tuple(v.tolist()), 0.5, 8, 0.1, b"") for n, v in enumerate(vectors)}
+    assert not any(found.large for found in examine(plan, results).values())
+    assert np.any(RULES_OF_GROUPS["clipped-mean"](np.array(vectors), np.full(4, 0.25)))
+    assert np.any(RULES["clipped-mean"](np.array(vectors), np.full(4, 0.25)))
+    hostile = replace(results["d3"], scalars=tuple(5000.0 for _ in loud))
+    assert examine(plan, {**results, "d3": hostile})["d3"].large
+    noisy = replace(plan, noise=(Noise("device", 100.0, 1 << 15, 9, 1),))
+    loud_everywhere = {name: replace(result, scalars=hostile.scalars) for name, result in results.items()}
+    assert not any(found.large for found in examine(noisy, loud_everywhere).values())
+
+
+@pytest.mark.parametrize(
+    ("record", "kind"),
+    [
+        ({"text": "wake me", "label": "alarm", "shown": "music", "reward": 1}, "data.label-and-reaction"),
+        ({"text": "wake me", "shown": "music", "reward": 1, "probability": 1e-60}, "data.out-of-range"),
+        ({"text": "wake me", "shown": "music", "reward": "much"}, "data.out-of-range"),
+    ],
+)
+def test_records_that_say_too_much_or_too_little(record: dict[str, object], kind: str) -> None:
+    with raises(kind, ""):
+        parse_record(record, TASK)
+
+
+def test_reactions_in_tables() -> None:
+    """Cells are texts there, and empty ones say nothing."""
+    shown, label = parse_record({"text": "wake me", "shown": "music", "reward": "-1", "corrected": "alarm"}, TASK)
+    assert shown.reaction is not None
+    assert shown.reaction.reward == -1
+    assert label.reaction is None
+    (plain,) = parse_record({"text": "wake me", "label": "alarm", "shown": "", "reward": ""}, TASK)
+    assert plain.reaction is None
+
+
+def test_reactions_are_no_held_out_examples(bundle: Bundle, reacted: DataStore, tmp_path: Path) -> None:
+    with raises("data.feedback-is-no-label", "all have labels"):
+        Server(bundle, Job(rounds=1), None, tmp_path / "server", held_out=reacted)  # type: ignore[arg-type]
