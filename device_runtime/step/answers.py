@@ -36,7 +36,7 @@ Judge = Callable[[str, Sequence[str]], float]
 #: Entry points under which people's own metrics are found, where they are installed on the device: functions of an
 #: answer and the right ones, from 0 to 1, the larger, the better the answer is.
 GROUP = "fedspzo.metrics"
-#: Metrics of answers that devices know: those of texts, but for the one of losses.
+#: Metrics of answers that devices know: all of texts that are not of losses.
 ANSWERED = tuple(name for name in METRICS[TEXT] if name != "perplexity")
 
 

@@ -91,7 +91,7 @@ def find_measure(objective: Objective | None, task: Task) -> Measure:
     """The function that an objective names; None for the loss.
 
     Raises:
-        PlanError: this device knows none of the name, or it is none for the task.
+        PlanError: this device does not know it, or it is not for tasks of that kind.
     """
     if objective is None:
         return lambda outputs, known: outputs.losses
