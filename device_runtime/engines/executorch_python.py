@@ -51,6 +51,8 @@ class ExecuTorchEngine:
 
     def load(self, path: Path, constants: Constants | None = None) -> ExecuTorchGraph:
         """See :class:`fedspzo.device_runtime.engines.protocol.Engine`."""
+        if constants and not constants.file.exists():  # ExecuTorch's own words sometimes leave the reason out
+            raise cannot_load("ExecuTorch", constants.file, "No such file or directory")
         try:
             method = self._runtime.load_program(path, data_path=constants.file if constants else None).load_method(
                 "forward"
