@@ -51,7 +51,7 @@ class PackedFile:
 
 
 class PackedFiles:
-    """A folder of packed files, which processes may share."""
+    """A folder of packed files, which processes may share: one at a time checks and makes them."""
 
     def __init__(self, folder: Path) -> None:
         """The folder is made when it is first needed."""
@@ -68,10 +68,11 @@ class PackedFiles:
             EngineError: it can be neither read nor made; the message says why and what helps.
         """
         try:
-            found = self._checked(key)
-            if found is None:
-                self._make(key, make)
+            with _alone_in(self._folder):
                 found = self._checked(key)
+                if found is None:
+                    self._make(key, make)
+                    found = self._checked(key)
         except OSError as error:
             raise EngineError(
                 "engine.packed-file",
@@ -130,24 +131,25 @@ def _describe(key: str, descriptor: int) -> str:
 @contextmanager
 def _aside(folder: Path) -> Iterator[Path]:
     """A folder to write in, gone at the end; those that killed processes left behind go too."""
-    make_folder(folder)
     for left in folder.glob(f"{_MAKING}*"):
-        with suppress(OSError), _lock(left):
-            shutil.rmtree(left)
+        shutil.rmtree(left, ignore_errors=True)
     place = Path(tempfile.mkdtemp(prefix=_MAKING, dir=folder))
     try:
-        with _lock(place):
-            yield place
+        yield place
     finally:
         shutil.rmtree(place, ignore_errors=True)
 
 
 @contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Raises OSError where another process has the folder."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Have a folder for this thread alone, made where it is not there; waits for others. Raises OSError."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        make_folder(folder)
+        descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # of the folder itself, so that one that is only read will do
         yield
     finally:
         os.close(descriptor)

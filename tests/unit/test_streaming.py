@@ -8,6 +8,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from errno import ENOSPC
 from pathlib import Path
@@ -185,6 +186,19 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
         PackedFiles(tmp_path).open("key", make)
     assert error.value.kind == "engine.packed-file"
     assert not list(tmp_path.iterdir())
+
+
+def test_processes_that_open_a_file_at_once_all_get_it(tmp_path: Path) -> None:
+    """One of them makes it, while the others wait."""
+
+    def open_again_and_again() -> None:
+        for number in range(20):
+            PackedFiles(tmp_path).open(str(number), lambda file: file.write_bytes(os.urandom(99)))
+
+    with ThreadPoolExecutor(4) as pool:  # a lock is an open file's, be it another thread's or another process's
+        for done in [pool.submit(open_again_and_again) for _ in range(4)]:
+            done.result()
+    assert sorted(file.suffix for file in tmp_path.iterdir()) == [".packed"] * 20 + [".sha256"] * 20
 
 
 @pytest.mark.slow
