@@ -223,7 +223,11 @@ class LiteRTEngine:
         let_go_in(path.parent)
         if len(places) != 1:
             _destroy(compiled, model, {})
-            raise cannot_load("LiteRT", path, "it does not map its packed weights")
+            raise EngineError(
+                "engine.packed-unmapped",
+                f"packed weights cannot be streamed ({len(places)} mappings of {os.readlink(packed.path)} are found in"
+                " /proc/self/maps, and 1 is needed); choose a folder on another file system by XDG_CACHE_HOME",
+            )
         return LiteRTStreamedGraph(compiled, model, packed, places.pop())
 
     def _compile(self, path: Path, more: str = "") -> tuple[c_void_p, c_void_p]:

@@ -38,13 +38,18 @@ def let_go_in(folder: Path) -> None:
 
 
 def mappings_of(descriptor: int) -> set[tuple[int, int]]:
-    """Address and size of each mapping of all of an open file."""
-    status = os.fstat(descriptor)
-    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
+    """Address and size of each mapping of all of an open file.
+
+    Files are told apart by their names: btrfs and overlayfs give ``fstat`` another device than ``/proc/self/maps``.
+    """
+    if not _MAPS.exists():
+        return set()
+    name = os.readlink(f"/proc/self/fd/{descriptor}").replace("\n", "\\012")
+    needed = os.fstat(descriptor).st_size
     return {
         (start, size)
         for start, size, fields in _mapped()
-        if (fields[3], int(fields[4]), int(fields[2], 16)) == (device, status.st_ino, 0) and size >= status.st_size
+        if len(fields) == 6 and fields[5] == name and int(fields[2], 16) == 0 and size >= needed
     }
 
 
@@ -60,7 +65,7 @@ def _mapped() -> list[tuple[int, int, list[str]]]:
     if not _MAPS.exists():
         return []
     found = []
-    for line in _MAPS.read_text(errors="surrogateescape").splitlines():
+    for line in _MAPS.read_text(errors="surrogateescape").split("\n")[:-1]:
         fields = line.split(maxsplit=5)
         start, stop = (int(address, 16) for address in fields[0].split("-"))
         found.append((start, stop - start, fields))

@@ -13,7 +13,7 @@ import logging
 from fedspzo.device_runtime.engines.external_buffers import References, read_references
 from fedspzo.device_runtime.engines.packed_files import PackedFile, PackedFiles
 from fedspzo.device_runtime.engines.protocol import StreamedGraph, StreamingEngine
-from fedspzo.device_runtime.errors import EngineError
+from fedspzo.device_runtime.errors import EngineError, StateError
 from fedspzo.device_runtime.files import cache_folder
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.manifest import GraphSpec
@@ -34,7 +34,7 @@ class StreamedGraphs:
         self._references: dict[str, References] = {}
         self._open: dict[str, PackedFile] = {}
         self._after: dict[str, str] = {}  # key of a file → of the one that was asked for after it
-        self._loaded: dict[bytes, StreamedGraph] = {}  # by template, the latest last
+        self._loaded: list[tuple[bytes, StreamedGraph]] = []  # with their templates, the latest last
         self._current: tuple[str, StreamedGraph] | None = None
         self._files: PackedFiles | None = None
         try:
@@ -48,7 +48,7 @@ class StreamedGraphs:
             return None
         try:
             return self._ready(spec, self._files)
-        except EngineError as error:
+        except (EngineError, StateError) as error:
             self._stop(str(error))
             return None
 
@@ -65,14 +65,14 @@ class StreamedGraphs:
             self.rest()
             self._open[key] = files.open(key, lambda file: self._engine.pack(path, file))
         packed = self._open[key]
-        loaded = self._loaded.pop(references.template, None)
+        alike = (graph for template, graph in reversed(self._loaded) if template == references.template)
+        loaded = next((graph for graph in alike if graph.take(packed)), None)
         if self._current is not None and self._current[1] is not loaded:
             self.rest()
-        if loaded is None or not loaded.take(packed):
-            while len(self._loaded) >= _KEPT:
-                self._loaded.pop(next(iter(self._loaded)))
+        if loaded is None:
+            del self._loaded[: 1 - _KEPT]
             loaded = self._engine.load_streamed(path, packed)
-        self._loaded[references.template] = loaded
+        self._loaded = [each for each in self._loaded if each[1] is not loaded] + [(references.template, loaded)]
         if self._current is not None and self._current[0] != key:
             self._after[self._current[0]] = key
         self._current = key, loaded

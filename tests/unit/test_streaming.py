@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import mmap
 import os
 import random
 import signal
@@ -25,6 +26,7 @@ from fedspzo.device_runtime.engines.protocol import StreamedGraph, StreamingEngi
 from fedspzo.device_runtime.engines.watched import WatchedEngine
 from fedspzo.device_runtime.errors import EngineError
 from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.platform.mappings import mappings_of
 from fedspzo.device_runtime.protocol.plan import Block, Plan
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.estimator import Measurement, measure
@@ -103,6 +105,49 @@ def test_streaming_changes_no_bit(step: Callable[..., Measurement], cache: Path)
     ran: list[int] = []
     assert step(WatchedEngine(create_engine("litert", streams=True), lambda: ran.append(1))) == expected
     assert ran
+
+
+class Apart(Counting):
+    """No two layers' files are laid out alike."""
+
+    def load_streamed(self, path: Path, packed: PackedFile) -> StreamedGraph:
+        graph = super().load_streamed(path, packed)
+        graph.take = lambda other: other is packed  # type: ignore[method-assign]
+        return graph
+
+
+def test_files_that_are_laid_out_otherwise_have_graphs_of_their_own(
+    step: Callable[..., Measurement], cache: Path
+) -> None:
+    """Which stay loaded while the others run."""
+    engine = Apart()
+    assert step(engine) == step(create_engine("litert"))
+    assert engine.loaded == 2 * LAYERS
+
+
+def test_a_folder_that_may_not_be_written_to_ends_no_step(
+    step: Callable[..., Measurement], cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "__init__.py").touch()  # the source code of a package
+    assert step() == step(create_engine("litert"))
+    assert "until then all weights stay in memory" in caplog.text
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize("name", ["plain", "with spaces  and\nlines ", "gone (deleted)"])
+def test_mappings_of_a_file_are_found(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    file.write_bytes(bytes(5 * mmap.PAGESIZE + 1))
+    with file.open("rb") as opened, file.open("rb") as other:
+        assert not mappings_of(opened.fileno())
+        with mmap.mmap(other.fileno(), 0, prot=mmap.PROT_READ):
+            ((address, size),) = mappings_of(opened.fileno())
+            assert size == 6 * mmap.PAGESIZE
+            file.unlink()
+            assert mappings_of(opened.fileno()) == {(address, size)}
+            with mmap.mmap(other.fileno(), mmap.PAGESIZE, prot=mmap.PROT_READ):  # a part of it
+                assert mappings_of(opened.fileno()) == {(address, size)}
+    assert not mappings_of(0)
 
 
 def test_a_one_sided_step_reads_the_base_once(bundle: Bundle, cache: Path, make_plan: Callable[..., Plan]) -> None:
