@@ -202,19 +202,26 @@ def measure_budget(bundle: Path, memory: str, engine: str) -> dict[str, Any]:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed: {done.stderr[-2000:]}")
-    inference, *others = map(json.loads, done.stdout.splitlines())
-    found = {"step_peak_mb": inference["value"], "inference_peak_mb": inference["bound"]}
-    if others:
-        kept, warm, cold = others
-        found |= {"step_peak_in_memory_mb": kept["bound"], "warm_step_seconds": warm["value"]}
-        found |= {"in_memory_step_seconds": warm["bound"], "warm_to_in_memory": warm["ratio"]}
-        found |= {"cold_step_seconds": cold["value"]}
+    sys.stderr.write(done.stderr)  # what is not measured, and why
+    found: dict[str, Any] = {}
+    for figure in map(json.loads, done.stdout.splitlines()):
+        match figure["name"], figure["bound_is"]:
+            case "peak memory of a step", "inference by the same runtime":
+                found |= {"step_peak_mb": figure["value"], "inference_peak_mb": figure["bound"]}
+            case "peak memory of a step", "all in memory":
+                found |= {"step_peak_in_memory_mb": figure["bound"]}
+            case "a step", _:
+                found |= {"warm_step_seconds": figure["value"], "in_memory_step_seconds": figure["bound"]}
+                found |= {"warm_to_in_memory": figure["ratio"]}
+            case "the first step, files not in memory", _:
+                found |= {"cold_step_seconds": figure["value"]}
     return found
 
 
 def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """All figures of one model, with the bars that they are held to."""
-    from fedspzo.device_runtime.step.budget import parse_memory
+    from fedspzo.device_runtime.model.bundle import Bundle
+    from fedspzo.device_runtime.step.budget import parse_memory, streams
 
     checkpoint, bundle = folder / name, folder / "bundle"
     subprocess.run([sys.executable, __file__, "--make", name, str(checkpoint)], check=True, capture_output=True)
@@ -242,19 +249,17 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
         found |= {"memory": options.memory, **measure_budget(bundle, options.memory, options.engine)}
     found["tokens_per_second"] = options.batch * options.length / found["seconds_per_step"]
     if name == "llama-3.2-3b":
-        bars = {
-            "export_peak_rss_mb": 12_000.0,
-            "bundle_mb": 2_400.0,
-            "device_peak_rss_mb": 3_000.0,
-            "ready_seconds": 20.0,
-        }
+        bars = {"export_peak_rss_mb": 12_000.0, "bundle_mb": 2_400.0}
+        bars |= {"device_peak_rss_mb": 3_000.0, "ready_seconds": 20.0}
     else:
         stored = checkpoint_mb / (1 if options.weights == "float32" else 2)
         bars = {"export_peak_rss_mb": checkpoint_mb + 2000, "device_peak_rss_mb": 1.10 * stored + 250}
     if options.memory:
-        bars |= {"step_peak_mb": (parse_memory(options.memory) or math.inf) / 1e6, "warm_to_in_memory": 1.5}
+        bars["step_peak_mb"] = (parse_memory(options.memory) or math.inf) / 1e6
+        if streams(Bundle(bundle).manifest, options.engine, options.memory):
+            bars["warm_to_in_memory"] = 1.5
     found["bars"] = bars
-    found["passed"] = all(found.get(key, 0.0) <= bar for key, bar in bars.items()) and found["digests_equal"]
+    found["passed"] = all(found.get(key, math.inf) <= bar for key, bar in bars.items()) and found["digests_equal"]
     return found
 
 
@@ -263,11 +268,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", default="roberta-large,opt-1.3b", help=", ".join(CONFIGS))
     parser.add_argument("--engine", default="litert")
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--length", type=int, default=64)
-    parser.add_argument(
-        "--weights", default="float32", help="what the bundle stores them as; int8 and int4 under adapters"
-    )
+    for name, default in (("--batch", 1), ("--length", 64)):
+        parser.add_argument(name, type=int, default=default)
+    parser.add_argument("--weights", default="float32", help="as the bundle stores them; int8, int4 under adapters")
     parser.add_argument("--memory", help="also measure steps under it, as 300MB")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--make", nargs=2, metavar=("MODEL", "FOLDER"), help="only make a checkpoint")

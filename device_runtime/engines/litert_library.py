@@ -8,15 +8,19 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import platform
+from contextlib import suppress
 from ctypes import POINTER, byref, c_char_p, c_int, c_int32, c_int64, c_size_t, c_uint32, c_void_p
 from functools import lru_cache
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as distribution_version
 from pathlib import Path
 
 from fedspzo.device_runtime.errors import EngineError, install_hint
 
 HANDLE = c_void_p
+_DISTRIBUTION = "ai-edge-litert"
 _CPU = Path("/proc/cpuinfo")
-#: What says which instructions there are, on x86-64 and on ARM.
+#: What says which instructions a core has, on x86-64 and on ARM.
 _CPU_FIELDS = ("flags", "model name", "Features", "CPU part")
 
 
@@ -64,10 +68,24 @@ _PROTOTYPES: dict[str, tuple[object, ...]] = {
 
 
 def library_version() -> str:
-    """What tells this library, on this processor, from others."""
-    status = _path().stat() if _path().exists() else None  # Android's lies in the app's package, where none can look
-    machine = [line for line in _CPU.read_text(errors="replace").splitlines() if line.startswith(_CPU_FIELDS)]
-    return repr((status and (status.st_size, status.st_mtime_ns), platform.machine(), sorted(set(machine))))
+    """What tells this library, on this processor, from others: the same however often it is installed anew.
+
+    Of the processor the first core counts, since others may be offline at times.
+    """
+    version, size = None, None  # Android's lies in the app's package, where none can look
+    with suppress(PackageNotFoundError):
+        version = distribution_version(_DISTRIBUTION)
+    with suppress(OSError):
+        size = _path().stat().st_size
+    return repr((version, size, platform.machine(), _first_core()))
+
+
+def _first_core() -> list[str]:
+    try:
+        cores = _CPU.read_text(errors="replace").strip().split("\n\n")
+    except OSError:
+        return []
+    return sorted(line for line in cores[0].splitlines() if line.startswith(_CPU_FIELDS))
 
 
 @lru_cache(maxsize=1)

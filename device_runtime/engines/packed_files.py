@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 
 _PIECE = 1 << 20
 _MAKING = "making-"
+#: Files that were not used for so long are removed when one is made: a new library, or another bundle, has its own.
+_UNUSED_SECONDS = 30 * 86400
 
 
 class PackedFile:
@@ -98,12 +101,15 @@ class PackedFiles:
         except FileNotFoundError:
             return None
         if said == _describe(key, found.descriptor):
+            with suppress(OSError):  # another user's, or on a disk that is only read
+                os.utime(found.descriptor)  # it is used
             return found
         log.warning("%s was altered or cut off, and is made again", path)
         return None
 
     def _make(self, key: str, make: Callable[[Path], None]) -> None:
         path, beside = self._names(key)
+        self._remove_unused()
         with _aside(self._folder) as folder:
             partial = folder / path.name
             make(partial)
@@ -117,6 +123,14 @@ class PackedFiles:
             move_into_place(partial, path)
             write_atomically(folder / beside.name, described.encode())
             move_into_place(folder / beside.name, beside)
+
+    def _remove_unused(self) -> None:
+        """Who has one of them open keeps it."""
+        for path in self._folder.glob("*.packed"):
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > _UNUSED_SECONDS:
+                    path.with_suffix(".sha256").unlink(missing_ok=True)
+                    path.unlink()
 
 
 def _describe(key: str, descriptor: int) -> str:

@@ -50,7 +50,7 @@ def streams(manifest: Manifest, engine: str, memory: str) -> bool:
         )
     if streamed > limit and memory != AUTO:
         log.warning("this bundle takes some %.0f MB at least, more than --memory %s", streamed / 1e6, memory)
-    return True
+    return streamed < kept  # where all weights are trained, nothing can stream
 
 
 def open_engine(manifest: Manifest, engine: str, threads: int, memory: str) -> Engine:

@@ -68,8 +68,8 @@ class Graphs:
 
     @property
     def streams(self) -> bool:
-        """Whether what is read of the bundle's files is let go of after its use."""
-        return self._streamed is not None
+        """Whether constants stream, and what is read of the bundle's files is let go of after its use."""
+        return self._streamed is not None and self._streamed.works
 
     def packed(self, graph: GraphSpec) -> PackedGraph | None:
         """A graph whose linear maps' weights are written where the engine has them; None where it has no such form."""

@@ -42,6 +42,11 @@ class StreamedGraphs:
         except RuntimeError:
             self._stop("there is no home folder to keep packed weights in; set XDG_CACHE_HOME to a writable folder")
 
+    @property
+    def works(self) -> bool:
+        """Whether constants can be kept in files, as far as is known."""
+        return self._files is not None
+
     def graph(self, spec: GraphSpec) -> StreamedGraph | None:
         """A graph, ready with its constants; None where they cannot be kept in files, which is told once."""
         if self._files is None:

@@ -40,6 +40,7 @@ def main(kind: str, fields: str) -> None:
         "first_step_done_s": ends[1] - _started(),
         "first_step_s": ends[1] - ends[0],
         "second_step_s": ends[2] - ends[1],
+        "streamed": forward.streams,
         "peak_rss_mb": peak_rss_bytes() / 1e6,
         "weights_mb": sum(stored_bytes(specs[index].shape, specs[index].dtype) for index in tensors) / 1e6,
     }

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
+from fedspzo.bench.watch import run_watched
 from fedspzo.cli import main
 from fedspzo.device_runtime.model.bundle import Bundle
 
@@ -57,6 +59,17 @@ def test_what_cannot_be_measured_gets_a_sentence(
     said = capsys.readouterr().err
     assert message in said
     assert "Traceback" not in said
+
+
+def test_peak_memory_counts_children_and_files_in_memory() -> None:
+    size = 30_000_000
+    child = f"import time; held = bytes(range(250)) * {size // 250}; time.sleep(0.2)"
+    file = f"os.write(os.memfd_create('file'), bytes({size}))"
+    script = f"import os, subprocess, sys; {file}; subprocess.run([sys.executable, '-c', {child!r}]); print('out')"
+    status, output, errors, peak = run_watched([sys.executable, "-c", script])
+    assert (status, output, errors) == (0, "out\n", "")
+    assert 2 * size <= peak < 4 * size
+    assert run_watched([sys.executable, "-c", "raise SystemExit('why')"])[:3] == (1, "", "why\n")
 
 
 def test_a_bundle_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 from refusals import raises
 
 from fedspzo.device_runtime.model.bundle import Bundle
-from fedspzo.device_runtime.platform.memory import available_bytes
+from fedspzo.device_runtime.platform.memory import available_bytes, free_in_group
 from fedspzo.device_runtime.step.budget import parse_memory, streams
 from fedspzo.device_runtime.step.cost import forecast_inference
 
@@ -27,6 +28,26 @@ def test_other_sizes_are_refused(text: str) -> None:
         parse_memory(text)
 
 
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"memory.max": "max\n"}, None),
+        ({"memory.max": "1000\n"}, None),
+        ({"a/memory.max": "1000\n", "a/memory.current": "300\n"}, 700),
+        ({"a/memory.max": "1000\n", "a/memory.current": "300\n", "a/memory.stat": "anon 9\ninactive_file 200\n"}, 900),
+        ({"a/memory.max": "9000", "a/memory.current": "1", "memory.max": "500", "memory.current": "100"}, 400),
+        ({"a/memory.max": "10", "a/memory.current": "30"}, 0),
+        ({"a/memory.max": "none", "a/memory.current": "?"}, None),
+    ],
+)
+def test_limits_of_a_group_of_processes_count(tmp_path: Path, files: dict[str, str], expected: int | None) -> None:
+    """And those of the groups that it is in."""
+    (tmp_path / "a").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert free_in_group(tmp_path, "/a") == expected
+
+
 def test_auto_keeps_to_what_is_free(bundle: Bundle) -> None:
     limit, free = parse_memory("auto"), available_bytes()
     assert free is not None
@@ -35,14 +56,14 @@ def test_auto_keeps_to_what_is_free(bundle: Bundle) -> None:
     assert not streams(bundle.manifest, "litert", "auto")  # a tiny model
 
 
-def test_what_does_not_fit_streams_or_is_told(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_does_not_fit_is_told(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
     manifest = bundle.manifest
     kept = forecast_inference(manifest, "litert", streams=False).total
     assert forecast_inference(manifest, "litert", streams=True).total <= kept
     assert not streams(manifest, "litert", f"{kept // 1000 + 1}k")
     assert not caplog.records
     with caplog.at_level(logging.WARNING):
-        assert streams(manifest, "litert", "1MB")
+        assert not streams(manifest, "litert", "1MB")  # all of it is trained
     assert "MB at least, more than --memory 1MB" in caplog.text
     with raises("engine.keeps-all", "'torch' keeps the whole model in memory", "--memory all"):
         streams(manifest, "torch", "1MB")

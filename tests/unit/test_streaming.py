@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import logging
-import mmap
 import os
-import random
-import signal
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from errno import ENOSPC
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import five_examples, make_checkpoint, wide
 
+from fedspzo.bench.figures import measure_memory
+from fedspzo.bench.workload import Setting
 from fedspzo.device_runtime.engines.external_buffers import read_references
 from fedspzo.device_runtime.engines.packed_files import PackedFile, PackedFiles
 from fedspzo.device_runtime.engines.protocol import StreamedGraph, StreamingEngine, create_engine
 from fedspzo.device_runtime.engines.watched import WatchedEngine
 from fedspzo.device_runtime.errors import EngineError
 from fedspzo.device_runtime.model.bundle import Bundle
-from fedspzo.device_runtime.platform.mappings import mappings_of
 from fedspzo.device_runtime.protocol.plan import Block, Plan
 from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.step.budget import streams
 from fedspzo.device_runtime.step.estimator import Measurement, measure
 from fedspzo.device_runtime.step.runner import Forward
 from fedspzo.device_runtime.step.streamed import FOLDER
@@ -134,22 +130,6 @@ def test_a_folder_that_may_not_be_written_to_ends_no_step(
     assert not cache.exists()
 
 
-@pytest.mark.parametrize("name", ["plain", "with spaces  and\nlines ", "gone (deleted)"])
-def test_mappings_of_a_file_are_found(tmp_path: Path, name: str) -> None:
-    file = tmp_path / name
-    file.write_bytes(bytes(5 * mmap.PAGESIZE + 1))
-    with file.open("rb") as opened, file.open("rb") as other:
-        assert not mappings_of(opened.fileno())
-        with mmap.mmap(other.fileno(), 0, prot=mmap.PROT_READ):
-            ((address, size),) = mappings_of(opened.fileno())
-            assert size == 6 * mmap.PAGESIZE
-            file.unlink()
-            assert mappings_of(opened.fileno()) == {(address, size)}
-            with mmap.mmap(other.fileno(), mmap.PAGESIZE, prot=mmap.PROT_READ):  # a part of it
-                assert mappings_of(opened.fileno()) == {(address, size)}
-    assert not mappings_of(0)
-
-
 def test_a_one_sided_step_reads_the_base_once(bundle: Bundle, cache: Path, make_plan: Callable[..., Plan]) -> None:
     """The centre and the branches of all blocks pass each layer before the next is read; nothing else changes."""
     stages = len(bundle.manifest.stages)
@@ -162,6 +142,7 @@ def test_a_one_sided_step_reads_the_base_once(bundle: Bundle, cache: Path, make_
         for each in (create_engine("litert"), engine)
     )
     assert found == expected
+    assert streams(bundle.manifest, "litert", "1MB")
     assert len(dict.fromkeys(taken)) == LAYERS
     assert sum(path != before for path, before in zip(taken, ["", *taken], strict=False)) == LAYERS
 
@@ -222,54 +203,21 @@ def test_where_files_cannot_be_kept_weights_stay_in_memory(
     assert said.startswith(f"packed weights cannot be kept in {cache} (Not a directory); check the path")
 
 
-def test_a_full_disk_is_named(tmp_path: Path) -> None:
-    def make(file: Path) -> None:
-        file.write_bytes(b"half")
-        raise OSError(ENOSPC, "No space left on device")
-
-    with pytest.raises(EngineError, match=r"No space left on device\); make room on the disk") as error:
-        PackedFiles(tmp_path).open("key", make)
-    assert error.value.kind == "engine.packed-file"
-    assert not list(tmp_path.iterdir())
-
-
-def test_processes_that_open_a_file_at_once_all_get_it(tmp_path: Path) -> None:
-    """One of them makes it, while the others wait."""
-
-    def open_again_and_again() -> None:
-        for number in range(20):
-            PackedFiles(tmp_path).open(str(number), lambda file: file.write_bytes(os.urandom(99)))
-
-    with ThreadPoolExecutor(4) as pool:  # a lock is an open file's, be it another thread's or another process's
-        for done in [pool.submit(open_again_and_again) for _ in range(4)]:
-            done.result()
-    assert sorted(file.suffix for file in tmp_path.iterdir()) == [".packed"] * 20 + [".sha256"] * 20
-
-
 @pytest.mark.slow
-def test_kills_while_files_are_made(tmp_path: Path) -> None:
-    """At 50 random instants; what is there afterwards is whole, or not there."""
-    contents = [os.urandom(1 << 18), os.urandom(1 << 18)]
-    draw = random.Random(7)
-
-    def make_for_ever() -> None:
-        files = PackedFiles(tmp_path)
-        while True:
-            for number, content in enumerate(contents):
-                (tmp_path / f"{number}.packed").unlink(missing_ok=True)
-                files.open(str(number), lambda file, content=content: file.write_bytes(content))  # type: ignore[misc]
-
-    for _ in range(50):
-        child = os.fork()
-        if child == 0:
-            make_for_ever()
-        time.sleep(draw.uniform(0.0, 0.05))
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        for number, content in enumerate(contents):
-            found = PackedFiles(tmp_path).open(str(number), lambda file, content=content: file.write_bytes(content))  # type: ignore[misc]
-            assert os.pread(found.descriptor, 1 << 20, 0) == content
-    assert len(list(tmp_path.iterdir())) <= 5  # what the last was killed at
+def test_memory_of_a_streamed_step_is_measured_even_where_all_does_not_fit(
+    bundle: Bundle, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    blocks = (Block(len(bundle.manifest.stages), 4, 1.0, 1.0),)
+    setting = Setting(bundle.folder, "litert", "1MB", 1, False, blocks, 1, (2, 32))
+    names = ["peak memory of a step", "the first step, files not in memory"]
+    assert [figure.name for figure in measure_memory(setting, 1)] == [*names, "peak memory of a step", "a step"]
+    monkeypatch.setattr("fedspzo.bench.figures.available_bytes", lambda: 10**6)
+    (cache / "making-0").mkdir()  # a process that was killed
+    assert [figure.name for figure in measure_memory(setting, 1)] == names
+    assert "all in memory is not measured: it takes some" in caplog.text
+    monkeypatch.setenv("XDG_CACHE_HOME", os.devnull)
+    peak, first = measure_memory(setting, 1)
+    assert [peak.name, first.name] == [f"{name}, all in memory after all" for name in names]
 
 
 @settings(max_examples=50, deadline=None)
