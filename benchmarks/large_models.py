@@ -211,8 +211,8 @@ def measure_budget(bundle: Path, memory: str, engine: str) -> dict[str, Any]:
             case "peak memory of a step", "all in memory":
                 found |= {"step_peak_in_memory_mb": figure["bound"]}
             case "a step", _:
-                found |= {"warm_step_seconds": figure["value"], "in_memory_step_seconds": figure["bound"]}
-                found |= {"warm_to_in_memory": figure["ratio"]}
+                found |= {"warm_step_seconds": figure["value"], "in_memory_step_seconds": figure["bound"],
+                          "warm_to_in_memory": figure["ratio"]}  # fmt: skip
             case "the first step, files not in memory", _:
                 found |= {"cold_step_seconds": figure["value"]}
     return found
@@ -235,10 +235,7 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
     seconds, peak = watch([*export, "--out", str(bundle)], folder)
     found = {
         "model": name,
-        "engine": options.engine,
-        "batch": options.batch,
-        "length": options.length,
-        "weights": options.weights,
+        **{option: getattr(options, option) for option in ("engine", "batch", "length", "weights")},
         "checkpoint_mb": checkpoint_mb,
         "bundle_mb": sum(path.stat().st_size for path in bundle.iterdir()) / 1e6,
         "export_seconds": seconds,

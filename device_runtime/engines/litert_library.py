@@ -68,9 +68,9 @@ _PROTOTYPES: dict[str, tuple[object, ...]] = {
 
 
 def library_version() -> str:
-    """What tells this library, on this processor, from others: the same however often it is installed anew.
+    """What tells this library, on this processor, from others. The files' times do not count.
 
-    Of the processor the first core counts, since others may be offline at times.
+    The first core stands for all of them, since others may be offline at times.
     """
     version, size = None, None  # Android's lies in the app's package, where none can look
     with suppress(PackageNotFoundError):
