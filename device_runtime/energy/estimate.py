@@ -12,6 +12,7 @@ power, the scatter between the times of a phase where some have no core, the idl
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -117,15 +118,24 @@ class Estimate:
         whole = float(times[last] - times[first])
         return Core(watts, error, scatter, min(seconds, whole), whole, float(times[last]), begin, last)
 
-    def _to_its_ends(self, core: Core, mask: np.ndarray, every: np.ndarray) -> Core:
-        """The core with the seconds of its phase in the intervals beside it, which have something else in them too."""
+    def _to_their_ends(self, cores: Sequence[Core], mask: np.ndarray, every: np.ndarray) -> list[Core]:
+        """The cores with the seconds of their phase in the intervals beside them, which have something else in them
+        too; an interval between two cores counts for half in each."""
+        sides = [self._beside(core, mask) for core in cores]
+        claims = Counter(at for pair in sides for at in pair)
+        return [
+            replace(core, whole=core.whole + sum(float(every[at]) / claims[at] for at in pair))
+            for core, pair in zip(cores, sides, strict=True)
+        ]
+
+    def _beside(self, core: Core, mask: np.ndarray) -> list[int]:
+        """The intervals before and after those of a core's phase alone, where these have readings."""
         before, after = core.first, core.last + 1
         while mask[before]:
             before -= 1
         while after < len(mask) and mask[after]:
             after += 1
-        beside = float(every[before]) + (float(every[after]) if after < len(mask) else 0.0)
-        return replace(core, whole=core.whole + beside)
+        return [at for at in (before, after) if at < len(mask) and self._readings.covered[at]]
 
     def _end(self, watts: float) -> float:
         """J, one standard deviation of a counter's reading when it changes: rounded, or late by a reading."""
@@ -165,11 +175,12 @@ class Estimate:
         mask = readings.alone(*phases)
         every = sum((readings.seconds[phase] for phase in phases), np.zeros(len(readings.times)))
         spent, known = float(every.sum()), float(every[readings.covered].sum())
-        cores = [self._to_its_ends(core, mask, every) for core in self._cores(mask)]
+        seen = self._cores(mask)
+        cores = self._to_their_ends(seen, mask, every)
         apart = np.where(mask, np.diff(readings.times, prepend=readings.times[:1]), every)
         elapsed = float(apart[readings.covered].sum())
         whole = sum(core.whole for core in cores)
-        alone = min(whole / elapsed, 1.0) if elapsed else 0.0
+        alone = min(sum(core.whole for core in seen) / elapsed, 1.0) if elapsed else 0.0
         covered = known / spent if spent else 0.0
         if not cores or alone < _SEEN or (len(cores) == 1 and alone < 0.5):
             return Figure(None, None, self._unseen(" and ".join(phases), alone), spent, covered, alone)
@@ -188,16 +199,18 @@ class Estimate:
         apart_by = student(len(cores) - 1) * spread(cores) if len(cores) > 1 else abs(middle - self.idle.watts)
         times = rest / max(whole / len(cores), 1e-9)
         unseen = apart_by * rest * math.sqrt(1 / len(cores) + 1 / max(times, 1.0))
+        strange = float((readings.total - every)[mask].sum()) * abs(middle)  # too short to be told from the phase
         joules = gross - self.idle.watts * elapsed
         width = math.hypot(
             NORMAL * error,
             NORMAL * edges,
             NORMAL * self._rounding() * elapsed,
             unseen,
+            strange,
             self.idle.half_width * elapsed,
             NORMAL * self._facts.gain * joules,
         )
-        if width > abs(joules):
+        if not width <= abs(joules):  # so that NaN is refused, too
             return Figure(None, None, _vague(joules, width), spent, covered, alone)
         return Figure(joules, width, "", spent, covered, alone)
 
@@ -248,7 +261,7 @@ class Estimate:
             self.idle.half_width * seconds,
             NORMAL * self._facts.gain * joules,
         )
-        if width > abs(joules):
+        if not width <= abs(joules):  # so that NaN is refused, too
             return Figure(None, None, _vague(joules, width), spent, covered, 0.0)
         return Figure(joules, width, "", spent, covered, 1.0)
 

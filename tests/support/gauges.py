@@ -65,11 +65,12 @@ class Run:
     period: float
 
 
-def draw_run(gauge: Gauge, random: np.random.Generator, long: bool, poll: float = 1.0) -> Run:
+def draw_run(gauge: Gauge, random: np.random.Generator, long: bool, poll: float = 1.0, steps: bool = False) -> Run:
     """A run by one gauge: idleness, work in phases, idleness, and perhaps so several times.
 
     Args:
         long: whatever is done lasts ten periods of the gauge or more; else a tenth of one up to twenty.
+        steps: work is the same step over and over, in which a long phase alternates with shorter ones than are told.
     """
     period = float(np.exp(random.uniform(*np.log(gauge.periods))))
     watts = {IDLE: random.uniform(1.0, 3.0)}
@@ -79,9 +80,13 @@ def draw_run(gauge: Gauge, random: np.random.Generator, long: bool, poll: float 
     watts |= {phase: watts[IDLE] + float(more) for phase, more in zip(PHASES, random.permutation(above), strict=True)}
     names = [IDLE]
     for _ in range(int(random.integers(1, 4))):
-        names += [PHASES[i % 3] for i in range(int(random.integers(3, 10)))] + [IDLE]
-    low, high = (10.0, 30.0) if long else (0.1, 20.0)
+        names += [PHASES[i % 3] for i in range(int(random.integers(3, 10)) * (6 if steps else 1))] + [IDLE]
+    low, high = (10.0, 30.0) if long or steps else (0.1, 20.0)
     lengths = unit * np.exp(random.uniform(np.log(low), np.log(high), len(names)))
+    if steps:
+        each = dict(zip(PHASES, (random.uniform(2.0, 8.0), *random.uniform(0.02, 0.9, 2)), strict=True))
+        lengths = np.array([unit * each.get(name, long) for name, long in zip(names, lengths / unit, strict=True)])
+        lengths *= random.uniform(0.95, 1.05, len(names))
     noisy = 0.05 if random.random() < 0.8 else 0.0  # some worlds are as quiet as textbooks
     levels = np.array([watts[name] for name in names]) * (1 + noisy * random.standard_normal(len(names)))
     levels[[i for i, name in enumerate(names) if name == IDLE]] = watts[IDLE] * (
