@@ -12,13 +12,12 @@ power, the scatter between the times of a phase where some have no core, the idl
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from fedspzo.device_runtime.energy.cores import Core, mean, spread
+from fedspzo.device_runtime.energy.cores import Core, mean, spread, to_their_ends
 from fedspzo.device_runtime.energy.figures import NORMAL, Figure, Idle, student
 from fedspzo.device_runtime.energy.readings import Pace, Readings
 from fedspzo.device_runtime.energy.source import COUNTER, Facts
@@ -118,25 +117,6 @@ class Estimate:
         whole = float(times[last] - times[first])
         return Core(watts, error, scatter, min(seconds, whole), whole, float(times[last]), begin, last)
 
-    def _to_their_ends(self, cores: Sequence[Core], mask: np.ndarray, every: np.ndarray) -> list[Core]:
-        """The cores with the seconds of their phase in the intervals beside them, which have something else in them
-        too; an interval between two cores counts for half in each."""
-        sides = [self._beside(core, mask) for core in cores]
-        claims = Counter(at for pair in sides for at in pair)
-        return [
-            replace(core, whole=core.whole + sum(float(every[at]) / claims[at] for at in pair))
-            for core, pair in zip(cores, sides, strict=True)
-        ]
-
-    def _beside(self, core: Core, mask: np.ndarray) -> list[int]:
-        """The intervals before and after those of a core's phase alone, where these have readings."""
-        before, after = core.first, core.last + 1
-        while mask[before]:
-            before -= 1
-        while after < len(mask) and mask[after]:
-            after += 1
-        return [at for at in (before, after) if at < len(mask) and self._readings.covered[at]]
-
     def _end(self, watts: float) -> float:
         """J, one standard deviation of a counter's reading when it changes: rounded, or late by a reading."""
         late = abs(watts) * min(self._pace.period, self._poll)
@@ -176,7 +156,7 @@ class Estimate:
         every = sum((readings.seconds[phase] for phase in phases), np.zeros(len(readings.times)))
         spent, known = float(every.sum()), float(every[readings.covered].sum())
         seen = self._cores(mask)
-        cores = self._to_their_ends(seen, mask, every)
+        cores = to_their_ends(seen, mask, every, readings.covered)
         apart = np.where(mask, np.diff(readings.times, prepend=readings.times[:1]), every)
         elapsed = float(apart[readings.covered].sum())
         whole = sum(core.whole for core in cores)

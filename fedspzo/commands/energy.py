@@ -44,7 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     measure.add_argument(
         "--target-loss", type=float, metavar="X",
-        help="end where the mean loss of the last 8 steps is no more: joules to a loss",
+        help="start each repetition from the bundle's weights, and end it where its last 8 steps have this mean loss",
     )  # fmt: skip
     measure.add_argument("--readings", type=Path, metavar="FILE", help="keep the raw readings, as .csv or .parquet")
     measure.add_argument("--series", type=Path, metavar="FILE", help="keep each step's joules, as .csv or .parquet")
@@ -144,7 +144,7 @@ def _measure(options: argparse.Namespace) -> None:
     else:
         recording = Recording(timer)
         taken = take_course(course, forward, store, timer, recording.sample, TICK_S, options.target_loss)
-        recording.finish(len(taken.losses), taken.repetitions)
+        recording.finish(taken.steps, taken.repetitions)
         timeline = recording.timeline
         if options.timeline:
             timeline.write(options.timeline)
@@ -153,7 +153,7 @@ def _measure(options: argparse.Namespace) -> None:
             return
         account, repetitions = settle(timeline, read_log(options.csv, options.volts), offset), timeline.repetitions
     steps = len(taken.losses)
-    repeated = repeat(account, steps, repetitions)
+    repeated = repeat(account, taken.steps, repetitions)
     setting = {
         "machine": host,
         "bundle": bundle.identity.hex(),
@@ -169,7 +169,7 @@ def _measure(options: argparse.Namespace) -> None:
     if options.series:
         write_table(options.series, series_table(account, taken.bounds, taken.losses))
     if options.json:
-        print(json.dumps(describe_account(account, steps, repeated) | setting))
+        print(json.dumps(describe_account(account, taken.steps, repeated) | setting))
     else:
         print("\n".join(account_lines(account, steps, repeated)))
         print(f"reading took {taken.share:.3%} of the CPU time")
@@ -205,7 +205,7 @@ def _report(options: argparse.Namespace) -> None:
         account = settle(timeline, read_log(options.csv, options.volts), parse_offset(options.offset))
         repeated = repeat(account, timeline.steps, timeline.repetitions)
         described = describe_account(account, timeline.steps, repeated)
-        lines = account_lines(account, timeline.steps, repeated)
+        lines = account_lines(account, sum(timeline.steps), repeated)
     else:
         if options.csv:
             raise EnergyError(

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.energy.sampler import Sampler
@@ -49,12 +50,14 @@ class Taken:
     """A course that is over.
 
     Attributes:
+        steps: of each repetition.
         repetitions: from the start of the idle time before each to the end of that after it, by the timer's clock.
         share: of the CPU time that went into sampling.
         losses: of each step.
         bounds: when each step began and ended.
     """
 
+    steps: tuple[int, ...]
     repetitions: tuple[tuple[float, float], ...]
     share: float
     losses: tuple[float, ...]
@@ -70,47 +73,51 @@ def take_course(
     interval: float,
     target: float | None = None,
 ) -> Taken:
-    """Go through it, sampling at its edges and every ``interval`` seconds; no further than to a ``target`` of the loss.
+    """Go through it, sampling at its edges and every ``interval`` seconds.
 
+    With a ``target`` of the loss each repetition starts from the bundle's weights and goes no further than to it.
     A first step, which loads the graphs, is not measured.
     """
     measure(forward, store, course.plan(1), "energy")
     timer.take()
     started = time.process_time()
     losses: list[float] = []
-    steps: list[tuple[float, float]] = []
-    began: list[float] = []
+    bounds: list[tuple[float, float]] = []
+    taken: list[int] = []
     idles = []
+    start = None if target is None else partial(forward.weights.restore, None)
     with Sampler(sample, interval) as sampler:
-        idles.append(_idle(course, timer, sample))
+        idles.append(_idle(course, timer, sample, start))
         for _ in range(course.repeats):
-            for _ in range(course.steps):
+            began, done = [], len(losses)
+            while len(began) < course.steps and not _reached(losses[done:], target):
                 began.append(timer.clock())
                 timer.turn_to(len(losses) + 1)
+                number = len(began) if start else len(losses) + 1
                 with timer.phase(OTHER):
-                    losses.append(_take_step(forward, store, course.plan(len(losses) + 1)))
-                if _reached(losses, target):
-                    break
-            began.append(timer.clock())
+                    losses.append(_take_step(forward, store, course.plan(number)))
+            bounds += itertools.pairwise([*began, timer.clock()])
+            taken.append(len(began))
             sample()
-            idles.append(_idle(course, timer, sample))
-            steps += list(itertools.pairwise(began))
-            began = []
-            if _reached(losses, target):
-                break
+            idles.append(_idle(course, timer, sample, start))
         spent = time.process_time() - started
-    bounds = tuple((before[0], after[1]) for before, after in itertools.pairwise(idles))
-    return Taken(bounds, sampler.cpu_seconds / spent if spent else 0.0, tuple(losses), tuple(steps))
+    repetitions = tuple((before[0], after[1]) for before, after in itertools.pairwise(idles))
+    share = sampler.cpu_seconds / spent if spent else 0.0
+    return Taken(tuple(taken), repetitions, share, tuple(losses), tuple(bounds))
 
 
 def _reached(losses: Sequence[float], target: float | None) -> bool:
     return target is not None and len(losses) >= SMOOTH and statistics.fmean(losses[-SMOOTH:]) <= target
 
 
-def _idle(course: Course, timer: PhaseTimer, sample: Callable[[], None]) -> tuple[float, float]:
-    """When it began and ended."""
+def _idle(
+    course: Course, timer: PhaseTimer, sample: Callable[[], None], start: Callable[[], None] | None
+) -> tuple[float, float]:
+    """When it began and ended; going back to the ``start`` takes far less than what it is a part of."""
     began = timer.clock()
     with timer.phase(IDLE):
+        if start:
+            start()
         time.sleep(course.idle_seconds)
     sample()
     return began, timer.clock()

@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from fedspzo.device_runtime.energy.estimate import Estimate
 from fedspzo.device_runtime.energy.figures import student
 from fedspzo.device_runtime.energy.meter import Account
@@ -29,37 +31,42 @@ class Repeated:
     reason: str
 
 
-def repeat(account: Account, steps: int, repetitions: Sequence[tuple[float, float]]) -> Repeated:
+def repeat(account: Account, steps: Sequence[int], repetitions: Sequence[tuple[float, float]]) -> Repeated:
     """What a step takes.
 
     Args:
-        steps: of all repetitions together.
-        repetitions: when each began and ended, with the idle times around it, by the clock of the readings.
+        steps: of each repetition.
+        repetitions: when each began and ended, with the idle times around it, by the clock of the readings; one that
+            was cut short, with less than half of the steps of the longest, does not count.
     """
     work = account.work
-    if work.joules is None or not steps:
+    if work.joules is None or not sum(steps):
         return Repeated(None, None, (), work.reason or "no step was taken")
-    seen = steps * work.covered
+    seen = sum(steps) * work.covered
     joules = work.joules / seen
     if work.half_width is None:
         return Repeated(joules, None, (), work.reason)
     width = work.half_width / seen
-    if len(repetitions) < 2:
+    whole = [(taken, bounds) for taken, bounds in zip(steps, repetitions, strict=False) if 2 * taken >= max(steps)]
+    if len(whole) < 2:
         return Repeated(joules, width, (), "± is of one measurement: --repeat 5 shows what repetitions differ by")
-    figures = [
-        Estimate(_between(account.readings, *bounds), account.facts, account.pace).work() for bounds in repetitions
-    ]
-    told = [figure.joules / figure.covered for figure in figures if figure.joules is not None and figure.covered]
-    if len(told) < len(figures):
-        why = next(figure.reason for figure in figures if figure.joules is None)
+    figures = [Estimate(_between(account.readings, *bounds), account.facts, account.pace).work() for _, bounds in whole]
+    each = tuple(
+        figure.joules / figure.covered / taken
+        for (taken, _), figure in zip(whole, figures, strict=True)
+        if figure.joules is not None and figure.covered
+    )
+    if len(each) < len(figures):
+        why = next(figure.reason for figure in figures if figure.joules is None or not figure.covered)
         return Repeated(joules, width, (), f"± has no scatter of repetitions, which the source does not resolve: {why}")
-    each = tuple(joules * len(told) / steps for joules in told)
     scatter = student(len(each) - 1) * statistics.stdev(each) / math.sqrt(len(each))
     return Repeated(statistics.fmean(each), math.hypot(scatter, width), each, "")
 
 
 def _between(readings: Readings, begin: float, end: float) -> Readings:
-    mask = (readings.times >= begin - 1e-6) & (readings.times <= end + 1e-6)
-    return Readings(
-        readings.times[mask], readings.values[mask], {name: spent[mask] for name, spent in readings.seconds.items()}
-    )
+    """Those of a repetition; what was done before the first of them is not of it."""
+    first, stop = np.searchsorted(readings.times, [begin - 1e-6, end + 1e-6])
+    seconds = {name: spent[first:stop].copy() for name, spent in readings.seconds.items()}
+    for spent in seconds.values():
+        spent[:1] = 0.0
+    return Readings(readings.times[first:stop], readings.values[first:stop], seconds)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _ORDER = ("tokenise", "perturb", "forward", "apply", "network", "other", "idle")
 
 
-def describe_account(account: Account, steps: int, repeated: Repeated) -> dict[str, Any]:
+def describe_account(account: Account, taken: Sequence[int], repeated: Repeated) -> dict[str, Any]:
     """An account of some steps as plain values, joules above idle; half-widths are of 95 % intervals."""
     return {
         "source": account.source,
@@ -29,7 +29,8 @@ def describe_account(account: Account, steps: int, repeated: Repeated) -> dict[s
         **describe_facts(account.facts),
         "late_seconds": [account.pace.least, account.pace.most],
         "idle": asdict(account.idle),
-        "steps": steps,
+        "steps": sum(taken),
+        "steps_of_repetitions": list(taken),
         "joules_per_step": repeated.joules,
         "joules_per_step_half_width": repeated.half_width,
         "reason": repeated.reason,
