@@ -19,12 +19,19 @@ _NAMES = {
         "na",
     },
 }  # fmt: skip
-#: Words that make a column another quantity: apparent and reactive power, extremes and means, what is stored or set.
+#: Words that make a column another quantity: apparent and reactive power, extremes and means, what is stored, set or
+#: switched, and other units.
 _OTHERS = {
     "factor", "pf", "apparent", "reactive", "va", "kva", "mva", "var", "kvar", "min", "max", "minimum", "maximum",
     "peak", "lowest", "highest", "avg", "average", "mean", "median", "std", "shunt", "energy", "charge", "capacity",
     "cost", "price", "temperature", "temp", "limit", "set", "setpoint", "target", "d", "dp", "dm", "cc1", "cc2",
     "resistance", "frequency", "noise", "ripple", "error", "offset", "status", "zone", "rms", "ac", "dbm", "duration",
+    "on", "off", "state", "level", "today", "total", "percent", "wh", "kwh", "mwh", "ah", "mah", "hp",
+}  # fmt: skip
+#: Words that tell the kind before any unit does.
+_STEMS = {
+    TIME: r"(date|up|run)?time(stamp)?s?", WATTS: r"powers?", VOLTS: r"(milli|micro|kilo)?volt(s|age|ages)?",
+    AMPERES: r"currents?",
 }  # fmt: skip
 _PREFIXES = {"": 1.0, "n": 1e-9, "µ": 1e-6, "m": 1e-3, "k": 1e3}
 _BASES = {WATTS: ("w", "watt"), VOLTS: ("v", "volt"), AMPERES: ("a", "amp", "ampere")}
@@ -117,6 +124,8 @@ def choose_columns(names: Sequence[str], units: Sequence[str], volts: bool) -> C
         if wanted == (AMPERES,) and not volts:
             continue
         if all(found[kind] for kind in wanted):
+            for kind in wanted:  # one that names its unit is surer than one that does not
+                found[kind] = [column for column in found[kind] if column.factor is not None] or found[kind]
             twice = next((kind for kind in wanted if len(found[kind]) > 1), None)
             if twice:
                 several = " and ".join(f"'{column.name}'" for column in found[twice])
@@ -136,15 +145,15 @@ def unit_row(cells: Sequence[str]) -> bool:
 
 def _classify(name: str) -> tuple[str, str]:
     """What a column is of, and why it is something else after all; two empty texts where it is nothing of interest."""
-    bare = re.sub(r"[(\[{].*?[)\]}]", " ", _plain(name))
+    bare = re.sub(r"[(\[{].*?[)\]}]", " ", _plain(name)).replace("%", " percent ")
+    bare = re.sub(r"(?<=[a-z]{3})(?=[A-Z])", " ", bare)  # powerLevel, but not mA or kWh
     words = [word for word in re.split(r"[^a-zµ0-9+-]+", bare.lower()) if word]
     words = [word for word in words if not re.fullmatch(r"[+-]?\d*", word)]
     if not words:
         return "", ""
     others = _OTHERS & {word.rstrip("+-") if len(word) < 3 else word for word in words}
     kinds = [kind for kind, known in _NAMES.items() if known & set(words)]
-    compound = [kind for kind, stem in ((TIME, "time"), (WATTS, "power"), (VOLTS, "volt"), (AMPERES, "current")) if any(
-        stem in word for word in words)]  # fmt: skip
+    compound = [kind for kind, stem in _STEMS.items() if any(re.fullmatch(stem, word) for word in words)]
     kind = (compound or kinds or [""])[0]
     if not kind and others & {"va", "kva", "var", "kvar"}:
         kind = WATTS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 
 import numpy as np
 
@@ -67,7 +67,7 @@ def read_moment(cell: str, day: bool | None) -> tuple[float, str]:
         seconds = _clock(rest.strip()) if rest.strip() else 0.0
         if seconds is None:
             raise ValueError(text)
-        return date.astimezone().timestamp() + seconds, "epoch"
+        return (date + timedelta(seconds=seconds)).astimezone().timestamp(), "epoch"
     plain = re.sub(r"(\d),(\d)", r"\1.\2", text.replace("/", "-")).replace("Z", "+00:00").replace(" UTC", "+00:00")
     plain = re.sub(r"(\.\d{6})\d+", r"\1", plain)
     plain = re.sub(r"\.(\d{1,5})(?!\d)", lambda m: "." + m[1].ljust(6, "0"), plain)

@@ -68,11 +68,14 @@ def read_log(file: Path, volts: float | None = None) -> Log:
         volts: the supply's, for a log that has a current alone.
 
     Raises:
-        EnergyError: the file is no log, or does not say what it measured; the sentence names the line.
+        EnergyError: the file is no log, or does not say what it measured, and the sentence names the line; or the
+            ``volts`` are none of a supply of direct current.
     """
+    if volts is not None:
+        _check_volts(volts)
     lines = _read_lines(file)
     start, delimiter, columns = _find_header(file, lines, volts is not None)
-    rows = list(_rows(lines, start, delimiter))
+    rows = list(_rows(file, lines, start, delimiter))
     if rows and unit_row(rows[0][1]) and not _readable(rows[0][1], columns):
         rows = rows[1:]
     day = day_first([" ".join(row[c.at] for c in columns.times if c.at < len(row)) for _, row in rows])
@@ -105,6 +108,17 @@ def read_log(file: Path, volts: float | None = None) -> Log:
     return Log(file.name, moments, watts, since == "epoch", (*remarks, *said, *merged))
 
 
+def _check_volts(volts: float) -> None:
+    if not 0 < volts < np.inf:
+        raise EnergyError("option.volts", f"--volts is {volts:g}; give the supply's voltage, such as 5")
+    if volts > _MAINS:
+        raise EnergyError(
+            "option.volts-of-mains",
+            f"--volts {volts:g} is of mains: its product with the current is the apparent power, which is more than"
+            " what is used; give a meter's log of active power",
+        )
+
+
 def _read_lines(file: Path) -> list[str]:
     try:
         raw = file.read_bytes()
@@ -124,8 +138,8 @@ def _find_header(file: Path, lines: Sequence[str], volts: bool) -> tuple[int, st
     reason = ""
     for number, line in enumerate(lines[:_PREAMBLE]):
         for delimiter in [mark for mark in ";\t," if mark in line.strip()] or [" "]:
-            names = _cells(line, delimiter)
-            below = _cells(lines[number + 1], delimiter) if number + 1 < len(lines) else []
+            names = _cells(file, number + 1, line, delimiter)
+            below = _cells(file, number + 2, lines[number + 1], delimiter) if number + 1 < len(lines) else []
             found = choose_columns(names, below if unit_row(below) else (), volts)
             if isinstance(found, Columns):
                 return number, delimiter, found
@@ -138,17 +152,22 @@ def _find_header(file: Path, lines: Sequence[str], volts: bool) -> tuple[int, st
     )
 
 
-def _cells(line: str, delimiter: str) -> list[str]:
+def _cells(file: Path, number: int, line: str, delimiter: str) -> list[str]:
     if delimiter == " ":
         return line.split()
-    return next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
+    try:
+        return next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
+    except csv.Error as error:
+        raise EnergyError(
+            "energy.log-line", f"line {number} of {file} is not of a CSV ({error}); correct the line"
+        ) from None
 
 
-def _rows(lines: Sequence[str], start: int, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _rows(file: Path, lines: Sequence[str], start: int, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Rows below the header with their numbers, from 1 on."""
     for number, line in enumerate(lines[start + 1 :], start=start + 2):
         if line.strip(" \t,;") and not line.lstrip().startswith("#"):
-            yield number, _cells(line, delimiter)
+            yield number, _cells(file, number, line, delimiter)
 
 
 def _readable(row: Sequence[str], columns: Columns) -> bool:

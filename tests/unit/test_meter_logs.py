@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import math
+import time
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,9 @@ def read(tmp_path: Path, *lines: str, volts: float | None = None, encoding: str 
         ["Time (s),VBUS (V),IBUS (A),D+ (V),D- (V),CC1 (V)", "0,5,.5,1,1,1", "1,5,1,1,1,1"],
         ["Time (min),Power (W)", "0,2.5", "0.0166666667,5"],
         ["Time (s),Power", "0,2500 mW", "1,5 W"],
+        ["Time (s),Power_on,V,A", "0,1,5,.5", "1,1,5,1"],
+        ["Time (s),Power,Power (mW)", "0,9,2500", "1,9,5000"],
+        ["Time (s),activePower,busVoltage", "0,2.5,5", "1,5,5"],
     ],
 )
 def test_logs_that_are_read(lines: list[str], tmp_path: Path) -> None:
@@ -117,6 +122,26 @@ def test_single_bad_rows_are_passed_over_and_named(tmp_path: Path) -> None:
         (["Time (s),Max Power (W)", "0,1", "1,1"], "energy.log-header", "Max"),
         (["Time (s),CH1 Power (W),CH2 Power (W)", "0,1,1", "1,1,1"], "energy.log-header", "more than one power"),
         (["Time (s),Power (Wh)", "0,1", "1,1"], "energy.log-header", "'Wh'"),
+        *[
+            ([f"Time (s),{name}", "0,1", "1,1"], "energy.log-header", "a time and a power")
+            for name in (
+                "power_kwh",
+                "Power%",
+                "Power (%)",
+                "powered",
+                "Power_on",
+                "Power state",
+                "powerLevel",
+                "PowerLevel",
+                "power_state",
+                "horsepower",
+                "Power hp",
+                "Total power today",
+                "Power today",
+                "Power_VA",
+                "currently",
+            )
+        ],
         (["Time (s),V,A", "0,230,1", "1,231,1"], "energy.log-apparent", "apparent"),
         (["Time (s),Vrms (V),Irms (A)", "0,5,1", "1,5,1"], "energy.log-header", "names its columns"),
         (["Time (s),Power (W)", "0,5", "1,-5", "2,5"], "energy.log-sign", "line 3"),
@@ -140,3 +165,33 @@ def test_logs_that_are_refused(lines: list[str], kind: str, named: str, tmp_path
 def test_encodings(encoding: str, tmp_path: Path) -> None:
     log = read(tmp_path, "Time (s),Power (µW)", "0,2500000", "1,5000000", encoding=encoding)
     assert log.watts == pytest.approx([2.5, 5.0])
+
+
+@pytest.mark.parametrize(
+    ("volts", "kind"),
+    [(-5.0, "option.volts"), (0.0, "option.volts"), (math.nan, "option.volts"), (math.inf, "option.volts"),
+     (230.0, "option.volts-of-mains")],
+)  # fmt: skip
+def test_volts_of_no_supply(volts: float, kind: str, tmp_path: Path) -> None:
+    with raises(kind, "--volts", "give"):
+        read(tmp_path, "Time (s),Current (A)", "0,1", "1,1", volts=volts)
+
+
+@pytest.mark.parametrize("kept", ["time", "header"])
+def test_a_line_that_is_none_of_a_csv(kept: str, tmp_path: Path) -> None:
+    rows = ["Time (s),Power (W)", "0,1", "1,1"]
+    number = 2 if kept == "time" else 0
+    rows[number] = f"{'9' * 140_000},1"
+    with raises("energy.log-line", f"line {number + 1} ", "correct the line"):
+        read(tmp_path, *rows)
+
+
+def test_an_hour_of_a_day_on_which_clocks_are_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+    time.tzset()
+    try:
+        log = read(tmp_path, "Time,Power (W)", "29.03.2026 12:00:00,1", "29.03.2026 12:00:01,1")
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert log.times[0] == datetime(2026, 3, 29, 10, tzinfo=timezone.utc).timestamp()
