@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -35,20 +36,26 @@ class Timeline:
     """Moments in order.
 
     Attributes:
-        steps: that were taken in all.
+        steps: that each repetition took.
         ticks: the moments.
         repetitions: when each began and ended, with the idle times around it.
     """
 
-    steps: int = 0
+    steps: tuple[int, ...] = ()
     ticks: list[Tick] = field(default_factory=list)
     repetitions: tuple[tuple[float, float], ...] = ()
 
     def write(self, file: Path) -> None:
-        """Keep it in a file."""
+        """Keep it in a file. Raises EnergyError when it cannot be written."""
         ticks = [[tick.at, [[*key, seconds] for key, seconds in tick.phases.items()]] for tick in self.ticks]
         record = {"steps": self.steps, "repetitions": self.repetitions, "ticks": ticks}
-        file.write_text(json.dumps(record), encoding="utf-8")
+        try:
+            file.write_text(json.dumps(record), encoding="utf-8")
+        except OSError as error:
+            raise EnergyError(
+                "energy.timeline-unwritable",
+                f"{file} cannot be written ({error.strerror}); make room, or choose another folder",
+            ) from None
 
     @classmethod
     def read(cls, file: Path) -> Timeline:
@@ -60,8 +67,18 @@ class Timeline:
                 for at, phases in record["ticks"]
             ]
             repetitions = tuple((float(begin), float(end)) for begin, end in record.get("repetitions", ()))
-            return cls(int(record["steps"]), ticks, repetitions)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            steps = tuple(int(taken) for taken in record["steps"])
+            moments = [tick.at for tick in ticks]
+            if len(ticks) < 2 or not all(
+                before < at < math.inf for before, at in itertools.pairwise([-math.inf, *moments])
+            ):
+                raise ValueError("it needs two or more times that rise")
+            if not all(0 <= seconds < math.inf for tick in ticks for seconds in tick.phases.values()):
+                raise ValueError("it has seconds that are not finite")
+            if repetitions and len(repetitions) != len(steps):
+                raise ValueError("its steps are not those of its repetitions")
+            return cls(steps, ticks, repetitions)
+        except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError) as error:
             raise EnergyError(
                 "energy.not-a-timeline",
                 f"{file} is not a timeline ({error}); write one with: fedspzo energy measure --timeline",
@@ -82,9 +99,9 @@ class Recording:
         now, phases = self._timer.take()
         self.timeline.ticks.append(Tick(now + self._shift, phases))
 
-    def finish(self, steps: int, repetitions: Sequence[tuple[float, float]]) -> None:
-        """Say how many steps they were, and when repetitions began and ended by the timer's clock."""
-        self.timeline.steps = steps
+    def finish(self, steps: Sequence[int], repetitions: Sequence[tuple[float, float]]) -> None:
+        """Say how many steps each repetition took, and when repetitions began and ended by the timer's clock."""
+        self.timeline.steps = tuple(steps)
         self.timeline.repetitions = tuple((begin + self._shift, end + self._shift) for begin, end in repetitions)
 
 

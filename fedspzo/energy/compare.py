@@ -48,8 +48,10 @@ def read_measurement(file: Path) -> Measurement:
     try:
         record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         each = tuple(float(joules) for joules in record["repetitions"])
+        if not all(map(math.isfinite, each)):
+            raise ValueError("a repetition is not finite")
         source = f"{record['source']} {record.get('machine', {}).get('host', '')}"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError) as error:
         raise EnergyError(
             "energy.not-a-measurement",
             f"{file} is not what energy measure --json prints ({error}); keep that in a file",

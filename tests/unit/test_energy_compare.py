@@ -25,7 +25,14 @@ def test_a_difference_is_found_as_often_as_stated() -> None:
 
 def test_what_is_no_measurement_gets_a_sentence(tmp_path: Path) -> None:
     file = tmp_path / "a.json"
-    for text in ("{", "[]", '{"repetitions": 3}', "null"):
+    for text in (
+        "{",
+        "[]",
+        '{"repetitions": 3}',
+        "null",
+        '{"source": "a", "repetitions": [1, NaN]}',
+        '{"source": "a", "repetitions": [1, Infinity]}',
+    ):
         file.write_text(text)
         with raises("energy.not-a-measurement", "a.json", "--json"):
             read_measurement(file)

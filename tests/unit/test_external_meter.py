@@ -88,7 +88,7 @@ def an_hour() -> tuple[World, Timeline, list[tuple[float, float]]]:
         for phase, longest, watts in ((PERTURB, 5, 4.5), (BLOCK_1, 8, 6.0), (BLOCK_2, 20, 7.0), (IDLE, 15, 2.0)):
             spans.append(Span(float(random.uniform(1, longest)), phase, watts, len(spans) // 4))
     world.live(spans, sample)
-    recording.timeline.steps = len(spans) // 4
+    recording.timeline.steps = (len(spans) // 4,)
     return world, recording.timeline, seconds
 
 
@@ -121,6 +121,13 @@ def test_a_timeline_comes_back(hour: tuple[World, Timeline, Log, float], tmp_pat
     assert Timeline.read(tmp_path / "timeline.json") == timeline
     with raises("energy.not-a-timeline", "other.json", "--timeline"):
         Timeline.read(write(tmp_path / "other.json", "{}"))
+
+
+@pytest.mark.parametrize("ticks", ["[]", "[[1, []]]", "[[NaN, []], [2, []]]", "[[1, []], [Infinity, []]]",
+    "[[2, []], [2, []]]", "[[1, []], [1.5, []], [1.2, []]]", '[[1, []], [2, [[0, "perturb", NaN]]]]'])  # fmt: skip
+def test_a_timeline_whose_times_do_not_rise(ticks: str, tmp_path: Path) -> None:
+    with raises("energy.not-a-timeline", "timeline.json", "--timeline"):
+        Timeline.read(write(tmp_path / "timeline.json", f'{{"steps": [1], "ticks": {ticks}}}'))
 
 
 def test_logs_that_do_not_fit(hour: tuple[World, Timeline, Log, float]) -> None:
