@@ -124,6 +124,7 @@ class Agent:
     def stop(self) -> None:
         """Have :meth:`run` return after the round's work that is at hand; may be called from any thread."""
         self._stopping = True
+        self._book.stop()
         self.link.events.put(None)  # wakes it
 
     def connect(self) -> None:

@@ -185,7 +185,7 @@ class Device:
                 longest = self.bundle.manifest.length
                 log.info("%d examples are longer than %d tokens and were cut", store.truncated, longest)
             self._observe(Started(state.device, state.replica.round, len(store)))
-            book = Book(self._energy, self.state, self._idle_s) if self._energy else None
+            book = Book(self._energy, self.state, self._idle_s, self._alive) if self._energy else None
             watch = Watch(self._limits)
             self._agent = agent = Agent(
                 self._access,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,6 +27,10 @@ from fedspzo.device_runtime.replica.state import ENERGY
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+#: Seconds between signs of life while the device idles.
+_SIGN_S = 1.0
+#: The longest idle time at the end, in s: a server waits three times as long for the last report.
+LAST_S = 20.0
 
 
 class NoBook:
@@ -46,7 +51,10 @@ class NoBook:
         return ()
 
     def rest(self) -> None:
-        """Idle for so long as the idle power takes to be known."""
+        """Idle for so long as the idle power takes to be known, or until :meth:`stop` is called."""
+
+    def stop(self) -> None:
+        """Idle no more; any thread may call this."""
 
     def note(self, round: int, loss: float) -> None:
         """Keep the loss that a round measured beside its joules."""
@@ -66,13 +74,18 @@ class Book(NoBook):
         recorder: is told what the device does.
     """
 
-    def __init__(self, source: Source, folder: Path, idle_s: float = 0.0) -> None:
+    def __init__(
+        self, source: Source, folder: Path, idle_s: float = 0.0, alive: Callable[[], None] = lambda: None
+    ) -> None:
         """Start with what is in the folder of the device's state.
 
         Args:
-            idle_s: seconds of idleness before and after all work, which show the idle power.
+            idle_s: seconds of idleness before and after all work, which show the idle power; after it no more than
+                :data:`LAST_S`.
+            alive: told every now and then while it idles.
         """
-        self._idle_s = idle_s
+        self._idle_s, self._alive = idle_s, alive
+        self._stopping = threading.Event()
         self.recorder: PhaseTimer = PhaseTimer()
         self._meter = Meter(source, self.recorder)
         self._source = source
@@ -88,8 +101,11 @@ class Book(NoBook):
 
     def rest(self) -> None:
         """See :class:`NoBook`."""
-        with self.recorder.phase(IDLE):
-            time.sleep(self._idle_s)
+        self._rest(self._idle_s)
+
+    def stop(self) -> None:
+        """See :class:`NoBook`."""
+        self._stopping.set()
 
     def spent(self, round: int) -> tuple[Energy, ...]:
         """See :class:`NoBook`."""
@@ -97,7 +113,7 @@ class Book(NoBook):
 
     def total(self) -> tuple[Energy, ...]:
         """See :class:`NoBook`."""
-        self.rest()
+        self._rest(min(self._idle_s, LAST_S))
         account = self._try(lambda: self._meter.sample(final=True), self._meter.account)
         if account is None:
             return ()
@@ -136,6 +152,12 @@ class Book(NoBook):
                 "state.unwritable",
                 f"{self._file} cannot be written ({error.strerror}); make room, or make the folder writable",
             ) from None
+
+    def _rest(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        with self.recorder.phase(IDLE):
+            while (left := end - time.monotonic()) > 0 and not self._stopping.wait(min(left, _SIGN_S)):
+                self._alive()
 
     def _record(self, round: int, work: Amount, phases: Mapping[str, Amount], now: Conditions) -> dict[str, Any]:
         return {

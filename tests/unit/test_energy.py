@@ -16,10 +16,11 @@ from patience import PATIENCE_S, wait_until
 from refusals import raises
 from sensors import BatteryTree, JavaPhone, JetsonTree, PmicCommand, RaplTree, Sensor, Span, World, java, write_tree
 
+from fedspzo.broker.server.loop import REPORT_S
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.energy.android import find_android, open_phone
 from fedspzo.device_runtime.energy.battery import infer_amperes, infer_coulombs, infer_volts
-from fedspzo.device_runtime.energy.book import Book, read_book
+from fedspzo.device_runtime.energy.book import LAST_S, Book, read_book
 from fedspzo.device_runtime.energy.find import Places, choose_source, find_sources
 from fedspzo.device_runtime.energy.jetson import find_jetson
 from fedspzo.device_runtime.energy.ledger import Lag, Ledger
@@ -416,6 +417,21 @@ def test_an_account_outlives_kills(tmp_path: Path) -> None:
         (round, "rapl", 0.5) for round in (1, 2, 3, 4)
     ]
     assert all(record["throttled"] and record["battery"] == 0.5 for record in records)
+
+
+def test_a_device_that_idles_is_alive_and_can_be_stopped(tmp_path: Path) -> None:
+    RaplTree(tmp_path / "rapl")
+    signs: list[float] = []
+    book = Book(certain(find_rapl(tmp_path / "rapl")), tmp_path, idle_s=1e6, alive=lambda: signs.append(0.0))
+    for idle in (book.rest, book.total):
+        thread = threading.Thread(target=idle)
+        thread.start()
+        if idle == book.rest:
+            wait_until(lambda: signs)
+            book.stop()
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive()
+    assert 3 * LAST_S <= REPORT_S, "the last report comes in time"
 
 
 def test_a_slow_source_is_read_less_often() -> None:

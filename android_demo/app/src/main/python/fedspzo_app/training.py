@@ -17,7 +17,6 @@ from fedspzo.device_runtime.engines.protocol import Engine
 from fedspzo.device_runtime.errors import BrokerError, FedSPZOError
 from fedspzo.device_runtime.link.invitation import Invitation
 from fedspzo.device_runtime.platform.conditions import Conditions, Limits, Watch
-from fedspzo.device_runtime.platform.profiling import IDLE
 from fedspzo.device_runtime.replica.state import DeviceState
 from fedspzo_app.history import History, Round
 
@@ -132,8 +131,7 @@ class Training:
         with Sampler(self._book.sample) if self._book else nullcontext():
             if self._book and not self._rested:
                 self._rested = True
-                with self._book.recorder.phase(IDLE):
-                    self._stopping.wait(_IDLE_S)
+                self._book.rest()
             agent.connect()
             self.finished = agent.run() is not None
         self.message = ""
