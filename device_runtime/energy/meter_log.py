@@ -108,6 +108,21 @@ def read_log(file: Path, volts: float | None = None) -> Log:
     return Log(file.name, moments, watts, since == "epoch", (*remarks, *said, *merged))
 
 
+def check_log(file: Path, volts: float | None, later: bool) -> None:
+    """Whether a log that grows can be read when the time has come.
+
+    Args:
+        later: it may be missing for now, as what was done when is kept.
+
+    Raises:
+        EnergyError: it is missing or cannot be read; or ``volts`` are none of a supply of direct current.
+    """
+    if volts is not None:
+        _check_volts(volts)
+    if file.exists() or not later:
+        _read_lines(file, "give a log that can be read, or --timeline, and the log afterwards to energy report")
+
+
 def _check_volts(volts: float) -> None:
     if not 0 < volts < np.inf:
         raise EnergyError("option.volts", f"--volts is {volts:g}; give the supply's voltage, such as 5")
@@ -119,11 +134,11 @@ def _check_volts(volts: float) -> None:
         )
 
 
-def _read_lines(file: Path) -> list[str]:
+def _read_lines(file: Path, cure: str = "check the path") -> list[str]:
     try:
         raw = file.read_bytes()
     except OSError as error:
-        raise EnergyError("energy.log-unreadable", f"{file} cannot be read ({error}); check the path") from None
+        raise EnergyError("energy.log-unreadable", f"{file} cannot be read ({error}); {cure}") from None
     wide = raw.startswith((b"\xff\xfe", b"\xfe\xff"))
     for encoding in ("utf-16",) if wide else ("utf-8-sig", "cp1252"):
         try:

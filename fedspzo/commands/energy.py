@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+from contextlib import ExitStack
 from dataclasses import asdict
+from math import inf, isfinite
 from pathlib import Path
 
 from fedspzo.broker.rounds.job import Job
@@ -97,9 +99,14 @@ def _sources(options: argparse.Namespace) -> None:
 
 
 def _measure(options: argparse.Namespace) -> None:
+    with ExitStack() as afterwards:  # files are written when all is told, each though another cannot be
+        _measure_and_keep(options, afterwards)
+
+
+def _measure_and_keep(options: argparse.Namespace, afterwards: ExitStack) -> None:
     from fedspzo.device_runtime.data.store import load_data
     from fedspzo.device_runtime.energy.meter import Meter
-    from fedspzo.device_runtime.energy.meter_log import read_log
+    from fedspzo.device_runtime.energy.meter_log import check_log, read_log
     from fedspzo.device_runtime.energy.timeline import TICK_S, Recording, settle
     from fedspzo.device_runtime.engines.protocol import create_engine
     from fedspzo.device_runtime.errors import EnergyError
@@ -111,21 +118,26 @@ def _measure(options: argparse.Namespace) -> None:
     from fedspzo.energy.measure import Course, take_course
     from fedspzo.energy.repeat import repeat
     from fedspzo.energy.report import account_lines, describe_account
-    from fedspzo.energy.series import check_table, readings_table, series_table, write_table
+    from fedspzo.energy.series import check_place, check_table, readings_table, series_table, write_table
     from fedspzo.options.energy import make_source
 
     bundle = Bundle(options.bundle)
     job = make_step(options, bundle)
-    if min(options.steps, options.repeat) < 1 or options.idle < 0 or options.interval <= 0:
+    if min(options.steps, options.repeat) < 1 or not (0 <= options.idle < inf and 0 < options.interval < inf):
         raise EnergyError(
             "option.energy-range",
             "--steps and --repeat are at least 1, --idle at least 0, and --interval above 0; correct these",
         )
-    for table in filter(None, (options.readings, options.series)):
+    tables = [table for table in (options.readings, options.series) if table]
+    for table in tables:
         check_table(table)
+    for file in (*tables, *([options.timeline] if options.timeline else [])):
+        check_place(file)
     if options.csv and (options.energy or options.joules_per_flop is not None):
         raise EnergyError("option.csv-beside-source", "--csv excludes --source and --joules-per-flop; leave these out")
     offset = parse_offset(options.offset)
+    if options.csv:
+        check_log(options.csv, options.volts, later=options.timeline is not None)
     if options.joules_per_flop is None and not options.csv and not options.timeline:
         options.energy = options.energy or "auto"
     source = make_source(options, lambda: forward.flops)
@@ -146,12 +158,17 @@ def _measure(options: argparse.Namespace) -> None:
         taken = take_course(course, forward, store, timer, recording.sample, TICK_S, options.target_loss)
         recording.finish(taken.steps, taken.repetitions)
         timeline = recording.timeline
-        if options.timeline:
-            timeline.write(options.timeline)
         if not options.csv:
+            timeline.write(options.timeline)
             print(f"{options.timeline} is written; then: fedspzo energy report {options.timeline} --csv FILE")
             return
+        if options.timeline:
+            afterwards.callback(timeline.write, options.timeline)
         account, repetitions = settle(timeline, read_log(options.csv, options.volts), offset), timeline.repetitions
+    if options.readings:
+        afterwards.callback(write_table, options.readings, readings_table(account))
+    if options.series:
+        afterwards.callback(write_table, options.series, series_table(account, taken.bounds, taken.losses))
     steps = len(taken.losses)
     repeated = repeat(account, taken.steps, repetitions)
     setting = {
@@ -164,10 +181,6 @@ def _measure(options: argparse.Namespace) -> None:
         "losses": list(taken.losses),
         "reading_share_of_cpu": taken.share,
     }
-    if options.readings:
-        write_table(options.readings, readings_table(account))
-    if options.series:
-        write_table(options.series, series_table(account, taken.bounds, taken.losses))
     if options.json:
         print(json.dumps(describe_account(account, taken.steps, repeated) | setting))
     else:
@@ -182,9 +195,12 @@ def parse_offset(text: str) -> float | None:
     if text == "edges":
         return None
     try:
-        return float(text)
+        seconds = float(text)
     except ValueError:
-        raise EnergyError("option.offset", f"--offset is '{text}'; give a number of seconds, or edges") from None
+        seconds = inf
+    if not isfinite(seconds):
+        raise EnergyError("option.offset", f"--offset is '{text}'; give a number of seconds, or edges")
+    return seconds
 
 
 def _report(options: argparse.Namespace) -> None:

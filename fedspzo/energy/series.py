@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -86,6 +87,14 @@ def check_table(file: Path) -> None:
         raise EnergyError(
             "option.no-pyarrow", f"{file} needs pyarrow, which is not installed; install it, or give a .csv"
         )
+
+
+def check_place(file: Path) -> None:
+    """Raises EnergyError when no file can be written there."""
+    place = file if file.exists() else file.parent
+    if file.is_dir() or not file.parent.is_dir() or not os.access(place, os.W_OK):
+        why = "it is a folder" if file.is_dir() else "its folder is missing, or may not be written to"
+        raise EnergyError("option.unwritable", f"{file} cannot be written ({why}); give another path")
 
 
 def write_table(file: Path, table: Table) -> None:

@@ -202,7 +202,20 @@ def test_measure_by_a_meter(measured: list[object], tmp_path: Path, capsys: pyte
         (["--joules-per-flop", "5"], "such as 2e-10 [option.joules-per-flop]"),
         (["--csv", "log.csv", "--source", "rapl"], "[option.csv-beside-source]"),
         (["--csv", "log.csv", "--offset", "soon"], "[option.offset]"),
+        (["--csv", "log.csv", "--offset", "nan"], "[option.offset]"),
         (["--steps", "0"], "[option.energy-range]"),
+        (["--idle", "nan"], "[option.energy-range]"),
+        (["--interval", "inf"], "[option.energy-range]"),
+        (
+            ["--csv", "/nowhere/log.csv"],
+            "or --timeline, and the log afterwards to energy report [energy.log-unreadable]",
+        ),
+        (["--csv", "/nowhere/log.csv", "--volts", "nan"], "[option.volts]"),
+        (
+            ["--timeline", "/nowhere/timeline.json"],
+            "its folder is missing, or may not be written to); give another path",
+        ),
+        (["--readings", "/nowhere/readings.csv", "--joules-per-flop", "1e-9"], "[option.unwritable]"),
         (["--series", "series.xls", "--joules-per-flop", "1e-9"], "[option.table-form]"),
     ],
 )
