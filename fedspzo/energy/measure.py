@@ -89,7 +89,8 @@ def take_course(
     with Sampler(sample, interval) as sampler:
         idles.append(_idle(course, timer, sample, start))
         for _ in range(course.repeats):
-            began, done = [], len(losses)
+            began: list[float] = []
+            done = len(losses)
             while len(began) < course.steps and not _reached(losses[done:], target):
                 began.append(timer.clock())
                 timer.turn_to(len(losses) + 1)
