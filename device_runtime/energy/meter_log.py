@@ -69,7 +69,7 @@ def read_log(file: Path, volts: float | None = None) -> Log:
 
     Raises:
         EnergyError: the file is no log, or does not say what it measured, and the sentence names the line; or the
-            ``volts`` are none of a supply of direct current.
+            ``volts`` are not those of a supply of direct current.
     """
     if volts is not None:
         _check_volts(volts)
@@ -115,7 +115,7 @@ def check_log(file: Path, volts: float | None, later: bool) -> None:
         later: it may be missing for now, as what was done when is kept.
 
     Raises:
-        EnergyError: it is missing or cannot be read; or ``volts`` are none of a supply of direct current.
+        EnergyError: it is missing or cannot be read; or ``volts`` are not those of a supply of direct current.
     """
     if volts is not None:
         _check_volts(volts)
