@@ -14,7 +14,7 @@ from fedspzo.device_runtime.step.scores import Evaluation
 
 
 def find_breach(evaluations: Mapping[int, Evaluation], costs: Mapping[int, float], bound: float) -> int | None:
-    """The first round whose evaluation breaks the guard; None where there is none.
+    """The first round whose evaluation breaks the guard; None where all keep it.
 
     Args:
         evaluations: round → how the model did on held-out examples after it.

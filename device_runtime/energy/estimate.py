@@ -1,4 +1,4 @@
-"""Joules above idle of the work and of its phases, each with a 95 % interval or the reason why there is none.
+"""Joules above idle of the work and of its phases, each with a 95 % interval or the reason why it has no interval.
 
 A phase is measured where its readings tell of nothing else: in the core of each time that it lasted, away from its
 edges by as much as the source may be behind. Its mean power there counts for the rest of that time, and the mean over

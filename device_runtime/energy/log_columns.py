@@ -100,7 +100,7 @@ def choose_columns(names: Sequence[str], units: Sequence[str], volts: bool) -> C
 
     Args:
         names: as the header has them.
-        units: as a row below it has them; empty where there is none.
+        units: as a row below it has them; empty without such a row.
         volts: whether the voltage is known, so that a current is enough.
     """
     found: dict[str, list[Column]] = {kind: [] for kind in _NAMES}

@@ -61,7 +61,7 @@ class PackedFiles:
         self._folder = folder
 
     def open(self, key: str, make: Callable[[Path], None]) -> PackedFile:
-        """A packed file, made where there is none that is whole.
+        """A packed file; where none is kept, or not a whole one, it is made.
 
         Args:
             key: what it is of: its name.

@@ -41,7 +41,7 @@ def free_in_group(mount: Path, group: str) -> int | None:
 def _free(folder: Path) -> int | None:
     try:
         limit, current = (int((folder / f"memory.{name}").read_text()) for name in ("max", "current"))
-    except (OSError, ValueError):  # "max" where there is none
+    except (OSError, ValueError):  # "max" stands for no limit
         return None
     read = 0  # of files that were read: the system lets go of it
     with suppress(OSError, ValueError, IndexError):

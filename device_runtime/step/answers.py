@@ -157,6 +157,9 @@ def _perturbed(
             made = {index: forward.scratch.take(weights.shape) for index, weights in stored.items()}
             kernel.shift(stored, added, made)
             arrays |= made
-    with forward.recorder.phase(forward_block(0)), forward.holding(Perturbed(forward.bundle, replica, arrays)) as view:
-        yield view
-    forward.release(list(arrays.values()))
+    try:
+        weights = Perturbed(forward.bundle, replica, arrays)
+        with forward.recorder.phase(forward_block(0)), forward.holding(weights) as view:
+            yield view
+    finally:  # a device that declines the plan has its memory back
+        forward.release(list(arrays.values()))
