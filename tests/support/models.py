@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from _pytest.mark.structures import ParameterSet
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
@@ -113,21 +114,33 @@ MODELS |= _ENCODERS
 ENCODERS = ("bert", "roberta", "xlm-roberta", *_ENCODERS)
 
 
-#: Models whose every variant is in the slow suite. It has one variant of each of the others.
-_WHOLE = (
-    *("bert", "roberta", "xlm-roberta", "opt", "opt-350m", "gpt2", "llama-3.2", "llama-untied", "mistral", "qwen2"),
-    "qwen3",
-)
+#: What phones run.
+ENGINES = ("litert", "executorch")
+#: Models whose layers differ most.
+_BOTH_ENGINES = ("opt", "gpt2", "phi3", "deberta-v3", "modernbert")
 
 
-def marks(
-    name: str, variant: str, variants: Sequence[str], quick: Collection[tuple[str, str]]
-) -> list[pytest.MarkDecorator]:
-    """When a variant of a model is tested: always, in the slow suite, or in the matrix alone."""
-    if (name, variant) in quick:
-        return []
-    turn = variants[list(MODELS).index(name) % len(variants)]
-    return [pytest.mark.slow if name in _WHOLE or variant == turn else pytest.mark.matrix]
+def cases(variants: Mapping[str, Sequence[str]], quick: Collection[tuple[str, str]]) -> list[ParameterSet]:
+    """(model, variant, engines) to test: always, in the slow suite, or in the matrix, which has everything.
+
+    The slow suite has one variant of a model, in turn, on LiteRT, and on ExecuTorch where layers differ most: to lower
+    for that takes four times as long.
+    """
+    found = []
+    for name, kinds in variants.items():
+        turn = kinds[list(MODELS).index(name) % len(kinds)]
+        for variant in kinds:
+            both, one = (name, variant, ENGINES), (name, variant, ENGINES[:1])
+            slow = (name, variant) not in quick and variant == turn
+            if (name, variant) in quick:
+                found.append(pytest.param(*both, id=f"{name}-{variant}"))
+            elif slow and name in _BOTH_ENGINES:
+                found.append(pytest.param(*both, id=f"{name}-{variant}", marks=pytest.mark.slow))
+            else:
+                found.append(pytest.param(*both, id=f"{name}-{variant}", marks=pytest.mark.matrix))
+                if slow:
+                    found.append(pytest.param(*one, id=f"{name}-{variant}-litert", marks=pytest.mark.slow))
+    return found
 
 
 #: Model types whose tokenizers are of word pieces.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from models import ENCODERS, make_checkpoint, wide
+from models import ENCODERS, ENGINES, make_checkpoint, wide
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
@@ -24,7 +25,6 @@ from fedspzo.export.network.tokens import label_tokens
 from fedspzo.export.pipeline import export_bundle
 from fedspzo.export.tasks import load_task
 
-ENGINES = ("litert", "executorch")
 SENTENCES = ("the film was good", "a dull end", "one two three four five six seven", "bad music play", "good")
 RANK, ALPHA = 4, 8.0
 
@@ -39,12 +39,12 @@ class Case:
     reference: PeftModel
 
 
-def make_case(folder: Path, name: str, weights: str = "float32") -> Case:
+def make_case(folder: Path, name: str, weights: str, engines: Sequence[str] = ENGINES) -> Case:
     """A model by its name in ``models``; quantised ones are wide enough for it."""
     quantised = weights in ("int8", "int4")
     checkpoint = make_checkpoint(folder / name, name, **(wide(name) if quantised else {}))
     groups = [4] if quantised else [2, 4]
-    target = Target(ENGINES, [2], [24], adapters=LowRank(RANK, ALPHA), groups=groups, weights=weights)
+    target = Target(engines, [2], [24], adapters=LowRank(RANK, ALPHA), groups=groups, weights=weights)
     bundle = export_bundle(str(checkpoint), load_task("sst2"), target, folder / f"{name}-bundle")
     store = tokenise(bundle, [Example({"sentence": text}, i % 2) for i, text in enumerate(SENTENCES)])
     words = label_tokens(Checkpoint(str(checkpoint)), bundle.manifest.task)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import constants
-from models import ENCODERS, MODELS, five_examples, make_checkpoint
+from models import ENCODERS, ENGINES, MODELS, cases, five_examples, make_checkpoint
 from peft import AutoPeftModel, AutoPeftModelForCausalLM, AutoPeftModelForFeatureExtraction, PeftModel
 from references import ALPHA, RANK, Case, make_case, read_labels, reference_losses, trained
 from refusals import raises
@@ -39,37 +39,35 @@ from fedspzo.export.network.tokens import label_tokens
 from fedspzo.export.pipeline import export_bundle
 from fedspzo.export.tasks import load_task
 
-ENGINES = ("litert", "executorch")
-
 
 @pytest.fixture(scope="module")
-def case(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Case]:
+def case(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Sequence[str]], Case]:
     folder = tmp_path_factory.mktemp("adapters")
-    return cache(lambda name: make_case(folder, name))
+    return cache(lambda name, engines: make_case(folder / engines[-1], name, "float32", engines))
 
 
-#: Of the slow suite. The rest, whose maps are stored as those of one of these, are for the matrix.
-SLOW = ("bert", "opt", "gpt2", "llama-3.2", "mistral", "qwen3", "phi3", "gpt-neox", "modernbert", "deberta-v3")
-NAMES = [
-    pytest.param(
-        name,
-        marks=() if name in ("roberta", "qwen2") else pytest.mark.slow if name in SLOW else pytest.mark.matrix,
-    )
-    for name in MODELS
-    if name not in ("xlm-roberta", "opt-350m", "llama-untied")
-]
+CASES = cases(
+    {name: ("float32",) for name in MODELS if name not in ("xlm-roberta", "opt-350m", "llama-untied")},
+    {("roberta", "float32"), ("qwen2", "float32")},
+)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_adapters_are_pefts(name: str, case: Callable[[str], Case], make_plan: Callable[..., Plan]) -> None:
-    found = case(name)
+@pytest.mark.parametrize(("name", "_", "engines"), CASES)
+def test_adapters_are_pefts(
+    name: str,
+    _: str,
+    engines: Sequence[str],
+    case: Callable[[str, Sequence[str]], Case],
+    make_plan: Callable[..., Plan],
+) -> None:
+    found = case(name, engines)
     manifest = found.bundle.manifest
     stages = len(manifest.stages)
     blocks = (Block(last_layer(manifest), 1, 0.5, 1.0), Block(stages, 3, 1.0, 1.0))
     plan = make_plan(batch=2, epsilon=1e-2, blocks=blocks)
     drawn = draw_examples(plan, found.store, "a", 0)
     kernel = NumpyKernel(plan.distribution)
-    for engine in ENGINES:
+    for engine in engines:
         replica = Replica(found.bundle)
         *adapters, labels = (manifest.tensors[index].name for index in sorted(replica.trainable))
         assert all(".lora_" in name for name in adapters)
@@ -100,10 +98,10 @@ def test_adapters_are_pefts(name: str, case: Callable[[str], Case], make_plan: C
 
 @pytest.mark.parametrize("sides", [1, 2])
 def test_branches_together_and_one_by_one(
-    case: Callable[[str], Case], make_plan: Callable[..., Plan], sides: int
+    case: Callable[[str, Sequence[str]], Case], make_plan: Callable[..., Plan], sides: int
 ) -> None:
     """The same scalars and the same FLOPs, in fewer runs."""
-    found = case("qwen2")
+    found = case("qwen2", ENGINES)
     stages = len(found.bundle.manifest.stages)
     blocks = (Block(1, 2, 0.5, 1.0), Block(stages, 3 if sides == 2 else 7, 1.0, 1.0))
     plan = make_plan(batch=2, blocks=blocks, steps=2, sides=sides)
@@ -145,12 +143,17 @@ class Counting(Forward[Replica]):
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["roberta", "gpt2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gemma2", "phi3", "gpt-neox"))],
+    ("name", "engines"),
+    [
+        *(("roberta", ENGINES), ("gpt2", ENGINES[:1])),
+        *(pytest.param(name, ENGINES[:1], marks=pytest.mark.slow) for name in ("gemma2", "phi3", "gpt-neox")),
+    ],
 )
-def test_the_way_back(name: str, case: Callable[[str], Case], tmp_path: Path) -> None:
+def test_the_way_back(
+    name: str, engines: Sequence[str], case: Callable[[str, Sequence[str]], Case], tmp_path: Path
+) -> None:
     """As an adapter that peft loads over the original, and merged into a checkpoint: the replica's own losses."""
-    found = case(name)
+    found = case(name, engines)
     replica = Replica(found.bundle)
     trained(replica)
     expected, _ = predict(Forward(create_engine("litert"), replica), found.store)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models import ENCODERS, MODELS, TEXTS, byte_pairs, make_checkpoint, marks, save_tokenizer
+from models import ENCODERS, ENGINES, MODELS, TEXTS, byte_pairs, cases, make_checkpoint, save_tokenizer
 from peft import PeftModel
 from references import read_labels, scoring_table, trained
 from refusals import raises
@@ -40,7 +40,6 @@ from fedspzo.export.network.tokens import label_tokens
 from fedspzo.export.pipeline import export_bundle
 from fedspzo.export.tasks import load_task
 
-ENGINES = ("litert", "executorch")
 SENTENCES = ("the film was good", "a dull end", "one two three four five six seven", "bad music play", "good")
 QUESTIONS = (("Rome is a city.", "a city"), ("the end was good", "good"), ("one two three", "one two"))
 
@@ -56,17 +55,17 @@ class Case:
 
 
 @pytest.fixture(scope="module")
-def case(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Case]:
+def case(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str, Sequence[str]], Case]:
     folder = tmp_path_factory.mktemp("families")
 
     @cache
-    def make(name: str, task: str) -> Case:
+    def make(name: str, task: str, engines: Sequence[str]) -> Case:
         checkpoint = folder / name
         if not checkpoint.exists():
             make_checkpoint(checkpoint, name)
         length = 48 if task == "squad" else 24
-        target = Target(ENGINES, [3], [length], answer_tokens=8 if task == "squad" else None)
-        bundle = export_bundle(str(checkpoint), load_task(task), target, folder / f"{name}-{task}")
+        target = Target(engines, [3], [length], answer_tokens=8 if task == "squad" else None)
+        bundle = export_bundle(str(checkpoint), load_task(task), target, folder / f"{name}-{task}-{engines[-1]}")
         if task == "squad":
             fields = ({"title": "Rome", "question": "what is Rome?", "context": context} for context, _ in QUESTIONS)
             examples = [Example(f, 0, (answer,)) for f, (_, answer) in zip(fields, QUESTIONS, strict=True)]
@@ -155,23 +154,19 @@ QUICK = {
 }
 
 
-CASES = [
-    pytest.param(name, task, id=f"{name}-{task}", marks=marks(name, task, tasks, QUICK))
-    for name in MODELS
-    for tasks in [("sst2",) if name in ENCODERS else ("sst2", "squad")]
-    for task in tasks
-]
+CASES = cases({name: ("sst2",) if name in ENCODERS else ("sst2", "squad") for name in MODELS}, QUICK)
 
 
-@pytest.mark.parametrize(("name", "task"), CASES)
+@pytest.mark.parametrize(("name", "task", "engines"), CASES)
 def test_a_family_is_transformers_model(
     name: str,
     task: str,
-    case: Callable[[str, str], Case],
+    engines: Sequence[str],
+    case: Callable[[str, str, Sequence[str]], Case],
     make_plan: Callable[..., Plan],
     record_property: Callable[[str, object], None],
 ) -> None:
-    found = case(name, task)
+    found = case(name, task, engines)
     everything = np.arange(len(found.store))
     expected = reference_losses(found, found.reference, everything)
     stages = len(found.bundle.manifest.stages)
@@ -179,7 +174,7 @@ def test_a_family_is_transformers_model(
     plan = make_plan(batch=3, epsilon=1e-2, blocks=blocks)
     scalars = np.array(reference_scalars(found, plan, draw_examples(plan, found.store, "a", 0)))
     answers = []
-    for engine in ENGINES:
+    for engine in engines:
         forward = Forward(create_engine(engine), Replica(found.bundle))
         losses = predict(forward, found.store)[0]
         np.testing.assert_allclose(losses, expected, atol=1e-4)
@@ -195,9 +190,9 @@ def test_a_family_is_transformers_model(
     assert all(answer == answers[0] for answer in answers)
 
 
-def test_greedy_answers_are_transformers(case: Callable[[str, str], Case]) -> None:
+def test_greedy_answers_are_transformers(case: Callable[[str, str, Sequence[str]], Case]) -> None:
     """What the device generates token by token is what transformers' greedy search does."""
-    found = case("llama-3.2", "squad")
+    found = case("llama-3.2", "squad", ENGINES)
     answers = generate(Forward(create_engine("litert"), Replica(found.bundle)), found.store)
     tokenizer = _checkpoint(found.checkpoint).tokenizer
     for index, answer in enumerate(answers):
@@ -216,10 +211,14 @@ def test_greedy_answers_are_transformers(case: Callable[[str, str], Case]) -> No
     ],
 )
 def test_the_way_back(
-    name: str, task: str, case: Callable[[str, str], Case], make_plan: Callable[..., Plan], tmp_path: Path
+    name: str,
+    task: str,
+    case: Callable[[str, str, Sequence[str]], Case],
+    make_plan: Callable[..., Plan],
+    tmp_path: Path,
 ) -> None:
     """Rounds change the replica; the checkpoint written from it gives transformers the replica's own answers."""
-    found = case(name, task)
+    found = case(name, task, ENGINES if (name, task) in QUICK else ENGINES[:1])
     replica = Replica(found.bundle)
     stages = len(found.bundle.manifest.stages)
     plan = make_plan(batch=3, blocks=(Block(stages - 1, 1, 1.0, 2e-2), Block(stages, 2, 1.0, 2e-2)))
@@ -358,8 +357,10 @@ def test_angles_that_depend_on_the_text(tmp_path: Path) -> None:
     assert find_family(opened).describe(opened, 4).limit == 16  # calibration texts are no longer than this
 
 
-def test_an_answer_ends_at_the_end_of_text(case: Callable[[str, str], Case], monkeypatch: pytest.MonkeyPatch) -> None:
-    found = case("llama-3.2", "squad")
+def test_an_answer_ends_at_the_end_of_text(
+    case: Callable[[str, str, Sequence[str]], Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = case("llama-3.2", "squad", ENGINES)
     assert found.bundle.manifest.task.stop == ""
     stopping = Bundle(found.bundle.folder)
     task = replace(stopping.manifest.task, stop="</s>")
