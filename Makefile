@@ -32,7 +32,7 @@ test: $(READY)  ## the tests: real brokers, engines and processes
 
 # pytest's exit status 5, no test found, is fine here: having no slow tests is not a failure.
 test-slow: $(READY)  ## the tests that take long
-	$(PYTEST) -m slow || [ $$? -eq 5 ]
+	$(PYTEST) -v -m slow || [ $$? -eq 5 ]
 
 # Every family on every engine, with every base, task and kind of adapter; the slow tests have one of each family. The
 # table in docs/families.md is made of what they measured.

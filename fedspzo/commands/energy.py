@@ -5,15 +5,25 @@ from __future__ import annotations
 import argparse
 import json
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from math import inf, isfinite
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedspzo.broker.rounds.job import Job
+from fedspzo.broker.rounds.methods import FIRST_ORDER, SIMULATED
 from fedspzo.commands.device import DATA_HELP
 from fedspzo.options.energy import add_price_option, add_root_option, make_places
 from fedspzo.options.fields import add_options
-from fedspzo.options.job import STEP, make_step
+from fedspzo.options.job import STEP, add_method_option, make_step
+
+if TYPE_CHECKING:
+    from fedspzo.device_runtime.model.bundle import Bundle
+    from fedspzo.device_runtime.platform.profiling import PhaseTimer
+    from fedspzo.energy.steps import Steps
+
+#: What describes the step that is measured.
+_STEP = (*STEP, "epsilon")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -35,10 +45,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         add_root_option(subparser)
     measure.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
     measure.add_argument("--data", required=True, metavar="FILE", help=DATA_HELP)
-    measure.add_argument("--engine", default="litert", help="litert, executorch, torch or tflite (%(default)s)")
+    measure.add_argument(
+        "--engine", help="litert, executorch, torch or tflite (default: litert, and torch for backpropagation)"
+    )
     measure.add_argument("--threads", type=int, default=1, help="threads (%(default)s)")
     measure.add_argument("--ahead", action="store_true", help="make the next weights while the engine runs")
-    measure.add_argument("--epsilon", type=float, default=1e-3, help="size of the perturbation (%(default)s)")
+    add_method_option(measure, SIMULATED)
     measure.add_argument("--steps", type=int, default=20, help="steps of a repetition (%(default)s)")
     measure.add_argument("--repeat", type=int, default=5, metavar="N", help="repetitions (%(default)s)")
     measure.add_argument(
@@ -50,6 +62,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     measure.add_argument("--readings", type=Path, metavar="FILE", help="keep the raw readings, as .csv or .parquet")
     measure.add_argument("--series", type=Path, metavar="FILE", help="keep each step's joules, as .csv or .parquet")
+    measure.add_argument(
+        "--plot", type=Path, metavar="FILE", help="draw power over time and joules by phase, as .png, .svg or .pdf"
+    )
     measure.add_argument("--interval", type=float, default=1.0, metavar="S", help="between readings (%(default)s)")
     measure.add_argument("--source", dest="energy", metavar="NAME", help="one of energy sources (default: the first)")
     measure.add_argument(
@@ -57,7 +72,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     measure.add_argument("--timeline", type=Path, metavar="FILE", help="keep what was done when, for a later log")
     add_price_option(measure)
-    add_options(measure, Job, STEP)
+    add_options(measure, Job, _STEP)
     report.add_argument("path", type=Path, metavar="PATH", help="a run, a server's or device's state, or a timeline")
     report.add_argument("--csv", type=Path, metavar="FILE", help="an external meter's log for a timeline")
     for subparser in (measure, report):
@@ -104,25 +119,21 @@ def _measure(options: argparse.Namespace) -> None:
 
 
 def _measure_and_keep(options: argparse.Namespace, afterwards: ExitStack) -> None:
-    from fedspzo.device_runtime.data.store import load_data
     from fedspzo.device_runtime.energy.meter import Meter
     from fedspzo.device_runtime.energy.meter_log import check_log, read_log
     from fedspzo.device_runtime.energy.timeline import TICK_S, Recording, settle
-    from fedspzo.device_runtime.engines.protocol import create_engine
     from fedspzo.device_runtime.errors import EnergyError
     from fedspzo.device_runtime.model.bundle import Bundle
     from fedspzo.device_runtime.platform.profiling import PhaseTimer
-    from fedspzo.device_runtime.replica.weights import Replica
-    from fedspzo.device_runtime.step.runner import Forward
     from fedspzo.energy.host import describe_host
     from fedspzo.energy.measure import Course, take_course
-    from fedspzo.energy.repeat import repeat
-    from fedspzo.energy.report import account_lines, describe_account
+    from fedspzo.energy.repeat import repeat, to_target
+    from fedspzo.energy.report import account_lines, describe_account, target_lines
     from fedspzo.energy.series import check_place, check_table, readings_table, series_table, write_table
     from fedspzo.options.energy import make_source
 
     bundle = Bundle(options.bundle)
-    job = make_step(options, bundle)
+    job = make_step(options, bundle, _STEP)
     if min(options.steps, options.repeat) < 1 or not (0 <= options.idle < inf and 0 < options.interval < inf):
         raise EnergyError(
             "option.energy-range",
@@ -131,7 +142,11 @@ def _measure_and_keep(options: argparse.Namespace, afterwards: ExitStack) -> Non
     tables = [table for table in (options.readings, options.series) if table]
     for table in tables:
         check_table(table)
-    for file in (*tables, *([options.timeline] if options.timeline else [])):
+    if options.plot:
+        from fedspzo.energy.plot import check_picture, plot_account
+
+        check_picture(options.plot)
+    for file in (*tables, *(file for file in (options.timeline, options.plot) if file)):
         check_place(file)
     if options.csv and (options.energy or options.joules_per_flop is not None):
         raise EnergyError("option.csv-beside-source", "--csv excludes --source and --joules-per-flop; leave these out")
@@ -140,22 +155,19 @@ def _measure_and_keep(options: argparse.Namespace, afterwards: ExitStack) -> Non
         check_log(options.csv, options.volts, later=options.timeline is not None)
     if options.joules_per_flop is None and not options.csv and not options.timeline:
         options.energy = options.energy or "auto"
-    source = make_source(options, lambda: forward.flops)
+    source = make_source(options, lambda: steps.flops)
     timer = PhaseTimer()
-    replica = Replica(bundle, threads=options.threads, ahead=options.ahead)
-    forward = Forward(create_engine(options.engine, options.threads), replica, timer)
-    store = load_data(options.data, bundle)
-    blocks, sides = job.blocks, job.sides
-    course = Course(options.idle, options.steps, options.repeat, blocks, sides, options.epsilon, bundle.manifest.batch)
+    steps = _make_steps(options, job, bundle, timer)
+    course = Course(options.idle, options.steps, options.repeat)
     host = describe_host()
     if source is not None:
         meter = Meter(source, timer)
-        taken = take_course(course, forward, store, timer, meter.sample, options.interval, options.target_loss)
+        taken = take_course(course, steps, timer, meter.sample, options.interval, options.target_loss)
         meter.sample(final=True)
         account, repetitions = meter.account(), taken.repetitions
     else:
         recording = Recording(timer)
-        taken = take_course(course, forward, store, timer, recording.sample, TICK_S, options.target_loss)
+        taken = take_course(course, steps, timer, recording.sample, TICK_S, options.target_loss)
         recording.finish(taken.steps, taken.repetitions)
         timeline = recording.timeline
         if not options.csv:
@@ -169,23 +181,62 @@ def _measure_and_keep(options: argparse.Namespace, afterwards: ExitStack) -> Non
         afterwards.callback(write_table, options.readings, readings_table(account))
     if options.series:
         afterwards.callback(write_table, options.series, series_table(account, taken.bounds, taken.losses))
-    steps = len(taken.losses)
+    if options.plot:
+        afterwards.callback(plot_account, options.plot, account, len(taken.losses))
     repeated = repeat(account, taken.steps, repetitions)
+    reached = None if options.target_loss is None else to_target(repeated, taken, options.target_loss)
+    plan = {
+        "method": options.method, "blocks": list(map(asdict, job.blocks)), "sides": job.sides or 1,
+        "epsilon": job.epsilon, "examples": job.batch,
+    }  # fmt: skip
     setting = {
         "machine": host,
         "bundle": bundle.identity.hex(),
         "engine": options.engine,
         "threads": options.threads,
         "ahead": options.ahead,
-        "plan": asdict(course),
+        "plan": asdict(course) | plan,
         "losses": list(taken.losses),
+        "target": reached and asdict(reached),
         "reading_share_of_cpu": taken.share,
     }
     if options.json:
         print(json.dumps(describe_account(account, taken.steps, repeated) | setting))
     else:
-        print("\n".join(account_lines(account, steps, repeated)))
+        print("\n".join(account_lines(account, len(taken.losses), repeated)))
+        if reached:
+            print("\n".join(target_lines(reached)))
         print(f"reading took {taken.share:.3%} of the CPU time")
+
+
+def _make_steps(options: argparse.Namespace, job: Job, bundle: Bundle, timer: PhaseTimer) -> Steps:
+    """By the method's way; sets ``options.engine`` where it is not said.
+
+    Raises:
+        FedSPZOError: the options do not go with the method, or the bundle or the data cannot be used.
+    """
+    from fedspzo.broker.simulation.first_order import ALGORITHMS, check_first_order
+    from fedspzo.broker.simulation.gradient import Backpropagation
+    from fedspzo.device_runtime.data.store import load_data
+    from fedspzo.device_runtime.engines.protocol import create_engine
+    from fedspzo.device_runtime.errors import PlanError
+    from fedspzo.device_runtime.replica.weights import Replica
+    from fedspzo.device_runtime.step.runner import Forward
+    from fedspzo.energy.steps import ForwardSteps, GradientSteps
+
+    store = load_data(options.data, bundle)
+    if options.method not in FIRST_ORDER:
+        options.engine = options.engine or "litert"
+        replica = Replica(bundle, threads=options.threads, ahead=options.ahead)
+        return ForwardSteps(job, Forward(create_engine(options.engine, options.threads), replica, timer), store)
+    options.engine = options.engine or "torch"
+    check_first_order(options.method, replace(job, steps=1))
+    if options.engine != "torch" or options.ahead:
+        raise PlanError(
+            "job.engine-of-first-order",
+            f"{options.method} needs gradients, which PyTorch alone has; leave out --engine and --ahead",
+        )
+    return GradientSteps(job, ALGORITHMS[options.method], Backpropagation(bundle, options.threads), store)
 
 
 def parse_offset(text: str) -> float | None:

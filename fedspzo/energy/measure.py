@@ -1,4 +1,4 @@
-"""Steps of the method on a device's examples, with an account of their energy."""
+"""Takes the steps whose energy is measured, in repetitions, with idle times between."""
 
 from __future__ import annotations
 
@@ -7,16 +7,10 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
-from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.energy.sampler import Sampler
-from fedspzo.device_runtime.platform.profiling import APPLY, IDLE, OTHER, PhaseTimer
-from fedspzo.device_runtime.protocol.entry import Contribution, Entry
-from fedspzo.device_runtime.protocol.plan import Block, Plan
-from fedspzo.device_runtime.replica.weights import Replica
-from fedspzo.device_runtime.step.estimator import measure
-from fedspzo.device_runtime.step.runner import Forward
+from fedspzo.device_runtime.platform.profiling import IDLE, OTHER, PhaseTimer
+from fedspzo.energy.steps import Steps
 
 #: Steps whose mean loss is held against a target.
 SMOOTH = 8
@@ -24,7 +18,7 @@ SMOOTH = 8
 
 @dataclass(frozen=True)
 class Course:
-    """What is measured: idle time, rounds of one step each, applied to the weights, and idle time, several times.
+    """What is measured: idle time, steps, and idle time, several times.
 
     Attributes:
         idle_seconds: of each idle time: before the steps, between repetitions, and after the last.
@@ -34,15 +28,6 @@ class Course:
     idle_seconds: float
     steps: int
     repeats: int
-    blocks: tuple[Block, ...]
-    sides: int
-    epsilon: float
-    examples: int
-
-    def plan(self, round: int) -> Plan:
-        """The plan of a round, with directions of its own."""
-        blocks, sides = self.blocks, self.sides
-        return Plan(round, round, True, "rademacher", 1, self.examples, self.epsilon, blocks, 60.0, False, sides=sides)
 
 
 @dataclass(frozen=True)
@@ -66,8 +51,7 @@ class Taken:
 
 def take_course(
     course: Course,
-    forward: Forward[Replica],
-    store: DataStore,
+    steps: Steps,
     timer: PhaseTimer,
     sample: Callable[[], None],
     interval: float,
@@ -78,14 +62,15 @@ def take_course(
     With a ``target`` of the loss each repetition starts from the bundle's weights and goes no further than to it.
     A first step, which loads the graphs, is not measured.
     """
-    measure(forward, store, course.plan(1), "energy")
+    steps.take(1)
+    steps.restart()
     timer.take()
     started = time.process_time()
     losses: list[float] = []
     bounds: list[tuple[float, float]] = []
     taken: list[int] = []
     idles = []
-    start = None if target is None else partial(forward.weights.restore, None)
+    start = None if target is None else steps.restart
     with Sampler(sample, interval) as sampler:
         idles.append(_idle(course, timer, sample, start))
         for _ in range(course.repeats):
@@ -96,7 +81,7 @@ def take_course(
                 timer.turn_to(len(losses) + 1)
                 number = len(began) if start else len(losses) + 1
                 with timer.phase(OTHER):
-                    losses.append(_take_step(forward, store, course.plan(number)))
+                    losses.append(steps.take(number))
             bounds += itertools.pairwise([*began, timer.clock()])
             taken.append(len(began))
             sample()
@@ -122,10 +107,3 @@ def _idle(
         time.sleep(course.idle_seconds)
     sample()
     return began, timer.clock()
-
-
-def _take_step(forward: Forward[Replica], store: DataStore, plan: Plan) -> float:
-    measured = measure(forward, store, plan, "energy")
-    with forward.recorder.phase(APPLY):
-        forward.weights.apply(Entry(plan, (Contribution("", 1.0, measured.scalars),)))
-    return measured.loss

@@ -13,6 +13,7 @@ from fedspzo.device_runtime.energy.estimate import Estimate
 from fedspzo.device_runtime.energy.figures import student
 from fedspzo.device_runtime.energy.meter import Account
 from fedspzo.device_runtime.energy.readings import Readings
+from fedspzo.energy.measure import SMOOTH, Taken
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,38 @@ class Repeated:
     half_width: float | None
     each: tuple[float, ...]
     reason: str
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What it took to reach a loss, in each repetition alike.
+
+    Attributes:
+        loss: the target.
+        steps: to it; None where it was not reached.
+        joules, half_width: above idle, and half of the 95 % interval; None where it was not reached or is not known.
+        fell: from the mean loss of the first steps to that of the last.
+        joules_a_point: for a fall by 1; None where the loss did not fall.
+    """
+
+    loss: float
+    steps: int | None
+    joules: float | None
+    half_width: float | None
+    fell: float
+    joules_a_point: float | None
+
+
+def to_target(repeated: Repeated, taken: Taken, target: float) -> Reached:
+    """What repetitions took that start from the same weights, and so take the same steps."""
+    steps = taken.steps[0]
+    first, last = (statistics.fmean(some) for some in (taken.losses[:SMOOTH], taken.losses[:steps][-SMOOTH:]))
+    if steps < SMOOTH or last > target:
+        return Reached(target, None, None, None, first - last, None)
+    joules = None if repeated.joules is None else repeated.joules * steps
+    width = None if repeated.half_width is None else repeated.half_width * steps
+    point = joules / (first - last) if joules is not None and first > last else None
+    return Reached(target, steps, joules, width, first - last, point)
 
 
 def repeat(account: Account, steps: Sequence[int], repetitions: Sequence[tuple[float, float]]) -> Repeated:

@@ -10,7 +10,7 @@ from fedspzo.device_runtime.energy.figures import Figure, Idle
 from fedspzo.device_runtime.energy.meter import Account
 from fedspzo.device_runtime.energy.source import COUNTER, Facts
 from fedspzo.device_runtime.protocol.messages import Energy
-from fedspzo.energy.repeat import Repeated
+from fedspzo.energy.repeat import Reached, Repeated
 from fedspzo.tables import format_table
 
 if TYPE_CHECKING:
@@ -105,6 +105,20 @@ def repeated_lines(repeated: Repeated, steps: int, measured: bool) -> list[str]:
     if width > 0.1 * abs(repeated.joules):
         lines.append("that is uncertain by more than a tenth: take more --steps, or a longer --idle")
     return lines
+
+
+def target_lines(reached: Reached) -> list[str]:
+    """What a loss took to reach, for people."""
+    if reached.steps is None:
+        return [f"the loss did not reach {reached.loss:g}: it fell by {reached.fell:.4f}; take more --steps"]
+    if reached.joules is None:
+        return [f"the loss reached {reached.loss:g} in {reached.steps} steps"]
+    width = "" if reached.half_width is None else f" ± {reached.half_width:.2g}"
+    a_point = "" if reached.joules_a_point is None else f": {reached.joules_a_point:.4g} J a point"
+    return [
+        f"the loss reached {reached.loss:g} in {reached.steps} steps, which took {reached.joules:.4g}{width} J;"
+        f" it fell by {reached.fell:.4f}{a_point}"
+    ]
 
 
 def _idle_lines(idle: Idle) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fedspzo.broker.rounds.job import Job, check_job
-from fedspzo.broker.rounds.methods import METHODS, FirstOrder, Method, choose_method
+from fedspzo.broker.rounds.methods import METHODS, SIMULATED, FirstOrder, Method, choose_method
 from fedspzo.broker.rounds.private import NO_PRIVACY, OF_NOISE, check_given
 from fedspzo.broker.rounds.settings import check_value
 from fedspzo.device_runtime.errors import PlanError
@@ -31,12 +31,19 @@ def add_job_options(
 ) -> None:
     """A file of settings, a method to choose, and each setting; ``defaults`` are those that differ from a job's."""
     add_config_option(parser)
+    add_method_option(parser, methods, "neither here nor in the file")
+    add_options(parser, Job, **defaults)
+
+
+def add_method_option(
+    parser: argparse.ArgumentParser, methods: Mapping[str, Method | FirstOrder], where: str = "not here"
+) -> None:
+    """A method to choose, which sets what is given ``where``."""
     parser.add_argument(
         "--method", action=_Once, metavar="NAME[:P]",
-        help="a published method with P directions, which sets what is given neither here nor in the file: "
+        help=f"a published method with P directions, which sets what is given {where}: "
         + "; ".join(f"{name} ({method.title})" for name, method in methods.items()),
     )  # fmt: skip
-    add_options(parser, Job, **defaults)
 
 
 def add_config_option(parser: argparse.ArgumentParser) -> None:
@@ -96,9 +103,15 @@ def read_settings(path: Path) -> dict[str, Any]:
     return found
 
 
-def make_step(options: argparse.Namespace, bundle: Bundle) -> Job:
-    """A job of which one step is looked at, as the options of :data:`STEP` say. Raises PlanError as check_job does."""
-    return check_job(Job(**given(options, Job, STEP)), bundle)
+def make_step(options: argparse.Namespace, bundle: Bundle, names: tuple[str, ...] = STEP) -> Job:
+    """A job of which one step is looked at, as a method, if there is one, and the options of these names say.
+
+    Sets ``options.method`` to the method's name. Raises PlanError as :func:`choose_method` and :func:`check_job` do.
+    """
+    own: dict[str, Any] = {}
+    if getattr(options, "method", None) is not None:
+        options.method, own = choose_method(options.method, SIMULATED)
+    return check_job(Job(**{**own, **given(options, Job, names)}), bundle)
 
 
 class _Once(argparse.Action):

@@ -18,7 +18,6 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "large_models.py"
     ("model", "weights", "gigabytes", "export_mb"),
     [
         ("roberta-large", "float32", 5, 1500),
-        ("opt-1.3b", "float32", 14, 1700),  # whose checkpoint has 5,263 MB
         ("llama-3.2-3b", "int4", 10, 6000),  # adapters over 4 bits
     ],
 )

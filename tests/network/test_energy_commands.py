@@ -134,9 +134,10 @@ def test_measure_by_a_sensor(measured: list[object], tmp_path: Path, capsys: pyt
         )  # a busy machine lags behind
         found = json.loads(ask(capsys, *measured, *more, "--json"))
         kept = ("--readings", tmp_path / "readings.csv", "--series", tmp_path / "series.parquet")
-        said = ask(capsys, *measured, *more, *kept)
+        said = ask(capsys, *measured, *more, *kept, "--plot", tmp_path / "power.png")
     header, *rows = (tmp_path / "readings.csv").read_text().splitlines()
     assert header.startswith("time (s),joules,")
+    assert (tmp_path / "power.png").read_bytes().startswith(b"\x89PNG")
     assert len(rows) > 20
     series = pyarrow.parquet.read_table(tmp_path / "series.parquet").to_pydict()
     assert series["step"] == list(range(1, 401))
@@ -167,7 +168,7 @@ def test_measure_by_a_sensor(measured: list[object], tmp_path: Path, capsys: pyt
     assert "ESTIMATE" not in said
 
 
-def test_an_estimate_is_called_one(measured: list[object], capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_estimate_is_called_one(measured: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     price = ("--joules-per-flop", "2e-9", "--steps", 3, "--repeat", 1)
     found = json.loads(ask(capsys, *measured, *price, "--json"))
     assert found["measured"] is False
@@ -175,8 +176,27 @@ def test_an_estimate_is_called_one(measured: list[object], capsys: pytest.Captur
     assert found["joules"] > 0
     assert found["joules_half_width"] is None
     assert found["reason"] == "an estimate has no interval"
-    said = ask(capsys, *measured, *price)
+    said = ask(capsys, *measured, *price, "--plot", tmp_path / "power.svg")
     assert "a step takes by ESTIMATE" in said
+    assert "J a step above idle, by ESTIMATE" in (tmp_path / "power.svg").read_text()
+
+
+def test_backpropagation_by_the_same_meter(
+    measured: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Methods are compared by what a loss takes: here the counted operations of a step are known."""
+    what, bundle, *data = measured[:4]
+    course = ("--joules-per-flop", "2e-9", "--steps", 12, "--repeat", 2, "--idle", 0.1, "--target-loss", 10, "--json")
+    found = {
+        name: json.loads(ask(capsys, what, bundle, *data, "--method", name, *course)) for name in ("fedadam", "mezo")
+    }
+    for name, each in found.items():
+        assert each["plan"]["method"] == name
+        assert each["target"]["steps"] == 8
+        assert each["target"]["joules"] == pytest.approx(8 * each["joules_per_step"])
+    assert (found["fedadam"]["engine"], found["mezo"]["engine"]) == ("torch", "litert")
+    # Two forward passes against one with gradients of weights and of inputs, which embeddings do not need.
+    assert 1.0 < found["fedadam"]["joules_per_step"] / found["mezo"]["joules_per_step"] < 1.6
 
 
 def test_measure_by_a_meter(measured: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -217,6 +237,10 @@ def test_measure_by_a_meter(measured: list[object], tmp_path: Path, capsys: pyte
         ),
         (["--readings", "/nowhere/readings.csv", "--joules-per-flop", "1e-9"], "[option.unwritable]"),
         (["--series", "series.xls", "--joules-per-flop", "1e-9"], "[option.table-form]"),
+        (["--plot", "power.bmp"], "[option.picture-form]"),
+        (["--plot", "/nowhere/power.png"], "[option.unwritable]"),
+        (["--method", "backpropagation"], "[job.unknown-method]"),
+        (["--method", "fedadam", "--engine", "litert"], "[job.blocks-differ"),
     ],
 )
 def test_what_cannot_be_measured_gets_a_sentence(

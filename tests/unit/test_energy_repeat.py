@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from fedspzo.broker.rounds.job import Job, check_job, plan_round
+from fedspzo.broker.rounds.methods import SIMULATED, choose_method
+from fedspzo.broker.simulation.first_order import ALGORITHMS
+from fedspzo.broker.simulation.gradient import Backpropagation
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.energy.estimate import Estimate
 from fedspzo.device_runtime.energy.readings import Pace, Readings
@@ -16,11 +21,14 @@ from fedspzo.device_runtime.energy.source import COUNTER, Facts
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.platform.profiling import IDLE, OTHER, PhaseTimer
-from fedspzo.device_runtime.protocol.plan import Block
+from fedspzo.device_runtime.protocol.entry import Contribution, Entry
 from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.step.estimator import measure
 from fedspzo.device_runtime.step.runner import Forward
-from fedspzo.energy.measure import SMOOTH, Course, take_course
-from fedspzo.energy.repeat import Repeated, repeat
+from fedspzo.energy.measure import SMOOTH, Course, Taken, take_course
+from fedspzo.energy.repeat import Repeated, repeat, to_target
+from fedspzo.energy.report import target_lines
+from fedspzo.energy.steps import ForwardSteps, GradientSteps
 
 IDLE_S, STEP_S, IDLE_W, STEP_J = 30.0, 3.0, 2.0, 45.0
 
@@ -48,13 +56,54 @@ def test_each_counts_by_its_own_steps(steps: Sequence[int]) -> None:
     assert told.each == pytest.approx([STEP_J] * (len(steps) - (steps[-1] == 5)), rel=0.02)
 
 
-def test_with_a_target_each_begins_with_the_same_weights(bundle: Bundle, store: DataStore) -> None:
+@pytest.fixture(scope="module")
+def job(bundle: Bundle) -> Job:
+    return check_job(Job(fanouts=(1, 4), split=(3,), scales=(0.25, 1.0), learning_rates=(1e-3, 1e-2), sides=2), bundle)
+
+
+def test_with_a_target_each_begins_with_the_same_weights(bundle: Bundle, store: DataStore, job: Job) -> None:
     forward = Forward(create_engine("litert"), Replica(bundle), PhaseTimer())
-    course = Course(
-        0.01, SMOOTH + 2, 2, (Block(3, 1, 0.25, 1e-3), Block(5, 4, 1.0, 1e-2)), 2, 1e-3, bundle.manifest.batch
-    )
-    taken = take_course(course, forward, store, forward.recorder, lambda: None, 1.0, target=1e9)
+    steps = ForwardSteps(job, forward, store)
+    taken = take_course(Course(0.01, SMOOTH + 2, 2), steps, forward.recorder, lambda: None, 1.0, target=1e9)
     assert taken.steps == (SMOOTH, SMOOTH)
     assert taken.losses[:SMOOTH] == taken.losses[SMOOTH:]
     assert len(set(taken.losses)) > 1
     assert len(taken.bounds) == 2 * SMOOTH
+
+
+def test_steps_are_those_of_a_simulation_with_one_device(bundle: Bundle, store: DataStore, job: Job) -> None:
+    """The rounds of a job whose one device has these examples, one step each, at a constant rate."""
+    steps = ForwardSteps(job, Forward(create_engine("litert"), Replica(bundle), PhaseTimer()), store)
+    losses = [steps.take(number) for number in (1, 2, 3)]
+    forward = Forward(create_engine("litert"), Replica(bundle))
+    for number, loss in enumerate(losses, 1):
+        plan = plan_round(replace(job, final_rate=1.0), number)
+        found = measure(forward, store, plan, "energy")
+        assert found.loss == loss
+        forward.weights.apply(Entry(plan, (Contribution("", 1.0, found.scalars),)))
+    steps.restart()
+    assert steps.take(1) == losses[0]
+
+
+def test_backpropagation_takes_steps_too(bundle: Bundle, store: DataStore) -> None:
+    job = check_job(Job(**choose_method("fedadam", SIMULATED)[1]), bundle)
+    steps = GradientSteps(job, ALGORITHMS["fedadam"], Backpropagation(bundle), store)
+    first = [steps.take(number) for number in range(1, 40)]
+    assert np.mean(first[-8:]) < np.mean(first[:8])
+    assert steps.flops > 0
+    steps.restart()
+    assert steps.take(1) == first[0]
+
+
+def test_joules_to_a_loss() -> None:
+    told = repeated((20, 20))
+    losses = tuple(np.linspace(2.0, 1.0, 20))
+    taken = Taken((20, 20), (), 0.0, losses * 2, ())
+    reached = to_target(told, taken, 1.2)
+    assert reached.steps == 20
+    assert reached.joules == pytest.approx(20 * STEP_J, rel=0.02)
+    assert reached.half_width == pytest.approx(20 * told.half_width)
+    assert reached.joules_a_point == pytest.approx(reached.joules / reached.fell)
+    assert f"reached 1.2 in 20 steps, which took {reached.joules:.4g} ±" in "".join(target_lines(reached))
+    assert to_target(told, taken, 0.9).joules is None
+    assert "did not reach 0.9" in "".join(target_lines(to_target(told, taken, 0.9)))
