@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +120,8 @@ ENGINES = ("litert", "executorch")
 _BOTH_ENGINES = ("opt", "gpt2", "phi3", "deberta-v3", "modernbert")
 
 
-def cases(variants: Mapping[str, Sequence[str]], quick: Collection[tuple[str, str]]) -> list[ParameterSet]:
-    """(model, variant, engines) to test: always, in the slow suite, or in the matrix, which has everything.
+def cases(variants: Mapping[str, Sequence[str]], quick: Mapping[tuple[str, str], Sequence[str]]) -> list[ParameterSet]:
+    """(model, variant, engines) to test: those of the quick suite, what the slow one has more, and the matrix the rest.
 
     The slow suite has one variant of a model, in turn, on LiteRT, and on ExecuTorch where layers differ most: to lower
     for that takes four times as long.
@@ -130,16 +130,14 @@ def cases(variants: Mapping[str, Sequence[str]], quick: Collection[tuple[str, st
     for name, kinds in variants.items():
         turn = kinds[list(MODELS).index(name) % len(kinds)]
         for variant in kinds:
-            both, one = (name, variant, ENGINES), (name, variant, ENGINES[:1])
-            slow = (name, variant) not in quick and variant == turn
-            if (name, variant) in quick:
-                found.append(pytest.param(*both, id=f"{name}-{variant}"))
-            elif slow and name in _BOTH_ENGINES:
-                found.append(pytest.param(*both, id=f"{name}-{variant}", marks=pytest.mark.slow))
-            else:
-                found.append(pytest.param(*both, id=f"{name}-{variant}", marks=pytest.mark.matrix))
-                if slow:
-                    found.append(pytest.param(*one, id=f"{name}-{variant}-litert", marks=pytest.mark.slow))
+            slow = () if variant != turn else ENGINES if name in _BOTH_ENGINES else ENGINES[:1]
+            suites = ((quick.get((name, variant), ()), ()), (slow, pytest.mark.slow), (ENGINES, pytest.mark.matrix))
+            tested = 0
+            for engines, marks in suites:
+                if len(engines) > tested:
+                    tested = len(engines)
+                    alone = "" if tested == len(ENGINES) else f"-{engines[0]}"
+                    found.append(pytest.param(name, variant, engines, id=f"{name}-{variant}{alone}", marks=marks))
     return found
 
 

@@ -218,8 +218,7 @@ def test_such_a_task_is_learnt(checkpoint: Path, task: Task, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["roberta", "gpt2"])
-@pytest.mark.parametrize("kind", [MULTI, REGRESSION])
+@pytest.mark.parametrize(("name", "kind"), [("roberta", MULTI), ("gpt2", REGRESSION)])
 def test_label_words_and_both_engines(name: str, kind: str, tmp_path: Path) -> None:
     form, template = ("masked", "{text}{mask}") if name == "roberta" else ("causal", "{text}")
     words = {"wake": " good", "song": " bad", "none": " dull"} if kind == MULTI else {"0": " good", "5": " bad"}

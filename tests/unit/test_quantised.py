@@ -76,7 +76,7 @@ def test_golden_codes() -> None:
     assert (bytes_.codes.tolist(), bytes_.scales.tolist()) == ([[127, -127, 0, 1]], [1.0])
 
 
-CASES = cases({name: tuple(BITS) for name in MODELS if name != "xlm-roberta"}, {("roberta", "int4")})
+CASES = cases({name: tuple(BITS) for name in MODELS if name != "xlm-roberta"}, {("roberta", "int4"): ENGINES})
 
 
 @pytest.fixture(scope="module")
