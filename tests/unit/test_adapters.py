@@ -52,7 +52,7 @@ NAMES = (
     *("qwen3", "phi3"),
 )
 CASES = cases(
-    {name: ("float32",) for name in NAMES},
+    dict.fromkeys(NAMES, ("float32",)),
     {("roberta", "float32"): ENGINES, ("qwen2", "float32"): ENGINES[:1]},
 )
 
