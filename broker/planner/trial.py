@@ -24,9 +24,9 @@ from fedspzo.broker.server.store import ServerStore
 from fedspzo.broker.simulation.curve import Budget, Curve, draw_curve
 from fedspzo.broker.simulation.driver import simulate
 from fedspzo.broker.simulation.fleet import CALM, Fleet
-from fedspzo.broker.simulation.partition import subset
 from fedspzo.broker.simulation.workers import LocalWorkers, Work
 from fedspzo.broker.simulation.zeroth_order import ZerothOrder
+from fedspzo.device_runtime.data.store import subset
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.replica.weights import Replica

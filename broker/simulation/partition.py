@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from fedspzo.device_runtime.data.store import DataStore, load_data
+from fedspzo.device_runtime.data.store import DataStore, load_data, subset
 from fedspzo.device_runtime.directions.format import derive_seed
 from fedspzo.device_runtime.errors import DataError
 from fedspzo.device_runtime.model.bundle import Bundle
@@ -160,20 +160,6 @@ def _labels(store: DataStore) -> np.ndarray:
 def device_names(devices: int) -> list[str]:
     """Names of ``devices`` devices."""
     return [f"device-{number}" for number in range(1, devices + 1)]
-
-
-def subset(store: DataStore, indices: np.ndarray) -> DataStore:
-    """Some examples of a store."""
-    return replace(
-        store,
-        ids=store.ids[indices],
-        lengths=store.lengths[indices],
-        starts=store.starts[indices],
-        labels=store.labels[indices],
-        references=tuple(store.references[i] for i in indices) if store.references else (),
-        targets=None if store.targets is None else store.targets[indices],
-        feedback=None if store.feedback is None else store.feedback.at(indices),
-    )
 
 
 def _proportions(rng: np.random.Generator, skew: Skew, count: int) -> np.ndarray:

@@ -18,7 +18,7 @@ import numpy as np
 from fedspzo.device_runtime.data.texts import check_text
 from fedspzo.device_runtime.errors import DataError
 from fedspzo.device_runtime.model.metrics import SINGLE
-from fedspzo.device_runtime.model.task import GENERATION, Task
+from fedspzo.device_runtime.model.task import Task
 
 SHOWN, REWARD, CORRECTED, PROBABILITY, SCORES, ROUND = (
     "shown", "reward", "corrected", "probability", "scores", "round"
@@ -81,13 +81,18 @@ def is_feedback(record: Mapping[str, Any], task: Task) -> bool:
     return SHOWN not in (*task.fields, task.target) and record.get(SHOWN) not in (None, "")
 
 
+def takes_feedback(task: Task) -> bool:
+    """Whether people can react to a task's answers: to one label, or to the text for a template."""
+    return task.chat is None and task.kind == SINGLE
+
+
 def read_feedback(record: Mapping[str, Any], task: Task) -> tuple[dict[str, Any], Reaction, dict[str, Any] | None]:
     """A record of the task with what was shown for its label or answer, the reaction, and one with the correction.
 
     Raises:
         DataError: the record says no reaction, or the task has no such answers.
     """
-    if task.chat is not None or (task.form != GENERATION and task.kind != SINGLE):
+    if not takes_feedback(task):
         raise DataError(
             "data.feedback-of-another-kind",
             f"feedback is on one label, or on the text for a template, and task '{task.name}' has neither; give labels",

@@ -6,7 +6,7 @@ import hashlib
 import json
 import zipfile
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +55,20 @@ class DataStore:
         """Indices of ``count`` examples (or all, if fewer) drawn without replacement, the same for the same seed."""
         draws = np.random.Philox(key=np.array([seed, 0], np.uint64), counter=0).random_raw(len(self))
         return np.argsort(draws, kind="stable")[:count]
+
+
+def subset(store: DataStore, indices: np.ndarray) -> DataStore:
+    """Some examples of a store."""
+    return replace(
+        store,
+        ids=store.ids[indices],
+        lengths=store.lengths[indices],
+        starts=store.starts[indices],
+        labels=store.labels[indices],
+        references=tuple(store.references[i] for i in indices) if store.references else (),
+        targets=None if store.targets is None else store.targets[indices],
+        feedback=None if store.feedback is None else store.feedback.at(indices),
+    )
 
 
 def load_data(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedspzo.device_runtime.data.feedback import CORRECTED, PROBABILITY, REWARD, ROUND, SCORES, SHOWN
+from fedspzo.device_runtime.data.feedback import ACCEPTED, CORRECTED, PROBABILITY, REWARD, ROUND, SCORES, SHOWN
 from fedspzo.device_runtime.errors import DataError
 from fedspzo.device_runtime.files import open_private
 
@@ -31,8 +31,9 @@ class Suggestion:
     round: int
 
     def record(self, fields: Mapping[str, str], reward: float | None = None, corrected: str = "") -> dict[str, Any]:
-        """The line of data, once the person has reacted: by a reward, or a correction."""
-        reaction: dict[str, Any] = {CORRECTED: corrected} if corrected else {REWARD: reward}
+        """The line of data, once the person has reacted: by a reward, or by saying what is right."""
+        reward = ACCEPTED if corrected == self.shown else reward
+        reaction: dict[str, Any] = {REWARD: reward} if corrected in ("", self.shown) else {CORRECTED: corrected}
         scores = {SCORES: {name: round(share, 4) for name, share in self.scores.items()}} if self.scores else {}
         return {**fields, SHOWN: self.shown, **reaction, PROBABILITY: self.probability, **scores, ROUND: self.round}
 

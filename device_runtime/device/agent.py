@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.device.catch_up import CatchUp
-from fedspzo.device_runtime.device.events import Acknowledged, Event, Finished
+from fedspzo.device_runtime.device.events import Acknowledged, Declined, Event, Finished
 from fedspzo.device_runtime.device.masking import Masker
 from fedspzo.device_runtime.device.measuring import UNSAID, Measurer
 from fedspzo.device_runtime.device.outbox import Outbox
@@ -320,10 +320,13 @@ class Agent:
             log.warning("this device does not take part in round %d: %s", plan.round, reason)
             if (last := self._masker.last(plan)) is not None:
                 return last
+            self._observe(Declined(plan.round, reason))
             return Decline(plan.round, reason, passing=False)
         if (known := self._masker.known(plan)) is not None:
             return known
         answer = self._measurer.answer(plan)
+        if isinstance(answer, Decline) and not answer.passing:
+            self._observe(Declined(plan.round, self._measurer.why))
         if isinstance(answer, Result):
             self._book.note(plan.round, answer.loss)
             return self._masker.hold(plan, answer) if plan.masking else answer

@@ -36,6 +36,19 @@ class Acknowledged:
 
 
 @dataclass(frozen=True)
+class Declined:
+    """The device cannot carry out a plan, and the server does not ask it again soon.
+
+    Attributes:
+        round: the plan's.
+        reason: why, for the device's owner: it may tell of the examples.
+    """
+
+    round: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class Waiting:
     """The device hears nothing from its server, or hears it again.
 
@@ -57,4 +70,4 @@ class Finished:
     round: int
 
 
-Event = Started | Acknowledged | Waiting | Finished
+Event = Started | Acknowledged | Declined | Waiting | Finished

@@ -18,6 +18,7 @@ from fedspzo.device_runtime.protocol.messages import Decline, Energy, Result
 from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.replica.state import PREFIX, DeviceState
 from fedspzo.device_runtime.step.estimator import measure
+from fedspzo.device_runtime.step.objectives import choose_examples
 from fedspzo.device_runtime.step.prefix_cache import PrefixCache
 from fedspzo.device_runtime.step.runner import Forward
 
@@ -34,6 +35,7 @@ class Measurer:
         answered: how many plans were answered.
         open: whether no plan so far had masks or noise, which hide what single answers cost, too.
         forward: runs the graphs.
+        why: why the last plan that could not be carried out was declined, for this device's owner alone.
     """
 
     def __init__(
@@ -58,7 +60,7 @@ class Measurer:
         Raises:
             BundleError, EngineError: the graphs cannot run.
         """
-        self.answered, self.open = 0, True
+        self.answered, self.open, self.why = 0, True, ""
         self.forward = Forward(engine, state.replica, recorder)
         self._state = state
         self._examples = examples
@@ -88,25 +90,25 @@ class Measurer:
         if self._ledger is not None and (reason := self._ledger.refusal(plan)):
             said = f"{reason}{self._ledger.describe(plan)}"  # the server is not told what other jobs have cost
             log.warning("this device does not answer round %d: %s", plan.round, said)
-            return Decline(plan.round, reason, passing=False)
+            return self._decline(plan, reason, said)
         start = time.perf_counter()
         digest = self._state.replica.digest() if plan.digest else b""
         try:
             with self.forward.recorder.phase(TOKENISE):
-                examples = self._examples()
+                examples = choose_examples(plan.objective[0] if plan.objective else None, self._examples())
             measured = measure(self.forward, examples, plan, self._state.device, self._cache)
         except FedSPZOError as error:
             log.warning("the plan of round %d cannot be carried out: %s", plan.round, error, extra={"kind": error.kind})
             # Errors about data have words of the examples.
             unsaid = plan.noise or not isinstance(error, PlanError | EngineError | BundleError)
-            return Decline(plan.round, UNSAID if unsaid else str(error)[:200], passing=False)
+            return self._decline(plan, UNSAID if unsaid else str(error)[:200], str(error))
         if not all(map(math.isfinite, (measured.loss, *measured.scalars))):
             reason = "its loss is not finite: the model has diverged; lower the learning rates"
             log.warning("round %d is declined: %s", plan.round, reason)
-            return Decline(plan.round, UNSAID if plan.noise else reason, passing=False)
+            return self._decline(plan, UNSAID if plan.noise else reason, reason)
         if self._ledger is not None and (reason := self._ledger.spend(plan)):
             log.warning("this device does not answer round %d: %s", plan.round, reason)
-            return Decline(plan.round, reason, passing=False)
+            return self._decline(plan, reason, reason)
         seconds = 0.0 if plan.noise else time.perf_counter() - start  # which would tell of the examples' lengths
         result = Result(
             round=plan.round,
@@ -121,3 +123,7 @@ class Measurer:
         if plan.noise:
             self._released.keep(plan, result)
         return result
+
+    def _decline(self, plan: Plan, said: str, why: str) -> Decline:
+        self.why = why
+        return Decline(plan.round, said, passing=False)

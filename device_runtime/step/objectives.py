@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from fedspzo.device_runtime.data.feedback import Feedback
-from fedspzo.device_runtime.data.store import DataStore
+from fedspzo.device_runtime.data.store import DataStore, subset
 from fedspzo.device_runtime.errors import PlanError
 from fedspzo.device_runtime.model.metrics import SINGLE
 from fedspzo.device_runtime.model.task import GENERATION, Task
@@ -126,13 +126,24 @@ def check_task(name: str, task: Task) -> None:
 
 def check_examples(objective: Objective | None, store: DataStore) -> None:
     """Raise PlanError where an objective asks for labels that some examples do not have."""
-    name = objective.name if objective else LOSS
-    if store.feedback is not None and (name in (LOSS, ERROR, EXPECTED_ERROR) or name.startswith(METRIC)):
+    if store.feedback is not None and _needs_labels(objective):
+        name = objective.name if objective else LOSS
         raise PlanError(
             "plan.feedback-has-no-labels",
             f"the examples have reactions and not all have labels, which objective = {name} needs; set objective ="
             f" {REWARD}",
         )
+
+
+def choose_examples(objective: Objective | None, store: DataStore) -> DataStore:
+    """Those that an objective can measure: without reactions where it needs labels, unless nothing has a label."""
+    if store.feedback is None or not _needs_labels(objective) or not (store.feedback.shown < 0).any():
+        return store
+    return subset(store, np.flatnonzero(store.feedback.shown < 0))
+
+
+def _needs_labels(objective: Objective | None) -> bool:
+    return objective is None or objective.name in (LOSS, ERROR, EXPECTED_ERROR) or objective.name.startswith(METRIC)
 
 
 def shown_shares(outputs: Outputs, shown: np.ndarray) -> np.ndarray:

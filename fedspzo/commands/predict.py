@@ -46,9 +46,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Print the most probable labels, or the answer as it comes."""
     from fedspzo.api.models import open_model, predict, stream_answer
+    from fedspzo.device_runtime.data.feedback import takes_feedback
     from fedspzo.device_runtime.data.suggestion import Suggestion, suggest
     from fedspzo.device_runtime.errors import DataError
-    from fedspzo.device_runtime.model.metrics import SINGLE
     from fedspzo.device_runtime.model.task import GENERATION
     from fedspzo.device_runtime.step.sampling import Sampling
 
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> None:
     sampling = Sampling(options.temperature, top_p=options.top_p, seed=options.seed)
     model = open_model(options.folder, options.round)
     task = model.bundle.manifest.task
-    if options.record and (task.chat is not None or task.kind != SINGLE):
+    if options.record and not takes_feedback(task):
         raise DataError(
             "option.record", f"feedback is on one label, or on the text for a template; task '{task.name}' has neither"
         )
@@ -103,9 +103,7 @@ def _record(options: argparse.Namespace, task: Task, suggestion: Suggestion) -> 
         print("nothing is written down")
         return
     fields = dict(zip(task.fields, options.text, strict=True))
-    rewards = {suggestion.shown: ACCEPTED, "y": ACCEPTED, "n": REJECTED}
-    if said in {label.name for label in task.labels}:
-        rewards = {suggestion.shown: ACCEPTED}
+    rewards = {} if said in {label.name for label in task.labels} else {"y": ACCEPTED, "n": REJECTED}
     corrected = "" if said in rewards else said
     record = suggestion.record(fields, rewards.get(said), corrected)
     parse_record(record, task)  # refuses what is no label

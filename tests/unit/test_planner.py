@@ -30,9 +30,9 @@ from fedspzo.broker.planner.propose import (
 )
 from fedspzo.broker.rounds.job import Job
 from fedspzo.broker.simulation.curve import Curve
-from fedspzo.broker.simulation.partition import Shares, subset
+from fedspzo.broker.simulation.partition import Shares
 from fedspzo.cli import main
-from fedspzo.device_runtime.data.store import DataStore
+from fedspzo.device_runtime.data.store import DataStore, subset
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.replica.weights import Replica

@@ -12,20 +12,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
+from fedspzo.device_runtime.data.feedback import ACCEPTED, REJECTED
 from fedspzo.device_runtime.data.live import LiveData
+from fedspzo.device_runtime.data.suggestion import Suggestion
 from fedspzo.device_runtime.engines.protocol import Engine
 from fedspzo.device_runtime.errors import DataError, FedSPZOError, StateError
 from fedspzo.device_runtime.link.invitation import Invitation
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.manifest import MANIFEST
-from fedspzo.device_runtime.model.metrics import SINGLE
 from fedspzo.device_runtime.replica.state import DeviceState, read_identity
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo_app import own_examples
 from fedspzo_app.bundles import import_bundle
 from fedspzo_app.engines import choose_engine
 from fedspzo_app.history import History
-from fedspzo_app.model import ask, open_state
+from fedspzo_app.model import ask, describe, open_state
 from fedspzo_app.phone import Phone
 from fedspzo_app.private_files import PrivateFiles, Vault, parse_invitation
 from fedspzo_app.settings import load_limits, parse_limits
@@ -67,7 +68,8 @@ class App:
         self._training: Training | None = None
         self._listener: Any = None
         self._message = self._answer = ""
-        self._examples = _count_lines(self._files.examples)
+        self._suggested: tuple[dict[str, str], Suggestion] | None = None
+        self._examples = own_examples.count(self._files)
         self._history = History(self._files.history)
         self._limits = load_limits(self._files.limits)
         try:
@@ -201,8 +203,11 @@ class App:
         return {"line": f"{name} {key.hex()}"}
 
     @_command
-    def predict(self, fields: str) -> dict[str, Any]:
-        """Ask the model as it is now, with the JSON of the task's fields; see :func:`fedspzo_app.model.ask`."""
+    def predict(self, fields: str, explore: float = 0.0) -> dict[str, Any]:
+        """Ask the model as it is now, with the JSON of the task's fields; see :func:`fedspzo_app.model.ask`.
+
+        Where :meth:`react` is possible, the answer has ``"shown"``: what is suggested.
+        """
         bundle, engine = self._needed_bundle(), self._needed_engine()
         if self._state is None and self._invitation is not None:
             self._state = open_state(self._files, bundle, self._invitation, self._vault, self._threads)
@@ -212,9 +217,29 @@ class App:
             self._answer = answer
 
         try:
-            return ask(replica, engine, json.loads(fields), so_far)
+            asked = json.loads(fields)
+            answer, suggestion = ask(replica, engine, asked, so_far, explore)
         finally:
             self._answer = ""
+        if suggestion is None:
+            return answer
+        self._suggested = {name: asked[name] for name in bundle.manifest.task.fields}, suggestion
+        return {**answer, "shown": suggestion.shown}
+
+    @_command
+    def react(self, accepted: bool, corrected: str = "") -> None:
+        """Write down what the person did with the last suggestion; training that runs sees it from the next round on.
+
+        Args:
+            corrected: what is right, where it was not accepted and the person says so.
+        """
+        if self._suggested is None:
+            raise StateError("device.no-suggestion", "there is no suggestion to react to; ask the model first")
+        fields, suggestion = self._suggested
+        record = suggestion.record(fields, ACCEPTED if accepted else REJECTED, corrected.strip())
+        own_examples.react(self._files, record, self._needed_bundle().manifest.task)
+        self._suggested = None
+        self._examples += 1
 
     def status(self) -> str:
         """All that the screen shows, as JSON, with the answer so far of a question; waits for no command."""
@@ -227,7 +252,7 @@ class App:
                 "broker": invitation.access.place if invitation else "",
                 "device": invitation.access.user if invitation else "",
                 "job": invitation.job if invitation else "",
-                "task": _describe(bundle) if bundle else None,
+                "task": describe(bundle) if bundle else None,
                 "examples": self._examples,
                 "answer": self._answer,
                 "running": training is not None and training.running,
@@ -261,7 +286,10 @@ class App:
 
     def _check_examples(self) -> None:
         if not self._examples:
-            raise DataError("data.none-yet", "there are no examples to learn from; add some, or import a file of them")
+            raise DataError(
+                "data.none-yet",
+                "there is nothing to learn from yet; add examples, import a file of them, or react to suggestions",
+            )
 
     def _needed_bundle(self) -> Bundle:
         if self._bundle is None:
@@ -286,18 +314,3 @@ class App:
     def _tell(self) -> None:
         if self._listener is not None:
             self._listener.changed()
-
-
-def _describe(bundle: Bundle) -> dict[str, Any]:
-    task = bundle.manifest.task
-    return {
-        "name": task.name,
-        "fields": list(task.fields),
-        # To choose one of; sets of labels and numbers are typed, as texts are.
-        "labels": [label.name for label in task.labels] if task.kind == SINGLE else [],
-        "target": task.target,
-    }
-
-
-def _count_lines(file: Path) -> int:
-    return file.read_bytes().count(b"\n") if file.exists() else 0

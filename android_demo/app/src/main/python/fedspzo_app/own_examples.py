@@ -1,4 +1,4 @@
-"""The phone's labelled examples: JSON lines in the app's private folder, which are never sent anywhere."""
+"""The phone's examples and reactions: JSON lines in the app's private folder, which are never sent anywhere."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 
 from fedspzo.device_runtime.data.chat import ASSISTANT, Turn
 from fedspzo.device_runtime.data.dialogues import MESSAGES
-from fedspzo.device_runtime.data.sources import Example, parse_example, parse_examples, read_source
+from fedspzo.device_runtime.data.sources import Example, parse_example, parse_examples, parse_record, read_source
+from fedspzo.device_runtime.data.suggestion import append_record
 from fedspzo.device_runtime.errors import DataError
 from fedspzo.device_runtime.model.targets import write_target
 from fedspzo.device_runtime.model.task import Task
@@ -39,11 +40,22 @@ def add(files: PrivateFiles, record: Mapping[str, object], task: Task) -> None:
     _extend(files, [example], task)
 
 
+def react(files: PrivateFiles, record: Mapping[str, object], task: Task) -> None:
+    """Add what a person did with a suggestion. Raises DataError when the task has no such answer, or the disk refuses."""
+    parse_record(dict(record), task)
+    append_record(files.examples, record)
+
+
+def count(files: PrivateFiles) -> int:
+    """Lines that there are, of examples and of reactions."""
+    return files.examples.read_bytes().count(b"\n") if files.examples.exists() else 0
+
+
 def _extend(files: PrivateFiles, examples: Sequence[Example], task: Task) -> None:
     """The whole file is written and renamed: the runtime reads it at any moment, and a kill cuts no line off."""
     known = files.examples.read_bytes() if files.examples.exists() else b""
     lines = "".join(json.dumps(_record(example, task), ensure_ascii=False) + "\n" for example in examples)
-    files.write(files.examples, known + lines.encode())
+    files.write(files.examples, known + b"\n" * (known[-1:] not in (b"", b"\n")) + lines.encode())
 
 
 def _record(example: Example, task: Task) -> dict[str, object]:

@@ -43,7 +43,7 @@ class PrivateFiles:
 
     @property
     def examples(self) -> Path:
-        """The phone's examples, JSON lines."""
+        """The phone's examples and reactions, JSON lines."""
         return self.root / "examples.jsonl"
 
     @property

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.device.agent import Agent
-from fedspzo.device_runtime.device.events import Acknowledged, Event, Waiting
+from fedspzo.device_runtime.device.events import Acknowledged, Declined, Event, Waiting
 from fedspzo.device_runtime.energy.book import Book
 from fedspzo.device_runtime.energy.sampler import Sampler
 from fedspzo.device_runtime.energy.source import Source
@@ -139,7 +139,7 @@ class Training:
     def _observe(self, event: Event) -> None:
         if isinstance(event, Acknowledged):
             self._keep(event)
-        self.message = event.reason if isinstance(event, Waiting) else ""
+        self.message = event.reason if isinstance(event, Declined | Waiting) else ""
         self._changed()
 
     def _keep(self, event: Acknowledged) -> None:
