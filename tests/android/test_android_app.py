@@ -33,12 +33,16 @@ from refusals import raises
 from fedspzo.broker.mqtt.mosquitto import ManagedBroker
 from fedspzo.broker.mqtt.mosquitto_program import installed
 from fedspzo.broker.server.state_folder import pin_bundle, read_journal
+from fedspzo.device_runtime.data.live import LiveData
+from fedspzo.device_runtime.data.store import load_data
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.errors import BrokerError
 from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.link.invitation import Invitation
 from fedspzo.device_runtime.model.arrays import aligned_empty
 from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.protocol.entry import Contribution, Entry
+from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.protocol.signing import PIN
 from fedspzo.device_runtime.replica.state import DeviceState
 from fedspzo.device_runtime.replica.weights import Replica
@@ -134,6 +138,83 @@ def test_examples_are_added_whole(
     lines = (tmp_path / "no_backup" / "examples.jsonl").read_text().splitlines()
     assert json.loads(lines[-1]) == {"text": "call, mum", "label": "call"}
     assert len(lines) == result(app.status())["examples"] == 4
+
+
+def reactions(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "no_backup" / "examples.jsonl").read_text().splitlines()]
+
+
+def test_what_is_done_with_a_suggestion_is_written_down(app: App, copied_bundle: Path, tmp_path: Path) -> None:
+    result(app.import_bundle(str(copied_bundle)))
+    assert "[device.no-suggestion]" in error(app.react(True))
+    asked = result(app.predict('{"text": "call mum", "other": "x"}'))
+    shown = asked["shown"]
+    assert shown == asked["labels"][0][0]
+    result(app.react(True))
+    assert "[device.no-suggestion]" in error(app.react(True))
+    for corrected in ("", "music" if shown != "music" else "alarm", shown):
+        result(app.predict('{"text": "call mum"}'))
+        assert "[data.unknown-label]" in error(app.react(False, "dance"))
+        result(app.react(False, corrected))
+    assert "[option.explore]" in error(app.predict('{"text": "call mum"}', 2.0))
+    explored = result(app.predict('{"text": "call mum"}', 1.0))["shown"]
+    result(app.react(False))
+    found = reactions(tmp_path)
+    for line in found:
+        assert line.pop("scores") == dict(asked["labels"])
+    common = {"text": "call mum", "shown": shown, "probability": 1.0, "round": 0}
+    assert found == [
+        {**common, "reward": 1.0},
+        {**common, "reward": -1.0},
+        {**common, "corrected": "music" if shown != "music" else "alarm"},
+        {**common, "reward": 1.0},
+        {**common, "shown": explored, "reward": -1.0, "probability": pytest.approx(1 / 3)},
+    ]
+    file = tmp_path / "no_backup" / "examples.jsonl"
+    assert file.stat().st_mode & 0o077 == 0
+    store = load_data(file, Bundle(tmp_path / "no_backup" / "bundle"))
+    assert store.feedback is not None
+    assert (len(store), result(app.status())["examples"]) == (6, 5), "a correction is a label, too"
+
+
+def test_a_reaction_has_the_round_of_the_model_that_was_asked(
+    app: App, copied_bundle: Path, tmp_path: Path, make_plan: Callable[..., Plan]
+) -> None:
+    updated = shutil.copytree(copied_bundle, tmp_path / "updated")
+    manifest = updated / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"requests"', '"more requests"'))
+    files = PrivateFiles(tmp_path / "no_backup")
+    result(app.enrol(LOGIN.text()))
+    result(app.import_bundle(str(copied_bundle)))
+    with files.key_unsealed(Keystore(tmp_path / "keystore")):
+        state = DeviceState(files.state, Bundle(files.bundle), "phone-1")
+    state.apply(Entry(make_plan(), (Contribution("", 1.0, (1.0, 2.0, 3.0, 4.0)),)))
+    state.close()
+    result(app.predict('{"text": "call mum"}'))
+    result(app.import_bundle(str(updated)))
+    result(app.react(True))
+    result(app.predict('{"text": "call mum"}'))
+    result(app.react(True))
+    assert [line["round"] for line in reactions(tmp_path)] == [1, 0]
+
+
+def test_a_broken_line_loses_no_other(app: App, copied_bundle: Path, tmp_path: Path) -> None:
+    file = tmp_path / "no_backup" / "examples.jsonl"
+    result(app.import_bundle(str(copied_bundle)))
+    for add in (lambda: app.react(True), lambda: app.add_example('{"text": "wake me", "label": "alarm"}')):
+        result(app.predict('{"text": "call mum"}'))
+        result(app.react(False))
+        file.write_bytes(file.read_bytes()[:-9])  # as a kill may leave it
+        result(app.predict('{"text": "call mum"}'))
+        result(add())
+    live = LiveData(str(file), Bundle(tmp_path / "no_backup" / "bundle"), tmp_path / "tokens.npz")
+    assert len(live.current()) == 2
+    with file.open("a") as more:
+        more.write('{"text": "call mum", "shown": "dance", "reward": 1}\nnonsense\n')
+    result(app.predict('{"text": "call mum"}'))
+    result(app.react(True))
+    assert len(live.current()) == 3
+    assert open_app(tmp_path).status()
 
 
 def test_secrets_lie_sealed(app: App, copied_bundle: Path, tmp_path: Path) -> None:

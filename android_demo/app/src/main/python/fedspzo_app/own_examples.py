@@ -41,7 +41,7 @@ def add(files: PrivateFiles, record: Mapping[str, object], task: Task) -> None:
 
 
 def react(files: PrivateFiles, record: Mapping[str, object], task: Task) -> None:
-    """Add what a person did with a suggestion. Raises DataError when the task has no such answer, or the disk refuses."""
+    """Add what a person did with a suggestion. Raises DataError when the task has no such answer, or on a full disk."""
     parse_record(dict(record), task)
     append_record(files.examples, record)
 
