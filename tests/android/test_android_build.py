@@ -85,6 +85,21 @@ def test_every_class_in_the_manifest_is_there() -> None:
         assert (MAIN / "java" / f"{str(found).replace('.', '/')}.java").exists()
 
 
+def test_backups_take_nothing_along() -> None:
+    """Neither examples nor reactions: all is in one folder, which no backup and no move to another phone takes."""
+    host = (LATER.parent / "Host.java").read_text()
+    assert '"create", context.getNoBackupFilesDir()' in host
+    android = "{http://schemas.android.com/apk/res/android}"
+    application = ElementTree.parse(MAIN / "AndroidManifest.xml").getroot().find("application")
+    assert application is not None
+    assert application.get(f"{android}allowBackup") == "false"
+    assert application.get(f"{android}dataExtractionRules") == "@xml/data_extraction_rules"
+    rules = ElementTree.parse(MAIN / "res/xml/data_extraction_rules.xml").getroot()
+    for way in ("cloud-backup", "device-transfer"):
+        left_out = {rule.get("domain") for rule in rules.findall(f"{way}/exclude")}
+        assert left_out == {"root", "file", "database", "sharedpref", "external"}
+
+
 @pytest.fixture(scope="module")
 def sdk() -> None:
     fetch()

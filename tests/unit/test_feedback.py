@@ -28,7 +28,7 @@ from fedspzo.broker.server.server import Server
 from fedspzo.cli import main
 from fedspzo.device_runtime.data.feedback import Feedback
 from fedspzo.device_runtime.data.sources import parse_record
-from fedspzo.device_runtime.data.store import DataStore, load_data
+from fedspzo.device_runtime.data.store import DataStore, load_data, subset
 from fedspzo.device_runtime.data.suggestion import suggest
 from fedspzo.device_runtime.device.measuring import Measurer
 from fedspzo.device_runtime.engines.protocol import create_engine
@@ -357,6 +357,24 @@ def test_a_declined_plan_tells_no_words_of_the_data(bundle: Bundle, tmp_path: Pa
     found = measurer.answer(make_plan())
     assert isinstance(found, Decline)
     assert "secret" not in found.reason
+
+
+def test_a_device_leaves_reactions_out_where_labels_are_needed(
+    bundle: Bundle, reacted: DataStore, tmp_path: Path, make_plan: MakePlan
+) -> None:
+    """Of its own examples; it declines where none has a label, and keeps the reason for its owner."""
+    state, mine = DeviceState(tmp_path / "state", bundle, "device"), [reacted]
+    measurer = Measurer(create_engine("litert"), state, lambda: mine[-1])
+    whole = replace(subset(reacted, np.arange(0, 20, 5)), feedback=None)
+    plan = make_plan()
+    found = measurer.answer(plan)
+    assert isinstance(found, Result)
+    assert found.scalars == measure(measurer.forward, whole, plan, "device").scalars
+    mine.append(subset(reacted, np.arange(1, 5)))
+    declined = measurer.answer(make_plan(base_seed=8))
+    assert isinstance(declined, Decline)
+    assert "set objective = reward" in measurer.why
+    assert isinstance(measurer.answer(make_plan(base_seed=8, objective=(REWARD,))), Result)
 
 
 def test_a_persons_function_that_fails_is_a_clear_refusal(

@@ -35,11 +35,14 @@ public final class MainActivity extends Activity {
     private static final int BUNDLE_ZIP = 1, BUNDLE_FOLDER = 2, DATA = 3, NOTIFICATIONS = 4;
     private static final String MAY_NOTIFY = "android.permission.POST_NOTIFICATIONS";
     private static final long REFRESH_MS = 1000;
+    /** How often any label is suggested, where the person agrees. */
+    private static final double EXPLORE = 0.05;
 
     private final Handler clock = new Handler(Looper.getMainLooper());
     private final Runnable tick = this::refresh;
     private final List<EditText> fields = new ArrayList<>();
     private Host host;
+    private List<String> labels = new ArrayList<>();
     private String shownTask = "";
 
     @Override
@@ -56,6 +59,9 @@ public final class MainActivity extends Activity {
         onClick(R.id.key, this::shareKey);
         onClick(R.id.leave, this::askToLeave);
         onClick(R.id.ask, this::ask);
+        onClick(R.id.accept, () -> react(true, ""));
+        onClick(R.id.reject, () -> react(false, ""));
+        onClick(R.id.correct, this::askWhatIsRight);
         onClick(R.id.add, this::addExample);
         onClick(R.id.only_charging, this::setLimits);
         onClick(R.id.only_unmetered, this::setLimits);
@@ -175,13 +181,15 @@ public final class MainActivity extends Activity {
             column.addView(field, ViewGroup.LayoutParams.MATCH_PARENT, ViewGroup.LayoutParams.WRAP_CONTENT);
             fields.add(field);
         }
-        List<String> labels = strings(task.optJSONArray("labels"));
+        labels = strings(task.optJSONArray("labels"));
         ArrayAdapter<String> adapter = new ArrayAdapter<>(this, android.R.layout.simple_spinner_item, labels);
         adapter.setDropDownViewResource(android.R.layout.simple_spinner_dropdown_item);
         ((Spinner) findViewById(R.id.label)).setAdapter(adapter);
+        setVisible(R.id.explore, !labels.isEmpty());
         setVisible(R.id.label, !labels.isEmpty());
         setVisible(R.id.reference, labels.isEmpty());
         setText(R.id.answer, "");
+        setVisible(R.id.reactions, false);
     }
 
     // What can be asked for.
@@ -285,7 +293,13 @@ public final class MainActivity extends Activity {
 
     private void ask() {
         setText(R.id.answer, getString(R.string.working));
-        host.command(answer -> setText(R.id.answer, answered(answer)), "predict", record().toString());
+        setVisible(R.id.reactions, false);
+        CheckBox explore = (CheckBox) findViewById(R.id.explore);
+        boolean mayExplore = explore.getVisibility() == View.VISIBLE && explore.isChecked();
+        host.command(answer -> {
+            setText(R.id.answer, answered(answer));
+            setVisible(R.id.reactions, answer.has("shown"));
+        }, "predict", record().toString(), mayExplore ? EXPLORE : 0.0);
     }
 
     private String answered(JSONObject answer) {
@@ -293,12 +307,42 @@ public final class MainActivity extends Activity {
             return answer.has("error") ? answer.optString("error") : answer.optString("answer");
         }
         StringBuilder lines = new StringBuilder();
+        if (answer.has("shown")) {
+            lines.append(getString(R.string.suggestion, answer.optString("shown"))).append('\n');
+        }
         JSONArray labels = answer.optJSONArray("labels");
         for (int i = 0; i < Math.min(3, labels.length()); i++) {
             JSONArray entry = labels.optJSONArray(i);
             lines.append(getString(R.string.share, entry.optString(0), Math.round(100 * entry.optDouble(1)))).append('\n');
         }
         return lines.toString().trim();
+    }
+
+    private void askWhatIsRight() {
+        AlertDialog.Builder dialog = new AlertDialog.Builder(this).setTitle(R.string.right_title);
+        if (labels.isEmpty()) {
+            EditText input = new EditText(this);
+            input.setHint(R.string.answer_hint);
+            dialog.setView(input).setPositiveButton(android.R.string.ok,
+                    (shown, which) -> react(false, input.getText().toString()));
+        } else {
+            List<String> offered = labels;
+            dialog.setItems(offered.toArray(new String[0]), (shown, which) -> react(false, offered.get(which)));
+        }
+        dialog.setNegativeButton(android.R.string.cancel, null).show();
+    }
+
+    /** What the person did with the suggestion; what is right, if they say so. */
+    private void react(boolean accepted, String right) {
+        setVisible(R.id.reactions, false); // a second tap would be a second reaction
+        host.command(answer -> {
+            if (complain(answer)) {
+                setVisible(R.id.reactions, true);
+            } else {
+                tell(getString(R.string.reacted));
+            }
+            refresh();
+        }, "react", accepted, right);
     }
 
     private void addExample() {
