@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib.metadata import entry_points
 from typing import Protocol
@@ -139,7 +139,7 @@ def choose_examples(objective: Objective | None, store: DataStore) -> DataStore:
     """Those that an objective can measure: without reactions where it needs labels, unless nothing has a label."""
     if store.feedback is None or not _needs_labels(objective) or not (store.feedback.shown < 0).any():
         return store
-    return subset(store, np.flatnonzero(store.feedback.shown < 0))
+    return replace(subset(store, np.flatnonzero(store.feedback.shown < 0)), feedback=None)
 
 
 def _needs_labels(objective: Objective | None) -> bool:
