@@ -21,7 +21,6 @@ import pytest
 from android_process import Context, Keystore, Listener
 from android_sdk import missing_tools, phone_python, pinned
 from faulty_proxy import FaultyProxy
-from federation import Peer, broker
 from fedspzo_app.app import App
 from fedspzo_app.executorch_java import create as create_executorch
 from fedspzo_app.history import History, Round
@@ -31,10 +30,9 @@ from patience import PATIENCE_S
 from ports import free_port
 from refusals import raises
 
-from fedspzo.broker.mqtt.embedded import EmbeddedBroker
 from fedspzo.broker.mqtt.mosquitto import ManagedBroker
 from fedspzo.broker.mqtt.mosquitto_program import installed
-from fedspzo.broker.server.state_folder import KEY, pin_bundle, read_journal
+from fedspzo.broker.server.state_folder import pin_bundle, read_journal
 from fedspzo.device_runtime.data.live import LiveData
 from fedspzo.device_runtime.data.store import load_data
 from fedspzo.device_runtime.engines.protocol import create_engine
@@ -44,15 +42,10 @@ from fedspzo.device_runtime.link.invitation import Invitation
 from fedspzo.device_runtime.model.arrays import aligned_empty
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.entry import Contribution, Entry
-from fedspzo.device_runtime.protocol.messages import Ack, Decline, Result, Sync
-from fedspzo.device_runtime.protocol.objective import Objective
 from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.protocol.signing import PIN
-from fedspzo.device_runtime.protocol.topics import Topics
 from fedspzo.device_runtime.replica.state import DeviceState
 from fedspzo.device_runtime.replica.weights import Replica
-
-__all__ = ["broker"]
 
 ROOT = Path(__file__).resolve().parents[2]
 SUPPORT = ROOT / "tests" / "support"
@@ -222,41 +215,6 @@ def test_a_broken_line_loses_no_other(app: App, copied_bundle: Path, tmp_path: P
     result(app.react(True))
     assert len(live.current()) == 3
     assert open_app(tmp_path).status()
-
-
-def test_reactions_are_trained_on_where_the_job_uses_them(
-    app: App,
-    copied_bundle: Path,
-    bundle: Bundle,
-    tmp_path: Path,
-    broker: EmbeddedBroker,
-    make_plan: Callable[..., Plan],
-) -> None:
-    """A job that needs labels gets no result from reactions alone, and the screen says why."""
-    topics = Topics("default")
-    server = Peer(broker, "server-default", [topics.up("+")], tmp_path / "server" / KEY, bundle)
-    result(app.enrol(Invitation(Access(broker.url, "phone-1")).text()))
-    result(app.import_bundle(str(copied_bundle)))
-    assert "react to suggestions [data.none-yet]" in error(app.start(Listener()))
-    result(app.predict('{"text": "call mum"}'))
-    result(app.react(False))
-    result(app.start(Listener()))
-    server.wait(Sync)
-    server.say(topics.round, make_plan(), device="")
-    assert not server.wait(Decline).passing
-    assert "the examples have reactions and not all have labels" in result(app.status())["message"]
-    rewarded = make_plan(base_seed=8, objective=(Objective("reward", 10.0, 1.0),))
-    server.say(topics.round, rewarded, device="")
-    measured = server.wait(Result)
-    assert (measured.round, measured.examples) == (1, 1)
-    assert measured.loss > 0, "minus the reward: it was rejected"
-    server.say(topics.down("phone-1"), Ack(1, True), device="phone-1")
-    result(app.add_example('{"text": "wake me", "label": "alarm"}'))
-    server.say(topics.round, make_plan(base_seed=9), device="")
-    assert server.wait(Result).examples == 1, "that with a label"
-    result(app.rest())
-    assert result(app.status())["message"] == ""
-    server.close()
 
 
 def test_secrets_lie_sealed(app: App, copied_bundle: Path, tmp_path: Path) -> None:
