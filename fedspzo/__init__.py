@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fedspzo.api.models import Prediction as Prediction
+    from fedspzo.api.models import estimate_reward as estimate_reward
     from fedspzo.api.models import evaluate as evaluate
     from fedspzo.api.models import export_model as export_model
     from fedspzo.api.models import materialize_model as materialize_model
@@ -77,6 +78,7 @@ if TYPE_CHECKING:
     from fedspzo.device_runtime.protocol.plan import Block as Block
     from fedspzo.device_runtime.protocol.plan import Plan as Plan
     from fedspzo.device_runtime.replica.weights import Replica as Replica
+    from fedspzo.device_runtime.step.rewards import RewardEstimate as RewardEstimate
     from fedspzo.device_runtime.step.sampling import Sampling as Sampling
     from fedspzo.device_runtime.step.scores import Evaluation as Evaluation
     from fedspzo.export.families import Architecture as Architecture
@@ -92,12 +94,22 @@ __version__ = "0.2.0"
 #: Module → its public names, by subject; for type checkers they are imported below.
 _PUBLIC = {
     "fedspzo.api.models": (
-        *("export_model", "open_bundle", "open_model", "predict", "stream_answer", "evaluate", "materialize_model"),
+        *(
+            "export_model",
+            "open_bundle",
+            "open_model",
+            "predict",
+            "stream_answer",
+            "evaluate",
+            "estimate_reward",
+            "materialize_model",
+        ),
         "Prediction",
     ),
     "fedspzo.device_runtime.model.bundle": ("Bundle",),
     "fedspzo.device_runtime.replica.weights": ("Replica",),
     "fedspzo.device_runtime.step.sampling": ("Sampling",),
+    "fedspzo.device_runtime.step.rewards": ("RewardEstimate",),
     "fedspzo.device_runtime.step.scores": ("Evaluation",),
     "fedspzo.device_runtime.data.store": ("DataStore", "load_data"),
     "fedspzo.device_runtime.model.task": ("Task", "Label"),

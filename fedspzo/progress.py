@@ -9,7 +9,11 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from fedspzo.broker.rounds.aggregate import ClosedRound
+    from fedspzo.device_runtime.step.scores import Evaluation
 
 #: Seconds between signs of life.
 ON_TERMINAL_S, ELSEWHERE_S = 0.2, 8.0  # which leaves time to libraries that let no thread run
@@ -32,6 +36,11 @@ def show(as_json: bool, **fields: Any) -> None:
             f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in fields.items()
         )
         print(", ".join(words), flush=True)
+
+
+def describe_uncertainty(found: ClosedRound | Evaluation, prefix: str = "") -> dict[str, float]:
+    """The field ``loss_uncertainty`` of a round or an evaluation, after a prefix; none where it is not known."""
+    return {} if found.loss_uncertainty is None else {f"{prefix}loss_uncertainty": found.loss_uncertainty}
 
 
 def describe_evaluation(record: Mapping[str, Any]) -> str:

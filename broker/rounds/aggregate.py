@@ -15,6 +15,7 @@ from fedspzo.device_runtime.protocol.codec import decode, encode, fingerprint
 from fedspzo.device_runtime.protocol.entry import Contribution, Entry
 from fedspzo.device_runtime.protocol.messages import Energy, Result
 from fedspzo.device_runtime.protocol.plan import Plan
+from fedspzo.device_runtime.step.spread import standard_error
 
 #: Largest scalar, loss or time that a result may have.
 LARGEST = 1e9
@@ -48,6 +49,8 @@ class ClosedRound:
         step_seconds: mean time of a device's local step.
         spending: joules; None when no device said.
         nonzero: share of the measured scalars that are not zero, in a round that was closed just now.
+        loss_uncertainty: standard error of the loss, by its spread over the devices (or over groups, where results are
+            summed), in a round that was closed just now; None where one result or one sum shows no spread.
     """
 
     round: int
@@ -57,6 +60,7 @@ class ClosedRound:
     step_seconds: float
     spending: Spending | None = None
     nonzero: float | None = field(default=None, compare=False)
+    loss_uncertainty: float | None = field(default=None, compare=False)
 
 
 class Aggregate(Protocol):
@@ -167,6 +171,7 @@ def describe_round(plan: Plan, results: Mapping[str, Result], seconds: float) ->
         nonzero=None
         if plan.noise
         else float(np.mean([np.count_nonzero(result.scalars) for result in results.values()])) / plan.scalars,
+        loss_uncertainty=standard_error([result.loss for result in results.values()]),
     )
 
 

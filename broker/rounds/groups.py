@@ -19,6 +19,7 @@ from fedspzo.device_runtime.protocol.codec import fingerprint
 from fedspzo.device_runtime.protocol.entry import Entry, GroupSum
 from fedspzo.device_runtime.protocol.messages import Result
 from fedspzo.device_runtime.protocol.plan import Plan
+from fedspzo.device_runtime.step.spread import standard_error
 
 
 def divide(plan: Plan, devices: Collection[str]) -> tuple[tuple[str, ...], ...]:
@@ -77,12 +78,12 @@ def group_results(plan: Plan, totals: Sequence[Total]) -> dict[str, Result]:
 
 def describe_sums(plan: Plan, totals: Sequence[Total], devices: Collection[str], seconds: float) -> ClosedRound:
     """What happened in a round that took ``seconds``; its loss is weighted by examples."""
-    examples = sum(total.examples for total in totals)
+    shares = [total.examples / sum(each.examples for each in totals) for total in totals]
     told = [total for total in totals if total.told]
     joules = [energy for total in told for energy in total.energy]
     return ClosedRound(
         round=plan.round,
-        loss=math.fsum(total.loss * total.examples for total in totals) / examples,
+        loss=math.fsum(share * total.loss for share, total in zip(shares, totals, strict=True)),
         devices=tuple(sorted(devices)),
         seconds=seconds,
         step_seconds=math.fsum(total.seconds for total in totals) / (len(devices) * plan.steps),
@@ -97,4 +98,5 @@ def describe_sums(plan: Plan, totals: Sequence[Total], devices: Collection[str],
         nonzero=None
         if plan.noise
         else float(np.mean([np.count_nonzero(total.scalars) for total in totals])) / plan.scalars,
+        loss_uncertainty=standard_error([total.loss for total in totals], shares),
     )

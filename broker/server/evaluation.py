@@ -71,8 +71,9 @@ class Evaluated:
     evaluation: Evaluation
 
     def record(self) -> dict[str, Any]:
-        """Plain values for people and programs: round, loss, scores, examples."""
-        return {"round": self.round, **vars(self.evaluation)}
+        """Plain values for people and programs: round, loss, scores, examples, and the loss's uncertainty if known."""
+        known = {name: value for name, value in vars(self.evaluation).items() if value is not None}
+        return {"round": self.round, **known}
 
 
 @dataclass(frozen=True)

@@ -199,7 +199,7 @@ class Loop:
 
     def status(self) -> ServerStatus:
         """Where it is; any thread may ask."""
-        opened = self._progress.round
+        opened, closed = self._progress.round, self._closed
         measured, estimated = self._roster.joules()
         return ServerStatus(
             round=self._last_round,
@@ -210,8 +210,9 @@ class Loop:
             counts=dict(self._saved_counts),
             bytes_sent=self._link.bytes_up,
             bytes_received=self._link.bytes_down,
-            loss=self._closed.loss if self._closed else float("nan"),
-            seconds=self._closed.seconds if self._closed else float("nan"),
+            loss=closed.loss if closed else float("nan"),
+            loss_uncertainty=closed.loss_uncertainty if closed else None,
+            seconds=closed.seconds if closed else float("nan"),
             measured_joules=measured,
             estimated_joules=estimated,
             records=self._watch.records,

@@ -80,6 +80,8 @@ class _Collector(Collector):
         yield _gauge("devices_ready", "Devices that can be asked", now.ready)
         yield _gauge("devices_known", "Devices that have ever synced", now.known)
         yield _gauge("loss", "Mean loss that the last closed round measured", now.loss)
+        if now.loss_uncertainty is not None:
+            yield _gauge("loss_uncertainty", "Standard error of that loss", now.loss_uncertainty)
         yield _gauge("round_seconds", "From opening the last closed round to closing it", now.seconds)
 
 

@@ -33,6 +33,7 @@ class ServerStatus:
         counts: what happened how often.
         bytes_sent, bytes_received: payload.
         loss, seconds: of the last round that this process closed.
+        loss_uncertainty: of the same; None where it is not known.
         measured_joules, estimated_joules: that results took devices, by their sensors and by estimates.
         records: device → its record, where something was unusual in its results.
     """
@@ -46,6 +47,7 @@ class ServerStatus:
     bytes_sent: int
     bytes_received: int
     loss: float
+    loss_uncertainty: float | None
     seconds: float
     measured_joules: float
     estimated_joules: float

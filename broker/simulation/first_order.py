@@ -26,6 +26,7 @@ from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.estimator import draw_examples
 from fedspzo.device_runtime.step.objectives import check_examples
+from fedspzo.device_runtime.step.spread import standard_error
 
 #: Of Adam (arXiv 1412.6980): decay of the two moments, and what is added to the root of the second.
 BETAS, EPSILON = (0.9, 0.999), 1e-8
@@ -158,6 +159,7 @@ class FirstOrder(WithoutJournal):
             round=plan.round,
             loss=math.fsum(update.loss for update in updates.values()) / len(updates),
             devices=tuple(sorted(updates)),
+            loss_uncertainty=standard_error([update.loss for update in updates.values()]),
             seconds=attendance.closed,
             step_seconds=math.fsum(attendance.seconds.values()) / (len(updates) * plan.steps),
             asked=attendance.asked,

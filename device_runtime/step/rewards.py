@@ -24,9 +24,9 @@ class RewardEstimate:
 
     Attributes:
         reward: the mean of w·r, where w = min(π/p, cap).
-        variance: of that mean.
+        variance: of that mean, σ²/n where σ² is the sample variance of w·r over the n reactions.
         normalised: Σ w·r / Σ w.
-        normalised_variance: of that ratio, to first order.
+        normalised_variance: of that ratio m, to first order: Σ w²·(r - m)² / (Σ w)².
         examples: reactions.
         effective: (Σ w)² / Σ w², how many reactions count fully.
     """
@@ -37,6 +37,16 @@ class RewardEstimate:
     normalised_variance: float
     examples: int
     effective: float
+
+    def record(self) -> dict[str, float]:
+        """Plain values for people and programs, with standard errors, the roots of the variances."""
+        return {
+            "reward": self.reward,
+            "reward_uncertainty": math.sqrt(self.variance),
+            "normalised": self.normalised,
+            "normalised_uncertainty": math.sqrt(self.normalised_variance),
+            "effective": self.effective,
+        }
 
 
 def estimate_reward(forward: Forward[ModelWeights], store: DataStore, cap: float = 10.0) -> RewardEstimate:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from fedspzo.device_runtime.model.metrics import MULTI, REGRESSION, SINGLE, scor
 from fedspzo.device_runtime.model.task import GENERATION, NONE, Task
 from fedspzo.device_runtime.step.generation import generate
 from fedspzo.device_runtime.step.runner import Forward, ModelWeights
+from fedspzo.device_runtime.step.spread import standard_error
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,14 @@ class Evaluation:
         scores: name of a metric → its value; the task names them, see
             :data:`fedspzo.device_runtime.model.metrics.METRICS`.
         examples: how many there were.
+        loss_uncertainty: standard error of the loss, by its spread over the examples; None where it is not known, as of
+            an evaluation that was read again.
     """
 
     loss: float
     scores: Mapping[str, float]
     examples: int
+    loss_uncertainty: float | None = field(default=None, compare=False)
 
 
 def evaluate(forward: Forward[ModelWeights], store: DataStore) -> Evaluation:
@@ -43,7 +47,8 @@ def evaluate(forward: Forward[ModelWeights], store: DataStore) -> Evaluation:
         found, expected = read_logits(task, logits), _expected(task, store)
     elif set(task.scores) - {"perplexity"}:  # generating takes long
         found = generate(forward, store)
-    return Evaluation(float(losses.mean()), score(task.answers, task.scores, found, expected, losses), len(store))
+    values = score(task.answers, task.scores, found, expected, losses)
+    return Evaluation(float(losses.mean()), values, len(store), standard_error(losses))
 
 
 def check_labels(store: DataStore) -> None:

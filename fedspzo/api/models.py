@@ -14,7 +14,7 @@ from fedspzo.device_runtime.errors import DataError
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.task import GENERATION, Task
 from fedspzo.device_runtime.replica.weights import Replica
-from fedspzo.device_runtime.step import scores
+from fedspzo.device_runtime.step import rewards, scores
 from fedspzo.device_runtime.step.budget import AUTO, open_engine
 from fedspzo.device_runtime.step.generation import GREEDY, stream
 from fedspzo.device_runtime.step.runner import Forward
@@ -178,10 +178,31 @@ def evaluate(
         DataError: the data cannot be read, or are not of the model's task.
         BundleError, EngineError, StateError: as :func:`predict`.
     """
+    return scores.evaluate(*_ready(model, data, engine, threads, memory))
+
+
+def _ready(
+    model: Model, data: str | Path | DataStore, engine: str, threads: int, memory: str
+) -> tuple[Forward[Replica], DataStore]:
+    """A model on an engine, and examples for it."""
     replica = open_model(model)
     store = data if isinstance(data, DataStore) else load_data(data, replica.bundle)
-    opened = open_engine(replica.bundle.manifest, engine, threads, memory)
-    return scores.evaluate(Forward(opened, replica), store)
+    return Forward(open_engine(replica.bundle.manifest, engine, threads, memory), replica), store
+
+
+def estimate_reward(
+    model: Model, data: str | Path | DataStore, *, engine: str = "litert", threads: int = 1, memory: str = AUTO
+) -> rewards.RewardEstimate:
+    """The reward that a model's own answers would have, from reactions to what was shown, with its variance.
+
+    Args:
+        data, engine, threads, memory: see :func:`evaluate`.
+
+    Raises:
+        DataError: the data cannot be read, are not of the model's task, or have no reactions.
+        BundleError, EngineError, StateError: as :func:`predict`.
+    """
+    return rewards.estimate_reward(*_ready(model, data, engine, threads, memory))
 
 
 def materialize_model(

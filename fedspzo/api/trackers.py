@@ -9,10 +9,14 @@ from fedspzo.broker.rounds.aggregate import ClosedRound
 from fedspzo.broker.server.evaluation import Evaluated
 from fedspzo.broker.server.progress import Callback, JobResult
 from fedspzo.device_runtime.errors import FedSPZOError
+from fedspzo.progress import describe_uncertainty
 
 
 class Tracker(Callback, ABC):
-    """Writes ``loss``, ``results`` and ``seconds`` of each round, and ``held_out/loss`` and the scores beside it."""
+    """Writes ``loss``, ``results`` and ``seconds`` of each round, and ``held_out/loss`` and the scores beside it.
+
+    Where they are known, ``loss_uncertainty`` and ``held_out/loss_uncertainty`` are the losses' standard errors.
+    """
 
     @abstractmethod
     def write(self, name: str, value: float, round: int) -> None:
@@ -20,12 +24,14 @@ class Tracker(Callback, ABC):
 
     def on_round(self, closed: ClosedRound) -> None:
         """See :class:`fedspzo.Callback`."""
-        for name, value in (("loss", closed.loss), ("results", len(closed.devices)), ("seconds", closed.seconds)):
+        figures = {"loss": closed.loss, "results": len(closed.devices), "seconds": closed.seconds}
+        for name, value in {**figures, **describe_uncertainty(closed)}.items():
             self.write(name, value, closed.round)
 
     def on_evaluation(self, evaluated: Evaluated) -> None:
         """See :class:`fedspzo.Callback`."""
-        for name, value in {"loss": evaluated.evaluation.loss, **evaluated.evaluation.scores}.items():
+        found = evaluated.evaluation
+        for name, value in {"loss": found.loss, **describe_uncertainty(found), **found.scores}.items():
             self.write(f"held_out/{name}", value, evaluated.round)
 
 

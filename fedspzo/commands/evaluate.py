@@ -1,19 +1,34 @@
-"""Measure a model on a file: loss and accuracy (or exact match and F1), before and after the rounds of a run."""
+"""Measure a model on a file: loss and accuracy (or exact match and F1), before and after the rounds of a run.
+
+Of reactions in place of labels it estimates the reward.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fedspzo.options.memory import add_memory_option
 from fedspzo.options.round import add_round_option
+from fedspzo.progress import describe_uncertainty
+
+if TYPE_CHECKING:
+    from fedspzo.api.models import Model
+    from fedspzo.device_runtime.data.store import DataStore
+
+#: What was found of a model: by name, for programs, and as a line for people.
+Figures = tuple[dict[str, float | None], str]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the options."""
     parser.add_argument("folder", type=Path, metavar="RUN", help="a run's folder, as the demo makes, or a bundle")
-    parser.add_argument("--data", required=True, metavar="FILE", help="labelled examples (see fedspzo device --help)")
+    parser.add_argument(
+        "--data", required=True, metavar="FILE", help="labelled examples, or reactions (see fedspzo device --help)"
+    )
     parser.add_argument("--engine", default="litert", help="litert, executorch, torch or tflite (%(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="threads of the engine (%(default)s)")
     add_memory_option(parser)
@@ -23,9 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print a line for each state of the model."""
-    from fedspzo.api.models import evaluate
     from fedspzo.device_runtime.data.store import load_data
-    from fedspzo.device_runtime.model.metrics import format_score
     from fedspzo.progress import steps
     from fedspzo.run_folder import LAST, is_bundle, open_bundle, open_model
 
@@ -33,19 +46,42 @@ def run(options: argparse.Namespace) -> None:
     with steps("reading the data") as progress:
         bundle = open_bundle(options.folder)
         store = load_data(options.data, bundle)
+        measure = _evaluate if store.feedback is None else _estimate
         progress("evaluating the model as it was exported")
-        found = {"before": evaluate(bundle, store, **how)}
+        found = {"before": measure(bundle, store, **how)}
         if not is_bundle(options.folder) or options.round != LAST:
             progress("applying the journal")
             trained = open_model(options.folder, options.round)
             progress(f"evaluating the model after round {trained.round}")
-            after = evaluate(trained, store, **how)
-            found[f"after {trained.round} rounds"] = after
+            found[f"after {trained.round} rounds"] = measure(trained, store, **how)
     if options.json:
-        print(json.dumps({name: {"loss": e.loss, **e.scores} for name, e in found.items()} | {"examples": len(store)}))
+        print(json.dumps({name: figures for name, (figures, _) in found.items()} | {"examples": len(store)}))
         return
-    for name, evaluation in found.items():
-        scores = ", ".join(format_score(*score) for score in evaluation.scores.items())
-        print(f"{name}: loss {evaluation.loss:.4f}, {scores}")
+    for name, (_, line) in found.items():
+        print(f"{name}: {line}")
     cut = f", {store.truncated} of them cut to {bundle.manifest.length} tokens" if store.truncated else ""
     print(f"{len(store)} examples{cut}")
+
+
+def _evaluate(model: Model, store: DataStore, **how: Any) -> Figures:
+    """Of examples with labels."""
+    from fedspzo.api.models import evaluate
+    from fedspzo.device_runtime.model.metrics import format_score
+
+    found = evaluate(model, store, **how)
+    uncertainty = describe_uncertainty(found)
+    error = "".join(f" (standard error {value:.4f})" for value in uncertainty.values())
+    scores = ", ".join(format_score(*score) for score in found.scores.items())
+    return {"loss": found.loss, **uncertainty, **found.scores}, f"loss {found.loss:.4f}{error}, {scores}"
+
+
+def _estimate(model: Model, store: DataStore, **how: Any) -> Figures:
+    """Of reactions."""
+    from fedspzo.api.models import estimate_reward
+
+    found = estimate_reward(model, store, **how).record()
+    line = (
+        "estimated reward {reward:.4f} (standard error {reward_uncertainty:.4f}), self-normalised {normalised:.4f}"
+        " (standard error {normalised_uncertainty:.4f}); {effective:.1f} reactions count fully"
+    ).format(**found)
+    return {name: value if math.isfinite(value) else None for name, value in found.items()}, line

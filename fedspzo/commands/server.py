@@ -12,7 +12,7 @@ from fedspzo.options.broker import add_broker_options, make_access
 from fedspzo.options.job import add_job_options, make_job
 from fedspzo.options.log import add_log_options
 from fedspzo.options.round import add_patience_option
-from fedspzo.progress import describe_evaluation, show
+from fedspzo.progress import describe_evaluation, describe_uncertainty, show
 
 if TYPE_CHECKING:
     from fedspzo.broker.server.progress import JobResult
@@ -93,6 +93,7 @@ def run(options: argparse.Namespace) -> None:
                 options.json,
                 round=event.round,
                 loss=event.loss,
+                **describe_uncertainty(event),
                 results=len(event.devices),
                 seconds=event.seconds,
                 step_seconds=event.step_seconds,
@@ -106,6 +107,7 @@ def run(options: argparse.Namespace) -> None:
                 options.json,
                 round=event.round,
                 held_out_loss=event.evaluation.loss,
+                **describe_uncertainty(event.evaluation, "held_out_"),
                 **event.evaluation.scores,
             )
         elif isinstance(event, JobResult):

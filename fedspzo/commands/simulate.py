@@ -9,7 +9,7 @@ from pathlib import Path
 from fedspzo.broker.rounds.methods import FIRST_ORDER, SIMULATED, Method
 from fedspzo.options.job import add_job_options, make_job
 from fedspzo.options.round import add_patience_option
-from fedspzo.progress import describe_evaluation, show
+from fedspzo.progress import describe_evaluation, describe_uncertainty, show
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -84,6 +84,7 @@ def run(options: argparse.Namespace) -> None:
                 options.json,
                 round=event.round,
                 loss=event.loss,
+                **describe_uncertainty(event),
                 results=len(event.devices),
                 virtual_seconds=event.seconds,
                 gflop=event.flops / 1e9,
@@ -92,7 +93,8 @@ def run(options: argparse.Namespace) -> None:
             )
         elif isinstance(event, Evaluated):
             found = event.evaluation
-            show(options.json, round=event.round, held_out_loss=found.loss, **found.scores)
+            uncertainty = describe_uncertainty(found, "held_out_")
+            show(options.json, round=event.round, held_out_loss=found.loss, **uncertainty, **found.scores)
         elif isinstance(event, JobResult):
             show(
                 options.json,

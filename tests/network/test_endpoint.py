@@ -411,7 +411,7 @@ def test_metrics(served: Bundle) -> None:
     counts = {"results accepted": 3, "plans declined": 1, "digests differing": 1}
     status = ServerStatus(
         round=12, results=1, asked=4, ready=2, known=9, counts=counts, bytes_sent=779, bytes_received=194,
-        loss=0.5, seconds=3.0, measured_joules=60.5, estimated_joules=7.0,
+        loss=0.5, loss_uncertainty=0.25, seconds=3.0, measured_joules=60.5, estimated_joules=7.0,
         records={"a": Record(contrary=5, noted=3), "b": Record(grouped=2, noted=3)},
     )  # fmt: skip
     with serve(served, make_registry(lambda: status), dict) as url:
@@ -444,6 +444,7 @@ def test_metrics(served: Bundle) -> None:
         ("fedspzo_devices_ready",): 2,
         ("fedspzo_devices_known",): 9,
         ("fedspzo_loss",): 0.5,
+        ("fedspzo_loss_uncertainty",): 0.25,
         ("fedspzo_round_seconds",): 3,
     }
 
