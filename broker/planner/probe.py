@@ -11,11 +11,14 @@ property of the examples more than of a layer and is pooled over the segments; s
 difference is lost in noise, or the curvature is negative, the magnitude stands for the trace: for a model whose
 probabilities are right, the mean |g|² is the trace of the Gauss–Newton matrix (Fisher's identity), and steps must be
 small for that.
+
+All of it holds for another objective than the loss, whose costs stand where the losses do. Fisher's identity does not;
+in its place the magnitude counts in units of the largest cost, as a curvature does. A cost that has few values is
+measured with perturbations as large as jobs take for it, and what is said of it is said of its mean over those.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,46 +26,27 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedspzo.broker.planner.profile import Profile, Segment
-from fedspzo.broker.rounds.recommend import last_trained
+from fedspzo.broker.planner.segments import cut, size_of_weights, trained_weights
+from fedspzo.broker.rounds.objective import coarseness
+from fedspzo.broker.rounds.recommend import PERTURBATION, step_size
 from fedspzo.broker.simulation.partition import Shares
 from fedspzo.device_runtime.directions.format import Direction, derive_seed
-from fedspzo.device_runtime.errors import DataError
-from fedspzo.device_runtime.model.manifest import Manifest
+from fedspzo.device_runtime.errors import DataError, PlanError
+from fedspzo.device_runtime.model.task import Task
+from fedspzo.device_runtime.protocol.objective import LOSS, METRIC, Objective
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.branches import START, Activations, advance, release
-from fedspzo.device_runtime.step.objectives import check_examples
+from fedspzo.device_runtime.step.objectives import Measure, check_examples, check_task, find_measure
 from fedspzo.device_runtime.step.runner import Batch, Forward
+from fedspzo.device_runtime.step.spread import standard_error
 from fedspzo.device_runtime.step.stage_pass import Perturbations, StagePass, both_signs, perturbed_weights
 
 #: Size of a perturbation: small against weights, and its differences large against a loss's rounding.
 EPSILON = 1e-3
-#: Most segments: deeper networks are cut more coarsely, except their last layers.
-MOST_SEGMENTS = 8
-#: A stage with so much fewer trained weights than the largest begins no segment: alone, it soon learned what it can.
-#: The labels' vectors do begin one: they learn most of what there is to learn, for next to nothing.
-LEAST_SHARE = 0.25
+#: A segment's magnitude is at least this share of the largest one's, for one that nothing was measured of.
+LEAST_MAGNITUDE = 1e-9
 #: A signal that is smaller than this share of its magnitude is taken for as large; one cannot measure it.
 LEAST_SIGNAL = 1e-3
-
-
-def cut(manifest: Manifest) -> list[tuple[int, int]]:
-    """First stage and the stage after the last one of each segment."""
-    last = len(manifest.stages)
-    weights = [trained_weights(manifest, stage, stage + 1) for stage in range(last)]
-    labels = last_trained(manifest)
-    starts = [stage for stage in range(last) if weights[stage] >= LEAST_SHARE * max(weights) or stage == labels]
-    if len(starts) > MOST_SEGMENTS:
-        early, late = starts[: -MOST_SEGMENTS // 2], starts[-MOST_SEGMENTS // 2 :]
-        starts = [*early[:: math.ceil(len(early) / (MOST_SEGMENTS // 2))], *late]
-    starts[0] = next(stage for stage in range(last) if weights[stage])
-    return list(zip(starts, [*starts[1:], last], strict=True))
-
-
-def trained_weights(manifest: Manifest, start: int, stop: int) -> int:
-    """How many weights of some stages are trained."""
-    stages = manifest.stages[start:stop]
-    tensors = {index for stage in stages for index in stage.tensors if manifest.tensors[index].trainable}
-    return sum(math.prod(manifest.tensors[index].shape) for index in tensors)
 
 
 @dataclass(frozen=True)
@@ -75,6 +59,7 @@ class Sample:
         second: float64 [segments, directions], zᵀHz of the batch's mean loss.
         losses: float64 [examples], unperturbed.
         shifted: seconds of each segment's stages, perturbed.
+        nonzero: share of the batch's one-sided differences that are not zero.
     """
 
     device: str
@@ -82,6 +67,7 @@ class Sample:
     second: np.ndarray
     losses: np.ndarray
     shifted: Sequence[float]
+    nonzero: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -101,34 +87,54 @@ class Statistics:
 
 
 def probe(
-    forward: Forward[Replica], shares: Shares, directions: int, batches: int, seed: int, epsilon: float = EPSILON
+    forward: Forward[Replica],
+    shares: Shares,
+    directions: int,
+    batches: int,
+    seed: int,
+    objective: Objective | None = None,
 ) -> Profile:
     """Measure a profile at the replica's weights.
 
     Args:
         directions: for each segment, at least 2.
         batches: of devices in turn, at least 2.
+        objective: what is measured; None for the loss.
 
     Raises:
-        DataError: the devices have too few examples to tell signal from noise.
+        DataError: the devices have too few examples to tell signal from noise, or nothing changes what is measured.
+        PlanError: the objective is not for the task or the examples, or needs answers to be generated.
     """
     manifest = forward.manifest
+    measure = find_costs(objective, manifest.task)
     cuts = cut(manifest)
+    coarse = coarseness(objective.name if objective else LOSS)
+    sizes = [_probed(forward, range(*bounds), coarse) for bounds in cuts]
     draws = [
-        [Direction(derive_seed(seed, "probe", 0, segment, (k,)), epsilon) for k in range(directions)]
-        for segment in range(len(cuts))
+        [Direction(derive_seed(seed, "probe", 0, segment, (k,)), size) for k in range(directions)]
+        for segment, size in enumerate(sizes)
     ]
     order = np.random.default_rng(seed).permutation(len(shares.devices))
-    sizes = sorted({shape.batch for shape in manifest.shapes})
+    counts = sorted({shape.batch for shape in manifest.shapes})
     samples, costs = [], []
     for number in range(batches):
         device = shares.devices[order[number % len(order)]]
         store = shares.of(device)
-        check_examples(None, store)
+        check_examples(objective, store)
         indices = store.sample(derive_seed(seed, f"probe of {device}", number, 0, ()), manifest.batch)
-        samples.append(_sample(forward, forward.batch(store, indices), device, cuts, draws, epsilon))
-        costs.append([_cost(forward, forward.batch(store, indices[:size]), cuts) for size in sizes])
+        samples.append(_sample(forward, forward.batch(store, indices), device, cuts, draws, measure))
+        costs.append([_cost(forward, forward.batch(store, indices[:count]), cuts) for count in counts])
     found = evaluate_samples(samples)
+    largest = float(found.magnitude.max())
+    if not largest:
+        raise DataError(
+            "planner.nothing-changes",
+            f"no perturbation changed {objective.name if objective else LOSS} on {batches} batches; give more --batches"
+            " and --directions, or take an objective that has more values, such as expected-error",
+        )
+    magnitude = np.maximum(found.magnitude, LEAST_MAGNITUDE * largest)
+    measured = np.abs(np.concatenate([sample.losses for sample in samples]))
+    floor = magnitude / (float(measured.max()) or 1.0) if objective else magnitude
     flops, seconds = np.median(np.array(costs), axis=0).transpose(2, 1, 0)  # [1 + segments, batch sizes]
     plain = seconds[1:, -1]
     shifted = np.median([sample.shifted for sample in samples], axis=0)
@@ -137,27 +143,48 @@ def probe(
             start,
             stop,
             trained_weights(manifest, start, stop),
-            _size(forward.weights, start, stop),
-            float(found.magnitude[segment]),
-            float(max(found.trace[segment], found.magnitude[segment])),
-            _by_size(sizes, flops[1 + segment]),
-            _by_size(sizes, seconds[1 + segment]),
+            size_of_weights(forward.weights, start, stop),
+            float(magnitude[segment]),
+            float(max(found.trace[segment], floor[segment])),
+            _by_size(counts, flops[1 + segment]),
+            _by_size(counts, seconds[1 + segment]),
             float(max(shifted[segment] - plain[segment], 0.0)),
+            sizes[segment],
         )
         for segment, (start, stop) in enumerate(cuts)
     )
     return Profile(
         segments=segments,
         stages=len(manifest.stages),
-        flops=_by_size(sizes, flops[0]),
-        seconds=_by_size(sizes, seconds[0]),
+        flops=_by_size(counts, flops[0]),
+        seconds=_by_size(counts, seconds[0]),
         between=found.between,
         within=found.within,
         sharpness=found.sharpness,
         devices=len(shares.devices),
         examples=float(np.mean([len(shares.of(sample.device)) for sample in samples])),
         loss=float(np.mean([sample.losses.mean() for sample in samples])),
+        unit=float(np.mean([np.abs(sample.losses).mean() for sample in samples])),
+        loss_uncertainty=standard_error([float(sample.losses.mean()) for sample in samples]),
+        nonzero=float(np.mean([sample.nonzero for sample in samples])),
+        coarse=coarse > 1,
     )
+
+
+def find_costs(objective: Objective | None, task: Task) -> Measure:
+    """The function that an objective names; None for the loss.
+
+    Raises:
+        PlanError: it is not for the task, or needs answers to be generated.
+    """
+    if objective and objective.name.startswith(METRIC):
+        check_task(objective.name, task)
+        raise PlanError(
+            "planner.metric",
+            f"the planner generates no answers, as {objective.name} needs; leave out the steps' settings, which then"
+            " suit the bundle, or compare some by fedspzo simulate",
+        )
+    return find_measure(objective, task)
 
 
 def evaluate_samples(samples: Sequence[Sample]) -> Statistics:
@@ -199,7 +226,7 @@ def _sample(
     device: str,
     cuts: Sequence[tuple[int, int]],
     draws: Sequence[Sequence[Direction]],
-    epsilon: float,
+    measure: Measure,
 ) -> Sample:
     """All segments and directions on one batch."""
     last = cuts[-1][1]
@@ -210,9 +237,9 @@ def _sample(
             kept.append(before)
         at = stop
     entered = kept if starts[0] == 0 else kept[1:]  # the activations that each segment starts from
-    (centre,) = (end.losses for end in activations.ends(batch))
+    (centre,) = (measure(end, batch.known) for end in activations.ends(batch))
     first = np.empty((len(cuts), len(draws[0]), batch.count))
-    second, shifted = np.empty(first.shape[:2]), []
+    second, shifted, changes = np.empty(first.shape[:2]), [], []
     for segment, (start, stop) in enumerate(cuts):
         times = []
         for k, direction in enumerate(draws[segment]):
@@ -220,15 +247,17 @@ def _sample(
             changed = _run(forward, batch, range(start, stop), both_signs([direction]), entered[segment])
             times.append((time.perf_counter() - started) / 2)
             ended = _run(forward, batch, range(stop, last), [None, None], changed)
-            above, below = (end.losses for end in ended.ends(batch))
-            first[segment, k] = (above - below) / (2 * epsilon)
-            second[segment, k] = np.mean(above + below - 2 * centre) / epsilon**2
+            above, below = (measure(end, batch.known) for end in ended.ends(batch))
+            size = direction.coefficient
+            first[segment, k] = (above - below) / (2 * size)
+            second[segment, k] = np.mean(above + below - 2 * centre) / size**2
+            changes += [bool(np.mean(side - centre)) for side in (above, below)]
             for done in {id(each): each for each in (changed, ended)}.values():
                 release(forward, done)
         shifted.append(float(np.median(times)))
     for each in (*kept, activations):
         release(forward, each)
-    return Sample(device, first, second, centre, shifted)
+    return Sample(device, first, second, centre, shifted, float(np.mean(changes)))
 
 
 def _run(
@@ -256,12 +285,10 @@ def _cost(forward: Forward[Replica], batch: Batch, cuts: Sequence[tuple[int, int
     return costs
 
 
-def _by_size(sizes: Sequence[int], values: np.ndarray) -> Mapping[int, float]:
-    return dict(zip(sizes, values.tolist(), strict=True))
+def _by_size(counts: Sequence[int], values: np.ndarray) -> Mapping[int, float]:
+    return dict(zip(counts, values.tolist(), strict=True))
 
 
-def _size(replica: Replica, start: int, stop: int) -> float:
-    """Root mean square of the trained weights of some stages."""
-    arrays = [replica.trainable[index] for index in replica.trainable_in(range(start, stop))]
-    squares = math.fsum(float(np.square(array, dtype=np.float64).sum()) for array in arrays)
-    return math.sqrt(squares / sum(array.size for array in arrays))
+def _probed(forward: Forward[Replica], stages: range, coarse: float) -> float:
+    """Size of the perturbation that a segment is measured with: for a coarse cost, as large as jobs take for it."""
+    return coarse * PERTURBATION * step_size(forward.bundle, stages) if coarse > 1 else EPSILON

@@ -19,8 +19,9 @@ class Segment:
         start, stop: its stages, from the first to before the last.
         weights: how many are trained.
         size: their root mean square.
-        magnitude: mean |g|² of the gradient of one example's loss with respect to them.
+        magnitude: mean |g|² of the gradient of one example's loss with respect to them: the mean square of its scalars.
         trace: tr(H) of the mean loss with respect to them, the larger of what second differences say and the magnitude.
+        probed: size of the perturbation that they were measured with.
         flops: of a forward pass of its stages: batch size → operations.
         seconds: of the same on this engine.
         shift_seconds: to write its weights with a perturbation.
@@ -35,6 +36,7 @@ class Segment:
     flops: Mapping[int, float]
     seconds: Mapping[int, float]
     shift_seconds: float
+    probed: float
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,11 @@ class Profile:
         sharpness: tr(H²)/tr(H)², the inverse of how many directions are curved.
         devices: in the fleet.
         examples: that a device has on average.
-        loss: mean over the examples that were probed.
+        loss: mean over the examples that were probed; of another objective than the loss, the mean cost.
+        unit: mean size of an example's cost, that of the loss itself.
+        loss_uncertainty: standard error of the loss, by its spread over the batches; None where it shows none.
+        nonzero: share of the one-sided scalars of batches that are not zero.
+        coarse: whether the cost has few values, so that perturbations are as large as those that were measured with.
     """
 
     segments: tuple[Segment, ...]
@@ -63,6 +69,10 @@ class Profile:
     devices: int
     examples: float
     loss: float
+    unit: float
+    loss_uncertainty: float | None = None
+    nonzero: float = 1.0
+    coarse: bool = False
 
     @property
     def batches(self) -> tuple[int, ...]:
@@ -78,6 +88,10 @@ class Profile:
         """Mean square of a derivative averaged over the batches of a cohort, as a share of an example's."""
         cohort = min(cohort, self.devices)
         return self.within / cohort + (1 - 1 / cohort) * self.between + (1 - self.within) / (cohort * batch)
+
+    def deviation(self, segment: Segment, batch: int) -> float:
+        """Standard deviation of one device's scalars of a segment, over directions, devices and batches."""
+        return math.sqrt(self.moment(1, batch) * segment.magnitude)
 
     def forward(self, unit: Unit, batch: int, start: int | None = None) -> float:
         """Cost of a pass with ``batch`` examples through all, or from a segment to the end."""

@@ -183,10 +183,14 @@ def best_step(
 def best_size(profile: Profile, segments: Sequence[Segment]) -> float:
     """Size of a block's perturbation at which curvature and rounding err alike in a one-sided difference.
 
-    The difference (l − l₀)/ε errs by ε·tr(H)/2 through curvature and by √2·δ/ε through the rounding δ of a loss.
+    The difference (l − l₀)/ε errs by ε·tr(H)/2 through curvature and by √2·δ/ε through the rounding δ of a loss. A cost
+    that has few values hardly changes under so small a one: there the size is what the segments were measured with.
     """
+    if profile.coarse:
+        weights = sum(segment.weights for segment in segments)
+        return math.sqrt(math.fsum(segment.weights * segment.probed**2 for segment in segments) / weights)
     trace = sum(segment.trace for segment in segments)
-    return math.sqrt(2 * math.sqrt(2) * ROUNDING * profile.loss / trace)
+    return math.sqrt(2 * math.sqrt(2) * ROUNDING * profile.unit / trace)
 
 
 def make_job(proposal: Proposal, profile: Profile, job: Job) -> Job:

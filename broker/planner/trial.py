@@ -20,6 +20,7 @@ import numpy as np
 from fedspzo.broker.planner.profile import Profile
 from fedspzo.broker.planner.propose import Proposal, make_job
 from fedspzo.broker.rounds.job import Job
+from fedspzo.broker.rounds.objective import find_objective
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.broker.simulation.curve import Budget, Curve, draw_curve
 from fedspzo.broker.simulation.driver import simulate
@@ -30,6 +31,7 @@ from fedspzo.device_runtime.data.store import subset
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.step.objectives import Known, Outputs, find_measure
 from fedspzo.device_runtime.step.runner import Forward
 from fedspzo.device_runtime.step.scores import predict
 
@@ -94,6 +96,7 @@ class TrialResult:
         flops: that the trial took.
         gain: how many times fewer operations the proposal takes to the loss that the whole model holds at the end;
             infinite where it holds none below the start.
+        added: what all losses have more than was measured.
     """
 
     proposal: Proposal
@@ -103,6 +106,7 @@ class TrialResult:
     tried: Sequence[Tried]
     flops: float
     gain: float
+    added: float
 
     @property
     def learned(self) -> bool:
@@ -113,8 +117,12 @@ class TrialResult:
 class _Runs:
     """Runs of one trial, each in a folder.
 
+    A cost other than the loss may be negative, or next to zero. What is added makes it as large at the start as the
+    root mean square of examples' costs, so that what is said of shares of a loss holds for it.
+
     Attributes:
         spent: operations of all runs so far, with those of their evaluation.
+        added: to the costs.
     """
 
     def __init__(self, work: Work, horizon: float, profile: Profile, job: Job, folder: Path) -> None:
@@ -122,13 +130,18 @@ class _Runs:
         self._budget = Budget(horizon, POINTS, DIVERGED)
         self._places: dict[tuple[Proposal, float, int], Path] = {}
         self.tried: dict[tuple[Proposal, float, int], Tried] = {}
-        self.spent = 0.0
+        self.spent = self.added = 0.0
         bundle = Bundle(work.bundle)
         self._devices = (shares := work.shares(bundle)).devices
         self._forward = Forward(create_engine(work.engine, work.threads), Replica(bundle))
         stores = [shares.of(device) for device in self._devices[:SAMPLE]]
         each = math.ceil(SAMPLE / len(stores))
         self._sample = [subset(store, store.sample(0, each)) for store in stores]
+        objective = find_objective(job)
+        self._measure = find_measure(objective, bundle.manifest.task)
+        if objective is not None:
+            costs = self._costs()
+            self.added = float(np.sqrt(np.mean(costs**2)) - costs.mean())
 
     @property
     def start(self) -> float:
@@ -161,15 +174,22 @@ class _Runs:
 
         def loss() -> float:
             training.advance(replica)
-            before = self._forward.flops
-            losses = np.concatenate([predict(self._forward, store)[0] for store in self._sample])
-            self.spent += self._forward.flops - before
-            return float(losses.mean())
+            return float(self._costs().mean()) + self.added
 
         rounds = simulate(job, Fleet(self._devices, CALM, job.seed), training)
         found = draw_curve(rounds, loss, budget, until, curve)
         self.spent += found.flops[-1] - (curve.flops[-1] if curve else 0.0)
         return found
+
+    def _costs(self) -> np.ndarray:
+        """What the replica costs on each example of the sample."""
+        before = self._forward.flops
+        found = [
+            self._measure(Outputs(*predict(self._forward, store)), Known.of(store, np.arange(len(store))))
+            for store in self._sample
+        ]
+        self.spent += self._forward.flops - before
+        return np.concatenate(found)
 
 
 def search(work: Work, horizon: float, profile: Profile, job: Job, proposals: Sequence[Proposal]) -> TrialResult:
@@ -203,7 +223,7 @@ def search(work: Work, horizon: float, profile: Profile, job: Job, proposals: Se
         if loss < LEARNED * against.curve.losses[0]:
             gain = against.curve.reached(loss) / best.curve.reached(loss)
         tried = tuple(runs.tried.values())
-    return TrialResult(winner.at_rate(SAFE * factor), SAFE * factor, best, against, tried, runs.spent, gain)
+    return TrialResult(winner.at_rate(SAFE * factor), SAFE * factor, best, against, tried, runs.spent, gain, runs.added)
 
 
 def _look(runs: _Runs, proposal: Proposal) -> dict[float, float]:

@@ -56,9 +56,15 @@ def check_objective(job: Job) -> None:
 
 def add_objective(job: Job, plan: Plan) -> Plan:
     """A plan that also says what is measured, where that is not the loss. Raises PlanError where it cannot be named."""
+    objective = find_objective(job)
+    return plan if objective is None else replace(plan, objective=(objective,))
+
+
+def find_objective(job: Job) -> Objective | None:
+    """What a job's devices measure; None for the loss. Raises PlanError where it cannot be named."""
     if job.objective == LOSS:
-        return plan
-    return replace(plan, objective=(Objective(job.objective, job.reward_cap, job.label_weight, job.temperature),))
+        return None
+    return Objective(job.objective, job.reward_cap, job.label_weight, job.temperature)
 
 
 def largest_scalar(plan: Plan) -> float:
@@ -67,6 +73,6 @@ def largest_scalar(plan: Plan) -> float:
     return 1.0 / (plan.sides * plan.epsilon) if bounded else math.inf
 
 
-def coarseness(job: Job) -> float:
-    """A factor on the size of perturbations."""
-    return next((factor for name, factor in COARSENESS.items() if job.objective.startswith(name)), 1.0)
+def coarseness(objective: str) -> float:
+    """A factor on the size of perturbations; 1 for an objective that a small one changes."""
+    return next((factor for name, factor in COARSENESS.items() if objective.startswith(name)), 1.0)

@@ -51,7 +51,7 @@ def recommend(job: Job, bundle: Bundle) -> Job:
     return replace(
         job,
         fanouts=(0, count),
-        scales=(1.0, _round(coarseness(job) * PERTURBATION * size / type(job).epsilon)),
+        scales=(1.0, _round(coarseness(job.objective) * PERTURBATION * size / type(job).epsilon)),
         learning_rates=(0.0, _round(rate)),
         sides=1,
         adapt=job.adapt or (() if job.privacy != "none" else ("steps", "rates")),

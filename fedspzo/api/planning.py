@@ -14,11 +14,13 @@ from fedspzo.broker.planner.propose import Proposal, Terms, make_job, propose
 from fedspzo.broker.planner.trial import TrialResult, search
 from fedspzo.broker.rounds.job import Job
 from fedspzo.broker.rounds.methods import SIMULATED, choose_method
+from fedspzo.broker.rounds.objective import find_objective
 from fedspzo.broker.simulation.partition import Partition, Skew
 from fedspzo.broker.simulation.workers import Work
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.errors import PlanError
 from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.protocol.objective import LOSS
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.runner import Forward
 
@@ -57,6 +59,9 @@ def plan_settings(
     cohort: int = 4,
     seeds: str = "device",
     seed: int = 0,
+    objective: str = LOSS,
+    reward_cap: float = Job.reward_cap,
+    label_weight: float = Job.label_weight,
     budget: float = 100.0,
     cost: Unit = "flops",
     trial: float = 30.0,
@@ -73,6 +78,8 @@ def plan_settings(
         cohort: devices of a round.
         seeds: ``device`` for directions of each device's own, or ``shared``.
         seed: of all randomness.
+        objective: what devices measure, of :class:`fedspzo.Job`; metrics of generated answers are not planned.
+        reward_cap, label_weight: see :class:`fedspzo.Job`.
         budget: what each device of a cohort may spend over all rounds, in forward passes of the whole network with the
             largest batch.
         cost: what settings are ranked by, ``flops`` or ``seconds``.
@@ -83,8 +90,8 @@ def plan_settings(
         progress: told what is being done.
 
     Raises:
-        PlanError: a setting is out of its range.
-        DataError: the data cannot be read, or are too few to tell signal from noise.
+        PlanError: a setting is out of its range, or the objective is not for the task, the data or the planner.
+        DataError: the data cannot be read, or are too few to tell signal from noise, or nothing changes the objective.
         BundleError, EngineError: the bundle is damaged, or the engine is not installed or has no graphs in it.
     """
     if directions < 2 or batches < 2:
@@ -94,6 +101,10 @@ def plan_settings(
     if not (0 < budget < math.inf and 0 <= trial < math.inf):
         raise PlanError("option.budget", "budget is above 0, and trial at least 0; correct these")
     found = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    common = Job(
+        cohort=cohort, seed=seed, seeds=seeds, objective=objective, reward_cap=reward_cap, label_weight=label_weight,
+        final_rate=1.0,
+    )  # fmt: skip
     shared = Partition(Path(data), devices, Skew.parse(partition), examples_per_device, seed)
     shares = shared(found)
     if not 1 <= cohort <= len(shares.devices):
@@ -103,10 +114,9 @@ def plan_settings(
         )
     forward = Forward(create_engine(engine, threads), Replica(found, threads=threads))
     progress("measuring the model's stages")
-    profile = probe(forward, shares, directions, batches, seed)
+    profile = probe(forward, shares, directions, batches, seed, find_objective(common))
     proposals = propose(profile, Terms(cohort, seeds == "shared", budget), cost)
     whole = next(proposal for proposal in proposals if proposal.whole)
-    common = Job(cohort=cohort, seed=seed, seeds=seeds, final_rate=1.0)
     result, chosen = None, proposals[0]
     if trial:
         job = replace(common, rounds=1_000_000)

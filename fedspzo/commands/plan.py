@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedspzo.broker.rounds.job import Job
 from fedspzo.commands.simulate import add_share_options
+from fedspzo.device_runtime.protocol.objective import LOSS
 from fedspzo.options.fields import add_options
 from fedspzo.options.job import add_config_option, make_job
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from fedspzo.broker.planner.profile import Profile
     from fedspzo.broker.planner.propose import Proposal
 
+#: The settings that say what devices measure.
+OBJECTIVE = ("objective", "reward_cap", "label_weight")
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the options."""
@@ -25,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_share_options(parser)
     parser.set_defaults(devices=10)
     add_config_option(parser)
-    add_options(parser, Job, ("cohort", "seeds", "seed"), seeds="device")
+    add_options(parser, Job, ("cohort", "seeds", "seed", *OBJECTIVE), seeds="device")
     parser.add_argument(
         "--budget", type=float, default=100.0, metavar="N",
         help="what each device of a cohort may spend over all rounds, in forward passes of the whole network with the"
@@ -66,6 +70,7 @@ def run(options: argparse.Namespace) -> None:
             cohort=job.cohort,
             seeds=job.seeds,
             seed=job.seed,
+            **{name: getattr(job, name) for name in OBJECTIVE},
             budget=options.budget,
             cost=options.cost,
             trial=options.trial,
@@ -100,10 +105,21 @@ def job_options(proposal: Proposal, profile: Profile, job: Job) -> dict[str, str
         "--epsilon": f"{last.size:.4g}",
         "--adapt": "rates",
         **({"--first-every": str(proposal.first_every)} if proposal.first_every > 1 else {}),
+        **_objective_options(job),
         "--batch": str(proposal.batch),
         "--cohort": str(job.cohort),
         "--seeds": job.seeds,
         "--rounds": str(proposal.rounds),
+    }
+
+
+def _objective_options(job: Job) -> dict[str, str]:
+    """Those that are not as in a job that says nothing."""
+    given = {name: getattr(job, name) for name in OBJECTIVE}
+    return {
+        f"--{name.replace('_', '-')}": value if isinstance(value, str) else f"{value:g}"
+        for name, value in given.items()
+        if value != getattr(Job, name)
     }
 
 
@@ -123,6 +139,7 @@ def _describe(planned: PlannedSettings, settings: dict[str, str]) -> dict[str, A
             "gain": outcome.gain if math.isfinite(outcome.gain) else None,
             "factor": outcome.factor,
             "flops": outcome.flops,
+            "added": outcome.added,
             "runs": [{**asdict(run), "held": run.held if math.isfinite(run.held) else None} for run in outcome.tried],
         }
     return found
@@ -137,13 +154,20 @@ def _show(planned: PlannedSettings, settings: dict[str, str]) -> None:
         (
             f"{segment.start}–{segment.stop - 1}", f"{segment.weights:,}", f"{segment.flops[largest] / 1e9:.3f}",
             f"{1e3 * segment.seconds[largest]:.1f}", f"{segment.magnitude:.3g}", f"{segment.trace:.3g}",
+            f"{profile.deviation(segment, largest):.3g}",
         )
         for segment in profile.segments
     ]  # fmt: skip
-    measured = ("stages", "trained weights", "GFLOP", "ms", "|g|² of an example", "tr(H)")
+    measured = ("stages", "trained weights", "GFLOP", "ms", "|g|² of an example", "tr(H)", "a scalar's deviation")
     print(format_table(measured, rows, "what was measured"))
+    objective = planned.job.objective
+    error = "" if profile.loss_uncertainty is None else f" (standard error {profile.loss_uncertainty:.2g})"
     print(
-        f"loss {profile.loss:.3f}; of an example's |g|², the fleet's mean gradient has {profile.signal:.1%};"
+        f"{'loss' if objective == LOSS else f'cost by {objective}'} {profile.loss:.3f}{error}; {profile.nonzero:.0%} of"
+        f" the scalars are not zero, and a device's vary by the deviation, with batches of {largest}"
+    )
+    print(
+        f"of an example's |g|², the fleet's mean gradient has {profile.signal:.1%};"
         f" tr(H²)/tr(H)² {profile.sharpness:.2f}\n"
     )
     whole = next(proposal for proposal in proposals if proposal.whole)
@@ -153,8 +177,8 @@ def _show(planned: PlannedSettings, settings: dict[str, str]) -> None:
     print(format_table((*columns, "gain over the whole"), best, "predicted"))
     if outcome is not None:
         order = sorted(outcome.tried, key=lambda run: run.held)
-        tried = [(*_row(profile, run.proposal), run.seed, f"{run.held:.3f}") for run in order]
-        print(format_table((*columns, "seed", "held loss"), tried, "\ntried"))
+        tried = [(*_row(profile, run.proposal), run.seed, f"{run.held - outcome.added:.3f}") for run in order]
+        print(format_table((*columns, "seed", "held loss" if objective == LOSS else "held cost"), tried, "\ntried"))
         found = (
             f"{outcome.gain:.1f} times fewer operations than the whole model perturbed at once"
             if math.isfinite(outcome.gain)

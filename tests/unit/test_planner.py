@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from refusals import raises
 
-from fedspzo.broker.planner.probe import Sample, cut, evaluate_samples, probe
+from fedspzo.broker.planner.probe import Sample, evaluate_samples, find_costs, probe
 from fedspzo.broker.planner.profile import Profile, Segment
 from fedspzo.broker.planner.propose import (
     ALIKE,
@@ -28,26 +28,31 @@ from fedspzo.broker.planner.propose import (
     propose,
     seen_before,
 )
-from fedspzo.broker.rounds.job import Job
+from fedspzo.broker.planner.segments import cut
+from fedspzo.broker.rounds.job import Job, check_job
 from fedspzo.broker.simulation.curve import Curve
 from fedspzo.broker.simulation.partition import Shares
 from fedspzo.cli import main
 from fedspzo.device_runtime.data.store import DataStore, subset
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.model.task import GENERATION, Task
+from fedspzo.device_runtime.protocol.objective import Objective
 from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.step.objectives import Known, Outputs, find_measure
 from fedspzo.device_runtime.step.runner import Forward
 
 Write = Callable[[Path, int], Path]
+EXPECTED, REWARD = Objective("expected-error", 10.0, 1.0), Objective("reward", 10.0, 1.0)
 
 
 def profile_of(*segments: tuple[float, float], **changes: object) -> Profile:
     """Pieces of some magnitude and trace, all of one cost."""
     made = tuple(
-        Segment(at, at + 1, 1000, 0.1, magnitude, trace, {4: 1.0, 8: 2.0}, {4: 0.5, 8: 1.0}, 0.1)
+        Segment(at, at + 1, 1000, 0.1, magnitude, trace, {4: 1.0, 8: 2.0}, {4: 0.5, 8: 1.0}, 0.1, 1e-3)
         for at, (magnitude, trace) in enumerate(segments)
     )
-    found = Profile(made, len(made), {4: 0.0, 8: 0.0}, {4: 0.0, 8: 0.0}, 0.02, 0.06, 0.2, 10, 100.0, 1.0)
+    found = Profile(made, len(made), {4: 0.0, 8: 0.0}, {4: 0.0, 8: 0.0}, 0.02, 0.06, 0.2, 10, 100.0, 1.0, 1.0)
     return replace(found, **changes)  # type: ignore[arg-type]
 
 
@@ -157,13 +162,14 @@ def test_pieces_begin_where_something_is_trained(bundle: Bundle) -> None:
 
 
 @pytest.mark.slow
-def test_a_probe_is_the_gradient_and_the_hessian(bundle: Bundle, store: DataStore) -> None:
+@pytest.mark.parametrize("objective", [None, EXPECTED])
+def test_a_probe_is_the_gradient_and_the_hessian(bundle: Bundle, store: DataStore, objective: Objective | None) -> None:
     """|g|² of examples and tr(H) of the last segment, against differences along each weight's own axis."""
     few = subset(store, np.arange(4))
     replica = Replica(bundle)
     forward = Forward(create_engine("litert", 1), replica)
-    found = probe(forward, Shares(["a", "b"], lambda device: few), directions=64, batches=2, seed=3)
-    segment, size, centre = found.segments[-1], 1e-2, _loss(forward, few)
+    found = probe(forward, Shares(["a", "b"], lambda device: few), 64, 2, 3, objective)
+    segment, size, centre = found.segments[-1], 1e-2, _costs(forward, few, objective)
     magnitude = trace = 0.0
     for index in replica.trainable_in(range(segment.start, segment.stop)):
         weights = replica.trainable[index].reshape(-1)
@@ -171,19 +177,21 @@ def test_a_probe_is_the_gradient_and_the_hessian(bundle: Bundle, store: DataStor
             kept, losses = weights[at], []
             for sign in (1, -1):
                 weights[at] = kept + np.float32(sign * size)
-                losses.append(_loss(forward, few))
+                losses.append(_costs(forward, few, objective))
             weights[at] = kept
             magnitude += np.mean(((losses[0] - losses[1]) / (2 * size)) ** 2)
             trace += np.mean(losses[0] + losses[1] - 2 * centre) / size**2
     assert segment.magnitude == pytest.approx(magnitude, rel=0.35)
-    assert segment.trace == pytest.approx(max(trace, segment.magnitude), rel=0.35)
+    floor = segment.magnitude / (1.0 if objective is None else centre.max())
+    assert segment.trace == pytest.approx(max(trace, floor), rel=0.35)
     assert found.loss == pytest.approx(centre.mean(), rel=1e-4)
 
 
-def _loss(forward: Forward[Replica], store: DataStore) -> np.ndarray:
+def _costs(forward: Forward[Replica], store: DataStore, objective: Objective | None) -> np.ndarray:
     from fedspzo.device_runtime.step.scores import predict
 
-    return predict(forward, store)[0]
+    measure = find_measure(objective, forward.manifest.task)
+    return measure(Outputs(*predict(forward, store)), Known.of(store, np.arange(len(store))))
 
 
 def test_the_command(
@@ -232,3 +240,85 @@ def test_bad_input_gets_a_sentence(
     given = ["plan", bundle_folder, "--data", data, "--devices", 5, "--batches", 2, "--directions", 2, *options]
     assert main(list(map(str, given))) == 1
     assert sentence in capsys.readouterr().err
+
+
+def test_a_reward_of_labels_is_an_expected_error_from_another_origin(bundle: Bundle, store: DataStore) -> None:
+    """-π and 1 - π have the same derivatives: what is measured does not depend on where a cost begins."""
+    forward = Forward(create_engine("litert"), Replica(bundle))
+    shares = Shares(["a", "b"], lambda device: subset(store, np.arange(8) + 8 * (device == "b")))
+    loss, error, reward = (probe(forward, shares, 2, 4, 3, each) for each in (None, EXPECTED, REWARD))
+    assert reward.loss == pytest.approx(error.loss - 1)
+    assert reward.loss_uncertainty == pytest.approx(error.loss_uncertainty)
+    for name in ("between", "within", "sharpness", "nonzero"):
+        assert getattr(reward, name) == pytest.approx(getattr(error, name), rel=1e-6)
+    for one, other, third in zip(reward.segments, error.segments, loss.segments, strict=True):
+        assert one.magnitude == pytest.approx(other.magnitude, rel=1e-6)
+        assert one.magnitude < third.magnitude, "a probability moves less than its logarithm"
+    terms = Terms(2, False, 50.0)
+    assert all(cut.size > 0 for proposal in propose(reward, terms) for cut in proposal.cuts)
+
+
+def test_a_count_of_errors_is_perturbed_as_in_jobs(bundle: Bundle, store: DataStore) -> None:
+    """It hardly changes under a small perturbation: the share of scalars that are not zero says how much it does."""
+    forward = Forward(create_engine("litert"), Replica(bundle))
+    shares = Shares(["a", "b"], lambda device: subset(store, np.arange(8) + 8 * (device == "b")))
+    found = probe(forward, shares, 8, 4, 3, Objective("error", 10.0, 1.0))
+    assert found.coarse
+    assert 0 < found.nonzero < 1
+    job, sizes = check_job(Job(objective="error"), bundle), [segment.probed for segment in found.segments]
+    assert sizes[-1] == pytest.approx(job.epsilon * job.scales[-1], rel=1e-2)
+    for proposal in propose(found, Terms(2, False, 50.0)):
+        assert all(min(sizes) <= cut.size <= max(sizes) * (1 + 1e-9) for cut in proposal.cuts)
+
+
+def test_what_cannot_be_planned_is_refused(
+    bundle: Bundle, store: DataStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = Task("orders", GENERATION, "{text} It is", target="slots", answer=" {slots}</s>", answer_tokens=4)
+    with raises("planner.metric", "generates no answers, as metric:f1 needs"):
+        find_costs(Objective("metric:f1", 10.0, 1.0), task)
+    with raises("plan.metric-of-labels"):
+        find_costs(Objective("metric:f1", 10.0, 1.0), bundle.manifest.task)
+    data = tmp_path / "reactions.jsonl"
+    write_reactions(data, [0.0] * 20)
+    given = ["plan", str(bundle.folder), "--data", str(data), "--devices", "4", "--cohort", "2", "--batches", "2"]
+    assert main(given) == 1
+    assert "set objective = reward [plan.feedback-has-no-labels]" in capsys.readouterr().err
+    assert main([*given, "--objective", "reward"]) == 1
+    assert "no perturbation changed reward on 2 batches" in capsys.readouterr().err
+
+
+def write_reactions(path: Path, rewards: Sequence[float]) -> None:
+    texts = ("wake me at six", "play a song", "call mum")
+    lines = (
+        {"text": texts[n % 3], "shown": ("alarm", "music")[n % 2], "reward": reward} for n, reward in enumerate(rewards)
+    )
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.mark.slow
+def test_the_command_plans_for_reactions(
+    bundle_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The options that it prints run a job on the same reactions; the trial follows the reward."""
+    data = tmp_path / "reactions.jsonl"
+    write_reactions(data, [(1.0, -1.0, 0.5)[n % 3] for n in range(48)])
+    common = [bundle_folder, "--data", data, "--devices", 4, "--cohort", 2]
+    objective = ["--objective", "reward", "--reward-cap", 2]
+    asked = [*objective, "--directions", 2, "--batches", 4, "--budget", 12, "--trial", 1]
+    assert main(list(map(str, ["plan", *common, *asked, "--json"]))) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["options"]["--objective"] == "reward"
+    assert found["options"]["--reward-cap"] == "2"
+    assert found["profile"]["nonzero"] > 0.9
+    starts = {run["curve"]["losses"][0] for run in found["trial"]["runs"]}
+    assert len(starts) == 1, "all runs begin alike"
+    assert min(starts) > 0 > min(starts) - found["trial"]["added"] - 1
+    options = [word for option in found["options"].items() for word in option]
+    assert main(list(map(str, ["simulate", *common, "--state", tmp_path / "state", *options, "--rounds", 2]))) == 0
+    capsys.readouterr()
+    assert main(list(map(str, ["plan", *common, *asked[:-1], 0]))) == 0
+    out = capsys.readouterr().out
+    assert "cost by reward" in out
+    assert "of the scalars are not zero" in out
+    assert "--objective reward --reward-cap 2" in out.splitlines()[-1]
