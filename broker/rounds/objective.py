@@ -73,6 +73,15 @@ def largest_scalar(plan: Plan) -> float:
     return 1.0 / (plan.sides * plan.epsilon) if bounded else math.inf
 
 
+def steepness(objective: str) -> float:
+    """The largest derivative of an example's cost by a score f of the model, as a share of the loss's largest.
+
+    |∂(-log π)/∂f| is 1 - π ≤ 1 at most, and |∂π/∂f| is π·(1 - π) ≤ 1/4. A text's π is a geometric mean, for which the
+    same holds. It follows from the objective alone, so that noise may be sized by it: no data tell of themselves.
+    """
+    return 0.25 if objective in (EXPECTED_ERROR, REWARD) else 1.0
+
+
 def coarseness(objective: str) -> float:
     """A factor on the size of perturbations; 1 for an objective that a small one changes."""
     return next((factor for name, factor in COARSENESS.items() if objective.startswith(name)), 1.0)

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from fedspzo.broker.rounds.modes import least_summed
+from fedspzo.broker.rounds.objective import steepness
 from fedspzo.broker.rounds.robust import CHOICES, LINEAR
 from fedspzo.device_runtime.errors import PlanError
 from fedspzo.device_runtime.model.modes import MODES
@@ -92,7 +93,9 @@ def add_noise(job: Job, plan: Plan) -> Plan:
             f"ε = {job.privacy_budget:g} for {job.rounds} rounds takes noise that drowns all; raise privacy_budget or"
             " honest, or lower rounds",
         )
-    noise = Noise(job.privacy, job.noise_clip, fit, 1, count_shares(job))
+    unsaid = job.noise_clip == type(job).noise_clip
+    clip = job.noise_clip * (steepness(job.objective) if unsaid else 1.0)
+    noise = Noise(job.privacy, clip, fit, 1, count_shares(job))
     if _is_plain_sum(job) and plan.aggregate not in LINEAR:
         plan = replace(plan, aggregate=LINEAR[0])
     return replace(plan, noise=(replace(noise, variance=math.ceil((share * sensitivity(noise)) ** 2)),))

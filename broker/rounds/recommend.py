@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedspzo.broker.rounds.objective import coarseness
+from fedspzo.broker.rounds.objective import coarseness, steepness
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.manifest import Manifest
 from fedspzo.device_runtime.model.stored import widened
@@ -42,7 +42,9 @@ def recommend(job: Job, bundle: Bundle) -> Job:
     count = max(_directions(bundle, frozen) // sources, FEWEST)
     size = step_size(bundle, range(frozen, job.stages))
     share = step_share(count * sources)
-    rate = share * size * math.sqrt(count * sources) / DERIVATIVE
+    adapt = job.adapt or (() if job.privacy != "none" else ("steps", "rates"))
+    derivative = DERIVATIVE * (1.0 if "steps" in adapt else steepness(job.objective))  # or else nobody measures it
+    rate = share * size * math.sqrt(count * sources) / derivative
     log.info(
         "nothing is said of the steps, so they suit the bundle: the %d stages before '%s' are frozen, and a round moves"
         " what follows by %.1f %% of its size along %d directions; --method takes a published method",
@@ -54,7 +56,7 @@ def recommend(job: Job, bundle: Bundle) -> Job:
         scales=(1.0, _round(coarseness(job.objective) * PERTURBATION * size / type(job).epsilon)),
         learning_rates=(0.0, _round(rate)),
         sides=1,
-        adapt=job.adapt or (() if job.privacy != "none" else ("steps", "rates")),
+        adapt=adapt,
     )
 
 

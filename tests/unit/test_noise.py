@@ -11,13 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from refusals import raises, refused
+from tiny import TASK
 
 from fedspzo.api.simulation import simulate
 from fedspzo.broker.privacy.accounting import Spent, account
 from fedspzo.broker.rounds.adaptive import Pace
 from fedspzo.broker.rounds.aggregate import ClosedRound
-from fedspzo.broker.rounds.job import Job, plan_round
+from fedspzo.broker.rounds.job import Job, check_job, plan_round
+from fedspzo.broker.rounds.objective import steepness
 from fedspzo.broker.server.state_folder import read_journal
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.cli import main
@@ -32,10 +36,12 @@ from fedspzo.device_runtime.privacy.release import cost, count_units, make_relea
 from fedspzo.device_runtime.privacy.words import add_up, pack, unpack
 from fedspzo.device_runtime.protocol.entry import Contribution, Entry
 from fedspzo.device_runtime.protocol.messages import Decline, Result
+from fedspzo.device_runtime.protocol.objective import Objective
 from fedspzo.device_runtime.protocol.plan import MAX_SHARES, Plan
 from fedspzo.device_runtime.replica.state import DeviceState
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.estimator import measure
+from fedspzo.device_runtime.step.objectives import Known, Outputs, find_measure
 from fedspzo.device_runtime.step.runner import Forward
 
 SETTINGS = {"split": (3,), "fanouts": (1, 4), "stages": 5, "batch": 4, "cohort": 4, "quorum": 4, "mode": "robust"}
@@ -147,6 +153,40 @@ def test_noise_that_is_not_asked_for_is_refused(tmp_path: Path, capsys: pytest.C
             Job(**more)  # type: ignore[arg-type]
     arguments = ["server", tmp_path, "--state", tmp_path, "--privacy-budget", "8"]  # the default, but given
     assert "[job.noise-without-privacy]" in refused(capsys, *arguments)
+
+
+@pytest.mark.parametrize(("objective", "clip"), [("loss", 100), ("reward", 25), ("expected-error", 25), ("error", 100)])
+def test_a_clip_that_is_not_said_suits_the_objective(bundle: Bundle, objective: str, clip: float) -> None:
+    """By the objective's name alone. Rates, which cannot adapt under noise, follow as well."""
+    job = check_job(Job(objective=objective, privacy="example"), bundle)
+    assert plan_round(job, 1).noise[0].clip == clip
+    assert plan_round(replace(job, noise_clip=7.0), 1).noise[0].clip == 7
+    of_loss = check_job(Job(privacy="example"), bundle)
+    assert job.learning_rates[-1] == pytest.approx(of_loss.learning_rates[-1] * 100 / clip, rel=1e-2)
+    adapting, of_loss = check_job(Job(objective=objective), bundle), check_job(Job(), bundle)
+    assert adapting.learning_rates == of_loss.learning_rates, "they are divided by what is measured"
+
+
+@given(st.lists(st.tuples(st.floats(-20, 20), st.floats(-10, 10)), min_size=2, max_size=6), st.integers(0, 1))
+def test_a_probability_is_a_quarter_as_steep_as_its_logarithm(scores: list[tuple[float, float]], label: int) -> None:
+    """Along any change of scores: by as much as the loss at most, and by a quarter of that where a cost is 1 - π."""
+    start, along = np.array(scores).T
+    most = np.abs(along - along[label]).max()
+    labelled = Known(np.array([label], np.int32), None)
+
+    def slope(measure: Callable[[np.ndarray], float]) -> float:
+        step = 1e-4
+        return abs(measure(start + step * along) - measure(start - step * along)) / (2 * step)
+
+    def loss(logits: np.ndarray) -> float:
+        return float(np.logaddexp.reduce(logits) - logits[label])
+
+    def cost(logits: np.ndarray) -> float:
+        outputs = Outputs(np.zeros(1), logits[None])
+        return float(find_measure(Objective("expected-error", 1.0, 1.0), TASK)(outputs, labelled)[0])
+
+    assert slope(loss) <= steepness("loss") * most + 1e-6
+    assert slope(cost) <= steepness("expected-error") * most + 1e-6
 
 
 def test_people_are_told_of_the_noise(make_plan: Callable[..., Plan]) -> None:
