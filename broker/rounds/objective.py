@@ -77,7 +77,8 @@ def steepness(objective: str) -> float:
     """The largest derivative of an example's cost by a score f of the model, as a share of the loss's largest.
 
     |∂(-log π)/∂f| is 1 - π ≤ 1 at most, and |∂π/∂f| is π·(1 - π) ≤ 1/4. A text's π is a geometric mean, for which the
-    same holds. It follows from the objective alone, so that noise may be sized by it: no data tell of themselves.
+    same holds. A reward of what was shown by chance counts for more, and is clipped where a job clips. All of this
+    follows from the objective alone, so that noise may be sized by it: no data tell of themselves.
     """
     return 0.25 if objective in (EXPECTED_ERROR, REWARD) else 1.0
 
