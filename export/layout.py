@@ -91,6 +91,12 @@ class Constant:
     codes_at: int
     scales_at: int
 
+    def slice(self, start: int, stop: int) -> Constant:
+        """Consecutive rows of a single matrix."""
+        matrix, rows = self.matrix, self.matrix.shape[-2]
+        codes, scales = (start * array.nbytes // rows for array in (matrix.codes, matrix.scales))
+        return Constant(matrix.slice(start, stop), self.file, self.codes_at + codes, self.scales_at + scales)
+
 
 def find_constant(folder: Path, spec: TensorSpec) -> Constant:
     """A quantised matrix that has been written to a bundle's folder, over the mapped file."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.errors import BundleError
 from fedspzo.device_runtime.model.bundle import Bundle
-from fedspzo.device_runtime.model.manifest import HIDDEN, ROWS, Shape, StageSpec
+from fedspzo.device_runtime.model.manifest import AT, HIDDEN, ROWS, GraphSpec
 from fedspzo.device_runtime.model.stored import Stored, widened
 from fedspzo.device_runtime.step.runner import Batch, Forward
 
@@ -73,6 +73,8 @@ class Backpropagation:
             )
         self.bundle = bundle
         self._forward = Forward(create_engine("torch", threads), _Untrained(bundle))
+        names = [spec.name for spec in bundle.manifest.tensors]
+        self._table = names.index(bundle.manifest.output) if bundle.manifest.output else -1
         self._programs: dict[str, torch.nn.Module] = {}
         self._flops: dict[tuple[int, int], int] = {}
 
@@ -106,26 +108,39 @@ class Backpropagation:
         """The losses [batch] with their history, at weights that ``leaves`` has and else at θ₀."""
         import torch
 
-        hidden = torch.from_numpy(batch.feeds[ROWS])
+        feeds = {name: torch.from_numpy(feed) for name, feed in batch.feeds.items()}
+        hidden = feeds[ROWS]
         for stage in self.bundle.manifest.stages:
-            feeds = [
-                hidden if name == HIDDEN else torch.from_numpy(batch.feeds[name])
-                for name in batch.shape.graphs[stage.graph].feeds
-            ]
-            tensors = [leaves[i] if i in leaves else self._frozen(i) for i in stage.tensors]
-            constants = [self._frozen(i).reshape(self.bundle.tensor(i).shape[-2:]) for i in stage.constants]
-            hidden = self._program(batch.shape, stage)(*feeds, *tensors, *constants)[0]
+            graph = batch.shape.graphs[stage.graph]
+            weights = {i: leaves[i] if i in leaves else self._frozen(i) for i in stage.tensors}
+            weights |= {i: self._frozen(i).reshape(self.bundle.tensor(i).shape[-2:]) for i in stage.constants}
+            table = weights.pop(self._table) if graph.slices else None
+            hidden, *own = self._run(graph, {**feeds, HIDDEN: hidden}, weights.values())
+            if table is not None:
+                scored = {**feeds, AT: hidden}
+                parts = [
+                    self._run(part.graph, scored, [table[..., part.start : part.stop, :]])[0] for part in graph.slices
+                ]
+                mask = feeds["answer_mask"]
+                missing = torch.stack(parts).logsumexp(dim=0) - own[0]
+                hidden = (missing * mask).sum(dim=1) / mask.sum(dim=1)
         return hidden
+
+    def _run(
+        self, graph: GraphSpec, feeds: Mapping[str, torch.Tensor], weights: Iterable[torch.Tensor]
+    ) -> tuple[torch.Tensor, ...]:
+        outputs: tuple[torch.Tensor, ...] = self._program(graph)(*(feeds[name] for name in graph.feeds), *weights)
+        return outputs
 
     def _frozen(self, index: int) -> torch.Tensor:
         import torch
 
         return torch.from_numpy(widened(self.bundle.tensor(index)))
 
-    def _program(self, shape: Shape, stage: StageSpec) -> torch.nn.Module:
+    def _program(self, graph: GraphSpec) -> torch.nn.Module:
         import torch
 
-        file = shape.graphs[stage.graph].files["torch"]
+        file = graph.files["torch"]
         if file not in self._programs:
             self._programs[file] = torch.export.load(self.bundle.folder / file).module()
         return self._programs[file]

@@ -20,8 +20,9 @@ MANIFEST, WEIGHTS, TOKENIZER = "manifest.json", "weights.safetensors", "tokenize
 #: The quantised matrices, where a format's graphs refer to them (ExecuTorch's have files of their own kind).
 BASE = "base.safetensors"
 #: Feeds: the activation that stages hand on, the token rows that the first takes in its place, and, for the next token,
-#: its position and the keys and values of the tokens before it; and one-hot over the token whose output is scored.
-HIDDEN, ROWS, POSITION, KEYS, VALUES, LAST = "hidden", "rows", "position", "keys", "values", "last"
+#: its position and the keys and values of the tokens before it; one-hot over the token whose output is scored; and what
+#: the table's rows are multiplied with, where a head scores all tokens in slices.
+HIDDEN, ROWS, POSITION, KEYS, VALUES, LAST, AT = "hidden", "rows", "position", "keys", "values", "last", "at"
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,9 @@ class GraphSpec:
         kept: shapes of the keys and values that it gives after its outputs, [batch, key heads, tokens, size].
         alike: of a graph for several branches, the one for those that start from the same activations, which computes
             once what they share; None where the export made no such graph.
+        slices: of a head that scores all tokens by a large table, the graphs for slices of its rows, which cover it in
+            order. The graph itself then ends before the scores: it gives ``at`` [B, A, width] and, for losses, the
+            scores [B, A] of the answers' own tokens (``step/sliced.py``).
     """
 
     name: str
@@ -75,6 +79,22 @@ class GraphSpec:
     linear: tuple[tuple[int, int], ...]
     kept: tuple[tuple[int, ...], ...] = ()
     alike: GraphSpec | None = None
+    slices: tuple[SliceSpec, ...] = ()
+
+
+@dataclass(frozen=True)
+class SliceSpec:
+    """Some rows of the table that scores tokens.
+
+    Attributes:
+        start, stop: the rows.
+        graph: takes them as its last input, or has them as its constant, and gives the logarithm [B, A] of the sum of
+            their scores' exponentials or, in the decoder, their scores [rows, B].
+    """
+
+    start: int
+    stop: int
+    graph: GraphSpec
 
 
 @dataclass(frozen=True)
@@ -243,8 +263,7 @@ class Manifest:
             del record["enrolment_key"]
         for shape in (*record["shapes"], *record["continuations"]):
             for graph in shape["graphs"].values():
-                if graph["alike"] is None:
-                    del graph["alike"]
+                _leave_out_unused(graph)
         for name, unused in (("kind", SINGLE), ("metrics", ()), ("chat", None)):
             if getattr(self.task, name) == unused:
                 del record["task"][name]
@@ -258,3 +277,12 @@ class Manifest:
         record["task"].pop("metrics", None)  # they change no weight
         record["files"] = {name: value for name, value in self.files.items() if name in (WEIGHTS, TOKENIZER)}
         return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).digest()
+
+
+def _leave_out_unused(graph: dict[str, Any]) -> None:
+    """Fields of a graph that came later."""
+    for inner in (*filter(None, [graph["alike"]]), *(part["graph"] for part in graph["slices"])):
+        _leave_out_unused(inner)
+    for name in ("alike", "slices"):
+        if not graph[name]:
+            del graph[name]

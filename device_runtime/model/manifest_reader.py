@@ -15,6 +15,7 @@ import dacite
 from fedspzo.device_runtime.directions import format as directions
 from fedspzo.device_runtime.errors import BundleError, DataError
 from fedspzo.device_runtime.model.manifest import (
+    AT,
     FORMAT,
     HIDDEN,
     KEYS,
@@ -175,7 +176,7 @@ def _check_shape(shape: Shape, manifest: Manifest) -> None:
 
 
 def _check_graph(graph: GraphSpec, shape: Shape, manifest: Manifest) -> None:
-    own = {HIDDEN, *shape.feeds, *((KEYS, VALUES) if shape in manifest.continuations else ())}
+    own = {HIDDEN, AT, *shape.feeds, *((KEYS, VALUES) if shape in manifest.continuations else ())}
     _need(own.issuperset(graph.feeds), f"'{graph.name}' has an unknown feed")
     _need(bool(graph.outputs) and graph.flops >= 0, f"'{graph.name}' gives nothing, or for nothing")
     for size in (*graph.outputs, *graph.kept):
@@ -186,6 +187,16 @@ def _check_graph(graph: GraphSpec, shape: Shape, manifest: Manifest) -> None:
         _check_graph(graph.alike, shape, manifest)
         same = (graph.alike.feeds, graph.alike.outputs, graph.alike.kept) == (graph.feeds, graph.outputs, graph.kept)
         _need(same and graph.alike.files.keys() == graph.files.keys(), f"'{graph.name}' differs for alike branches")
+    if graph.slices:
+        rows = next((spec.shape[1] for spec in manifest.tensors if spec.name == manifest.output), 0)
+        starts, stops = ([getattr(part, edge) for part in graph.slices] for edge in ("start", "stop"))
+        _need([*starts, rows] == [0, *stops], f"'{graph.name}' has slices that are not of the whole table")
+        _need(
+            all(start < stop for start, stop in zip(starts, stops, strict=True)), f"'{graph.name}' has an empty slice"
+        )
+        for part in graph.slices:
+            _check_graph(part.graph, shape, manifest)
+            _need(part.graph.files.keys() == graph.files.keys(), f"'{graph.name}' has a slice for another engine")
 
 
 def _check_findings(checks: Sequence[Check]) -> None:

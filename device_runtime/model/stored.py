@@ -51,6 +51,11 @@ class Quantised:
         flat = self.scales.reshape(self.codes.size // self.codes.shape[-1], *self.scales.shape[self.codes.ndim - 1 :])
         return Quantised(self.codes.reshape(len(flat), -1)[indices], flat[indices])
 
+    def slice(self, start: int, stop: int) -> Quantised:
+        """Consecutive rows of all matrices, as views."""
+        scales = self.scales[..., start:stop] if self.codes.dtype == np.int8 else self.scales[..., start:stop, :]
+        return Quantised(self.codes[..., start:stop, :], scales)
+
     def widen(self, out: np.ndarray) -> np.ndarray:
         """The matrices as float32 in ``out``."""
         if self.codes.dtype == np.int8:

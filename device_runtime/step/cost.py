@@ -107,8 +107,13 @@ def _frozen(manifest: Manifest, streams: bool) -> int:
     """Bytes of the frozen tensors that stages read: of all of them, or of the stage with the most."""
     tensors = manifest.tensors
     by_stage = [{i for i in (*s.tensors, *s.constants) if not tensors[i].trainable} for s in manifest.stages]
-    read = by_stage if streams else [set().union(*by_stage)]
-    return max(sum(stored_bytes(tensors[i].shape, tensors[i].dtype) for i in indices) for indices in read)
+    sizes = [stored_bytes(spec.shape, spec.dtype) for spec in tensors]
+    if not streams:
+        return sum(sizes[i] for i in set().union(*by_stage))
+    for index, spec in enumerate(tensors):
+        if spec.name == manifest.output:  # one slice at a time
+            sizes[index] = sizes[index] * _rows_at_once(manifest) // spec.shape[1]
+    return max(sum(sizes[i] for i in indices) for indices in by_stage)
 
 
 def _largest_copies(manifest: Manifest, copied: Callable[[TensorSpec], bool]) -> int:
@@ -148,7 +153,7 @@ def _workspace(manifest: Manifest, shape: Shape, together: int) -> int:
     tables = (manifest.embedding, manifest.output)
     features = max(map(max, (*matrices, *(spec.shape for spec in constants if spec.name not in tables))), default=1)
     tokens = together * shape.batch * shape.length
-    scores = (shape.batch, manifest.task.answer_tokens, _rows(manifest, manifest.output))
+    scores = (together * shape.batch, manifest.task.answer_tokens, _rows_at_once(manifest))
     return max(map(_size, matrices), default=_size((1,))) + 2 * _size((tokens, features)) + 2 * _size(scores)
 
 
@@ -157,6 +162,8 @@ def _size(dimensions: Sequence[int]) -> int:
     return 4 * math.prod(dimensions)
 
 
-def _rows(manifest: Manifest, table: str) -> int:
-    """Rows of a table; 0 where the network has no such table."""
-    return next((spec.shape[1] for spec in manifest.tensors if spec.name == table), 0)
+def _rows_at_once(manifest: Manifest) -> int:
+    """Rows of the table that scores tokens which are multiplied at a time; 0 where the network has no such table."""
+    slices = manifest.shapes[0].graphs[manifest.stages[-1].graph].slices
+    whole = next((spec.shape[1] for spec in manifest.tensors if spec.name == manifest.output), 0)
+    return max((part.stop - part.start for part in slices), default=whole)

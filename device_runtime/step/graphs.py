@@ -25,8 +25,13 @@ from fedspzo.device_runtime.step.streamed import StreamedGraphs
 _G = TypeVar("_G")
 
 
-def load_graph(bundle: Bundle, engine: Engine, graph: GraphSpec, constants: Sequence[int] = ()) -> StageGraph:
+def load_graph(
+    bundle: Bundle, engine: Engine, graph: GraphSpec, constants: Sequence[int] = (), rows: range | None = None
+) -> StageGraph:
     """Load a graph of a bundle, with the tensors that are part of it.
+
+    Args:
+        rows: those that the graph has of its constants; None for all.
 
     Raises:
         EngineError: the engine cannot read it.
@@ -35,8 +40,11 @@ def load_graph(bundle: Bundle, engine: Engine, graph: GraphSpec, constants: Sequ
     if not constants:
         return engine.load(file)
     data = graph.data[engine.format]
-    matrices = [bundle.tensor(index) for index in constants] if data in (BASE, WEIGHTS) else []
-    return engine.load(file, Constants(bundle.folder / data, [m for m in matrices if isinstance(m, Quantised)]))
+    stored = [bundle.tensor(index) for index in constants] if data in (BASE, WEIGHTS) else []
+    matrices = [matrix for matrix in stored if isinstance(matrix, Quantised)]
+    if rows is not None:
+        matrices = [matrix.slice(rows.start, rows.stop) for matrix in matrices]
+    return engine.load(file, Constants(bundle.folder / data, matrices))
 
 
 class Graphs:
@@ -55,8 +63,8 @@ class Graphs:
         if isinstance(engine, StreamingEngine) and engine.streams:
             self._streamed = StreamedGraphs(bundle, engine)
 
-    def plain(self, graph: GraphSpec, constants: Sequence[int]) -> StageGraph:
-        """A graph that takes all weights as inputs but its ``constants``. Raises EngineError as :func:`load_graph`."""
+    def plain(self, graph: GraphSpec, constants: Sequence[int], rows: range | None = None) -> StageGraph:
+        """A graph that takes all weights as inputs but (some rows of) its ``constants``; see :func:`load_graph`."""
         if self._streamed is not None:
             if not constants:
                 self._streamed.rest()
@@ -64,7 +72,7 @@ class Graphs:
                 return streamed
         file = graph.files[self._engine.format]
         key = graph.name if constants else file
-        return _kept(self._plain, key, file, lambda: load_graph(self._bundle, self._engine, graph, constants))
+        return _kept(self._plain, key, file, lambda: load_graph(self._bundle, self._engine, graph, constants, rows))
 
     @property
     def streams(self) -> bool:

@@ -14,12 +14,13 @@ from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.engines.protocol import Engine
 from fedspzo.device_runtime.model.arrays import ScratchArrays
 from fedspzo.device_runtime.model.bundle import Bundle
-from fedspzo.device_runtime.model.manifest import HIDDEN, ROWS, GraphSpec, Shape, StageSpec
+from fedspzo.device_runtime.model.manifest import AT, HIDDEN, ROWS, GraphSpec, Shape, SliceSpec, StageSpec
 from fedspzo.device_runtime.model.stored import Stored, widen
 from fedspzo.device_runtime.platform.profiling import SILENT, Recorder
 from fedspzo.device_runtime.step.graphs import Graphs
 from fedspzo.device_runtime.step.inputs import Examples, fill, gather
 from fedspzo.device_runtime.step.objectives import NOTHING, Known
+from fedspzo.device_runtime.step.sliced import answer_losses, stack
 
 
 class ModelWeights(Protocol):
@@ -83,6 +84,7 @@ class Forward(Generic[W_co]):
         self._graphs = Graphs(self.bundle, engine)
         self._feeds: dict[tuple[int, int, int], dict[str, np.ndarray]] = {}
         self._grouped: dict[int, Batch] = {}
+        self._slices: dict[int, np.ndarray] = {}
         indices = {spec.name: index for index, spec in enumerate(self.manifest.tensors)}
         embedding, output = self.manifest.embedding, self.manifest.output or self.manifest.embedding
         self._table_indices = indices[embedding], indices[output]
@@ -172,8 +174,10 @@ class Forward(Generic[W_co]):
         feeds = {**batch.feeds, HIDDEN: batch.feeds[ROWS] if hidden is None else hidden}
         inputs = [feeds[name] for name in graph.feeds]
         written = self._graphs.packed(graph) if packed else None
-        loaded = written if written is not None else self._graphs.plain(graph, stage.constants)
-        own = [] if written is None else _linear_tensors(stage, graph)
+        apart = self._table_indices[1:] if graph.slices else ()
+        constants = [index for index in stage.constants if index not in apart]
+        loaded = written if written is not None else self._graphs.plain(graph, constants)
+        own = [*apart, *([] if written is None else _linear_tensors(stage, graph))]
         missing = self.widened([index for index in stage.tensors if index not in weights])
         inputs += [weights[i] if i in weights else missing[i] for i in stage.tensors if i not in own]
         outputs, keep = ([self.scratch.take(shape) for shape in shapes] for shapes in (graph.outputs, graph.kept))
@@ -186,7 +190,45 @@ class Forward(Generic[W_co]):
         else:
             kept += keep
         self.flops += graph.flops
-        return outputs
+        return [self._scored(stage, batch, graph.slices, outputs)] if graph.slices else outputs
+
+    def _scored(
+        self, stage: StageSpec, batch: Batch, slices: Sequence[SliceSpec], before: list[np.ndarray]
+    ) -> np.ndarray:
+        """What a head gives that scores all tokens in slices, from what it has before the scores."""
+        parts = self._in_slices(stage, batch, slices, before[0])
+        size = before[0].shape[0]
+        if stage == self.manifest.decoder:
+            found = stack(parts, self.scratch.take((slices[-1].stop, size)))
+        else:
+            found = answer_losses(parts, before[1], batch.feeds["answer_mask"], self.scratch.take((size,)))
+        self.release(before)
+        return found
+
+    def _in_slices(
+        self, stage: StageSpec, batch: Batch, slices: Sequence[SliceSpec], at: np.ndarray
+    ) -> Iterator[np.ndarray]:
+        """What the graph of each slice gives, to be used before the next one is asked for."""
+        table, feeds = self._table_indices[1], {**batch.feeds, AT: at}
+        for part in slices:
+            inputs = [feeds[name] for name in part.graph.feeds]
+            if table in stage.constants:
+                graph = self._graphs.plain(part.graph, [table], range(part.start, part.stop))
+            else:
+                graph = self._graphs.plain(part.graph, ())
+                inputs.append(self._rows_of(part))
+            outputs = [self.scratch.take(shape) for shape in part.graph.outputs]
+            graph.run(inputs, outputs)
+            if self.streams:
+                self.bundle.let_go([table])
+            yield outputs[0]
+            self.release(outputs)
+
+    def _rows_of(self, part: SliceSpec) -> np.ndarray:
+        """A slice of the table that scores tokens: the same array each time, by which engines know it."""
+        table = self._tables[1]
+        assert isinstance(table, np.ndarray)
+        return self._slices.setdefault(part.start, table[:, part.start : part.stop])
 
     def packed(self, shape: Shape, stage: StageSpec, written: Collection[int]) -> dict[int, np.ndarray]:
         """Tensor index → where the engine has weights of the stage in its own layout.

@@ -5,13 +5,15 @@ None has new weights: what a label is compared with is taken from the model, and
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from fedspzo.device_runtime.model.manifest import TensorSpec
+from fedspzo.device_runtime.model.manifest import AT, TensorSpec
 from fedspzo.export.modules.operators import cross_entropy, log_sum_exp, score_tokens, soft_cap
 from fedspzo.export.modules.pooling import pool
 from fedspzo.export.modules.stage_module import ADDED, StageModule, Weights
@@ -105,39 +107,95 @@ def _products(vectors: Tensor, labels: Tensor) -> Tensor:
     return torch.bmm(vectors.reshape(groups, -1, width), labels).reshape(-1, count)
 
 
-class AnswerLoss(StageModule):
+class TokenScores(StageModule):
+    """A head that scores all tokens by the output table [1, V, W]; :class:`Before` and :class:`Slice` are its parts.
+
+    Attributes:
+        places: name of the feed that says which positions are scored, one-hot [B, A, S] or zero.
+        before: feeds of what comes before the scores.
+    """
+
+    places: ClassVar[str]
+    before: ClassVar[tuple[str, ...]]
+
+    def __init__(self, final: StageModule, scoring: Scoring = PLAIN) -> None:
+        super().__init__([*final.tensors, TABLE])
+        self.final, self.scoring = final, scoring
+
+    def at(self, weights: Weights, hidden: Tensor, places: Tensor) -> Tensor:
+        """What the table's rows are multiplied with [B, A, W]."""
+        at = self.final.compute(weights, torch.bmm(places, hidden))
+        assert isinstance(at, Tensor)
+        return at
+
+    @abstractmethod
+    def prepare(self, weights: Weights, *feeds: Tensor) -> tuple[Tensor, ...]:
+        """What comes before the scores: :meth:`at`, and what else the whole takes."""
+
+    @abstractmethod
+    def score(self, table: Tensor, at: Tensor, places: Tensor) -> Tensor:
+        """What the whole takes of the scores of a table's rows."""
+
+
+class Before(StageModule):
+    """A head that scores all tokens, up to its scores."""
+
+    def __init__(self, head: TokenScores) -> None:
+        super().__init__([name for name in head.tensors if name != TABLE])
+        self.head, self.feeds, self.scale = head, head.before, head.scale
+
+    def compute(self, weights: Weights, *feeds: Tensor) -> tuple[Tensor, ...]:
+        return self.head.prepare(weights, *feeds)
+
+
+class Slice(StageModule):
+    """What a head takes of the scores of some of the table's rows."""
+
+    def __init__(self, head: TokenScores) -> None:
+        super().__init__([TABLE])
+        self.head, self.feeds = head, (AT, head.places)
+
+    def compute(self, weights: Weights, *feeds: Tensor) -> Tensor:
+        return self.head.score(weights[TABLE], *feeds)
+
+
+class AnswerLoss(TokenScores):
     """Losses [B]: the mean over an answer's tokens of -log p(token | what is before it).
 
     Takes one-hot ``select`` [B, A, S], the tokens' own rows ``answer_rows`` [B, A, W], ``answer_mask`` [B, A] and the
     output table [1, V, W].
     """
 
-    feeds = ("hidden", "select", "answer_rows", "answer_mask")
+    places, before = "select", ("hidden", "select", "answer_rows")
+    feeds = (*before, "answer_mask")
 
-    def __init__(self, final: StageModule, scoring: Scoring = PLAIN) -> None:
-        super().__init__([*final.tensors, TABLE])
-        self.final, self.scoring = final, scoring
+    def prepare(self, weights: Weights, *feeds: Tensor) -> tuple[Tensor, ...]:
+        hidden, select, rows = feeds
+        at = self.at(weights, hidden, select)
+        return at, self.scoring.apply((at * rows).sum(dim=-1))
+
+    def score(self, table: Tensor, at: Tensor, places: Tensor) -> Tensor:
+        return log_sum_exp(self.scoring.apply(score_tokens(table, at, places)), dim=1).reshape(at.shape[:2])
 
     def compute(self, weights: Weights, *feeds: Tensor) -> tuple[Tensor, ...]:
-        hidden, select, rows, mask = feeds
-        at = self.final.compute(weights, torch.bmm(select, hidden))
-        assert isinstance(at, Tensor)
-        scores = self.scoring.apply(score_tokens(weights[TABLE], at, select))
-        missing = log_sum_exp(scores, dim=1).reshape(mask.shape) - self.scoring.apply((at * rows).sum(dim=-1))
+        *before, mask = feeds
+        at, own = self.prepare(weights, *before)
+        missing = self.score(weights[TABLE], at, feeds[1]) - own
         return ((missing * mask).sum(dim=1) / mask.sum(dim=1),)
 
 
-class NextToken(StageModule):
+class NextToken(TokenScores):
     """Scores [V, B] of the token after the last, which one-hot ``last`` [B, 1, S] points at."""
 
-    feeds = ("hidden", "last")
+    places, before = "last", ("hidden", "last")
+    feeds = before
 
-    def __init__(self, final: StageModule, scoring: Scoring = PLAIN) -> None:
-        super().__init__([*final.tensors, TABLE])
-        self.final, self.scoring = final, scoring
+    def prepare(self, weights: Weights, *feeds: Tensor) -> tuple[Tensor, ...]:
+        return (self.at(weights, *feeds),)
+
+    def score(self, table: Tensor, at: Tensor, places: Tensor) -> Tensor:
+        return self.scoring.apply(score_tokens(table, at, places)[0])
 
     def compute(self, weights: Weights, *feeds: Tensor) -> tuple[Tensor, ...]:
-        hidden, last = feeds
-        at = self.final.compute(weights, torch.bmm(last, hidden))
-        assert isinstance(at, Tensor)
-        return (self.scoring.apply(score_tokens(weights[TABLE], at, last)[0]),)
+        (at,) = self.prepare(weights, *feeds)
+        return (self.score(weights[TABLE], at, feeds[1]),)

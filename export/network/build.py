@@ -70,6 +70,11 @@ class Network:
         return (self.size.groups, *spec.shape[1:]) if is_stacked(spec) else spec.shape
 
     @property
+    def output_index(self) -> int:
+        """Place among all tensors of the table that scores tokens, for generation."""
+        return list(self.tensors).index(self.output)
+
+    @property
     def all_stages(self) -> tuple[StageSpec, ...]:
         """The stages, and the decoder when there is one."""
         return (*self.stages, self.decoder) if self.decoder else self.stages
