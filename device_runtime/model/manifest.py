@@ -15,7 +15,8 @@ from fedspzo.device_runtime.model.metrics import SINGLE
 from fedspzo.device_runtime.model.modes import MODES
 from fedspzo.device_runtime.model.task import Task
 
-FORMAT = 2
+#: Of bundles; those with slices have a version of their own, so that older runtimes say that they must be updated.
+FORMAT, FORMAT_WITH_SLICES = 2, 3
 MANIFEST, WEIGHTS, TOKENIZER = "manifest.json", "weights.safetensors", "tokenizer.json"
 #: The quantised matrices, where a format's graphs refer to them (ExecuTorch's have files of their own kind).
 BASE = "base.safetensors"
@@ -251,7 +252,9 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Write ``manifest.json``."""
-        record = {"format": FORMAT, "directions": directions.FORMAT, **self._record()}
+        graphs = (graph for shape in self.shapes for graph in shape.graphs.values())
+        version = FORMAT_WITH_SLICES if any(graph.slices for graph in graphs) else FORMAT
+        record = {"format": version, "directions": directions.FORMAT, **self._record()}
         write_atomically(folder / MANIFEST, json.dumps(record, indent=1).encode(), PUBLIC)
 
     def _record(self) -> dict[str, Any]:

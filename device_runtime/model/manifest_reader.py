@@ -17,6 +17,7 @@ from fedspzo.device_runtime.errors import BundleError, DataError
 from fedspzo.device_runtime.model.manifest import (
     AT,
     FORMAT,
+    FORMAT_WITH_SLICES,
     HIDDEN,
     KEYS,
     MANIFEST,
@@ -56,12 +57,12 @@ def parse_manifest(folder: Path, text: str) -> Manifest:
         if len(text) > MANIFEST_BYTES:
             raise ValueError(f"it has more than {MANIFEST_BYTES} characters")
         record = _frozen(json.loads(text, parse_constant=_no_number))
-        for key, known in (("format", FORMAT), ("directions", directions.FORMAT)):
-            if (found := record.pop(key)) != known:
+        for key, known in (("format", (FORMAT, FORMAT_WITH_SLICES)), ("directions", (directions.FORMAT,))):
+            if (found := record.pop(key)) not in known:
                 raise BundleError(
                     "bundle.version",
-                    f"{folder} has {key} version {found!r:.20}, and this version of fedspzo reads {known}; update"
-                    " fedspzo",
+                    f"{folder} has {key} version {found!r:.20}, and this version of fedspzo reads"
+                    f" {' and '.join(map(str, known))}; update fedspzo",
                 )
         hooks: dict[type, Callable[[Any], Any]] = {int: _integer, float: _number}
         manifest = dacite.from_dict(Manifest, record, dacite.Config(type_hooks=hooks, strict=True))
