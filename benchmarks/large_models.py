@@ -85,7 +85,7 @@ def save_tokenizer(folder: Path, closes: bool) -> None:
         single=f"<s> $A{end}", special_tokens=[("<s>", 0), ("</s>", 2)]
     )
     tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "mask_token": "<mask>"}
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "mask_token": "<mask>", "eos_token": "</s>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
