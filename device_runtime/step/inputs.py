@@ -10,6 +10,9 @@ import numpy as np
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.model.stored import Quantised, Stored, widen
 
+#: Rows of a table that are gathered before its pages are let go of.
+_ROWS_AT_ONCE = 4
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -19,6 +22,7 @@ class Examples:
         ids: int32 [batch, length of the store].
         lengths, starts, labels, targets: of these examples, see :class:`fedspzo.device_runtime.data.store.DataStore`.
         embedding, output: [1, tokens, width], the tables whose rows are gathered, as they are stored.
+        let_go: lets go of the pages that gathering has read of them; None where they may stay in memory.
     """
 
     ids: np.ndarray
@@ -28,13 +32,20 @@ class Examples:
     embedding: Stored
     output: Stored
     targets: np.ndarray | None = None
+    let_go: Callable[[], None] | None = None
 
     @classmethod
-    def of(cls, store: DataStore, indices: np.ndarray, tables: tuple[Stored, Stored]) -> Examples:
+    def of(
+        cls,
+        store: DataStore,
+        indices: np.ndarray,
+        tables: tuple[Stored, Stored],
+        let_go: Callable[[], None] | None = None,
+    ) -> Examples:
         """The examples of a store at some indices."""
         targets = None if store.targets is None else store.targets[indices]
         ids, lengths, starts, labels = (a[indices] for a in (store.ids, store.lengths, store.starts, store.labels))
-        return cls(ids, lengths, starts, labels, *tables, targets)
+        return cls(ids, lengths, starts, labels, *tables, targets, let_go)
 
 
 def fill(name: str, out: np.ndarray, examples: Examples) -> None:
@@ -44,7 +55,7 @@ def fill(name: str, out: np.ndarray, examples: Examples) -> None:
 
 def _rows(out: np.ndarray, examples: Examples) -> None:
     """[B, S, W]: the token embeddings."""
-    gather(examples.embedding, examples.ids[:, : out.shape[1]], out)
+    gather(examples.embedding, examples.ids[:, : out.shape[1]], out, examples.let_go)
 
 
 def _mask(out: np.ndarray, examples: Examples) -> None:
@@ -73,11 +84,22 @@ def _answer_rows(out: np.ndarray, examples: Examples) -> None:
     """[B, A, W]: rows of the output table that score the answer's tokens."""
     positions, _ = _answer_positions(out.shape[1], examples)
     ids = np.take_along_axis(examples.ids, np.minimum(positions + 1, examples.ids.shape[1] - 1), axis=1)
-    gather(examples.output, ids, out)
+    gather(examples.output, ids, out, examples.let_go)
 
 
-def gather(table: Stored, ids: np.ndarray, out: np.ndarray) -> None:
-    """Rows of a table [1, rows, width] at ids of any shape, in ``out`` [..., width]."""
+def gather(table: Stored, ids: np.ndarray, out: np.ndarray, let_go: Callable[[], None] | None = None) -> None:
+    """Rows of a table [1, rows, width] at ids of any shape, in ``out`` [..., width].
+
+    Args:
+        let_go: called after every few rows, since a system may map up to 2 MB around each.
+    """
+    if let_go is not None:
+        flat, rows = ids.reshape(-1), out.reshape(-1, out.shape[-1])
+        for start in range(0, len(flat), _ROWS_AT_ONCE):
+            piece = slice(start, start + _ROWS_AT_ONCE)
+            gather(table, flat[piece], rows[piece])
+            let_go()
+        return
     widen(table.rows(ids) if isinstance(table, Quantised) else np.take(table[0], ids, axis=0, mode="clip"), out)
 
 

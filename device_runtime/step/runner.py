@@ -106,12 +106,10 @@ class Forward(Generic[W_co]):
         count, longest = len(indices), int(store.lengths[indices].max())
         shape = next(s for s in self._shapes if s.groups == 1 and s.batch >= count and s.length >= longest)
         padded = np.concatenate([indices, np.repeat(indices[-1:], shape.batch - count)])
-        examples = Examples.of(store, padded, self._tables)
+        examples = Examples.of(store, padded, self._tables, self._let_go_of_tables if self.streams else None)
         feeds = self._feeds_of(shape)
         for name, feed in feeds.items():
             fill(name, feed, examples)
-        if self.streams:
-            self.bundle.let_go(self._table_indices)
         batch = Batch(shape, feeds, count, examples.ids, examples.lengths, Known.of(store, indices))
         self._grouped = {1: batch}
         return batch
@@ -272,7 +270,10 @@ class Forward(Generic[W_co]):
 
     def embed(self, ids: np.ndarray, out: np.ndarray) -> None:
         """The rows [..., width] of some tokens, in ``out``."""
-        gather(self._tables[0], ids, out)
+        gather(self._tables[0], ids, out, self._let_go_of_tables if self.streams else None)
+
+    def _let_go_of_tables(self) -> None:
+        self.bundle.let_go(self._table_indices)
 
     def _feeds_of(self, shape: Shape) -> dict[str, np.ndarray]:
         key = shape.batch, shape.length, shape.groups
