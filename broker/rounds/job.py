@@ -165,10 +165,10 @@ class Job:
     )
     delta: float = setting(1e-5, "with privacy, the δ of its promise", least=1e-12, most=0.1)
     noise_clip: float = setting(
-        100.0,
+        0.0,
         "with privacy, the largest L2 norm of the scalars of a device, or of an example (default: 100; 25 for"
         " expected-error and reward)",
-        least=TINY,
+        least=0.0,
         most=MOST,
     )
     honest: int = setting(

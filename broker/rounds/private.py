@@ -26,6 +26,8 @@ NO_PRIVACY = "none"
 PRIVACY = (NO_PRIVACY, *UNITS)
 #: The settings that say what the noise is like.
 OF_NOISE = ("privacy_budget", "delta", "noise_clip", "honest")
+#: The largest norm of the loss's scalars that counts, where it is not said.
+CLIP = 100.0
 #: Standard deviations of noise that a word should hold.
 _REACH = 8
 
@@ -93,8 +95,7 @@ def add_noise(job: Job, plan: Plan) -> Plan:
             f"ε = {job.privacy_budget:g} for {job.rounds} rounds takes noise that drowns all; raise privacy_budget or"
             " honest, or lower rounds",
         )
-    unsaid = job.noise_clip == type(job).noise_clip
-    clip = job.noise_clip * (steepness(job.objective) if unsaid else 1.0)
+    clip = job.noise_clip or CLIP * steepness(job.objective)
     noise = Noise(job.privacy, clip, fit, 1, count_shares(job))
     if _is_plain_sum(job) and plan.aggregate not in LINEAR:
         plan = replace(plan, aggregate=LINEAR[0])
