@@ -375,7 +375,7 @@ class Phone:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
 
-    def ask(self, *command: str) -> str:
+    def ask(self, *command: object) -> str:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(command) + "\n")
@@ -504,6 +504,39 @@ def test_the_app_trains_through_a_kill_and_a_cut(
     digests |= {report["digest"] for report in last["devices"].values()}
     assert len(last["devices"]) == 3
     assert digests == {last["server_digest"]}
+    phone.process.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not installed(), reason="mosquitto is not installed")
+@pytest.mark.parametrize("objective", ["reward", "loss"])
+def test_reactions_are_trained_on_where_the_job_uses_them(
+    federation: Federation, tmp_path: Path, objective: str
+) -> None:
+    """A job that needs labels gets no result from reactions alone, and the screen says why."""
+    login = federation.broker.add_user("phone-1")
+    server = federation.start(
+        "server", "server", federation.broker.server_access(), "--json", "--devices", "1", "--cohort", "1",
+        "--rounds", "3", "--fanouts", "1,4", "--serve-after", "0", "--objective", objective,
+    )  # fmt: skip
+    phone = Phone(tmp_path / "phone", own_python(tmp_path))
+    result(phone.ask("enrol", Invitation(login).text()))
+    result(phone.ask("import_bundle", shutil.make_archive(str(tmp_path / "bundle"), "zip", federation.bundle)))
+    assert "react to suggestions [data.none-yet]" in error(phone.ask("start"))
+    result(phone.ask("predict", '{"text": "call mum"}'))
+    result(phone.ask("react", False))
+    result(phone.ask("start"))
+    if objective == "loss":
+        status = phone.wait(lambda status: status["message"])
+        assert "the examples have reactions and not all have labels" in status["message"]
+        assert not status["losses"]
+    else:
+        status = phone.wait(lambda status: status["finished"] or not status["running"])
+        assert (status["finished"], status["round"], status["examples"]) == (True, 3, 1)
+        assert all(loss > 0 for _, loss in status["losses"]), "minus the reward: it was rejected"
+        assert server.wait(PATIENCE_S) == 0, (tmp_path / "server.log").read_text()
+        last = json.loads((tmp_path / "server.out").read_text().splitlines()[-1])
+        assert phone.ask("digest") == last["server_digest"]
     phone.process.kill()
 
 
