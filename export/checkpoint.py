@@ -45,7 +45,7 @@ class Checkpoint:
         hub: its id on the hub, "" for a local folder or file.
         source: where it is: the folder, or the GGUF file that the folder was converted from.
         folder: where config, weights and tokenizer are: a part of ``source`` in older sentence-transformers.
-        gguf: how that file's matrices are stored, "" where there is none.
+        gguf: how that file's matrices are stored; "" for a model that is not a GGUF file.
         config: the config.
     """
 
@@ -117,7 +117,7 @@ class Checkpoint:
 
     @cached_property
     def texts(self) -> ModelTokenizer:
-        """The tokenizer with its words for a mask, an end and the unknown. Raises ExportError when there is none."""
+        """The tokenizer with its words for a mask, an end and the unknown. Raises ExportError when it cannot be had."""
         return ModelTokenizer(self.folder)
 
     @property
@@ -127,19 +127,19 @@ class Checkpoint:
 
     @property
     def mask_token(self) -> str:
-        """The text of the mask token, "" when there is none that the model has a row for."""
+        """The text of the mask token; "" where the tokenizer has no such token, or the model no row for it."""
         mask = self.texts.mask
         index = self.tokenizer.token_to_id(mask)
         return mask if index is not None and index < self.config.get_text_config().vocab_size else ""
 
     @property
     def unknown_token(self) -> str:
-        """The text of the token that stands for what the vocabulary lacks, "" when there is none."""
+        """The text of the token that stands for what the vocabulary lacks; "" where the tokenizer has no such token."""
         return self.texts.unknown
 
     @property
     def end_token(self) -> str:
-        """The text of the token that ends a text, "" when there is none."""
+        """The text of the token that ends a text; "" where the tokenizer has no such token."""
         return self.texts.end
 
     @property

@@ -78,7 +78,8 @@ def group_results(plan: Plan, totals: Sequence[Total]) -> dict[str, Result]:
 
 def describe_sums(plan: Plan, totals: Sequence[Total], devices: Collection[str], seconds: float) -> ClosedRound:
     """What happened in a round that took ``seconds``; its loss is weighted by examples."""
-    shares = [total.examples / sum(each.examples for each in totals) for total in totals]
+    examples = sum(total.examples for total in totals)
+    shares = [total.examples / examples for total in totals]
     told = [total for total in totals if total.told]
     joules = [energy for total in told for energy in total.energy]
     return ClosedRound(

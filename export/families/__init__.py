@@ -117,7 +117,7 @@ def find_family(checkpoint: Checkpoint, others: Sequence[Family] = ()) -> Family
     """The family that serves a checkpoint, ``others`` before those that come with the project.
 
     Raises:
-        ExportError: there is none; the sentence names the supported model types.
+        ExportError: no family serves it; the sentence names the supported model types.
     """
     ours: list[Family] = [
         importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)

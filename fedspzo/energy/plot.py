@@ -14,6 +14,7 @@ from fedspzo.device_runtime.energy.meter import Account
 from fedspzo.device_runtime.energy.source import COUNTER
 from fedspzo.device_runtime.errors import EnergyError
 from fedspzo.device_runtime.platform.profiling import IDLE
+from fedspzo.energy.report import per_step
 
 _FORMS = (".png", ".svg", ".pdf")
 
@@ -35,8 +36,7 @@ def plot_account(file: Path, account: Account, steps: int) -> None:
     """
     figure, (above, below) = plt.subplots(2, 1, figsize=(8, 7), layout="constrained", height_ratios=(2, 1))
     times, watts = _power(account)
-    colours = dict(zip(account.readings.seconds, plt.colormaps["tab10"].colors * 3, strict=False))  # type: ignore[attr-defined]
-    colours[IDLE] = (0.85, 0.85, 0.85)
+    colours = {phase: f"C{number}" for number, phase in enumerate(account.readings.seconds)} | {IDLE: "lightgray"}
     whole, bottom = np.maximum(account.readings.total, 1e-12), np.zeros(len(watts))
     for phase, seconds in account.readings.seconds.items():
         top = bottom + np.where(np.isfinite(watts), watts, 0.0) * (seconds / whole)
@@ -47,11 +47,8 @@ def plot_account(file: Path, account: Account, steps: int) -> None:
         above.axhline(account.idle.watts, color="tab:gray", linestyle=":", label="idle power")
     above.set(xlabel="s", ylabel=f"W by {account.source}", ylim=(0, None), xlim=(0, None))
     figure.legend(fontsize="small", loc="outside right upper")
-    told = {
-        name: (figure_.joules / steps, (figure_.half_width or 0.0) / steps)
-        for name, figure_ in {**account.phases, "all": account.work}.items()
-        if figure_.joules is not None
-    }
+    figures = {**account.phases, "all": account.work}
+    told = {name: per_step(each, steps) for name, each in figures.items() if each.joules is not None}
     joules, widths = zip(*told.values(), strict=True) if told else ((), ())
     below.barh(
         list(told), joules, height=0.5, xerr=widths, capsize=4, color=[colours.get(name, "tab:gray") for name in told]

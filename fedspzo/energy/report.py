@@ -77,7 +77,7 @@ def account_lines(account: Account, steps: int, repeated: Repeated) -> list[str]
             told = ["—", "—", "—"]
             reasons[figure.reason] = None
         else:
-            joules, width = _per(figure, steps)
+            joules, width = per_step(figure, steps)
             share = f"{figure.joules / account.work.joules:.1%}" if account.work.joules else "—"
             told = [f"{joules:.4g}", f"{width:.2g}", share]
         rows.append([name, *told, f"{figure.seconds / steps:.4g}", f"{figure.alone:.0%}"])
@@ -157,7 +157,7 @@ def describe_joules(status: ServerStatus) -> dict[str, float]:
     return {"measured_joules": status.measured_joules, "estimated_joules": status.estimated_joules}
 
 
-def _per(figure: Figure, steps: int) -> tuple[float, float]:
+def per_step(figure: Figure, steps: int) -> tuple[float, float]:
     """Joules and their half-width a step, of the steps that there are readings of."""
     seen = steps * figure.covered
     return ((figure.joules or 0.0) / seen, (figure.half_width or 0.0) / seen) if seen else (0.0, 0.0)

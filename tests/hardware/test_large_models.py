@@ -1,4 +1,4 @@
-"""One of the paper's models by its true config, held to its bars for memory. ``benchmarks/large_models.py`` has all."""
+"""The paper's models by their true configs, held to their bars for memory: see ``benchmarks/large_models.py``."""
 
 from __future__ import annotations
 
@@ -13,8 +13,15 @@ import pytest
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "large_models.py"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("model", "weights", "gigabytes", "export_mb"), [("roberta-large", "float32", 5, 1500)])
+@pytest.mark.parametrize(
+    ("model", "weights", "gigabytes", "export_mb"),
+    [
+        pytest.param("roberta-large", "float32", 5, 1500, marks=pytest.mark.slow),
+        # Minutes of disk each: run with -m matrix, as all that is too much for CI.
+        pytest.param("opt-1.3b", "float32", 14, 1700, marks=pytest.mark.matrix),  # whose checkpoint has 5,263 MB
+        pytest.param("llama-3.2-3b", "int4", 10, 6000, marks=pytest.mark.matrix),  # adapters over 4 bits
+    ],
+)
 def test_memory(model: str, weights: str, gigabytes: int, export_mb: int) -> None:
     if psutil.virtual_memory().available < gigabytes << 30:
         pytest.skip(f"broker, server and device of {model} on one machine need {gigabytes} GB of memory")

@@ -217,8 +217,13 @@ def test_such_a_task_is_learnt(checkpoint: Path, task: Task, tmp_path: Path) -> 
     assert trained.evaluation.loss < before.loss
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "kind"), [("roberta", MULTI), ("gpt2", REGRESSION)])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("roberta", MULTI), ("gpt2", REGRESSION))),
+        *(pytest.param(*case, marks=pytest.mark.matrix) for case in (("roberta", REGRESSION), ("gpt2", MULTI))),
+    ],
+)
 def test_label_words_and_both_engines(name: str, kind: str, tmp_path: Path) -> None:
     form, template = ("masked", "{text}{mask}") if name == "roberta" else ("causal", "{text}")
     words = {"wake": " good", "song": " bad", "none": " dull"} if kind == MULTI else {"0": " good", "5": " bad"}

@@ -234,7 +234,7 @@ def test_each_format_keeps_the_base_in_its_way(tmp_path: Path) -> None:
 def test_a_quantised_base_learns_as_well(tmp_path: Path) -> None:
     """Before tuning, 4 bits are within 2 % of the float base's loss; after the same rounds, both are within 3 %."""
     train_decoder(tmp_path / "decoder")
-    low_rank, scales = (LowRank(8), (4e-3, 1.6e-2)), (OutputScales(), (0.2, 0.8))
+    low_rank, scales = (LowRank(8), (8e-3, 3.2e-2)), (OutputScales(), (0.4, 1.6))
     before, after = {}, {}
     for name, weights, (adapters, rates) in (
         ("float32", "float32", low_rank), ("int8", "int8", low_rank), ("int4", "int4", low_rank),
@@ -254,11 +254,10 @@ def test_a_quantised_base_learns_as_well(tmp_path: Path) -> None:
         losses = [_trained_loss(bundle, stores, blocks, job) for job in range(3)]
         after[name] = np.mean(losses)  # directions of one job may suit one base better by chance
     print(before, after)
-    # How wrong the decoder is at the start, and so by how much it can get better, differs from processor to processor.
-    for name in ("float32", "scales"):
-        assert after[name] < min(0.25, before[name] / 2)
+    assert after["float32"] < before["float32"] / 8
     assert before["int4"] <= 1.02 * before["float32"]
     assert max(after["int8"], after["int4"]) <= 1.03 * after["float32"]
+    assert after["scales"] < before["scales"] / 8
 
 
 def _trained_loss(bundle: Bundle, stores: list[DataStore], blocks: tuple[Block, ...], job: int) -> float:
