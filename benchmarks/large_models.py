@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import random
 import shutil
 import subprocess
 import sys
@@ -53,7 +54,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 def make_checkpoint(name: str, folder: Path, **changes: Any) -> None:
-    """Save a model of that config with random weights, and a byte-level tokenizer trained on a few words."""
+    """Save a model of that config with random weights, and a byte-level tokenizer of its size."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
@@ -63,11 +64,11 @@ def make_checkpoint(name: str, folder: Path, **changes: Any) -> None:
     dtype = torch.bfloat16 if kind == "llama" else torch.float32  # as the hub has them
     torch.manual_seed(0)
     factory.from_config(AutoConfig.for_model(kind, **settings), dtype=dtype).save_pretrained(folder)
-    save_tokenizer(folder, closes=kind == "roberta")
+    save_tokenizer(folder, settings["vocab_size"], closes=kind == "roberta")
 
 
-def save_tokenizer(folder: Path, closes: bool) -> None:
-    """A byte-level tokenizer trained on a few words; one that closes texts has a mask too, as RoBERTa's."""
+def save_tokenizer(folder: Path, size: int, closes: bool) -> None:
+    """A byte-level tokenizer of the model's size, trained on a few words; one that closes texts has a mask too."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -80,6 +81,8 @@ def save_tokenizer(folder: Path, closes: bool) -> None:
         show_progress=False,
     )
     tokenizer.train_from_iterator(TEXTS * 3, trainer)
+    trained = json.loads(tokenizer.to_str())["model"]
+    tokenizer.model = models.BPE(**grown(trained["vocab"], [tuple(merge) for merge in trained["merges"]], size))
     end = " </s>" if closes else ""
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"<s> $A{end}", special_tokens=[("<s>", 0), ("</s>", 2)]
@@ -87,6 +90,29 @@ def save_tokenizer(folder: Path, closes: bool) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "mask_token": "<mask>", "eos_token": "</s>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def grown(vocabulary: dict[str, int], merges: list[tuple[str, str]], size: int) -> dict[str, Any]:
+    """A vocabulary with random tokens, and their merges, up to a size; a tenth of them have two."""
+    draw = random.Random(0)
+    letters = [token for token in vocabulary if len(token) == 1 and token.isascii() and token.isalpha()]
+    halves = [first + second for first in letters for second in letters]
+    for token in halves:
+        if token not in vocabulary:
+            vocabulary[token] = len(vocabulary)
+            merges.append((token[0], token[1]))
+    while len(vocabulary) < size:
+        first, second, third = draw.choice(halves), draw.choice(letters), draw.choice(halves)
+        for left, right in ((first, second), (first + second, third)):
+            if left + right not in vocabulary and len(vocabulary) < size:
+                vocabulary[left + right] = len(vocabulary)
+                merges.append((left, right))
+    known = {*merges}
+    for token in (token for token in vocabulary if len(token) == 5):
+        pair = token[:2], token[2:]
+        if len(merges) < 1.1 * size and pair not in known and pair[1] in vocabulary:
+            merges.append(pair)
+    return {"vocab": vocabulary, "merges": merges}
 
 
 def watch(command: list[str], folder: Path) -> tuple[float, float]:

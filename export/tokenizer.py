@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
+from tokenizers.models import BPE
 from tokenizers.normalizers import Lowercase, Sequence
 from transformers import AutoTokenizer
 
 from fedspzo.device_runtime.data.tokenizer import Tokenizer as DeviceTokenizer
 from fedspzo.device_runtime.data.tokenizer import load_tokenizer
 from fedspzo.device_runtime.data.tokenizer.pipeline import PythonTokenizer
+from fedspzo.device_runtime.data.tokenizer.vocabulary import write_vocabulary
 from fedspzo.device_runtime.errors import BundleError, ExportError
-from fedspzo.device_runtime.model.manifest import TOKENIZER
+from fedspzo.device_runtime.model.manifest import TOKENIZER, VOCABULARY
 from fedspzo.export.quiet import quiet
 
 #: What settings of tokenizers turn on: spaces, case, accents, scripts, digits, forms of the same character, lines.
@@ -25,6 +27,8 @@ _PROBES = (
     *("don't I'LL we've x's", "a_b-c/d.e@f.g #tag $5 <b>c</b> [x] {y}", "zero\u200bwidth so\u00adft \ufeffmark"),
     *("Привет, Ελληνικά שלום العربية हिन्दी ไทย", "def f(x):\n    return x  # four spaces", "extraordinarily" * 8),
 )
+#: A vocabulary of more tokens costs devices tens of megabytes unless they map it.
+LARGE = 1 << 16
 #: How many of the added tokens are tried within texts: some tokenizers have thousands.
 _ADDED = 200
 
@@ -80,7 +84,7 @@ class ModelTokenizer:
                 tokenizer.normalizer = Sequence([Lowercase(), *parts])
 
     def write(self, path: Path) -> None:
-        """Write the tokenizer.json of a bundle.
+        """Write the tokenizer.json of a bundle, and beside a large one of byte pairs its vocabulary for mapping.
 
         Raises:
             ExportError: devices would not find the tokens in a text that ``AutoTokenizer`` finds.
@@ -94,6 +98,10 @@ class ModelTokenizer:
                 raise
         else:
             self._compare(python, "the tokenizer in Python")
+            if isinstance(self.backend.model, BPE) and self.backend.get_vocab_size(with_added_tokens=False) > LARGE:
+                vocabulary = path.with_name(VOCABULARY)
+                write_vocabulary(vocabulary, path)
+                self._compare(load_tokenizer(vocabulary), "the tokenizer with a mapped vocabulary")
 
     def render(self, messages: Iterable[Mapping[str, str]], asks: bool) -> str | None:
         """A dialogue as transformers renders it, or None where the template refuses it: some know no system.

@@ -13,7 +13,7 @@ from fedspzo.device_runtime.data.questions import Dialogue, Fields, Question
 from fedspzo.device_runtime.data.tokenizer import Tokenizer, load_tokenizer
 from fedspzo.device_runtime.errors import DataError
 from fedspzo.device_runtime.model.bundle import Bundle
-from fedspzo.device_runtime.model.manifest import TOKENIZER
+from fedspzo.device_runtime.model.manifest import TOKENIZER, VOCABULARY
 from fedspzo.device_runtime.model.task import CAUSAL, GENERATION, MASKED, SIMILARITY
 
 #: How many characters of a field are read for each token that fits: what is behind them could not matter unless tokens
@@ -40,7 +40,9 @@ class Encoder:
     """Tokenises a bundle's task with its tokenizer."""
 
     def __init__(self, bundle: Bundle) -> None:
-        self._tokenizer = load_tokenizer(bundle.folder / TOKENIZER)
+        self._tokenizer = load_tokenizer(
+            bundle.folder / (VOCABULARY if VOCABULARY in bundle.manifest.files else TOKENIZER)
+        )
         self._task = bundle.manifest.task
         self._length = bundle.manifest.length
         self._continues = self._task.form in (CAUSAL, GENERATION)

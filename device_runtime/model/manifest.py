@@ -18,6 +18,8 @@ from fedspzo.device_runtime.model.task import Task
 #: Of bundles; those with slices have a version of their own, so that older runtimes say that they must be updated.
 FORMAT, FORMAT_WITH_SLICES = 2, 3
 MANIFEST, WEIGHTS, TOKENIZER = "manifest.json", "weights.safetensors", "tokenizer.json"
+#: A large vocabulary, which is then not read from TOKENIZER.
+VOCABULARY = "vocabulary.safetensors"
 #: The quantised matrices, where a format's graphs refer to them (ExecuTorch's have files of their own kind).
 BASE = "base.safetensors"
 #: Feeds: the activation that stages hand on, the token rows that the first takes in its place, and, for the next token,

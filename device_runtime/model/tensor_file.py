@@ -31,6 +31,8 @@ _NAMES: dict[np.dtype[np.generic], str] = {
     DTYPES["bfloat16"]: "BF16",
     np.dtype("i1"): "I8",
     np.dtype("u1"): "U8",
+    np.dtype("i4"): "I32",
+    np.dtype("i8"): "I64",
 }
 
 
@@ -43,7 +45,7 @@ class _Entry:
 
 
 class TensorFile:
-    """A safetensors file of float32, float16 and bfloat16 tensors (these as integers) and of int8 and uint8 codes."""
+    """A safetensors file of float32, float16 and bfloat16 tensors (these as integers), and of integers."""
 
     def __init__(self, path: Path) -> None:
         """Raises BundleError when the file is not a whole safetensors file of such tensors, or cannot be opened."""

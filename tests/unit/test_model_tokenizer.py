@@ -8,14 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from models import make_checkpoint
 from pipelines import PIPELINES
 from refusals import raises
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer
 from writing import texts
 
+from fedspzo.device_runtime.data.encoder import Encoder
 from fedspzo.device_runtime.data.tokenizer import load_tokenizer
 from fedspzo.device_runtime.data.tokenizer.pipeline import PythonTokenizer
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.model.manifest import VOCABULARY
+from fedspzo.export.network.target import Target
+from fedspzo.export.pipeline import export_bundle
+from fedspzo.export.tasks import load_task
 from fedspzo.export.tokenizer import ModelTokenizer
 
 TEXTS = ("The soup was warm", " Ünïcode  Über 映画は \n", "soup's <|user|> x", *texts(60, seed=8))
@@ -106,6 +113,20 @@ def test_what_lies_beside_a_tokenizer_counts(name: str, tmp_path: Path) -> None:
     assert [python.encode(text).ids for text in TEXTS] == wanted
     alone = Tokenizer.from_file(str(folder / "tokenizer.json"))
     assert [alone.encode(text).ids for text in TEXTS] != wanted, "what lies beside it changes nothing: no case"
+
+
+def test_a_large_vocabulary_of_a_bundle_is_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedspzo.export.tokenizer.LARGE", 200)
+    checkpoint = make_checkpoint(tmp_path / "opt", "opt")
+    export_bundle(str(checkpoint), load_task("sst2"), Target(["torch"], [1], [24]), tmp_path / "bundle")
+    bundle = Bundle(tmp_path / "bundle")
+    fields = {"sentence": "the film was good"}
+    found = Encoder(bundle).encode(fields)
+    monkeypatch.setattr("fedspzo.device_runtime.data.encoder.VOCABULARY", "none")
+    assert found == Encoder(bundle).encode(fields)
+    (bundle.folder / VOCABULARY).write_bytes(b"")
+    with raises("bundle.file-altered", VOCABULARY):
+        Bundle(tmp_path / "bundle")
 
 
 def test_padding_and_truncation_are_left_out(tmp_path: Path) -> None:

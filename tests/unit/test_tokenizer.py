@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import runpy
+from contextlib import suppress
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -24,10 +25,15 @@ from fedspzo.device_runtime.data.tokenizer.pattern import pattern
 from fedspzo.device_runtime.data.tokenizer.pipeline import PythonTokenizer
 from fedspzo.device_runtime.data.tokenizer.text import original
 from fedspzo.device_runtime.data.tokenizer.unicode import ranges
+from fedspzo.device_runtime.data.tokenizer.vocabulary import open_vocabulary, write_vocabulary
 from fedspzo.device_runtime.errors import BundleError
+from fedspzo.device_runtime.model.manifest import VOCABULARY
+from fedspzo.device_runtime.model.tensor_file import TensorFile, write_tensors
 
 MINILM = "minilm"  # the one that is no imitation
-FAMILIES = [MINILM, *PIPELINES]
+#: Those of byte pairs also with their vocabularies mapped.
+MAPPED = {f"{name}-mapped": name for name in ("gpt2", "llama3", "llama2", "smollm")}
+FAMILIES = [MINILM, *PIPELINES, *MAPPED]
 
 
 @cache
@@ -44,6 +50,11 @@ def _library(name: str) -> tokenizers.Tokenizer:
 
 @cache
 def _both(name: str, folder: Path) -> tuple[tokenizers.Tokenizer, PythonTokenizer]:
+    if name in MAPPED:
+        theirs, _ = _both(MAPPED[name], folder)
+        (folder / name).mkdir()
+        write_vocabulary(folder / name / VOCABULARY, folder / f"{MAPPED[name]}.json")
+        return theirs, PythonTokenizer(folder / name / VOCABULARY)
     path = folder / f"{name}.json"
     _library(name).save(str(path))
     return tokenizers.Tokenizer.from_file(str(path)), PythonTokenizer(path)
@@ -152,6 +163,36 @@ def test_tokens_by_name(name: str, folder: Path) -> None:
 def test_the_library_is_taken_where_it_is(folder: Path) -> None:
     _both("bert", folder)
     assert isinstance(load_tokenizer(folder / "bert.json"), tokenizers.Tokenizer)
+
+
+def test_a_large_vocabulary_is_mapped_also_where_the_library_is(folder: Path) -> None:
+    _both("llama3-mapped", folder)
+    assert isinstance(load_tokenizer(folder / "llama3-mapped" / VOCABULARY), PythonTokenizer)
+    ids = open_vocabulary(folder / "llama3-mapped" / VOCABULARY)["model"]["vocab"]
+    assert dict(ids) == _library("llama3").get_vocab(with_added_tokens=False)
+    assert {ids.names[id]: id for id in ids.names} == dict(ids)
+    assert len(ids.names) == len(ids)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_a_damaged_vocabulary(folder: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """It is refused, or gives other tokens: nothing else."""
+    _both("smollm-mapped", folder)
+    whole = TensorFile(folder / "smollm-mapped" / VOCABULARY)
+    arrays = {name: whole.view(name).copy() for name in whole.names}
+    name = data.draw(st.sampled_from(whole.names))
+    arrays[name][data.draw(st.integers(0, len(arrays[name]) - 1))] = data.draw(
+        st.integers(*((0, 255) if name == "text" else (-(2**31), 2**31 - 1)))
+    )
+    if data.draw(st.booleans()):
+        arrays[name] = arrays[name][: data.draw(st.integers(0, len(arrays[name])))]
+    damaged = tmp_path_factory.mktemp("damaged") / VOCABULARY
+    shapes, dtypes = ({n: getattr(a, part) for n, a in arrays.items()} for part in ("shape", "dtype"))
+    write_tensors(damaged, shapes, arrays.values(), whole.metadata, dtypes=dtypes)
+    with suppress(BundleError):
+        tokenizer = PythonTokenizer(damaged)
+        tokenizer.decode(tokenizer.encode("a dull end of the film").ids)
 
 
 @pytest.mark.slow

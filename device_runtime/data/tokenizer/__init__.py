@@ -1,6 +1,7 @@
 """Tokenizers of bundles: the `tokenizers` library where it is installed, otherwise a reader in pure Python.
 
-There is no wheel of the library for Android. Both give the same tokens, offsets and texts.
+There is no wheel of the library for Android, and it holds a vocabulary of 128,000 tokens in 60 MB: large ones are read
+from a mapped file, in Python. Both give the same tokens, offsets and texts.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fedspzo.device_runtime.errors import BundleError
+from fedspzo.device_runtime.model.manifest import VOCABULARY
 
 
 class Encoding(Protocol):
@@ -45,17 +47,17 @@ class Tokenizer(Protocol):
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer of a tokenizer.json, which neither cuts texts nor fills them up.
+    """The tokenizer of a tokenizer.json or of a large vocabulary, which neither cuts texts nor fills them up.
 
     Raises:
         BundleError: it cannot be read.
     """
+    if path.name == VOCABULARY:
+        return _in_python(path)
     try:
         from tokenizers import Tokenizer as Library
     except ImportError:
-        from fedspzo.device_runtime.data.tokenizer.pipeline import PythonTokenizer
-
-        return PythonTokenizer(path)
+        return _in_python(path)
     try:
         tokenizer = Library.from_file(str(path))
     except Exception as error:  # the library raises no type of its own
@@ -63,3 +65,9 @@ def load_tokenizer(path: Path) -> Tokenizer:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+def _in_python(path: Path) -> Tokenizer:
+    from fedspzo.device_runtime.data.tokenizer.pipeline import PythonTokenizer
+
+    return PythonTokenizer(path)

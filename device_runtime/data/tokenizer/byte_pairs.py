@@ -7,12 +7,53 @@ SentencePiece and LLaMA 3 have added: unknown characters as their bytes, and who
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 
 from fedspzo.device_runtime.data.tokenizer.spec import Spec, unsupported
 from fedspzo.device_runtime.errors import BundleError
 
 _SHIFT = 32
+
+
+@dataclass(frozen=True)
+class Merges:
+    """Merges in the order that they were learnt in.
+
+    Attributes:
+        ranks: both tokens of a pair in one number (the first's · 2³² + the second's) → its rank.
+        merged: by rank, the number of the token that a pair becomes.
+    """
+
+    ranks: Mapping[int, int]
+    merged: Sequence[int]
+
+
+def learnt(merges: Iterable[str | Sequence[str]], ids: Mapping[str, int], prefix: str) -> Merges:
+    """The merges of a tokenizer.json.
+
+    Args:
+        merges: both tokens, with a space between them or as a list.
+        ids: token → number.
+        prefix: what tokens have in front that continue a word.
+
+    Raises:
+        BundleError: a merge is not one of two tokens into a third.
+    """
+    ranks: dict[int, int] = {}
+    merged = array("q")
+    for merge in merges:
+        first, second = merge.split(" ") if isinstance(merge, str) else merge
+        try:
+            ranks[ids[first] << _SHIFT | ids[second]] = len(merged)
+            merged.append(ids[first + second[len(prefix) :]])
+        except KeyError as error:
+            raise BundleError(
+                "tokenizer.merge-missing",
+                f"tokenizer.json has a merge with {error}, which its vocabulary lacks; export the bundle again",
+            ) from None
+    return Merges(ranks, merged)
 
 
 class BytePairs:
@@ -24,7 +65,7 @@ class BytePairs:
 
     def __init__(self, spec: Spec) -> None:
         """Raises BundleError when a merge is not one of two tokens into a third."""
-        self.ids: dict[str, int] = spec["vocab"]
+        self.ids: Mapping[str, int] = spec["vocab"]
         if spec.get("dropout"):
             raise unsupported("merges that are dropped at random")
         self._unknown: str | None = spec.get("unk_token")
@@ -33,21 +74,8 @@ class BytePairs:
         self._fuses = bool(spec.get("fuse_unk"))
         self._falls_back = bool(spec.get("byte_fallback"))
         self._whole = bool(spec.get("ignore_merges"))
-        #: Both symbols of a pair in one number → its rank; and what it becomes, by rank.
-        self._ranks: dict[int, int] = {}
-        self._merged = array("q")
-        for merge in spec["merges"]:
-            first, second = merge.split(" ") if isinstance(merge, str) else merge
-            try:
-                pair = self.ids[first] << _SHIFT | self.ids[second]
-                merged = self.ids[first + second[len(self._prefix) :]]
-            except KeyError as error:
-                raise BundleError(
-                    "tokenizer.merge-missing",
-                    f"tokenizer.json has a merge with {error}, which its vocabulary lacks; export the bundle again",
-                ) from None
-            self._ranks[pair] = len(self._merged)
-            self._merged.append(merged)
+        merges = spec["merges"]
+        self._merges = merges if isinstance(merges, Merges) else learnt(merges, self.ids, self._prefix)
 
     def symbols(self, word: str) -> list[tuple[int, int]]:
         """A word's tokens, each with its width in bytes."""
@@ -90,7 +118,7 @@ class BytePairs:
         return ids, widths
 
     def _unknown_id(self) -> int:
-        if self._unknown not in self.ids:
+        if self._unknown is None or self._unknown not in self.ids:
             raise BundleError(
                 "tokenizer.unknown-token-missing",
                 f"tokenizer.json lacks its unknown token {self._unknown!r} in the vocabulary; export the bundle again",
@@ -98,7 +126,7 @@ class BytePairs:
         return self.ids[self._unknown]
 
     def _merge(self, ids: list[int], widths: list[int]) -> list[tuple[int, int]]:
-        ranks, count = self._ranks, len(ids)
+        ranks, merged, count = self._merges.ranks, self._merges.merged, len(ids)
         before, after = list(range(-1, count - 1)), list(range(1, count + 1))
         heap = [
             (rank, place)
@@ -112,9 +140,9 @@ class BytePairs:
             if not widths[place] or right == count:
                 continue
             now = ranks.get(ids[place] << _SHIFT | ids[right])
-            if now is None or self._merged[now] != self._merged[rank]:
+            if now is None or merged[now] != merged[rank]:
                 continue  # the pair has been merged with something else since
-            ids[place] = self._merged[rank]
+            ids[place] = merged[rank]
             widths[place] += widths[right]
             widths[right] = 0
             follower = after[place] = after[right]

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from fedspzo.device_runtime.data.tokenizer import byte_pairs
 from fedspzo.device_runtime.data.tokenizer.spec import Spec, build
+from fedspzo.device_runtime.data.tokenizer.vocabulary import Ids
 from fedspzo.device_runtime.errors import BundleError
 
 #: How many words' tokens are remembered, and of what length at most: longer ones hardly come again, and some tokenizers
@@ -63,8 +64,8 @@ def model(spec: Spec) -> Model:
     return build(spec, "model", {"WordPiece": _word_piece, "WordLevel": _word_level, "BPE": _bpe, "Unigram": _unigram})
 
 
-def _named(ids: Mapping[str, int]) -> dict[int, str]:
-    return {id: token for token, id in ids.items()}
+def _named(ids: Mapping[str, int]) -> Mapping[int, str]:
+    return ids.names if isinstance(ids, Ids) else {id: token for token, id in ids.items()}
 
 
 def _remembered(tokens: Callable[[str], Sequence[Token]]) -> Callable[[str], Sequence[Token]]:

@@ -17,7 +17,9 @@ from fedspzo.device_runtime.data.tokenizer.normalizers import normalizer
 from fedspzo.device_runtime.data.tokenizer.post_processors import post_processor
 from fedspzo.device_runtime.data.tokenizer.pre_tokenizers import pre_tokenizer
 from fedspzo.device_runtime.data.tokenizer.spec import read
+from fedspzo.device_runtime.data.tokenizer.vocabulary import open_vocabulary
 from fedspzo.device_runtime.errors import BundleError
+from fedspzo.device_runtime.model.manifest import VOCABULARY
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,9 @@ class PythonTokenizer:
     """A tokenizer in Python alone."""
 
     def __init__(self, path: Path) -> None:
-        """Read a tokenizer.json. Raises BundleError for any other file, or when it has unknown parts."""
+        """Read a tokenizer.json, or a large one's vocabulary. Raises BundleError when the file has unknown parts."""
         try:
-            spec = read(path.read_bytes())
+            spec = open_vocabulary(path) if path.name == VOCABULARY else read(path.read_bytes())
             self._model = model(spec["model"])
             self._added = AddedTokens(spec.get("added_tokens", []), self._model, normalizer(spec.get("normalizer")))
             self._pre_tokenize = pre_tokenizer(spec.get("pre_tokenizer"))
