@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class FedSPZOError(Exception):
-    """Anything that went wrong and that a user can act on; commands print it and exit with status 1.
+    """Anything that went wrong and that a user can act on; commands print it and exit with status 1, or 78.
 
     Attributes:
         kind: what the cause is, for programs: ``job.quorum-above-cohort``. docs/errors.md lists them all.

@@ -194,7 +194,7 @@ class Device:
                 state,
                 examples,
                 self._observe,
-                self._alive,
+                self._turned,
                 watch,
                 book,
                 self._least,
@@ -205,6 +205,15 @@ class Device:
                 book.rest()
             agent.connect()
             yield agent
+
+    def _turned(self) -> None:
+        self._alive()
+        if self.bundle.replaced():
+            log.warning(
+                "%s has another bundle by now; this device keeps to the one that it has opened: to change, stop it,"
+                " and start it once with --afresh, which keeps its id and key",
+                self.bundle.folder,
+            )
 
     def _examples(self) -> Callable[[], DataStore]:
         data = self._data

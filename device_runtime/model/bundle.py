@@ -31,7 +31,9 @@ class Bundle:
             BundleError: a file is missing, truncated, altered, or of a version this runtime does not know.
         """
         self.folder = Path(folder)
+        self._seen = self._version()
         text = self._read_manifest()
+        self._hash = _text_hash(text)
         self.manifest = parse_manifest(self.folder, text)
         for name, expected in self.manifest.files.items():
             self._check_file(name, expected)
@@ -50,6 +52,17 @@ class Bundle:
                         "bundle.weights-mismatch",
                         f"{self.folder} has a tensor '{name}' that differs from its manifest; export the bundle again",
                     )
+
+    def replaced(self) -> bool:
+        """Whether the folder has another bundle by now, or none; each is told once."""
+        version = self._version()
+        if version == self._seen:
+            return False
+        self._seen = version
+        try:
+            return _text_hash(self._read_manifest()) != self._hash
+        except BundleError:
+            return True
 
     @property
     def source(self) -> str:
@@ -84,6 +97,14 @@ class Bundle:
         """The file that a tensor lies in."""
         return self.weights if self.base is None or spec.name in self.weights else self.base
 
+    def _version(self) -> tuple[int, int, int] | None:
+        """What changes with the manifest; None where there is none."""
+        try:
+            status = (self.folder / MANIFEST).stat()
+        except OSError:
+            return None
+        return status.st_ino, status.st_mtime_ns, status.st_size
+
     def _read_manifest(self) -> str:
         try:
             with (self.folder / MANIFEST).open("rb") as file:
@@ -111,6 +132,10 @@ class Bundle:
             raise BundleError(
                 "bundle.file-altered", f"{path} was truncated or altered after the export; get the bundle again"
             )
+
+
+def _text_hash(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
 
 
 def file_hash(path: Path) -> str:

@@ -263,7 +263,8 @@ def _claim(file: Path, what: str, value: str, keep: bool = False) -> str:
     if known and not keep and known != value:
         raise StateError(
             "state.other-owner",
-            f"{file.parent} belongs to {what} '{known}', not '{value}'; give each a folder of its own",
+            f"{file.parent} belongs to {what} '{known}', not '{value}'; give each a folder of its own"
+            + (", or start the device once with --afresh, which keeps its id and key" if what == "bundle" else ""),
         )
     if not known:
         write_atomically(file, value.encode())

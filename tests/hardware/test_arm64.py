@@ -25,7 +25,8 @@ SUITE = ("bundle", "data", "directions", "hostile", "prefix", "replica", "trust"
 #: What the tests above may spawn is run in the emulator too.
 RUN_SUITE = "import sys, pytest; sys.executable = sys.argv.pop(1); sys.exit(pytest.main(sys.argv[1:]))"
 PROBE = REPOSITORY / "tests" / "support" / "arm64_probe.py"
-MOST_BYTES = 150_000_000
+#: Fetched; and installed, without the libraries of LiteRT that docs/embedded-linux.md deletes.
+MOST_FETCHED, MOST_BYTES = 90_000_000, 115_000_000
 #: Two engines, or one on two processors, add the same products in another order: a loss of about 1 differs in its last
 #: places, 2e-6 here. A scalar is a difference of two losses over 2ε.
 LOSS_ERROR, EPSILON = 1e-5, 1e-3
@@ -37,7 +38,7 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Board:
 
 
 def test_little_is_downloaded(board: Board) -> None:
-    assert sum(board.downloads.values()) <= MOST_BYTES, board.downloads
+    assert sum(board.downloads.values()) <= MOST_FETCHED, board.downloads
 
 
 @pytest.mark.parametrize("python", ["3.11", "3.13"])

@@ -301,7 +301,7 @@ def test_a_refused_device_ends_with_a_sentence(processes: Processes, broker: Emb
     peer.say(topics.down("a"), Refusal(sync.key, sync.session, "it may not"), device="a")
     _, errors = device.communicate(timeout=PATIENCE_S)
     peer.close()
-    assert device.returncode == 1
+    assert device.returncode == 78
     assert "fedspzo device: the server refuses device 'a': it may not" in errors
     assert "Traceback" not in errors
 

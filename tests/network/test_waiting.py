@@ -23,6 +23,7 @@ from fedspzo.device_runtime.device.device import Device
 from fedspzo.device_runtime.device.events import Acknowledged, Event, Finished, Waiting
 from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.model.manifest import MANIFEST
 from fedspzo.device_runtime.protocol.messages import Hello, Refusal, Sync
 from fedspzo.device_runtime.protocol.topics import Topics
 from fedspzo.device_runtime.replica.state import DeviceState
@@ -117,10 +118,16 @@ def test_a_bundle_of_another_server(
     other.close()
 
 
-def test_two_devices_in_one_process(start: Callable[..., Running], processes: Processes) -> None:
+def test_two_devices_in_one_process(
+    start: Callable[..., Running], processes: Processes, caplog: pytest.LogCaptureFixture
+) -> None:
     """They start and stop by themselves, and learn that the job has ended, and at which round."""
     away, *both = (start(name) for name in ("away", "a", "b"))
+    manifest = processes.bundle / MANIFEST
+    manifest.write_text(manifest.read_text() + "\n")
     away.heard(Waiting)
+    away.heard(Waiting)
+    assert "has another bundle by now" in caplog.text
     away.stop()
     assert away.wait() is None
     server = processes.server("--rounds", "3", "--devices", "2", "--cohort", "2", "--quorum", "2")

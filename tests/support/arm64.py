@@ -27,6 +27,8 @@ _TOOLS = (EMULATOR, COMPILER, CXX_COMPILER, "apt-get", "dpkg-deb")
 _SUITE, _PACKAGES = "bookworm", ("python3.11", "libstdc++6", "libgomp1")
 #: For the suite, and ExecuTorch's libraries, of which the engine needs no dependency.
 _TEST_WHEELS = ("pytest", "pytest-timeout", "hypothesis", "psutil", "safetensors")
+#: Libraries of LiteRT's wheel that no device loads; docs/embedded-linux.md says how to delete them.
+UNLOADED = ("libLiteRtWebGpuAccelerator.so", "libpywrap_litert_common.so")
 #: LiteRT asks which processor it runs on, and would read this machine's file.
 _CPUINFO = {
     "processor": "0",
@@ -133,6 +135,8 @@ def _third_party() -> tuple[Path, list[Path]]:
             for name, names in wanted.items():
                 fetched = download(Path(temporary, name), *names)
                 install(partial / name, *fetched)
+                for library in UNLOADED:
+                    (partial / name / "ai_edge_litert" / library).unlink(missing_ok=True)
                 downloads[name] = sum(file.stat().st_size for file in fetched)
             (partial / "downloads.json").write_text(json.dumps(downloads))
             try:

@@ -1,6 +1,8 @@
-"""Refusals: an error with its kind that names the thing and the cure; a command's one sentence and status 1."""
+"""Refusals: an error with its kind that names the thing and the cure; a command's one sentence and status 1 or 78."""
 
 from __future__ import annotations
+
+import re
 
 import pytest
 
@@ -30,9 +32,11 @@ class raises:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    assert main(list(map(str, arguments))) == 1
+    status = main(list(map(str, arguments)))
     *progress, error = capsys.readouterr().err.strip().splitlines()
     # Work that takes long shows where it is, and a device says with how many examples it starts.
     assert all(" … " in line or " INFO " in line for line in progress), progress
     assert error.startswith(f"fedspzo {arguments[0]}: ")
+    passing = re.search(r"\[(broker\.|state\.(in-use|unusable))", error)
+    assert status == (78 if arguments[0] == "device" and not passing else 1)
     return error

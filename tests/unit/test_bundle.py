@@ -66,6 +66,19 @@ def test_one_flipped_bit_is_found(copy: Path) -> None:
         Bundle(copy)
 
 
+def test_another_bundle_in_the_folder_is_told_once(copy: Path) -> None:
+    opened = Bundle(copy)
+    assert not opened.replaced()
+    (copy / "manifest.json").touch()
+    assert not opened.replaced(), "the same bundle"
+    edit(copy, lambda m: m.update(base=""))
+    assert opened.replaced() == (Bundle(copy)._hash != opened._hash)
+    assert not opened.replaced()
+    (copy / "manifest.json").unlink()
+    assert opened.replaced()
+    assert not opened.replaced()
+
+
 def test_identity_is_of_the_model_and_not_of_the_graphs(copy: Path, bundle: Bundle) -> None:
     edit(copy, lambda m: [g["files"].pop("torch") for g in m["shapes"][0]["graphs"].values()])  # type: ignore[index]
     assert Bundle(copy).identity == bundle.identity
