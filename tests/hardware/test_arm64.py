@@ -26,7 +26,7 @@ SUITE = ("bundle", "data", "directions", "hostile", "prefix", "replica", "trust"
 RUN_SUITE = "import sys, pytest; sys.executable = sys.argv.pop(1); sys.exit(pytest.main(sys.argv[1:]))"
 PROBE = REPOSITORY / "tests" / "support" / "arm64_probe.py"
 #: Fetched; and installed, without the libraries of LiteRT that docs/embedded-linux.md deletes.
-MOST_FETCHED, MOST_BYTES = 90_000_000, 115_000_000
+MOST_FETCHED, MOST_BYTES = 90_000_000, 118_000_000
 #: Two engines, or one on two processors, add the same products in another order: a loss of about 1 differs in its last
 #: places, 2e-6 here. A scalar is a difference of two losses over 2ε.
 LOSS_ERROR, EPSILON = 1e-5, 1e-3
