@@ -28,8 +28,8 @@ class Framework:
     """Where the files lie.
 
     Attributes:
-        folder: with ``sdk/`` (what Robolectric runs), ``jars/`` (class path of tests), ``aars/`` (Material and AndroidX),
-            ``tools/`` (D8 and R8), ``framework/`` (resources to link with).
+        folder: with ``sdk/`` (what Robolectric runs), ``jars/`` (class path of tests), ``aars/`` (Material and
+            AndroidX), ``tools/`` (D8 and R8), ``framework/`` (resources to link with).
     """
 
     folder: Path
@@ -70,8 +70,8 @@ def find_framework() -> Framework:
     archive = (Path(given) if given else _BESIDE) / _FILE
     if not archive.is_file():
         raise NoFramework(
-            f"Android's framework is not at {archive}, and Maven Central cannot be reached: set {VARIABLE} to the folder"
-            f" that holds {_FILE}"
+            f"Android's framework is not at {archive}, and Maven Central cannot be reached: set {VARIABLE} to the"
+            f" folder that holds {_FILE}"
         )
     with archive.open("rb") as file:
         name = hashlib.sha256(file.read()).hexdigest()[:12]

@@ -72,7 +72,7 @@ def run_tests(framework: Framework, out: Path, names: Sequence[str] = ()) -> int
     command = [
         "java", "-Drobolectric.offline=true", f"-Drobolectric.dependency.dir={framework.folder / 'sdk'}",
         f"-Djava.library.path={environment['LD_LIBRARY_PATH']}", f"-Dfedspzo.python={sys.executable}",
-        f"-Dfedspzo.project={ROOT}", "-XX:TieredStopAtLevel=1", "-Xshare:auto", "-cp",
+        f"-Dfedspzo.project={ROOT}", "-XX:TieredStopAtLevel=1", "-cp",
         ":".join(map(str, [tests, config, TESTS / "resources", *class_path, framework.stubs])),
         "org.fedspzo.app.Suite", *chosen,
     ]  # fmt: skip

@@ -7,7 +7,7 @@ import importlib.abc
 import importlib.machinery
 import itertools
 import types
-from typing import Any
+from typing import Any, ClassVar
 
 _objects: dict[int, Any] = {}
 _numbers = itertools.count(1)
@@ -17,7 +17,7 @@ _loader: Any = None
 class _Package(types.ModuleType):
     """A package of Java's, whose classes are found when they are asked for."""
 
-    __path__: list[str] = []
+    __path__: ClassVar[list[str]] = []
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
