@@ -15,6 +15,9 @@ import java.io.OutputStream;
 
 /** Copies what was chosen through the Storage Access Framework into the app's own storage. */
 final class Documents {
+    /** Bytes that an import leaves to the phone. */
+    private static final long LEFT_FREE = 64 << 20;
+
     private Documents() {}
 
     /** The document's name, without anything that leads out of a folder. */
@@ -25,13 +28,23 @@ final class Documents {
         }
     }
 
+    /** Throws IOException when it cannot be read, or would leave less than {@link #LEFT_FREE} on the phone. */
     static void copyFile(ContentResolver resolver, Uri uri, File target) throws IOException {
+        copyFile(resolver, uri, target, target.getAbsoluteFile().getParentFile().getUsableSpace() - LEFT_FREE);
+    }
+
+    static void copyFile(ContentResolver resolver, Uri uri, File target, long room) throws IOException {
         try (InputStream in = resolver.openInputStream(uri); OutputStream out = new FileOutputStream(target)) {
             if (in == null) {
                 throw new IOException("it does not open");
             }
             byte[] piece = new byte[1 << 20];
+            long left = room;
             for (int count = in.read(piece); count >= 0; count = in.read(piece)) {
+                left -= count;
+                if (left < 0) {
+                    throw new IOException("there is no room for it");
+                }
                 out.write(piece, 0, count);
             }
         }

@@ -27,7 +27,7 @@ import java.util.concurrent.atomic.AtomicReference;
 /** The phone that a test has: the app's process on it, what it holds, its network and its battery. */
 final class Phone {
     /** An invitation to a broker that nobody runs: port 9 discards. */
-    static final String NOWHERE = "mqtt://phone-1:secret@127.0.0.1:9";
+    static final String SECRET = "word-of-phone-1", NOWHERE = "mqtt://phone-1:" + SECRET + "@127.0.0.1:9";
 
     final Context app = RuntimeEnvironment.getApplication();
 
