@@ -257,6 +257,7 @@ class App:
                 "answer": self._answer,
                 "running": training is not None and training.running,
                 "connected": training is not None and training.connected,
+                "working": training is not None and training.working,
                 "finished": training is not None and training.finished,
                 "paused": self._files.paused.exists(),
                 "message": (training.message if training else "") or self._message,

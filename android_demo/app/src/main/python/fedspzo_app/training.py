@@ -67,6 +67,7 @@ class Training:
         self._agent: Agent | None = None
         self._seen = (0, 0)  # bytes up and down at the last round
         self._rested = False  # whether the idle power was looked at
+        self._worked = False  # what was told last of :attr:`working`
         self._thread = threading.Thread(target=self._run, name="training", daemon=True)
 
     def start(self) -> None:
@@ -91,6 +92,11 @@ class Training:
         """Whether the connection to the broker stands."""
         agent = self._agent
         return agent is not None and agent.link.connected
+
+    @property
+    def working(self) -> bool:
+        """Whether the processor is needed: the phone takes part, and waits for neither broker nor conditions."""
+        return self.running and self.connected and not self._watch.limits.refusal(self._watch.seen)
 
     def _run(self) -> None:
         wait = _WAIT_S
@@ -121,6 +127,7 @@ class Training:
             self._state,
             self._examples,
             self._observe,
+            self._turn,
             watch=self._watch,
             book=self._book,
         )
@@ -135,6 +142,11 @@ class Training:
             agent.connect()
             self.finished = agent.run() is not None
         self.message = ""
+
+    def _turn(self) -> None:
+        if self.working != self._worked:
+            self._worked = not self._worked
+            self._changed()
 
     def _observe(self, event: Event) -> None:
         if isinstance(event, Acknowledged):

@@ -12,9 +12,15 @@ import java.io.FileOutputStream;
 import java.io.IOException;
 import java.io.InputStream;
 import java.io.OutputStream;
+import java.nio.file.Files;
 
 /** Copies what was chosen through the Storage Access Framework into the app's own storage. */
 final class Documents {
+    /** Bytes that an import leaves to the phone. */
+    private static final long LEFT_FREE = 64 << 20;
+    /** Folders in folders of a bundle, with room for others; characters of a name. */
+    private static final int DEEPEST = 8, LONGEST = 100;
+
     private Documents() {}
 
     /** The document's name, without anything that leads out of a folder. */
@@ -25,31 +31,45 @@ final class Documents {
         }
     }
 
+    /** Throws IOException when it cannot be read, or would leave less than {@link #LEFT_FREE} on the phone. */
     static void copyFile(ContentResolver resolver, Uri uri, File target) throws IOException {
+        copyFile(resolver, uri, target, target.getAbsoluteFile().getParentFile().getUsableSpace() - LEFT_FREE);
+    }
+
+    static void copyFile(ContentResolver resolver, Uri uri, File target, long room) throws IOException {
         try (InputStream in = resolver.openInputStream(uri); OutputStream out = new FileOutputStream(target)) {
             if (in == null) {
                 throw new IOException("it does not open");
             }
             byte[] piece = new byte[1 << 20];
+            long left = room;
             for (int count = in.read(piece); count >= 0; count = in.read(piece)) {
+                left -= count;
+                if (left < 0) {
+                    throw new IOException("there is no room for it");
+                }
                 out.write(piece, 0, count);
             }
         }
     }
 
     static void copyTree(ContentResolver resolver, Uri tree, File target) throws IOException {
-        copyFolder(resolver, tree, DocumentsContract.getTreeDocumentId(tree), target);
+        copyFolder(resolver, tree, DocumentsContract.getTreeDocumentId(tree), target, DEEPEST);
     }
 
     static void delete(File file) {
         File[] inside = file.listFiles();
-        for (File child : inside == null ? new File[0] : inside) {
+        for (File child : inside == null || Files.isSymbolicLink(file.toPath()) ? new File[0] : inside) {
             delete(child);
         }
         file.delete();
     }
 
-    private static void copyFolder(ContentResolver resolver, Uri tree, String id, File target) throws IOException {
+    private static void copyFolder(ContentResolver resolver, Uri tree, String id, File target, int deeper)
+            throws IOException {
+        if (deeper == 0) {
+            throw new IOException("its folders are too deep");
+        }
         if (!target.isDirectory() && !target.mkdirs()) {
             throw new IOException("no folder can be made in the app's storage");
         }
@@ -59,7 +79,7 @@ final class Documents {
             while (cursor != null && cursor.moveToNext()) {
                 File file = new File(target, plain(cursor.getString(1)));
                 if (Document.MIME_TYPE_DIR.equals(cursor.getString(2))) {
-                    copyFolder(resolver, tree, cursor.getString(0), file);
+                    copyFolder(resolver, tree, cursor.getString(0), file, deeper - 1);
                 } else {
                     copyFile(resolver, DocumentsContract.buildDocumentUriUsingTree(tree, cursor.getString(0)), file);
                 }
@@ -68,7 +88,8 @@ final class Documents {
     }
 
     private static String plain(String name) {
-        String last = name.substring(name.lastIndexOf('/') + 1);
+        String last = name.substring(name.lastIndexOf('/') + 1).replace('\0', '_');
+        last = last.length() <= LONGEST ? last : last.substring(0, LONGEST - 4) + last.substring(last.length() - 4);
         return last.isEmpty() || last.equals(".") || last.equals("..") ? "document" : last;
     }
 }
