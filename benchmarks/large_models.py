@@ -1,4 +1,4 @@
-"""Memory and time of export and of of federated rounds, for the paper's models by their true configs.
+"""Memory and time of export and of federated rounds, for the paper's models by their true configs.
 
 No weights can be had without a network, so they are random; sizes, graphs and memory are those of the real models.
 
@@ -7,7 +7,8 @@ No weights can be had without a network, so they are random; sizes, graphs and m
     python benchmarks/large_models.py --models llama-3.2-3b --weights int4 --memory 300MB --json
     python benchmarks/large_models.py --models llama-3.2-3b --weights int4 --memory 300MB --task completion --json
 
-With --memory, one-sided steps of 1 and 8 perturbations under it: their peak, and their seconds beside all in memory.
+With --memory, one-sided steps of 1 and 8 perturbations under it, by a device and by `fedspzo bench memory`: their peak,
+and their seconds beside all in memory.
 """
 
 from __future__ import annotations
@@ -188,7 +189,7 @@ def process(*arguments: str) -> Iterator[subprocess.Popen[str]]:
         started.wait()
 
 
-def run_rounds(bundle: Path, folder: Path, engine: str) -> dict[str, Any]:
+def run_rounds(bundle: Path, folder: Path, engine: str, memory: str | None) -> dict[str, Any]:
     """Rounds with a broker, a server and one device as processes; what the server and the device say of them."""
     from fedspzo.broker.server.state_folder import pin_bundle
 
@@ -202,6 +203,9 @@ def run_rounds(bundle: Path, folder: Path, engine: str) -> dict[str, Any]:
              "--cohort", "1", "--serve-after", "0"]  # fmt: skip
     device = [*FEDSPZO, "device", str(bundle), *url, "--state", str(folder / "device"), "--data", str(data),
               "--engine", engine, "--threads", "2"]  # fmt: skip
+    if memory:
+        serve += ["--sides", "1"]
+        device += ["--memory", memory]
     with process("broker", "--port", str(PORT)) as broker:
         assert broker.stdout is not None
         broker.stdout.readline()  # it listens
@@ -270,7 +274,7 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
         "bundle_mb": sum(path.stat().st_size for path in bundle.iterdir()) / 1e6,
         "export_seconds": seconds,
         "export_peak_rss_mb": peak / 1e6,
-        **run_rounds(bundle, folder, options.engine),
+        **run_rounds(bundle, folder, options.engine, options.memory),
     }
     if options.memory:
         found |= {"memory": options.memory, **measure_budget(bundle, options.memory, options.engine)}
@@ -282,7 +286,7 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
         stored = checkpoint_mb / (1 if options.weights == "float32" else 2)
         bars = {"export_peak_rss_mb": checkpoint_mb + 2000, "device_peak_rss_mb": 1.10 * stored + 250}
     if options.memory:
-        bars["step_peak_mb"] = (parse_memory(options.memory) or math.inf) / 1e6
+        bars["step_peak_mb"] = bars["device_peak_rss_mb"] = (parse_memory(options.memory) or math.inf) / 1e6
         if streams(Bundle(bundle).manifest, options.engine, options.memory):
             bars["warm_to_in_memory"] = 1.5
     found["bars"] = bars
