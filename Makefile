@@ -54,6 +54,7 @@ wheel-arm64: $(READY)  ## a wheel for ARM boards, into dist/
 test-android: $(READY)  ## the Android app, as far as that goes without an SDK
 	@missing=$$($(BIN)/python -c 'import sys; sys.path[:0] = ["tests/support"]; import android_sdk; print(*android_sdk.missing_tools())'); \
 	    [ -z "$$missing" ] || { echo "Not installed: $$missing; see android_demo/README.md." >&2; exit 1; }
+	$(BIN)/python tests/support/android_robolectric.py
 	$(BIN)/pytest -m 'slow or not slow' tests/android/test_android_build.py tests/android/test_android_app.py
 
 # 200 faults in a federation over a real mosquitto: some minutes, and mosquitto must be installed.

@@ -134,7 +134,7 @@ def shell(sdk: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--version-name", "0.2.0", "-o", folder / "linked.apk", folder / "resources.zip",
     )  # fmt: skip
     assert not re.findall("error|warn", said.replace("aapt2 W", "")), said
-    for name in ("lambdas", "later", "chaquopy"):
+    for name in ("lambdas", "later"):
         compile_java((STUBS / name).rglob("*.java"), folder / name)
     classes, sources = folder / "classes", set((MAIN / "java").rglob("*.java")) - {LATER}
     assert compile_java([LATER], classes, before=[folder / "later"]) == ""

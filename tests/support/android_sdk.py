@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fedspzo" / "android"
@@ -23,11 +24,15 @@ PACKAGES = {
     "python3.13-minimal": "trixie", "libpython3.13-minimal": "trixie", "libc6": "trixie", "libexpat1": "trixie",
     "zlib1g": "trixie", "libpython3.13-stdlib": "trixie", "libssl3t64": "trixie", "libsqlite3-0": "trixie",
     "libffi8": "trixie", "libbz2-1.0": "trixie", "liblzma5": "trixie", "libstdc++6": "trixie", "libgcc-s1": "trixie",
-    "libuuid1": "trixie", "libzstd1": "trixie",
+    "libuuid1": "trixie", "libzstd1": "trixie", "aapt": "trixie", "android-libaapt": "trixie",
+    "android-libandroidfw": "trixie", "android-libbase": "trixie", "android-libutils": "trixie",
+    "android-liblog": "trixie", "android-libziparchive": "trixie", "android-libbacktrace": "trixie",
+    "android-libcutils": "trixie", "libpng16-16t64": "trixie", "libprotobuf32t64": "trixie", "7zip": "trixie",
+    "libbsd0": "trixie", "libmd0": "trixie",
 }  # fmt: skip
 TOOLS = ("javac", "keytool", "aapt2", "zipalign", "apksigner", "apt-get", "dpkg-deb")
 _MIRROR, _KEYS = "http://deb.debian.org/debian", "/usr/share/keyrings/debian-archive-keyring.gpg"
-_UNPACKED = CACHE / "unpacked"
+_UNPACKED = CACHE / f"debian-{hashlib.sha256(repr(sorted(PACKAGES.items())).encode()).hexdigest()[:12]}"
 
 ANDROID_JAR = _UNPACKED / "usr/share/java/com.android.android-23.jar"
 DX_JAR = _UNPACKED / "usr/share/java/com.android.dx.jar"
@@ -45,10 +50,21 @@ def missing_tools() -> list[str]:
     return [tool for tool in TOOLS if shutil.which(tool) is None]
 
 
-def python_command() -> list[str]:
-    """Python of the app's version, with the C library of its own release."""
+def _with_its_libraries(program: Path, *more: str) -> list[str]:
+    """A program of that release, with the C library and others of its own release."""
     (loader,) = (_UNPACKED / "usr/lib").glob("*-linux-gnu/ld-linux-*.so.*")
-    return [str(loader), "--library-path", str(loader.parent), str(_PYTHON), "-S"]
+    folders = (loader.parent, *(loader.parent / name for name in more))
+    return [str(loader), "--library-path", ":".join(map(str, folders)), str(program)]
+
+
+def python_command() -> list[str]:
+    """Python of the app's version."""
+    return [*_with_its_libraries(_PYTHON), "-S"]
+
+
+def aapt2_command() -> list[str]:
+    """The aapt2 that links Material's resources, which those of older releases cannot."""
+    return _with_its_libraries(_UNPACKED / "usr/bin/aapt2", "android", "../7zip")
 
 
 def phone_python(wheels: dict[str, str], libraries: Path) -> tuple[list[str], Path]:
@@ -86,26 +102,36 @@ def phone_python(wheels: dict[str, str], libraries: Path) -> tuple[list[str], Pa
 
 
 def fetch() -> None:
-    """Fill the cache, the first time (some 45 MB)."""
-    if all(file.exists() for file in (ANDROID_JAR, DX_JAR, FRAMEWORK, _PYTHON)):
+    """Fill the cache, the first time (some 60 MB); it appears whole or not at all."""
+    if _UNPACKED.exists():
         return
-    shutil.rmtree(CACHE, ignore_errors=True)
-    for folder in ("lists/partial", "cache/archives/partial", "debs"):
-        (CACHE / folder).mkdir(parents=True)
-    sources = CACHE / "sources.list"
-    releases = sorted(set(PACKAGES.values()))
-    sources.write_text("".join(f"deb [signed-by={_KEYS}] {_MIRROR} {release} main\n" for release in releases))
-    options = [
-        f"-oDir::Etc::SourceList={sources}", "-oDir::Etc::SourceParts=-", f"-oDir::State::Lists={CACHE / 'lists'}",
-        f"-oDir::Cache={CACHE / 'cache'}", "-oAPT::Sandbox::User=", "-oAcquire::Languages=none", "-qq",
-    ]  # fmt: skip
-    subprocess.run(["apt-get", *options, "update"], check=True)
-    wanted = [f"{package}/{release}" for package, release in PACKAGES.items()]
-    subprocess.run(["apt-get", *options, "download", *wanted], cwd=CACHE / "debs", check=True)
-    for package in (CACHE / "debs").glob("*.deb"):
-        subprocess.run(["dpkg-deb", "-x", package, _UNPACKED], check=True)
-    for folder in ("lists", "cache", "debs"):
-        shutil.rmtree(CACHE / folder)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE) as made:
+        folder = Path(made)
+        for name in ("lists/partial", "cache/archives/partial", "debs"):
+            (folder / name).mkdir(parents=True)
+        sources = folder / "sources.list"
+        releases = sorted(set(PACKAGES.values()))
+        sources.write_text("".join(f"deb [signed-by={_KEYS}] {_MIRROR} {release} main\n" for release in releases))
+        options = [
+            f"-oDir::Etc::SourceList={sources}", "-oDir::Etc::SourceParts=-", f"-oDir::State::Lists={folder / 'lists'}",
+            f"-oDir::Cache={folder / 'cache'}", "-oAPT::Sandbox::User=", "-oAcquire::Languages=none", "-qq",
+        ]  # fmt: skip
+        subprocess.run(["apt-get", *options, "update"], check=True)
+        wanted = [f"{package}/{release}" for package, release in PACKAGES.items()]
+        subprocess.run(["apt-get", *options, "download", *wanted], cwd=folder / "debs", check=True)
+        for package in (folder / "debs").glob("*.deb"):
+            subprocess.run(["dpkg-deb", "-x", package, folder / "unpacked"], check=True)
+        rename_unless_there(folder / "unpacked", _UNPACKED)
+
+
+def rename_unless_there(made: Path, target: Path) -> None:
+    """Give a finished folder its name, where no other process was faster."""
+    try:
+        made.rename(target)
+    except OSError:
+        if not target.exists():
+            raise
 
 
 if __name__ == "__main__":

@@ -4,6 +4,6 @@ import android.content.Context;
 
 import com.chaquo.python.Python;
 
-public class AndroidPlatform extends Python.Platform {
+public final class AndroidPlatform extends Python.Platform {
     public AndroidPlatform(Context context) {}
 }

@@ -1,5 +1,0 @@
-package com.chaquo.python;
-
-public class PyObject {
-    public native PyObject callAttr(String key, Object... args);
-}
