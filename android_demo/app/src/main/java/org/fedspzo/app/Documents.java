@@ -15,6 +15,12 @@ import java.io.OutputStream;
 
 /** Copies what was chosen through the Storage Access Framework into the app's own storage. */
 final class Documents {
+    /** Is told of each piece that is copied. */
+    interface Count {
+        /** Throws to end the copying. */
+        void copied(int bytes) throws IOException;
+    }
+
     private Documents() {}
 
     /** The document's name, without anything that leads out of a folder. */
@@ -25,7 +31,7 @@ final class Documents {
         }
     }
 
-    static void copyFile(ContentResolver resolver, Uri uri, File target) throws IOException {
+    static void copyFile(ContentResolver resolver, Uri uri, File target, Count told) throws IOException {
         try (InputStream in = resolver.openInputStream(uri); OutputStream out = new FileOutputStream(target)) {
             if (in == null) {
                 throw new IOException("it does not open");
@@ -33,12 +39,13 @@ final class Documents {
             byte[] piece = new byte[1 << 20];
             for (int count = in.read(piece); count >= 0; count = in.read(piece)) {
                 out.write(piece, 0, count);
+                told.copied(count);
             }
         }
     }
 
-    static void copyTree(ContentResolver resolver, Uri tree, File target) throws IOException {
-        copyFolder(resolver, tree, DocumentsContract.getTreeDocumentId(tree), target);
+    static void copyTree(ContentResolver resolver, Uri tree, File target, Count told) throws IOException {
+        copyFolder(resolver, tree, DocumentsContract.getTreeDocumentId(tree), target, told);
     }
 
     static void delete(File file) {
@@ -49,7 +56,8 @@ final class Documents {
         file.delete();
     }
 
-    private static void copyFolder(ContentResolver resolver, Uri tree, String id, File target) throws IOException {
+    private static void copyFolder(ContentResolver resolver, Uri tree, String id, File target, Count told)
+            throws IOException {
         if (!target.isDirectory() && !target.mkdirs()) {
             throw new IOException("no folder can be made in the app's storage");
         }
@@ -59,9 +67,10 @@ final class Documents {
             while (cursor != null && cursor.moveToNext()) {
                 File file = new File(target, plain(cursor.getString(1)));
                 if (Document.MIME_TYPE_DIR.equals(cursor.getString(2))) {
-                    copyFolder(resolver, tree, cursor.getString(0), file);
+                    copyFolder(resolver, tree, cursor.getString(0), file, told);
                 } else {
-                    copyFile(resolver, DocumentsContract.buildDocumentUriUsingTree(tree, cursor.getString(0)), file);
+                    Uri child = DocumentsContract.buildDocumentUriUsingTree(tree, cursor.getString(0));
+                    copyFile(resolver, child, file, told);
                 }
             }
         }

@@ -1,6 +1,6 @@
 package org.fedspzo.app;
 
-import static org.junit.Assert.assertTrue;
+import static org.junit.Assert.assertEquals;
 
 import android.content.Intent;
 import android.net.Uri;
@@ -10,8 +10,6 @@ import org.junit.Before;
 import org.junit.Test;
 import org.junit.runner.RunWith;
 import org.robolectric.Robolectric;
-import org.robolectric.Shadows;
-import org.robolectric.shadows.ShadowAlertDialog;
 
 @RunWith(PhoneRunner.class)
 public final class InvitationTest {
@@ -23,9 +21,9 @@ public final class InvitationTest {
     @Test
     public void aLinkThatIsNoInvitationIsRefusedInASentence() throws Exception {
         Intent link = new Intent(Intent.ACTION_VIEW, Uri.parse("fedspzo:garbage"));
-        Robolectric.buildActivity(MainActivity.class, link).setup();
-        Wait.until("a dialog", () -> ShadowAlertDialog.getLatestDialog() != null);
-        TextView said = ShadowAlertDialog.getLatestDialog().findViewById(android.R.id.message);
-        assertTrue(said.getText().toString(), said.getText().toString().contains("invitation"));
+        MainActivity page = Robolectric.buildActivity(MainActivity.class, link).setup().get();
+        int said = com.google.android.material.R.id.snackbar_text;
+        Wait.until("a snackbar", () -> page.findViewById(said) != null);
+        assertEquals(page.getString(R.string.problem_invitation), ((TextView) page.findViewById(said)).getText().toString());
     }
 }
