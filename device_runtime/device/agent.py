@@ -128,8 +128,8 @@ class Agent:
         self.link.events.put(None)  # wakes it
 
     def connect(self) -> None:
-        """Connect to the broker. Raises BrokerError when it cannot be reached, or refuses."""
-        self.link.connect()
+        """Connect to the broker, or until :meth:`stop`. Raises BrokerError when it cannot be reached, or refuses."""
+        self.link.connect(stopped=lambda: self._stopping)
 
     def run(self) -> int | None:
         """Take part until the job ends, or :meth:`stop` is called.

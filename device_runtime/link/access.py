@@ -75,7 +75,7 @@ class Access:
             if not all(isinstance(value, str) for value in fields.values()):
                 raise TypeError
             return cls(**fields)
-        except (ValueError, TypeError, AttributeError):
+        except (ValueError, TypeError, AttributeError, RecursionError):
             raise BrokerError(
                 "access.not-an-access-file",
                 f"{name} is not an access file; make one at the broker with: fedspzo enroll",

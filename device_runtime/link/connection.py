@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import paho.mqtt.client as mqtt
@@ -108,15 +108,18 @@ class Link:
         client.on_message = guarded(self._on_message)
         return client
 
-    def connect(self, timeout: float = 15.0) -> None:
+    def connect(self, timeout: float = 15.0, stopped: Callable[[], bool] = lambda: False) -> None:
         """Connect and subscribe; from then on the link reconnects by itself.
+
+        Args:
+            stopped: asked again and again; once it holds, nobody waits for the broker any more.
 
         Raises:
             BrokerError: nobody answers within ``timeout`` seconds, the broker refuses, or its certificate is not good.
         """
         start(self._client, self.access)
         end = time.monotonic() + timeout
-        while not self._connected.wait(0.05):
+        while not (self._connected.wait(0.05) or stopped()):
             if self._refusal or time.monotonic() > end:
                 self._ended = True
                 self._client.loop_stop()

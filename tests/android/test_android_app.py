@@ -7,20 +7,19 @@ import os
 import re
 import shutil
 import signal
-import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from android_federation import Federation
 from android_process import Context, Keystore, Listener
 from android_sdk import missing_tools, phone_python, pinned
-from faulty_proxy import FaultyProxy
 from fedspzo_app.app import App
 from fedspzo_app.executorch_java import create as create_executorch
 from fedspzo_app.history import History, Round
@@ -30,9 +29,8 @@ from patience import PATIENCE_S
 from ports import free_port
 from refusals import raises
 
-from fedspzo.broker.mqtt.mosquitto import ManagedBroker
 from fedspzo.broker.mqtt.mosquitto_program import installed
-from fedspzo.broker.server.state_folder import pin_bundle, read_journal
+from fedspzo.broker.server.state_folder import pin_bundle
 from fedspzo.device_runtime.data.live import LiveData
 from fedspzo.device_runtime.data.store import load_data
 from fedspzo.device_runtime.engines.protocol import create_engine
@@ -45,7 +43,6 @@ from fedspzo.device_runtime.protocol.entry import Contribution, Entry
 from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.protocol.signing import PIN
 from fedspzo.device_runtime.replica.state import DeviceState
-from fedspzo.device_runtime.replica.weights import Replica
 
 ROOT = Path(__file__).resolve().parents[2]
 SUPPORT = ROOT / "tests" / "support"
@@ -396,41 +393,6 @@ def federation(copied_bundle: Path, tmp_path: Path) -> Iterator[Federation]:
         yield running
 
 
-class Federation:
-    """mosquitto with TLS, a server, two devices as on Linux, and a proxy with TLS of its own before the phone."""
-
-    def __init__(self, bundle: Path, folder: Path) -> None:
-        self.bundle, self.folder = bundle, folder
-        self.broker = ManagedBroker(folder / "broker", port=free_port())
-        self._running: list[subprocess.Popen[bytes]] = []
-
-    def __enter__(self) -> Federation:
-        self.broker.start()
-        pem = self.broker.folder / "server.pem"
-        inside = ssl.create_default_context(cafile=str(self.broker.folder / "ca.pem"))
-        outside = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        outside.load_cert_chain(pem)
-        self.proxy = FaultyProxy("localhost", self.broker.port, inside, outside)
-        self.proxy.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for process in self._running:
-            process.kill()
-            process.wait()
-        self.proxy.__exit__()
-        self.broker.close()
-
-    def start(self, name: str, command: str, access: Access, *options: object) -> subprocess.Popen[bytes]:
-        access.save(self.folder / f"{name}.json")
-        places = ("--access", self.folder / f"{name}.json", "--state", self.folder / name)
-        arguments = [sys.executable, "-m", "fedspzo", command, self.bundle, *places, *options]
-        with (self.folder / f"{name}.out").open("w") as out, (self.folder / f"{name}.log").open("w") as log:
-            process = subprocess.Popen(list(map(str, arguments)), stdout=out, stderr=log)
-        self._running.append(process)
-        return process
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not installed(), reason="mosquitto is not installed")
 @pytest.mark.parametrize("choose_python", [own_python, embedded_python])
@@ -449,7 +411,7 @@ def test_the_app_trains_through_a_kill_and_a_cut(
         "server", "server", federation.broker.server_access(), "--json", "--devices", "3", "--cohort", "3",
         "--rounds", "200", "--deadline", "60", "--fanouts", "1,64", "--serve-after", "0",
     )  # fmt: skip
-    invitation = Invitation(replace(phone_login, url=f"mqtts://localhost:{federation.proxy.port}"))
+    invitation = federation.invitation(phone_login)
     archive = shutil.make_archive(str(tmp_path / "bundle"), "zip", federation.bundle)
 
     (tmp_path / "phone").mkdir()
@@ -495,15 +457,9 @@ def test_the_app_trains_through_a_kill_and_a_cut(
     assert status["bytes_down"] > 0
     assert status["joules"] > 0
 
-    assert server.wait(PATIENCE_S) == 0, (tmp_path / "server.log").read_text()
-    last = json.loads((tmp_path / "server.out").read_text().splitlines()[-1])
-    replica = Replica(Bundle(federation.bundle))
-    for entry in read_journal(tmp_path / "server"):
-        replica.apply(entry)
-    digests = {phone.ask("digest"), replica.digest().hex(), last["server_digest"]}
-    digests |= {report["digest"] for report in last["devices"].values()}
-    assert len(last["devices"]) == 3
-    assert digests == {last["server_digest"]}
+    digests = federation.digests(server)
+    assert set(digests) == {"server", "journal", "phone-1", "board-1", "board-2"}
+    assert {phone.ask("digest"), *digests.values()} == {digests["server"]}
     phone.process.kill()
 
 
@@ -534,9 +490,7 @@ def test_reactions_are_trained_on_where_the_job_uses_them(
         status = phone.wait(lambda status: status["finished"] or not status["running"])
         assert (status["finished"], status["round"], status["examples"]) == (True, 3, 1)
         assert all(loss > 0 for _, loss in status["losses"]), "minus the reward: it was rejected"
-        assert server.wait(PATIENCE_S) == 0, (tmp_path / "server.log").read_text()
-        last = json.loads((tmp_path / "server.out").read_text().splitlines()[-1])
-        assert phone.ask("digest") == last["server_digest"]
+        assert phone.ask("digest") == federation.digests(server)["server"]
     phone.process.kill()
 
 

@@ -105,28 +105,25 @@ def test_the_model_is_measured_on_the_same_examples_and_judged(
     forward = Forward(create_engine("litert", 1), replica)
     file = tmp_path / "improvement.json"
     improvement = Improvement(file)
-    few = subset(examples, np.arange(FEWEST - 1))
-    assert not improvement.measure(forward, 0, few)
+    improvement.measure(forward, 0, subset(examples, np.arange(FEWEST - 1)))
     told = improvement.describe(TASK)
     assert (told["examples"], told["fewest"], told["points"], told["verdict"]) == (FEWEST - 1, FEWEST, (), "")
 
     held = subset(examples, np.arange(60))
-    assert improvement.measure(forward, 0, held)
+    improvement.measure(forward, 0, held)
     told = improvement.describe(TASK)
     assert (told["measure"], told["examples"], told["verdict"]) == ("right", 60, "")
     (before,) = told["points"]
     assert before[0] == 0
     assert 0 <= before[1] <= 1
 
-    assert not improvement.measure(forward, 1, held), "it is too soon: twenty times as long as it took has to pass"
-    assert not improvement.measure(forward, 0, held, last=True), "that round was measured"
-    assert improvement.measure(forward, 1, held, last=True)
+    monkeypatch.setattr(time, "monotonic", lambda: 1e9)
+    improvement.measure(forward, 1, held)
     assert improvement.describe(TASK)["verdict"] == "same"
 
     replica.apply(Entry(make_plan(), (Contribution("", 1.0, (900.0, 900.0, -700.0, 400.0)),)))
     grown = examples  # all that were measured are still there
-    monkeypatch.setattr(time, "monotonic", lambda: 1e9)
-    assert improvement.measure(forward, 2, grown)
+    improvement.measure(forward, 2, grown)
     told = improvement.describe(TASK)
     assert told["examples"] == 60
     values = [value for _, value in told["points"]]
@@ -134,9 +131,23 @@ def test_the_model_is_measured_on_the_same_examples_and_judged(
     assert told["verdict"] in ("same", "better" if values[2] > values[0] else "worse")
     assert Improvement(file).describe(TASK) == told
 
-    assert improvement.measure(forward, 3, subset(examples, np.arange(100, 900)), last=True), "others: from the start"
+    improvement.measure(forward, 3, subset(examples, np.arange(100, 900)))  # others: from the start
     told = improvement.describe(TASK)
     assert (told["examples"], len(told["points"]), told["verdict"]) == (MOST, 1, "")
+
+
+def test_measuring_takes_a_twentieth_of_the_time(
+    examples: DataStore, replica: Replica, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    improvement, clock = Improvement(tmp_path / "improvement.json"), iter([100.0, 103.0])
+    assert improvement.due(0)
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    improvement.measure(Forward(create_engine("litert", 1), replica), 0, subset(examples, np.arange(30)))
+    for now, due in ((104.0, False), (162.0, False), (164.0, True)):
+        monkeypatch.setattr(time, "monotonic", lambda now=now: now)
+        assert improvement.due(1) == due
+        assert improvement.due(1, last=True)
+        assert not improvement.due(0, last=True), "that round was measured"
 
 
 @pytest.mark.parametrize(

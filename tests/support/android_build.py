@@ -16,7 +16,7 @@ from android_sdk import aapt2_command, rename_unless_there
 
 PROJECT = ROOT / "android_demo"
 MAIN = PROJECT / "app" / "src" / "main"
-_STRICT = ("-Xlint:all,-options,-processing,-classfile",)
+_STRICT = ("--release", "8", "-Xlint:all,-options,-processing,-classfile")
 
 
 class BuildError(Exception):
@@ -179,6 +179,6 @@ def compile_java(sources: Iterable[Path], out: Path, class_path: Iterable[Path],
     """Compile for Java 8, as the app's Gradle does; what javac warned of. Raises BuildError."""
     out.mkdir(exist_ok=True)
     return run(
-        "javac", "-encoding", "UTF-8", "-source", "8", "-target", "8", "-proc:none", *(options or _STRICT),
+        "javac", "-encoding", "UTF-8", "-proc:none", *(options or _STRICT),
         "-cp", ":".join(map(str, class_path)) or out, "-d", out, *sorted(sources),
     )  # fmt: skip

@@ -63,6 +63,8 @@ def run_tests(framework: Framework, out: Path, names: Sequence[str] = ()) -> int
     assert spec.submodule_search_locations
     libraries.append(Path(spec.submodule_search_locations[0]))
     python = [jep, site, ROOT, PROJECT / "app/src/main/python", TESTS / "python"]
+    temporary = out / "tmp"
+    temporary.mkdir()
     environment = {
         **os.environ,
         "PYTHONPATH": ":".join(map(str, python)),
@@ -71,7 +73,7 @@ def run_tests(framework: Framework, out: Path, names: Sequence[str] = ()) -> int
     }
     command = [
         "java", "-Drobolectric.offline=true", f"-Drobolectric.dependency.dir={framework.folder / 'sdk'}",
-        f"-Djava.library.path={environment['LD_LIBRARY_PATH']}", f"-Dfedspzo.python={sys.executable}",
+        f"-Djava.io.tmpdir={temporary}", f"-Djava.library.path={environment['LD_LIBRARY_PATH']}", f"-Dfedspzo.python={sys.executable}",
         f"-Dfedspzo.project={ROOT}", "-XX:TieredStopAtLevel=1", "-cp",
         ":".join(map(str, [tests, config, TESTS / "resources", *class_path, framework.stubs])),
         "org.fedspzo.app.Suite", *chosen,

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from refusals import raises
 
 from fedspzo.broker.mqtt.certificates import AUTHORITY, ensure_certificates
 from fedspzo.broker.mqtt.mosquitto import ManagedBroker
 from fedspzo.broker.mqtt.mosquitto_program import installed
 from fedspzo.cli import main
+from fedspzo.device_runtime.errors import BrokerError
 from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.link.invitation import QR_BYTES, SCHEME, Invitation
 
@@ -37,6 +42,19 @@ def test_what_is_no_invitation_is_refused_in_a_sentence(tmp_path: Path) -> None:
         Invitation(Access("mqtts://host", authority="-----BEGIN NONSENSE-----")).text()
     with raises("access.invitation-version", "version 2", "update it"):
         Invitation.parse(SCHEME + "hgJhdWF1YXCAYWo")
+
+
+@given(st.binary(max_size=40))
+@example(b"\x81" * 100_000)  # arrays in arrays
+@example(base64.b64decode("javascript+alert1A==", altchars=b"+/"))  # tags that name what is not there
+def test_whatever_is_scanned_gives_an_invitation_or_that_sentence(record: bytes) -> None:
+    with contextlib.suppress(BrokerError):
+        Invitation.parse(SCHEME + base64.urlsafe_b64encode(record).decode())
+
+
+def test_nested_json_is_no_access_file() -> None:
+    with raises("access.not-an-access-file"):
+        Access.from_json('{"a":' * 100_000, "this text")
 
 
 @pytest.mark.skipif(not installed(), reason="mosquitto is not installed")

@@ -265,6 +265,7 @@ class App:
                 "answer": self._answer,
                 "running": training is not None and training.running,
                 "connected": training is not None and training.connected,
+                "working": training is not None and training.working,
                 "finished": self._files.finished.exists(),
                 "paused": self._files.paused.exists(),
                 "message": message,

@@ -62,32 +62,35 @@ class Improvement:
         self._held = len(self._measured.examples)
         self._due = -math.inf
 
-    def measure(self, forward: Forward[ModelWeights], round: int, held_back: DataStore, last: bool = False) -> bool:
-        """Measure the model after a round, unless it is too soon or there are too few examples; tell whether it was.
+    def due(self, round: int, last: bool = False) -> bool:
+        """Whether the model after a round is to be measured; at the end of a job even soon after the time before."""
+        points = self._measured.points
+        return not (points and points[-1][0] == round) and (last or time.monotonic() >= self._due)
+
+    def measure(self, forward: Forward[ModelWeights], round: int, held_back: DataStore) -> None:
+        """Measure the model after a round, where there are examples enough; then not for some time.
 
         Args:
             round: that its weights are of.
             held_back: all examples that no round uses.
-            last: measure even if it is soon after the measurement before, as at the end of a job.
         """
-        known, task, before = self._measured, forward.manifest.task, time.monotonic()
-        if (known.points and known.points[-1][0] == round) or (not last and before < self._due):
-            return False
+        before, task = time.monotonic(), forward.manifest.task
         rows = {key.hex(): row for row, key in enumerate(keys(held_back, task))}
         self._held = len(rows)
-        if self._held < FEWEST:
-            return False
-        known = _choose(known, forward.bundle.identity.hex(), rows)
-        values = _values(forward, subset(held_back, np.array([rows[key] for key in known.examples])))
-        if np.isfinite(values).all():
-            known = replace(known, first=known.first or tuple(values))
-            verdict = verdict_of(np.array(known.first), values, counts(task)) if known.points else ""
-            points = _thin((*known.points, (round, float(values.mean()))))
-            self._measured = replace(known, points=points, verdict=verdict)
-            write_atomically(self._file, json.dumps(asdict(self._measured)).encode())
+        if self._held >= FEWEST:
+            known = _choose(self._measured, forward.bundle.identity.hex(), rows)
+            values = _values(forward, subset(held_back, np.array([rows[key] for key in known.examples])))
+            if np.isfinite(values).all():
+                self._keep(known, round, values, counts(task))
         now = time.monotonic()
         self._due = now + (now - before) / _SHARE
-        return True
+
+    def _keep(self, known: Measured, round: int, values: np.ndarray, more_is_better: bool) -> None:
+        known = replace(known, first=known.first or tuple(values.tolist()))
+        verdict = verdict_of(np.array(known.first), values, more_is_better) if known.points else ""
+        points = _thin((*known.points, (round, float(values.mean()))))
+        self._measured = replace(known, points=points, verdict=verdict)
+        write_atomically(self._file, json.dumps(asdict(self._measured)).encode())
 
     def describe(self, task: Task) -> dict[str, Any]:
         """For the screen: ``measure`` ("right", a share, or "loss"), ``examples``, ``fewest``, ``verdict``, ``points``

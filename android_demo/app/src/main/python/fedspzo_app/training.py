@@ -72,6 +72,7 @@ class Training:
         self._agent: Agent | None = None
         self._seen = (0, 0)  # bytes up and down at the last round
         self._rested = False  # whether the idle power was looked at
+        self._worked = False  # what was told last of :attr:`working`
         self._thread = threading.Thread(target=self._run, name="training", daemon=True)
 
     def start(self) -> None:
@@ -96,6 +97,11 @@ class Training:
         """Whether the connection to the broker stands."""
         agent = self._agent
         return agent is not None and agent.link.connected
+
+    @property
+    def working(self) -> bool:
+        """Whether the processor is needed: it takes part, and waits neither for the broker nor for better conditions."""
+        return self.running and self.connected and not self._watch.limits.refusal(self._watch.seen)
 
     def _run(self) -> None:
         wait = _WAIT_S
@@ -126,7 +132,7 @@ class Training:
             self._state,
             self._examples.training,
             self._observe,
-            self._measure,
+            self._turn,
             watch=self._watch,
             book=self._book,
         )
@@ -145,6 +151,12 @@ class Training:
             self.finished = finished
         self.message = self.kind = ""
 
+    def _turn(self) -> None:
+        if self.working != self._worked:
+            self._worked = not self._worked
+            self._changed()
+        self._measure()
+
     def _observe(self, event: Event) -> None:
         if isinstance(event, Acknowledged):
             self._keep(event)
@@ -154,10 +166,11 @@ class Training:
 
     def _measure(self, last: bool = False) -> None:
         """See whether the model has got better, where the phone may work now; in the agent's thread."""
-        if self._agent is None or self._stopping.is_set() or self._watch.look():
+        round = self._state.replica.round
+        if self._agent is None or self._stopping.is_set() or not self._improvement.due(round, last):
             return
-        forward, round = self._agent.forward, self._state.replica.round
-        if self._improvement.measure(forward, round, self._examples.held_back(), last):
+        if not self._watch.look():
+            self._improvement.measure(self._agent.forward, round, self._examples.held_back())
             self._changed()
 
     def _keep(self, event: Acknowledged) -> None:

@@ -21,6 +21,18 @@ final class Documents {
         void copied(int bytes) throws IOException;
     }
 
+    /** It would leave less than {@link #LEFT_FREE} on the phone. */
+    static final class NoRoom extends IOException {
+        private static final long serialVersionUID = 1;
+
+        NoRoom() {
+            super("there is no room for it");
+        }
+    }
+
+    /** Bytes that an import leaves to the phone. */
+    private static final long LEFT_FREE = 64 << 20;
+
     private Documents() {}
 
     /** The document's name, without anything that leads out of a folder. */
@@ -31,13 +43,23 @@ final class Documents {
         }
     }
 
+    /** Throws IOException when it cannot be read, or {@link NoRoom}. */
     static void copyFile(ContentResolver resolver, Uri uri, File target, Count told) throws IOException {
+        copyFile(resolver, uri, target, target.getAbsoluteFile().getParentFile().getUsableSpace() - LEFT_FREE, told);
+    }
+
+    static void copyFile(ContentResolver resolver, Uri uri, File target, long room, Count told) throws IOException {
         try (InputStream in = resolver.openInputStream(uri); OutputStream out = new FileOutputStream(target)) {
             if (in == null) {
                 throw new IOException("it does not open");
             }
             byte[] piece = new byte[1 << 20];
+            long left = room;
             for (int count = in.read(piece); count >= 0; count = in.read(piece)) {
+                left -= count;
+                if (left < 0) {
+                    throw new NoRoom();
+                }
                 out.write(piece, 0, count);
                 told.copied(count);
             }

@@ -54,11 +54,6 @@ class Host {
         return only;
     }
 
-    /** Have another in its place, which answers without Python: for tests. */
-    static synchronized void use(Host other) {
-        only = other;
-    }
-
     /** Have a command of the App carried out. */
     void command(Answer answer, String name, Object... arguments) {
         commands.execute(() -> answer(answer, name, arguments));
@@ -80,24 +75,25 @@ class Host {
         statuses.execute(() -> answer(answer, "status"));
     }
 
-    /** Start training, or keep it going; errors come as the status's message or as an "error". */
+    /** Start training, or keep it going; errors come as the status's message or as an "error". On the main thread. */
     void hold(Holder holder, Answer started) {
-        main.post(() -> holders.add(holder));
+        holders.add(holder);
         command(started, "start", new News(this));
     }
 
-    /** Let go of the training, which rests when nobody holds it. */
+    /** Let go of the training, which rests when nobody holds it; the holder hears no more. On the main thread. */
     void release(Holder holder) {
-        main.post(() -> {
-            if (holders.remove(holder) && holders.isEmpty()) {
-                command(answer -> {}, "rest");
-            }
-        });
+        if (holders.remove(holder) && holders.isEmpty()) {
+            command(answer -> {}, "rest");
+        }
     }
 
     /** Tell the holders that there is something new; from any thread. */
     void tell() {
         status(status -> {
+            if (status.optBoolean("finished")) {
+                TrainingJob.cancel(context);
+            }
             for (Holder holder : new HashSet<>(holders)) {
                 holder.changed(status);
             }
@@ -123,9 +119,8 @@ class Host {
 
     private synchronized PyObject app() {
         if (app == null) {
-            // Python's loader then finds them by name. LiteRt is in the LiteRT archive, directions is built with the app.
-            System.loadLibrary("LiteRt");
-            System.loadLibrary("directions");
+            load("LiteRt"); // in the LiteRT archive
+            load("directions"); // built with the app
             if (!Python.isStarted()) {
                 Python.start(new AndroidPlatform(context));
             }
@@ -134,5 +129,14 @@ class Host {
                     .callAttr("create", context.getNoBackupFilesDir().getPath(), context, new Vault());
         }
         return app;
+    }
+
+    /** Python's loader then finds it by name; where it is missing, Python does without it or says what cannot be done. */
+    private static void load(String library) {
+        try {
+            System.loadLibrary(library);
+        } catch (UnsatisfiedLinkError missing) {
+            Log.w("fedspzo", "there is no lib" + library + ".so", missing);
+        }
     }
 }

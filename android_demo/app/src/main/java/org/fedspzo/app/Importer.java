@@ -101,8 +101,9 @@ public final class Importer extends AndroidViewModel {
                 });
                 host.answer(this::finish, wanted == Kind.EXAMPLES ? "import_examples" : "import_bundle", file.getPath());
             } catch (IOException | RuntimeException error) { // a provider throws what it likes
+                String kind = error instanceof Documents.NoRoom ? "file.no-room" : "file";
                 String said = String.valueOf(error.getMessage());
-                main.post(() -> finish(cancelled ? null : Host.problem("file", said)));
+                main.post(() -> finish(cancelled ? null : Host.problem(kind, said)));
             } finally {
                 Documents.delete(folder);
             }

@@ -41,6 +41,7 @@ final class Problem {
             case "device.wrong-server-key":
                 return R.string.problem_other_server;
             case "bundle.no-room":
+            case "file.no-room":
                 return R.string.problem_room;
             case "data.empty-field":
             case "data.empty-text":

@@ -3,6 +3,7 @@ package org.fedspzo.app;
 import org.json.JSONException;
 import org.json.JSONObject;
 import org.robolectric.RuntimeEnvironment;
+import org.robolectric.util.ReflectionHelpers;
 
 import java.util.ArrayList;
 import java.util.Arrays;
@@ -25,7 +26,7 @@ final class FakeHost extends Host {
 
     static FakeHost install() {
         FakeHost host = new FakeHost();
-        Host.use(host);
+        ReflectionHelpers.setStaticField(Host.class, "only", host);
         return host;
     }
 

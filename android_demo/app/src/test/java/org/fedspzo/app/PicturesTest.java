@@ -13,93 +13,93 @@ public final class PicturesTest {
     }
 
     private static void phone(String name, String state, String qualifiers, String more, float fontScale) throws Exception {
-        Phone phone = new Phone(qualifiers, more, fontScale);
-        Picture.check(name, phone.open(States.all().get(state)));
+        Display display = new Display(qualifiers, more, fontScale);
+        Picture.check(name, display.open(States.all().get(state)));
     }
 
     @Test
     public void newcomer() throws Exception {
-        phone("newcomer", Phone.PHONE);
+        phone("newcomer", Display.PHONE);
     }
 
     @Test
     public void stepModel() throws Exception {
-        phone("step-model", Phone.PHONE);
+        phone("step-model", Display.PHONE);
     }
 
     @Test
     public void stepExamples() throws Exception {
-        phone("step-examples", Phone.PHONE);
+        phone("step-examples", Display.PHONE);
     }
 
     @Test
     public void ready() throws Exception {
-        phone("ready", Phone.PHONE);
+        phone("ready", Display.PHONE);
     }
 
     @Test
     public void waiting() throws Exception {
-        phone("waiting", Phone.PHONE);
+        phone("waiting", Display.PHONE);
     }
 
     @Test
     public void learning() throws Exception {
-        phone("learning", Phone.PHONE);
+        phone("learning", Display.PHONE);
     }
 
     @Test
     public void better() throws Exception {
-        phone("better", Phone.TALL);
+        phone("better", Display.TALL);
     }
 
     @Test
     public void notBetter() throws Exception {
-        phone("not-better", Phone.PHONE);
+        phone("not-better", Display.PHONE);
     }
 
     @Test
     public void ended() throws Exception {
-        phone("ended", Phone.PHONE);
+        phone("ended", Display.PHONE);
     }
 
     @Test
     public void offline() throws Exception {
-        phone("offline", Phone.PHONE);
+        phone("offline", Display.PHONE);
     }
 
     @Test
     public void error() throws Exception {
-        phone("error", Phone.PHONE);
+        phone("error", Display.PHONE);
     }
 
     @Test
     public void settings() throws Exception {
-        Picture.check("settings", new Phone(Phone.PHONE, "", 1).open(SettingsActivity.class, States.better()).get());
+        Picture.check("settings", new Display(Display.PHONE, "", 1).open(SettingsActivity.class, States.better()).get());
     }
 
     @Test
     public void dark() throws Exception {
-        phone("better-dark", "better", Phone.TALL, "night", 1);
+        phone("better-dark", "better", Display.TALL, "night", 1);
     }
 
     @Test
     public void darkNewcomer() throws Exception {
-        phone("newcomer-dark", "newcomer", Phone.PHONE, "night", 1);
+        phone("newcomer-dark", "newcomer", Display.PHONE, "night", 1);
     }
 
     @Test
     public void german() throws Exception {
-        phone("better-german", "better", Phone.TALL, "de", 1);
+        phone("better-german", "better", Display.TALL, "de", 1);
     }
 
     @Test
     public void largeLetters() throws Exception {
-        phone("step-model-large", "step-model", Phone.TALL, "", 2);
-        phone("better-large-german", "better", Phone.LARGE_TALL, "de", 2);
+        phone("step-model-large", "step-model", Display.TALL, "", 2);
+        phone("better-large-german", "better", Display.LARGE_TALL, "de", 2);
     }
 
     @Test
     public void tablet() throws Exception {
-        phone("better-tablet", "better", Phone.TABLET, "", 1);
+        phone("better-tablet", "better", Display.TABLET, "", 1);
     }
 }

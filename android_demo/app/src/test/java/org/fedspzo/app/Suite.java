@@ -47,8 +47,13 @@ public final class Suite {
                     test.getTestClass() == null ? "" : test.getTestClass().getSimpleName(), test.getMethodName(),
                     (System.nanoTime() - began) / 1e9);
             if (failure != null) {
-                System.out.println(failure.getTrimmedTrace());
+                failure.getTrace().lines().filter(Lines::tells).forEach(System.out::println);
             }
+        }
+
+        /** Whether a line of a trace is a message, or a place in the app or its tests. */
+        private static boolean tells(String line) {
+            return !line.matches("\\s+(at|\\.\\.\\.) .*") || line.contains("org.fedspzo") || line.contains("com.chaquo");
         }
 
         @Override
