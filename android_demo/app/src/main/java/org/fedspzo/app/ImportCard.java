@@ -29,7 +29,9 @@ final class ImportCard {
             Views.show(bar, false); // it may not change while it is seen
             bar.setIndeterminate(!known);
         }
-        bar.setProgressCompat(known ? (int) (WHOLE * importer.copied() / importer.total()) : 0, false);
+        if (known) {
+            bar.setProgressCompat((int) (WHOLE * importer.copied() / importer.total()), false);
+        }
         Views.show(bar, true);
     }
 

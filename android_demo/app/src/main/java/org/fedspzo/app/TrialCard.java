@@ -25,8 +25,6 @@ final class TrialCard {
     private static final String TEXTS = "texts", LABEL = "label", REFERENCE = "reference", OPEN = "open";
     /** Answers that are shown, the likeliest first. */
     private static final int SHOWN = 3;
-    /** Size of letters from which buttons are one below the other. */
-    private static final float LARGE = 1.3f;
 
     private final View card;
     private final LinearLayout fields;
@@ -52,9 +50,6 @@ final class TrialCard {
         open = saved != null && saved.getBoolean(OPEN);
         for (View view : new View[] {label, reference}) {
             view.setSaveEnabled(false); // they are kept by #save, since the form is made later than Android restores
-        }
-        if (card.getResources().getConfiguration().fontScale > LARGE) {
-            ((LinearLayout) card.findViewById(R.id.reactions)).setOrientation(LinearLayout.VERTICAL);
         }
     }
 

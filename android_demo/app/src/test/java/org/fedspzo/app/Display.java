@@ -57,9 +57,10 @@ final class Display {
 
     static void tap(Activity page, int id) {
         View view = page.findViewById(id);
-        if (!view.isShown() || !view.isEnabled() || !view.performClick()) {
+        if (!view.isShown() || !view.isEnabled() || !view.isClickable()) {
             throw new AssertionError("cannot be tapped: " + page.getResources().getResourceEntryName(id));
         }
+        view.performClick();
         settle();
     }
 }

@@ -100,19 +100,29 @@ final class States {
         return with(status, "kind", kind, "message", text);
     }
 
+    /** One of {@link #all}, as the screen takes it. */
+    static Screen screen(String name) {
+        try {
+            return Screen.of(new JSONObject(all().get(name)));
+        } catch (JSONException error) {
+            throw new IllegalArgumentException(name, error);
+        }
+    }
+
     /** With other values of some fields. */
     static String with(String status, Object... changes) {
-        JSONObject found = json(status);
         try {
+            JSONObject found = new JSONObject(status);
             for (int i = 0; i < changes.length; i += 2) {
                 found.put((String) changes[i], changes[i + 1]);
             }
+            return found.toString();
         } catch (JSONException error) {
             throw new IllegalArgumentException(error);
         }
-        return found.toString();
     }
 
+    /** Of a text in which ' stands for ". */
     static JSONObject json(String text) {
         try {
             return new JSONObject(text.replace('\'', '"'));
