@@ -6,15 +6,21 @@ plugins {
 val litertVersion: String by project
 val executorchVersion: String by project
 
+// Paths of the Python that tests run in their JVM, as tests/support/android_jep.py gives them; empty without `make test`.
+val python = rootProject.file("../.venv/bin/python")
+val embedded: Map<String, String> = if (!python.exists()) mapOf("JAR" to "jep.jar", "LD_LIBRARY_PATH" to "") else
+    providers.exec { commandLine(python.path, rootProject.file("../tests/support/android_jep.py").path) }
+        .standardOutput.asText.get().trim().lines().associate { it.substringBefore("=") to it.substringAfter("=") }
+
 android {
     namespace = "org.fedspzo.app"
-    compileSdk = 35
+    compileSdk = 36
     ndkVersion = "27.2.12479018"
 
     defaultConfig {
         applicationId = "org.fedspzo.app"
         minSdk = 26
-        targetSdk = 34
+        targetSdk = 36
         versionCode = 2
         versionName = "0.2.0"
         ndk {
@@ -34,19 +40,40 @@ android {
         }
     }
 
+    // The tests run the app's Python in their JVM: what it needs is in the virtual environment of the repository.
+    testOptions {
+        unitTests {
+            isIncludeAndroidResources = true
+            all { test ->
+                embedded.forEach { (name, value) -> test.environment(name, value) }
+                test.systemProperty("java.library.path", embedded.getValue("LD_LIBRARY_PATH"))
+                test.systemProperty("fedspzo.python", python.path)
+                test.systemProperty("fedspzo.project", rootProject.file("..").path)
+            }
+        }
+    }
+
     buildTypes {
         release {
-            isMinifyEnabled = false // Python finds Java's classes by their names
+            isMinifyEnabled = true
+            proguardFiles(getDefaultProguardFile("proguard-android-optimize.txt"), "proguard-rules.pro")
         }
     }
 }
 
 dependencies {
+    implementation("com.google.android.material:material:1.12.0")
+    implementation("androidx.appcompat:appcompat:1.6.1")
     implementation("com.google.ai.edge.litert:litert:$litertVersion")
     // The optional engine for bundles with ExecuTorch's graphs alone: ./gradlew -Pexecutorch assembleDebug
     if (project.hasProperty("executorch")) {
         implementation("org.pytorch:executorch-android:$executorchVersion")
     }
+    testImplementation("junit:junit:4.13.2")
+    testImplementation("org.robolectric:robolectric:4.16")
+    testImplementation("androidx.test:core:1.7.0")
+    testImplementation("androidx.test.ext:junit:1.3.0")
+    testImplementation(files(embedded.getValue("JAR")))
 }
 
 // The runtime as it is in this repository, and nothing else of it.

@@ -421,7 +421,7 @@ def test_the_app_trains_through_a_kill_and_a_cut(
     result(phone.ask("import_bundle", archive))
     result(phone.ask("import_examples", str(write_examples(tmp_path / "mine.jsonl", 12))))
     result(phone.ask("start"))
-    phone.wait(lambda status: len(status["losses"]) >= 5)
+    assert phone.wait(lambda status: len(status["losses"]) >= 5)["working"]
     maps = Path(f"/proc/{phone.process.pid}/maps").read_text()
     assert all(library in maps for library in ("libLiteRt.so", "libdirections.so"))
     result(phone.ask("add_example", '{"text": "wake me now", "label": "alarm"}'))
@@ -444,6 +444,8 @@ def test_the_app_trains_through_a_kill_and_a_cut(
     followed = result(phone.ask("status"))
     status = phone.wait(lambda status: status["round"] > followed["round"])
     assert status["losses"] == followed["losses"]
+    assert status["running"]
+    assert not status["working"], "the phone may sleep"
     result(phone.ask("set_limits", '{"unmetered": false}'))
 
     result(phone.ask("pause"))
@@ -507,6 +509,17 @@ def test_the_app_waits_for_a_broker_that_is_away(app: App, copied_bundle: Path) 
         time.sleep(0.1)
     assert status["running"]
     assert listener.changes
+    assert not status["working"]
     result(app.rest())
     assert not result(app.status())["running"]
     assert not result(app.status())["paused"]
+
+
+def test_a_pause_while_the_app_connects_is_no_error(app: App, copied_bundle: Path) -> None:
+    result(app.enrol(Invitation(Access(f"mqtt://127.0.0.1:{free_port()}", "phone-1")).text()))
+    result(app.import_bundle(str(copied_bundle)))
+    result(app.add_example('{"text": "wake me", "label": "alarm"}'))
+    result(app.start(Listener()))
+    result(app.pause())
+    status = result(app.status())
+    assert (status["running"], status["message"], status["paused"]) == (False, "", True)

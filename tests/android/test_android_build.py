@@ -1,6 +1,7 @@
 """What of the Android project can be checked without an SDK, Gradle or a phone: see android_demo/README.md.
 
-The slow tests take aapt2, zipalign, apksigner and a JDK from the system, and the rest from ``android_sdk``.
+The slow tests take zipalign, apksigner and a JDK from the system, aapt2 and Python 3.13 from ``android_sdk``, and D8,
+R8 and the libraries from ``android_framework``.
 """
 
 from __future__ import annotations
@@ -10,28 +11,22 @@ import re
 import shutil
 import subprocess
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from android_sdk import ANDROID_JAR, DX_JAR, FRAMEWORK, fetch, missing_tools, pinned, python_command
+from android_build import MAIN, PROJECT, Built, build, setting
+from android_framework import ROOT, Framework, NoFramework, find_framework
+from android_jep import jep_jar
+from android_sdk import aapt2_command, fetch, missing_tools, pinned, python_command
+from dex import dex_members
 
-ROOT = Path(__file__).resolve().parents[2]
-PROJECT = ROOT / "android_demo"
-MAIN = PROJECT / "app" / "src" / "main"
-STUBS = Path(__file__).parent / "android_stubs"
 PYTHON_SOURCES = [*(MAIN / "python").rglob("*.py"), *(ROOT / "device_runtime").rglob("*.py")]
-LATER = MAIN / "java/org/fedspzo/app/Later.java"
+JAVA = MAIN / "java/org/fedspzo/app"
 
 needs_tools = pytest.mark.skipif(bool(missing_tools()), reason=f"not installed: {', '.join(missing_tools())}")
-
-
-def setting(name: str) -> str:
-    """A number or text that is given once in the module's build file."""
-    (found,) = re.findall(rf"\b{name} = \"?([\w.]+)\"?", (PROJECT / "app/build.gradle.kts").read_text())
-    return str(found)
 
 
 def test_archives_have_the_versions_of_the_wheels() -> None:
@@ -68,7 +63,7 @@ def test_the_native_library_is_compiled_as_the_wheel_s() -> None:
 def test_java_asks_for_commands_that_there_are() -> None:
     from fedspzo_app.app import App
 
-    java = "".join(file.read_text() for file in LATER.parent.glob("*.java"))
+    java = "".join(file.read_text() for file in JAVA.glob("*.java"))
     commands = {name for name in vars(App) if not name.startswith("_")}
     assert commands - set(re.findall(r"\"([a-z_]+)\"", java)) == {"digest"}  # which tests ask for
     fields = set(re.findall(r"status\.(?:opt\w+|isNull)\(\"(\w+)\"", java))
@@ -88,7 +83,7 @@ def test_every_class_in_the_manifest_is_there() -> None:
 
 def test_backups_take_nothing_along() -> None:
     """Neither examples nor reactions: all is in one folder, which no backup and no move to another phone takes."""
-    host = (LATER.parent / "Host.java").read_text()
+    host = (JAVA / "Host.java").read_text()
     assert '"create", context.getNoBackupFilesDir()' in host
     android = "{http://schemas.android.com/apk/res/android}"
     application = ElementTree.parse(MAIN / "AndroidManifest.xml").getroot().find("application")
@@ -106,54 +101,50 @@ def sdk() -> None:
     fetch()
 
 
+@pytest.fixture(scope="module")
+def framework() -> Framework:
+    try:
+        return find_framework()
+    except NoFramework as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def shell(sdk: None, framework: Framework, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    return build(framework, tmp_path_factory.mktemp("shell"))
+
+
 def run(*command: object, **options: object) -> str:
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, **options)  # type: ignore[call-overload]
     assert done.returncode == 0, f"{command[0]}: {done.stdout}{done.stderr}"
     return str(done.stdout + done.stderr)
 
 
-def compile_java(sources: Iterable[Path], out: Path, before: Iterable[Path] = (), beside: Iterable[Path] = ()) -> str:
-    """Compile against the real android.jar, with classes before it, and others of the app; what javac said."""
-    out.mkdir(exist_ok=True)
-    boot = ":".join(map(str, (*before, ANDROID_JAR)))
-    options = ("-encoding", "UTF-8", "-source", "8", "-target", "8", "-bootclasspath", boot, "-Xlint:all,-options")
-    return run("javac", *options, "-cp", ":".join(map(str, beside)) or out, "-d", out, *sources)
-
-
-@pytest.fixture(scope="module")
-def shell(sdk: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the linked resources (``linked.apk``) and the compiled classes (``classes``) of the Java shell."""
-    folder = tmp_path_factory.mktemp("shell")
-    namespace = setting("namespace")
-    manifest = (MAIN / "AndroidManifest.xml").read_text()
-    # Gradle's plugin puts the namespace there; a manifest of its project must not have it.
-    (folder / "AndroidManifest.xml").write_text(manifest.replace("<manifest ", f'<manifest package="{namespace}" ', 1))
-    run("aapt2", "compile", "--dir", MAIN / "res", "-o", folder / "resources.zip")
+def dex(framework: Framework, shell: Built, tool: str, out: Path, *options: object) -> tuple[Path, str]:
+    """The app's own classes as a dex file, by D8 or R8, and what the tool said."""
+    java_home = Path(shutil.which("javac") or "").resolve().parent.parent
+    jars = []
+    for folder in (shell.classes, shell.r_classes):
+        jars.append(out / f"{folder.name}.jar")
+        run("jar", "cf", jars[-1], "-C", folder, ".")
+    beside = [part for path in (*shell.jars, shell.chaquopy, jep_jar()) for part in ("--classpath", path)]
     said = run(
-        "aapt2", "link", "-I", FRAMEWORK, "--manifest", folder / "AndroidManifest.xml", "--java", folder / "generated",
-        "--min-sdk-version", setting("minSdk"), "--target-sdk-version", setting("targetSdk"), "--version-code", "2",
-        "--version-name", "0.2.0", "-o", folder / "linked.apk", folder / "resources.zip",
+        "java", "-XX:TieredStopAtLevel=1", "-cp", framework.r8, f"com.android.tools.r8.{tool}", "--release",
+        "--min-api", setting("minSdk"), "--lib", framework.stubs, "--lib", java_home, *beside, "--output", out,
+        *options, *jars,
     )  # fmt: skip
-    assert not re.findall("error|warn", said.replace("aapt2 W", "")), said
-    for name in ("lambdas", "later"):
-        compile_java((STUBS / name).rglob("*.java"), folder / name)
-    classes, sources = folder / "classes", set((MAIN / "java").rglob("*.java")) - {LATER}
-    assert compile_java([LATER], classes, before=[folder / "later"]) == ""
-    sources |= set((folder / "generated").rglob("*.java"))
-    said = compile_java(sources, classes, before=[folder / "lambdas"], beside=[folder / "chaquopy", classes])
-    assert said == "", said
-    return folder
+    return out / "classes.dex", said
 
 
 @pytest.mark.slow
 @needs_tools
-def test_the_shell_becomes_a_signed_apk(shell: Path, tmp_path: Path) -> None:
-    """Linked against resources of API 33, compiled against API 23, dexed, packaged, aligned, signed, verified."""
-    dex = tmp_path / "classes.dex"
-    run("java", "-jar", DX_JAR, "--dex", f"--min-sdk-version={setting('minSdk')}", f"--output={dex}", shell / "classes")
-    package = Path(shutil.copy(shell / "linked.apk", tmp_path / "package.apk"))
+def test_the_shell_becomes_a_signed_apk(framework: Framework, shell: Built, tmp_path: Path) -> None:
+    """Linked with Material's resources, compiled against API 35, dexed, packaged, aligned, signed, verified."""
+    classes, said = dex(framework, shell, "D8", tmp_path)
+    assert said == ""
+    package = Path(shutil.copy(shell.apk, tmp_path / "package.apk"))
     with zipfile.ZipFile(package, "a", zipfile.ZIP_DEFLATED) as archive:
-        archive.write(dex, "classes.dex")
+        archive.write(classes, "classes.dex")
     aligned, signed, keys = tmp_path / "aligned.apk", tmp_path / "signed.apk", tmp_path / "keys.p12"
     run("zipalign", "-p", "4", package, aligned)
     run("zipalign", "-c", "-p", "4", aligned)
@@ -170,7 +161,7 @@ def test_the_shell_becomes_a_signed_apk(shell: Path, tmp_path: Path) -> None:
     tampered = subprocess.run(["apksigner", "verify", str(signed)], capture_output=True, text=True)
     assert tampered.returncode != 0
 
-    described = run("aapt2", "dump", "badging", aligned)
+    described = run(*aapt2_command(), "dump", "badging", aligned)
     assert "package: name='org.fedspzo.app'" in described
     assert f"sdkVersion:'{setting('minSdk')}'" in described
     assert f"targetSdkVersion:'{setting('targetSdk')}'" in described
@@ -180,6 +171,41 @@ def test_the_shell_becomes_a_signed_apk(shell: Path, tmp_path: Path) -> None:
         "INTERNET", "ACCESS_NETWORK_STATE", "FOREGROUND_SERVICE", "FOREGROUND_SERVICE_DATA_SYNC", "POST_NOTIFICATIONS",
         "WAKE_LOCK", "RECEIVE_BOOT_COMPLETED",
     }  # fmt: skip
+
+
+#: What Python asks of the app's own classes, which it finds by name.
+PYTHON_REACHES = {
+    "org.fedspzo.app.News": {"changed"},
+    "org.fedspzo.app.Vault": {"seal", "open"},
+    "org.fedspzo.app.Buffers": {"over"},
+}
+
+
+@pytest.mark.slow
+@needs_tools
+def test_r8_keeps_what_is_reached_by_name(framework: Framework, shell: Built, tmp_path: Path) -> None:
+    """By Python and by the manifest; all else has other names, where it is there at all."""
+    manifest = ElementTree.parse(shell.manifest).getroot()
+    name = "{http://schemas.android.com/apk/res/android}name"
+    declared = {e.get(name) for e in manifest.iter() if e.tag in ("activity", "service", "provider", "receiver")}
+    # The stubs to compile against have members of hidden classes, which an SDK's have not.
+    stubs = tmp_path / "stubs.pro"
+    stubs.write_text("-dontwarn com.android.internal.**\n")
+    rules = (shell.rules, PROJECT / "app/proguard-rules.pro", stubs)
+    classes, _ = dex(framework, shell, "R8", tmp_path, *(part for file in rules for part in ("--pg-conf", file)))
+    members = dex_members(classes.read_bytes())
+    assert declared <= set(members)
+    for reached, names in PYTHON_REACHES.items():
+        assert names <= members[reached], reached
+    assert not {"org.fedspzo.app.Text", "org.fedspzo.app.Host"} & set(members)
+
+
+def test_python_reaches_no_other_class_of_the_app() -> None:
+    python = "".join(file.read_text() for file in (MAIN / "python").rglob("*.py"))
+    named = set(re.findall(r"org\.fedspzo\.app[. ]+(?:import )?(\w+)", python))
+    assert named == {"Buffers"}, "besides the objects that Java hands over"
+    handed = set(re.findall(r"new (\w+)\((?:this)?\)", (JAVA / "Host.java").read_text()))
+    assert {name.rsplit(".", 1)[1] for name in PYTHON_REACHES} - named <= handed
 
 
 def members(classes: Path) -> Iterator[tuple[str, str, int | None]]:
@@ -253,13 +279,13 @@ class Android36:
 @pytest.mark.slow
 @needs_tools
 @pytest.mark.skipif(find_spec("android-stubs") is None, reason="chaquopy-stubs-android is not installed")
-def test_all_that_java_calls_is_in_api_36(shell: Path) -> None:
-    """The stubs for what is younger than API 23 among it, which were written by hand."""
+def test_all_that_java_calls_is_in_api_36(shell: Built) -> None:
+    """Compiled against API 35, which is the newest that runs on a JVM here."""
     spec = find_spec("android-stubs")
     assert spec is not None
     assert spec.submodule_search_locations
     android = Android36(Path(spec.submodule_search_locations[0]).parent)
-    used = set(members(shell / "classes"))
+    used = set(members(shell.classes))
     assert ("android/content/Context", "startForegroundService", 1) in used
     assert len(used) > 100
     assert not {member for member in used if not android.has(*member)}

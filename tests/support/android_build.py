@@ -12,10 +12,13 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from android_framework import ROOT, Framework
+from android_jep import jep_jar
 from android_sdk import aapt2_command, rename_unless_there
 
 PROJECT = ROOT / "android_demo"
 MAIN = PROJECT / "app" / "src" / "main"
+TEST = MAIN.with_name("test")
+RULES = "manifest-rules.pro"
 _STRICT = ("--release", "8", "-Xlint:all,-options,-processing,-classfile")
 
 
@@ -30,14 +33,12 @@ class Library:
     Attributes:
         symbols: lines of its ``R.txt`` without values: ``int attr colorPrimary``.
         resources: compiled by aapt2, or None where it has none.
-        rules: for R8, or None.
     """
 
     package: str
     symbols: tuple[str, ...]
     classes: Path
     resources: Path | None
-    rules: Path | None
 
 
 @dataclass(frozen=True)
@@ -47,18 +48,20 @@ class Built:
     Attributes:
         apk: resources and manifest, linked.
         manifest: as aapt2 took it, with the package.
+        rules: for R8, to keep what manifest and layouts name.
         classes: folder of the app's own classes.
         r_classes: folder of all R classes.
+        chaquopy: folder of the classes that stand for Chaquopy's.
         jars: the libraries' classes.
-        rules: the libraries' rules for R8.
     """
 
     apk: Path
     manifest: Path
+    rules: Path
     classes: Path
     r_classes: Path
+    chaquopy: Path
     jars: tuple[Path, ...]
-    rules: tuple[Path, ...]
 
 
 def run(*command: object) -> str:
@@ -75,8 +78,8 @@ def setting(name: str) -> str:
     return str(found)
 
 
-def build(framework: Framework, out: Path, chaquopy: Path) -> Built:
-    """Build the shell into a folder, against Chaquopy's classes. Raises BuildError."""
+def build(framework: Framework, out: Path) -> Built:
+    """Build the shell into an empty folder. Raises BuildError, also where javac warns of something."""
     libraries, jars = unpack_libraries(framework)
     apk, manifest, symbols = link(framework, libraries, out)
     generated = out / "generated"
@@ -84,14 +87,14 @@ def build(framework: Framework, out: Path, chaquopy: Path) -> Built:
     for library in libraries:
         if library.symbols:
             write_r(generated, library.package, set(library.symbols), symbols)
-    r_classes, classes = out / "r", out / "classes"
+    r_classes, chaquopy, classes = out / "r", out / "chaquopy", out / "classes"
     compile_java(generated.rglob("*.java"), r_classes, [])
+    compile_java((TEST / "java/com/chaquo").rglob("*.java"), chaquopy, [framework.stubs, jep_jar()])
     jars = (*jars, *(library.classes for library in libraries))
     said = compile_java((MAIN / "java").rglob("*.java"), classes, [framework.stubs, r_classes, chaquopy, *jars])
     if said:
         raise BuildError(f"the app's Java compiles with warnings:\n{said}")
-    rules = tuple(library.rules for library in libraries if library.rules)
-    return Built(apk, manifest, classes, r_classes, jars, rules)
+    return Built(apk, manifest, out / RULES, classes, r_classes, chaquopy, jars)
 
 
 def unpack_libraries(framework: Framework) -> tuple[list[Library], tuple[Path, ...]]:
@@ -115,14 +118,9 @@ def _library(folder: Path) -> Library:
     package = ElementTree.parse(folder / "AndroidManifest.xml").getroot().get("package")
     assert package
     lines = (folder / "R.txt").read_text().splitlines()
-    compiled, rules = folder / "compiled.zip", folder / "proguard.txt"
-    return Library(
-        package,
-        tuple(" ".join(line.split()[:3]) for line in lines),
-        folder / "classes.jar",
-        compiled if compiled.exists() else None,
-        rules if rules.exists() else None,
-    )
+    compiled = folder / "compiled.zip"
+    symbols = tuple(" ".join(line.split()[:3]) for line in lines)
+    return Library(package, symbols, folder / "classes.jar", compiled if compiled.exists() else None)
 
 
 def link(framework: Framework, libraries: Iterable[Library], out: Path) -> tuple[Path, Path, dict[str, str]]:
@@ -137,7 +135,8 @@ def link(framework: Framework, libraries: Iterable[Library], out: Path) -> tuple
         *aapt2_command(), "link", "-I", framework.resources, "--manifest", manifest, "--auto-add-overlay",
         "--min-sdk-version", setting("minSdk"), "--target-sdk-version", setting("targetSdk"),
         "--version-code", setting("versionCode"), "--version-name", setting("versionName"),
-        "--output-text-symbols", symbols, "-o", apk, *(part for file in compiled for part in ("-R", file)),
+        "--output-text-symbols", symbols, "--proguard", out / RULES, "-o", apk,
+        *(part for file in compiled for part in ("-R", file)),
     )  # fmt: skip
     if re.findall("error|warn", said.replace("aapt2 W", "")):
         raise BuildError(said)

@@ -1,8 +1,7 @@
-"""What stands for the Android SDK where there is none: Debian's builds of its parts, of the releases that have them.
+"""What stands for the Android SDK where there is none: Debian 13's aapt2, and Python of the app's version.
 
-An ``android.jar`` is in Debian 11 alone (API 23), with the last dx; framework resources of API 33 are in Debian 13, and
-the app's version of Python. The packages are fetched through apt, which checks their signatures, and unpacked into a
-cache; nothing is installed. aapt2, zipalign and apksigner are those of the system.
+The packages are fetched through apt, which checks their signatures, and unpacked into a cache; nothing is installed.
+zipalign and apksigner are those of the system; the rest is in ``android_framework``.
 """
 
 from __future__ import annotations
@@ -18,26 +17,19 @@ import tempfile
 from pathlib import Path
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fedspzo" / "android"
-#: Package → the release that it is taken from.
-PACKAGES = {
-    "libandroid-23-java": "bullseye", "dalvik-exchange": "bullseye", "android-framework-res": "trixie",
-    "python3.13-minimal": "trixie", "libpython3.13-minimal": "trixie", "libc6": "trixie", "libexpat1": "trixie",
-    "zlib1g": "trixie", "libpython3.13-stdlib": "trixie", "libssl3t64": "trixie", "libsqlite3-0": "trixie",
-    "libffi8": "trixie", "libbz2-1.0": "trixie", "liblzma5": "trixie", "libstdc++6": "trixie", "libgcc-s1": "trixie",
-    "libuuid1": "trixie", "libzstd1": "trixie", "aapt": "trixie", "android-libaapt": "trixie",
-    "android-libandroidfw": "trixie", "android-libbase": "trixie", "android-libutils": "trixie",
-    "android-liblog": "trixie", "android-libziparchive": "trixie", "android-libbacktrace": "trixie",
-    "android-libcutils": "trixie", "libpng16-16t64": "trixie", "libprotobuf32t64": "trixie", "7zip": "trixie",
-    "libbsd0": "trixie", "libmd0": "trixie",
-}  # fmt: skip
-TOOLS = ("javac", "keytool", "aapt2", "zipalign", "apksigner", "apt-get", "dpkg-deb")
+#: Debian's release, and packages of it: a Python, an aapt2 that can link Material's resources, and what both need.
+RELEASE = "trixie"
+PACKAGES = (
+    "python3.13-minimal", "libpython3.13-minimal", "libpython3.13-stdlib", "libc6", "libexpat1", "zlib1g", "libssl3t64",
+    "libsqlite3-0", "libffi8", "libbz2-1.0", "liblzma5", "libstdc++6", "libgcc-s1", "libuuid1", "libzstd1",
+    "aapt", "android-libaapt", "android-libandroidfw", "android-libbase", "android-libutils", "android-liblog",
+    "android-libziparchive", "android-libbacktrace", "android-libcutils", "libpng16-16t64", "libprotobuf32t64", "7zip",
+    "libbsd0", "libmd0",
+)  # fmt: skip
+TOOLS = ("javac", "keytool", "zipalign", "apksigner", "apt-get", "dpkg-deb")
 _MIRROR, _KEYS = "http://deb.debian.org/debian", "/usr/share/keyrings/debian-archive-keyring.gpg"
-_UNPACKED = CACHE / f"debian-{hashlib.sha256(repr(sorted(PACKAGES.items())).encode()).hexdigest()[:12]}"
-
-ANDROID_JAR = _UNPACKED / "usr/share/java/com.android.android-23.jar"
-DX_JAR = _UNPACKED / "usr/share/java/com.android.dx.jar"
+_UNPACKED = CACHE / f"debian-{hashlib.sha256(repr((RELEASE, PACKAGES)).encode()).hexdigest()[:12]}"
 _PYTHON = _UNPACKED / "usr/bin/python3.13"
-FRAMEWORK = _UNPACKED / "usr/share/android-framework-res/framework-res.apk"
 
 
 def pinned(file: Path) -> dict[str, str]:
@@ -111,15 +103,13 @@ def fetch() -> None:
         for name in ("lists/partial", "cache/archives/partial", "debs"):
             (folder / name).mkdir(parents=True)
         sources = folder / "sources.list"
-        releases = sorted(set(PACKAGES.values()))
-        sources.write_text("".join(f"deb [signed-by={_KEYS}] {_MIRROR} {release} main\n" for release in releases))
+        sources.write_text(f"deb [signed-by={_KEYS}] {_MIRROR} {RELEASE} main\n")
         options = [
             f"-oDir::Etc::SourceList={sources}", "-oDir::Etc::SourceParts=-", f"-oDir::State::Lists={folder / 'lists'}",
             f"-oDir::Cache={folder / 'cache'}", "-oAPT::Sandbox::User=", "-oAcquire::Languages=none", "-qq",
         ]  # fmt: skip
         subprocess.run(["apt-get", *options, "update"], check=True)
-        wanted = [f"{package}/{release}" for package, release in PACKAGES.items()]
-        subprocess.run(["apt-get", *options, "download", *wanted], cwd=folder / "debs", check=True)
+        subprocess.run(["apt-get", *options, "download", *PACKAGES], cwd=folder / "debs", check=True)
         for package in (folder / "debs").glob("*.deb"):
             subprocess.run(["dpkg-deb", "-x", package, folder / "unpacked"], check=True)
         rename_unless_there(folder / "unpacked", _UNPACKED)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -47,6 +49,10 @@ def import_bundle(source: Path, target: Path) -> Bundle:
 def _unpack(source: Path, folder: Path) -> None:
     try:
         with zipfile.ZipFile(source) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+            if size > shutil.disk_usage(folder.parent).free:  # no more is unpacked than is said here
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            make_folder(folder)  # there may be nothing in it
             archive.extractall(folder)  # it leaves no way out of the folder: drives, '..' and roots are dropped
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:  # the last: it is encrypted
         raise BundleError(

@@ -100,7 +100,7 @@ class Training:
 
     @property
     def working(self) -> bool:
-        """Whether the processor is needed: it takes part, and waits neither for the broker nor for better conditions."""
+        """Whether the processor is needed: the phone takes part, and waits for neither broker nor conditions."""
         return self.running and self.connected and not self._watch.limits.refusal(self._watch.seen)
 
     def _run(self) -> None:

@@ -63,7 +63,7 @@ public final class Chart extends View {
     @Override
     protected void onMeasure(int width, int height) {
         super.onMeasure(width, MeasureSpec.makeMeasureSpec(
-                (int) (HEIGHT_DP * unit + 4 * words.getTextSize()), MeasureSpec.EXACTLY));
+                (int) (HEIGHT_DP * unit + 3.6f * words.getTextSize()), MeasureSpec.EXACTLY));
     }
 
     @Override
@@ -72,7 +72,7 @@ public final class Chart extends View {
             return;
         }
         float text = words.getTextSize(), left = tickWidth() + 8 * unit, right = getWidth() - 6 * unit;
-        float top = 2 * text, bottom = getHeight() - 2.2f * text;
+        float top = 2 * text, bottom = getHeight() - 1.6f * text;
         words.setTextAlign(Paint.Align.LEFT);
         canvas.drawText(getContext().getString(shown.counts ? R.string.axis_right : R.string.axis_loss), 0, text, words);
         words.setTextAlign(Paint.Align.RIGHT);

@@ -12,6 +12,7 @@ import java.io.FileOutputStream;
 import java.io.IOException;
 import java.io.InputStream;
 import java.io.OutputStream;
+import java.nio.file.Files;
 
 /** Copies what was chosen through the Storage Access Framework into the app's own storage. */
 final class Documents {
@@ -32,6 +33,8 @@ final class Documents {
 
     /** Bytes that an import leaves to the phone. */
     private static final long LEFT_FREE = 64 << 20;
+    /** Folders in folders of a bundle, with room for others; characters of a name. */
+    private static final int DEEPEST = 8, LONGEST = 100;
 
     private Documents() {}
 
@@ -67,19 +70,22 @@ final class Documents {
     }
 
     static void copyTree(ContentResolver resolver, Uri tree, File target, Count told) throws IOException {
-        copyFolder(resolver, tree, DocumentsContract.getTreeDocumentId(tree), target, told);
+        copyFolder(resolver, tree, DocumentsContract.getTreeDocumentId(tree), target, DEEPEST, told);
     }
 
     static void delete(File file) {
         File[] inside = file.listFiles();
-        for (File child : inside == null ? new File[0] : inside) {
+        for (File child : inside == null || Files.isSymbolicLink(file.toPath()) ? new File[0] : inside) {
             delete(child);
         }
         file.delete();
     }
 
-    private static void copyFolder(ContentResolver resolver, Uri tree, String id, File target, Count told)
+    private static void copyFolder(ContentResolver resolver, Uri tree, String id, File target, int deeper, Count told)
             throws IOException {
+        if (deeper == 0) {
+            throw new IOException("its folders are too deep");
+        }
         if (!target.isDirectory() && !target.mkdirs()) {
             throw new IOException("no folder can be made in the app's storage");
         }
@@ -89,7 +95,7 @@ final class Documents {
             while (cursor != null && cursor.moveToNext()) {
                 File file = new File(target, plain(cursor.getString(1)));
                 if (Document.MIME_TYPE_DIR.equals(cursor.getString(2))) {
-                    copyFolder(resolver, tree, cursor.getString(0), file, told);
+                    copyFolder(resolver, tree, cursor.getString(0), file, deeper - 1, told);
                 } else {
                     Uri child = DocumentsContract.buildDocumentUriUsingTree(tree, cursor.getString(0));
                     copyFile(resolver, child, file, told);
@@ -99,7 +105,8 @@ final class Documents {
     }
 
     private static String plain(String name) {
-        String last = name.substring(name.lastIndexOf('/') + 1);
+        String last = name.substring(name.lastIndexOf('/') + 1).replace('\0', '_');
+        last = last.length() <= LONGEST ? last : last.substring(0, LONGEST - 4) + last.substring(last.length() - 4);
         return last.isEmpty() || last.equals(".") || last.equals("..") ? "document" : last;
     }
 }

@@ -1,6 +1,8 @@
 package org.fedspzo.app;
 
 import static org.junit.Assert.assertEquals;
+import static org.junit.Assert.assertNotNull;
+import static org.junit.Assert.assertNull;
 import static org.junit.Assert.assertTrue;
 import static org.robolectric.Shadows.shadowOf;
 
@@ -20,6 +22,7 @@ import org.robolectric.RuntimeEnvironment;
 import org.robolectric.android.controller.ServiceController;
 import org.robolectric.shadows.ShadowActivity;
 import org.robolectric.shadows.ShadowDialog;
+import org.robolectric.shadows.ShadowPowerManager;
 
 import java.io.FileInputStream;
 import java.util.HashSet;
@@ -29,7 +32,7 @@ import java.util.Set;
 /** From a tap on Start through service, Python, LiteRT and mosquitto over TLS to the server's digest. */
 @RunWith(PhoneRunner.class)
 public final class EndToEndTest {
-    private static final int ROUNDS = 20;
+    private static final int ROUNDS = 20, BEFORE = 5;
 
     @Rule
     public final TemporaryFolder folder = new TemporaryFolder();
@@ -55,10 +58,14 @@ public final class EndToEndTest {
                 asked[0] = shadowOf(RuntimeEnvironment.getApplication()).getNextStartedService();
                 return asked[0] != null;
             });
+            assertNotNull(JobTest.pending(phone.app));
             ServiceController<TrainingService> service =
                     Robolectric.buildService(TrainingService.class, asked[0]).create().startCommand(0, 1);
+            phone.waitFor("rounds", status -> status.getJSONArray("losses").length() >= BEFORE);
+            assertTrue("while it works", ShadowPowerManager.getLatestWakeLock().isHeld());
             phone.waitFor("the end", status -> status.getBoolean("finished"));
             Wait.until("the service ends by itself", () -> shadowOf(service.get()).isStoppedBySelf());
+            assertNull("the job has nothing to do any more", JobTest.pending(phone.app));
             assertEquals(ROUNDS, phone.status().getJSONArray("losses").length());
             assertEquals(Set.of(phone.digest()), values(federation.end()));
             service.destroy();

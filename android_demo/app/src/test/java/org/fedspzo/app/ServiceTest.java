@@ -13,7 +13,9 @@ import android.content.Context;
 import android.content.ContextWrapper;
 import android.content.Intent;
 import android.content.pm.ServiceInfo;
+import android.os.SystemClock;
 
+import org.json.JSONObject;
 import org.junit.After;
 import org.junit.Before;
 import org.junit.Test;
@@ -153,9 +155,11 @@ public final class ServiceTest {
     @Test
     public void theProcessorIsKeptAwakeForATimeAtMost() throws Exception {
         service.startCommand(0, 1);
-        service.get().changed(new org.json.JSONObject("{'running': true, 'working': true}"));
+        service.get().changed(new JSONObject("{'running': true, 'working': false}"));
+        assertFalse("while it waits for Wi-Fi", awake());
+        service.get().changed(new JSONObject("{'running': true, 'working': true}"));
         assertTrue(awake());
-        android.os.SystemClock.setCurrentTimeMillis(android.os.SystemClock.uptimeMillis() + 16 * 60 * 1000);
+        SystemClock.setCurrentTimeMillis(SystemClock.uptimeMillis() + 16 * 60 * 1000);
         assertFalse("without news for 16 minutes", awake());
     }
 

@@ -13,7 +13,7 @@ public final class Suite {
     public static void main(String[] names) throws ClassNotFoundException {
         Class<?>[] tests = new Class<?>[names.length];
         for (int i = 0; i < names.length; i++) {
-            tests[i] = Class.forName(names[i]);
+            tests[i] = Class.forName(names[i], false, Suite.class.getClassLoader()); // the sandbox initialises it
         }
         JUnitCore runner = new JUnitCore();
         runner.addListener(new Lines());
