@@ -214,8 +214,7 @@ public final class PageTest {
     // Try it, teach it.
 
     private MainActivity asked() {
-        display.host.answer("predict", "{\"labels\": [[\"music\", 0.61], [\"alarm\", 0.3], [\"call\", 0.06], [\"timer\", 0.03]],"
-                + " \"shown\": \"music\"}");
+        display.host.answer("predict", States.ANSWER);
         MainActivity page = display.open(States.better());
         field(page).setText("play a song");
         tap(page, R.id.ask);
@@ -289,7 +288,7 @@ public final class PageTest {
 
     @Test
     public void whatIsTypedChosenAndAnsweredStaysWhenTheScreenIsTurned() {
-        display.host.answer("predict", "{\"labels\": [[\"music\", 0.61]], \"shown\": \"music\"}");
+        display.host.answer("predict", States.ANSWER);
         ActivityController<MainActivity> controller = display.open(MainActivity.class, States.better());
         MainActivity page = controller.get();
         field(page).setText("half a sentence");

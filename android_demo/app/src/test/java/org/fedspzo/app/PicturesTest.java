@@ -1,5 +1,7 @@
 package org.fedspzo.app;
 
+import android.widget.TextView;
+
 import org.junit.Test;
 import org.junit.runner.RunWith;
 import org.robolectric.annotation.GraphicsMode;
@@ -75,6 +77,16 @@ public final class PicturesTest {
     @Test
     public void settings() throws Exception {
         Picture.check("settings", new Display(Display.PHONE, "", 1).open(SettingsActivity.class, States.better()).get());
+    }
+
+    @Test
+    public void answered() throws Exception {
+        Display display = new Display(Display.TALL, "", 1);
+        display.host.answer("predict", States.ANSWER);
+        MainActivity page = display.open(States.better());
+        ((TextView) page.findViewById(R.id.fields).findViewWithTag("text")).setText("play the new song");
+        Display.tap(page, R.id.ask);
+        Picture.check("answered", page);
     }
 
     @Test

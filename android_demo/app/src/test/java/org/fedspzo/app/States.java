@@ -13,6 +13,10 @@ final class States {
     private static final String TASK =
             "{'name': 'requests', 'fields': ['text'], 'labels': ['alarm', 'music', 'call', 'timer'], 'target': 'label'}";
 
+    /** To a question. */
+    static final String ANSWER = "{\"labels\": [[\"music\", 0.61], [\"alarm\", 0.3], [\"call\", 0.06], [\"timer\", 0.03]],"
+            + " \"shown\": \"music\"}";
+
     private States() {}
 
     /** All of them, by name. */
