@@ -28,7 +28,7 @@ import javax.crypto.spec.SecretKeySpec;
 /** The app's process is killed while it trains (a JVM of its own, by SIGKILL), goes on in another, and is cut off there. */
 @RunWith(PhoneRunner.class)
 public final class KilledTest {
-    private static final int ROUNDS = 100, BEFORE = 5;
+    private static final int ROUNDS = 40, BEFORE = 5;
     private static final String INVITATION = "fedspzo.invitation";
 
     @Rule
