@@ -96,6 +96,7 @@ def replica(bundle: Bundle) -> Replica:
 
 
 def test_the_model_is_measured_on_the_same_examples_and_judged(
+    bundle: Bundle,
     examples: DataStore,
     replica: Replica,
     make_plan: Callable[..., Plan],
@@ -106,12 +107,12 @@ def test_the_model_is_measured_on_the_same_examples_and_judged(
     file = tmp_path / "improvement.json"
     improvement = Improvement(file)
     improvement.measure(forward, 0, subset(examples, np.arange(FEWEST - 1)))
-    told = improvement.describe(TASK)
+    told = improvement.describe(bundle)
     assert (told["examples"], told["fewest"], told["points"], told["verdict"]) == (FEWEST - 1, FEWEST, (), "")
 
     held = subset(examples, np.arange(60))
     improvement.measure(forward, 0, held)
-    told = improvement.describe(TASK)
+    told = improvement.describe(bundle)
     assert (told["measure"], told["examples"], told["verdict"]) == ("right", 60, "")
     (before,) = told["points"]
     assert before[0] == 0
@@ -119,20 +120,22 @@ def test_the_model_is_measured_on_the_same_examples_and_judged(
 
     monkeypatch.setattr(time, "monotonic", lambda: 1e9)
     improvement.measure(forward, 1, held)
-    assert improvement.describe(TASK)["verdict"] == "same"
+    assert improvement.describe(bundle)["verdict"] == "same"
 
     replica.apply(Entry(make_plan(), (Contribution("", 1.0, (900.0, 900.0, -700.0, 400.0)),)))
     grown = examples  # all that were measured are still there
     improvement.measure(forward, 2, grown)
-    told = improvement.describe(TASK)
+    told = improvement.describe(bundle)
     assert told["examples"] == 60
     values = [value for _, value in told["points"]]
     assert values[2] != values[0]
     assert told["verdict"] in ("same", "better" if values[2] > values[0] else "worse")
-    assert Improvement(file).describe(TASK) == told
+    assert Improvement(file).describe(bundle) == told
+    file.with_name("another").write_text(file.read_text().replace(bundle.identity.hex(), "00" * 32))
+    assert not Improvement(file.with_name("another")).describe(bundle)["points"], "of another model"
 
     improvement.measure(forward, 3, subset(examples, np.arange(100, 900)))  # others: from the start
-    told = improvement.describe(TASK)
+    told = improvement.describe(bundle)
     assert (told["examples"], len(told["points"]), told["verdict"]) == (MOST, 1, "")
 
 
@@ -161,10 +164,10 @@ def test_clear_differences_alone_are_called_better_or_worse(gains: list[float], 
     assert verdict_of(first, first - gains, more_is_better=False) == expected, "a loss"
 
 
-def test_what_cannot_be_read_is_measured_anew(tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_measured_again(bundle: Bundle, tmp_path: Path) -> None:
     for content in ("", "{}", '{"bundle": 3}', "[1]"):
         (tmp_path / "file").write_text(content)
-        assert Improvement(tmp_path / "file").describe(TASK)["points"] == ()
+        assert Improvement(tmp_path / "file").describe(bundle)["points"] == ()
 
 
 @given(st.lists(st.floats(-1e3, 1e3), max_size=30))

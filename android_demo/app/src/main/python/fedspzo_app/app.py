@@ -271,7 +271,7 @@ class App:
                 "message": message,
                 "kind": kind,
                 "round": state.replica.round if state else 0,
-                "improvement": self._improvement.describe(bundle.manifest.task) if bundle else None,
+                "improvement": self._improvement.describe(bundle) if bundle else None,
                 "losses": [[entry.round, entry.loss] for entry in rounds],
                 "bytes_up": sum(entry.bytes_up for entry in rounds),
                 "bytes_down": sum(entry.bytes_down for entry in rounds),

@@ -14,7 +14,7 @@ import numpy as np
 from fedspzo.device_runtime.data.store import DataStore, subset
 from fedspzo.device_runtime.model.task import GENERATION, Task
 
-#: One in so many examples is held back.
+#: Of N examples one is held back.
 _ONE_IN = 5
 _SEED = b"held back"
 _KEY_BYTES = 8

@@ -14,6 +14,7 @@ import numpy as np
 
 from fedspzo.device_runtime.data.store import DataStore, subset
 from fedspzo.device_runtime.files import write_atomically
+from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.metrics import SINGLE
 from fedspzo.device_runtime.model.task import Task
 from fedspzo.device_runtime.step.runner import Forward, ModelWeights
@@ -63,7 +64,7 @@ class Improvement:
         self._due = -math.inf
 
     def due(self, round: int, last: bool = False) -> bool:
-        """Whether the model after a round is to be measured; at the end of a job even soon after the time before."""
+        """Whether the model after a round should be measured; at the end of a job even soon after the time before."""
         points = self._measured.points
         return not (points and points[-1][0] == round) and (last or time.monotonic() >= self._due)
 
@@ -92,12 +93,12 @@ class Improvement:
         self._measured = replace(known, points=points, verdict=verdict)
         write_atomically(self._file, json.dumps(asdict(self._measured)).encode())
 
-    def describe(self, task: Task) -> dict[str, Any]:
+    def describe(self, bundle: Bundle) -> dict[str, Any]:
         """For the screen: ``measure`` ("right", a share, or "loss"), ``examples``, ``fewest``, ``verdict``, ``points``
         as they were measured and ``smooth``, both [[round, value], …]."""
-        known = self._measured
+        known = self._measured if self._measured.bundle == bundle.identity.hex() else Measured()
         return {
-            "measure": "right" if counts(task) else "loss",
+            "measure": "right" if counts(bundle.manifest.task) else "loss",
             "examples": len(known.examples) or self._held,
             "fewest": FEWEST,
             "verdict": known.verdict,
@@ -122,7 +123,7 @@ def smooth(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
 
 
 def _choose(known: Measured, bundle: str, rows: Collection[str]) -> Measured:
-    """Those that were measured before; chosen anew where one is gone or the bundle is another."""
+    """Those that were measured before; chosen again where one is gone or the bundle is another."""
     same = known.bundle == bundle and known.examples and all(key in rows for key in known.examples)
     return known if same else Measured(bundle, tuple(sorted(rows)[:MOST]))
 

@@ -16,7 +16,7 @@ import org.json.JSONObject;
 import java.io.File;
 import java.io.IOException;
 
-/** Copies what was chosen into the app, and has Python take it; goes on while the screen is turned. */
+/** Copies what was chosen into the app, and has Python take it; continues while the screen is turned. */
 public final class Importer extends AndroidViewModel {
     /** What is imported. */
     enum Kind { ZIP, FOLDER, EXAMPLES }

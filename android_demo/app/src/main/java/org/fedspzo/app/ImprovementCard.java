@@ -5,7 +5,7 @@ import android.view.View;
 
 /** Whether the model gets better: a verdict, the figures behind it, and their course. */
 final class ImprovementCard {
-    /** One example in so many is held back (fedspzo_app/held_back.py). */
+    /** Of N examples one is held back (fedspzo_app/held_back.py). */
     private static final int ONE_IN = 5;
 
     private final View card;

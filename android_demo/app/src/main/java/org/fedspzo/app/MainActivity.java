@@ -19,7 +19,7 @@ import com.google.android.material.appbar.MaterialToolbar;
 
 import org.json.JSONObject;
 
-/** The first page: set-up until it is complete, and then what goes on, whether it helps, what it costs, and a try. */
+/** The first page: set-up until it is complete, and then what happens, whether it helps, what it costs, and a try. */
 public final class MainActivity extends Page implements Importer.Listener {
     /** How often any label is suggested, where the person agrees. */
     private static final double EXPLORE = 0.05;

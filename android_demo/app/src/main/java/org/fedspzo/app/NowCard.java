@@ -10,7 +10,7 @@ import com.google.android.material.button.MaterialButton;
 import com.google.android.material.card.MaterialCardView;
 import com.google.android.material.color.MaterialColors;
 
-/** What goes on now, in one sentence, and the one thing that can be done about it. */
+/** What happens now, in one sentence, and the one thing that can be done about it. */
 final class NowCard {
     private final MaterialCardView card;
     private final TextView state, message;

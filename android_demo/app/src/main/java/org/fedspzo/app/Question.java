@@ -16,7 +16,7 @@ import com.google.android.material.textfield.TextInputLayout;
 import java.util.ArrayList;
 import java.util.List;
 
-/** A dialog that asks something and stays when the screen is turned; public, as Android makes it anew. */
+/** A dialog that asks something and stays when the screen is turned; public, as Android makes it again. */
 public final class Question extends DialogFragment {
     /** What is asked. */
     enum Kind { INVITATION, JOIN, LEAVE, RIGHT, DETAIL }

@@ -9,7 +9,7 @@ import java.util.List;
 
 /** All that the screen shows, as plain values that do not change; made of what Python says. */
 final class Screen {
-    /** What goes on now. */
+    /** What happens now. */
     enum Now {
         READY, RESTING, CONNECTING, OFFLINE, UNHEARD, NETWORK, CHARGER, BATTERY, HEAT, FIRST, LEARNING, PAUSED, FINISHED, STOPPED,
         DECLINED;

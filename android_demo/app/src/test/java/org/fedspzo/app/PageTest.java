@@ -142,7 +142,7 @@ public final class PageTest {
         return ((MaterialToolbar) page.findViewById(R.id.toolbar)).getMenu();
     }
 
-    // What goes on now.
+    // What happens now.
 
     @Test
     public void thereIsOneThingToDoInEachState() {

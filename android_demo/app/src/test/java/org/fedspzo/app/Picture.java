@@ -19,7 +19,7 @@ import javax.imageio.ImageIO;
 
 /**
  * Pictures of pages, compared with those of {@code app/src/test/pictures}. With {@code FEDSPZO_PICTURES=write} in the
- * environment they are written anew.
+ * environment they are written again.
  */
 final class Picture {
     /** Largest difference of a colour, of 255, that nobody sees; and the share of pixels that may differ more. */
@@ -45,7 +45,7 @@ final class Picture {
             return;
         }
         ImageIO.write(withPalette(drawn), "png", beside);
-        throw new AssertionError(file + ": " + wrong + "; see " + beside + ", and write pictures anew by FEDSPZO_PICTURES=write");
+        throw new AssertionError(file + ": " + wrong + "; see " + beside + ", and write pictures again by FEDSPZO_PICTURES=write");
     }
 
     private static BufferedImage draw(View root) {
