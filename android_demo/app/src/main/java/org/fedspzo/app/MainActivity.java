@@ -1,7 +1,6 @@
 package org.fedspzo.app;
 
 import android.Manifest;
-import android.content.ActivityNotFoundException;
 import android.content.Intent;
 import android.content.pm.PackageManager;
 import android.net.Uri;
@@ -24,12 +23,8 @@ public final class MainActivity extends Page implements Importer.Listener {
     /** How often any label is suggested, where the person agrees. */
     private static final double EXPLORE = 0.05;
 
-    private final ActivityResultLauncher<String[]> chooseZip = registerForActivityResult(
-            new ActivityResultContracts.OpenDocument(), uri -> take(Importer.Kind.ZIP, uri));
-    private final ActivityResultLauncher<Uri> chooseFolder = registerForActivityResult(
-            new ActivityResultContracts.OpenDocumentTree(), uri -> take(Importer.Kind.FOLDER, uri));
-    private final ActivityResultLauncher<String[]> chooseExamples = registerForActivityResult(
-            new ActivityResultContracts.OpenDocument(), uri -> take(Importer.Kind.EXAMPLES, uri));
+    private final Chooser chooser = new Chooser(this, this::take,
+            said -> complain(Host.problem("file", said)));
     /** Whatever the answer: without it the service is told of in the system's list of active apps alone. */
     private final ActivityResultLauncher<String> mayNotify = registerForActivityResult(
             new ActivityResultContracts.RequestPermission(), granted -> start());
@@ -63,9 +58,9 @@ public final class MainActivity extends Page implements Importer.Listener {
         onClick(R.id.detail, () -> showDetail(screen.problem));
         onClick(R.id.setup_detail, () -> showDetail(screen.problem));
         onClick(R.id.join, () -> Question.invitation(getSupportFragmentManager()));
-        onClick(R.id.import_zip, () -> choose(chooseZip, new String[] {"application/zip"}));
-        onClick(R.id.import_folder, () -> choose(chooseFolder, null));
-        onClick(R.id.import_data, () -> choose(chooseExamples, new String[] {"*/*"}));
+        onClick(R.id.import_zip, chooser::zip);
+        onClick(R.id.import_folder, chooser::folder);
+        onClick(R.id.import_data, chooser::examples);
         onClick(R.id.import_cancel, importer::cancel);
         onClick(R.id.write, this::write);
         onClick(R.id.ask, this::ask);
@@ -135,11 +130,11 @@ public final class MainActivity extends Page implements Importer.Listener {
         if (id == R.id.settings) {
             startActivity(new Intent(this, SettingsActivity.class));
         } else if (id == R.id.more_examples) {
-            choose(chooseExamples, new String[] {"*/*"});
+            chooser.examples();
         } else if (id == R.id.new_zip) {
-            choose(chooseZip, new String[] {"application/zip"});
+            chooser.zip();
         } else if (id == R.id.new_folder) {
-            choose(chooseFolder, null);
+            chooser.folder();
         } else {
             Question.invitation(getSupportFragmentManager());
         }
@@ -237,18 +232,8 @@ public final class MainActivity extends Page implements Importer.Listener {
         }, "add_example", example.toString());
     }
 
-    private <T> void choose(ActivityResultLauncher<T> launcher, T input) {
-        try {
-            launcher.launch(input);
-        } catch (ActivityNotFoundException error) { // a phone without a file picker
-            complain(Host.problem("file", String.valueOf(error.getMessage())));
-        }
-    }
-
-    private void take(Importer.Kind kind, @Nullable Uri uri) {
-        if (uri != null) {
-            importer.start(host(), kind, uri);
-        }
+    private void take(Importer.Kind kind, Uri uri) {
+        importer.start(host(), kind, uri);
     }
 
     @Override

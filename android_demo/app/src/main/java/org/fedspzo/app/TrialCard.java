@@ -1,7 +1,6 @@
 package org.fedspzo.app;
 
 import android.os.Bundle;
-import android.view.LayoutInflater;
 import android.view.View;
 import android.widget.ArrayAdapter;
 import android.widget.CompoundButton;
@@ -140,13 +139,13 @@ final class TrialCard {
         boxes.clear();
         List<String> texts = saved == null ? null : saved.getStringArrayList(TEXTS);
         for (String name : found.fields) {
-            TextInputLayout box = (TextInputLayout) LayoutInflater.from(card.getContext()).inflate(R.layout.field, fields, false);
+            View.inflate(card.getContext(), R.layout.field, fields);
+            TextInputLayout box = (TextInputLayout) fields.getChildAt(fields.getChildCount() - 1);
             box.setHint(name);
             edit(box).setTag(name);
             if (texts != null && boxes.size() < texts.size()) {
                 edit(box).setText(texts.get(boxes.size()));
             }
-            fields.addView(box);
             boxes.put(name, box);
         }
         label.setAdapter(new ArrayAdapter<>(card.getContext(), android.R.layout.simple_list_item_1, found.labels));

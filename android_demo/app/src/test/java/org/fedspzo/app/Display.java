@@ -1,12 +1,23 @@
 package org.fedspzo.app;
 
+import static org.junit.Assert.assertTrue;
+
 import android.app.Activity;
+import android.app.Dialog;
 import android.content.Intent;
+import android.view.Menu;
 import android.view.View;
+import android.widget.EditText;
+import android.widget.TextView;
+
+import androidx.appcompat.app.AlertDialog;
+
+import com.google.android.material.appbar.MaterialToolbar;
 
 import org.robolectric.Robolectric;
 import org.robolectric.RuntimeEnvironment;
 import org.robolectric.android.controller.ActivityController;
+import org.robolectric.shadows.ShadowDialog;
 import org.robolectric.shadows.ShadowLooper;
 
 import java.util.Locale;
@@ -62,5 +73,51 @@ final class Display {
         }
         view.performClick();
         settle();
+    }
+
+    static String text(Activity page, int id) {
+        return ((TextView) page.findViewById(id)).getText().toString();
+    }
+
+    /** What the snackbar says. */
+    static String said(Activity page) {
+        return text(page, com.google.android.material.R.id.snackbar_text);
+    }
+
+    /** Where the task's text is typed. */
+    static EditText field(Activity page) {
+        return page.findViewById(R.id.fields).findViewWithTag("text");
+    }
+
+    static Menu menu(Activity page) {
+        return ((MaterialToolbar) page.findViewById(R.id.toolbar)).getMenu();
+    }
+
+    /** The dialog that is shown. */
+    static AlertDialog dialog() {
+        settle();
+        Dialog found = ShadowDialog.getLatestDialog();
+        assertTrue("no dialog", found != null && found.isShowing());
+        return (AlertDialog) found;
+    }
+
+    static String message(AlertDialog dialog) {
+        return text(dialog, android.R.id.message);
+    }
+
+    private static String text(Dialog dialog, int id) {
+        return ((TextView) dialog.findViewById(id)).getText().toString();
+    }
+
+    static void agree(AlertDialog dialog) {
+        dialog.getButton(AlertDialog.BUTTON_POSITIVE).performClick();
+        settle();
+    }
+
+    static MainActivity turned(ActivityController<MainActivity> controller) {
+        RuntimeEnvironment.setQualifiers("+w914dp-h411dp-land");
+        controller.recreate();
+        settle();
+        return controller.get();
     }
 }

@@ -49,6 +49,10 @@ final class FakeHost extends Host {
         return this;
     }
 
+    String last() {
+        return asked.get(asked.size() - 1);
+    }
+
     void work() {
         List<Runnable> now = new ArrayList<>(waiting);
         waiting.clear();

@@ -1,73 +1,35 @@
 package org.fedspzo.app;
 
+import static org.fedspzo.app.Display.agree;
+import static org.fedspzo.app.Display.dialog;
+import static org.fedspzo.app.Display.field;
+import static org.fedspzo.app.Display.menu;
+import static org.fedspzo.app.Display.message;
+import static org.fedspzo.app.Display.said;
 import static org.fedspzo.app.Display.seen;
-import static org.fedspzo.app.Display.settle;
 import static org.fedspzo.app.Display.tap;
+import static org.fedspzo.app.Display.text;
 import static org.junit.Assert.assertEquals;
 import static org.junit.Assert.assertFalse;
-import static org.junit.Assert.assertNotNull;
 import static org.junit.Assert.assertTrue;
 import static org.robolectric.Shadows.shadowOf;
 
-import android.app.Activity;
-import android.app.Dialog;
 import android.content.Intent;
-import android.net.Uri;
-import android.view.Menu;
-import android.widget.CompoundButton;
 import android.widget.EditText;
-import android.widget.ListView;
 import android.widget.TextView;
 
 import androidx.appcompat.app.AlertDialog;
 
-import com.google.android.material.appbar.MaterialToolbar;
-import com.google.android.material.progressindicator.LinearProgressIndicator;
-
 import org.junit.Test;
 import org.junit.runner.RunWith;
 import org.robolectric.RuntimeEnvironment;
-import org.robolectric.android.controller.ActivityController;
-import org.robolectric.shadows.ShadowActivity;
-import org.robolectric.shadows.ShadowDialog;
 
-import java.io.ByteArrayInputStream;
-import java.io.IOException;
-import java.io.InputStream;
-
-/** What is on the pages, and what taps do; with Python's part played. */
+/** What the first page shows, and what taps do; with Python's part played. */
 @RunWith(PhoneRunner.class)
 public final class PageTest {
-    private static final int SAID = com.google.android.material.R.id.snackbar_text,
-            ACTION = com.google.android.material.R.id.snackbar_action;
     private static final int[] STEPS = {R.id.join, R.id.import_zip, R.id.import_data};
 
     private final Display display = Display.plain();
-
-    private static String text(Activity page, int id) {
-        return ((TextView) page.findViewById(id)).getText().toString();
-    }
-
-    private static EditText field(Activity page) {
-        return page.findViewById(R.id.fields).findViewWithTag("text");
-    }
-
-    private String last() {
-        return display.host.asked.get(display.host.asked.size() - 1);
-    }
-
-    private static AlertDialog dialog() {
-        settle();
-        Dialog found = ShadowDialog.getLatestDialog();
-        assertNotNull(found);
-        assertTrue(found.isShowing());
-        return (AlertDialog) found;
-    }
-
-    private static void agree(AlertDialog dialog) {
-        dialog.getButton(AlertDialog.BUTTON_POSITIVE).performClick();
-        settle();
-    }
 
     // Set-up.
 
@@ -78,7 +40,7 @@ public final class PageTest {
         for (int card : new int[] {R.id.now, R.id.improvement, R.id.costs, R.id.trial, R.id.importing, R.id.settings}) {
             assertFalse(page.getResources().getResourceEntryName(card), seen(page, card));
         }
-        assertFalse(((MaterialToolbar) page.findViewById(R.id.toolbar)).getMenu().hasVisibleItems());
+        assertFalse(menu(page).hasVisibleItems());
     }
 
     @Test
@@ -108,8 +70,8 @@ public final class PageTest {
         field(page).setText("wake me at six");
         ((TextView) page.findViewById(R.id.label)).setText("alarm");
         tap(page, R.id.add);
-        assertEquals("add_example[{\"text\":\"wake me at six\",\"label\":\"alarm\"}]", last());
-        assertEquals(page.getString(R.string.added), text(page, SAID));
+        assertEquals("add_example[{\"text\":\"wake me at six\",\"label\":\"alarm\"}]", display.host.last());
+        assertEquals(page.getString(R.string.added), said(page));
         assertEquals("", field(page).getText().toString());
     }
 
@@ -121,12 +83,12 @@ public final class PageTest {
         AlertDialog asked = dialog();
         ((EditText) asked.findViewById(R.id.question_text)).setText("fedspzo:abc");
         agree(asked);
-        assertEquals("describe_invitation[fedspzo:abc]", last());
+        assertEquals("describe_invitation[fedspzo:abc]", display.host.last());
         AlertDialog shown = dialog();
-        String question = ((TextView) shown.findViewById(android.R.id.message)).getText().toString();
+        String question = message(shown);
         assertTrue(question, question.contains("phone-1") && question.contains("mqtts://b"));
         agree(shown);
-        assertEquals("enrol[fedspzo:abc]", last());
+        assertEquals("enrol[fedspzo:abc]", display.host.last());
     }
 
     @Test
@@ -134,12 +96,8 @@ public final class PageTest {
         MainActivity page = display.open(States.all().get("damaged"));
         assertEquals(page.getString(R.string.problem_key), text(page, R.id.setup_problem));
         tap(page, R.id.setup_detail);
-        assertTrue(((TextView) dialog().findViewById(android.R.id.message)).getText().toString().contains("unsealed"));
+        assertTrue(message(dialog()).contains("unsealed"));
         assertTrue(menu(page).findItem(R.id.settings).isVisible());
-    }
-
-    private static Menu menu(Activity page) {
-        return ((MaterialToolbar) page.findViewById(R.id.toolbar)).getMenu();
     }
 
     // What happens now.
@@ -164,12 +122,12 @@ public final class PageTest {
         shadowOf(RuntimeEnvironment.getApplication()).grantPermissions("android.permission.POST_NOTIFICATIONS");
         MainActivity page = display.open(States.ready());
         tap(page, R.id.start);
-        assertEquals("check_ready[]", last());
+        assertEquals("check_ready[]", display.host.last());
         Intent started = shadowOf(RuntimeEnvironment.getApplication()).getNextStartedService();
         assertEquals(TrainingService.class.getName(), started.getComponent().getClassName());
         display.host.answer("check_ready", "{\"error\": \"there is no bundle\", \"kind\": \"device.no-bundle\"}");
         tap(page, R.id.start);
-        assertEquals(page.getString(R.string.problem_not_bundle), text(page, SAID));
+        assertEquals(page.getString(R.string.problem_not_bundle), said(page));
     }
 
     @Test
@@ -184,7 +142,7 @@ public final class PageTest {
         MainActivity page = display.open(States.offline());
         assertFalse(text(page, R.id.message).contains("mqtts"));
         tap(page, R.id.detail);
-        String said = ((TextView) dialog().findViewById(android.R.id.message)).getText().toString();
+        String said = message(dialog());
         assertTrue(said, said.contains("Connection refused") && said.contains("broker.no-answer"));
     }
 
@@ -209,238 +167,6 @@ public final class PageTest {
                 + " 'fewest': 20, 'verdict': 'worse', 'points': [[0, 1.4], [3, 1.5]], 'smooth': [[0, 1.4], [3, 1.5]]}")));
         page.refresh();
         assertEquals(page.getString(R.string.verdict_text_loss, "1.50", "1.40", 50), text(page, R.id.verdict_text));
-    }
-
-    // Try it, teach it.
-
-    private MainActivity asked() {
-        display.host.answer("predict", States.ANSWER);
-        MainActivity page = display.open(States.better());
-        field(page).setText("play a song");
-        tap(page, R.id.ask);
-        return page;
-    }
-
-    @Test
-    public void theAnswerIsShownAndReactedToOnce() {
-        MainActivity page = asked();
-        assertEquals("predict[{\"text\":\"play a song\"}, 0.0]", last());
-        assertEquals("Suggestion: music\nmusic: 61 %\nalarm: 30 %\ncall: 6 %", text(page, R.id.answer));
-        tap(page, R.id.accept);
-        assertTrue(display.host.asked.toString(), display.host.asked.contains("react[true, ]"));
-        assertFalse(seen(page, R.id.reactions));
-        assertEquals(page.getString(R.string.reacted), text(page, SAID));
-    }
-
-    @Test
-    public void whatIsWrongIsSaidOrCorrected() {
-        MainActivity page = asked();
-        tap(page, R.id.reject);
-        assertTrue(display.host.asked.contains("react[false, ]"));
-        tap(page, R.id.ask);
-        tap(page, R.id.correct);
-        ListView labels = dialog().getListView();
-        assertEquals(4, labels.getCount());
-        shadowOf(labels).performItemClick(2);
-        settle();
-        assertTrue(display.host.asked.toString(), display.host.asked.contains("react[false, call]"));
-    }
-
-    @Test
-    public void aReactionThatFailsCanBeGivenAgain() {
-        MainActivity page = asked();
-        display.host.answer("react", "{\"error\": \"no room\", \"kind\": \"data.unwritable\"}");
-        tap(page, R.id.accept);
-        assertTrue(seen(page, R.id.reactions));
-    }
-
-    @Test
-    public void anyLabelIsSuggestedWhereThePersonAgrees() {
-        MainActivity page = asked();
-        tap(page, R.id.explore);
-        tap(page, R.id.ask);
-        assertEquals("predict[{\"text\":\"play a song\"}, 0.05]", last());
-    }
-
-    @Test
-    public void anEmptyFieldIsSaidWhereItIs() {
-        MainActivity page = display.open(States.ready());
-        tap(page, R.id.ask);
-        tap(page, R.id.add);
-        assertTrue(display.host.asked.toString(), display.host.asked.isEmpty());
-        com.google.android.material.textfield.TextInputLayout box = page.findViewById(R.id.label_box);
-        assertEquals(page.getString(R.string.choose_first), String.valueOf(box.getError()));
-    }
-
-    @Test
-    public void aTaskOfTextsTakesATypedAnswer() {
-        MainActivity page = display.open(States.with(States.ready(), "task",
-                States.json("{'name': 'sums', 'fields': ['text'], 'labels': [], 'target': 'answer'}")));
-        assertFalse(seen(page, R.id.label_box));
-        assertFalse(seen(page, R.id.explore));
-        field(page).setText("two and two");
-        ((EditText) page.findViewById(R.id.reference)).setText("four");
-        tap(page, R.id.add);
-        assertEquals("add_example[{\"text\":\"two and two\",\"answer\":\"four\"}]", last());
-    }
-
-    // The screen is turned.
-
-    @Test
-    public void whatIsTypedChosenAndAnsweredStaysWhenTheScreenIsTurned() {
-        display.host.answer("predict", States.ANSWER);
-        ActivityController<MainActivity> controller = display.open(MainActivity.class, States.better());
-        MainActivity page = controller.get();
-        field(page).setText("half a sentence");
-        ((TextView) page.findViewById(R.id.label)).setText("call");
-        tap(page, R.id.explore);
-        tap(page, R.id.ask);
-        page = turned(controller);
-        assertEquals("half a sentence", field(page).getText().toString());
-        assertEquals("call", text(page, R.id.label));
-        assertTrue(((CompoundButton) page.findViewById(R.id.explore)).isChecked());
-        assertTrue(text(page, R.id.answer), text(page, R.id.answer).contains("music: 61 %"));
-        assertTrue(seen(page, R.id.reactions));
-    }
-
-    @Test
-    public void dialogsStayWhenTheScreenIsTurned() {
-        ActivityController<MainActivity> controller = display.open(MainActivity.class, States.newcomer());
-        tap(controller.get(), R.id.join);
-        ((EditText) dialog().findViewById(R.id.question_text)).setText("fedspzo:abc");
-        turned(controller);
-        AlertDialog asked = dialog();
-        assertEquals("fedspzo:abc", ((TextView) asked.findViewById(R.id.question_text)).getText().toString());
-        agree(asked);
-        assertEquals("describe_invitation[fedspzo:abc]", last());
-    }
-
-    private static MainActivity turned(ActivityController<MainActivity> controller) {
-        RuntimeEnvironment.setQualifiers("+w914dp-h411dp-land");
-        controller.recreate();
-        settle();
-        return controller.get();
-    }
-
-    // Imports.
-
-    private static ShadowActivity.IntentForResult choose(MainActivity page, InputStream content) {
-        ShadowActivity.IntentForResult asked = shadowOf(page).getNextStartedActivityForResult();
-        Uri uri = Uri.parse("content://test/mine.jsonl");
-        shadowOf(page.getContentResolver()).registerInputStream(uri, content);
-        shadowOf(page).receiveResult(asked.intent, Activity.RESULT_OK, new Intent().setData(uri));
-        settle();
-        return asked;
-    }
-
-    @Test
-    public void anImportIsShownAndSaysHowManyCame() {
-        display.host.answer("import_examples", "{\"added\": 12}");
-        MainActivity page = display.open(States.withModel());
-        tap(page, R.id.import_data);
-        choose(page, new ByteArrayInputStream(new byte[3_000_000]));
-        assertTrue(seen(page, R.id.importing));
-        assertTrue(seen(page, R.id.import_cancel));
-        display.host.work();
-        settle();
-        assertTrue(last(), last().startsWith("import_examples["));
-        assertFalse(seen(page, R.id.importing));
-        assertEquals("12 examples were added.", text(page, SAID));
-    }
-
-    @Test
-    public void anImportGoesOnWhenTheScreenIsTurned() {
-        display.host.answer("import_bundle", "{}");
-        ActivityController<MainActivity> controller = display.open(MainActivity.class, States.joined());
-        tap(controller.get(), R.id.import_zip);
-        choose(controller.get(), new ByteArrayInputStream(new byte[10]));
-        MainActivity page = turned(controller);
-        assertTrue(seen(page, R.id.importing));
-        display.host.work();
-        settle();
-        assertFalse(seen(page, R.id.importing));
-        assertEquals(page.getString(R.string.imported_bundle), text(page, SAID));
-    }
-
-    @Test
-    public void anImportCanBeCancelled() {
-        MainActivity page = display.open(States.withModel());
-        tap(page, R.id.import_data);
-        choose(page, new ByteArrayInputStream(new byte[3_000_000]));
-        tap(page, R.id.import_cancel);
-        display.host.work();
-        settle();
-        assertTrue(display.host.asked.toString(), display.host.asked.isEmpty());
-        assertEquals(page.getString(R.string.import_cancelled), text(page, SAID));
-        assertFalse(new java.io.File(page.getNoBackupFilesDir(), "chosen").exists());
-    }
-
-    @Test
-    public void aFileThatBreaksOffIsSaidWithItsDetail() {
-        MainActivity page = display.open(States.withModel());
-        tap(page, R.id.import_data);
-        choose(page, new InputStream() {
-            @Override
-            public int read() throws IOException {
-                throw new IOException("the card was taken out");
-            }
-        });
-        display.host.work();
-        settle();
-        assertEquals(page.getString(R.string.problem_file), text(page, SAID));
-        tap(page, ACTION);
-        String said = ((TextView) dialog().findViewById(android.R.id.message)).getText().toString();
-        assertTrue(said, said.contains("the card was taken out"));
-    }
-
-    @Test
-    public void theBarMovesWhereTheSizeIsNotKnown() {
-        MainActivity page = display.open(States.joined());
-        assertFalse(seen(page, R.id.import_progress));
-        tap(page, R.id.import_zip);
-        choose(page, new ByteArrayInputStream(new byte[10]));
-        assertTrue(((LinearProgressIndicator) page.findViewById(R.id.import_progress)).isIndeterminate());
-    }
-
-    // Settings.
-
-    @Test
-    public void settingsAreApartAndKept() {
-        MainActivity first = display.open(States.better());
-        menu(first).performIdentifierAction(R.id.settings, 0);
-        Intent next = shadowOf(first).getNextStartedActivity();
-        assertEquals(SettingsActivity.class.getName(), next.getComponent().getClassName());
-        SettingsActivity page = display.open(SettingsActivity.class, States.better()).get();
-        assertTrue(((CompoundButton) page.findViewById(R.id.only_unmetered)).isChecked());
-        tap(page, R.id.only_charging);
-        assertEquals("set_limits[{\"charging\":true,\"unmetered\":true}]", last());
-    }
-
-    @Test
-    public void leavingIsAskedFor() {
-        SettingsActivity page = display.open(SettingsActivity.class, States.better()).get();
-        tap(page, R.id.leave);
-        assertFalse(display.host.asked.contains("leave[]"));
-        agree(dialog());
-        assertTrue(display.host.asked.contains("leave[]"));
-    }
-
-    @Test
-    public void theKeyIsShared() {
-        display.host.answer("show_key", "{\"line\": \"phone-1 abcd\"}");
-        SettingsActivity page = display.open(SettingsActivity.class, States.better()).get();
-        tap(page, R.id.key);
-        Intent chooser = shadowOf(page).getNextStartedActivity();
-        Intent send = chooser.getParcelableExtra(Intent.EXTRA_INTENT, Intent.class);
-        assertEquals("phone-1 abcd", send.getStringExtra(Intent.EXTRA_TEXT));
-    }
-
-    @Test
-    public void whoHasNotJoinedHasNothingToLeave() {
-        SettingsActivity page = display.open(SettingsActivity.class, States.newcomer()).get();
-        assertFalse(seen(page, R.id.leave));
-        assertFalse(seen(page, R.id.key));
-        assertEquals(page.getString(R.string.not_member), text(page, R.id.member));
     }
 
     @Test
