@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import re
 import threading
@@ -10,6 +11,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from ctypes import byref, c_char_p, c_size_t, c_void_p
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -23,21 +25,28 @@ from fedspzo.device_runtime.engines.litert_library import (
     library,
     library_version,
 )
-from fedspzo.device_runtime.engines.packed import MemoryFile, find_panels
+from fedspzo.device_runtime.engines.packed import CACHE, HEADER, find_panels, floats_at, list_at
 from fedspzo.device_runtime.engines.packed_files import PackedFile
 from fedspzo.device_runtime.engines.protocol import Constants, Linear, aligned_address, cannot_load, check_count
 from fedspzo.device_runtime.errors import EngineError
-from fedspzo.device_runtime.platform.mappings import let_go, let_go_in, mappings_of, replace
+from fedspzo.device_runtime.platform.mappings import (
+    let_go,
+    let_go_in,
+    make_writable,
+    mappings_of,
+    memory_files,
+    replace,
+)
+
+log = logging.getLogger(__name__)
 
 _CPU = 1
 _ANY_INT = 2
 _TAG_AUTO_REGISTER_ACCELERATORS = 24
 _TAG_MIN_LOGGER_SEVERITY = 25
 _LOG_ERRORS = 3
-#: Bytes of a weight cache's header.
-_HEADER = 64
-#: Held while the standard error goes elsewhere.
-_redirecting = threading.Lock()
+#: Held while the standard error goes elsewhere, and while a weight cache is told from those before it.
+_redirecting, _packing = threading.Lock(), threading.Lock()
 _KEEP = ctypes.CFUNCTYPE(None, c_void_p)(lambda payload: None)
 
 
@@ -112,8 +121,7 @@ def _destroy(compiled: c_void_p, model: c_void_p, buffers: dict[int, tuple[np.nd
 class LiteRTPackedGraph(LiteRTGraph):
     """See :class:`fedspzo.device_runtime.engines.PackedGraph`."""
 
-    def __init__(self, compiled: c_void_p, model: c_void_p, weights: Sequence[np.ndarray], cache: MemoryFile) -> None:
-        weakref.finalize(self, cache.close).atexit = False  # finalizers run last first
+    def __init__(self, compiled: c_void_p, model: c_void_p, weights: Sequence[np.ndarray]) -> None:
         super().__init__(compiled, model)
         self.weights = weights
 
@@ -149,10 +157,16 @@ class LiteRTStreamedGraph(LiteRTGraph):
 
 def _layout(packed: PackedFile) -> bytes:
     """Where what lies in a weight cache: its header, and the list at its end that the header tells the place of."""
-    header = os.pread(packed.descriptor, _HEADER, 0)
-    at, size = (int.from_bytes(header[start : start + 8], "little") for start in (8, 16))
+    header = os.pread(packed.descriptor, HEADER, 0)
+    at, size = list_at(header)
     known = 0 < at < at + size <= packed.size()
     return header + os.pread(packed.descriptor, size, at) if known else packed.path.encode()
+
+
+@lru_cache(maxsize=1)
+def _say_slower() -> None:
+    """Once in a process."""
+    log.info("weights are handed to LiteRT at each run, which is slower: they are not found where XNNPACK packs them")
 
 
 class LiteRTEngine:
@@ -181,39 +195,35 @@ class LiteRTEngine:
     def load_packed(self, path: Path, linear: Sequence[Linear]) -> LiteRTPackedGraph | None:
         """See :class:`fedspzo.device_runtime.engines.protocol.PackingEngine`."""
         try:
-            cache = MemoryFile()
-        except (OSError, AttributeError):  # no Linux, or an old one
-            return None
-        try:
-            compiled, model = self._compile(path, f'weight_cache_file_path = "{cache.path}"\n')
+            compiled, model, place = self._compile_in_memory(path)
         except EngineError:  # the graph with weights as inputs may do
-            cache.close()
             return None
-        panels = find_panels(cache.mapped(), linear)
         let_go_in(path.parent)
+        panels = find_panels(floats_at(*place), linear) if place and make_writable(*place) else None
         if panels is None:
+            _say_slower()
             _destroy(compiled, model, {})
-            cache.close()
             return None
         weights = [
             array
             for found, constants in zip(panels, linear, strict=True)
             for array in (found.weight, *([] if constants.bias is None else [found.bias]))
         ]
-        return LiteRTPackedGraph(compiled, model, weights, cache)
+        return LiteRTPackedGraph(compiled, model, weights)
 
     def pack(self, path: Path, file: Path) -> None:
         """See :class:`fedspzo.device_runtime.engines.protocol.StreamingEngine`."""
+        compiled, model, place = self._compile_in_memory(path)  # where a disk is full, XNNPACK ends the process
         try:
-            cache = MemoryFile()  # where a disk is full, XNNPACK ends the process
-        except (OSError, AttributeError):
-            raise cannot_load("LiteRT", path, "this system has no files in memory to pack its weights in") from None
-        try:
-            _destroy(*self._compile(path, f'weight_cache_file_path = "{cache.path}"\n'), {})
+            if place is None:
+                raise cannot_load("LiteRT", path, "this system has no files in memory to pack its weights in")
             let_go_in(path.parent)
-            cache.copy_to(file)
+            packed = memoryview((ctypes.c_char * place[1]).from_address(place[0])).cast("B")
+            at, size = list_at(bytes(packed[:HEADER]))
+            with file.open("wb") as out:
+                out.write(packed[: at + size])
         finally:
-            cache.close()
+            _destroy(compiled, model, {})
 
     def load_streamed(self, path: Path, packed: PackedFile) -> LiteRTStreamedGraph:
         """See :class:`fedspzo.device_runtime.engines.protocol.StreamingEngine`."""
@@ -226,9 +236,17 @@ class LiteRTEngine:
             raise EngineError(
                 "engine.packed-unmapped",
                 f"packed weights cannot be streamed ({len(places)} mappings of {os.readlink(packed.path)} are found in"
-                " /proc/self/maps, and 1 is needed); choose a folder on another file system by XDG_CACHE_HOME",
+                " /proc/self/maps, and 1 is needed); choose a folder on another file system by XDGCACHE_HOME",
             )
         return LiteRTStreamedGraph(compiled, model, packed, places.pop())
+
+    def _compile_in_memory(self, path: Path) -> tuple[c_void_p, c_void_p, tuple[int, int] | None]:
+        """As :meth:`_compile`, and where in memory its weight cache lies, or None where it cannot be told."""
+        with _packing:
+            before = memory_files(CACHE)
+            compiled, model = self._compile(path, 'weight_cache_file_path = ":memory"\n')
+            places = [place for inode, place in memory_files(CACHE).items() if inode not in before]
+        return compiled, model, places[0] if len(places) == 1 else None
 
     def _compile(self, path: Path, more: str = "") -> tuple[c_void_p, c_void_p]:
         """A compiled graph and its model. Raises EngineError when LiteRT cannot load it."""

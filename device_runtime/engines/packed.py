@@ -3,72 +3,38 @@
 XNNPACK packs the constants of linear maps once, into panels of a few outputs each: a panel has the biases of its
 outputs and then, for each input, the weights of its outputs side by side. LiteRT keeps these in a file that it maps.
 Let the file lie in memory and the mapping be writable, and what is written there is what the next run computes with:
-nothing is packed then, and weights are in memory once. The layout is nowhere promised, so it is taken only where
-samples of it are as expected.
+nothing is packed then, and weights are in memory once. XNNPACK makes such a file itself, so that this needs no more of
+Python than to read where it lies. The layout is nowhere promised, so it is taken only where samples are as expected.
 """
 
 from __future__ import annotations
 
 import ctypes
-import mmap
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from fedspzo.device_runtime.engines.protocol import Linear
 
+#: What XNNPACK calls a weight cache that it keeps in memory; bytes of its header.
+CACHE, HEADER = "XNNPack in-memory weight cache", 64
 #: Outputs of a panel, by processor.
 _PANELS = (8, 16, 32, 64)
 _ALIGNMENT = 128
-_MAPS = Path("/proc/self/maps")
 #: One of this many panels is looked at: reading all constants would take time and memory.
 _SAMPLED = 16
-#: Bytes that are copied at a time.
-_PIECE = 1 << 20
 
 
-class MemoryFile:
-    """A file in memory, for the engine to map.
+def list_at(header: bytes) -> tuple[int, int]:
+    """Where a weight cache's list begins, with which it ends, and its bytes."""
+    at, size = (int.from_bytes(header[start : start + 8], "little") for start in (8, 16))
+    return at, size
 
-    Attributes:
-        path: what the engine opens. It is the file's until it is closed, which is not before the engine's graph.
-    """
 
-    def __init__(self) -> None:
-        """Raises OSError where the system has no such files."""
-        self._descriptor = os.memfd_create("packed weights")
-        self.path = f"/proc/self/fd/{self._descriptor}"
-
-    def mapped(self) -> np.ndarray:
-        """Its contents as float32 where the engine has mapped all of them, made writable; empty where it has not.
-
-        Valid as long as the engine's graph. A mapping of our own would count twice as memory of the process.
-        """
-        nothing, status = np.empty(0, np.float32), os.fstat(self._descriptor)
-        fields = [line.split(maxsplit=5) for line in _MAPS.read_text(errors="surrogateescape").splitlines()]
-        found = [field for field in fields if int(field[4]) == status.st_ino and "/memfd:" in field[-1]]
-        if len(found) != 1 or int(found[0][2], 16):
-            return nothing
-        start, stop = (int(address, 16) for address in found[0][0].split("-"))
-        libc = ctypes.CDLL(None)
-        libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-        if stop - start < status.st_size or libc.mprotect(start, stop - start, mmap.PROT_READ | mmap.PROT_WRITE):
-            return nothing
-        return np.ctypeslib.as_array((ctypes.c_float * (status.st_size // 4)).from_address(start))
-
-    def copy_to(self, path: Path) -> None:
-        """Write its contents to a file. Raises OSError when the disk refuses."""
-        with path.open("wb") as file:
-            size = os.fstat(self._descriptor).st_size
-            while size > (at := file.tell()):
-                file.write(os.pread(self._descriptor, _PIECE, at))
-
-    def close(self) -> None:
-        """Let go of the file; what is mapped stays."""
-        os.close(self._descriptor)
+def floats_at(address: int, size: int) -> np.ndarray:
+    """Memory as float32, valid as long as the graph that it belongs to. A mapping of our own would count twice."""
+    return np.ctypeslib.as_array((ctypes.c_float * (size // 4)).from_address(address))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ _FAILED = c_void_p(-1).value
 def _libc() -> ctypes.CDLL:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.madvise.argtypes = (c_void_p, c_size_t, c_int)
+    libc.mprotect.argtypes = (c_void_p, c_size_t, c_int)
     libc.mmap.argtypes = (c_void_p, c_size_t, c_int, c_int, c_int, c_long)
     libc.mmap.restype = c_void_p
     return libc
@@ -51,6 +52,20 @@ def mappings_of(descriptor: int) -> set[tuple[int, int]]:
         for start, size, fields in _mapped()
         if len(fields) == 6 and fields[5] == name and int(fields[2], 16) == 0 and size >= needed
     }
+
+
+def memory_files(name: str) -> dict[int, tuple[int, int]]:
+    """Address and size of files in memory of a name that are mapped whole and once, by their inodes."""
+    found: dict[int, list[tuple[int, int, int]]] = {}
+    for start, size, fields in _mapped():
+        if len(fields) == 6 and fields[5].startswith(f"/memfd:{name}"):
+            found.setdefault(int(fields[4]), []).append((start, size, int(fields[2], 16)))
+    return {inode: (start, size) for inode, ((start, size, offset), *more) in found.items() if not (more or offset)}
+
+
+def make_writable(address: int, size: int) -> bool:
+    """Whether a mapping could be made so."""
+    return not _libc().mprotect(address, size, mmap.PROT_READ | mmap.PROT_WRITE)
 
 
 def replace(address: int, size: int, descriptor: int) -> None:

@@ -35,6 +35,15 @@ def test_archives_have_the_versions_of_the_wheels() -> None:
     assert archives == {"litert": wheels["ai-edge-litert"], "executorch": wheels["executorch"]}
 
 
+def test_gradle_takes_the_libraries_that_the_tests_have() -> None:
+    listed = (ROOT / "tests/support/android_artifacts.txt").read_text()
+    versions = set(re.findall(r" (\S+:\S+:[\d.]+)", listed))
+    build_file = (PROJECT / "app/build.gradle.kts").read_text()
+    taken = set(re.findall(r"mplementation\(\"([\w.]+:[\w.-]+:[\d.]+)\"\)", build_file))
+    assert len(taken) >= 6
+    assert taken <= versions
+
+
 def test_the_app_carries_versions_that_the_runtime_allows() -> None:
     from packaging.requirements import Requirement
 

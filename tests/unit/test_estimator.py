@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import platform
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from refusals import raises
 
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.directions.format import Direction, NumpyKernel
+from fedspzo.device_runtime.engines import litert
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.entry import Contribution, Entry
@@ -108,15 +108,23 @@ def test_weights_written_where_the_engine_has_them_measure_the_same(
 def test_weights_are_inputs_where_the_system_has_no_files_in_memory(
     bundle: Bundle, store: DataStore, make_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(name: str) -> int:
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-
-    monkeypatch.setattr(os, "memfd_create", refuse)
+    monkeypatch.setattr(litert, "memory_files", lambda name: {})
     found, expected = (
         measure(Forward(create_engine("litert"), Replica(bundle, ahead=ahead)), store, make_plan(), "a")
         for ahead in (False, True)
     )
     assert found == expected
+
+
+def test_weights_are_packed_where_python_makes_no_files_in_memory(
+    bundle: Bundle, store: DataStore, make_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Android, where Python lacks the call."""
+    expected = measure(Forward(create_engine("litert"), Replica(bundle)), store, make_plan(), "a")
+    monkeypatch.delattr(os, "memfd_create")
+    packing = Forward(create_engine("litert"), Replica(bundle))
+    assert measure(packing, store, make_plan(), "a") == expected
+    assert any(graph is not None for _, graph in packing._graphs._packed.values()) or platform.machine() != "x86_64"
 
 
 @pytest.mark.parametrize("fanouts", [(1, 4, 2), (0, 2, 3), (2, 1, 1)])
