@@ -34,7 +34,7 @@ final class NowCard {
         start.setText(begun ? R.string.start_again : R.string.start);
         Views.show(start, !now.running() && now != Screen.Now.FINISHED);
         Views.show(card.findViewById(R.id.pause), now.running());
-        Views.show(detail, screen.problem != null && now != Screen.Now.FINISHED && now != Screen.Now.PAUSED);
+        Views.show(detail, screen.problem != null && now.troubled());
         colour(now);
     }
 

@@ -19,6 +19,8 @@ abstract class Page extends AppCompatActivity implements Question.Asker {
     private final Handler clock = new Handler(Looper.getMainLooper());
     private final Runnable tick = this::refresh;
     private Host host;
+    /** Says why there is no status, where there is none; once, and until there is one. */
+    private Snackbar broken;
 
     /** Show how things stand. */
     abstract void show(Screen screen);
@@ -49,9 +51,19 @@ abstract class Page extends AppCompatActivity implements Question.Asker {
         clock.removeCallbacks(tick);
         clock.postDelayed(tick, REFRESH_MS);
         host.status(status -> {
-            if (!isDestroyed() && !complain(status)) {
-                show(Screen.of(status));
+            Problem problem = Problem.of(status);
+            if (isDestroyed()) {
+                return;
             }
+            if (problem != null) {
+                broken = broken == null ? say(problem, Snackbar.LENGTH_INDEFINITE) : broken;
+                return;
+            }
+            if (broken != null) {
+                broken.dismiss();
+                broken = null;
+            }
+            show(Screen.of(status));
         });
     }
 
@@ -67,11 +79,16 @@ abstract class Page extends AppCompatActivity implements Question.Asker {
     final boolean complain(JSONObject answer) {
         Problem problem = Problem.of(answer);
         if (problem != null && !isDestroyed()) {
-            Snackbar.make(findViewById(R.id.page), problem.words(), Snackbar.LENGTH_LONG)
-                    .setAction(R.string.detail, view -> showDetail(problem))
-                    .show();
+            say(problem, Snackbar.LENGTH_LONG);
         }
         return problem != null;
+    }
+
+    private Snackbar say(Problem problem, int length) {
+        Snackbar said = Snackbar.make(findViewById(R.id.page), problem.words(), length)
+                .setAction(R.string.detail, view -> showDetail(problem));
+        said.show();
+        return said;
     }
 
     final void showDetail(Problem problem) {

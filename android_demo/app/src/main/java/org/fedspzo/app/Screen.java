@@ -19,6 +19,11 @@ final class Screen {
             return compareTo(CONNECTING) >= 0 && compareTo(LEARNING) <= 0 || this == DECLINED;
         }
 
+        /** Whether a problem is what it is about; otherwise one that there was is over. */
+        boolean troubled() {
+            return this == OFFLINE || this == UNHEARD || this == STOPPED || this == DECLINED;
+        }
+
         /** Whether it waits for something that comes by itself. */
         boolean waiting() {
             return running() && this != LEARNING && this != DECLINED;

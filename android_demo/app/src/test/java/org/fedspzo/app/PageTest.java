@@ -146,6 +146,24 @@ public final class PageTest {
         assertTrue(said, said.contains("Connection refused") && said.contains("broker.no-answer"));
     }
 
+    @Test
+    public void aProblemThatIsOverIsNotShown() {
+        MainActivity page = display.open(States.message(States.learning(), "broker.no-answer", "does not answer"));
+        assertEquals(page.getString(R.string.now_learning, 12), text(page, R.id.state));
+        assertFalse(seen(page, R.id.detail));
+    }
+
+    @Test
+    public void anAppWithoutPythonSaysSo() {
+        MainActivity page = display.open("{\"error\": \"UnsatisfiedLinkError: libpython\", \"kind\": \"program\"}");
+        assertEquals(page.getString(R.string.problem_other), said(page));
+        tap(page, com.google.android.material.R.id.snackbar_action);
+        assertTrue(message(dialog()).contains("libpython"));
+        display.host.status(States.newcomer());
+        page.refresh();
+        assertTrue(seen(page, R.id.setup));
+    }
+
     // Whether it gets better.
 
     @Test
