@@ -1,6 +1,9 @@
 package org.fedspzo.app;
 
 import android.os.Bundle;
+import android.text.SpannableStringBuilder;
+import android.text.Spanned;
+import android.text.style.RelativeSizeSpan;
 import android.view.View;
 import android.widget.ArrayAdapter;
 import android.widget.CompoundButton;
@@ -24,6 +27,8 @@ final class TrialCard {
     private static final String TEXTS = "texts", LABEL = "label", REFERENCE = "reference", OPEN = "open";
     /** Answers that are shown, the likeliest first. */
     private static final int SHOWN = 3;
+    /** How much larger the suggestion is written than the answers. */
+    private static final float LARGER = 1.3f;
 
     private final View card;
     private final LinearLayout fields;
@@ -165,7 +170,7 @@ final class TrialCard {
         Views.show(card.findViewById(R.id.reactions), trial.reactable);
     }
 
-    private String answer(JSONObject answer) {
+    private CharSequence answer(JSONObject answer) {
         Problem problem = Problem.of(answer);
         if (problem != null) {
             return card.getContext().getString(problem.words());
@@ -174,16 +179,17 @@ final class TrialCard {
         if (found == null) {
             return answer.optString("answer");
         }
-        StringBuilder lines = new StringBuilder();
+        SpannableStringBuilder lines = new SpannableStringBuilder();
         if (answer.has("shown")) {
-            lines.append(card.getContext().getString(R.string.suggestion, answer.optString("shown"))).append('\n');
+            lines.append(card.getContext().getString(R.string.suggestion, answer.optString("shown")),
+                    new RelativeSizeSpan(LARGER), Spanned.SPAN_EXCLUSIVE_EXCLUSIVE);
         }
         for (int i = 0; i < Math.min(SHOWN, found.length()); i++) {
             JSONArray entry = found.optJSONArray(i);
-            lines.append(card.getContext().getString(R.string.share, entry.optString(0), Math.round(100 * entry.optDouble(1))))
-                    .append('\n');
+            lines.append(lines.length() == 0 ? "" : "\n").append(
+                    card.getContext().getString(R.string.share, entry.optString(0), Math.round(100 * entry.optDouble(1))));
         }
-        return lines.toString().trim();
+        return lines;
     }
 
     private static void put(JSONObject record, String name, String text) {

@@ -175,6 +175,26 @@ public final class AccessibilityTest {
     }
 
     @Test
+    public void whatIsWrongIsFound() {
+        MainActivity page = Display.plain().open(States.ready());
+        check("", page);
+        assertEquals(wrong.toString(), 0, wrong.size());
+        MaterialButton start = page.findViewById(R.id.start);
+        start.getLayoutParams().width = start.getLayoutParams().height = 60;
+        start.requestLayout();
+        ((TextView) page.findViewById(R.id.message)).setTextColor(0xffb0c8c4);
+        page.findViewById(R.id.ask).setEnabled(false);
+        ((TextView) page.findViewById(R.id.add)).setText("");
+        Display.settle();
+        check("", page);
+        String found = String.join("\n", wrong);
+        for (String part : new String[] {"start: 40.0 × 40.0 dp", "start: cut off", "message: contrast 1.", "ask: a dead button",
+            "add: it has no name"}) {
+            assertTrue(found, found.contains(part));
+        }
+    }
+
+    @Test
     public void light() {
         look(Display.TALL, "", 1);
     }

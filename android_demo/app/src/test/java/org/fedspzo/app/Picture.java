@@ -24,7 +24,7 @@ import javax.imageio.ImageIO;
 final class Picture {
     /** Largest difference of a colour, of 255, that nobody sees; and the share of pixels that may differ more. */
     private static final int SEEN = 40;
-    private static final double SHARE = 2e-4;
+    private static final double SHARE = 2e-5;
     private static final int COLOURS = 256;
     private static final File FOLDER = new File(System.getProperty("fedspzo.project", "../.."),
             "android_demo/app/src/test/pictures");
@@ -39,13 +39,22 @@ final class Picture {
             ImageIO.write(withPalette(drawn), "png", file);
             return;
         }
-        String wrong = file.exists() ? difference(ImageIO.read(file), drawn) : "there is no such picture yet";
+        String wrong = difference(file, drawn);
         if (wrong.isEmpty()) {
             beside.delete();
             return;
         }
         ImageIO.write(withPalette(drawn), "png", beside);
         throw new AssertionError(file + ": " + wrong + "; see " + beside + ", and write pictures again by FEDSPZO_PICTURES=write");
+    }
+
+    /** How a page differs from a picture; "" where nobody sees it. */
+    static String difference(String name, Activity page) throws IOException {
+        return difference(new File(FOLDER, name + ".png"), draw(page.getWindow().getDecorView()));
+    }
+
+    private static String difference(File file, BufferedImage drawn) throws IOException {
+        return file.exists() ? difference(ImageIO.read(file), drawn) : "there is no such picture yet";
     }
 
     private static BufferedImage draw(View root) {

@@ -1,5 +1,8 @@
 package org.fedspzo.app;
 
+import static org.junit.Assert.assertEquals;
+import static org.junit.Assert.assertNotEquals;
+
 import android.widget.TextView;
 
 import org.junit.Test;
@@ -108,6 +111,15 @@ public final class PicturesTest {
     public void largeLetters() throws Exception {
         phone("step-model-large", "step-model", Display.TALL, "", 2);
         phone("better-large-german", "better", Display.LARGE_TALL, "de", 2);
+    }
+
+    @Test
+    public void aDigitThatIsAnotherIsSeen() throws Exception {
+        MainActivity page = new Display(Display.PHONE, "", 1).open(States.learning());
+        assertEquals("", Picture.difference("learning", page));
+        ((TextView) page.findViewById(R.id.state)).setText(page.getString(R.string.now_learning, 13));
+        Display.settle();
+        assertNotEquals("", Picture.difference("learning", page));
     }
 
     @Test
