@@ -57,6 +57,15 @@ android {
         release {
             isMinifyEnabled = true
             proguardFiles(getDefaultProguardFile("proguard-android-optimize.txt"), "proguard-rules.pro")
+            // The owner's key, where the environment names one; else the release is unsigned.
+            System.getenv("FEDSPZO_KEYSTORE")?.let { keystore ->
+                signingConfig = signingConfigs.create("owner") {
+                    storeFile = file(keystore)
+                    storePassword = System.getenv("FEDSPZO_KEYSTORE_PASSWORD")
+                    keyAlias = System.getenv("FEDSPZO_KEY_ALIAS")
+                    keyPassword = System.getenv("FEDSPZO_KEYSTORE_PASSWORD")
+                }
+            }
         }
     }
 }

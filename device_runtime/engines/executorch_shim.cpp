@@ -42,8 +42,13 @@ void keep_first_error(
   }
 }
 
-[[maybe_unused]] const bool registered =
+// Begins a call. ExecuTorch's Python API takes the errors for itself where it is loaded after this.
+void begin() {
+  message.clear();
+  if (executorch::runtime::get_pal_impl()->emit_log_message != keep_first_error) {
     executorch::runtime::register_pal(PalImpl::create(keep_first_error, __FILE__));
+  }
+}
 
 bool failed(Error error) {
   if (error != Error::Ok && message.empty()) {
@@ -107,14 +112,14 @@ const char* shim_error() {
 
 // Sets the number of threads of the process's pool, that of the caller included.
 bool shim_set_threads(uint32_t threads) {
-  message.clear();
+  begin();
   auto* pool = executorch::extension::threadpool::get_threadpool();
   return pool && pool->_unsafe_reset_threadpool(threads);
 }
 
 // Loads the method "forward" of a .pte file, with a .ptd file of constants or null. Both are mapped. Null on failure.
 Graph* shim_load(const char* program, const char* constants) {
-  message.clear();
+  begin();
   const auto mode = Module::LoadMode::Mmap;
   auto* graph = constants ? new Graph{Module(program, constants, mode)} : new Graph{Module(program, mode)};
   if (!prepare(*graph)) {
@@ -142,7 +147,7 @@ int32_t shim_size(const Graph* graph, bool outputs, size_t index, size_t dimensi
 
 // Runs the graph on arrays of its shapes: inputs are read in place, results copied out.
 bool shim_run(Graph* graph, void* const* inputs, void* const* outputs) {
-  message.clear();
+  begin();
   std::vector<TensorPtr> tensors;
   std::vector<EValue> values;
   for (size_t i = 0; i < graph->inputs.size(); ++i) {

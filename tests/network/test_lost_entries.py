@@ -106,8 +106,10 @@ def test_a_restored_server_signs_nothing_and_takes_the_rest_from_devices(
     assert len(read_journal(state)) == kept
     adopted = command("server", "adopt", state, "--broker", processes.url)
     assert adopted.returncode == 0, adopted.stderr
-    assert f"rounds {kept + 1} to {len(before)} are from device" in adopted.stdout
-    assert read_journal(state) == before
+    taken = read_journal(state)
+    assert taken == before[: len(taken)]
+    assert len(taken) >= len(before) - 1  # the last entry may have been written and not yet sent when the server died
+    assert f"rounds {kept + 1} to {len(taken)} are from device" in adopted.stdout
     _, last, _ = finish(processes.server("--rounds", str(len(before) + 2), *TWO))
     assert_equal_replicas(bundle, tmp_path, last, {"a", "b"})
     for device in devices.values():

@@ -237,7 +237,9 @@ def test_pieces_are_the_answer(bundle: Bundle) -> None:
 def test_the_app_is_told_of_an_answer_as_it_grows(bundle: Bundle) -> None:
     told: list[str] = []
     fields = {"title": "Rome", "context": CONTEXTS[0], "question": "what is Rome?"}
-    found = ask(Replica(bundle), create_engine("torch"), fields, told.append)
+    found, suggestion = ask(Replica(bundle), create_engine("torch"), fields, told.append)
     assert found == {"answer": told[-1]}
+    assert suggestion is not None
+    assert suggestion.shown == told[-1]
     assert len(told) > 1
     assert found["answer"] == fedspzo.predict(bundle, *fields.values(), engine="torch").answer
