@@ -236,7 +236,7 @@ class LiteRTEngine:
             raise EngineError(
                 "engine.packed-unmapped",
                 f"packed weights cannot be streamed ({len(places)} mappings of {os.readlink(packed.path)} are found in"
-                " /proc/self/maps, and 1 is needed); choose a folder on another file system by XDGCACHE_HOME",
+                " /proc/self/maps, and 1 is needed); choose a folder on another file system by XDG_CACHE_HOME",
             )
         return LiteRTStreamedGraph(compiled, model, packed, places.pop())
 

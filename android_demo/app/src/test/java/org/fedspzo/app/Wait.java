@@ -6,11 +6,13 @@ import org.robolectric.shadows.ShadowLooper;
 
 import java.time.Duration;
 import java.util.concurrent.Callable;
+import java.util.concurrent.TimeUnit;
 
 /** Waits for the app's threads, while the main thread's messages go on. */
 final class Wait {
-    /** For a busy machine; no test is to take that long. */
-    private static final Duration PATIENCE = Duration.ofSeconds(90);
+    /** As tests/support/patience.py: only a hang takes that long. */
+    private static final Duration PATIENCE =
+            Duration.ofSeconds(Integer.parseInt(System.getenv().getOrDefault("TEST_PATIENCE_S", "600")));
     private static final long STEP_MS = 20;
 
     private Wait() {}
@@ -22,7 +24,7 @@ final class Wait {
                 fail("not within " + PATIENCE.getSeconds() + " s: " + what);
             }
             Thread.sleep(STEP_MS);
-            ShadowLooper.idleMainLooper(STEP_MS, java.util.concurrent.TimeUnit.MILLISECONDS);
+            ShadowLooper.idleMainLooper(STEP_MS, TimeUnit.MILLISECONDS);
         }
     }
 }
