@@ -58,17 +58,25 @@ class Limits:
     charging: bool = False
     unmetered: bool = False
 
+    def unmet(self, now: Conditions) -> str:
+        """The name of the first limit that is not kept now; "" where all are."""
+        kept = {
+            "charging": now.charging or not self.charging,
+            "battery": now.battery >= self.battery,
+            "temperature_c": not now.temperature_c > self.temperature_c,
+            "unmetered": not (self.unmetered and now.metered),
+        }
+        return next((name for name, holds in kept.items() if not holds), "")
+
     def refusal(self, now: Conditions) -> str:
         """Why the device does not take part now; "" where it does."""
-        if self.charging and not now.charging:
-            return "it is not charging"
-        if now.battery < self.battery:
-            return f"its battery is at {now.battery:.0%}, below {self.battery:.0%}"
-        if now.temperature_c > self.temperature_c:
-            return f"it is at {now.temperature_c:.1f} °C, above {self.temperature_c:g} °C"
-        if self.unmetered and now.metered:
-            return "its network is metered"
-        return ""
+        return {
+            "": "",
+            "charging": "it is not charging",
+            "battery": f"its battery is at {now.battery:.0%}, below {self.battery:.0%}",
+            "temperature_c": f"it is at {now.temperature_c:.1f} °C, above {self.temperature_c:g} °C",
+            "unmetered": "its network is metered",
+        }[self.unmet(now)]
 
 
 #: A device that always takes part.

@@ -63,7 +63,8 @@ def prepare(out: Path, names: Sequence[str]) -> list[str]:
     return [
         "java", "-Drobolectric.offline=true", f"-Drobolectric.dependency.dir={framework.folder / 'sdk'}",
         f"-Djava.io.tmpdir={temporary}", f"-Djava.library.path={paths()['LD_LIBRARY_PATH']}",
-        f"-Dfedspzo.python={sys.executable}", f"-Dfedspzo.project={ROOT}", "-XX:TieredStopAtLevel=1", "-cp",
+        f"-Dfedspzo.python={sys.executable}", f"-Dfedspzo.project={ROOT}", "-XX:TieredStopAtLevel=1",
+        "-XX:ReservedCodeCacheSize=240m", "-cp",
         ":".join(map(str, [tests, config, TESTS / "resources", *class_path, framework.stubs])),
         "org.fedspzo.app.Suite", *(f"org.fedspzo.app.{name}" for name in chosen),
     ]  # fmt: skip

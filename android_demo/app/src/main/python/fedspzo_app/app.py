@@ -25,7 +25,9 @@ from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo_app import own_examples
 from fedspzo_app.bundles import import_bundle
 from fedspzo_app.engines import choose_engine
+from fedspzo_app.held_back import SplitExamples
 from fedspzo_app.history import History
+from fedspzo_app.improvement import Improvement
 from fedspzo_app.model import ask, describe, open_state
 from fedspzo_app.phone import Phone
 from fedspzo_app.private_files import PrivateFiles, Vault, parse_invitation
@@ -67,17 +69,17 @@ class App:
         self._state: DeviceState | None = None
         self._training: Training | None = None
         self._listener: Any = None
-        self._message = self._answer = ""
+        self._message = self._kind = self._answer = ""
         self._suggested: tuple[dict[str, str], Suggestion] | None = None
         self._examples = own_examples.count(self._files)
-        self._history = History(self._files.history)
+        self._history, self._improvement = History(self._files.history), Improvement(self._files.improvement)
         self._limits = load_limits(self._files.limits)
         try:
             self._invitation = self._files.load_invitation(vault)
             if (self._files.bundle / MANIFEST).exists():
                 self._bundle = Bundle(self._files.bundle)
         except FedSPZOError as error:
-            self._message = str(error)
+            self._message, self._kind = str(error), error.kind
             self._invitation = None
 
     @_command
@@ -99,7 +101,8 @@ class App:
         self._stop()
         self._close_state()
         self._files.save_invitation(invitation, self._vault)
-        self._invitation, self._message = invitation, ""
+        self._files.finished.unlink(missing_ok=True)
+        self._invitation, self._message, self._kind = invitation, "", ""
 
     @_command
     def import_bundle(self, source: str) -> None:
@@ -162,8 +165,9 @@ class App:
             invitation,
             engine,
             self._state,
-            examples.current,
+            SplitExamples(examples.current, bundle.manifest.task),
             self._history,
+            self._improvement,
             self._limits,
             self._phone.read,
             self._phone.energy_source(),
@@ -189,7 +193,8 @@ class App:
         self._close_state()
         self._files.forget_membership()
         self._history = History(self._files.history)
-        self._invitation, self._message = None, ""
+        self._improvement = Improvement(self._files.improvement)
+        self._invitation, self._message, self._kind = None, "", ""
 
     @_command
     def show_key(self) -> dict[str, Any]:
@@ -246,6 +251,9 @@ class App:
         training, invitation, bundle, state = self._training, self._invitation, self._bundle, self._state
         rounds = self._history.rounds
         now = self._phone.read()
+        message, kind = self._message, self._kind
+        if training is not None and training.message:
+            message, kind = training.message, training.kind
         spent = [entry.joules for entry in rounds if entry.joules is not None]
         return json.dumps(
             {
@@ -258,10 +266,12 @@ class App:
                 "running": training is not None and training.running,
                 "connected": training is not None and training.connected,
                 "working": training is not None and training.working,
-                "finished": training is not None and training.finished,
+                "finished": self._files.finished.exists(),
                 "paused": self._files.paused.exists(),
-                "message": (training.message if training else "") or self._message,
+                "message": message,
+                "kind": kind,
                 "round": state.replica.round if state else 0,
+                "improvement": self._improvement.describe(bundle) if bundle else None,
                 "losses": [[entry.round, entry.loss] for entry in rounds],
                 "bytes_up": sum(entry.bytes_up for entry in rounds),
                 "bytes_down": sum(entry.bytes_down for entry in rounds),
@@ -273,6 +283,7 @@ class App:
                 "metered": now.metered,
                 "limits": asdict(self._limits),
                 "waits": self._limits.refusal(now),
+                "unmet": self._limits.unmet(now),
             }
         )
 
@@ -313,5 +324,7 @@ class App:
             self._state = None
 
     def _tell(self) -> None:
+        if self._training is not None and self._training.finished:
+            self._files.write(self._files.finished, b"")
         if self._listener is not None:
             self._listener.changed()

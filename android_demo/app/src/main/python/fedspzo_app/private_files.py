@@ -62,6 +62,11 @@ class PrivateFiles:
         return self.root / "history.jsonl"
 
     @property
+    def improvement(self) -> Path:
+        """How the model did on held-back examples."""
+        return self.root / "improvement.json"
+
+    @property
     def limits(self) -> Path:
         """Within which the phone takes part."""
         return self.root / "limits.json"
@@ -70,6 +75,11 @@ class PrivateFiles:
     def paused(self) -> Path:
         """There while the user wants no training."""
         return self.root / "paused"
+
+    @property
+    def finished(self) -> Path:
+        """There when the job has ended."""
+        return self.root / "finished"
 
     @property
     def invitation(self) -> Path:
@@ -121,7 +131,7 @@ class PrivateFiles:
 
     def forget_membership(self) -> None:
         """Remove what ties the phone to a federation; bundle and examples stay."""
-        for file in (self.invitation, self.key, self.history, self.paused):
+        for file in (self.invitation, self.key, self.history, self.improvement, self.paused, self.finished):
             file.unlink(missing_ok=True)
         shutil.rmtree(self.state, ignore_errors=True)
 

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 
-from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.device.agent import Agent
 from fedspzo.device_runtime.device.events import Acknowledged, Declined, Event, Waiting
 from fedspzo.device_runtime.energy.book import Book
@@ -18,12 +17,16 @@ from fedspzo.device_runtime.errors import BrokerError, FedSPZOError
 from fedspzo.device_runtime.link.invitation import Invitation
 from fedspzo.device_runtime.platform.conditions import Conditions, Limits, Watch
 from fedspzo.device_runtime.replica.state import DeviceState
+from fedspzo_app.held_back import SplitExamples
 from fedspzo_app.history import History, Round
+from fedspzo_app.improvement import Improvement
 
 log = logging.getLogger(__name__)
 
 #: Seconds before the broker is tried again that could not be reached at the start, first and at most.
 _WAIT_S, _LONGEST_WAIT_S = 2.0, 60.0
+#: Kinds of messages that no error has: a plan that cannot be carried out, a server that is not heard, a bug.
+DECLINED, WAITING, PROGRAM = "round.declined", "server.silent", "program"
 #: Seconds of idleness before and after all work, where joules are measured.
 _IDLE_S = 10.0
 
@@ -33,6 +36,7 @@ class Training:
 
     Attributes:
         message: what last went wrong, or "".
+        kind: of it, as errors have one.
         finished: whether the job has ended.
         running: whether the agent is at work, or waits for the broker.
     """
@@ -42,8 +46,9 @@ class Training:
         invitation: Invitation,
         engine: Engine,
         state: DeviceState,
-        examples: Callable[[], DataStore],
+        examples: SplitExamples,
         history: History,
+        improvement: Improvement,
         limits: Limits,
         conditions: Callable[[], Conditions],
         energy: Source | None,
@@ -57,11 +62,11 @@ class Training:
             energy: reads the phone's joules; None where nothing does.
             changed: called when there is something new to show, from any thread.
         """
-        self.message = ""
+        self.message = self.kind = ""
         self.finished = self.running = False
         self._invitation, self._engine, self._state, self._examples = invitation, engine, state, examples
         self._watch = Watch(limits, conditions)
-        self._history, self._changed = history, changed
+        self._history, self._improvement, self._changed = history, improvement, changed
         self._book = Book(energy, state.folder, _IDLE_S) if energy else None
         self._stopping = threading.Event()
         self._agent: Agent | None = None
@@ -105,14 +110,14 @@ class Training:
                 try:
                     self._take_part()
                 except BrokerError as error:
-                    self._say(str(error))
+                    self._say(str(error), error.kind)
                     self._stopping.wait(wait)
                     wait = min(2 * wait, _LONGEST_WAIT_S)
         except FedSPZOError as error:
-            self._say(str(error))
+            self._say(str(error), error.kind)
         except Exception as error:  # the screen must tell; a thread that ends without a word tells nobody
             log.exception("the training ended with an error of the program")
-            self._say(f"an error of the program: {error!r}")
+            self._say(f"an error of the program: {error!r}", PROGRAM)
         finally:
             self._agent, self.running = None, False  # before anybody is told: nobody is told again
             self._changed()
@@ -125,7 +130,7 @@ class Training:
             job,
             self._engine,
             self._state,
-            self._examples,
+            self._examples.training,
             self._observe,
             self._turn,
             watch=self._watch,
@@ -140,19 +145,33 @@ class Training:
                 self._rested = True
                 self._book.rest()
             agent.connect()
-            self.finished = agent.run() is not None
-        self.message = ""
+            finished = agent.run() is not None
+            if finished:
+                self._measure(last=True)
+            self.finished = finished
+        self.message = self.kind = ""
 
     def _turn(self) -> None:
         if self.working != self._worked:
             self._worked = not self._worked
             self._changed()
+        self._measure()
 
     def _observe(self, event: Event) -> None:
         if isinstance(event, Acknowledged):
             self._keep(event)
         self.message = event.reason if isinstance(event, Declined | Waiting) else ""
+        self.kind = "" if not self.message else DECLINED if isinstance(event, Declined) else WAITING
         self._changed()
+
+    def _measure(self, last: bool = False) -> None:
+        """See whether the model has got better, where the phone may work now; in the agent's thread."""
+        round = self._state.replica.round
+        if self._agent is None or self._stopping.is_set() or not self._improvement.due(round, last):
+            return
+        if not self._watch.look():
+            self._improvement.measure(self._agent.forward, round, self._examples.held_back())
+            self._changed()
 
     def _keep(self, event: Acknowledged) -> None:
         assert self._agent is not None
@@ -165,7 +184,7 @@ class Training:
             Round(result.round, result.loss, event.counted, link.bytes_up - up, link.bytes_down - down, joules)
         )
 
-    def _say(self, message: str) -> None:
+    def _say(self, message: str, kind: str) -> None:
         log.warning("%s", message)
-        self.message = message
+        self.message, self.kind = message, kind
         self._changed()

@@ -16,6 +16,21 @@ import java.nio.file.Files;
 
 /** Copies what was chosen through the Storage Access Framework into the app's own storage. */
 final class Documents {
+    /** Is told of each piece that is copied. */
+    interface Count {
+        /** Throws to end the copying. */
+        void copied(int bytes) throws IOException;
+    }
+
+    /** It would leave less than {@link #LEFT_FREE} on the phone. */
+    static final class NoRoom extends IOException {
+        private static final long serialVersionUID = 1;
+
+        NoRoom() {
+            super("there is no room for it");
+        }
+    }
+
     /** Bytes that an import leaves to the phone. */
     private static final long LEFT_FREE = 64 << 20;
     /** Folders in folders of a bundle, with room for others; characters of a name. */
@@ -31,12 +46,12 @@ final class Documents {
         }
     }
 
-    /** Throws IOException when it cannot be read, or would leave less than {@link #LEFT_FREE} on the phone. */
-    static void copyFile(ContentResolver resolver, Uri uri, File target) throws IOException {
-        copyFile(resolver, uri, target, target.getAbsoluteFile().getParentFile().getUsableSpace() - LEFT_FREE);
+    /** Throws IOException when it cannot be read, or {@link NoRoom}. */
+    static void copyFile(ContentResolver resolver, Uri uri, File target, Count told) throws IOException {
+        copyFile(resolver, uri, target, target.getAbsoluteFile().getParentFile().getUsableSpace() - LEFT_FREE, told);
     }
 
-    static void copyFile(ContentResolver resolver, Uri uri, File target, long room) throws IOException {
+    static void copyFile(ContentResolver resolver, Uri uri, File target, long room, Count told) throws IOException {
         try (InputStream in = resolver.openInputStream(uri); OutputStream out = new FileOutputStream(target)) {
             if (in == null) {
                 throw new IOException("it does not open");
@@ -46,15 +61,16 @@ final class Documents {
             for (int count = in.read(piece); count >= 0; count = in.read(piece)) {
                 left -= count;
                 if (left < 0) {
-                    throw new IOException("there is no room for it");
+                    throw new NoRoom();
                 }
                 out.write(piece, 0, count);
+                told.copied(count);
             }
         }
     }
 
-    static void copyTree(ContentResolver resolver, Uri tree, File target) throws IOException {
-        copyFolder(resolver, tree, DocumentsContract.getTreeDocumentId(tree), target, DEEPEST);
+    static void copyTree(ContentResolver resolver, Uri tree, File target, Count told) throws IOException {
+        copyFolder(resolver, tree, DocumentsContract.getTreeDocumentId(tree), target, DEEPEST, told);
     }
 
     static void delete(File file) {
@@ -65,7 +81,7 @@ final class Documents {
         file.delete();
     }
 
-    private static void copyFolder(ContentResolver resolver, Uri tree, String id, File target, int deeper)
+    private static void copyFolder(ContentResolver resolver, Uri tree, String id, File target, int deeper, Count told)
             throws IOException {
         if (deeper == 0) {
             throw new IOException("its folders are too deep");
@@ -79,9 +95,10 @@ final class Documents {
             while (cursor != null && cursor.moveToNext()) {
                 File file = new File(target, plain(cursor.getString(1)));
                 if (Document.MIME_TYPE_DIR.equals(cursor.getString(2))) {
-                    copyFolder(resolver, tree, cursor.getString(0), file, deeper - 1);
+                    copyFolder(resolver, tree, cursor.getString(0), file, deeper - 1, told);
                 } else {
-                    copyFile(resolver, DocumentsContract.buildDocumentUriUsingTree(tree, cursor.getString(0)), file);
+                    Uri child = DocumentsContract.buildDocumentUriUsingTree(tree, cursor.getString(0));
+                    copyFile(resolver, child, file, told);
                 }
             }
         }

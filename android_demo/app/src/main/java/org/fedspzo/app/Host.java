@@ -21,7 +21,7 @@ import java.util.concurrent.Executors;
  * Python and the one App object of the process (fedspzo_app/app.py). Commands are carried out one after another on a
  * thread of their own; answers, and news of the training, come on the main thread.
  */
-final class Host {
+class Host {
     /** Takes the answer to a command; an "error" in it is a sentence for people. */
     interface Answer {
         void take(JSONObject answer);
@@ -42,7 +42,7 @@ final class Host {
     private final Set<Holder> holders = new HashSet<>();
     private PyObject app;
 
-    private Host(Context context) {
+    Host(Context context) {
         this.context = context;
     }
 
@@ -100,18 +100,18 @@ final class Host {
         });
     }
 
-    private JSONObject call(String name, Object... arguments) {
+    JSONObject call(String name, Object... arguments) {
         try {
             return new JSONObject(app().callAttr(name, arguments).toString());
         } catch (JSONException | RuntimeException | LinkageError error) { // Python's and missing libraries' among them
             Log.e("fedspzo", name + " failed", error);
-            return problem(error.toString());
+            return problem("program", error.toString());
         }
     }
 
-    static JSONObject problem(String sentence) {
+    static JSONObject problem(String kind, String sentence) {
         try {
-            return new JSONObject().put("error", sentence);
+            return new JSONObject().put("error", sentence).put("kind", kind);
         } catch (JSONException impossible) {
             throw new IllegalStateException(impossible);
         }

@@ -66,7 +66,7 @@ public final class DocumentsTest {
         Arrays.fill(content, (byte) 7);
         File target = new File(folder.getRoot(), "copy");
         shadowOf(resolver).registerInputStream(FILE, new ByteArrayInputStream(content));
-        Documents.copyFile(resolver, FILE, target);
+        Documents.copyFile(resolver, FILE, target, bytes -> {});
         assertEquals(content.length, target.length());
     }
 
@@ -79,7 +79,7 @@ public final class DocumentsTest {
             }
         });
         File target = new File(folder.getRoot(), "copy");
-        IOException refused = assertThrows(IOException.class, () -> Documents.copyFile(resolver, FILE, target, 5 << 20));
+        IOException refused = assertThrows(IOException.class, () -> Documents.copyFile(resolver, FILE, target, 5 << 20, bytes -> {}));
         assertTrue(refused.getMessage(), refused.getMessage().contains("no room"));
         assertTrue(target.length() <= 5 << 20);
     }
@@ -93,7 +93,7 @@ public final class DocumentsTest {
                     DocumentsContract.buildDocumentUriUsingTree(tree, name), new ByteArrayInputStream(name.getBytes()));
         }
         File target = new File(folder.getRoot(), "copy");
-        Documents.copyTree(resolver, tree, target);
+        Documents.copyTree(resolver, tree, target, bytes -> {});
         assertEquals("a", new String(Files.readAllBytes(new File(target, "a").toPath())));
         assertEquals("sub/b", new String(Files.readAllBytes(new File(target, "sub/b").toPath())));
     }
@@ -103,7 +103,7 @@ public final class DocumentsTest {
         Robolectric.setupContentProvider(Tree.class, "tree");
         Uri tree = DocumentsContract.buildTreeDocumentUri("tree", "endless");
         File target = new File(folder.getRoot(), "copy");
-        IOException refused = assertThrows(IOException.class, () -> Documents.copyTree(resolver, tree, target));
+        IOException refused = assertThrows(IOException.class, () -> Documents.copyTree(resolver, tree, target, bytes -> {}));
         assertTrue(refused.getMessage(), refused.getMessage().contains("deep"));
     }
 

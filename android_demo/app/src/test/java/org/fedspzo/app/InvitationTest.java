@@ -73,8 +73,11 @@ public final class InvitationTest {
 
     @Test
     public void aLinkThatIsNoInvitationIsRefusedInASentence() throws Exception {
-        open("fedspzo:garbage");
-        assertTrue(said(), said().contains("invitation"));
+        Intent link = new Intent(Intent.ACTION_VIEW, Uri.parse("fedspzo:garbage"));
+        MainActivity page = Robolectric.buildActivity(MainActivity.class, link).setup().get();
+        int said = com.google.android.material.R.id.snackbar_text;
+        Wait.until("a snackbar", () -> page.findViewById(said) != null);
+        assertEquals(page.getString(R.string.problem_invitation), ((TextView) page.findViewById(said)).getText().toString());
     }
 
     @Test

@@ -1,0 +1,176 @@
+package org.fedspzo.app;
+
+import android.app.Application;
+import android.content.ContentResolver;
+import android.database.Cursor;
+import android.net.Uri;
+import android.os.Handler;
+import android.os.Looper;
+import android.provider.OpenableColumns;
+
+import androidx.annotation.NonNull;
+import androidx.lifecycle.AndroidViewModel;
+
+import org.json.JSONObject;
+
+import java.io.File;
+import java.io.IOException;
+
+/** Copies what was chosen into the app, and has Python take it; continues while the screen is turned. */
+public final class Importer extends AndroidViewModel {
+    /** What is imported. */
+    enum Kind { ZIP, FOLDER, EXAMPLES }
+
+    /** Is told on the main thread. */
+    interface Listener {
+        /** There is more of it, or it is over. */
+        void importing();
+
+        /** It is over; an "error" in the answer says why, and null that it was cancelled. */
+        void imported(Kind kind, JSONObject answer);
+    }
+
+    private static final long TELL_MS = 100;
+
+    private final Handler main = new Handler(Looper.getMainLooper());
+    private Listener listener;
+    private volatile boolean cancelled;
+    /** What is being imported, or null; how much of it is copied, of how much (-1 unknown); whether Python checks it. */
+    private Kind kind;
+    private String name;
+    private long copied, total, toldAt;
+    private boolean checking;
+    /** What came of it while nobody listened. */
+    private Runnable untold;
+
+    public Importer(@NonNull Application application) {
+        super(application);
+    }
+
+    void listen(Listener listener) {
+        this.listener = listener;
+        if (listener != null && untold != null) {
+            Runnable told = untold;
+            untold = null;
+            told.run();
+        }
+    }
+
+    boolean running() {
+        return kind != null;
+    }
+
+    String name() {
+        return name;
+    }
+
+    long copied() {
+        return copied;
+    }
+
+    /** Bytes in all, or -1. */
+    long total() {
+        return total;
+    }
+
+    /** Whether all is copied, so that nothing can be cancelled any more. */
+    boolean checking() {
+        return checking;
+    }
+
+    void start(Host host, Kind wanted, Uri uri) {
+        if (running()) {
+            return;
+        }
+        ContentResolver resolver = getApplication().getContentResolver();
+        kind = wanted;
+        name = "";
+        copied = toldAt = 0;
+        total = -1;
+        cancelled = checking = false;
+        tell();
+        host.background(() -> {
+            File folder = new File(getApplication().getNoBackupFilesDir(), "chosen");
+            try {
+                Documents.delete(folder);
+                folder.mkdirs();
+                File file = copy(wanted, resolver, uri, folder);
+                main.post(() -> {
+                    checking = true;
+                    tell();
+                });
+                host.answer(this::finish, wanted == Kind.EXAMPLES ? "import_examples" : "import_bundle", file.getPath());
+            } catch (IOException | RuntimeException error) { // a provider throws what it likes
+                String kind = error instanceof Documents.NoRoom ? "file.no-room" : "file";
+                String said = String.valueOf(error.getMessage());
+                main.post(() -> finish(cancelled ? null : Host.problem(kind, said)));
+            } finally {
+                Documents.delete(folder);
+            }
+        });
+    }
+
+    void cancel() {
+        cancelled = true;
+    }
+
+    @Override
+    protected void onCleared() {
+        cancel();
+    }
+
+    private File copy(Kind wanted, ContentResolver resolver, Uri uri, File folder) throws IOException {
+        if (wanted == Kind.FOLDER) {
+            File file = new File(folder, "bundle");
+            Documents.copyTree(resolver, uri, file, this::count);
+            return file;
+        }
+        String found = Documents.name(resolver, uri);
+        long size = size(resolver, uri);
+        main.post(() -> {
+            name = found;
+            total = size;
+        });
+        File file = new File(folder, found);
+        Documents.copyFile(resolver, uri, file, this::count);
+        return file;
+    }
+
+    private static long size(ContentResolver resolver, Uri uri) {
+        try (Cursor cursor = resolver.query(uri, new String[] {OpenableColumns.SIZE}, null, null, null)) {
+            return cursor != null && cursor.moveToFirst() && !cursor.isNull(0) ? cursor.getLong(0) : -1;
+        }
+    }
+
+    private void count(int bytes) throws IOException {
+        if (cancelled) {
+            throw new IOException("cancelled");
+        }
+        main.post(() -> {
+            copied += bytes;
+            tell();
+        });
+    }
+
+    private void finish(JSONObject answer) {
+        Kind over = kind;
+        kind = null;
+        Runnable told = () -> {
+            listener.importing();
+            listener.imported(over, answer);
+        };
+        if (listener == null) {
+            untold = told;
+        } else {
+            told.run();
+        }
+    }
+
+    private void tell() {
+        long now = System.nanoTime() / 1_000_000;
+        if (listener != null && (checking || copied == 0 || now - toldAt >= TELL_MS)) {
+            toldAt = now;
+            listener.importing();
+        }
+    }
+}

@@ -1,0 +1,196 @@
+package org.fedspzo.app;
+
+import static org.fedspzo.app.Display.agree;
+import static org.fedspzo.app.Display.dialog;
+import static org.fedspzo.app.Display.field;
+import static org.fedspzo.app.Display.menu;
+import static org.fedspzo.app.Display.message;
+import static org.fedspzo.app.Display.said;
+import static org.fedspzo.app.Display.seen;
+import static org.fedspzo.app.Display.tap;
+import static org.fedspzo.app.Display.text;
+import static org.junit.Assert.assertEquals;
+import static org.junit.Assert.assertFalse;
+import static org.junit.Assert.assertTrue;
+import static org.robolectric.Shadows.shadowOf;
+
+import android.content.Intent;
+import android.widget.EditText;
+import android.widget.TextView;
+
+import androidx.appcompat.app.AlertDialog;
+
+import org.junit.Test;
+import org.junit.runner.RunWith;
+import org.robolectric.RuntimeEnvironment;
+
+/** What the first page shows, and what taps do; with Python's part played. */
+@RunWith(PhoneRunner.class)
+public final class PageTest {
+    private static final int[] STEPS = {R.id.join, R.id.import_zip, R.id.import_data};
+
+    private final Display display = Display.plain();
+
+    // Set-up.
+
+    @Test
+    public void aNewcomerSeesTheFirstStepAlone() {
+        MainActivity page = display.open(States.newcomer());
+        assertTrue(seen(page, R.id.setup));
+        for (int card : new int[] {R.id.now, R.id.improvement, R.id.costs, R.id.trial, R.id.importing, R.id.settings}) {
+            assertFalse(page.getResources().getResourceEntryName(card), seen(page, card));
+        }
+        assertFalse(menu(page).hasVisibleItems());
+    }
+
+    @Test
+    public void eachStepHasItsButtonsWhenItIsNext() {
+        String[] states = {States.newcomer(), States.joined(), States.withModel()};
+        MainActivity page = display.open(states[0]);
+        for (int next = 0; next < states.length; next++) {
+            display.host.status(states[next]);
+            page.refresh();
+            for (int step = 0; step < STEPS.length; step++) {
+                assertEquals(next == step, seen(page, STEPS[step]));
+            }
+            assertEquals(page.getString(R.string.setup_state, next), text(page, R.id.setup_state));
+        }
+        display.host.status(States.ready());
+        page.refresh();
+        assertFalse(seen(page, R.id.setup));
+        assertTrue(seen(page, R.id.now));
+    }
+
+    @Test
+    public void theFirstExamplesCanBeWritten() {
+        MainActivity page = display.open(States.withModel());
+        assertFalse(seen(page, R.id.trial));
+        tap(page, R.id.write);
+        assertTrue(seen(page, R.id.trial));
+        field(page).setText("wake me at six");
+        ((TextView) page.findViewById(R.id.label)).setText("alarm");
+        tap(page, R.id.add);
+        assertEquals("add_example[{\"text\":\"wake me at six\",\"label\":\"alarm\"}]", display.host.last());
+        assertEquals(page.getString(R.string.added), said(page));
+        assertEquals("", field(page).getText().toString());
+    }
+
+    @Test
+    public void anInvitationIsPastedAndShownBeforeItCounts() {
+        display.host.answer("describe_invitation", "{\"device\": \"phone-1\", \"job\": \"default\", \"broker\": \"mqtts://b\"}");
+        MainActivity page = display.open(States.newcomer());
+        tap(page, R.id.join);
+        AlertDialog asked = dialog();
+        ((EditText) asked.findViewById(R.id.question_text)).setText("fedspzo:abc");
+        agree(asked);
+        assertEquals("describe_invitation[fedspzo:abc]", display.host.last());
+        AlertDialog shown = dialog();
+        String question = message(shown);
+        assertTrue(question, question.contains("phone-1") && question.contains("mqtts://b"));
+        agree(shown);
+        assertEquals("enrol[fedspzo:abc]", display.host.last());
+    }
+
+    @Test
+    public void aLostKeyIsSaidInSetUpAndCanBeLeft() {
+        MainActivity page = display.open(States.all().get("damaged"));
+        assertEquals(page.getString(R.string.problem_key), text(page, R.id.setup_problem));
+        tap(page, R.id.setup_detail);
+        assertTrue(message(dialog()).contains("unsealed"));
+        assertTrue(menu(page).findItem(R.id.settings).isVisible());
+    }
+
+    // What happens now.
+
+    @Test
+    public void thereIsOneThingToDoInEachState() {
+        MainActivity page = display.open(States.newcomer());
+        for (String name : States.all().keySet()) {
+            display.host.status(States.all().get(name));
+            page.refresh();
+            Screen screen = States.screen(name);
+            boolean start = screen.complete() && !screen.running && !screen.finished;
+            assertEquals(name, start, seen(page, R.id.start));
+            assertEquals(name, screen.complete() && screen.running, seen(page, R.id.pause));
+            assertTrue(name, !screen.complete() || !text(page, R.id.state).isEmpty());
+            assertTrue(name, !screen.complete() || !text(page, R.id.message).isEmpty());
+        }
+    }
+
+    @Test
+    public void startStartsTheServiceWhatMissesOrNot() {
+        shadowOf(RuntimeEnvironment.getApplication()).grantPermissions("android.permission.POST_NOTIFICATIONS");
+        MainActivity page = display.open(States.ready());
+        tap(page, R.id.start);
+        assertEquals("check_ready[]", display.host.last());
+        Intent started = shadowOf(RuntimeEnvironment.getApplication()).getNextStartedService();
+        assertEquals(TrainingService.class.getName(), started.getComponent().getClassName());
+        display.host.answer("check_ready", "{\"error\": \"there is no bundle\", \"kind\": \"device.no-bundle\"}");
+        tap(page, R.id.start);
+        assertEquals(page.getString(R.string.problem_not_bundle), said(page));
+    }
+
+    @Test
+    public void pausePauses() {
+        MainActivity page = display.open(States.learning());
+        tap(page, R.id.pause);
+        assertTrue(display.host.asked.toString(), display.host.asked.contains("pause[]"));
+    }
+
+    @Test
+    public void theOperatorsDetailIsBehindATap() {
+        MainActivity page = display.open(States.offline());
+        assertFalse(text(page, R.id.message).contains("mqtts"));
+        tap(page, R.id.detail);
+        String said = message(dialog());
+        assertTrue(said, said.contains("Connection refused") && said.contains("broker.no-answer"));
+    }
+
+    @Test
+    public void aProblemThatIsOverIsNotShown() {
+        MainActivity page = display.open(States.message(States.learning(), "broker.no-answer", "does not answer"));
+        assertEquals(page.getString(R.string.now_learning, 12), text(page, R.id.state));
+        assertFalse(seen(page, R.id.detail));
+    }
+
+    @Test
+    public void anAppWithoutPythonSaysSo() {
+        MainActivity page = display.open("{\"error\": \"UnsatisfiedLinkError: libpython\", \"kind\": \"program\"}");
+        assertEquals(page.getString(R.string.problem_other), said(page));
+        tap(page, com.google.android.material.R.id.snackbar_action);
+        assertTrue(message(dialog()).contains("libpython"));
+        display.host.status(States.newcomer());
+        page.refresh();
+        assertTrue(seen(page, R.id.setup));
+    }
+
+    // Whether it gets better.
+
+    @Test
+    public void theVerdictComesWithItsFigures() {
+        MainActivity page = display.open(States.better());
+        assertEquals(page.getString(R.string.verdict_better), text(page, R.id.verdict));
+        assertEquals(page.getString(R.string.verdict_text_right, 72, 49, 200), text(page, R.id.verdict_text));
+        assertTrue(seen(page, R.id.chart));
+        assertEquals(text(page, R.id.verdict_text), page.findViewById(R.id.chart).getContentDescription());
+        display.host.status(States.notBetter());
+        page.refresh();
+        assertEquals(page.getString(R.string.verdict_same), text(page, R.id.verdict));
+        display.host.status(States.with(States.ready(), "improvement",
+                States.json("{'measure': 'right', 'examples': 4, 'fewest': 20, 'verdict': '', 'points': [], 'smooth': []}")));
+        page.refresh();
+        assertEquals(page.getString(R.string.verdict_few_text, 4, 20, 80), text(page, R.id.verdict_text));
+        assertFalse(seen(page, R.id.chart));
+        display.host.status(States.with(States.better(), "improvement", States.json("{'measure': 'loss', 'examples': 50,"
+                + " 'fewest': 20, 'verdict': 'worse', 'points': [[0, 1.4], [3, 1.5]], 'smooth': [[0, 1.4], [3, 1.5]]}")));
+        page.refresh();
+        assertEquals(page.getString(R.string.verdict_text_loss, "1.50", "1.40", 50), text(page, R.id.verdict_text));
+    }
+
+    @Test
+    public void germanPhonesGetGerman() {
+        MainActivity page = new Display(Display.TALL, "de", 1).open(States.better());
+        assertEquals("Lernt: Runde 34", text(page, R.id.state));
+        assertEquals("36,0 kB gesendet, 43,9 kB empfangen", text(page, R.id.traffic));
+    }
+}
