@@ -99,7 +99,7 @@ def grown(vocabulary: dict[str, int], merges: list[tuple[str, str]], size: int) 
     letters = [token for token in vocabulary if len(token) == 1 and token.isascii() and token.isalpha()]
     halves = [first + second for first in letters for second in letters]
     for token in halves:
-        if token not in vocabulary:
+        if token not in vocabulary and len(vocabulary) < size:
             vocabulary[token] = len(vocabulary)
             merges.append((token[0], token[1]))
     while len(vocabulary) < size:

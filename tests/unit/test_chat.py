@@ -69,7 +69,7 @@ def fitted(folders: dict[str, Path]) -> dict[str, tuple[Path, Task]]:
 
 
 def _encoder(folder: Path, task: Task, length: int = 400) -> Encoder:
-    bundle: Any = SimpleNamespace(folder=folder, manifest=SimpleNamespace(task=task, length=length))
+    bundle: Any = SimpleNamespace(folder=folder, manifest=SimpleNamespace(task=task, length=length, files={}))
     return Encoder(bundle)
 
 

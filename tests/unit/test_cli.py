@@ -102,7 +102,7 @@ def test_device_and_server(
     from fedspzo.device_runtime.link.connection import Link
 
     connect = Link.connect
-    monkeypatch.setattr(Link, "connect", lambda link: connect(link, timeout=0.5))
+    monkeypatch.setattr(Link, "connect", lambda link, **more: connect(link, timeout=0.5, **more))
     nobody = f"mqtt://127.0.0.1:{free_port()}"
     assert "[bundle.no-server-key]" in refused(capsys, *device, nobody)
     silence = "does not answer within 0.5 s (Connection refused); start it, or check the URL [broker.no-answer]"

@@ -138,7 +138,7 @@ def test_limits(limits: Limits, conditions: Conditions, reason: str) -> None:
     ],
 )
 def test_limits_that_are_none(options: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["device", "bundle", "--broker", "mqtt://localhost", "--state", "s", "--data", "d", *options]) == 1
+    assert main(["device", "bundle", "--broker", "mqtt://localhost", "--state", "s", "--data", "d", *options]) == 78
     assert sentence in capsys.readouterr().err
 
 

@@ -57,7 +57,7 @@ def _tokenizer(normalizer: Any) -> Tokenizer:
 
 def _encoders(folder: Path, task: Task, length: int = 400) -> tuple[Encoder, Encoder]:
     """With the library, and with the tokenizer in Python."""
-    bundle: Any = SimpleNamespace(folder=folder, manifest=SimpleNamespace(task=task, length=length))
+    bundle: Any = SimpleNamespace(folder=folder, manifest=SimpleNamespace(task=task, length=length, files={}))
     found = []
     for load in (load_tokenizer, PythonTokenizer):
         with pytest.MonkeyPatch.context() as patch:

@@ -164,7 +164,7 @@ def test_an_answer_longer_than_the_shape(opt: Path, tmp_path: Path) -> None:
 
 def encoder(folder: Path, task: Task, length: int) -> Encoder:
     """An encoder of a tokenizer folder: what it needs of a bundle is the folder, the task and the length."""
-    bundle: Any = SimpleNamespace(folder=folder, manifest=SimpleNamespace(task=task, length=length))
+    bundle: Any = SimpleNamespace(folder=folder, manifest=SimpleNamespace(task=task, length=length, files={}))
     return Encoder(bundle)
 
 
