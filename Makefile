@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.ready
 # Threads beside workers would wait for each other: a small model trains three times faster with one.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 APP := android_demo/app/src/main/python/fedspzo_app
 
 .PHONY: demo test test-slow test-families test-arm64 test-android wheel-arm64 chaos lint docs clean help

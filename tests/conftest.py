@@ -23,6 +23,13 @@ from fedspzo.device_runtime.protocol.signing import PIN
 settings.register_profile("untimed", deadline=None)  # a busy machine fails no test
 settings.load_profile("untimed")
 
+#: Files that take longest, by the time of their quick or their slow tests. They start first: a file that one process
+#: starts last is waited for by the others.
+LONGEST = (
+    *("test_families", "test_quantised", "test_adapters", "test_robolectric", "test_android_app", "test_arm64"),
+    *("test_large_models", "test_chaos", "test_cores", "test_halves", "test_endpoint", "test_energy", "test_shapes"),
+)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--bundle", type=Path, help="the tiny model's bundle, where it cannot be exported: on a device")
@@ -32,6 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
     for item in items:
         item.add_marker(pytest.mark.timeout(TEST_S))
 
