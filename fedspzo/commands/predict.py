@@ -104,7 +104,9 @@ def _record(options: argparse.Namespace, task: Task, suggestion: Suggestion) -> 
         return
     fields = dict(zip(task.fields, options.text, strict=True))
     rewards = {} if said in {label.name for label in task.labels} else {"y": ACCEPTED, "n": REJECTED}
-    corrected = "" if said in rewards else said
-    record = suggestion.record(fields, rewards.get(said), corrected)
+    if rewards and task.labels:  # where texts are written, these may be right answers
+        rewards |= {"yes": ACCEPTED, "no": REJECTED}
+    corrected = "" if said.lower() in rewards else said
+    record = suggestion.record(fields, rewards.get(said.lower()), corrected)
     parse_record(record, task)  # refuses what is no label
     append_record(options.record, record)

@@ -250,7 +250,7 @@ def test_predict_writes_reactions_down(
     file = tmp_path / "own" / "feedback.jsonl"
     file.parent.mkdir()
     ask = ["predict", str(bundle_folder), "call mum", "--record", str(file)]
-    for said in ("y\n", "n\n", "\n", "dance\n"):
+    for said in ("y\n", "No\n", "\n", "dance\n"):
         monkeypatch.setattr("sys.stdin", io.StringIO(said))
         assert main(ask) == (1 if said == "dance\n" else 0)
     records = [json.loads(line) for line in file.read_text().splitlines()]
