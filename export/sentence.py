@@ -252,7 +252,7 @@ def _weights(folder: Path) -> dict[str, np.ndarray]:
 
 
 def _read(path: Path, kind: type = dict) -> Any:
-    """A JSON file; an empty one when there is none."""
+    """What a JSON file says; nothing where the file is missing."""
     try:
         found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else kind()
     except (OSError, ValueError) as error:

@@ -38,11 +38,11 @@ class ModelTokenizer:
 
     Attributes:
         backend: the tokenizer as devices run it: it neither pads nor cuts, and every control token is special.
-        chat: the template of dialogues in Jinja's language, "" when there is none.
+        chat: the template of dialogues in Jinja's language, or "".
         words: names that the template may use for special tokens, each with the token's text.
-        mask: the text of the mask token, "" when there is none.
-        unknown: the text of the token that stands for what the vocabulary lacks, "" when there is none.
-        end: the text of the token that ends a text, "" when there is none.
+        mask: the text of the mask token, or "".
+        unknown: the text of the token that stands for what the vocabulary lacks, or "".
+        end: the text of the token that ends a text, or "".
         roles: the tokens that have a role: those that begin, end, pad, mask.
         limit: most tokens that its settings allow; a huge number where they say nothing.
     """

@@ -98,7 +98,7 @@ class Bundle:
         return self.weights if self.base is None or spec.name in self.weights else self.base
 
     def _version(self) -> tuple[int, int, int] | None:
-        """What changes with the manifest; None where there is none."""
+        """What changes with the manifest; None where the folder lacks it."""
         try:
             status = (self.folder / MANIFEST).stat()
         except OSError:

@@ -49,7 +49,7 @@ class Norm:
 
 
 class Norms(NamedTuple):
-    """Names of a layer's norms, each empty where there is none."""
+    """Names of a layer's norms, "" for each that it lacks."""
 
     before_attention: str = "input_layernorm"
     after_attention: str = ""

@@ -174,6 +174,16 @@ def test_a_large_vocabulary_is_mapped_also_where_the_library_is(folder: Path) ->
     assert len(ids.names) == len(ids)
 
 
+def test_a_vocabulary_whose_text_is_no_unicode(folder: Path, tmp_path: Path) -> None:
+    _, ours = _both("smollm-mapped", folder)
+    whole = TensorFile(folder / "smollm-mapped" / VOCABULARY)
+    arrays = {name: whole.view(name).copy() for name in whole.names}
+    arrays["text"][:] = 0xFF
+    shapes, dtypes = ({n: getattr(a, part) for n, a in arrays.items()} for part in ("shape", "dtype"))
+    write_tensors(tmp_path / VOCABULARY, shapes, arrays.values(), whole.metadata, dtypes=dtypes)
+    assert PythonTokenizer(tmp_path / VOCABULARY).decode(ours.encode("a dull end").ids)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_a_damaged_vocabulary(folder: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:

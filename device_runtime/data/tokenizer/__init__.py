@@ -1,7 +1,7 @@
 """Tokenizers of bundles: the `tokenizers` library where it is installed, otherwise a reader in pure Python.
 
-There is no wheel of the library for Android, and it holds a vocabulary of 128,000 tokens in 60 MB: large ones are read
-from a mapped file, in Python. Both give the same tokens, offsets and texts.
+There is no wheel of the library for Android, and it takes 112 MB for a vocabulary of 128,000 tokens: large ones are
+read from a mapped file, in Python. Both give the same tokens, offsets and texts.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class Names(Mapping[int, str]):
         place = self.places[id] if 0 <= id < len(self.places) else -1
         if place < 0:
             raise KeyError(id)
-        return str(self.at(place), "utf-8")
+        return str(self.at(place), "utf-8", "replace")
 
     def at(self, place: int) -> memoryview:
         """A token's bytes by its place in the order of the file."""
