@@ -79,13 +79,13 @@ class Replies:
         self._watch = watch or Watch({})
         self._pages = Pages(store.journal)
         self._copies = Copies(roster, progress)
-        self._dropped = RateLimitedLog(log)
+        self._warnings = RateLimitedLog(log)
 
     def drop(self, device: str, reason: MessageError) -> None:
         """Count and log that something was no message."""
         self._progress.counts["messages dropped"] += 1
         said = f"a message of '{printable(device, 64)}' was dropped: {printable(str(reason))}"
-        self._dropped.warn(device, said, reason.kind)
+        self._warnings.warn(device, said, reason.kind)
 
     def answer(self, heard: Heard) -> None:
         """Take in a message and answer it.
@@ -314,14 +314,17 @@ class Replies:
 
     def _reject(self, member: Member, error: MessageError) -> None:
         self._progress.counts["results refused"] += 1
-        self._dropped.warn(member.name, f"a result of '{member.name}' was refused: {error}", error.kind)
+        self._warnings.warn(member.name, f"a result of '{member.name}' was refused: {error}", error.kind)
 
     def _on_decline(self, member: Member, decline: Decline) -> None:
         opened = self._progress.round
         if opened and decline.round == opened.plan.round and member.name in opened.cohort:
             self._progress.counts["plans declined"] += 1
-            opened.declined[member.name] = replace(decline, reason=printable(decline.reason))
+            opened.declined[member.name] = said = replace(decline, reason=printable(decline.reason))
             member.willing = not decline.passing
+            if not decline.passing:
+                text = f"device '{member.name}' cannot answer round {said.round}: {said.reason}"
+                self._warnings.warn(member.name, text, "device.declined")
             self._outbox.send(member.name, Ack(decline.round, counted=False))
 
     def _on_report(self, member: Member, report: Report) -> None:

@@ -167,8 +167,6 @@ class Rounds:
                     f"round {opened.plan.round} cannot continue, and most devices agree; device '{device}' says:"
                     f" {opened.declined[device].reason}",
                 )
-            for device, said in opened.declined.items():
-                log.warning("device '%s' cannot answer round %d: %s", device, opened.plan.round, said.reason)
             opened.declined.clear()  # nobody else is there: they are asked again
         fresh = self._sample(self._job, opened.plan.round, others, self._job.asked - len(opened.answered))
         asked = opened.extend(fresh, now)

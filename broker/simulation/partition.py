@@ -10,8 +10,10 @@ import numpy as np
 
 from fedspzo.device_runtime.data.store import DataStore, load_data, subset
 from fedspzo.device_runtime.directions.format import derive_seed
-from fedspzo.device_runtime.errors import DataError
+from fedspzo.device_runtime.errors import DataError, PlanError
 from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.protocol.objective import Objective
+from fedspzo.device_runtime.step.objectives import choose_examples
 
 #: Examples that a device holds at least when all are shared out.
 LEAST = 2
@@ -70,6 +72,7 @@ class Partition:
         skew: how unlike their labels are.
         each: examples that each draws, and others may have too; None to share all out, each to one.
         seed: of all draws.
+        objective: what devices measure, None for the loss; reactions are left out where it needs labels.
     """
 
     data: Path
@@ -77,30 +80,40 @@ class Partition:
     skew: Skew
     each: int | None
     seed: int
+    objective: Objective | None
 
     def __call__(self, bundle: Bundle) -> Shares:
-        """The shares. Raises DataError when there are too few examples."""
+        """The shares. Raises DataError when there are too few examples, PlanError when none has a label it needs."""
         if self.data.is_dir():
-            return read_folder(self.data, bundle)
+            return read_folder(self.data, bundle, self.objective)
         if self.devices < 1:
             raise DataError("option.devices", "devices is not positive; give at least 1")
-        store = load_data(self.data, bundle)
+        store = _load(self.data, bundle, self.objective)
         if self.each is None:
             return share_out(store, self.devices, self.skew, self.seed)
         return draw_each(store, self.devices, self.each, self.skew, self.seed)
 
 
-def read_folder(folder: Path, bundle: Bundle) -> Shares:
+def read_folder(folder: Path, bundle: Bundle, objective: Objective | None) -> Shares:
     """A device for each file of a folder, named as the file is without its suffix.
 
     Raises:
         DataError: there are no files, or one has no examples of the task.
+        PlanError: the objective needs labels, and one has reactions alone.
     """
     files = {path.stem: path for path in sorted(folder.iterdir()) if path.is_file()}
     if not files:
         raise DataError("simulation.no-data-files", f"{folder} has no data files; add one for each device")
-    stores = {name: load_data(path, bundle) for name, path in files.items()}
+    stores = {name: _load(path, bundle, objective) for name, path in files.items()}
     return Shares(list(stores), stores.__getitem__)
+
+
+def _load(path: Path, bundle: Bundle, objective: Objective | None) -> DataStore:
+    store = load_data(path, bundle)
+    try:
+        return choose_examples(objective, store)
+    except PlanError as error:
+        raise PlanError(error.kind, f"{path}: {error}") from None
 
 
 def share_out(store: DataStore, devices: int, skew: Skew, seed: int) -> Shares:

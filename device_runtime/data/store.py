@@ -71,6 +71,13 @@ def subset(store: DataStore, indices: np.ndarray) -> DataStore:
     )
 
 
+def labelled(store: DataStore) -> DataStore:
+    """The examples of a store that have labels; those with reactions are left out."""
+    if store.feedback is None:
+        return store
+    return replace(subset(store, np.flatnonzero(store.feedback.shown < 0)), feedback=None)
+
+
 def load_data(
     source: Path | str, bundle: Bundle, cache: Path | None = None, skip: Callable[[DataError], None] = refuse
 ) -> DataStore:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import entry_points
 from typing import Protocol
@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from fedspzo.device_runtime.data.feedback import Feedback
-from fedspzo.device_runtime.data.store import DataStore, subset
+from fedspzo.device_runtime.data.store import DataStore, labelled
 from fedspzo.device_runtime.errors import PlanError
 from fedspzo.device_runtime.model.metrics import SINGLE
 from fedspzo.device_runtime.model.task import GENERATION, Task
@@ -127,19 +127,23 @@ def check_task(name: str, task: Task) -> None:
 def check_examples(objective: Objective | None, store: DataStore) -> None:
     """Raise PlanError where an objective asks for labels that some examples do not have."""
     if store.feedback is not None and _needs_labels(objective):
-        name = objective.name if objective else LOSS
         raise PlanError(
             "plan.feedback-has-no-labels",
-            f"the examples have reactions and not all have labels, which objective = {name} needs; set objective ="
-            f" {REWARD}",
+            f"objective = {objective.name if objective else LOSS} needs labels, and these examples are reactions to"
+            f" what was shown; give some with labels or corrections, or choose a job with objective = {REWARD}",
         )
 
 
 def choose_examples(objective: Objective | None, store: DataStore) -> DataStore:
-    """Those that an objective can measure: without reactions where it needs labels, unless nothing has a label."""
-    if store.feedback is None or not _needs_labels(objective) or not (store.feedback.shown < 0).any():
-        return store
-    return replace(subset(store, np.flatnonzero(store.feedback.shown < 0)), feedback=None)
+    """Those that an objective can measure: without reactions where it needs labels.
+
+    Raises:
+        PlanError: it needs labels, and nothing has one.
+    """
+    chosen = labelled(store) if _needs_labels(objective) else store
+    if not len(chosen):
+        check_examples(objective, store)
+    return chosen
 
 
 def _needs_labels(objective: Objective | None) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedspzo.device_runtime.data.store import DataStore
+from fedspzo.device_runtime.data.store import DataStore, subset
 from fedspzo.device_runtime.errors import DataError
 from fedspzo.device_runtime.step.objectives import Outputs, importance
 from fedspzo.device_runtime.step.runner import Forward, ModelWeights
@@ -53,9 +53,9 @@ def estimate_reward(forward: Forward[ModelWeights], store: DataStore, cap: float
     """The estimate on a store's reactions. Raises DataError when there are none."""
     if store.feedback is None:
         raise DataError("data.no-feedback", "the examples have labels and no reactions; give lines with 'shown'")
-    outputs = Outputs(*predict(forward, store))
-    reacted = store.feedback.shown >= 0
-    return summarise(importance(outputs, store.feedback, cap)[reacted], store.feedback.rewards[reacted])
+    reacted = np.flatnonzero(store.feedback.shown >= 0)
+    feedback = store.feedback.at(reacted)
+    return summarise(importance(Outputs(*predict(forward, subset(store, reacted))), feedback, cap), feedback.rewards)
 
 
 def summarise(weights: np.ndarray, rewards: np.ndarray) -> RewardEstimate:

@@ -105,7 +105,8 @@ def plan_settings(
         cohort=cohort, seed=seed, seeds=seeds, objective=objective, reward_cap=reward_cap, label_weight=label_weight,
         final_rate=1.0,
     )  # fmt: skip
-    shared = Partition(Path(data), devices, Skew.parse(partition), examples_per_device, seed)
+    measured = find_objective(common)
+    shared = Partition(Path(data), devices, Skew.parse(partition), examples_per_device, seed, measured)
     shares = shared(found)
     if not 1 <= cohort <= len(shares.devices):
         raise PlanError(
@@ -114,7 +115,7 @@ def plan_settings(
         )
     forward = Forward(create_engine(engine, threads), Replica(found, threads=threads))
     progress("measuring the model's stages")
-    profile = probe(forward, shares, directions, batches, seed, find_objective(common))
+    profile = probe(forward, shares, directions, batches, seed, measured)
     proposals = propose(profile, Terms(cohort, seeds == "shared", budget), cost)
     whole = next(proposal for proposal in proposals if proposal.whole)
     result, chosen = None, proposals[0]

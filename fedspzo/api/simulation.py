@@ -14,6 +14,7 @@ from fedspzo.api.models import open_bundle
 from fedspzo.broker.rounds.adaptive import MakePlans, Pace
 from fedspzo.broker.rounds.aggregate import Aggregate
 from fedspzo.broker.rounds.job import Job, check_job
+from fedspzo.broker.rounds.objective import find_objective
 from fedspzo.broker.rounds.sampling import Sample, choose_cohort
 from fedspzo.broker.server.evaluation import Evaluated, Schedule
 from fedspzo.broker.server.held_out import HeldOut, check_patience
@@ -129,7 +130,9 @@ def simulate(
     check_patience(patience, held_out is not None, job.guard if job else 0.0)
     found = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     checked = check_job(job or Job(), found)
-    shared = Partition(Path(data), devices, Skew.parse(partition), examples_per_device, checked.seed)
+    shared = Partition(
+        Path(data), devices, Skew.parse(partition), examples_per_device, checked.seed, find_objective(checked)
+    )
     shares = shared(found)
     if checked.cohort > len(shares.devices):
         raise PlanError(

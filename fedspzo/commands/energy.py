@@ -215,16 +215,18 @@ def _make_steps(options: argparse.Namespace, job: Job, bundle: Bundle, timer: Ph
     Raises:
         FedSPZOError: the options do not go with the method, or the bundle or the data cannot be used.
     """
+    from fedspzo.broker.rounds.objective import find_objective
     from fedspzo.broker.simulation.first_order import ALGORITHMS, check_first_order
     from fedspzo.broker.simulation.gradient import Backpropagation
     from fedspzo.device_runtime.data.store import load_data
     from fedspzo.device_runtime.engines.protocol import create_engine
     from fedspzo.device_runtime.errors import PlanError
     from fedspzo.device_runtime.replica.weights import Replica
+    from fedspzo.device_runtime.step.objectives import choose_examples
     from fedspzo.device_runtime.step.runner import Forward
     from fedspzo.energy.steps import ForwardSteps, GradientSteps
 
-    store = load_data(options.data, bundle)
+    store = choose_examples(find_objective(job), load_data(options.data, bundle))
     if options.method not in FIRST_ORDER:
         options.engine = options.engine or "litert"
         replica = Replica(bundle, threads=options.threads, ahead=options.ahead)

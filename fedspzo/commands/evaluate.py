@@ -1,6 +1,6 @@
 """Measure a model on a file: loss and accuracy (or exact match and F1), before and after the rounds of a run.
 
-Of reactions in place of labels it estimates the reward.
+Of reactions it estimates the reward. A file may have both.
 """
 
 from __future__ import annotations
@@ -8,9 +8,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections import ChainMap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedspzo.device_runtime.log import several
 from fedspzo.options.memory import add_memory_option
 from fedspzo.options.round import add_round_option
 from fedspzo.progress import describe_uncertainty
@@ -27,7 +30,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the options."""
     parser.add_argument("folder", type=Path, metavar="RUN", help="a run's folder, as the demo makes, or a bundle")
     parser.add_argument(
-        "--data", required=True, metavar="FILE", help="labelled examples, or reactions (see fedspzo device --help)"
+        "--data",
+        required=True,
+        metavar="FILE",
+        help="labelled examples, reactions, or both (see fedspzo device --help)",
     )
     parser.add_argument("--engine", default="litert", help="litert, executorch, torch or tflite (%(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="threads of the engine (%(default)s)")
@@ -38,7 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print a line for each state of the model."""
-    from fedspzo.device_runtime.data.store import load_data
+    from fedspzo.device_runtime.data.store import labelled, load_data
     from fedspzo.progress import steps
     from fedspzo.run_folder import LAST, is_bundle, open_bundle, open_model
 
@@ -46,21 +52,37 @@ def run(options: argparse.Namespace) -> None:
     with steps("reading the data") as progress:
         bundle = open_bundle(options.folder)
         store = load_data(options.data, bundle)
-        measure = _evaluate if store.feedback is None else _estimate
+        right = labelled(store)
+        counts = {"examples": len(right), "reactions": len(store) - len(right)}
+
+        def measure(model: Model) -> list[Figures]:
+            reacted = [_estimate(model, store, **how)] if counts["reactions"] else []
+            return reacted + ([_evaluate(model, right, **how)] if counts["examples"] else [])
+
         progress("evaluating the model as it was exported")
-        found = {"before": measure(bundle, store, **how)}
+        found = {"before": measure(bundle)}
         if not is_bundle(options.folder) or options.round != LAST:
             progress("applying the journal")
             trained = open_model(options.folder, options.round)
             progress(f"evaluating the model after round {trained.round}")
-            found[f"after {trained.round} rounds"] = measure(trained, store, **how)
+            found[f"after {trained.round} rounds"] = measure(trained)
     if options.json:
-        print(json.dumps({name: figures for name, (figures, _) in found.items()} | {"examples": len(store)}))
+        states = {name: dict(ChainMap(*(figures for figures, _ in parts))) for name, parts in found.items()}
+        print(json.dumps(states | counts))
         return
-    for name, (_, line) in found.items():
-        print(f"{name}: {line}")
+    for name, parts in found.items():
+        for _, line in parts:
+            print(f"{name}: {line}")
     cut = f", {store.truncated} of them cut to {bundle.manifest.length} tokens" if store.truncated else ""
-    print(f"{len(store)} examples{cut}")
+    print(_describe(counts) + cut)
+
+
+def _describe(counts: Mapping[str, int]) -> str:
+    """How many examples have labels, corrections among them, and how many reactions there are."""
+    if not counts["reactions"]:
+        return f"{counts['examples']} examples"
+    said = several(counts["reactions"], "reaction")
+    return f"{said} and {several(counts['examples'], 'label')}, corrections included" if counts["examples"] else said
 
 
 def _evaluate(model: Model, store: DataStore, **how: Any) -> Figures:
@@ -80,8 +102,10 @@ def _estimate(model: Model, store: DataStore, **how: Any) -> Figures:
     from fedspzo.api.models import estimate_reward
 
     found = estimate_reward(model, store, **how).record()
+    known = {name: value if math.isfinite(value) else None for name, value in found.items()}
+    said = {name: "unknown" if value is None else f"{value:.4f}" for name, value in known.items()}
     line = (
-        "estimated reward {reward:.4f} (standard error {reward_uncertainty:.4f}), self-normalised {normalised:.4f}"
-        " (standard error {normalised_uncertainty:.4f}); {effective:.1f} reactions count fully"
-    ).format(**found)
-    return {name: value if math.isfinite(value) else None for name, value in found.items()}, line
+        "estimated reward {reward} (standard error {reward_uncertainty}), self-normalised {normalised} (standard error"
+        " {normalised_uncertainty})"
+    ).format(**said)
+    return known, f"{line}; {found['effective']:.1f} reactions count fully"

@@ -269,7 +269,9 @@ def test_keys_that_no_message_could_pass_on_are_not_kept(pinned: Bundle, tmp_pat
     assert host.store.journal.last_round == 0
 
 
-def test_one_that_declines_does_not_end_the_job(pinned: Bundle, tmp_path: Path) -> None:
+def test_one_that_declines_does_not_end_the_job(
+    pinned: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     host = Host(pinned, tmp_path)
     opened = host.server._progress.round
     assert opened is not None
@@ -277,6 +279,7 @@ def test_one_that_declines_does_not_end_the_job(pinned: Bundle, tmp_path: Path) 
     host.hear("a", answer)
     host.hear("b", answer)
     host.hear("evil", Decline(1, "I would rather not", False))
+    assert "device 'evil' cannot answer round 1: I would rather not" in caplog.messages, "its operator reads it at once"
     opened.deadline = 0.0
     host.server.turn([])
     assert opened.missing == ["evil"]

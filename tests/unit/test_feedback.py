@@ -25,6 +25,7 @@ from fedspzo.broker.rounds.job import Job, check_job, plan_round
 from fedspzo.broker.rounds.robust import RULES, RULES_OF_GROUPS
 from fedspzo.broker.server.devices import Member, Roster, accept
 from fedspzo.broker.server.server import Server
+from fedspzo.broker.simulation.partition import Partition, Skew
 from fedspzo.cli import main
 from fedspzo.device_runtime.data.feedback import Feedback
 from fedspzo.device_runtime.data.sources import parse_record
@@ -233,6 +234,28 @@ def test_wrong_lines(bundle: Bundle, tmp_path: Path, line: dict[str, object], ki
         load_data(file, bundle)
 
 
+def test_a_reaction_without_a_field_names_what_it_has(bundle: Bundle) -> None:
+    with raises("data.missing-field", "'text' is missing", "the record has 'words', 'shown', 'reward'"):
+        parse_record({"words": "call mum", "shown": "call", "reward": 1}, bundle.manifest.task)
+
+
+def test_simulated_devices_leave_reactions_out_as_real_ones_do(bundle: Bundle, tmp_path: Path) -> None:
+    """A file, and a folder with a file for each device, of which one that has no label is named."""
+    corrections = [{"text": "call mum", "shown": "alarm", "corrected": "call"}] * 4
+    reactions = [{"text": "wake me", "shown": "alarm", "reward": 1}] * 4
+    for place, lines in (("mixed.jsonl", corrections + reactions), ("alone.jsonl", reactions)):
+        (tmp_path / place).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    job = Job(rounds=1, cohort=2)
+    assert len(simulate(bundle, tmp_path / "mixed.jsonl", job, devices=2, partition="iid").rounds) == 1
+    for objective, count in ((None, 4), (REWARD, 12)):
+        shares = Partition(tmp_path / "mixed.jsonl", 2, Skew.parse("iid"), None, 1, objective)(bundle)
+        assert sum(len(shares.of(device)) for device in shares.devices) == count
+    with raises("plan.feedback-has-no-labels", "alone.jsonl", "objective = reward"):
+        simulate(bundle, tmp_path, job)
+    with raises("data.feedback-is-no-label"):
+        simulate(bundle, tmp_path / "mixed.jsonl", job, devices=2, held_out=tmp_path / "mixed.jsonl")
+
+
 @given(shares, st.floats(0, 1), st.integers(0, 99))
 def test_what_is_shown_has_its_probability(row: np.ndarray, explore: float, seed: int) -> None:
     scores = {str(k): float(row[k]) for k in np.argsort(-row)}
@@ -373,7 +396,7 @@ def test_a_device_leaves_reactions_out_where_labels_are_needed(
     mine.append(subset(reacted, np.arange(1, 5)))
     declined = measurer.answer(make_plan(base_seed=8))
     assert isinstance(declined, Decline)
-    assert "set objective = reward" in measurer.why
+    assert "give some with labels or corrections" in measurer.why
     assert isinstance(measurer.answer(make_plan(base_seed=8, objective=(REWARD,))), Result)
 
 

@@ -283,7 +283,7 @@ def test_what_cannot_be_planned_is_refused(
     write_reactions(data, [0.0] * 20)
     given = ["plan", str(bundle.folder), "--data", str(data), "--devices", "4", "--cohort", "2", "--batches", "2"]
     assert main(given) == 1
-    assert "set objective = reward [plan.feedback-has-no-labels]" in capsys.readouterr().err
+    assert "choose a job with objective = reward [plan.feedback-has-no-labels]" in capsys.readouterr().err
     assert main([*given, "--objective", "reward"]) == 1
     assert "no perturbation changed reward on 2 batches" in capsys.readouterr().err
 

@@ -102,6 +102,33 @@ def test_reactions_are_evaluated(bundle_folder: Path, tmp_path: Path, capsys: py
     data.write_text(json.dumps(lines[1]) + "\n")
     assert main(["evaluate", str(bundle_folder), "--data", str(data), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["before"]["reward_uncertainty"] is None, "one shows no spread"
+    assert main(["evaluate", str(bundle_folder), "--data", str(data)]) == 0
+    assert "(standard error unknown)" in capsys.readouterr().out
+
+
+def test_labels_beside_reactions_are_evaluated_too(
+    bundle_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A correction is a reaction and a label."""
+    both, alone = tmp_path / "both.jsonl", tmp_path / "labels.jsonl"
+    right = [{"text": "call mum", "label": "call"}, {"text": "play a song", "label": "music"}]
+    reacted = [
+        {"text": "wake me", "shown": "alarm", "reward": 1},
+        {"text": "play a song", "shown": "alarm", "corrected": "music"},
+    ]
+    both.write_text("".join(json.dumps(line) + "\n" for line in (right[0], *reacted)))
+    alone.write_text("".join(json.dumps(line) + "\n" for line in right))
+    assert main(["evaluate", str(bundle_folder), "--data", str(both), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    expected = fedspzo.evaluate(bundle_folder, alone)
+    assert (found["examples"], found["reactions"]) == (2, 2)
+    assert found["before"]["loss"] == pytest.approx(expected.loss)
+    assert found["before"]["accuracy"] == expected.scores["accuracy"]
+    assert found["before"]["reward"] == fedspzo.estimate_reward(bundle_folder, both).reward
+    assert main(["evaluate", str(bundle_folder), "--data", str(both)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(" ")[1] for line in said[:2]] == ["estimated", "loss"]
+    assert said[2] == "2 reactions and 2 labels, corrections included"
 
 
 def test_a_simulation_reports_it(
