@@ -1,6 +1,7 @@
 """The bundle: a folder with everything a device needs of a model (manifest, graphs, weights, tokenizer, task).
 
-Opening a bundle checks every file against the manifest, so that what runs later is what was exported.
+Opening a bundle checks its files against the manifest, so that what runs later is what was exported. The frozen base,
+most of a large bundle, is checked before it is first read: a process whose packed files are there never reads it.
 """
 
 from __future__ import annotations
@@ -35,15 +36,17 @@ class Bundle:
         text = self._read_manifest()
         self._hash = _text_hash(text)
         self.manifest = parse_manifest(self.folder, text)
+        self._unchecked = {BASE} & self.manifest.files.keys()
         for name, expected in self.manifest.files.items():
-            self._check_file(name, expected)
+            if name not in self._unchecked:
+                self._check_file(name, expected)
         #: 32 bytes that are equal where bundles can train together.
         self.identity = self.manifest.identity()
         self.weights = TensorFile(self.folder / WEIGHTS)
-        self.base = TensorFile(self.folder / BASE) if BASE in self.manifest.files else None
-        graphs_alone = self.manifest.constants if self.base is None else frozenset()
+        self._base = TensorFile(self.folder / BASE) if self._unchecked else None
+        graphs_alone = self.manifest.constants if self._base is None else frozenset()
         for index, tensor in enumerate(self.manifest.tensors):
-            file = self.tensor_file(tensor)
+            file = self._file_of(tensor)
             for name, expected_array in layout(tensor.name, tensor.shape, tensor.dtype).items():
                 if index in graphs_alone and name not in file:
                     continue
@@ -88,14 +91,26 @@ class Bundle:
     def let_go(self, indices: Iterable[int]) -> None:
         """Let go of the pages that views of some tensors have in memory; they are read again when touched."""
         for spec in (self.manifest.tensors[index] for index in indices):
-            file = self.tensor_file(spec)
+            file = self._file_of(spec)
             for name in layout(spec.name, spec.shape, spec.dtype):
                 if name in file:
                     file.let_go(name)
 
     def tensor_file(self, spec: TensorSpec) -> TensorFile:
-        """The file that a tensor lies in."""
-        return self.weights if self.base is None or spec.name in self.weights else self.base
+        """The file that a tensor lies in. Raises BundleError where it is the base, and altered."""
+        file = self._file_of(spec)
+        if file is self._base:
+            self.check_base()
+        return file
+
+    def check_base(self) -> None:
+        """Check the frozen base against the manifest, once. Raises BundleError when it was truncated or altered."""
+        for name in self._unchecked:
+            self._check_file(name, self.manifest.files[name])
+        self._unchecked = set()
+
+    def _file_of(self, spec: TensorSpec) -> TensorFile:
+        return self.weights if self._base is None or spec.name in self.weights else self._base
 
     def _version(self) -> tuple[int, int, int] | None:
         """What changes with the manifest; None where the folder lacks it."""

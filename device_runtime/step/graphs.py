@@ -54,7 +54,7 @@ class Graphs:
     """
 
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
-        """Raises BundleError when the bundle has no graphs for the engine."""
+        """Raises BundleError when the bundle has no graphs for the engine, or was altered."""
         _check(bundle, engine)
         self._bundle, self._engine = bundle, engine
         self._plain: dict[str, tuple[str, StageGraph]] = {}
@@ -62,6 +62,8 @@ class Graphs:
         self._streamed: StreamedGraphs | None = None
         if isinstance(engine, StreamingEngine) and engine.streams:
             self._streamed = StreamedGraphs(bundle, engine)
+        else:
+            bundle.check_base()
 
     def plain(self, graph: GraphSpec, constants: Sequence[int], rows: range | None = None) -> StageGraph:
         """A graph that takes all weights as inputs but (some rows of) its ``constants``; see :func:`load_graph`."""

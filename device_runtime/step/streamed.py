@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from pathlib import Path
 
 from fedspzo.device_runtime.engines.external_buffers import References, read_references
 from fedspzo.device_runtime.engines.packed_files import PackedFile, PackedFiles
@@ -68,7 +69,7 @@ class StreamedGraphs:
         path = self._bundle.folder / spec.files[self._engine.format]
         if key not in self._open:
             self.rest()
-            self._open[key] = files.open(key, lambda file: self._engine.pack(path, file))
+            self._open[key] = files.open(key, lambda file: self._pack(path, file))
         packed = self._open[key]
         alike = (graph for template, graph in reversed(self._loaded) if template == references.template)
         loaded = next((graph for graph in alike if graph.take(packed)), None)
@@ -84,6 +85,10 @@ class StreamedGraphs:
         if (coming := self._open.get(self._after.get(key, ""))) is not None:
             coming.read_ahead()
         return loaded
+
+    def _pack(self, graph: Path, file: Path) -> None:
+        self._bundle.check_base()
+        self._engine.pack(graph, file)
 
     def _refers(self, spec: GraphSpec) -> References:
         file = spec.files[self._engine.format]

@@ -33,6 +33,7 @@ def run(options: argparse.Namespace) -> None:
     from fedspzo.tables import format_comparison, format_stages
 
     bundle = Bundle(options.bundle)
+    bundle.check_base()
     manifest = bundle.manifest
     task = manifest.task
     labels = ", ".join(f"{label.name} = {label.text!r}" for label in task.labels) or f"answers as {task.answer!r}"

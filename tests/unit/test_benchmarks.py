@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import report
 import torch
+from exact_gradients import LayerByLayer
+from models import make_checkpoint, wide
 from peers import (
     Authors,
     Peer,
@@ -25,9 +27,16 @@ from precision import UNIT, scalar_error
 from setting import Figure, OurDevice, make_model, random_store
 from static import StaticModel
 
-from fedspzo.device_runtime.data.store import DataStore
+from fedspzo.broker.simulation.gradient import Backpropagation
+from fedspzo.device_runtime.data.sources import Example
+from fedspzo.device_runtime.data.store import DataStore, tokenise
 from fedspzo.device_runtime.directions.format import Direction
+from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.step.runner import Forward
+from fedspzo.export.checkpoint import Checkpoint
+from fedspzo.export.network.adapters import LowRank
 from fedspzo.export.network.target import Target
 from fedspzo.export.pipeline import export_bundle
 from fedspzo.export.tasks import load_task
@@ -201,3 +210,26 @@ def test_each_processor_has_a_column_and_keeps_it_empty_until_it_is_measured() -
 def test_a_folder_without_the_authors_program_is_refused(peer: Peer, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="does not hold DeComFL's program .*; clone https://github.com/"):
         Authors(tmp_path, peer, 2, recommended=True)
+
+
+@pytest.mark.slow
+def test_a_layer_at_a_time_gives_the_same_gradient(tmp_path: Path) -> None:
+    """As backpropagation through the whole bundle does, with the same codes for its base."""
+    model = make_checkpoint(tmp_path / "model", "llama-3.2", **wide("llama-3.2"))
+    target = Target(["torch"], [BATCH], [LENGTH], adapters=LowRank(4), weights="int4")
+    bundle = export_bundle(str(model), load_task("sst2"), target, tmp_path / "bundle")
+    store = tokenise(bundle, [Example({"sentence": "it was a good film"[n:]}, n % 2) for n in range(BATCH)])
+    ours = LayerByLayer(bundle, Checkpoint(str(model)), 1e-3)
+    draw = torch.Generator().manual_seed(SEED)
+    for leaf in ours.leaves.values():
+        leaf.data += 0.1 * torch.randn(leaf.shape, generator=draw)
+    batch = Forward(create_engine("torch"), Replica(bundle)).batch(store, np.arange(BATCH))
+    loss = ours.gradient(batch.feeds, batch.count)
+    values = {index: leaf.detach().numpy() for index, leaf in ours.leaves.items()}
+    whole = Backpropagation(bundle)(values, store, np.arange(BATCH))
+    assert loss == pytest.approx(whole.loss, rel=1e-5)
+    for index, leaf in ours.leaves.items():
+        assert leaf.grad is not None
+        np.testing.assert_allclose(leaf.grad.numpy(), whole.tensors[index], rtol=1e-3, atol=1e-6)
+    losses = [ours.step(batch.feeds, batch.count) for _ in range(20)]
+    assert losses[-1] < losses[0]

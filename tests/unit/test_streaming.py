@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -13,20 +14,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import five_examples, make_checkpoint, wide
+from refusals import raises
 
 from fedspzo.bench.figures import measure_memory
 from fedspzo.bench.workload import Setting
+from fedspzo.cli import main
 from fedspzo.device_runtime.engines.external_buffers import read_references
 from fedspzo.device_runtime.engines.packed_files import PackedFile, PackedFiles
 from fedspzo.device_runtime.engines.protocol import StreamedGraph, StreamingEngine, create_engine
 from fedspzo.device_runtime.engines.watched import WatchedEngine
 from fedspzo.device_runtime.errors import EngineError
 from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.model.manifest import BASE
 from fedspzo.device_runtime.protocol.plan import Block, Plan
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.budget import streams
 from fedspzo.device_runtime.step.estimator import Measurement, measure
 from fedspzo.device_runtime.step.runner import Forward
+from fedspzo.device_runtime.step.scores import predict
 from fedspzo.device_runtime.step.streamed import FOLDER
 from fedspzo.export.network.adapters import LowRank
 from fedspzo.export.network.target import Target
@@ -169,6 +174,30 @@ def test_files_that_are_not_right_are_made_again(
         gone.unlink()
         assert step() == expected
         assert last.read_bytes() == whole
+
+
+def test_an_altered_base_is_never_packed(bundle: Bundle, tmp_path: Path, cache: Path) -> None:
+    """It is checked before it is read; where packed files of the true one are there, nothing of it is read."""
+    folder = tmp_path / "bundle"
+    shutil.copytree(bundle.folder, folder)
+
+    def losses(streamed: bool) -> list[float]:
+        opened = Bundle(folder)
+        forward = Forward(create_engine("litert", streams=streamed), Replica(opened))
+        return predict(forward, five_examples(opened))[0].tolist()
+
+    expected = losses(True)
+    content = bytearray((folder / BASE).read_bytes())
+    content[-1] ^= 1
+    (folder / BASE).write_bytes(content)
+    assert losses(True) == expected
+    with raises("bundle.file-altered", BASE):
+        losses(False)
+    shutil.rmtree(cache)
+    with raises("bundle.file-altered", BASE):
+        losses(True)
+    assert not list(cache.glob("*.packed"))
+    assert main(["inspect", str(folder)]) == 1, "who looks at a bundle is told"
 
 
 def test_two_layers_on_one_path_are_found_out(bundle: Bundle, step: Callable[..., Measurement], cache: Path) -> None:

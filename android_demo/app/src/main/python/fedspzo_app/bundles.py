@@ -33,7 +33,7 @@ def import_bundle(source: Path, target: Path) -> Bundle:
             _unpack(source, incoming)
             source.unlink()
         found = _find(incoming)
-        Bundle(found)
+        Bundle(found).check_base()
         shutil.rmtree(target, ignore_errors=True)
         found.rename(target)
         sync_folder(target.parent)
