@@ -51,7 +51,7 @@ def _widened_rows(weight: Quantised) -> list[Tensor] | Any:
 
 
 class MappedMatrix:
-    """A quantised matrix [out, in] over a mapped file, in the place of a tensor."""
+    """A quantised matrix [out, in] over a mapped file, which stands for a tensor."""
 
     ndim = 2
 

@@ -21,6 +21,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--qr", action="store_true", help="also print invitations for phones, as QR codes and as text; they are secret"
     )
     parser.add_argument(
+        "--bundle-url", default="", metavar="URL",
+        help="with --qr: the server's HTTP endpoint (--http), from which a phone then gets the bundle itself",
+    )  # fmt: skip
+    parser.add_argument(
         "--job", action="append", metavar="JOB",
         help="a job that devices' logins are for; give it again for more, --qr invites to the first (default: default)",
     )  # fmt: skip
@@ -33,9 +37,15 @@ def run(options: argparse.Namespace) -> None:
 
     from fedspzo.broker.mqtt.logins import check_device, server_login
     from fedspzo.broker.mqtt.mosquitto import ManagedBroker
+    from fedspzo.device_runtime.device.transfer import RemoteFile
+    from fedspzo.device_runtime.errors import BrokerError
     from fedspzo.device_runtime.link.access import Access
     from fedspzo.device_runtime.link.invitation import Invitation
 
+    if options.bundle_url:
+        if not options.qr:
+            raise BrokerError("option.bundle-url", "--bundle-url is for invitations; add --qr")
+        RemoteFile.parse(options.bundle_url, "")
     broker = ManagedBroker(options.broker)
     jobs = options.job or ["default"]
     if options.server:
@@ -60,7 +70,7 @@ def run(options: argparse.Namespace) -> None:
         if access.user in known:
             print(f"{access.user} had a login: its password and its jobs are replaced", flush=True)
         if options.qr:
-            _print_invitation(Invitation(access, (options.job or ["default"])[0]).text())
+            _print_invitation(Invitation(access, (options.job or ["default"])[0], options.bundle_url).text())
 
 
 def _print_invitation(text: str) -> None:

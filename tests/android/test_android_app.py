@@ -11,7 +11,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,11 @@ from fedspzo_app.main import create
 from fedspzo_app.private_files import PrivateFiles, parse_invitation
 from patience import PATIENCE_S
 from ports import free_port
+from prometheus_client import CollectorRegistry
 from refusals import raises
 
 from fedspzo.broker.mqtt.mosquitto_program import installed
+from fedspzo.broker.server.http import serve
 from fedspzo.broker.server.state_folder import pin_bundle
 from fedspzo.device_runtime.data.live import LiveData
 from fedspzo.device_runtime.data.store import load_data
@@ -106,6 +109,26 @@ def test_each_step_that_is_missing_is_named(app: App, copied_bundle: Path, tmp_p
     }  # fmt: skip
     assert result(app.check_ready()) == {}
     assert (status["device"], status["broker"], status["examples"]) == ("phone-1", "mqtts://127.0.0.1:9", 1)
+
+
+def test_a_bundle_comes_from_where_the_invitation_says(
+    app: App, copied_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It continues after a cancel; without a place it says what else there is."""
+    result(app.enrol(LOGIN.text()))
+    assert result(app.status())["offers_bundle"] is False
+    assert "import the job's zip file [download.no-place]" in error(app.fetch_bundle())
+    with serve(Bundle(copied_bundle), CollectorRegistry(), dict) as url:
+        result(app.enrol(replace(LOGIN, bundle_url=url).text()))
+        with monkeypatch.context() as patched:  # the phone's owner, as soon as something arrives
+            read = HTTPResponse.read1
+            patched.setattr(HTTPResponse, "read1", lambda *given: (app.cancel_fetch(), read(*given))[1])
+            assert "[download.cancelled]" in error(app.fetch_bundle())
+        status = result(app.status())
+        assert (status["offers_bundle"], status["task"], status["fetched"]) == (True, None, None)
+        result(app.fetch_bundle())
+    assert result(app.status())["task"]["name"] == "requests"
+    assert {file.name for file in PrivateFiles(app._files.root).bundle.iterdir()} >= {"manifest.json", PIN}
 
 
 def test_bundles_are_checked_before_they_replace_another(app: App, copied_bundle: Path, tmp_path: Path) -> None:

@@ -71,9 +71,10 @@ class Federation:
         self._running.append(process)
         return process
 
-    def invitation(self, login: Access) -> Invitation:
-        """To the broker through the proxy."""
-        return Invitation(replace(login, url=f"mqtts://localhost:{self.proxy.port}"))
+    def invitation(self, login: Access, http_port: int | None = None) -> Invitation:
+        """To the broker through the proxy, and to the bundle where the server's port is given."""
+        bundle_url = f"https://localhost:{http_port}" if http_port else ""
+        return Invitation(replace(login, url=f"mqtts://localhost:{self.proxy.port}"), bundle_url=bundle_url)
 
     def digests(self, server: subprocess.Popen[bytes]) -> dict[str, str]:
         """Once the server has ended: the replica's hash as it says, as its journal gives, and as each device says."""
@@ -98,11 +99,13 @@ def main(folder: Path, rounds: str) -> None:
     with Federation(folder / "bundle", folder) as federation:
         phone, other = federation.broker.add_users([PHONE, "board-1"])
         federation.start("board-1", "device", other, "--data", made / "examples.jsonl")
+        port, pem = free_port(), federation.broker.folder / "server.pem"
         server = federation.start(
             "server", "server", federation.broker.server_access(), "--json", "--devices", "2", "--cohort", "2",
             "--rounds", rounds, "--deadline", "60", "--fanouts", "1,64", "--serve-after", "0",
+            "--http", f"localhost:{port}", "--http-certificate", pem, "--http-key", pem,
         )  # fmt: skip
-        print(federation.invitation(phone).text(), flush=True)
+        print(federation.invitation(phone, port).text(), flush=True)
         for line in sys.stdin:
             if line.strip() == "cut":
                 print(federation.proxy.cut(PHONE), flush=True)

@@ -31,6 +31,9 @@ def test_an_invitation_comes_back_whole_and_fits_a_qr_code(tmp_path: Path) -> No
         assert Invitation.parse(copied) == Invitation(access, "job-2")
     plain = Invitation(Access("mqtt://127.0.0.1:1883"))
     assert Invitation.parse(plain.text()) == plain
+    offering = Invitation(access, "job-2", "https://server.example.org:8443")
+    assert Invitation.parse(offering.text()) == offering
+    assert len(offering.text()) < len(text) + 50
 
 
 def test_what_is_no_invitation_is_refused_in_a_sentence(tmp_path: Path) -> None:
@@ -40,8 +43,8 @@ def test_what_is_no_invitation_is_refused_in_a_sentence(tmp_path: Path) -> None:
             Invitation.parse(damaged)
     with raises("access.authority"):
         Invitation(Access("mqtts://host", authority="-----BEGIN NONSENSE-----")).text()
-    with raises("access.invitation-version", "version 2", "update it"):
-        Invitation.parse(SCHEME + "hgJhdWF1YXCAYWo")
+    with raises("access.invitation-version", "version 3", "update it"):
+        Invitation.parse(SCHEME + "hgNhdWF1YXCAYWo")
 
 
 @given(st.binary(max_size=40))
@@ -67,3 +70,8 @@ def test_enroll_prints_invitations(tmp_path: Path, capsys: pytest.CaptureFixture
     *_, code, text = capsys.readouterr().out.splitlines()
     assert set(code) <= set(" ▀▄█\033[0123456789;m")
     assert Invitation.parse(text) == Invitation(Access.load(tmp_path / "phone-1.json"), "j")
+    assert main(["enroll", "phone-1", *options, "--bundle-url", "https://server.example.org:8443"]) == 0
+    assert Invitation.parse(capsys.readouterr().out.splitlines()[-1]).bundle_url == "https://server.example.org:8443"
+    assert main(["enroll", "phone-2", *options, "--bundle-url", "server.example.org"]) == 1
+    assert "'server.example.org' is not a URL to download from" in capsys.readouterr().err
+    assert not (tmp_path / "phone-2.json").exists(), "nobody is enrolled before all is right"

@@ -24,6 +24,7 @@ from fedspzo.device_runtime.replica.state import DeviceState, read_identity
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo_app import own_examples
 from fedspzo_app.bundles import import_bundle
+from fedspzo_app.download import Download
 from fedspzo_app.engines import choose_engine
 from fedspzo_app.held_back import SplitExamples
 from fedspzo_app.history import History
@@ -68,6 +69,7 @@ class App:
         self._engine: Engine | None = None
         self._state: DeviceState | None = None
         self._training: Training | None = None
+        self._download: Download | None = None
         self._listener: Any = None
         self._message = self._kind = self._answer = ""
         self._suggested: tuple[dict[str, str], Suggestion] | None = None
@@ -115,6 +117,27 @@ class App:
         finally:
             if (self._files.bundle / MANIFEST).exists():
                 self._bundle = Bundle(self._files.bundle)
+
+    @_command
+    def fetch_bundle(self) -> None:
+        """Get the bundle, or what of it is missing, from where the invitation says. Training that runs is stopped."""
+        invitation = self._needed_invitation()
+        self._stop()
+        self._close_state()
+        self._engine = self._bundle = None
+        self._download = Download(invitation)
+        try:
+            self._download.run(self._files.bundle)
+        finally:
+            self._download = None
+            if (self._files.bundle / MANIFEST).exists():
+                self._bundle = Bundle(self._files.bundle)
+
+    def cancel_fetch(self) -> str:
+        """Stop :meth:`fetch_bundle`, which holds the lock; what has arrived is kept for the next time."""
+        if (download := self._download) is not None:
+            download.cancel()
+        return "{}"
 
     @_command
     def import_examples(self, source: str) -> dict[str, Any]:
@@ -260,6 +283,8 @@ class App:
                 "broker": invitation.access.place if invitation else "",
                 "device": invitation.access.user if invitation else "",
                 "job": invitation.job if invitation else "",
+                "offers_bundle": invitation is not None and bool(invitation.bundle_url),
+                "fetched": download.progress if (download := self._download) else None,
                 "task": describe(bundle) if bundle else None,
                 "examples": self._examples,
                 "answer": self._answer,

@@ -75,6 +75,11 @@ class Host {
         statuses.execute(() -> answer(answer, "status"));
     }
 
+    /** Have something done that waits for no command, beside the one that runs. */
+    void beside(String name) {
+        statuses.execute(() -> call(name));
+    }
+
     /** Start training, or keep it going; errors come as the status's message or as an "error". On the main thread. */
     void hold(Holder holder, Answer started) {
         holders.add(holder);

@@ -38,7 +38,8 @@ final class ImportCard {
     private String text(Importer importer) {
         Resources resources = card.getResources();
         return importer.checking() ? resources.getString(R.string.checking, importer.name())
-                : importer.total() > 0 ? resources.getString(R.string.copying, importer.name(),
+                : importer.downloading() && importer.total() < 0 ? resources.getString(R.string.downloading_start)
+                : importer.total() > 0 ? resources.getString(importer.downloading() ? R.string.downloading : R.string.copying, importer.name(),
                 Text.bytes(importer.copied()), Text.bytes(importer.total()))
                 : resources.getString(R.string.copying_unknown, importer.name(), Text.bytes(importer.copied()));
     }

@@ -11,15 +11,16 @@ import android.provider.OpenableColumns;
 import androidx.annotation.NonNull;
 import androidx.lifecycle.AndroidViewModel;
 
+import org.json.JSONArray;
 import org.json.JSONObject;
 
 import java.io.File;
 import java.io.IOException;
 
-/** Copies what was chosen into the app, and has Python take it; continues while the screen is turned. */
+/** Copies what was chosen into the app, or has a bundle downloaded, for Python to take; continues while the screen is turned. */
 public final class Importer extends AndroidViewModel {
     /** What is imported. */
-    enum Kind { ZIP, FOLDER, EXAMPLES }
+    enum Kind { ZIP, FOLDER, EXAMPLES, DOWNLOAD }
 
     /** Is told on the main thread. */
     interface Listener {
@@ -30,12 +31,13 @@ public final class Importer extends AndroidViewModel {
         void imported(Kind kind, JSONObject answer);
     }
 
-    private static final long TELL_MS = 100;
+    private static final long TELL_MS = 100, WATCH_MS = 300;
 
     private final Handler main = new Handler(Looper.getMainLooper());
     private Listener listener;
     private volatile boolean cancelled;
-    /** What is being imported, or null; how much of it is copied, of how much (-1 unknown); whether Python checks it. */
+    /** Where a download runs; what is being imported, or null; how much of it is copied, of how much (-1 unknown); whether Python checks it. */
+    private Host downloader;
     private Kind kind;
     private String name;
     private long copied, total, toldAt;
@@ -73,6 +75,10 @@ public final class Importer extends AndroidViewModel {
         return total;
     }
 
+    boolean downloading() {
+        return kind == Kind.DOWNLOAD;
+    }
+
     /** Whether all is copied, so that nothing can be cancelled any more. */
     boolean checking() {
         return checking;
@@ -83,12 +89,7 @@ public final class Importer extends AndroidViewModel {
             return;
         }
         ContentResolver resolver = getApplication().getContentResolver();
-        kind = wanted;
-        name = "";
-        copied = toldAt = 0;
-        total = -1;
-        cancelled = checking = false;
-        tell();
+        begin(wanted);
         host.background(() -> {
             File folder = new File(getApplication().getNoBackupFilesDir(), "chosen");
             try {
@@ -110,8 +111,46 @@ public final class Importer extends AndroidViewModel {
         });
     }
 
+    /** Have the bundle downloaded from where the invitation says. */
+    void download(Host host) {
+        if (!running()) {
+            downloader = host;
+            begin(Kind.DOWNLOAD);
+            host.command(answer -> finish(cancelled && answer.has("error") ? null : answer), "fetch_bundle");
+            watch();
+        }
+    }
+
+    private void begin(Kind wanted) {
+        kind = wanted;
+        name = "";
+        copied = toldAt = 0;
+        total = -1;
+        cancelled = checking = false;
+        tell();
+    }
+
+    private void watch() {
+        if (!downloading()) {
+            return;
+        }
+        downloader.status(status -> {
+            JSONArray fetched = status.optJSONArray("fetched");
+            if (downloading() && fetched != null) {
+                name = fetched.optString(0);
+                copied = fetched.optLong(1);
+                total = fetched.optLong(2);
+                tell();
+            }
+            main.postDelayed(this::watch, WATCH_MS);
+        });
+    }
+
     void cancel() {
         cancelled = true;
+        if (downloading()) {
+            downloader.beside("cancel_fetch");
+        }
     }
 
     @Override

@@ -58,6 +58,8 @@ public final class MainActivity extends Page implements Importer.Listener {
         onClick(R.id.detail, () -> showDetail(screen.problem));
         onClick(R.id.setup_detail, () -> showDetail(screen.problem));
         onClick(R.id.join, () -> Question.invitation(getSupportFragmentManager()));
+        onClick(R.id.download, () -> importer.download(host()));
+        onClick(R.id.import_file, chooser::zip);
         onClick(R.id.import_zip, chooser::zip);
         onClick(R.id.import_folder, chooser::folder);
         onClick(R.id.import_data, chooser::examples);

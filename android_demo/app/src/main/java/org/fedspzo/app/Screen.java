@@ -67,7 +67,7 @@ final class Screen {
         }
     }
 
-    final boolean joined, running, finished, charging, onlyCharging, onlyUnmetered;
+    final boolean joined, offersBundle, running, finished, charging, onlyCharging, onlyUnmetered;
     final String device, job, broker, answer;
     final Task task;
     final int examples, round, helped;
@@ -83,6 +83,7 @@ final class Screen {
         job = status.optString("job");
         broker = status.optString("broker");
         joined = !broker.isEmpty();
+        offersBundle = status.optBoolean("offers_bundle");
         running = status.optBoolean("running");
         finished = status.optBoolean("finished");
         task = status.isNull("task") ? null : new Task(status.optJSONObject("task"));

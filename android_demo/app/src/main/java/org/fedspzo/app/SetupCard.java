@@ -8,6 +8,7 @@ import com.google.android.material.progressindicator.LinearProgressIndicator;
 
 /** The steps before learning: those that are done, the one that is next with its buttons, and what comes after. */
 final class SetupCard {
+    private static final int BUNDLE = 1;
     private static final int[] STEPS = {R.id.step_join, R.id.step_bundle, R.id.step_data};
     private static final int[] ACTIONS = {R.id.actions_join, R.id.actions_bundle, R.id.actions_data};
     private static final int[] TITLES = {R.string.step_join, R.string.step_bundle, R.string.step_data};
@@ -29,7 +30,14 @@ final class SetupCard {
             boolean next = !done[i] && !reached;
             reached |= next;
             count += done[i] ? 1 : 0;
-            showStep(i, done[i], next, done[i] ? found[i] : string(next ? TEXTS[i] : R.string.step_later));
+            int text = i == BUNDLE && screen.offersBundle ? R.string.step_bundle_offered : TEXTS[i];
+            showStep(i, done[i], next, done[i] ? found[i] : string(next ? text : R.string.step_later));
+        }
+        for (int id : new int[] {R.id.download, R.id.import_file}) {
+            Views.show(card.findViewById(id), screen.offersBundle);
+        }
+        for (int id : new int[] {R.id.import_zip, R.id.import_folder}) {
+            Views.show(card.findViewById(id), !screen.offersBundle);
         }
         ((TextView) card.findViewById(R.id.setup_state)).setText(card.getResources().getString(R.string.setup_state, count));
         ((LinearProgressIndicator) card.findViewById(R.id.setup_progress)).setProgress(count);

@@ -2,7 +2,6 @@ package org.fedspzo.app;
 
 import static org.junit.Assert.assertEquals;
 import static org.junit.Assert.assertNotNull;
-import static org.junit.Assert.assertNull;
 import static org.junit.Assert.assertTrue;
 import static org.robolectric.Shadows.shadowOf;
 
@@ -45,7 +44,8 @@ public final class EndToEndTest {
             MainActivity screen = Robolectric.buildActivity(MainActivity.class, link).setup().get();
             agree("phone-1");
             phone.waitFor("joined", status -> !status.getString("broker").isEmpty());
-            choose(screen, R.id.import_zip, "bundle.zip");
+            Wait.until("a bundle is offered", () -> screen.findViewById(R.id.download).isShown());
+            screen.findViewById(R.id.download).performClick();
             phone.waitFor("a bundle", status -> !status.isNull("task"));
             choose(screen, R.id.import_data, "examples.jsonl");
             phone.waitFor("examples", status -> status.getInt("examples") == 12);
@@ -65,7 +65,7 @@ public final class EndToEndTest {
             assertTrue("while it works", ShadowPowerManager.getLatestWakeLock().isHeld());
             phone.waitFor("the end", status -> status.getBoolean("finished"));
             Wait.until("the service ends by itself", () -> shadowOf(service.get()).isStoppedBySelf());
-            assertNull("the job has nothing to do any more", JobTest.pending(phone.app));
+            Wait.until("the job has nothing to do any more", () -> JobTest.pending(phone.app) == null);
             assertEquals(ROUNDS, phone.status().getJSONArray("losses").length());
             assertEquals(Set.of(phone.digest()), values(federation.end()));
             service.destroy();

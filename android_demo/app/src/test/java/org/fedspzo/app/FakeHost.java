@@ -8,8 +8,10 @@ import org.robolectric.util.ReflectionHelpers;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.HashMap;
+import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 
 /** In Python's place: gives a status that a test sets, and takes down what is asked. All at once, on the main thread. */
 final class FakeHost extends Host {
@@ -19,6 +21,7 @@ final class FakeHost extends Host {
     private JSONObject status = new JSONObject();
     /** Work in the background, which is done by {@link #work}. */
     private final List<Runnable> waiting = new ArrayList<>();
+    private final Set<String> slow = new HashSet<>();
 
     private FakeHost() {
         super(RuntimeEnvironment.getApplication());
@@ -59,9 +62,24 @@ final class FakeHost extends Host {
         now.forEach(Runnable::run);
     }
 
+    /** Have a command take until {@link #work}, from now on. */
+    FakeHost later(String command) {
+        slow.add(command);
+        return this;
+    }
+
     @Override
     void command(Answer answer, String name, Object... arguments) {
-        answer(answer, name, arguments);
+        if (slow.contains(name)) {
+            waiting.add(() -> answer(answer, name, arguments));
+        } else {
+            answer(answer, name, arguments);
+        }
+    }
+
+    @Override
+    void beside(String name) {
+        asked.add(name);
     }
 
     @Override

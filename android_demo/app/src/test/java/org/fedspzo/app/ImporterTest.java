@@ -6,6 +6,7 @@ import static org.fedspzo.app.Display.said;
 import static org.fedspzo.app.Display.seen;
 import static org.fedspzo.app.Display.settle;
 import static org.fedspzo.app.Display.tap;
+import static org.fedspzo.app.Display.text;
 import static org.fedspzo.app.Display.turned;
 import static org.junit.Assert.assertEquals;
 import static org.junit.Assert.assertFalse;
@@ -81,6 +82,34 @@ public final class ImporterTest {
         assertTrue(display.host.asked.toString(), display.host.asked.isEmpty());
         assertEquals(page.getString(R.string.import_cancelled), said(page));
         assertFalse(new java.io.File(page.getNoBackupFilesDir(), "chosen").exists());
+    }
+
+    @Test
+    public void aBundleThatTheInvitationOffersIsDownloaded() {
+        display.host.later("fetch_bundle");
+        MainActivity page = display.open(States.downloading());
+        assertFalse("one way is shown", seen(page, R.id.import_zip));
+        tap(page, R.id.download);
+        String said = text(page, R.id.import_state);
+        assertTrue(said, said.contains("weights.safetensors") && said.contains("30") && said.contains("60"));
+        assertEquals(500, ((LinearProgressIndicator) page.findViewById(R.id.import_progress)).getProgress());
+        display.host.work();
+        settle();
+        assertFalse(seen(page, R.id.importing));
+        assertEquals(page.getString(R.string.imported_bundle), said(page));
+    }
+
+    @Test
+    public void aDownloadCanBeCancelled() {
+        display.host.later("fetch_bundle").answer("fetch_bundle", "{\"error\": \"cancelled\", \"kind\": \"download.cancelled\"}");
+        MainActivity page = display.open(States.offered());
+        tap(page, R.id.download);
+        assertEquals(page.getString(R.string.downloading_start), text(page, R.id.import_state));
+        tap(page, R.id.import_cancel);
+        assertEquals("cancel_fetch", display.host.last());
+        display.host.work();
+        settle();
+        assertEquals(page.getString(R.string.import_cancelled), said(page));
     }
 
     @Test

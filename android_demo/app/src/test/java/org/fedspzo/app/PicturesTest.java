@@ -33,6 +33,11 @@ public final class PicturesTest {
     }
 
     @Test
+    public void stepModelOffered() throws Exception {
+        phone("step-model-offered", Display.PHONE);
+    }
+
+    @Test
     public void stepExamples() throws Exception {
         phone("step-examples", Display.PHONE);
     }

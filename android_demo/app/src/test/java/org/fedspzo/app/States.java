@@ -24,6 +24,7 @@ final class States {
         Map<String, String> found = new LinkedHashMap<>();
         found.put("newcomer", newcomer());
         found.put("step-model", joined());
+        found.put("step-model-offered", offered());
         found.put("step-examples", withModel());
         found.put("ready", ready());
         found.put("connecting", with(ready(), "running", true));
@@ -56,6 +57,14 @@ final class States {
 
     static String joined() {
         return with(newcomer(), "broker", "mqtts://fed.example.org:8883", "device", "phone-1", "job", "default");
+    }
+
+    static String offered() {
+        return with(joined(), "offers_bundle", true);
+    }
+
+    static String downloading() {
+        return with(offered(), "fetched", new JSONArray(Arrays.asList("weights.safetensors", 30_000_000, 60_000_000)));
     }
 
     static String withModel() {
