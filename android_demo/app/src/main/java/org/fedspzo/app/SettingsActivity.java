@@ -1,7 +1,10 @@
 package org.fedspzo.app;
 
+import android.content.ActivityNotFoundException;
 import android.content.Intent;
+import android.net.Uri;
 import android.os.Bundle;
+import android.provider.Settings;
 import android.widget.CompoundButton;
 
 import androidx.annotation.Nullable;
@@ -20,6 +23,7 @@ public final class SettingsActivity extends Page {
         ((MaterialToolbar) findViewById(R.id.toolbar)).setNavigationOnClickListener(view -> finish());
         onClick(R.id.only_charging, this::setLimits);
         onClick(R.id.only_unmetered, this::setLimits);
+        onClick(R.id.background, this::showSavers);
         onClick(R.id.key, this::shareKey);
         onClick(R.id.leave, () -> Question.leave(getSupportFragmentManager()));
     }
@@ -55,6 +59,15 @@ public final class SettingsActivity extends Page {
                     .toString());
         } catch (JSONException impossible) {
             throw new IllegalStateException(impossible);
+        }
+    }
+
+    /** The system's list of apps that it saves battery on; a few phones have none. */
+    private void showSavers() {
+        try {
+            startActivity(new Intent(Settings.ACTION_IGNORE_BATTERY_OPTIMIZATION_SETTINGS));
+        } catch (ActivityNotFoundException none) {
+            startActivity(new Intent(Settings.ACTION_APPLICATION_DETAILS_SETTINGS, Uri.fromParts("package", getPackageName(), null)));
         }
     }
 

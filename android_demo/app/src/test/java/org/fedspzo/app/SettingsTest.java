@@ -12,10 +12,15 @@ import static org.junit.Assert.assertTrue;
 import static org.robolectric.Shadows.shadowOf;
 
 import android.content.Intent;
+import android.content.pm.ResolveInfo;
+import android.net.Uri;
+import android.provider.Settings;
 import android.widget.CompoundButton;
 
 import org.junit.Test;
 import org.junit.runner.RunWith;
+import org.robolectric.RuntimeEnvironment;
+import org.robolectric.shadows.ShadowApplication;
 
 /** The page apart: limits, key, leaving. */
 @RunWith(PhoneRunner.class)
@@ -41,6 +46,19 @@ public final class SettingsTest {
         assertFalse(display.host.asked.contains("leave[]"));
         agree(dialog());
         assertTrue(display.host.asked.contains("leave[]"));
+    }
+
+    @Test
+    public void batterySaversAreShown() {
+        SettingsActivity page = display.open(SettingsActivity.class, States.better()).get();
+        tap(page, R.id.background);
+        assertEquals(Settings.ACTION_IGNORE_BATTERY_OPTIMIZATION_SETTINGS, shadowOf(page).getNextStartedActivity().getAction());
+        ShadowApplication phone = shadowOf(RuntimeEnvironment.getApplication());
+        phone.checkActivities(true); // so that a phone without such a list has the app's own page alone
+        shadowOf(page.getPackageManager()).addResolveInfoForIntent(new Intent(Settings.ACTION_APPLICATION_DETAILS_SETTINGS,
+                Uri.fromParts("package", page.getPackageName(), null)), new ResolveInfo());
+        tap(page, R.id.background);
+        assertEquals(Settings.ACTION_APPLICATION_DETAILS_SETTINGS, phone.getNextStartedActivity().getAction());
     }
 
     @Test
