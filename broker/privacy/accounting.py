@@ -43,6 +43,11 @@ class Spent:
         else:
             self.open_rounds += 1
 
+    @property
+    def epsilon(self) -> float:
+        """ε of the rounds so far, at the job's δ; math.inf where a round had no noise."""
+        return math.inf if self.open_rounds else epsilon(self.rho, self._job.delta)
+
     def affords(self, plan: Plan) -> bool:
         """Whether the budget has room for a round, and this attempt of it; always where the job has none."""
         if not self.limited or not plan.noise:

@@ -14,16 +14,21 @@ log = logging.getLogger(__name__)
 
 #: Seconds between looks at the file, and seconds for which a file that is being written is left alone.
 LOOK_S = 1.0
+#: Begins the word that names a device's group.
+GROUP = "group="
 
 
 class Admission:
-    """The list: a line for each device, its name and its public key in hexadecimal; ``#`` begins a comment."""
+    """The list: a line for each device, its name and its public key in hexadecimal; ``#`` begins a comment.
+
+    A line may end with ``group=NAME``: figures of the devices of a group are given together.
+    """
 
     def __init__(self, path: Path) -> None:
         """Read it. Raises StateError when it cannot be read, or a line of it cannot be understood."""
         self._path = path
         self._stamp = _stamp(path)
-        self._keys = _read(path)
+        self._keys, self._groups = _read(path)
         self._looked_at = time.monotonic()
         self._told = self._keys
 
@@ -43,6 +48,10 @@ class Admission:
             return "it is not on the list of admitted devices; add what its --show-key prints to the --admit file"
         return "the list of admitted devices has another key for its id; correct it by what its --show-key prints"
 
+    def group(self, name: str) -> str:
+        """The group that a device is in, "" for none. Any thread may ask."""
+        return self._groups.get(name, "")
+
     def _look(self) -> None:
         """Read the file again when it has changed; if it is of no use, what it said before holds."""
         if time.monotonic() < self._looked_at + LOOK_S:
@@ -52,7 +61,7 @@ class Admission:
         if stamp != self._stamp and not _may_be_half_written(stamp):
             self._stamp = stamp
             try:
-                self._keys = _read(self._path)
+                self._keys, self._groups = _read(self._path)
             except StateError as error:
                 log.warning("%s; until then, the list as it was holds", error, extra={"kind": error.kind})
 
@@ -71,7 +80,8 @@ def _may_be_half_written(stamp: tuple[int, int] | None) -> bool:
     return stamp is not None and abs(time.time_ns() - stamp[0]) < LOOK_S * 1e9
 
 
-def _read(path: Path) -> dict[str, bytes]:
+def _read(path: Path) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Name → public key, and name → group."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -81,20 +91,25 @@ def _read(path: Path) -> dict[str, bytes]:
             " path or its permissions",
         ) from None
     keys: dict[str, bytes] = {}
+    groups: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
         words = line.partition("#")[0].split()
         if not words:
             continue
         try:
-            name, text = words
+            name, text, *more = words
             key = bytes.fromhex(text)
-            if not valid_id(name) or len(key) != KEY_BYTES or keys.get(name, key) != key:
+            if not valid_id(name) or len(key) != KEY_BYTES or keys.get(name, key) != key or len(more) > 1:
                 raise ValueError
+            for word in more:
+                if not word.startswith(GROUP) or not valid_id(group := word.removeprefix(GROUP)):
+                    raise ValueError
+                groups[name] = group
         except ValueError:
             raise StateError(
                 "access.list-line",
                 f"line {number} of {path} is not a new name and its public key; write lines as fedspzo device"
-                " --show-key prints them",
+                f" --show-key prints them, with {GROUP}NAME at the end where the device is in a group",
             ) from None
         keys[name] = key
-    return keys
+    return keys, groups

@@ -143,7 +143,7 @@ class Roster:
         return {
             member.name: Candidate(member.served, member.battery, member.charging, joules_a_round(member))
             for member in self._members.values()
-            if _askable(member, now) and needs <= member.can
+            if askable(member, now) and needs <= member.can
         }
 
     def there(self, now: float) -> set[str]:
@@ -152,16 +152,20 @@ class Roster:
 
     def count_ready(self, now: float, needs: frozenset[str] = frozenset()) -> int:
         """How many can be asked; any thread may want to know."""
-        return sum(_askable(member, now) and needs <= member.can for member in list(self._members.values()))
+        return sum(askable(member, now) and needs <= member.can for member in self.all())
 
     def too_old(self, now: float, needs: frozenset[str]) -> list[str]:
         """Devices that could be asked if their version knew what a job needs."""
-        return [m.name for m in self._members.values() if _askable(m, now) and not needs <= m.can]
+        return [m.name for m in self._members.values() if askable(m, now) and not needs <= m.can]
 
     def joules(self) -> tuple[float, float]:
         """What counted results took, by sensors and by estimates; any thread may want to know."""
-        members = list(self._members.values())
+        members = self.all()
         return sum(m.measured_joules for m in members), sum(m.estimated_joules for m in members)
+
+    def all(self) -> list[Member]:
+        """All members; any thread may look at them."""
+        return list(self._members.values())
 
     def __len__(self) -> int:
         return len(self._members)
@@ -215,7 +219,8 @@ def joules_a_round(member: Member) -> float:
     return (member.measured_joules + member.estimated_joules) / max(member.joules_results, 1)
 
 
-def _askable(member: Member, now: float) -> bool:
+def askable(member: Member, now: float) -> bool:
+    """Whether a device can be asked: it is there, synced and willing."""
     return member.synced and member.willing and _present(member, now)
 
 

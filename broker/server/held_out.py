@@ -52,6 +52,12 @@ class HeldOut:
         return best_of(self.evaluations)
 
     @property
+    def last(self) -> Evaluated | None:
+        """The newest evaluation."""
+        last = max(self.evaluations, default=None)
+        return None if last is None else Evaluated(last, self.evaluations[last])
+
+    @property
     def stalled(self) -> bool:
         """Whether the job is to stop: for want of a better model, or because the guard says so."""
         patience = self._patience is not None and stalled(self.evaluations, self._patience)

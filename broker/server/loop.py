@@ -14,12 +14,13 @@ from collections import Counter
 from collections.abc import Callable
 
 from fedspzo.broker.rounds.adaptive import MakePlans, Pace
-from fedspzo.broker.rounds.aggregate import Aggregate, ClosedRound
+from fedspzo.broker.rounds.aggregate import Aggregate
 from fedspzo.broker.rounds.anomalies import Watch
 from fedspzo.broker.rounds.job import Job, plan_round
 from fedspzo.broker.rounds.sampling import Sample, choose_cohort
 from fedspzo.broker.server.admission import Admission
 from fedspzo.broker.server.budgets import Budgets, CutOff
+from fedspzo.broker.server.census import count
 from fedspzo.broker.server.devices import Roster
 from fedspzo.broker.server.evaluation import Digested, DigestWatch, Evaluated, Evaluator, Failed, Snapshot
 from fedspzo.broker.server.hearing import Hearing
@@ -105,7 +106,8 @@ class Loop:
         self._evaluator = evaluator(self._link.events.put)
         self._roster = Roster(store.load_members())
         self._digests = DigestWatch()
-        self._progress = Progress(Counter(store.load_counts()), best=self._held_out.best)
+        self._progress = Progress(Counter(store.load_counts()), best=self._held_out.best, evaluated=self._held_out.last)
+        self._admission = admission
         self._saved_counts = self._progress.counts.copy()
         self._outbox = Outbox(self._link, topics, store, self._roster)
         self._watch = Watch(store.load_records(), job.expel)
@@ -127,8 +129,10 @@ class Loop:
         self._finished_at: float | None = None
         self._over_at: float | None = None
         self._snapshot_url = ""
-        self._closed: ClosedRound | None = None
+        self._closed = next(reversed(store.history()), None)
+        self._closed_at = store.closed_at or time.time()
         self._last_round = store.journal.last_round
+        self._journal_bytes = store.journal.size(after=0, up_to=self._last_round)
         try:
             self._resume()
         except StateError:
@@ -187,7 +191,9 @@ class Loop:
                 self._saved_counts = self._progress.counts.copy()
         self._outbox.flush()
         for closed in self._rounds.decided():  # the replica and people hear of what is on disk
+            self._journal_bytes += self._store.journal.size(after=self._last_round, up_to=closed.round)
             self._closed, self._last_round = closed, closed.round
+            self._closed_at = self._store.closed_at or self._closed_at
             self._evaluator.follow(closed.round)
             self._observe(closed)
         if self._progress.finished:
@@ -216,6 +222,15 @@ class Loop:
             measured_joules=measured,
             estimated_joules=estimated,
             records=self._watch.records,
+            rounds=self._job.rounds,
+            finished=self._progress.finished,
+            closed_at=self._closed_at,
+            journal_bytes=self._journal_bytes,
+            census=count(self._roster.all(), time.monotonic(), self._admission.group if self._admission else None),
+            evaluated=self._progress.evaluated,
+            best=self._progress.best,
+            privacy=self._rounds.privacy,
+            broker_certificate_end=self._link.certificate_end(),
         )
 
     def _resume(self) -> None:
@@ -240,7 +255,7 @@ class Loop:
             self._hearing.hear(event.topic, event.payload)
         elif isinstance(event, Evaluated):
             self._held_out.add(event)
-            self._progress.best = self._held_out.best
+            self._progress.best, self._progress.evaluated = self._held_out.best, self._held_out.last
             self._observe(event)
         elif isinstance(event, Digested):
             self._progress.digest = event.digest

@@ -38,6 +38,7 @@ class Progress:
         finished: whether the last round is closed.
         offer: the newest snapshot and its URL, when there is one to be had.
         synced_at: when a device last synced, by the monotonic clock.
+        evaluated: the newest evaluation.
         digest, reports, counts, best: see :class:`JobResult`.
     """
 
@@ -49,6 +50,7 @@ class Progress:
     digest: bytes = b""
     reports: dict[str, Report] = field(default_factory=dict)
     best: Evaluated | None = None
+    evaluated: Evaluated | None = None
 
     def result(self) -> JobResult:
         """What there is now."""

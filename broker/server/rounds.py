@@ -88,6 +88,11 @@ class Rounds:
             return False
         return self._given_up or not self._spent.affords(self._plans.plan(last + 1))
 
+    @property
+    def privacy(self) -> tuple[float, float] | None:
+        """The ε that is spent, and the job's budget of it; None for a job without one. Any thread may ask."""
+        return (self._spent.epsilon, self._job.privacy_budget) if self._spent.limited else None
+
     def decided(self) -> list[ClosedRound]:
         """Rounds that were closed since this was asked last."""
         decided, self._decided = self._decided, []

@@ -22,6 +22,7 @@ from fedspzo.broker.server.progress import JobResult, Observer, ignore
 from fedspzo.broker.server.state_folder import link_bundle, pin_bundle
 from fedspzo.broker.server.status import ServerStatus
 from fedspzo.broker.server.store import ServerStore
+from fedspzo.broker.server.upkeep import Upkeep, authority_end, certificate_end, look
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.errors import StateError
@@ -238,7 +239,14 @@ class Server:
 
         assert self._endpoint is not None
         place = self._endpoint
-        registry = make_registry(loop.status)
+        shown = certificate_end(place.tls[0]) if place.tls else None
+        authority = authority_end(self._access)
+
+        def upkeep() -> Upkeep:
+            broker = loop.status().broker_certificate_end
+            return look(self.state, {"https": shown, "broker": broker, "authority": authority})
+
+        registry = make_registry(loop.status, upkeep)
         with serve(self.bundle, registry, store.snapshots, place.host, place.port, place.tls) as url:
             yield (place.url or url).rstrip("/")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fedspzo.broker.rounds.anomalies import Record
+from fedspzo.broker.server.census import Census
 from fedspzo.broker.server.evaluation import Evaluated
 from fedspzo.broker.server.held_out import best_of, read_evaluations
 from fedspzo.broker.server.member_tables import Conduct, read_conduct
@@ -32,10 +33,18 @@ class ServerStatus:
         ready, known: devices that can be asked, and that have ever synced.
         counts: what happened how often.
         bytes_sent, bytes_received: payload.
-        loss, seconds: of the last round that this process closed.
-        loss_uncertainty: of the same; None where it is not known.
+        loss, seconds: of the last closed round; NaN before the first.
+        loss_uncertainty: of the same; None where this process did not close it, or it is not known.
         measured_joules, estimated_joules: that results took devices, by their sensors and by estimates.
         records: device → its record, where something was unusual in its results.
+        rounds: the job's.
+        finished: whether the job's last round is closed, or no other will be opened.
+        closed_at: when the last round was closed, as Unix time; before the first, when the server started.
+        journal_bytes: of the signed entries.
+        census: how the devices are spread.
+        evaluated, best: the newest and the best evaluation on the held-out examples, if there are any.
+        broker_certificate_end: when the broker's certificate ends, as Unix time; None without one.
+        privacy: the ε that is spent, and the job's budget of it; None for a job without one.
     """
 
     round: int
@@ -52,6 +61,15 @@ class ServerStatus:
     measured_joules: float
     estimated_joules: float
     records: Mapping[str, Record] = field(default_factory=dict)
+    rounds: int = 0
+    finished: bool = False
+    closed_at: float = float("nan")
+    journal_bytes: int = 0
+    census: Census = field(default_factory=Census)
+    evaluated: Evaluated | None = None
+    best: Evaluated | None = None
+    privacy: tuple[float, float] | None = None
+    broker_certificate_end: float | None = None
 
 
 def read_status(folder: Path) -> dict[str, Any]:

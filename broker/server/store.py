@@ -257,6 +257,12 @@ class ServerStore:
         """What became of each closed round."""
         return history(self._connection)
 
+    @property
+    def closed_at(self) -> float | None:
+        """When the last round was closed, as Unix time; None where none was."""
+        row = self._connection.execute("SELECT closed FROM history ORDER BY round DESC LIMIT 1").fetchone()
+        return row[0] if row else None
+
     def save_members(self, members: Iterable[Member]) -> None:
         """Keep what is known of some devices."""
         with self.transaction() as execute:

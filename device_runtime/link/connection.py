@@ -96,6 +96,15 @@ class Link:
         self._make_client = functools.partial(make_client, access, client_id, will)
         self._client = self._new_client(mqtt.MQTTv5)
 
+    def certificate_end(self) -> float | None:
+        """When the certificate that the broker showed ends, as Unix time; None without TLS, or while not connected."""
+        connection = self._client.socket()
+        try:
+            shown = connection.getpeercert() if isinstance(connection, ssl.SSLSocket) else None
+        except (OSError, ValueError):  # it has just ended
+            return None
+        return ssl.cert_time_to_seconds(str(shown["notAfter"])) if shown else None
+
     def _new_client(self, version: MQTTProtocolVersion) -> mqtt.Client:
         self.version = version
         client = self._make_client(version)

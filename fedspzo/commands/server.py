@@ -31,7 +31,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_patience_option(parser)
     parser.add_argument(
         "--admit", type=Path, metavar="FILE",
-        help="accept only the devices in this list: a line NAME KEY for each, as fedspzo device --show-key prints",
+        help="accept only the devices in this list: a line NAME KEY for each, as fedspzo device --show-key prints,"
+        " group=NAME after it puts the device into a group of the metrics",
     )  # fmt: skip
     add_log_options(parser, json="print progress as JSON lines, and write the log so")
     parser.add_argument(

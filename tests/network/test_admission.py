@@ -127,6 +127,8 @@ def test_a_list_that_cannot_be_used(tmp_path: Path, caplog: pytest.LogCaptureFix
     for bad in (
         "a\n",
         f"a {key.hex()} b\n",
+        f"a {key.hex()} group=\n",
+        f"a {key.hex()} group=x group=y\n",
         "a zz\n",
         f"a {key.hex()[2:]}\n",
         f"a/b {key.hex()}\n",
@@ -135,8 +137,9 @@ def test_a_list_that_cannot_be_used(tmp_path: Path, caplog: pytest.LogCaptureFix
         path.write_text(good + bad)
         with raises("access.list-line", "line 2 of ", "admitted", "--show-key"):
             Admission(path)
-    path.write_text(good + good)
+    path.write_text(good + good + f"c {key.hex()} group=lab\n")
     admission = Admission(path)
+    assert [admission.group(name) for name in ("a", "b", "c")] == ["", "", "lab"]
     assert admission.refusal("a", key) is None
     assert admission.refusal("b", key)
     for change in (lambda: path.write_text("nonsense"), lambda: os.unlink(path)):

@@ -29,9 +29,12 @@ from refusals import raises
 
 from fedspzo.broker.rounds.anomalies import Record
 from fedspzo.broker.server import http as endpoint
+from fedspzo.broker.server.census import Census, Group
+from fedspzo.broker.server.evaluation import Evaluated
 from fedspzo.broker.server.http import serve
 from fedspzo.broker.server.metrics import make_registry
 from fedspzo.broker.server.status import ServerStatus
+from fedspzo.broker.server.upkeep import Upkeep
 from fedspzo.cli import main
 from fedspzo.device_runtime.device import catch_up, transfer
 from fedspzo.device_runtime.device.download import download, fetch_bundle, read
@@ -41,6 +44,7 @@ from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.manifest import MANIFEST, WEIGHTS
 from fedspzo.device_runtime.protocol.messages import Offer
 from fedspzo.device_runtime.protocol.signing import PIN, read_pin, write_pin
+from fedspzo.device_runtime.step.scores import Evaluation
 
 KEY = bytes(range(32))
 
@@ -412,9 +416,13 @@ def test_metrics(served: Bundle) -> None:
     status = ServerStatus(
         round=12, results=1, asked=4, ready=2, known=9, counts=counts, bytes_sent=779, bytes_received=194,
         loss=0.5, loss_uncertainty=0.25, seconds=3.0, measured_joules=60.5, estimated_joules=7.0,
-        records={"a": Record(contrary=5, noted=3), "b": Record(grouped=2, noted=3)},
+        records={"a": Record(contrary=5, noted=3), "b": Record(grouped=2, noted=3)}, rounds=40, closed_at=1e9,
+        journal_bytes=310, evaluated=Evaluated(10, Evaluation(0.75, {"accuracy": 0.5}, 4)),
+        best=Evaluated(5, Evaluation(0.625, {"accuracy": 0.75}, 4)), privacy=(1.5, 8.0),
+        census=Census({"0.3": 2}, {"lab": Group(2, 1, 30, 7, 8)}, (30.0, 7200.0)),
     )  # fmt: skip
-    with serve(served, make_registry(lambda: status), dict) as url:
+    upkeep = Upkeep(10**6, 10**7, 10**4, {"https": 2e9})
+    with serve(served, make_registry(lambda: status, lambda: upkeep), dict) as url:
         response, content = ask(url, "/metrics")
     assert response.headers["Content-Type"].startswith("text/plain; version=")
     samples = {
@@ -446,6 +454,34 @@ def test_metrics(served: Bundle) -> None:
         ("fedspzo_loss",): 0.5,
         ("fedspzo_loss_uncertainty",): 0.25,
         ("fedspzo_round_seconds",): 3,
+        ("fedspzo_job_rounds",): 40,
+        ("fedspzo_finished",): 0,
+        ("fedspzo_round_closed_timestamp_seconds",): 1e9,
+        ("fedspzo_journal_bytes",): 310,
+        ("fedspzo_held_out_round",): 10,
+        ("fedspzo_held_out_loss",): 0.75,
+        ("fedspzo_held_out_score", "accuracy"): 0.5,
+        ("fedspzo_best_round",): 5,
+        ("fedspzo_best_loss",): 0.625,
+        ("fedspzo_best_score", "accuracy"): 0.75,
+        ("fedspzo_privacy_epsilon_spent",): 1.5,
+        ("fedspzo_privacy_epsilon_budget",): 8,
+        ("fedspzo_devices", "0.3"): 2,
+        ("fedspzo_group_devices_known", "lab"): 2,
+        ("fedspzo_group_devices_ready", "lab"): 1,
+        ("fedspzo_group_results_total", "lab"): 30,
+        ("fedspzo_group_payload_bytes_total", "received", "lab"): 7,
+        ("fedspzo_group_payload_bytes_total", "sent", "lab"): 8,
+        **{
+            ("fedspzo_device_unheard_seconds_bucket", limit): 1 if float(limit) < 7200 else 2
+            for limit in ("60", "150", "600", "3600", "21600", "86400", "604800", "2.592e+06", "+Inf")
+        },
+        ("fedspzo_device_unheard_seconds_gcount",): 2,
+        ("fedspzo_device_unheard_seconds_gsum",): 7230,
+        ("fedspzo_disk_free_bytes",): 1e6,
+        ("fedspzo_disk_bytes",): 1e7,
+        ("fedspzo_state_bytes",): 1e4,
+        ("fedspzo_certificate_expiry_timestamp_seconds", "https"): 2e9,
     }
 
 
