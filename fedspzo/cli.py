@@ -41,6 +41,7 @@ COMMANDS = {
     "privacy": "show what the noise of a job promises",
     "privacy attack": "try attacks on what devices send, with sentences of your own",
     "status": "show the state of a job",
+    "block": "keep devices out, by login, name and key",
     "forget": "free the name of a device that lost its key",
     "fetch": "get a job's bundle from its server",
     "device": "take part in a job with the data in a file",

@@ -46,6 +46,8 @@ RETAINED_S = 1.0
 #: Seconds that mosquitto has to read its files again.
 RELOAD_S = 0.5
 DAY_S = 86400.0
+#: Users whose topics fit into one subscription.
+TOGETHER = 200
 
 
 class ManagedBroker:
@@ -224,32 +226,45 @@ class ManagedBroker:
         return access
 
     def remove_user(self, name: str) -> None:
-        """Take a user's rights away; a running mosquitto disconnects it, and job servers hear that it has gone.
+        """:meth:`remove_users` for one. Raises BrokerError where it is not known."""
+        if not self.remove_users([name]):
+            raise BrokerError(
+                "access.unknown-user",
+                f"'{name}' is not a user of this broker; {self.folder / 'passwords'} lists the names",
+            )
+
+    def remove_users(self, names: Iterable[str]) -> list[str]:
+        """Take users' rights away; a running mosquitto disconnects them, and job servers hear that they have gone.
+
+        Returns:
+            Those that had a login.
 
         Raises:
-            BrokerError: it is not known.
+            BrokerError: no broker was ever started in the folder.
         """
         self.check_started()
         operator = Access(f"mqtts://localhost:{self.port}", OPERATOR, secrets.token_urlsafe(24), self._authority)
         with lock_folder(self.folder, wait=True):
             users = self._read_users()
-            if users.pop(name, None) is None:
-                raise BrokerError(
-                    "access.unknown-user",
-                    f"'{name}' is not a user of this broker; {self.folder / 'passwords'} lists the names",
-                )
+            gone = [name for name in dict.fromkeys(names) if users.pop(name, None) is not None]
+            if not gone:
+                return gone
             users |= hash_passwords({OPERATOR: operator.password})  # a new one each time, which nobody else knows
-            write_jobs(self.folder, {other: jobs for other, jobs in read_jobs(self.folder).items() if other != name})
+            write_jobs(
+                self.folder, {other: jobs for other, jobs in read_jobs(self.folder).items() if other not in gone}
+            )
             self._write_users(users)
         if self.pid is not None:
             try:
-                self._take_back_presence(name, operator)
-            except BrokerError as error:  # servers find out by its silence, within minutes
-                log.warning("the presence of '%s' could not be taken back: %s", name, error)
+                for start in range(0, len(gone), TOGETHER):
+                    self._take_back_presence(gone[start : start + TOGETHER], operator)
+            except BrokerError as error:  # servers find out by their silence, within minutes
+                log.warning("the presence of %s could not be taken back: %s", ", ".join(gone), error)
+        return gone
 
-    def _take_back_presence(self, name: str, operator: Access) -> None:
-        """Remove what a user has retained: mosquitto does not publish the will of one that it turns out."""
-        link = Link(operator, OPERATOR, [f"fl/v1/+/state/{name}", f"fl/v1/+/up/{name}"])
+    def _take_back_presence(self, names: Sequence[str], operator: Access) -> None:
+        """Remove what users have retained: mosquitto does not publish the will of one that it turns out."""
+        link = Link(operator, OPERATOR, [f"fl/v1/+/{kind}/{name}" for name in names for kind in ("state", "up")])
         link.connect()
         try:
             while (event := link.next(RETAINED_S)) is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from fedspzo.broker.rounds.sampling import Candidate
@@ -79,13 +79,18 @@ class Member:
 
 
 class Roster:
-    """The members of a job."""
+    """The members of a job.
+
+    Attributes:
+        blocked: names that no round waits for, whether or not they have come.
+    """
 
     def __init__(self, members: Iterator[Member]) -> None:
         """Start with those known from before; they have yet to come."""
         self._members = {member.name: member for member in members}
         self._owners = {member.key: member.name for member in reversed(self._members.values())}
         self._changed: set[str] = set()
+        self.blocked: Collection[str] = ()
 
     def get(self, name: str) -> Member | None:
         """A member; None for a stranger."""
@@ -134,8 +139,10 @@ class Roster:
         return [self._members[name] for name in names]
 
     def left(self, name: str, now: float) -> bool:
-        """Whether a device was there and has gone; one that was never seen may yet come."""
+        """Whether a device was there and has gone, or is blocked; one that was never seen may yet come."""
         member = self._members.get(name)
+        if name in self.blocked:
+            return True
         return member is not None and bool(member.session) and not _present(member, now)
 
     def ready(self, now: float, needs: frozenset[str] = frozenset()) -> dict[str, Candidate]:

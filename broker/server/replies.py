@@ -11,6 +11,7 @@ from fedspzo.broker.rounds.aggregate import check_result
 from fedspzo.broker.rounds.anomalies import Watch
 from fedspzo.broker.rounds.masked_round import MaskedRound
 from fedspzo.broker.server.admission import Admission
+from fedspzo.broker.server.blocking import Blocked
 from fedspzo.broker.server.copies import Copies
 from fedspzo.broker.server.devices import Member, Roster, accept, announce, part
 from fedspzo.broker.server.evaluation import Claim, DigestWatch
@@ -77,6 +78,7 @@ class Replies:
         self._summing = summing
         self._admission = admission
         self._watch = watch or Watch({})
+        self._blocked = Blocked(store)
         self._pages = Pages(store.journal)
         self._copies = Copies(roster, progress)
         self._warnings = RateLimitedLog(log)
@@ -133,8 +135,10 @@ class Replies:
         self._note(device, heard.size)
 
     def expel_unlisted(self) -> None:
-        """Send those away who are there, and are not on the list of those admitted any more."""
-        if self._admission is not None and self._admission.changed():
+        """Send those away who are there, and are blocked or not on the list of those admitted any more."""
+        blocked = self._blocked.changed()
+        self._roster.blocked = self._blocked.names
+        if blocked or (self._admission is not None and self._admission.changed()):
             for name in self._roster.there(time.monotonic()):
                 member = self._roster.get(name)
                 if member is not None:
@@ -171,6 +175,8 @@ class Replies:
         expelled = self._watch.expelled(device)
         if expelled is not None:
             return f"it was expelled ({expelled}); correct its data or program, then have the server forget it"
+        if (blocked := self._blocked.refusal(device, key)) is not None:
+            return blocked
         return self._admission.refusal(device, key) if self._admission else None
 
     def _note(self, device: str, size: int) -> None:

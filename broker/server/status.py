@@ -13,7 +13,7 @@ from fedspzo.broker.rounds.anomalies import Record
 from fedspzo.broker.server.census import Census
 from fedspzo.broker.server.evaluation import Evaluated
 from fedspzo.broker.server.held_out import best_of, read_evaluations
-from fedspzo.broker.server.member_tables import Conduct, read_conduct
+from fedspzo.broker.server.member_tables import Conduct, read_blocked, read_conduct
 from fedspzo.broker.server.records import read_records
 from fedspzo.broker.server.schema import check_version
 from fedspzo.broker.server.state_folder import DATABASE
@@ -152,6 +152,7 @@ def _read(connection: sqlite3.Connection, now: float) -> dict[str, Any]:
         "closed_ago": now - last[0]["closed"] if last else None,
         "counts": {row["name"]: row["count"] for row in rows("SELECT * FROM counts")},
         "devices": devices,
+        "blocked": read_blocked(connection),
         "unusual": [
             {"name": device, "reason": record.reason, "large": record.large, "contrary": record.contrary,
              "noted": record.noted, "accused": record.accused, "expelled": record.expelled,

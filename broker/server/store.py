@@ -282,6 +282,10 @@ class ServerStore:
         """What was unusual in devices' results."""
         return read_records(self._connection)
 
+    def load_blocked(self) -> dict[str, bytes]:
+        """Devices that are blocked, and their public keys; other processes change them."""
+        return dict(self._connection.execute("SELECT name, key FROM blocked").fetchall())
+
     def save_counts(self, counts: Mapping[str, int]) -> None:
         """Keep what happened how often."""
         with self.transaction() as execute:

@@ -50,6 +50,8 @@ def run(options: argparse.Namespace) -> None:
     counted = ", ".join(f"{name} {count}" for name, count in sorted(status["counts"].items()))
     if counted or not simulated:
         print(counted or "nothing counted yet")
+    if status["blocked"]:
+        print(f"blocked: {', '.join(status['blocked'])}")
     for device in status["unusual"]:
         what = f"expelled after round {device['expelled']}" if device["expelled"] else "accused"
         print(f"device '{device['name']}'{f' is {what}' if device['accused'] else ''}: {device['reason']}")

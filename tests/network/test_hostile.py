@@ -21,7 +21,7 @@ from refusals import raises
 from victim import BLOCKS, DEVICE, JOB, NOWHERE, TOPICS, Victim
 
 from fedspzo.broker.rounds.job import Job
-from fedspzo.broker.server import inbox, recovery, standing
+from fedspzo.broker.server import blocking, inbox, recovery, standing
 from fedspzo.broker.server.devices import Roster
 from fedspzo.broker.server.evaluation import Evaluator, Schedule
 from fedspzo.broker.server.loop import Loop
@@ -285,6 +285,28 @@ def test_one_that_declines_does_not_end_the_job(
     assert opened.missing == ["evil"]
     host.hear("evil", answer)
     assert host.store.journal.last_round == 1
+
+
+def test_a_blocked_device_is_not_heard_by_another_name_either(
+    pinned: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocking, "LOOK_S", 0.0)
+    host = Host(pinned, tmp_path)
+    opened = host.server._progress.round
+    assert opened is not None
+    assert host.server.status().ready == 3
+    blocking.block(tmp_path / "server", ["evil"])
+    host.server.turn([])
+    assert host.server.status().ready == 2
+    host.keys["other"] = host.keys["evil"]
+    for name in ("evil", "other"):
+        host.hear(name, host.sync(name, 7), Result(1, fingerprint(opened.plan), (1.0,) * 4, 1.0, 4, 0.1, b""))
+    assert (host.server.status().ready, opened.results) == (2, {})
+    assert opened.hopeless(lambda name: name != "evil" or host.server._roster.left(name, 0.0))
+    blocking.unblock(tmp_path / "server", ["evil"])
+    host.server.turn([])
+    host.hear("evil", host.sync("evil", 8))
+    assert host.server.status().ready == 3
 
 
 @pytest.mark.parametrize("names", [("a",), ("a", "b", "evil")])
