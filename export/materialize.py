@@ -22,9 +22,9 @@ from fedspzo.device_runtime.model.stored import widened
 from fedspzo.device_runtime.model.task import MASKED, SIMILARITY
 from fedspzo.device_runtime.model.tensor_file import write_tensors
 from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.export.answering import write_classifier, write_labels
 from fedspzo.export.checkpoint import CONFIG, Checkpoint
 from fedspzo.export.layout import is_out_by_in, restored
-from fedspzo.export.modules.heads import LABELS
 from fedspzo.export.modules.stage_module import ADDED, CORE, DOWN, FACTORS, LEFT, RIGHT, UP, linear_name
 from fedspzo.export.quiet import quiet
 from fedspzo.export.sentence import module_folders
@@ -38,20 +38,22 @@ _NOT_WEIGHTS = ("position_ids", "token_type_ids")
 _PEFT = {DOWN: DOWN, UP: UP, RIGHT: DOWN, LEFT: UP, FACTORS: ".ia3_l"}
 #: What goes with the weights as it is: configs, vocabularies, chat templates.
 _BESIDE = (".json", ".txt", ".model", ".jinja")
-#: The file of the labels' trained vectors, which no model of transformers has a place for.
-LABELS_FILE = "labels.safetensors"
+#: What a model is and where it comes from, for people and for the hub.
+CARD = "README.md"
 
 
-def write_checkpoint(replica: Replica, out: Path, source: str | None = None) -> None:
+def write_checkpoint(replica: Replica, out: Path, source: str | None = None, card: str = "") -> None:
     """Write the original checkpoint with what was trained in it, in float32, one tensor at a time.
 
     Adapters are merged into the matrices that they belong to. The labels' vectors, where they were trained, are in
-    ``labels.safetensors``: ``labels`` [labels, width], and the names in its metadata.
+    ``labels.safetensors``: ``labels`` [labels, width], and the names in its metadata. In the similarity form they are
+    there in any case, with a script that answers by them, for the model would embed the labels otherwise by now.
 
     Args:
         replica: the trained weights.
         out: the folder; it must not exist, and appears only when it is whole.
         source: the original model, by default where it was at the export.
+        card: text of ``README.md``; without one there is none.
 
     Raises:
         ExportError: the folder exists, or the original is not there or is another model.
@@ -71,14 +73,19 @@ def write_checkpoint(replica: Replica, out: Path, source: str | None = None) -> 
         shapes = {name: checkpoint.shape(name) for name in checkpoint.files if not name.endswith(_NOT_WEIGHTS)}
         trained = _Trained(checkpoint, replica)
         write_tensors(folder / "model.safetensors", shapes, map(trained.tensor, shapes), {"format": "pt"})
-        _write_labels(replica, root)
+        write_labels(replica, root)
+        if replica.bundle.manifest.task.form == SIMILARITY:
+            write_classifier(replica, root, checkpoint.is_sentence_model)
+        _write_card(card, root)
 
 
-def write_adapter(replica: Replica, out: Path, source: str | None = None, base_model: str | None = None) -> None:
+def write_adapter(
+    replica: Replica, out: Path, source: str | None = None, base_model: str | None = None, card: str = ""
+) -> None:
     """Write the trained adapters, with the tokenizer, as a folder that peft's auto classes load.
 
     Args:
-        replica, out, source: see :func:`write_checkpoint`.
+        replica, out, source, card: see :func:`write_checkpoint`.
         base_model: what the folder calls the original model, for whoever loads it: by default its id on the hub, or
             else its path from the present working directory.
 
@@ -135,16 +142,13 @@ def write_adapter(replica: Replica, out: Path, source: str | None = None, base_m
         write_tensors(folder / "adapter_model.safetensors", shapes, arrays.values(), {"format": "pt"})
         (folder / "adapter_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
         checkpoint.texts.save(folder)
-        _write_labels(replica, folder)
+        write_labels(replica, folder)
+        _write_card(card, folder)
 
 
-def _write_labels(replica: Replica, folder: Path) -> None:
-    manifest = replica.bundle.manifest
-    for index, spec in enumerate(manifest.tensors):
-        if spec.name == LABELS and spec.trainable:
-            rows = np.ascontiguousarray(widened(replica.tensor(index))[0].T)
-            metadata = {"format": "pt", "names": json.dumps([label.name for label in manifest.task.labels])}
-            write_tensors(folder / LABELS_FILE, {LABELS: rows.shape}, [rows], metadata)
+def _write_card(card: str, folder: Path) -> None:
+    if card:
+        (folder / CARD).write_text(card, encoding="utf-8")
 
 
 def _auto_class(model: PreTrainedModel, form: str) -> dict[str, object]:

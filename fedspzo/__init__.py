@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fedspzo.api.simulation import simulate as simulate
     from fedspzo.api.trackers import MLflow as MLflow
     from fedspzo.api.trackers import TensorBoard as TensorBoard
+    from fedspzo.api.trackers import WandB as WandB
     from fedspzo.broker.mqtt.embedded import EmbeddedBroker as EmbeddedBroker
     from fedspzo.broker.mqtt.embedded import spawn_broker as spawn_broker
     from fedspzo.broker.rounds.adaptive import MakePlans as MakePlans
@@ -130,7 +131,7 @@ _PUBLIC = {
     "fedspzo.device_runtime.link.access": ("Access",),
     "fedspzo.broker.mqtt.embedded": ("spawn_broker", "EmbeddedBroker"),
     "fedspzo.broker.server.evaluation": ("Evaluated",),
-    "fedspzo.api.trackers": ("TensorBoard", "MLflow"),
+    "fedspzo.api.trackers": ("TensorBoard", "MLflow", "WandB"),
     "fedspzo.broker.rounds.aggregate": ("ClosedRound", "Aggregate", "close_round"),
     "fedspzo.broker.rounds.sampling": ("Candidate", "Sample", "choose_cohort"),
     "fedspzo.broker.rounds.adaptive": ("Plans", "MakePlans", "Pace"),

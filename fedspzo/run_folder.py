@@ -37,7 +37,7 @@ def open_bundle(folder: Path) -> Bundle:
     """The bundle of a run, or the one that the folder is. Raises as :func:`open_run` does."""
     if is_bundle(folder):
         return Bundle(folder)
-    _server(folder)
+    server_folder(folder)
     return Bundle(folder / BUNDLE)
 
 
@@ -51,7 +51,7 @@ def open_run(folder: Path, round: int | str = LAST) -> Replica:
     Raises:
         StateError, BundleError: the folder is neither, or is damaged; or there is no such round, or no way to it.
     """
-    server = _server(folder)
+    server = server_folder(folder)
     if round == BEST:
         best = best_evaluation(folder)
         if best is None:
@@ -88,7 +88,7 @@ def open_model(folder: Path, round: int | str = LAST) -> Replica:
 
 def best_evaluation(folder: Path) -> Evaluated | None:
     """The best of a run's evaluations on held-out examples. Raises StateError when the folder is not a run."""
-    with closing(open_database(_server(folder))) as connection:
+    with closing(open_database(server_folder(folder))) as connection:
         return best_of(read_evaluations(connection))
 
 
@@ -103,7 +103,7 @@ def replay(replica: Replica, server: Path, up_to: int | None = None) -> None:
             replica.apply_all(entries, journal.head(entries[-1].round))
 
 
-def _server(folder: Path) -> Path:
+def server_folder(folder: Path) -> Path:
     """The server's state folder of a run, which may be the folder itself."""
     server = folder if (folder / DATABASE).is_file() else folder / SERVER
     if not server.is_dir():

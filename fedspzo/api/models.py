@@ -212,8 +212,9 @@ def materialize_model(
     peft: bool = False,
     source: str | Path | None = None,
     base_model: str | None = None,
+    run: str | Path | None = None,
 ) -> Replica:
-    """Write a model as a Hugging Face checkpoint, which transformers loads.
+    """Write a model as a Hugging Face checkpoint, which transformers loads, with a model card.
 
     Args:
         out: the checkpoint's folder; it must not exist.
@@ -221,6 +222,7 @@ def materialize_model(
         source: the original model, if it has moved since the export.
         base_model: with ``peft``, what that folder calls the original model; by default its id on the hub, or else its
             path from the present working directory.
+        run: the folder of the run that the model is of, for the card; by default ``model``, where that is one.
 
     Returns:
         What was written.
@@ -230,11 +232,15 @@ def materialize_model(
         BundleError, StateError: as :func:`open_model`.
     """
     from fedspzo.export.materialize import write_adapter, write_checkpoint
+    from fedspzo.model_card import describe_model, read_run
 
     replica = open_model(model)
+    if run is None and isinstance(model, str | Path) and not run_folder.is_bundle(Path(model)):
+        run = model
+    card = describe_model(replica, read_run(Path(run), replica.round) if run is not None else None, peft)
     at = str(source) if source is not None else None
     if peft:
-        write_adapter(replica, Path(out), at, base_model)
+        write_adapter(replica, Path(out), at, base_model, card)
     else:
-        write_checkpoint(replica, Path(out), at)
+        write_checkpoint(replica, Path(out), at, card)
     return replica

@@ -87,5 +87,26 @@ class MLflow(Tracker):
         self._client.set_terminated(self.run_id)
 
 
+class WandB(Tracker):
+    """Writes to a run of its own of Weights & Biases; its environment says where, and ``WANDB_MODE=offline`` a folder."""
+
+    def __init__(self, project: str = "fedspzo") -> None:
+        """Start a run. Raises FedSPZOError when wandb is not installed."""
+        try:
+            import wandb
+        except ImportError:
+            raise _missing("Weights & Biases", "wandb") from None
+        self._run = wandb.init(project=project)
+
+    def write(self, name: str, value: float, round: int) -> None:
+        """Write a figure of a round."""
+        self._run.log({name: value, "round": round})  # an evaluation may come after later rounds
+
+    def on_end(self, result: JobResult) -> None:
+        """See :class:`fedspzo.Callback`."""
+        self._run.summary["digest"] = result.digest.hex()
+        self._run.finish()
+
+
 def _missing(program: str, package: str) -> FedSPZOError:
     return FedSPZOError("install.tracker", f"{program} is not installed here; install it with: pip install {package}")

@@ -19,6 +19,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="with --peft: what the folder calls the original model (default: its hub id, or else its path from here)",
     )  # fmt: skip
     parser.add_argument("--source", help="the original model, if it has moved since the export")
+    parser.add_argument(
+        "--push", metavar="REPO", help="also upload it to the Hugging Face hub, as USER/NAME; a new one is private"
+    )
     add_round_option(parser)
 
 
@@ -32,9 +35,16 @@ def run(options: argparse.Namespace) -> None:
         replica = open_run(options.folder, options.round)
         progress("writing the adapter" if options.peft else "writing the checkpoint")
         materialize_model(
-            replica, options.out, peft=options.peft, source=options.source, base_model=options.base_model
+            replica, options.out, peft=options.peft, source=options.source, base_model=options.base_model,
+            run=options.folder,
         )  # fmt: skip
     print(f"{'adapter' if options.peft else 'checkpoint'} of round {replica.round} written to {options.out}")
+    if options.push:
+        from fedspzo.export.hub import push_folder
+
+        with steps("uploading"):
+            address = push_folder(options.out, options.push)
+        print(f"uploaded to {address}; complete its model card")
     best = best_evaluation(options.folder)
     if options.round == "last" and best is not None and best.round != replica.round:
         print(f"the best on the held-out examples was {describe_evaluation(best.record())}; --round best gives it")

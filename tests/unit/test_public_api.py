@@ -162,7 +162,25 @@ def test_mlflow(bundle: fedspzo.Bundle, data: Path, tmp_path: Path, monkeypatch:
     assert (finished.info.status, finished.data.tags["digest"]) == ("FINISHED", run.result.digest.hex())
 
 
-@pytest.mark.parametrize(("module", "make"), [("tensorboardX", "TensorBoard"), ("mlflow", "MLflow")])
+@pytest.mark.slow
+def test_weights_and_biases(
+    bundle: fedspzo.Bundle, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder, which needs no account."""
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    tracker = fedspzo.WandB()
+    run = fedspzo.simulate(bundle, data, fedspzo.Job(rounds=3, cohort=3), devices=3, held_out=data, observe=tracker)
+    (file,) = tmp_path.rglob("*.wandb")
+    content = file.read_bytes()
+    for name in (b"loss", b"results", b"seconds", b"held_out/loss", run.result.digest.hex().encode()):
+        assert name in content
+
+
+@pytest.mark.parametrize(
+    ("module", "make"), [("tensorboardX", "TensorBoard"), ("mlflow", "MLflow"), ("wandb", "WandB")]
+)
 def test_a_tracker_that_is_not_installed_is_named(
     module: str, make: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
