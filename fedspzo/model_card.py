@@ -126,8 +126,8 @@ def _use(manifest: Manifest, peft: bool) -> str:
     if manifest.task.form == SIMILARITY and not peft:
         return (
             "## Use\n\n`python classify.py DATA.jsonl` prints the accuracy, and `Classifier().answers([...])` in it"
-            " gives answers. Labels are compared by their own vectors, in `labels.safetensors`: labels embedded anew"
-            " by this model do worse."
+            " gives answers. Labels are compared by their own vectors, in `labels.safetensors`: what this model"
+            " makes of their words now gives other answers."
         )
     labels = (
         " `labels.safetensors` has the label words' trained rows of the output table." if manifest.task.labels else ""

@@ -88,7 +88,7 @@ class MLflow(Tracker):
 
 
 class WandB(Tracker):
-    """Writes to a run of its own of Weights & Biases; its environment says where, and ``WANDB_MODE=offline`` a folder."""
+    """Writes to a run of its own of Weights & Biases, wherever its environment says; offline into a folder."""
 
     def __init__(self, project: str = "fedspzo") -> None:
         """Start a run. Raises FedSPZOError when wandb is not installed."""
