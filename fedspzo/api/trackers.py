@@ -72,7 +72,7 @@ class MLflow(Tracker):
             from mlflow.tracking import MlflowClient
         except ImportError:
             raise _missing("MLflow", "mlflow") from None
-        self._client = MlflowClient(uri)
+        self._client = MlflowClient(uri, registry_uri=uri)  # no registry is used; its default may be out of reach
         found = self._client.get_experiment_by_name(experiment)
         number = found.experiment_id if found else self._client.create_experiment(experiment)
         self.run_id: str = self._client.create_run(number).info.run_id

@@ -184,7 +184,8 @@ def test_weights_and_biases(
 def test_a_tracker_that_is_not_installed_is_named(
     module: str, make: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, module, None)
+    for name in (module, *(name for name in sys.modules if name.startswith(f"{module}."))):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(fedspzo.FedSPZOError, match=f"pip install {module}") as raised:
         getattr(fedspzo, make)(str(tmp_path))
     assert raised.value.kind == "install.tracker"
