@@ -7,10 +7,12 @@ import hashlib
 import importlib.util
 import json
 import re
+import shutil
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +22,7 @@ import pytest
 import yaml
 from huggingface_hub import constants
 from refusals import refused
+from safetensors.numpy import load_file
 
 import fedspzo
 from fedspzo.broker.server.held_out import read_evaluations
@@ -31,6 +34,7 @@ from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.runner import Forward
 from fedspzo.device_runtime.step.scores import predict
+from fedspzo.export.answering import write_labels
 
 TEXTS = ("wake me at six", "play some loud music now", "call mum", "stop the song", "new list")
 REPOSITORY = "someone/tiny"
@@ -188,6 +192,18 @@ def test_its_script_answers_as_the_run_does(
     found = json.loads(capsys.readouterr().out)
     evaluated = fedspzo.evaluate(replica, data)
     assert found == {"accuracy": evaluated.scores["accuracy"], "examples": evaluated.examples}
+
+
+def test_labels_that_stay_frozen_are_written_too(bundle_folder: Path, tmp_path: Path) -> None:
+    """For the trained model embeds their words otherwise."""
+    folder = Path(shutil.copytree(bundle_folder, tmp_path / "frozen"))
+    manifest = fedspzo.open_bundle(bundle_folder).manifest
+    frozen = tuple(replace(spec, trainable=spec.trainable and spec.name != "labels") for spec in manifest.tensors)
+    replace(manifest, tensors=frozen).write(folder)
+    replica = fedspzo.open_model(folder)
+    write_labels(replica, tmp_path)
+    index = [spec.name for spec in frozen].index("labels")
+    np.testing.assert_array_equal(load_file(tmp_path / "labels.safetensors")["labels"], replica.tensor(index)[0].T)
 
 
 def test_a_card_has_the_figures_of_the_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
