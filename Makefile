@@ -18,7 +18,7 @@ READY := $(VENV)/.ready
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 APP := android_demo/app/src/main/python/fedspzo_app
 
-.PHONY: demo test test-slow test-families test-arm64 test-android wheel-arm64 chaos lint docs clean help
+.PHONY: demo test test-slow test-console test-families test-arm64 test-android wheel-arm64 chaos lint docs clean help
 .DEFAULT_GOAL := demo
 
 help:  ## this list
@@ -33,6 +33,10 @@ test: $(READY)  ## the tests: real brokers, engines and processes
 # pytest's exit status 5, no test found, is fine here: having no slow tests is not a failure.
 test-slow: $(READY)  ## the tests that take long
 	$(PYTEST) -v -m slow || [ $$? -eq 5 ]
+
+# Chromium before a server, mosquitto and devices. What it needs: .ci/install.
+test-console: $(READY)  ## the console in the browser
+	$(BIN)/pytest -m 'slow or not slow' -ra tests/console
 
 # Every family on every engine, with every base, task and kind of adapter; the slow tests have one of each family. The
 # table in docs/families.md is made of what they measured.

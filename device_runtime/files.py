@@ -125,6 +125,18 @@ def lock_folder(folder: Path, wait: bool = False, private: bool = True) -> IO[st
     return lock
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether a process has a folder, see :func:`lock_folder`."""
+    try:
+        with (folder / "lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def locked_file(path: Path) -> IO[str]:
     """A file that this process alone has for as long as it stays open; waits for others. Raises OSError."""
     lock = open_private(path, "w")

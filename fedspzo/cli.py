@@ -42,6 +42,8 @@ COMMANDS = {
     "privacy attack": "try attacks on what devices send, with sentences of your own",
     "status": "show the state of a job",
     "block": "keep devices out, by login, name and key",
+    "console": "show jobs in the browser: a server's, or state folders",
+    "console login": "make a login for a server's console, or take it away",
     "forget": "free the name of a device that lost its key",
     "fetch": "get a job's bundle from its server",
     "device": "take part in a job with the data in a file",
@@ -55,7 +57,7 @@ COMMANDS = {
     "completion": "print what makes a shell complete these commands and their options",
 }
 #: Those that run until they are told to end.
-SERVING = ("broker", "server", "device")
+SERVING = ("broker", "server", "device", "console")
 #: Status where nobody reads the output: as of a program that SIGPIPE has ended.
 _UNREAD = 128 + signal.SIGPIPE
 #: Status of a device that it is no use to start again before a person has done something: sysexits' EX_CONFIG.

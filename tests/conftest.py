@@ -28,6 +28,7 @@ settings.load_profile("untimed")
 LONGEST = (
     *("test_families", "test_quantised", "test_adapters", "test_robolectric", "test_android_app", "test_arm64"),
     *("test_large_models", "test_chaos", "test_cores", "test_halves", "test_endpoint", "test_energy", "test_shapes"),
+    "test_in_chromium",
 )
 
 

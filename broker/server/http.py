@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import cast
 
@@ -30,8 +31,8 @@ try:
     from starlette.exceptions import HTTPException
     from starlette.requests import Request
     from starlette.responses import FileResponse, PlainTextResponse, Response
-    from starlette.routing import Route
-    from starlette.types import Receive, Scope, Send
+    from starlette.routing import Mount, Route
+    from starlette.types import ASGIApp, Receive, Scope, Send
     from uvicorn.protocols.http.h11_impl import H11Protocol
 except ImportError as error:
     raise BrokerError(
@@ -59,6 +60,7 @@ def serve(
     host: str = HOST,
     port: int = 0,
     tls: tuple[Path, Path] | None = None,
+    console: ASGIApp | None = None,
 ) -> Iterator[str]:
     """Serve while the context lasts; gives the endpoint's URL.
 
@@ -69,13 +71,21 @@ def serve(
             meanwhile: who is downloading it gets the rest of it, though not after a broken connection.
         host, port: where to listen; port 0 is a free one.
         tls: for HTTPS, PEM files of the server's certificate (with its chain) and private key.
+        console: see :func:`fedspzo.broker.server.console.app.make_console`.
 
     Raises:
         BrokerError: the port is taken, or the certificate cannot be used.
     """
+    with serve_app(make_app(bundle, registry, snapshots, console), host, port, tls) as url:
+        yield url
+
+
+@contextmanager
+def serve_app(app: Starlette, host: str = HOST, port: int = 0, tls: tuple[Path, Path] | None = None) -> Iterator[str]:
+    """Serve an application while the context lasts; gives its URL. Arguments and errors as for :func:`serve`."""
     listener = _listen(host, port)
     try:
-        server = uvicorn.Server(_configure(make_app(bundle, registry, snapshots), tls))
+        server = uvicorn.Server(_configure(app, tls))
     except BaseException:
         listener.close()
         raise
@@ -88,7 +98,22 @@ def serve(
         thread.join()
 
 
-def make_app(bundle: Bundle, registry: CollectorRegistry, snapshots: Callable[[], Mapping[int, Path]]) -> Starlette:
+def may_serve_console(host: str, tls: bool) -> bool:
+    """Whether passwords may come to an address: over TLS, or from this machine."""
+    if tls or host == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:  # a name
+        return False
+
+
+def make_app(
+    bundle: Bundle,
+    registry: CollectorRegistry,
+    snapshots: Callable[[], Mapping[int, Path]],
+    console: ASGIApp | None = None,
+) -> Starlette:
     """The application, for any ASGI server; arguments as for :func:`serve`."""
 
     def bundle_file(request: Request) -> _File:
@@ -118,6 +143,7 @@ def make_app(bundle: Bundle, registry: CollectorRegistry, snapshots: Callable[[]
             Route("/snapshot/{round}", snapshot),
             Route("/metrics", metrics),
             Route("/healthz", health),
+            *([Mount("/console", console)] if console else []),
         ],
         exception_handlers={Exception: _fault},
     )

@@ -21,6 +21,7 @@ from fedspzo.broker.rounds.sampling import Sample, choose_cohort
 from fedspzo.broker.server.admission import Admission
 from fedspzo.broker.server.budgets import Budgets, CutOff
 from fedspzo.broker.server.census import count
+from fedspzo.broker.server.controls import Controls, Wish
 from fedspzo.broker.server.devices import Roster
 from fedspzo.broker.server.evaluation import Digested, DigestWatch, Evaluated, Evaluator, Failed, Snapshot
 from fedspzo.broker.server.hearing import Hearing
@@ -35,6 +36,7 @@ from fedspzo.broker.server.standing import Standing
 from fedspzo.broker.server.status import ServerStatus
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.broker.server.summing import Summing
+from fedspzo.broker.server.window import Window
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.link.connection import Link
@@ -57,7 +59,7 @@ MOST_EVENTS = 256
 
 
 class Loop:
-    """Takes in what happens to one job, on one thread, and decides."""
+    """Takes in what happens to one job, on one thread, and decides; ``window`` is for other threads to look and ask."""
 
     def __init__(
         self,
@@ -77,6 +79,7 @@ class Loop:
         trust_journal: bool = False,
         cut_off: CutOff | None = None,
         enrolment: bytes = b"",
+        check: Callable[[Job], Job] = lambda job: job,
     ) -> None:
         """Prepare a job, or the rest of one.
 
@@ -87,13 +90,16 @@ class Loop:
                 :class:`fedspzo.broker.server.server.Server`.
             trust_journal, cut_off: see :class:`fedspzo.broker.server.server.Server`.
             enrolment: the key that certifies devices' keys; empty where the bundle names none.
+            check: raises PlanError for a changed job that the bundle does not allow.
 
         Raises:
-            PlanError: the job's settings contradict themselves, or cannot continue the journal.
+            PlanError: the job's settings contradict themselves or earlier changes, or cannot continue the journal.
             StateError: the newest snapshot is not of the journal.
         """
         check_continues(store.sums, plan_round(job, 1))
-        self._job = job
+        self._check = check
+        self._controls = Controls(store, job, self._check_change)
+        self._job = job = self._controls.job(store.journal.last_round + 1)
         self._store = store
         self._certifies = bool(enrolment)
         self._observe = observe
@@ -122,9 +128,10 @@ class Loop:
             self._standing, Budgets(lanes, cut_off),
         )  # fmt: skip
         self._rounds = Rounds(
-            job, store, self._roster, self._outbox, self._progress, self._watch, self._summing, self._replies,
-            self._held_out, devices, aggregate, sample, plans,
+            self._controls, store, self._roster, self._outbox, self._progress, self._watch, self._summing,
+            self._replies, self._held_out, devices, aggregate, sample, plans,
         )  # fmt: skip
+        self.window = Window(self._progress, self._roster, self._link.events.put)
         self._stopping = threading.Event()
         self._finished_at: float | None = None
         self._over_at: float | None = None
@@ -190,6 +197,7 @@ class Loop:
                 self._store.save_counts(self._progress.counts)
                 self._saved_counts = self._progress.counts.copy()
         self._outbox.flush()
+        self._controls.tell()
         for closed in self._rounds.decided():  # the replica and people hear of what is on disk
             self._journal_bytes += self._store.journal.size(after=self._last_round, up_to=closed.round)
             self._closed, self._last_round = closed, closed.round
@@ -233,6 +241,10 @@ class Loop:
             broker_certificate_end=self._link.certificate_end(),
         )
 
+    def _check_change(self, job: Job) -> Job:
+        self._outbox.check_room(found := self._check(job))
+        return found
+
     def _resume(self) -> None:
         """Bring the evaluator to the journal's end, and reopen the round that was open.
 
@@ -264,6 +276,8 @@ class Loop:
             if self._snapshot_url:
                 self._progress.offer = event, f"{self._snapshot_url}/{event.round}"
             self._observe(event)
+        elif isinstance(event, Wish):
+            self._controls.take(event, self._rounds.unplanned)
         elif isinstance(event, Failed):
             raise event.error
 

@@ -12,10 +12,10 @@ from fedspzo.broker.rounds.adaptive import MakePlans
 from fedspzo.broker.rounds.aggregate import Aggregate, ClosedRound, checked, close_round, describe_round
 from fedspzo.broker.rounds.anomalies import Record, Watch
 from fedspzo.broker.rounds.groups import close_sums, describe_sums, group_results, try_again
-from fedspzo.broker.rounds.job import Job
 from fedspzo.broker.rounds.masked_round import MaskedRound, begin_round
 from fedspzo.broker.rounds.open_round import OpenRound
 from fedspzo.broker.rounds.sampling import Candidate, Sample
+from fedspzo.broker.server.controls import ENDED, RUNNING, Controls
 from fedspzo.broker.server.devices import Roster, credit
 from fedspzo.broker.server.held_out import HeldOut
 from fedspzo.broker.server.outbox import Outbox
@@ -43,7 +43,7 @@ class Rounds:
 
     def __init__(
         self,
-        job: Job,
+        controls: Controls,
         store: ServerStore,
         roster: Roster,
         outbox: Outbox,
@@ -62,11 +62,12 @@ class Rounds:
         Args:
             devices, aggregate, sample, plans: see :class:`fedspzo.broker.server.server.Server`.
         """
-        self._job, self._store, self._roster, self._outbox = job, store, roster, outbox
+        self._controls, self._store, self._roster, self._outbox = controls, store, roster, outbox
         self._progress, self._watch, self._summing, self._replies = progress, watch, summing, replies
         self._held_out = held_out
+        self._job = job = controls.job(self._next)
         self._aggregate = checked(aggregate) if aggregate else partial(close_round, votes=job.votes)
-        self._sample = sample
+        self._sample, self._make_plans = sample, plans
         self._plans = plans(job, store.journal.entries())
         self._spent = Spent(job, store.journal.entries())
         self._unopened, self._given_up = True, False
@@ -76,9 +77,15 @@ class Rounds:
         self.wanted = job.fewest if store.journal.last_round else max(devices, job.fewest)
 
     @property
+    def unplanned(self) -> int:
+        """The next round whose plan is not made yet."""
+        return self._next if self._progress.round is None else self._progress.round.plan.round + 1
+
+    @property
     def enough(self) -> bool:
-        """Whether all rounds are closed, or there is no patience or privacy budget left."""
-        return self._store.journal.last_round >= self._job.rounds or self._held_out.stalled or self.spent
+        """Whether all rounds are closed, an operator has ended the job, or no patience or privacy budget is left."""
+        over = self._next > self._job.rounds or self._controls.state(self._next) == ENDED
+        return over or self._held_out.stalled or self.spent
 
     @property
     def spent(self) -> bool:
@@ -92,6 +99,10 @@ class Rounds:
     def privacy(self) -> tuple[float, float] | None:
         """The ε that is spent, and the job's budget of it; None for a job without one. Any thread may ask."""
         return (self._spent.epsilon, self._job.privacy_budget) if self._spent.limited else None
+
+    @property
+    def _next(self) -> int:
+        return self._store.journal.last_round + 1
 
     def decided(self) -> list[ClosedRound]:
         """Rounds that were closed since this was asked last."""
@@ -120,8 +131,9 @@ class Rounds:
                     self._outbox.ask(device, again.plan)
         opened = self._progress.round
         if opened is None:
-            if self._progress.finished or self.enough:
+            if self._progress.finished or self.enough or self._controls.state(self._next) != RUNNING:
                 return False
+            self._follow_changes()
             if self._roster.count_ready(now, self._needs) < self.wanted:
                 self._tell_of_old(now)
                 return False
@@ -142,8 +154,15 @@ class Rounds:
             self._extend(opened, now)
         return False
 
+    def _follow_changes(self) -> None:
+        """Plan the next round of the job as an operator has changed it."""
+        job = self._controls.job(self._next)
+        if job != self._job:
+            self._job, self._plans = job, self._make_plans(job, self._store.journal.entries())
+            self.wanted = job.fewest if self._next > 1 else max(self.wanted, job.fewest)
+
     def _open(self, now: float) -> None:
-        plan = self._plans.plan(self._store.journal.last_round + 1)
+        plan = self._plans.plan(self._next)
         self.wanted = self._job.fewest
         self._ask(plan, self._roster.ready(now, self._needs), now)
 

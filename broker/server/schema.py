@@ -45,6 +45,11 @@ CREATE TABLE IF NOT EXISTS conduct (
 );
 CREATE TABLE IF NOT EXISTS blocked (name TEXT PRIMARY KEY, key BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS counts (name TEXT PRIMARY KEY, count INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS settings (one INTEGER PRIMARY KEY CHECK (one = 1), job TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS changes (
+    number INTEGER PRIMARY KEY, at REAL NOT NULL, who TEXT NOT NULL, name TEXT NOT NULL, old TEXT NOT NULL,
+    new TEXT NOT NULL, round INTEGER NOT NULL
+);
 """
 
 
@@ -90,6 +95,14 @@ def check_version(connection: sqlite3.Connection, file: Path) -> None:
             f"{file} is not a server's database, or has another version (its table '{different[0]}' has other columns);"
             " give a server's state folder, or install the version that wrote it",
         )
+
+
+def lacking_tables(connection: sqlite3.Connection) -> str:
+    """SQL that makes the tables that a file of an older version lacks, empty, for one connection that only reads."""
+    known = _columns(connection)
+    statements = (part.strip() for part in _TABLES.split(";"))
+    lacking = [part for part in statements if part and part.split("(")[0].split()[-1] not in known]
+    return "".join(f"{part.replace('CREATE TABLE', 'CREATE TEMP TABLE', 1)};\n" for part in lacking)
 
 
 def check_whole(connection: sqlite3.Connection, file: Path) -> None:

@@ -19,7 +19,7 @@ from fedspzo.broker.server.evaluation import Evaluator, Schedule
 from fedspzo.broker.server.held_out import HeldOut, check_patience
 from fedspzo.broker.server.loop import Loop
 from fedspzo.broker.server.progress import JobResult, Observer, ignore
-from fedspzo.broker.server.state_folder import link_bundle, pin_bundle
+from fedspzo.broker.server.state_folder import link_bundle, pin_bundle, told_address
 from fedspzo.broker.server.status import ServerStatus
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.broker.server.upkeep import Upkeep, authority_end, certificate_end, look
@@ -225,6 +225,7 @@ class Server:
                 trust_journal=self._trust_journal,
                 cut_off=self._cut_off,
                 enrolment=bytes.fromhex(self.bundle.manifest.enrolment_key),
+                check=lambda job: check_job(job, self.bundle),
             )
             stack.callback(loop.close)
             url = stack.enter_context(self._serve(store, loop)) if self._endpoint else ""
@@ -234,10 +235,15 @@ class Server:
 
     @contextmanager
     def _serve(self, store: ServerStore, loop: Loop) -> Iterator[str]:
-        from fedspzo.broker.server.http import serve
-        from fedspzo.broker.server.metrics import make_registry
+        from fedspzo.broker.server.http import may_serve_console, serve  # first: it says what to install
 
         assert self._endpoint is not None
+        from fedspzo.broker.server.console.app import make_console, make_refusal
+        from fedspzo.broker.server.console.gate import Gate
+        from fedspzo.broker.server.console.job_view import JobView
+        from fedspzo.broker.server.console.logins import Logins
+        from fedspzo.broker.server.metrics import make_registry
+
         place = self._endpoint
         shown = certificate_end(place.tls[0]) if place.tls else None
         authority = authority_end(self._access)
@@ -247,8 +253,17 @@ class Server:
             return look(self.state, {"https": shown, "broker": broker, "authority": authority})
 
         registry = make_registry(loop.status, upkeep)
-        with serve(self.bundle, registry, store.snapshots, place.host, place.port, place.tls) as url:
-            yield (place.url or url).rstrip("/")
+        safe = may_serve_console(place.host, place.tls is not None)
+        console = make_refusal(
+            "the console is served to this machine, or over HTTPS: give --http-certificate, --http-key"
+        )
+        if safe:
+            view = JobView(self.state, loop.window, shown)
+            console = make_console([view], Gate(Logins(self.state)), place.tls is not None)
+        with serve(self.bundle, registry, store.snapshots, place.host, place.port, place.tls, console) as url:
+            reached = (place.url or url).rstrip("/")
+            with told_address(self.state, f"{reached}/console/" if safe else ""):
+                yield reached
 
     def _run(self, loop: Loop, closing: ExitStack) -> None:
         try:

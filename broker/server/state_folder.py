@@ -10,7 +10,7 @@ from pathlib import Path
 from fedspzo.broker.rounds.aggregate import ClosedRound, Spending
 from fedspzo.broker.server.schema import check_version
 from fedspzo.device_runtime.errors import StateError
-from fedspzo.device_runtime.files import make_folder
+from fedspzo.device_runtime.files import make_folder, write_atomically
 from fedspzo.device_runtime.protocol.codec import decode
 from fedspzo.device_runtime.protocol.entry import Entry
 from fedspzo.device_runtime.protocol.plan import Plan
@@ -21,6 +21,8 @@ from fedspzo.device_runtime.replica.journal import Journal, connect
 DATABASE, SNAPSHOTS, KEY = "server.sqlite", "snapshots", "server.key"
 #: File with the last round that was closed here: a database that ends earlier is an old copy.
 LAST_ROUND = "last-round"
+#: File with the URL of the console, while a server runs that has one.
+ADDRESS = "console-url"
 #: Link to the job's bundle, so that the folder stands for a model.
 BUNDLE = "bundle"
 
@@ -42,6 +44,19 @@ def link_bundle(state: Path, bundle: Path) -> None:
     if not link.exists() or not link.samefile(bundle):
         link.unlink(missing_ok=True)
         link.symlink_to(bundle.resolve())
+
+
+@contextmanager
+def told_address(folder: Path, url: str) -> Iterator[None]:
+    """Say in a state folder where its server's console is, while the context lasts; nothing where it has none."""
+    file = folder / ADDRESS
+    file.unlink(missing_ok=True)  # of a server that was killed
+    if url:
+        write_atomically(file, url.encode())
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
 
 
 def newest_snapshot(folder: Path, up_to: int | None = None) -> Path | None:

@@ -16,6 +16,7 @@ from fedspzo.broker.rounds.aggregate import Aggregate
 from fedspzo.broker.rounds.job import Job, check_job
 from fedspzo.broker.rounds.objective import find_objective
 from fedspzo.broker.rounds.sampling import Sample, choose_cohort
+from fedspzo.broker.server.controls import store_job
 from fedspzo.broker.server.evaluation import Evaluated, Schedule
 from fedspzo.broker.server.held_out import HeldOut, check_patience
 from fedspzo.broker.server.progress import JobResult, Observer, ignore
@@ -148,6 +149,7 @@ def simulate(
         folder = Path(state) if state else Path(stack.enter_context(TemporaryDirectory(prefix="fedspzo-")))
         store = stack.enter_context(ServerStore(folder, found.identity, name))
         link_bundle(folder, found.folder)
+        store_job(store, checked)
         replica = Replica(found, store.snapshot, threads)
         training: Training
         if first_order is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedspzo.options.broker import add_broker_options, make_access
+from fedspzo.options.endpoint import add_endpoint_options, read_address
 from fedspzo.options.job import add_job_options, make_job
 from fedspzo.options.log import add_log_options
 from fedspzo.options.round import add_patience_option
@@ -35,11 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         " group=NAME after it puts the device into a group of the metrics",
     )  # fmt: skip
     add_log_options(parser, json="print progress as JSON lines, and write the log so")
-    parser.add_argument(
-        "--http", metavar="HOST:PORT", help="serve bundle, snapshots and metrics there (HTTPS with --http-certificate)"
-    )
-    parser.add_argument("--http-certificate", type=Path, metavar="FILE", help="certificate for HTTPS (PEM)")
-    parser.add_argument("--http-key", type=Path, metavar="FILE", help="its private key (PEM)")
+    add_endpoint_options(parser, "bundle, snapshots, metrics and the console")
     parser.add_argument("--http-url", metavar="URL", help="how devices reach --http (default: as it is bound)")
     parser.add_argument(
         "--trust-journal", action="store_true",
@@ -193,15 +190,10 @@ def _endpoint(options: argparse.Namespace) -> Endpoint | None:
                 "option.no-http", "--http-url, --http-certificate and --http-key need --http; add --http HOST:PORT"
             )
         return None
-    host, _, port = options.http.rpartition(":")
-    if not port.isdecimal() or int(port) >= 1 << 16:
-        raise BrokerError("option.http", f"--http is '{options.http}'; write HOST:PORT, such as 0.0.0.0:8443")
+    host, port, tls = read_address(options)
     if host in ("0.0.0.0", "::", "[::]") and not options.http_url:
         raise BrokerError(
             "option.http-url",
             f"devices cannot reach {options.http} by that name; give the name that they use with --http-url",
         )
-    if bool(options.http_certificate) != bool(options.http_key):
-        raise BrokerError("option.half-a-certificate", "--http-certificate and --http-key need each other; give both")
-    tls = (options.http_certificate, options.http_key) if options.http_certificate else None
-    return Endpoint(host or "127.0.0.1", int(port), options.http_url or "", tls)
+    return Endpoint(host, port, options.http_url or "", tls)

@@ -1,0 +1,76 @@
+// A page of the devices: found, ordered and cut by the server.
+
+import { ago, bytes, count, fill, find, get, make, number, say } from "./page.js";
+
+// Title, what it is ordered by, whether it is a number, how a device's cell reads.
+const COLUMNS = [
+  ["Device", "name", false, (d) => d.name],
+  ["Is", null, false, (d) => d.state ?? "–"],
+  ["Last seen", "seen", true, (d) => `${ago(d.seen)} ago`],
+  ["Behind", "lag", true, (d) => count(d.lag)],
+  ["Results", "results", true, (d) => count(d.results)],
+  ["Examples", "examples", true, (d) => count(d.examples)],
+  ["Battery", "battery", true, (d) => `${d.battery === null ? "–" : `${Math.round(100 * d.battery)} %`}${d.charging ? " ⚡" : ""}`],
+  ["Version", "version", false, (d) => d.version ?? "–"],
+  ["Can", null, false, (d) => d.can.join(", ") || "–"],
+  ["Bytes up, down", "bytes", true, (d) => `${bytes(d.up)}, ${bytes(d.down)}`],
+  ["J a round", "joules", true, (d) => (d.joules === null ? "–" : `${d.estimated ? "~" : ""}${number(d.joules)}`)],
+  ["Unusual", "anomalies", false, (d) => d.unusual || "–"],
+];
+
+export class Devices {
+  constructor(job) {
+    Object.assign(this, { job, order: "name", descending: false, page: 0 });
+    const head = find("#devices thead tr");
+    for (const [title, order, right] of COLUMNS) {
+      const th = make("th", "", { scope: "col", ...(right ? { class: "number" } : {}) });
+      if (order) {
+        const button = make("button", title, { type: "button" });
+        button.addEventListener("click", () => this.sort(order));
+        th.append(button);
+        th.dataset.order = order;
+      } else th.textContent = title;
+      head.append(th);
+    }
+    find("#match").addEventListener("input", () => this.turn(0));
+    find("#choice").addEventListener("change", () => this.turn(0));
+    find("#find").addEventListener("submit", (event) => event.preventDefault());
+    find("#before").addEventListener("click", () => this.turn(this.page - 1));
+    find("#after").addEventListener("click", () => this.turn(this.page + 1));
+  }
+
+  sort(order) {
+    this.descending = this.order === order && !this.descending;
+    this.order = order;
+    this.turn(0);
+  }
+
+  turn(page) {
+    this.page = page;
+    this.show();
+  }
+
+  async show() {
+    const asked = new URLSearchParams({
+      match: find("#match").value, choice: find("#choice").value, order: this.order, descending: this.descending ? "1" : "0",
+      page: String(this.page),
+    }).toString();
+    this.asked = asked;
+    const found = await get(`api/jobs/${this.job}/devices?${asked}`);
+    if (this.asked !== asked) return; // somebody has asked for something else meanwhile
+    this.page = found.page;
+    fill(
+      find("#devices tbody"),
+      found.devices.map((device) => COLUMNS.map((column) => column[3](device))),
+      COLUMNS.flatMap((column, at) => (column[2] ? [at] : [])),
+    );
+    for (const th of find("#devices thead tr").children) {
+      if (th.dataset.order === this.order) th.setAttribute("aria-sort", this.descending ? "descending" : "ascending");
+      else th.removeAttribute("aria-sort");
+    }
+    say(find("#found"), `${count(found.found)} found`);
+    say(find("#page"), `Page ${found.page + 1} of ${found.pages}`);
+    find("#before").disabled = found.page === 0;
+    find("#after").disabled = found.page + 1 >= found.pages;
+  }
+}
