@@ -64,8 +64,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
         )
     },
 }  # fmt: skip
-#: Models of which exact gradients of adapters are published at 1 × 256 (MeSP, arXiv 2602.13069) → the bar in MB: theirs,
-#: and for the smallest, where Python and the engine are a third, 160 in place of 136.
+#: Models of which exact gradients of adapters are published at 1 × 256 (MeSP, arXiv 2602.13069) → the bar in MB:
+#: theirs, and for the smallest, where Python and the engine are a third, 160 in place of 136.
 MESP = {"qwen2.5-0.5b": 160.0, "qwen2.5-1.5b": 263.0, "qwen2.5-3b": 368.0}
 
 
