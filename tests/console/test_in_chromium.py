@@ -167,7 +167,7 @@ def _comes_in(page: Page, federation: Federation) -> None:
 def _follows_live(page: Page) -> None:
     """Rounds are closed several times a second here, and the page has another one each time that it asks."""
     page.evaluate("() => { window.seen = []; setInterval(() => window.seen.push(document.title), 1000); }")
-    page.wait_for_function("() => window.seen.length >= 4")
+    page.wait_for_function("() => window.seen.length >= 3")
     seen = page.evaluate("() => window.seen")
     assert len(set(seen)) == len(seen)
 
