@@ -98,10 +98,12 @@ def lora(bundle: Bundle, batches: Batches, options: argparse.Namespace) -> Step:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
+    from fedspzo.export.checkpoint import Checkpoint
+
     manifest = bundle.manifest
     adapters = manifest.adapters
     assert adapters is not None
-    whole = AutoModelForCausalLM.from_pretrained(options.checkpoint, dtype=torch.float32)
+    whole = AutoModelForCausalLM.from_pretrained(Checkpoint(options.checkpoint).folder, dtype=torch.float32)
     whole.config.use_cache = False
     settings = LoraConfig(r=adapters.rank, lora_alpha=int(adapters.alpha), target_modules=["q_proj", "v_proj"])
     model = get_peft_model(whole, settings)

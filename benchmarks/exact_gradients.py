@@ -8,7 +8,7 @@ FedSPZO, its adapters and labels' vectors, and the modules that the bundle's gra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,7 @@ class Product(torch.autograd.Function):
         return found, None
 
 
-def _widened_rows(weight: Quantised) -> list[Tensor] | Any:
+def _widened_rows(weight: Quantised) -> Iterator[Tensor]:
     outputs = weight.shape[0]
     for start in range(0, outputs, ROWS_AT_ONCE):
         yield torch.from_numpy(widened(weight.slice(start, min(start + ROWS_AT_ONCE, outputs))))

@@ -53,7 +53,7 @@ def write_checkpoint(replica: Replica, out: Path, source: str | None = None, car
         replica: the trained weights.
         out: the folder; it must not exist, and appears only when it is whole.
         source: the original model, by default where it was at the export.
-        card: text of ``README.md``; without one there is none.
+        card: text of ``README.md``, which is not written where this is empty.
 
     Raises:
         ExportError: the folder exists, or the original is not there or is another model.

@@ -144,7 +144,7 @@ def _is_unread() -> bool:
         print(end="", flush=True)
     try:
         output = sys.stdout.fileno()
-    except (AttributeError, OSError):  # there is none
+    except (AttributeError, OSError):  # the process has no standard output
         return False
     poll = select.poll()
     poll.register(output, 0)

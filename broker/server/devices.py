@@ -143,7 +143,7 @@ class Roster:
         member = self._members.get(name)
         if name in self.blocked:
             return True
-        return member is not None and bool(member.session) and not _present(member, now)
+        return member is not None and bool(member.session) and not present(member, now)
 
     def ready(self, now: float, needs: frozenset[str] = frozenset()) -> dict[str, Candidate]:
         """Devices that can be asked: there, synced, willing, and of a version that knows what a job ``needs``."""
@@ -155,7 +155,7 @@ class Roster:
 
     def there(self, now: float) -> set[str]:
         """Devices that are there and synced, whether or not they are willing."""
-        return {member.name for member in self._members.values() if member.synced and _present(member, now)}
+        return {member.name for member in self._members.values() if member.synced and present(member, now)}
 
     def count_ready(self, now: float, needs: frozenset[str] = frozenset()) -> int:
         """How many can be asked; any thread may want to know."""
@@ -228,8 +228,9 @@ def joules_a_round(member: Member) -> float:
 
 def askable(member: Member, now: float) -> bool:
     """Whether a device can be asked: it is there, synced and willing."""
-    return member.synced and member.willing and _present(member, now)
+    return member.synced and member.willing and present(member, now)
 
 
-def _present(member: Member, now: float) -> bool:
+def present(member: Member, now: float) -> bool:
+    """Whether a device is there: it says so, and was heard lately."""
     return member.online and now < member.seen + LEASE_S

@@ -60,9 +60,8 @@ def load_members(connection: sqlite3.Connection) -> Iterator[Member]:
 
 
 def read_blocked(connection: sqlite3.Connection) -> list[str]:
-    """Devices that are blocked; a file from before they could be has none."""
-    known = connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'blocked'").fetchone()
-    return [name for (name,) in connection.execute("SELECT name FROM blocked ORDER BY name")] if known else []
+    """Devices that are blocked."""
+    return [name for (name,) in connection.execute("SELECT name FROM blocked ORDER BY name")]
 
 
 def read_conduct(connection: sqlite3.Connection) -> dict[str, Conduct]:

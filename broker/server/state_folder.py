@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from fedspzo.broker.rounds.aggregate import ClosedRound, Spending
-from fedspzo.broker.server.schema import check_version
+from fedspzo.broker.server.schema import check_version, lacking_tables
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.files import make_folder, write_atomically
 from fedspzo.device_runtime.protocol.codec import decode
@@ -115,6 +115,33 @@ def read_history(folder: Path) -> list[ClosedRound]:
     """All closed rounds in order, given a server's state folder. Raises StateError for any other folder."""
     with closing(open_database(folder)) as connection:
         return history(connection)
+
+
+def open_to_read(folder: Path) -> sqlite3.Connection:
+    """A connection that only reads a server's file, with rows by name; tables of later versions are there, empty.
+
+    Any thread may use it, one at a time.
+
+    Raises:
+        StateError: the folder is not a server's, or of another version.
+        sqlite3.Error: the file cannot be read.
+    """
+    file = folder / DATABASE
+    if not file.is_file():
+        raise StateError(
+            "state.not-a-servers",
+            f"{folder} is not the state folder of a server; give the folder that fedspzo server had as --state",
+        )
+    uri = f"{file.resolve().as_uri()}?mode=ro"
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    try:
+        check_version(connection, file)
+        connection.executescript(lacking_tables(connection))
+    except BaseException:
+        connection.close()
+        raise
+    connection.row_factory = sqlite3.Row
+    return connection
 
 
 def open_database(folder: Path) -> sqlite3.Connection:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,7 @@ from fedspzo.broker.server.evaluation import Evaluated
 from fedspzo.broker.server.held_out import best_of, read_evaluations
 from fedspzo.broker.server.member_tables import Conduct, read_blocked, read_conduct
 from fedspzo.broker.server.records import read_records
-from fedspzo.broker.server.schema import check_version
-from fedspzo.broker.server.state_folder import DATABASE
+from fedspzo.broker.server.state_folder import DATABASE, open_to_read
 from fedspzo.device_runtime.errors import StateError
 
 #: Rounds that means are taken over.
@@ -82,24 +82,14 @@ def read_status(folder: Path) -> dict[str, Any]:
     Raises:
         StateError: the folder is not a server's.
     """
-    file = folder / DATABASE
-    if not file.is_file():
-        raise StateError(
-            "state.not-a-servers",
-            f"{folder} is not the state folder of a server; give the folder that fedspzo server had as --state",
-        )
     try:
-        connection = sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)
-        connection.row_factory = sqlite3.Row
-        try:
-            check_version(connection, file)
+        with closing(open_to_read(folder)) as connection:
             connection.execute("BEGIN")  # all of it as it is at one moment
             return _read(connection, time.time())
-        finally:
-            connection.close()
     except sqlite3.Error as error:
         raise StateError(
-            "state.unreadable", f"{file} cannot be read ({error}); check that a server of this version wrote it"
+            "state.unreadable",
+            f"{folder / DATABASE} cannot be read ({error}); check that a server of this version wrote it",
         ) from None
 
 

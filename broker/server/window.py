@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fedspzo.broker.server.controls import Wish
-from fedspzo.broker.server.devices import LEASE_S, Roster
+from fedspzo.broker.server.devices import Roster, present
 from fedspzo.broker.server.progress import Progress
 
 #: Devices that are named of those that have not answered, and of those that declined.
@@ -67,7 +67,7 @@ class Window:
     def device_state(self, name: str) -> str:
         """What a device is doing, in one word."""
         member = self._roster.get(name)
-        if member is None or not member.online or time.monotonic() >= member.seen + LEASE_S:
+        if member is None or not present(member, time.monotonic()):
             return "away"
         if not member.synced:
             return "behind"

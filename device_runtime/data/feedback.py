@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fedspzo.device_runtime.data.texts import check_text, found
+from fedspzo.device_runtime.data.texts import check_text, missing_field
 from fedspzo.device_runtime.errors import DataError
 from fedspzo.device_runtime.model.metrics import SINGLE
 from fedspzo.device_runtime.model.task import Task
@@ -97,7 +97,7 @@ def read_feedback(record: Mapping[str, Any], task: Task) -> tuple[dict[str, Any]
             "data.feedback-of-another-kind",
             f"feedback is on one label, or on the text for a template, and task '{task.name}' has neither; give labels",
         )
-    names, record = found(record), {name: value for name, value in record.items() if value is not None and value != ""}
+    given, record = record, {name: value for name, value in record.items() if value is not None and value != ""}
     if task.target in record:
         raise DataError(
             "data.label-and-reaction",
@@ -107,9 +107,7 @@ def read_feedback(record: Mapping[str, Any], task: Task) -> tuple[dict[str, Any]
     if PROMPT in record and PROMPT not in task.fields and len(task.fields) == 1:
         fields[task.fields[0]] = record[PROMPT]
     if missing := [name for name in task.fields if name not in fields]:
-        raise DataError(
-            "data.missing-field", f"the text field '{missing[0]}' is missing, which task '{task.name}' needs; {names}"
-        )
+        raise missing_field(missing[0], task.name, given)
     for name in (SHOWN, CORRECTED):
         if name in record and not (isinstance(record[name], str) and record[name].strip()):
             raise DataError("data.not-text", f"the field '{name}' is not a text; put it in quotes")

@@ -13,7 +13,7 @@ from typing import Any
 from fedspzo.device_runtime.data.chat import ASSISTANT, USER, Turn
 from fedspzo.device_runtime.data.dialogues import answered_turns
 from fedspzo.device_runtime.data.feedback import Reaction, is_feedback, read_feedback
-from fedspzo.device_runtime.data.texts import check_text, found
+from fedspzo.device_runtime.data.texts import check_text, found, missing_field
 from fedspzo.device_runtime.errors import DataError, install_hint
 from fedspzo.device_runtime.model.metrics import MULTI
 from fedspzo.device_runtime.model.targets import read_target
@@ -181,10 +181,7 @@ def question(texts: Sequence[str], task: Task) -> Example:
 def _text(record: Mapping[str, object], field: str, task: Task) -> str:
     value = record.get(field)
     if value is None:
-        raise DataError(
-            "data.missing-field",
-            f"the text field '{field}' is missing, which task '{task.name}' needs; {found(record)}",
-        )
+        raise missing_field(field, task.name, record)
     if not isinstance(value, str):
         raise DataError(
             "data.not-text", f"the field '{field}' is not a text, and task '{task.name}' needs one; put it in quotes"

@@ -20,6 +20,13 @@ def check_text(field: str, text: str) -> None:
         )
 
 
+def missing_field(field: str, task: str, record: Mapping[str, object]) -> DataError:
+    """What is raised where a record lacks a text field of a task."""
+    return DataError(
+        "data.missing-field", f"the text field '{field}' is missing, which task '{task}' needs; {found(record)}"
+    )
+
+
 def found(record: Mapping[str, object]) -> str:
     """The names that there are, for who has named a column otherwise."""
     return f"the record has {', '.join(map(repr, record)) or 'no fields'}"

@@ -83,7 +83,7 @@ def export_model(
 
 
 def open_bundle(folder: str | Path) -> Bundle:
-    """The bundle in a folder, or that of a run. Raises BundleError when there is none, or it is damaged."""
+    """The bundle in a folder, or that of a run. Raises BundleError when the folder has no bundle, or a damaged one."""
     return run_folder.open_bundle(Path(folder))
 
 

@@ -62,7 +62,7 @@ class MLflow(Tracker):
         """Start a run.
 
         Args:
-            experiment: its name; made where there is none yet.
+            experiment: its name; a new one is made.
             uri: of the tracking server; by default as MLflow's environment says.
 
         Raises:

@@ -182,7 +182,7 @@ class _Pages:
         return Response(status_code=204)
 
     def _known(self, request: Request, changes: bool = False) -> Session:
-        """The session of a request. Raises HTTPException where there is none, or it cannot be what made the request."""
+        """The session of a request. Raises HTTPException without one, or where another page made the request."""
         session = self._gate.find(_secret(request))
         if session is None:
             raise HTTPException(401, "the session is over; log in again")

@@ -21,8 +21,7 @@ from fedspzo.broker.server.console.device_rows import read_devices
 from fedspzo.broker.server.controls import CHANGES, LAST_CHANGES, read_changes, read_settings, run_state
 from fedspzo.broker.server.evaluation import Evaluated
 from fedspzo.broker.server.held_out import best_of, read_evaluations
-from fedspzo.broker.server.schema import check_version, lacking_tables
-from fedspzo.broker.server.state_folder import DATABASE, SNAPSHOTS, list_snapshots
+from fedspzo.broker.server.state_folder import DATABASE, SNAPSHOTS, list_snapshots, open_to_read
 from fedspzo.broker.server.window import Window
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.privacy.budget import epsilon
@@ -57,11 +56,6 @@ class JobView:
         self._spent: Spent | None = None
         self._spent_to = 0
         self._best_of: tuple[str, Evaluated | None] = ("", None)
-        if not self._file.is_file():
-            raise StateError(
-                "state.not-a-servers",
-                f"{folder} is not the state folder of a server; give the folder that fedspzo server had as --state",
-            )
         with self._connected() as connection:
             row = connection.execute("SELECT name FROM job").fetchone()
         self.name: str = row[0] if row else "default"
@@ -132,7 +126,7 @@ class JobView:
         try:
             with self._lock:
                 if self._connection is None or self._file.stat().st_ino != self._inode:
-                    self._connection, self._inode = self._open(), self._file.stat().st_ino
+                    self._connection, self._inode = open_to_read(self.folder), self._file.stat().st_ino
                 try:
                     yield self._connection
                 finally:
@@ -142,14 +136,6 @@ class JobView:
                 "state.unreadable",
                 f"{self._file} cannot be read ({error}); check that a server of this version wrote it",
             ) from None
-
-    def _open(self) -> sqlite3.Connection:
-        uri = f"{self._file.resolve().as_uri()}?mode=ro"
-        connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
-        check_version(connection, self._file)
-        connection.executescript(lacking_tables(connection))
-        connection.row_factory = sqlite3.Row
-        return connection
 
     def _best(self, connection: sqlite3.Connection) -> Evaluated | None:
         """The best evaluation, looked for again where some came or went."""

@@ -14,6 +14,16 @@ export function say(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
+// Puts children in the place of those that differ.
+function put(parent, wanted) {
+  wanted.forEach((child, at) => {
+    const old = parent.children[at];
+    if (!old) parent.append(child);
+    else if (!old.isEqualNode(child)) old.replaceWith(child);
+  });
+  while (parent.children.length > wanted.length) parent.lastChild.remove();
+}
+
 // Rows of a table: each a list of texts or nodes; numbers are the columns that stand at the right.
 export function fill(body, rows, numbers = []) {
   const wanted = rows.map((cells) => {
@@ -26,12 +36,7 @@ export function fill(body, rows, numbers = []) {
     });
     return row;
   });
-  wanted.forEach((row, at) => {
-    const old = body.children[at];
-    if (!old) body.append(row);
-    else if (!old.isEqualNode(row)) old.replaceWith(row);
-  });
-  while (body.children.length > wanted.length) body.lastChild.remove();
+  put(body, wanted);
 }
 
 // Pairs of a term and what is said of it, with a note where there is one.
@@ -43,12 +48,7 @@ export function list(node, facts) {
     pair.append(make("dt", term), said);
     return pair;
   });
-  wanted.forEach((pair, at) => {
-    const old = node.children[at];
-    if (!old) node.append(pair);
-    else if (!old.isEqualNode(pair)) old.replaceWith(pair);
-  });
-  while (node.children.length > wanted.length) node.lastChild.remove();
+  put(node, wanted);
 }
 
 export const number = (value, digits = 4) =>

@@ -7,7 +7,8 @@ import json
 import math
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
@@ -109,29 +110,18 @@ class App:
     @_command
     def import_bundle(self, source: str) -> None:
         """Take a bundle, a folder or a zip file; it is used up. Training that runs is stopped."""
-        self._stop()
-        self._close_state()
-        self._engine = self._bundle = None
-        try:
+        with self._another_bundle():
             import_bundle(Path(source), self._files.bundle)
-        finally:
-            if (self._files.bundle / MANIFEST).exists():
-                self._bundle = Bundle(self._files.bundle)
 
     @_command
     def fetch_bundle(self) -> None:
         """Get the bundle, or what of it is missing, from where the invitation says. Training that runs is stopped."""
-        invitation = self._needed_invitation()
-        self._stop()
-        self._close_state()
-        self._engine = self._bundle = None
-        self._download = Download(invitation)
+        self._download = Download(self._needed_invitation())
         try:
-            self._download.run(self._files.bundle)
+            with self._another_bundle():
+                self._download.run(self._files.bundle)
         finally:
             self._download = None
-            if (self._files.bundle / MANIFEST).exists():
-                self._bundle = Bundle(self._files.bundle)
 
     def cancel_fetch(self) -> str:
         """Stop :meth:`fetch_bundle`, which holds the lock; what has arrived is kept for the next time."""
@@ -332,6 +322,18 @@ class App:
         if self._bundle is None:
             raise StateError("device.no-bundle", "there is no bundle; import the one that the job's server offers")
         return self._bundle
+
+    @contextmanager
+    def _another_bundle(self) -> Iterator[None]:
+        """Stop what uses the bundle, and open what is there afterwards: a new one, or where that failed the old one."""
+        self._stop()
+        self._close_state()
+        self._engine = self._bundle = None
+        try:
+            yield
+        finally:
+            if (self._files.bundle / MANIFEST).exists():
+                self._bundle = Bundle(self._files.bundle)
 
     def _needed_engine(self) -> Engine:
         if self._engine is None:

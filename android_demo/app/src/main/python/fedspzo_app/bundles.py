@@ -54,7 +54,7 @@ def _unpack(source: Path, folder: Path) -> None:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             make_folder(folder)  # there may be nothing in it
             archive.extractall(folder)  # it leaves no way out of the folder: drives, '..' and roots are dropped
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:  # the last: it is encrypted
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:  # unknown compression; encrypted
         raise BundleError(
             "bundle.not-a-zip", f"the file is not a readable zip file ({error}); choose a bundle's zip file"
         ) from None

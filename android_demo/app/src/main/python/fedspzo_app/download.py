@@ -33,7 +33,7 @@ class Download:
             raise DownloadError(
                 "download.no-place", "the invitation does not say where the bundle is; import the job's zip file"
             )
-        fetch_bundle(url, folder, authority if url.startswith("https:") else "", self._tell).bundle.check_base()
+        fetch_bundle(url, folder, authority if url.startswith("https:") else "", self._tell)
 
     def cancel(self) -> None:
         """Stop at the next piece that arrives."""

@@ -42,7 +42,7 @@ final class States {
         found.put("resting", with(better(), "running", false, "connected", false));
         found.put("ended", ended());
         found.put("error", error());
-        found.put("declined", message(learning(), "round.declined", "the examples have reactions and not all have labels"));
+        found.put("declined", message(learning(), "round.declined", "objective = loss needs labels, and these examples are reactions"));
         found.put("damaged", message(newcomer(), "state.sealed", "invitation.sealed cannot be unsealed (KeyError)"));
         return found;
     }
