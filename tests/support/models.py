@@ -117,20 +117,24 @@ ENCODERS = ("bert", "roberta", "xlm-roberta", *_ENCODERS)
 #: What phones run.
 ENGINES = ("litert", "executorch")
 #: Models whose layers differ most.
-_BOTH_ENGINES = ("opt", "gpt2", "phi3", "deberta-v3", "modernbert")
+MOST_DIFFERENT = ("opt", "gpt2", "phi3", "deberta-v3", "modernbert")
 
 
-def cases(variants: Mapping[str, Sequence[str]], quick: Mapping[tuple[str, str], Sequence[str]]) -> list[ParameterSet]:
+def cases(
+    variants: Mapping[str, Sequence[str]],
+    quick: Mapping[tuple[str, str], Sequence[str]],
+    both: Sequence[str] = ("gpt2",),
+) -> list[ParameterSet]:
     """(model, variant, engines) to test: those of the quick suite, what the slow one has more, and the matrix the rest.
 
-    The slow suite has one variant of a model, in turn, on LiteRT, and on ExecuTorch where layers differ most: to lower
-    for that takes four times as long.
+    The slow suite has one variant of a model, in turn, on LiteRT, and ``both`` on ExecuTorch too: to lower for that
+    takes seconds a layer.
     """
     found = []
     for name, kinds in variants.items():
         turn = kinds[list(MODELS).index(name) % len(kinds)]
         for variant in kinds:
-            slow = () if variant != turn else ENGINES if name in _BOTH_ENGINES else ENGINES[:1]
+            slow = () if variant != turn else ENGINES if name in both else ENGINES[:1]
             suites = ((quick.get((name, variant), ()), ()), (slow, pytest.mark.slow), (ENGINES, pytest.mark.matrix))
             tested = 0
             for engines, marks in suites:

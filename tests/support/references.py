@@ -39,12 +39,13 @@ class Case:
     reference: PeftModel
 
 
-def make_case(folder: Path, name: str, weights: str, engines: Sequence[str] = ENGINES) -> Case:
+def make_case(
+    folder: Path, name: str, weights: str, engines: Sequence[str] = ENGINES, groups: Sequence[int] = (4,)
+) -> Case:
     """A model by its name in ``models``; quantised ones are wide enough for it."""
     quantised = weights in ("int8", "int4")
     checkpoint = make_checkpoint(folder / name, name, **(wide(name) if quantised else {}))
-    groups = [4] if quantised else [2, 4]
-    target = Target(engines, [2], [24], adapters=LowRank(RANK, ALPHA), groups=groups, weights=weights)
+    target = Target(engines, [2], [24], adapters=LowRank(RANK, ALPHA), groups=list(groups), weights=weights)
     bundle = export_bundle(str(checkpoint), load_task("sst2"), target, folder / f"{name}-bundle")
     store = tokenise(bundle, [Example({"sentence": text}, i % 2) for i, text in enumerate(SENTENCES)])
     words = label_tokens(Checkpoint(str(checkpoint)), bundle.manifest.task)

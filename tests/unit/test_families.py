@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models import ENCODERS, ENGINES, MODELS, TEXTS, byte_pairs, cases, make_checkpoint, save_tokenizer
+from models import ENCODERS, ENGINES, MODELS, MOST_DIFFERENT, TEXTS, byte_pairs, cases, make_checkpoint, save_tokenizer
 from peft import PeftModel
 from references import read_labels, scoring_table, trained
 from refusals import raises
@@ -150,7 +150,9 @@ QUICK = {
 }
 
 
-CASES = cases({name: ("sst2",) if name in ENCODERS else ("sst2", "squad") for name in MODELS}, QUICK)
+CASES = cases(
+    {name: ("sst2",) if name in ENCODERS else ("sst2", "squad") for name in MODELS}, QUICK, both=MOST_DIFFERENT
+)
 
 
 @pytest.mark.parametrize(("name", "task", "engines"), CASES)
@@ -283,11 +285,11 @@ def test_variants_that_configs_have(tmp_path: Path) -> None:
     for name, changes in variants.items():
         checkpoint = make_checkpoint(tmp_path / name, name, **changes)
         reference = load_reference(checkpoint, name)
-        target = Target(["litert"], [1], [24])
+        target = Target(["torch"], [1], [24])
         bundle = export_bundle(str(checkpoint), load_task("sst2"), target, tmp_path / f"{name}-bundle")
         store = tokenise(bundle, [Example({"sentence": text}, i % 2) for i, text in enumerate(SENTENCES)])
         found = Case(checkpoint, bundle, store, reference)
-        losses, _ = predict(Forward(create_engine("litert"), Replica(bundle)), store)
+        losses, _ = predict(Forward(create_engine("torch"), Replica(bundle)), store)
         expected = reference_losses(found, reference, np.arange(len(store)))
         np.testing.assert_allclose(losses, expected, atol=1e-4, err_msg=name)
 
