@@ -13,13 +13,13 @@ import pytest
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "large_models.py"
 
 
+@pytest.mark.matrix  # minutes of disk each: too much for CI
 @pytest.mark.parametrize(
     ("model", "weights", "gigabytes", "export_mb"),
     [
-        pytest.param("roberta-large", "float32", 5, 1500, marks=pytest.mark.slow),
-        # Minutes of disk each: run with -m matrix, as all that is too much for CI.
-        pytest.param("opt-1.3b", "float32", 14, 1700, marks=pytest.mark.matrix),  # whose checkpoint has 5,263 MB
-        pytest.param("llama-3.2-3b", "int4", 10, 6000, marks=pytest.mark.matrix),  # adapters over 4 bits
+        ("roberta-large", "float32", 5, 1500),
+        ("opt-1.3b", "float32", 14, 1700),  # whose checkpoint has 5,263 MB
+        ("llama-3.2-3b", "int4", 10, 6000),  # adapters over 4 bits
     ],
 )
 def test_memory(model: str, weights: str, gigabytes: int, export_mb: int) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import constants
-from models import ENCODERS, ENGINES, cases, five_examples, make_checkpoint
+from models import ADAPTED, ENCODERS, ENGINES, cases, five_examples, make_checkpoint
 from peft import AutoPeftModel, AutoPeftModelForCausalLM, AutoPeftModelForFeatureExtraction, PeftModel
 from references import ALPHA, RANK, Case, make_case, read_labels, reference_losses, trained
 from refusals import raises
@@ -60,6 +60,7 @@ NAMES = (
 CASES = cases(
     dict.fromkeys(NAMES, ("float32",)),
     {("roberta", "float32"): ENGINES, ("qwen2", "float32"): ENGINES[:1]},
+    ADAPTED,
 )
 
 
@@ -157,7 +158,8 @@ class Counting(Forward[Replica]):
     ("name", "engines"),
     [
         *(("roberta", ENGINES), ("gpt2", ENGINES[:1])),
-        *(pytest.param(name, ENGINES[:1], marks=pytest.mark.slow) for name in ("gemma2", "phi3", "gpt-neox")),
+        pytest.param("phi3", ENGINES[:1], marks=pytest.mark.slow),
+        *(pytest.param(name, ENGINES[:1], marks=pytest.mark.matrix) for name in ("gemma2", "gpt-neox")),
     ],
 )
 def test_the_way_back(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -268,19 +268,24 @@ def test_refused_options(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "weights"), [("gpt2", "int8"), ("llama-3.2", "int4")])
-def test_cores_over_a_quantised_base(name: str, weights: str, tmp_path: Path, make_plan: Callable[..., Plan]) -> None:
+@pytest.mark.parametrize(
+    ("name", "weights", "engines"), [("gpt2", "int8", ("litert", "executorch")), ("llama-3.2", "int4", ("litert",))]
+)
+def test_cores_over_a_quantised_base(
+    name: str, weights: str, engines: Sequence[str], tmp_path: Path, make_plan: Callable[..., Plan]
+) -> None:
     """Engines agree, a stack measures what its branches do, and merging adds L·C·Rᵀ to the checkpoint's own numbers."""
     layers = {"n_layer": 2} if name == "gpt2" else {"num_hidden_layers": 2}
     model = make_checkpoint(tmp_path / "model", name, **{**wide(name), **layers})
     cores = Cores(rank=RANK, prior=[write_prior(tmp_path / "prior.jsonl", "text")], tasks=2)
     rounding = NEAREST if weights == "int4" else ""  # as good here, and quicker
-    target = Target(["litert", "executorch"], [2], [24], adapters=cores, groups=[4], weights=weights, rounding=rounding)
+    target = Target(engines, [2], [24], adapters=cores, groups=[4], weights=weights, rounding=rounding)
     bundle = export_bundle(str(model), load_task("sst2"), target, tmp_path / "bundle")
     replica, store = Replica(bundle), five_examples(bundle)
     added = trained(replica)
-    losses = [predict(Forward(create_engine(engine), replica), store)[0] for engine in ("litert", "executorch")]
-    np.testing.assert_allclose(losses[0], losses[1], atol=INTEGER_TOLERANCE * max(losses[0]))  # as exports allow
+    losses = [predict(Forward(create_engine(engine), replica), store)[0] for engine in engines]
+    for found in losses[1:]:
+        np.testing.assert_allclose(losses[0], found, atol=INTEGER_TOLERANCE * max(losses[0]))  # as exports allow
     blocks = (Block(last_layer(bundle.manifest), 0, 1.0, 1.0), Block(len(bundle.manifest.stages), 4, 1.0, 1.0))
     plan = make_plan(batch=2, epsilon=0.1, blocks=blocks, sides=1)
     stacked, alone = (measure(kind(create_engine("litert"), replica), store, plan, "a") for kind in (Forward, Alone))

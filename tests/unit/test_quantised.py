@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from language import opinion, train_decoder
-from models import ENGINES, MODELS, cases, five_examples, make_checkpoint, wide
+from models import ADAPTED, ENGINES, MODELS, cases, five_examples, make_checkpoint, wide
 from precision import loss_error
 from references import SENTENCES, Case, make_case, reference_losses, trained
 from refusals import raises
@@ -76,7 +76,11 @@ def test_golden_codes() -> None:
     assert (bytes_.codes.tolist(), bytes_.scales.tolist()) == ([[127, -127, 0, 1]], [1.0])
 
 
-CASES = cases({name: tuple(BITS) for name in MODELS if name != "xlm-roberta"}, {("roberta", "int4"): ENGINES})
+CASES = cases(
+    {name: tuple(BITS) for name in MODELS if name != "xlm-roberta"},
+    {("roberta", "int4"): ENGINES},
+    {**ADAPTED, "llama-3.2": ENGINES[:1], "gemma3": ENGINES[:1]},
+)
 
 
 @pytest.fixture(scope="module")
