@@ -47,7 +47,7 @@ def answer(message: Message, context: Context) -> Message:
 
     def observe(event: Event) -> None:
         if isinstance(event, Started):
-            names.append(event.device)
+            names.append(event.name)
 
     visit = Visit(signed)
     device = Device(
