@@ -38,8 +38,6 @@ _PULL_S, _LOOK_S = 0.1, 1.0
 #: Seconds without a word of a node, and after a failure of one, until it is greeted: a server takes it for gone after
 #: ``broker.server.devices.LEASE_S``.
 _QUIET_S, _RETRY_S = 60.0, 10.0
-#: Seconds in which no other node may have the name of a device that was heard.
-_NAMED_S = 30.0
 
 
 class GridTransport:
@@ -65,8 +63,7 @@ class _Node:
 
     Attributes:
         due: when to greet it, by the monotonic clock.
-        device: that it has spoken for; "" before it has.
-        heard: when it spoke last.
+        device: that it says it is; "" before it has. Several may say the same: signatures tell whose messages count.
         waiting: signed messages for it.
         asked: those that it was sent last, and has not answered.
         message: of Flower, that these are in; "" for none.
@@ -74,7 +71,6 @@ class _Node:
 
     due: float
     device: str = ""
-    heard: float = 0.0
     waiting: deque[bytes] = field(default_factory=lambda: deque(maxlen=MOST))
     asked: tuple[bytes, ...] = ()
     message: str = ""
@@ -189,14 +185,7 @@ class GridConnection:
             self._part(node)
             raise MessageError("flower.node-failed", f"its program failed: {printable(reply.error.reason or '')}")
         device, messages = unpack(reply.content)
-        for other in self._nodes.values():
-            if other is not node and other.device == device != "":
-                if now < other.heard + _NAMED_S:
-                    raise MessageError(
-                        "flower.name-taken", f"it says that it is device '{device}', as another node does"
-                    )
-                other.device = ""
-        node.device, node.heard = device or node.device, now
+        node.device = device or node.device
         for signed in messages if node.device else ():
             self.bytes_down += len(signed)
             self.events.receive(Received(self._topics.up(node.device), signed))
@@ -221,7 +210,7 @@ class GridConnection:
 
     def _part(self, node: _Node) -> None:
         """Say that a node's device is not there: its presence is taken away, as brokers do it."""
-        if node.device:
+        if node.device and not any(other.device == node.device for other in self._nodes.values() if other is not node):
             self.events.receive(Received(self._topics.state(node.device), b""))
 
     def _warn(self, number: int, text: str, kind: str) -> None:

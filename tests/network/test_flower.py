@@ -32,7 +32,7 @@ if sys.version_info >= (3, 11):
 REPOSITORY = Path(__file__).parents[2]
 NODES, ROUNDS = 8, 10
 #: Devices share directions, and all of them answer every round.
-SETTINGS = {"rounds": ROUNDS, "cohort": NODES, "seeds": "shared", "split": (3,), "fanouts": (1, 4), "digest_every": 3}
+SETTINGS = {"rounds": ROUNDS, "cohort": NODES, "seeds": "shared", "split": (3,), "fanouts": (1, 4)}
 
 
 def test_it_says_how_to_install_it() -> None:
@@ -56,7 +56,7 @@ def flower() -> Path:
     if not (folder / "ready").exists():
         shutil.rmtree(folder, ignore_errors=True)
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        install = [folder / "bin" / "pip", "install", "--quiet", "--only-binary", ":all:", *wanted]
+        install = [folder / "bin" / "pip", "install", "--quiet", "--no-compile", "--only-binary", ":all:", *wanted]
         done = subprocess.run(install, capture_output=True, text=True, check=False)
         if done.returncode:
             pytest.skip(f"Flower cannot be installed here: {done.stderr.strip().splitlines()[-1:]}")
@@ -73,7 +73,7 @@ class Place:
         pin_bundle(folder / "bundle", folder / "server")
         self.bundle = Bundle(folder / "bundle")
         (folder / "data").mkdir()
-        for number in range(NODES):
+        for number in range(NODES + 2):
             write_requests(folder / "data" / f"{number}.jsonl", 9 + number)
         told = [f"{key} = {list(value) if isinstance(value, tuple) else value!r}" for key, value in SETTINGS.items()]
         (folder / "job.toml").write_text("\n".join(told))
@@ -131,6 +131,9 @@ def place(bundle_folder: Path, tmp_path: Path, flower: Path) -> Place:
 
 def simulated(place: Place) -> tuple[list[bytes], str]:
     """The journal and the digest of the same job with virtual devices."""
+    for more in (place.folder / "data").glob("*.jsonl"):
+        if int(more.stem) >= NODES:
+            more.unlink()
     run = simulate(
         place.bundle, place.folder / "data", Job(**SETTINGS), state=place.folder / "simulated"
     )  # fmt: skip
@@ -154,7 +157,7 @@ def test_nodes_that_fail_or_lie_are_named_and_nothing_is_lost(place: Place) -> N
         "an answer of node 11 was dropped: its program failed: <class 'RuntimeError'>:<'out of memory\\nand more'>",
         "an answer of node 12 was dropped: it is not a FedSPZO message",
         "a message of 'junk' was dropped: ",
-        "an answer of node 14 was dropped: it says that it is device '0', as another node does",
+        "a message of '0' was dropped: ",
         "a result of '8' was refused: it is for round",
         "a message of '9' was dropped: ",
     ):

@@ -80,6 +80,7 @@ class Fleet:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.bundle = folder, Bundle(folder / "bundle")
+        self._alone = threading.Lock()  # Flower gives each call a process
         self.run_config = {
             "client.bundle": str(folder / "bundle"), "client.state": f"{folder}/nodes/{{partition}}",
             "client.data": f"{folder}/data/{{partition}}.jsonl", "client.id": "{partition}",
@@ -90,7 +91,8 @@ class Fleet:
         config = {"partition-id": name}
 
         def call(message: Message) -> Message:
-            return client_app(message, Context(1, 1, config, RecordDict(), self.run_config))
+            with self._alone:
+                return client_app(message, Context(1, 1, config, RecordDict(), self.run_config))
 
         return call
 
