@@ -5,15 +5,16 @@ What it needs the next time is in its state folder, as for a device that is star
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from flwr.app import Context, Message
+from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedspzo.device_runtime.device.device import Device
 from fedspzo.device_runtime.device.events import Event, Started
-from fedspzo.device_runtime.errors import StateError
+from fedspzo.device_runtime.errors import FedSPZOError, StateError
 from fedspzo.device_runtime.link.client import Will
 from fedspzo.device_runtime.link.events import Events, Received
 from fedspzo.device_runtime.link.packets import PacketLimit
@@ -21,6 +22,10 @@ from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.flower.content import pack, unpack
 from fedspzo.flower.settings import Settings
 
+log = logging.getLogger(__name__)
+
+#: Flower's code of an error in a ClientApp.
+_FAILED = 2
 #: What stands for a node's number among the nodes of a simulation, in a setting.
 PARTITION = "{partition}"
 
@@ -29,12 +34,16 @@ app = ClientApp()
 
 @app.train()
 def answer(message: Message, context: Context) -> Message:
-    """Take the device through one message.
+    """Take the device through one message; where it cannot, the answer is an error that says why."""
+    try:
+        return Message(_visit(unpack(message.content)[1], context), reply_to=message)
+    except FedSPZOError as error:
+        log.error("%s", error, extra={"kind": error.kind})
+        return Message(Error(_FAILED, str(error)), reply_to=message)
 
-    Raises:
-        FedSPZOError: as :class:`fedspzo.Device`; Flower brings it to the server's log.
-    """
-    _, signed = unpack(message.content)
+
+def _visit(signed: Sequence[bytes], context: Context) -> RecordDict:
+    """What the device says to signed messages. Raises FedSPZOError as :class:`fedspzo.Device` does."""
     partition = context.node_config.get("partition-id")
 
     def fill(text: str) -> str:
@@ -63,7 +72,7 @@ def answer(message: Message, context: Context) -> Message:
     )
     visit.stop = device.stop
     device.run()
-    return Message(pack(visit.said, names[0]), reply_to=message)
+    return pack(visit.said, names[0])
 
 
 def settings() -> Settings:

@@ -31,8 +31,6 @@ if sys.version_info >= (3, 11):
 
 REPOSITORY = Path(__file__).parents[2]
 NODES, ROUNDS = 8, 10
-#: Devices share directions, and all of them answer every round.
-SETTINGS = {"rounds": ROUNDS, "cohort": NODES, "seeds": "shared", "split": (3,), "fanouts": (1, 4)}
 
 
 def test_it_says_how_to_install_it() -> None:
@@ -73,15 +71,20 @@ class Place:
         pin_bundle(folder / "bundle", folder / "server")
         self.bundle = Bundle(folder / "bundle")
         (folder / "data").mkdir()
-        for number in range(NODES + 2):
-            write_requests(folder / "data" / f"{number}.jsonl", 9 + number)
-        told = [f"{key} = {list(value) if isinstance(value, tuple) else value!r}" for key, value in SETTINGS.items()]
-        (folder / "job.toml").write_text("\n".join(told))
         self.environment = {
             **os.environ, "PYTHONPATH": str(REPOSITORY), "PATH": f"{programs}:{os.environ['PATH']}",
             "FLWR_HOME": str(folder / "flower"), "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1",
             "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.05", "OMP_NUM_THREADS": "1",
         }  # fmt: skip
+
+    def lay(self, nodes: int = NODES, rounds: int = ROUNDS) -> None:
+        """Write the data of some nodes, and settings by which all share directions and answer every round."""
+        self.nodes = nodes
+        self.job = Job(rounds=rounds, cohort=nodes, seeds="shared", split=(3,), fanouts=(1, 4))
+        for number in range(nodes):
+            write_requests(self.folder / "data" / f"{number}.jsonl", 9 + number)
+        told = [f"rounds = {rounds}", f"cohort = {nodes}", "seeds = 'shared'", "split = [3]", "fanouts = [1, 4]"]
+        (self.folder / "job.toml").write_text("\n".join(told))
 
     def run(self, *command: object) -> subprocess.CompletedProcess[str]:
         words = list(map(str, command))
@@ -113,12 +116,12 @@ class Place:
     def journal(self) -> list[bytes]:
         return [encode(entry) for entry in read_journal(self.folder / "server")]
 
-    def assert_one_model(self, devices: int = NODES) -> None:
+    def assert_one_model(self) -> None:
         """Replicas of server and devices are those that the journal makes."""
         replica = Replica(self.bundle)
         for entry in read_journal(self.folder / "server"):
             replica.apply(entry)
-        for number in range(devices):
+        for number in range(self.nodes):
             state = DeviceState(self.folder / "nodes" / str(number), self.bundle)
             assert state.replica.digest() == replica.digest()
             state.close()
@@ -131,17 +134,13 @@ def place(bundle_folder: Path, tmp_path: Path, flower: Path) -> Place:
 
 def simulated(place: Place) -> tuple[list[bytes], str]:
     """The journal and the digest of the same job with virtual devices."""
-    for more in (place.folder / "data").glob("*.jsonl"):
-        if int(more.stem) >= NODES:
-            more.unlink()
-    run = simulate(
-        place.bundle, place.folder / "data", Job(**SETTINGS), state=place.folder / "simulated"
-    )  # fmt: skip
+    run = simulate(place.bundle, place.folder / "data", place.job, state=place.folder / "simulated")
     return [encode(entry) for entry in read_journal(place.folder / "simulated")], run.result.digest.hex()
 
 
 @pytest.mark.slow
 def test_a_job_goes_on_where_it_lost_the_grid(place: Place) -> None:
+    place.lay()
     said = place.probe("restart")
     assert "Flower's grid failed (ConnectionError: the SuperLink is gone); start the run again" in said
     expected, digest = simulated(place)
@@ -152,6 +151,7 @@ def test_a_job_goes_on_where_it_lost_the_grid(place: Place) -> None:
 
 @pytest.mark.slow
 def test_nodes_that_fail_or_lie_are_named_and_nothing_is_lost(place: Place) -> None:
+    place.lay(NODES + 2)  # of which two lie
     said = place.probe("hostile")
     for sentence in (
         "an answer of node 11 was dropped: its program failed: <class 'RuntimeError'>:<'out of memory\\nand more'>",
@@ -169,13 +169,21 @@ def test_nodes_that_fail_or_lie_are_named_and_nothing_is_lost(place: Place) -> N
     place.assert_one_model()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("simulation", [False, True], ids=["SuperNodes", "simulation"])
-def test_flower_runs_a_job_as_we_do(place: Place, simulation: bool) -> None:
+@pytest.mark.parametrize(
+    ("simulation", "nodes", "rounds"),
+    [
+        # A process for each message, each of which imports Flower for three seconds of a core.
+        pytest.param(False, 3, 3, marks=pytest.mark.slow, id="SuperNodes"),
+        pytest.param(False, NODES, ROUNDS, marks=pytest.mark.matrix, id="eight-SuperNodes"),
+        pytest.param(True, NODES, ROUNDS, marks=pytest.mark.slow, id="simulation"),
+    ],
+)
+def test_flower_runs_a_job_as_we_do(place: Place, simulation: bool, nodes: int, rounds: int) -> None:
+    place.lay(nodes, rounds)
     folder, port = place.folder, free_port()
     (folder / "app").mkdir()
     config = {
-        "server.bundle": folder / "bundle", "server.state": folder / "server", "server.devices": NODES,
+        "server.bundle": folder / "bundle", "server.state": folder / "server", "server.devices": nodes,
         "server.config": folder / "job.toml", "client.bundle": folder / "bundle",
         "client.state": f"{folder}/nodes/{{partition}}", "client.data": f"{folder}/data/{{partition}}.jsonl",
         "client.id": "{partition}",
@@ -187,7 +195,7 @@ def test_flower_runs_a_job_as_we_do(place: Place, simulation: bool) -> None:
     (folder / "flower").mkdir()
     connection = ["[superlink.here]", f'address = "127.0.0.1:{port}"', "insecure = true"]
     if simulation:
-        connection.append(f"options.num-supernodes = {NODES}")
+        connection.append(f"options.num-supernodes = {nodes}")
     (folder / "flower" / "config.toml").write_text("\n".join(connection))
     mode = ["--simulation"] if simulation else []
     with ExitStack() as running:
@@ -196,7 +204,7 @@ def test_flower_runs_a_job_as_we_do(place: Place, simulation: bool) -> None:
             "superlink", "flower-superlink", "--insecure", "--port", port, "--disable-runtime-dependency-installation",
             *mode,
         )  # fmt: skip
-        for number in range(0 if simulation else NODES):
+        for number in range(0 if simulation else nodes):
             start(
                 f"node-{number}", "flower-supernode", "--insecure", "--superlink", f"127.0.0.1:{port}", "--port",
                 free_port(), "--node-config", f"partition-id={number}",
