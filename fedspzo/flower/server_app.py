@@ -35,8 +35,8 @@ def main(grid: Grid, context: Context) -> None:
     if job.runs_as != MODES[0]:
         raise PlanError(
             "flower.masked",
-            f"results are masked in the mode {job.runs_as}, which needs devices that stay from one message to the next, and"
-            " Flower starts them for each; set mode = robust, or run the job over MQTT",
+            f"results are masked in the mode {job.runs_as}, which needs devices that stay from one message to the next,"
+            " and Flower starts them for each; set mode = robust, or run the job over MQTT",
         )
     Server(
         bundle,

@@ -175,7 +175,8 @@ def test_nodes_that_fail_or_lie_are_named_and_nothing_is_lost(place: Place) -> N
         # A process for each message, each of which imports Flower for three seconds of a core.
         pytest.param(False, 3, 3, marks=pytest.mark.slow, id="SuperNodes"),
         pytest.param(False, NODES, ROUNDS, marks=pytest.mark.matrix, id="eight-SuperNodes"),
-        pytest.param(True, NODES, ROUNDS, marks=pytest.mark.slow, id="simulation"),
+        pytest.param(True, 3, 3, marks=pytest.mark.slow, id="simulation"),
+        pytest.param(True, NODES, ROUNDS, marks=pytest.mark.matrix, id="simulation-of-eight"),
     ],
 )
 def test_flower_runs_a_job_as_we_do(place: Place, simulation: bool, nodes: int, rounds: int) -> None:
