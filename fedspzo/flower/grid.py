@@ -153,7 +153,7 @@ class GridConnection:
             self.events.put(Failed(failure))
 
     def _look(self, there: set[int], now: float) -> None:
-        """Note which nodes have come and gone, and whom to greet."""
+        """Note which nodes have come and gone, and greet those that are due."""
         with self._lock:
             for number in self._nodes.keys() - there:
                 self._part(self._nodes.pop(number))
