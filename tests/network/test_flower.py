@@ -173,7 +173,7 @@ def test_nodes_that_fail_or_lie_are_named_and_nothing_is_lost(place: Place) -> N
     ("simulation", "nodes", "rounds"),
     [
         # A process for each message, each of which imports Flower for three seconds of a core.
-        pytest.param(False, 3, 3, marks=pytest.mark.slow, id="SuperNodes"),
+        pytest.param(False, 2, 2, marks=pytest.mark.slow, id="SuperNodes"),
         pytest.param(False, NODES, ROUNDS, marks=pytest.mark.matrix, id="eight-SuperNodes"),
         pytest.param(True, 3, 3, marks=pytest.mark.slow, id="simulation"),
         pytest.param(True, NODES, ROUNDS, marks=pytest.mark.matrix, id="simulation-of-eight"),
