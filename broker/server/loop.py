@@ -38,9 +38,8 @@ from fedspzo.broker.server.store import ServerStore
 from fedspzo.broker.server.summing import Summing
 from fedspzo.broker.server.window import Window
 from fedspzo.device_runtime.errors import StateError
-from fedspzo.device_runtime.link.access import Access
-from fedspzo.device_runtime.link.connection import Link
 from fedspzo.device_runtime.link.events import Connected, Received
+from fedspzo.device_runtime.link.transport import Transport
 from fedspzo.device_runtime.log import several
 from fedspzo.device_runtime.privacy.promise import describe_noise
 from fedspzo.device_runtime.protocol.sums import check_continues
@@ -63,7 +62,7 @@ class Loop:
 
     def __init__(
         self,
-        access: Access,
+        access: Transport,
         name: str,
         job: Job,
         store: ServerStore,
@@ -108,7 +107,7 @@ class Loop:
         topics = Topics(name)
         client = access.user or f"server-{name}"
         lanes = Lanes()
-        self._link = Link(access, client, [topics.up("+"), topics.state("+")], events=lanes)
+        self._link = access.link(client, [topics.up("+"), topics.state("+")], events=lanes)
         self._evaluator = evaluator(self._link.events.put)
         self._roster = Roster(store.load_members())
         self._digests = DigestWatch()

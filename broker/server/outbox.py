@@ -8,7 +8,7 @@ from fedspzo.broker.rounds.job import Job
 from fedspzo.broker.rounds.sizes import largest_message
 from fedspzo.broker.server.devices import Roster
 from fedspzo.broker.server.store import ServerStore
-from fedspzo.device_runtime.link.connection import Link
+from fedspzo.device_runtime.link.transport import Connection
 from fedspzo.device_runtime.protocol.codec import encode
 from fedspzo.device_runtime.protocol.messages import Finish, Hello, Message
 from fedspzo.device_runtime.protocol.plan import Plan
@@ -23,7 +23,7 @@ ANSWER_S = 60.0
 class Outbox:
     """Messages that wait to be sent."""
 
-    def __init__(self, link: Link, topics: Topics, store: ServerStore, roster: Roster) -> None:
+    def __init__(self, link: Connection, topics: Topics, store: ServerStore, roster: Roster) -> None:
         self._link = link
         self._topics = topics
         self._store = store

@@ -26,7 +26,7 @@ from fedspzo.broker.server.upkeep import Upkeep, authority_end, certificate_end,
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.errors import StateError
-from fedspzo.device_runtime.link.access import Access
+from fedspzo.device_runtime.link.transport import Transport
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.scores import check_labels
@@ -59,7 +59,7 @@ class Server:
         self,
         bundle: Bundle,
         job: Job,
-        access: Access,
+        access: Transport,
         state: str | Path,
         *,
         name: str = "default",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from fedspzo.device_runtime.link.access import Access
+from fedspzo.device_runtime.link.transport import Transport
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def certificate_end(file: Path) -> float | None:
     return None
 
 
-def authority_end(access: Access) -> float | None:
+def authority_end(access: Transport) -> float | None:
     """When the first of the authorities in an access ends, as Unix time; None where it names none."""
     if not access.authority:
         return None

@@ -22,8 +22,8 @@ from fedspzo.device_runtime.device.waiting import Silence
 from fedspzo.device_runtime.energy.book import NoBook
 from fedspzo.device_runtime.engines.protocol import Engine
 from fedspzo.device_runtime.errors import MessageError, PlanError, StateError
-from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.link.events import Connected, Received
+from fedspzo.device_runtime.link.transport import Transport
 from fedspzo.device_runtime.log import RateLimitedLog, printable
 from fedspzo.device_runtime.model.modes import MODES
 from fedspzo.device_runtime.platform.conditions import Watch
@@ -69,7 +69,7 @@ class Agent:
 
     def __init__(
         self,
-        access: Access,
+        access: Transport,
         job: str,
         engine: Engine,
         state: DeviceState,

@@ -20,7 +20,7 @@ from fedspzo.device_runtime.energy.sampler import Sampler
 from fedspzo.device_runtime.energy.source import Source
 from fedspzo.device_runtime.engines.watched import WatchedEngine
 from fedspzo.device_runtime.errors import StateError
-from fedspzo.device_runtime.link.access import Access
+from fedspzo.device_runtime.link.transport import Transport
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.modes import MODES
 from fedspzo.device_runtime.platform.background import in_background
@@ -43,7 +43,7 @@ class Device:
     def __init__(
         self,
         bundle: Bundle,
-        access: Access,
+        access: Transport,
         state: Path,
         data: str | DataStore,
         *,

@@ -7,9 +7,8 @@ import secrets
 import sys
 import time
 
-from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.link.client import Will
-from fedspzo.device_runtime.link.connection import Link
+from fedspzo.device_runtime.link.transport import Transport
 from fedspzo.device_runtime.platform.conditions import Conditions
 from fedspzo.device_runtime.platform.memory import peak_rss_bytes
 from fedspzo.device_runtime.platform.profiling import NETWORK, Recorder
@@ -48,14 +47,13 @@ class Outbox:
         pending: what waits for an acknowledgement, and is sent again meanwhile.
     """
 
-    def __init__(self, access: Access, job: str, state: DeviceState, recorder: Recorder) -> None:
+    def __init__(self, access: Transport, job: str, state: DeviceState, recorder: Recorder) -> None:
         """Prepare to connect."""
         self._state = state
         self._recorder = recorder
         self._topics = Topics(job)
         self.session = secrets.randbits(63)
-        self.link = Link(
-            access,
+        self.link = access.link(
             client_id=state.device,
             subscriptions=[self._topics.round, self._topics.result, self._topics.down(state.device)],
             will=Will(self._topics.state(state.device), self._sign(Presence(False, self.session))),

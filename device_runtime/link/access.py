@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from fedspzo.device_runtime.errors import BrokerError
 from fedspzo.device_runtime.files import write_atomically
+
+if TYPE_CHECKING:
+    from fedspzo.device_runtime.link.client import Will
+    from fedspzo.device_runtime.link.connection import Link
+    from fedspzo.device_runtime.link.events import Events
 
 _KEEP, _PACKET = "session=keep", re.compile("packet=([1-9][0-9]{2,8})")
 _DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
@@ -84,6 +90,14 @@ class Access:
     def save(self, path: Path) -> None:
         """Write a file that only its owner may read; it appears whole or not at all."""
         write_atomically(path, json.dumps(asdict(self), indent=2).encode() + b"\n", mode=0o600)
+
+    def link(
+        self, client_id: str, subscriptions: Sequence[str], will: Will | None = None, events: Events | None = None
+    ) -> Link:
+        """See :meth:`fedspzo.device_runtime.link.transport.Transport.link`."""
+        from fedspzo.device_runtime.link.connection import Link  # which knows this module
+
+        return Link(self, client_id, subscriptions, will, events)
 
     @property
     def scheme(self) -> str:

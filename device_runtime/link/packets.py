@@ -9,7 +9,7 @@ import logging
 from typing import Any
 
 from fedspzo.device_runtime.errors import BrokerError
-from fedspzo.device_runtime.link.access import Access
+from fedspzo.device_runtime.link.transport import Transport
 from fedspzo.device_runtime.protocol.signing import MAX_SIGNED_BYTES
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ class PacketLimit:
         bytes: of the largest packet; 0 where nobody says.
     """
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Transport) -> None:
         self._access = access
         self._told = 0  # the smallest message that was told of
         self.bytes = access.packet_bytes
