@@ -105,7 +105,7 @@ class Replies:
         if member is None:
             return
         if message is None:
-            log.info("the broker does not let device '%s' in any more", device)
+            log.info("device '%s' cannot be reached any more", device)
             part(member)
             return
         reason = self._expelled(member)
