@@ -63,12 +63,12 @@ def align_edges(log: Log, times: Sequence[float], busy: Sequence[float], most: f
     Raises:
         EnergyError: no offset fits well, or another fits as well.
     """
-    grid = max(log.period, float(np.median(np.diff(times))))
+    grid = max(log.period, float(np.median(np.diff(times))) if len(times) > 1 else 0.0)
     clock = np.arange(times[0], times[-1], grid)
     work = np.interp(clock, times, busy)
     span = log.times[-1] - log.times[0]
-    length = clock[-1] - clock[0]
-    if span < length or work.std() == 0:
+    length = clock[-1] - clock[0] if len(clock) else 0.0
+    if not length or span < length or work.std() == 0:
         raise EnergyError(
             "energy.log-too-short",
             f"{log.name} is shorter than the measurement, or the work has no edges; give the --offset",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ import numpy as np
 from fedspzo.device_runtime.energy.external import Replay, align_edges
 from fedspzo.device_runtime.energy.meter_log import Log
 from fedspzo.device_runtime.energy.readings import Readings
-from fedspzo.device_runtime.energy.source import COUNTER, POWER, Facts
+from fedspzo.device_runtime.energy.source import COUNTER, POWER, Facts, Gap
 from fedspzo.device_runtime.errors import EnergyError
 from fedspzo.device_runtime.platform.profiling import IDLE
 
@@ -157,7 +158,10 @@ def _lay(
 
 def _read(source: Replay, now: float) -> float:
     source.now = now
-    return source.read()
+    try:
+        return source.read()
+    except Gap:
+        return math.nan
 
 
 def _fine(

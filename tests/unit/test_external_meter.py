@@ -10,6 +10,7 @@ import pytest
 from refusals import raises
 from sensors import JavaPhone, Span, World
 
+from fedspzo.device_runtime.energy.external import align_edges
 from fedspzo.device_runtime.energy.meter_log import Log, read_log
 from fedspzo.device_runtime.energy.timeline import Recording, Timeline, settle
 from fedspzo.device_runtime.platform.profiling import IDLE, PERTURB, forward_block
@@ -152,6 +153,8 @@ def test_logs_that_do_not_fit(hour: tuple[World, Timeline, Log, float]) -> None:
     short = Log("short.csv", log.times[:50], log.watts[:50], False)
     with raises("energy.log-too-short", "--offset"):
         settle(timeline, short, None)
+    with raises("energy.log-too-short", "--offset"):
+        align_edges(log, [timeline.ticks[0].at], [1.0])
     holed = np.ones(len(log.times), bool)
     holed[1000:1600] = False
     account = settle(timeline, Log("holed.csv", log.times[holed], log.watts[holed], False), offset)
