@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fedspzo.broker.rounds.sampling import Candidate
 from fedspzo.device_runtime.log import printable
-from fedspzo.device_runtime.protocol.messages import CAPABILITIES, Energy, Presence, Sync
+from fedspzo.device_runtime.protocol.messages import CAPABILITIES, Energy, Keep, Presence, Sync
 
 #: Seconds without a word after which a device counts as gone: more than twice what it lets pass between syncs.
 LEASE_S = 150.0
@@ -42,7 +42,7 @@ class Member:
         measured_joules, estimated_joules: that counted results took it, by its sensor and by estimates.
         joules_uncertainty: of both together: a device's rounds err alike, so theirs add up.
         joules_results: results that said so.
-        keeps: a session that was told to keep entries, and after which round.
+        told: a session, and what it was told to keep; None before one was told.
         brought, brought_at: from which round on it was sent entries last, and when.
     """
 
@@ -66,7 +66,7 @@ class Member:
     estimated_joules: float = 0.0
     joules_uncertainty: float = 0.0
     joules_results: int = 0
-    keeps: tuple[int, int] = (0, 0)
+    told: tuple[int, Keep] | None = None
     brought: int = -1
     brought_at: float = 0.0
     brought_to: int = 0

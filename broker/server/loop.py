@@ -111,7 +111,9 @@ class Loop:
         self._evaluator = evaluator(self._link.events.put)
         self._roster = Roster(store.load_members())
         self._digests = DigestWatch()
-        self._progress = Progress(Counter(store.load_counts()), best=self._held_out.best, evaluated=self._held_out.last)
+        self._progress = Progress(
+            Counter(store.load_counts()), best=self._held_out.best, evaluated=self._held_out.last, rounds=job.rounds
+        )
         self._admission = admission
         self._saved_counts = self._progress.counts.copy()
         self._outbox = Outbox(self._link, topics, store, self._roster)

@@ -39,6 +39,7 @@ class Progress:
         offer: the newest snapshot and its URL, when there is one to be had.
         synced_at: when a device last synced, by the monotonic clock.
         evaluated: the newest evaluation.
+        rounds: the job's.
         digest, reports, counts, best: see :class:`JobResult`.
     """
 
@@ -51,6 +52,7 @@ class Progress:
     reports: dict[str, Report] = field(default_factory=dict)
     best: Evaluated | None = None
     evaluated: Evaluated | None = None
+    rounds: int = 0
 
     def result(self) -> JobResult:
         """What there is now."""

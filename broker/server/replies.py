@@ -27,6 +27,7 @@ from fedspzo.device_runtime.log import RateLimitedLog, printable
 from fedspzo.device_runtime.protocol.codec import BATCH_BYTES, encode, fingerprint
 from fedspzo.device_runtime.protocol.masked import Inquiry, Masked, Ready
 from fedspzo.device_runtime.protocol.messages import (
+    ROUNDS,
     Ack,
     Decline,
     Dismissal,
@@ -218,9 +219,10 @@ class Replies:
             accept(member, sync)
             self._standing.agree(member)
             self._note(device, size)
-            if (keeps := (sync.session, self._store.backed_up)) != member.keeps:
-                member.keeps = keeps
-                self._outbox.send(device, Keep(keeps[1]))
+            keep = Keep(self._store.backed_up, self._progress.rounds if ROUNDS in member.can else 0)
+            if member.told != (sync.session, keep):
+                member.told = sync.session, keep
+                self._outbox.send(device, keep)
             self._bring_up(member)
 
     def _bring_up(self, member: Member) -> None:

@@ -65,6 +65,7 @@ class Agent:
     Attributes:
         link: the connection: whether it stands, and how many bytes it took.
         forward: runs the graphs, and counts their operations.
+        rounds: that the job has at most; 0 before the server has said so, as one of an older version never does.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class Agent:
         self._masker = Masker(job, state, least)
         self._catch_up = CatchUp(state, self._check, self._recorder, access.authority, self._give_back)
         self._dropped = RateLimitedLog(log)
+        self.rounds = 0
         self._plan: Plan | None = None
         #: A plan, or the end of the job, that follows a round which the replica has yet to come to.
         self._ahead: bytes | None = None
@@ -228,8 +230,9 @@ class Agent:
             said = self._outbox.pending
             measured = self._masker.held if isinstance(said, Masked) else said
             if isinstance(measured, Result) and measured.round == message.round:
-                log.info("round %d: %s", message.round, "counted" if message.counted else "too late")
-                self._observe(Acknowledged(measured, message.counted))
+                event = Acknowledged(measured, message.counted, self.rounds)
+                log.info("%s", event)
+                self._observe(event)
             if not isinstance(said, Report):
                 self._outbox.acknowledge(message.round)
         elif isinstance(message, Offer):
@@ -238,6 +241,7 @@ class Agent:
         elif isinstance(message, Partners):
             self._send_masked(self._masker.learn(message))
         elif isinstance(message, Keep):
+            self.rounds = message.rounds
             self._state.keep(message.after)
         elif isinstance(message, Wanted):
             self._give_back(message.after)

@@ -29,10 +29,17 @@ class Acknowledged:
     Attributes:
         result: what was measured.
         counted: whether it counts in its round, or came too late.
+        rounds: that the job has at most; 0 where the server has not said so.
     """
 
     result: Result
     counted: bool
+    rounds: int = 0
+
+    def __str__(self) -> str:
+        """In words for people."""
+        of = f" of {self.rounds}" if self.rounds else ""
+        return f"round {self.result.round}{of}: {'counted' if self.counted else 'too late'}"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fedspzo.device_runtime.energy.meter_log import Log
-from fedspzo.device_runtime.energy.source import COUNTER, Facts, Gap
+from fedspzo.device_runtime.energy.source import POWER, Facts, Gap
 from fedspzo.device_runtime.errors import EnergyError
 
 NAME = "csv"
@@ -17,9 +17,10 @@ GAIN = 0.01
 
 
 class Replay:
-    """A meter's log as a source that is read after the fact, at moments of the device's own clock.
+    """A meter's log as a source that is read after the fact, at moments of the device's own clock that rise.
 
-    See :class:`fedspzo.device_runtime.energy.source.Source`.
+    See :class:`fedspzo.device_runtime.energy.source.Source`. A row has the power of its moment, so that nobody knows
+    what was used between two rows: the log is no counter of joules.
     """
 
     name = NAME
@@ -31,21 +32,23 @@ class Replay:
             offset: what is added to the log's times to give the clock's.
             how: the offset was found, as a sentence.
         """
-        self._times, self._joules, self._period = log.times + offset, log.joules, log.period
+        self._times, self._watts, self._period = log.times + offset, log.watts, log.period
+        self._read = 0  # rows
         self.now = 0.0
         self.facts = Facts(
-            COUNTER, log.resolution * log.period, log.period, GAIN, "what the meter feeds",
+            POWER, log.resolution, log.period, GAIN, "what the meter feeds",
             (how, *log.remarks, f"the meter's scale is taken to be right to {GAIN:.0%}"),
         )  # fmt: skip
 
     def read(self) -> float:
-        """Joules up to ``now``. Raises Gap where the log has no row near."""
-        after = bisect.bisect_left(self._times, self.now)
+        """W, the mean of the rows up to ``now`` that were not read yet. Raises Gap where the log has no row near."""
+        after = bisect.bisect_right(self._times, self.now)
+        before, self._read = self._read, after
         if not 0 < after < len(self._times):
             raise Gap("the meter's log does not reach so far")
         if self._times[after] - self._times[after - 1] > 10 * self._period:
             raise Gap("the meter's log has a hole")
-        return float(np.interp(self.now, self._times, self._joules))
+        return float(self._watts[min(before or after, after - 1) : after].mean())
 
 
 def align_edges(log: Log, times: Sequence[float], busy: Sequence[float], most: float = 600.0) -> tuple[float, float]:
@@ -60,12 +63,12 @@ def align_edges(log: Log, times: Sequence[float], busy: Sequence[float], most: f
     Raises:
         EnergyError: no offset fits well, or another fits as well.
     """
-    grid = max(log.period, float(np.median(np.diff(times))))
+    grid = max(log.period, float(np.median(np.diff(times))) if len(times) > 1 else 0.0)
     clock = np.arange(times[0], times[-1], grid)
     work = np.interp(clock, times, busy)
     span = log.times[-1] - log.times[0]
-    length = clock[-1] - clock[0]
-    if span < length or work.std() == 0:
+    length = clock[-1] - clock[0] if len(clock) else 0.0
+    if not length or span < length or work.std() == 0:
         raise EnergyError(
             "energy.log-too-short",
             f"{log.name} is shorter than the measurement, or the work has no edges; give the --offset",

@@ -45,20 +45,16 @@ class Log:
     remarks: tuple[str, ...] = ()
 
     @property
-    def joules(self) -> np.ndarray:
-        """float64 [rows], used since the first row: power by the trapezoid rule."""
-        return np.concatenate([[0.0], np.cumsum(np.diff(self.times) * (self.watts[1:] + self.watts[:-1]) / 2)])
-
-    @property
     def period(self) -> float:
         """Seconds between rows, their median."""
         return float(np.median(np.diff(self.times)))
 
     @property
     def resolution(self) -> float:
-        """W: the least difference between rows that differ."""
+        """W: the least difference between rows that differ, or less where all rows are whole multiples of less."""
         steps = np.abs(np.diff(self.watts))
-        return float(steps[steps > 0].min(initial=np.inf)) if steps.any() else 0.0
+        parts = int(np.gcd.reduce(np.round(np.abs(self.watts) * 1e6).astype(np.int64)))
+        return min(float(steps[steps > 0].min()), parts / 1e6) if steps.any() else 0.0
 
 
 def read_log(file: Path, volts: float | None = None) -> Log:

@@ -66,6 +66,7 @@ _LATER: dict[type[Any], tuple[tuple[str, Any], ...]] = {
     Plan: (("rebase_every", 0), ("aggregate", ""), ("bound", 0.0), ("masking", ()), ("noise", ()), ("objective", ())),
     Entry: (("sums", ()),),
     Partner: (("certificate", b""),),
+    Keep: (("rounds", 0),),
 }
 
 

@@ -12,9 +12,10 @@ from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.protocol.sums import Sums
 
 #: What of the protocol came after a first version of it and is not understood by all devices: plans with a rule and a
-#: bound, and those that ask for masked results, for noise, or for another objective than the loss.
-OBJECTIVES = "objectives"
-CAPABILITIES = ("bound", "masks", "noise", OBJECTIVES)
+#: bound, and those that ask for masked results, for noise, or for another objective than the loss; and being told how
+#: many rounds the job has.
+OBJECTIVES, ROUNDS = "objectives", "rounds"
+CAPABILITIES = ("bound", "masks", "noise", OBJECTIVES, ROUNDS)
 
 
 @dataclass(frozen=True)
@@ -218,9 +219,11 @@ class Keep:
 
     Attributes:
         after: the round.
+        rounds: that the job has at most; 0 where the device does not know what this is.
     """
 
     after: int
+    rounds: int = 0
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,7 @@ def run(options: argparse.Namespace) -> None:
         if isinstance(event, Started):
             manager.say(f"STATUS=round {event.round}")
         elif isinstance(event, Acknowledged):
-            manager.say(f"STATUS=round {event.result.round}: {'counted' if event.counted else 'too late'}")
+            manager.say(f"STATUS={event}")
         elif isinstance(event, Finished):
             manager.say(f"STATUS=finished at round {event.round}")
         else:

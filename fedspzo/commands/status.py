@@ -27,7 +27,8 @@ def run(options: argparse.Namespace) -> None:
     recent = status["recent"]
     if status["job"] is not None:
         print(f"job '{status['job']}'")
-    print(f"round {status['round']}, journal of {status['journal_bytes']:,} bytes")
+    of = f" of {status['rounds']}" if status["rounds"] else ""
+    print(f"round {status['round']}{of}, journal of {status['journal_bytes']:,} bytes")
     if recent:
         print(
             f"last {recent['rounds']} rounds: loss {recent['loss']:.4f}, {recent['results']:.1f} results and"

@@ -10,11 +10,13 @@ from typing import Any
 from fedspzo.device_runtime.energy.source import find_number, find_text, folders
 
 _CPU, _HEAT, _SCREENS = "devices/system/cpu", "class/thermal", "class/backlight"
+#: Where the processor has no name, as on most ARM boards, the board has one.
+_BOARD = "firmware/devicetree/base/model"
 
 
 def describe_host(sys: Path = Path("/sys")) -> dict[str, Any]:
-    """Host, kernel, governors, frequencies in MHz, temperatures in °C and brightness of screens, as plain values; None
-    and empty where the machine does not say."""
+    """What the machine says of itself as plain values: host, board, kernel, governors, frequencies in MHz, temperatures
+    in °C and brightness of screens; None and empty where it does not say."""
     cores = [folder / "cpufreq" for folder in folders(sys / _CPU) if (folder / "cpufreq").is_dir()]
     governors = {find_text(core / "scaling_governor") for core in cores} - {None}
     frequencies = [hertz for core in cores if (hertz := find_number(core / "scaling_cur_freq"))]
@@ -25,6 +27,7 @@ def describe_host(sys: Path = Path("/sys")) -> dict[str, Any]:
         "kernel": platform.release(),
         "machine": platform.machine(),
         "processor": _processor(),
+        "board": (find_text(sys / _BOARD) or "").rstrip("\0") or None,
         "cores": os.cpu_count(),
         "governor": sorted(map(str, governors)),
         "frequencies_mhz": [hertz / 1e3 for hertz in frequencies],

@@ -45,7 +45,7 @@ from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.entry import Contribution, Entry
 from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.protocol.signing import PIN
-from fedspzo.device_runtime.replica.state import DeviceState
+from fedspzo.device_runtime.replica.state import KEY, DeviceState
 
 ROOT = Path(__file__).resolve().parents[2]
 SUPPORT = ROOT / "tests" / "support"
@@ -132,15 +132,14 @@ def test_a_bundle_comes_from_where_the_invitation_says(
 
 
 def test_bundles_are_checked_before_they_replace_another(app: App, copied_bundle: Path, tmp_path: Path) -> None:
-    archive = shutil.make_archive(str(tmp_path / "bundle"), "zip", copied_bundle.parent, copied_bundle.name)
-    result(app.import_bundle(archive))
-    assert not Path(archive).exists()
+    chosen = tmp_path / "unpacked"
+    shutil.copytree(copied_bundle, chosen / "bundle")
+    result(app.import_bundle(str(chosen)))
+    assert not chosen.exists()
     graph = next(copied_bundle.rglob("*.tflite"))
     graph.write_bytes(graph.read_bytes()[:-1])
     assert "[bundle.file-altered]" in error(app.import_bundle(str(copied_bundle)))
     assert result(app.status())["task"]["name"] == "requests"
-    (tmp_path / "no.zip").write_bytes(b"PK nothing")
-    assert "[bundle.not-a-zip]" in error(app.import_bundle(str(tmp_path / "no.zip")))
     answer = result(app.predict('{"text": "wake me"}'))
     assert sum(share for _, share in answer["labels"]) == pytest.approx(1, abs=1e-3)
     assert "[data.empty-field]" in error(app.predict("{}"))
@@ -260,6 +259,33 @@ def test_secrets_lie_sealed(app: App, copied_bundle: Path, tmp_path: Path) -> No
     result(app.leave())
     assert {file.name for file in root.iterdir()} == {"bundle"}
     result(app.enrol("mqtt://host"))
+
+
+def test_an_update_of_the_app_keeps_what_version_0_2_0_wrote(
+    copied_bundle: Path, pinned: Bundle, tmp_path: Path
+) -> None:
+    vault, files = Keystore(tmp_path / "keystore"), PrivateFiles(tmp_path / "no_backup")
+    public = DeviceState(tmp_path / "other", pinned, "phone-1").signer.public
+    shutil.copytree(copied_bundle, files.bundle)
+    examples = '{"text": "wake me", "label": "alarm"}\n{"text": "call mum", "shown": "call", "reward": 1.0}\n'
+    wrote = {
+        "invitation.sealed": vault.seal("fedspzo:hgFzbXF0dHM6Ly8xMjcuMC4wLjE6OWdwaG9uZS0xa3NlY3JldC13b3JkgGdkZWZhdWx0"),
+        "key.sealed": vault.seal((tmp_path / "other" / KEY).read_bytes().hex()),
+        "examples.jsonl": examples,
+        "history.jsonl": '{"round": 7, "loss": 1.25, "counted": true, "bytes_up": 3, "bytes_down": 4, "joules": 2}\n',
+        "limits.json": '{"battery": 0.3, "temperature_c": 40.0, "charging": true, "unmetered": false}',
+        "paused": "",
+    }
+    for name, content in wrote.items():
+        (files.root / name).write_text(content)
+    app = open_app(tmp_path)
+    status = result(app.status())
+    assert (status["broker"], status["device"], status["job"]) == ("mqtts://127.0.0.1:9", "phone-1", "default")
+    assert (status["examples"], status["losses"], status["bytes_down"], status["paused"]) == (2, [[7, 1.25]], 4, True)
+    assert status["limits"] == json.loads(wrote["limits.json"])
+    assert status["task"]["name"] == "requests"
+    assert result(app.show_key())["line"] == f"phone-1 {public.hex()}"
+    assert files.examples.read_text() == examples
 
 
 def test_a_key_that_a_kill_left_plain_is_sealed(pinned: Bundle, tmp_path: Path) -> None:
@@ -435,16 +461,17 @@ def test_the_app_trains_through_a_kill_and_a_cut(
         "--rounds", "200", "--deadline", "60", "--fanouts", "1,64", "--serve-after", "0",
     )  # fmt: skip
     invitation = federation.invitation(phone_login)
-    archive = shutil.make_archive(str(tmp_path / "bundle"), "zip", federation.bundle)
+    chosen = shutil.copytree(federation.bundle, tmp_path / "unpacked")
 
     (tmp_path / "phone").mkdir()
     (tmp_path / "phone" / "phone.json").write_text('{"plugged": 0, "watts": 2}')
     phone = Phone(tmp_path / "phone", python)
     result(phone.ask("enrol", invitation.text()))
-    result(phone.ask("import_bundle", archive))
+    result(phone.ask("import_bundle", str(chosen)))
     result(phone.ask("import_examples", str(write_examples(tmp_path / "mine.jsonl", 12))))
     result(phone.ask("start"))
-    phone.wait(lambda status: len(status["losses"]) >= 5 and status["working"])
+    status = phone.wait(lambda status: len(status["losses"]) >= 5 and status["working"])
+    assert status["rounds"] == 200
     maps = Path(f"/proc/{phone.process.pid}/maps").read_text()
     assert all(library in maps for library in ("libLiteRt.so", "libdirections.so"))
     result(phone.ask("add_example", '{"text": "wake me now", "label": "alarm"}'))
@@ -501,7 +528,7 @@ def test_reactions_are_trained_on_where_the_job_uses_them(
     )  # fmt: skip
     phone = Phone(tmp_path / "phone", own_python(tmp_path))
     result(phone.ask("enrol", Invitation(login).text()))
-    result(phone.ask("import_bundle", shutil.make_archive(str(tmp_path / "bundle"), "zip", federation.bundle)))
+    result(phone.ask("import_bundle", str(shutil.copytree(federation.bundle, tmp_path / "unpacked"))))
     assert "react to suggestions [data.none-yet]" in error(phone.ask("start"))
     result(phone.ask("predict", '{"text": "call mum"}'))
     result(phone.ask("react", False))

@@ -194,7 +194,7 @@ def test_a_job_is_measured_from_its_start_to_its_end(bundle_folder: Path, tmp_pa
         )  # fmt: skip
         app = open_app(tmp_path)
         app.enrol(Invitation(login).text())
-        app.import_bundle(shutil.make_archive(str(tmp_path / "bundle"), "zip", bundle))
+        app.import_bundle(str(shutil.copytree(bundle, tmp_path / "unpacked")))
         (tmp_path / "mine.jsonl").write_text("".join(f'{{"text": "{text}", "label": "call"}}\n' for text in texts(200)))
         app.import_examples(str(tmp_path / "mine.jsonl"))
         assert app.start(Listener()) == "{}"

@@ -87,6 +87,6 @@ def test_a_node_dies_in_a_round(
         assert replica.digest() == digests[replica.round]
     counted = {(closed.round, name) for closed in read_history(tmp_path / "server") for name in closed.devices}
     for name, text in said.items():
-        acknowledged = {int(round) for round in re.findall(r"round (\d+): counted", text)}
+        acknowledged = {int(round) for round in re.findall(r"round (\d+) of \d+: counted", text)}
         assert len(acknowledged) > 20, errors
         assert {(round, name) for round in acknowledged} <= counted

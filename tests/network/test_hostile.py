@@ -25,6 +25,7 @@ from fedspzo.broker.server import blocking, inbox, recovery, standing
 from fedspzo.broker.server.devices import Roster
 from fedspzo.broker.server.evaluation import Evaluator, Schedule
 from fedspzo.broker.server.loop import Loop
+from fedspzo.broker.server.outbox import Outbox
 from fedspzo.broker.server.state_folder import read_history
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.device import agent, catch_up
@@ -37,12 +38,14 @@ from fedspzo.device_runtime.protocol.codec import decode, encode, fingerprint
 from fedspzo.device_runtime.protocol.entry import Contribution, Entry
 from fedspzo.device_runtime.protocol.masked import Ready
 from fedspzo.device_runtime.protocol.messages import (
+    ROUNDS,
     Ack,
     Decline,
     Dismissal,
     EntryBatch,
     Finish,
     Hello,
+    Keep,
     Message,
     Offer,
     Presence,
@@ -251,6 +254,21 @@ def test_numbers_that_a_database_cannot_hold(pinned: Bundle, entries: list[Entry
     far = replace(entries[0], plan=replace(entries[0].plan, round=(1 << 64) - 1))
     host.hear("evil", EntryBatch((host.sign("evil", encode(far)),)))
     assert host.standing == before
+
+
+def test_a_device_is_told_how_many_rounds_there_are_where_it_knows_of_that(
+    victim: Victim, pinned: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Message] = []
+    monkeypatch.setattr(Outbox, "send", lambda outbox, device, message: told.append(message))
+    host = Host(pinned, tmp_path, ("old",))
+    host.hear("old", host.sync("old", 1), replace(host.sync("old", 2), can=("a word of later", ROUNDS)))
+    assert [message for message in told if isinstance(message, Keep)] == [Keep(0), Keep(0, 10)]
+    for message in told:
+        victim.hear(victim.sign(message, DEVICE))
+    assert victim.agent.rounds == 10
+    victim.hear(victim.sign(Keep(1), DEVICE))
+    assert victim.agent.rounds == 0, "an older server has taken over"
 
 
 def test_keys_that_no_message_could_pass_on_are_not_kept(pinned: Bundle, tmp_path: Path) -> None:

@@ -37,4 +37,4 @@ def test_from_a_broker_to_two_devices(
     assert done.returncode == 0, done.stdout + done.stderr
     assert "fedspzo_round " in done.stdout
     assert "; the model's digest is " in done.stdout
-    assert "round 40: counted" in done.stdout
+    assert "round 40 of 40: counted" in done.stdout

@@ -62,9 +62,9 @@ class Device:
 
     def __init__(self, access: Access, job: str, bundle: Bundle, folder: Path, store: DataStore) -> None:
         self.state = DeviceState(folder, bundle, folder.name)
-        agent = Agent(access, job, create_engine("litert"), self.state, lambda: store)
-        agent.connect()
-        self._thread = threading.Thread(target=agent.run, daemon=True)
+        self.agent = Agent(access, job, create_engine("litert"), self.state, lambda: store)
+        self.agent.connect()
+        self._thread = threading.Thread(target=self.agent.run, daemon=True)
         self._thread.start()
 
     def digest(self) -> bytes:
@@ -102,6 +102,7 @@ def test_two_servers_side_by_side_and_one_of_them_again(
             result = server.wait(PATIENCE_S)
             assert result is not None
             assert result.digest == devices[name].digest() == result.reports[f"{name}-a"].digest
+            assert devices[name].agent.rounds == ROUNDS
             assert told[name][-1] == result
             assert [event.round for event in told[name] if isinstance(event, ClosedRound)] == [*range(1, ROUNDS + 1)]
             assert [event.round for event in told[name] if isinstance(event, Evaluated)] == [0, 2, 4]
@@ -112,7 +113,7 @@ def test_two_servers_side_by_side_and_one_of_them_again(
         device = Device(Access(broker.url), "one", bundles["one"], tmp_path / "one-a", store)
         result = server.wait(PATIENCE_S)
         assert result is not None
-        assert result.digest == device.digest()
+        assert (result.digest, device.agent.rounds) == (device.digest(), ROUNDS + 2)
     assert [event.round for event in told["one"] if isinstance(event, ClosedRound)] == [ROUNDS + 1, ROUNDS + 2]
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert capsys.readouterr() == ("", "")

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from fedspzo.device_runtime.energy.external import Replay, align_edges
+from fedspzo.device_runtime.energy.meter_log import Log
 from fedspzo.device_runtime.energy.readings import Readings
-from fedspzo.device_runtime.energy.source import COUNTER, POWER, Facts
+from fedspzo.device_runtime.energy.source import COUNTER, POWER, Facts, Gap
+from fedspzo.device_runtime.errors import EnergyError
 from fedspzo.device_runtime.platform.profiling import IDLE
 
 
@@ -25,6 +31,7 @@ class Gauge:
         step: J or W that it tells apart.
         gain: standard deviation of its scale.
         gauge: the runtime must learn its period.
+        log: it is an external meter's log, laid over the clock by the edges of the work where these tell.
     """
 
     kind: str
@@ -35,6 +42,7 @@ class Gauge:
     step: float = 0.0
     gain: float = 0.03
     gauge: bool = True
+    log: bool = False
 
 
 #: Name → gauge: each source of the runtime, and what makers do to gauges.
@@ -42,6 +50,7 @@ GAUGES = {
     "rapl": Gauge(COUNTER, (1e-3, 1e-3), step=2.0**-14, gain=0.02, gauge=False),
     "jetson": Gauge(POWER, (7e-3, 7e-3), step=0.15, gain=0.01, gauge=False),
     "pi5": Gauge(POWER, (0.1, 0.1), mean=True, step=0.01, gauge=False),
+    "meter's log": Gauge(POWER, (0.1, 20), step=0.01, gain=0.01, gauge=False, log=True),
     "laptop's energy": Gauge(COUNTER, (10, 40), step=36.0),
     "laptop's power": Gauge(POWER, (5, 40), step=1e-3),
     "laptop's late power": Gauge(POWER, (2, 30), lags=(0.0, 2.0), mean=True, step=1e-2),
@@ -73,6 +82,7 @@ def draw_run(gauge: Gauge, random: np.random.Generator, long: bool, poll: float 
         steps: work is the same step over and over, in which a long phase alternates with shorter ones than are told.
     """
     period = float(np.exp(random.uniform(*np.log(gauge.periods))))
+    poll = max(poll, float(np.ceil(period))) if gauge.log else poll  # its readings are taken that far apart
     watts = {IDLE: random.uniform(1.0, 3.0)}
     moving = period * max(np.ceil(gauge.step / watts[IDLE] / period), 1) if gauge.kind == COUNTER else period
     unit = max(moving * (1.5 if gauge.irregular else 1.0), poll)
@@ -95,7 +105,6 @@ def draw_run(gauge: Gauge, random: np.random.Generator, long: bool, poll: float 
     starts = np.concatenate([[0.0], np.cumsum(lengths)])
     fine = _fine(starts, levels, noisy, unit, random)
     times = np.arange(0.0, starts[-1], poll)
-    values = _show(gauge, period, fine, times, random)
     cuts = [np.clip(times, start, stop) - start for start, stop in itertools.pairwise(starts)]
     seconds = {
         name: np.diff(sum(cut for cut, one in zip(cuts, names, strict=True) if one == name), prepend=0.0)
@@ -113,13 +122,46 @@ def draw_run(gauge: Gauge, random: np.random.Generator, long: bool, poll: float 
     idle = used[IDLE] / spent[IDLE]
     truth = {name: used[name] - idle * spent[name] for name in seconds if name != IDLE}
     truth["work"] = sum(truth.values())
+    if gauge.log:
+        source = _lay(gauge, period, fine, times, seconds, random)
+        return Run(Readings(times, np.array([_read(source, now) for now in times]), seconds), source.facts, truth, unit)
     said = 1.0 if gauge.gauge else period
     return Run(
-        Readings(times, values, seconds),
+        Readings(times, _show(gauge, period, fine, times, random), seconds),
         Facts(gauge.kind, gauge.step / 1000 if gauge.gauge else gauge.step, said, gauge.gain, "all", gauge=gauge.gauge),
         truth,
         unit,
     )
+
+
+def _lay(
+    gauge: Gauge,
+    period: float,
+    fine: tuple[np.ndarray, np.ndarray],
+    times: np.ndarray,
+    seconds: Mapping[str, np.ndarray],
+    random: np.random.Generator,
+) -> Replay:
+    """A meter's log of the same, by a clock that is up to a minute off, over the clock of the work."""
+    rows = np.arange(-random.uniform(8, 9) * period, times[-1] + 9 * period, period)
+    joules = np.interp(rows[:, None] + [-5e-4, 5e-4], *fine)
+    before, after = (np.diff(fine[1])[end] / np.diff(fine[0])[end] for end in (0, -1))
+    watts = np.where(rows < 0, before, np.where(rows > fine[0][-1], after, np.diff(joules)[:, 0] * 1e3))
+    watts = np.round((1 + gauge.gain * random.standard_normal()) * watts / gauge.step) * gauge.step
+    off = random.uniform(-60, 60)
+    log = Log("meter.csv", rows - off, watts, True)
+    busy = 1 - seconds[IDLE][1:] / sum(seconds.values())[1:]
+    with contextlib.suppress(EnergyError):  # the person who measures says it
+        off, _ = align_edges(log, (times[1:] + times[:-1]) / 2, busy)
+    return Replay(log, off, "")
+
+
+def _read(source: Replay, now: float) -> float:
+    source.now = now
+    try:
+        return source.read()
+    except Gap:
+        return math.nan
 
 
 def _fine(

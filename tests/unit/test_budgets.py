@@ -9,6 +9,7 @@ from functools import cache
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patience import PATIENCE_S
 
 from fedspzo.broker.rounds.job import Job, plan_round
 from fedspzo.broker.rounds.masked_round import begin_round
@@ -143,7 +144,7 @@ def test_who_spends_too_much_is_not_heard_and_then_cut_off(
     found = [own.spend("evil", second / 100, 1.0, signed) for second in range(8000)]
     assert [each for each in found if each[0]] == [(1, False), (2, True), (3, True)]
     assert muted == [("evil", 10.0), ("evil", 20.0), ("evil", 40.0)] * signed, "nobody by another's messages"
-    assert done.wait(60)
+    assert done.wait(PATIENCE_S)
     assert cut[0] == "evil"
     assert all(own.spend("honest", second, REGAINED, True)[0] == 0 for second in range(1000))
     assert caplog.text.count("device 'evil' sends far more than it needs to") == 3

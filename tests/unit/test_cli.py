@@ -151,7 +151,7 @@ def test_a_model_type_is_refused_before_pytorch_is_loaded(tmp_path: Path) -> Non
     (tmp_path / "config.json").write_text('{"model_type": "mamba"}')
     arguments = ["export", str(tmp_path), "--task", "sst2", "--out", str(tmp_path / "b")]
     code = f"import sys; from fedspzo.cli import main; print(main({arguments!r}), 'torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S)
     assert "'mamba'" in done.stderr
     assert "one of the types bert, camembert," in done.stderr
     assert done.stdout.split() == ["1", "False"]
@@ -162,7 +162,7 @@ def test_offline_is_what_the_hub_library_takes_for_it() -> None:
     for value, said in (("0", "[model.hub-failed]"), ("1", "[model.no-folder]")):
         environment = {**os.environ, "HF_HUB_OFFLINE": value, "HF_ENDPOINT": "http://127.0.0.1:9"}
         done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S, env=environment
         )
         assert said in done.stderr
 

@@ -48,6 +48,7 @@ from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.estimator import measure
 from fedspzo.device_runtime.step.runner import Forward
+from fedspzo.energy.host import describe_host
 
 IDLE_W = 2.0
 BLOCK_1, BLOCK_2 = forward_block(0), forward_block(1)
@@ -292,6 +293,24 @@ def test_batteries_that_say_little(tmp_path: Path) -> None:
     tree.show(720.0, 5.0)
     write_tree(tmp_path, {"BAT0/status": "Discharging"})
     assert source.read() == pytest.approx(360, abs=1), "nothing is known of what came between"
+
+
+def test_a_machine_is_described(tmp_path: Path) -> None:
+    cores = {f"devices/system/cpu/cpu{n}/cpufreq/scaling_cur_freq": 1_500_000 + n for n in range(2)}
+    governors = {f"devices/system/cpu/cpu{n}/cpufreq/scaling_governor": "ondemand" for n in range(2)}
+    rest = {
+        "class/thermal/thermal_zone0/temp": 48_200,
+        "class/backlight/10-0045/actual_brightness": 31,
+        "firmware/devicetree/base/model": "Raspberry Pi 5 Model B Rev 1.0\0",
+    }
+    write_tree(tmp_path, {**cores, **governors, **rest})
+    found = describe_host(tmp_path)
+    assert (found["governor"], found["frequencies_mhz"]) == (["ondemand"], [1500.0, 1500.001])
+    assert (found["temperatures_c"], found["screen"]) == ([48.2], {"10-0045": 31})
+    assert found["board"] == "Raspberry Pi 5 Model B Rev 1.0"
+    assert found["kernel"]
+    silent = describe_host(tmp_path / "nowhere")
+    assert (silent["governor"], silent["temperatures_c"], silent["screen"], silent["board"]) == ([], [], {}, None)
 
 
 def test_a_raspberry_pi_4_cannot_measure() -> None:

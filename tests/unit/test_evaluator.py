@@ -73,7 +73,7 @@ def test_what_is_late_is_skipped_and_what_is_needed_kept(
     for number in range(1, ROUNDS):
         evaluator.follow(number)
     go_on.set()
-    assert done.wait(60)
+    assert done.wait(PATIENCE_S)
     evaluator.close()
     assert rounds(reports, Evaluated) == [0, 240, 250]
     assert rounds(reports, Digested) == DIGESTS
@@ -162,7 +162,7 @@ def test_a_journal_that_is_damaged_is_told(server: ServerStore, bundle: Bundle, 
     reports: queue.Queue[object] = queue.Queue()
     evaluator = Evaluator(create_engine("litert"), Replica(bundle), store, server, SCHEDULE, reports.put)
     evaluator.follow(ROUNDS - 1)
-    while not isinstance(failed := reports.get(timeout=60), Failed):
+    while not isinstance(failed := reports.get(timeout=PATIENCE_S), Failed):
         pass
     evaluator.close()
     assert isinstance(failed.error, StateError)

@@ -10,6 +10,7 @@ import pytest
 from refusals import raises
 from sensors import JavaPhone, Span, World
 
+from fedspzo.device_runtime.energy.external import align_edges
 from fedspzo.device_runtime.energy.meter_log import Log, read_log
 from fedspzo.device_runtime.energy.timeline import Recording, Timeline, settle
 from fedspzo.device_runtime.platform.profiling import IDLE, PERTURB, forward_block
@@ -43,7 +44,6 @@ def test_forms_of_logs(lines: list[str], absolute: bool, watts: list[float], tmp
     assert log.absolute == absolute
     assert log.times == pytest.approx([1.7e9, 1.7e9 + 1] if absolute else [0, 1])
     assert log.watts == pytest.approx(watts)
-    assert log.joules == pytest.approx([0, (watts[0] + watts[1]) / 2])
 
 
 @pytest.mark.parametrize(
@@ -63,6 +63,14 @@ def test_forms_of_logs(lines: list[str], absolute: bool, watts: list[float], tmp
 def test_what_is_no_log_gets_a_sentence(lines: list[str], kind: str, named: str, tmp_path: Path) -> None:
     with raises(kind, "log.csv", named):
         read_log(write(tmp_path / "log.csv", *lines))
+
+
+def test_a_log_of_few_powers_tells_them_apart_by_its_digits() -> None:
+    """Not by how far the powers of idleness and of work are from each other."""
+    still = Log("log.csv", np.arange(4.0), np.array([1.69, 1.69, 7.45, 1.69]), False)
+    assert still.resolution == pytest.approx(0.01)
+    assert Log("log.csv", still.times, np.array([2.0, 2.0, 2.05, 2.1]), False).resolution == pytest.approx(0.05)
+    assert Log("log.csv", still.times, np.full(4, 2.0), False).resolution == 0.0
 
 
 def test_a_log_that_is_missing(tmp_path: Path) -> None:
@@ -145,6 +153,8 @@ def test_logs_that_do_not_fit(hour: tuple[World, Timeline, Log, float]) -> None:
     short = Log("short.csv", log.times[:50], log.watts[:50], False)
     with raises("energy.log-too-short", "--offset"):
         settle(timeline, short, None)
+    with raises("energy.log-too-short", "--offset"):
+        align_edges(log, [timeline.ticks[0].at], [1.0])
     holed = np.ones(len(log.times), bool)
     holed[1000:1600] = False
     account = settle(timeline, Log("holed.csv", log.times[holed], log.watts[holed], False), offset)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patience import PATIENCE_S
 from refusals import raises, refused
 
 from fedspzo import __version__
@@ -205,7 +206,7 @@ def test_methods(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def run_python(code: str) -> str:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120).stdout
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S).stdout
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["device", "--help"]])
@@ -275,5 +276,7 @@ def test_shells_complete(tmp_path: Path) -> None:
     environment = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line))}
     environment |= {"PYTHONPATH": ":".join(sys.path), "_ARGCOMPLETE_IFS": "|"}
     code = "import os; os.dup2(1, 8)\nfrom fedspzo.cli import main\nmain()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=PATIENCE_S
+    )
     assert done.stdout.strip() == "--rounds"

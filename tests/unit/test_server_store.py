@@ -23,6 +23,7 @@ from refusals import raises, refused
 from fedspzo.broker.rounds.aggregate import ClosedRound
 from fedspzo.broker.rounds.job import Job, plan_round
 from fedspzo.broker.rounds.masked_round import MaskedRound
+from fedspzo.broker.server.controls import store_job
 from fedspzo.broker.server.devices import Member, accept
 from fedspzo.broker.server.forgetting import forget_devices
 from fedspzo.broker.server.member_tables import read_conduct
@@ -222,6 +223,17 @@ def test_a_status_is_of_one_moment(make_plan: Callable[..., Plan], tmp_path: Pat
         reading.set()
         writer.join()
         store.close()
+
+
+def test_a_status_says_how_many_rounds_there_are(
+    make_plan: Callable[..., Plan], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ServerStore(tmp_path, IDENTITY) as store:
+        close(store, make_plan())
+        assert read_status(tmp_path)["rounds"] is None, "a server of before job settings were kept"
+        store_job(store, Job(rounds=40))
+    assert main(["status", str(tmp_path)]) == 0
+    assert "\nround 1 of 40, journal of " in capsys.readouterr().out
 
 
 def test_a_status_with_long_names_and_large_numbers_has_columns(

@@ -145,7 +145,7 @@ messages = st.one_of(
     st.builds(Dismissal, numbers),
     st.builds(Rebase, rounds, st.binary(max_size=16), sums()),
     st.builds(Decline, rounds, st.text(max_size=100)),
-    st.builds(Keep, numbers),
+    st.builds(Keep, numbers, numbers),
     st.builds(Wanted, numbers),
     st.builds(Ready, rounds, st.binary(max_size=8), st.binary(max_size=16), st.lists(partners, max_size=1).map(tuple)),
     st.builds(Group, rounds, st.binary(max_size=8), st.lists(st.binary(max_size=16), max_size=9).map(tuple)),
@@ -167,6 +167,12 @@ def test_a_sync_of_a_device_from_before_it_said_its_version_has_the_bytes_of_the
     later = [replace(sync, version="1.0"), replace(sync, version="1.0", can=("bound",)), replace(sync, can=("x",))]
     assert [len(cbor2.loads(encode(each))) - 2 for each in (sync, *later)] == [9, 10, 11, 11]
     assert [decode(encode(each)) for each in (sync, *later)] == [sync, *later]
+
+
+def test_a_word_on_backups_that_does_not_tell_of_rounds_has_the_bytes_of_before() -> None:
+    assert [encode(message).hex() for message in (Keep(4), Keep(4, 40))] == ["83011004", "840110041828"]
+    with raises("message.not-canonical"):
+        decode(bytes.fromhex("8401100400"))
 
 
 @settings(max_examples=100, deadline=None)

@@ -109,7 +109,7 @@ class App:
 
     @_command
     def import_bundle(self, source: str) -> None:
-        """Take a bundle, a folder or a zip file; it is used up. Training that runs is stopped."""
+        """Take a bundle's folder, which is used up. Training that runs is stopped."""
         with self._another_bundle():
             import_bundle(Path(source), self._files.bundle)
 
@@ -286,6 +286,7 @@ class App:
                 "message": message,
                 "kind": kind,
                 "round": state.replica.round if state else 0,
+                "rounds": training.rounds if training else 0,
                 "improvement": self._improvement.describe(bundle) if bundle else None,
                 "losses": [[entry.round, entry.loss] for entry in rounds],
                 "bytes_up": sum(entry.bytes_up for entry in rounds),

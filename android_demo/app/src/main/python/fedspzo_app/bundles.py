@@ -1,11 +1,8 @@
-"""Import of a bundle, as a folder or as a zip file of one: checked in full before it takes the old one's place."""
+"""Import of a bundle's folder: checked in full before it takes the old one's place."""
 
 from __future__ import annotations
 
-import errno
-import os
 import shutil
-import zipfile
 from pathlib import Path
 
 from fedspzo.device_runtime.errors import BundleError
@@ -18,7 +15,7 @@ def import_bundle(source: Path, target: Path) -> Bundle:
     """Move a bundle to where the app keeps it.
 
     Args:
-        source: a folder, or a zip file with a bundle at its top or in one folder; it is used up.
+        source: a folder with a bundle at its top or in one folder; it is used up.
 
     Raises:
         BundleError: it is no whole bundle; the one that was there is then kept.
@@ -27,11 +24,7 @@ def import_bundle(source: Path, target: Path) -> Bundle:
     shutil.rmtree(incoming, ignore_errors=True)
     try:
         make_folder(target.parent)
-        if source.is_dir():
-            source.rename(incoming)
-        else:
-            _unpack(source, incoming)
-            source.unlink()
+        source.rename(incoming)
         found = _find(incoming)
         Bundle(found).check_base()
         shutil.rmtree(target, ignore_errors=True)
@@ -44,20 +37,6 @@ def import_bundle(source: Path, target: Path) -> Bundle:
     finally:
         shutil.rmtree(incoming, ignore_errors=True)
     return Bundle(target)
-
-
-def _unpack(source: Path, folder: Path) -> None:
-    try:
-        with zipfile.ZipFile(source) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-            if size > shutil.disk_usage(folder.parent).free:  # no more is unpacked than is said here
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            make_folder(folder)  # there may be nothing in it
-            archive.extractall(folder)  # it leaves no way out of the folder: drives, '..' and roots are dropped
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:  # unknown compression; encrypted
-        raise BundleError(
-            "bundle.not-a-zip", f"the file is not a readable zip file ({error}); choose a bundle's zip file"
-        ) from None
 
 
 def _find(folder: Path) -> Path:

@@ -103,6 +103,12 @@ class Training:
         """Whether the processor is needed: the phone takes part, and waits for neither broker nor conditions."""
         return self.running and self.connected and not self._watch.limits.refusal(self._watch.seen)
 
+    @property
+    def rounds(self) -> int:
+        """How many the job has at most; 0 where the server has not said so."""
+        agent = self._agent
+        return agent.rounds if agent is not None else 0
+
     def _run(self) -> None:
         wait = _WAIT_S
         try:

@@ -16,6 +16,7 @@ import org.json.JSONObject;
 
 import java.io.File;
 import java.io.IOException;
+import java.util.zip.ZipException;
 
 /** Copies what was chosen into the app, or has a bundle downloaded, for Python to take; continues while the screen is turned. */
 public final class Importer extends AndroidViewModel {
@@ -102,7 +103,8 @@ public final class Importer extends AndroidViewModel {
                 });
                 host.answer(this::finish, wanted == Kind.EXAMPLES ? "import_examples" : "import_bundle", file.getPath());
             } catch (IOException | RuntimeException error) { // a provider throws what it likes
-                String kind = error instanceof Documents.NoRoom ? "file.no-room" : "file";
+                String kind = error instanceof Documents.NoRoom ? "file.no-room"
+                        : error instanceof ZipException ? "bundle.not-a-zip" : "file";
                 String said = String.valueOf(error.getMessage());
                 main.post(() -> finish(cancelled ? null : Host.problem(kind, said)));
             } finally {
@@ -159,10 +161,10 @@ public final class Importer extends AndroidViewModel {
     }
 
     private File copy(Kind wanted, ContentResolver resolver, Uri uri, File folder) throws IOException {
+        File bundle = new File(folder, "bundle");
         if (wanted == Kind.FOLDER) {
-            File file = new File(folder, "bundle");
-            Documents.copyTree(resolver, uri, file, this::count);
-            return file;
+            Documents.copyTree(resolver, uri, bundle, this::count);
+            return bundle;
         }
         String found = Documents.name(resolver, uri);
         long size = size(resolver, uri);
@@ -170,6 +172,10 @@ public final class Importer extends AndroidViewModel {
             name = found;
             total = size;
         });
+        if (wanted == Kind.ZIP) {
+            Documents.unpack(resolver, uri, bundle, this::count);
+            return bundle;
+        }
         File file = new File(folder, found);
         Documents.copyFile(resolver, uri, file, this::count);
         return file;

@@ -117,7 +117,7 @@ public final class MainActivity extends Page implements Importer.Listener {
         costs.show(found);
         showForm();
         MaterialToolbar toolbar = findViewById(R.id.toolbar);
-        toolbar.getMenu().setGroupVisible(0, found.complete());
+        toolbar.getMenu().setGroupVisible(0, found.complete() && !importer.running());
         toolbar.getMenu().findItem(R.id.settings).setVisible(found.joined || found.problem != null);
     }
 
@@ -241,6 +241,7 @@ public final class MainActivity extends Page implements Importer.Listener {
     @Override
     public void importing() {
         importing.show(importer);
+        setup.offer(!importer.running());
     }
 
     @Override

@@ -62,7 +62,8 @@ final class NowCard {
             case FIRST:
                 return resources.getString(R.string.now_first);
             case LEARNING:
-                return resources.getString(R.string.now_learning, screen.round + 1);
+                return screen.rounds == 0 ? resources.getString(R.string.now_learning, screen.round + 1)
+                        : resources.getString(R.string.now_learning_of, Math.min(screen.round + 1, screen.rounds), screen.rounds);
             case PAUSED:
                 return resources.getString(R.string.now_paused);
             case FINISHED:

@@ -71,6 +71,8 @@ final class Screen {
     final String device, job, broker, answer;
     final Task task;
     final int examples, round, helped;
+    /** How many the job has at most; 0 where the server has not said so. */
+    final int rounds;
     final Now now;
     final Problem problem;
     final Improvement improvement;
@@ -89,6 +91,7 @@ final class Screen {
         task = status.isNull("task") ? null : new Task(status.optJSONObject("task"));
         examples = status.optInt("examples");
         round = status.optInt("round");
+        rounds = status.optInt("rounds");
         answer = status.optString("answer");
         JSONArray losses = status.optJSONArray("losses");
         helped = losses == null ? 0 : losses.length();

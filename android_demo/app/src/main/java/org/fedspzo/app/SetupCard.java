@@ -15,6 +15,9 @@ final class SetupCard {
     private static final int[] TEXTS = {R.string.step_join_text, R.string.step_bundle_text, R.string.step_data_text};
 
     private final View card;
+    /** The step whose buttons are there, unless an import is on. */
+    private int next = -1;
+    private boolean offered = true;
 
     SetupCard(View page) {
         card = page.findViewById(R.id.setup);
@@ -25,14 +28,14 @@ final class SetupCard {
         boolean[] done = {screen.joined, screen.task != null, screen.examples > 0};
         String[] found = found(screen);
         int count = 0;
-        boolean reached = false;
+        next = -1;
         for (int i = 0; i < STEPS.length; i++) {
-            boolean next = !done[i] && !reached;
-            reached |= next;
+            next = next < 0 && !done[i] ? i : next;
             count += done[i] ? 1 : 0;
             int text = i == BUNDLE && screen.offersBundle ? R.string.step_bundle_offered : TEXTS[i];
-            showStep(i, done[i], next, done[i] ? found[i] : string(next ? text : R.string.step_later));
+            showStep(i, done[i], done[i] ? found[i] : string(i == next ? text : R.string.step_later));
         }
+        offer(offered);
         for (int id : new int[] {R.id.download, R.id.import_file}) {
             Views.show(card.findViewById(id), screen.offersBundle);
         }
@@ -46,14 +49,21 @@ final class SetupCard {
         Views.show(card.findViewById(R.id.setup_detail), problem != null);
     }
 
-    private void showStep(int index, boolean done, boolean next, String text) {
+    /** Have the buttons there, or not while an import is on, which they would begin. */
+    void offer(boolean may) {
+        offered = may;
+        for (int i = 0; i < STEPS.length; i++) {
+            Views.show(card.findViewById(ACTIONS[i]), may && i == next);
+        }
+    }
+
+    private void showStep(int index, boolean done, String text) {
         View step = card.findViewById(STEPS[index]);
         ((TextView) step.findViewById(R.id.step_number)).setText(String.valueOf(index + 1));
         Views.show(step.findViewById(R.id.step_number), !done);
         Views.show(step.findViewById(R.id.step_done), done);
         ((TextView) step.findViewById(R.id.step_title)).setText(TITLES[index]);
         Views.text(step, R.id.step_text, text);
-        Views.show(card.findViewById(ACTIONS[index]), next);
     }
 
     private String[] found(Screen screen) {

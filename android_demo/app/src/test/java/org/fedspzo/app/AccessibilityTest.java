@@ -4,6 +4,7 @@ import static org.junit.Assert.assertEquals;
 import static org.junit.Assert.assertTrue;
 
 import android.app.Activity;
+import android.app.Dialog;
 import android.graphics.Color;
 import android.graphics.Rect;
 import android.text.Layout;
@@ -12,6 +13,7 @@ import android.view.ViewGroup;
 import android.widget.CompoundButton;
 import android.widget.EditText;
 import android.widget.ImageView;
+import android.widget.ListView;
 import android.widget.TextView;
 
 import androidx.core.graphics.ColorUtils;
@@ -37,6 +39,11 @@ public final class AccessibilityTest {
     private static final int TOUCH_DP = 48;
     private static final double CONTRAST = 4.5, LARGE_CONTRAST = 3, LARGE_SP = 18;
 
+    /** Colours of what is behind all else. */
+    private static final int PAGE = com.google.android.material.R.attr.colorSurface,
+            DIALOG = com.google.android.material.R.attr.colorSurfaceContainerHigh,
+            SNACKBAR = com.google.android.material.R.attr.colorSurfaceInverse;
+
     private final List<String> wrong = new ArrayList<>();
 
     private void look(String qualifiers, String more, float fontScale) {
@@ -54,21 +61,44 @@ public final class AccessibilityTest {
         page.refresh();
         Display.tap(page, R.id.ask);
         check("answered", page);
-        check("settings", display.open(SettingsActivity.class, States.better()).get());
+        Display.tap(page, R.id.correct);
+        check("correct", Display.dialog());
+        display.host.answer("react", "{\"error\": \"no room\", \"kind\": \"data.unwritable\"}");
+        Display.tap(page, R.id.accept);
+        check("snackbar", (View) page.findViewById(com.google.android.material.R.id.snackbar_text).getParent(), SNACKBAR);
+        Display.tap(page, com.google.android.material.R.id.snackbar_action);
+        check("detail", Display.dialog());
+        Question.invitation(page.getSupportFragmentManager());
+        check("invitation", Display.dialog());
+        Question.join(page.getSupportFragmentManager(), "", page.getString(R.string.join_confirm, "default", "phone-1",
+                "mqtts://fed.example.org:8883"));
+        check("join", Display.dialog());
+        SettingsActivity settings = display.open(SettingsActivity.class, States.better()).get();
+        check("settings", settings);
+        Display.tap(settings, R.id.leave);
+        check("leave", Display.dialog());
         assertEquals(String.join("\n", wrong), 0, wrong.size());
     }
 
     private void check(String state, Activity page) {
+        check(state, page.findViewById(R.id.page), PAGE);
+    }
+
+    private void check(String state, Dialog dialog) {
+        check(state, dialog.getWindow().getDecorView(), DIALOG);
+    }
+
+    private void check(String state, View root, int colour) {
         List<View> seen = new ArrayList<>();
-        collect(page.findViewById(R.id.page), seen);
-        assertTrue(state, seen.size() > 5);
+        collect(root, seen);
+        assertTrue(state, seen.size() > 1);
         Rect before = new Rect();
         for (View view : seen) {
             String where = state + ", " + name(view) + ": ";
             tapped(where, view);
             named(where, view);
             if (view instanceof TextView && ((TextView) view).getText().length() > 0) {
-                readable(where, (TextView) view);
+                readable(where, (TextView) view, colour);
                 whole(where, (TextView) view);
             }
             int[] corner = new int[2];
@@ -88,7 +118,8 @@ public final class AccessibilityTest {
                 || view.getImportantForAccessibility() == View.IMPORTANT_FOR_ACCESSIBILITY_NO_HIDE_DESCENDANTS) {
             return;
         }
-        boolean stops = view instanceof TextView || view instanceof ImageView || view instanceof Chart || view.isClickable();
+        boolean stops = view instanceof TextView || view instanceof ImageView || view instanceof Chart
+                || view.isClickable() && !(view instanceof ListView); // its rows are read, and not the list
         if (stops && view.getImportantForAccessibility() != View.IMPORTANT_FOR_ACCESSIBILITY_NO && view.getWidth() > 0) {
             found.add(view);
         }
@@ -127,8 +158,8 @@ public final class AccessibilityTest {
         return null;
     }
 
-    private void readable(String where, TextView view) {
-        int ground = ground(view);
+    private void readable(String where, TextView view, int colour) {
+        int ground = ground(view, colour);
         int ink = ColorUtils.compositeColors(view.getCurrentTextColor(), ground);
         double contrast = ColorUtils.calculateContrast(ink, ground);
         float sp = view.getTextSize() / view.getResources().getDisplayMetrics().density
@@ -138,8 +169,8 @@ public final class AccessibilityTest {
         }
     }
 
-    /** The colour behind a text. */
-    private static int ground(View view) {
+    /** The colour behind a text; that of the window where nothing else is there. */
+    private static int ground(View view, int colour) {
         if (view instanceof MaterialButton && ((MaterialButton) view).getBackgroundTintList() != null) {
             int tint = ((MaterialButton) view).getBackgroundTintList().getColorForState(view.getDrawableState(), 0);
             if (Color.alpha(tint) == 255) {
@@ -151,7 +182,7 @@ public final class AccessibilityTest {
                 return ((MaterialCardView) parent).getCardBackgroundColor().getDefaultColor();
             }
         }
-        return MaterialColors.getColor(view, com.google.android.material.R.attr.colorSurface);
+        return MaterialColors.getColor(view, colour);
     }
 
     private void whole(String where, TextView view) {

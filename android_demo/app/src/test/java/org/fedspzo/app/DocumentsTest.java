@@ -24,11 +24,14 @@ import org.robolectric.Robolectric;
 import org.robolectric.RuntimeEnvironment;
 
 import java.io.ByteArrayInputStream;
+import java.io.ByteArrayOutputStream;
 import java.io.File;
 import java.io.IOException;
 import java.io.InputStream;
 import java.nio.file.Files;
 import java.util.Arrays;
+import java.util.zip.ZipEntry;
+import java.util.zip.ZipOutputStream;
 
 /** What a provider of documents gives, which may be any app: names, sizes and trees of all kinds. */
 @RunWith(PhoneRunner.class)
@@ -82,6 +85,48 @@ public final class DocumentsTest {
         IOException refused = assertThrows(IOException.class, () -> Documents.copyFile(resolver, FILE, target, 5 << 20, bytes -> {}));
         assertTrue(refused.getMessage(), refused.getMessage().contains("no room"));
         assertTrue(target.length() <= 5 << 20);
+    }
+
+    /** A zip file with one entry of so many zeros. */
+    static byte[] zip(String name, int size) {
+        ByteArrayOutputStream content = new ByteArrayOutputStream();
+        try (ZipOutputStream zip = new ZipOutputStream(content)) {
+            zip.putNextEntry(new ZipEntry("empty/"));
+            zip.putNextEntry(new ZipEntry(name));
+            zip.write(new byte[size]);
+        } catch (IOException impossible) {
+            throw new IllegalStateException(impossible);
+        }
+        return content.toByteArray();
+    }
+
+    @Test
+    public void aZipIsUnpackedAsItIsRead() throws Exception {
+        byte[] content = zip("graphs/one", 3_000_000);
+        File target = new File(folder.getRoot(), "bundle");
+        shadowOf(resolver).registerInputStream(FILE, new ByteArrayInputStream(content));
+        int[] read = new int[1];
+        Documents.unpack(resolver, FILE, target, bytes -> read[0] += bytes);
+        assertEquals(3_000_000, new File(target, "graphs/one").length());
+        assertTrue(new File(target, "empty").isDirectory());
+        assertEquals("what is read is counted, and not what comes of it", content.length, read[0]);
+        assertEquals("and the file is not kept", 1, folder.getRoot().list().length);
+    }
+
+    @Test
+    public void aZipThatWouldFillThePhoneStopsWhereTheRoomDoes() {
+        shadowOf(resolver).registerInputStream(FILE, new ByteArrayInputStream(zip("bomb", 20_000_000)));
+        File target = new File(folder.getRoot(), "bundle");
+        assertThrows(Documents.NoRoom.class, () -> Documents.unpack(resolver, FILE, target, 5 << 20, bytes -> {}));
+        assertTrue(new File(target, "bomb").length() <= 5 << 20);
+    }
+
+    @Test
+    public void foldersOfAZipWithoutEndAreRefused() {
+        shadowOf(resolver).registerInputStream(FILE, new ByteArrayInputStream(zip("a/".repeat(9) + "b", 1)));
+        File target = new File(folder.getRoot(), "bundle");
+        IOException refused = assertThrows(IOException.class, () -> Documents.unpack(resolver, FILE, target, bytes -> {}));
+        assertTrue(refused.getMessage(), refused.getMessage().contains("deep"));
     }
 
     @Test

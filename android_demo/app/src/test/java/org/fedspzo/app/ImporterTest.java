@@ -62,11 +62,12 @@ public final class ImporterTest {
         display.host.answer("import_bundle", "{}");
         ActivityController<MainActivity> controller = display.open(MainActivity.class, States.joined());
         tap(controller.get(), R.id.import_zip);
-        choose(controller.get(), new ByteArrayInputStream(new byte[10]));
+        choose(controller.get(), new ByteArrayInputStream(DocumentsTest.zip("manifest.json", 9)));
         MainActivity page = turned(controller);
         assertTrue(seen(page, R.id.importing));
         display.host.work();
         settle();
+        assertTrue("unpacked", display.host.last().endsWith("/chosen/bundle]"));
         assertFalse(seen(page, R.id.importing));
         assertEquals(page.getString(R.string.imported_bundle), said(page));
     }
@@ -92,6 +93,7 @@ public final class ImporterTest {
         tap(page, R.id.download);
         String said = text(page, R.id.import_state);
         assertTrue(said, said.contains("weights.safetensors") && said.contains("30") && said.contains("60"));
+        assertFalse("nothing else begins", seen(page, R.id.download) || seen(page, R.id.import_file));
         assertEquals(500, ((LinearProgressIndicator) page.findViewById(R.id.import_progress)).getProgress());
         display.host.work();
         settle();
@@ -109,6 +111,7 @@ public final class ImporterTest {
         assertEquals("cancel_fetch", display.host.last());
         display.host.work();
         settle();
+        assertTrue("it can be tried again", seen(page, R.id.download));
         assertEquals(page.getString(R.string.import_cancelled), said(page));
     }
 
@@ -128,6 +131,16 @@ public final class ImporterTest {
         tap(page, com.google.android.material.R.id.snackbar_action);
         String said = message(dialog());
         assertTrue(said, said.contains("the card was taken out"));
+    }
+
+    @Test
+    public void whatIsNoZipIsSaid() {
+        MainActivity page = display.open(States.joined());
+        tap(page, R.id.import_zip);
+        choose(page, new ByteArrayInputStream(new byte[10]));
+        display.host.work();
+        settle();
+        assertEquals(page.getString(R.string.problem_not_bundle), said(page));
     }
 
     @Test

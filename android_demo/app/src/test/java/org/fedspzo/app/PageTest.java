@@ -149,7 +149,7 @@ public final class PageTest {
     @Test
     public void aProblemThatIsOverIsNotShown() {
         MainActivity page = display.open(States.message(States.learning(), "broker.no-answer", "does not answer"));
-        assertEquals(page.getString(R.string.now_learning, 12), text(page, R.id.state));
+        assertEquals(page.getString(R.string.now_learning_of, 12, 40), text(page, R.id.state));
         assertFalse(seen(page, R.id.detail));
     }
 
@@ -162,6 +162,18 @@ public final class PageTest {
         display.host.status(States.newcomer());
         page.refresh();
         assertTrue(seen(page, R.id.setup));
+    }
+
+    @Test
+    public void theRoundsThatThereAreAreSaidWhereTheServerTells() {
+        MainActivity page = display.open(States.learning());
+        assertEquals("Learning: round 12 of 40", text(page, R.id.state));
+        display.host.status(States.with(States.learning(), "round", 40));
+        page.refresh();
+        assertEquals("before the server says that it is over", "Learning: round 40 of 40", text(page, R.id.state));
+        display.host.status(States.with(States.learning(), "rounds", 0));
+        page.refresh();
+        assertEquals("Learning: round 12", text(page, R.id.state));
     }
 
     // Whether it gets better.
@@ -190,7 +202,7 @@ public final class PageTest {
     @Test
     public void germanPhonesGetGerman() {
         MainActivity page = new Display(Display.TALL, "de", 1).open(States.better());
-        assertEquals("Lernt: Runde 34", text(page, R.id.state));
-        assertEquals("36,0 kB gesendet, 43,9 kB empfangen", text(page, R.id.traffic));
+        assertEquals("Lernt: Runde 34 von 40", text(page, R.id.state));
+        assertEquals("36,0\u00a0kB gesendet, 43,9\u00a0kB empfangen", text(page, R.id.traffic));
     }
 }

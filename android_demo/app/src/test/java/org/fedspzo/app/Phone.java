@@ -8,6 +8,7 @@ import android.content.Context;
 import android.content.Intent;
 import android.net.ConnectivityManager;
 import android.net.NetworkInfo;
+import android.net.Uri;
 import android.os.BatteryManager;
 import android.os.PowerManager;
 
@@ -20,6 +21,7 @@ import org.robolectric.shadows.ShadowNetworkInfo;
 import org.robolectric.util.ReflectionHelpers;
 
 import java.io.File;
+import java.io.FileInputStream;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.util.concurrent.atomic.AtomicReference;
@@ -45,7 +47,7 @@ final class Phone {
     static Phone ready(String invitation) throws Exception {
         Phone phone = fresh();
         phone.done("enrol", invitation);
-        phone.done("import_bundle", phone.copy("bundle.zip").getPath());
+        phone.done("import_bundle", phone.unpacked(Outside.file("bundle.zip")).getPath());
         phone.done("import_examples", phone.copy("examples.jsonl").getPath());
         return phone;
     }
@@ -59,6 +61,16 @@ final class Phone {
     File copy(String name) throws IOException {
         File target = new File(app.getCacheDir(), name);
         Files.copy(Outside.file(name).toPath(), target.toPath());
+        return target;
+    }
+
+    /** Unpack a zip file as an import does; the folder, which an import uses up. */
+    File unpacked(File zip) throws IOException {
+        File target = new File(app.getCacheDir(), "bundle");
+        Documents.delete(target);
+        Uri uri = Uri.parse("content://test/" + zip.getName());
+        shadowOf(app.getContentResolver()).registerInputStream(uri, new FileInputStream(zip));
+        Documents.unpack(app.getContentResolver(), uri, target, bytes -> {});
         return target;
     }
 

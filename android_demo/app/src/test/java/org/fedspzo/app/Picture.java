@@ -1,10 +1,13 @@
 package org.fedspzo.app;
 
 import android.app.Activity;
+import android.app.Dialog;
 import android.graphics.Bitmap;
 import android.graphics.Canvas;
+import android.graphics.Color;
 import android.view.View;
 import android.view.ViewGroup;
+import android.widget.EditText;
 
 import java.awt.image.BufferedImage;
 import java.awt.image.IndexColorModel;
@@ -33,7 +36,15 @@ final class Picture {
 
     /** Compare a page with its picture; where they differ the new one is left beside, as {@code NAME.new.png}. */
     static void check(String name, Activity page) throws IOException {
-        BufferedImage drawn = draw(page.getWindow().getDecorView());
+        check(name, draw(page, null));
+    }
+
+    /** The same of a page with a dialog above it. */
+    static void check(String name, Activity page, Dialog dialog) throws IOException {
+        check(name, draw(page, dialog));
+    }
+
+    private static void check(String name, BufferedImage drawn) throws IOException {
         File file = new File(FOLDER, name + ".png"), beside = new File(FOLDER, name + ".new.png");
         if ("write".equals(System.getenv("FEDSPZO_PICTURES"))) {
             ImageIO.write(withPalette(drawn), "png", file);
@@ -50,17 +61,26 @@ final class Picture {
 
     /** How a page differs from a picture; "" where nobody sees it. */
     static String difference(String name, Activity page) throws IOException {
-        return difference(new File(FOLDER, name + ".png"), draw(page.getWindow().getDecorView()));
+        return difference(new File(FOLDER, name + ".png"), draw(page, null));
     }
 
     private static String difference(File file, BufferedImage drawn) throws IOException {
         return file.exists() ? difference(ImageIO.read(file), drawn) : "there is no such picture yet";
     }
 
-    private static BufferedImage draw(View root) {
-        settle(root);
+    private static BufferedImage draw(Activity page, Dialog dialog) {
+        View root = page.getWindow().getDecorView();
         Bitmap bitmap = Bitmap.createBitmap(root.getWidth(), root.getHeight(), Bitmap.Config.ARGB_8888);
-        root.draw(new Canvas(bitmap));
+        Canvas canvas = new Canvas(bitmap);
+        settle(root);
+        root.draw(canvas);
+        if (dialog != null) {
+            View above = dialog.getWindow().getDecorView();
+            settle(above);
+            canvas.drawColor(Color.argb(dialog.getWindow().getAttributes().dimAmount, 0, 0, 0));
+            canvas.translate((root.getWidth() - above.getWidth()) / 2f, (root.getHeight() - above.getHeight()) / 2f);
+            above.draw(canvas);
+        }
         int[] pixels = new int[bitmap.getWidth() * bitmap.getHeight()];
         bitmap.getPixels(pixels, 0, bitmap.getWidth(), 0, 0, bitmap.getWidth(), bitmap.getHeight());
         BufferedImage image = new BufferedImage(bitmap.getWidth(), bitmap.getHeight(), BufferedImage.TYPE_INT_RGB);
@@ -72,6 +92,9 @@ final class Picture {
     private static void settle(View view) {
         view.jumpDrawablesToCurrentState();
         view.setVerticalScrollBarEnabled(false);
+        if (view instanceof EditText) {
+            ((EditText) view).setCursorVisible(false);
+        }
         if (view instanceof ViewGroup) {
             for (int i = 0; i < ((ViewGroup) view).getChildCount(); i++) {
                 settle(((ViewGroup) view).getChildAt(i));

@@ -2,11 +2,13 @@ package org.fedspzo.app;
 
 import static org.junit.Assert.assertEquals;
 import static org.junit.Assert.assertNotEquals;
+import static org.robolectric.Shadows.shadowOf;
 
 import android.widget.TextView;
 
 import org.junit.Test;
 import org.junit.runner.RunWith;
+import org.robolectric.RuntimeEnvironment;
 import org.robolectric.annotation.GraphicsMode;
 
 /** Every state as it is drawn; see {@link Picture}. */
@@ -87,14 +89,91 @@ public final class PicturesTest {
         Picture.check("settings", new Display(Display.PHONE, "", 1).open(SettingsActivity.class, States.better()).get());
     }
 
-    @Test
-    public void answered() throws Exception {
-        Display display = new Display(Display.TALL, "", 1);
+    private static MainActivity answered(String qualifiers, String more) {
+        Display display = new Display(qualifiers, more, 1);
         display.host.answer("predict", States.ANSWER);
         MainActivity page = display.open(States.better());
-        ((TextView) page.findViewById(R.id.fields).findViewWithTag("text")).setText("play the new song");
+        Display.field(page).setText("play the new song");
         Display.tap(page, R.id.ask);
-        Picture.check("answered", page);
+        return page;
+    }
+
+    @Test
+    public void answered() throws Exception {
+        Picture.check("answered", answered(Display.TALL, ""));
+    }
+
+    // Dialogs and snackbars.
+
+    @Test
+    public void invitation() throws Exception {
+        MainActivity page = new Display(Display.PHONE, "", 1).open(States.newcomer());
+        Display.tap(page, R.id.join);
+        ((TextView) Display.dialog().findViewById(R.id.question_text)).setText(States.INVITATION);
+        Picture.check("dialog-invitation", page, Display.dialog());
+    }
+
+    @Test
+    public void join() throws Exception {
+        Display display = new Display(Display.PHONE, "de", 1);
+        MainActivity page = display.open(States.newcomer());
+        Question.join(page.getSupportFragmentManager(), States.INVITATION,
+                page.getString(R.string.join_confirm, "default", "phone-1", "mqtts://fed.example.org:8883"));
+        Picture.check("dialog-join-german", page, Display.dialog());
+    }
+
+    @Test
+    public void leave() throws Exception {
+        SettingsActivity page = new Display(Display.PHONE, "night", 1).open(SettingsActivity.class, States.better()).get();
+        Display.tap(page, R.id.leave);
+        Picture.check("dialog-leave-dark", page, Display.dialog());
+    }
+
+    @Test
+    public void detail() throws Exception {
+        MainActivity page = new Display(Display.PHONE, "", 2).open(States.offline());
+        Display.tap(page, R.id.detail);
+        Picture.check("dialog-detail-large", page, Display.dialog());
+    }
+
+    @Test
+    public void correct() throws Exception {
+        MainActivity page = answered(Display.PHONE, "");
+        Display.tap(page, R.id.correct);
+        Picture.check("dialog-correct", page, Display.dialog());
+    }
+
+    @Test
+    public void saidThatItIsNoted() throws Exception {
+        MainActivity page = answered(Display.PHONE, "night");
+        Display.tap(page, R.id.accept);
+        Picture.check("snackbar-dark", page);
+    }
+
+    @Test
+    public void saidWhatWentWrong() throws Exception {
+        Display display = new Display(Display.PHONE, "de", 1);
+        shadowOf(RuntimeEnvironment.getApplication()).grantPermissions("android.permission.POST_NOTIFICATIONS");
+        MainActivity page = display.open(States.ready());
+        display.host.answer("check_ready", "{\"error\": \"no room\", \"kind\": \"device.wrong-server-key\"}");
+        Display.tap(page, R.id.start);
+        Picture.check("snackbar-problem-german", page);
+    }
+
+    @Test
+    public void downloading() throws Exception {
+        Display display = new Display(Display.PHONE, "", 1);
+        display.host.later("fetch_bundle");
+        MainActivity page = display.open(States.downloading());
+        Display.tap(page, R.id.download);
+        Picture.check("downloading", page);
+    }
+
+    @Test
+    public void nothingWritten() throws Exception {
+        MainActivity page = new Display(Display.TALL, "", 1).open(States.ready());
+        Display.tap(page, R.id.add);
+        Picture.check("nothing-written", page);
     }
 
     @Test
@@ -122,7 +201,7 @@ public final class PicturesTest {
     public void aDigitThatIsAnotherIsSeen() throws Exception {
         MainActivity page = new Display(Display.PHONE, "", 1).open(States.learning());
         assertEquals("", Picture.difference("learning", page));
-        ((TextView) page.findViewById(R.id.state)).setText(page.getString(R.string.now_learning, 13));
+        ((TextView) page.findViewById(R.id.state)).setText(page.getString(R.string.now_learning_of, 13, 40));
         Display.settle();
         assertNotEquals("", Picture.difference("learning", page));
     }

@@ -76,6 +76,13 @@ public final class ScreenTest {
         assertEquals(R.string.problem_other, words(""));
     }
 
+    @Test
+    public void bytesStayWithTheirUnit() {
+        assertEquals("5\u00a0B", Text.bytes(5));
+        assertEquals("1.5\u00a0kB", Text.bytes(1500));
+        assertEquals("60.0\u00a0MB", Text.bytes(60_000_000));
+    }
+
     private static int words(String kind) {
         return new Problem(kind, "").words();
     }

@@ -17,6 +17,9 @@ final class States {
     static final String ANSWER = "{\"labels\": [[\"music\", 0.61], [\"alarm\", 0.3], [\"call\", 0.06], [\"timer\", 0.03]],"
             + " \"shown\": \"music\"}";
 
+    /** How an invitation looks. */
+    static final String INVITATION = "fedspzo:hgF4JGZlZC5leGFtcGxlLm9yZy9xYmNkZWZnaGlqa2xtbm9wcXJzdHV2d3h5egEBAgMEBQYHCAkKCwwNDg8QERIT";
+
     private States() {}
 
     /** All of them, by name. */
@@ -49,8 +52,8 @@ final class States {
 
     static String newcomer() {
         return with("{}", "broker", "", "device", "", "job", "", "task", JSONObject.NULL, "examples", 0, "answer", "", "running",
-                false, "connected", false, "finished", false, "paused", false, "message", "", "kind", "", "round", 0, "losses",
-                new JSONArray(), "improvement", JSONObject.NULL, "bytes_up", 0, "bytes_down", 0, "joules", JSONObject.NULL,
+                false, "connected", false, "finished", false, "paused", false, "message", "", "kind", "", "round", 0, "rounds", 0,
+                "losses", new JSONArray(), "improvement", JSONObject.NULL, "bytes_up", 0, "bytes_down", 0, "joules", JSONObject.NULL,
                 "battery", 0.81, "charging", true, "temperature", 30.1, "throttled", false, "metered", false, "waits", "",
                 "unmet", "", "limits", json("{'battery': 0.2, 'temperature_c': 42, 'charging': false, 'unmetered': true}"));
     }
@@ -86,7 +89,7 @@ final class States {
     }
 
     static String learning() {
-        return with(connected(), "round", 11, "losses", losses(11), "bytes_up", 12_782, "bytes_down", 14_619, "joules", 31.4,
+        return with(connected(), "round", 11, "rounds", 40, "losses", losses(11), "bytes_up", 12_782, "bytes_down", 14_619, "joules", 31.4,
                 "charging", false, "improvement", improvement("", 1, 0.488));
     }
 
@@ -95,13 +98,14 @@ final class States {
                 "improvement", improvement("better", 3, 0.488, 0.5, 0.485, 0.52, 0.56, 0.55, 0.6, 0.63, 0.66, 0.65, 0.7, 0.715));
     }
 
+    /** From a server that does not say how many rounds there are. */
     static String notBetter() {
-        return with(learning(), "round", 24, "losses", losses(24), "improvement",
+        return with(learning(), "round", 24, "rounds", 0, "losses", losses(24), "improvement",
                 improvement("same", 3, 0.488, 0.5, 0.49, 0.505, 0.48, 0.47, 0.495, 0.49));
     }
 
     static String ended() {
-        return with(better(), "round", 40, "running", false, "connected", false, "finished", true);
+        return with(better(), "round", 40, "rounds", 0, "running", false, "connected", false, "finished", true);
     }
 
     static String error() {
