@@ -332,7 +332,7 @@ class Chaos:
         told: dict[str, set[tuple[int, str]]] = {"counted": set(), "too late": set()}
         for name in names:
             said = re.findall(
-                r"round (\d+): (counted|too late)$", self.parts[name].log.read_text(errors="replace"), re.M
+                r"round (\d+)(?: of \d+)?: (counted|too late)$", self.parts[name].log.read_text(errors="replace"), re.M
             )
             for number, verdict in said:
                 told[verdict].add((int(number), name))
