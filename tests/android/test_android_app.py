@@ -444,14 +444,12 @@ def federation(copied_bundle: Path, tmp_path: Path) -> Iterator[Federation]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not installed(), reason="mosquitto is not installed")
-@pytest.mark.parametrize("choose_python", [own_python, embedded_python])
 def test_the_app_trains_through_a_kill_and_a_cut(
     federation: Federation,
     tmp_path: Path,
     write_examples: Callable[[Path, int], Path],
-    choose_python: Callable[[Path], Python],
 ) -> None:
-    python = choose_python(tmp_path)
+    python = embedded_python(tmp_path)
     phone_login, *others = federation.broker.add_users(["phone-1", "board-1", "board-2"])
     for access in others:
         data = write_examples(tmp_path / f"{access.user}.jsonl", 12)

@@ -20,8 +20,9 @@ __all__ = ["broker", "processes"]
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing())]
 
-#: Tests of what a device computes, keeps, reads and says. They need no exporter and no server.
-SUITE = ("bundle", "data", "directions", "hostile", "prefix", "replica", "trust", "wire")
+#: Tests of what a device reads, computes and keeps; what it says depends on no processor. They need no exporter and no
+#: server.
+SUITE = ("bundle", "data", "directions", "prefix", "replica")
 #: What the tests above may spawn is run in the emulator too.
 RUN_SUITE = "import sys, pytest; sys.executable = sys.argv.pop(1); sys.exit(pytest.main(sys.argv[1:]))"
 PROBE = REPOSITORY / "tests" / "support" / "arm64_probe.py"

@@ -118,8 +118,6 @@ ENCODERS = ("bert", "roberta", "xlm-roberta", *_ENCODERS)
 ENGINES = ("litert", "executorch")
 #: Models whose layers differ most.
 MOST_DIFFERENT = ("opt", "gpt2", "phi3", "deberta-v3", "modernbert")
-#: On LiteRT, and one of them, which keeps its matrices the other way round, on both engines.
-ADAPTED = {**dict.fromkeys(MOST_DIFFERENT, ENGINES[:1]), "gpt2": ENGINES}
 
 
 def cases(

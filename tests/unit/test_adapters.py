@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import constants
-from models import ADAPTED, ENCODERS, ENGINES, cases, five_examples, make_checkpoint
+from models import ENCODERS, ENGINES, MOST_DIFFERENT, cases, five_examples, make_checkpoint
 from peft import AutoPeftModel, AutoPeftModelForCausalLM, AutoPeftModelForFeatureExtraction, PeftModel
 from references import ALPHA, RANK, Case, make_case, read_labels, reference_losses, trained
 from refusals import raises
@@ -60,7 +60,7 @@ NAMES = (
 CASES = cases(
     dict.fromkeys(NAMES, ("float32",)),
     {("roberta", "float32"): ENGINES, ("qwen2", "float32"): ENGINES[:1]},
-    ADAPTED,
+    {**dict.fromkeys(MOST_DIFFERENT, ENGINES[:1]), "gpt2": ENGINES},  # whose matrices lie the other way round
 )
 
 
@@ -233,7 +233,12 @@ def test_the_hubs_name_is_kept(monkeypatch: pytest.MonkeyPatch, checkpoint: Path
 
 
 @pytest.mark.parametrize(
-    ("name", "engines"), [("qwen2", ENGINES[:1]), pytest.param("gpt2", ENGINES, marks=pytest.mark.slow)]
+    ("name", "engines"),
+    [
+        ("qwen2", ENGINES[:1]),
+        pytest.param("gpt2", ENGINES[:1], marks=pytest.mark.slow),
+        *(pytest.param(name, ENGINES, marks=pytest.mark.matrix) for name in ("qwen2", "gpt2")),
+    ],
 )
 def test_output_scales_are_pefts(
     name: str, engines: Sequence[str], tmp_path: Path, make_plan: Callable[..., Plan]

@@ -269,17 +269,18 @@ def test_refused_options(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "weights", "engines"), [("gpt2", "int8", ("litert", "executorch")), ("llama-3.2", "int4", ("litert",))]
+    ("name", "weights", "engines", "groups"),
+    [("gpt2", "int8", ("litert", "executorch"), [1]), ("llama-3.2", "int4", ("litert",), [1, 4])],
 )
 def test_cores_over_a_quantised_base(
-    name: str, weights: str, engines: Sequence[str], tmp_path: Path, make_plan: Callable[..., Plan]
+    name: str, weights: str, engines: Sequence[str], groups: list[int], tmp_path: Path, make_plan: Callable[..., Plan]
 ) -> None:
     """Engines agree, a stack measures what its branches do, and merging adds L·C·Rᵀ to the checkpoint's own numbers."""
     layers = {"n_layer": 2} if name == "gpt2" else {"num_hidden_layers": 2}
     model = make_checkpoint(tmp_path / "model", name, **{**wide(name), **layers})
     cores = Cores(rank=RANK, prior=[write_prior(tmp_path / "prior.jsonl", "text")], tasks=2)
     rounding = NEAREST if weights == "int4" else ""  # as good here, and quicker
-    target = Target(engines, [2], [24], adapters=cores, groups=[4], weights=weights, rounding=rounding)
+    target = Target(engines, [2], [24], adapters=cores, groups=groups, weights=weights, rounding=rounding)
     bundle = export_bundle(str(model), load_task("sst2"), target, tmp_path / "bundle")
     replica, store = Replica(bundle), five_examples(bundle)
     added = trained(replica)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models import ENCODERS, ENGINES, MODELS, MOST_DIFFERENT, TEXTS, byte_pairs, cases, make_checkpoint, save_tokenizer
+from models import ENCODERS, ENGINES, MODELS, TEXTS, byte_pairs, cases, make_checkpoint, save_tokenizer
 from peft import PeftModel
 from references import read_labels, scoring_table, trained
 from refusals import raises
@@ -150,7 +150,7 @@ QUICK = {
 }
 
 
-SLOW = {name: ENGINES if name in MOST_DIFFERENT else ENGINES[:1] for name in MODELS}
+SLOW = {name: ENGINES if name in ("gpt2", "deberta-v3", "modernbert") else ENGINES[:1] for name in MODELS}
 CASES = cases({name: ("sst2",) if name in ENCODERS else ("sst2", "squad") for name in MODELS}, QUICK, SLOW)
 
 
