@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from models import make_checkpoint, wide
 from refusals import raises
@@ -36,6 +36,7 @@ def correlated(random: np.random.Generator, tokens: int, width: int) -> torch.Te
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 5), st.integers(1, 300))
+@example(101493, 1, 3, 1)
 def test_no_output_is_further_off_than_by_plain_rounding(seed: int, rows: int, groups: int, tokens: int) -> None:
     random = np.random.default_rng(seed)
     matrix = random.standard_normal((rows, GROUP * groups)).astype(np.float32)
@@ -56,7 +57,10 @@ def test_no_output_is_further_off_than_by_plain_rounding(seed: int, rows: int, g
     assert (errors(found) <= plain * 1.001 + 1e-6 * plain.max()).all()
     inputs = Inputs.of(x)
     theirs = output_errors(torch.from_numpy(matrix), torch.from_numpy(widened(found)), inputs).numpy()
-    np.testing.assert_allclose(theirs, errors(found), rtol=0.01, atol=1e-5 * float(plain.max()))
+    # The small difference of large float32 sums, where a rounding happens to be right for the few inputs there are.
+    largest = np.square(np.abs(x.numpy().astype(np.float64)) @ np.abs(matrix - widened(found)).T).mean(axis=0)
+    noise = np.finfo(np.float32).eps * largest
+    assert (np.abs(theirs - errors(found)) <= 0.01 * errors(found) + 1e-5 * plain.max() + noise).all()
 
 
 def test_correlated_inputs_leave_much_less_of_the_error() -> None:
