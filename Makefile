@@ -6,8 +6,8 @@ PYTHON ?= python3
 PIP_ARGS ?=
 SEED ?= 0
 MODE ?= robust
-# Processes that tests run in; each may take 2 GB.
-WORKERS ?= 2
+# Processes that tests run in, one more than two cores, since some wait; each may take 2 GB.
+WORKERS ?= 3
 
 VENV := .venv
 BIN := $(VENV)/bin
