@@ -59,18 +59,18 @@ def test_methods_are_compared_seed_by_seed_with_the_best_rival() -> None:
 def test_a_small_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Models are made, methods tuned and compared, tables and pictures drawn; a second time nothing is run again."""
     command = [
-        "study.py", "--folder", str(tmp_path), "--settings", "opinions", "--methods", "planned", "frozen",
+        "study.py", "--folder", str(tmp_path), "--settings", "opinions", "--methods", "planned", "frozen", "decomfl",
         "--tuning", "8", "--forwards", "16",
     ]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, METHODS / "study.py", *command[1:]], check=True, env=environment, timeout=TEST_S)
     runs = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
-    assert len(runs) == (8 + 3) + (1 + 3)
+    assert len(runs) == 2 * (8 + 3) + 1 + 3
     monkeypatch.setattr(sys, "argv", command)
     study()
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()} == runs
     rows = json.loads((tmp_path / "rows.json").read_text())
-    assert [row["method"] for row in rows] == ["planned", "frozen"]
+    assert [row["method"] for row in rows] == ["planned", "frozen", "decomfl"]
     assert rows[0]["choice"]["--seeds"] == "device"
     options = [
         "--rows",
