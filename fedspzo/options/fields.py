@@ -80,7 +80,7 @@ def _flag(own: Field[Any]) -> str:
 
 
 def _show(default: Any) -> str:
-    """A default as it is typed; "" where there is none to speak of."""
+    """A default as it is typed; "" where it need not be shown."""
     if default is MISSING or default is None or default is False or default == ():
         return ""
     if isinstance(default, tuple):
