@@ -67,6 +67,7 @@ lint: $(READY)  ## formatting, types, rules for imports, workflows
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy -p fedspzo
+	$(BIN)/mypy examples/*.py
 	$(BIN)/mypy $(APP)
 	$(BIN)/lint-imports
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml

@@ -192,24 +192,14 @@ def test_a_tracker_that_is_not_installed_is_named(
 
 
 @pytest.mark.slow
-def test_a_typed_script_passes_mypy(tmp_path: Path) -> None:
-    """The examples, strictly, and a script that has a type wrong."""
+def test_mypy_finds_what_is_wrong_in_a_script(tmp_path: Path) -> None:
+    """The package is typed for its users too; lint checks the examples."""
     root = Path(__file__).parents[2]
     wrong = tmp_path / "wrong.py"
     wrong.write_text(
         "import fedspzo\n\nrun = fedspzo.simulate('bundle', 'data', fedspzo.Job(rounds='many'))\nrun.lost\n"
     )
-    command = [
-        sys.executable,
-        "-m",
-        "mypy",
-        "--config-file",
-        root / "pyproject.toml",
-        "--cache-dir",
-        root / ".mypy_cache",  # lint has filled it
-    ]
-    good = subprocess.run([*command, "--strict", *(root / "examples").glob("*.py")], capture_output=True, text=True)
-    assert good.returncode == 0, good.stdout
-    bad = subprocess.run([*command, wrong], capture_output=True, text=True)
+    options = ("--config-file", root / "pyproject.toml", "--cache-dir", root / ".mypy_cache")  # lint has filled it
+    bad = subprocess.run([sys.executable, "-m", "mypy", *options, wrong], capture_output=True, text=True)
     assert 'Argument "rounds" to "Job" has incompatible type "str"' in bad.stdout
     assert '"Simulation" has no attribute "lost"' in bad.stdout
