@@ -83,7 +83,10 @@ public final class TrainingService extends Service implements Host.Holder {
         JSONArray losses = status.optJSONArray("losses");
         JSONArray last = losses == null ? null : losses.optJSONArray(losses.length() - 1);
         if (last != null) {
-            String text = getString(R.string.notification_round, last.optInt(0), Text.decimal(last.optDouble(1), 3));
+            int round = last.optInt(0), rounds = status.optInt("rounds");
+            String loss = Text.decimal(last.optDouble(1), 3);
+            String text = rounds == 0 ? getString(R.string.notification_round, round, loss)
+                    : getString(R.string.notification_round_of, round, rounds, loss);
             getSystemService(NotificationManager.class).notify(NOTIFICATION, notification(text));
         }
     }

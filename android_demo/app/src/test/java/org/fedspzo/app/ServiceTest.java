@@ -8,6 +8,7 @@ import static org.robolectric.Shadows.shadowOf;
 
 import android.app.ForegroundServiceStartNotAllowedException;
 import android.app.Notification;
+import android.app.NotificationManager;
 import android.content.ComponentName;
 import android.content.Context;
 import android.content.ContextWrapper;
@@ -59,6 +60,22 @@ public final class ServiceTest {
         assertEquals(Notification.FLAG_ONGOING_EVENT, shown.flags & Notification.FLAG_ONGOING_EVENT);
         assertEquals(MainActivity.class.getName(),
                 shadowOf(shown.contentIntent).getSavedIntent().getComponent().getClassName());
+    }
+
+    @Test
+    public void itTellsOfRounds() throws Exception {
+        service.startCommand(0, 1);
+        trains();
+        JSONObject status = new JSONObject("{\"running\": true, \"losses\": [[11, 0.9], [12, 0.8764]]}");
+        service.get().changed(status);
+        assertEquals("Round 12, loss 0.876", told());
+        service.get().changed(status.put("rounds", 40));
+        assertEquals("Round 12 of 40, loss 0.876", told());
+    }
+
+    private String told() {
+        NotificationManager manager = phone.app.getSystemService(NotificationManager.class);
+        return manager.getActiveNotifications()[0].getNotification().extras.getString(Notification.EXTRA_TEXT);
     }
 
     @Test
