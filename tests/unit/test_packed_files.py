@@ -67,7 +67,7 @@ def test_processes_that_open_a_file_at_once_all_get_it(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:  # a lock is an open file's, be it another thread's or another process's
         for done in [pool.submit(open_again_and_again) for _ in range(4)]:
             done.result()
-    assert sorted(file.suffix for file in tmp_path.iterdir()) == [".packed"] * 20 + [".sha256"] * 20
+    assert sorted(file.suffix for file in tmp_path.iterdir()) == [".packed"] * 20 + [".parts"] * 20
 
 
 @pytest.mark.slow

@@ -102,7 +102,7 @@ def test_streaming_changes_no_bit(step: Callable[..., Measurement], cache: Path)
     engines = [Counting(), Counting()]
     assert [step(engine) for engine in engines] == [expected] * 2
     assert [(engine.packed, engine.loaded) for engine in engines] == [(LAYERS, 2), (0, 2)]
-    assert sorted(file.suffix for file in cache.iterdir()) == [".packed"] * LAYERS + [".sha256"] * LAYERS
+    assert sorted(file.suffix for file in cache.iterdir()) == [".packed"] * LAYERS + [".parts"] * LAYERS
     ran: list[int] = []
     assert step(WatchedEngine(create_engine("litert", streams=True), lambda: ran.append(1))) == expected
     assert ran
@@ -165,12 +165,12 @@ def test_files_that_are_not_right_are_made_again(
     for wrong in (whole[:middle], altered, b"", first.read_bytes()):
         last.write_bytes(wrong)
         if wrong == first.read_bytes():  # with all that belongs to it
-            last.with_suffix(".sha256").write_bytes(first.with_suffix(".sha256").read_bytes())
+            last.with_suffix(".parts").write_bytes(first.with_suffix(".parts").read_bytes())
         caplog.clear()
         assert step() == expected
         assert f"{last} was altered or cut off, and is made again" in caplog.text
         assert last.read_bytes() == whole
-    for gone in (last, last.with_suffix(".sha256")):
+    for gone in (last, last.with_suffix(".parts")):
         gone.unlink()
         assert step() == expected
         assert last.read_bytes() == whole
@@ -205,7 +205,7 @@ def test_two_layers_on_one_path_are_found_out(bundle: Bundle, step: Callable[...
     step()
     first, second = (cache / file.name for file in sorted(cache.glob("*.packed"))[:2])
     files = PackedFiles(cache)
-    first.with_suffix(".sha256").rename(second.with_suffix(".sha256"))
+    first.with_suffix(".parts").rename(second.with_suffix(".parts"))
     first.replace(second)
     made: list[Path] = []
 
