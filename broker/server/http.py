@@ -50,6 +50,8 @@ REQUEST_S, IDLE_S = 10, 15
 STALL_S = 60
 #: Seconds that downloads have to finish when the endpoint stops.
 STOP_S = 1
+#: Seconds after which a certificate that was renewed is shown.
+RENEWED_S = 30
 
 
 @contextmanager
@@ -70,7 +72,8 @@ def serve(
         snapshots: round → file, asked again at each request, on another thread. A file may be renamed over or removed
             meanwhile: who is downloading it gets the rest of it, though not after a broken connection.
         host, port: where to listen; port 0 is a free one.
-        tls: for HTTPS, PEM files of the server's certificate (with its chain) and private key.
+        tls: for HTTPS, PEM files of the server's certificate (with its chain) and private key. They are read again when
+            they have changed.
         console: see :func:`fedspzo.broker.server.console.app.make_console`.
 
     Raises:
@@ -85,15 +88,21 @@ def serve_app(app: Starlette, host: str = HOST, port: int = 0, tls: tuple[Path, 
     """Serve an application while the context lasts; gives its URL. Arguments and errors as for :func:`serve`."""
     listener = _listen(host, port)
     try:
-        server = uvicorn.Server(_configure(app, tls))
+        config = _configure(app, tls)
+        server = uvicorn.Server(config)
     except BaseException:
         listener.close()
         raise
+    stopped = threading.Event()
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="endpoint", daemon=True)
     thread.start()
+    if tls and config.ssl:
+        renewal = (config.ssl, tls, _stamps(tls), stopped)
+        threading.Thread(target=_renew, args=renewal, name="certificate", daemon=True).start()
     try:
         yield f"{'https' if tls else 'http'}://{_bracket(host)}:{listener.getsockname()[1]}"
     finally:
+        stopped.set()
         server.should_exit = True
         thread.join()
 
@@ -226,6 +235,27 @@ def _configure(app: Starlette, tls: tuple[Path, Path] | None) -> uvicorn.Config:
             " own key in PEM",
         ) from None
     return config
+
+
+def _renew(context: ssl.SSLContext, tls: tuple[Path, Path], seen: list[int], stopped: threading.Event) -> None:
+    """Show new connections the certificate that the files have by then, if it can be used."""
+    while not stopped.wait(RENEWED_S):
+        if (now := _stamps(tls)) == seen:
+            continue
+        seen = now
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*tls)  # a half of a new pair would spoil the other
+            context.load_cert_chain(*tls)
+            log.info("HTTPS has the renewed certificate %s", tls[0])
+        except (OSError, ssl.SSLError) as error:
+            log.warning(
+                "the renewed certificate %s with the key %s cannot be used (%s); the old one stays", *tls, error
+            )
+
+
+def _stamps(files: tuple[Path, Path]) -> list[int]:
+    """When files were changed, in nanoseconds; 0 where one is missing."""
+    return [file.stat().st_mtime_ns if file.exists() else 0 for file in files]
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -22,7 +22,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from patience import PATIENCE_S, TEST_S
+from patience import PATIENCE_S, TEST_S, wait_until
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 from refusals import raises
@@ -552,6 +552,31 @@ def test_tls(served: Bundle, tmp_path: Path) -> None:
         pass
     with raises("server.certificate", "give a certificate and its own key"), serving(served, tls=(tmp_path, tls[1])):
         pass
+
+
+def test_a_renewed_certificate_is_shown(
+    served: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without a restart; one that cannot be used changes nothing."""
+    monkeypatch.setattr(endpoint, "RENEWED_S", 0.01)
+    authority, tls = certify(tmp_path, "one")
+    other, renewed = certify(tmp_path, "other")
+
+    def healthy(trusted: Path) -> bool:
+        try:
+            return read(f"{url}/healthz", 10, trusted.read_text()) == b"ok"
+        except DownloadError:
+            return False
+
+    with serving(served, tls=tls) as url:
+        assert healthy(authority)
+        tls[1].write_text("half of a file")
+        wait_until(lambda: "the old one stays" in caplog.text)
+        assert healthy(authority)
+        for old, new in zip(tls, renewed, strict=True):
+            shutil.copy(new, old)
+        wait_until(lambda: healthy(other))
+        assert not healthy(authority)
 
 
 def test_a_port_that_is_taken(served: Bundle) -> None:
