@@ -14,7 +14,6 @@ from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.files import make_folder, move_into_place, write_atomically
 from fedspzo.device_runtime.replica.journal import Journal
 
-
 #: Whose doing a backup is where nobody has logged in.
 COMMAND = "fedspzo server backup"
 

@@ -73,7 +73,8 @@ def note(execute: Execute, who: str, name: str, old: object, new: object, device
 def unknown(folder: Path, name: str) -> StateError:
     """What to say of a name that is not of a device."""
     return StateError(
-        "device.unknown", f"'{printable(name, 64)}' is not a device of this job; fedspzo status {folder} lists the names"
+        "device.unknown",
+        f"'{printable(name, 64)}' is not a device of this job; fedspzo status {folder} lists the names",
     )
 
 

@@ -79,7 +79,7 @@ def read_devices(
     connection: sqlite3.Connection,
     known: Known,
     now: float,
-    search: Search = Search(),  # noqa: B008
+    search: Search = Search(),
     order: str = "name",
     descending: bool = False,
     page: int = 0,

@@ -16,10 +16,10 @@ from typing import Any
 from fedspzo.broker.privacy.accounting import Spent
 from fedspzo.broker.rounds.job import Job
 from fedspzo.broker.rounds.private import NO_PRIVACY
+from fedspzo.broker.server.backup import last_backup
 from fedspzo.broker.server.console.curves import read_curves
 from fedspzo.broker.server.console.device_rows import Known, Search, read_devices, read_names
 from fedspzo.broker.server.console.running import Running
-from fedspzo.broker.server.backup import last_backup
 from fedspzo.broker.server.controls import CHANGES, LAST_CHANGES, read_changes, read_settings, run_state
 from fedspzo.broker.server.device_changes import read_device_changes
 from fedspzo.broker.server.evaluation import Evaluated
