@@ -4,7 +4,6 @@ import { Chart } from "./charts.js";
 import { Controls } from "./controls.js";
 import { Curves } from "./curves.js";
 import { Devices } from "./devices.js";
-
 import { ago, bytes, clock, count, fill, find, get, list, make, number, post, say } from "./page.js";
 import { Backups, Log } from "./upkeep.js";
 

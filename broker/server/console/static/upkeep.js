@@ -30,11 +30,9 @@ export class Log {
 export class Backups {
   constructor(job, session) {
     this.may = session.role === "operate";
-    this.begun = false; // a backup that was asked for here, or seen to be made
     find("#back-up").addEventListener("click", async () => {
       try {
         await post(`api/jobs/${job}/backup`, {}, session.csrf);
-        this.begun = true;
       } catch (error) {
         say(find("#backup-said"), `Not backed up: ${error.message}`);
       }
@@ -54,7 +52,7 @@ export class Backups {
     find("#backing-up").hidden = !busy;
     if (busy) say(find("#backup-said"), `Backing up for ${Math.floor(now.seconds)} s …`);
     else if (now.problem) say(find("#backup-said"), `Not backed up: ${now.problem}`);
-    else if (this.begun) say(find("#backup-said"), "Backed up.");
-    this.begun = busy;
+    else if (backup && this.at !== undefined && backup.at !== this.at) say(find("#backup-said"), "Backed up.");
+    this.at = backup?.at ?? 0;
   }
 }
