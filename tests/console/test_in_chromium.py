@@ -159,10 +159,10 @@ def test_an_operator_runs_the_job(federation: Federation) -> None:
         rows = page.locator("#changes tbody tr").all_inner_texts()
         made = [row.split("\t")[1:5] for row in rows[::-1]]
         assert [row for row in made if "phone-2" in row[1]] == [
-            ["operate", "label of phone-2", "–", "lent"],
-            ["operate", "blocked of phone-2", "false", "true"],
-            ["operate", "blocked of phone-2", "true", "false"],
-            ["operate", "blocked of phone-2", "false", "true"],
+            ["operate", "phone-2: label", "–", "lent"],
+            ["operate", "phone-2: blocked", "false", "true"],
+            ["operate", "phone-2: blocked", "true", "false"],
+            ["operate", "phone-2: blocked", "false", "true"],
         ]
         assert [row for row in made if "phone" not in row[1]][:5] == [
             ["operate", "state", "running", "paused"],

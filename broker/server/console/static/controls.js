@@ -66,7 +66,7 @@ export class Controls {
 function what(change) {
   const name = change.name.replace("_", " ");
   if (!change.devices) return name;
-  return `${name} of ${change.devices.join(", ")}${change.count > change.devices.length ? `, … (${change.count} devices)` : ""}`;
+  return `${change.devices.join(", ")}${change.count > change.devices.length ? `, … (${change.count} devices)` : ""}: ${name}`;
 }
 
 const plain = (json) => [JSON.parse(json) ?? "–"].flat().join(", ");
