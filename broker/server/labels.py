@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from fedspzo.broker.server.device_changes import Execute, changing, note, unknow
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.log import printable
 from fedspzo.device_runtime.protocol.topics import valid_id
+
+#: Labels that can be chosen by.
+MOST = 200
 
 
 def put_on(folder: Path, names: Sequence[str], label: str, who: str) -> int:
@@ -44,6 +48,12 @@ def take_off(folder: Path, names: Sequence[str], label: str, who: str) -> int:
             execute("DELETE FROM labels WHERE device = ? AND label = ?", (name, label))
         note(execute, who, "label", label, None, gone)
     return len(gone)
+
+
+def read_labels(connection: sqlite3.Connection) -> list[str]:
+    """The labels that devices have, :data:`MOST` at most."""
+    rows = connection.execute("SELECT DISTINCT label FROM labels ORDER BY label LIMIT ?", (MOST,))
+    return [label for (label,) in rows]
 
 
 def _labelled(execute: Execute, label: str) -> set[str]:

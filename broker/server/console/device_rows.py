@@ -40,8 +40,6 @@ CHOICES = {
     **{state: f"STATE_OF(devices.name) = '{state}' AND NOT {_IS_BLOCKED}" for state in STATES},
     BLOCKED: _IS_BLOCKED,
 }
-#: Labels that can be chosen by.
-MOST_LABELS = 200
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,6 @@ def read_devices(
         found: how many there are on all pages.
         page, pages: the page's number, and how many there are.
         devices: a record for each of the page.
-        labels: that devices have, on whatever page.
     """
     tables, values = _find(connection, known, search)
     found = connection.execute(f"SELECT COUNT(*) {tables}", values).fetchone()[0]
@@ -116,10 +113,7 @@ def read_devices(
         "page": page,
         "pages": pages,
         "devices": [_describe(row, known, now) for row in rows],
-        "labels": [label for (label,) in connection.execute(
-            "SELECT DISTINCT label FROM labels ORDER BY label LIMIT ?", (MOST_LABELS,)
-        )],
-    }  # fmt: skip
+    }
 
 
 def read_names(connection: sqlite3.Connection, known: Known, search: Search) -> list[str]:
@@ -142,7 +136,7 @@ def _find(connection: sqlite3.Connection, known: Known, search: Search) -> tuple
     if search.group:
         tables += " AND GROUP_OF(devices.name) = :group"
     if search.label:
-        tables += " AND devices.name IN (SELECT device FROM labels WHERE label = :label)"
+        tables += " AND EXISTS (SELECT 1 FROM labels WHERE labels.device = devices.name AND label = :label)"
     return tables, {**asdict(search), "match": search.match.lower(), "round": known.round}
 
 

@@ -21,9 +21,10 @@ from fedspzo.broker.server.console.curves import read_curves
 from fedspzo.broker.server.console.device_rows import Known, Search, read_devices, read_names
 from fedspzo.broker.server.console.running import Running
 from fedspzo.broker.server.controls import CHANGES, LAST_CHANGES, read_changes, read_settings, run_state
-from fedspzo.broker.server.device_changes import DeviceChange, read_device_changes
+from fedspzo.broker.server.device_changes import read_device_changes
 from fedspzo.broker.server.evaluation import Evaluated
 from fedspzo.broker.server.held_out import best_of, read_evaluations
+from fedspzo.broker.server.labels import read_labels
 from fedspzo.broker.server.state_folder import DATABASE, SNAPSHOTS, list_snapshots, open_to_read
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.privacy.budget import epsilon
@@ -53,7 +54,7 @@ class JobView:
         self._spent: Spent | None = None
         self._spent_to = 0
         self._best_of: tuple[str, Evaluated | None] = ("", None)
-        self._device_changes: tuple[int | None, list[DeviceChange]] = (None, [])
+        self._treated_to: tuple[int | None, Mapping[str, Any]] = (None, {"device_changes": [], "labels": []})
         with self._connected() as connection:
             row = connection.execute("SELECT name FROM job").fetchone()
         self.name: str = row[0] if row else "default"
@@ -109,7 +110,7 @@ class JobView:
                 "log": running.log.stamp if running else None,
                 "settings": _in_force(job, changes),
                 "changes": [asdict(change) for change in changes[: -LAST_CHANGES - 1 : -1]],
-                "device_changes": [asdict(change) for change in self._changes_of_devices(connection)],
+                **self._treated(connection),
             }
 
     def curves(self, first: int, last: int) -> dict[str, Any]:
@@ -159,12 +160,13 @@ class JobView:
             self._best_of = stamp, best_of(read_evaluations(connection))
         return self._best_of[1]
 
-    def _changes_of_devices(self, connection: sqlite3.Connection) -> list[DeviceChange]:
-        """The last ones, read again where some came: each may name all devices."""
+    def _treated(self, connection: sqlite3.Connection) -> Mapping[str, Any]:
+        """The last changes of devices, and the labels that there are, read again where a change came."""
         last = connection.execute("SELECT MAX(number) FROM device_changes").fetchone()[0]
-        if last != self._device_changes[0]:
-            self._device_changes = last, read_device_changes(connection, LAST_CHANGES)
-        return self._device_changes[1]
+        if last != self._treated_to[0]:
+            changes = [asdict(change) for change in read_device_changes(connection, LAST_CHANGES)]
+            self._treated_to = last, {"device_changes": changes, "labels": read_labels(connection)}
+        return self._treated_to[1]
 
     def _open_round(self, connection: sqlite3.Connection) -> dict[str, Any] | None:
         """The open round as the file has it: who declined is not written down."""

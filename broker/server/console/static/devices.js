@@ -75,6 +75,7 @@ export class Devices {
     find("#all-found").hidden = !this.may;
     for (const option of find("#choice").options) option.hidden = !state.live && STATES.includes(option.value);
     offer(find("#group"), state.groups);
+    offer(find("#label"), state.labels);
   }
 
   async show() {
@@ -98,7 +99,6 @@ export class Devices {
       if (th.dataset.order === this.order) th.setAttribute("aria-sort", this.descending ? "descending" : "ascending");
       else th.removeAttribute("aria-sort");
     }
-    offer(find("#label"), found.labels);
     say(find("#found"), `${count(found.found)} found`);
     say(find("#page"), `Page ${found.page + 1} of ${found.pages}`);
     find("#before").disabled = found.page === 0;
