@@ -83,8 +83,8 @@ def read_device_changes(connection: sqlite3.Connection, most: int) -> list[Devic
     rows = connection.execute(
         "SELECT at, who, name, old, new, devices FROM device_changes ORDER BY number DESC LIMIT ?", (most,)
     )
-    return [
-        DeviceChange(*row, len(names), tuple(names[:NAMED]))
-        for *row, devices in map(tuple, rows.fetchall())
-        for names in (devices.split(),)
-    ]
+    changes = []
+    for at, who, name, old, new, devices in rows:
+        names = devices.split()
+        changes.append(DeviceChange(at, who, name, old, new, len(names), tuple(names[:NAMED])))
+    return changes

@@ -199,6 +199,10 @@ def _treats_devices(page: Page, federation: Federation) -> None:
     page.keyboard.press("Enter")
     until(page, "#chosen-said", "“lent” was put on 1 device.")
     page.keyboard.press("Escape")
+    page.wait_for_timeout(1500)
+    assert page.evaluate("document.activeElement.textContent") == "phone-2", (
+        "what is news elsewhere takes no focus away"
+    )
     for choice, name, device in (("Group", "east", "phone-1"), ("Label", "lent", "phone-2")):
         page.get_by_label(choice, exact=True).select_option(name)
         until(page, "#found", "1 found")
