@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 from fedspzo.broker.server.schema import open_tables
@@ -12,9 +14,35 @@ from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.files import make_folder, move_into_place, write_atomically
 from fedspzo.device_runtime.replica.journal import Journal
 
+#: Whose doing a backup is where nobody has logged in.
+COMMAND = "fedspzo server backup"
 
-def back_up(folder: Path, target: Path) -> int:
-    """Copy a server's file and its key to another folder, and note in the first up to which round.
+
+@dataclass(frozen=True)
+class Backup:
+    """A backup that was made.
+
+    Attributes:
+        at: Unix time.
+        who: the name of a login, or :data:`COMMAND`.
+        folder: where it is.
+        round: the last in it.
+    """
+
+    at: float
+    who: str
+    folder: str
+    round: int
+
+
+def last_backup(connection: sqlite3.Connection) -> Backup | None:
+    """The last backup of a server's file that the file knows of."""
+    row = connection.execute("SELECT at, who, folder, round FROM backups ORDER BY number DESC LIMIT 1").fetchone()
+    return Backup(*row) if row else None
+
+
+def back_up(folder: Path, target: Path, who: str = COMMAND) -> int:
+    """Copy a server's file and its key to another folder, and note in the first where, by whose doing and up to where.
 
     The copy's journal is checked to its end before it counts. An older backup in the folder is replaced, once the new
     one is whole. Snapshots are left out: a server makes them again.
@@ -56,6 +84,10 @@ def back_up(folder: Path, target: Path) -> int:
                 (target / f"{DATABASE}{left}").unlink(missing_ok=True)
             move_into_place(partial, target / DATABASE)
             connection.execute("INSERT OR REPLACE INTO backup VALUES (1, ?)", (last,))
+            connection.execute(
+                "INSERT INTO backups (at, who, folder, round) VALUES (?, ?, ?, ?)",
+                (time.time(), who, str(target.resolve()), last),
+            )
         except (OSError, sqlite3.Error) as error:
             raise StateError(
                 "state.backup-failed", f"{target} cannot take the backup ({error}); give a folder with room on its disk"

@@ -6,19 +6,18 @@ them.
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
 
-from fedspzo.broker.server.schema import open_tables
-from fedspzo.broker.server.state_folder import DATABASE, open_database
+from fedspzo.broker.server.device_changes import Execute, changing, note, unknown
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.errors import StateError
 
 #: Seconds between looks at the list.
 LOOK_S = 1.0
+#: Whose doing it is where nobody has logged in.
+COMMAND = "fedspzo block"
 
 
 class Blocked:
@@ -49,58 +48,49 @@ class Blocked:
         return "its operator has blocked it" if name in self.names or key in self._keys else None
 
 
-def block(folder: Path, names: Sequence[str], known: Collection[str] = ()) -> None:
+def block(folder: Path, names: Sequence[str], known: Collection[str] = (), who: str = COMMAND) -> int:
     """Block devices in a server's state folder, whether or not the server runs; those that are blocked stay so.
 
     Args:
         known: devices that have a login, and may be blocked before the server has heard them.
+        who: whose doing it is.
+
+    Returns:
+        How many were not blocked.
 
     Raises:
         StateError: not a server's folder, or a name is not of a device; then nothing has changed.
     """
-    with closing(_open(folder)) as connection:
-        keys = dict(connection.execute("SELECT name, key FROM devices").fetchall())
+    with changing(folder) as execute:
+        keys, before = dict(execute("SELECT name, key FROM devices").fetchall()), _names(execute)
         for name in names:
             if name not in keys and name not in known:
-                raise StateError(
-                    "device.unknown",
-                    f"'{name}' is not a device of this job; fedspzo status {folder} lists the names",
-                )
-        rows = [(name, keys.get(name, b"")) for name in names]
-        _change(connection, folder, "INSERT OR REPLACE INTO blocked VALUES (?, ?)", rows)
+                raise unknown(folder, name)
+            execute("INSERT OR REPLACE INTO blocked VALUES (?, ?)", (name, keys.get(name, b"")))
+        fresh = [name for name in dict.fromkeys(names) if name not in before]
+        note(execute, who, "blocked", False, True, fresh)
+    return len(fresh)
 
 
-def unblock(folder: Path, names: Sequence[str]) -> None:
+def unblock(folder: Path, names: Sequence[str], who: str = COMMAND) -> None:
     """Let devices take part again that were blocked.
 
     Raises:
         StateError: not a server's folder, or a name is not of a blocked device; then nothing has changed.
     """
-    with closing(_open(folder)) as connection:
-        found = {name for (name,) in connection.execute("SELECT name FROM blocked").fetchall()}
+    with changing(folder) as execute:
+        found = _names(execute)
         for name in names:
             if name not in found:
                 raise StateError(
                     "device.not-blocked", f"'{name}' is not blocked; fedspzo status {folder} lists those that are"
                 )
-        _change(connection, folder, "DELETE FROM blocked WHERE name = ?", [(name,) for name in names])
+            execute("DELETE FROM blocked WHERE name = ?", (name,))
+        note(execute, who, "blocked", True, False, list(dict.fromkeys(names)))
 
 
-def _open(folder: Path) -> sqlite3.Connection:
-    """A server's file, with this table."""
-    open_database(folder).close()  # or it is not a server's
-    return open_tables(folder / DATABASE)
-
-
-def _change(connection: sqlite3.Connection, folder: Path, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
-    try:
-        connection.execute("BEGIN IMMEDIATE")
-        connection.executemany(statement, rows)
-        connection.execute("COMMIT")
-    except sqlite3.Error as error:
-        raise StateError(
-            "state.unwritable", f"{folder / DATABASE} cannot be changed ({error}); make room on the disk"
-        ) from None
+def _names(execute: Execute) -> set[str]:
+    return {name for (name,) in execute("SELECT name FROM blocked").fetchall()}
 
 
 def _keys(names: Mapping[str, bytes]) -> frozenset[bytes]:

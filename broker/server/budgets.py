@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from fedspzo.broker.rounds.aggregate import check_result
@@ -24,8 +24,8 @@ from fedspzo.device_runtime.protocol.messages import Decline, EntryBatch, Report
 
 log = logging.getLogger(__name__)
 
-#: Takes a sender's login away at the broker.
-CutOff = Callable[[str], None]
+#: Takes logins away at the broker; gives those that there were.
+CutOff = Callable[[Sequence[str]], Collection[str]]
 
 #: What a budget holds, and what it regains a second: a device that is killed and started each second spends less.
 FULL, REGAINED = 300.0, 10.0
@@ -92,7 +92,7 @@ class Budgets:
         """Nobody has spent anything.
 
         Args:
-            cut_off: takes a login away; on a thread of its own. None where the server cannot.
+            cut_off: called on a thread of its own. None where the server cannot take logins away.
         """
         self._lanes, self._cut_off = lanes, cut_off
         self._budgets: dict[str, _Budget] = {}
@@ -157,9 +157,12 @@ class Budgets:
 
     def _cut_and_tell(self, cut_off: CutOff, name: str) -> None:
         try:
-            cut_off(name)
+            gone = cut_off([name])
         except (FedSPZOError, OSError) as error:
             log.warning("the login of device '%s' could not be taken away: %s", printable(name, 64), error)
+            return
+        if name not in gone:
+            log.warning("device '%s' has no login that could be taken away", printable(name, 64))
         else:
             log.warning(
                 "the login of device '%s' is taken away, for it sent far too much; fedspzo enroll makes a new one",

@@ -98,7 +98,8 @@ class Server:
             sample: chooses which devices a round asks.
             plans: makes the rounds' plans; by default the job's own.
             trust_journal: open rounds at once, though the state folder was restored or copied.
-            cut_off: takes the login of a device that floods away at the broker; called on a thread of its own.
+            cut_off: takes the logins of devices that flood, or that the console blocks, away at the broker, and gives
+                those that there were; called on threads of its own.
 
         Raises:
             PlanError: the job does not fit the bundle, or ``patience`` has no examples to judge by.
@@ -242,6 +243,8 @@ class Server:
         from fedspzo.broker.server.console.gate import Gate
         from fedspzo.broker.server.console.job_view import JobView
         from fedspzo.broker.server.console.logins import Logins
+        from fedspzo.broker.server.console.recent_log import recent_log
+        from fedspzo.broker.server.console.running import Backups, DeviceControls, Running
         from fedspzo.broker.server.metrics import make_registry
 
         place = self._endpoint
@@ -257,10 +260,15 @@ class Server:
         console = make_refusal(
             "the console is served to this machine, or over HTTPS: give --http-certificate, --http-key"
         )
-        if safe:
-            view = JobView(self.state, loop.window, shown)
-            console = make_console([view], Gate(Logins(self.state)), place.tls is not None)
-        with serve(self.bundle, registry, store.snapshots, place.host, place.port, place.tls, console) as url:
+        with ExitStack() as stack:
+            if safe:
+                log, devices = stack.enter_context(recent_log()), DeviceControls(self.state, self._cut_off)
+                running = Running(loop.window, log, devices, Backups(self.state), shown)
+                view = JobView(self.state, running)
+                console = make_console([view], Gate(Logins(self.state)), place.tls is not None)
+            url = stack.enter_context(
+                serve(self.bundle, registry, store.snapshots, place.host, place.port, place.tls, console)
+            )
             reached = (place.url or url).rstrip("/")
             with told_address(self.state, f"{reached}/console/" if safe else ""):
                 yield reached

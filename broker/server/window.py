@@ -12,6 +12,10 @@ from fedspzo.broker.server.progress import Progress
 
 #: Devices that are named of those that have not answered, and of those that declined.
 NAMED = 100
+#: What a device may be doing: it can be asked, or does not want to be, or lacks rounds, or is not there.
+STATES = READY, UNWILLING, BEHIND, AWAY = ("ready", "unwilling", "catching up", "away")
+#: Seconds between looks at all devices' groups.
+LOOK_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -46,9 +50,23 @@ class RoundNow:
 class Window:
     """All methods may be called by any thread but the server's: each collection is copied in one step."""
 
-    def __init__(self, progress: Progress, roster: Roster, ask: Callable[[Wish], None]) -> None:
-        """``ask`` brings a wish to the server's thread."""
+    def __init__(
+        self,
+        progress: Progress,
+        roster: Roster,
+        ask: Callable[[Wish], None],
+        group_of: Callable[[str], str] | None = None,
+    ) -> None:
+        """Look into a server.
+
+        Args:
+            ask: brings a wish to the server's thread.
+            group_of: a device's name → its group, "" for none; None where there are no groups.
+        """
         self._progress, self._roster, self._ask = progress, roster, ask
+        self.group_of = group_of or (lambda name: "")
+        self._grouped = group_of is not None
+        self._groups: tuple[float, list[str]] = 0.0, []
 
     def round_now(self) -> RoundNow:
         """The open round, and how many devices are there."""
@@ -68,10 +86,18 @@ class Window:
         """What a device is doing, in one word."""
         member = self._roster.get(name)
         if member is None or not present(member, time.monotonic()):
-            return "away"
+            return AWAY
         if not member.synced:
-            return "behind"
-        return "ready" if member.willing else "unwilling"
+            return BEHIND
+        return READY if member.willing else UNWILLING
+
+    def groups(self) -> list[str]:
+        """The groups that devices are in, looked for again after :data:`LOOK_S`."""
+        now, (looked_at, found) = time.monotonic(), self._groups
+        if self._grouped and (not looked_at or now > looked_at + LOOK_S):
+            found = sorted({self.group_of(member.name) for member in self._roster.all()} - {""})
+            self._groups = now, found
+        return found
 
     def change(self, who: str, name: str, value: object) -> None:
         """Change the job from the next plan on, see :mod:`fedspzo.broker.server.controls`.

@@ -12,7 +12,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="who logs in; a known one gets a new password")
     parser.add_argument(
         "--role", choices=("look", "operate"), default="look",
-        help="look: see all; operate: also pause, resume and end the job, and change its settings (%(default)s)",
+        help="look: see all; operate: also pause, resume and end the job, change its settings, label and block devices,"
+        " and back up (%(default)s)",
     )  # fmt: skip
     parser.add_argument("--remove", action="store_true", help="take the login away, and end its sessions")
 

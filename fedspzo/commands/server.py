@@ -44,7 +44,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--cut-off", type=Path, metavar="DIR",
-        help="state folder of the broker, which runs on this machine: the login of a device that floods is removed",
+        help="state folder of the broker, which runs on this machine: the login of a device that floods, or that the"
+        " console blocks, is removed",
     )  # fmt: skip
     parser.add_argument("--devices", type=int, default=1, help="devices to wait for at the start (%(default)s)")
     parser.add_argument(
@@ -131,7 +132,7 @@ def run(options: argparse.Namespace) -> None:
         endpoint=endpoint,
         observe=observe,
         trust_journal=options.trust_journal,
-        cut_off=broker.remove_user if broker else None,
+        cut_off=broker.remove_users if broker else None,
     )
     with server:
         if server.url and not options.json:

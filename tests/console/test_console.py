@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
+import shutil
 import stat
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import wait_until
 from refusals import raises, refused
 from starlette.exceptions import HTTPException
 from starlette.testclient import TestClient
@@ -22,19 +25,25 @@ from fedspzo.broker.rounds.aggregate import ClosedRound, Spending
 from fedspzo.broker.rounds.anomalies import Record
 from fedspzo.broker.rounds.job import Job, check_job, plan_round
 from fedspzo.broker.rounds.open_round import OpenRound
-from fedspzo.broker.server.console.app import HEADERS, make_console, make_refusal, make_site
+from fedspzo.broker.server.backup import back_up
+from fedspzo.broker.server.console.app import make_console, make_refusal, make_site
 from fedspzo.broker.server.console.curves import POINTS
+from fedspzo.broker.server.console.device_rows import Search
 from fedspzo.broker.server.console.gate import FREE_TRIES, LONGEST_S, SESSION_S, UNUSED_S, Gate
+from fedspzo.broker.server.console.headers import HEADERS
 from fedspzo.broker.server.console.job_view import JobView
 from fedspzo.broker.server.console.logins import Logins
+from fedspzo.broker.server.console.recent_log import LINES, RecentLog, recent_log
+from fedspzo.broker.server.console.running import Backups, DeviceControls, Running
 from fedspzo.broker.server.controls import Controls, Wish, store_job
 from fedspzo.broker.server.devices import Member, Roster
 from fedspzo.broker.server.http import may_serve_console
 from fedspzo.broker.server.progress import Progress
-from fedspzo.broker.server.state_folder import ADDRESS, DATABASE, told_address
+from fedspzo.broker.server.state_folder import ADDRESS, DATABASE, KEY, told_address
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.broker.server.window import Window
 from fedspzo.cli import main
+from fedspzo.device_runtime.errors import BrokerError
 from fedspzo.device_runtime.files import is_locked, lock_folder
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.privacy.budget import epsilon
@@ -44,12 +53,13 @@ from fedspzo.device_runtime.protocol.plan import Plan
 
 MARKUP = "<img src=x onerror=alert(1)>"
 PASSWORD = "a password that is long"
+GROUPS = {"a": "east"}
 
 
 class Served:
     """A console over a store with three rounds, as a server would serve it; its controls are real."""
 
-    def __init__(self, folder: Path, bundle: Bundle, make_plan: Callable[..., Plan]) -> None:
+    def __init__(self, folder: Path, bundle: Bundle, make_plan: Callable[..., Plan], log: RecentLog) -> None:
         self.folder, self.store = folder, ServerStore(folder, bytes(32))
         for round in range(1, 4):
             entry = Entry(make_plan(round=round), (Contribution("", 1.0, (0.5,) * 4),))
@@ -77,15 +87,22 @@ class Served:
         opened = OpenRound(make_plan(round=4), ("a", "b", "c"), {"a": result}, time.monotonic())
         opened.declined["b"] = Decline(4, MARKUP, passing=True)
         self.progress = Progress(Counter(), opened)
-        window = Window(self.progress, Roster(iter(self.members)), self._take)
+        window = Window(self.progress, Roster(iter(self.members)), self._take, lambda name: GROUPS.get(name, ""))
         self.logins = Logins(folder)
         self.now = 0.0
         self.gate = Gate(self.logins, clock=lambda: self.now)
-        self.app = make_site(make_console([JobView(folder, window)], self.gate, secure=True))
+        self.backups = Backups(folder)
+        self.cut: list[str] = []
+        running = Running(window, log, DeviceControls(folder, self._cut_off), self.backups)
+        self.app = make_site(make_console([JobView(folder, running)], self.gate, secure=True))
 
     def _take(self, wish: Wish) -> None:
         self.controls.take(wish, 5)
         self.controls.tell()
+
+    def _cut_off(self, names: Sequence[str]) -> Sequence[str]:
+        self.cut += names
+        return names[:1]  # the others have no login
 
     def client(self) -> TestClient:
         return TestClient(self.app, "https://console.test", follow_redirects=False)
@@ -102,16 +119,23 @@ class Served:
 
 @pytest.fixture
 def served(tmp_path: Path, bundle: Bundle, make_plan: Callable[..., Plan]) -> Iterator[Served]:
-    served = Served(tmp_path / "server", bundle, make_plan)
-    with closing(served.store):
-        yield served
+    with recent_log() as log:
+        served = Served(tmp_path / "server", bundle, make_plan, log)
+        with closing(served.store):
+            yield served
 
 
 def check_none(job: Job) -> Job:
     return job
 
 
-SETTINGS = "/console/api/jobs/0/settings"
+SETTINGS, DEVICES, BACKUP = (f"/console/api/jobs/0/{name}" for name in ("settings", "devices", "backup"))
+#: Whatever changes something.
+WISHES = {
+    SETTINGS: {"name": "cohort", "value": 1},
+    DEVICES: {"act": "block", "names": ["a"], "label": ""},
+    BACKUP: {},
+}
 
 
 def test_without_a_session_there_is_a_form_and_nothing_else(served: Served) -> None:
@@ -121,9 +145,10 @@ def test_without_a_session_there_is_a_form_and_nothing_else(served: Served) -> N
     assert "Nobody can log in yet" in client.get("/console/login").text
     served.logins.add("ann", "look")
     assert 'autocomplete="current-password"' in client.get("/console/login").text
-    for path in ("session", "jobs", "jobs/0/state", "jobs/0/curves", "jobs/0/devices"):
+    for path in ("session", "jobs", *(f"jobs/0/{name}" for name in ("state", "curves", "devices", "names", "log"))):
         assert client.get(f"/console/api/{path}").status_code == 401
-    assert client.post(SETTINGS, json={"name": "cohort", "value": 1}).status_code == 401
+    for place, wish in WISHES.items():
+        assert client.post(place, json=wish).status_code == 401
     for path in ("static/../app.py", "static/%2e%2e/app.py", "static/..%2fapp.py", "static/", "api/jobs/0/settings"):
         assert client.get(f"/console/{path}").status_code in (404, 405)
 
@@ -211,10 +236,12 @@ def test_wrong_passwords_make_an_address_wait(tmp_path: Path) -> None:
 
 
 def test_looking_is_not_operating(served: Served) -> None:
-    wish = {"name": "cohort", "value": 1}
-    assert "may look, but not operate" in served.enter("ann", "look").post(SETTINGS, json=wish).json()["error"]
-    operator = served.enter("bob", "operate")
-    assert operator.post(SETTINGS, json=wish).status_code == 204
+    looker, operator = served.enter("ann", "look"), served.enter("bob", "operate")
+    for place, wish in WISHES.items():
+        answer = looker.post(place, json=wish)
+        assert (answer.status_code, "may look, but not operate" in answer.json()["error"]) == (403, True)
+    assert served.store.load_blocked() == {}
+    assert operator.post(SETTINGS, json=WISHES[SETTINGS]).status_code == 204
     assert served.controls.job(5).cohort == 1
     assert served.controls.job(4).cohort == 2, "the plan of the open round stays"
 
@@ -225,9 +252,10 @@ def test_another_page_changes_nothing(served: Served) -> None:
         {"X-CSRF-Token": ""}, {"X-CSRF-Token": "é".encode("latin-1")}, {"Origin": "https://evil.test"},
         {"Sec-Fetch-Site": "cross-site"},
     ]  # fmt: skip
-    for headers in others:
-        assert operator.post(SETTINGS, json={"name": "cohort", "value": 1}, headers=headers).status_code == 403
+    for headers, (place, wish) in itertools.product(others, WISHES.items()):
+        assert operator.post(place, json=wish, headers=headers).status_code == 403
     assert served.controls.job(5).cohort == 2
+    assert served.store.load_blocked() == {}
 
 
 def test_another_page_cannot_log_somebody_in(served: Served) -> None:
@@ -389,12 +417,141 @@ def test_devices_are_found_ordered_and_cut(served: Served) -> None:
     assert names(match="phone", page=2) == [f"phone-{n:03d}" for n in range(100, 120)]
     assert names(match="phone", page=99) == names(match="phone", page=2)
     assert names(choice="unusual") == ["b"]
+    assert names(choice="away", match="phone", page=1)[0] == "phone-050"
+    assert names(choice="ready") == []
+    found = client.get("/console/api/jobs/0/names", params={"choice": "behind", "match": "phone"}).json()
+    assert found == [f"phone-{n:03d}" for n in range(120) if n % 4 < 3]
     assert "phone-003" not in names(choice="behind", match="phone")
     assert names(order="lag", match="phone")[0] == "phone-003"
     assert names(match="%") == names(match="' OR 1") == []
+    assert client.get("/console/api/jobs/0/names?choice=none").status_code == 400
     for asked in ("order=name;--", "choice=none", "page=-1", "page=1e3", "page=99999999999999"):
         assert client.get(f"/console/api/jobs/0/devices?{asked}").status_code == 400
     assert client.get("/console/api/jobs/1/state").status_code == 404
+
+
+def test_devices_are_labelled_and_found_by_it(served: Served, tmp_path: Path) -> None:
+    operator = served.enter("ann", "operate")
+
+    def say(act: str, label: str, *names: str) -> dict[str, Any]:
+        answer: dict[str, Any] = operator.post(DEVICES, json={"act": act, "names": names, "label": label}).json()
+        return answer
+
+    def found(**asked: str) -> list[str]:
+        names: list[str] = operator.get("/console/api/jobs/0/names", params=asked).json()
+        return names
+
+    assert say("label", "old", "a", "b")["changed"] == 2
+    assert say("label", "old", "a", "b")["changed"] == 0
+    assert say("label", "lent", "b")["changed"] == 1
+    assert say("unlabel", "old", "b", "a", "b")["changed"] == 2
+    assert say("label", "old", "a")["changed"] == 1
+    assert say("label", MARKUP, "a")["kind"] == "device.label"
+    assert say("label", "x", "a", MARKUP)["kind"] == "device.unknown"
+    listed = operator.get("/console/api/jobs/0/devices").json()
+    assert [(device["labels"], device["group"]) for device in listed["devices"]] == [
+        (["old"], "east"),
+        (["lent"], None),
+    ]
+    assert (found(label="old"), found(label="lent"), found(label="x"), found(group="east"), found(group="none")) == (
+        ["a"], ["b"], [], ["a"], [],
+    )  # fmt: skip
+    state = operator.get("/console/api/jobs/0/state").json()
+    assert (state["groups"], state["labels"]) == (["east"], ["lent", "old"])
+    changes = [(change["who"], change["old"], change["new"], change["devices"]) for change in state["device_changes"]]
+    assert changes == [
+        ("ann", "null", '"old"', ["a"]),
+        ("ann", '"old"', "null", ["b", "a"]),
+        ("ann", "null", '"lent"', ["b"]),
+        ("ann", "null", '"old"', ["a", "b"]),
+    ]
+    back_up(served.folder, tmp_path / "backup")
+    assert JobView(tmp_path / "backup").names(Search(label="lent")) == ["b"]
+
+
+def test_devices_are_blocked_as_the_command_does_it(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    operator = served.enter("ann", "operate")
+
+    def say(act: str, *names: str) -> dict[str, Any]:
+        answer: dict[str, Any] = operator.post(DEVICES, json={"act": act, "names": names, "label": ""}).json()
+        return answer
+
+    assert say("block", "a", "nobody")["kind"] == "device.unknown"
+    assert (served.store.load_blocked(), served.cut) == ({}, [])
+    assert say("block", "a", "b") == {"changed": 2, "logins": 1, "problem": ""}
+    assert served.store.load_blocked() == {member.name: member.key for member in served.members}
+    assert served.cut == ["a", "b"]
+    assert operator.get("/console/api/jobs/0/names?choice=blocked").json() == ["a", "b"]
+    assert operator.get("/console/api/jobs/0/names?choice=away").json() == []
+    assert {device["state"] for device in operator.get(DEVICES).json()["devices"]} == {"blocked"}
+    assert main(["block", str(served.folder), "a", "--undo"]) == 0
+    assert say("unblock", "a", "b") == {"changed": 1, "logins": None, "problem": ""}
+    assert served.store.load_blocked() == {}
+    changes = operator.get("/console/api/jobs/0/state").json()["device_changes"]
+    assert [(change["who"], change["name"], change["new"], change["count"]) for change in changes] == [
+        ("ann", "blocked", "false", 1), ("fedspzo block", "blocked", "false", 1), ("ann", "blocked", "true", 2),
+    ]  # fmt: skip
+    for body in ({"act": "forget"}, {"act": "block", "names": "a"}, {"act": "block", "names": [1]}, []):
+        assert operator.post(DEVICES, json={"names": [], "label": "", **dict(body)}).status_code == 400
+
+
+def test_logins_that_stay_are_told_of(served: Served) -> None:
+    def cut_off(names: Sequence[str]) -> Sequence[str]:
+        raise BrokerError("broker.not-a-state-folder", "it is not the state folder of a broker; look")
+
+    told = DeviceControls(served.folder, cut_off).act("ann", "block", ["a"])
+    assert (told["changed"], told["logins"], told["problem"][:9]) == (1, None, "it is not")
+    assert DeviceControls(served.folder).act("ann", "block", ["b"])["logins"] is None
+    assert served.store.load_blocked().keys() == {"a", "b"}
+
+
+def test_the_last_lines_of_the_log(served: Served) -> None:
+    client, log = served.enter("ann", "look"), logging.getLogger("fedspzo.broker.server.loop")
+    stamp = client.get("/console/api/jobs/0/state").json()["log"]
+    log.warning("device '%s' is odd\n\x1b[31m", MARKUP, extra={"kind": "device.odd"})
+    try:
+        raise ValueError("seven")
+    except ValueError:
+        log.exception("it failed")
+    log.debug("a secret")
+    *_, odd, failed = client.get("/console/api/jobs/0/log").json()
+    assert (odd["level"], odd["kind"], odd["text"]) == (
+        "warning", "device.odd", f"device '{MARKUP}' is odd\\n\\x1b[31m",
+    )  # fmt: skip
+    assert (failed["level"], failed["text"]) == ("error", "it failed: ValueError('seven')")
+    assert abs(failed["at"] - time.time()) < 60
+    assert client.get("/console/api/jobs/0/state").json()["log"] != stamp
+    for number in range(LINES + 5):
+        log.error("%d", number)
+    lines = client.get("/console/api/jobs/0/log").json()
+    assert [line["text"] for line in lines] == [str(number) for number in range(5, LINES + 5)]
+
+
+def test_a_backup_is_made_again_where_one_is(served: Served, tmp_path: Path) -> None:
+    """Whoever may operate starts it; where it goes was chosen on the server's machine."""
+    operator, target = served.enter("ann", "operate"), tmp_path / "backup"
+
+    def state() -> Any:
+        return operator.get("/console/api/jobs/0/state").json()
+
+    assert state()["backup"] is None
+    assert operator.post(BACKUP, json={"folder": str(target)}).json()["kind"] == "state.never-backed-up"
+    assert main(["server", "backup", str(served.folder), str(target)]) == 0
+    assert (state()["backup"]["who"], state()["backup"]["folder"]) == ("fedspzo server backup", str(target.resolve()))
+    served.controls.take(Wish("ann", "cohort", 1), 5)
+    assert operator.post(BACKUP).status_code == 204
+    wait_until(lambda: state()["backing_up"]["seconds"] is None)
+    assert (state()["backing_up"]["problem"], state()["backup"]["who"], state()["backup"]["round"]) == ("", "ann", 3)
+    assert JobView(target).state(0)["settings"]["cohort"] == 1
+    (target / "notes").touch()
+    (target / KEY).unlink()
+    (target / KEY).mkdir()
+    operator.post(BACKUP)
+    wait_until(lambda: state()["backing_up"]["seconds"] is None)
+    assert "cannot take the backup" in state()["backing_up"]["problem"]
+    shutil.rmtree(target)
+    assert operator.post(BACKUP).json()["kind"] == "state.backup-gone"
+    assert not target.exists(), "a disk that is away is not filled from below"
 
 
 def test_every_answer_has_the_headers(served: Served) -> None:
@@ -420,8 +577,9 @@ def test_a_folder_alone_can_be_looked_at_by_the_link_that_was_printed(served: Se
     assert session["role"] == "look"
     state = client.get("/console/api/jobs/0/state").json()
     assert (state["live"], state["now"], state["round"]) == (False, None, 3)
-    answer = client.post(SETTINGS, json={"name": "cohort", "value": 1}, headers={"X-CSRF-Token": session["csrf"]})
-    assert answer.status_code == 403
+    assert (state["log"], state["groups"], client.get("/console/api/jobs/0/log").json()) == (None, [], None)
+    for place, wish in WISHES.items():
+        assert client.post(place, json=wish, headers={"X-CSRF-Token": session["csrf"]}).status_code == 403
     assert client.get("/console/api/jobs").json()[0]["best"] is None
 
 
@@ -442,7 +600,16 @@ def test_what_noise_has_cost_is_the_accountants(tmp_path: Path, bundle: Bundle) 
 
 def test_a_file_of_an_older_version_lacks_what_came_later(served: Served) -> None:
     with served.store.transaction() as execute:
-        for table in ("settings", "changes", "conduct", "records", "evaluations"):
+        for table in (
+            "settings",
+            "changes",
+            "conduct",
+            "records",
+            "evaluations",
+            "labels",
+            "device_changes",
+            "backups",
+        ):
             execute(f"DROP TABLE {table}")
     view = JobView(served.folder)
     assert (view.state(0)["rounds"], view.state(0)["settings"], view.devices()["found"]) == (None, None, 2)

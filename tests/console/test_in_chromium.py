@@ -15,9 +15,10 @@ import pytest
 from browser import browsing, missing, violations
 from federation import FEDSPZO, Processes
 from patience import PATIENCE_S, wait_until
-from plain_mosquitto import plain_mosquitto
+from ports import free_port
 
 from fedspzo.api.simulation import simulate
+from fedspzo.broker.mqtt.mosquitto import ManagedBroker
 from fedspzo.broker.mqtt.mosquitto_program import installed
 from fedspzo.broker.rounds.job import Job, check_job
 from fedspzo.broker.server.console.logins import Logins
@@ -26,7 +27,11 @@ from fedspzo.broker.server.devices import Member
 from fedspzo.broker.server.state_folder import ADDRESS, read_history, read_journal
 from fedspzo.broker.server.status import read_status
 from fedspzo.broker.server.store import ServerStore
+from fedspzo.cli import main
+from fedspzo.device_runtime.files import make_folder
 from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.protocol.signing import Signer
+from fedspzo.device_runtime.replica.state import KEY
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page, Request
@@ -43,19 +48,25 @@ OPTIONS = ("--rounds", "100000", "--devices", "2", "--http", "127.0.0.1:0", "--e
 
 
 class Federation:
-    """A job with three devices, and the passwords of those who watch it."""
+    """A job with two devices in two groups, and the passwords of those who watch it."""
 
-    def __init__(self, processes: Processes) -> None:
-        self.processes, self.state = processes, processes.folder / "server"
+    def __init__(self, processes: Processes, broker: ManagedBroker) -> None:
+        self.processes, self.broker, self.state = processes, broker, processes.folder / "server"
         logins = Logins(self.state)
         self.passwords = {role: logins.add(role, role) for role in ("look", "operate")}
-        self.start()
+        self.admitted = processes.folder / "admitted"
+        for name, group in zip(DEVICES, ("east", "west"), strict=True):
+            make_folder(processes.folder / name, 0o700)
+            key = Signer(processes.folder / name / KEY).public.hex()
+            with self.admitted.open("a") as file:
+                print(name, key, f"group={group}", file=file)
+        self.start("--cut-off", str(broker.folder))
         for name in DEVICES:
             processes.device(name)
         wait_until(lambda: len(read_history(self.state)) > 25)
 
-    def start(self) -> None:
-        self.server = self.processes.server(*OPTIONS)
+    def start(self, *more: str) -> None:
+        self.server = self.processes.server(*OPTIONS, "--admit", str(self.admitted), *more)
         assert self.server.stdout is not None
         threading.Thread(target=list, args=(self.server.stdout,)).start()  # or it would wait for a reader of its rounds
         wait_until((self.state / ADDRESS).exists)
@@ -80,10 +91,14 @@ def federation(
     bundle_folder: Path, tmp_path_factory: pytest.TempPathFactory, write_examples: Callable[[Path, int], Path]
 ) -> Iterator[Federation]:
     folder = tmp_path_factory.mktemp("console")
-    with plain_mosquitto(folder) as url:
-        processes = Processes(bundle_folder, folder, url, write_examples)
+    with ManagedBroker(folder / "broker", port=free_port(), plain_port=(plain := free_port())) as broker:
+        processes = Processes(bundle_folder, folder, f"mqtt://127.0.0.1:{plain}", write_examples)
+        processes.logins = {
+            access.user: f"mqtt://{access.user}:{access.password}@127.0.0.1:{plain}"
+            for access in broker.add_users(["server", *DEVICES])
+        }
         try:
-            yield Federation(processes)
+            yield Federation(processes, broker)
         finally:
             processes.stop()
 
@@ -116,6 +131,8 @@ def test_an_operator_runs_the_job(federation: Federation) -> None:
         page.get_by_label("Cohort").fill("many")
         page.get_by_role("button", name="Change cohort").click()
         until(page, "#changed", "“many” is no number")
+        _treats_devices(page, federation)
+        _backs_up(page, federation)
         assert violations(page) == []
         assert read_history(federation.state)[-1].round == last, "no round is opened while the job is paused"
         federation.kill()
@@ -125,6 +142,7 @@ def test_an_operator_runs_the_job(federation: Federation) -> None:
         federation.enter(page, "operate")
         until(page, "#status", "Paused.")
         assert page.get_by_label("Cohort").input_value() == "1"
+        _takes_no_logins(page, federation)
         page.get_by_role("button", name="Resume").click()
         until(page, "#status", "Running.")
         wait_until(lambda: read_history(federation.state)[-1].round > last + 3)
@@ -139,7 +157,14 @@ def test_an_operator_runs_the_job(federation: Federation) -> None:
         page.get_by_role("dialog").get_by_role("button", name="End the job").click()
         assert federation.server.wait(PATIENCE_S) == 0
         rows = page.locator("#changes tbody tr").all_inner_texts()
-        assert [row.split("\t")[1:5] for row in rows[::-1][:5]] == [
+        made = [row.split("\t")[1:5] for row in rows[::-1]]
+        assert [row for row in made if "phone-2" in row[1]] == [
+            ["operate", "phone-2: label", "–", "lent"],
+            ["operate", "phone-2: blocked", "false", "true"],
+            ["operate", "phone-2: blocked", "true", "false"],
+            ["operate", "phone-2: blocked", "false", "true"],
+        ]
+        assert [row for row in made if "phone" not in row[1]][:5] == [
             ["operate", "state", "running", "paused"],
             ["operate", "cohort", "2", "1"],
             ["operate", "deadline", "20", "17.5"],
@@ -158,10 +183,80 @@ def _comes_in(page: Page, federation: Federation) -> None:
     page.keyboard.press("Enter")
     until(page, "#why", "wrong")
     federation.enter(page, "look")
+    until(page, "#found", "2 found")
     assert page.locator("#controls").is_hidden()
+    assert page.locator("#all-found").is_hidden()
+    assert page.locator("#devices td button").count() == 0
     page.get_by_role("button", name="Log out").click()
     page.get_by_label("Password").wait_for()
     federation.enter(page, "operate")
+
+
+def _treats_devices(page: Page, federation: Federation) -> None:
+    """By keyboard: one is labelled, found by its label and by groups, and blocked where somebody is sure."""
+    page.get_by_role("button", name="phone-2", exact=True).press("Enter")
+    page.get_by_label("A label").fill("lent")
+    page.keyboard.press("Enter")
+    until(page, "#chosen-said", "“lent” was put on 1 device.")
+    page.keyboard.press("Escape")
+    page.wait_for_timeout(1500)
+    assert page.evaluate("document.activeElement.textContent") == "phone-2", (
+        "what is news elsewhere takes no focus away"
+    )
+    for choice, name, device in (("Group", "east", "phone-1"), ("Label", "lent", "phone-2")):
+        page.get_by_label(choice, exact=True).select_option(name)
+        until(page, "#found", "1 found")
+        assert page.locator("#devices td:first-child").all_inner_texts() == [device]
+        if choice == "Group":
+            page.get_by_label(choice, exact=True).select_option("any")
+    page.get_by_role("button", name="Change all found").press("Enter")
+    until(page, "#chosen-title", "phone-2")
+    page.locator("#block").press("Enter")
+    assert page.locator("#sure-title").inner_text() == "Block phone-2?"
+    assert violations(page) == []
+    page.keyboard.press("Enter")
+    assert read_status(federation.state)["blocked"] == [], "who only presses Enter does nothing"
+    page.locator("#block").press("Enter")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    until(page, "#chosen-said", "Blocked: 1 device. Logins taken away: 1.")
+    assert read_status(federation.state)["blocked"] == ["phone-2"]
+    assert federation.broker.users() >= {"phone-1"}
+    assert "phone-2" not in federation.broker.users()
+    page.keyboard.press("Escape")
+    until(page, "#devices tbody", "blocked")
+    page.get_by_label("Label", exact=True).select_option("any")
+    page.get_by_label("Level").select_option("errors")
+    until(page, "#lines", "0 of the last")
+    page.get_by_label("Level").select_option("all")
+    until(page, "#log tbody", "'operate' blocks 1 device")
+
+
+def _backs_up(page: Page, federation: Federation) -> None:
+    """First somebody on the server's machine says where to."""
+    command, folder = page.locator("#backup-command code").inner_text(), federation.processes.folder / "backup"
+    assert command == f"fedspzo server backup {federation.state} BACKUP-FOLDER"
+    assert page.locator("#back-up").is_hidden()
+    assert main([*command.split()[1:-1], str(folder)]) == 0
+    page.get_by_role("button", name="Back up now").click()
+    until(page, "#backup-last", "by operate, in ")
+    until(page, "#backup-said", "Backed up.")
+    assert read_status(folder)["blocked"] == ["phone-2"]
+
+
+def _takes_no_logins(page: Page, federation: Federation) -> None:
+    """The server that was started again cannot, and says what can."""
+    page.get_by_label("Show", exact=True).select_option("blocked")
+    until(page, "#found", "1 found")
+    page.get_by_role("button", name="phone-2", exact=True).click()
+    page.locator("#unblock").click()
+    until(page, "#chosen-command", "fedspzo enroll phone-2 --broker BROKER-FOLDER")
+    assert read_status(federation.state)["blocked"] == []
+    page.locator("#block").click()
+    page.locator("#sure-yes").click()
+    until(page, "#chosen-command", "fedspzo enroll phone-2 --broker BROKER-FOLDER --remove")
+    assert read_status(federation.state)["blocked"] == ["phone-2"]
+    page.keyboard.press("Escape")
 
 
 def _follows_live(page: Page) -> None:
@@ -199,10 +294,10 @@ def _numbers_are_the_journals(page: Page, state: Path) -> None:
     assert [row[0] for row in rows] == list(DEVICES)
     for row, device in zip(rows, status["devices"], strict=True):
         assert row[1] == "ready"
-        assert [int(row[column].replace(",", "")) for column in (3, 4, 5)] == [
+        assert [int(row[column].replace(",", "")) for column in (5, 6, 7)] == [
             device["behind"], device["results"], device["examples"],
         ]  # fmt: skip
-        assert row[7] == device["version"]
+        assert row[9] == device["version"]
 
 
 @pytest.fixture
@@ -260,6 +355,8 @@ def test_folders_are_looked_at_side_by_side(
         if width > 1000:
             _zooms(page)
         _finds_devices(page)
+        assert page.locator("#no-log").is_visible()
+        assert page.locator("#backup").is_hidden()
         assert page.locator("img").count() == 0
         assert wrong == []
 
@@ -293,7 +390,7 @@ def _zooms(page: Page) -> None:
 def _finds_devices(page: Page) -> None:
     rows = page.locator("#devices tbody tr")
     assert rows.count() == 50
-    assert rows.first.locator("td").nth(7).inner_text() == MARKUP
+    assert rows.first.locator("td").nth(9).inner_text() == MARKUP
     page.get_by_role("button", name="Next page").press("Enter")
     until(page, "#devices tbody tr:first-child", "phone-0050")
     page.get_by_role("button", name="Results").press("Enter")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 
 import pytest
@@ -136,9 +137,10 @@ def test_who_spends_too_much_is_not_heard_and_then_cut_off(
     monkeypatch.setattr(lanes, "mute", lambda name, seconds: muted.append((name, seconds)))
     cut, done = [], threading.Event()
 
-    def cut_off(name: str) -> None:
-        cut.append(name)
+    def cut_off(names: Sequence[str]) -> Sequence[str]:
+        cut.extend(names)
         done.set()
+        return names
 
     own = Budgets(lanes, cut_off)
     found = [own.spend("evil", second / 100, 1.0, signed) for second in range(8000)]
@@ -161,8 +163,8 @@ def test_who_cannot_be_cut_off_is_told_of_once(caplog: pytest.LogCaptureFixture)
 def test_a_login_that_cannot_be_taken_away_is_told_of(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def cut_off(name: str) -> None:
-        raise BrokerError("access.unknown-user", f"'{name}' is not a user of this broker; look")
+    def cut_off(names: Sequence[str]) -> Sequence[str]:
+        raise BrokerError("broker.not-a-state-folder", "it is not the state folder of a broker; look")
 
     started: list[threading.Thread] = []
     start = threading.Thread.start
@@ -171,7 +173,7 @@ def test_a_login_that_cannot_be_taken_away_is_told_of(
     for time in (0.0, 100.0):
         own.spend("evil", time, FULL + 1, True)
     started[0].join()
-    assert "the login of device 'evil' could not be taken away: 'evil' is not a user" in caplog.text
+    assert "the login of device 'evil' could not be taken away: it is not the state folder" in caplog.text
 
 
 def test_budgets_of_many_senders_take_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -12,6 +13,8 @@ from starlette.responses import Response
 
 #: Bytes of a request's body at most.
 MOST_BODY = 1 << 14
+#: The same for a request with the names of all devices that a job may have.
+MOST_NAMES = 1 << 23
 #: Largest number in a query: SQLite's integers have 64 bits.
 MOST = 1 << 40
 
@@ -42,11 +45,21 @@ def number(request: Request, name: str, default: int) -> int:
     return int(text)
 
 
-async def read_body(request: Request) -> bytes:
+async def read_body(request: Request, most: int = MOST_BODY) -> bytes:
     """A request's body. Raises HTTPException where it is too long."""
-    body = b""
+    body = bytearray()
     async for piece in request.stream():
         body += piece
-        if len(body) > MOST_BODY:
-            raise HTTPException(413, f"a request has {MOST_BODY} bytes at most")
-    return body
+        if len(body) > most:
+            raise HTTPException(413, f"a request has {most} bytes at most")
+    return bytes(body)
+
+
+async def read_wish(request: Request, names: Sequence[str], most: int = MOST_BODY) -> list[Any]:
+    """The values of an object of JSON. Raises HTTPException where the body is not one, or lacks a value."""
+    try:
+        wish = json.loads(await read_body(request, most))
+        return [wish[name] for name in names]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        fields = ", ".join(f'"{name}": …' for name in names)
+        raise HTTPException(400, f"send an object of JSON: {{{fields}}}") from None

@@ -5,41 +5,29 @@ The data is JSON. Scripts put it into the page as text, never as HTML: names, ve
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
-from fedspzo.broker.server.console.answers import MOST, data, number, read_body
-from fedspzo.broker.server.console.device_rows import CHOICES, ORDERS
+from fedspzo.broker.server.console.answers import MOST, MOST_NAMES, data, number, read_body, read_wish
+from fedspzo.broker.server.console.device_rows import CHOICES, ORDERS, Search
 from fedspzo.broker.server.console.gate import Gate, Session
+from fedspzo.broker.server.console.headers import WithHeaders
 from fedspzo.broker.server.console.job_view import JobView
+from fedspzo.broker.server.console.running import ACTS, Running
 from fedspzo.device_runtime.errors import FedSPZOError
 
 _HERE = Path(__file__).parent
-#: Nothing comes from elsewhere, nothing inline runs or styles, and no other page frames these. Without any referrer, a
-#: form would not say its origin.
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self';"
-    " connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
 #: The header in which whatever changes something shows its session's token.
 CSRF = "X-CSRF-Token"
 
@@ -64,7 +52,11 @@ def make_console(views: Sequence[JobView], gate: Gate, secure: bool) -> Starlett
         Route("/api/jobs/{job:int}/state", pages.state),
         Route("/api/jobs/{job:int}/curves", pages.curves),
         Route("/api/jobs/{job:int}/devices", pages.devices),
+        Route("/api/jobs/{job:int}/names", pages.names),
+        Route("/api/jobs/{job:int}/log", pages.log),
         Route("/api/jobs/{job:int}/settings", pages.change, methods=["POST"]),
+        Route("/api/jobs/{job:int}/devices", pages.change_devices, methods=["POST"]),
+        Route("/api/jobs/{job:int}/backup", pages.back_up, methods=["POST"]),
     )
 
 
@@ -89,7 +81,7 @@ def make_refusal(reason: str) -> Starlette:
 def _make_app(*routes: BaseRoute) -> Starlette:
     return Starlette(
         routes=routes,
-        middleware=[Middleware(_WithHeaders)],
+        middleware=[Middleware(WithHeaders)],
         exception_handlers={HTTPException: _say, FedSPZOError: _say_error},
     )
 
@@ -155,31 +147,54 @@ class _Pages:
     def devices(self, request: Request) -> Response:
         """See :meth:`JobView.devices`."""
         view, asked = self._view(request), request.query_params
-        choice, order = asked.get("choice", "all"), asked.get("order", "name")
-        if choice not in CHOICES or order not in ORDERS:
-            raise HTTPException(400, f"devices are chosen by {', '.join(CHOICES)} and ordered by {', '.join(ORDERS)}")
+        order = asked.get("order", "name")
+        if order not in ORDERS:
+            raise HTTPException(400, f"devices are ordered by {', '.join(ORDERS)}")
         return data(
             view.devices(
-                match=asked.get("match", "")[:100], choice=choice, order=order, page=number(request, "page", 0),
+                search=_search(request), order=order, page=number(request, "page", 0),
                 descending=asked.get("descending") == "1",
             )
         )  # fmt: skip
 
+    def names(self, request: Request) -> Response:
+        """The names of all devices that a search finds."""
+        return data(self._view(request).names(_search(request)))
+
+    def log(self, request: Request) -> Response:
+        """See :meth:`JobView.log`."""
+        return data(self._view(request).log())
+
     async def change(self, request: Request) -> Response:
         """Change a setting of a job, from its next plan on."""
+        who, running = self._operating(request)
+        name, value = await read_wish(request, ("name", "value"))
+        await run_in_threadpool(running.window.change, who, str(name)[:64], value)
+        return Response(status_code=204)
+
+    async def change_devices(self, request: Request) -> Response:
+        """Block or label devices, see :meth:`DeviceControls.act`."""
+        who, running = self._operating(request)
+        act, names, label = await read_wish(request, ("act", "names", "label"), MOST_NAMES)
+        if act not in ACTS or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise HTTPException(400, f"act is one of {', '.join(ACTS)}, and names is a list of devices' names")
+        return data(await run_in_threadpool(running.devices.act, who, act, names, str(label)))
+
+    def back_up(self, request: Request) -> Response:
+        """Begin to make a backup, see :meth:`Backups.start`."""
+        who, running = self._operating(request)
+        running.backups.start(who)
+        return Response(status_code=204)
+
+    def _operating(self, request: Request) -> tuple[str, Running]:
+        """Who wants to change something, and the server. Raises HTTPException where that cannot be."""
         session = self._known(request, changes=True)
-        window = self._view(request).window
+        running = self._view(request).running
         if not session.operates:
             raise HTTPException(403, f"'{session.name}' may look, but not operate; log in with a login that may")
-        if window is None:
+        if running is None:
             raise HTTPException(409, "no server runs here, so that nothing can be changed; open its server's console")
-        try:
-            wish = json.loads(await read_body(request))
-            name, value = wish["name"], wish["value"]
-        except (ValueError, TypeError, KeyError, RecursionError):
-            raise HTTPException(400, 'send an object of JSON: {"name": …, "value": …}') from None
-        await run_in_threadpool(window.change, session.name, str(name)[:64], value)
-        return Response(status_code=204)
+        return session.name, running
 
     def _known(self, request: Request, changes: bool = False) -> Session:
         """The session of a request. Raises HTTPException without one, or where another page made the request."""
@@ -207,25 +222,6 @@ class _Pages:
         return response
 
 
-class _WithHeaders:
-    """Adds :data:`HEADERS` to every response."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_with(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                if "etag" in headers:  # a file
-                    headers["Cache-Control"] = "no-cache"
-                for name, value in HEADERS.items():
-                    headers.setdefault(name, value)
-            await send(message)
-
-        await self._app(scope, receive, send_with)
-
-
 def _say(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
@@ -243,6 +239,15 @@ def _check_origin(request: Request) -> None:
         origin is not None and urlsplit(origin).netloc != host
     ):
         raise HTTPException(403, "this did not come from the console's own page")
+
+
+def _search(request: Request) -> Search:
+    """The devices that a query asks for. Raises HTTPException where it asks for what there is not."""
+    asked = request.query_params
+    choice = asked.get("choice", "all")
+    if choice not in CHOICES:
+        raise HTTPException(400, f"devices are chosen by {', '.join(CHOICES)}")
+    return Search(asked.get("match", "")[:100], choice, asked.get("group", "")[:100], asked.get("label", "")[:100])
 
 
 def _place(request: Request, page: str = "") -> str:

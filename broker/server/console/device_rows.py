@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from fedspzo.broker.rounds.anomalies import Record
+from fedspzo.broker.server.window import STATES
 
 #: Devices of a page.
 PAGE = 50
+#: What a device is that may not take part.
+BLOCKED = "blocked"
 #: What devices can be ordered by → how SQLite says it.
 ORDERS = {
     "name": "devices.name",
@@ -25,6 +29,7 @@ ORDERS = {
 }
 #: Larger numbers of these come with smaller ones of what SQLite orders by.
 _REVERSED = ("lag", "seen")
+_IS_BLOCKED = "devices.name IN (SELECT name FROM blocked)"
 #: What devices can be chosen by → how SQLite says it.
 CHOICES = {
     "all": "1",
@@ -32,44 +37,65 @@ CHOICES = {
     "unusual": "large + contrary + grouped > 0 OR expelled > 0 OR copies > 0 OR floods > 0",
     "charging": "charging",
     "on battery": "NOT charging",
+    **{state: f"STATE_OF(devices.name) = '{state}' AND NOT {_IS_BLOCKED}" for state in STATES},
+    BLOCKED: _IS_BLOCKED,
 }
+
+
+@dataclass(frozen=True)
+class Search:
+    """Which devices.
+
+    Attributes:
+        match: is in the name or the version.
+        choice: one of :data:`CHOICES`.
+        group, label: theirs; "" for any.
+    """
+
+    match: str = ""
+    choice: str = "all"
+    group: str = ""
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of devices apart from the file; the functions take a device's name.
+
+    Attributes:
+        round: the last closed one.
+        state: one of :data:`fedspzo.broker.server.window.STATES`; None where nobody knows.
+        group: "" for none.
+    """
+
+    round: int
+    state: Callable[[str], str | None] = lambda name: None
+    group: Callable[[str], str] = lambda name: ""
 
 
 def read_devices(
     connection: sqlite3.Connection,
-    round: int,
+    known: Known,
     now: float,
-    match: str = "",
-    choice: str = "all",
+    search: Search = Search(),
     order: str = "name",
     descending: bool = False,
     page: int = 0,
-    state: Callable[[str], str | None] = lambda name: None,
 ) -> dict[str, Any]:
-    """Devices whose name or version has ``match`` in it.
+    """A page of devices.
 
     Args:
         connection: gives rows as :class:`sqlite3.Row`.
-        round: the last closed one.
         now: Unix time.
-        choice: one of :data:`CHOICES`.
         order: one of :data:`ORDERS`.
         page: its number, from 0.
-        state: what a device is doing; None where nobody knows.
 
     Returns:
         found: how many there are on all pages.
         page, pages: the page's number, and how many there are.
         devices: a record for each of the page.
     """
-    tables = (
-        "FROM devices LEFT JOIN conduct ON conduct.device = devices.name"
-        " LEFT JOIN records ON records.device = devices.name"
-        f" WHERE ({CHOICES[choice]})"
-    )
-    if match:
-        tables += " AND (INSTR(LOWER(devices.name), :match) OR INSTR(LOWER(COALESCE(version, '')), :match))"
-    values = {"match": match.lower(), "round": round}
+    tables, values = _find(connection, known, search)
     found = connection.execute(f"SELECT COUNT(*) {tables}", values).fetchone()[0]
     pages = max(1, -(-found // PAGE))
     page = min(max(page, 0), pages - 1)
@@ -77,26 +103,55 @@ def read_devices(
     way = "DESC" if descending != (order in _REVERSED) else "ASC"
     rows = connection.execute(
         f"SELECT devices.*, version, can, copies, floods, cut_off, large, contrary, noted, against, accused, expelled,"
-        f" grouped {tables} ORDER BY {ORDERS[order]} {way} {nulls}, devices.name LIMIT {PAGE} OFFSET {page * PAGE}",
+        f" grouped, {_IS_BLOCKED} AS blocked,"
+        " (SELECT GROUP_CONCAT(label, ' ') FROM labels WHERE labels.device = devices.name) AS labels"
+        f" {tables} ORDER BY {ORDERS[order]} {way} {nulls}, devices.name LIMIT {PAGE} OFFSET {page * PAGE}",
         values,
     ).fetchall()
     return {
         "found": found,
         "page": page,
         "pages": pages,
-        "devices": [{**_describe(row, round, now), "state": state(row["name"])} for row in rows],
+        "devices": [_describe(row, known, now) for row in rows],
     }
 
 
-def _describe(row: Mapping[str, Any], round: int, now: float) -> dict[str, Any]:
+def read_names(connection: sqlite3.Connection, known: Known, search: Search) -> list[str]:
+    """The names of all devices that a search finds."""
+    tables, values = _find(connection, known, search)
+    return [row[0] for row in connection.execute(f"SELECT devices.name {tables} ORDER BY devices.name", values)]
+
+
+def _find(connection: sqlite3.Connection, known: Known, search: Search) -> tuple[str, dict[str, Any]]:
+    """The devices of a search, as SQLite says it, and the values in that."""
+    connection.create_function("STATE_OF", 1, known.state)
+    connection.create_function("GROUP_OF", 1, known.group)
+    tables = (
+        "FROM devices LEFT JOIN conduct ON conduct.device = devices.name"
+        " LEFT JOIN records ON records.device = devices.name"
+        f" WHERE ({CHOICES[search.choice]})"
+    )
+    if search.match:
+        tables += " AND (INSTR(LOWER(devices.name), :match) OR INSTR(LOWER(COALESCE(version, '')), :match))"
+    if search.group:
+        tables += " AND GROUP_OF(devices.name) = :group"
+    if search.label:
+        tables += " AND EXISTS (SELECT 1 FROM labels WHERE labels.device = devices.name AND label = :label)"
+    return tables, {**asdict(search), "match": search.match.lower(), "round": known.round}
+
+
+def _describe(row: Mapping[str, Any], known: Known, now: float) -> dict[str, Any]:
     stands = max(row["round"], row["served"])
     joules = row["measured_joules"] + row["estimated_joules"]
     return {
         "name": row["name"],
+        "state": BLOCKED if row["blocked"] else known.state(row["name"]),
+        "group": known.group(row["name"]) or None,
+        "labels": (row["labels"] or "").split(),
         "version": row["version"] or None,
         "can": (row["can"] or "").split(),
         "round": stands,
-        "lag": round - stands,
+        "lag": known.round - stands,
         "seen": now - row["seen"],
         "results": row["results"],
         "examples": row["examples"],

@@ -16,13 +16,16 @@ from typing import Any
 from fedspzo.broker.privacy.accounting import Spent
 from fedspzo.broker.rounds.job import Job
 from fedspzo.broker.rounds.private import NO_PRIVACY
+from fedspzo.broker.server.backup import last_backup
 from fedspzo.broker.server.console.curves import read_curves
-from fedspzo.broker.server.console.device_rows import read_devices
+from fedspzo.broker.server.console.device_rows import Known, Search, read_devices, read_names
+from fedspzo.broker.server.console.running import Running
 from fedspzo.broker.server.controls import CHANGES, LAST_CHANGES, read_changes, read_settings, run_state
+from fedspzo.broker.server.device_changes import read_device_changes
 from fedspzo.broker.server.evaluation import Evaluated
 from fedspzo.broker.server.held_out import best_of, read_evaluations
+from fedspzo.broker.server.labels import read_labels
 from fedspzo.broker.server.state_folder import DATABASE, SNAPSHOTS, list_snapshots, open_to_read
-from fedspzo.broker.server.window import Window
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.privacy.budget import epsilon
 from fedspzo.device_runtime.protocol.codec import decode
@@ -37,17 +40,12 @@ class JobView:
 
     Attributes:
         folder: its state folder.
-        window: into its server; None where the folder alone is shown.
+        running: its server; None where the folder alone is shown.
     """
 
-    def __init__(self, folder: Path, window: Window | None = None, certificate_end: float | None = None) -> None:
-        """Raises StateError when the folder is not a server's or a simulation's.
-
-        Args:
-            certificate_end: when the one that HTTPS shows is not valid any more, as Unix time.
-        """
-        self.folder, self.window = folder, window
-        self._certificate_end = certificate_end
+    def __init__(self, folder: Path, running: Running | None = None) -> None:
+        """Raises StateError when the folder is not a server's or a simulation's."""
+        self.folder, self.running = folder, running
         self._file = folder / DATABASE
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
@@ -56,6 +54,7 @@ class JobView:
         self._spent: Spent | None = None
         self._spent_to = 0
         self._best_of: tuple[str, Evaluated | None] = ("", None)
+        self._treated_to: tuple[int | None, Mapping[str, Any]] = (None, {"device_changes": [], "labels": []})
         with self._connected() as connection:
             row = connection.execute("SELECT name FROM job").fetchone()
         self.name: str = row[0] if row else "default"
@@ -69,7 +68,7 @@ class JobView:
         return {
             "name": self.name,
             "folder": str(self.folder),
-            "live": self.window is not None,
+            "live": self.running is not None,
             "round": round,
             "rounds": job.rounds if job else None,
             "loss": loss,
@@ -80,8 +79,8 @@ class JobView:
 
     def state(self, after: int) -> dict[str, Any]:
         """Everything but the devices; curves of the rounds after one. Raises StateError when the disk refuses."""
-        now = time.time()
-        live = self.window.round_now() if self.window else None
+        now, running = time.time(), self.running
+        live = running.window.round_now() if running else None
         with self._connected() as connection:
             connection.execute("BEGIN")  # all of it as it is at one moment
             job, changes = read_settings(connection), read_changes(connection)
@@ -103,9 +102,15 @@ class JobView:
                 "fleet": self._fleet(connection),
                 "privacy": self._privacy(connection, job),
                 "disk": self._disk(connection),
-                "certificate_end": self._certificate_end,
+                "certificate_end": running.certificate_end if running else None,
+                "backup": asdict(found) if (found := last_backup(connection)) else None,
+                "backing_up": running.backups.now() if running else None,
+                "cuts_off": running.devices.cuts_off if running else False,
+                "groups": running.window.groups() if running else [],
+                "log": running.log.stamp if running else None,
                 "settings": _in_force(job, changes),
                 "changes": [asdict(change) for change in changes[: -LAST_CHANGES - 1 : -1]],
+                **self._treated(connection),
             }
 
     def curves(self, first: int, last: int) -> dict[str, Any]:
@@ -115,10 +120,22 @@ class JobView:
 
     def devices(self, **asked: Any) -> dict[str, Any]:
         """See :func:`fedspzo.broker.server.console.device_rows.read_devices`."""
-        state = self.window.device_state if self.window else lambda name: None
         with self._connected() as connection:
-            last = _last_round(connection)
-            return read_devices(connection, last, time.time(), state=state, **asked)
+            return read_devices(connection, self._known(connection), time.time(), **asked)
+
+    def names(self, search: Search) -> list[str]:
+        """See :func:`fedspzo.broker.server.console.device_rows.read_names`."""
+        with self._connected() as connection:
+            return read_names(connection, self._known(connection), search)
+
+    def log(self) -> list[dict[str, Any]] | None:
+        """The last lines of the server's log; None where no server runs."""
+        return self.running.log.lines() if self.running else None
+
+    def _known(self, connection: sqlite3.Connection) -> Known:
+        last = _last_round(connection)
+        window = self.running.window if self.running else None
+        return Known(last, window.device_state, window.group_of) if window else Known(last)
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
@@ -142,6 +159,14 @@ class JobView:
         if (stamp := _stamp(connection)) != self._best_of[0]:
             self._best_of = stamp, best_of(read_evaluations(connection))
         return self._best_of[1]
+
+    def _treated(self, connection: sqlite3.Connection) -> Mapping[str, Any]:
+        """The last changes of devices, and the labels that there are, read again where a change came."""
+        last = connection.execute("SELECT MAX(number) FROM device_changes").fetchone()[0]
+        if last != self._treated_to[0]:
+            changes = [asdict(change) for change in read_device_changes(connection, LAST_CHANGES)]
+            self._treated_to = last, {"device_changes": changes, "labels": read_labels(connection)}
+        return self._treated_to[1]
 
     def _open_round(self, connection: sqlite3.Connection) -> dict[str, Any] | None:
         """The open round as the file has it: who declined is not written down."""

@@ -5,6 +5,7 @@ import { Controls } from "./controls.js";
 import { Curves } from "./curves.js";
 import { Devices } from "./devices.js";
 import { ago, bytes, clock, count, fill, find, get, list, make, number, post, say } from "./page.js";
+import { Backups, Log } from "./upkeep.js";
 
 const EVERY_MS = 400;
 const wait = (ms) => new Promise((done) => setTimeout(done, ms));
@@ -76,7 +77,9 @@ class Job {
   constructor(number, session) {
     this.number = number;
     this.curves = new Curves(number);
-    this.devices = new Devices(number);
+    this.devices = new Devices(number, session);
+    this.log = new Log(number);
+    this.backups = new Backups(number, session);
     this.controls = new Controls(number, session);
     find("#job").hidden = false;
   }
@@ -93,6 +96,9 @@ class Job {
     find("#counted").hidden = !Object.keys(state.counts).length;
     list(find("#counts"), Object.entries(state.counts).map(([name, value]) => [name, count(value)]));
     this.controls.show(state);
+    this.devices.allow(state);
+    this.backups.show(state);
+    await this.log.show(state);
   }
 }
 

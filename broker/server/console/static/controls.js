@@ -1,16 +1,17 @@
 // What an operator may change. The page shows what the server says it is, never what was typed.
 
-import { clock, fill, find, post, say } from "./page.js";
+import { clock, fill, find, post, say, sure } from "./page.js";
+
+const SHOWN = 50; // changes
 
 export class Controls {
   constructor(job, session) {
     Object.assign(this, { job, session });
     find("#pause").addEventListener("click", () => this.change("state", "paused"));
     find("#resume").addEventListener("click", () => this.change("state", "running"));
-    find("#end").addEventListener("click", () => find("#sure").showModal());
-    find("#sure").addEventListener("close", () => {
-      if (find("#sure").returnValue === "end") this.change("state", "ended");
-      find("#sure").returnValue = "";
+    find("#end").addEventListener("click", async () => {
+      const text = "The open round is closed first. Devices are then told that the job is over, and no round follows.";
+      if (await sure("End this job?", text, "Keep it", "End the job")) this.change("state", "ended");
     });
     for (const form of document.querySelectorAll("form[data-setting]")) {
       const input = find("input", form);
@@ -51,14 +52,21 @@ export class Controls {
         if (!input.dataset.typed && document.activeElement !== input) input.value = [state.settings[form.dataset.setting]].flat().join(", ");
       }
     }
+    const changes = [...state.changes, ...state.device_changes].sort((one, other) => other.at - one.at).slice(0, SHOWN);
     fill(
       find("#changes tbody"),
-      state.changes.map((c) => [clock(c.at), c.who, c.name.replace("_", " "), plain(c.old), plain(c.new), c.round]),
+      changes.map((c) => [clock(c.at), c.who, what(c), plain(c.old), plain(c.new), c.round ?? "–"]),
       [5],
     );
-    find("#changes").hidden = !state.changes.length;
-    find("#no-changes").hidden = state.changes.length > 0;
+    find("#changes").hidden = !changes.length;
+    find("#no-changes").hidden = changes.length > 0;
   }
 }
 
-const plain = (json) => [JSON.parse(json)].flat().join(", ");
+function what(change) {
+  const name = change.name.replace("_", " ");
+  if (!change.devices) return name;
+  return `${change.devices.join(", ")}${change.count > change.devices.length ? `, … (${change.count} devices)` : ""}: ${name}`;
+}
+
+const plain = (json) => [JSON.parse(json) ?? "–"].flat().join(", ");

@@ -1,11 +1,16 @@
 // A page of the devices: found, ordered and cut by the server.
 
+import { Chosen } from "./chosen.js";
 import { ago, bytes, count, fill, find, get, make, number, say } from "./page.js";
+
+const STATES = ["ready", "unwilling", "catching up", "away"]; // that only a running server knows
 
 // Title, what it is ordered by, whether it is a number, how a device's cell reads.
 const COLUMNS = [
   ["Device", "name", false, (d) => d.name],
   ["Is", null, false, (d) => d.state ?? "–"],
+  ["Group", null, false, (d) => d.group ?? "–"],
+  ["Labels", null, false, (d) => d.labels.join(", ") || "–"],
   ["Last seen", "seen", true, (d) => `${ago(d.seen)} ago`],
   ["Behind", "lag", true, (d) => count(d.lag)],
   ["Results", "results", true, (d) => count(d.results)],
@@ -19,8 +24,9 @@ const COLUMNS = [
 ];
 
 export class Devices {
-  constructor(job) {
-    Object.assign(this, { job, order: "name", descending: false, page: 0 });
+  constructor(job, session) {
+    Object.assign(this, { job, order: "name", descending: false, page: 0, may: false });
+    this.chosen = new Chosen(job, session);
     const head = find("#devices thead tr");
     for (const [title, order, right] of COLUMNS) {
       const th = make("th", "", { scope: "col", ...(right ? { class: "number" } : {}) });
@@ -33,7 +39,11 @@ export class Devices {
       head.append(th);
     }
     find("#match").addEventListener("input", () => this.turn(0));
-    find("#choice").addEventListener("change", () => this.turn(0));
+    for (const select of ["#choice", "#group", "#label"]) find(select).addEventListener("change", () => this.turn(0));
+    find("#all-found").addEventListener("click", () => this.chooseAll());
+    find("#devices tbody").addEventListener("click", (event) => {
+      if (event.target.closest("button")) this.chosen.open([event.target.closest("button").textContent]);
+    });
     find("#find").addEventListener("submit", (event) => event.preventDefault());
     find("#before").addEventListener("click", () => this.turn(this.page - 1));
     find("#after").addEventListener("click", () => this.turn(this.page + 1));
@@ -50,10 +60,27 @@ export class Devices {
     this.show();
   }
 
+  search() {
+    return { match: find("#match").value, choice: find("#choice").value, group: find("#group").value, label: find("#label").value };
+  }
+
+  async chooseAll() {
+    const names = await get(`api/jobs/${this.job}/names?${new URLSearchParams(this.search())}`);
+    if (names.length) this.chosen.open(names);
+  }
+
+  // What the server says that concerns all devices.
+  allow(state) {
+    this.may = this.chosen.allow(state);
+    find("#all-found").hidden = !this.may;
+    for (const option of find("#choice").options) option.hidden = !state.live && STATES.includes(option.value);
+    offer(find("#group"), state.groups);
+    offer(find("#label"), state.labels);
+  }
+
   async show() {
     const asked = new URLSearchParams({
-      match: find("#match").value, choice: find("#choice").value, order: this.order, descending: this.descending ? "1" : "0",
-      page: String(this.page),
+      ...this.search(), order: this.order, descending: this.descending ? "1" : "0", page: String(this.page),
     }).toString();
     this.asked = asked;
     const found = await get(`api/jobs/${this.job}/devices?${asked}`);
@@ -61,7 +88,11 @@ export class Devices {
     this.page = found.page;
     fill(
       find("#devices tbody"),
-      found.devices.map((device) => COLUMNS.map((column) => column[3](device))),
+      found.devices.map((device) => {
+        const cells = COLUMNS.map((column) => column[3](device));
+        if (this.may) cells[0] = make("button", device.name, { type: "button", "aria-haspopup": "dialog" });
+        return cells;
+      }),
       COLUMNS.flatMap((column, at) => (column[2] ? [at] : [])),
     );
     for (const th of find("#devices thead tr").children) {
@@ -73,4 +104,14 @@ export class Devices {
     find("#before").disabled = found.page === 0;
     find("#after").disabled = found.page + 1 >= found.pages;
   }
+}
+
+// Choices beside "any"; one that is made stays, even if there is no such device any more.
+function offer(select, names) {
+  const known = new Set([...select.options].map((option) => option.value));
+  for (const name of names) if (!known.has(name)) select.add(new Option(name, name));
+  for (const option of [...select.options]) {
+    if (option.value && !names.includes(option.value) && !option.selected) option.remove();
+  }
+  select.parentNode.hidden = select.options.length === 1;
 }

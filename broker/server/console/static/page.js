@@ -14,12 +14,14 @@ export function say(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
-// Puts children in the place of those that differ.
+// Puts children in the place of those that differ; of a row, cells, so that a button in another cell keeps the focus.
 function put(parent, wanted) {
   wanted.forEach((child, at) => {
     const old = parent.children[at];
     if (!old) parent.append(child);
-    else if (!old.isEqualNode(child)) old.replaceWith(child);
+    else if (old.isEqualNode(child)) return;
+    else if (old.tagName === "TR" && child.tagName === "TR") put(old, [...child.children]);
+    else old.replaceWith(child);
   });
   while (parent.children.length > wanted.length) parent.lastChild.remove();
 }
@@ -94,4 +96,14 @@ export async function post(path, value, csrf) {
     body: JSON.stringify(value),
   });
   if (!answer.ok) throw new Refused((await answer.json()).error);
+  return answer.status === 204 ? null : answer.json();
+}
+
+// Asks before something is done; tells whether it shall be. Esc and Enter mean no.
+export function sure(title, text, not, yes) {
+  const dialog = find("#sure");
+  [["title", title], ["text", text], ["not", not], ["yes", yes]].forEach(([part, words]) => say(find(`#sure-${part}`), words));
+  dialog.returnValue = "";
+  dialog.showModal();
+  return new Promise((done) => dialog.addEventListener("close", () => done(dialog.returnValue === "yes"), { once: true }));
 }

@@ -1,0 +1,90 @@
+"""What operators have changed of a job's devices: who, when, of which devices, from what to what.
+
+Such changes are made in the server's file, by the console's threads or by commands, whether or not the server runs.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedspzo.broker.server.schema import open_tables
+from fedspzo.broker.server.state_folder import DATABASE, open_database
+from fedspzo.device_runtime.errors import StateError
+from fedspzo.device_runtime.log import printable
+
+#: Devices that are named of those that were changed together.
+NAMED = 10
+
+Execute = Callable[..., sqlite3.Cursor]
+
+
+@dataclass(frozen=True)
+class DeviceChange:
+    """A change that was made of some devices at once.
+
+    Attributes:
+        at: Unix time.
+        who: the name of a login, or a command.
+        name: what was changed.
+        old, new: as JSON.
+        count: of devices.
+        devices: some of them.
+    """
+
+    at: float
+    who: str
+    name: str
+    old: str
+    new: str
+    count: int
+    devices: tuple[str, ...]
+
+
+@contextmanager
+def changing(folder: Path) -> Iterator[Execute]:
+    """A transaction in a server's file. Raises StateError when the folder is not a server's, or cannot be written."""
+    open_database(folder).close()  # or it is not a server's
+    with closing(open_tables(folder / DATABASE)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            yield connection.execute
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise StateError(
+                "state.unwritable", f"{folder / DATABASE} cannot be changed ({error}); make room on the disk"
+            ) from None
+
+
+def note(execute: Execute, who: str, name: str, old: object, new: object, devices: Sequence[str]) -> None:
+    """Write down what was changed of devices, if there are any."""
+    if devices:
+        execute(
+            "INSERT INTO device_changes (at, who, name, old, new, devices) VALUES (?, ?, ?, ?, ?, ?)",
+            (time.time(), printable(who, 64), name, json.dumps(old), json.dumps(new), " ".join(devices)),
+        )
+
+
+def unknown(folder: Path, name: str) -> StateError:
+    """What to say of a name that is not of a device."""
+    return StateError(
+        "device.unknown",
+        f"'{printable(name, 64)}' is not a device of this job; fedspzo status {folder} lists the names",
+    )
+
+
+def read_device_changes(connection: sqlite3.Connection, most: int) -> list[DeviceChange]:
+    """The last changes, the newest first."""
+    rows = connection.execute(
+        "SELECT at, who, name, old, new, devices FROM device_changes ORDER BY number DESC LIMIT ?", (most,)
+    )
+    changes = []
+    for at, who, name, old, new, devices in rows:
+        names = devices.split()
+        changes.append(DeviceChange(at, who, name, old, new, len(names), tuple(names[:NAMED])))
+    return changes
