@@ -292,6 +292,7 @@ class App:
                 "bytes_up": sum(entry.bytes_up for entry in rounds),
                 "bytes_down": sum(entry.bytes_down for entry in rounds),
                 "joules": sum(spent) if spent else None,
+                "joules_rounds": len(spent),
                 "battery": now.battery,
                 "charging": now.charging,
                 "temperature": None if math.isnan(now.temperature_c) else now.temperature_c,

@@ -53,7 +53,7 @@ public final class MainActivity extends Page implements Importer.Listener {
         ViewModelProvider kept = new ViewModelProvider(this);
         importer = kept.get(Importer.class);
         trial = kept.get(Trial.class);
-        onClick(R.id.start, this::askToStart);
+        onClick(R.id.start, this::goOn);
         onClick(R.id.pause, this::pause);
         onClick(R.id.detail, () -> showDetail(screen.problem));
         onClick(R.id.setup_detail, () -> showDetail(screen.problem));
@@ -162,6 +162,14 @@ public final class MainActivity extends Page implements Importer.Listener {
                         device.isEmpty() ? getString(R.string.join_anonymous) : device, answer.optString("broker")));
             }
         }, "describe_invitation", invitation);
+    }
+
+    private void goOn() {
+        if (screen.needsInvitation()) {
+            Question.invitation(getSupportFragmentManager());
+        } else {
+            askToStart();
+        }
     }
 
     private void askToStart() {

@@ -27,19 +27,20 @@ final class NowCard {
     void show(Screen screen) {
         Screen.Now now = screen.now;
         Views.show(card, screen.complete());
-        Views.text(card, R.id.state, title(screen));
+        Views.text(card, R.id.state, title(screen, card.getResources()));
         Views.text(card, R.id.message, text(screen));
         ((ImageView) card.findViewById(R.id.now_icon)).setImageResource(icon(now));
         boolean begun = now == Screen.Now.PAUSED || now == Screen.Now.RESTING || now == Screen.Now.STOPPED;
-        start.setText(begun ? R.string.start_again : R.string.start);
+        start.setText(screen.needsInvitation() ? R.string.new_invitation : begun ? R.string.start_again : R.string.start);
+        start.setIconResource(screen.needsInvitation() ? 0 : R.drawable.ready);
         Views.show(start, !now.running() && now != Screen.Now.FINISHED);
         Views.show(card.findViewById(R.id.pause), now.running());
         Views.show(detail, screen.problem != null && now.troubled());
         colour(now);
     }
 
-    private String title(Screen screen) {
-        Resources resources = card.getResources();
+    /** What happens, in a few words. */
+    static String title(Screen screen, Resources resources) {
         switch (screen.now) {
             case READY:
                 return resources.getString(R.string.now_ready);

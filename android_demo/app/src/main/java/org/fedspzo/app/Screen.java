@@ -71,6 +71,8 @@ final class Screen {
     final String device, job, broker, answer;
     final Task task;
     final int examples, round, helped;
+    /** Rounds whose joules are known. */
+    final int measured;
     /** How many the job has at most; 0 where the server has not said so. */
     final int rounds;
     final Now now;
@@ -101,6 +103,7 @@ final class Screen {
         bytesUp = status.optLong("bytes_up");
         bytesDown = status.optLong("bytes_down");
         joules = status.optDouble("joules");
+        measured = status.optInt("joules_rounds", helped);
         temperature = status.optDouble("temperature");
         battery = status.optDouble("battery", 1);
         charging = status.optBoolean("charging");
@@ -120,6 +123,11 @@ final class Screen {
     /** Whether nothing is missing for learning. */
     boolean complete() {
         return joined && task != null && examples > 0;
+    }
+
+    /** Whether it goes on with another invitation alone. */
+    boolean needsInvitation() {
+        return now == Now.STOPPED && problem.words() == R.string.problem_login;
     }
 
     private Now now(JSONObject status) {

@@ -13,7 +13,6 @@ import android.os.IBinder;
 import android.os.PowerManager;
 import android.util.Log;
 
-import org.json.JSONArray;
 import org.json.JSONObject;
 
 /** Trains in the foreground, with a notification, from Start to Pause. */
@@ -25,6 +24,8 @@ public final class TrainingService extends Service implements Host.Holder {
     private static final long START_MS = 60 * 1000, WORK_MS = 15 * 60 * 1000;
 
     private PowerManager.WakeLock awake;
+    /** What the notification says, as the page's first card does. */
+    private String told = "";
 
     /** Whether it starts: since Android 12 it may not once the app has left the screen, and the job alone goes on. */
     static boolean start(Context context) {
@@ -80,13 +81,9 @@ public final class TrainingService extends Service implements Host.Holder {
         } else {
             awake.release();
         }
-        JSONArray losses = status.optJSONArray("losses");
-        JSONArray last = losses == null ? null : losses.optJSONArray(losses.length() - 1);
-        if (last != null) {
-            int round = last.optInt(0), rounds = status.optInt("rounds");
-            String loss = Text.decimal(last.optDouble(1), 3);
-            String text = rounds == 0 ? getString(R.string.notification_round, round, loss)
-                    : getString(R.string.notification_round_of, round, rounds, loss);
+        String text = NowCard.title(Screen.of(status), getResources());
+        if (!text.equals(told)) {
+            told = text;
             getSystemService(NotificationManager.class).notify(NOTIFICATION, notification(text));
         }
     }
@@ -110,7 +107,7 @@ public final class TrainingService extends Service implements Host.Holder {
 
     /** Whether Android lets it: not from the background, nor when the day's hours are used up. */
     private boolean toForeground() {
-        Notification shown = notification(getString(R.string.notification_waiting));
+        Notification shown = notification(getString(R.string.now_connecting));
         try {
             if (Build.VERSION.SDK_INT >= Build.VERSION_CODES.Q) {
                 startForeground(NOTIFICATION, shown, ServiceInfo.FOREGROUND_SERVICE_TYPE_DATA_SYNC);

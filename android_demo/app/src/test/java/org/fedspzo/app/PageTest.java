@@ -20,6 +20,7 @@ import android.widget.TextView;
 
 import androidx.appcompat.app.AlertDialog;
 
+import org.json.JSONObject;
 import org.junit.Test;
 import org.junit.runner.RunWith;
 import org.robolectric.RuntimeEnvironment;
@@ -128,6 +129,23 @@ public final class PageTest {
         display.host.answer("check_ready", "{\"error\": \"there is no bundle\", \"kind\": \"device.no-bundle\"}");
         tap(page, R.id.start);
         assertEquals(page.getString(R.string.problem_not_bundle), said(page));
+    }
+
+    @Test
+    public void aPhoneThatIsRefusedIsAskedForAnInvitation() {
+        MainActivity page = display.open(States.error());
+        assertEquals(page.getString(R.string.new_invitation), text(page, R.id.start));
+        tap(page, R.id.start);
+        assertTrue(dialog().findViewById(R.id.question_text) != null);
+    }
+
+    @Test
+    public void joulesSayHowManyRoundsTheyAreOf() {
+        MainActivity page = display.open(States.with(States.learning(), "joules_rounds", 7));
+        assertEquals(page.getString(R.string.energy_of, "31.4", 7, 11), text(page, R.id.energy));
+        display.host.status(States.with(States.learning(), "joules", JSONObject.NULL, "charging", true));
+        page.refresh();
+        assertEquals(page.getString(R.string.energy_charging), text(page, R.id.energy));
     }
 
     @Test

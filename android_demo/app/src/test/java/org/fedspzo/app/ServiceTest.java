@@ -55,7 +55,7 @@ public final class ServiceTest {
         service.startCommand(0, 1);
         trains();
         Notification shown = shadowOf(service.get()).getLastForegroundNotification();
-        assertEquals(phone.app.getString(R.string.notification_waiting), shown.extras.getString(Notification.EXTRA_TEXT));
+        assertEquals(phone.app.getString(R.string.now_connecting), shown.extras.getString(Notification.EXTRA_TEXT));
         assertEquals(ServiceInfo.FOREGROUND_SERVICE_TYPE_DATA_SYNC, service.get().getForegroundServiceType());
         assertEquals(Notification.FLAG_ONGOING_EVENT, shown.flags & Notification.FLAG_ONGOING_EVENT);
         assertEquals(MainActivity.class.getName(),
@@ -63,14 +63,13 @@ public final class ServiceTest {
     }
 
     @Test
-    public void itTellsOfRounds() throws Exception {
+    public void itTellsWhatTheFirstCardTells() throws Exception {
         service.startCommand(0, 1);
         trains();
-        JSONObject status = new JSONObject("{\"running\": true, \"losses\": [[11, 0.9], [12, 0.8764]]}");
-        service.get().changed(status);
-        assertEquals("Round 12, loss 0.876", told());
-        service.get().changed(status.put("rounds", 40));
-        assertEquals("Round 12 of 40, loss 0.876", told());
+        service.get().changed(new JSONObject(States.learning()));
+        assertEquals("Learning: round 12 of 40", told());
+        service.get().changed(new JSONObject(States.learning()).put("unmet", "unmetered"));
+        assertEquals(phone.app.getString(R.string.now_network), told());
     }
 
     private String told() {
