@@ -59,7 +59,9 @@ def block(folder: Path, names: Sequence[str], known: Collection[str] = ()) -> No
         StateError: not a server's folder, or a name is not of a device; then nothing has changed.
     """
     with closing(_open(folder)) as connection:
-        keys = dict(connection.execute("SELECT name, key FROM devices").fetchall())
+        keys = dict(
+            connection.execute("SELECT name, key FROM enrolled UNION ALL SELECT name, key FROM devices").fetchall()
+        )
         for name in names:
             if name not in keys and name not in known:
                 raise StateError(

@@ -242,6 +242,8 @@ class Server:
         from fedspzo.broker.server.console.gate import Gate
         from fedspzo.broker.server.console.job_view import JobView
         from fedspzo.broker.server.console.logins import Logins
+        from fedspzo.broker.server.enrolment import Enrolment
+        from fedspzo.broker.server.enrolment_route import enrolment_route
         from fedspzo.broker.server.metrics import make_registry
 
         place = self._endpoint
@@ -260,10 +262,15 @@ class Server:
         if safe:
             view = JobView(self.state, loop.window, shown)
             console = make_console([view], Gate(Logins(self.state)), place.tls is not None)
-        with serve(self.bundle, registry, store.snapshots, place.host, place.port, place.tls, console) as url:
+        with ExitStack() as stack:
+            enrolment = stack.enter_context(Enrolment(self.state, self._name, self._admission)) if safe else None
+            routes = [enrolment_route(enrolment)]
+            url = stack.enter_context(
+                serve(self.bundle, registry, store.snapshots, place.host, place.port, place.tls, console, routes)
+            )
             reached = (place.url or url).rstrip("/")
-            with told_address(self.state, f"{reached}/console/" if safe else ""):
-                yield reached
+            stack.enter_context(told_address(self.state, f"{reached}/console/" if safe else ""))
+            yield reached
 
     def _run(self, loop: Loop, closing: ExitStack) -> None:
         try:

@@ -43,8 +43,8 @@ def test_what_is_no_invitation_is_refused_in_a_sentence(tmp_path: Path) -> None:
             Invitation.parse(damaged)
     with raises("access.authority"):
         Invitation(Access("mqtts://host", authority="-----BEGIN NONSENSE-----")).text()
-    with raises("access.invitation-version", "version 3", "update it"):
-        Invitation.parse(SCHEME + "hgNhdWF1YXCAYWo")
+    with raises("access.invitation-version", "version 4", "update it"):
+        Invitation.parse(SCHEME + "hgRhdWF1YXCAYWo")
 
 
 @given(st.binary(max_size=40))

@@ -1,0 +1,296 @@
+"""Devices enrol by an invitation for many: a running server takes their requests, and makes their logins at the broker.
+
+What arrives together is done together, on a thread of its own: one transaction, one change of the broker's files. A row
+of the server's file comes first, then the login, then the answer. If the server is killed in between, the device asks
+again and gets the same: its row is there, and its password follows from its key. Nothing must be put right at a start.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import queue
+import sqlite3
+import threading
+import time
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedspzo.broker.mqtt.logins import check_device
+from fedspzo.broker.mqtt.mosquitto import ManagedBroker
+from fedspzo.broker.server.admission import Admission
+from fedspzo.broker.server.invitations import REFUSED, Offer, read_offers, writing
+from fedspzo.broker.server.schema import open_tables
+from fedspzo.broker.server.state_folder import DATABASE
+from fedspzo.device_runtime.errors import BrokerError, EnrolmentError, FedSPZOError
+from fedspzo.device_runtime.log import RateLimitedLog, printable
+from fedspzo.device_runtime.protocol.enrolment import ADMITTED, ASKED, Request, digest
+from fedspzo.device_runtime.protocol.topics import valid_id
+
+log = logging.getLogger(__name__)
+
+#: Requests that are done together, and that wait at most.
+TOGETHER, MOST_WAITING = 256, 1024
+#: Wrong tokens of an address in a row before it has to wait, and the longest wait in seconds.
+FREE_TRIES, LONGEST_S = 5, 60.0
+#: Addresses that wrong tokens are remembered of.
+MOST_ADDRESSES = 10_000
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A request on its way, and where its answer goes."""
+
+    request: Request
+    address: str
+    answer: Future[str] = field(default_factory=Future)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What the server's file has of a device that has asked."""
+
+    name: str
+    state: str
+    broker: Path
+    login: bytes | None
+
+
+class Enrolment:
+    """Takes requests for one job; a context manager. Any thread may call :meth:`submit`."""
+
+    def __init__(self, folder: Path, job: str, admission: Admission | None = None) -> None:
+        """Start the thread.
+
+        Args:
+            folder: the server's state folder.
+            admission: the operator's list, whose names belong to the keys there.
+
+        Raises:
+            StateError: the folder's file cannot be used.
+        """
+        self._folder, self._job, self._admission = folder, job, admission
+        self._tries = Tries()
+        self._warnings = RateLimitedLog(log)
+        self._waiting: queue.Queue[_Asked | None] = queue.Queue(MOST_WAITING)
+        self._connection = open_tables(folder / DATABASE)
+        self._thread = threading.Thread(target=self._run, name="enrolment", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Enrolment:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._waiting.put(None)
+        self._thread.join()
+
+    def submit(self, body: bytes, address: str) -> Future[str]:
+        """Take an address's request; the future has ``ADMITTED`` or ``ASKED``, or raises EnrolmentError.
+
+        Raises:
+            EnrolmentError: it is no request, or too many wait.
+        """
+        asked = _Asked(Request.parse(body), address)
+        try:
+            self._waiting.put_nowait(asked)
+        except queue.Full:
+            raise EnrolmentError(
+                "enrolment.busy", "too many devices ask at this moment; ask again in a minute"
+            ) from None
+        return asked.answer
+
+    def _run(self) -> None:
+        with closing(self._connection):
+            while (first := self._waiting.get()) is not None:
+                batch = [first]
+                while len(batch) < TOGETHER and not self._waiting.empty():
+                    if (asked := self._waiting.get()) is None:
+                        self._waiting.put(None)  # after these
+                        break
+                    batch.append(asked)
+                try:
+                    self._serve(batch)
+                except (FedSPZOError, OSError, sqlite3.Error) as error:
+                    log.error("devices cannot be enrolled: %s", error, extra={"kind": getattr(error, "kind", "")})
+                    refusal = EnrolmentError(
+                        "enrolment.unable",
+                        "the server cannot enrol devices at this moment, and its log says why; tell its operator, and"
+                        " ask again",
+                    )
+                    for asked in batch:
+                        if not asked.answer.done():
+                            asked.answer.set_exception(refusal)
+
+    def _serve(self, batch: Sequence[_Asked]) -> None:
+        """Answer requests that have come together."""
+        rows: dict[int, _Row] = {}
+        with closing(self._connection.cursor()) as cursor:
+            offers = read_offers(self._connection)
+            names = {offer.broker: _logins(offer.broker) for _, offer in offers}
+            with writing(self._connection, self._folder):
+                for number, asked in enumerate(batch):
+                    try:
+                        rows[number] = self._enter(cursor, asked, offers, names)
+                    except EnrolmentError as error:
+                        said = f"a request of {asked.address} to enrol '{printable(asked.request.name, 64)}'"
+                        self._warnings.warn(asked.address, f"{said} was refused: {error}", error.kind)
+                        asked.answer.set_exception(error)
+        self._make_logins([(batch[number].request, row) for number, row in rows.items()])
+        for number, row in rows.items():
+            batch[number].answer.set_result(row.state)
+
+    def _enter(
+        self,
+        cursor: sqlite3.Cursor,
+        asked: _Asked,
+        offers: Sequence[tuple[bytes, Offer]],
+        names: dict[Path, frozenset[str]],
+    ) -> _Row:
+        """The row of a request's device, made where it is new. Raises EnrolmentError where it is refused."""
+        request = asked.request
+        offer = find_offer(offers, request.token)
+        self._tries.note(asked.address, right=offer is not None)
+        if offer is None:
+            raise EnrolmentError(
+                "enrolment.token", "this server has no such invitation, or it was taken back; ask for a new one"
+            )
+        request.check(self._job)
+        if cursor.execute("SELECT 1 FROM blocked WHERE name = ? OR key = ?", (request.name, request.key)).fetchone():
+            raise EnrolmentError("enrolment.blocked", "the operator has blocked this device; ask the operator")
+        row = _find(cursor, request)
+        if row is not None:
+            return row
+        used = cursor.execute("SELECT used FROM invitations WHERE name = ?", (offer.name,)).fetchone()[0]
+        if offer.expires <= time.time():
+            raise EnrolmentError("enrolment.expired", "the invitation has expired; ask for a new one")
+        if used >= offer.uses:
+            raise EnrolmentError(
+                "enrolment.used-up", f"the invitation is used up by {offer.uses} devices; ask for a new one"
+            )
+        self._check_free(cursor, request, names[offer.broker])
+        state = ASKED if offer.waits else ADMITTED
+        cursor.execute(
+            "INSERT INTO enrolled VALUES (?, ?, ?, ?, ?, ?, ?, NULL)",
+            (request.name, request.key, offer.name, offer.group, state, time.time(), str(offer.broker)),
+        )
+        cursor.execute("UPDATE invitations SET used = used + 1 WHERE name = ?", (offer.name,))
+        log.info("device '%s' %s by the invitation '%s'", request.name, _SAID[state], offer.name)
+        return _Row(request.name, state, offer.broker, None)
+
+    def _check_free(self, cursor: sqlite3.Cursor, request: Request, logins: frozenset[str]) -> None:
+        """Raise EnrolmentError unless a new device can have its name."""
+        if not valid_id(request.name):
+            raise EnrolmentError(
+                "enrolment.name",
+                f"'{printable(request.name, 64)}' cannot be a device's id; use up to 64 letters, digits, '-' and '_'",
+            )
+        try:
+            check_device(request.name)
+        except BrokerError as error:
+            raise EnrolmentError("enrolment.server-name", str(error)) from None
+        owner = cursor.execute(
+            "SELECT name FROM devices WHERE key = ? AND name != ?", (request.key, request.name)
+        ).fetchone()
+        if owner:
+            raise _other_name(owner[0])
+        listed = self._admission.key(request.name) if self._admission else None
+        taken = listed not in (None, request.key) or request.name in logins
+        taken = taken or bool(
+            cursor.execute("SELECT 1 FROM enrolled WHERE name = ?", (request.name,)).fetchone()
+            or cursor.execute(
+                "SELECT 1 FROM devices WHERE name = ? AND key != ?", (request.name, request.key)
+            ).fetchone()
+        )
+        if taken:
+            raise EnrolmentError(
+                "enrolment.name-taken",
+                f"the id '{request.name}' is another device's; give this one another with --id, or none, and a state"
+                " folder of its own",
+            )
+
+    def _make_logins(self, entered: Sequence[tuple[Request, _Row]]) -> None:
+        """Have the brokers know those who are admitted and have no login yet, all at once."""
+        wanted: dict[Path, dict[str, str]] = defaultdict(dict)
+        for request, row in entered:
+            if row.state == ADMITTED and row.login is None:
+                wanted[row.broker][row.name] = request.password
+        for folder, passwords in wanted.items():
+            ManagedBroker(folder).set_passwords(passwords, [self._job])
+            with writing(self._connection, self._folder):
+                self._connection.executemany(
+                    "UPDATE enrolled SET login = ? WHERE name = ?",
+                    [(digest(password), name) for name, password in passwords.items()],
+                )
+
+
+_SAID = {ADMITTED: "is admitted", ASKED: "asks to take part"}
+
+
+class Tries:
+    """Wrong tokens by address: after some, the address is told to wait. Who has a right one never waits."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._wrong: OrderedDict[str, tuple[int, float]] = OrderedDict()  # address → tries, and when the next may be
+
+    def note(self, address: str, right: bool) -> None:
+        """Note a token of an address. Raises EnrolmentError where it is wrong and comes too early."""
+        if right:
+            self._wrong.pop(address, None)
+            return
+        tries, next_try = self._wrong.get(address, (0, 0.0))
+        if (wait := next_try - self._clock()) > 0:
+            raise EnrolmentError(
+                "enrolment.too-often",
+                f"too many wrong invitations came from this address; wait {wait:.0f} s, and use one of this server's",
+            )
+        wait = min(LONGEST_S, 2.0 ** (tries + 1 - FREE_TRIES)) if tries + 1 >= FREE_TRIES else 0.0
+        self._wrong[address] = tries + 1, self._clock() + wait
+        self._wrong.move_to_end(address)
+        while len(self._wrong) > MOST_ADDRESSES:
+            self._wrong.popitem(last=False)
+
+
+def find_offer(offers: Sequence[tuple[bytes, Offer]], token: str) -> Offer | None:
+    """The invitation that a token is of. All hashes are compared, each in constant time."""
+    wanted, found = digest(token), None
+    for hashed, offer in offers:
+        if hmac.compare_digest(hashed, wanted):
+            found = offer
+    return found
+
+
+def _find(cursor: sqlite3.Cursor, request: Request) -> _Row | None:
+    """The row of a device that has asked before; None for a new one. Raises EnrolmentError where it is refused."""
+    found = cursor.execute("SELECT name, state, broker, login FROM enrolled WHERE key = ?", (request.key,)).fetchone()
+    if found is None:
+        return None
+    row = _Row(found[0], found[1], Path(found[2]), found[3])
+    if row.name != request.name:
+        raise _other_name(row.name)
+    if row.state == REFUSED:
+        raise EnrolmentError("enrolment.refused", "the operator has refused this device; ask the operator")
+    if row.login is not None and not hmac.compare_digest(row.login, digest(request.password)):
+        raise EnrolmentError(
+            "enrolment.other-password",
+            f"'{row.name}' has its login already, with another password; use the access file that it got",
+        )
+    return row
+
+
+def _other_name(name: str) -> EnrolmentError:
+    return EnrolmentError(
+        "enrolment.other-name", f"this key is that of device '{name}'; give each device a state folder of its own"
+    )
+
+
+def _logins(broker: Path) -> frozenset[str]:
+    """Names that have a login; none where the folder is not there, which making one then says."""
+    try:
+        return ManagedBroker(broker).users()
+    except BrokerError:
+        return frozenset()
