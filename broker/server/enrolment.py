@@ -112,6 +112,7 @@ class Enrolment:
                         self._waiting.put(None)  # after these
                         break
                     batch.append(asked)
+                batch = [asked for asked in batch if asked.answer.set_running_or_notify_cancel()]
                 try:
                     self._serve(batch)
                 except (FedSPZOError, OSError, sqlite3.Error) as error:

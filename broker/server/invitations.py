@@ -16,8 +16,9 @@ from pathlib import Path
 
 from fedspzo.broker.server.devices import MAX_DEVICES
 from fedspzo.broker.server.schema import open_tables
-from fedspzo.broker.server.state_folder import DATABASE, open_database
+from fedspzo.broker.server.state_folder import BUNDLE, DATABASE, open_database
 from fedspzo.device_runtime.errors import EnrolmentError, StateError
+from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.enrolment import ADMITTED, ASKED, digest
 from fedspzo.device_runtime.protocol.topics import valid_id
 
@@ -66,6 +67,20 @@ class Asker:
     group: str
     state: str
     asked: float
+
+
+def job_of(folder: Path) -> tuple[str, bool]:
+    """The job of a server's state folder, and whether its bundle names an enrolment key.
+
+    Raises:
+        StateError: not a server's folder, or its server has never run.
+        BundleError: its bundle cannot be read.
+    """
+    with closing(open_database(folder)) as connection:
+        row = connection.execute("SELECT name FROM job").fetchone()
+    if row is None:
+        raise StateError("state.no-job", f"{folder} has no job yet; start its server first")
+    return row[0], bool(Bundle(folder / BUNDLE).manifest.enrolment_key) if (folder / BUNDLE).exists() else False
 
 
 def invite(

@@ -92,13 +92,7 @@ def ask(invitation: Invitation, request: Request, sleep: Callable[[float], objec
         EnrolmentError: it refuses, or cannot be reached.
         DownloadError: its URL or authority is of no use, or it cannot be trusted.
     """
-    source = RemoteFile.parse(invitation.bundle_url.rstrip("/") + PATH, invitation.access.authority)
-    if source.context is None and not _is_this_machine(source.host):
-        raise EnrolmentError(
-            "enrolment.without-tls",
-            f"the invitation leads to {source.url}, where others could read its token; ask for one to a server with"
-            " https",
-        )
+    source = check_place(invitation)
     for attempt in range(ATTEMPTS):
         try:
             status, wait, answer = _post(source, request.encode())
@@ -118,6 +112,21 @@ def ask(invitation: Invitation, request: Request, sleep: Callable[[float], objec
         "enrolment.unreachable",
         f"the server at {source.url} does not let devices enrol now ({reason}); check the network, or try again later",
     )
+
+
+def check_place(invitation: Invitation) -> RemoteFile:
+    """Where the server of an invitation takes requests.
+
+    Raises:
+        EnrolmentError: others could read them on their way.
+        DownloadError: its URL or authority is of no use.
+    """
+    source = RemoteFile.parse(invitation.bundle_url.rstrip("/") + PATH, invitation.access.authority)
+    if source.context is None and not _is_this_machine(source.host):
+        raise EnrolmentError(
+            "enrolment.without-tls", f"at {source.url} others could read the invitation's token; give a URL with https"
+        )
+    return source
 
 
 def _post(source: RemoteFile, body: bytes) -> tuple[int, str, bytes]:
