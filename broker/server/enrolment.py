@@ -209,8 +209,8 @@ class Enrolment:
         if taken:
             raise EnrolmentError(
                 "enrolment.name-taken",
-                f"the id '{request.name}' is another device's; give this one another with --id, or none, and a state"
-                " folder of its own",
+                f"the id '{request.name}' is another device's; give this one a new state folder with another --id, or"
+                " have the operator free it: fedspzo forget, and fedspzo enroll --remove",
             )
 
     def _make_logins(self, entered: Sequence[tuple[Request, _Row]]) -> None:

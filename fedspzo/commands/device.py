@@ -175,7 +175,8 @@ def _read_invitation(options: argparse.Namespace) -> Invitation | None:
     if options.access or options.broker or options.job not in ("default", invitation.job):
         raise BrokerError(
             "option.beside-invitation",
-            f"{options.invitation} has the broker and the job '{invitation.job}'; leave out --access, --broker and --job",
+            f"{options.invitation} has the broker and the job '{invitation.job}'; leave out --access, --broker and"
+            " --job",
         )
     return invitation
 
