@@ -14,14 +14,13 @@ import sqlite3
 import threading
 import time
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
-from fedspzo.broker.mqtt.logins import check_device
-from fedspzo.broker.mqtt.mosquitto import ManagedBroker
 from fedspzo.broker.server.admission import Admission
 from fedspzo.broker.server.invitations import REFUSED, Offer, read_offers, writing
 from fedspzo.broker.server.schema import open_tables
@@ -39,6 +38,19 @@ TOGETHER, MOST_WAITING = 256, 1024
 FREE_TRIES, LONGEST_S = 5, 60.0
 #: Addresses that wrong tokens are remembered of.
 MOST_ADDRESSES = 10_000
+
+
+class Logins(Protocol):
+    """Makes devices' logins at brokers, which are known by their state folders."""
+
+    def check(self, name: str) -> None:
+        """Raise BrokerError when no device can have a name."""
+
+    def known(self, broker: Path) -> Collection[str]:
+        """Names that have a login."""
+
+    def give(self, broker: Path, passwords: Mapping[str, str], job: str) -> None:
+        """Have a broker know devices by their passwords, for a job's topics alone. Raises BrokerError if it cannot."""
 
 
 @dataclass(frozen=True)
@@ -63,17 +75,18 @@ class _Row:
 class Enrolment:
     """Takes requests for one job; a context manager. Any thread may call :meth:`submit`."""
 
-    def __init__(self, folder: Path, job: str, admission: Admission | None = None) -> None:
+    def __init__(self, folder: Path, job: str, logins: Logins, admission: Admission | None = None) -> None:
         """Start the thread.
 
         Args:
             folder: the server's state folder.
+            logins: makes the devices' logins, on this thread.
             admission: the operator's list, whose names belong to the keys there.
 
         Raises:
             StateError: the folder's file cannot be used.
         """
-        self._folder, self._job, self._admission = folder, job, admission
+        self._folder, self._job, self._logins, self._admission = folder, job, logins, admission
         self._tries = Tries()
         self._warnings = RateLimitedLog(log)
         self._waiting: queue.Queue[_Asked | None] = queue.Queue(MOST_WAITING)
@@ -131,7 +144,7 @@ class Enrolment:
         rows: dict[int, _Row] = {}
         with closing(self._connection.cursor()) as cursor:
             offers = read_offers(self._connection)
-            names = {offer.broker: _logins(offer.broker) for _, offer in offers}
+            names = {offer.broker: self._logins.known(offer.broker) for _, offer in offers}
             with writing(self._connection, self._folder):
                 for number, asked in enumerate(batch):
                     try:
@@ -149,7 +162,7 @@ class Enrolment:
         cursor: sqlite3.Cursor,
         asked: _Asked,
         offers: Sequence[tuple[bytes, Offer]],
-        names: dict[Path, frozenset[str]],
+        names: dict[Path, Collection[str]],
     ) -> _Row:
         """The row of a request's device, made where it is new. Raises EnrolmentError where it is refused."""
         request = asked.request
@@ -182,7 +195,7 @@ class Enrolment:
         log.info("device '%s' %s by the invitation '%s'", request.name, _SAID[state], offer.name)
         return _Row(request.name, state, offer.broker, None)
 
-    def _check_free(self, cursor: sqlite3.Cursor, request: Request, logins: frozenset[str]) -> None:
+    def _check_free(self, cursor: sqlite3.Cursor, request: Request, logins: Collection[str]) -> None:
         """Raise EnrolmentError unless a new device can have its name."""
         if not valid_id(request.name):
             raise EnrolmentError(
@@ -190,7 +203,7 @@ class Enrolment:
                 f"'{printable(request.name, 64)}' cannot be a device's id; use up to 64 letters, digits, '-' and '_'",
             )
         try:
-            check_device(request.name)
+            self._logins.check(request.name)
         except BrokerError as error:
             raise EnrolmentError("enrolment.server-name", str(error)) from None
         owner = cursor.execute(
@@ -220,7 +233,7 @@ class Enrolment:
             if row.state == ADMITTED and row.login is None:
                 wanted[row.broker][row.name] = request.password
         for folder, passwords in wanted.items():
-            ManagedBroker(folder).set_passwords(passwords, [self._job])
+            self._logins.give(folder, passwords, self._job)
             with writing(self._connection, self._folder):
                 self._connection.executemany(
                     "UPDATE enrolled SET login = ? WHERE name = ?",
@@ -287,11 +300,3 @@ def _other_name(name: str) -> EnrolmentError:
     return EnrolmentError(
         "enrolment.other-name", f"this key is that of device '{name}'; give each device a state folder of its own"
     )
-
-
-def _logins(broker: Path) -> frozenset[str]:
-    """Names that have a login; none where the folder is not there, which making one then says."""
-    try:
-        return ManagedBroker(broker).users()
-    except BrokerError:
-        return frozenset()

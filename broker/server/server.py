@@ -15,6 +15,7 @@ from fedspzo.broker.rounds.job import Job, check_job
 from fedspzo.broker.rounds.sampling import Sample, choose_cohort
 from fedspzo.broker.server.admission import Admission
 from fedspzo.broker.server.budgets import CutOff
+from fedspzo.broker.server.enrolment import Enrolment, Logins
 from fedspzo.broker.server.evaluation import Evaluator, Schedule
 from fedspzo.broker.server.held_out import HeldOut, check_patience
 from fedspzo.broker.server.loop import Loop
@@ -77,6 +78,7 @@ class Server:
         plans: MakePlans = Pace,
         trust_journal: bool = False,
         cut_off: CutOff | None = None,
+        logins: Logins | None = None,
     ) -> None:
         """Describe a server, without starting it.
 
@@ -99,6 +101,8 @@ class Server:
             plans: makes the rounds' plans; by default the job's own.
             trust_journal: open rounds at once, though the state folder was restored or copied.
             cut_off: takes the login of a device that floods away at the broker; called on a thread of its own.
+            logins: makes logins for devices that come by an invitation for many; without it, or without an endpoint
+                that others cannot listen to, the server takes none.
 
         Raises:
             PlanError: the job does not fit the bundle, or ``patience`` has no examples to judge by.
@@ -114,7 +118,7 @@ class Server:
         self._patience = patience
         self._admission, self._endpoint, self._observe = admission, endpoint, observe
         self._aggregate, self._sample, self._plans = aggregate, sample, plans
-        self._trust_journal, self._cut_off = trust_journal, cut_off
+        self._trust_journal, self._cut_off, self._logins = trust_journal, cut_off, logins
         self._url = ""
         self._loop: Loop | None = None
         self._thread: threading.Thread | None = None
@@ -242,7 +246,6 @@ class Server:
         from fedspzo.broker.server.console.gate import Gate
         from fedspzo.broker.server.console.job_view import JobView
         from fedspzo.broker.server.console.logins import Logins
-        from fedspzo.broker.server.enrolment import Enrolment
         from fedspzo.broker.server.enrolment_route import enrolment_route
         from fedspzo.broker.server.metrics import make_registry
 
@@ -263,8 +266,10 @@ class Server:
             view = JobView(self.state, loop.window, shown)
             console = make_console([view], Gate(Logins(self.state)), place.tls is not None)
         with ExitStack() as stack:
-            enrolment = stack.enter_context(Enrolment(self.state, self._name, self._admission)) if safe else None
-            routes = [enrolment_route(enrolment)]
+            enrolment = None
+            if safe and self._logins:
+                enrolment = stack.enter_context(Enrolment(self.state, self._name, self._logins, self._admission))
+            routes = [enrolment_route(enrolment)] if self._logins else []
             url = stack.enter_context(
                 serve(self.bundle, registry, store.snapshots, place.host, place.port, place.tls, console, routes)
             )

@@ -18,6 +18,7 @@ from refusals import raises, refused
 from starlette.applications import Starlette
 
 from fedspzo.broker.mqtt.certificates import ensure_certificates
+from fedspzo.broker.mqtt.logins_on_demand import LoginsOnDemand
 from fedspzo.broker.mqtt.mosquitto import ManagedBroker
 from fedspzo.broker.mqtt.mosquitto_program import installed
 from fedspzo.broker.server import enrolment as serving
@@ -66,7 +67,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def enrolment(folder: Path) -> Iterator[Enrolment]:
-    with Enrolment(folder, "default") as running:
+    with Enrolment(folder, "default", LoginsOnDemand()) as running:
         yield running
 
 
@@ -154,7 +155,7 @@ def test_names_and_keys_that_are_not_free(folder: Path, enrolment: Enrolment, tm
             Asker(tmp_path / "key", enrolment, name).ask(token)
     listed = Asker(tmp_path / "listed", enrolment)
     (tmp_path / "admitted").write_text(f"listed {listed.signer.public.hex()}\nother {bytes(32).hex()}\n")
-    with Enrolment(folder, "default", Admission(tmp_path / "admitted")) as strict:
+    with Enrolment(folder, "default", LoginsOnDemand(), Admission(tmp_path / "admitted")) as strict:
         with raises("enrolment.name-taken", "'other'"):
             Asker(tmp_path / "other", strict).ask(token)
         assert Asker(tmp_path / "listed", strict).ask(token) == ADMITTED
@@ -239,7 +240,7 @@ def test_backups_and_forgetting(folder: Path, enrolment: Enrolment, tmp_path: Pa
     assert asker.ask(token) == ADMITTED
     back_up(folder, tmp_path / "backup")
     assert list_offers(tmp_path / "backup") == list_offers(folder)
-    with Enrolment(tmp_path / "backup", "default") as restored:
+    with Enrolment(tmp_path / "backup", "default", LoginsOnDemand()) as restored:
         assert Asker(tmp_path / "a", restored).ask(token) == ADMITTED
     forget_devices(folder, ["a"])
     assert list_askers(folder, ADMITTED) == []
