@@ -343,7 +343,7 @@ def test_two_devices_join_though_server_and_device_are_killed(
         def start_server(*program: str) -> subprocess.Popen[str]:
             return start(
                 "server", bundle, "--access", broker.folder / "server.json", "--state", state, "--json",
-                "--rounds", 4, "--devices", 2, "--cohort", 2, "--split", 3, "--fanouts", "1,4", "--serve-after", 0,
+                "--rounds", 4, "--devices", 2, "--cohort", 2, "--split", 3, "--fanouts", "1,4",
                 "--http", f"127.0.0.1:{port}", "--http-url", url, "--http-certificate", pem, "--http-key", pem,
                 "--admit", tmp_path / "admitted", program=program or FEDSPZO,
             )  # fmt: skip
@@ -375,17 +375,16 @@ def test_two_devices_join_though_server_and_device_are_killed(
             second.kill()
             assert not (tmp_path / "second" / ACCESS).exists()
             second = start_device("second")
-            _, last, errors = finish(server)
-            assert "Traceback" not in errors
-            assert_equal_replicas(bundle, tmp_path, last, {"first", "second"})
             assert first.wait(PATIENCE_S) == second.wait(PATIENCE_S) == 0
-            assert list_offers(state)[0].used == 2
-            start_server()
-            wait_until(serves)
             third = start_device("third")
             _, said = third.communicate(timeout=PATIENCE_S)
             assert third.returncode == 78
             assert "used up by 2 devices; ask for a new one [enrolment.used-up]" in said
+            server.terminate()
+            _, last, errors = finish(server)
+            assert "Traceback" not in errors
+            assert_equal_replicas(Bundle(bundle), tmp_path, last, {"first", "second"})
+            assert list_offers(state)[0].used == 2
         finally:
             for process in running:
                 process.kill()
