@@ -205,7 +205,7 @@ class Enrolment:
         try:
             self._logins.check(request.name)
         except BrokerError as error:
-            raise EnrolmentError("enrolment.server-name", str(error)) from None
+            raise EnrolmentError(error.kind, str(error)) from None
         owner = cursor.execute(
             "SELECT name FROM devices WHERE key = ? AND name != ?", (request.key, request.name)
         ).fetchone()

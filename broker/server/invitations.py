@@ -160,12 +160,15 @@ def decide(folder: Path, names: Sequence[str], admit: bool) -> None:
     with _changing(folder) as connection:
         for name in names:
             row = connection.execute("SELECT state FROM enrolled WHERE name = ?", (name,)).fetchone()
-            if row is None or (row[0] == ADMITTED and not admit):
+            if row is None:
                 raise EnrolmentError(
                     "enrolment.not-asking",
-                    f"'{name}' has not asked to take part; fedspzo admit {folder} lists who has"
-                    if row is None
-                    else f"'{name}' takes part already; send it away with fedspzo block {folder} {name}",
+                    f"'{name}' has not asked to take part; fedspzo admit {folder} lists those that have",
+                )
+            if row[0] == ADMITTED and not admit:
+                raise EnrolmentError(
+                    "enrolment.takes-part",
+                    f"'{name}' takes part already; send it away with fedspzo block {folder} {name}",
                 )
             connection.execute("UPDATE enrolled SET state = ? WHERE name = ?", (state, name))
 

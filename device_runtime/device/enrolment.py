@@ -65,27 +65,45 @@ def enrol(
         StateError: the folder cannot be used, or belongs to another device.
         BrokerError: its access file is damaged.
     """
-    device, signer = open_identity(folder, name)
-    file = folder / ACCESS
+    request, file = make_request(folder, invitation, name), folder / ACCESS
     if file.exists():
         return Access.load(file)
-    request = Request.make(invitation.token, invitation.job, device, signer, _password(folder))
     told = False
     while ask(invitation, request, sleep) != ADMITTED:
         if not told:
-            log.info("device '%s' has asked to take part, and waits for the operator: fedspzo admit", device)
+            log.info("device '%s' has asked to take part, and waits for the operator: fedspzo admit", request.name)
             told = True
         sleep(LONGEST_WAIT_S * random.uniform(0.2, 0.4))
-    access = replace(invitation.access, user=device, password=request.password)
+    access = make_access(invitation, request)
     try:
         access.save(file)
     except OSError as error:
         raise StateError("state.unusable", f"{folder} cannot be used ({error.strerror}); {cure(error)}") from None
-    log.info("device '%s' is enrolled", device)
+    log.info("device '%s' is enrolled", access.user)
     return access
 
 
-def ask(invitation: Invitation, request: Request, sleep: Callable[[float], object] = time.sleep) -> str:
+def make_request(folder: Path, invitation: Invitation, name: str | None = None) -> Request:
+    """What a device asks by an invitation: the same, whenever it is made; the key is made where it is new.
+
+    Raises:
+        StateError: its state folder cannot be used, or belongs to another device.
+    """
+    device, signer = open_identity(folder, name)
+    return Request.make(invitation.token, invitation.job, device, signer, _password(folder))
+
+
+def make_access(invitation: Invitation, request: Request) -> Access:
+    """The login that a request which was granted has made."""
+    return replace(invitation.access, user=request.name, password=request.password)
+
+
+def ask(
+    invitation: Invitation,
+    request: Request,
+    sleep: Callable[[float], object] = time.sleep,
+    attempts: int = ATTEMPTS,
+) -> str:
     """Ask the server once, or again while it is out of reach or busy: ``ADMITTED`` or ``ASKED``.
 
     Raises:
@@ -93,7 +111,7 @@ def ask(invitation: Invitation, request: Request, sleep: Callable[[float], objec
         DownloadError: its URL or authority is of no use, or it cannot be trusted.
     """
     source = check_place(invitation)
-    for attempt in range(ATTEMPTS):
+    for attempt in range(attempts):
         try:
             status, wait, answer = _post(source, request.encode())
         except Broken as error:
@@ -103,7 +121,7 @@ def ask(invitation: Invitation, request: Request, sleep: Callable[[float], objec
             if status not in (408, 429, 503):
                 return _decision(source.url, status, said)
             reason = printable(said.error) or f"it answers {status}"
-        if attempt + 1 < ATTEMPTS:
+        if attempt + 1 < attempts:
             longest = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**attempt)
             seconds = max(min(int(wait), 120) if wait.isdecimal() else 0.0, longest * random.uniform(0.5, 1.0))
             log.warning("%s: %s; asking again in %.1f s", source.url, reason, seconds)

@@ -138,7 +138,7 @@ def test_a_person_decides(
     with raises("enrolment.refused", "the operator"):
         bad.ask(token)
     assert ManagedBroker(tmp_path / "broker").users() == {"good"}
-    with raises("enrolment.not-asking", "fedspzo block"):
+    with raises("enrolment.takes-part", "fedspzo block"):
         decide(folder, ["bad", "good"], admit=False)
     decide(folder, ["bad"], admit=True)
     assert bad.ask(token) == ADMITTED
@@ -150,7 +150,7 @@ def test_names_and_keys_that_are_not_free(folder: Path, enrolment: Enrolment, tm
     ManagedBroker(tmp_path / "broker").set_passwords({"by-hand": "x"})
     with raises("enrolment.name-taken", "'by-hand'"):
         Asker(tmp_path / "key", enrolment, "by-hand").ask(token)
-    for name, kind in (("a/b", "enrolment.name"), ("a\n", "enrolment.name"), ("server-x", "enrolment.server-name")):
+    for name, kind in (("a/b", "enrolment.name"), ("a\n", "enrolment.name"), ("server-x", "access.server-name")):
         with raises(kind, "id" if kind == "enrolment.name" else "server"):
             Asker(tmp_path / "key", enrolment, name).ask(token)
     listed = Asker(tmp_path / "listed", enrolment)
