@@ -13,11 +13,12 @@ import queue
 import sqlite3
 import threading
 import time
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -25,6 +26,7 @@ from fedspzo.broker.server.admission import Admission
 from fedspzo.broker.server.invitations import REFUSED, Offer, read_offers, writing
 from fedspzo.broker.server.schema import open_tables
 from fedspzo.broker.server.state_folder import DATABASE
+from fedspzo.broker.server.tokens import Tries, find_offer
 from fedspzo.device_runtime.errors import BrokerError, EnrolmentError, FedSPZOError
 from fedspzo.device_runtime.log import RateLimitedLog, printable
 from fedspzo.device_runtime.protocol.enrolment import ADMITTED, ASKED, Request, digest
@@ -34,10 +36,6 @@ log = logging.getLogger(__name__)
 
 #: Requests that are done together, and that wait at most.
 TOGETHER, MOST_WAITING = 256, 1024
-#: Wrong tokens of an address in a row before it has to wait, and the longest wait in seconds.
-FREE_TRIES, LONGEST_S = 5, 60.0
-#: Addresses that wrong tokens are remembered of.
-MOST_ADDRESSES = 10_000
 
 
 class Logins(Protocol):
@@ -128,8 +126,10 @@ class Enrolment:
                 batch = [asked for asked in batch if asked.answer.set_running_or_notify_cancel()]
                 try:
                     self._serve(batch)
-                except (FedSPZOError, OSError, sqlite3.Error) as error:
-                    log.error("devices cannot be enrolled: %s", error, extra={"kind": getattr(error, "kind", "")})
+                except Exception as error:  # whatever it is, each device has to hear something
+                    known = isinstance(error, (FedSPZOError, OSError, sqlite3.Error))
+                    kind = {"kind": getattr(error, "kind", "")}
+                    log.error("devices cannot be enrolled: %s", error, exc_info=not known, extra=kind)
                     refusal = EnrolmentError(
                         "enrolment.unable",
                         "the server cannot enrol devices at this moment, and its log says why; tell its operator, and"
@@ -141,51 +141,56 @@ class Enrolment:
 
     def _serve(self, batch: Sequence[_Asked]) -> None:
         """Answer requests that have come together."""
-        rows: dict[int, _Row] = {}
-        with closing(self._connection.cursor()) as cursor:
-            offers = read_offers(self._connection)
-            names = {offer.broker: self._logins.known(offer.broker) for _, offer in offers}
-            with writing(self._connection, self._folder):
-                for number, asked in enumerate(batch):
-                    try:
-                        rows[number] = self._enter(cursor, asked, offers, names)
-                    except EnrolmentError as error:
-                        said = f"a request of {asked.address} to enrol '{printable(asked.request.name, 64)}'"
-                        self._warnings.warn(asked.address, f"{said} was refused: {error}", error.kind)
-                        asked.answer.set_exception(error)
-        self._make_logins([(batch[number].request, row) for number, row in rows.items()])
-        for number, row in rows.items():
-            batch[number].answer.set_result(row.state)
+        offers, known = read_offers(self._connection), cache(self._logins.known)
+        invited = [(asked, offer) for asked in batch if (offer := self._authenticate(asked, offers)) is not None]
+        entered: list[tuple[_Asked, _Row]] = []
+        with closing(self._connection.cursor()) as cursor, writing(self._connection, self._folder):
+            for asked, offer in invited:
+                try:
+                    entered.append((asked, self._enter(cursor, asked.request, offer, known)))
+                except EnrolmentError as error:
+                    self._refuse(asked, error)
+        self._make_logins([(asked.request, row) for asked, row in entered])
+        for asked, row in entered:
+            asked.answer.set_result(row.state)
+
+    def _authenticate(self, asked: _Asked, offers: Sequence[tuple[bytes, Offer]]) -> Offer | None:
+        """The invitation that a request has shown; None where it is refused: for its token, or for its signature."""
+        offer = find_offer(offers, asked.request.token)
+        try:
+            self._tries.note(asked.address, right=offer is not None)
+            if offer is None:
+                raise EnrolmentError(
+                    "enrolment.token", "this server has no such invitation, or it was taken back; ask for a new one"
+                )
+            asked.request.check(self._job)
+        except EnrolmentError as error:
+            self._refuse(asked, error)
+            return None
+        return offer
+
+    def _refuse(self, asked: _Asked, error: EnrolmentError) -> None:
+        said = f"a request of {asked.address} to enrol '{printable(asked.request.name, 64)}' was refused: {error}"
+        self._warnings.warn(asked.address, said, error.kind)
+        asked.answer.set_exception(error)
 
     def _enter(
-        self,
-        cursor: sqlite3.Cursor,
-        asked: _Asked,
-        offers: Sequence[tuple[bytes, Offer]],
-        names: dict[Path, Collection[str]],
+        self, cursor: sqlite3.Cursor, request: Request, offer: Offer, known: Callable[[Path], Collection[str]]
     ) -> _Row:
         """The row of a request's device, made where it is new. Raises EnrolmentError where it is refused."""
-        request = asked.request
-        offer = find_offer(offers, request.token)
-        self._tries.note(asked.address, right=offer is not None)
-        if offer is None:
-            raise EnrolmentError(
-                "enrolment.token", "this server has no such invitation, or it was taken back; ask for a new one"
-            )
-        request.check(self._job)
         if cursor.execute("SELECT 1 FROM blocked WHERE name = ? OR key = ?", (request.name, request.key)).fetchone():
             raise EnrolmentError("enrolment.blocked", "the operator has blocked this device; ask the operator")
         row = _find(cursor, request)
         if row is not None:
             return row
-        used = cursor.execute("SELECT used FROM invitations WHERE name = ?", (offer.name,)).fetchone()[0]
-        if offer.expires <= time.time():
+        found = cursor.execute("SELECT used FROM invitations WHERE name = ?", (offer.name,)).fetchone()
+        if found is None or offer.expires <= time.time():
             raise EnrolmentError("enrolment.expired", "the invitation has expired; ask for a new one")
-        if used >= offer.uses:
+        if found[0] >= offer.uses:
             raise EnrolmentError(
                 "enrolment.used-up", f"the invitation is used up by {offer.uses} devices; ask for a new one"
             )
-        self._check_free(cursor, request, names[offer.broker])
+        self._check_free(cursor, request, known(offer.broker))
         state = ASKED if offer.waits else ADMITTED
         cursor.execute(
             "INSERT INTO enrolled VALUES (?, ?, ?, ?, ?, ?, ?, NULL)",
@@ -242,40 +247,6 @@ class Enrolment:
 
 
 _SAID = {ADMITTED: "is admitted", ASKED: "asks to take part"}
-
-
-class Tries:
-    """Wrong tokens by address: after some, the address is told to wait. Who has a right one never waits."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._wrong: OrderedDict[str, tuple[int, float]] = OrderedDict()  # address → tries, and when the next may be
-
-    def note(self, address: str, right: bool) -> None:
-        """Note a token of an address. Raises EnrolmentError where it is wrong and comes too early."""
-        if right:
-            self._wrong.pop(address, None)
-            return
-        tries, next_try = self._wrong.get(address, (0, 0.0))
-        if (wait := next_try - self._clock()) > 0:
-            raise EnrolmentError(
-                "enrolment.too-often",
-                f"too many wrong invitations came from this address; wait {wait:.0f} s, and use one of this server's",
-            )
-        wait = min(LONGEST_S, 2.0 ** (tries + 1 - FREE_TRIES)) if tries + 1 >= FREE_TRIES else 0.0
-        self._wrong[address] = tries + 1, self._clock() + wait
-        self._wrong.move_to_end(address)
-        while len(self._wrong) > MOST_ADDRESSES:
-            self._wrong.popitem(last=False)
-
-
-def find_offer(offers: Sequence[tuple[bytes, Offer]], token: str) -> Offer | None:
-    """The invitation that a token is of. All hashes are compared, each in constant time."""
-    wanted, found = digest(token), None
-    for hashed, offer in offers:
-        if hmac.compare_digest(hashed, wanted):
-            found = offer
-    return found
 
 
 def _find(cursor: sqlite3.Cursor, request: Request) -> _Row | None:

@@ -21,17 +21,17 @@ from fedspzo.broker.mqtt.certificates import ensure_certificates
 from fedspzo.broker.mqtt.logins_on_demand import LoginsOnDemand
 from fedspzo.broker.mqtt.mosquitto import ManagedBroker
 from fedspzo.broker.mqtt.mosquitto_program import installed
-from fedspzo.broker.server import enrolment as serving
 from fedspzo.broker.server.admission import Admission
 from fedspzo.broker.server.backup import back_up
 from fedspzo.broker.server.blocking import block
 from fedspzo.broker.server.enrolled import Enrolled
-from fedspzo.broker.server.enrolment import Enrolment, Tries
+from fedspzo.broker.server.enrolment import Enrolment
 from fedspzo.broker.server.enrolment_route import enrolment_route
 from fedspzo.broker.server.forgetting import forget_devices
 from fedspzo.broker.server.http import serve_app
 from fedspzo.broker.server.invitations import decide, invite, list_askers, list_offers, take_back
 from fedspzo.broker.server.store import ServerStore
+from fedspzo.broker.server.tokens import FREE_TRIES, LONGEST_S, MOST_ADDRESSES, Tries
 from fedspzo.cli import main
 from fedspzo.device_runtime.device.enrolment import ACCESS, ask, enrol
 from fedspzo.device_runtime.link.access import Access
@@ -191,7 +191,7 @@ def test_hostile_requests_are_refused_and_cost_nothing(folder: Path, enrolment: 
     time.sleep(0.002)
     with raises("enrolment.expired", "ask for a new one"):
         asker.ask(expired)
-    for _ in range(serving.FREE_TRIES):
+    for _ in range(FREE_TRIES):
         with raises("enrolment.token"):
             asker.ask("guessed", address="attacker")
     with raises("enrolment.too-often", "wait"):
@@ -207,10 +207,10 @@ def test_addresses_wait_longer_and_are_forgotten() -> None:
     tries = Tries(lambda: now[0])
     for _ in range(40):
         tries.note(address, right=False)
-        now[0] += serving.LONGEST_S + 1
+        now[0] += LONGEST_S + 1
     with raises("enrolment.too-often", "60 s"):
         tries.note(address, right=False) or tries.note(address, right=False)
-    for number in range(serving.MOST_ADDRESSES):
+    for number in range(MOST_ADDRESSES):
         tries.note(str(number), right=False)
     tries.note(address, right=False)
 
