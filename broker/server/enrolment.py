@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 TOGETHER, MOST_WAITING = 256, 1024
 
 
-class Logins(Protocol):
+class BrokerLogins(Protocol):
     """Makes devices' logins at brokers, which are known by their state folders."""
 
     def check(self, name: str) -> None:
@@ -73,7 +73,7 @@ class _Row:
 class Enrolment:
     """Takes requests for one job; a context manager. Any thread may call :meth:`submit`."""
 
-    def __init__(self, folder: Path, job: str, logins: Logins, admission: Admission | None = None) -> None:
+    def __init__(self, folder: Path, job: str, logins: BrokerLogins, admission: Admission | None = None) -> None:
         """Start the thread.
 
         Args:

@@ -15,7 +15,7 @@ from fedspzo.broker.rounds.job import Job, check_job
 from fedspzo.broker.rounds.sampling import Sample, choose_cohort
 from fedspzo.broker.server.admission import Admission
 from fedspzo.broker.server.budgets import CutOff
-from fedspzo.broker.server.enrolment import Enrolment, Logins
+from fedspzo.broker.server.enrolment import BrokerLogins, Enrolment
 from fedspzo.broker.server.evaluation import Evaluator, Schedule
 from fedspzo.broker.server.held_out import HeldOut, check_patience
 from fedspzo.broker.server.loop import Loop
@@ -78,7 +78,7 @@ class Server:
         plans: MakePlans = Pace,
         trust_journal: bool = False,
         cut_off: CutOff | None = None,
-        logins: Logins | None = None,
+        logins: BrokerLogins | None = None,
     ) -> None:
         """Describe a server, without starting it.
 
