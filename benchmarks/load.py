@@ -138,7 +138,7 @@ class Federation:
             wanted: devices that must come before the first.
         """
         self.devices, self._state = devices, folder / "server"
-        port, plain = _free_port(), _free_port()
+        port, plain = free_port(), free_port()
         self._plain = f"mqtt://127.0.0.1:{plain}"
         self._broker = ManagedBroker(folder / "broker", port=port, plain_port=plain)
         self._broker.start()
@@ -329,7 +329,8 @@ def _next_round(running: Federation) -> tuple[float, dict[str, Any]]:
     return at, event
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port that nobody has."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 

@@ -108,12 +108,20 @@ class Device:
     """One device, as :class:`fedspzo.device_runtime.device.agent.Agent` looks from outside."""
 
     def __init__(
-        self, swarm: Swarm, access: Access, job: str, bundle: bytes, tls: ssl.SSLContext | None, step: float
+        self,
+        swarm: Swarm,
+        access: Access,
+        secret: str,
+        job: str,
+        bundle: bytes,
+        tls: ssl.SSLContext | None,
+        step: float,
     ) -> None:
         self._step = step
         self._swarm, self._access, self._name, self._bundle = swarm, access, access.user, bundle
         self._topics = Topics(job)
-        self._key = Ed25519PrivateKey.generate()
+        key = bytes.fromhex(secret)
+        self._key = Ed25519PrivateKey.from_private_bytes(key) if key else Ed25519PrivateKey.generate()
         self._public = self._key.public_key().public_bytes_raw()
         self._session = secrets.randbits(63)
         self._round, self._head = 0, EMPTY
@@ -283,18 +291,28 @@ class Device:
 def main() -> None:
     """Make the devices, and serve them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--accesses", type=Path, required=True, help="JSON list of the devices' accesses")
+    parser.add_argument(
+        "--accesses",
+        type=Path,
+        required=True,
+        help="JSON list of the devices' accesses, each perhaps with the secret key",
+    )
     parser.add_argument("--job", required=True)
     parser.add_argument("--bundle-identity", required=True, metavar="HEX")
     parser.add_argument("--step-seconds", type=float, default=0.0, help="that a device takes for a result")
     options = parser.parse_args()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    accesses = [Access(**fields) for fields in json.loads(options.accesses.read_bytes())]
+    listed = json.loads(options.accesses.read_bytes())
+    keys = [fields.pop("secret", "") for fields in listed]
+    accesses = [Access(**fields) for fields in listed]
     tls = ssl.create_default_context(cadata=accesses[0].authority) if accesses[0].tls else None
     swarm = Swarm()
     bundle = bytes.fromhex(options.bundle_identity)
-    devices = [Device(swarm, access, options.job, bundle, tls, options.step_seconds) for access in accesses]
+    devices = [
+        Device(swarm, access, key, options.job, bundle, tls, options.step_seconds)
+        for access, key in zip(accesses, keys, strict=True)
+    ]
     print(json.dumps({"ready": len(devices)}), flush=True)
     sys.stdin.readline()  # all processes begin when the first line comes
     now = time.monotonic()

@@ -52,6 +52,10 @@ class BrokerError(FedSPZOError):
     """A broker cannot be reached, started, or refuses the connection."""
 
 
+class EnrolmentError(FedSPZOError):
+    """A device cannot be enrolled by an invitation for many."""
+
+
 class EnergyError(FedSPZOError):
     """Energy cannot be measured: there is no sensor, or it contradicts itself, or a meter's log does not fit."""
 

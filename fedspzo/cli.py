@@ -31,6 +31,8 @@ COMMANDS = {
     "export": "make a bundle from a Hugging Face model",
     "broker": "run an MQTT broker",
     "enroll": "give devices logins at the broker, or take them away",
+    "invite": "make an invitation by which many devices get logins, or take it back",
+    "admit": "admit or refuse devices that ask by an invitation",
     "certify": "certify devices' keys with an enrolment key that stays offline",
     "server": "run the rounds of a job",
     "server backup": "copy the state folder of a server that runs or not",
@@ -65,7 +67,7 @@ _FINAL = 78
 #: Kinds of errors, or how they begin, that may pass by themselves.
 _PASSING = (
     *("broker.", "download.", "state.in-use", "state.database-unusable", "state.snapshot-unwritable"),
-    *("state.unusable", "state.unwritable"),
+    *("state.unusable", "state.unwritable", "enrolment.unreachable"),
 )
 #: Commands that need an extra as a whole; else package → the extra that brings it.
 NEEDED = {"export": "export", "materialize": "export", "demo": "demo"}

@@ -19,7 +19,7 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from ipaddress import ip_address
@@ -198,6 +198,11 @@ class ManagedBroker:
             BrokerError: a name is not valid, or no broker was ever started in the folder.
         """
         passwords = {name: secrets.token_urlsafe(24) for name in names}
+        self.set_passwords(passwords, jobs)
+        return [Access(self.url, name, password, self.authority) for name, password in passwords.items()]
+
+    def set_passwords(self, passwords: Mapping[str, str], jobs: Sequence[str] = ()) -> None:
+        """:meth:`add_users` with passwords that are given: name → letters, digits, ``-`` and ``_``."""
         for name in passwords:
             if not valid_id(name):
                 raise BrokerError(
@@ -210,7 +215,6 @@ class ManagedBroker:
             others = {name: found for name, found in read_jobs(self.folder).items() if name not in passwords}
             write_jobs(self.folder, {**others, **({name: list(jobs) for name in passwords} if jobs else {})})
             self._write_users(self._read_users() | hash_passwords(passwords))
-        return [Access(self.url, name, password, self._authority) for name, password in passwords.items()]
 
     def users(self) -> frozenset[str]:
         """Names that have a login. Raises BrokerError when no broker was ever started in the folder."""
@@ -221,7 +225,7 @@ class ManagedBroker:
         """The server's own access, by localhost; made the first time, and kept in the folder's ``server.json``."""
         path = self.folder / "server.json"
         access = Access.load(path) if path.exists() else self.add_user(SERVER_USER)
-        access = replace(access, url=f"mqtts://localhost:{self.port}", authority=self._authority)
+        access = replace(access, url=f"mqtts://localhost:{self.port}", authority=self.authority)
         access.save(path)
         return access
 
@@ -243,7 +247,7 @@ class ManagedBroker:
             BrokerError: no broker was ever started in the folder.
         """
         self.check_started()
-        operator = Access(f"mqtts://localhost:{self.port}", OPERATOR, secrets.token_urlsafe(24), self._authority)
+        operator = Access(f"mqtts://localhost:{self.port}", OPERATOR, secrets.token_urlsafe(24), self.authority)
         with lock_folder(self.folder, wait=True):
             users = self._read_users()
             gone = [name for name in dict.fromkeys(names) if users.pop(name, None) is not None]
@@ -274,7 +278,8 @@ class ManagedBroker:
             link.close()
 
     @property
-    def _authority(self) -> str:
+    def authority(self) -> str:
+        """Certificate of the authority, as PEM text."""
         return (self.folder / AUTHORITY).read_text()
 
     def check_started(self) -> None:

@@ -8,7 +8,7 @@ import resource
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -40,7 +40,7 @@ def _which(program: str) -> str | None:
     return shutil.which(program, path=os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin")))
 
 
-def hash_passwords(passwords: dict[str, str]) -> dict[str, str]:
+def hash_passwords(passwords: Mapping[str, str]) -> dict[str, str]:
     """Name → line of a password file, made by mosquitto's own tool, which takes passwords in a file."""
     with TemporaryDirectory() as folder:
         path = Path(folder, "passwords")

@@ -48,6 +48,10 @@ class Admission:
             return "it is not on the list of admitted devices; add what its --show-key prints to the --admit file"
         return "the list of admitted devices has another key for its id; correct it by what its --show-key prints"
 
+    def key(self, name: str) -> bytes | None:
+        """The public key that the list has for a name; None where it has none. Any thread may ask."""
+        return self._keys.get(name)
+
     def group(self, name: str) -> str:
         """The group that a device is in, "" for none. Any thread may ask."""
         return self._groups.get(name, "")

@@ -62,7 +62,8 @@ def block(folder: Path, names: Sequence[str], known: Collection[str] = (), who: 
         StateError: not a server's folder, or a name is not of a device; then nothing has changed.
     """
     with changing(folder) as execute:
-        keys, before = dict(execute("SELECT name, key FROM devices").fetchall()), _names(execute)
+        keys = dict(execute("SELECT name, key FROM enrolled UNION ALL SELECT name, key FROM devices").fetchall())
+        before = _names(execute)
         for name in names:
             if name not in keys and name not in known:
                 raise unknown(folder, name)

@@ -32,7 +32,8 @@ def forget_devices(folder: Path, names: Sequence[str]) -> None:
         try:
             connection.execute("BEGIN IMMEDIATE")
             for name in names:
-                if not connection.execute("DELETE FROM devices WHERE name = ?", (name,)).rowcount:
+                enrolled = _forget_enrolled(connection, name)
+                if not connection.execute("DELETE FROM devices WHERE name = ?", (name,)).rowcount and not enrolled:
                     raise StateError(
                         "device.unknown",
                         f"'{name}' is not a device of this job; fedspzo status {folder} lists the names",
@@ -53,6 +54,13 @@ def forget_devices(folder: Path, names: Sequence[str]) -> None:
             ) from None
         finally:
             lock.close()
+
+
+def _forget_enrolled(connection: sqlite3.Connection, name: str) -> bool:
+    """Strike what an invitation for many has given a device; whether there was something."""
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'enrolled'").fetchone():
+        return False  # a file of before
+    return bool(connection.execute("DELETE FROM enrolled WHERE name = ?", (name,)).rowcount)
 
 
 def _forget_sums(connection: sqlite3.Connection, names: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ import os
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -31,7 +31,7 @@ try:
     from starlette.exceptions import HTTPException
     from starlette.requests import Request
     from starlette.responses import FileResponse, PlainTextResponse, Response
-    from starlette.routing import Mount, Route
+    from starlette.routing import BaseRoute, Mount, Route
     from starlette.types import ASGIApp, Receive, Scope, Send
     from uvicorn.protocols.http.h11_impl import H11Protocol
 except ImportError as error:
@@ -63,6 +63,7 @@ def serve(
     port: int = 0,
     tls: tuple[Path, Path] | None = None,
     console: ASGIApp | None = None,
+    routes: Sequence[BaseRoute] = (),
 ) -> Iterator[str]:
     """Serve while the context lasts; gives the endpoint's URL.
 
@@ -75,11 +76,12 @@ def serve(
         tls: for HTTPS, PEM files of the server's certificate (with its chain) and private key. They are read again when
             they have changed.
         console: see :func:`fedspzo.broker.server.console.app.make_console`.
+        routes: what else is served.
 
     Raises:
         BrokerError: the port is taken, or the certificate cannot be used.
     """
-    with serve_app(make_app(bundle, registry, snapshots, console), host, port, tls) as url:
+    with serve_app(make_app(bundle, registry, snapshots, console, routes), host, port, tls) as url:
         yield url
 
 
@@ -122,6 +124,7 @@ def make_app(
     registry: CollectorRegistry,
     snapshots: Callable[[], Mapping[int, Path]],
     console: ASGIApp | None = None,
+    routes: Sequence[BaseRoute] = (),
 ) -> Starlette:
     """The application, for any ASGI server; arguments as for :func:`serve`."""
 
@@ -153,6 +156,7 @@ def make_app(
             Route("/metrics", metrics),
             Route("/healthz", health),
             *([Mount("/console", console)] if console else []),
+            *routes,
         ],
         exception_handlers={Exception: _fault},
     )

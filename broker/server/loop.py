@@ -237,12 +237,19 @@ class Loop:
             finished=self._progress.finished,
             closed_at=self._closed_at,
             journal_bytes=self._journal_bytes,
-            census=count(self._roster.all(), time.monotonic(), self._admission.group if self._admission else None),
+            census=count(self._roster.all(), time.monotonic(), self._group_of if self._has_groups else None),
             evaluated=self._progress.evaluated,
             best=self._progress.best,
             privacy=self._rounds.privacy,
             broker_certificate_end=self._link.certificate_end(),
         )
+
+    @property
+    def _has_groups(self) -> bool:
+        return self._admission is not None or bool(self._replies.enrolled)
+
+    def _group_of(self, device: str) -> str:
+        return self._replies.enrolled.group(device) or (self._admission.group(device) if self._admission else "")
 
     def _check_change(self, job: Job) -> Job:
         self._outbox.check_room(found := self._check(job))

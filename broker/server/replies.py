@@ -14,6 +14,7 @@ from fedspzo.broker.server.admission import Admission
 from fedspzo.broker.server.blocking import Blocked
 from fedspzo.broker.server.copies import Copies
 from fedspzo.broker.server.devices import Member, Roster, accept, announce, part
+from fedspzo.broker.server.enrolled import Enrolled
 from fedspzo.broker.server.evaluation import Claim, DigestWatch
 from fedspzo.broker.server.inbox import Heard
 from fedspzo.broker.server.outbox import Outbox
@@ -56,7 +57,11 @@ FAR_BEHIND = 64
 
 
 class Replies:
-    """Answers devices."""
+    """Answers devices.
+
+    Attributes:
+        enrolled: the devices that invitations for many have let in.
+    """
 
     def __init__(
         self,
@@ -80,6 +85,7 @@ class Replies:
         self._admission = admission
         self._watch = watch or Watch({})
         self._blocked = Blocked(store)
+        self.enrolled = Enrolled(store)
         self._pages = Pages(store.journal)
         self._copies = Copies(roster, progress)
         self._warnings = RateLimitedLog(log)
@@ -178,7 +184,11 @@ class Replies:
             return f"it was expelled ({expelled}); correct its data or program, then have the server forget it"
         if (blocked := self._blocked.refusal(device, key)) is not None:
             return blocked
-        return self._admission.refusal(device, key) if self._admission else None
+        if (known := self.enrolled.key(device)) is not None and known == key:
+            return None
+        if self._admission is not None:
+            return self._admission.refusal(device, key)
+        return None if known is None else "its id was given to another device's key, which an invitation has let in"
 
     def _note(self, device: str, size: int) -> None:
         """Keep account of a message that was in order."""

@@ -15,6 +15,7 @@ from fedspzo.broker.rounds.job import Job, check_job
 from fedspzo.broker.rounds.sampling import Sample, choose_cohort
 from fedspzo.broker.server.admission import Admission
 from fedspzo.broker.server.budgets import CutOff
+from fedspzo.broker.server.enrolment import BrokerLogins, Enrolment
 from fedspzo.broker.server.evaluation import Evaluator, Schedule
 from fedspzo.broker.server.held_out import HeldOut, check_patience
 from fedspzo.broker.server.loop import Loop
@@ -77,6 +78,7 @@ class Server:
         plans: MakePlans = Pace,
         trust_journal: bool = False,
         cut_off: CutOff | None = None,
+        logins: BrokerLogins | None = None,
     ) -> None:
         """Describe a server, without starting it.
 
@@ -100,6 +102,8 @@ class Server:
             trust_journal: open rounds at once, though the state folder was restored or copied.
             cut_off: takes the logins of devices that flood, or that the console blocks, away at the broker, and gives
                 those that there were; called on threads of its own.
+            logins: makes logins for devices that come by an invitation for many; without it, or without an endpoint
+                that others cannot listen to, the server takes none.
 
         Raises:
             PlanError: the job does not fit the bundle, or ``patience`` has no examples to judge by.
@@ -115,7 +119,7 @@ class Server:
         self._patience = patience
         self._admission, self._endpoint, self._observe = admission, endpoint, observe
         self._aggregate, self._sample, self._plans = aggregate, sample, plans
-        self._trust_journal, self._cut_off = trust_journal, cut_off
+        self._trust_journal, self._cut_off, self._logins = trust_journal, cut_off, logins
         self._url = ""
         self._loop: Loop | None = None
         self._thread: threading.Thread | None = None
@@ -245,14 +249,16 @@ class Server:
         from fedspzo.broker.server.console.logins import Logins
         from fedspzo.broker.server.console.recent_log import recent_log
         from fedspzo.broker.server.console.running import Backups, DeviceControls, Running
+        from fedspzo.broker.server.enrolment_route import enrolment_route
         from fedspzo.broker.server.metrics import make_registry
 
         place = self._endpoint
-        shown = certificate_end(place.tls[0]) if place.tls else None
+        certificate = place.tls[0] if place.tls else None
         authority = authority_end(self._access)
 
         def upkeep() -> Upkeep:
             broker = loop.status().broker_certificate_end
+            shown = certificate_end(certificate) if certificate else None
             return look(self.state, {"https": shown, "broker": broker, "authority": authority})
 
         registry = make_registry(loop.status, upkeep)
@@ -261,17 +267,21 @@ class Server:
             "the console is served to this machine, or over HTTPS: give --http-certificate, --http-key"
         )
         with ExitStack() as stack:
+            enrolment = None
             if safe:
                 log, devices = stack.enter_context(recent_log()), DeviceControls(self.state, self._cut_off)
-                running = Running(loop.window, log, devices, Backups(self.state), shown)
+                running = Running(loop.window, log, devices, Backups(self.state), certificate)
                 view = JobView(self.state, running)
                 console = make_console([view], Gate(Logins(self.state)), place.tls is not None)
+                if self._logins:
+                    enrolment = stack.enter_context(Enrolment(self.state, self._name, self._logins, self._admission))
+            routes = [enrolment_route(enrolment)] if self._logins else []
             url = stack.enter_context(
-                serve(self.bundle, registry, store.snapshots, place.host, place.port, place.tls, console)
+                serve(self.bundle, registry, store.snapshots, place.host, place.port, place.tls, console, routes)
             )
             reached = (place.url or url).rstrip("/")
-            with told_address(self.state, f"{reached}/console/" if safe else ""):
-                yield reached
+            stack.enter_context(told_address(self.state, f"{reached}/console/" if safe else ""))
+            yield reached
 
     def _run(self, loop: Loop, closing: ExitStack) -> None:
         try:

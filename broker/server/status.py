@@ -19,6 +19,7 @@ from fedspzo.broker.server.member_tables import Conduct, read_blocked, read_cond
 from fedspzo.broker.server.records import read_records
 from fedspzo.broker.server.state_folder import DATABASE, open_to_read
 from fedspzo.device_runtime.errors import StateError
+from fedspzo.device_runtime.protocol.enrolment import ASKED
 
 #: Rounds that means are taken over.
 RECENT = 20
@@ -145,6 +146,7 @@ def _read(connection: sqlite3.Connection, now: float) -> dict[str, Any]:
         "counts": {row["name"]: row["count"] for row in rows("SELECT * FROM counts")},
         "devices": devices,
         "blocked": read_blocked(connection),
+        "asking": [row["name"] for row in rows("SELECT name FROM enrolled WHERE state = ? ORDER BY asked", ASKED)],
         "unusual": [
             {"name": device, "reason": record.reason, "large": record.large, "contrary": record.contrary,
              "noted": record.noted, "accused": record.accused, "expelled": record.expelled,

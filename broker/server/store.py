@@ -286,6 +286,15 @@ class ServerStore:
         """Devices that are blocked, and their public keys; other processes change them."""
         return dict(self._connection.execute("SELECT name, key FROM blocked").fetchall())
 
+    def load_enrolled(self, name: str | None = None) -> dict[str, tuple[bytes, str]]:
+        """Devices that an invitation for many has let in, or one of them: name → public key and group."""
+        which = "" if name is None else " AND name = ?"
+        rows = self._connection.execute(
+            f"SELECT name, key, \"group\" FROM enrolled WHERE state = 'admitted'{which}",
+            () if name is None else (name,),
+        )
+        return {device: (key, group) for device, key, group in rows.fetchall()}
+
     def save_counts(self, counts: Mapping[str, int]) -> None:
         """Keep what happened how often."""
         with self.transaction() as execute:

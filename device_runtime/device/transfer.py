@@ -39,7 +39,7 @@ class MissingError(DownloadError):
     """The server does not have it."""
 
 
-class _Broken(Exception):
+class Broken(Exception):
     """The connection failed in a way that the next one may not."""
 
 
@@ -105,7 +105,7 @@ class RemoteFile:
                 f"'{self.url}' is not a valid URL; write spaces and other special characters as %20 and so on",
             ) from None
         except (OSError, http.client.HTTPException) as error:
-            raise _Broken(getattr(error, "strerror", None) or str(error) or type(error).__name__) from None
+            raise Broken(getattr(error, "strerror", None) or str(error) or type(error).__name__) from None
 
 
 @dataclass
@@ -137,7 +137,7 @@ class Transfer:
             try:
                 with closing(self.source.connect()) as connection:
                     return self._attempt(connection)
-            except _Broken as error:
+            except Broken as error:
                 reached = self.file.seek(0, os.SEEK_END)
                 failures = 1 if reached > furthest else failures + 1
                 furthest = max(furthest, reached)
@@ -168,7 +168,7 @@ class Transfer:
             with self.source.network():
                 piece = response.read1(min(_PIECE, total - start))
             if not piece:
-                raise _Broken(f"the connection ended at {start} of {total} bytes")
+                raise Broken(f"the connection ended at {start} of {total} bytes")
             self.file.write(piece)
             start += len(piece)
             self.received += len(piece)
@@ -194,14 +194,14 @@ class Transfer:
             if found[1] == str(start) if response.status == 206 else total == start:
                 return total
         self.tag = ""
-        raise _Broken("the server has another version of it")
+        raise Broken("the server has another version of it")
 
     def _check_status(self, response: http.client.HTTPResponse) -> None:
         url, answer = self.source.url, f"{response.status} {response.reason}".strip()
         if response.status in (404, 410):
             raise MissingError("download.missing", f"{url} does not exist; check the URL")
         if response.status in (408, 429) or response.status >= 500:
-            raise _Broken(f"the server answers {answer}")
+            raise Broken(f"the server answers {answer}")
         if 300 <= response.status < 400:
             raise DownloadError(
                 "download.moved", f"{url} has moved to '{response.getheader('Location', '')}'; give the new URL"

@@ -234,10 +234,16 @@ def read_identity(folder: Path, device: str | None = None) -> tuple[str, bytes]:
     Raises:
         StateError: the folder is in use, cannot be written, or belongs to another device.
     """
+    name, signer = open_identity(folder, device)
+    return name, signer.public
+
+
+def open_identity(folder: Path, device: str | None = None) -> tuple[str, Signer]:
+    """As :func:`read_identity`, with what signs by the key."""
     _check_no_server(folder)
     with lock_folder(folder):
         try:
-            return _claim_id(folder, device), Signer(folder / KEY).public
+            return _claim_id(folder, device), Signer(folder / KEY)
         except (OSError, UnicodeDecodeError) as error:
             raise StateError("state.unusable", f"{folder} cannot be used ({error}); choose another folder") from None
 

@@ -14,6 +14,7 @@ from fedspzo.options.log import add_log_options
 from fedspzo.options.memory import add_memory_option
 
 if TYPE_CHECKING:
+    from fedspzo.device_runtime.link.invitation import Invitation
     from fedspzo.device_runtime.platform.conditions import Limits
 
 DATA_HELP = (
@@ -25,6 +26,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the options."""
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
     add_broker_options(parser)
+    parser.add_argument(
+        "--invitation", type=Path, metavar="FILE",
+        help="what fedspzo invite made, in place of --access and --job: the server makes this device's login",
+    )  # fmt: skip
     parser.add_argument("--state", type=Path, required=True, metavar="DIR", help="where this device keeps its state")
     parser.add_argument("--data", required=True, metavar="FILE", help=DATA_HELP)
     parser.add_argument(
@@ -95,6 +100,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Run until the job ends, or say by which key the device is known."""
     from fedspzo.device_runtime.device.device import Device
+    from fedspzo.device_runtime.device.enrolment import enrol
     from fedspzo.device_runtime.device.events import Acknowledged, Event, Finished, Started
     from fedspzo.device_runtime.errors import BrokerError
     from fedspzo.device_runtime.model.bundle import Bundle
@@ -104,7 +110,11 @@ def run(options: argparse.Namespace) -> None:
     from fedspzo.options.energy import make_source
     from fedspzo.options.hexadecimal import read_hex
 
-    access = None if options.show_key and not (options.access or options.broker) else make_access(options)
+    invitation = _read_invitation(options)
+    if options.show_key and not (options.access or options.broker):
+        access = None
+    else:
+        access = enrol(options.state, invitation, options.id) if invitation else make_access(options)
     if access and options.access and options.id not in (None, access.user):
         raise BrokerError(
             "option.id-beside-access",
@@ -134,7 +144,7 @@ def run(options: argparse.Namespace) -> None:
         access,
         options.state,
         options.data,
-        job=options.job,
+        job=invitation.job if invitation else options.job,
         name=device,
         engine=options.engine,
         threads=options.threads,
@@ -152,6 +162,23 @@ def run(options: argparse.Namespace) -> None:
         alive=manager.alive,
     )
     running.run()
+
+
+def _read_invitation(options: argparse.Namespace) -> Invitation | None:
+    """The invitation for many that the options name. Raises BrokerError where they also name a broker."""
+    from fedspzo.device_runtime.errors import BrokerError
+    from fedspzo.device_runtime.link.invitation import Invitation
+
+    if options.invitation is None:
+        return None
+    invitation = Invitation.load(options.invitation)
+    if options.access or options.broker or options.job not in ("default", invitation.job):
+        raise BrokerError(
+            "option.beside-invitation",
+            f"{options.invitation} has the broker and the job '{invitation.job}'; leave out --access, --broker and"
+            " --job",
+        )
+    return invitation
 
 
 def make_limits(options: argparse.Namespace) -> Limits:

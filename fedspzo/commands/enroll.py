@@ -41,6 +41,7 @@ def run(options: argparse.Namespace) -> None:
     from fedspzo.device_runtime.errors import BrokerError
     from fedspzo.device_runtime.link.access import Access
     from fedspzo.device_runtime.link.invitation import Invitation
+    from fedspzo.options.qr import print_code
 
     if options.bundle_url:
         if not options.qr:
@@ -70,19 +71,4 @@ def run(options: argparse.Namespace) -> None:
         if access.user in known:
             print(f"{access.user} had a login: its password and its jobs are replaced", flush=True)
         if options.qr:
-            _print_invitation(Invitation(access, (options.job or ["default"])[0], options.bundle_url).text())
-
-
-def _print_invitation(text: str) -> None:
-    from fedspzo.device_runtime.errors import BrokerError, install_hint
-    from fedspzo.device_runtime.link.invitation import QR_BYTES
-
-    try:
-        import segno
-    except ImportError:
-        raise BrokerError("access.no-qr-library", f"QR codes need segno; {install_hint('server')}") from None
-    if len(text) <= QR_BYTES:
-        segno.make_qr(text, error="l", boost_error=False).terminal(compact=True)
-    else:
-        print(f"no QR code can hold its {len(text)} bytes; pass the text on")
-    print(text, flush=True)
+            print_code(Invitation(access, (options.job or ["default"])[0], options.bundle_url).text())

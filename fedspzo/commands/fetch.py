@@ -14,7 +14,10 @@ _SHOW_EVERY_S = 0.2
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the options."""
-    parser.add_argument("url", metavar="URL", help="the server's HTTP endpoint, such as https://host:8443")
+    parser.add_argument(
+        "url", metavar="URL",
+        help="the server's HTTP endpoint, such as https://host:8443, or a file from fedspzo invite, which says it",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the bundle's folder, new or not")
     parser.add_argument(
         "--authority", type=Path, metavar="FILE", help="certificate to trust (PEM; default: the system's)"
@@ -24,11 +27,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Download, check and say what it is."""
     from fedspzo.device_runtime.device.download import fetch_bundle
+    from fedspzo.device_runtime.link.invitation import Invitation
 
-    authority = options.authority.read_text(encoding="ascii", errors="replace") if options.authority else ""
+    url, authority = options.url, ""
+    if Path(url).is_file():
+        invitation = Invitation.load(Path(url))
+        url, authority = invitation.bundle_url, invitation.access.authority
+    if options.authority:
+        authority = options.authority.read_text(encoding="ascii", errors="replace")
     started = time.monotonic()
     show = _show_progress() if sys.stderr.isatty() else lambda name, done, total: None
-    fetched = fetch_bundle(options.url, options.out, authority, show)
+    fetched = fetch_bundle(url, options.out, authority, show)
     print(
         f"bundle {fetched.bundle.identity.hex()[:16]} in {options.out}: {fetched.received:,} bytes received in"
         f" {time.monotonic() - started:.1f} s"

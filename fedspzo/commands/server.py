@@ -58,6 +58,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Run the job and serve it, printing progress."""
     from fedspzo.broker.mqtt.logins import check_server
+    from fedspzo.broker.mqtt.logins_on_demand import LoginsOnDemand
     from fedspzo.broker.mqtt.mosquitto import ManagedBroker
     from fedspzo.broker.rounds.aggregate import ClosedRound
     from fedspzo.broker.rounds.job import check_job
@@ -133,6 +134,7 @@ def run(options: argparse.Namespace) -> None:
         observe=observe,
         trust_journal=options.trust_journal,
         cut_off=broker.remove_users if broker else None,
+        logins=LoginsOnDemand(),
     )
     with server:
         if server.url and not options.json:

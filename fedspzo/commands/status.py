@@ -53,6 +53,8 @@ def run(options: argparse.Namespace) -> None:
         print(counted or "nothing counted yet")
     if status["blocked"]:
         print(f"blocked: {', '.join(status['blocked'])}")
+    if asking := status["asking"]:
+        print(f"{len(asking)} devices ask to take part; fedspzo admit {options.state} lists them")
     for device in status["unusual"]:
         what = f"expelled after round {device['expelled']}" if device["expelled"] else "accused"
         print(f"device '{device['name']}'{f' is {what}' if device['accused'] else ''}: {device['reason']}")

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from http.client import HTTPResponse
 from pathlib import Path
@@ -30,10 +30,15 @@ from patience import PATIENCE_S
 from ports import free_port
 from prometheus_client import CollectorRegistry
 from refusals import raises
+from starlette.applications import Starlette
 
 from fedspzo.broker.mqtt.mosquitto_program import installed
-from fedspzo.broker.server.http import serve
+from fedspzo.broker.server.enrolment import Enrolment
+from fedspzo.broker.server.enrolment_route import enrolment_route
+from fedspzo.broker.server.http import serve, serve_app
+from fedspzo.broker.server.invitations import decide, invite, list_askers
 from fedspzo.broker.server.state_folder import pin_bundle
+from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.data.live import LiveData
 from fedspzo.device_runtime.data.store import load_data
 from fedspzo.device_runtime.engines.protocol import create_engine
@@ -109,6 +114,44 @@ def test_each_step_that_is_missing_is_named(app: App, copied_bundle: Path, tmp_p
     }  # fmt: skip
     assert result(app.check_ready()) == {}
     assert (status["device"], status["broker"], status["examples"]) == ("phone-1", "mqtts://127.0.0.1:9", 1)
+
+
+class Logins:
+    """A broker's logins: name → password."""
+
+    def __init__(self) -> None:
+        self.given: dict[str, str] = {}
+
+    def check(self, name: str) -> None:
+        pass
+
+    def known(self, broker: Path) -> dict[str, str]:
+        return self.given
+
+    def give(self, broker: Path, passwords: Mapping[str, str], job: str) -> None:
+        self.given.update(passwords)
+
+
+def test_an_invitation_for_many_gives_the_phone_a_login_of_its_own(app: App, tmp_path: Path) -> None:
+    """Key and password are sealed, as with any other; until a person has decided, the app says so."""
+    state, logins = tmp_path / "server", Logins()
+    ServerStore(state, bytes(32)).close()
+    token = invite(state, "hall", 5, 60, tmp_path / "broker", waits=True)
+    with (
+        Enrolment(state, "default", logins) as enrolment,
+        serve_app(Starlette(routes=[enrolment_route(enrolment)])) as url,
+    ):
+        text = Invitation(Access("mqtts://127.0.0.1:9"), "default", url, token).text()
+        assert "accept the invitation again [device.waits]" in error(app.enrol(text))
+        (asker,) = list_askers(state)
+        decide(state, [asker.name], admit=True)
+        result(app.enrol(text))
+    status = result(app.status())
+    assert (status["device"], status["offers_bundle"]) == (asker.name, True)
+    assert result(app.show_key())["line"] == f"{asker.name} {asker.key.hex()}"
+    kept = b"".join(file.read_bytes() for file in (tmp_path / "no_backup").rglob("*") if file.is_file())
+    assert logins.given[asker.name].encode() not in kept
+    assert token.encode() not in kept
 
 
 def test_a_bundle_comes_from_where_the_invitation_says(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from fedspzo.cli import main
 from fedspzo.device_runtime.errors import BrokerError
 from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.link.invitation import QR_BYTES, SCHEME, Invitation
+from fedspzo.device_runtime.protocol.enrolment import Request
+from fedspzo.device_runtime.protocol.signing import Signer
 
 
 def test_an_invitation_comes_back_whole_and_fits_a_qr_code(tmp_path: Path) -> None:
@@ -36,6 +39,38 @@ def test_an_invitation_comes_back_whole_and_fits_a_qr_code(tmp_path: Path) -> No
     assert len(offering.text()) < len(text) + 50
 
 
+def test_an_invitation_for_many_has_a_token_in_place_of_a_login(tmp_path: Path) -> None:
+    many = Invitation(Access("mqtts://host"), "job-2", "https://server.example.org:8443", "t" * 43)
+    file = tmp_path / "hall.invitation"
+    file.write_text(many.text() + "\n")
+    assert Invitation.load(file) == many
+    assert many.token not in repr(many)
+    file.write_text(Invitation(Access("mqtt://host", "a", "b")).text())
+    with raises("access.invitation-of-one", "hall.invitation", "--access"):
+        Invitation.load(file)
+    with raises("access.invitation-unreadable", "none cannot be read"):
+        Invitation.load(tmp_path / "none")
+    file.write_bytes(b"\xff\x00")
+    with raises("access.invitation", "fedspzo invite"):
+        Invitation.load(file)
+
+
+@given(st.binary(max_size=200) | st.from_regex(rb'\{"token": ("x"|3), "key": .{0,20}\}'))
+def test_whatever_is_sent_to_enrol_is_refused_in_a_sentence(body: bytes) -> None:
+    with raises("enrolment.request", "fedspzo device --invitation"):
+        Request.parse(body)
+
+
+def test_a_request_to_enrol_is_good_for_one_invitation_job_name_and_password(tmp_path: Path) -> None:
+    request = Request.make("token", "job", "name", Signer(tmp_path / "key"), "p" * 43)
+    assert Request.parse(request.encode()) == request
+    request.check("job")
+    changed = (replace(request, token="other"), replace(request, name="other"), replace(request, password="q" * 43))
+    for wrong, job in ((request, "other"), *((each, "job") for each in changed)):
+        with raises("enrolment.signature", "for this job"):
+            wrong.check(job)
+
+
 def test_what_is_no_invitation_is_refused_in_a_sentence(tmp_path: Path) -> None:
     text = Invitation(Access("mqtt://host", "a", "b")).text()
     for damaged in ("", text[:-4], text[:20], SCHEME + "AAAA", "https://example.org", SCHEME + "!!" + text[10:]):
@@ -43,8 +78,8 @@ def test_what_is_no_invitation_is_refused_in_a_sentence(tmp_path: Path) -> None:
             Invitation.parse(damaged)
     with raises("access.authority"):
         Invitation(Access("mqtts://host", authority="-----BEGIN NONSENSE-----")).text()
-    with raises("access.invitation-version", "version 3", "update it"):
-        Invitation.parse(SCHEME + "hgNhdWF1YXCAYWo")
+    with raises("access.invitation-version", "version 4", "update it"):
+        Invitation.parse(SCHEME + "hgRhdWF1YXCAYWo")
 
 
 @given(st.binary(max_size=40))

@@ -26,6 +26,7 @@ from fedspzo.broker.server.evaluation import Evaluated
 from fedspzo.broker.server.held_out import best_of, read_evaluations
 from fedspzo.broker.server.labels import read_labels
 from fedspzo.broker.server.state_folder import DATABASE, SNAPSHOTS, list_snapshots, open_to_read
+from fedspzo.broker.server.upkeep import certificate_end
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.privacy.budget import epsilon
 from fedspzo.device_runtime.protocol.codec import decode
@@ -102,7 +103,7 @@ class JobView:
                 "fleet": self._fleet(connection),
                 "privacy": self._privacy(connection, job),
                 "disk": self._disk(connection),
-                "certificate_end": running.certificate_end if running else None,
+                "certificate_end": certificate_end(running.certificate) if running and running.certificate else None,
                 "backup": asdict(found) if (found := last_backup(connection)) else None,
                 "backing_up": running.backups.now() if running else None,
                 "cuts_off": running.devices.cuts_off if running else False,

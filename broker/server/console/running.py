@@ -33,14 +33,14 @@ class Running:
     """A server.
 
     Attributes:
-        certificate_end: when the one that HTTPS shows is not valid any more, as Unix time.
+        certificate: the file of the one that HTTPS shows.
     """
 
     window: Window
     log: RecentLog
     devices: DeviceControls
     backups: Backups
-    certificate_end: float | None = None
+    certificate: Path | None = None
 
 
 class DeviceControls:

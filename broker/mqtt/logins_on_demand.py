@@ -1,0 +1,29 @@
+"""Logins that a server makes for devices at managed brokers of its own machine, each known by its state folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from fedspzo.broker.mqtt.logins import check_device
+from fedspzo.broker.mqtt.mosquitto import ManagedBroker
+from fedspzo.device_runtime.errors import BrokerError
+
+
+class LoginsOnDemand:
+    """See :class:`fedspzo.broker.server.enrolment.BrokerLogins`."""
+
+    def check(self, name: str) -> None:
+        """Raise BrokerError when a name is kept for servers."""
+        check_device(name)
+
+    def known(self, broker: Path) -> frozenset[str]:
+        """Names that have a login; none where no broker was ever started in the folder, which :meth:`give` says."""
+        try:
+            return ManagedBroker(broker).users()
+        except BrokerError:
+            return frozenset()
+
+    def give(self, broker: Path, passwords: Mapping[str, str], job: str) -> None:
+        """Have a broker know devices by their passwords. Raises BrokerError where there is no broker."""
+        ManagedBroker(broker).set_passwords(passwords, [job])

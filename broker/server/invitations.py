@@ -1,0 +1,214 @@
+"""Invitations for many devices, and who asks to take part by one: what an operator makes, looks at and decides.
+
+All of it is in the server's file, so that a backup has it; of a token only the hash. The server may run meanwhile. It
+takes devices' requests in :mod:`fedspzo.broker.server.enrolment`.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedspzo.broker.server.devices import MAX_DEVICES
+from fedspzo.broker.server.schema import open_tables
+from fedspzo.broker.server.state_folder import BUNDLE, DATABASE, open_database
+from fedspzo.device_runtime.errors import EnrolmentError, StateError
+from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.protocol.enrolment import ADMITTED, ASKED, digest
+from fedspzo.device_runtime.protocol.topics import valid_id
+
+#: A device that the operator has refused.
+REFUSED = "refused"
+#: Seconds that an invitation may last.
+LONGEST_S = 366 * 86400.0
+
+
+@dataclass(frozen=True)
+class Offer:
+    """An invitation for many, as the server has it.
+
+    Attributes:
+        name: by which the operator knows it.
+        uses, used: devices that may ask by it, and that have.
+        expires: Unix time.
+        group: that its devices get, "" for none.
+        waits: whether a person admits each device.
+        broker: state folder of the broker, where the server makes the logins.
+    """
+
+    name: str
+    uses: int
+    used: int
+    expires: float
+    group: str
+    waits: bool
+    broker: Path
+
+
+@dataclass(frozen=True)
+class Asker:
+    """A device that has asked by an invitation.
+
+    Attributes:
+        name, key: its id and its public key.
+        invitation, group: by which, and what group that gives.
+        state: ``ASKED``, ``ADMITTED`` or ``REFUSED``.
+        asked: when it asked first, as Unix time.
+    """
+
+    name: str
+    key: bytes
+    invitation: str
+    group: str
+    state: str
+    asked: float
+
+
+def job_of(folder: Path) -> tuple[str, bool]:
+    """The job of a server's state folder, and whether its bundle names an enrolment key.
+
+    Raises:
+        StateError: not a server's folder, or its server has never run.
+        BundleError: its bundle cannot be read.
+    """
+    with closing(open_database(folder)) as connection:
+        row = connection.execute("SELECT name FROM job").fetchone()
+    if row is None:
+        raise StateError("state.no-job", f"{folder} has no job yet; start its server first")
+    return row[0], bool(Bundle(folder / BUNDLE).manifest.enrolment_key) if (folder / BUNDLE).exists() else False
+
+
+def invite(
+    folder: Path, name: str, uses: int, seconds: float, broker: Path, group: str = "", waits: bool = False
+) -> str:
+    """Make an invitation in a server's state folder; returns its token, which nobody can read there.
+
+    Raises:
+        StateError: not a server's folder, or the disk refuses.
+        EnrolmentError: the name is taken, or something is out of range.
+    """
+    for what, given in (("name", name), ("group", group or "none")):
+        if not valid_id(given):
+            raise EnrolmentError(
+                "enrolment.invitation-name",
+                f"'{given}' cannot be an invitation's {what}; use up to 64 letters, digits, '-' and '_'",
+            )
+    if not (1 <= uses <= MAX_DEVICES and 0 < seconds <= LONGEST_S):
+        raise EnrolmentError(
+            "enrolment.invitation-range",
+            f"an invitation is for 1 to {MAX_DEVICES:,} devices, and for a year at most; give less",
+        )
+    token = secrets.token_urlsafe(32)
+    with _changing(folder) as connection:
+        if connection.execute("SELECT 1 FROM invitations WHERE name = ?", (name,)).fetchone():
+            raise EnrolmentError(
+                "enrolment.invitation-taken",
+                f"there is an invitation '{name}' already; take it back with --remove, or choose another name",
+            )
+        connection.execute(
+            "INSERT INTO invitations VALUES (?, ?, ?, 0, ?, ?, ?, ?)",
+            (name, digest(token), uses, time.time() + seconds, group, waits, str(broker.resolve())),
+        )
+    return token
+
+
+def take_back(folder: Path, name: str) -> None:
+    """End an invitation; the devices that it has let in stay.
+
+    Raises:
+        StateError: not a server's folder, or the disk refuses.
+        EnrolmentError: there is no such invitation.
+    """
+    with _changing(folder) as connection:
+        if not connection.execute("DELETE FROM invitations WHERE name = ?", (name,)).rowcount:
+            raise EnrolmentError(
+                "enrolment.no-invitation", f"there is no invitation '{name}'; fedspzo invite {folder} lists them"
+            )
+
+
+def list_offers(folder: Path) -> list[Offer]:
+    """All invitations by their names. Raises StateError for a folder that is not a server's."""
+    with closing(_open(folder)) as connection:
+        return [offer for _, offer in read_offers(connection)]
+
+
+def list_askers(folder: Path, state: str = ASKED) -> list[Asker]:
+    """Devices that have asked and are in a state, the first one first. Raises StateError as :func:`list_offers`."""
+    with closing(_open(folder)) as connection:
+        rows = connection.execute(
+            'SELECT name, key, invitation, "group", state, asked FROM enrolled WHERE state = ? ORDER BY asked, name',
+            (state,),
+        ).fetchall()
+    return [Asker(*row) for row in rows]
+
+
+def decide(folder: Path, names: Sequence[str], admit: bool) -> None:
+    """Admit devices that have asked, or refuse them; each hears of it when it asks again, within half a minute.
+
+    One that was refused can be admitted later. One that is in can only be blocked.
+
+    Raises:
+        StateError: not a server's folder, or the disk refuses.
+        EnrolmentError: a name is not of a device that this can be decided of; then nothing has changed.
+    """
+    state = ADMITTED if admit else REFUSED
+    with _changing(folder) as connection:
+        for name in names:
+            row = connection.execute("SELECT state FROM enrolled WHERE name = ?", (name,)).fetchone()
+            if row is None:
+                raise EnrolmentError(
+                    "enrolment.not-asking",
+                    f"'{name}' has not asked to take part; fedspzo admit {folder} lists those that have",
+                )
+            if row[0] == ADMITTED and not admit:
+                raise EnrolmentError(
+                    "enrolment.takes-part",
+                    f"'{name}' takes part already; send it away with fedspzo block {folder} {name}",
+                )
+            connection.execute("UPDATE enrolled SET state = ? WHERE name = ?", (state, name))
+
+
+def read_offers(connection: sqlite3.Connection) -> list[tuple[bytes, Offer]]:
+    """All invitations of a server's file by their names, each after the hash of its token."""
+    rows = connection.execute(
+        'SELECT hash, name, uses, used, expires, "group", waits, broker FROM invitations ORDER BY name'
+    ).fetchall()
+    return [
+        (hashed, Offer(name, uses, used, expires, group, bool(waits), Path(broker)))
+        for hashed, name, uses, used, expires, group, waits, broker in rows
+    ]
+
+
+def _open(folder: Path) -> sqlite3.Connection:
+    """A server's file, with these tables."""
+    open_database(folder).close()  # or it is not a server's
+    return open_tables(folder / DATABASE)
+
+
+@contextmanager
+def _changing(folder: Path) -> Iterator[sqlite3.Connection]:
+    """A transaction over a server's file."""
+    with closing(_open(folder)) as connection, writing(connection, folder):
+        yield connection
+
+
+@contextmanager
+def writing(connection: sqlite3.Connection, folder: Path) -> Iterator[None]:
+    """All of what is written inside, or nothing. Raises StateError when the disk refuses."""
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        raise StateError(
+            "state.unwritable", f"{folder / DATABASE} cannot be changed ({error}); make room on the disk"
+        ) from None
