@@ -499,7 +499,7 @@ def test_the_app_trains_through_a_kill_and_a_cut(
         federation.start(access.user, "device", access, "--data", data)
     server = federation.start(
         "server", "server", federation.broker.server_access(), "--json", "--devices", "3", "--cohort", "3",
-        "--rounds", "200", "--deadline", "60", "--fanouts", "1,64", "--serve-after", "0",
+        "--rounds", "120", "--deadline", "60", "--fanouts", "1,64", "--serve-after", "0",
     )  # fmt: skip
     invitation = federation.invitation(phone_login)
     chosen = shutil.copytree(federation.bundle, tmp_path / "unpacked")
@@ -512,7 +512,7 @@ def test_the_app_trains_through_a_kill_and_a_cut(
     result(phone.ask("import_examples", str(write_examples(tmp_path / "mine.jsonl", 12))))
     result(phone.ask("start"))
     status = phone.wait(lambda status: len(status["losses"]) >= 5 and status["working"])
-    assert status["rounds"] == 200
+    assert status["rounds"] == 120
     maps = Path(f"/proc/{phone.process.pid}/maps").read_text()
     assert all(library in maps for library in ("libLiteRt.so", "libdirections.so"))
     result(phone.ask("add_example", '{"text": "wake me now", "label": "alarm"}'))
@@ -544,7 +544,7 @@ def test_the_app_trains_through_a_kill_and_a_cut(
     result(phone.ask("start"))
     status = phone.wait(lambda status: status["finished"] or not status["running"])
     assert status["finished"], status
-    assert (status["round"], status["examples"], status["paused"]) == (200, 13, False)
+    assert (status["round"], status["examples"], status["paused"]) == (120, 13, False)
     assert status["bytes_up"] > 0
     assert status["bytes_down"] > 0
     assert status["joules"] > 0

@@ -69,8 +69,13 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "bin" / "python"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "task"), [("roberta", "sst2"), ("llama-3.2", "squad")])
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [
+        pytest.param("llama-3.2", "squad", marks=pytest.mark.slow),
+        pytest.param("roberta", "sst2", marks=pytest.mark.matrix),
+    ],
+)
 def test_the_same_bundle(
     environment: Path, name: str, task: str, make_plan: Callable[..., Plan], tmp_path: Path
 ) -> None:

@@ -150,7 +150,7 @@ QUICK = {
 }
 SLOW = {
     **dict.fromkeys((*MOST_DIFFERENT, "opt-350m", "mistral", "gemma2", "gemma3"), ENGINES[:1]),
-    **dict.fromkeys(("deberta-v3", "modernbert"), ENGINES),
+    "deberta-v3": ENGINES,
 }
 CASES = cases({name: ("sst2",) if name in ENCODERS else ("sst2", "squad") for name in MODELS}, QUICK, SLOW)
 

@@ -236,13 +236,12 @@ def test_each_format_keeps_the_base_in_its_way(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_quantised_base_learns_as_well(tmp_path: Path) -> None:
-    """Before tuning, 4 bits are within 2 % of the float base's loss; after the same rounds, both are within 3 %."""
+    """Before tuning, 4 bits are within 2 % of the float base's loss; after the same rounds, within 3 %."""
     train_decoder(tmp_path / "decoder")
     low_rank, scales = (LowRank(8), (8e-3, 3.2e-2)), (OutputScales(), (0.4, 1.6))
     before, after = {}, {}
     for name, weights, (adapters, rates) in (
-        ("float32", "float32", low_rank), ("int8", "int8", low_rank), ("int4", "int4", low_rank),
-        ("scales", "int8", scales),
+        ("float32", "float32", low_rank), ("int4", "int4", low_rank), ("scales", "int8", scales),
     ):  # fmt: skip
         kept = {"adapters": adapters, "groups": [4, 16], "freeze": ["labels"]}  # these would learn it all
         target = Target(["litert"], [8], [20], weights=weights, **kept)  # type: ignore[arg-type]
@@ -260,7 +259,7 @@ def test_a_quantised_base_learns_as_well(tmp_path: Path) -> None:
     print(before, after)
     assert after["float32"] < before["float32"] / 8
     assert before["int4"] <= 1.02 * before["float32"]
-    assert max(after["int8"], after["int4"]) <= 1.03 * after["float32"]
+    assert after["int4"] <= 1.03 * after["float32"]
     assert after["scales"] < before["scales"] / 8
 
 

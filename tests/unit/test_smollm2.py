@@ -47,9 +47,8 @@ def transformers_model() -> torch.nn.Module:
     return AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32).eval()
 
 
-@pytest.mark.parametrize(
-    "engine", [pytest.param("litert", marks=pytest.mark.slow), pytest.param("executorch", marks=pytest.mark.matrix)]
-)
+@pytest.mark.matrix
+@pytest.mark.parametrize("engine", ["litert", "executorch"])
 def test_scores_are_those_of_transformers(engine: str, tmp_path: Path) -> None:
     """For eight prompts: the same tokens, and label words' scores within 1e-3."""
     bundle = export_bundle("smollm2", load_task("sst2"), Target([engine], [8], [64]), tmp_path / "bundle", check=False)
