@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timezone
 
-from fedspzo.device_runtime.energy.log_times import read_number
+from fedspzo.device_runtime.energy.log_times import read_number, read_zone
 
 TIME, WATTS, VOLTS, AMPERES = "time", "power", "voltage", "current"
 #: What columns of a kind are called, word by word; the unit alone will do.
@@ -40,6 +41,8 @@ _TIMES = {"s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e-3, "milliseconds": 1e-3
     "microseconds": 1e-6, "ns": 1e-9, "nanoseconds": 1e-9,
     "min": 60.0, "minutes": 60.0, "h": 3600.0, "hours": 3600.0,
 }  # fmt: skip
+#: A zone in a column's name.
+_ZONE = re.compile(r"(?<![a-z])(?:utc|gmt)(?![a-z])\s*([+-][01]?\d(?::?[0-5]\d)?)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,12 @@ class Columns:
     watts: tuple[Column, ...]
     kind: str
     refused: tuple[str, ...]
+
+    @property
+    def zone(self) -> timezone | None:
+        """Of dates that name none, as a column of the time names it."""
+        zones = (match for column in self.times if (match := _ZONE.search(column.name)))
+        return next((read_zone(match[1]) for match in zones), None)
 
 
 def choose_columns(names: Sequence[str], units: Sequence[str], volts: bool) -> Columns | str:
@@ -212,7 +221,7 @@ def scale(kind: str, unit: str) -> float | None:
 
 
 def _pick_times(columns: Sequence[Column]) -> tuple[Column, ...] | str:
-    dates = [column for column in columns if re.match(r"\W*date\W*$", _plain(column.name).lower())]
+    dates = [column for column in columns if re.match(r"\W*date\b(?!.*time)", _plain(column.name).lower())]
     clocks = [column for column in columns if column not in dates]
     if len(dates) == 1 and len(clocks) == 1 and re.match(r"\W*(time|clock)\b", clocks[0].name.lower()):
         return dates[0], clocks[0]

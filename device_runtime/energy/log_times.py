@@ -38,12 +38,21 @@ def day_first(cells: Sequence[str]) -> bool | None:
     return said
 
 
-def read_moment(cell: str, day: bool | None) -> tuple[float, str]:
+def read_zone(text: str | None) -> timezone:
+    """By its hours, and perhaps minutes, from UTC, such as +1 or -0330."""
+    match = re.fullmatch(r"([+-])(\d{1,2}):?(\d\d)?", text or "+0")
+    if match is None:
+        raise ValueError(text)
+    return timezone((1 if match[1] == "+" else -1) * timedelta(hours=int(match[2]), minutes=int(match[3] or 0)))
+
+
+def read_moment(cell: str, day: bool | None, zone: timezone | None = None) -> tuple[float, str]:
     """A moment in s, and what it is since: "epoch", "midnight", or "" for an unknown start in a unit to be applied.
 
     Args:
         cell: the text.
         day: whether dates begin with the day; None where they may begin with either.
+        zone: of dates that name none; None for the device's.
 
     Raises:
         ValueError: it is no moment, or a date that may be read in two ways.
@@ -67,12 +76,18 @@ def read_moment(cell: str, day: bool | None) -> tuple[float, str]:
         seconds = _clock(rest.strip()) if rest.strip() else 0.0
         if seconds is None:
             raise ValueError(text)
-        return (date + timedelta(seconds=seconds)).astimezone().timestamp(), "epoch"
+        return _in_zone(date + timedelta(seconds=seconds), zone).timestamp(), "epoch"
     plain = re.sub(r"(\d),(\d)", r"\1.\2", text.replace("/", "-")).replace("Z", "+00:00").replace(" UTC", "+00:00")
     plain = re.sub(r"(\.\d{6})\d+", r"\1", plain)
     plain = re.sub(r"\.(\d{1,5})(?!\d)", lambda m: "." + m[1].ljust(6, "0"), plain)
     moment = datetime.fromisoformat(re.sub(r"\s+([+-]\d\d:?\d\d)$", r"\1", plain))
-    return (moment if moment.tzinfo else moment.astimezone()).astimezone(timezone.utc).timestamp(), "epoch"
+    return _in_zone(moment, zone).timestamp(), "epoch"
+
+
+def _in_zone(moment: datetime, zone: timezone | None) -> datetime:
+    if moment.tzinfo:
+        return moment
+    return moment.replace(tzinfo=zone) if zone else moment.astimezone()
 
 
 def over_midnight(times: np.ndarray) -> np.ndarray:

@@ -192,7 +192,7 @@ def _moment(cells: Sequence[str], columns: Columns, day: bool | None) -> tuple[f
     """See :func:`read_moment`; a unit that the column names counts, where it can be."""
     factor = columns.times[0].factor
     if factor is None or len(cells) > 1 or not re.fullmatch(r"\s*[-+\d.,eE]+\s*", cells[0]):
-        return read_moment(" ".join(cells), day)
+        return read_moment(" ".join(cells), day, columns.zone)
     raw = read_number(cells[0])
     seconds = raw * factor
     if seconds > _LATEST or (factor == 1e-3 and _EPOCH < raw < _LATEST):

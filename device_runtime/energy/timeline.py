@@ -9,9 +9,10 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 
-from fedspzo.device_runtime.energy.external import Replay, align_edges
+from fedspzo.device_runtime.energy.external import FAR_S, Replay, align_edges
 from fedspzo.device_runtime.energy.meter import Account, Meter
 from fedspzo.device_runtime.energy.meter_log import Log
 from fedspzo.device_runtime.errors import EnergyError
@@ -109,8 +110,7 @@ def settle(timeline: Timeline, log: Log, offset: float | None) -> Account:
     """The account of a timeline by a meter's log.
 
     Args:
-        offset: seconds to add to the log's times; None to find them by the edges of the work, or to trust the log's
-            clock where these do not tell.
+        offset: seconds to add to the log's times; None to find them by the edges of the work.
 
     Raises:
         EnergyError: the log does not fit.
@@ -121,6 +121,7 @@ def settle(timeline: Timeline, log: Log, offset: float | None) -> Account:
             f"{log.name} does not say at what time it starts; give the --offset, or --offset edges",
         )
     offset, how = _lay(timeline, log, offset)
+    _check_overlap(timeline, log, offset)
     source = Replay(log, offset, how)
     player = _Player(timeline.ticks, log.period)
     meter = Meter(source, player)
@@ -135,20 +136,41 @@ def _lay(timeline: Timeline, log: Log, offset: float | None) -> tuple[float, str
     try:
         found, score = align_edges(log, *_busy(timeline.ticks))
     except EnergyError:
-        if offset is None and not log.absolute:
+        if offset is None:
             raise
-        stated = offset or 0.0
-        return stated, (
-            f"the log's times plus {stated:g} s, as {'its clock has them' if offset is None else 'stated'}, are the"
-            " device's; the edges of the work cannot tell"
+        return offset, (
+            f"the log's times plus {offset:g} s, as stated, are the device's; the edges of the work cannot tell"
         )
     if offset is None:
-        off = f"; its clock is {-found:.2f} s off the device's" if log.absolute and abs(found) > log.period else ""
-        return found, f"the log's times plus {found:.2f} s follow the work best (correlation {score:.2f}){off}"
+        how = f"the log's times plus {found:.2f} s follow the work best (correlation {score:.2f})"
+        if log.absolute and abs(found) > FAR_S:
+            how += f"; ITS CLOCK AND THE DEVICE'S DISAGREE by {-found:.0f} s"
+        elif log.absolute and abs(found) > log.period:
+            how += f"; its clock is {-found:.2f} s off the device's"
+        return found, how
     how = f"the log's times plus {offset:g} s, as stated, are the device's"
     if abs(found - offset) > max(2 * log.period, _AGREE_S):
         how += f"; THE EDGES OF THE WORK DISAGREE: they say {found:.2f} s (correlation {score:.2f})"
     return offset, how
+
+
+def _check_overlap(timeline: Timeline, log: Log, offset: float) -> None:
+    """Raises EnergyError where no row of the log lies in the measurement."""
+    begin, end = timeline.ticks[0].at, timeline.ticks[-1].at
+    first, last = log.times[0] + offset, log.times[-1] + offset
+    if first > end or last < begin:
+        raise EnergyError(
+            "energy.log-elsewhere",
+            f"{log.name} plus {offset:g} s is from {_say(first)} to {_say(last)}, and the measurement from {_say(begin)}"
+            f" to {_say(end)}; give the --offset that lays one over the other, or --offset edges",
+        )
+
+
+def _say(moment: float) -> str:
+    try:
+        return f"{datetime.fromtimestamp(moment, timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
+    except (OverflowError, ValueError, OSError):
+        return f"{moment:g} s"
 
 
 class _Player:

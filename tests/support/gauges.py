@@ -142,8 +142,14 @@ def _lay(
     seconds: Mapping[str, np.ndarray],
     random: np.random.Generator,
 ) -> Replay:
-    """A meter's log of the same, by a clock that is up to a minute off, over the clock of the work."""
-    rows = np.arange(-random.uniform(8, 9) * period, times[-1] + 9 * period, period)
+    """A meter's log of the same, by a clock that is up to a minute off, over the clock of the work.
+
+    In every other run it begins in the first idle time and ends in the last.
+    """
+    work = np.flatnonzero(sum(spent for name, spent in seconds.items() if name != IDLE))
+    late, early = (times[work[0] - 1] / 2, (times[-1] - times[work[-1]]) / 2) if random.random() < 0.5 else (0.0, 0.0)
+    begin = late * random.random() if late else -random.uniform(8, 9) * period
+    rows = np.arange(begin, times[-1] + (-early * random.random() if early else 9 * period), period)
     joules = np.interp(rows[:, None] + [-5e-4, 5e-4], *fine)
     before, after = (np.diff(fine[1])[end] / np.diff(fine[0])[end] for end in (0, -1))
     watts = np.where(rows < 0, before, np.where(rows > fine[0][-1], after, np.diff(joules)[:, 0] * 1e3))

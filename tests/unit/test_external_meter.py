@@ -12,7 +12,7 @@ from sensors import JavaPhone, Span, World
 
 from fedspzo.device_runtime.energy.external import align_edges
 from fedspzo.device_runtime.energy.meter_log import Log, read_log
-from fedspzo.device_runtime.energy.timeline import Recording, Timeline, settle
+from fedspzo.device_runtime.energy.timeline import Recording, Tick, Timeline, settle
 from fedspzo.device_runtime.platform.profiling import IDLE, PERTURB, forward_block
 
 BLOCK_1, BLOCK_2 = forward_block(0), forward_block(1)
@@ -142,7 +142,7 @@ def test_logs_that_do_not_fit(hour: tuple[World, Timeline, Log, float]) -> None:
     _, timeline, log, offset = hour
     with raises("energy.log-start-unknown", "--offset"):
         settle(timeline, log, 0.0)
-    with raises("energy.no-reading", "does not reach so far"):
+    with raises("energy.log-elsewhere", "meter.csv plus 5 s is from 1970-01-01 03:23:50 UTC", "--offset"):
         settle(timeline, log, 5.0)
     noise = Log("noise.csv", log.times, np.random.default_rng(0).uniform(2, 7, len(log.watts)), False)
     with raises("energy.log-does-not-fit", "noise.csv", "--offset"):
@@ -175,4 +175,65 @@ def test_a_stated_offset_that_the_edges_contradict(hour: tuple[World, Timeline, 
     found = settle(timeline, absolute, None)
     assert "its clock is 7" in found.facts.remarks[0]
     flat = Log("flat.csv", absolute.times, np.full(len(log.watts), 4.0), True)
-    assert "the edges of the work cannot tell" in settle(timeline, flat, None).facts.remarks[0]
+    assert "the edges of the work cannot tell" in settle(timeline, flat, 0.0).facts.remarks[0]
+    with raises("energy.log-does-not-fit", "flat.csv", "--offset SECONDS, 0 where the clocks are the same"):
+        settle(timeline, flat, None)
+
+
+@pytest.mark.parametrize("off", [0.0, 12.0, -3600.0, 7 * 3600.0])
+@pytest.mark.parametrize("spare", [-4.0, -1.0, 30.0, 7200.0])
+def test_a_log_by_any_clock_that_is_longer_or_a_little_shorter(spare: float, off: float) -> None:
+    """Evenly repeating work: 5 times 10 s of idle time and 60 s of work at 6 W."""
+    timeline = repetitions(5, 10.0, 60.0)
+    account = settle(timeline, log_of(timeline, spare, off), None)
+    assert account.work.joules == pytest.approx(5 * 60 * 4.0, abs=account.work.half_width)
+    assert account.work.half_width < 100
+    said = account.facts.remarks[0]
+    assert float(said.split()[4]) == pytest.approx(-off, abs=1.0)
+    assert ("DISAGREE" in said) == (abs(off) > 600)
+
+
+def test_a_log_of_work_that_repeats_too_evenly() -> None:
+    """A log that begins or ends in the work may be of any of 20 repetitions; what is refused needs an offset."""
+    timeline = repetitions(20, 10.0, 21.0)
+    log = log_of(timeline, -1.0, 0.0)
+    with raises("energy.log-ambiguous", "several offsets", "--offset SECONDS, 0 where"):
+        settle(timeline, log, None)
+    account = settle(timeline, log, 0.0)
+    assert account.work.joules == pytest.approx(20 * 21 * 4.0, abs=account.work.half_width)
+    half = timeline.ticks[-1].at - timeline.ticks[0].at
+    with raises("energy.log-too-short", "80%", "--offset SECONDS"):
+        settle(timeline, log_of(timeline, -half / 4, 0.0), None)
+
+
+def test_a_log_of_days_in_which_the_same_was_done_twice() -> None:
+    """The clock decides, where it is about right; where it is far off from both, nothing does."""
+    timeline = repetitions(5, 10.0, 60.0)
+    log = log_of(timeline, 7200.0, 0.0)
+    watts = np.maximum(log.watts, np.roll(log.watts, 3000))
+    near = settle(timeline, Log(log.name, log.times, watts, True), None)
+    assert "DISAGREE" not in near.facts.remarks[0]
+    for times, absolute in ((log.times + 10_000, True), (log.times, False)):
+        with raises("energy.log-ambiguous", "--offset"):
+            settle(timeline, Log(log.name, times, watts, absolute), None)
+
+
+START = 1_796_000_000.0
+
+
+def repetitions(times: int, idle: float, work: float) -> Timeline:
+    """So many seconds of each by turns, idle ones at either end."""
+    moments = np.arange(0.0, times * (idle + work) + idle + 0.05, 0.1)
+    waits = np.maximum(moments - 0.05, 0.0) % (idle + work) < idle
+    ticks = [Tick(START + at, {(0, IDLE if wait else PERTURB): 0.1}) for at, wait in zip(moments, waits, strict=True)]
+    return Timeline((1,) * times, ticks)
+
+
+def log_of(timeline: Timeline, spare: float, off: float) -> Log:
+    """Of 2 W idle and 6 W at work, a row a second, by a clock that is ``off``; ``spare`` s more at either end."""
+    times = np.arange(START - spare, timeline.ticks[-1].at + spare, 1.0)
+    moments = [tick.at for tick in timeline.ticks]
+    work = np.array([(0, PERTURB) in tick.phases for tick in timeline.ticks] + [False])
+    watts = np.where(work[np.searchsorted(moments, times)], 6.0, 2.0)
+    noise = np.random.default_rng(0).normal(0, 0.02, len(times))
+    return Log("meter.csv", times + off, watts + noise, True)

@@ -84,6 +84,25 @@ def test_parts_of_seconds_since_the_epoch(factor: float, tmp_path: Path) -> None
     assert log.times == pytest.approx([1.7e9, 1.7e9 + 1])
 
 
+@pytest.mark.parametrize(
+    ("names", "hour"),
+    [
+        ("Time (UTC)", 22), ("Timestamp UTC", 22), ("Timestamp (GMT)", 22), ("Time [UTC+1]", 21), ("Time (UTC-03:30)", 25.5),
+        ("Date (UTC),Time (UTC)", 22), ("Date,Time (GMT)", 22),
+    ],
+)  # fmt: skip
+def test_a_zone_in_a_name_counts(names: str, hour: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+    time.tzset()
+    stamps = ["2023-11-14 22:00:00", "2023-11-14 22:00:01"]
+    try:
+        log = read(tmp_path, f"{names},W", *(f"{s.replace(' ', ',') if ',' in names else s},1" for s in stamps))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert log.times[0] == datetime(2023, 11, 14, tzinfo=timezone.utc).timestamp() + hour * 3600
+
+
 def test_times_of_the_day_go_on_over_midnight(tmp_path: Path) -> None:
     log = read(tmp_path, "Time,Power (W)", "23:59:59,1", "00:00:00,1", "00:00:01,1")
     assert log.times - log.times[0] == pytest.approx([0, 1, 2])
