@@ -12,28 +12,28 @@ from fedspzo.device_runtime.energy.log_times import read_number, read_zone
 TIME, WATTS, VOLTS, AMPERES = "time", "power", "voltage", "current"
 #: What columns of a kind are called, word by word; the unit alone will do.
 _NAMES = {
-    TIME: {"time", "timestamp", "datetime", "date", "elapsed", "t", "seconds", "sec", "millis", "epoch", "clock"},
-    WATTS: {"power", "watt", "watts", "wattage", "milliwatts", "kilowatts", "w", "p", "mw", "kw", "µw", "uw"},
-    VOLTS: {"voltage", "volt", "volts", "millivolts", "vbus", "v", "u", "mv", "kv", "µv", "uv"},
-    AMPERES: {
-        "current", "amp", "amps", "ampere", "amperes", "milliamps", "milliamperes", "ibus", "i", "a", "ma", "ua", "µa",
-        "na",
-    },
-}  # fmt: skip
-#: Words that make a column another quantity: apparent and reactive power, extremes and means, what is stored, set or
-#: switched, and other units.
-_OTHERS = {
-    "factor", "pf", "apparent", "reactive", "va", "kva", "mva", "var", "kvar", "min", "max", "minimum", "maximum",
-    "peak", "lowest", "highest", "avg", "average", "mean", "median", "std", "shunt", "energy", "charge", "capacity",
-    "cost", "price", "temperature", "temp", "limit", "set", "setpoint", "target", "d", "dp", "dm", "cc1", "cc2",
-    "resistance", "frequency", "noise", "ripple", "error", "offset", "status", "zone", "rms", "ac", "dbm", "duration",
-    "on", "off", "state", "level", "today", "total", "percent", "wh", "kwh", "mwh", "ah", "mah", "hp",
+    TIME: {"time", "timestamp", "datetime", "date", "elapsed", "t", "ts", "seconds", "sec", "millis", "epoch", "clock"},
+    WATTS: {"power", "powers", "wattage", "p"},
+    VOLTS: {"voltage", "voltages", "vbus", "u"},
+    AMPERES: {"current", "currents", "amperage", "ibus", "i"},
 }  # fmt: skip
 #: Words that tell the kind before any unit does.
 _STEMS = {
     TIME: r"(date|up|run)?time(stamp)?s?", WATTS: r"powers?", VOLTS: r"(milli|micro|kilo)?volt(s|age|ages)?",
     AMPERES: r"currents?",
 }  # fmt: skip
+#: All other words that a power, a voltage or a current may have beside it, and be what the device takes at the moment.
+_BESIDE = {
+    "active", "real", "input", "output", "in", "out", "main", "total", "bus", "usb", "dc", "consumption", "draw",
+    "channel", "inst", "instant", "instantaneous", "measured",
+}  # fmt: skip
+#: Words that make a time something else than a moment.
+_NO_MOMENT = {
+    "on", "off", "zone", "duration", "remaining", "max", "peak", "avg", "average", "mean", "energy", "charge", "capacity",
+    "cost", "price", "set", "setpoint", "target", "status", "state", "level", "error", "limit", "frequency", "temp",
+    "temperature", "percent", "today", "total", "ticks", "samples", "d", "days", "cs",
+}  # fmt: skip
+_BRACKETS = re.compile(r"[(\[{]([^)\]}]*)[)\]}]")
 _PREFIXES = {"": 1.0, "n": 1e-9, "µ": 1e-6, "m": 1e-3, "k": 1e3}
 _BASES = {WATTS: ("w", "watt"), VOLTS: ("v", "volt"), AMPERES: ("a", "amp", "ampere")}
 _WORDS = {"milli": 1e-3, "micro": 1e-6, "nano": 1e-9, "kilo": 1e3}
@@ -41,7 +41,11 @@ _TIMES = {"s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e-3, "milliseconds": 1e-3
     "microseconds": 1e-6, "ns": 1e-9, "nanoseconds": 1e-9,
     "min": 60.0, "minutes": 60.0, "h": 3600.0, "hours": 3600.0,
 }  # fmt: skip
-#: A zone in a column's name.
+#: How a time is written, as in (YYYY-MM-DD HH:MM:SS) or (local time); and a zone in a column's name.
+_FORM = re.compile(
+    r"[ymdhsf]+([-:./ T,]+[ymdhsfap]+)+|iso( ?8601)?|(unix )?epoch|unix( time)?|local( time)?|elapsed|relative|24 ?h",
+    re.IGNORECASE,
+)
 _ZONE = re.compile(r"(?<![a-z])(?:utc|gmt)(?![a-z])\s*([+-][01]?\d(?::?[0-5]\d)?)?", re.IGNORECASE)
 
 
@@ -113,7 +117,7 @@ def choose_columns(names: Sequence[str], units: Sequence[str], volts: bool) -> C
         volts: whether the voltage is known, so that a current is enough.
     """
     found: dict[str, list[Column]] = {kind: [] for kind in _NAMES}
-    refused: list[str] = []
+    refused: list[tuple[str, str]] = []
     for at, name in enumerate(names):
         kind, why = _classify(name)
         if not kind:
@@ -123,12 +127,15 @@ def choose_columns(names: Sequence[str], units: Sequence[str], volts: bool) -> C
         if isinstance(factor, str):
             why = factor
         if why:
-            refused.append(f"'{name.strip()}' {why}")
+            refused.append((kind, f"'{name.strip()}' {why}"))
         elif not isinstance(factor, str):
             found[kind].append(Column(at, name.strip(), kind, factor))
     times = _pick_times(found[TIME])
     if isinstance(times, str):
         return times
+    if not times:
+        why = [clause for kind, clause in refused if kind == TIME]
+        return f"it has no time that can be used ({'; '.join(why)})" if why else "it names no time"
     for wanted in ((WATTS,), (VOLTS, AMPERES), (AMPERES,)):
         if wanted == (AMPERES,) and not volts:
             continue
@@ -139,10 +146,13 @@ def choose_columns(names: Sequence[str], units: Sequence[str], volts: bool) -> C
             if twice:
                 several = " and ".join(f"'{column.name}'" for column in found[twice])
                 return f"it has more than one {twice} ({several}); keep one of them"
-            return Columns(times, tuple(found[kind][0] for kind in wanted), wanted[0], tuple(refused))
+            return Columns(
+                times, tuple(found[kind][0] for kind in wanted), wanted[0], tuple(clause for _, clause in refused)
+            )
     if found[AMPERES]:
         return "it has a current and no voltage; give the supply's with --volts"
-    return f"it has no power that can be used ({'; '.join(refused)})" if refused else "it names no power"
+    why = [clause for kind, clause in refused if kind != TIME]
+    return f"it has no power that can be used ({'; '.join(why)})" if why else "it names no power"
 
 
 def unit_row(cells: Sequence[str]) -> bool:
@@ -152,66 +162,69 @@ def unit_row(cells: Sequence[str]) -> bool:
     return any(plain) and all(cell in known or cell in ("wh", "mwh", "mah", "ah", "°c", "c", "ω") for cell in plain)
 
 
+def _words(text: str) -> list[str]:
+    """Of a name without its brackets, and without numbers."""
+    bare = _BRACKETS.sub(" ", _plain(text)).replace("%", " percent ")
+    bare = re.sub(r"(?<=[a-z]{3})(?=[A-Z])|(?<=[A-Za-z])-(?=[A-Za-z])", " ", bare)  # powerLevel, but not mA or kWh
+    return [word for word in re.split(r"[^a-zA-Zµ0-9+-]+", bare) if not re.fullmatch(r"[+-]?\d*", word)]
+
+
 def _classify(name: str) -> tuple[str, str]:
     """What a column is of, and why it is something else after all; two empty texts where it is nothing of interest."""
-    bare = re.sub(r"[(\[{].*?[)\]}]", " ", _plain(name)).replace("%", " percent ")
-    bare = re.sub(r"(?<=[a-z]{3})(?=[A-Z])", " ", bare)  # powerLevel, but not mA or kWh
-    words = [word for word in re.split(r"[^a-zµ0-9+-]+", bare.lower()) if word]
-    words = [word for word in words if not re.fullmatch(r"[+-]?\d*", word)]
-    if not words:
-        return "", ""
-    others = _OTHERS & {word.rstrip("+-") if len(word) < 3 else word for word in words}
-    kinds = [kind for kind, known in _NAMES.items() if known & set(words)]
-    compound = [kind for kind, stem in _STEMS.items() if any(re.fullmatch(stem, word) for word in words)]
-    kind = (compound or kinds or [""])[0]
-    if not kind and others & {"va", "kva", "var", "kvar"}:
-        kind = WATTS
-    if kind == TIME and words == ["t"] and name.strip().startswith("T"):
+    words = _words(name)
+    lower = [word.lower() for word in words]
+    if lower == ["t"] and name.strip().startswith("T"):
         return "", ""  # a temperature
-    if kind == TIME:
-        return ("", "") if others - {"min", "offset"} else (TIME, "")
-    if kind and others:
-        return kind, f"is no {kind} of the moment ('{min(others)}')"
-    return kind, ""
+    compound = [kind for kind, stem in _STEMS.items() if any(re.fullmatch(stem, word) for word in lower)]
+    kinds = [kind for kind in _NAMES if any(word in _NAMES[kind] or _is_unit(kind, word) for word in lower)]
+    kind = (compound or kinds or [""])[0]
+    if kind in ("", TIME):
+        return ("" if _NO_MOMENT & set(lower) else kind), ""
+    strange = next((word for word in words if not _belongs(kind, word)), "")
+    return kind, f"may be no {kind} of the moment ('{strange}')" if strange else ""
+
+
+def _belongs(kind: str, word: str) -> bool:
+    """Whether a word beside others says nothing but the kind, its unit, or where it is measured."""
+    lower = word.lower()
+    named = lower in _NAMES[kind] or re.fullmatch(_STEMS[kind], lower) or scale(kind, word) is not None
+    return bool(named) or _says_where(lower) or lower == ("current" if kind == WATTS else "supply")
+
+
+def _says_where(word: str) -> bool:
+    return word in _BESIDE or bool(re.fullmatch(r"ch\d*", word))
+
+
+def _is_unit(kind: str, word: str) -> bool:
+    return kind != TIME and scale(kind, word) is not None
 
 
 def _factor(kind: str, name: str, unit: str) -> float | str | None:
     """To SI units; None where no unit is named; a clause where the unit is not the kind's."""
-    plain = _plain(name)
-    bracketed = re.search(r"[(\[{]\s*([^)\]}]*?)\s*[)\]}]", plain)
-    said = bracketed.group(1) if bracketed else ""
-    words = re.split(r"[\s_/,:.-]+", plain)
-    if not said and unit:
-        said = _plain(unit).strip("()[] ")
-    if not said and len(words) > 1 and scale(kind, words[-1]) is not None:
-        said = words[-1]
-    if not said and len(words) == 1 and kind != TIME and words[0].lower() not in _BASES[kind]:
-        said = words[0] if scale(kind, words[0]) is not None else ""
-    if not said:
-        spelt = next((factor for word, factor in _WORDS.items() if plain.lower().startswith(word)), None)
-        return spelt if spelt is not None else _spelt_base(kind, words)
-    known = scale(kind, said)
-    if known is not None:
-        return known
-    if kind == TIME and not re.fullmatch(r"[numµ]?s|\w*seconds?", said):  # a zone or a form, as (UTC) or (HH:MM:SS)
-        return None
-    return f"is in '{said}'"
-
-
-def _spelt_base(kind: str, words: Sequence[str]) -> float | None:
-    return 1.0 if kind != TIME and {w.lower().rstrip("s") for w in words} & set(_BASES[kind]) else None
+    said = [part.strip() for part in _BRACKETS.findall(_plain(name)) if part.strip()]
+    said += [_plain(unit).strip("()[] ")] if unit and not said else []
+    for part in said:
+        form = kind == TIME and (_FORM.fullmatch(part) or _ZONE.fullmatch(part))
+        beside = kind != TIME and all(_says_where(word) for word in part.lower().split())
+        if scale(kind, part) is None and not form and not beside:
+            return f"is in '{part}'"
+    factors = {scale(kind, part): part for part in (*said, *_words(name))}
+    factors.pop(None, None)
+    if len(factors) > 1:
+        return f"is in {' and '.join(repr(part) for part in factors.values())}"
+    return next(iter(factors), None)
 
 
 def scale(kind: str, unit: str) -> float | None:
     """The factor of a unit; None where it is not one of the kind."""
     if kind == TIME:
         return _TIMES.get(unit.lower().replace("us", "µs") if unit.lower() == "us" else unit.lower())
-    if unit.startswith("M"):
-        return None  # milli in capitals, or mega
     lower = unit.lower()
     for word, factor in _WORDS.items():
         if lower.startswith(word):
             return factor if lower[len(word) :].rstrip("s") in _BASES[kind] else None
+    if unit.startswith("M"):
+        return None  # milli in capitals, or mega
     for prefix, factor in _PREFIXES.items():
         bases: Mapping[str, Sequence[str]] = _BASES
         for candidate in {prefix, "u" if prefix == "µ" else prefix}:
@@ -231,7 +244,7 @@ def _pick_times(columns: Sequence[Column]) -> tuple[Column, ...] | str:
             return tuple(exact)
         several = " and ".join(f"'{column.name}'" for column in columns)
         return f"it has more than one time ({several}); keep one of them"
-    return tuple(columns) if columns else "it names no time"
+    return tuple(columns)
 
 
 def _plain(text: str) -> str:

@@ -180,6 +180,41 @@ def test_logs_that_are_refused(lines: list[str], kind: str, named: str, tmp_path
         read(tmp_path, *lines)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Power (W) [max]", "Power loss (W)", "PowermW", "Watt hours", "WattHours", "W·h", "W/h", "Power kvarh", "Power (mW avg)",
+        "Cumulative power (W)", "Accumulated power (W)", "Rated power (W)", "Baseline power (W)", "Idle power (W)",
+        "Power cap (W)", "Power budget", "Power mode", "Power source", "Power supply", "Power_pct", "Power ratio", "Power id",
+        "Power count", "Power samples", "Power alarm", "Power quality", "power_uncertainty", "sigma power (W)", "Power (10 W)",
+        "Power p95 (W)", "Power smoothed (W)", "Power filtered", "Power hold", "Power delta (W)", "Power diff (W)",
+        "Power (W) raw", "Power ADC", "Power x10 (W)", "Harmonic power (W)", "power_5s", "MW", "Mw", "Power MW", "CPU power (W)",
+        "mW (W)", "Power (mW dc)",
+    ],
+)  # fmt: skip
+def test_a_column_that_may_be_another_quantity_is_refused_by_its_name(name: str, tmp_path: Path) -> None:
+    with raises("energy.log-header", "log.csv", "a time and a power", f"'{name}'"):
+        read(tmp_path, f"Time (s),{name}", "0,1", "1,1")
+
+
+@pytest.mark.parametrize(
+    ("name", "watts"),
+    [
+        ("Active power (W)", 1.0), ("CH1 Power [mW]", 1e-3), ("Power (W) (CH1)", 1.0), ("Total Power (kW)", 1e3), ("mW", 1e-3),
+        ("Input Power / W", 1.0), ("power.draw [W]", 1.0), ("Power in mW", 1e-3), ("Power consumption (W)", 1.0),
+        ("power-mw", 1e-3), ("Current power (W)", 1.0), ("Main power", 1.0), ("PowerW", 1.0), ("milliwatts", 1e-3),
+    ],
+)  # fmt: skip
+def test_a_power_says_where_it_is_measured(name: str, watts: float, tmp_path: Path) -> None:
+    assert read(tmp_path, f"Time (s),{name}", "0,1", "1,1").watts == pytest.approx([watts] * 2)
+
+
+@pytest.mark.parametrize("unit", ["0.1s", "10 ms", "cs", "ticks", "samples", "d", "CET", "days"])
+def test_a_time_in_an_unknown_unit(unit: str, tmp_path: Path) -> None:
+    with raises("energy.log-header", "log.csv", f"'Time ({unit})'", f"'{unit}'"):
+        read(tmp_path, f"Time ({unit}),Power (W)", "0,1", "1,1")
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
 def test_encodings(encoding: str, tmp_path: Path) -> None:
     log = read(tmp_path, "Time (s),Power (µW)", "0,2500000", "1,5000000", encoding=encoding)
