@@ -94,14 +94,17 @@ def align_edges(log: Log, times: Sequence[float], busy: Sequence[float]) -> tupl
     best = int(worth.argmax())
     if not np.isfinite(worth[best]):
         raise EnergyError(
-            "energy.log-does-not-fit", f"the power in {log.name} does not follow the work at any offset; {cure}"
+            "energy.log-does-not-fit",
+            f"the power in {log.name} does not follow the work at any offset"
+            f"{f' ({log.outlier})' if log.outlier else ''}; {cure}",
         )
     rival = _find_rival(worth, best)
     if rival is not None:
         one, other = sorted((fits.offsets[best], fits.offsets[rival]), key=abs)
         raise EnergyError(
             "energy.log-ambiguous",
-            f"the power in {log.name} follows the work at several offsets, such as {one:.1f} s and {other:.1f} s; {cure}",
+            f"the power in {log.name} follows the work at several offsets, such as {one:.1f} s and {other:.1f} s;"
+            f" {cure}",
         )
     return float(fits.offsets[best]), float(fits.scores[best])
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timezone
 
-from fedspzo.device_runtime.energy.log_times import read_number, read_zone
+from fedspzo.device_runtime.energy.log_times import Unreadable, read_number, read_zone
 
 TIME, WATTS, VOLTS, AMPERES = "time", "power", "voltage", "current"
 #: What columns of a kind are called, word by word; the unit alone will do.
@@ -29,9 +29,9 @@ _BESIDE = {
 }  # fmt: skip
 #: Words that make a time something else than a moment.
 _NO_MOMENT = {
-    "on", "off", "zone", "duration", "remaining", "max", "peak", "avg", "average", "mean", "energy", "charge", "capacity",
-    "cost", "price", "set", "setpoint", "target", "status", "state", "level", "error", "limit", "frequency", "temp",
-    "temperature", "percent", "today", "total", "ticks", "samples", "d", "days", "cs",
+    "on", "off", "zone", "duration", "remaining", "max", "peak", "avg", "average", "mean", "energy", "charge",
+    "capacity", "cost", "price", "set", "setpoint", "target", "status", "state", "level", "error", "limit",
+    "frequency", "temp", "temperature", "percent", "today", "total", "ticks", "samples", "d", "days", "cs",
 }  # fmt: skip
 _BRACKETS = re.compile(r"[(\[{]([^)\]}]*)[)\]}]")
 _PREFIXES = {"": 1.0, "n": 1e-9, "µ": 1e-6, "m": 1e-3, "k": 1e3}
@@ -72,16 +72,16 @@ class Column:
             commas: whether decimals may be marked by a comma.
 
         Raises:
-            ValueError: it is not a number, or not in a unit of the kind.
+            Unreadable: it is not a number, or not in a unit of the kind.
         """
         match = re.fullmatch(r"\s*([-+\d.,]+(?:[eE][-+]?\d+)?)\s*([a-zA-Zµμ]*)\s*", cell)
         number, unit = match.groups() if match else (cell, "")
         if "," in number and not commas:
-            raise ValueError(f"'{cell}' has a comma in a number")
+            raise Unreadable(f"'{cell}' has a comma in a number")
         value = read_number(number)
         factor = scale(self.kind, _plain(unit)) if unit else self.factor
         if unit and factor is None:
-            raise ValueError(f"'{cell}' is in another unit")
+            raise Unreadable(f"'{cell}' is in another unit")
         return value * (1.0 if factor is None else factor)
 
 

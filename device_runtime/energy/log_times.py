@@ -8,18 +8,23 @@ from datetime import datetime, timedelta, timezone
 
 import numpy as np
 
-#: Numbers since the epoch: from here on they are s, ms, µs and ns.
+#: Numbers since the epoch: from here on they are s, ms, µs and ns; and seconds after which none is.
 _EPOCHS = ((1e17, 1e-9), (1e14, 1e-6), (1e11, 1e-3), (1e8, 1.0))
+_LATEST = 4e9
 _CLOCK = re.compile(r"^(?:(\d+)\s*[d.]\s*)?(\d{1,3}):(\d{2})(?::(\d{2}(?:[.,]\d+)?))?\s*([AaPp])?\.?[Mm]?\.?$")
 _DATE = re.compile(r"^(\d{1,2})([/.-])(\d{1,2})\2(\d{4}|\d{2})$")
 _DAY = 86400.0
 
 
+class Unreadable(ValueError):
+    """A cell that cannot be read, with why, as a clause for people."""
+
+
 def read_number(cell: str) -> float:
-    """A number with a decimal point or comma. Raises ValueError where it is not a number, or may mark thousands."""
+    """A number with a decimal point or comma. Raises Unreadable where it is not a number, or may mark thousands."""
     text = cell.strip()
     if not re.fullmatch(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?|[+-]?(nan|inf(inity)?)", text, re.IGNORECASE):
-        raise ValueError(text)
+        raise Unreadable(f"'{text}' is no number")
     return float(text.replace(",", "."))
 
 
@@ -55,24 +60,38 @@ def read_moment(cell: str, day: bool | None, zone: timezone | None = None) -> tu
         zone: of dates that name none; None for the device's.
 
     Raises:
-        ValueError: it is no moment, or a date that may be read in two ways.
+        Unreadable: it is no moment, or one that may be read in two ways.
     """
-    text = cell.strip()
+    try:
+        return _read_moment(cell.strip(), day, zone)
+    except Unreadable:
+        raise
+    except (ValueError, OverflowError):
+        raise Unreadable(f"'{cell.strip()}' is no time in a form that is known") from None
+
+
+def _read_moment(text: str, day: bool | None, zone: timezone | None) -> tuple[float, str]:
     try:
         number = read_number(text)
     except ValueError:
         pass
     else:
         factor = next((factor for least, factor in _EPOCHS if number >= least), None)
+        if factor and number * factor > _LATEST:
+            raise Unreadable(f"'{text}' is no time since 1970; write it as 2026-11-30 00:53:00")
         return (number * factor, "epoch") if factor else (number, "")
+    if re.fullmatch(r"\d+:\d\d", text):
+        raise Unreadable(f"'{text}' may be hours and minutes, or minutes and seconds; write all three")
     if (clock := _clock(text)) is not None:
         return clock, "midnight"
     head, _, rest = text.replace("T", " ", 1).partition(" ")
     if match := _DATE.match(head):
         if day is None:
-            raise ValueError(f"'{head}' may begin with the day or the month")
+            raise Unreadable(f"'{head}' may begin with the day or the month")
         one, two, year = int(match[1]), int(match[3]), int(match[4])
         date = datetime(year + 2000 * (year < 100), two if day else one, one if day else two)
+        if year < 100 and date > datetime.now() + timedelta(days=1):
+            raise Unreadable(f"'{head}' may begin with the year; write it with four digits")
         seconds = _clock(rest.strip()) if rest.strip() else 0.0
         if seconds is None:
             raise ValueError(text)

@@ -6,22 +6,23 @@ count (:mod:`log_columns`). Rows that cannot be read are passed over where they 
 
 from __future__ import annotations
 
-import csv
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from fedspzo.device_runtime.energy.log_columns import AMPERES, TIME, Columns, choose_columns, unit_row
-from fedspzo.device_runtime.energy.log_times import day_first, over_midnight, read_moment, read_number
+from fedspzo.device_runtime.energy.log_rows import find_days, find_header, is_readable, read_row, split_rows
+from fedspzo.device_runtime.energy.log_times import Unreadable, over_midnight
 from fedspzo.device_runtime.errors import EnergyError
 
-#: Lines in which the header is looked for; of how many rows one may be bad, or of how few.
-_PREAMBLE, _BAD, _FEW = 60, 50, 8
-#: Seconds since the epoch are between these.
-_EPOCH, _LATEST = 1e9, 4e9
+#: Of how many rows one may be bad, or of how few.
+_BAD, _FEW = 50, 8
+#: Times the power below which 99 % of the rows are: from here on one is named.
+_STRANGE = 10.0
+#: Numbers of days since 1900, as spreadsheets have dates, of 1982 to 2064, and the seconds between rows in such days.
+_DAYS, _APART = (30_000.0, 60_000.0), 1e-3
 #: V: from here on a product of voltage and current is taken for mains, of which it is the apparent power.
 _MAINS = 80.0
 
@@ -56,6 +57,16 @@ class Log:
         parts = int(np.gcd.reduce(np.round(np.abs(self.watts) * 1e6).astype(np.int64)))
         return min(float(steps[steps > 0].min()), parts / 1e6) if steps.any() else 0.0
 
+    @property
+    def outlier(self) -> str:
+        """Of a power that is out of all proportion, as a clause; else ""."""
+        at = int(self.watts.argmax())
+        common = float(np.quantile(self.watts, 0.99))
+        if not 0 < _STRANGE * common < self.watts[at]:
+            return ""
+        after = self.times[at] - self.times[0]
+        return f"the largest power, {self.watts[at]:.4g} W, {after:.4g} s after the first row, is far above all others"
+
 
 def read_log(file: Path, volts: float | None = None) -> Log:
     """A meter's log.
@@ -70,23 +81,26 @@ def read_log(file: Path, volts: float | None = None) -> Log:
     if volts is not None:
         _check_volts(volts)
     lines = _read_lines(file)
-    start, delimiter, columns = _find_header(file, lines, volts is not None)
-    rows = list(_rows(file, lines, start, delimiter))
-    if rows and unit_row(rows[0][1]) and not _readable(rows[0][1], columns):
+    start, delimiter, columns = find_header(file, lines, volts is not None)
+    rows = list(split_rows(file, lines, start, delimiter))
+    if rows and unit_row(rows[0][1]) and not is_readable(rows[0][1], columns):
         rows = rows[1:]
-    day = day_first([" ".join(row[c.at] for c in columns.times if c.at < len(row)) for _, row in rows])
+    day = find_days(rows, columns)
     times, values, numbers, since, bad = [], [], [], "", []
     for number, row in rows:
         try:
-            cells = [row[column.at] for column in columns.times]
-            moment, kind = _moment(cells, columns, day)
-            read = [column.read(row[column.at], delimiter != ",") for column in columns.watts]
-            if not np.isfinite(read).all() or not np.isfinite(moment):
-                raise ValueError("not finite")
+            moment, kind, read = read_row(row, columns, day, delimiter != ",")
             since = since or kind
             if kind != since:
-                raise ValueError("a time of another kind")
-        except (IndexError, ValueError) as error:
+                raise Unreadable("a time of another kind")
+        except Unreadable as error:
+            again = choose_columns(row, (), volts is not None)
+            if isinstance(again, Columns) and again != columns:
+                raise EnergyError(
+                    "energy.log-headers",
+                    f"line {start + 1} and line {number} of {file} name columns, and not the same; keep one header and"
+                    " the rows below it",
+                ) from None
             bad.append((number, str(error)))
             continue
         times.append(moment)
@@ -100,8 +114,14 @@ def read_log(file: Path, volts: float | None = None) -> Log:
     moments = over_midnight(np.array(times)) if since == "midnight" else np.array(times)
     if not since and columns.times[0].factor is None:
         remarks.append("the log's times name no unit and are taken to be in s")
-    moments, watts, merged = _in_order(file, moments, watts, numbers)
-    return Log(file.name, moments, watts, since == "epoch", (*remarks, *said, *merged))
+        _refuse_days(file, moments, numbers)
+    kept, strays = find_strays(moments, max(len(rows) // _BAD, int(len(rows) >= _FEW)))
+    remarks += [f"line {numbers[at]} of {file.name} is out of the order of time and was passed over" for at in strays]
+    numbers = [numbers[at] for at in kept]
+    stamps, means, merged = _in_order(file, moments[kept], watts[kept], numbers)
+    log = Log(file.name, stamps, means, since == "epoch", (*remarks, *said, *merged))
+    largest = numbers[int(watts[kept].argmax())]
+    return replace(log, remarks=(*log.remarks, f"{log.outlier} (line {largest})")) if log.outlier else log
 
 
 def check_log(file: Path, volts: float | None, later: bool) -> None:
@@ -144,62 +164,6 @@ def _read_lines(file: Path, cure: str = "check the path") -> list[str]:
     raise EnergyError("energy.log-unreadable", f"{file} cannot be read ({failed}); write it as UTF-8")
 
 
-def _find_header(file: Path, lines: Sequence[str], volts: bool) -> tuple[int, str, Columns]:
-    """The header's line, what separates cells, and its columns."""
-    reason = ""
-    for number, line in enumerate(lines[:_PREAMBLE]):
-        for delimiter in [mark for mark in ";\t," if mark in line.strip()] or [" "]:
-            names = _cells(file, number + 1, line, delimiter)
-            below = _cells(file, number + 2, lines[number + 1], delimiter) if number + 1 < len(lines) else []
-            found = choose_columns(names, below if unit_row(below) else (), volts)
-            if isinstance(found, Columns):
-                return number, delimiter, found
-            if "names no time" not in found and "names no power" not in found:
-                reason = reason or found
-    raise EnergyError(
-        "energy.log-header",
-        f"{file} has no header that names its columns{f': {reason}' if reason else ''}; name a time and a power, or a"
-        " time, a voltage and a current, with their units",
-    )
-
-
-def _cells(file: Path, number: int, line: str, delimiter: str) -> list[str]:
-    if delimiter == " ":
-        return line.split()
-    try:
-        return next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
-    except csv.Error as error:
-        raise EnergyError(
-            "energy.log-line", f"line {number} of {file} is not of a CSV ({error}); correct the line"
-        ) from None
-
-
-def _rows(file: Path, lines: Sequence[str], start: int, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Rows below the header with their numbers, from 1 on."""
-    for number, line in enumerate(lines[start + 1 :], start=start + 2):
-        if line.strip(" \t,;") and not line.lstrip().startswith("#"):
-            yield number, _cells(file, number, line, delimiter)
-
-
-def _readable(row: Sequence[str], columns: Columns) -> bool:
-    try:
-        return bool([read_number(row[column.at]) for column in columns.watts])
-    except (IndexError, ValueError):
-        return False
-
-
-def _moment(cells: Sequence[str], columns: Columns, day: bool | None) -> tuple[float, str]:
-    """See :func:`read_moment`; a unit that the column names counts, where it can be."""
-    factor = columns.times[0].factor
-    if factor is None or len(cells) > 1 or not re.fullmatch(r"\s*[-+\d.,eE]+\s*", cells[0]):
-        return read_moment(" ".join(cells), day, columns.zone)
-    raw = read_number(cells[0])
-    seconds = raw * factor
-    if seconds > _LATEST or (factor == 1e-3 and _EPOCH < raw < _LATEST):
-        raise ValueError("a time that cannot be in the unit that its column names")
-    return seconds, "epoch" if seconds > _EPOCH else ""
-
-
 def _refuse_bad(file: Path, columns: Columns, bad: Sequence[tuple[int, str]], rows: int) -> None:
     if not bad or len(bad) <= max(rows // _BAD, int(rows >= _FEW)):
         return
@@ -211,7 +175,7 @@ def _refuse_bad(file: Path, columns: Columns, bad: Sequence[tuple[int, str]], ro
     wanted = " or ".join([TIME, *(f"'{column.name}'" for column in columns.watts)])
     raise EnergyError(
         "energy.log-cell",
-        f"line {number} of {file} has no {wanted} that can be read{f' ({why})' if ' ' in why else ''}, as"
+        f"line {number} of {file} has no {wanted} that can be read ({why}), as"
         f" {len(bad)} of {rows} rows; correct the line",
     )
 
@@ -250,6 +214,28 @@ def _watts(
         watts = watts * volts
         remarks.append(f"the supply is taken to have {volts:g} V, as stated")
     return watts, remarks
+
+
+def _refuse_days(file: Path, times: np.ndarray, numbers: Sequence[int]) -> None:
+    """Raises EnergyError where numbers without a unit may be a spreadsheet's days."""
+    if len(times) > 1 and (times > _DAYS[0]).all() and (times < _DAYS[1]).all() and np.median(np.diff(times)) < _APART:
+        raise EnergyError(
+            "energy.log-days",
+            f"line {numbers[0]} of {file}: {times[0]:.10g} may be seconds, or days as a spreadsheet has dates; write it"
+            " as 2026-11-30 00:53:00, or name the unit, as in Time (s)",
+        )
+
+
+def find_strays(times: np.ndarray, most: int) -> tuple[np.ndarray, list[int]]:
+    """The rows that rise, and the others, where these are up to so many single ones; else all, and none."""
+    back = np.flatnonzero(np.diff(times) < 0)
+    strays = []
+    for at in back.tolist() if len(back) <= most else ():
+        ahead = at == 0 or times[at - 1] <= times[at + 1]
+        behind = at + 2 >= len(times) or times[at] <= times[at + 2]
+        strays.append(at if ahead and not behind else at + 1)
+    kept = np.delete(np.arange(len(times)), strays)
+    return (kept, strays) if (np.diff(times[kept]) >= 0).all() else (np.arange(len(times)), [])
 
 
 def _in_order(

@@ -161,8 +161,8 @@ def _check_overlap(timeline: Timeline, log: Log, offset: float) -> None:
     if first > end or last < begin:
         raise EnergyError(
             "energy.log-elsewhere",
-            f"{log.name} plus {offset:g} s is from {_say(first)} to {_say(last)}, and the measurement from {_say(begin)}"
-            f" to {_say(end)}; give the --offset that lays one over the other, or --offset edges",
+            f"{log.name} plus {offset:g} s is from {_say(first)} to {_say(last)}, and the measurement from"
+            f" {_say(begin)} to {_say(end)}; give the --offset that lays one over the other, or --offset edges",
         )
 
 

@@ -49,7 +49,8 @@ def test_forms_of_logs(lines: list[str], absolute: bool, watts: list[float], tmp
 @pytest.mark.parametrize(
     ("lines", "kind", "named"),
     [
-        ([], "energy.log-header", "a time and a power"),
+        ([], "energy.log-empty", "is empty"),
+        (["", "  "], "energy.log-empty", "is empty"),
         (["0,5,1", "1,5,1"], "energy.log-header", "a time and a power"),
         (["time,V", "0,5", "1,5"], "energy.log-header", "a time and a power"),
         (["time,W", "0,5", "1,five"], "energy.log-cell", "line 3"),

@@ -87,8 +87,8 @@ def test_parts_of_seconds_since_the_epoch(factor: float, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("names", "hour"),
     [
-        ("Time (UTC)", 22), ("Timestamp UTC", 22), ("Timestamp (GMT)", 22), ("Time [UTC+1]", 21), ("Time (UTC-03:30)", 25.5),
-        ("Date (UTC),Time (UTC)", 22), ("Date,Time (GMT)", 22),
+        ("Time (UTC)", 22), ("Timestamp UTC", 22), ("Timestamp (GMT)", 22), ("Time [UTC+1]", 21),
+        ("Time (UTC-03:30)", 25.5), ("Date (UTC),Time (UTC)", 22), ("Date,Time (GMT)", 22),
     ],
 )  # fmt: skip
 def test_a_zone_in_a_name_counts(names: str, hour: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,13 +183,13 @@ def test_logs_that_are_refused(lines: list[str], kind: str, named: str, tmp_path
 @pytest.mark.parametrize(
     "name",
     [
-        "Power (W) [max]", "Power loss (W)", "PowermW", "Watt hours", "WattHours", "W·h", "W/h", "Power kvarh", "Power (mW avg)",
-        "Cumulative power (W)", "Accumulated power (W)", "Rated power (W)", "Baseline power (W)", "Idle power (W)",
-        "Power cap (W)", "Power budget", "Power mode", "Power source", "Power supply", "Power_pct", "Power ratio", "Power id",
-        "Power count", "Power samples", "Power alarm", "Power quality", "power_uncertainty", "sigma power (W)", "Power (10 W)",
-        "Power p95 (W)", "Power smoothed (W)", "Power filtered", "Power hold", "Power delta (W)", "Power diff (W)",
-        "Power (W) raw", "Power ADC", "Power x10 (W)", "Harmonic power (W)", "power_5s", "MW", "Mw", "Power MW", "CPU power (W)",
-        "mW (W)", "Power (mW dc)",
+        "Power (W) [max]", "Power loss (W)", "PowermW", "Watt hours", "WattHours", "W·h", "W/h", "Power kvarh",
+        "Power (mW avg)", "Cumulative power (W)", "Accumulated power (W)", "Rated power (W)", "Baseline power (W)",
+        "Idle power (W)", "Power cap (W)", "Power budget", "Power mode", "Power source", "Power supply", "Power_pct",
+        "Power ratio", "Power id", "Power count", "Power samples", "Power alarm", "Power quality", "power_uncertainty",
+        "sigma power (W)", "Power (10 W)", "Power p95 (W)", "Power smoothed (W)", "Power filtered", "Power hold",
+        "Power delta (W)", "Power diff (W)", "Power (W) raw", "Power ADC", "Power x10 (W)", "Harmonic power (W)",
+        "power_5s", "MW", "Mw", "Power MW", "CPU power (W)", "mW (W)", "Power (mW dc)",
     ],
 )  # fmt: skip
 def test_a_column_that_may_be_another_quantity_is_refused_by_its_name(name: str, tmp_path: Path) -> None:
@@ -200,9 +200,10 @@ def test_a_column_that_may_be_another_quantity_is_refused_by_its_name(name: str,
 @pytest.mark.parametrize(
     ("name", "watts"),
     [
-        ("Active power (W)", 1.0), ("CH1 Power [mW]", 1e-3), ("Power (W) (CH1)", 1.0), ("Total Power (kW)", 1e3), ("mW", 1e-3),
-        ("Input Power / W", 1.0), ("power.draw [W]", 1.0), ("Power in mW", 1e-3), ("Power consumption (W)", 1.0),
-        ("power-mw", 1e-3), ("Current power (W)", 1.0), ("Main power", 1.0), ("PowerW", 1.0), ("milliwatts", 1e-3),
+        ("Active power (W)", 1.0), ("CH1 Power [mW]", 1e-3), ("Power (W) (CH1)", 1.0), ("Total Power (kW)", 1e3),
+        ("mW", 1e-3), ("Input Power / W", 1.0), ("power.draw [W]", 1.0), ("Power in mW", 1e-3),
+        ("Power consumption (W)", 1.0), ("power-mw", 1e-3), ("Current power (W)", 1.0), ("Main power", 1.0),
+        ("PowerW", 1.0), ("milliwatts", 1e-3),
     ],
 )  # fmt: skip
 def test_a_power_says_where_it_is_measured(name: str, watts: float, tmp_path: Path) -> None:
@@ -213,6 +214,78 @@ def test_a_power_says_where_it_is_measured(name: str, watts: float, tmp_path: Pa
 def test_a_time_in_an_unknown_unit(unit: str, tmp_path: Path) -> None:
     with raises("energy.log-header", "log.csv", f"'Time ({unit})'", f"'{unit}'"):
         read(tmp_path, f"Time ({unit}),Power (W)", "0,1", "1,1")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["Start time 12:00,Main power", "Time (s),Current (A),Voltage (V)", "0,.5,5", "1,1,5"],
+        [
+            "Start time:,12:00:00,Power range:,10 W",
+            "Time (s),Power (W),Voltage (V),Current (A)",
+            "0,2.5,9,9",
+            "1,5,9,9",
+        ],
+        ["Date,2026-11-30,Power,W", "Time (s),P (W)", "", "# begin", "0,2.5", "1,5"],
+        ["Time,Power", "Time (s),Power (mW)", "0,2500", "1,5000"],
+    ],
+)
+def test_the_header_is_the_last_line_above_the_numbers(lines: list[str], tmp_path: Path) -> None:
+    assert read(tmp_path, *lines).watts == pytest.approx([2.5, 5.0])
+
+
+def test_what_only_looks_like_the_header(tmp_path: Path) -> None:
+    rows = [f"{second},5,0.5" for second in range(60)]
+    with raises("energy.log-header", "line 1 names columns", "2 cells and line 3 has 3"):
+        read(tmp_path, "Start time 12:00,Main power", "Zeit,Spannung,Strom", *rows)
+    with raises("energy.log-headers", "line 1 and line 22", "log.csv"):
+        read(tmp_path, "Time (s),A,V", *rows[:20], "Time (s),V,A", *rows[20:])
+    assert len(read(tmp_path, "Time (s),V,A", *rows[:20], "Time (s),V,A", *rows[20:]).times) == 60
+
+
+@pytest.mark.parametrize(
+    ("name", "stamps", "kind", "named"),
+    [
+        ("Time", ["12:30", "12:31"], "energy.log-cell", "'12:30' may be hours and minutes, or minutes and seconds"),
+        (
+            "Timestamp",
+            ["20261130005300", "20261130005301"],
+            "energy.log-cell",
+            "'20261130005300' is no time since 1970",
+        ),
+        ("Timestamp", ["26/11/90 10:00:00", "26/11/90 10:00:01"], "energy.log-cell", "may begin with the year"),
+        ("Timestamp", ["46356.0370", "46356.0371"], "energy.log-days", "line 2"),
+        ("Timestamp", ["30 Nov 2026 00:53:00"] * 2, "energy.log-cell", "'30 Nov 2026 00:53:00' is no time in a form"),
+        ("Timestamp", ["2026-11-30 25:00:00"] * 2, "energy.log-cell", "'2026-11-30 25:00:00' is no time in a form"),
+        ("Timestamp", ["31.11.2026 00:53:00"] * 2, "energy.log-cell", "'31.11.2026 00:53:00' is no time in a form"),
+    ],
+)
+def test_times_that_may_be_something_else(name: str, stamps: list[str], kind: str, named: str, tmp_path: Path) -> None:
+    with raises(kind, "line 2 of", "log.csv", named):
+        read(tmp_path, f"{name},Power (W)", *(f"{stamp},1" for stamp in stamps))
+
+
+def test_what_cannot_be_read_is_said_in_plain_words(tmp_path: Path) -> None:
+    for row, said in (("0", "it has too few cells"), ("0,OL", "'OL' is no number"), ("x,1", "'x' is no time")):
+        with raises("energy.log-cell", "line 2 of", said):
+            read(tmp_path, "Time (s),Power (W)", row, row)
+
+
+@pytest.mark.parametrize("stray", [1e6, 0.0])
+def test_a_single_stamp_out_of_order_is_named_by_its_own_line(stray: float, tmp_path: Path) -> None:
+    rows = [f"{second},{second % 3}" for second in range(100, 120)]
+    log = read(tmp_path, "Time (s),Power (W)", *rows[:7], f"{stray},2", *rows[8:])
+    assert log.times.tolist() == [second for second in range(100, 120) if second != 107]
+    assert any("line 9 of log.csv is out of the order" in remark for remark in log.remarks)
+    with raises("energy.log-rows", "sorted by time"):
+        read(tmp_path, "Time (s),Power (W)", *rows[:7], "1e6,2", "1e6,2", *rows[8:])
+
+
+def test_the_largest_power_is_named_where_it_is_strange(tmp_path: Path) -> None:
+    rows = [f"{second},{2 + second % 3}" for second in range(200)]
+    assert not read(tmp_path, "Time (s),Power (W)", *rows).remarks
+    log = read(tmp_path, "Time (s),Power (W)", *rows[:70], "70,5e8", *rows[71:])
+    assert any("5e+08 W" in remark and "line 72" in remark for remark in log.remarks)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
