@@ -125,7 +125,7 @@ def _measure_and_keep(options: argparse.Namespace, afterwards: ExitStack) -> Non
     from fedspzo.device_runtime.errors import EnergyError
     from fedspzo.device_runtime.model.bundle import Bundle
     from fedspzo.device_runtime.platform.profiling import PhaseTimer
-    from fedspzo.energy.host import describe_host
+    from fedspzo.energy.host import describe_host, describe_state
     from fedspzo.energy.measure import Course, take_course
     from fedspzo.energy.repeat import repeat, to_target
     from fedspzo.energy.report import account_lines, describe_account, target_lines
@@ -163,11 +163,13 @@ def _measure_and_keep(options: argparse.Namespace, afterwards: ExitStack) -> Non
     if source is not None:
         meter = Meter(source, timer)
         taken = take_course(course, steps, timer, meter.sample, options.interval, options.target_loss)
+        after = describe_state()
         meter.sample(final=True)
         account, repetitions = meter.account(), taken.repetitions
     else:
         recording = Recording(timer)
         taken = take_course(course, steps, timer, recording.sample, TICK_S, options.target_loss)
+        after = describe_state()
         recording.finish(taken.steps, taken.repetitions)
         timeline = recording.timeline
         if not options.csv:
@@ -184,13 +186,15 @@ def _measure_and_keep(options: argparse.Namespace, afterwards: ExitStack) -> Non
     if options.plot:
         afterwards.callback(plot_account, options.plot, account, len(taken.losses))
     repeated = repeat(account, taken.steps, repetitions)
-    reached = None if options.target_loss is None else to_target(repeated, taken, options.target_loss)
+    target = options.target_loss
+    reached = None if target is None else to_target(repeated, taken, target, account.facts.measured)
     plan = {
         "method": options.method, "blocks": list(map(asdict, job.blocks)), "sides": job.sides or 1,
         "epsilon": job.epsilon, "examples": job.batch,
     }  # fmt: skip
     setting = {
         "machine": host,
+        "machine_after": after,
         "bundle": bundle.identity.hex(),
         "engine": options.engine,
         "threads": options.threads,

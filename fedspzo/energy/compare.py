@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,21 @@ from fedspzo.device_runtime.errors import EnergyError
 
 @dataclass(frozen=True)
 class Measurement:
-    """What is kept of one. Attributes: ``name``; ``each``, J a step by repetition; ``source``, its name and machine."""
+    """What is kept of one.
+
+    Attributes:
+        name: of the file.
+        each: J a step by repetition.
+        source: its name and machine.
+        loss: that was to be reached, if one was.
+        steps: to it, in each repetition alike; None where it was not reached.
+    """
 
     name: str
     each: tuple[float, ...]
     source: str
+    loss: float | None = None
+    steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -27,11 +38,13 @@ class Comparison:
     """Two measurements.
 
     Attributes:
-        one, other: their means, J a step above idle.
+        one, other: their means, J above idle, a step or to a loss.
         difference, half_width: of the means, and half of its 95 % interval by the scatter of repetitions.
         ratio: of the means.
         differ: whether 0 lies outside the interval.
         alike: whether source and machine are the same, so that errors of scale cancel in the ratio.
+        to_loss: the same of the joules to the loss that both were to reach; None where these are not compared.
+        reason: why they are not, as a sentence; "" where no loss was to be reached.
     """
 
     one: float
@@ -41,6 +54,8 @@ class Comparison:
     ratio: float
     differ: bool
     alike: bool
+    to_loss: Comparison | None = None
+    reason: str = ""
 
 
 def read_measurement(file: Path) -> Measurement:
@@ -51,6 +66,9 @@ def read_measurement(file: Path) -> Measurement:
         if not all(map(math.isfinite, each)):
             raise ValueError("a repetition is not finite")
         source = f"{record['source']} {record.get('machine', {}).get('host', '')}"
+        target = record.get("target") or {}
+        loss = float(target["loss"]) if target else None
+        steps = int(target["steps"]) if target and target["steps"] is not None else None
     except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError) as error:
         raise EnergyError(
             "energy.not-a-measurement",
@@ -61,36 +79,61 @@ def read_measurement(file: Path) -> Measurement:
             "energy.no-repetitions",
             f"{file} has {len(each)} repetitions, which show no scatter; measure with --repeat 5, and enough --steps",
         )
-    return Measurement(file.name, each, source)
+    return Measurement(file.name, each, source, loss, steps)
 
 
 def compare(one: Measurement, other: Measurement) -> Comparison:
-    """The difference of their means, with its interval (Welch)."""
-    means = statistics.fmean(one.each), statistics.fmean(other.each)
-    parts = [statistics.variance(m.each) / len(m.each) for m in (one, other)]
+    """The difference of their means, with its interval (Welch): of a step, and of the joules to a loss where both
+    reached the same."""
+    alike = one.source == other.source
+    of_a_step = _compare(one.each, other.each, alike)
+    if reason := _not_to_loss(one, other):
+        return replace(of_a_step, reason=reason)
+    if one.steps is None or other.steps is None:
+        return of_a_step
+    first, second = ([joules * m.steps for joules in m.each] for m in (one, other) if m.steps)
+    return replace(of_a_step, to_loss=_compare(first, second, alike))
+
+
+def _not_to_loss(one: Measurement, other: Measurement) -> str:
+    """Why joules to a loss are not compared where one was to be reached, as a sentence; else ""."""
+    if one.loss != other.loss:
+        said = [f"{name} {f'to {m.loss:g}' if m.loss is not None else 'to none'}" for name, m in _named(one, other)]
+        return f"joules to a loss are not compared: {' and '.join(said)} (--target-loss)"
+    missed = [name for name, m in _named(one, other) if m.loss is not None and m.steps is None]
+    return f"joules to a loss are not compared: {' and '.join(missed)} did not reach {one.loss:g}" if missed else ""
+
+
+def _named(one: Measurement, other: Measurement) -> tuple[tuple[str, Measurement], ...]:
+    return ("A", one), ("B", other)
+
+
+def _compare(one: Sequence[float], other: Sequence[float], alike: bool) -> Comparison:
+    means = statistics.fmean(one), statistics.fmean(other)
+    parts = [statistics.variance(each) / len(each) for each in (one, other)]
     total = sum(parts)
-    sizes = len(one.each) - 1, len(other.each) - 1
+    sizes = len(one) - 1, len(other) - 1
     freedom = total**2 / sum(p**2 / n for p, n in zip(parts, sizes, strict=True)) if total else float(sum(sizes))
     width = student(max(math.floor(freedom), 1)) * math.sqrt(total)
     difference = means[1] - means[0]
-    return Comparison(
-        *means,
-        difference,
-        width,
-        means[1] / means[0] if means[0] else math.inf,
-        abs(difference) > width,
-        one.source == other.source,
-    )
+    ratio = means[1] / means[0] if means[0] else math.inf
+    return Comparison(*means, difference, width, ratio, abs(difference) > width, alike)
 
 
 def comparison_lines(compared: Comparison) -> list[str]:
-    """The same for people."""
-    verdict = "they differ" if compared.differ else "they do not differ beyond the scatter of their repetitions"
-    lines = [
-        f"A takes {compared.one:.4g} J a step, B {compared.other:.4g} J: {compared.ratio:.3f} × as much",
-        f"B - A: {compared.difference:+.4g} ± {compared.half_width:.2g} J (half of a 95 % interval, Welch's t):"
-        f" {verdict}",
-    ]
+    """The same for people: first what a loss took, as that is what training is for."""
+    lines = _lines(compared.to_loss, "to the loss") if compared.to_loss else []
+    lines += [compared.reason] if compared.reason else []
+    lines += _lines(compared, "a step")
     if not compared.alike:
         lines.append("they were measured on different machines or by different sources, whose scales differ, too")
     return lines
+
+
+def _lines(compared: Comparison, what: str) -> list[str]:
+    verdict = "they differ" if compared.differ else "they do not differ beyond the scatter of their repetitions"
+    return [
+        f"A takes {compared.one:.4g} J {what}, B {compared.other:.4g} J: {compared.ratio:.3f} × as much",
+        f"B - A: {compared.difference:+.4g} ± {compared.half_width:.2g} J (half of a 95 % interval, Welch's t):"
+        f" {verdict}",
+    ]

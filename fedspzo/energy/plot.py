@@ -45,16 +45,24 @@ def plot_account(file: Path, account: Account, steps: int) -> None:
     above.step(times, watts, where="pre", color="black", linewidth=0.8)
     if account.idle.watts is not None:
         above.axhline(account.idle.watts, color="tab:gray", linestyle=":", label="idle power")
-    above.set(xlabel="s", ylabel=f"W by {account.source}", ylim=(0, None), xlim=(0, None))
+    above.set(
+        xlabel="s",
+        ylabel=f"W by {account.source if account.facts.measured else 'ESTIMATE'}",
+        ylim=(0, None),
+        xlim=(0, None),
+    )
     figure.legend(fontsize="small", loc="outside right upper")
     figures = {**account.phases, "all": account.work}
     told = {name: per_step(each, steps) for name, each in figures.items() if each.joules is not None}
     joules, widths = zip(*told.values(), strict=True) if told else ((), ())
+    measured = account.facts.measured
     below.barh(
-        list(told), joules, height=0.5, xerr=widths, capsize=4, color=[colours.get(name, "tab:gray") for name in told]
+        list(told), joules, height=0.5, xerr=widths if measured else None, capsize=4,
+        color=[colours.get(name, "tab:gray") for name in told],
+    )  # fmt: skip
+    below.set(
+        xlabel=f"J a step above idle{'; bars: 95 % intervals' if measured else ', by ESTIMATE without intervals'}"
     )
-    kind = "" if account.facts.measured else ", by ESTIMATE"
-    below.set(xlabel=f"J a step above idle{kind}; bars: 95 % intervals")
     for axes in (above, below):
         axes.grid(alpha=0.3)
     try:

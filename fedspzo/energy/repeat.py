@@ -40,8 +40,10 @@ class Reached:
         loss: the target.
         steps: to it; None where it was not reached.
         joules, half_width: above idle, and half of the 95 % interval; None where it was not reached or is not known.
-        fell: from the mean loss of the first steps to that of the last.
-        joules_a_point: for a fall by 1; None where the loss did not fall.
+        fell, fell_half_width: from the mean loss of the first steps to that of the last, by the scatter of both.
+        joules_a_point, joules_a_point_half_width: for a fall by 1; None where they are not known.
+        reason: why joules, a point's joules or their intervals are not known, as a clause; else "".
+        measured: whether they are, or are an estimate.
     """
 
     loss: float
@@ -49,19 +51,31 @@ class Reached:
     joules: float | None
     half_width: float | None
     fell: float
+    fell_half_width: float
     joules_a_point: float | None
+    joules_a_point_half_width: float | None
+    reason: str
+    measured: bool
 
 
-def to_target(repeated: Repeated, taken: Taken, target: float) -> Reached:
+def to_target(repeated: Repeated, taken: Taken, target: float, measured: bool = True) -> Reached:
     """What repetitions took that start from the same weights, and so take the same steps."""
     steps = taken.steps[0]
-    first, last = (statistics.fmean(some) for some in (taken.losses[:SMOOTH], taken.losses[:steps][-SMOOTH:]))
+    ends = taken.losses[:SMOOTH], taken.losses[:steps][-SMOOTH:]
+    first, last = map(statistics.fmean, ends)
+    fell, scatter = first - last, math.sqrt(sum(statistics.pvariance(some) / max(len(some) - 1, 1) for some in ends))
+    scatter *= student(2 * SMOOTH - 2)
     if steps < SMOOTH or last > target:
-        return Reached(target, None, None, None, first - last, None)
+        return Reached(target, None, None, None, fell, scatter, None, None, "it was not reached", measured)
     joules = None if repeated.joules is None else repeated.joules * steps
     width = None if repeated.half_width is None else repeated.half_width * steps
-    point = joules / (first - last) if joules is not None and first > last else None
-    return Reached(target, steps, joules, width, first - last, point)
+    reason = repeated.reason if joules is None or width is None else ""
+    if joules is None or fell <= scatter:
+        reason = reason or "a point of loss has no price, as it fell by no more than it scatters"
+        return Reached(target, steps, joules, width, fell, scatter, None, None, reason, measured)
+    point = joules / fell
+    point_width = None if width is None else math.hypot(width / fell, point * scatter / fell)
+    return Reached(target, steps, joules, width, fell, scatter, point, point_width, reason, measured)
 
 
 def repeat(account: Account, steps: Sequence[int], repetitions: Sequence[tuple[float, float]]) -> Repeated:

@@ -109,16 +109,29 @@ def repeated_lines(repeated: Repeated, steps: int, measured: bool) -> list[str]:
 
 def target_lines(reached: Reached) -> list[str]:
     """What a loss took to reach, for people."""
+    fell = f"it fell by {reached.fell:.4f} ± {reached.fell_half_width:.2g}"
     if reached.steps is None:
-        return [f"the loss did not reach {reached.loss:g}: it fell by {reached.fell:.4f}; take more --steps"]
+        return [f"the loss did not reach {reached.loss:g}: {fell}; take more --steps"]
     if reached.joules is None:
-        return [f"the loss reached {reached.loss:g} in {reached.steps} steps"]
-    width = "" if reached.half_width is None else f" ± {reached.half_width:.2g}"
-    a_point = "" if reached.joules_a_point is None else f": {reached.joules_a_point:.4g} J a point"
+        return [
+            f"the loss reached {reached.loss:g} in {reached.steps} steps; {fell}; what that took is not known:"
+            f" {reached.reason}"
+        ]
+    word = "" if reached.measured else "by ESTIMATE "
+    a_point = (
+        f"; {reached.reason}"
+        if reached.joules_a_point is None
+        else f": {word}{_with_width(reached.joules_a_point, reached.joules_a_point_half_width)} J a point"
+    )
+    why = "" if reached.half_width is not None else f" ({reached.reason})"
     return [
-        f"the loss reached {reached.loss:g} in {reached.steps} steps, which took {reached.joules:.4g}{width} J;"
-        f" it fell by {reached.fell:.4f}{a_point}"
+        f"the loss reached {reached.loss:g} in {reached.steps} steps, which took"
+        f" {word}{_with_width(reached.joules, reached.half_width)} J{why}; {fell}{a_point}"
     ]
+
+
+def _with_width(value: float, half_width: float | None) -> str:
+    return f"{value:.4g}" if half_width is None else f"{value:.4g} ± {half_width:.2g}"
 
 
 def _idle_lines(idle: Idle) -> list[str]:

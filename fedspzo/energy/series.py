@@ -32,7 +32,8 @@ def readings_table(account: Account) -> Table:
 def series_table(account: Account, bounds: Sequence[tuple[float, float]], losses: Sequence[float]) -> Table:
     """Each step's times in s, loss, and joules with the idle power and above it, by readings between which it lies.
 
-    A step that is shorter than the source takes to show it has no joules.
+    A step that is shorter than the source takes to show it has no joules. An estimate has no interval, and is called
+    one.
     """
     readings, idle = account.readings, account.idle.watts
     known = np.isfinite(readings.values)
@@ -51,15 +52,16 @@ def series_table(account: Account, bounds: Sequence[tuple[float, float]], losses
         None if joules is None or idle is None else joules - idle * (end - begin)
         for joules, (begin, end) in zip(gross, bounds, strict=True)
     ]
+    word = "" if account.facts.measured else " by ESTIMATE"
     return {
         "step": [float(number) for number in range(1, len(bounds) + 1)],
         "begin (s)": [begin for begin, _ in bounds],
         "end (s)": [end for _, end in bounds],
         "loss": list(losses),
-        "joules with idle": gross,
-        "joules above idle": above,
+        f"joules with idle{word}": gross,
+        f"joules above idle{word}": above,
         "half of its 95 % interval": [
-            None if joules is None else _half_width(account, joules, end - begin)
+            None if joules is None or word else _half_width(account, joules, end - begin)
             for joules, (begin, end) in zip(above, bounds, strict=True)
         ],
     }

@@ -48,7 +48,7 @@ from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.estimator import measure
 from fedspzo.device_runtime.step.runner import Forward
-from fedspzo.energy.host import describe_host
+from fedspzo.energy.host import describe_host, describe_state
 
 IDLE_W = 2.0
 BLOCK_1, BLOCK_2 = forward_block(0), forward_block(1)
@@ -305,6 +305,8 @@ def test_a_machine_is_described(tmp_path: Path) -> None:
     }
     write_tree(tmp_path, {**cores, **governors, **rest})
     found = describe_host(tmp_path)
+    write_tree(tmp_path, {"class/thermal/thermal_zone0/temp": 61_000})
+    assert describe_state(tmp_path)["temperatures_c"] == [61.0]
     assert (found["governor"], found["frequencies_mhz"]) == (["ondemand"], [1500.0, 1500.001])
     assert (found["temperatures_c"], found["screen"]) == ([48.2], {"10-0045": 31})
     assert found["board"] == "Raspberry Pi 5 Model B Rev 1.0"

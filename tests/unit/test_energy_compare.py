@@ -45,3 +45,32 @@ def test_what_is_no_measurement_gets_a_sentence(tmp_path: Path) -> None:
     assert "they do not differ" in lines[1]
     assert "different machines" in lines[2]
     assert compare(other, other).ratio == pytest.approx(1.0)
+
+
+def test_what_a_loss_takes_comes_first(tmp_path: Path) -> None:
+    """A step of B takes half as much, and it needs four times as many."""
+    files = []
+    for name, joules, steps, loss in (
+        ("a", 2.0, 10, 1.2),
+        ("b", 1.0, 40, 1.2),
+        ("c", 1.0, None, 1.2),
+        ("d", 1.0, 5, 1.1),
+    ):
+        files.append(tmp_path / f"{name}.json")
+        target = {"loss": loss, "steps": steps}
+        each = [joules, joules * 1.01, joules * 0.99]
+        files[-1].write_text(json.dumps({"source": "rapl", "repetitions": each, "target": target}))
+    one, *others = map(read_measurement, files)
+    compared = compare(one, others[0])
+    assert compared.ratio == pytest.approx(0.5)
+    assert compared.to_loss is not None
+    assert compared.to_loss.ratio == pytest.approx(2.0)
+    assert compared.to_loss.differ
+    lines = comparison_lines(compared)
+    assert "A takes 20 J to the loss, B 40 J" in lines[0]
+    assert "A takes 2 J a step" in lines[2]
+    none = Measurement("e", (1.0, 1.1), "rapl ")
+    for other, said in ((others[1], "B did not reach 1.2"), (others[2], "A to 1.2 and B to 1.1"), (none, "B to none")):
+        assert compare(one, other).to_loss is None
+        assert said in comparison_lines(compare(one, other))[0]
+    assert not compare(none, none).reason

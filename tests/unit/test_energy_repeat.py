@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,6 +17,7 @@ from fedspzo.broker.simulation.first_order import ALGORITHMS
 from fedspzo.broker.simulation.gradient import Backpropagation
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.energy.estimate import Estimate
+from fedspzo.device_runtime.energy.figures import Figure
 from fedspzo.device_runtime.energy.readings import Pace, Readings
 from fedspzo.device_runtime.energy.source import COUNTER, Facts
 from fedspzo.device_runtime.engines.protocol import create_engine
@@ -26,8 +28,10 @@ from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.estimator import measure
 from fedspzo.device_runtime.step.runner import Forward
 from fedspzo.energy.measure import SMOOTH, Course, Taken, take_course
+from fedspzo.energy.plot import plot_account
 from fedspzo.energy.repeat import Repeated, repeat, to_target
 from fedspzo.energy.report import target_lines
+from fedspzo.energy.series import series_table
 from fedspzo.energy.steps import ForwardSteps, GradientSteps
 
 IDLE_S, STEP_S, IDLE_W, STEP_J = 30.0, 3.0, 2.0, 45.0
@@ -107,3 +111,46 @@ def test_joules_to_a_loss() -> None:
     assert f"reached 1.2 in 20 steps, which took {reached.joules:.4g} ±" in "".join(target_lines(reached))
     assert to_target(told, taken, 0.9).joules is None
     assert "did not reach 0.9" in "".join(target_lines(to_target(told, taken, 0.9)))
+    assert reached.fell_half_width < reached.fell
+    relative = reached.joules_a_point_half_width / reached.joules_a_point
+    assert relative == pytest.approx(np.hypot(told.half_width / told.joules, reached.fell_half_width / reached.fell))
+    assert f"{reached.joules_a_point:.4g} ± {reached.joules_a_point_half_width:.2g} J a point" in "".join(
+        target_lines(reached)
+    )
+
+
+def test_an_estimate_of_joules_to_a_loss_is_called_one() -> None:
+    taken = Taken((20, 20), (), 0.0, tuple(np.linspace(2.0, 1.0, 20)) * 2, ())
+    guess = Repeated(45.0, None, (), "an estimate has no interval")
+    said = "".join(target_lines(to_target(guess, taken, 1.2, measured=False)))
+    assert "which took by ESTIMATE 900 J (an estimate has no interval)" in said
+    assert "by ESTIMATE 1425 J a point" in said
+    assert said.count("±") == 1, "of the loss alone"
+
+
+def test_what_is_not_known_of_a_loss_says_why() -> None:
+    taken = Taken((20, 20), (), 0.0, tuple(np.linspace(2.0, 1.0, 20)) * 2, ())
+    silent = to_target(Repeated(None, None, (), "the idle power is not known"), taken, 1.2)
+    assert "what that took is not known: the idle power is not known" in "".join(target_lines(silent))
+    noisy = Taken((20, 20), (), 0.0, (1.0, 1.1) * 20, ())
+    flat = to_target(repeated((20, 20)), noisy, 1.2)
+    assert flat.joules_a_point is None
+    assert "a point of loss has no price" in "".join(target_lines(flat))
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_a_series_of_estimates_has_no_intervals(measured: bool, tmp_path: Path) -> None:
+    readings = Readings(np.arange(9.0), np.arange(9.0) * 5, {OTHER: np.ones(9)})
+    facts = Facts(COUNTER, 1e-3, 1e-3, 0.02, "all", gauge=False, measured=measured)
+    account = SimpleNamespace(
+        readings=readings, facts=facts, pace=Pace(1e-3), source="rapl", idle=Estimate(readings, facts, Pace(1e-3)).idle,
+        phases={}, work=Figure(40.0, 1.0 if measured else None, "", 8.0, 1.0, 1.0),
+    )  # fmt: skip
+    account.idle = replace(account.idle, watts=0.0, half_width=0.0)
+    table = series_table(account, [(0.0, 4.0), (4.0, 8.0)], [1.0, 1.0])  # type: ignore[arg-type]
+    assert (table["half of its 95 % interval"] == [None, None]) != measured
+    assert ("joules above idle" in table) == measured
+    plot_account(tmp_path / "power.svg", account, 2)  # type: ignore[arg-type]
+    drawn = (tmp_path / "power.svg").read_text()
+    assert ("95 % intervals" in drawn, "ESTIMATE" in drawn) == (measured, not measured)
+    assert ("LineCollection" in drawn) == measured
