@@ -22,7 +22,7 @@ HOLE = 10
 #: The share of the work that a log must have rows of, the least correlation, by how much it must be the best, and on
 #: how many rows: for the edges of the work to tell the offset.
 _LEAST_SEEN, _LEAST_SCORE, _MARGIN, _LEAST_POINTS = 0.8, 0.7, 0.05, 30
-#: A variance that is none, of what varies by about 1.
+#: A variance that is taken for 0, of what varies by about 1.
 _STILL = 1e-8
 
 
@@ -73,20 +73,21 @@ def align_edges(log: Log, times: Sequence[float], busy: Sequence[float]) -> tupl
     Raises:
         EnergyError: no offset fits well, or another fits about as well.
     """
-    cure = f"give the --offset{' SECONDS, 0 where the clocks are the same' if log.absolute else ''}"
     grid = max(log.period, float(np.median(np.diff(times))) if len(times) > 1 else 0.0)
     length = times[-1] - times[0]
     if length < _LEAST_POINTS * grid:
         raise EnergyError(
             "energy.log-too-short",
-            f"{log.name} has {length / grid if grid else 0:.0f} rows for the work, too few to find it in; {cure}",
+            f"{log.name} has {length / grid if grid else 0:.0f} rows for the work, too few to find it in; give"
+            " the --offset SECONDS, 0 where the clocks are the same",
         )
     clock = np.arange(times[0], times[-1], grid / 4)
     fits = _fit_everywhere(log, clock, np.interp(clock, times, busy))
     if not len(fits.offsets):
         raise EnergyError(
             "energy.log-too-short",
-            f"{log.name} has no {_LEAST_SEEN:.0%} of the {length:.0f} s of the work in one piece; {cure}",
+            f"{log.name} has no {_LEAST_SEEN:.0%} of the {length:.0f} s of the work in one piece; give the"
+            " --offset SECONDS, 0 where the clocks are the same",
         )
     # what of the work is not seen, and a clock that is far off, count against an offset
     worth = fits.scores - (1 - fits.seen) / 2 - _MARGIN * 2 * (log.absolute & (np.abs(fits.offsets) > FAR_S))
@@ -96,7 +97,7 @@ def align_edges(log: Log, times: Sequence[float], busy: Sequence[float]) -> tupl
         raise EnergyError(
             "energy.log-does-not-fit",
             f"the power in {log.name} does not follow the work at any offset"
-            f"{f' ({log.outlier})' if log.outlier else ''}; {cure}",
+            f"{f' ({log.outlier})' if log.outlier else ''}; give the --offset SECONDS, 0 where the clocks are the same",
         )
     rival = _find_rival(worth, best)
     if rival is not None:
@@ -104,7 +105,7 @@ def align_edges(log: Log, times: Sequence[float], busy: Sequence[float]) -> tupl
         raise EnergyError(
             "energy.log-ambiguous",
             f"the power in {log.name} follows the work at several offsets, such as {one:.1f} s and {other:.1f} s;"
-            f" {cure}",
+            " give the --offset SECONDS, 0 where the clocks are the same",
         )
     return float(fits.offsets[best]), float(fits.scores[best])
 

@@ -134,8 +134,7 @@ def choose_columns(names: Sequence[str], units: Sequence[str], volts: bool) -> C
     if isinstance(times, str):
         return times
     if not times:
-        why = [clause for kind, clause in refused if kind == TIME]
-        return f"it has no time that can be used ({'; '.join(why)})" if why else "it names no time"
+        return _none_usable("time", [clause for kind, clause in refused if kind == TIME])
     for wanted in ((WATTS,), (VOLTS, AMPERES), (AMPERES,)):
         if wanted == (AMPERES,) and not volts:
             continue
@@ -151,8 +150,11 @@ def choose_columns(names: Sequence[str], units: Sequence[str], volts: bool) -> C
             )
     if found[AMPERES]:
         return "it has a current and no voltage; give the supply's with --volts"
-    why = [clause for kind, clause in refused if kind != TIME]
-    return f"it has no power that can be used ({'; '.join(why)})" if why else "it names no power"
+    return _none_usable("power", [clause for kind, clause in refused if kind != TIME])
+
+
+def _none_usable(what: str, refused: Sequence[str]) -> str:
+    return f"it has no {what} that can be used ({'; '.join(refused)})" if refused else f"it names no {what}"
 
 
 def unit_row(cells: Sequence[str]) -> bool:

@@ -60,7 +60,7 @@ def _no_header(file: Path, reason: str) -> EnergyError:
 
 
 def _width(cells: Sequence[str]) -> int:
-    """Cells, but for empty ones at the end."""
+    """How many cells there are, without empty ones at the end."""
     return max((at for at, cell in enumerate(cells, 1) if cell.strip()), default=0)
 
 

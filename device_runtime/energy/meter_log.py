@@ -227,7 +227,7 @@ def _refuse_days(file: Path, times: np.ndarray, numbers: Sequence[int]) -> None:
 
 
 def find_strays(times: np.ndarray, most: int) -> tuple[np.ndarray, list[int]]:
-    """The rows that rise, and the others, where these are up to so many single ones; else all, and none."""
+    """The rows that rise, and the single ones beside them where these are few enough; else all, and an empty list."""
     back = np.flatnonzero(np.diff(times) < 0)
     strays = []
     for at in back.tolist() if len(back) <= most else ():

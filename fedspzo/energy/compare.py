@@ -22,7 +22,7 @@ class Measurement:
         name: of the file.
         each: J a step by repetition.
         source: its name and machine.
-        loss: that was to be reached, if one was.
+        loss: the target, if there was one.
         steps: to it, in each repetition alike; None where it was not reached.
     """
 
@@ -43,8 +43,8 @@ class Comparison:
         ratio: of the means.
         differ: whether 0 lies outside the interval.
         alike: whether source and machine are the same, so that errors of scale cancel in the ratio.
-        to_loss: the same of the joules to the loss that both were to reach; None where these are not compared.
-        reason: why they are not, as a sentence; "" where no loss was to be reached.
+        to_loss: the same of the joules to the loss that both had as a target; None where these are not compared.
+        reason: why they are not, as a sentence; "" where there was no target.
     """
 
     one: float
@@ -96,7 +96,7 @@ def compare(one: Measurement, other: Measurement) -> Comparison:
 
 
 def _not_to_loss(one: Measurement, other: Measurement) -> str:
-    """Why joules to a loss are not compared where one was to be reached, as a sentence; else ""."""
+    """Why joules to a loss are not compared where there was a target, as a sentence; else ""."""
     if one.loss != other.loss:
         said = [f"{name} {f'to {m.loss:g}' if m.loss is not None else 'to none'}" for name, m in _named(one, other)]
         return f"joules to a loss are not compared: {' and '.join(said)} (--target-loss)"
