@@ -142,7 +142,7 @@ def rounds_lines(described: dict[str, Any], beside: dict[str, Any]) -> list[str]
         f"{described['rounds']} rounds took {described['joules']:.4g} ±"
         f" {NORMAL * described['joules_uncertainty']:.2g} J"
         f" above idle{word}",
-        f"a round: {described['joules_a_round']:.4g} ± {NORMAL * described['joules_a_round_uncertainty']:.2g} J;"
+        f"a round{word}: {described['joules_a_round']:.4g} ± {NORMAL * described['joules_a_round_uncertainty']:.2g} J;"
         f" a device's: {described['joules_a_device_round']:.4g} ±"
         f" {NORMAL * described['joules_uncertainty'] / described['devices']:.2g} J (± is half of a 95 % interval)",
     ]
@@ -152,7 +152,7 @@ def rounds_lines(described: dict[str, Any], beside: dict[str, Any]) -> list[str]
         )
     if described["joules_a_point"] is not None:
         lines.append(
-            f"a point of loss: {described['joules_a_point']:.4g} ±"
+            f"a point of loss{word}: {described['joules_a_point']:.4g} ±"
             f" {NORMAL * described['joules_a_point_uncertainty']:.2g} J"
             f" (it fell by {described['loss_fell_by']:.4f} ± {NORMAL * described['loss_fell_by_uncertainty']:.4f})"
         )
