@@ -192,6 +192,7 @@ def test_panels_show_what_the_journal_has(
                     "--access", str(broker.folder / "server.json"), "--admit", str(tmp_path / "admitted"),
                     "--http", url.removeprefix("https://"), "--http-certificate", str(certificate),
                     "--http-key", str(certificate), "--rounds", str(ROUNDS), "--evaluate-every", "1",
+                    "--fanouts", "1,200",  # so that rounds last while metrics are read
                     "--mode", "robust", "--privacy", "device", "--honest", "1", "--cohort", "3", "--quorum", "3",
                     "--privacy-budget", str(BUDGET), "--delta", str(DELTA), serve_after=(),
                 )  # fmt: skip
