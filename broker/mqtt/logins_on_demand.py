@@ -11,7 +11,7 @@ from fedspzo.device_runtime.errors import BrokerError
 
 
 class LoginsOnDemand:
-    """See :class:`fedspzo.broker.server.enrolment.BrokerLogins`."""
+    """See :class:`fedspzo.broker.server.enrolment.requests.BrokerLogins`."""
 
     def check(self, name: str) -> None:
         """Raise BrokerError when a name is kept for servers."""

@@ -10,7 +10,9 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from fedspzo.broker.server.device_changes import Execute, changing, note, unknown
+from fedspzo.broker.server.device_changes import note, unknown
+from fedspzo.broker.server.schema import Execute
+from fedspzo.broker.server.state_folder import changing
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.errors import StateError
 

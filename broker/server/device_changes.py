@@ -8,20 +8,16 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedspzo.broker.server.schema import open_tables
-from fedspzo.broker.server.state_folder import DATABASE, open_database
+from fedspzo.broker.server.schema import Execute
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.log import printable
 
 #: Devices that are named of those that were changed together.
 NAMED = 10
-
-Execute = Callable[..., sqlite3.Cursor]
 
 
 @dataclass(frozen=True)
@@ -44,21 +40,6 @@ class DeviceChange:
     new: str
     count: int
     devices: tuple[str, ...]
-
-
-@contextmanager
-def changing(folder: Path) -> Iterator[Execute]:
-    """A transaction in a server's file. Raises StateError when the folder is not a server's, or cannot be written."""
-    open_database(folder).close()  # or it is not a server's
-    with closing(open_tables(folder / DATABASE)) as connection:
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            yield connection.execute
-            connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise StateError(
-                "state.unwritable", f"{folder / DATABASE} cannot be changed ({error}); make room on the disk"
-            ) from None
 
 
 def note(execute: Execute, who: str, name: str, old: object, new: object, devices: Sequence[str]) -> None:

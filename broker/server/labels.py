@@ -6,7 +6,9 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedspzo.broker.server.device_changes import Execute, changing, note, unknown
+from fedspzo.broker.server.device_changes import note, unknown
+from fedspzo.broker.server.schema import Execute
+from fedspzo.broker.server.state_folder import changing
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.log import printable
 from fedspzo.device_runtime.protocol.topics import valid_id

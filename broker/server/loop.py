@@ -132,9 +132,7 @@ class Loop:
             self._controls, store, self._roster, self._outbox, self._progress, self._watch, self._summing,
             self._replies, self._held_out, devices, aggregate, sample, plans,
         )  # fmt: skip
-        self.window = Window(
-            self._progress, self._roster, self._link.events.put, admission.group if admission else None
-        )
+        self.window = Window(self._progress, self._roster, self._link.events.put, self._group_of)
         self._stopping = threading.Event()
         self._finished_at: float | None = None
         self._over_at: float | None = None

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from fedspzo.broker.server.schema import check_whole, open_tables
+from fedspzo.broker.server.schema import check_whole, open_tables, writing
 from fedspzo.broker.server.state_folder import DATABASE, KEY, checker, open_database
 from fedspzo.device_runtime.errors import MessageError, StateError
 from fedspzo.device_runtime.files import lock_folder
@@ -119,14 +119,8 @@ def open_stopped(folder: Path) -> Iterator[Own]:
             raise StateError("state.no-job", f"{folder} lacks the job or {KEY}; restore the folder from a backup")
         signer = Signer(folder / KEY)
         check = checker(job[0], job[1], signer.public)
-        try:
-            connection.execute("BEGIN IMMEDIATE")
+        with writing(connection, folder / DATABASE):
             yield Own(job[0], job[1], signer, connection, Journal(connection, check), check)
-            connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise StateError(
-                "state.unwritable", f"{folder / DATABASE} cannot be changed ({error}); make room on the disk"
-            ) from None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from fedspzo.broker.server.admission import Admission
 from fedspzo.broker.server.blocking import Blocked
 from fedspzo.broker.server.copies import Copies
 from fedspzo.broker.server.devices import Member, Roster, accept, announce, part
-from fedspzo.broker.server.enrolled import Enrolled
+from fedspzo.broker.server.enrolment.enrolled import Enrolled
 from fedspzo.broker.server.evaluation import Claim, DigestWatch
 from fedspzo.broker.server.inbox import Heard
 from fedspzo.broker.server.outbox import Outbox

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.replica.journal import connect
+
+Execute = Callable[..., sqlite3.Cursor]
 
 #: Kept in the file as PRAGMA user_version. Files from before versions were kept have 0, and the tables of version 1.
 VERSION = 1
@@ -90,6 +93,21 @@ def open_tables(file: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+@contextmanager
+def writing(connection: sqlite3.Connection, file: Path) -> Iterator[Execute]:
+    """All of what is written inside, or nothing. Raises StateError when the disk refuses."""
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield connection.execute
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        raise StateError("state.unwritable", f"{file} cannot be changed ({error}); make room on the disk") from None
 
 
 def check_version(connection: sqlite3.Connection, file: Path) -> None:

@@ -15,7 +15,7 @@ from fedspzo.broker.rounds.job import Job, check_job
 from fedspzo.broker.rounds.sampling import Sample, choose_cohort
 from fedspzo.broker.server.admission import Admission
 from fedspzo.broker.server.budgets import CutOff
-from fedspzo.broker.server.enrolment import BrokerLogins, Enrolment
+from fedspzo.broker.server.enrolment.requests import BrokerLogins, Enrolment
 from fedspzo.broker.server.evaluation import Evaluator, Schedule
 from fedspzo.broker.server.held_out import HeldOut, check_patience
 from fedspzo.broker.server.loop import Loop
@@ -249,7 +249,7 @@ class Server:
         from fedspzo.broker.server.console.logins import Logins
         from fedspzo.broker.server.console.recent_log import recent_log
         from fedspzo.broker.server.console.running import Backups, DeviceControls, Running
-        from fedspzo.broker.server.enrolment_route import enrolment_route
+        from fedspzo.broker.server.enrolment.route import enrolment_route
         from fedspzo.broker.server.metrics import make_registry
 
         place = self._endpoint

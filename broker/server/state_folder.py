@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from fedspzo.broker.rounds.aggregate import ClosedRound, Spending
-from fedspzo.broker.server.schema import check_version, lacking_tables
+from fedspzo.broker.server.schema import Execute, check_version, lacking_tables, open_tables, writing
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.files import make_folder, write_atomically
 from fedspzo.device_runtime.protocol.codec import decode
@@ -152,6 +152,18 @@ def open_database(folder: Path) -> sqlite3.Connection:
     connection = connect(file)
     check_version(connection, file)
     return connection
+
+
+@contextmanager
+def changing(folder: Path) -> Iterator[Execute]:
+    """A transaction in a server's file, with all of its tables, whether or not the server runs.
+
+    Raises:
+        StateError: the folder is not a server's, or cannot be written.
+    """
+    open_database(folder).close()  # or it is not a server's
+    with closing(open_tables(folder / DATABASE)) as connection, writing(connection, folder / DATABASE) as execute:
+        yield execute
 
 
 def history(connection: sqlite3.Connection) -> list[ClosedRound]:

@@ -55,17 +55,16 @@ class Window:
         progress: Progress,
         roster: Roster,
         ask: Callable[[Wish], None],
-        group_of: Callable[[str], str] | None = None,
+        group_of: Callable[[str], str] = lambda device: "",
     ) -> None:
         """Look into a server.
 
         Args:
             ask: brings a wish to the server's thread.
-            group_of: a device's name → its group, "" for none; None where there are no groups.
+            group_of: a device's name → its group, "" for none.
         """
         self._progress, self._roster, self._ask = progress, roster, ask
-        self.group_of = group_of or (lambda name: "")
-        self._grouped = group_of is not None
+        self.group_of = group_of
         self._groups: tuple[float, list[str]] = 0.0, []
 
     def round_now(self) -> RoundNow:
@@ -94,7 +93,7 @@ class Window:
     def groups(self) -> list[str]:
         """The groups that devices are in, looked for again after :data:`LOOK_S`."""
         now, (looked_at, found) = time.monotonic(), self._groups
-        if self._grouped and (not looked_at or now > looked_at + LOOK_S):
+        if not looked_at or now > looked_at + LOOK_S:
             found = sorted({self.group_of(member.name) for member in self._roster.all()} - {""})
             self._groups = now, found
         return found

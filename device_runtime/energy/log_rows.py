@@ -65,6 +65,7 @@ def _width(cells: Sequence[str]) -> int:
 
 
 def split_cells(file: Path, number: int, line: str, delimiter: str) -> list[str]:
+    """A line's cells. Raises EnergyError where it is not of a CSV."""
     if delimiter == " ":
         return line.split()
     try:

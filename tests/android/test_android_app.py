@@ -33,10 +33,10 @@ from refusals import raises
 from starlette.applications import Starlette
 
 from fedspzo.broker.mqtt.mosquitto_program import installed
-from fedspzo.broker.server.enrolment import Enrolment
-from fedspzo.broker.server.enrolment_route import enrolment_route
+from fedspzo.broker.server.enrolment.invitations import decide, invite, list_askers
+from fedspzo.broker.server.enrolment.requests import Enrolment
+from fedspzo.broker.server.enrolment.route import enrolment_route
 from fedspzo.broker.server.http import serve, serve_app
-from fedspzo.broker.server.invitations import decide, invite, list_askers
 from fedspzo.broker.server.state_folder import pin_bundle
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.data.live import LiveData

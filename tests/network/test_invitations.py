@@ -17,22 +17,23 @@ from ports import free_port
 from refusals import raises, refused
 from starlette.applications import Starlette
 
-from fedspzo.broker.mqtt.certificates import ensure_certificates
+from fedspzo.broker.mqtt.certificates import AUTHORITY, ensure_certificates
 from fedspzo.broker.mqtt.logins_on_demand import LoginsOnDemand
 from fedspzo.broker.mqtt.mosquitto import ManagedBroker
 from fedspzo.broker.mqtt.mosquitto_program import installed
 from fedspzo.broker.server.admission import Admission
 from fedspzo.broker.server.backup import back_up
 from fedspzo.broker.server.blocking import block
-from fedspzo.broker.server.enrolled import Enrolled
-from fedspzo.broker.server.enrolment import Enrolment
-from fedspzo.broker.server.enrolment_route import enrolment_route
+from fedspzo.broker.server.enrolment.enrolled import Enrolled
+from fedspzo.broker.server.enrolment.invitations import decide, invite, list_askers, list_offers, take_back
+from fedspzo.broker.server.enrolment.requests import Enrolment
+from fedspzo.broker.server.enrolment.route import enrolment_route
+from fedspzo.broker.server.enrolment.tokens import FREE_TRIES, LONGEST_S, MOST_ADDRESSES, Tries
 from fedspzo.broker.server.forgetting import forget_devices
 from fedspzo.broker.server.http import serve_app
-from fedspzo.broker.server.invitations import decide, invite, list_askers, list_offers, take_back
 from fedspzo.broker.server.store import ServerStore
-from fedspzo.broker.server.tokens import FREE_TRIES, LONGEST_S, MOST_ADDRESSES, Tries
 from fedspzo.cli import main
+from fedspzo.device_runtime.device.download import read
 from fedspzo.device_runtime.device.enrolment import ACCESS, ask, enrol
 from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.link.invitation import Invitation
@@ -377,6 +378,8 @@ def test_two_devices_join_though_server_and_device_are_killed(
             second = start_device("second")
             assert first.wait(PATIENCE_S) == second.wait(PATIENCE_S) == 0
             last = read_end(server)
+            metrics = read(f"{url}/metrics", 1 << 20, (broker.folder / AUTHORITY).read_text()).decode()
+            assert 'fedspzo_group_devices_known{group="lab"} 2.0' in metrics
             third = start_device("third")
             _, said = third.communicate(timeout=PATIENCE_S)
             assert third.returncode == 78

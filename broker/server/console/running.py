@@ -19,7 +19,7 @@ from fedspzo.broker.server.labels import put_on, take_off
 from fedspzo.broker.server.member_tables import read_blocked
 from fedspzo.broker.server.state_folder import DATABASE, open_to_read
 from fedspzo.broker.server.window import Window
-from fedspzo.device_runtime.errors import FedSPZOError, PlanError, StateError
+from fedspzo.device_runtime.errors import FedSPZOError, StateError
 from fedspzo.device_runtime.log import several
 
 log = logging.getLogger(__name__)
@@ -80,10 +80,8 @@ class DeviceControls:
             log.info("'%s' lets %s in again", who, several(changed, "device"))
         elif act == LABEL:
             changed = put_on(self._folder, names, label, who)
-        elif act == UNLABEL:
-            changed = take_off(self._folder, names, label, who)
         else:
-            raise PlanError("device.unknown-act", f"devices can be treated so: {', '.join(ACTS)}")
+            changed = take_off(self._folder, names, label, who)
         return {"changed": changed, "logins": None, "problem": ""}
 
     def _block(self, who: str, names: Sequence[str]) -> dict[str, Any]:

@@ -9,21 +9,18 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
 from fedspzo.device_runtime.data.feedback import ACCEPTED, REJECTED
 from fedspzo.device_runtime.data.live import LiveData
 from fedspzo.device_runtime.data.suggestion import Suggestion
-from fedspzo.device_runtime.device.enrolment import ask as ask_server
-from fedspzo.device_runtime.device.enrolment import make_access, make_request
 from fedspzo.device_runtime.engines.protocol import Engine
 from fedspzo.device_runtime.errors import DataError, FedSPZOError, StateError
 from fedspzo.device_runtime.link.invitation import Invitation
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.manifest import MANIFEST
-from fedspzo.device_runtime.protocol.enrolment import ADMITTED
 from fedspzo.device_runtime.replica.state import DeviceState, read_identity
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo_app import own_examples
@@ -33,6 +30,7 @@ from fedspzo_app.engines import choose_engine
 from fedspzo_app.held_back import SplitExamples
 from fedspzo_app.history import History
 from fedspzo_app.improvement import Improvement
+from fedspzo_app.joining import join
 from fedspzo_app.model import ask, describe, open_state
 from fedspzo_app.phone import Phone
 from fedspzo_app.private_files import PrivateFiles, Vault, parse_invitation
@@ -41,8 +39,6 @@ from fedspzo_app.training import Training
 
 #: Threads of the engine and for weights: the fast cores of a phone are few, and the phone is to stay usable.
 _MOST_THREADS = 4
-#: Times that a server is asked to let the phone join, before a person is told.
-_ATTEMPTS = 3
 _P = ParamSpec("_P")
 
 
@@ -107,7 +103,8 @@ class App:
                 " another",
             )
         if invitation.token:
-            invitation = self._join(invitation)
+            with self._files.key_unsealed(self._vault):
+                invitation = join(invitation, self._files.state)
         self._stop()
         self._close_state()
         self._files.save_invitation(invitation, self._vault)
@@ -314,17 +311,6 @@ class App:
     def digest(self) -> str:
         """Hash of the replica's weights, in hexadecimal; "" before there is a replica."""
         return self._state.replica.digest().hex() if self._state is not None else ""
-
-    def _join(self, invitation: Invitation) -> Invitation:
-        """An invitation of this phone's own, by one for many."""
-        with self._files.key_unsealed(self._vault):
-            request = make_request(self._files.state, invitation)
-        if ask_server(invitation, request, attempts=_ATTEMPTS) != ADMITTED:
-            raise StateError(
-                "device.waits",
-                "the operator has yet to admit this phone; wait for that, and accept the invitation again",
-            )
-        return replace(invitation, access=make_access(invitation, request), token="")
 
     def _needed_invitation(self) -> Invitation:
         if self._invitation is None:

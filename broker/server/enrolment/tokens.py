@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
-from fedspzo.broker.server.invitations import Offer
+from fedspzo.broker.server.enrolment.invitations import Offer
 from fedspzo.device_runtime.errors import EnrolmentError
 from fedspzo.device_runtime.protocol.enrolment import digest
 

@@ -1,7 +1,7 @@
 """Invitations for many devices, and who asks to take part by one: what an operator makes, looks at and decides.
 
 All of it is in the server's file, so that a backup has it; of a token only the hash. The server may run meanwhile. It
-takes devices' requests in :mod:`fedspzo.broker.server.enrolment`.
+takes devices' requests in :mod:`fedspzo.broker.server.enrolment.requests`.
 """
 
 from __future__ import annotations
@@ -9,14 +9,13 @@ from __future__ import annotations
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedspzo.broker.server.devices import MAX_DEVICES
-from fedspzo.broker.server.schema import open_tables
-from fedspzo.broker.server.state_folder import BUNDLE, DATABASE, open_database
+from fedspzo.broker.server.state_folder import BUNDLE, changing, open_database, open_to_read
 from fedspzo.device_runtime.errors import EnrolmentError, StateError
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.enrolment import ADMITTED, ASKED, digest
@@ -104,13 +103,13 @@ def invite(
             f"an invitation is for 1 to {MAX_DEVICES:,} devices, and for a year at most; give less",
         )
     token = secrets.token_urlsafe(32)
-    with _changing(folder) as connection:
-        if connection.execute("SELECT 1 FROM invitations WHERE name = ?", (name,)).fetchone():
+    with changing(folder) as execute:
+        if execute("SELECT 1 FROM invitations WHERE name = ?", (name,)).fetchone():
             raise EnrolmentError(
                 "enrolment.invitation-taken",
                 f"there is an invitation '{name}' already; take it back with --remove, or choose another name",
             )
-        connection.execute(
+        execute(
             "INSERT INTO invitations VALUES (?, ?, ?, 0, ?, ?, ?, ?)",
             (name, digest(token), uses, time.time() + seconds, group, waits, str(broker.resolve())),
         )
@@ -124,8 +123,8 @@ def take_back(folder: Path, name: str) -> None:
         StateError: not a server's folder, or the disk refuses.
         EnrolmentError: there is no such invitation.
     """
-    with _changing(folder) as connection:
-        if not connection.execute("DELETE FROM invitations WHERE name = ?", (name,)).rowcount:
+    with changing(folder) as execute:
+        if not execute("DELETE FROM invitations WHERE name = ?", (name,)).rowcount:
             raise EnrolmentError(
                 "enrolment.no-invitation", f"there is no invitation '{name}'; fedspzo invite {folder} lists them"
             )
@@ -133,13 +132,13 @@ def take_back(folder: Path, name: str) -> None:
 
 def list_offers(folder: Path) -> list[Offer]:
     """All invitations by their names. Raises StateError for a folder that is not a server's."""
-    with closing(_open(folder)) as connection:
+    with closing(open_to_read(folder)) as connection:
         return [offer for _, offer in read_offers(connection)]
 
 
 def list_askers(folder: Path, state: str = ASKED) -> list[Asker]:
     """Devices that have asked and are in a state, the first one first. Raises StateError as :func:`list_offers`."""
-    with closing(_open(folder)) as connection:
+    with closing(open_to_read(folder)) as connection:
         rows = connection.execute(
             'SELECT name, key, invitation, "group", state, asked FROM enrolled WHERE state = ? ORDER BY asked, name',
             (state,),
@@ -157,9 +156,9 @@ def decide(folder: Path, names: Sequence[str], admit: bool) -> None:
         EnrolmentError: a name is not of a device that this can be decided of; then nothing has changed.
     """
     state = ADMITTED if admit else REFUSED
-    with _changing(folder) as connection:
+    with changing(folder) as execute:
         for name in names:
-            row = connection.execute("SELECT state FROM enrolled WHERE name = ?", (name,)).fetchone()
+            row = execute("SELECT state FROM enrolled WHERE name = ?", (name,)).fetchone()
             if row is None:
                 raise EnrolmentError(
                     "enrolment.not-asking",
@@ -170,7 +169,7 @@ def decide(folder: Path, names: Sequence[str], admit: bool) -> None:
                     "enrolment.takes-part",
                     f"'{name}' takes part already; send it away with fedspzo block {folder} {name}",
                 )
-            connection.execute("UPDATE enrolled SET state = ? WHERE name = ?", (state, name))
+            execute("UPDATE enrolled SET state = ? WHERE name = ?", (state, name))
 
 
 def read_offers(connection: sqlite3.Connection) -> list[tuple[bytes, Offer]]:
@@ -182,33 +181,3 @@ def read_offers(connection: sqlite3.Connection) -> list[tuple[bytes, Offer]]:
         (hashed, Offer(name, uses, used, expires, group, bool(waits), Path(broker)))
         for hashed, name, uses, used, expires, group, waits, broker in rows
     ]
-
-
-def _open(folder: Path) -> sqlite3.Connection:
-    """A server's file, with these tables."""
-    open_database(folder).close()  # or it is not a server's
-    return open_tables(folder / DATABASE)
-
-
-@contextmanager
-def _changing(folder: Path) -> Iterator[sqlite3.Connection]:
-    """A transaction over a server's file."""
-    with closing(_open(folder)) as connection, writing(connection, folder):
-        yield connection
-
-
-@contextmanager
-def writing(connection: sqlite3.Connection, folder: Path) -> Iterator[None]:
-    """All of what is written inside, or nothing. Raises StateError when the disk refuses."""
-    try:
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
-        connection.execute("COMMIT")
-    except sqlite3.Error as error:
-        raise StateError(
-            "state.unwritable", f"{folder / DATABASE} cannot be changed ({error}); make room on the disk"
-        ) from None

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Protocol
 
 from fedspzo.broker.server.admission import Admission
-from fedspzo.broker.server.invitations import REFUSED, Offer, read_offers, writing
-from fedspzo.broker.server.schema import open_tables
+from fedspzo.broker.server.enrolment.invitations import REFUSED, Offer, read_offers
+from fedspzo.broker.server.enrolment.tokens import Tries, find_offer
+from fedspzo.broker.server.schema import open_tables, writing
 from fedspzo.broker.server.state_folder import DATABASE
-from fedspzo.broker.server.tokens import Tries, find_offer
 from fedspzo.device_runtime.errors import BrokerError, EnrolmentError, FedSPZOError
 from fedspzo.device_runtime.log import RateLimitedLog, printable
 from fedspzo.device_runtime.protocol.enrolment import ADMITTED, ASKED, Request, digest
@@ -84,11 +84,11 @@ class Enrolment:
         Raises:
             StateError: the folder's file cannot be used.
         """
-        self._folder, self._job, self._logins, self._admission = folder, job, logins, admission
+        self._file, self._job, self._logins, self._admission = folder / DATABASE, job, logins, admission
         self._tries = Tries()
         self._warnings = RateLimitedLog(log)
         self._waiting: queue.Queue[_Asked | None] = queue.Queue(MOST_WAITING)
-        self._connection = open_tables(folder / DATABASE)
+        self._connection = open_tables(self._file)
         self._thread = threading.Thread(target=self._run, name="enrolment", daemon=True)
         self._thread.start()
 
@@ -144,7 +144,7 @@ class Enrolment:
         offers, known = read_offers(self._connection), cache(self._logins.known)
         invited = [(asked, offer) for asked in batch if (offer := self._authenticate(asked, offers)) is not None]
         entered: list[tuple[_Asked, _Row]] = []
-        with closing(self._connection.cursor()) as cursor, writing(self._connection, self._folder):
+        with closing(self._connection.cursor()) as cursor, writing(self._connection, self._file):
             for asked, offer in invited:
                 try:
                     entered.append((asked, self._enter(cursor, asked.request, offer, known)))
@@ -239,7 +239,7 @@ class Enrolment:
                 wanted[row.broker][row.name] = request.password
         for folder, passwords in wanted.items():
             self._logins.give(folder, passwords, self._job)
-            with writing(self._connection, self._folder):
+            with writing(self._connection, self._file):
                 self._connection.executemany(
                     "UPDATE enrolled SET login = ? WHERE name = ?",
                     [(digest(password), name) for name, password in passwords.items()],

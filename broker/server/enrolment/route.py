@@ -8,7 +8,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from fedspzo.broker.server.enrolment import Enrolment
+from fedspzo.broker.server.enrolment.requests import Enrolment
 from fedspzo.device_runtime.errors import EnrolmentError
 from fedspzo.device_runtime.protocol.enrolment import ASKED, MOST_BYTES, PATH
 
