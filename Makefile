@@ -43,7 +43,7 @@ test-console: $(READY)  ## the console in the browser
 test-families: $(READY)  ## all families × engines × bases: an hour
 	$(PYTEST) -m 'slow or matrix or not slow' --junitxml build/families.xml \
 	    tests/unit/test_families.py tests/unit/test_quantised.py tests/unit/test_adapters.py tests/unit/test_kinds.py \
-	    tests/unit/test_smollm2.py tests/hardware/test_tflite_runtime.py
+	    tests/unit/test_learning.py tests/unit/test_smollm2.py tests/hardware/test_tflite_runtime.py
 	scripts/families-table build/families.xml
 
 # A 64-bit ARM board in qemu's user mode: the device's suite, its bits, a federation. What it needs: docs/embedded-linux.md.

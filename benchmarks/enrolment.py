@@ -26,7 +26,7 @@ import psutil
 from load import PATIENCE_S, Process, free_port, make_bundle
 
 from fedspzo.broker.mqtt.mosquitto import ManagedBroker
-from fedspzo.broker.server.invitations import invite, list_askers
+from fedspzo.broker.server.enrolment.invitations import invite, list_askers
 from fedspzo.broker.server.state_folder import DATABASE
 from fedspzo.broker.server.status import read_status
 from fedspzo.device_runtime.device.download import read

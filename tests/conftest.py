@@ -35,7 +35,7 @@ LONGEST = (
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--bundle", type=Path, help="the tiny model's bundle, where it cannot be exported: on a device")
     parser.addoption(
-        "--texts", type=int, default=2_000, help="of each kind, in slow tests of the tokenizer (%(default)s)"
+        "--texts", type=int, default=6_000, help="of each kind, in slow tests of the tokenizer (%(default)s)"
     )
 
 

@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Decide of all of them or none, or print the list."""
-    from fedspzo.broker.server.invitations import decide, list_askers
+    from fedspzo.broker.server.enrolment.invitations import decide, list_askers
     from fedspzo.device_runtime.protocol.enrolment import ADMITTED, ASKED
 
     if options.names:

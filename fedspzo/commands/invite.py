@@ -34,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Change or show the server's list of invitations."""
-    from fedspzo.broker.server.invitations import list_offers, take_back
+    from fedspzo.broker.server.enrolment.invitations import list_offers, take_back
     from fedspzo.tables import format_table
 
     if options.name is None:
@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _make(options: argparse.Namespace) -> None:
     from fedspzo.broker.mqtt.mosquitto import ManagedBroker
-    from fedspzo.broker.server.invitations import invite, job_of
+    from fedspzo.broker.server.enrolment.invitations import invite, job_of
     from fedspzo.device_runtime.device.enrolment import check_place
     from fedspzo.device_runtime.errors import EnrolmentError
     from fedspzo.device_runtime.link.access import Access

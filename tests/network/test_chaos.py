@@ -14,7 +14,7 @@ from fedspzo.broker.mqtt.mosquitto_program import installed
 @pytest.mark.slow
 @pytest.mark.skipif(not installed(), reason="mosquitto is not installed")
 @pytest.mark.parametrize(
-    ("mode", "devices", "rounds", "faults"), [("robust", 6, 30, 30), ("secure", 6, 10, 25), ("groups", 14, 5, 15)]
+    ("mode", "devices", "rounds", "faults"), [("robust", 6, 60, 60), ("secure", 6, 10, 25), ("groups", 14, 5, 15)]
 )
 def test_nothing_is_lost_in_chaos(
     bundle_folder: Path,

@@ -59,12 +59,14 @@ def test_a_decoder_learns_a_task(tmp_path: Path) -> None:
     assert digests == {progress[-1]["server_digest"]} == {open_run(run).digest().hex()}
 
 
-@pytest.mark.slow
-def test_sixteen_bits_learn_as_well(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "sixteen", [pytest.param("bfloat16", marks=pytest.mark.slow), pytest.param("float16", marks=pytest.mark.matrix)]
+)
+def test_sixteen_bits_learn_as_well(sixteen: str, tmp_path: Path) -> None:
     """The same rounds over weights of 16 bits: the training loss is within 3 % of float32's."""
     train_decoder(tmp_path / "decoder")
     losses = {}
-    for weights in ("float32", "bfloat16"):  # which has fewer digits than float16
+    for weights in ("float32", sixteen):
         target = Target(["litert"], [8], [20], weights=weights)
         bundle = export_bundle(str(tmp_path / "decoder"), load_task("sst2"), target, tmp_path / weights)
         draw = random.Random(5)
@@ -81,4 +83,4 @@ def test_sixteen_bits_learn_as_well(tmp_path: Path) -> None:
         losses[weights] = np.mean([evaluate(forward, store).loss for store in stores])
     print(losses)
     assert losses["float32"] < 0.1
-    assert losses["bfloat16"] <= 1.03 * losses["float32"]
+    assert losses[sixteen] <= 1.03 * losses["float32"]

@@ -154,8 +154,9 @@ def test_generation_scores_tokens_in_integers(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     kept, streamed = (Forward(create_engine("litert", streams=way), Replica(bundle)) for way in (False, True))
     assert evaluate(streamed, store) == evaluate(kept, store), "answers and losses do not depend on where constants are"
-    assert losses[0] == pytest.approx(losses[-2], rel=0.01)
-    assert losses[0] == pytest.approx(losses[-1], rel=0.1), "activations in 8 bits, and in full"
+    *integers, full = losses
+    assert integers == pytest.approx([full] * len(engines), rel=0.1), "activations in 8 bits, and in full"
+    assert max(integers) == pytest.approx(min(integers), rel=0.01)
     for name in engines:
         loader = create_engine(name)
         loaded = watch_graphs(loader)
@@ -237,14 +238,16 @@ def test_each_format_keeps_the_base_in_its_way(tmp_path: Path) -> None:
         Bundle(litert.folder)
 
 
-@pytest.mark.slow
-def test_a_quantised_base_learns_as_well(tmp_path: Path) -> None:
-    """Before tuning, 4 bits are within 2 % of the float base's loss; after the same rounds, within 3 %."""
+@pytest.mark.parametrize(
+    "quantised", [pytest.param("int4", marks=pytest.mark.slow), pytest.param("int8", marks=pytest.mark.matrix)]
+)
+def test_a_quantised_base_learns_as_well(quantised: str, tmp_path: Path) -> None:
+    """Before tuning, it is within 2 % of the float base's loss; after the same rounds, within 3 %."""
     train_decoder(tmp_path / "decoder")
     low_rank, scales = (LowRank(8), (8e-3, 3.2e-2)), (OutputScales(), (0.4, 1.6))
     before, after = {}, {}
     for name, weights, (adapters, rates) in (
-        ("float32", "float32", low_rank), ("int4", "int4", low_rank), ("scales", "int8", scales),
+        ("float32", "float32", low_rank), (quantised, quantised, low_rank), ("scales", "int8", scales),
     ):  # fmt: skip
         kept = {"adapters": adapters, "groups": [4, 16], "freeze": ["labels"]}  # these would learn it all
         target = Target(["litert"], [8], [20], weights=weights, **kept)  # type: ignore[arg-type]
@@ -261,8 +264,8 @@ def test_a_quantised_base_learns_as_well(tmp_path: Path) -> None:
         after[name] = np.mean(losses)  # directions of one job may suit one base better by chance
     print(before, after)
     assert after["float32"] < before["float32"] / 8
-    assert before["int4"] <= 1.02 * before["float32"]
-    assert after["int4"] <= 1.03 * after["float32"]
+    assert before[quantised] <= 1.02 * before["float32"]
+    assert after[quantised] <= 1.03 * after["float32"]
     assert after["scales"] < before["scales"] / 8
 
 

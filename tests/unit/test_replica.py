@@ -229,4 +229,4 @@ def test_power_cuts_lose_no_sums(bundle: Bundle, make_plan: Callable[..., Plan],
 
 @pytest.mark.slow
 def test_many_power_cuts_lose_nothing(bundle: Bundle, make_plan: Callable[..., Plan], tmp_path: Path) -> None:
-    kill_at_random(bundle, make_plan, tmp_path, kills=50, seed=2)
+    kill_at_random(bundle, make_plan, tmp_path, kills=100, seed=2)

@@ -92,7 +92,7 @@ def test_some_texts_in_many_scripts(name: str, folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_many_texts_in_many_scripts(name: str, folder: Path, pytestconfig: pytest.Config) -> None:
-    """35,000 together; with ``--texts 100000``, so many of each family."""
+    """100,000 together; with ``--texts 100000``, so many of each family."""
     _compare_many(name, folder, pytestconfig.getoption("--texts"), seed=3)
 
 
