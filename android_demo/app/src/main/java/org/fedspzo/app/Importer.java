@@ -6,6 +6,7 @@ import android.database.Cursor;
 import android.net.Uri;
 import android.os.Handler;
 import android.os.Looper;
+import android.os.SystemClock;
 import android.provider.OpenableColumns;
 
 import androidx.annotation.NonNull;
@@ -193,7 +194,11 @@ public final class Importer extends AndroidViewModel {
         }
         main.post(() -> {
             copied += bytes;
-            tell();
+            long now = SystemClock.uptimeMillis();
+            if (now - toldAt >= TELL_MS) { // a file has more pieces than a screen has pictures
+                toldAt = now;
+                tell();
+            }
         });
     }
 
@@ -212,9 +217,7 @@ public final class Importer extends AndroidViewModel {
     }
 
     private void tell() {
-        long now = System.nanoTime() / 1_000_000;
-        if (listener != null && (checking || copied == 0 || now - toldAt >= TELL_MS)) {
-            toldAt = now;
+        if (listener != null) {
             listener.importing();
         }
     }
