@@ -22,8 +22,8 @@ from patience import PATIENCE_S, wait_until
 from fedspzo.device_runtime.files import locked_file
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
-#: /usr alone, the rest in memory; no daemon has to know of it. Its clock may be read, as on any machine, but not set. It
-#: halts where this process is killed.
+#: /usr alone, the rest in memory; no daemon has to know of it. Its clock may be read, as on any machine, but not set.
+#: It halts where this process is killed.
 _CONTAINER = (
     *("setpriv", "--pdeathsig=TERM"),
     *("systemd-nspawn", "--quiet", "--directory=/", "--volatile=yes", "--register=no", "--keep-unit"),
