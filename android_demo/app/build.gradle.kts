@@ -24,8 +24,8 @@ android {
         versionCode = 2
         versionName = "0.2.0"
         ndk {
-            // Python 3.13 and LiteRT are there for 64 bits alone.
-            abiFilters += listOf("arm64-v8a", "x86_64")
+            // Python 3.13 and LiteRT are there for 64 bits alone. For phones alone: ./gradlew -Pabi=arm64-v8a assembleRelease
+            abiFilters += (project.findProperty("abi") as String? ?: "arm64-v8a,x86_64").split(",")
         }
     }
 
@@ -45,6 +45,8 @@ android {
         unitTests {
             isIncludeAndroidResources = true
             all { test ->
+                test.maxHeapSize = "2g"
+                test.environment("OMP_NUM_THREADS", "1")
                 embedded.forEach { (name, value) -> test.environment(name, value) }
                 test.systemProperty("java.library.path", embedded.getValue("LD_LIBRARY_PATH"))
                 test.systemProperty("fedspzo.python", python.path)

@@ -105,6 +105,17 @@ def test_backups_take_nothing_along() -> None:
         assert left_out == {"root", "file", "database", "sharedpref", "external"}
 
 
+@pytest.mark.skipif(find_spec("android-stubs") is None, reason="chaquopy-stubs-android is not installed")
+def test_no_java_takes_classes_that_android_lacks() -> None:
+    """Gradle compiles the tests, too, against Android's ``java`` packages alone: it has no ``java.awt.image``, say."""
+    android = Android36(stubs_folder())
+    java = "".join(file.read_text() for file in (PROJECT / "app/src").rglob("*.java"))
+    taken = set(re.findall(r"\b(javax?(?:\.[a-z]\w*)+(?:\.[A-Z]\w*[a-z]\w*)+)", java))
+    assert {"java.util.List", "javax.crypto.Cipher"} <= taken
+    assert {name for name in taken if not android.knows(name)} == set()
+    assert not android.knows("java.awt.image.BufferedImage")
+
+
 @pytest.fixture(scope="module")
 def sdk() -> None:
     fetch()
@@ -240,12 +251,24 @@ def members(classes: Path) -> Iterator[tuple[str, str, int | None]]:
             yield owner, name, count
 
 
+def stubs_folder() -> Path:
+    """That of chaquopy-stubs-android."""
+    spec = find_spec("android-stubs")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0]).parent
+
+
 class Android36:
     """Android's classes at API 36, as the stubs of chaquopy-stubs-android describe them."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._modules: dict[str, dict[str, ast.ClassDef]] = {}
+
+    def knows(self, name: str) -> bool:
+        """Whether there is a class, by its name in Java's sources."""
+        return self._class(self._path(name, "")) is not None
 
     def has(self, owner: str, name: str, count: int | None) -> bool:
         found = self._class(owner)
@@ -290,10 +313,7 @@ class Android36:
 @pytest.mark.skipif(find_spec("android-stubs") is None, reason="chaquopy-stubs-android is not installed")
 def test_all_that_java_calls_is_in_api_36(shell: Built) -> None:
     """Compiled against API 35, which is the newest that runs on a JVM here."""
-    spec = find_spec("android-stubs")
-    assert spec is not None
-    assert spec.submodule_search_locations
-    android = Android36(Path(spec.submodule_search_locations[0]).parent)
+    android = Android36(stubs_folder())
     used = set(members(shell.classes))
     assert ("android/content/Context", "startForegroundService", 1) in used
     assert len(used) > 100

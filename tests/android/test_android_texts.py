@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
+from fedspzo.export import tasks
+
 MAIN = Path(__file__).resolve().parents[2] / "android_demo" / "app" / "src" / "main"
 
 
@@ -33,3 +35,10 @@ def test_each_text_is_used() -> None:
         re.findall(r"(?:(?<!android\.)\bR\.(?:string|plurals)\.|@string/)(\w+)", "".join(map(Path.read_text, sources)))
     )
     assert {name.split()[0] for name in texts("values")} == used - {"app_name"}
+
+
+def test_each_field_of_the_tasks_that_come_along_has_a_name_for_people() -> None:
+    named = re.findall(r'case "(\w+)"', (MAIN / "java/org/fedspzo/app/Fields.java").read_text())
+    own = Path(tasks.__file__).parent.glob("*.toml")
+    fields = {field for file in own for task in tasks.load_task(file.stem).values() for field in task.fields}
+    assert set(named) == fields

@@ -19,21 +19,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 from patience import PATIENCE_S
 from test_android_app import Federation, open_app
-from tiny import TASK, WORDS
+from tiny import BATCH, LENGTH, TASK, WORDS
 
 from fedspzo.broker.mqtt.mosquitto_program import installed
 from fedspzo.broker.server.state_folder import pin_bundle
 from fedspzo.device_runtime.data.feedback import Feedback
-from fedspzo.device_runtime.data.sources import Example
+from fedspzo.device_runtime.data.sources import Example, parse_example
 from fedspzo.device_runtime.data.store import DataStore, subset, tokenise
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.link.invitation import Invitation
 from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.model.metrics import REGRESSION
+from fedspzo.device_runtime.model.task import Label, Task
 from fedspzo.device_runtime.protocol.entry import Contribution, Entry
 from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.protocol.signing import PIN
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.runner import Forward
+from fedspzo.device_runtime.step.scores import evaluate
+from fedspzo.export.network.target import Target
+from fedspzo.export.pipeline import export_bundle
 
 
 def texts(count: int) -> list[str]:
@@ -108,15 +113,16 @@ def test_the_model_is_measured_on_the_same_examples_and_judged(
     improvement = Improvement(file)
     improvement.measure(forward, 0, subset(examples, np.arange(FEWEST - 1)))
     told = improvement.describe(bundle)
-    assert (told["examples"], told["fewest"], told["points"], told["verdict"]) == (FEWEST - 1, FEWEST, (), "")
+    assert (told["examples"], told["fewest"], told["verdict"]) == (FEWEST - 1, FEWEST, "")
+    assert {name: course["points"] for name, course in told["courses"].items()} == {"right": (), "loss": ()}
 
     held = subset(examples, np.arange(60))
     improvement.measure(forward, 0, held)
     told = improvement.describe(bundle)
-    assert (told["measure"], told["examples"], told["verdict"]) == ("right", 60, "")
-    (before,) = told["points"]
-    assert before[0] == 0
-    assert 0 <= before[1] <= 1
+    assert (told["examples"], told["verdict"]) == (60, "")
+    measured = evaluate(forward, held)
+    assert told["courses"]["right"]["points"] == ((0, measured.scores["accuracy"]),)
+    assert told["courses"]["loss"]["points"] == ((0, pytest.approx(measured.loss)),)
 
     monkeypatch.setattr(time, "monotonic", lambda: 1e9)
     improvement.measure(forward, 1, held)
@@ -127,16 +133,33 @@ def test_the_model_is_measured_on_the_same_examples_and_judged(
     improvement.measure(forward, 2, grown)
     told = improvement.describe(bundle)
     assert told["examples"] == 60
-    values = [value for _, value in told["points"]]
+    values, losses = ([value for _, value in told["courses"][name]["points"]] for name in ("right", "loss"))
     assert values[2] != values[0]
+    assert losses[2] != losses[0]
     assert told["verdict"] in ("same", "better" if values[2] > values[0] else "worse")
     assert Improvement(file).describe(bundle) == told
     file.with_name("another").write_text(file.read_text().replace(bundle.identity.hex(), "00" * 32))
-    assert not Improvement(file.with_name("another")).describe(bundle)["points"], "of another model"
+    assert not Improvement(file.with_name("another")).describe(bundle)["courses"]["loss"]["points"], "of another model"
 
     improvement.measure(forward, 3, subset(examples, np.arange(100, 900)))  # others: from the start
     told = improvement.describe(bundle)
-    assert (told["examples"], len(told["points"]), told["verdict"]) == (MOST, 1, "")
+    assert (told["examples"], told["verdict"]) == (MOST, "")
+    assert [len(told["courses"][name]["points"]) for name in ("right", "loss")] == [1, 1]
+
+
+def test_a_task_of_numbers_has_its_loss_alone(checkpoint: Path, tmp_path: Path) -> None:
+    labels = (Label("0", "wake me"), Label("5", "play some music"))
+    task = Task("loudness", "similarity", "please {text}", labels, target="level", kind=REGRESSION)
+    target = Target(["litert"], [BATCH], [LENGTH])
+    export_bundle(str(checkpoint), {task.form: task}, target, tmp_path / "bundle")
+    bundle = Bundle(tmp_path / "bundle")
+    found = [parse_example({"text": text, "level": number % 6}, task) for number, text in enumerate(texts(30))]
+    forward, held = Forward(create_engine("litert", 1), Replica(bundle)), tokenise(bundle, found)
+    improvement = Improvement(tmp_path / "improvement.json")
+    improvement.measure(forward, 0, held)
+    (course,) = improvement.describe(bundle)["courses"].items()
+    assert (course[0], course[1]["points"]) == ("loss", ((0, pytest.approx(evaluate(forward, held).loss)),))
+    assert Improvement(tmp_path / "improvement.json").describe(bundle) == improvement.describe(bundle)
 
 
 def test_measuring_takes_a_twentieth_of_the_time(
@@ -167,7 +190,7 @@ def test_clear_differences_alone_are_called_better_or_worse(gains: list[float], 
 def test_what_cannot_be_read_is_measured_again(bundle: Bundle, tmp_path: Path) -> None:
     for content in ("", "{}", '{"bundle": 3}', "[1]"):
         (tmp_path / "file").write_text(content)
-        assert Improvement(tmp_path / "file").describe(bundle)["points"] == ()
+        assert Improvement(tmp_path / "file").describe(bundle)["courses"]["loss"]["points"] == ()
 
 
 @given(st.lists(st.floats(-1e3, 1e3), max_size=30))
@@ -205,8 +228,9 @@ def test_a_job_is_measured_from_its_start_to_its_end(bundle_folder: Path, tmp_pa
     told = json.loads(open_app(tmp_path).status())
     assert told["finished"], "the app knows it when it is opened again"
     assert not told["running"]
-    points = told["improvement"]["points"]
+    assert told["round"] == 6
+    points = told["improvement"]["courses"]["right"]["points"]
     assert (points[0][0], points[-1][0]) == (0, 6)
     assert told["improvement"]["examples"] >= FEWEST
     assert json.loads(app.leave()) == {}
-    assert not json.loads(app.status())["improvement"]["points"]
+    assert not json.loads(app.status())["improvement"]["courses"]["right"]["points"]

@@ -51,7 +51,8 @@ def prepare(out: Path, names: Sequence[str]) -> list[str]:
     tests, config, temporary = out / "tests", out / "config", out / "tmp"
     class_path = [built.classes, built.r_classes, built.chaquopy, *framework.test_jars, *built.jars, jep_jar()]
     sources = sorted((TESTS / "java" / _OWN).rglob("*.java"))
-    compile_java(sources, tests, [*class_path, framework.stubs], "-nowarn")
+    language = ("-source", "8", "-target", "8", "-nowarn")  # as Gradle has it, with newer classes than Java 8's
+    compile_java(sources, tests, [*class_path, framework.stubs], *language)
     described = config / "com/android/tools/test_config.properties"
     described.parent.mkdir(parents=True)
     described.write_text(

@@ -289,7 +289,7 @@ class App:
                 "paused": self._files.paused.exists(),
                 "message": message,
                 "kind": kind,
-                "round": state.replica.round if state else 0,
+                "round": state.replica.round if state else self._last_round(),
                 "rounds": training.rounds if training else 0,
                 "improvement": self._improvement.describe(bundle) if bundle else None,
                 "losses": [[entry.round, entry.loss] for entry in rounds],
@@ -311,6 +311,11 @@ class App:
     def digest(self) -> str:
         """Hash of the replica's weights, in hexadecimal; "" before there is a replica."""
         return self._state.replica.digest().hex() if self._state is not None else ""
+
+    def _last_round(self) -> int:
+        """Of a job that has ended; 0 before."""
+        finished = self._files.finished
+        return int(finished.read_bytes() or 0) if finished.exists() else 0
 
     def _needed_invitation(self) -> Invitation:
         if self._invitation is None:
@@ -358,6 +363,7 @@ class App:
 
     def _tell(self) -> None:
         if self._training is not None and self._training.finished:
-            self._files.write(self._files.finished, b"")
+            assert self._state is not None
+            self._files.write(self._files.finished, str(self._state.replica.round).encode())
         if self._listener is not None:
             self._listener.changed()

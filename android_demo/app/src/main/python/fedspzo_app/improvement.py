@@ -33,6 +33,9 @@ _NEIGHBOURS = 2
 #: Standard errors from zero at which a difference counts.
 _CLEAR = 2.0
 BETTER, WORSE, SAME = "better", "worse", "same"
+RIGHT, LOSS = "right", "loss"
+#: Rounds, each with a value.
+Points = tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True)
@@ -42,15 +45,18 @@ class Measured:
     Attributes:
         bundle: the identity of the bundle, in hexadecimal.
         examples: keys of those that are measured, in hexadecimal; the same ones each time, so that times compare.
-        first: of each of them, the value of the first measurement: 1 for right and 0 for wrong, or the loss.
-        points: [round, mean value] of each measurement.
+        first: of each of them, the value of the first measurement that the verdict is of: 1 for right and 0 for wrong,
+            or the loss.
+        right: [round, share of right answers] of each measurement; none where answers are not counted.
+        losses: [round, mean loss] of each measurement.
         verdict: of the last one beside the first: BETTER, WORSE, SAME, or "" before there are two.
     """
 
     bundle: str = ""
     examples: tuple[str, ...] = ()
     first: tuple[float, ...] = ()
-    points: tuple[tuple[int, float], ...] = ()
+    right: Points = ()
+    losses: Points = ()
     verdict: str = ""
 
 
@@ -65,8 +71,8 @@ class Improvement:
 
     def due(self, round: int, last: bool = False) -> bool:
         """Whether the model after a round should be measured; at the end of a job even soon after the time before."""
-        points = self._measured.points
-        return not (points and points[-1][0] == round) and (last or time.monotonic() >= self._due)
+        losses = self._measured.losses
+        return not (losses and losses[-1][0] == round) and (last or time.monotonic() >= self._due)
 
     def measure(self, forward: Forward[ModelWeights], round: int, held_back: DataStore) -> None:
         """Measure the model after a round, where there are examples enough; then not for some time.
@@ -80,35 +86,39 @@ class Improvement:
         self._held = len(rows)
         if self._held >= FEWEST:
             known = _choose(self._measured, forward.bundle.identity.hex(), rows)
-            values = _values(forward, subset(held_back, np.array([rows[key] for key in known.examples])))
-            if np.isfinite(values).all():
-                self._keep(known, round, values, counts(task))
+            losses, right = _values(forward, subset(held_back, np.array([rows[key] for key in known.examples])))
+            if np.isfinite(losses).all():
+                self._keep(known, round, losses, right)
         now = time.monotonic()
         self._due = now + (now - before) / _SHARE
 
-    def _keep(self, known: Measured, round: int, values: np.ndarray, more_is_better: bool) -> None:
-        known = replace(known, first=known.first or tuple(values.tolist()))
-        verdict = verdict_of(np.array(known.first), values, more_is_better) if known.points else ""
-        points = _thin((*known.points, (round, float(values.mean()))))
-        self._measured = replace(known, points=points, verdict=verdict)
+    def _keep(self, known: Measured, round: int, losses: np.ndarray, right: np.ndarray | None) -> None:
+        values = losses if right is None else right
+        first = known.first or tuple(values.tolist())
+        self._measured = replace(
+            known,
+            first=first,
+            right=_thin((*known.right, (round, float(right.mean())))) if right is not None else (),
+            losses=_thin((*known.losses, (round, float(losses.mean())))),
+            verdict=verdict_of(np.array(first), values, right is not None) if known.losses else "",
+        )
         write_atomically(self._file, json.dumps(asdict(self._measured)).encode())
 
     def describe(self, bundle: Bundle) -> dict[str, Any]:
-        """For the screen: ``measure`` ("right", a share, or "loss"), ``examples``, ``fewest``, ``verdict``, ``points``
-        as they were measured and ``smooth``, both [[round, value], …]."""
+        """For the screen: ``examples``, ``fewest``, ``verdict`` and ``courses``: of RIGHT, where answers are counted,
+        and of LOSS the ``points`` as they were measured and ``smooth``, both [[round, value], …]."""
         known = self._measured if self._measured.bundle == bundle.identity.hex() else Measured()
+        courses = {RIGHT: known.right, LOSS: known.losses} if counts(bundle.manifest.task) else {LOSS: known.losses}
         return {
-            "measure": "right" if counts(bundle.manifest.task) else "loss",
             "examples": len(known.examples) or self._held,
             "fewest": FEWEST,
             "verdict": known.verdict,
-            "points": known.points,
-            "smooth": smooth(known.points),
+            "courses": {name: {"points": points, "smooth": smooth(points)} for name, points in courses.items()},
         }
 
 
 def counts(task: Task) -> bool:
-    """Whether answers are right or wrong, and are counted; else the loss is what there is."""
+    """Whether answers are right or wrong, and are counted; else the loss is all there is."""
     return task.kind == SINGLE and bool(task.labels)
 
 
@@ -128,10 +138,11 @@ def _choose(known: Measured, bundle: str, rows: Collection[str]) -> Measured:
     return known if same else Measured(bundle, tuple(sorted(rows)[:MOST]))
 
 
-def _values(forward: Forward[ModelWeights], store: DataStore) -> np.ndarray:
+def _values(forward: Forward[ModelWeights], store: DataStore) -> tuple[np.ndarray, np.ndarray | None]:
+    """Of each example the loss, and 1 or 0 for right or wrong where answers are counted."""
     losses, logits = predict(forward, store)
     task = forward.manifest.task
-    return (read_logits(task, logits) == store.labels).astype(float) if counts(task) else losses
+    return losses, (read_logits(task, logits) == store.labels).astype(float) if counts(task) else None
 
 
 def verdict_of(first: np.ndarray, now: np.ndarray, more_is_better: bool) -> str:
@@ -141,7 +152,7 @@ def verdict_of(first: np.ndarray, now: np.ndarray, more_is_better: bool) -> str:
     return SAME if abs(gain) <= _CLEAR * error or not gain else BETTER if gain > 0 else WORSE
 
 
-def _thin(points: tuple[tuple[int, float], ...]) -> tuple[tuple[int, float], ...]:
+def _thin(points: Points) -> Points:
     """Every second one, from the first, where there are too many; the last one stays."""
     return points if len(points) <= _KEPT else (*points[:-1:2], points[-1])
 
@@ -149,7 +160,11 @@ def _thin(points: tuple[tuple[int, float], ...]) -> tuple[tuple[int, float], ...
 def _read(file: Path) -> Measured:
     try:
         found = json.loads(file.read_text(encoding="ascii"))
-        points = tuple((int(round), float(value)) for round, value in found["points"])
-        return Measured(found["bundle"], tuple(found["examples"]), tuple(found["first"]), points, found["verdict"])
+        right, losses = (
+            tuple((int(round), float(value)) for round, value in found[name]) for name in ("right", "losses")
+        )
+        return Measured(
+            found["bundle"], tuple(found["examples"]), tuple(found["first"]), right, losses, found["verdict"]
+        )
     except (OSError, ValueError, KeyError, TypeError):  # nothing measured yet, or by another version of the app
         return Measured()

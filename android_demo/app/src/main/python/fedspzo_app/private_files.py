@@ -78,7 +78,7 @@ class PrivateFiles:
 
     @property
     def finished(self) -> Path:
-        """There when the job has ended."""
+        """There when the job has ended, with the number of its last round."""
         return self.root / "finished"
 
     @property

@@ -11,17 +11,17 @@ import android.view.View;
 
 import com.google.android.material.color.MaterialColors;
 
-/** How well the model does, over the rounds: each measurement as a dot, their course as a line, the start as dashes. */
+/** One measure of how well the model does, over the rounds: measurements as dots, their course as a line, the start as dashes. */
 public final class Chart extends View {
-    private static final int HEIGHT_DP = 150, TICKS = 2;
-    /** Least height of the axis, so that noise does not fill the picture. */
-    private static final double LEAST_SHARE = 0.2;
+    private static final int HEIGHT_DP = 110, TICKS = 2;
+    /** Steps of the axis at least, so that noise does not fill the picture. */
+    private static final int LEAST_STEPS = 2;
 
     private final Paint line = new Paint(Paint.ANTI_ALIAS_FLAG), dot = new Paint(Paint.ANTI_ALIAS_FLAG),
             start = new Paint(), grid = new Paint(), words = new Paint(Paint.ANTI_ALIAS_FLAG);
     private final Path path = new Path();
     private final float unit = getResources().getDisplayMetrics().density;
-    private Screen.Improvement shown;
+    private Screen.Course shown;
     private double low, high;
 
     public Chart(Context context, AttributeSet attributes) {
@@ -46,18 +46,25 @@ public final class Chart extends View {
     }
 
     /** Show measurements; at least two. */
-    void show(Screen.Improvement improvement) {
-        shown = improvement;
+    void show(Screen.Course course) {
+        shown = course;
         low = Double.POSITIVE_INFINITY;
         high = Double.NEGATIVE_INFINITY;
-        for (double value : improvement.values) {
+        for (double value : course.values) {
             low = Math.min(low, value);
             high = Math.max(high, value);
         }
-        double step = improvement.counts ? 0.1 : Math.pow(10, Math.floor(Math.log10(Math.max(high, 1e-6))));
+        double step = course.counts ? 0.1 : Math.pow(10, Math.floor(Math.log10(Math.max(Math.max(high - low, high / 10), 1e-2))));
         low = Math.max(0, Math.floor(low / step) * step);
-        high = Math.max(Math.ceil(high / step) * step, low + (improvement.counts ? LEAST_SHARE : step));
+        high = Math.max(Math.ceil(high / step) * step, low + LEAST_STEPS * step);
+        setContentDescription(getContext().getString(R.string.chart, name(), label(course.first()), whole(course.rounds[0]),
+                label(course.last()), whole(course.rounds[course.rounds.length - 1])));
         invalidate();
+    }
+
+    /** What the upright axis shows. */
+    private String name() {
+        return getContext().getString(shown.counts ? R.string.axis_right : R.string.axis_loss);
     }
 
     @Override
@@ -74,7 +81,9 @@ public final class Chart extends View {
         float text = words.getTextSize(), left = tickWidth() + 8 * unit, right = getWidth() - 6 * unit;
         float top = 2 * text, bottom = getHeight() - 1.6f * text;
         words.setTextAlign(Paint.Align.LEFT);
-        canvas.drawText(getContext().getString(shown.counts ? R.string.axis_right : R.string.axis_loss), 0, text, words);
+        words.setTextScaleX(Math.min(1, getWidth() / words.measureText(name()))); // narrow screens, large letters
+        canvas.drawText(name(), 0, text, words);
+        words.setTextScaleX(1);
         words.setTextAlign(Paint.Align.RIGHT);
         for (int i = 0; i <= TICKS; i++) {
             double value = low + (high - low) * i / TICKS;

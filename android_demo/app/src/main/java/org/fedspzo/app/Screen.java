@@ -47,23 +47,44 @@ final class Screen {
         }
     }
 
-    /** Whether the model gets better on examples that the phone holds back. */
-    static final class Improvement {
+    /** How one thing that is measured goes, over the rounds. */
+    static final class Course {
         /** Whether right answers are counted, as a share; else the values are losses. */
         final boolean counts;
-        final int examples, fewest;
-        /** "better", "worse", "same", or "" before there is something to compare. */
-        final String verdict;
         final double[] rounds, values, smooth;
 
-        Improvement(JSONObject found) {
-            counts = "right".equals(found.optString("measure"));
-            examples = found.optInt("examples");
-            fewest = found.optInt("fewest");
-            verdict = found.optString("verdict");
+        Course(JSONObject found, boolean counts) {
+            this.counts = counts;
             rounds = column(found.optJSONArray("points"), 0);
             values = column(found.optJSONArray("points"), 1);
             smooth = column(found.optJSONArray("smooth"), 1);
+        }
+
+        double first() {
+            return values[0];
+        }
+
+        double last() {
+            return values[values.length - 1];
+        }
+    }
+
+    /** Whether the model gets better on examples that the phone holds back. */
+    static final class Improvement {
+        final int examples, fewest;
+        /** "better", "worse", "same", or "" before there is something to compare. */
+        final String verdict;
+        /** Of right answers; null where the task does not count them. */
+        final Course right;
+        final Course loss;
+
+        Improvement(JSONObject found) {
+            examples = found.optInt("examples");
+            fewest = found.optInt("fewest");
+            verdict = found.optString("verdict");
+            JSONObject courses = found.optJSONObject("courses");
+            right = courses.isNull("right") ? null : new Course(courses.optJSONObject("right"), true);
+            loss = new Course(courses.optJSONObject("loss"), false);
         }
     }
 

@@ -146,7 +146,7 @@ final class TrialCard {
         for (String name : found.fields) {
             View.inflate(card.getContext(), R.layout.field, fields);
             TextInputLayout box = (TextInputLayout) fields.getChildAt(fields.getChildCount() - 1);
-            box.setHint(name);
+            box.setHint(Fields.label(card.getResources(), name));
             edit(box).setTag(name);
             if (texts != null && boxes.size() < texts.size()) {
                 edit(box).setText(texts.get(boxes.size()));

@@ -200,21 +200,50 @@ public final class PageTest {
     public void theVerdictComesWithItsFigures() {
         MainActivity page = display.open(States.better());
         assertEquals(page.getString(R.string.verdict_better), text(page, R.id.verdict));
-        assertEquals(page.getString(R.string.verdict_text_right, 72, 49, 200), text(page, R.id.verdict_text));
-        assertTrue(seen(page, R.id.chart));
-        assertEquals(text(page, R.id.verdict_text), page.findViewById(R.id.chart).getContentDescription());
+        assertEquals("72 % of the answers are right now, 49 % at the start.\nError 0.85 now, 1.31 at the start.\n"
+                + "Measured on 200 examples that it never learns from.", text(page, R.id.verdict_text));
+        assertEquals("Chart of right answers: 49 % in round 0, 72 % in round 30", described(page, R.id.chart_right));
+        assertEquals("Chart of error (less is better): 1.31 in round 0, 0.85 in round 30", described(page, R.id.chart_loss));
         display.host.status(States.notBetter());
         page.refresh();
         assertEquals(page.getString(R.string.verdict_same), text(page, R.id.verdict));
-        display.host.status(States.with(States.ready(), "improvement",
-                States.json("{'measure': 'right', 'examples': 4, 'fewest': 20, 'verdict': '', 'points': [], 'smooth': []}")));
+        display.host.status(States.all().get("few-held-back"));
         page.refresh();
         assertEquals(page.getString(R.string.verdict_few_text, 4, 20, 80), text(page, R.id.verdict_text));
-        assertFalse(seen(page, R.id.chart));
-        display.host.status(States.with(States.better(), "improvement", States.json("{'measure': 'loss', 'examples': 50,"
-                + " 'fewest': 20, 'verdict': 'worse', 'points': [[0, 1.4], [3, 1.5]], 'smooth': [[0, 1.4], [3, 1.5]]}")));
+        assertFalse(seen(page, R.id.chart_right) || seen(page, R.id.chart_loss));
+        display.host.status(States.learning());
         page.refresh();
-        assertEquals(page.getString(R.string.verdict_text_loss, "1.50", "1.40", 50), text(page, R.id.verdict_text));
+        assertEquals("49 % of the answers are right at the start.\nError 1.31 at the start.\n"
+                + "Measured on 200 examples that it never learns from.", text(page, R.id.verdict_text));
+        assertFalse(seen(page, R.id.chart_right) || seen(page, R.id.chart_loss));
+    }
+
+    private static String described(MainActivity page, int chart) {
+        assertTrue(seen(page, chart));
+        return page.findViewById(chart).getContentDescription().toString();
+    }
+
+    @Test
+    public void aTaskWithoutRightAnswersShowsItsErrorAlone() {
+        MainActivity page = display.open(States.lossAlone());
+        assertEquals("Error 2.31 now, 2.85 at the start.\nMeasured on 50 examples that it never learns from.",
+                text(page, R.id.verdict_text));
+        assertFalse(seen(page, R.id.chart_right));
+        assertEquals("Chart of error (less is better): 2.85 in round 0, 2.31 in round 12", described(page, R.id.chart_loss));
+    }
+
+    @Test
+    public void aModelThatGotWorseIsSaidToHave() {
+        MainActivity page = display.open(States.better());
+        assertFalse(seen(page, R.id.verdict_advice));
+        display.host.status(States.worse());
+        page.refresh();
+        assertEquals("It got worse", text(page, R.id.verdict));
+        assertEquals(page.getString(R.string.worse_text), text(page, R.id.verdict_advice));
+        display.host.status(States.all().get("worse-end"));
+        page.refresh();
+        assertEquals("no round comes that could mend it", page.getString(R.string.worse_end_text),
+                text(page, R.id.verdict_advice));
     }
 
     @Test

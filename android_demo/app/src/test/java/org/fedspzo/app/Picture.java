@@ -3,22 +3,17 @@ package org.fedspzo.app;
 import android.app.Activity;
 import android.app.Dialog;
 import android.graphics.Bitmap;
+import android.graphics.BitmapFactory;
 import android.graphics.Canvas;
 import android.graphics.Color;
 import android.view.View;
 import android.view.ViewGroup;
 import android.widget.EditText;
 
-import java.awt.image.BufferedImage;
-import java.awt.image.IndexColorModel;
 import java.io.File;
 import java.io.IOException;
-import java.util.ArrayList;
-import java.util.HashMap;
+import java.nio.file.Files;
 import java.util.List;
-import java.util.Map;
-
-import javax.imageio.ImageIO;
 
 /**
  * Pictures of pages, compared with those of {@code app/src/test/pictures}. With {@code FEDSPZO_PICTURES=write} in the
@@ -28,7 +23,6 @@ final class Picture {
     /** Largest difference of a colour, of 255, that nobody sees; and the share of pixels that may differ more. */
     private static final int SEEN = 40;
     private static final double SHARE = 2e-5;
-    private static final int COLOURS = 256;
     private static final File FOLDER = new File(System.getProperty("fedspzo.project", "../.."),
             "android_demo/app/src/test/pictures");
 
@@ -44,10 +38,15 @@ final class Picture {
         check(name, draw(page, dialog));
     }
 
-    private static void check(String name, BufferedImage drawn) throws IOException {
+    /** The same of parts of pages, in columns on a ground. */
+    static void check(String name, List<Bitmap> parts, int columns, int ground) throws IOException {
+        check(name, together(parts, columns, ground));
+    }
+
+    private static void check(String name, Bitmap drawn) throws IOException {
         File file = new File(FOLDER, name + ".png"), beside = new File(FOLDER, name + ".new.png");
         if ("write".equals(System.getenv("FEDSPZO_PICTURES"))) {
-            ImageIO.write(withPalette(drawn), "png", file);
+            PalettePng.write(file, pixels(drawn), drawn.getWidth());
             return;
         }
         String wrong = difference(file, drawn);
@@ -55,7 +54,7 @@ final class Picture {
             beside.delete();
             return;
         }
-        ImageIO.write(withPalette(drawn), "png", beside);
+        PalettePng.write(beside, pixels(drawn), drawn.getWidth());
         throw new AssertionError(file + ": " + wrong + "; see " + beside + ", and write pictures again by FEDSPZO_PICTURES=write");
     }
 
@@ -64,28 +63,60 @@ final class Picture {
         return difference(new File(FOLDER, name + ".png"), draw(page, null));
     }
 
-    private static String difference(File file, BufferedImage drawn) throws IOException {
-        return file.exists() ? difference(ImageIO.read(file), drawn) : "there is no such picture yet";
+    private static String difference(File file, Bitmap drawn) throws IOException {
+        if (!file.exists()) {
+            return "there is no such picture yet";
+        }
+        byte[] content = Files.readAllBytes(file.toPath());
+        return difference(BitmapFactory.decodeByteArray(content, 0, content.length), drawn);
     }
 
-    private static BufferedImage draw(Activity page, Dialog dialog) {
-        View root = page.getWindow().getDecorView();
-        Bitmap bitmap = Bitmap.createBitmap(root.getWidth(), root.getHeight(), Bitmap.Config.ARGB_8888);
-        Canvas canvas = new Canvas(bitmap);
-        settle(root);
-        root.draw(canvas);
+    /** One view as it looks now. */
+    static Bitmap draw(View view) {
+        Bitmap bitmap = Bitmap.createBitmap(view.getWidth(), view.getHeight(), Bitmap.Config.ARGB_8888);
+        settle(view);
+        view.draw(new Canvas(bitmap));
+        return bitmap;
+    }
+
+    private static Bitmap draw(Activity page, Dialog dialog) {
+        Bitmap bitmap = draw(page.getWindow().getDecorView());
         if (dialog != null) {
+            Canvas canvas = new Canvas(bitmap);
             View above = dialog.getWindow().getDecorView();
             settle(above);
             canvas.drawColor(Color.argb(dialog.getWindow().getAttributes().dimAmount, 0, 0, 0));
-            canvas.translate((root.getWidth() - above.getWidth()) / 2f, (root.getHeight() - above.getHeight()) / 2f);
+            canvas.translate((bitmap.getWidth() - above.getWidth()) / 2f, (bitmap.getHeight() - above.getHeight()) / 2f);
             above.draw(canvas);
         }
-        int[] pixels = new int[bitmap.getWidth() * bitmap.getHeight()];
-        bitmap.getPixels(pixels, 0, bitmap.getWidth(), 0, 0, bitmap.getWidth(), bitmap.getHeight());
-        BufferedImage image = new BufferedImage(bitmap.getWidth(), bitmap.getHeight(), BufferedImage.TYPE_INT_RGB);
-        image.setRGB(0, 0, bitmap.getWidth(), bitmap.getHeight(), pixels, 0, bitmap.getWidth());
-        return image;
+        return bitmap;
+    }
+
+    /** Parts of one width, each where the shortest column ends. */
+    private static Bitmap together(List<Bitmap> parts, int columns, int ground) {
+        int width = parts.get(0).getWidth(), space = width / 24;
+        int[] ends = new int[columns];
+        int[] left = new int[parts.size()], top = new int[parts.size()];
+        for (int i = 0; i < parts.size(); i++) {
+            int column = 0;
+            for (int other = 1; other < columns; other++) {
+                column = ends[other] < ends[column] ? other : column;
+            }
+            left[i] = space + column * (width + space);
+            top[i] = space + ends[column];
+            ends[column] = top[i] + parts.get(i).getHeight();
+        }
+        int height = 0;
+        for (int end : ends) {
+            height = Math.max(height, end + space);
+        }
+        Bitmap all = Bitmap.createBitmap(space + columns * (width + space), height, Bitmap.Config.ARGB_8888);
+        Canvas canvas = new Canvas(all);
+        canvas.drawColor(ground);
+        for (int i = 0; i < parts.size(); i++) {
+            canvas.drawBitmap(parts.get(i), left[i], top[i], null);
+        }
+        return all;
     }
 
     /** End animations, and hide what blinks. */
@@ -102,68 +133,22 @@ final class Picture {
         }
     }
 
-    private static String difference(BufferedImage kept, BufferedImage drawn) {
+    private static String difference(Bitmap kept, Bitmap drawn) {
         if (kept.getWidth() != drawn.getWidth() || kept.getHeight() != drawn.getHeight()) {
             return "it is " + kept.getWidth() + " × " + kept.getHeight() + ", the page " + drawn.getWidth() + " × " + drawn.getHeight();
         }
+        int[] before = pixels(kept), now = pixels(drawn);
         int other = 0;
-        for (int y = 0; y < kept.getHeight(); y++) {
-            for (int x = 0; x < kept.getWidth(); x++) {
-                other += distance(kept.getRGB(x, y), drawn.getRGB(x, y)) > SEEN ? 1 : 0;
-            }
+        for (int i = 0; i < now.length; i++) {
+            other += PalettePng.distance(before[i], now[i]) > SEEN ? 1 : 0;
         }
-        double share = (double) other / kept.getWidth() / kept.getHeight();
+        double share = (double) other / now.length;
         return share <= SHARE ? "" : String.format("%.3f %% of the pixels differ", 100 * share);
     }
 
-    private static int distance(int one, int other) {
-        return Math.max(Math.abs((one >> 16 & 255) - (other >> 16 & 255)),
-                Math.max(Math.abs((one >> 8 & 255) - (other >> 8 & 255)), Math.abs((one & 255) - (other & 255))));
-    }
-
-    /** With the most frequent colours that are not alike, so that the file is small. */
-    private static BufferedImage withPalette(BufferedImage image) {
-        Map<Integer, Integer> counts = new HashMap<>();
-        for (int y = 0; y < image.getHeight(); y++) {
-            for (int x = 0; x < image.getWidth(); x++) {
-                counts.merge(image.getRGB(x, y) & 0xffffff, 1, Integer::sum);
-            }
-        }
-        List<Integer> frequent = new ArrayList<>(counts.keySet());
-        frequent.sort((a, b) -> counts.get(b) - counts.get(a) != 0 ? counts.get(b) - counts.get(a) : a - b);
-        List<Integer> palette = new ArrayList<>();
-        for (int apart = 24; palette.size() < COLOURS && apart >= 0; apart -= 8) {
-            for (int colour : frequent) {
-                if (palette.size() < COLOURS && nearest(palette, colour, apart) < 0) {
-                    palette.add(colour);
-                }
-            }
-        }
-        int[] colours = palette.stream().mapToInt(Integer::intValue).toArray();
-        IndexColorModel model = new IndexColorModel(8, colours.length, colours, 0, false, -1, java.awt.image.DataBuffer.TYPE_BYTE);
-        BufferedImage found = new BufferedImage(image.getWidth(), image.getHeight(), BufferedImage.TYPE_BYTE_INDEXED, model);
-        Map<Integer, Integer> indices = new HashMap<>();
-        for (int colour : counts.keySet()) {
-            indices.put(colour, nearest(palette, colour, 256));
-        }
-        for (int y = 0; y < image.getHeight(); y++) {
-            for (int x = 0; x < image.getWidth(); x++) {
-                found.getRaster().setSample(x, y, 0, indices.get(image.getRGB(x, y) & 0xffffff));
-            }
-        }
-        return found;
-    }
-
-    /** Index of the nearest colour that is at most so far; -1 where none is. */
-    private static int nearest(List<Integer> palette, int colour, int most) {
-        int found = -1, least = most + 1;
-        for (int i = 0; i < palette.size(); i++) {
-            int far = distance(palette.get(i), colour);
-            if (far < least) {
-                least = far;
-                found = i;
-            }
-        }
+    private static int[] pixels(Bitmap picture) {
+        int[] found = new int[picture.getWidth() * picture.getHeight()];
+        picture.getPixels(found, 0, picture.getWidth(), 0, 0, picture.getWidth(), picture.getHeight());
         return found;
     }
 }

@@ -4,12 +4,18 @@ import static org.junit.Assert.assertEquals;
 import static org.junit.Assert.assertNotEquals;
 import static org.robolectric.Shadows.shadowOf;
 
+import android.graphics.Bitmap;
 import android.widget.TextView;
+
+import com.google.android.material.color.MaterialColors;
 
 import org.junit.Test;
 import org.junit.runner.RunWith;
 import org.robolectric.RuntimeEnvironment;
 import org.robolectric.annotation.GraphicsMode;
+
+import java.util.ArrayList;
+import java.util.List;
 
 /** Every state as it is drawn; see {@link Picture}. */
 @RunWith(PhoneRunner.class)
@@ -45,8 +51,8 @@ public final class PicturesTest {
     }
 
     @Test
-    public void ready() throws Exception {
-        phone("ready", Display.PHONE);
+    public void damaged() throws Exception {
+        phone("damaged", Display.PHONE);
     }
 
     @Test
@@ -75,11 +81,6 @@ public final class PicturesTest {
     }
 
     @Test
-    public void offline() throws Exception {
-        phone("offline", Display.PHONE);
-    }
-
-    @Test
     public void error() throws Exception {
         phone("error", Display.PHONE);
     }
@@ -101,6 +102,43 @@ public final class PicturesTest {
     @Test
     public void answered() throws Exception {
         Picture.check("answered", answered(Display.TALL, ""));
+    }
+
+    // One card in each of its states.
+
+    private static void cards(String name, String more, int card, int columns, String... states) throws Exception {
+        Display display = new Display(Display.TALL, more, 1);
+        MainActivity page = display.open(States.newcomer());
+        List<Bitmap> drawn = new ArrayList<>();
+        for (String state : states) {
+            display.host.status(States.all().get(state));
+            page.refresh();
+            Display.settle();
+            drawn.add(Picture.draw(page.findViewById(card)));
+        }
+        Picture.check(name, drawn, columns,
+                MaterialColors.getColor(page.findViewById(R.id.page), com.google.android.material.R.attr.colorSurface));
+    }
+
+    private static void now(String name, String more) throws Exception {
+        cards(name, more, R.id.now, 3, "ready", "connecting", "offline", "unheard", "first", "learning", "waiting",
+                "waiting-charger", "waiting-battery", "waiting-heat", "paused", "resting", "ended", "error", "declined");
+    }
+
+    @Test
+    public void whatHappensNow() throws Exception {
+        now("cards-now", "");
+    }
+
+    @Test
+    public void whatHappensNowInGermanAtNight() throws Exception {
+        now("cards-now-german-dark", "de-night");
+    }
+
+    @Test
+    public void whetherItGetsBetter() throws Exception {
+        cards("cards-improvement", "", R.id.improvement, 3, "ready", "few-held-back", "learning", "not-better", "worse",
+                "loss-alone");
     }
 
     // Dialogs and snackbars.

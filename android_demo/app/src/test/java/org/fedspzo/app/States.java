@@ -41,6 +41,10 @@ final class States {
         found.put("learning", learning());
         found.put("better", better());
         found.put("not-better", notBetter());
+        found.put("worse", worse());
+        found.put("worse-end", with(worse(), "running", false, "connected", false, "finished", true));
+        found.put("loss-alone", lossAlone());
+        found.put("few-held-back", with(ready(), "improvement", improvement("", 4, 1, values(), values())));
         found.put("paused", with(better(), "running", false, "connected", false, "paused", true));
         found.put("resting", with(better(), "running", false, "connected", false));
         found.put("ended", ended());
@@ -71,7 +75,7 @@ final class States {
     }
 
     static String withModel() {
-        return with(joined(), "task", json(TASK), "improvement", improvement("", 0));
+        return with(joined(), "task", json(TASK), "improvement", improvement("", 0, 1, values(), values()));
     }
 
     static String ready() {
@@ -90,22 +94,35 @@ final class States {
 
     static String learning() {
         return with(connected(), "round", 11, "rounds", 40, "losses", losses(11), "bytes_up", 12_782, "bytes_down", 14_619, "joules", 31.4,
-                "charging", false, "improvement", improvement("", 1, 0.488));
+                "charging", false, "improvement", improvement("", 200, 1, values(0.488), values(1.31)));
     }
 
     static String better() {
         return with(learning(), "round", 33, "losses", losses(31), "bytes_up", 36_022, "bytes_down", 43_857, "joules", 91.2,
-                "improvement", improvement("better", 3, 0.488, 0.5, 0.485, 0.52, 0.56, 0.55, 0.6, 0.63, 0.66, 0.65, 0.7, 0.715));
+                "improvement", improved(3));
     }
 
     /** From a server that does not say how many rounds there are. */
     static String notBetter() {
         return with(learning(), "round", 24, "rounds", 0, "losses", losses(24), "improvement",
-                improvement("same", 3, 0.488, 0.5, 0.49, 0.505, 0.48, 0.47, 0.495, 0.49));
+                improvement("same", 200, 3, values(0.488, 0.5, 0.49, 0.505, 0.48, 0.47, 0.495, 0.49),
+                        values(1.31, 1.3, 1.32, 1.29, 1.3, 1.31, 1.29, 1.3)));
+    }
+
+    static String worse() {
+        return with(learning(), "round", 18, "losses", losses(18), "improvement",
+                improvement("worse", 200, 3, values(0.488, 0.49, 0.45, 0.43, 0.4, 0.38), values(1.31, 1.33, 1.4, 1.52, 1.6, 1.71)));
+    }
+
+    /** Of a task whose answers are not counted. */
+    static String lossAlone() {
+        return with(learning(), "round", 12, "losses", losses(12), "improvement",
+                improvement("better", 50, 3, null, values(2.85, 2.7, 2.52, 2.4, 2.31)));
     }
 
     static String ended() {
-        return with(better(), "round", 40, "rounds", 0, "running", false, "connected", false, "finished", true);
+        return with(better(), "round", 40, "rounds", 0, "running", false, "connected", false, "finished", true,
+                "improvement", improved(4));
     }
 
     static String error() {
@@ -156,23 +173,39 @@ final class States {
         return found;
     }
 
-    /** One measurement every few rounds. */
-    static JSONObject improvement(String verdict, int every, double... values) {
-        JSONArray points = new JSONArray(), smooth = new JSONArray();
+    private static JSONObject improved(int every) {
+        return improvement("better", 200, every, values(0.488, 0.5, 0.485, 0.52, 0.56, 0.55, 0.6, 0.63, 0.66, 0.65, 0.715),
+                values(1.31, 1.27, 1.28, 1.2, 1.14, 1.15, 1.06, 1.02, 0.95, 0.93, 0.85));
+    }
+
+    /** One measurement every few rounds; no shares of right answers where the task does not count them. */
+    private static JSONObject improvement(String verdict, int examples, int every, double[] right, double[] losses) {
         try {
-            for (int i = 0; i < values.length; i++) {
-                int reach = Math.min(Math.min(2, i), values.length - 1 - i);
-                double sum = 0;
-                for (int j = i - reach; j <= i + reach; j++) {
-                    sum += values[j];
-                }
-                points.put(new JSONArray(Arrays.asList(every * i, values[i])));
-                smooth.put(new JSONArray(Arrays.asList(every * i, sum / (2 * reach + 1))));
+            JSONObject courses = new JSONObject().put("loss", course(every, losses));
+            if (right != null) {
+                courses.put("right", course(every, right));
             }
-            return new JSONObject().put("measure", "right").put("examples", values.length == 0 ? 0 : 200).put("fewest", 20)
-                    .put("verdict", verdict).put("points", points).put("smooth", smooth);
+            return new JSONObject().put("examples", examples).put("fewest", 20).put("verdict", verdict).put("courses", courses);
         } catch (JSONException error) {
             throw new IllegalArgumentException(error);
         }
+    }
+
+    private static JSONObject course(int every, double[] values) throws JSONException {
+        JSONArray points = new JSONArray(), smooth = new JSONArray();
+        for (int i = 0; i < values.length; i++) {
+            int reach = Math.min(Math.min(2, i), values.length - 1 - i);
+            double sum = 0;
+            for (int j = i - reach; j <= i + reach; j++) {
+                sum += values[j];
+            }
+            points.put(new JSONArray(Arrays.asList(every * i, values[i])));
+            smooth.put(new JSONArray(Arrays.asList(every * i, sum / (2 * reach + 1))));
+        }
+        return new JSONObject().put("points", points).put("smooth", smooth);
+    }
+
+    private static double[] values(double... found) {
+        return found;
     }
 }

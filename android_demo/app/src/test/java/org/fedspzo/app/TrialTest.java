@@ -16,14 +16,21 @@ import static org.robolectric.Shadows.shadowOf;
 
 import android.widget.CompoundButton;
 import android.widget.EditText;
+import android.widget.LinearLayout;
 import android.widget.ListView;
 import android.widget.TextView;
 
 import androidx.appcompat.app.AlertDialog;
 
+import com.google.android.material.textfield.TextInputLayout;
+
 import org.junit.Test;
 import org.junit.runner.RunWith;
 import org.robolectric.android.controller.ActivityController;
+
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
 
 /** The form to ask the model and to teach it, also while the screen is turned. */
 @RunWith(PhoneRunner.class)
@@ -87,8 +94,21 @@ public final class TrialTest {
         tap(page, R.id.ask);
         tap(page, R.id.add);
         assertTrue(display.host.asked.toString(), display.host.asked.isEmpty());
-        com.google.android.material.textfield.TextInputLayout box = page.findViewById(R.id.label_box);
+        TextInputLayout box = page.findViewById(R.id.label_box);
         assertEquals(page.getString(R.string.choose_first), String.valueOf(box.getError()));
+    }
+
+    @Test
+    public void fieldsAreCalledAsTheOwnerWouldCallThem() {
+        MainActivity page = display.open(States.with(States.ready(), "task", States.json("{'name': 'wic', 'fields': ['sentence1',"
+                + " 'sentence2', 'word', 'shoe_size'], 'labels': ['same', 'different'], 'target': 'label'}")));
+        List<String> called = new ArrayList<>();
+        LinearLayout fields = page.findViewById(R.id.fields);
+        for (int i = 0; i < fields.getChildCount(); i++) {
+            called.add(String.valueOf(((TextInputLayout) fields.getChildAt(i)).getHint()));
+        }
+        assertEquals("the last is of a task of the group's own",
+                Arrays.asList("First sentence", "Second sentence", "Word in both sentences", "shoe_size"), called);
     }
 
     @Test
