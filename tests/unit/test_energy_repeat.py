@@ -29,7 +29,7 @@ from fedspzo.device_runtime.step.estimator import measure
 from fedspzo.device_runtime.step.runner import Forward
 from fedspzo.energy.measure import SMOOTH, Course, Taken, take_course
 from fedspzo.energy.plot import plot_account
-from fedspzo.energy.repeat import Repeated, repeat, to_target
+from fedspzo.energy.repeat import Repeated, Repetitions, repeat, to_target
 from fedspzo.energy.report import target_lines
 from fedspzo.energy.series import series_table
 from fedspzo.energy.steps import ForwardSteps, GradientSteps
@@ -48,8 +48,9 @@ def repeated(steps: Sequence[int]) -> Repeated:
     facts, pace = Facts(COUNTER, 2.0**-14, 1e-3, 0.02, "all", gauge=False), Pace(1e-3)
     starts = np.concatenate([[0.0], ends])
     bounds = [(float(starts[2 * at]), float(starts[2 * at + 3])) for at in range(len(steps))]
-    account = SimpleNamespace(work=Estimate(readings, facts, pace).work(), readings=readings, facts=facts, pace=pace)
-    return repeat(account, steps, bounds)  # type: ignore[arg-type]
+    work = Estimate(readings, facts, pace).work()
+    account = SimpleNamespace(work=work, phases={}, readings=readings, facts=facts, pace=pace)
+    return repeat(account, steps, bounds).step  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("steps", [(20, 20, 20, 20, 5), (20, 12, 20, 15), (5,)])
@@ -113,7 +114,8 @@ def test_joules_to_a_loss() -> None:
     assert "did not reach 0.9" in "".join(target_lines(to_target(told, taken, 0.9)))
     assert reached.fell_half_width < reached.fell
     relative = reached.joules_a_point_half_width / reached.joules_a_point
-    assert relative == pytest.approx(np.hypot(told.half_width / told.joules, reached.fell_half_width / reached.fell))
+    most = reached.fell_half_width / (reached.fell - reached.fell_half_width)
+    assert relative == pytest.approx(np.hypot(told.half_width / told.joules, most))
     assert f"{reached.joules_a_point:.4g} ± {reached.joules_a_point_half_width:.2g} J a point" in "".join(
         target_lines(reached)
     )
@@ -150,7 +152,8 @@ def test_a_series_of_estimates_has_no_intervals(measured: bool, tmp_path: Path) 
     table = series_table(account, [(0.0, 4.0), (4.0, 8.0)], [1.0, 1.0])  # type: ignore[arg-type]
     assert (table["half of its 95 % interval"] == [None, None]) != measured
     assert ("joules above idle" in table) == measured
-    plot_account(tmp_path / "power.svg", account, 2)  # type: ignore[arg-type]
+    step = Repeated(40.0, 1.0 if measured else None, (), "")
+    plot_account(tmp_path / "power.svg", account, Repetitions(step, {}))  # type: ignore[arg-type]
     drawn = (tmp_path / "power.svg").read_text()
     assert ("95 % intervals" in drawn, "ESTIMATE" in drawn) == (measured, not measured)
     assert ("LineCollection" in drawn) == measured
