@@ -165,7 +165,7 @@ class Estimate:
         alone = min(sum(core.whole for core in seen) / elapsed, 1.0) if elapsed else 0.0
         covered = known / spent if spent else 0.0
         if not cores or alone < _SEEN or (len(cores) == 1 and alone < 0.5):
-            return Figure(None, None, self._unseen(phase, alone), spent, covered, alone)
+            return Figure(None, None, self._unseen("the phase", alone), spent, covered, alone)
         if self.idle.watts is None or self.idle.half_width is None:
             return Figure(None, None, f"the idle power is not known: {self.idle.reason}", spent, covered, alone)
         middle, _ = mean(cores)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from fedspzo.device_runtime.energy.figures import Figure, Idle
+from fedspzo.device_runtime.energy.figures import NORMAL, Figure, Idle
 from fedspzo.device_runtime.energy.meter import Account
 from fedspzo.device_runtime.energy.source import COUNTER, Facts
 from fedspzo.device_runtime.protocol.messages import Energy
@@ -25,22 +25,26 @@ _ORDER = ("tokenise", "perturb", "forward", "apply", "network", "other", "idle")
 
 def describe_account(account: Account, taken: Sequence[int], told: Repetitions) -> dict[str, Any]:
     """An account of some steps as plain values, joules above idle; half-widths are of 95 % intervals."""
-    step = told.step
+    step, work, idle = told.step, account.work, stated_idle(account)
+    known = work.half_width is not None and idle.half_width is not None
     return {
         "source": account.source,
         "measured": account.facts.measured,
         **describe_facts(account.facts),
         "late_seconds": [account.pace.least, account.pace.most],
-        "idle": asdict(account.idle),
+        "idle": asdict(idle),
         "steps": sum(taken),
         "steps_of_repetitions": list(taken),
         "joules_per_step": step.joules,
         "joules_per_step_half_width": step.half_width,
         "reason": step.reason,
         "repetitions": list(step.each),
-        "joules": account.work.joules,
-        "joules_half_width": account.work.half_width,
+        "joules": work.joules,
+        "joules_half_width": work.half_width,
         "joules_with_idle": account.joules,
+        "joules_with_idle_half_width": (
+            (work.half_width or 0.0) + (idle.half_width or 0.0) * account.seconds if known else None
+        ),
         "seconds": account.seconds,
         "seconds_without_readings": account.missed,
         "reasons": list(account.reasons),
@@ -48,6 +52,14 @@ def describe_account(account: Account, taken: Sequence[int], told: Repetitions) 
             name: asdict(figure) | {"per_step": asdict(told.phases[name])} for name, figure in _in_order(account.phases)
         },
     }
+
+
+def stated_idle(account: Account) -> Idle:
+    """The idle power by itself: its interval has what the source's scale is uncertain by, which cancels above idle."""
+    idle = account.idle
+    if idle.watts is None or idle.half_width is None:
+        return idle
+    return replace(idle, half_width=math.hypot(idle.half_width, NORMAL * account.facts.gain * idle.watts))
 
 
 def describe_facts(facts: Facts) -> dict[str, Any]:
@@ -74,7 +86,7 @@ def facts_lines(name: str, facts: Facts) -> list[str]:
 
 def account_lines(account: Account, steps: int, told: Repetitions) -> list[str]:
     """An account of some steps, for people."""
-    lines = [*facts_lines(account.source, account.facts), *_idle_lines(account.idle)]
+    lines = [*facts_lines(account.source, account.facts), *_idle_lines(stated_idle(account))]
     reasons: dict[str, list[str]] = defaultdict(list)
     rows = []
     for name, figure in _in_order(account.phases):
@@ -152,7 +164,7 @@ def _idle_lines(idle: Idle) -> list[str]:
     drift = (
         "seen once, so what it drifts by is not known"
         if idle.drift is None
-        else f"it drifted by {idle.drift:+.3f} W from the first to the last"
+        else f"± has its drift in it, {idle.drift:+.3f} W from the first to the last"
     )
     return [f"idle: {idle.watts:.3f} ± {idle.half_width:.3f} W over {idle.seconds:.0f} s, which is taken off; {drift}"]
 

@@ -66,8 +66,8 @@ PHASES = ("perturb", "forward block 1", "forward block 2")
 
 @dataclass(frozen=True)
 class Run:
-    """A run: what the runtime sees, and what is true: joules above idle by phase (all of them under ``work``); a
-    meter's log, and what added to its times gives those of the readings."""
+    """A run: what the runtime sees, and what is true: joules above idle by phase (all of them under ``work``),
+    and the watts of idleness; a meter's log, and what added to its times gives those of the readings."""
 
     readings: Readings
     facts: Facts
@@ -201,6 +201,7 @@ def _observe(
     idle = used[IDLE] / spent[IDLE]
     truth = {name: used[name] - idle * spent[name] for name in seconds if name != IDLE}
     truth["work"] = sum(truth.values())
+    truth[IDLE] = idle
     if gauge.log:
         log, offset = _log(gauge, period, fine, times, seconds, random)
         busy = 1 - seconds[IDLE][1:] / sum(seconds.values())[1:]

@@ -19,6 +19,7 @@ from fedspzo.device_runtime.errors import EnergyError
 from fedspzo.device_runtime.platform.profiling import IDLE, PhaseTimer
 from fedspzo.energy.measure import SMOOTH, Course, take_course
 from fedspzo.energy.repeat import Reached, Repeated, repeat, to_target
+from fedspzo.energy.report import stated_idle
 
 #: The share of figures whose interval must hold the truth, and the widest half of one where phases last long.
 LEAST, WIDEST = 0.92, 0.15
@@ -30,7 +31,9 @@ def account_of(run: Run) -> SimpleNamespace:
     pace = learn_pace(run.readings, facts)
     estimate = Estimate(run.readings, facts, pace)
     phases = {phase: estimate.phase(phase) for phase in PHASES}
-    return SimpleNamespace(readings=run.readings, facts=facts, pace=pace, work=estimate.work(), phases=phases)
+    return SimpleNamespace(
+        readings=run.readings, facts=facts, pace=pace, idle=estimate.idle, work=estimate.work(), phases=phases
+    )
 
 
 def judge(counts: Counter[str], what: str, figure: Figure | Repeated | Reached, truth: float) -> None:
@@ -48,7 +51,9 @@ def tell(name: str, seed: int, long: bool, steps: bool = False) -> Counter[str]:
     """Of a run: how many figures of the work and of phases were told, held the truth, were refused, were too wide."""
     run = draw_run(GAUGES[name], np.random.default_rng(seed), long, steps=steps)
     account = account_of(run)
+    idle = stated_idle(account)  # type: ignore[arg-type]
     counts: Counter[str] = Counter()
+    judge(counts, "idle", Repeated(idle.watts, idle.half_width, (), idle.reason), run.truth[IDLE])
     judge(counts, "work", account.work, run.truth["work"])
     for phase, figure in account.phases.items():
         judge(counts, "phase", figure, run.truth[phase])
@@ -148,7 +153,7 @@ def check(name: str, seeds: range, least: float) -> None:
     short = sum((tell(name, seed, False) for seed in seeds[1::2]), Counter())
     assert not long["work refused"] + long["phase refused"], "what lasts ten periods is told"
     assert not long["work wide"] + long["phase wide"]
-    for what in ("work", "phase"):
+    for what in ("idle", "work", "phase"):
         assert long[f"{what} held"] >= least * long[f"{what} told"]
         assert short[f"{what} held"] >= least * short[f"{what} told"]
 
@@ -160,7 +165,7 @@ def test_intervals_hold_the_truth(name: str) -> None:
 
 def check_steps(name: str, seeds: range, least: float) -> None:
     counts = sum((tell(name, seed, False, steps=True) for seed in seeds), Counter())
-    for what in ("work", "phase"):
+    for what in ("idle", "work", "phase"):
         assert counts[f"{what} held"] >= least * counts[f"{what} told"]
 
 
