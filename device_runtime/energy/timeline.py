@@ -168,15 +168,17 @@ def _lay(timeline: Timeline, log: Log, offset: float, how: str) -> Account:
 
 def _differ(one: Account, other: Account) -> bool:
     """Whether a figure of the other lies outside the interval of the one, or is not known."""
-    for name, figure in (("", one.work), *one.phases.items()):
-        if figure.joules is None or figure.half_width is None:
-            continue
-        beside = other.phases[name] if name else other.work
-        if beside.joules is None:
-            return True
-        if abs(figure.joules / figure.covered - beside.joules / beside.covered) > figure.half_width / figure.covered:
+    for (value, width), (its, _) in zip(_figures(one), _figures(other), strict=True):
+        if value is not None and width is not None and (its is None or abs(value - its) > width):
             return True
     return False
+
+
+def _figures(account: Account) -> list[tuple[float | None, float | None]]:
+    """What is told of idleness, of all work and of phases, each with half of its interval."""
+    idle, works = account.idle, [account.work, *account.phases.values()]
+    told = [(f.joules / f.covered, (f.half_width or 0.0) / f.covered) if f.joules else (None, None) for f in works]
+    return [(idle.watts, idle.half_width), *told]
 
 
 def _check_overlap(timeline: Timeline, log: Log, offset: float) -> None:

@@ -133,7 +133,7 @@ def _compare(one: Sequence[float], other: Sequence[float], alike: bool) -> Compa
 
 
 def _half_width(variances: Sequence[float], freedoms: Sequence[int]) -> float:
-    """Of a sum's 95 % interval, of terms whose variances are known by so many degrees of freedom (Welch)."""
+    """Of a sum's 95 % interval, by its terms' variances and their degrees of freedom (Welch)."""
     total = sum(variances)
     parts = sum(variance**2 / freedom for variance, freedom in zip(variances, freedoms, strict=True))
     freedom = total**2 / parts if parts and math.isfinite(total) else sum(freedoms)

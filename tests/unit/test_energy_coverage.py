@@ -220,24 +220,24 @@ def test_intervals_hold_the_truth_in_a_thousand_runs(name: str) -> None:
     check(name, range(1000), LEAST)
 
 
-@pytest.mark.slow
+@pytest.mark.matrix
 @pytest.mark.parametrize("name", GAUGES)
 def test_intervals_hold_the_truth_of_steps_in_a_thousand_runs(name: str) -> None:
     check_steps(name, range(1000), LEAST)
 
 
-@pytest.mark.slow
+@pytest.mark.matrix
 @pytest.mark.parametrize("name", GAUGES)
 def test_intervals_of_repetitions_hold_what_is_expected_in_a_thousand_runs(name: str) -> None:
     check_repetitions(name, range(1000), LEAST)
 
 
-@pytest.mark.slow
+@pytest.mark.matrix
 def test_intervals_of_a_point_of_loss_hold_the_truth_in_a_thousand_runs() -> None:
     check_price(range(1000), LEAST)
 
 
-@pytest.mark.slow
+@pytest.mark.matrix
 def test_a_wrong_offset_gives_no_wrong_joules_in_a_thousand_runs() -> None:
     check_stated(range(1000), LEAST)
 
