@@ -67,12 +67,15 @@ PHASES = ("perturb", "forward block 1", "forward block 2")
 @dataclass(frozen=True)
 class Run:
     """A run: what the runtime sees, and what is true: joules above idle by phase (all of them under ``work``),
-    and the watts of idleness; a meter's log, and what added to its times gives those of the readings."""
+    and the watts of idleness; when each time of a phase began and ended, and its joules; a meter's log, and what added
+    to its times gives those of the readings."""
 
     readings: Readings
     facts: Facts
     truth: dict[str, float]
     period: float
+    bounds: Sequence[tuple[float, float]]
+    each: Sequence[float]
     log: Log | None = None
     offset: float = 0.0
 
@@ -190,18 +193,15 @@ def _observe(
         for name in dict.fromkeys(names)
     }
     spent = {name: sum(n for n, one in zip(lengths, names, strict=True) if one == name) for name in seconds}
-    used = {
-        name: sum(
-            float(np.interp(stop, *fine) - np.interp(start, *fine))
-            for start, stop, one in zip(starts[:-1], starts[1:], names, strict=True)
-            if one == name
-        )
-        for name in seconds
-    }
+    joules = np.diff(np.interp(starts, *fine))
+    used = {name: sum(float(n) for n, one in zip(joules, names, strict=True) if one == name) for name in seconds}
     idle = used[IDLE] / spent[IDLE]
     truth = {name: used[name] - idle * spent[name] for name in seconds if name != IDLE}
     truth["work"] = sum(truth.values())
     truth[IDLE] = idle
+    works = [at for at, name in enumerate(names) if name != IDLE]
+    bounds = [(float(starts[at]), float(starts[at + 1])) for at in works]
+    each = [float(joules[at] - idle * (starts[at + 1] - starts[at])) for at in works]
     if gauge.log:
         log, offset = _log(gauge, period, fine, times, seconds, random)
         busy = 1 - seconds[IDLE][1:] / sum(seconds.values())[1:]
@@ -210,13 +210,15 @@ def _observe(
             found = align_edges(log, (times[1:] + times[:-1]) / 2, busy).offset
         source = Replay(log, found, "")
         readings = Readings(times, np.array([_read(source, now) for now in times]), seconds)
-        return Run(readings, source.facts, truth, unit, log, offset)
+        return Run(readings, source.facts, truth, unit, bounds, each, log, offset)
     said = 1.0 if gauge.gauge else period
     return Run(
         Readings(times, _show(gauge, period, fine, times, random), seconds),
         Facts(gauge.kind, gauge.step / 1000 if gauge.gauge else gauge.step, said, gauge.gain, "all", gauge=gauge.gauge),
         truth,
         unit,
+        bounds,
+        each,
     )
 
 

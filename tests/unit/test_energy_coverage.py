@@ -20,6 +20,7 @@ from fedspzo.device_runtime.platform.profiling import IDLE, PhaseTimer
 from fedspzo.energy.measure import SMOOTH, Course, take_course
 from fedspzo.energy.repeat import Reached, Repeated, repeat, to_target
 from fedspzo.energy.report import stated_idle
+from fedspzo.energy.series import series_table
 
 #: The share of figures whose interval must hold the truth, and the widest half of one where phases last long.
 LEAST, WIDEST = 0.92, 0.15
@@ -57,6 +58,11 @@ def tell(name: str, seed: int, long: bool, steps: bool = False) -> Counter[str]:
     judge(counts, "work", account.work, run.truth["work"])
     for phase, figure in account.phases.items():
         judge(counts, "phase", figure, run.truth[phase])
+    series = series_table(account, run.bounds, [0.0] * len(run.bounds))  # type: ignore[arg-type]
+    for joules, width, truth in zip(
+        series["joules above idle"], series["half of its 95 % interval"], run.each, strict=True
+    ):
+        judge(counts, "series", Repeated(joules, width, (), "too short"), truth)
     return counts
 
 
@@ -153,7 +159,7 @@ def check(name: str, seeds: range, least: float) -> None:
     short = sum((tell(name, seed, False) for seed in seeds[1::2]), Counter())
     assert not long["work refused"] + long["phase refused"], "what lasts ten periods is told"
     assert not long["work wide"] + long["phase wide"]
-    for what in ("idle", "work", "phase"):
+    for what in ("idle", "work", "phase", "series"):
         assert long[f"{what} held"] >= least * long[f"{what} told"]
         assert short[f"{what} held"] >= least * short[f"{what} told"]
 
@@ -165,7 +171,7 @@ def test_intervals_hold_the_truth(name: str) -> None:
 
 def check_steps(name: str, seeds: range, least: float) -> None:
     counts = sum((tell(name, seed, False, steps=True) for seed in seeds), Counter())
-    for what in ("idle", "work", "phase"):
+    for what in ("idle", "work", "phase", "series"):
         assert counts[f"{what} held"] >= least * counts[f"{what} told"]
 
 
