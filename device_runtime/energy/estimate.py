@@ -114,7 +114,7 @@ class Estimate:
         count = max(len(shown) / every, 1.0)
         watts = float(shown.mean())
         error = scatter * student(max(count - 1, 1)) / NORMAL / math.sqrt(count)
-        if len(distinct) < 2 and self._facts.gauge:
+        if len(distinct) < 2:
             error = math.hypot(error, 0.1 * abs(watts))  # one reading shows no scatter: a tenth is assumed
         seconds = float(times[last] - times[max(begin - 1, first)])
         whole = float(times[last] - times[first])
