@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from fedspzo.device_runtime.energy.figures import student
 
 #: Why there is no price.
-DEAR = "a point of loss has no price, as that would be more uncertain than it is large"
+DEAR = "a point of loss has no price, as the loss fell too little to tell one"
 
 
 def find_fall(losses: Sequence[float], ends: int, looks: int = 1) -> tuple[float, float | None]:

@@ -48,11 +48,14 @@ def series_table(account: Account, bounds: Sequence[tuple[float, float]], losses
         times = times - (pace.period + pace.least + pace.most) / 2  # by which it is behind
     rows: list[tuple[float | None, float | None, float | None]] = []
     for begin, end in bounds:
+        if not end - begin >= shows:
+            rows.append((None, None, None))
+            continue
         gross = float(np.interp(end, times, used) - np.interp(begin, times, used))
         above = None if idle is None else gross - idle * (end - begin)
         width = None if above is None or not account.facts.measured else _half_width(account, above, end - begin)
-        told = end - begin >= shows and (above is None or width is None or width <= abs(above))
-        rows.append((gross, above, width) if told else (None, None, None))
+        vague = above is not None and width is not None and not width <= abs(above)
+        rows.append((None, None, None) if vague else (gross, above, width))
     word = "" if account.facts.measured else " by ESTIMATE"
     return {
         "step": [float(number) for number in range(1, len(bounds) + 1)],

@@ -307,7 +307,7 @@ def test_joules_of_rounds_have_an_interval_or_the_reason_why_not(
     assert json.loads(ask(capsys, "report", few, "--json"))["joules_a_point"] is None
     assert "a point of loss has no price, as fewer than 10 rounds have a loss" in ask(capsys, "report", few)
     flat = keep_rounds(tmp_path / "flat", pinned, make_plan, 10, scatter=0.1)
-    assert "has no price, as that would be more uncertain than it is large (it fell by" in ask(capsys, "report", flat)
+    assert "has no price, as the loss fell too little to tell one (it fell by" in ask(capsys, "report", flat)
     guess = ask(capsys, "report", keep_rounds(tmp_path / "guess", pinned, make_plan, 50, (2, 2)))
     assert "50 rounds took 300 J above idle (by ESTIMATE)" in guess
     assert "a device's: 3 J (an estimate has no interval)" in guess

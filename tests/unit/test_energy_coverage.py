@@ -275,3 +275,5 @@ def test_a_gauge_that_never_changes_tells_nothing() -> None:
         estimate = Estimate(readings, facts, learn_pace(readings, facts))
         assert estimate.work().joules is None
         assert "changed too seldom" in estimate.work().reason
+        account = SimpleNamespace(readings=readings, facts=facts, pace=learn_pace(readings, facts), idle=estimate.idle)
+        assert series_table(account, [(0.0, 50.0)], [1.0])["joules with idle"] == [None]  # type: ignore[arg-type]
