@@ -39,13 +39,16 @@ class Estimate:
         self._readings, self._facts, self._pace = readings, facts, pace
         self._poll = float(np.median(np.diff(readings.times))) if len(readings.times) > 1 else 0.0
         self._idles = self._cores(readings.alone(IDLE))
+        self._phases: dict[str, Figure] = {}
         self.idle = self._find_idle()
 
     def phase(self, name: str) -> Figure:
         """A phase's."""
         if not self._facts.measured:
-            return replace(self._priced((name,)), joules=None)
-        return self._by_cores((name,))
+            return replace(self._priced((name,)), joules=None, reason="an estimate does not tell phases apart")
+        if name not in self._phases:  # of all work, too
+            self._phases[name] = self._by_cores(name)
+        return self._phases[name]
 
     def work(self) -> Figure:
         """All but the waiting."""
@@ -111,7 +114,7 @@ class Estimate:
         count = max(len(shown) / every, 1.0)
         watts = float(shown.mean())
         error = scatter * student(max(count - 1, 1)) / NORMAL / math.sqrt(count)
-        if len(distinct) < 2 and self._facts.gauge:
+        if len(distinct) < 2:
             error = math.hypot(error, 0.1 * abs(watts))  # one reading shows no scatter: a tenth is assumed
         seconds = float(times[last] - times[max(begin - 1, first)])
         whole = float(times[last] - times[first])
@@ -150,10 +153,9 @@ class Estimate:
         middle = (first + second) / 2 if len(cores) < 4 else watts
         return Idle(middle, NORMAL * math.hypot(error, between), seconds, drift, "")
 
-    def _by_cores(self, phases: Sequence[str]) -> Figure:
+    def _by_cores(self, phase: str) -> Figure:
         readings = self._readings
-        mask = readings.alone(*phases)
-        every = sum((readings.seconds[phase] for phase in phases), np.zeros(len(readings.times)))
+        mask, every = readings.alone(phase), readings.seconds[phase]
         spent, known = float(every.sum()), float(every[readings.covered].sum())
         seen = self._cores(mask)
         cores = to_their_ends(seen, mask, every, readings.covered)
@@ -163,7 +165,7 @@ class Estimate:
         alone = min(sum(core.whole for core in seen) / elapsed, 1.0) if elapsed else 0.0
         covered = known / spent if spent else 0.0
         if not cores or alone < _SEEN or (len(cores) == 1 and alone < 0.5):
-            return Figure(None, None, self._unseen(" and ".join(phases), alone), spent, covered, alone)
+            return Figure(None, None, self._unseen("the phase", alone), spent, covered, alone)
         if self.idle.watts is None or self.idle.half_width is None:
             return Figure(None, None, f"the idle power is not known: {self.idle.reason}", spent, covered, alone)
         middle, _ = mean(cores)
@@ -196,7 +198,7 @@ class Estimate:
 
     def _by_phases(self, works: Sequence[str]) -> Figure:
         """By the sum of phases, where nearly all of the time is of phases that are known."""
-        figures = [self._by_cores((phase,)) for phase in works]
+        figures = [self.phase(phase) for phase in works]
         spent = sum(figure.seconds for figure in figures)
         known = [figure for figure in figures if figure.joules is not None and figure.half_width is not None]
         seen = sum(figure.seconds for figure in known)

@@ -61,8 +61,23 @@ class Replay:
         return float(self._watts[min(before or after, after - 1) : after].mean())
 
 
-def align_edges(log: Log, times: Sequence[float], busy: Sequence[float]) -> tuple[float, float]:
-    """The offset at which a meter's power follows the work best, and their correlation there.
+@dataclass(frozen=True)
+class Edges:
+    """What the edges of the work say of a log.
+
+    Attributes:
+        offset: what added to the log's times gives the clock's.
+        score: the correlation of power and work there.
+        within: s by which the offset may be off: the time between two rows, or two moments of the clock.
+    """
+
+    offset: float
+    score: float
+    within: float
+
+
+def align_edges(log: Log, times: Sequence[float], busy: Sequence[float]) -> Edges:
+    """Where a meter's power follows the work best.
 
     Every offset is tried at which the log has rows for :data:`_LEAST_SEEN` of the time or more.
 
@@ -107,7 +122,7 @@ def align_edges(log: Log, times: Sequence[float], busy: Sequence[float]) -> tupl
             f"the power in {log.name} follows the work at several offsets, such as {one:.1f} s and {other:.1f} s;"
             " give the --offset SECONDS, 0 where the clocks are the same",
         )
-    return float(fits.offsets[best]), float(fits.scores[best])
+    return Edges(float(fits.offsets[best]), float(fits.scores[best]), grid)
 
 
 @dataclass(frozen=True)

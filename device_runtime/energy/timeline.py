@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
-from fedspzo.device_runtime.energy.external import FAR_S, Replay, align_edges
+from fedspzo.device_runtime.energy.external import FAR_S, Edges, Replay, align_edges
 from fedspzo.device_runtime.energy.meter import Account, Meter
 from fedspzo.device_runtime.energy.meter_log import Log
 from fedspzo.device_runtime.errors import EnergyError
@@ -20,8 +20,6 @@ from fedspzo.device_runtime.platform.profiling import IDLE, PhaseTimer, Seconds
 
 #: Seconds between entries.
 TICK_S = 0.1
-#: Seconds by which a stated offset and the edges of the work may differ without a word.
-_AGREE_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -115,12 +113,49 @@ def settle(timeline: Timeline, log: Log, offset: float | None) -> Account:
     Raises:
         EnergyError: the log does not fit.
     """
-    if offset is not None and not log.absolute and not offset:
+    if offset is None:
+        edges = align_edges(log, *_busy(timeline.ticks))
+        return _lay(timeline, log, edges.offset, _describe(edges, log))
+    if not log.absolute and not offset:
         raise EnergyError(
             "energy.log-start-unknown",
             f"{log.name} does not say at what time it starts; give the --offset, or --offset edges",
         )
-    offset, how = _lay(timeline, log, offset)
+    return _lay_as_stated(timeline, log, offset)
+
+
+def _describe(edges: Edges, log: Log) -> str:
+    """How the offset was found."""
+    how = f"the log's times plus {edges.offset:.2f} s follow the work best (correlation {edges.score:.2f})"
+    if log.absolute and abs(edges.offset) > FAR_S:
+        return f"{how}; ITS CLOCK AND THE DEVICE'S DISAGREE by {-edges.offset:.0f} s"
+    if log.absolute and abs(edges.offset) > log.period:
+        return f"{how}; its clock is {-edges.offset:.2f} s off the device's"
+    return how
+
+
+def _lay_as_stated(timeline: Timeline, log: Log, offset: float) -> Account:
+    """The account at a stated offset, unless the edges of the work tell that it gives wrong joules."""
+    how = f"the log's times plus {offset:.12g} s, as stated, are the device's"
+    try:
+        edges = align_edges(log, *_busy(timeline.ticks))
+    except EnergyError:
+        return _lay(timeline, log, offset, f"{how}; the edges of the work cannot tell")
+    if abs(edges.offset - offset) <= edges.within:
+        return _lay(timeline, log, offset, how)
+    how += f"; THE EDGES OF THE WORK DISAGREE: they say {edges.offset:.2f} s (correlation {edges.score:.2f})"
+    account = _lay(timeline, log, offset, how)
+    if _differ(account, _lay(timeline, log, edges.offset, "")):
+        raise EnergyError(
+            "energy.offset-contradicted",
+            f"{log.name} plus {offset:.12g} s, as stated, gives other joules than plus {edges.offset:.2f} s, which the"
+            f" edges of the work say (correlation {edges.score:.2f}); take --offset edges, or correct yours",
+        )
+    return account
+
+
+def _lay(timeline: Timeline, log: Log, offset: float, how: str) -> Account:
+    """The account at an offset, which was found so."""
     _check_overlap(timeline, log, offset)
     source = Replay(log, offset, how)
     player = _Player(timeline.ticks, log.period)
@@ -131,27 +166,19 @@ def settle(timeline: Timeline, log: Log, offset: float | None) -> Account:
     return meter.account()
 
 
-def _lay(timeline: Timeline, log: Log, offset: float | None) -> tuple[float, str]:
-    """The offset, and how it was found, with what the edges of the work say of one that is stated."""
-    try:
-        found, score = align_edges(log, *_busy(timeline.ticks))
-    except EnergyError:
-        if offset is None:
-            raise
-        return offset, (
-            f"the log's times plus {offset:g} s, as stated, are the device's; the edges of the work cannot tell"
-        )
-    if offset is None:
-        how = f"the log's times plus {found:.2f} s follow the work best (correlation {score:.2f})"
-        if log.absolute and abs(found) > FAR_S:
-            how += f"; ITS CLOCK AND THE DEVICE'S DISAGREE by {-found:.0f} s"
-        elif log.absolute and abs(found) > log.period:
-            how += f"; its clock is {-found:.2f} s off the device's"
-        return found, how
-    how = f"the log's times plus {offset:g} s, as stated, are the device's"
-    if abs(found - offset) > max(2 * log.period, _AGREE_S):
-        how += f"; THE EDGES OF THE WORK DISAGREE: they say {found:.2f} s (correlation {score:.2f})"
-    return offset, how
+def _differ(one: Account, other: Account) -> bool:
+    """Whether a figure of the other lies outside the interval of the one, or is not known."""
+    for (value, width), (its, _) in zip(_figures(one), _figures(other), strict=True):
+        if value is not None and width is not None and (its is None or abs(value - its) > width):
+            return True
+    return False
+
+
+def _figures(account: Account) -> list[tuple[float | None, float | None]]:
+    """What is told of idleness, of all work and of phases, each with half of its interval."""
+    idle, works = account.idle, [account.work, *account.phases.values()]
+    told = [(f.joules / f.covered, (f.half_width or 0.0) / f.covered) if f.joules else (None, None) for f in works]
+    return [(idle.watts, idle.half_width), *told]
 
 
 def _check_overlap(timeline: Timeline, log: Log, offset: float) -> None:
@@ -161,7 +188,7 @@ def _check_overlap(timeline: Timeline, log: Log, offset: float) -> None:
     if first > end or last < begin:
         raise EnergyError(
             "energy.log-elsewhere",
-            f"{log.name} plus {offset:g} s is from {_say(first)} to {_say(last)}, and the measurement from"
+            f"{log.name} plus {offset:.12g} s is from {_say(first)} to {_say(last)}, and the measurement from"
             f" {_say(begin)} to {_say(end)}; give the --offset that lays one over the other, or --offset edges",
         )
 

@@ -179,15 +179,15 @@ def _measure_and_keep(options: argparse.Namespace, afterwards: ExitStack) -> Non
         if options.timeline:
             afterwards.callback(timeline.write, options.timeline)
         account, repetitions = settle(timeline, read_log(options.csv, options.volts), offset), timeline.repetitions
+    told = repeat(account, taken.steps, repetitions)
     if options.readings:
         afterwards.callback(write_table, options.readings, readings_table(account))
     if options.series:
         afterwards.callback(write_table, options.series, series_table(account, taken.bounds, taken.losses))
     if options.plot:
-        afterwards.callback(plot_account, options.plot, account, len(taken.losses))
-    repeated = repeat(account, taken.steps, repetitions)
+        afterwards.callback(plot_account, options.plot, account, told)
     target = options.target_loss
-    reached = None if target is None else to_target(repeated, taken, target, account.facts.measured)
+    reached = None if target is None else to_target(told.step, taken, target, account.facts.measured)
     plan = {
         "method": options.method, "blocks": list(map(asdict, job.blocks)), "sides": job.sides or 1,
         "epsilon": job.epsilon, "examples": job.batch,
@@ -205,9 +205,9 @@ def _measure_and_keep(options: argparse.Namespace, afterwards: ExitStack) -> Non
         "reading_share_of_cpu": taken.share,
     }
     if options.json:
-        print(json.dumps(describe_account(account, taken.steps, repeated) | setting))
+        print(json.dumps(describe_account(account, taken.steps, told) | setting))
     else:
-        print("\n".join(account_lines(account, len(taken.losses), repeated)))
+        print("\n".join(account_lines(account, len(taken.losses), told)))
         if reached:
             print("\n".join(target_lines(reached)))
         print(f"reading took {taken.share:.3%} of the CPU time")
@@ -276,9 +276,9 @@ def _report(options: argparse.Namespace) -> None:
             )
         timeline = Timeline.read(options.path)
         account = settle(timeline, read_log(options.csv, options.volts), parse_offset(options.offset))
-        repeated = repeat(account, timeline.steps, timeline.repetitions)
-        described = describe_account(account, timeline.steps, repeated)
-        lines = account_lines(account, sum(timeline.steps), repeated)
+        told = repeat(account, timeline.steps, timeline.repetitions)
+        described = describe_account(account, timeline.steps, told)
+        lines = account_lines(account, sum(timeline.steps), told)
     else:
         if options.csv:
             raise EnergyError(

@@ -39,8 +39,9 @@ class Comparison:
 
     Attributes:
         one, other: their means, J above idle, a step or to a loss.
-        difference, half_width: of the means, and half of its 95 % interval by the scatter of repetitions.
-        ratio: of the means.
+        one_half_width, other_half_width: half of their 95 % intervals by the scatter of repetitions, as below.
+        difference, half_width: of the means.
+        ratio, ratio_half_width: of the means.
         differ: whether 0 lies outside the interval.
         alike: whether source and machine are the same, so that errors of scale cancel in the ratio.
         to_loss: the same of the joules to the loss that both had as a target; None where these are not compared.
@@ -49,9 +50,12 @@ class Comparison:
 
     one: float
     other: float
+    one_half_width: float
+    other_half_width: float
     difference: float
     half_width: float
     ratio: float
+    ratio_half_width: float
     differ: bool
     alike: bool
     to_loss: Comparison | None = None
@@ -110,14 +114,30 @@ def _named(one: Measurement, other: Measurement) -> tuple[tuple[str, Measurement
 
 def _compare(one: Sequence[float], other: Sequence[float], alike: bool) -> Comparison:
     means = statistics.fmean(one), statistics.fmean(other)
-    parts = [statistics.variance(each) / len(each) for each in (one, other)]
-    total = sum(parts)
-    sizes = len(one) - 1, len(other) - 1
-    freedom = total**2 / sum(p**2 / n for p, n in zip(parts, sizes, strict=True)) if total else float(sum(sizes))
-    width = student(max(math.floor(freedom), 1)) * math.sqrt(total)
-    difference = means[1] - means[0]
-    ratio = means[1] / means[0] if means[0] else math.inf
-    return Comparison(*means, difference, width, ratio, abs(difference) > width, alike)
+    variances = [statistics.variance(each) / len(each) for each in (one, other)]
+    freedoms = len(one) - 1, len(other) - 1
+    difference, ratio = means[1] - means[0], means[1] / means[0] if means[0] else math.inf
+    width = _half_width(variances, freedoms)
+    relative = [variance / mean**2 if mean else math.inf for variance, mean in zip(variances, means, strict=True)]
+    return Comparison(
+        *means,
+        _half_width(variances[:1], freedoms[:1]),
+        _half_width(variances[1:], freedoms[1:]),
+        difference,
+        width,
+        ratio,
+        abs(ratio) * _half_width(relative, freedoms),
+        abs(difference) > width,
+        alike,
+    )
+
+
+def _half_width(variances: Sequence[float], freedoms: Sequence[int]) -> float:
+    """Of a sum's 95 % interval, by its terms' variances and their degrees of freedom (Welch)."""
+    total = sum(variances)
+    parts = sum(variance**2 / freedom for variance, freedom in zip(variances, freedoms, strict=True))
+    freedom = total**2 / parts if parts and math.isfinite(total) else sum(freedoms)
+    return student(max(math.floor(freedom), 1)) * math.sqrt(total)
 
 
 def comparison_lines(compared: Comparison) -> list[str]:
@@ -133,7 +153,8 @@ def comparison_lines(compared: Comparison) -> list[str]:
 def _lines(compared: Comparison, what: str) -> list[str]:
     verdict = "they differ" if compared.differ else "they do not differ beyond the scatter of their repetitions"
     return [
-        f"A takes {compared.one:.4g} J {what}, B {compared.other:.4g} J: {compared.ratio:.3f} × as much",
+        f"A takes {compared.one:.4g} ± {compared.one_half_width:.2g} J {what}, B {compared.other:.4g} ±"
+        f" {compared.other_half_width:.2g} J: {compared.ratio:.3f} ± {compared.ratio_half_width:.2g} × as much",
         f"B - A: {compared.difference:+.4g} ± {compared.half_width:.2g} J (half of a 95 % interval, Welch's t):"
         f" {verdict}",
     ]

@@ -14,7 +14,7 @@ from fedspzo.device_runtime.energy.meter import Account
 from fedspzo.device_runtime.energy.source import COUNTER
 from fedspzo.device_runtime.errors import EnergyError
 from fedspzo.device_runtime.platform.profiling import IDLE
-from fedspzo.energy.report import per_step
+from fedspzo.energy.repeat import Repetitions
 
 _FORMS = (".png", ".svg", ".pdf")
 
@@ -25,7 +25,7 @@ def check_picture(file: Path) -> None:
         raise EnergyError("option.picture-form", f"{file} ends in none of {', '.join(_FORMS)}; give a name that does")
 
 
-def plot_account(file: Path, account: Account, steps: int) -> None:
+def plot_account(file: Path, account: Account, told: Repetitions) -> None:
     """Draw an account of some steps.
 
     Above, the power between readings, its area divided by the time that each phase had. Below, the joules of a step
@@ -52,13 +52,12 @@ def plot_account(file: Path, account: Account, steps: int) -> None:
         xlim=(0, None),
     )
     figure.legend(fontsize="small", loc="outside right upper")
-    figures = {**account.phases, "all": account.work}
-    told = {name: per_step(each, steps) for name, each in figures.items() if each.joules is not None}
-    joules, widths = zip(*told.values(), strict=True) if told else ((), ())
+    bars = {name: each for name, each in (*told.phases.items(), ("all", told.step)) if each.joules is not None}
     measured = account.facts.measured
     below.barh(
-        list(told), joules, height=0.5, xerr=widths if measured else None, capsize=4,
-        color=[colours.get(name, "tab:gray") for name in told],
+        list(bars), [each.joules or 0.0 for each in bars.values()], height=0.5, capsize=4,
+        xerr=[each.half_width or 0.0 for each in bars.values()] if measured else None,
+        color=[colours.get(name, "tab:gray") for name in bars],
     )  # fmt: skip
     below.set(
         xlabel=f"J a step above idle{'; bars: 95 % intervals' if measured else ', by ESTIMATE without intervals'}"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from fedspzo.device_runtime.energy.figures import Figure, Idle
+from fedspzo.device_runtime.energy.figures import NORMAL, Figure, Idle
 from fedspzo.device_runtime.energy.meter import Account
 from fedspzo.device_runtime.energy.source import COUNTER, Facts
 from fedspzo.device_runtime.protocol.messages import Energy
-from fedspzo.energy.repeat import Reached, Repeated
+from fedspzo.energy.repeat import Reached, Repeated, Repetitions
 from fedspzo.tables import format_table
 
 if TYPE_CHECKING:
@@ -21,28 +23,43 @@ if TYPE_CHECKING:
 _ORDER = ("tokenise", "perturb", "forward", "apply", "network", "other", "idle")
 
 
-def describe_account(account: Account, taken: Sequence[int], repeated: Repeated) -> dict[str, Any]:
+def describe_account(account: Account, taken: Sequence[int], told: Repetitions) -> dict[str, Any]:
     """An account of some steps as plain values, joules above idle; half-widths are of 95 % intervals."""
+    step, work, idle = told.step, account.work, stated_idle(account)
+    known = work.half_width is not None and idle.half_width is not None
     return {
         "source": account.source,
         "measured": account.facts.measured,
         **describe_facts(account.facts),
         "late_seconds": [account.pace.least, account.pace.most],
-        "idle": asdict(account.idle),
+        "idle": asdict(idle),
         "steps": sum(taken),
         "steps_of_repetitions": list(taken),
-        "joules_per_step": repeated.joules,
-        "joules_per_step_half_width": repeated.half_width,
-        "reason": repeated.reason,
-        "repetitions": list(repeated.each),
-        "joules": account.work.joules,
-        "joules_half_width": account.work.half_width,
+        "joules_per_step": step.joules,
+        "joules_per_step_half_width": step.half_width,
+        "reason": step.reason,
+        "repetitions": list(step.each),
+        "joules": work.joules,
+        "joules_half_width": work.half_width,
         "joules_with_idle": account.joules,
+        "joules_with_idle_half_width": (
+            (work.half_width or 0.0) + (idle.half_width or 0.0) * account.seconds if known else None
+        ),
         "seconds": account.seconds,
         "seconds_without_readings": account.missed,
         "reasons": list(account.reasons),
-        "phases": {name: asdict(figure) for name, figure in _in_order(account.phases)},
+        "phases": {
+            name: asdict(figure) | {"per_step": asdict(told.phases[name])} for name, figure in _in_order(account.phases)
+        },
     }
+
+
+def stated_idle(account: Account) -> Idle:
+    """The idle power by itself: its interval has what the source's scale is uncertain by, which cancels above idle."""
+    idle = account.idle
+    if idle.watts is None or idle.half_width is None:
+        return idle
+    return replace(idle, half_width=math.hypot(idle.half_width, NORMAL * account.facts.gain * idle.watts))
 
 
 def describe_facts(facts: Facts) -> dict[str, Any]:
@@ -67,26 +84,31 @@ def facts_lines(name: str, facts: Facts) -> list[str]:
     return [f"{name}: {what} of {facts.scope}; {tells}", *(f"  {remark}" for remark in facts.remarks)]
 
 
-def account_lines(account: Account, steps: int, repeated: Repeated) -> list[str]:
+def account_lines(account: Account, steps: int, told: Repetitions) -> list[str]:
     """An account of some steps, for people."""
-    lines = [*facts_lines(account.source, account.facts), *_idle_lines(account.idle)]
-    reasons: dict[str, None] = {}
+    lines = [*facts_lines(account.source, account.facts), *_idle_lines(stated_idle(account))]
+    reasons: dict[str, list[str]] = defaultdict(list)
     rows = []
     for name, figure in _in_order(account.phases):
-        if figure.joules is None:
-            told = ["—", "—", "—"]
-            reasons[figure.reason] = None
-        else:
-            joules, width = per_step(figure, steps)
-            share = f"{figure.joules / account.work.joules:.1%}" if account.work.joules else "—"
-            told = [f"{joules:.4g}", f"{width:.2g}", share]
-        rows.append([name, *told, f"{figure.seconds / steps:.4g}", f"{figure.alone:.0%}"])
+        phase = told.phases[name]
+        if phase.reason != told.step.reason:
+            reasons[phase.reason].append(name)
+        cells = ["—", "—"] if phase.joules is None else [f"{phase.joules:.4g}", f"{phase.half_width or 0.0:.2g}"]
+        rows.append([name, *cells, _share(phase, told.step), f"{figure.seconds / steps:.4g}", f"{figure.alone:.0%}"])
     lines += format_table(["phase", "J a step", "±", "share", "s a step", "seen alone"], rows).splitlines()
-    lines += [f"not told: {reason}" for reason in reasons if account.facts.measured]
-    lines += repeated_lines(repeated, steps, account.facts.measured)
+    lines += [f"{', '.join(names)}: {reason}" for reason, names in reasons.items() if reason]
+    lines += repeated_lines(told.step, steps, account.facts.measured)
     if account.missed:
         lines.append(f"{account.missed:.0f} s have no readings ({'; '.join(account.reasons)})")
     return lines
+
+
+def _share(phase: Repeated, step: Repeated) -> str:
+    """Of a step's joules, with what both are uncertain by."""
+    if not phase.joules or not step.joules or phase.half_width is None or step.half_width is None:
+        return "—"
+    share = phase.joules / step.joules
+    return f"{share:.1%} ± {share * math.hypot(phase.half_width / phase.joules, step.half_width / step.joules):.1%}"
 
 
 def repeated_lines(repeated: Repeated, steps: int, measured: bool) -> list[str]:
@@ -110,6 +132,8 @@ def repeated_lines(repeated: Repeated, steps: int, measured: bool) -> list[str]:
 def target_lines(reached: Reached) -> list[str]:
     """What a loss took to reach, for people."""
     fell = f"it fell by {reached.fell:.4f} ± {reached.fell_half_width:.2g}"
+    if reached.fell_half_width is None:
+        fell = "one step shows no fall"
     if reached.steps is None:
         return [f"the loss did not reach {reached.loss:g}: {fell}; take more --steps"]
     if reached.joules is None:
@@ -118,12 +142,10 @@ def target_lines(reached: Reached) -> list[str]:
             f" {reached.reason}"
         ]
     word = "" if reached.measured else "by ESTIMATE "
-    a_point = (
-        f"; {reached.reason}"
-        if reached.joules_a_point is None
-        else f": {word}{_with_width(reached.joules_a_point, reached.joules_a_point_half_width)} J a point"
-    )
-    why = "" if reached.half_width is not None else f" ({reached.reason})"
+    why = f" ({reached.reason})" if reached.half_width is None else ""
+    a_point = f"; {reached.reason}" if reached.reason and not why else ""
+    if reached.joules_a_point is not None:
+        a_point = f": {word}{_with_width(reached.joules_a_point, reached.joules_a_point_half_width)} J a point"
     return [
         f"the loss reached {reached.loss:g} in {reached.steps} steps, which took"
         f" {word}{_with_width(reached.joules, reached.half_width)} J{why}; {fell}{a_point}"
@@ -142,7 +164,7 @@ def _idle_lines(idle: Idle) -> list[str]:
     drift = (
         "seen once, so what it drifts by is not known"
         if idle.drift is None
-        else f"it drifted by {idle.drift:+.3f} W from the first to the last"
+        else f"± has its drift in it, {idle.drift:+.3f} W from the first to the last"
     )
     return [f"idle: {idle.watts:.3f} ± {idle.half_width:.3f} W over {idle.seconds:.0f} s, which is taken off; {drift}"]
 
@@ -168,12 +190,6 @@ def describe_spending(spending: Spending | None) -> dict[str, Any]:
 def describe_joules(status: ServerStatus) -> dict[str, float]:
     """What all counted results took, as plain values."""
     return {"measured_joules": status.measured_joules, "estimated_joules": status.estimated_joules}
-
-
-def per_step(figure: Figure, steps: int) -> tuple[float, float]:
-    """Joules and their half-width a step, of the steps that there are readings of."""
-    seen = steps * figure.covered
-    return ((figure.joules or 0.0) / seen, (figure.half_width or 0.0) / seen) if seen else (0.0, 0.0)
 
 
 def _in_order(phases: Mapping[str, Figure]) -> Iterable[tuple[str, Figure]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +14,15 @@ from fedspzo.device_runtime.energy.book import read_book
 from fedspzo.device_runtime.energy.figures import NORMAL
 from fedspzo.device_runtime.errors import EnergyError
 from fedspzo.device_runtime.replica.state import ENERGY
+from fedspzo.energy.price import DEAR, find_fall, find_price
 from fedspzo.run_folder import SERVER
 
 #: The share of the rounds at either end that tell how far the loss has fallen.
 _ENDS = 5
+#: What is told of energy, each with its uncertainty beside it.
+_AMOUNTS = ("joules", "joules_a_round", "joules_a_device_round")
+#: Why a fall of the loss is not known.
+_FEW = f"a point of loss has no price, as fewer than {2 * _ENDS} rounds have a loss"
 
 
 @dataclass(frozen=True)
@@ -107,28 +111,27 @@ def describe_rounds(rounds: Sequence[Spent]) -> dict[str, Any]:
     """
     devices = sum(spent.devices for spent in rounds)
     joules, uncertainty = (math.fsum(getattr(s, name) for s in rounds) for name in ("joules", "uncertainty"))
-    fall = _fall([spent.loss for spent in rounds if spent.loss is not None])
-    described: dict[str, Any] = {
+    estimated = sum(spent.estimated for spent in rounds) / devices
+    losses = [spent.loss for spent in rounds if spent.loss is not None]
+    fall = find_fall(losses, len(losses) // _ENDS) if len(losses) >= 2 * _ENDS else None
+    width = None if estimated == 1 else NORMAL * uncertainty
+    price = find_price(joules, width, fall) if fall else (None, None)
+    return {
         "rounds": len(rounds),
         "joules": joules,
         "joules_uncertainty": uncertainty,
-        "estimated_share": sum(spent.estimated for spent in rounds) / devices,
+        "estimated_share": estimated,
         "joules_a_round": joules / len(rounds),
         "joules_a_round_uncertainty": uncertainty / len(rounds),
         "devices": devices,
         "joules_a_device_round": joules / devices,
+        "joules_a_device_round_uncertainty": uncertainty / devices,
         "loss_fell_by": fall and fall[0],
-        "loss_fell_by_uncertainty": fall and fall[1],
-        "joules_a_point": None,
-        "joules_a_point_uncertainty": None,
+        "loss_fell_by_uncertainty": fall and _standard(fall[1]),
+        "joules_a_point": price[0],
+        "joules_a_point_uncertainty": _standard(price[1]),
+        "reason": "" if price[0] is not None else DEAR if fall else _FEW,
     }
-    if fall and fall[0] > 2 * fall[1]:
-        price = joules / fall[0]
-        described["joules_a_point"] = price
-        described["joules_a_point_uncertainty"] = abs(price) * math.hypot(
-            uncertainty / joules if joules else 0.0, fall[1] / fall[0]
-        )
-    return described
 
 
 def rounds_lines(described: dict[str, Any], beside: dict[str, Any]) -> list[str]:
@@ -138,29 +141,26 @@ def rounds_lines(described: dict[str, Any], beside: dict[str, Any]) -> list[str]
     lines = [f"  {remark}" for remark in beside.get("remarks", ())]
     if "sources" in beside:
         lines.insert(0, f"measured by: {', '.join(beside['sources'])}")
+
+    def say(joules: float, uncertainty: float | None) -> str:
+        width = "" if share == 1 or uncertainty is None else f" ± {NORMAL * uncertainty:.2g}"
+        return f"{joules:.4g}{width} J"
+
+    amounts = {name: say(described[name], described[f"{name}_uncertainty"]) for name in _AMOUNTS}
+    meaning = "an estimate has no interval" if share == 1 else "± is half of a 95 % interval"
     lines += [
-        f"{described['rounds']} rounds took {described['joules']:.4g} ±"
-        f" {NORMAL * described['joules_uncertainty']:.2g} J"
-        f" above idle{word}",
-        f"a round{word}: {described['joules_a_round']:.4g} ± {NORMAL * described['joules_a_round_uncertainty']:.2g} J;"
-        f" a device's: {described['joules_a_device_round']:.4g} ±"
-        f" {NORMAL * described['joules_uncertainty'] / described['devices']:.2g} J (± is half of a 95 % interval)",
+        f"{described['rounds']} rounds took {amounts['joules']} above idle{word}",
+        f"a round{word}: {amounts['joules_a_round']}; a device's: {amounts['joules_a_device_round']} ({meaning})",
     ]
-    for name, amounts in beside.get("phases", {}).items():
-        lines.append(
-            f"  {name}: {amounts['joules']:.4g} ± {NORMAL * amounts['uncertainty']:.2g} J in {amounts['seconds']:.4g} s"
-        )
-    if described["joules_a_point"] is not None:
-        lines.append(
-            f"a point of loss{word}: {described['joules_a_point']:.4g} ±"
-            f" {NORMAL * described['joules_a_point_uncertainty']:.2g} J"
-            f" (it fell by {described['loss_fell_by']:.4f} ± {NORMAL * described['loss_fell_by_uncertainty']:.4f})"
-        )
-    elif described["loss_fell_by"] is not None:
-        lines.append(
-            f"the loss has not fallen beyond its noise ({described['loss_fell_by']:.4f} ±"
-            f" {NORMAL * described['loss_fell_by_uncertainty']:.4f}), so a point of it has no price"
-        )
+    for name, spent in beside.get("phases", {}).items():
+        lines.append(f"  {name}: {say(spent['joules'], spent['uncertainty'])} in {spent['seconds']:.4g} s")
+    fell, scatter = described["loss_fell_by"], described["loss_fell_by_uncertainty"]
+    by = f"it fell by {fell:.4f} ± {NORMAL * scatter:.4f}" if fell is not None else ""
+    if described["joules_a_point"] is None:
+        lines.append(described["reason"] + (f" ({by})" if by else ""))
+    else:
+        price = say(described["joules_a_point"], described["joules_a_point_uncertainty"])
+        lines.append(f"a point of loss{word}: {price} ({by})")
     if "battery" in beside:
         first, last = beside["battery"]
         heat = f"; at most {beside['hottest_c']:.0f} °C" if beside["hottest_c"] is not None else ""
@@ -171,11 +171,5 @@ def rounds_lines(described: dict[str, Any], beside: dict[str, Any]) -> list[str]
     return lines
 
 
-def _fall(losses: Sequence[float]) -> tuple[float, float] | None:
-    """How far the loss fell from the first fifth of the rounds to the last, and its uncertainty by their scatter."""
-    count = len(losses) // _ENDS
-    if count < 2:
-        return None
-    first, last = losses[:count], losses[-count:]
-    scatter = math.hypot(statistics.stdev(first), statistics.stdev(last)) / math.sqrt(count)
-    return statistics.fmean(first) - statistics.fmean(last), scatter
+def _standard(half_width: float | None) -> float | None:
+    return None if half_width is None else half_width / NORMAL

@@ -32,8 +32,8 @@ def readings_table(account: Account) -> Table:
 def series_table(account: Account, bounds: Sequence[tuple[float, float]], losses: Sequence[float]) -> Table:
     """Each step's times in s, loss, and joules with the idle power and above it, by readings between which it lies.
 
-    A step that is shorter than the source takes to show it has no joules. An estimate has no interval, and is called
-    one.
+    A step that is shorter than the source takes to show it, or more uncertain than it is large, has no joules. An
+    estimate has no interval, and is called one.
     """
     readings, idle = account.readings, account.idle.watts
     known = np.isfinite(readings.values)
@@ -42,43 +42,48 @@ def series_table(account: Account, bounds: Sequence[tuple[float, float]], losses
     used = values if account.facts.kind == COUNTER else np.concatenate(
         [[0.0], np.cumsum((values[1:] + values[:-1]) / 2 * steps)]
     )  # fmt: skip
-    poll = float(np.median(steps)) if len(steps) else np.inf
-    shows = 2 * account.pace.period + account.pace.most + poll
-    gross: list[float | None] = [
-        float(np.interp(end, times, used) - np.interp(begin, times, used)) if end - begin >= shows else None
-        for begin, end in bounds
-    ]
-    above = [
-        None if joules is None or idle is None else joules - idle * (end - begin)
-        for joules, (begin, end) in zip(gross, bounds, strict=True)
-    ]
+    pace, poll = account.pace, float(np.median(steps)) if len(steps) else np.inf
+    shows = 2 * pace.period + pace.most + poll
+    if account.facts.gauge:
+        times = times - (pace.period + pace.least + pace.most) / 2  # by which it is behind
+    rows: list[tuple[float | None, float | None, float | None]] = []
+    for begin, end in bounds:
+        if not end - begin >= shows:
+            rows.append((None, None, None))
+            continue
+        gross = float(np.interp(end, times, used) - np.interp(begin, times, used))
+        above = None if idle is None else gross - idle * (end - begin)
+        width = None if above is None or not account.facts.measured else _half_width(account, above, end - begin)
+        vague = above is not None and width is not None and not width <= abs(above)
+        rows.append((None, None, None) if vague else (gross, above, width))
     word = "" if account.facts.measured else " by ESTIMATE"
     return {
         "step": [float(number) for number in range(1, len(bounds) + 1)],
         "begin (s)": [begin for begin, _ in bounds],
         "end (s)": [end for _, end in bounds],
         "loss": list(losses),
-        f"joules with idle{word}": gross,
-        f"joules above idle{word}": above,
-        "half of its 95 % interval": [
-            None if joules is None or word else _half_width(account, joules, end - begin)
-            for joules, (begin, end) in zip(above, bounds, strict=True)
-        ],
+        f"joules with idle{word}": [gross for gross, _, _ in rows],
+        f"joules above idle{word}": [above for _, above, _ in rows],
+        "half of its 95 % interval": [width for _, _, width in rows],
     }
 
 
 def _half_width(account: Account, joules: float, seconds: float) -> float:
-    """Of a step's joules: both ends of it by rounding or between two readings, the idle power's, and the scale's."""
-    readings, facts = account.readings, account.facts
-    moves = np.abs(np.diff(readings.values))
-    watts = joules / seconds + (account.idle.watts or 0.0)
-    if facts.kind == COUNTER:
-        poll = float(np.median(np.diff(readings.times)))
-        ends = math.hypot(facts.resolution, watts * min(account.pace.period, poll))
-    else:
-        ends = float(np.sqrt(np.nanmean(moves**2) / 2 * seconds * np.median(np.diff(readings.times))))
+    """Of a step's joules: both its ends by rounding and by how far behind the readings may be, what power does between
+    readings, the idle power's, and the scale's."""
+    readings, facts, pace = account.readings, account.facts, account.pace
+    poll = float(np.median(np.diff(readings.times)))
+    above = joules / seconds
+    behind = (above + (account.idle.watts or 0.0)) * (pace.period + pace.most - pace.least)
+    late = math.hypot(behind, above * poll)  # between two readings power is at idle or more
+    ends = math.sqrt(2 / 12) * (math.hypot(facts.resolution, late) if facts.kind == COUNTER else late)
+    between = 0.0
+    if facts.kind != COUNTER:
+        each = max(pace.period, poll)
+        between = float(np.sqrt(np.nanmean(np.diff(readings.values) ** 2) / 2 * seconds * each))
+        between = math.hypot(between, facts.resolution / math.sqrt(12) * seconds)
     idle = (account.idle.half_width or 0.0) * seconds
-    return math.hypot(NORMAL * ends, idle, NORMAL * facts.gain * joules)
+    return math.hypot(NORMAL * ends, NORMAL * between, idle, NORMAL * facts.gain * joules)
 
 
 def check_table(file: Path) -> None:

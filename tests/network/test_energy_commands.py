@@ -268,21 +268,50 @@ def test_reports_that_cannot_be_made(tmp_path: Path, pinned: Bundle, capsys: pyt
     assert "[option.timeline-without-csv]" in refuse(capsys, "report", tmp_path / "timeline.json")
 
 
+def keep_rounds(
+    folder: Path,
+    bundle: Bundle,
+    make_plan: Callable[..., Plan],
+    rounds: int,
+    estimated: Sequence[int] = (0, 0),
+    scatter: float = 0.01,
+) -> Path:
+    """A server's folder after rounds in which the loss fell by a point in 50, with two devices that told 3 J each; so
+    many of them estimated, by turns."""
+    store = ServerStore(folder, bundle.identity)
+    for round in range(1, rounds + 1):
+        plan = make_plan(round=round)
+        loss = 2.0 - round / 50 + scatter * (round % 3)
+        closed = ClosedRound(round, loss, ("a", "b"), 1.0, 0.1, Spending(6.0, 0.5, 2, estimated[round % 2]))
+        store.close_round(Entry(plan, (Contribution("", 1.0, (1.0,) * 4),)), closed)
+    return folder
+
+
 def test_joules_of_a_point_of_loss(
     tmp_path: Path, pinned: Bundle, make_plan: Callable[..., Plan], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store = ServerStore(tmp_path, pinned.identity)
-    for round in range(1, 51):
-        plan = make_plan(round=round)
-        loss = 2.0 - round / 50 + 0.01 * (round % 3)
-        closed = ClosedRound(round, loss, ("a", "b"), 1.0, 0.1, Spending(6.0, 0.5, 2, round % 2))
-        store.close_round(Entry(plan, (Contribution("", 1.0, (1.0,) * 4),)), closed)
-    found = json.loads(ask(capsys, "report", tmp_path, "--json"))
+    folder = keep_rounds(tmp_path, pinned, make_plan, 50, (0, 1))
+    found = json.loads(ask(capsys, "report", folder, "--json"))
     assert (found["rounds"], found["joules"], found["joules_uncertainty"]) == (50, 300.0, 25.0)
     assert found["joules_a_device_round"] == 3.0
+    assert found["joules_a_device_round_uncertainty"] == 0.25
     assert found["joules_a_point"] == pytest.approx(300 / 0.8, rel=0.02)
     assert found["joules_a_point_uncertainty"] > 25 / 0.8
-    assert "(25% of it by ESTIMATE)" in ask(capsys, "report", tmp_path)
+    assert "(25% of it by ESTIMATE)" in ask(capsys, "report", folder)
+
+
+def test_joules_of_rounds_have_an_interval_or_the_reason_why_not(
+    tmp_path: Path, pinned: Bundle, make_plan: Callable[..., Plan], capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = keep_rounds(tmp_path / "few", pinned, make_plan, 9)
+    assert json.loads(ask(capsys, "report", few, "--json"))["joules_a_point"] is None
+    assert "a point of loss has no price, as fewer than 10 rounds have a loss" in ask(capsys, "report", few)
+    flat = keep_rounds(tmp_path / "flat", pinned, make_plan, 10, scatter=0.1)
+    assert "has no price, as the loss fell too little to tell one (it fell by" in ask(capsys, "report", flat)
+    guess = ask(capsys, "report", keep_rounds(tmp_path / "guess", pinned, make_plan, 50, (2, 2)))
+    assert "50 rounds took 300 J above idle (by ESTIMATE)" in guess
+    assert "a device's: 3 J (an estimate has no interval)" in guess
+    assert guess.count("±") == 1, "of the loss alone"
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from sensors import RaplTree, Span, World
 
 from fedspzo.broker.rounds.job import Job, check_job, plan_round
 from fedspzo.broker.rounds.methods import SIMULATED, choose_method
@@ -17,20 +18,22 @@ from fedspzo.broker.simulation.first_order import ALGORITHMS
 from fedspzo.broker.simulation.gradient import Backpropagation
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.energy.estimate import Estimate
-from fedspzo.device_runtime.energy.figures import Figure
+from fedspzo.device_runtime.energy.figures import Figure, student
+from fedspzo.device_runtime.energy.meter import Meter
+from fedspzo.device_runtime.energy.rapl import find_rapl
 from fedspzo.device_runtime.energy.readings import Pace, Readings
 from fedspzo.device_runtime.energy.source import COUNTER, Facts
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.model.bundle import Bundle
-from fedspzo.device_runtime.platform.profiling import IDLE, OTHER, PhaseTimer
+from fedspzo.device_runtime.platform.profiling import IDLE, OTHER, PERTURB, PhaseTimer
 from fedspzo.device_runtime.protocol.entry import Contribution, Entry
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.estimator import measure
 from fedspzo.device_runtime.step.runner import Forward
 from fedspzo.energy.measure import SMOOTH, Course, Taken, take_course
 from fedspzo.energy.plot import plot_account
-from fedspzo.energy.repeat import Repeated, repeat, to_target
-from fedspzo.energy.report import target_lines
+from fedspzo.energy.repeat import Repeated, Repetitions, repeat, to_target
+from fedspzo.energy.report import account_lines, describe_account, target_lines
 from fedspzo.energy.series import series_table
 from fedspzo.energy.steps import ForwardSteps, GradientSteps
 
@@ -48,8 +51,9 @@ def repeated(steps: Sequence[int]) -> Repeated:
     facts, pace = Facts(COUNTER, 2.0**-14, 1e-3, 0.02, "all", gauge=False), Pace(1e-3)
     starts = np.concatenate([[0.0], ends])
     bounds = [(float(starts[2 * at]), float(starts[2 * at + 3])) for at in range(len(steps))]
-    account = SimpleNamespace(work=Estimate(readings, facts, pace).work(), readings=readings, facts=facts, pace=pace)
-    return repeat(account, steps, bounds)  # type: ignore[arg-type]
+    work = Estimate(readings, facts, pace).work()
+    account = SimpleNamespace(work=work, phases={}, readings=readings, facts=facts, pace=pace)
+    return repeat(account, steps, bounds).step  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("steps", [(20, 20, 20, 20, 5), (20, 12, 20, 15), (5,)])
@@ -58,6 +62,45 @@ def test_each_counts_by_its_own_steps(steps: Sequence[int]) -> None:
     assert told.joules == pytest.approx(STEP_J, rel=0.02)
     assert told.half_width < 0.1 * STEP_J
     assert told.each == pytest.approx([STEP_J] * (len(steps) - (steps[-1] == 5)), rel=0.02)
+
+
+def test_phases_have_the_scatter_of_repetitions_too(tmp_path: Path) -> None:
+    """Four repetitions of two steps: what a phase takes differs from one to the next by far more than it is read."""
+    watts = 6.0, 5.0, 7.0, 6.0
+    world = World(RaplTree(tmp_path))
+    source = find_rapl(tmp_path, lambda: world.now)
+    assert not isinstance(source, str)
+    meter = Meter(source, world.timer)
+    meter.sample()
+    waits = [(world.now, world.now + IDLE_S)]
+    world.live([Span(IDLE_S, IDLE, IDLE_W)], meter.sample)
+    for power in watts:
+        world.live([Span(10.0, PERTURB, power), Span(20.0, OTHER, 9.0)] * 2, meter.sample)
+        waits.append((world.now, world.now + IDLE_S))
+        world.live([Span(IDLE_S, IDLE, IDLE_W)], meter.sample)
+    account = meter.account()
+    bounds = [(before[0], after[1]) for before, after in itertools.pairwise(waits)]
+    told = repeat(account, (2,) * 4, bounds)
+    changing, steady = told.phases[PERTURB], told.phases[OTHER]
+    assert changing.each == pytest.approx([10.0 * (power - IDLE_W) for power in watts], rel=0.03)
+    assert changing.joules == pytest.approx(40.0, rel=0.02)
+    assert changing.half_width == pytest.approx(student(3) * np.std(changing.each, ddof=1) / 2, rel=0.1)
+    assert steady.half_width < 0.06 * 140.0 < changing.half_width
+    assert told.step.joules == pytest.approx(180.0, rel=0.02)
+    rows = {line.split()[0]: line.split() for line in account_lines(account, 8, told)}
+    assert rows[PERTURB][1:6] == [
+        f"{changing.joules:.4g}",
+        f"{changing.half_width:.2g}",
+        "22.2%",
+        "±",
+        rows[PERTURB][5],
+    ]
+    assert float(rows[PERTURB][5].rstrip("%")) > 5.0
+    described = describe_account(account, (2,) * 4, told)["phases"][PERTURB]["per_step"]
+    assert described["half_width"] == changing.half_width
+    once = repeat(account, (8,), [(bounds[0][0], bounds[-1][1])])
+    assert "--repeat 5" in once.phases[PERTURB].reason
+    assert "--repeat 5" in "".join(account_lines(account, 8, once))
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +156,8 @@ def test_joules_to_a_loss() -> None:
     assert "did not reach 0.9" in "".join(target_lines(to_target(told, taken, 0.9)))
     assert reached.fell_half_width < reached.fell
     relative = reached.joules_a_point_half_width / reached.joules_a_point
-    assert relative == pytest.approx(np.hypot(told.half_width / told.joules, reached.fell_half_width / reached.fell))
+    most = reached.fell_half_width / (reached.fell - reached.fell_half_width)
+    assert relative == pytest.approx(np.hypot(told.half_width / told.joules, most))
     assert f"{reached.joules_a_point:.4g} ± {reached.joules_a_point_half_width:.2g} J a point" in "".join(
         target_lines(reached)
     )
@@ -150,7 +194,8 @@ def test_a_series_of_estimates_has_no_intervals(measured: bool, tmp_path: Path) 
     table = series_table(account, [(0.0, 4.0), (4.0, 8.0)], [1.0, 1.0])  # type: ignore[arg-type]
     assert (table["half of its 95 % interval"] == [None, None]) != measured
     assert ("joules above idle" in table) == measured
-    plot_account(tmp_path / "power.svg", account, 2)  # type: ignore[arg-type]
+    step = Repeated(40.0, 1.0 if measured else None, (), "")
+    plot_account(tmp_path / "power.svg", account, Repetitions(step, {}))  # type: ignore[arg-type]
     drawn = (tmp_path / "power.svg").read_text()
     assert ("95 % intervals" in drawn, "ESTIMATE" in drawn) == (measured, not measured)
     assert ("LineCollection" in drawn) == measured

@@ -13,6 +13,7 @@ from sensors import JavaPhone, Span, World
 from fedspzo.device_runtime.energy.external import align_edges
 from fedspzo.device_runtime.energy.meter_log import Log, read_log
 from fedspzo.device_runtime.energy.timeline import Recording, Tick, Timeline, settle
+from fedspzo.device_runtime.errors import EnergyError
 from fedspzo.device_runtime.platform.profiling import IDLE, PERTURB, forward_block
 
 BLOCK_1, BLOCK_2 = forward_block(0), forward_block(1)
@@ -170,8 +171,12 @@ def test_moments_without_a_zone_are_local(tmp_path: Path) -> None:
 
 def test_a_stated_offset_that_the_edges_contradict(hour: tuple[World, Timeline, Log, float]) -> None:
     _, timeline, log, offset = hour
-    wrong = settle(timeline, log, offset + 20.0)
-    assert "THE EDGES OF THE WORK DISAGREE" in wrong.facts.remarks[0]
+    with pytest.raises(EnergyError, match="--offset edges") as refused:
+        settle(timeline, log, offset + 20.0)
+    assert refused.value.kind == "energy.offset-contradicted"
+    stated, found = (float(part.split()[0]) for part in str(refused.value).split(" plus ")[1:])
+    assert stated == pytest.approx(offset + 20.0, abs=0.01)
+    assert found == pytest.approx(offset, abs=1.0)
     absolute = Log(log.name, log.times + offset + 7.0, log.watts, True)
     found = settle(timeline, absolute, None)
     assert "its clock is 7" in found.facts.remarks[0]
