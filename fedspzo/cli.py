@@ -37,6 +37,7 @@ COMMANDS = {
     "server": "run the rounds of a job",
     "server backup": "copy the state folder of a server that runs or not",
     "server repair": "put right what is damaged in a server's journal",
+    "server rotate": "give a stopped server another key, which devices follow",
     "server adopt": "take entries that a server lacks from devices or a backup",
     "simulate": "run the rounds of a job with virtual devices",
     "plan": "propose settings for a model, its data and a fleet",

@@ -118,6 +118,7 @@ class Replies:
         reason = self._expelled(member)
         if reason is not None:
             raise MessageError("message.not-admitted", reason)
+        self._outbox.hand_over(device, member.hand_overs)
         if isinstance(message, Presence):
             before = member.copies
             announce(member, message)
@@ -200,6 +201,7 @@ class Replies:
     def _on_sync(self, device: str, sync: Sync, size: int) -> None:
         if max(sync.round, sync.examples) >= _MOST:
             raise MessageError("message.numbers", "its numbers are beyond any use")
+        self._outbox.hand_over(device, sync.hand_overs)  # first: by the newest key it believes the rest
         if sync.bundle != self._store.bundle:
             self._refuse(device, sync, "its bundle is not this job's; give it the job's bundle")
         elif (reason := self._barred(device, sync.key)) is not None:

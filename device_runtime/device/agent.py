@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 
 from fedspzo.device_runtime.data.store import DataStore
@@ -39,6 +40,7 @@ from fedspzo.device_runtime.protocol.messages import (
     Dismissal,
     EntryBatch,
     Finish,
+    HandOver,
     Hello,
     Keep,
     Message,
@@ -50,7 +52,8 @@ from fedspzo.device_runtime.protocol.messages import (
     Wanted,
 )
 from fedspzo.device_runtime.protocol.plan import Plan
-from fedspzo.device_runtime.protocol.signing import Verifier, split
+from fedspzo.device_runtime.protocol.server_keys import ServerKeys
+from fedspzo.device_runtime.protocol.signing import read_pin, split
 from fedspzo.device_runtime.replica.state import DeviceState
 
 log = logging.getLogger(__name__)
@@ -105,8 +108,11 @@ class Agent:
         unwilling = self._watch.look
         self._measurer = Measurer(engine, state, examples, unwilling, self._recorder, self._book.spent, ledger)
         self.forward = self._measurer.forward
-        self._verifier = Verifier(bundle.folder, bundle.identity, job)
-        self._outbox = Outbox(access, job, state, self._recorder)
+        self._keys = ServerKeys(read_pin(bundle.folder), bundle.identity, job)
+        with suppress(MessageError):  # those of another server, or job; this one sends its own
+            for signed in state.hand_overs():
+                self._keys.follow(signed)
+        self._outbox = Outbox(access, job, state, self._recorder, self._keys)
         self.link = self._outbox.link
         self._silence = Silence(job, access.place, bundle.folder, observe)
         self._masker = Masker(job, state, least)
@@ -195,7 +201,7 @@ class Agent:
     def _check(self, signed: bytes, to: str = "", head: bytes = b"") -> None:
         """Raise MessageError unless the server has signed this, for the device that it is for, after this journal."""
         try:
-            self._verifier.check(signed, to, head)
+            self._keys.check(signed, to, head)
         except MessageError:
             self._silence.reject()
             raise
@@ -214,12 +220,28 @@ class Agent:
             self._check(signed)
             self._masker.forget_server()
             self._sync(at_once=True)
+        elif kind is HandOver:
+            self._change_key(signed)
         elif kind is Group:
             self._check(signed)
             self._join(decode(split(signed)))
         else:
             self._check(signed, to=self._state.device)
             self._obey(decode(split(signed)))
+
+    def _change_key(self, signed: bytes) -> None:
+        """Follow the server to another key; where hand-overs before this one are missing, have them sent."""
+        if signed in self._keys.hand_overs:
+            return
+        try:
+            message = self._keys.read(signed)
+        except MessageError:
+            self._sync()
+            raise
+        self._state.keep_hand_overs([*self._keys.hand_overs, signed])
+        self._keys.follow(signed)
+        log.info("the server of job '%s' has another key from round %d on", self._job, message.round)
+        self._sync(at_once=True)
 
     def _obey(self, message: Message) -> None:
         """Do what the server has said to this device."""

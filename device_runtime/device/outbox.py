@@ -24,6 +24,7 @@ from fedspzo.device_runtime.protocol.messages import (
     Result,
     Sync,
 )
+from fedspzo.device_runtime.protocol.server_keys import ServerKeys
 from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES, Scope
 from fedspzo.device_runtime.protocol.topics import Topics
 from fedspzo.device_runtime.replica.state import DeviceState
@@ -47,8 +48,9 @@ class Outbox:
         pending: what waits for an acknowledgement, and is sent again meanwhile.
     """
 
-    def __init__(self, access: Transport, job: str, state: DeviceState, recorder: Recorder) -> None:
+    def __init__(self, access: Transport, job: str, state: DeviceState, recorder: Recorder, keys: ServerKeys) -> None:
         """Prepare to connect."""
+        self._keys = keys
         self._state = state
         self._recorder = recorder
         self._topics = Topics(job)
@@ -102,6 +104,7 @@ class Outbox:
                 willing=willing,
                 version=_PROGRAM,
                 can=CAPABILITIES,
+                hand_overs=len(self._keys.hand_overs),
             )
         )
 
