@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 COMMANDS = {
     "export": "make a bundle from a Hugging Face model",
     "broker": "run an MQTT broker",
+    "broker rotate": "change the broker's certificate authority without losing a device",
     "enroll": "give devices logins at the broker, or take them away",
     "invite": "make an invitation by which many devices get logins, or take it back",
     "admit": "admit or refuse devices that ask by an invitation",

@@ -35,6 +35,7 @@ class Member:
         answered: twice the last round that it has answered, and 1 more where that was with a masked result.
         version, can: of its program, and what of the protocol it understands, as its last sync said.
         hand_overs: how many times it has followed the server to another key, as its last sync said.
+        authorities: fingerprint of those that it trusts at the broker, as it said last.
         copies: how often two processes had its id or its key.
         floods, cut_off: how often it sent far more than it needs to, and whether its login was taken away for that.
         served: last round that its result counted in.
@@ -75,6 +76,7 @@ class Member:
     version: str = ""
     can: frozenset[str] = frozenset()
     hand_overs: int = 0
+    authorities: bytes = b""
     copies: int = 0
     floods: int = 0
     cut_off: bool = False
@@ -210,6 +212,7 @@ def accept(member: Member, sync: Sync) -> None:
     member.battery, member.charging, member.willing = sync.battery, sync.charging, sync.willing
     member.version, member.can = printable(sync.version, 40), frozenset(sync.can).intersection(CAPABILITIES)
     member.hand_overs = sync.hand_overs
+    member.authorities = sync.authorities or member.authorities  # it keeps them
 
 
 def credit(member: Member, round: int, energies: Iterable[Energy] = ()) -> None:

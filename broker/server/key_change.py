@@ -11,13 +11,10 @@ from fedspzo.broker.server.recovery import open_stopped
 from fedspzo.broker.server.signing_key import NEXT
 from fedspzo.broker.server.state_folder import has_moved
 from fedspzo.device_runtime.errors import StateError
-from fedspzo.device_runtime.log import several
+from fedspzo.device_runtime.log import list_some
 from fedspzo.device_runtime.protocol.codec import encode
 from fedspzo.device_runtime.protocol.messages import KEYS, HandOver
 from fedspzo.device_runtime.protocol.signing import Scope, Signer
-
-#: Devices that a sentence names.
-_NAMED = 5
 
 
 def change_key(folder: Path) -> HandOver:
@@ -35,13 +32,10 @@ def change_key(folder: Path) -> HandOver:
                 " continues, and stop it again",
             )
         if behind := _cannot_follow(own.connection):
-            named = ", ".join(behind[:_NAMED]) + f" and {several(len(behind) - _NAMED, 'other')}" * (
-                len(behind) > _NAMED
-            )
             raise StateError(
                 "server.key-change-too-early",
-                f"{named}: these versions of the program cannot follow to another key; update these devices and let"
-                " them connect, or strike those that will not come back with fedspzo forget",
+                f"{list_some(behind)}: their versions of the program cannot follow to another key; update these devices"
+                " and let them connect, or strike those that will not come back with fedspzo forget",
             )
         (folder / NEXT).unlink(missing_ok=True)  # of a change that was broken off before it counted
         new = Signer(folder / NEXT)

@@ -11,6 +11,7 @@ from fedspzo.broker.rounds.aggregate import check_result
 from fedspzo.broker.rounds.anomalies import Watch
 from fedspzo.broker.rounds.masked_round import MaskedRound
 from fedspzo.broker.server.admission import Admission
+from fedspzo.broker.server.authorities import Authorities
 from fedspzo.broker.server.blocking import Blocked
 from fedspzo.broker.server.copies import Copies
 from fedspzo.broker.server.devices import Member, Roster, accept, announce, part
@@ -74,6 +75,7 @@ class Replies:
         summing: Summing,
         admission: Admission | None = None,
         watch: Watch | None = None,
+        authorities: Authorities | None = None,
     ) -> None:
         self._store = store
         self._roster = roster
@@ -84,6 +86,7 @@ class Replies:
         self._summing = summing
         self._admission = admission
         self._watch = watch or Watch({})
+        self._authorities = authorities
         self._blocked = Blocked(store)
         self.enrolled = Enrolled(store)
         self._pages = Pages(store.journal)
@@ -235,6 +238,8 @@ class Replies:
             if member.told != (sync.session, keep):
                 member.told = sync.session, keep
                 self._outbox.send(device, keep)
+            if self._authorities is not None:
+                self._authorities.tell(member)
             self._bring_up(member)
 
     def _bring_up(self, member: Member) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +79,7 @@ class Server:
         trust_journal: bool = False,
         cut_off: CutOff | None = None,
         logins: BrokerLogins | None = None,
+        authority: Callable[[], str] | None = None,
     ) -> None:
         """Describe a server, without starting it.
 
@@ -104,6 +105,8 @@ class Server:
                 those that there were; called on threads of its own.
             logins: makes logins for devices that come by an invitation for many; without it, or without an endpoint
                 that others cannot listen to, the server takes none.
+            authority: gives the authority in ``access`` (PEM text) as it is by now, where it may change: devices are
+                told to trust the same. Raises BrokerError where it is not known.
 
         Raises:
             PlanError: the job does not fit the bundle, or ``patience`` has no examples to judge by.
@@ -120,6 +123,7 @@ class Server:
         self._admission, self._endpoint, self._observe = admission, endpoint, observe
         self._aggregate, self._sample, self._plans = aggregate, sample, plans
         self._trust_journal, self._cut_off, self._logins = trust_journal, cut_off, logins
+        self._authority = authority
         self._url = ""
         self._loop: Loop | None = None
         self._thread: threading.Thread | None = None
@@ -231,6 +235,7 @@ class Server:
                 cut_off=self._cut_off,
                 enrolment=bytes.fromhex(self.bundle.manifest.enrolment_key),
                 check=lambda job: check_job(job, self.bundle),
+                authority=self._authority,
             )
             stack.callback(loop.close)
             url = stack.enter_context(self._serve(store, loop)) if self._endpoint else ""

@@ -270,6 +270,11 @@ class ServerStore:
         """The devices that are known; none of them is there yet."""
         return load_members(self._connection)
 
+    def save_authorities(self, fingerprint: bytes) -> None:
+        """Keep which authorities the server trusts at its broker."""
+        with self.transaction() as execute:
+            execute("INSERT OR REPLACE INTO authorities VALUES ('', ?)", (fingerprint,))
+
     def save_records(self, records: Mapping[str, Record]) -> None:
         """Keep what was unusual in some devices' results."""
         with self.transaction() as execute:

@@ -22,7 +22,7 @@ from fedspzo.device_runtime.device.outbox import Outbox
 from fedspzo.device_runtime.device.waiting import Silence
 from fedspzo.device_runtime.energy.book import NoBook
 from fedspzo.device_runtime.engines.protocol import Engine
-from fedspzo.device_runtime.errors import MessageError, PlanError, StateError
+from fedspzo.device_runtime.errors import BrokerError, MessageError, PlanError, StateError
 from fedspzo.device_runtime.link.events import Connected, Received
 from fedspzo.device_runtime.link.transport import Transport
 from fedspzo.device_runtime.log import RateLimitedLog, printable
@@ -36,6 +36,7 @@ from fedspzo.device_runtime.protocol.glance import glance
 from fedspzo.device_runtime.protocol.masked import Group, Inquiry, Masked, Partners, Ready
 from fedspzo.device_runtime.protocol.messages import (
     Ack,
+    Authorities,
     Decline,
     Dismissal,
     EntryBatch,
@@ -116,7 +117,7 @@ class Agent:
         self.link = self._outbox.link
         self._silence = Silence(job, access.place, bundle.folder, observe)
         self._masker = Masker(job, state, least)
-        self._catch_up = CatchUp(state, self._check, self._recorder, access.authority, self._give_back)
+        self._catch_up = CatchUp(state, self._check, self._recorder, self._outbox.trust, self._give_back)
         self._dropped = RateLimitedLog(log)
         self.rounds = 0
         self._plan: Plan | None = None
@@ -171,7 +172,7 @@ class Agent:
         """Take in what happened."""
         if isinstance(event, Connected):
             self._silence.begin()
-            self._masker.forget_server()  # it may have been restored meanwhile
+            self._forget_server()
             self._outbox.announce(True)
             self._sync(at_once=True)
         elif isinstance(event, Received):
@@ -218,7 +219,7 @@ class Agent:
             self._rebase(round, signed)
         elif kind is Hello:
             self._check(signed)
-            self._masker.forget_server()
+            self._forget_server()
             self._sync(at_once=True)
         elif kind is HandOver:
             self._change_key(signed)
@@ -243,6 +244,20 @@ class Agent:
         log.info("the server of job '%s' has another key from round %d on", self._job, message.round)
         self._sync(at_once=True)
 
+    def _forget_server(self) -> None:
+        """It may have been restored meanwhile, or be of another version."""
+        self._masker.forget_server()
+        self._outbox.trust.forget_server()
+
+    def _change_authorities(self, message: Authorities) -> None:
+        """Trust the authorities that the server names, where the broker shows a certificate by one of them."""
+        try:
+            self._outbox.trust.take(message.certificates, self.link)
+        except BrokerError as error:
+            self._dropped.warn("authorities", str(error), error.kind)
+            return
+        self._sync(at_once=True)
+
     def _obey(self, message: Message) -> None:
         """Do what the server has said to this device."""
         if isinstance(message, EntryBatch):
@@ -265,6 +280,8 @@ class Agent:
         elif isinstance(message, Keep):
             self.rounds = message.rounds
             self._state.keep(message.after)
+        elif isinstance(message, Authorities):
+            self._change_authorities(message)
         elif isinstance(message, Wanted):
             self._give_back(message.after)
         elif isinstance(message, Dismissal) and message.session == self._outbox.session:

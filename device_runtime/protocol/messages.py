@@ -13,7 +13,7 @@ from fedspzo.device_runtime.protocol.sums import Sums
 
 #: What of the protocol came after a first version of it and is not understood by all devices: plans with a rule and a
 #: bound, and those that ask for masked results, for noise, or for another objective than the loss; being told how many
-#: rounds the job has; and following a server to another key.
+#: rounds the job has; and following a server to another key, and to other authorities at the broker.
 OBJECTIVES, ROUNDS, KEYS = "objectives", "rounds", "keys"
 CAPABILITIES = ("bound", "masks", "noise", OBJECTIVES, ROUNDS, KEYS)
 
@@ -40,6 +40,8 @@ class Sync:
         version: of its program; "" from before it was said.
         can: what of the protocol it understands, of :data:`CAPABILITIES`; a later version knows more.
         hand_overs: how many times it has followed the server to another key, from the one that its bundle names.
+        authorities: fingerprint of those that it trusts at the broker, see ``link.authorities``; empty before the
+            server has named its own, as one of an older version never does.
     """
 
     key: bytes
@@ -54,6 +56,7 @@ class Sync:
     version: str = ""
     can: tuple[str, ...] = ()
     hand_overs: int = 0
+    authorities: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -255,6 +258,17 @@ class HandOver:
 
 
 @dataclass(frozen=True)
+class Authorities:
+    """Server → device: the authorities to trust from now on, at the broker and over HTTPS.
+
+    Attributes:
+        certificates: of the authorities (DER).
+    """
+
+    certificates: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
 class Presence:
     """Retained state of a device: a birth message, or its will, with the same session number."""
 
@@ -286,4 +300,5 @@ Message = (
     | Inquiry
     | Partners
     | HandOver
+    | Authorities
 )
