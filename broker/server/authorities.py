@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import ssl
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
@@ -48,7 +49,11 @@ def check_trust(folders: Sequence[Path], devices: Collection[str], wanted: bytes
 
 
 class Authorities:
-    """Keeps the server's link and the devices at one set of authorities."""
+    """Keeps the server's link and the devices at one set of authorities.
+
+    Attributes:
+        end: when the first of their certificates ends, as Unix time; None where there is none.
+    """
 
     def __init__(
         self, store: ServerStore, roster: Roster, outbox: Outbox, link: Connection, read: Callable[[], str]
@@ -95,8 +100,10 @@ class Authorities:
     def _set(self, authority: str) -> None:
         try:
             certificates = read_certificates(authority)
-        except ValueError:  # the link says so where it needs one
-            certificates = ()
+            found = ssl.create_default_context(cadata=authority).get_ca_certs() if certificates else []
+        except (ValueError, ssl.SSLError):  # the link says so where it needs one
+            certificates, found = (), []
         self._seen, self._refused = authority, ""
         self._message, self._fingerprint = Message(certificates) if certificates else None, fingerprint(certificates)
         self._store.save_authorities(self._fingerprint)
+        self.end = min((ssl.cert_time_to_seconds(str(each["notAfter"])) for each in found), default=None)

@@ -246,6 +246,7 @@ class Loop:
             best=self._progress.best,
             privacy=self._rounds.privacy,
             broker_certificate_end=self._link.certificate_end(),
+            authority_end=self._authorities.end,
         )
 
     @property

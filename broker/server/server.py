@@ -23,7 +23,7 @@ from fedspzo.broker.server.progress import JobResult, Observer, ignore
 from fedspzo.broker.server.state_folder import link_bundle, pin_bundle, told_address
 from fedspzo.broker.server.status import ServerStatus
 from fedspzo.broker.server.store import ServerStore
-from fedspzo.broker.server.upkeep import Upkeep, authority_end, certificate_end, look
+from fedspzo.broker.server.upkeep import Upkeep, certificate_end, look
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.errors import StateError
@@ -259,12 +259,11 @@ class Server:
 
         place = self._endpoint
         certificate = place.tls[0] if place.tls else None
-        authority = authority_end(self._access)
 
         def upkeep() -> Upkeep:
-            broker = loop.status().broker_certificate_end
-            shown = certificate_end(certificate) if certificate else None
-            return look(self.state, {"https": shown, "broker": broker, "authority": authority})
+            status, shown = loop.status(), certificate_end(certificate) if certificate else None
+            ends = {"https": shown, "broker": status.broker_certificate_end, "authority": status.authority_end}
+            return look(self.state, ends)
 
         registry = make_registry(loop.status, upkeep)
         safe = may_serve_console(place.host, place.tls is not None)

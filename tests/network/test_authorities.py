@@ -187,6 +187,7 @@ def test_a_server_follows_its_access_file_and_tells_devices(
             authorities.tell(member)
 
         own = read_certificates(access.authority)
+        assert authorities.end == x509.load_der_x509_certificate(own[0]).not_valid_after_utc.timestamp()
         for member in members:
             authorities.tell(member)
         assert told() == {"a": Message(own), "b": Message(own)}
