@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from fedspzo.broker.rounds.sampling import Candidate
+from fedspzo.device_runtime.link.authorities import FINGERPRINT_BYTES
 from fedspzo.device_runtime.log import printable
 from fedspzo.device_runtime.protocol.messages import CAPABILITIES, Energy, Keep, Presence, Sync
 
@@ -212,7 +213,8 @@ def accept(member: Member, sync: Sync) -> None:
     member.battery, member.charging, member.willing = sync.battery, sync.charging, sync.willing
     member.version, member.can = printable(sync.version, 40), frozenset(sync.can).intersection(CAPABILITIES)
     member.hand_overs = sync.hand_overs
-    member.authorities = sync.authorities or member.authorities  # it keeps them
+    if len(sync.authorities) == FINGERPRINT_BYTES:  # else it trusts those that it said before, as it keeps them
+        member.authorities = sync.authorities
 
 
 def credit(member: Member, round: int, energies: Iterable[Energy] = ()) -> None:

@@ -34,8 +34,8 @@ def change_key(folder: Path) -> HandOver:
         if behind := _cannot_follow(own.connection):
             raise StateError(
                 "server.key-change-too-early",
-                f"{list_some(behind)}: their versions of the program cannot follow to another key; update these devices"
-                " and let them connect, or strike those that will not come back with fedspzo forget",
+                f"{list_some(behind)}: not known to follow to another key; update these devices to this version and let"
+                " them connect, or strike those that will not come back with fedspzo forget",
             )
         (folder / NEXT).unlink(missing_ok=True)  # of a change that was broken off before it counted
         new = Signer(folder / NEXT)

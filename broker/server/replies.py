@@ -205,6 +205,12 @@ class Replies:
         if max(sync.round, sync.examples) >= _MOST:
             raise MessageError("message.numbers", "its numbers are beyond any use")
         self._outbox.hand_over(device, sync.hand_overs)  # first: by the newest key it believes the rest
+        if sync.hand_overs > len(self._store.keys.hand_overs):
+            text = (
+                f"device '{device}' says that this server has changed its key since: if so, the state folder was"
+                " restored from a backup of before the change; restore one of after it"
+            )
+            self._warnings.warn(device, text, "server.older-key")
         if sync.bundle != self._store.bundle:
             self._refuse(device, sync, "its bundle is not this job's; give it the job's bundle")
         elif (reason := self._barred(device, sync.key)) is not None:

@@ -7,6 +7,8 @@ import re
 import ssl
 from collections.abc import Iterable
 
+#: Bytes of a :func:`fingerprint`.
+FINGERPRINT_BYTES = 8
 _CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 
 
@@ -21,8 +23,8 @@ def write_certificates(certificates: Iterable[bytes]) -> str:
 
 
 def fingerprint(certificates: Iterable[bytes]) -> bytes:
-    """Eight bytes that tell some certificates from others, whatever their order."""
-    digest = hashlib.blake2b(digest_size=8, person=b"fedspzo ca")
+    """What tells some certificates from others, whatever their order."""
+    digest = hashlib.blake2b(digest_size=FINGERPRINT_BYTES, person=b"fedspzo ca")
     for certificate in sorted(certificates):
         digest.update(hashlib.sha256(certificate).digest())
     return digest.digest()

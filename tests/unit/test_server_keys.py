@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
+from heard import HeardByServer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from refusals import raises, refused
@@ -25,13 +27,15 @@ from fedspzo.broker.server.state_folder import DATABASE, pin_bundle, read_journa
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.cli import main
 from fedspzo.device_runtime.data.store import DataStore
+from fedspzo.device_runtime.link.events import Connected
 from fedspzo.device_runtime.model.bundle import Bundle
-from fedspzo.device_runtime.protocol.codec import encode
+from fedspzo.device_runtime.protocol.codec import encode, fingerprint
 from fedspzo.device_runtime.protocol.entry import Contribution, Entry
-from fedspzo.device_runtime.protocol.messages import CAPABILITIES, HandOver, Hello
+from fedspzo.device_runtime.protocol.glance import glance
+from fedspzo.device_runtime.protocol.messages import CAPABILITIES, Ack, HandOver, Hello, Result
 from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.protocol.server_keys import ServerKeys
-from fedspzo.device_runtime.protocol.signing import Scope, Signer, read_pin
+from fedspzo.device_runtime.protocol.signing import Scope, Signer, check, read_pin, split
 from fedspzo.device_runtime.replica.chain import EMPTY
 from fedspzo.device_runtime.replica.state import HAND_OVERS, DeviceState
 
@@ -157,6 +161,37 @@ def test_a_device_follows_keeps_and_refuses(pinned: Bundle, tmp_path: Path, stor
         damaged = Victim(pinned, tmp_path, store)
         assert known(damaged) == 0
         damaged.state.close()
+
+
+def test_a_server_says_which_key_is_its_own_before_all_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """To a device that has not followed; and it tells its operator of one that has followed further than it came."""
+    folder = tmp_path / "server-robust"
+    ServerStore(folder, IDENTITY).close()
+    change_key(folder)
+    heard = HeardByServer(tmp_path, "robust", Random(0))
+    sent: list[bytes] = []
+    monkeypatch.setattr(heard.server._link, "publish", lambda topic, signed, **more: sent.append(signed))
+    result = encode(Result(1, fingerprint(heard.plan), (1.0,) * heard.plan.scalars, 1.0, 4, 0.1, b""))
+
+    def kinds(payload: bytes) -> list[type]:
+        sent.clear()
+        heard._hear("d0", payload)
+        return [glance(split(signed))[0] for signed in sent]
+
+    sync = heard._sync("d0")
+    for known, answers in ((0, [HandOver, Plan]), (1, [Plan])):
+        assert kinds(encode(replace(sync, hand_overs=known))) == answers
+        assert kinds(result) == [*answers[:-1], Ack]
+        heard.server._progress.round.results.clear()  # type: ignore[union-attr]
+    check(sent[-1], replace(SCOPE, device="d0"), heard.store.signer.public)
+    heard.server.turn([Connected()])
+    assert [glance(split(signed))[0] for signed in sent[-2:]] == [HandOver, Hello]
+    assert "restored" not in caplog.text
+    kinds(encode(replace(sync, hand_overs=2)))
+    assert "'d0' says that this server has changed its key since" in caplog.text
+    heard.close()
 
 
 def test_a_changed_server_has_its_journal_and_a_backup_as_before(
