@@ -149,6 +149,9 @@ def open_to_read(folder: Path) -> sqlite3.Connection:
     try:
         check_version(connection, file)
         connection.executescript(lacking_tables(connection))
+    except UnicodeError:  # SQLite quotes a damaged table's name as it is
+        connection.close()
+        raise sqlite3.DatabaseError("its list of tables is damaged") from None
     except BaseException:
         connection.close()
         raise

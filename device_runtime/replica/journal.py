@@ -31,10 +31,11 @@ def connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA wal_checkpoint")  # what a killed process wrote can be read and yet not be on disk
         return connection
-    except (OSError, sqlite3.Error) as error:
+    except (OSError, UnicodeError, sqlite3.Error) as error:  # SQLite quotes a damaged table's name as it is
+        reason = "its list of tables is damaged" if isinstance(error, UnicodeError) else error
         raise StateError(
             "state.database-unusable",
-            f"{path} cannot be used ({error}); make room on the disk, or choose another folder",
+            f"{path} cannot be used ({reason}); make room on the disk, restore a backup, or choose another folder",
         ) from None
 
 

@@ -80,12 +80,12 @@ class PrefixCache:
         if self._connection is None:
             try:
                 self._connection = _connect(self._file)
-            except sqlite3.DatabaseError as error:
+            except (sqlite3.DatabaseError, UnicodeError) as error:  # SQLite quotes a damaged table's name as it is
                 self._begin_anew(error)
                 self._connection = _connect(self._file)
         return self._connection
 
-    def _begin_anew(self, error: sqlite3.DatabaseError) -> None:
+    def _begin_anew(self, error: Exception) -> None:
         log.warning("%s is started again (%s)", self._file, error)
         if self._connection is not None:
             self._connection.close()

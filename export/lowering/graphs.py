@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import gcd
 from pathlib import Path
@@ -30,6 +28,7 @@ from fedspzo.device_runtime.model.stored import Quantised
 from fedspzo.device_runtime.model.tensor_file import TensorFile
 from fedspzo.export.layout import Constant, find_constant
 from fedspzo.export.lowering.constants import TemplateGraph, random_matrix, write_executorch_data
+from fedspzo.export.lowering.faster import faster
 from fedspzo.export.lowering.lower import count_flops, lower, trace
 from fedspzo.export.lowering.packed import linear_maps, packed_graph
 from fedspzo.export.modules.heads import Before, Slice, TokenScores
@@ -43,20 +42,6 @@ Progress = Callable[[str], None]
 
 #: Most rows of a table that tokens are scored by at a time.
 SLICE_ROWS = 8192
-#: Objects that lowering may make between two of Python's garbage collections.
-_COLLECT_AFTER = 100_000
-
-
-@contextlib.contextmanager
-def _few_collections() -> Iterator[None]:
-    """Collect garbage rarely: lowering makes millions of objects that live on, and looking through them takes a fifth
-    of its time."""
-    thresholds = gc.get_threshold()
-    gc.set_threshold(_COLLECT_AFTER, *thresholds[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*thresholds)
 
 
 @dataclass(frozen=True)
@@ -85,7 +70,7 @@ class GraphWriter:
         self._formats, self._folder, self._progress = target.formats, folder, progress
         self._data_files: dict[tuple[tuple[str, int], ...], str] = {}
 
-    @_few_collections()
+    @faster()
     def write(self, network: Network, whole: Shape | None = None) -> Shape:
         """Lower every graph of a network.
 

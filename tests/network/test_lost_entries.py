@@ -112,9 +112,9 @@ def test_a_restored_server_signs_nothing_and_takes_the_rest_from_devices(
     assert f"rounds {kept + 1} to {len(taken)} are from device" in adopted.stdout
     _, last, _ = finish(processes.server("--rounds", str(len(before) + 2), *TWO))
     assert_equal_replicas(bundle, tmp_path, last, {"a", "b"})
-    for device in devices.values():
-        _, said = device.communicate(timeout=PATIENCE_S)
-        assert f"the server lacks or doubts what it signed after round {kept}" in said
+    said = "".join(device.communicate(timeout=PATIENCE_S)[1] for device in devices.values())
+    # The server stops at the first device that proves it, and may not have asked the other one.
+    assert f"the server lacks or doubts what it signed after round {kept}" in said
 
 
 def test_where_nobody_is_asked_or_answers_nothing_is_said_to_be_whole(

@@ -16,6 +16,7 @@ from fedspzo.broker.rounds.aggregate import ClosedRound
 from fedspzo.broker.server.backup import back_up
 from fedspzo.broker.server.recovery import FolderSource, Repaired, adopt, open_stopped, repair
 from fedspzo.broker.server.state_folder import DATABASE, open_journal, read_journal
+from fedspzo.broker.server.status import read_status
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.model.bundle import Bundle
@@ -127,6 +128,18 @@ def test_a_bit_anywhere_in_the_file_changes_no_journal(folder: Path, server: Pat
         except StateError:
             outcomes["named"] += 1
     assert min(outcomes.values()) > 30
+
+
+def test_a_damaged_list_of_tables_is_named(server: Path) -> None:
+    """SQLite says what is wrong with it in the file's own bytes, which are then no text."""
+    file = server / DATABASE
+    data = file.read_bytes()
+    assert b"CREATE TABLE job" in data
+    file.write_bytes(data.replace(b"CREATE TABLE job", b"CREATE TABLE\xd9job"))
+    with raises("state.database-unusable", file, "damaged"):
+        ServerStore(server, IDENTITY)
+    with raises("state.unreadable", file, "damaged"):
+        read_status(server)
 
 
 def test_a_backup_is_whole_or_none(server: Path, make_plan: Callable[..., Plan], tmp_path: Path) -> None:

@@ -110,6 +110,10 @@ def test_a_sector_that_was_lost_is_noticed(
     content[-300:-44] = bytes(256)
     file.write_bytes(content)
     assert measure(forward, store, plan, "a", PrefixCache(file)) == expected
+    whole = file.read_bytes()
+    assert b"CREATE TABLE activations" in whole
+    file.write_bytes(whole.replace(b"CREATE TABLE activations", b"CREATE TABLE\xd9activations"))
+    assert measure(forward, store, plan, "a", PrefixCache(file)) == expected
     file.write_bytes(content[:4096] + bytes(b ^ 0xFF for b in content[4096:]))
     for _ in range(2):
         assert measure(forward, store, plan, "a", PrefixCache(file)) == expected
