@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import astuple, replace
 from pathlib import Path
 
@@ -75,8 +75,9 @@ class ServerStore:
         self._snapshots = folder / SNAPSHOTS
         self._snapshots.mkdir(0o700, exist_ok=True)
         self.sums: Sums | None = EMPTY_SUMS
-        self._connection = open_tables(self._database)
-        try:
+        with ExitStack() as opened:
+            opened.callback(self._lock.close)
+            self._connection = opened.enter_context(closing(open_tables(self._database)))
             self.keys = read_keys(self._connection, folder, bundle, name)
             self.signer = open_signer(self._connection, folder)
             self.check = self.keys.check_entry
@@ -85,9 +86,7 @@ class ServerStore:
             self._claim(folder)
             self.rebase = self._load_rebase()
             self._add_up()
-        except StateError:
-            self.close()
-            raise
+            opened.pop_all()
 
     def close(self) -> None:
         """Let go of the folder: another server may then be opened in it. This object must not be used any more."""
