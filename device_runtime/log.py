@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -34,6 +34,11 @@ def printable(text: str, most: int = 300) -> str:
 def several(count: int, noun: str) -> str:
     """A number of things, in words."""
     return f"{count} {noun}{'s' * (count != 1)}"
+
+
+def list_some(names: Sequence[str], most: int = 5) -> str:
+    """Some of many names, and the number of the others."""
+    return ", ".join(names[:most]) + f" and {several(len(names) - most, 'other')}" * (len(names) > most)
 
 
 def _escaped(text: str) -> str:

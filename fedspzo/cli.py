@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 COMMANDS = {
     "export": "make a bundle from a Hugging Face model",
     "broker": "run an MQTT broker",
+    "broker rotate": "change the broker's certificate authority without losing a device",
     "enroll": "give devices logins at the broker, or take them away",
     "invite": "make an invitation by which many devices get logins, or take it back",
     "admit": "admit or refuse devices that ask by an invitation",
@@ -37,6 +38,7 @@ COMMANDS = {
     "server": "run the rounds of a job",
     "server backup": "copy the state folder of a server that runs or not",
     "server repair": "put right what is damaged in a server's journal",
+    "server rotate": "give a stopped server another key, which devices follow",
     "server adopt": "take entries that a server lacks from devices or a backup",
     "simulate": "run the rounds of a job with virtual devices",
     "plan": "propose settings for a model, its data and a fleet",

@@ -1,7 +1,9 @@
 """The broker's certificates: its own authority, which devices trust, and a server certificate signed by it.
 
 A folder keeps ``ca.pem`` (public), ``ca.key`` (signs; needed only when a server certificate is made) and ``server.pem``
-(the server's certificate and key in one file, so that they change together).
+(the server's certificate and key in one file, so that they change together). While the authority is changed, ``ca.pem``
+has two certificates, of which the first one's key signs; the other is that of the next authority, whose key is
+``ca.key.next`` so long, or then that of the last one.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
+from enum import Enum
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -24,9 +27,9 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedspzo.device_runtime.errors import BrokerError
-from fedspzo.device_runtime.files import write_atomically
+from fedspzo.device_runtime.files import move_into_place, write_atomically
 
-AUTHORITY, AUTHORITY_KEY, SERVER = "ca.pem", "ca.key", "server.pem"
+AUTHORITY, AUTHORITY_KEY, NEXT_KEY, SERVER = "ca.pem", "ca.key", "ca.key.next", "server.pem"
 
 _AUTHORITY_VALID = timedelta(days=3650)
 _SERVER_VALID = timedelta(days=397)
@@ -63,17 +66,75 @@ def ensure_certificates(folder: Path, hosts: Sequence[str], now: datetime | None
         if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != authority.public_key():
             raise ValueError
     except FileNotFoundError as error:
-        raise BrokerError(
-            "broker.certificate-missing",
-            f"{error.filename} is missing, and a new certificate needs it; restore it from a backup",
-        ) from None
+        raise _missing(error) from None
     except (ValueError, x509.ExtensionNotFound):
-        raise BrokerError(
-            "broker.certificate-damaged",
-            f"a certificate in {folder} is damaged; restore it, or remove {AUTHORITY} and {SERVER} and enroll again",
-        ) from None
+        raise _damaged(folder) from None
     _make_server(folder, names, authority, key, now)
     return True
+
+
+class Step(Enum):
+    """One of the three steps by which a folder's authority is changed."""
+
+    ADD = "add"
+    USE = "use"
+    DROP = "drop"
+
+
+def next_step(folder: Path) -> Step:
+    """Where a change of the authority stands, also one that was broken off. Raises BrokerError as below."""
+    certificates, key = _load_authorities(folder)
+    if len(certificates) == 1:
+        return Step.ADD
+    return Step.USE if (folder / NEXT_KEY).exists() or key == certificates[1].public_key() else Step.DROP
+
+
+def take_step(folder: Path, step: Step) -> None:
+    """Add another authority, or have it sign in the old one's place, or leave the old one out. Each can be repeated.
+
+    What the new authority is to sign is made by :func:`ensure_certificates`.
+
+    Raises:
+        BrokerError: a file is damaged or missing.
+    """
+    certificates, _ = _load_authorities(folder)
+    pems = [certificate.public_bytes(Encoding.PEM) for certificate in certificates]
+    if step is Step.ADD:
+        key, new = _new_authority(datetime.now(timezone.utc))
+        write_atomically(folder / NEXT_KEY, _key_pem(key), 0o600)
+        pems.append(new)
+    elif step is Step.USE:
+        if (folder / NEXT_KEY).exists():
+            move_into_place(folder / NEXT_KEY, folder / AUTHORITY_KEY)
+        pems.reverse()
+    else:
+        pems = pems[:1]
+    write_atomically(folder / AUTHORITY, b"".join(pems), 0o644)
+
+
+def _load_authorities(folder: Path) -> tuple[list[x509.Certificate], object]:
+    """The certificates of authorities, and the public half of the key that signs."""
+    try:
+        certificates = x509.load_pem_x509_certificates((folder / AUTHORITY).read_bytes())
+        return certificates, load_pem_private_key((folder / AUTHORITY_KEY).read_bytes(), None).public_key()
+    except FileNotFoundError as error:
+        raise _missing(error) from None
+    except ValueError:
+        raise _damaged(folder) from None
+
+
+def _missing(error: FileNotFoundError) -> BrokerError:
+    return BrokerError(
+        "broker.certificate-missing",
+        f"{error.filename} is missing, and a new certificate needs it; restore it from a backup",
+    )
+
+
+def _damaged(folder: Path) -> BrokerError:
+    return BrokerError(
+        "broker.certificate-damaged",
+        f"a certificate in {folder} is damaged; restore it, or remove {AUTHORITY} and {SERVER} and enroll again",
+    )
 
 
 def _general_name(host: str) -> x509.GeneralName:
@@ -106,6 +167,13 @@ def _is_good(path: Path, authority: x509.Certificate, names: Sequence[x509.Gener
 
 
 def _make_authority(folder: Path, now: datetime) -> None:
+    key, certificate = _new_authority(now)
+    write_atomically(folder / AUTHORITY_KEY, _key_pem(key), 0o600)
+    write_atomically(folder / AUTHORITY, certificate, 0o644)
+
+
+def _new_authority(now: datetime) -> tuple[ec.EllipticCurvePrivateKey, bytes]:
+    """A key, and its certificate in PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "FedSPZO broker authority")])
     certificate = (
@@ -114,8 +182,7 @@ def _make_authority(folder: Path, now: datetime) -> None:
         .add_extension(_key_usage(sign_certificates=True), critical=True)
         .sign(key, hashes.SHA256())
     )
-    write_atomically(folder / AUTHORITY_KEY, _key_pem(key), 0o600)
-    write_atomically(folder / AUTHORITY, certificate.public_bytes(Encoding.PEM), 0o644)
+    return key, certificate.public_bytes(Encoding.PEM)
 
 
 def _make_server(

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedspzo.broker.server.schema import open_tables
-from fedspzo.broker.server.state_folder import DATABASE, KEY, open_database, read_checker
+from fedspzo.broker.server.signing_key import KEY, find_key
+from fedspzo.broker.server.state_folder import DATABASE, open_database, read_checker
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.files import make_folder, move_into_place, write_atomically
 from fedspzo.device_runtime.replica.journal import Journal
@@ -79,7 +80,8 @@ def back_up(folder: Path, target: Path, who: str = COMMAND) -> int:
                 copy.execute("INSERT OR REPLACE INTO place VALUES (1, 0)")  # a server there is in doubt, see standing
                 copy.commit()
                 last = sum(1 for _ in Journal(copy, read_checker(copy, folder)).entries())
-            write_atomically(target / KEY, (folder / KEY).read_bytes(), mode=0o600)
+                key = find_key(copy, folder).read_bytes()
+            write_atomically(target / KEY, key, mode=0o600)
             for left in ("-wal", "-shm"):  # of an older backup that was looked into
                 (target / f"{DATABASE}{left}").unlink(missing_ok=True)
             move_into_place(partial, target / DATABASE)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from fedspzo.broker.rounds.sampling import Candidate
+from fedspzo.device_runtime.link.authorities import FINGERPRINT_BYTES
 from fedspzo.device_runtime.log import printable
 from fedspzo.device_runtime.protocol.messages import CAPABILITIES, Energy, Keep, Presence, Sync
 
@@ -34,6 +35,8 @@ class Member:
         brought_to: the last round that it was sent.
         answered: twice the last round that it has answered, and 1 more where that was with a masked result.
         version, can: of its program, and what of the protocol it understands, as its last sync said.
+        hand_overs: how many times it has followed the server to another key, as its last sync said.
+        authorities: fingerprint of those that it trusts at the broker, as it said last.
         copies: how often two processes had its id or its key.
         floods, cut_off: how often it sent far more than it needs to, and whether its login was taken away for that.
         served: last round that its result counted in.
@@ -73,6 +76,8 @@ class Member:
     answered: int = 0
     version: str = ""
     can: frozenset[str] = frozenset()
+    hand_overs: int = 0
+    authorities: bytes = b""
     copies: int = 0
     floods: int = 0
     cut_off: bool = False
@@ -207,6 +212,9 @@ def accept(member: Member, sync: Sync) -> None:
     member.round, member.examples = sync.round, sync.examples
     member.battery, member.charging, member.willing = sync.battery, sync.charging, sync.willing
     member.version, member.can = printable(sync.version, 40), frozenset(sync.can).intersection(CAPABILITIES)
+    member.hand_overs = sync.hand_overs
+    if len(sync.authorities) == FINGERPRINT_BYTES:  # else it trusts those that it said before, as it keeps them
+        member.authorities = sync.authorities
 
 
 def credit(member: Member, round: int, energies: Iterable[Energy] = ()) -> None:

@@ -19,6 +19,7 @@ from fedspzo.broker.rounds.anomalies import Watch
 from fedspzo.broker.rounds.job import Job, plan_round
 from fedspzo.broker.rounds.sampling import Sample, choose_cohort
 from fedspzo.broker.server.admission import Admission
+from fedspzo.broker.server.authorities import Authorities
 from fedspzo.broker.server.budgets import Budgets, CutOff
 from fedspzo.broker.server.census import count
 from fedspzo.broker.server.controls import Controls, Wish
@@ -79,6 +80,7 @@ class Loop:
         cut_off: CutOff | None = None,
         enrolment: bytes = b"",
         check: Callable[[Job], Job] = lambda job: job,
+        authority: Callable[[], str] | None = None,
     ) -> None:
         """Prepare a job, or the rest of one.
 
@@ -87,7 +89,7 @@ class Loop:
             held_out: keeps what it reports, and says when to stop.
             access, name, job, devices, observe, admission, serve_after, aggregate, sample, plans: see
                 :class:`fedspzo.broker.server.server.Server`.
-            trust_journal, cut_off: see :class:`fedspzo.broker.server.server.Server`.
+            trust_journal, cut_off, authority: see :class:`fedspzo.broker.server.server.Server`.
             enrolment: the key that certifies devices' keys; empty where the bundle names none.
             check: raises PlanError for a changed job that the bundle does not allow.
 
@@ -120,9 +122,12 @@ class Loop:
         self._watch = Watch(store.load_records(), job.expel)
         self._standing = Standing(store, self._roster, self._outbox, trust_journal)
         self._summing = Summing(store, self._outbox, enrolment)
+        self._authorities = Authorities(
+            store, self._roster, self._outbox, self._link, authority or (lambda: access.authority)
+        )
         self._replies = Replies(
             store, self._roster, self._outbox, self._progress, self._digests, self._standing, self._summing, admission,
-            self._watch,
+            self._watch, self._authorities,
         )  # fmt: skip
         self._hearing = Hearing(
             store, self._roster, self._progress, Inbox(topics, store.bundle, self._roster), self._replies,
@@ -185,6 +190,7 @@ class Loop:
 
     def turn(self, events: list[object]) -> None:
         """Take in what happened, do what is due, and say so once it is on disk."""
+        self._authorities.look()
         with self._store.transaction():
             for event in events:
                 self._handle(event)
@@ -240,6 +246,7 @@ class Loop:
             best=self._progress.best,
             privacy=self._rounds.privacy,
             broker_certificate_end=self._link.certificate_end(),
+            authority_end=self._authorities.end,
         )
 
     @property

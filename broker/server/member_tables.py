@@ -42,11 +42,13 @@ def save_members(execute: Callable[..., sqlite3.Cursor], members: Iterable[Membe
             "INSERT OR REPLACE INTO conduct VALUES (?, ?, ?, ?, ?, ?)",
             (m.name, m.version, " ".join(sorted(m.can)), m.copies, m.floods, m.cut_off),
         )
+        if m.authorities:
+            execute("INSERT OR REPLACE INTO authorities VALUES (?, ?)", (m.name, m.authorities))
 
 
 def load_members(connection: sqlite3.Connection) -> Iterator[Member]:
     """The devices that are known; none of them is there yet."""
-    conducts = read_conduct(connection)
+    conducts, authorities = read_conduct(connection), read_authorities(connection)
     for row in connection.execute("SELECT * FROM devices ORDER BY name").fetchall():
         name, key, round, examples, battery, charging, served, results, up, down, seen, *joules = row
         ago, conduct = time.time() - seen, conducts.get(name, Conduct())
@@ -55,13 +57,18 @@ def load_members(connection: sqlite3.Connection) -> Iterator[Member]:
             results=results, bytes_up=up, bytes_down=down, seen=time.monotonic() - ago, measured_joules=joules[0],
             estimated_joules=joules[1], joules_uncertainty=joules[2], joules_results=joules[3],
             version=conduct.version, can=frozenset(conduct.can.split()), copies=conduct.copies, floods=conduct.floods,
-            cut_off=conduct.cut_off,
+            cut_off=conduct.cut_off, authorities=authorities.get(name, b""),
         )  # fmt: skip
 
 
 def read_blocked(connection: sqlite3.Connection) -> list[str]:
     """Devices that are blocked."""
     return [name for (name,) in connection.execute("SELECT name FROM blocked ORDER BY name")]
+
+
+def read_authorities(connection: sqlite3.Connection) -> dict[str, bytes]:
+    """Device → fingerprint of the authorities that it trusts at the broker; "" → those of the server."""
+    return dict(connection.execute("SELECT device, CAST(fingerprint AS BLOB) FROM authorities").fetchall())
 
 
 def read_conduct(connection: sqlite3.Connection) -> dict[str, Conduct]:

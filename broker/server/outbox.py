@@ -31,8 +31,15 @@ class Outbox:
         self._waiting: list[tuple[str, bytes, float]] = []  # topic, message, seconds in which it is of use
 
     def greet(self) -> None:
-        """The server is there: to all."""
+        """The server is there, perhaps with another key than before: to all."""
+        for signed in self._store.keys.hand_overs[-1:]:
+            self._waiting.append((self._topics.round, signed, ANSWER_S))
         self._waiting.append((self._topics.round, self._sign(Hello()), ANSWER_S))
+
+    def hand_over(self, device: str, known: int) -> None:
+        """The server's newest keys, to one device that knows of some hand-overs."""
+        for signed in self._store.keys.hand_overs[known:]:
+            self._send(device, signed, ANSWER_S)
 
     def ask(self, device: str, plan: Plan) -> None:
         """A plan to one device."""

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Protocol
 
 from fedspzo.broker.server.schema import check_whole, open_tables, writing
-from fedspzo.broker.server.state_folder import DATABASE, KEY, checker, open_database
+from fedspzo.broker.server.signing_key import KEY, open_signer, read_keys
+from fedspzo.broker.server.state_folder import DATABASE, open_database
 from fedspzo.device_runtime.errors import MessageError, StateError
 from fedspzo.device_runtime.files import lock_folder
 from fedspzo.device_runtime.protocol.codec import BATCH_BYTES, decode
 from fedspzo.device_runtime.protocol.entry import Entry
+from fedspzo.device_runtime.protocol.server_keys import ServerKeys
 from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES, Scope, Signer, split
 from fedspzo.device_runtime.replica.chain import EMPTY, Check, Row, chain, find_damage
 from fedspzo.device_runtime.replica.journal import Journal, connect
@@ -84,7 +86,8 @@ class Own:
     Attributes:
         bundle: identity of the job's bundle.
         name: of the job.
-        signer: has the server's key.
+        keys: the server's public keys.
+        signer: has the newest of them.
         connection: to its file.
         journal: in the file.
         check: of an entry's signature.
@@ -92,6 +95,7 @@ class Own:
 
     bundle: bytes
     name: str
+    keys: ServerKeys
     signer: Signer
     connection: sqlite3.Connection
     journal: Journal
@@ -117,10 +121,10 @@ def open_stopped(folder: Path) -> Iterator[Own]:
         job = connection.execute("SELECT CAST(bundle AS BLOB), name FROM job").fetchone()
         if job is None or not (folder / KEY).is_file():
             raise StateError("state.no-job", f"{folder} lacks the job or {KEY}; restore the folder from a backup")
-        signer = Signer(folder / KEY)
-        check = checker(job[0], job[1], signer.public)
+        keys = read_keys(connection, folder, job[0], job[1])
+        signer, check = open_signer(connection, folder), keys.check_entry
         with writing(connection, folder / DATABASE):
-            yield Own(job[0], job[1], signer, connection, Journal(connection, check), check)
+            yield Own(job[0], job[1], keys, signer, connection, Journal(connection, check), check)
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,8 @@ class Repaired:
 def repair(own: Own, sources: Sequence[Source]) -> Iterator[Repaired]:
     """Go through a journal, and put right what is damaged or missing in it.
 
-    A hash follows from the entries, and a signature from the server's key. Only an entry needs a copy.
+    A hash follows from the entries, and a signature from the server's key. Only an entry needs a copy, or a signature
+    by an earlier key.
 
     Raises:
         StateError: no source has a good copy of an entry.
@@ -155,7 +160,7 @@ def repair(own: Own, sources: Sequence[Source]) -> Iterator[Repaired]:
             head = at.head
             continue
         following, source = rows[0] if rows else None, ""
-        if at and part == "signature":
+        if at and part == "signature" and own.keys.at(round) == own.signer.public:
             signed = own.signer.sign(at.payload, Scope(own.name, own.bundle, head=head))
             at = replace(at, signature=signed[-SIGNATURE_BYTES:])
         elif at and part == "hash":

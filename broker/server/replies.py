@@ -11,6 +11,7 @@ from fedspzo.broker.rounds.aggregate import check_result
 from fedspzo.broker.rounds.anomalies import Watch
 from fedspzo.broker.rounds.masked_round import MaskedRound
 from fedspzo.broker.server.admission import Admission
+from fedspzo.broker.server.authorities import Authorities
 from fedspzo.broker.server.blocking import Blocked
 from fedspzo.broker.server.copies import Copies
 from fedspzo.broker.server.devices import Member, Roster, accept, announce, part
@@ -74,6 +75,7 @@ class Replies:
         summing: Summing,
         admission: Admission | None = None,
         watch: Watch | None = None,
+        authorities: Authorities | None = None,
     ) -> None:
         self._store = store
         self._roster = roster
@@ -84,6 +86,7 @@ class Replies:
         self._summing = summing
         self._admission = admission
         self._watch = watch or Watch({})
+        self._authorities = authorities
         self._blocked = Blocked(store)
         self.enrolled = Enrolled(store)
         self._pages = Pages(store.journal)
@@ -118,6 +121,7 @@ class Replies:
         reason = self._expelled(member)
         if reason is not None:
             raise MessageError("message.not-admitted", reason)
+        self._outbox.hand_over(device, member.hand_overs)
         if isinstance(message, Presence):
             before = member.copies
             announce(member, message)
@@ -200,6 +204,13 @@ class Replies:
     def _on_sync(self, device: str, sync: Sync, size: int) -> None:
         if max(sync.round, sync.examples) >= _MOST:
             raise MessageError("message.numbers", "its numbers are beyond any use")
+        self._outbox.hand_over(device, sync.hand_overs)  # first: by the newest key it believes the rest
+        if sync.hand_overs > len(self._store.keys.hand_overs):
+            text = (
+                f"device '{device}' says that this server has changed its key since: if so, the state folder was"
+                " restored from a backup of before the change; restore one of after it"
+            )
+            self._warnings.warn(device, text, "server.older-key")
         if sync.bundle != self._store.bundle:
             self._refuse(device, sync, "its bundle is not this job's; give it the job's bundle")
         elif (reason := self._barred(device, sync.key)) is not None:
@@ -233,6 +244,8 @@ class Replies:
             if member.told != (sync.session, keep):
                 member.told = sync.session, keep
                 self._outbox.send(device, keep)
+            if self._authorities is not None:
+                self._authorities.tell(member)
             self._bring_up(member)
 
     def _bring_up(self, member: Member) -> None:

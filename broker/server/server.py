@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from fedspzo.broker.server.progress import JobResult, Observer, ignore
 from fedspzo.broker.server.state_folder import link_bundle, pin_bundle, told_address
 from fedspzo.broker.server.status import ServerStatus
 from fedspzo.broker.server.store import ServerStore
-from fedspzo.broker.server.upkeep import Upkeep, authority_end, certificate_end, look
+from fedspzo.broker.server.upkeep import Upkeep, certificate_end, look
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.errors import StateError
@@ -79,6 +79,7 @@ class Server:
         trust_journal: bool = False,
         cut_off: CutOff | None = None,
         logins: BrokerLogins | None = None,
+        authority: Callable[[], str] | None = None,
     ) -> None:
         """Describe a server, without starting it.
 
@@ -104,6 +105,8 @@ class Server:
                 those that there were; called on threads of its own.
             logins: makes logins for devices that come by an invitation for many; without it, or without an endpoint
                 that others cannot listen to, the server takes none.
+            authority: gives the authority in ``access`` (PEM text) as it is by now, where it may change: devices are
+                told to trust the same. Raises BrokerError where it is not known.
 
         Raises:
             PlanError: the job does not fit the bundle, or ``patience`` has no examples to judge by.
@@ -120,6 +123,7 @@ class Server:
         self._admission, self._endpoint, self._observe = admission, endpoint, observe
         self._aggregate, self._sample, self._plans = aggregate, sample, plans
         self._trust_journal, self._cut_off, self._logins = trust_journal, cut_off, logins
+        self._authority = authority
         self._url = ""
         self._loop: Loop | None = None
         self._thread: threading.Thread | None = None
@@ -231,6 +235,7 @@ class Server:
                 cut_off=self._cut_off,
                 enrolment=bytes.fromhex(self.bundle.manifest.enrolment_key),
                 check=lambda job: check_job(job, self.bundle),
+                authority=self._authority,
             )
             stack.callback(loop.close)
             url = stack.enter_context(self._serve(store, loop)) if self._endpoint else ""
@@ -254,12 +259,11 @@ class Server:
 
         place = self._endpoint
         certificate = place.tls[0] if place.tls else None
-        authority = authority_end(self._access)
 
         def upkeep() -> Upkeep:
-            broker = loop.status().broker_certificate_end
-            shown = certificate_end(certificate) if certificate else None
-            return look(self.state, {"https": shown, "broker": broker, "authority": authority})
+            status, shown = loop.status(), certificate_end(certificate) if certificate else None
+            ends = {"https": shown, "broker": status.broker_certificate_end, "authority": status.authority_end}
+            return look(self.state, ends)
 
         registry = make_registry(loop.status, upkeep)
         safe = may_serve_console(place.host, place.tls is not None)

@@ -9,16 +9,17 @@ from pathlib import Path
 
 from fedspzo.broker.rounds.aggregate import ClosedRound, Spending
 from fedspzo.broker.server.schema import Execute, check_version, lacking_tables, open_tables, writing
+from fedspzo.broker.server.signing_key import KEY, read_first_key, read_keys
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.files import make_folder, write_atomically
 from fedspzo.device_runtime.protocol.codec import decode
 from fedspzo.device_runtime.protocol.entry import Entry
 from fedspzo.device_runtime.protocol.plan import Plan
-from fedspzo.device_runtime.protocol.signing import Scope, Signer, check, write_pin
+from fedspzo.device_runtime.protocol.signing import Signer, write_pin
 from fedspzo.device_runtime.replica.chain import Check
 from fedspzo.device_runtime.replica.journal import Journal, connect
 
-DATABASE, SNAPSHOTS, KEY = "server.sqlite", "snapshots", "server.key"
+DATABASE, SNAPSHOTS = "server.sqlite", "snapshots"
 #: File with the last round that was closed here: a database that ends earlier is an old copy.
 LAST_ROUND = "last-round"
 #: File with the URL of the console, while a server runs that has one.
@@ -35,7 +36,12 @@ def pin_bundle(bundle: Path, folder: Path) -> None:
         StateError: the folder cannot be used.
     """
     make_folder(folder, 0o700)
-    write_pin(bundle, Signer(folder / KEY).public)
+    if (folder / DATABASE).is_file():
+        with closing(open_database(folder)) as connection:
+            first = read_first_key(connection, folder)
+    else:
+        first = Signer(folder / KEY).public
+    write_pin(bundle, first)
 
 
 def link_bundle(state: Path, bundle: Path) -> None:
@@ -83,14 +89,20 @@ def open_journal(folder: Path) -> Iterator[Journal]:
 
 
 def read_checker(connection: sqlite3.Connection, folder: Path) -> Check | None:
-    """Checks the entries of a server's file by the key in its folder; None where there is no key, or no job yet."""
+    """Checks the entries of a server's file by its keys; None where there is no key, or no job yet."""
     job = connection.execute("SELECT CAST(bundle AS BLOB), name FROM job").fetchone()
-    return checker(job[0], job[1], Signer(folder / KEY).public) if job and (folder / KEY).is_file() else None
+    return read_keys(connection, folder, job[0], job[1]).check_entry if job and (folder / KEY).is_file() else None
 
 
-def checker(bundle: bytes, name: str, public: bytes) -> Check:
-    """Checks that the server of a job, with this public key, has signed an entry for a journal with a hash."""
-    return lambda signed, head: check(signed, Scope(name, bundle, head=head), public)
+def has_moved(connection: sqlite3.Connection, folder: Path) -> bool:
+    """Whether a server's file is another than the one in which its journal was settled, or lacks rounds: a copy."""
+    place = connection.execute("SELECT inode FROM place").fetchone()
+    (last,) = connection.execute("SELECT COALESCE(MAX(round), 0) FROM journal").fetchone()
+    file = folder / LAST_ROUND
+    noted = file.read_text(encoding="ascii", errors="replace") if file.exists() else ""
+    if noted.isdecimal() and int(noted) > last:
+        return True
+    return place is not None and last > 0 and place[0] != (folder / DATABASE).stat().st_ino
 
 
 def read_journal(folder: Path) -> list[Entry]:

@@ -46,6 +46,7 @@ class ServerStatus:
         census: how the devices are spread.
         evaluated, best: the newest and the best evaluation on the held-out examples, if there are any.
         broker_certificate_end: when the broker's certificate ends, as Unix time; None without one.
+        authority_end: the same of the first of the authorities that the server trusts there.
         privacy: the ε that is spent, and the job's budget of it; None for a job without one.
     """
 
@@ -72,6 +73,7 @@ class ServerStatus:
     best: Evaluated | None = None
     privacy: tuple[float, float] | None = None
     broker_certificate_end: float | None = None
+    authority_end: float | None = None
 
 
 def read_status(folder: Path) -> dict[str, Any]:

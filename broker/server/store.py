@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import astuple, replace
 from pathlib import Path
 
@@ -17,12 +17,12 @@ from fedspzo.broker.server.devices import Member
 from fedspzo.broker.server.member_tables import load_members, save_members
 from fedspzo.broker.server.records import read_records
 from fedspzo.broker.server.schema import check_whole, open_tables
+from fedspzo.broker.server.signing_key import open_signer, read_keys
 from fedspzo.broker.server.state_folder import (
     DATABASE,
-    KEY,
     LAST_ROUND,
     SNAPSHOTS,
-    checker,
+    has_moved,
     history,
     list_snapshots,
     newest_snapshot,
@@ -34,7 +34,7 @@ from fedspzo.device_runtime.protocol.entry import Entry
 from fedspzo.device_runtime.protocol.masked import Masked, Partner
 from fedspzo.device_runtime.protocol.messages import Rebase, Result
 from fedspzo.device_runtime.protocol.plan import MAX_SUMS, Plan
-from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES, Scope, Signer, split
+from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES, Scope, split
 from fedspzo.device_runtime.protocol.sums import EMPTY_SUMS, Sums, follow
 from fedspzo.device_runtime.replica.chain import EMPTY, make_records
 from fedspzo.device_runtime.replica.journal import Journal, connect
@@ -53,7 +53,8 @@ class ServerStore:
         sums: what they add up to; None where they are not of one pool of seeds.
         check: of the signature of an entry, for the hash of the journal before it.
         rebase: the sums at the last round that rebased, if one did.
-        signer: signs what the server sends; made here the first time.
+        keys: the server's public keys.
+        signer: signs what the server sends, with the newest of them; made here the first time.
     """
 
     def __init__(self, folder: Path, bundle: bytes, name: str = "default") -> None:
@@ -73,19 +74,19 @@ class ServerStore:
         self._unnoted: int | None = None
         self._snapshots = folder / SNAPSHOTS
         self._snapshots.mkdir(0o700, exist_ok=True)
-        self.signer = Signer(folder / KEY)
-        self.check = checker(bundle, name, self.signer.public)
         self.sums: Sums | None = EMPTY_SUMS
-        self._connection = open_tables(self._database)
-        self.journal = Journal(self._connection, self.check)
-        try:
+        with ExitStack() as opened:
+            opened.callback(self._lock.close)
+            self._connection = opened.enter_context(closing(open_tables(self._database)))
+            self.keys = read_keys(self._connection, folder, bundle, name)
+            self.signer = open_signer(self._connection, folder)
+            self.check = self.keys.check_entry
+            self.journal = Journal(self._connection, self.check)
             check_whole(self._connection, self._database)
             self._claim(folder)
             self.rebase = self._load_rebase()
             self._add_up()
-        except StateError:
-            self.close()
-            raise
+            opened.pop_all()
 
     def close(self) -> None:
         """Let go of the folder: another server may then be opened in it. This object must not be used any more."""
@@ -229,12 +230,8 @@ class ServerStore:
 
     @property
     def moved(self) -> bool:
-        """Whether the file is another than the one in which its journal was settled, or lacks rounds: a copy."""
-        row, last = self._connection.execute("SELECT inode FROM place").fetchone(), self.journal.last_round
-        noted = self._last_round.read_text(encoding="ascii", errors="replace") if self._last_round.exists() else ""
-        if noted.isdecimal() and int(noted) > last:
-            return True
-        return row is not None and last > 0 and row[0] != self._database.stat().st_ino
+        """See :func:`fedspzo.broker.server.state_folder.has_moved`."""
+        return has_moved(self._connection, self._database.parent)
 
     def settle(self) -> None:
         """Note that this file has the newest journal."""
@@ -271,6 +268,11 @@ class ServerStore:
     def load_members(self) -> Iterator[Member]:
         """The devices that are known; none of them is there yet."""
         return load_members(self._connection)
+
+    def save_authorities(self, fingerprint: bytes) -> None:
+        """Keep which authorities the server trusts at its broker."""
+        with self.transaction() as execute:
+            execute("INSERT OR REPLACE INTO authorities VALUES ('', ?)", (fingerprint,))
 
     def save_records(self, records: Mapping[str, Record]) -> None:
         """Keep what was unusual in some devices' results."""

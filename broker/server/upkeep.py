@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import ssl
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryptography import x509
-
-from fedspzo.device_runtime.link.transport import Transport
 
 
 @dataclass(frozen=True)
@@ -46,14 +43,6 @@ def certificate_end(file: Path) -> float | None:
     with suppress(OSError, ValueError):
         return x509.load_pem_x509_certificate(file.read_bytes()).not_valid_after_utc.timestamp()
     return None
-
-
-def authority_end(access: Transport) -> float | None:
-    """When the first of the authorities in an access ends, as Unix time; None where it names none."""
-    if not access.authority:
-        return None
-    found = ssl.create_default_context(cadata=access.authority).get_ca_certs()
-    return min((ssl.cert_time_to_seconds(str(each["notAfter"])) for each in found), default=None)
 
 
 def _size(folder: Path) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 
 from fedspzo.device_runtime.data.store import DataStore
@@ -21,7 +22,7 @@ from fedspzo.device_runtime.device.outbox import Outbox
 from fedspzo.device_runtime.device.waiting import Silence
 from fedspzo.device_runtime.energy.book import NoBook
 from fedspzo.device_runtime.engines.protocol import Engine
-from fedspzo.device_runtime.errors import MessageError, PlanError, StateError
+from fedspzo.device_runtime.errors import BrokerError, MessageError, PlanError, StateError
 from fedspzo.device_runtime.link.events import Connected, Received
 from fedspzo.device_runtime.link.transport import Transport
 from fedspzo.device_runtime.log import RateLimitedLog, printable
@@ -35,10 +36,12 @@ from fedspzo.device_runtime.protocol.glance import glance
 from fedspzo.device_runtime.protocol.masked import Group, Inquiry, Masked, Partners, Ready
 from fedspzo.device_runtime.protocol.messages import (
     Ack,
+    Authorities,
     Decline,
     Dismissal,
     EntryBatch,
     Finish,
+    HandOver,
     Hello,
     Keep,
     Message,
@@ -50,7 +53,8 @@ from fedspzo.device_runtime.protocol.messages import (
     Wanted,
 )
 from fedspzo.device_runtime.protocol.plan import Plan
-from fedspzo.device_runtime.protocol.signing import Verifier, split
+from fedspzo.device_runtime.protocol.server_keys import ServerKeys
+from fedspzo.device_runtime.protocol.signing import read_pin, split
 from fedspzo.device_runtime.replica.state import DeviceState
 
 log = logging.getLogger(__name__)
@@ -105,12 +109,15 @@ class Agent:
         unwilling = self._watch.look
         self._measurer = Measurer(engine, state, examples, unwilling, self._recorder, self._book.spent, ledger)
         self.forward = self._measurer.forward
-        self._verifier = Verifier(bundle.folder, bundle.identity, job)
-        self._outbox = Outbox(access, job, state, self._recorder)
+        self._keys = ServerKeys(read_pin(bundle.folder), bundle.identity, job)
+        with suppress(MessageError):  # those of another server, or job; this one sends its own
+            for signed in state.hand_overs():
+                self._keys.follow(signed)
+        self._outbox = Outbox(access, job, state, self._recorder, self._keys)
         self.link = self._outbox.link
         self._silence = Silence(job, access.place, bundle.folder, observe)
         self._masker = Masker(job, state, least)
-        self._catch_up = CatchUp(state, self._check, self._recorder, access.authority, self._give_back)
+        self._catch_up = CatchUp(state, self._check, self._recorder, self._outbox.trust, self._give_back)
         self._dropped = RateLimitedLog(log)
         self.rounds = 0
         self._plan: Plan | None = None
@@ -165,7 +172,7 @@ class Agent:
         """Take in what happened."""
         if isinstance(event, Connected):
             self._silence.begin()
-            self._masker.forget_server()  # it may have been restored meanwhile
+            self._forget_server()
             self._outbox.announce(True)
             self._sync(at_once=True)
         elif isinstance(event, Received):
@@ -195,7 +202,7 @@ class Agent:
     def _check(self, signed: bytes, to: str = "", head: bytes = b"") -> None:
         """Raise MessageError unless the server has signed this, for the device that it is for, after this journal."""
         try:
-            self._verifier.check(signed, to, head)
+            self._keys.check(signed, to, head)
         except MessageError:
             self._silence.reject()
             raise
@@ -212,14 +219,44 @@ class Agent:
             self._rebase(round, signed)
         elif kind is Hello:
             self._check(signed)
-            self._masker.forget_server()
+            self._forget_server()
             self._sync(at_once=True)
+        elif kind is HandOver:
+            self._change_key(signed)
         elif kind is Group:
             self._check(signed)
             self._join(decode(split(signed)))
         else:
             self._check(signed, to=self._state.device)
             self._obey(decode(split(signed)))
+
+    def _change_key(self, signed: bytes) -> None:
+        """Follow the server to another key; where hand-overs before this one are missing, have them sent."""
+        if signed in self._keys.hand_overs:
+            return
+        try:
+            message = self._keys.read(signed)
+        except MessageError:
+            self._sync()
+            raise
+        self._state.keep_hand_overs([*self._keys.hand_overs, signed])
+        self._keys.follow(signed)
+        log.info("the server of job '%s' has another key from round %d on", self._job, message.round)
+        self._sync(at_once=True)
+
+    def _forget_server(self) -> None:
+        """It may have been restored meanwhile, or be of another version."""
+        self._masker.forget_server()
+        self._outbox.trust.forget_server()
+
+    def _change_authorities(self, message: Authorities) -> None:
+        """Trust the authorities that the server names, where the broker shows a certificate by one of them."""
+        try:
+            self._outbox.trust.take(message.certificates, self.link)
+        except BrokerError as error:
+            self._dropped.warn("authorities", str(error), error.kind)
+            return
+        self._sync(at_once=True)
 
     def _obey(self, message: Message) -> None:
         """Do what the server has said to this device."""
@@ -243,6 +280,8 @@ class Agent:
         elif isinstance(message, Keep):
             self.rounds = message.rounds
             self._state.keep(message.after)
+        elif isinstance(message, Authorities):
+            self._change_authorities(message)
         elif isinstance(message, Wanted):
             self._give_back(message.after)
         elif isinstance(message, Dismissal) and message.session == self._outbox.session:

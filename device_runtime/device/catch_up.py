@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fedspzo.device_runtime.device.download import discard, download
+from fedspzo.device_runtime.device.trust import Trust
 from fedspzo.device_runtime.errors import FedSPZOError, MessageError, StateError
 from fedspzo.device_runtime.files import PRIVATE
 from fedspzo.device_runtime.platform.profiling import APPLY, Recorder
@@ -111,17 +112,17 @@ class CatchUp:
     """
 
     def __init__(
-        self, state: DeviceState, check: Check, recorder: Recorder, authority: str, show: Callable[[int], None]
+        self, state: DeviceState, check: Check, recorder: Recorder, trust: Trust, show: Callable[[int], None]
     ) -> None:
         """Prepare to follow.
 
         Args:
-            authority: the certificate to trust over HTTPS, where snapshots are offered there (PEM text).
+            trust: has the authority to trust over HTTPS, where snapshots are offered there.
             show: sends the server the entries that are kept here after a round.
         """
         self.pace = Pace()
         self._show = show
-        self._state, self._check, self._recorder, self._authority = state, check, recorder, authority
+        self._state, self._check, self._recorder, self._trust = state, check, recorder, trust
 
     def follow(self, entries: Iterable[bytes]) -> bool:
         """Apply the entries that come next, leaving out those that are known; True where one before them is missing.
@@ -189,7 +190,8 @@ class CatchUp:
         """Take a snapshot instead of the journal's entries, where that is quicker; False where it is not."""
         file = self._state.folder / "offered.safetensors"
         behind = offer.round - self._state.replica.round
-        authority = self._authority if offer.url.startswith("https:") else ""  # else the signed hash must do
+        https = offer.url.startswith("https:")  # else the signed hash must do
+        authority = self._trust.access.authority if https else ""
         if behind <= 0 or not self.pace.fetch(offer, behind, file, authority):
             return False
         try:

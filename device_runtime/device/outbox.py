@@ -7,6 +7,7 @@ import secrets
 import sys
 import time
 
+from fedspzo.device_runtime.device.trust import Trust
 from fedspzo.device_runtime.link.client import Will
 from fedspzo.device_runtime.link.transport import Transport
 from fedspzo.device_runtime.platform.conditions import Conditions
@@ -24,6 +25,7 @@ from fedspzo.device_runtime.protocol.messages import (
     Result,
     Sync,
 )
+from fedspzo.device_runtime.protocol.server_keys import ServerKeys
 from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES, Scope
 from fedspzo.device_runtime.protocol.topics import Topics
 from fedspzo.device_runtime.replica.state import DeviceState
@@ -44,11 +46,14 @@ class Outbox:
     Attributes:
         session: number of this process, drawn at random.
         link: the connection that they take.
+        trust: has the authorities that the link trusts.
         pending: what waits for an acknowledgement, and is sent again meanwhile.
     """
 
-    def __init__(self, access: Transport, job: str, state: DeviceState, recorder: Recorder) -> None:
+    def __init__(self, access: Transport, job: str, state: DeviceState, recorder: Recorder, keys: ServerKeys) -> None:
         """Prepare to connect."""
+        self._keys, self.trust = keys, Trust(state.folder, access)
+        access = self.trust.access
         self._state = state
         self._recorder = recorder
         self._topics = Topics(job)
@@ -102,6 +107,8 @@ class Outbox:
                 willing=willing,
                 version=_PROGRAM,
                 can=CAPABILITIES,
+                hand_overs=len(self._keys.hand_overs),
+                authorities=self.trust.fingerprint,
             )
         )
 

@@ -10,7 +10,7 @@ import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
@@ -37,12 +37,31 @@ class Will:
     payload: bytes
 
 
-def make_client(access: Access, client_id: str, will: Will | None, version: MQTTProtocolVersion) -> mqtt.Client:
+class _Tls:
+    """Stands for a TLS context in paho's client, which takes one for good, while the authority may change."""
+
+    check_hostname = True
+
+    def __init__(self, current: Callable[[], Access]) -> None:
+        self._current = current
+        _tls_context(current())  # raises where the authority is no certificate
+
+    def wrap_socket(self, *arguments: Any, **named: Any) -> ssl.SSLSocket:
+        return _tls_context(self._current()).wrap_socket(*arguments, **named)
+
+
+def make_client(
+    current: Callable[[], Access], client_id: str, will: Will | None, version: MQTTProtocolVersion
+) -> mqtt.Client:
     """A client that is yet to be started.
+
+    Args:
+        current: the access as it is when a connection is made; only its authority may change.
 
     Raises:
         BrokerError: the access's authority is not a certificate.
     """
+    access = current()
     client = mqtt.Client(
         CallbackAPIVersion.VERSION2,
         client_id=client_id,
@@ -54,7 +73,7 @@ def make_client(access: Access, client_id: str, will: Will | None, version: MQTT
     if access.websockets:
         client.ws_set_options(path=access.path)
     if access.tls:
-        client.tls_set_context(_tls_context(access))
+        client.tls_set_context(cast("ssl.SSLContext", _Tls(current)))
     if access.user:
         client.username_pw_set(access.user, access.password)
     if will is not None:
@@ -94,6 +113,23 @@ def _tls_context(access: Access) -> ssl.SSLContext:
         ) from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
+
+
+def check_certificate(access: Access, timeout: float) -> None:
+    """Raise BrokerError unless the broker shows a certificate by an access's authority within some seconds."""
+    context = _tls_context(access)
+    try:
+        with (
+            socket.create_connection((access.host, access.port), timeout) as plain,
+            context.wrap_socket(plain, server_hostname=access.host),
+        ):
+            pass
+    except OSError as error:
+        raise BrokerError(
+            "access.authority-not-shown",
+            f"the broker at {access.place} shows no certificate by the authorities that the server names"
+            f" ({error}), so those before stay trusted; take the steps of fedspzo broker rotate in their order",
+        ) from None
 
 
 def hang_up(connection: Any) -> None:

@@ -17,6 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import paho.mqtt.client as mqtt
@@ -24,7 +25,16 @@ from paho.mqtt.enums import MQTTProtocolVersion
 
 from fedspzo.device_runtime.errors import BrokerError
 from fedspzo.device_runtime.link.access import Access
-from fedspzo.device_runtime.link.client import Will, expiring, guarded, hang_up, make_client, raw_socket, start
+from fedspzo.device_runtime.link.client import (
+    Will,
+    check_certificate,
+    expiring,
+    guarded,
+    hang_up,
+    make_client,
+    raw_socket,
+    start,
+)
 from fedspzo.device_runtime.link.events import Connected, Events, Received
 from fedspzo.device_runtime.link.packets import PacketLimit
 from fedspzo.device_runtime.protocol.signing import MAX_SIGNED_BYTES
@@ -93,7 +103,7 @@ class Link:
         self._unacknowledged: deque[tuple[float, mqtt.MQTTMessageInfo]] = deque()  # since when
         self._silences = _SILENCES - 1  # a broker that never spoke MQTT 5 gets one chance
         self._answered = self._ended = False
-        self._make_client = functools.partial(make_client, access, client_id, will)
+        self._make_client = functools.partial(make_client, lambda: self.access, client_id, will)
         self._client = self._new_client(mqtt.MQTTv5)
 
     def certificate_end(self) -> float | None:
@@ -104,6 +114,17 @@ class Link:
         except (OSError, ValueError):  # it has just ended
             return None
         return ssl.cert_time_to_seconds(str(shown["notAfter"])) if shown else None
+
+    def trust(self, authority: str) -> None:
+        """Trust other authorities (PEM text) from the next time on that it connects.
+
+        Raises:
+            BrokerError: the broker shows no certificate by one of them now; all is as before.
+        """
+        access = replace(self.access, authority=authority)
+        if access.tls:
+            check_certificate(access, _ANSWER_S)
+        self.access = access
 
     def _new_client(self, version: MQTTProtocolVersion) -> mqtt.Client:
         self.version = version

@@ -11,8 +11,6 @@ login of its own from the server, see :mod:`fedspzo.device_runtime.device.enrolm
 from __future__ import annotations
 
 import base64
-import re
-import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,13 +18,13 @@ import cbor2
 
 from fedspzo.device_runtime.errors import BrokerError
 from fedspzo.device_runtime.link.access import Access
+from fedspzo.device_runtime.link.authorities import read_certificates, write_certificates
 from fedspzo.device_runtime.protocol.topics import valid_id
 
 SCHEME = "fedspzo:"
 #: Most bytes in a QR code, of the largest kind with the least correction of errors (ISO/IEC 18004, version 40-L).
 QR_BYTES = 2953
 _VERSIONS = (1, 2, 3)
-_CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class Invitation:
         """As one line. Raises BrokerError when the authority is not a certificate."""
         access = self.access
         try:
-            authorities = [ssl.PEM_cert_to_DER_cert(pem) for pem in _CERTIFICATE.findall(access.authority)]
+            authorities = list(read_certificates(access.authority))
         except ValueError:
             authorities = []
         if bool(access.authority.strip()) != bool(authorities):
@@ -94,7 +92,7 @@ class Invitation:
             record = cbor2.loads(base64.b64decode(encoded + "=" * (-len(encoded) % 4), altchars=b"-_", validate=True))
             version, url, user, password, authorities, job, *more = record
             bundle_url, token = (*more, "", "")[:2]
-            authority = "".join(map(ssl.DER_cert_to_PEM_cert, authorities))
+            authority = write_certificates(authorities)
             texts = (url, user, password, job, bundle_url, token)
             if not all(isinstance(part, str) for part in texts) or not valid_id(job) or (version == 3 and not token):
                 raise ValueError

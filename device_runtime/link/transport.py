@@ -41,6 +41,13 @@ class Connection(Protocol):
     def certificate_end(self) -> float | None:
         """When the certificate of the other end ends, as Unix time; None where it shows none."""
 
+    def trust(self, authority: str) -> None:
+        """Trust other authorities (PEM text) from the next time on that it connects.
+
+        Raises:
+            BrokerError: the other end shows no certificate by one of them; all is as before.
+        """
+
     def close(self, timeout: float = 5.0) -> None:
         """End it, when what was sent has left."""
 

@@ -19,11 +19,13 @@ from fedspzo.device_runtime.protocol.entry import Contribution, Entry, GroupSum
 from fedspzo.device_runtime.protocol.masked import Group, Inquiry, Masked, Partner, Partners, Ready
 from fedspzo.device_runtime.protocol.messages import (
     Ack,
+    Authorities,
     Decline,
     Dismissal,
     Energy,
     EntryBatch,
     Finish,
+    HandOver,
     Hello,
     Keep,
     Message,
@@ -51,7 +53,7 @@ _MAX_TEXT = 4096
 KINDS: dict[int, type[Any]] = {
     1: Plan, 2: Entry, 3: Result, 4: Ack, 5: Sync, 6: Refusal, 7: Finish, 8: Report, 9: Presence, 10: Hello,
     11: Decline, 12: EntryBatch, 13: Offer, 14: Dismissal, 15: Rebase, 16: Keep, 17: Wanted,
-    18: Ready, 19: Group, 20: Masked, 21: Inquiry, 22: Partners,
+    18: Ready, 19: Group, 20: Masked, 21: Inquiry, 22: Partners, 23: HandOver, 24: Authorities,
 }  # fmt: skip
 _NUMBERS = {kind: number for number, kind in KINDS.items()}
 #: Class → field name → type, in the order of the wire.
@@ -62,7 +64,7 @@ _HINTS = {
 #: Last fields that came to the format later, in their order, and what each stood for before: those at the end that hold
 #: it are left out.
 _LATER: dict[type[Any], tuple[tuple[str, Any], ...]] = {
-    Sync: (("version", ""), ("can", ())),
+    Sync: (("version", ""), ("can", ()), ("hand_overs", 0), ("authorities", b"")),
     Plan: (("rebase_every", 0), ("aggregate", ""), ("bound", 0.0), ("masking", ()), ("noise", ()), ("objective", ())),
     Entry: (("sums", ()),),
     Partner: (("certificate", b""),),

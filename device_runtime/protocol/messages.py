@@ -12,10 +12,10 @@ from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.protocol.sums import Sums
 
 #: What of the protocol came after a first version of it and is not understood by all devices: plans with a rule and a
-#: bound, and those that ask for masked results, for noise, or for another objective than the loss; and being told how
-#: many rounds the job has.
-OBJECTIVES, ROUNDS = "objectives", "rounds"
-CAPABILITIES = ("bound", "masks", "noise", OBJECTIVES, ROUNDS)
+#: bound, and those that ask for masked results, for noise, or for another objective than the loss; being told how many
+#: rounds the job has; and following a server to another key, and to other authorities at the broker.
+OBJECTIVES, ROUNDS, KEYS = "objectives", "rounds", "keys"
+CAPABILITIES = ("bound", "masks", "noise", OBJECTIVES, ROUNDS, KEYS)
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,9 @@ class Sync:
         willing: whether its conditions allow it to take part in rounds now.
         version: of its program; "" from before it was said.
         can: what of the protocol it understands, of :data:`CAPABILITIES`; a later version knows more.
+        hand_overs: how many times it has followed the server to another key, from the one that its bundle names.
+        authorities: fingerprint of those that it trusts at the broker, see ``link.authorities``; empty before the
+            server has named its own, as one of an older version never does.
     """
 
     key: bytes
@@ -52,6 +55,8 @@ class Sync:
     willing: bool
     version: str = ""
     can: tuple[str, ...] = ()
+    hand_overs: int = 0
+    authorities: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -238,6 +243,32 @@ class Wanted:
 
 
 @dataclass(frozen=True)
+class HandOver:
+    """Server → devices: it signs with another key from now on. This is signed with the one before.
+
+    Attributes:
+        before: its public key until then (32 bytes).
+        key: the new one.
+        round: the first whose entry the new one signs.
+    """
+
+    before: bytes
+    key: bytes
+    round: int
+
+
+@dataclass(frozen=True)
+class Authorities:
+    """Server → device: the authorities to trust from now on, at the broker and over HTTPS.
+
+    Attributes:
+        certificates: of the authorities (DER).
+    """
+
+    certificates: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
 class Presence:
     """Retained state of a device: a birth message, or its will, with the same session number."""
 
@@ -268,4 +299,6 @@ Message = (
     | Masked
     | Inquiry
     | Partners
+    | HandOver
+    | Authorities
 )

@@ -1,7 +1,8 @@
 """Signatures (Ed25519): a broker can delay messages, but cannot alter or invent them.
 
-A message travels as its bytes and then their signature. The server's key is pinned in the bundle; a device's key is
-made on the device and comes with its first ``Sync``. A signature is good in one :class:`Scope` only.
+A message travels as its bytes and then their signature. The server's first key is pinned in the bundle, see
+:mod:`fedspzo.device_runtime.protocol.server_keys`; a device's key is made on the device and comes with its first
+``Sync``. A signature is good in one :class:`Scope` only.
 """
 
 from __future__ import annotations
@@ -95,18 +96,6 @@ def check(signed: bytes, scope: Scope, key: bytes) -> None:
         raise MessageError(
             "message.wrong-signature", "its signature is not its sender's, or is for another place or time"
         )
-
-
-class Verifier:
-    """Checks what a device receives in a job against the key of the server that its bundle names."""
-
-    def __init__(self, folder: Path, bundle: bytes, job: str) -> None:
-        """For the bundle in a folder, with its identity. Raises BundleError when it names no server."""
-        self._key, self._bundle, self._job = read_pin(folder), bundle, job
-
-    def check(self, signed: bytes, to: str = "", head: bytes = b"") -> None:
-        """Raise MessageError unless the server has signed this, for the device that it is for, after this journal."""
-        check(signed, Scope(self._job, self._bundle, to, head), self._key)
 
 
 def read_pin(folder: Path) -> bytes:

@@ -24,6 +24,7 @@ def connect(path: Path) -> sqlite3.Connection:
     Raises:
         StateError: the file is damaged, locked, or not to be written.
     """
+    connection: sqlite3.Connection | None = None
     try:
         make_private(path)  # SQLite gives its other files the mode of this one
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -32,7 +33,9 @@ def connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA wal_checkpoint")  # what a killed process wrote can be read and yet not be on disk
         return connection
     except (OSError, UnicodeError, sqlite3.Error) as error:  # SQLite quotes a damaged table's name as it is
-        reason = "its list of tables is damaged" if isinstance(error, UnicodeError) else error
+        if connection is not None:
+            connection.close()
+        reason = "its list of tables is damaged" if isinstance(error, UnicodeError) else str(error)
         raise StateError(
             "state.database-unusable",
             f"{path} cannot be used ({reason}); make room on the disk, restore a backup, or choose another folder",

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import cbor2
 
-from fedspzo.device_runtime.errors import StateError
+from fedspzo.device_runtime.errors import MessageError, StateError
 from fedspzo.device_runtime.files import lock_folder, move_into_place, sync_folder, write_atomically
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.entry import Entry
+from fedspzo.device_runtime.protocol.plain_cbor import loads
 from fedspzo.device_runtime.protocol.signing import Signer
 from fedspzo.device_runtime.protocol.sums import Sums
 from fedspzo.device_runtime.protocol.topics import valid_id
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 DATABASE, SNAPSHOT, KEY = "journal.sqlite", "snapshot.safetensors", "device.key"
 #: The round after which the server has no backup of the journal's entries, once it has said so.
 KEEP = "keep"
+#: The server's hand-overs to other keys, as they were signed.
+HAND_OVERS = "hand-overs"
 #: Folder of entries that the server has signed for one round, where it has signed two.
 EVIDENCE = "evidence"
 #: Cache of activations, see :mod:`fedspzo.device_runtime.step.prefix_cache`.
@@ -134,14 +137,34 @@ class DeviceState:
         """
         if after == self._keep_after:
             return
+        self._write(KEEP, str(after).encode())
+        self._keep_after = after
+        self._forget()
+
+    def hand_overs(self) -> tuple[bytes, ...]:
+        """What :meth:`keep_hand_overs` kept; nothing where that is damaged."""
         try:
-            write_atomically(self.folder / KEEP, str(after).encode())
+            found = loads((self.folder / HAND_OVERS).read_bytes())
+        except (OSError, MessageError):
+            return ()
+        whole = isinstance(found, list) and all(isinstance(signed, bytes) for signed in found)
+        return tuple(found) if whole else ()
+
+    def keep_hand_overs(self, signed: Sequence[bytes]) -> None:
+        """Keep the server's hand-overs to other keys, all of them, also beyond ``afresh``.
+
+        Raises:
+            StateError: the disk refuses.
+        """
+        self._write(HAND_OVERS, cbor2.dumps(list(signed)))
+
+    def _write(self, name: str, content: bytes) -> None:
+        try:
+            write_atomically(self.folder / name, content)
         except OSError as error:
             raise StateError(
                 "state.unusable", f"{self.folder} cannot be used ({error}); choose another folder"
             ) from None
-        self._keep_after = after
-        self._forget()
 
     def kept(self, after: int, most_bytes: int) -> tuple[bytes, ...]:
         """Signed entries of the rounds after one, where they are kept here; see :meth:`Journal.kept`."""

@@ -68,6 +68,7 @@ def run(options: argparse.Namespace) -> None:
     from fedspzo.broker.server.server import Server
     from fedspzo.device_runtime.data.store import load_data
     from fedspzo.device_runtime.errors import PlanError
+    from fedspzo.device_runtime.link.access import Access
     from fedspzo.device_runtime.model.bundle import Bundle
     from fedspzo.energy.report import describe_spending
 
@@ -135,6 +136,7 @@ def run(options: argparse.Namespace) -> None:
         trust_journal=options.trust_journal,
         cut_off=broker.remove_users if broker else None,
         logins=LoginsOnDemand(),
+        authority=(lambda: Access.load(options.access).authority) if options.access else None,
     )
     with server:
         if server.url and not options.json:

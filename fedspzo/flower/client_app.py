@@ -138,5 +138,8 @@ class Visit:
     def certificate_end(self) -> None:
         """Not known: it is Flower's."""
 
+    def trust(self, authority: str) -> None:
+        """Nothing: the authorities are Flower's."""
+
     def close(self, timeout: float = 5.0) -> None:
         """Nothing."""

@@ -131,6 +131,9 @@ class GridConnection:
     def certificate_end(self) -> None:
         """Not known: it is Flower's."""
 
+    def trust(self, authority: str) -> None:
+        """Nothing: the authorities are Flower's."""
+
     def close(self, timeout: float = 5.0) -> None:
         """Speak with the grid no more."""
         self._over.set()

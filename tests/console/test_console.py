@@ -39,7 +39,8 @@ from fedspzo.broker.server.controls import Controls, Wish, store_job
 from fedspzo.broker.server.devices import Member, Roster
 from fedspzo.broker.server.http import may_serve_console
 from fedspzo.broker.server.progress import Progress
-from fedspzo.broker.server.state_folder import ADDRESS, DATABASE, KEY, told_address
+from fedspzo.broker.server.signing_key import KEY
+from fedspzo.broker.server.state_folder import ADDRESS, DATABASE, told_address
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.broker.server.window import Window
 from fedspzo.cli import main

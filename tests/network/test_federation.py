@@ -17,7 +17,8 @@ from private import exposed
 
 from fedspzo.broker.mqtt.embedded import EmbeddedBroker
 from fedspzo.broker.rounds.job import check_job, plan_round
-from fedspzo.broker.server.state_folder import KEY, read_journal
+from fedspzo.broker.server.signing_key import KEY
+from fedspzo.broker.server.state_folder import read_journal
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.engines.executorch_build import find_compiler
 from fedspzo.device_runtime.model.bundle import Bundle

@@ -17,7 +17,7 @@ from patience import PATIENCE_S
 from refusals import raises
 
 from fedspzo.broker.mqtt.embedded import EmbeddedBroker
-from fedspzo.broker.server.state_folder import KEY
+from fedspzo.broker.server.signing_key import KEY
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.device import waiting
 from fedspzo.device_runtime.device.device import Device

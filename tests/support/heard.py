@@ -31,7 +31,7 @@ from fedspzo.device_runtime.protocol.codec import _HINTS, KINDS, decode, encode,
 from fedspzo.device_runtime.protocol.entry import Entry
 from fedspzo.device_runtime.protocol.glance import glance
 from fedspzo.device_runtime.protocol.masked import Group, Ready
-from fedspzo.device_runtime.protocol.messages import Finish, Hello, Rebase, Result, Sync
+from fedspzo.device_runtime.protocol.messages import Finish, HandOver, Hello, Rebase, Result, Sync
 from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES, Scope, Signer
 from fedspzo.device_runtime.replica.chain import EMPTY
@@ -269,7 +269,7 @@ class HeardByDevice:
             kind, _ = glance(payload)
         except MessageError:
             kind = Hello
-        to = "" if kind in (Entry, Finish, Hello, Group) else DEVICE
+        to = "" if kind in (Entry, Finish, HandOver, Hello, Group) else DEVICE
         head = replica.head if kind in (Entry, Plan, Finish, Rebase) else b""
         try:
             victim.hear(victim.server.sign(payload, Scope(JOB, victim.identity, to, head)))

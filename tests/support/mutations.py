@@ -23,11 +23,13 @@ from fedspzo.device_runtime.protocol.entry import Contribution, Entry
 from fedspzo.device_runtime.protocol.masked import Group, Inquiry, Masked, Partner, Partners, Ready
 from fedspzo.device_runtime.protocol.messages import (
     Ack,
+    Authorities,
     Decline,
     Dismissal,
     Energy,
     EntryBatch,
     Finish,
+    HandOver,
     Hello,
     Keep,
     Offer,
@@ -158,7 +160,7 @@ def sample_messages(plan: Plan) -> list[bytes]:
         Sync(bytes(32), 1, bytes(32), 2, bytes(16), 5, 0.5, True, True), Refusal(bytes(32), 1, "text"), Finish(3),
         Report(1, bytes(16), 1, 2, 3, 4, energy), Presence(True, 9), Hello(), Decline(1, "text", True),
         EntryBatch((encode(entry), encode(entry))), Offer(1, bytes(32), 9, "http://x"), Dismissal(3),
-        Rebase(3, bytes(16), sums), Keep(4, 9), Wanted(5),
+        Rebase(3, bytes(16), sums), Keep(4, 9), Wanted(5), HandOver(bytes(32), b"1" * 32, 7), Authorities((bytes(9),)),
         Ready(1, fingerprint(plan), bytes(16), (partner,)), Group(1, fingerprint(plan), (bytes(16), b"1" * 16)),
         Masked(1, 1, bytes(80)), Inquiry((bytes(16),)), Partners((partner, replace(partner, certificate=b""))),
     )  # fmt: skip

@@ -112,22 +112,24 @@ def test_a_bit_anywhere_in_the_file_changes_no_journal(folder: Path, server: Pat
     """It is named, or the journal is read as it was written."""
     good, file = read_journal(folder), server / DATABASE
     data, chance = file.read_bytes(), random.Random(18)
-    outcomes = {"named": 0, "read": 0}
+    written = [place for place, byte in enumerate(data) if byte]  # most of each table's page is empty
+    kinds, read = set(), 0
     for _ in range(300):
         broken = bytearray(data)
-        broken[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+        broken[chance.choice(written)] ^= 1 << chance.randrange(8)
         for end in ("-wal", "-shm"):
             (server / (DATABASE + end)).unlink(missing_ok=True)
         file.write_bytes(broken)
         try:
             with ServerStore(server, IDENTITY) as store:
                 assert list(store.journal.entries()) == good[: store.journal.last_round]
-                read = store.journal.last_round == ROUNDS
-            assert read
-            outcomes["read"] += 1
-        except StateError:
-            outcomes["named"] += 1
-    assert min(outcomes.values()) > 30
+                whole = store.journal.last_round == ROUNDS
+            assert whole
+            read += 1
+        except StateError as error:
+            kinds.add(error.kind)
+    assert 30 < read < 270
+    assert "state.in-use" not in kinds, "a folder whose file is damaged is let go"
 
 
 def test_a_damaged_list_of_tables_is_named(server: Path) -> None:

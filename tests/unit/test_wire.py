@@ -24,11 +24,13 @@ from fedspzo.device_runtime.protocol.glance import glance
 from fedspzo.device_runtime.protocol.masked import Group, Inquiry, Masked, Partner, Partners, Ready
 from fedspzo.device_runtime.protocol.messages import (  # fmt: skip
     Ack,
+    Authorities,
     Decline,
     Dismissal,
     Energy,
     EntryBatch,
     Finish,
+    HandOver,
     Hello,
     Keep,
     Message,
@@ -134,7 +136,11 @@ messages = st.one_of(
         st.booleans(),
         st.text(max_size=9),
         st.lists(st.text(max_size=9), max_size=3).map(tuple),
+        numbers,
+        st.binary(max_size=8),
     ),
+    st.builds(Authorities, st.lists(st.binary(max_size=99), max_size=3).map(tuple)),
+    st.builds(HandOver, st.binary(max_size=32), st.binary(max_size=32), numbers),
     st.builds(Refusal, st.binary(max_size=32), numbers, st.text(max_size=100)),
     st.builds(EntryBatch, st.lists(st.binary(max_size=300), max_size=4).map(tuple)),
     st.builds(Offer, numbers, st.binary(max_size=32), numbers, st.text(max_size=99)),
@@ -164,8 +170,11 @@ def test_every_message_comes_back(message: Message) -> None:
 def test_a_sync_of_a_device_from_before_it_said_its_version_has_the_bytes_of_then() -> None:
     sync = Sync(b"k", 1, b"b", 2, b"h", 3, 0.5, True, True)
     assert encode(sync).hex() == "8b0105416b0141620241680" + "3f93800f5f5"
-    later = [replace(sync, version="1.0"), replace(sync, version="1.0", can=("bound",)), replace(sync, can=("x",))]
-    assert [len(cbor2.loads(encode(each))) - 2 for each in (sync, *later)] == [9, 10, 11, 11]
+    later = [
+        *(replace(sync, version="1.0"), replace(sync, version="1.0", can=("bound",)), replace(sync, can=("x",))),
+        *(replace(sync, hand_overs=1), replace(sync, authorities=b"a")),
+    ]
+    assert [len(cbor2.loads(encode(each))) - 2 for each in (sync, *later)] == [9, 10, 11, 11, 12, 13]
     assert [decode(encode(each)) for each in (sync, *later)] == [sync, *later]
 
 

@@ -1,0 +1,91 @@
+"""The key that a server signs with, and the public halves of those before it.
+
+The file has the hand-overs, and a file beside it the secret half of the newest key. A new one lies under another name
+until its hand-over is in the file, so whatever is killed, one of the two names has the secret of the newest key.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from fedspzo.device_runtime.errors import MessageError, StateError
+from fedspzo.device_runtime.files import move_into_place
+from fedspzo.device_runtime.protocol.codec import decode
+from fedspzo.device_runtime.protocol.messages import HandOver
+from fedspzo.device_runtime.protocol.server_keys import ServerKeys
+from fedspzo.device_runtime.protocol.signing import Signer, split
+
+#: Files of a state folder: the key, and the one that is yet to take its place.
+KEY, NEXT = "server.key", "server.key.next"
+
+
+def read_first_key(connection: sqlite3.Connection, folder: Path) -> bytes:
+    """The public key that bundles of a server name: its first, made where it is new.
+
+    Raises:
+        StateError: a hand-over is damaged, or the key's file cannot be used.
+    """
+    hand_overs = _read(connection)
+    return hand_overs[0][1].before if hand_overs else Signer(folder / KEY).public
+
+
+def read_keys(connection: sqlite3.Connection, folder: Path, bundle: bytes, name: str) -> ServerKeys:
+    """A server's public keys, given its file and folder, for a job. Raises as :func:`read_first_key`."""
+    keys = ServerKeys(read_first_key(connection, folder), bundle, name)
+    for signed, _ in _read(connection):
+        try:
+            keys.follow(signed)
+        except MessageError as error:
+            raise _damaged(error) from None
+    return keys
+
+
+def find_key(connection: sqlite3.Connection, folder: Path) -> Path:
+    """The file with the secret half of a server's newest key. Raises StateError where the folder has none."""
+    hand_overs = _read(connection)
+    if not hand_overs:
+        return folder / KEY
+    for file in (folder / KEY, folder / NEXT):
+        if file.is_file() and Signer(file).public == hand_overs[-1][1].key:
+            return file
+    raise StateError(
+        "state.other-key",
+        f"{folder / KEY} is not the key that the server has changed to; restore the folder from a backup that was made"
+        " after the change",
+    )
+
+
+def open_signer(connection: sqlite3.Connection, folder: Path) -> Signer:
+    """What signs with a server's newest key, made where it is new; a change that was broken off is completed.
+
+    Raises:
+        StateError: the folder lacks that key.
+    """
+    found = find_key(connection, folder)
+    if found.name == NEXT:
+        move_into_place(found, folder / KEY)
+    return Signer(folder / KEY)
+
+
+def _read(connection: sqlite3.Connection) -> list[tuple[bytes, HandOver]]:
+    """The hand-overs in a server's file, in their order; a file from before there were any has none."""
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'hand_overs'").fetchone():
+        return []
+    found = []
+    for (signed,) in connection.execute("SELECT CAST(signed AS BLOB) FROM hand_overs ORDER BY number").fetchall():
+        try:
+            message = decode(split(signed))
+        except MessageError as error:
+            raise _damaged(error) from None
+        if not isinstance(message, HandOver):
+            raise _damaged("it is another message")
+        found.append((signed, message))
+    return found
+
+
+def _damaged(why: object) -> StateError:
+    return StateError(
+        "state.hand-over-damaged",
+        f"a record of the server's keys is damaged ({why}); restore the state folder from a backup",
+    )
