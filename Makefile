@@ -64,7 +64,7 @@ test-android: $(READY)  ## the Android app, as far as that goes without a phone
 chaos: $(READY)  ## 200 faults in a federation (SEED=0 MODE=robust)
 	$(BIN)/python tests/support/chaos.py --seed $(SEED) --mode $(MODE)
 
-lint: $(READY)  ## formatting, types, rules for imports, workflows
+lint: $(READY)  ## formatting, types, rules for imports, workflows, containers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy -p fedspzo
@@ -74,6 +74,8 @@ lint: $(READY)  ## formatting, types, rules for imports, workflows
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/[!c]*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yml
+	$(BIN)/hadolint deploy/Containerfile
 
 docs: $(READY)  ## the documentation site, into docs/_build/html
 	$(BIN)/sphinx-build -W --keep-going -q -d docs/_build/doctrees docs docs/_build/html

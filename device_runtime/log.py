@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from logging.handlers import WatchedFileHandler
 from pathlib import Path
 
 #: Warnings about one sender that are written in full; after them, those whose number is a power of two.
@@ -131,7 +132,7 @@ def written_log(
     handlers: list[logging.Handler] = [logging.StreamHandler()]
     handlers[0].setFormatter(_JsonLines() if as_json else _Lines(serving, _journal_reads_errors(), screen=True))
     if file is not None:
-        handlers.append(logging.FileHandler(file, encoding="utf-8"))
+        handlers.append(WatchedFileHandler(file, encoding="utf-8"))
         handlers[1].setFormatter(_JsonLines() if as_json else _Lines(dated=True))
     root, ours = logging.getLogger(), logging.getLogger("fedspzo")
     level = ours.level

@@ -1,8 +1,9 @@
 """``fedspzo COMMAND …``: imports the one command that runs, and turns its errors into one line and status 1.
 
 Status 0: done, or a server or device was asked to end. 1: an error, in one line that ends with its kind. 2: the command
-line is wrong, or empty, which shows the help. 78: an error of a device that does not pass by itself, such as a server's
-refusal. 130: interrupted. 141: nobody reads the output any more. 143: SIGTERM interrupted unfinished work.
+line is wrong, or empty, which shows the help. 78: an error of a command that serves which does not pass by itself, such
+as a server's refusal of a device. 130: interrupted. 141: nobody reads the output any more. 143: SIGTERM interrupted
+unfinished work.
 """
 
 from __future__ import annotations
@@ -64,12 +65,12 @@ COMMANDS = {
 SERVING = ("broker", "server", "device", "console")
 #: Status where nobody reads the output: as of a program that SIGPIPE has ended.
 _UNREAD = 128 + signal.SIGPIPE
-#: Status of a device that it is no use to start again before a person has done something: sysexits' EX_CONFIG.
+#: Status of what serves and is no use to start again before a person has done something: sysexits' EX_CONFIG.
 _FINAL = 78
 #: Kinds of errors, or how they begin, that may pass by themselves.
 _PASSING = (
     *("broker.", "download.", "state.in-use", "state.database-unusable", "state.snapshot-unwritable"),
-    *("state.unusable", "state.unwritable", "enrolment.unreachable"),
+    *("state.unusable", "state.unwritable", "enrolment.unreachable", "server.http-port-in-use"),
 )
 #: Commands that need an extra as a whole; else package → the extra that brings it.
 NEEDED = {"export": "export", "materialize": "export", "demo": "demo"}
@@ -134,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 text = f"{error}; {cure(error)}" if isinstance(error, OSError) else error
                 log.error("fedspzo %s: %s", options.command, text, extra={"kind": getattr(error, "kind", "")})
                 final = isinstance(error, FedSPZOError) and not error.kind.startswith(_PASSING)
-                return _FINAL if final and options.command == "device" else 1
+                return _FINAL if final and serving else 1
     except OSError as error:
         parser.error(f"the log {options.log_file} cannot be written ({error.strerror}); {cure(error)}")
     except KeyboardInterrupt:

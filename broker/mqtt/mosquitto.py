@@ -126,6 +126,8 @@ class ManagedBroker:
                 errors="replace",
                 start_new_session=True,  # a Ctrl-C in the terminal is for the parent, which then stops the broker
                 pass_fds=[pid_file.fileno()],
+                # It would tell systemd itself that it has started, which is for this process to say.
+                env={name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"},
                 umask=0o077,
                 preexec_fn=prepare_child(),
             )

@@ -39,12 +39,14 @@ def run(options: argparse.Namespace) -> None:
 
 def _serve_mosquitto(folder: Path, hosts: list[str], port: int) -> None:
     from fedspzo.broker.mqtt.mosquitto import ManagedBroker
+    from fedspzo.device_runtime.platform.systemd import READY, ServiceManager
 
     with ManagedBroker(folder, hosts, port) as broker:
         broker.server_access()
         print(f"broker at {broker.url}, with a certificate for {', '.join(broker.hosts)}", flush=True)
         print(f"the server's access is {folder / 'server.json'}", flush=True)
         print(f"enroll devices with: fedspzo enroll NAME --broker {folder}", flush=True)
+        ServiceManager().say(READY)
         broker.wait()
 
 

@@ -70,6 +70,7 @@ def run(options: argparse.Namespace) -> None:
     from fedspzo.device_runtime.errors import PlanError
     from fedspzo.device_runtime.link.access import Access
     from fedspzo.device_runtime.model.bundle import Bundle
+    from fedspzo.device_runtime.platform.systemd import READY, ServiceManager
     from fedspzo.energy.report import describe_spending
 
     settings, bundle = make_job(options), Bundle(options.bundle)
@@ -85,11 +86,12 @@ def run(options: argparse.Namespace) -> None:
     held_out = load_data(options.data, bundle) if options.data else None
     if held_out is not None and held_out.truncated and not options.json:
         print(f"{held_out.truncated} held-out examples were cut to {bundle.manifest.length} tokens", flush=True)
-    started = time.monotonic()
+    started, manager = time.monotonic(), ServiceManager()
 
     def observe(event: Event) -> None:
         if isinstance(event, ClosedRound):
             status = server.status()
+            manager.say(f"STATUS=round {event.round} of {status.rounds}: {len(event.devices)} results")
             show(
                 options.json,
                 round=event.round,
@@ -113,6 +115,7 @@ def run(options: argparse.Namespace) -> None:
             )
         elif isinstance(event, JobResult):
             seconds = time.monotonic() - started
+            manager.say(f"STATUS=finished at round {server.status().round}")
             if options.json:
                 print(json.dumps(_describe(event, seconds, server.status() if job.energy else None)), flush=True)
             else:
@@ -139,6 +142,7 @@ def run(options: argparse.Namespace) -> None:
         authority=(lambda: Access.load(options.access).authority) if options.access else None,
     )
     with server:
+        manager.say(READY)
         if server.url and not options.json:
             print(f"bundle, snapshots and metrics at {server.url}", flush=True)
         server.wait()

@@ -7,14 +7,13 @@ import re
 import shutil
 import subprocess
 import sys
-import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from booted import Booted, booted, missing
+from booted import Booted, booted, missing, read_commands
 from federation import assert_equal_replicas, read_end, read_rounds
 from ports import free_port
 
@@ -28,10 +27,7 @@ from fedspzo.device_runtime.replica.state import KEY
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "embedded-linux.md").read_text(encoding="utf-8")
-#: Its commands, by the name of their block.
-COMMANDS = {
-    name: textwrap.dedent(commands) for name, commands in re.findall(r"```sh (\w+)\n(.*?)\n *```", PAGE, re.DOTALL)
-}
+COMMANDS = read_commands("embedded-linux.md")
 DEVICE, ROUNDS = "fedspzo-device@pi-1", 12
 STATE = "/var/lib/fedspzo/pi-1/state"
 #: What systemctl calls a unit that it does not start again.

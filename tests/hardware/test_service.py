@@ -27,7 +27,8 @@ from fedspzo.device_runtime.step.runner import Forward
 
 __all__ = ["broker", "processes"]
 
-UNIT = Path(__file__).resolve().parents[2] / "deploy" / "fedspzo-device@.service"
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+UNIT = DEPLOY / "fedspzo-device@.service"
 ROUNDS = 12
 #: Of a job with one device.
 ALONE = ("--devices", "1", "--cohort", "1", "--rounds", str(ROUNDS))
@@ -113,10 +114,11 @@ def test_the_journal_gets_levels(tmp_path: Path, journal: bool) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")
-def test_systemd_takes_the_unit(tmp_path: Path) -> None:
-    unit = tmp_path / "fedspzo-device@pi-1.service"
+@pytest.mark.parametrize("source", sorted(DEPLOY.glob("*.service")), ids=lambda source: source.stem)
+def test_systemd_takes_the_unit(source: Path, tmp_path: Path) -> None:
+    unit = tmp_path / source.name.replace("@", "@pi-1")
     program = shutil.which("fedspzo", path=str(Path(sys.executable).parent)) or "/bin/true"
-    unit.write_text(UNIT.read_text().replace("/opt/fedspzo/bin/fedspzo", program))
+    unit.write_text(source.read_text().replace("/opt/fedspzo/bin/fedspzo", program))
     done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     bar = ["--offline=true", "--threshold=15"]  # exposure in tenths, of 100

@@ -1,17 +1,19 @@
 """A machine that a real systemd has booted, in a container of systemd-nspawn.
 
-It has this machine's /usr, network and clock, and FedSPZO where docs/embedded-linux.md installs it. What it writes is
-in memory, and gone at its end.
+It has this machine's /usr, network and clock, and FedSPZO where the pages install it. What it writes is in memory, and
+gone at its end.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,8 +31,15 @@ _CONTAINER = (
     *("systemd-nspawn", "--quiet", "--directory=/", "--volatile=yes", "--register=no", "--keep-unit"),
     "--system-call-filter=adjtimex clock_adjtime",
 )
-#: Home of who sets the board up.
+#: Home of who sets the machine up.
 _HOME = "/home/pi"
+#: Root may do all without it; with -u it makes a command another user's.
+_SUDO = """\
+sudo() {
+    [ "$1" != -u ] || { as=$2; shift 2; set -- setpriv --reuid="$as" --regid="$as" --clear-groups "$@"; }
+    "$@"
+}
+"""
 _PROGRAM = """#!/bin/sh
 export LD_LIBRARY_PATH=/opt/python/lib PYTHONPATH=/opt/source:/opt/packages
 exec /opt/python/bin/python3 -m fedspzo "$@"
@@ -47,6 +56,13 @@ def missing() -> str:
     return f"this system starts no containers: {tried.stderr.strip()}" if tried.returncode else ""
 
 
+def read_commands(page: str) -> dict[str, str]:
+    """Commands of a page in docs, by the name of their block."""
+    text = (_REPOSITORY / "docs" / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"```sh (\w+)\n(.*?)\n *```", text, re.DOTALL)
+    return {name: textwrap.dedent(commands) for name, commands in blocks}
+
+
 class Booted:
     """The machine while it runs."""
 
@@ -55,8 +71,8 @@ class Booted:
         self._enter = ["nsenter", "--all", f"--target={first}", f"--wdns={_HOME}"]
 
     def try_to(self, script: str) -> subprocess.CompletedProcess[str]:
-        """What root's shell does there, in the home of who sets the board up; sudo changes nothing."""
-        shell = ("env", "-i", f"PATH={os.defpath}:/usr/sbin", "sh", "-ec", 'sudo() { "$@"; }\n' + script)
+        """What root's shell does there, in the home of who sets the machine up."""
+        shell = ("env", "-i", f"PATH={os.defpath}:/usr/sbin", "sh", "-ec", _SUDO + script)
         return subprocess.run(
             [*self._enter, *shell],
             stdin=subprocess.DEVNULL,
@@ -125,5 +141,6 @@ def _wait_until_it_is_up(container: subprocess.Popen[bytes], console: Path) -> B
     wait_until(first, shown)
     machine = Booted(first())
     wait_until(lambda: machine.try_to("systemctl is-active basic.target").returncode == 0, shown)
-    machine.run("mkdir --parents /etc/systemd/system")  # every system that was installed has it
+    # Every system that was installed has them.
+    machine.run("mkdir --parents /etc/systemd/system; echo 127.0.0.1 localhost >/etc/hosts")
     return machine

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from fedspzo.cli import main
+from fedspzo.cli import SERVING, main
 from fedspzo.device_runtime.errors import FedSPZOError
 
 
@@ -37,6 +37,6 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     # Work that takes long shows where it is, and a device says with how many examples it starts.
     assert all(" … " in line or " INFO " in line for line in progress), progress
     assert error.startswith(f"fedspzo {arguments[0]}: ")
-    passing = re.search(r"\[(broker\.|state\.(in-use|unusable))", error)
-    assert status == (78 if arguments[0] == "device" and not passing else 1)
+    passing = re.search(r"\[(broker\.|state\.(in-use|unusable)|server\.http-port-in-use)", error)
+    assert status == (78 if arguments[0] in SERVING and not passing else 1)
     return error

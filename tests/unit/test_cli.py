@@ -242,6 +242,14 @@ def test_a_server_is_told_at_once_that_it_could_cut_nobody_off(
     assert "[broker.not-a-state-folder]" in refused(capsys, "server", bundle_folder, *given)
 
 
+def test_a_port_that_is_taken_is_no_reason_to_stay_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What had it before may still be ending."""
+    ServerStore(tmp_path, bytes(32)).close()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert "[server.http-port-in-use]" in refused(capsys, "console", tmp_path, "--http", f"127.0.0.1:{port}")
+
+
 @pytest.mark.parametrize("words", ["status --json", "server --help"])
 def test_a_pipe_that_is_closed_ends_a_command_quietly(words: str, tmp_path: Path) -> None:
     ServerStore(tmp_path, bytes(32)).close()
