@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -206,7 +207,7 @@ def _treats_devices(page: Page, federation: Federation) -> None:
     for choice, name, device in (("Group", "east", "phone-1"), ("Label", "lent", "phone-2")):
         page.get_by_label(choice, exact=True).select_option(name)
         until(page, "#found", "1 found")
-        assert page.locator("#devices td:first-child").all_inner_texts() == [device]
+        wait_until(partial(_are_seen, page, [device]))
         if choice == "Group":
             page.get_by_label(choice, exact=True).select_option("any")
     page.get_by_role("button", name="Change all found").press("Enter")
@@ -230,6 +231,10 @@ def _treats_devices(page: Page, federation: Federation) -> None:
     until(page, "#lines", "0 of the last")
     page.get_by_label("Level").select_option("all")
     until(page, "#log tbody", "'operate' blocks 1 device")
+
+
+def _are_seen(page: Page, devices: list[str]) -> bool:
+    return page.locator("#devices td:first-child").all_inner_texts() == devices
 
 
 def _backs_up(page: Page, federation: Federation) -> None:

@@ -36,7 +36,7 @@ answer_tokens = 4
 metrics = ["exact_match"]
 """
 JOB = fedspzo.Job(
-    rounds=40, objective="metric:exact_match", fanouts=(0, 16), scales=(1.0, 80.0), learning_rates=(0.0, 0.08), sides=1
+    rounds=40, objective="metric:exact_match", fanouts=(0, 16), scales=(1.0, 80.0), learning_rates=(0.0, 0.02), sides=1
 )
 
 
@@ -44,7 +44,7 @@ JOB = fedspzo.Job(
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A decoder that often says the colour first, where a request begins with "get"."""
     folder = tmp_path_factory.mktemp("orders")
-    train_decoder(folder / "model", words=ORDER_WORDS, sentence=text_of_orders)
+    train_decoder(folder / "model", seed=1, words=ORDER_WORDS, sentence=text_of_orders)
     (folder / "orders.toml").write_text(TASK)
     target = Target(["litert"], [16], [20])
     return export_bundle(str(folder / "model"), load_task(str(folder / "orders.toml")), target, folder / "bundle")
