@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from federation import Processes, assert_equal_replicas, broker, finish, processes
+from federation import FEDSPZO, Processes, assert_equal_replicas, broker, finish, processes
 from patience import PATIENCE_S
 from sandbox import missing, read_unit, write_sandbox
 
@@ -32,6 +32,8 @@ UNIT = DEPLOY / "fedspzo-device@.service"
 ROUNDS = 12
 #: Of a job with one device.
 ALONE = ("--devices", "1", "--cohort", "1", "--rounds", str(ROUNDS))
+#: What runs a server that no service manager started, where a device has one.
+UNMANAGED = ("env", "--unset=NOTIFY_SOCKET", *FEDSPZO)
 
 
 @pytest.fixture
@@ -59,7 +61,7 @@ def test_a_device_says_that_it_gets_on(processes: Processes, manager: socket.soc
     assert manager.recv(4096) == b"STATUS=round 0"
     wait_until_ready(manager)
     assert device.poll() is None
-    server = processes.server(*ALONE)
+    server = processes.server(*ALONE, program=UNMANAGED)
     for _ in range(ROUNDS):
         worked = 0
         while not (word := manager.recv(4096).decode()).startswith("STATUS=round"):
@@ -76,7 +78,7 @@ def test_a_device_that_hangs_says_nothing(processes: Processes, manager: socket.
     data = processes.folder / "a.jsonl"
     data.unlink()
     os.mkfifo(data)
-    server = processes.server(*ALONE)
+    server = processes.server(*ALONE, program=UNMANAGED)
     manager.settimeout(3)
     with pytest.raises(TimeoutError):
         wait_for_ever(manager)
