@@ -21,6 +21,7 @@ import pytest
 from android_federation import Federation
 from android_process import Context, Keystore, Listener
 from android_sdk import missing_tools, phone_python, pinned
+from federation import held
 from fedspzo_app.app import App
 from fedspzo_app.executorch_java import create as create_executorch
 from fedspzo_app.history import History, Round
@@ -494,9 +495,10 @@ def test_the_app_trains_through_a_kill_and_a_cut(
 ) -> None:
     python = embedded_python(tmp_path)
     phone_login, *others = federation.broker.add_users(["phone-1", "board-1", "board-2"])
+    boards = []
     for access in others:
         data = write_examples(tmp_path / f"{access.user}.jsonl", 12)
-        federation.start(access.user, "device", access, "--data", data)
+        boards.append(federation.start(access.user, "device", access, "--data", data))
     server = federation.start(
         "server", "server", federation.broker.server_access(), "--json", "--devices", "3", "--cohort", "3",
         "--rounds", "120", "--deadline", "60", "--fanouts", "1,64", "--serve-after", "0",
@@ -518,13 +520,15 @@ def test_the_app_trains_through_a_kill_and_a_cut(
     result(phone.ask("add_example", '{"text": "wake me now", "label": "alarm"}'))
     assert result(phone.ask("predict", '{"text": "wake me"}'))["labels"]
 
-    phone.process.send_signal(signal.SIGKILL)
-    phone.process.wait()
-    phone = Phone(tmp_path / "phone", python)
-    before = result(phone.ask("status"))
-    assert len(before["losses"]) >= 5
-    assert before["device"] == "phone-1"
-    result(phone.ask("start"))
+    with held(*boards):  # which would end the job without the phone
+        phone.process.send_signal(signal.SIGKILL)
+        phone.process.wait()
+        phone = Phone(tmp_path / "phone", python)
+        before = result(phone.ask("status"))
+        assert len(before["losses"]) >= 5
+        assert before["device"] == "phone-1"
+        result(phone.ask("start"))
+        phone.wait(lambda status: status["connected"])
     phone.wait(lambda status: len(status["losses"]) > len(before["losses"]))
     assert federation.proxy.cut("phone-1") >= 1
     phone.wait(lambda status: len(status["losses"]) > len(before["losses"]) + 1)
@@ -538,10 +542,12 @@ def test_the_app_trains_through_a_kill_and_a_cut(
     assert phone.wait(lambda status: not status["working"])["running"], "the phone may sleep"
     result(phone.ask("set_limits", '{"unmetered": false}'))
 
-    result(phone.ask("pause"))
-    status = result(phone.ask("status"))
-    assert (status["running"], status["connected"], status["paused"]) == (False, False, True)
-    result(phone.ask("start"))
+    with held(*boards):
+        result(phone.ask("pause"))
+        status = result(phone.ask("status"))
+        assert (status["running"], status["connected"], status["paused"]) == (False, False, True)
+        result(phone.ask("start"))
+        phone.wait(lambda status: status["connected"])
     status = phone.wait(lambda status: status["finished"] or not status["running"])
     assert status["finished"], status
     assert (status["round"], status["examples"], status["paused"]) == (120, 13, False)

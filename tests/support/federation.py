@@ -196,7 +196,7 @@ def assert_equal_replicas(bundle: Bundle, folder: Path, last: dict[str, Any], de
 
 
 @contextmanager
-def held(*devices: subprocess.Popen[str]) -> Iterator[None]:
+def held(*devices: subprocess.Popen[Any]) -> Iterator[None]:
     """Devices that stand still, and with them the job: a round lasts until they answer, or to its deadline."""
     for device in devices:
         device.send_signal(signal.SIGSTOP)
