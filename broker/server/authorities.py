@@ -52,7 +52,7 @@ class Authorities:
     """Keeps the server's link and the devices at one set of authorities.
 
     Attributes:
-        end: when the first of their certificates ends, as Unix time; None where there is none.
+        end: Unix time at which the first of their certificates ends; None without certificates.
     """
 
     def __init__(
