@@ -362,8 +362,8 @@ class App:
             self._state = None
 
     def _tell(self) -> None:
-        if self._training is not None and self._training.finished:
-            assert self._state is not None
-            self._files.write(self._files.finished, str(self._state.replica.round).encode())
+        training, state = self._training, self._state
+        if training is not None and state is not None and training.finished:
+            self._files.write(self._files.finished, str(state.replica.round).encode())
         if self._listener is not None:
             self._listener.changed()
