@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from federation import FEDSPZO, read_rounds
+from federation import FEDSPZO, PIPES, read_rounds
 from patience import PATIENCE_S, wait_until
 from ports import free_port
 from refusals import raises
@@ -61,7 +61,7 @@ class Fleet:
 
     def _start(self, *words: object) -> subprocess.Popen[str]:
         command: Sequence[str] = [*FEDSPZO, *map(str, words)]
-        self.running.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        self.running.append(subprocess.Popen(command, text=True, **PIPES))
         return self.running[-1]
 
     def replicas(self, devices: Iterable[str]) -> set[tuple[int, bytes]]:

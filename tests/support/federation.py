@@ -45,6 +45,8 @@ JOB = [
     "20",
 ]
 
+#: A full pipe stops whoever writes to it; these take 5,000 rounds of a server that nobody reads.
+PIPES: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "pipesize": 1 << 20}
 #: What Python runs.
 FEDSPZO = (sys.executable, "-m", "fedspzo")
 
@@ -86,9 +88,7 @@ class Processes:
     ) -> subprocess.Popen[str]:
         url = self.logins.get(user, self.url)
         arguments = [*program, command, bundle, "--broker", url, *options]
-        process = subprocess.Popen(
-            list(map(str, arguments)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, umask=0
-        )
+        process = subprocess.Popen(list(map(str, arguments)), text=True, umask=0, **PIPES)
         self.running.append(process)
         return process
 
