@@ -71,6 +71,7 @@ _FINAL = 78
 _PASSING = (
     *("broker.", "download.", "state.in-use", "state.database-unusable", "state.snapshot-unwritable"),
     *("state.unusable", "state.unwritable", "enrolment.unreachable", "server.http-port-in-use"),
+    *("state.database-refuses", "state.lease-lost", "state.runs-elsewhere"),
 )
 #: Commands that need an extra as a whole; else package → the extra that brings it.
 NEEDED = {"export": "export", "materialize": "export", "demo": "demo"}

@@ -8,7 +8,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedspzo.broker.server.schema import open_tables
+from fedspzo.broker.server.schema import writing
+from fedspzo.broker.server.shared.file import open_file
 from fedspzo.broker.server.signing_key import KEY, find_key
 from fedspzo.broker.server.state_folder import DATABASE, open_database, read_checker
 from fedspzo.device_runtime.errors import StateError
@@ -68,7 +69,7 @@ def back_up(folder: Path, target: Path, who: str = COMMAND) -> int:
             "state.backup-among-files", f"{target} has files that are no backup of a server; give a new or empty folder"
         )
     open_database(folder).close()  # or there is nothing to back up
-    with closing(open_tables(folder / DATABASE)) as connection:
+    with closing(open_file(folder / DATABASE)) as connection:
         try:
             make_folder(target, 0o700)
             partial = target / f"{DATABASE}.partial"
@@ -85,11 +86,12 @@ def back_up(folder: Path, target: Path, who: str = COMMAND) -> int:
             for left in ("-wal", "-shm"):  # of an older backup that was looked into
                 (target / f"{DATABASE}{left}").unlink(missing_ok=True)
             move_into_place(partial, target / DATABASE)
-            connection.execute("INSERT OR REPLACE INTO backup VALUES (1, ?)", (last,))
-            connection.execute(
-                "INSERT INTO backups (at, who, folder, round) VALUES (?, ?, ?, ?)",
-                (time.time(), who, str(target.resolve()), last),
-            )
+            with writing(connection, folder / DATABASE) as execute:
+                execute("INSERT OR REPLACE INTO backup VALUES (1, ?)", (last,))
+                execute(
+                    "INSERT INTO backups (at, who, folder, round) VALUES (?, ?, ?, ?)",
+                    (time.time(), who, str(target.resolve()), last),
+                )
         except (OSError, sqlite3.Error) as error:
             raise StateError(
                 "state.backup-failed", f"{target} cannot take the backup ({error}); give a folder with room on its disk"

@@ -208,6 +208,7 @@ class Evaluator:
         if improved or self._schedule.snapshot(replica.round):
             best = self._best.round if self._best else None
             self._report(_snapshot(replica, self._store.new_snapshot(replica.round, best)))
+            self._store.share_snapshot(replica.round)
         if self._schedule.digest(replica.round):
             self._report(Digested(replica.round, replica.digest()))
 

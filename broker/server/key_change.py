@@ -42,6 +42,7 @@ def change_key(folder: Path) -> HandOver:
         message = HandOver(own.keys.newest, new.public, own.journal.last_round + 1)
         signed = own.signer.sign(encode(message), Scope(own.name, own.bundle))
         own.connection.execute("INSERT INTO hand_overs (signed) VALUES (?)", (signed,))
+        own.connection.execute("UPDATE signing SET secret = ?", ((folder / NEXT).read_bytes(),))
     with suppress(StateError), open_stopped(folder):  # which gives the new key its place, as the server's start does
         pass
     return message

@@ -59,8 +59,19 @@ class Progress:
         return JobResult(self.digest, dict(self.reports), dict(self.counts), self.best)
 
 
-#: What an observer is told of: a closed round, an evaluation, a snapshot, the end of the job.
-Event = ClosedRound | Evaluated | Snapshot | JobResult
+@dataclass(frozen=True)
+class Waiting:
+    """A server stands by.
+
+    Attributes:
+        who: has the job, in words.
+    """
+
+    who: str
+
+
+#: What an observer is told of: a closed round, an evaluation, a snapshot, the end of the job; each second of standing by.
+Event = ClosedRound | Evaluated | Snapshot | JobResult | Waiting
 #: Told of a job's progress, on the thread that runs the job. What it raises ends the job.
 Observer = Callable[[Event], None]
 

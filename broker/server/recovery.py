@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from fedspzo.broker.server.schema import check_whole, open_tables, writing
+from fedspzo.broker.server.schema import check_whole, writing
+from fedspzo.broker.server.shared.file import open_file
 from fedspzo.broker.server.signing_key import KEY, open_signer, read_keys
 from fedspzo.broker.server.state_folder import DATABASE, open_database
 from fedspzo.device_runtime.errors import MessageError, StateError
@@ -116,7 +117,7 @@ def open_stopped(folder: Path) -> Iterator[Own]:
         raise StateError(
             "state.in-use", f"a server runs on {folder}; stop it first, and start it again afterwards"
         ) from None
-    with lock, closing(open_tables(folder / DATABASE)) as connection:
+    with lock, closing(open_file(folder / DATABASE)) as connection:
         check_whole(connection, folder / DATABASE)
         job = connection.execute("SELECT CAST(bundle AS BLOB), name FROM job").fetchone()
         if job is None or not (folder / KEY).is_file():

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.replica.journal import connect
@@ -15,7 +16,7 @@ Execute = Callable[..., sqlite3.Cursor]
 #: Kept in the file as PRAGMA user_version. Files from before versions were kept have 0, and the tables of version 1.
 VERSION = 1
 
-_TABLES = """
+TABLES = """
 CREATE TABLE IF NOT EXISTS job (bundle BLOB NOT NULL, name TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS open_round (round INTEGER PRIMARY KEY, plan BLOB NOT NULL, cohort TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS results (round INTEGER, device TEXT, result BLOB NOT NULL, PRIMARY KEY (round, device));
@@ -71,19 +72,47 @@ CREATE TABLE IF NOT EXISTS device_changes (
 CREATE TABLE IF NOT EXISTS backups (
     number INTEGER PRIMARY KEY, at REAL NOT NULL, who TEXT NOT NULL, folder TEXT NOT NULL, round INTEGER NOT NULL
 );
+CREATE TABLE IF NOT EXISTS signing (one INTEGER PRIMARY KEY CHECK (one = 1), secret BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS shared (one INTEGER PRIMARY KEY CHECK (one = 1), commits INTEGER NOT NULL, token INTEGER NOT NULL);
 """
 
 
-def open_tables(file: Path) -> sqlite3.Connection:
+class Mirror(Protocol):
+    """Where a file's changes are written before the file has them for good."""
+
+    def push(self, file: sqlite3.Connection) -> None:
+        """Write what the open transaction has changed. Raises StateError where it cannot be."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+class ServerFile(sqlite3.Connection):
+    """A connection to a server's file.
+
+    Attributes:
+        mirror: None where the file has the state alone.
+    """
+
+    mirror: Mirror | None = None
+
+    def close(self) -> None:
+        """Close it and its mirror."""
+        if self.mirror is not None:
+            self.mirror.close()
+        super().close()
+
+
+def open_tables(file: Path) -> ServerFile:
     """Open a server's file, and make what it lacks.
 
     Raises:
         StateError: it is not a server's, of another version, or cannot be used.
     """
-    connection = connect(file)
+    connection = connect(file, ServerFile)
     try:
         check_version(connection, file)
-        connection.executescript(_TABLES)
+        connection.executescript(TABLES)
         connection.execute(f"PRAGMA user_version = {VERSION}")
     except sqlite3.Error as error:
         connection.close()
@@ -98,12 +127,14 @@ def open_tables(file: Path) -> sqlite3.Connection:
 
 
 @contextmanager
-def writing(connection: sqlite3.Connection, file: Path) -> Iterator[Execute]:
-    """All of what is written inside, or nothing. Raises StateError when the disk refuses."""
+def writing(connection: ServerFile, file: Path) -> Iterator[Execute]:
+    """All of what is written inside, or nothing. Raises StateError when the disk or the mirror refuses."""
     try:
         connection.execute("BEGIN IMMEDIATE")
         try:
             yield connection.execute
+            if connection.mirror is not None:
+                connection.mirror.push(connection)
         except BaseException:
             connection.execute("ROLLBACK")
             raise
@@ -122,7 +153,7 @@ def check_version(connection: sqlite3.Connection, file: Path) -> None:
             f" version {VERSION}); install that version",
         )
     with closing(sqlite3.connect(":memory:")) as empty:
-        empty.executescript(_TABLES)
+        empty.executescript(TABLES)
         expected = _columns(empty)
     different = [name for name, columns in _columns(connection).items() if columns != expected.get(name, columns)]
     if different:
@@ -136,7 +167,7 @@ def check_version(connection: sqlite3.Connection, file: Path) -> None:
 def lacking_tables(connection: sqlite3.Connection) -> str:
     """SQL that makes the tables that a file of an older version lacks, empty, for one connection that only reads."""
     known = _columns(connection)
-    statements = (part.strip() for part in _TABLES.split(";"))
+    statements = (part.strip() for part in TABLES.split(";"))
     lacking = [part for part in statements if part and part.split("(")[0].split()[-1] not in known]
     return "".join(f"{part.replace('CREATE TABLE', 'CREATE TEMP TABLE', 1)};\n" for part in lacking)
 

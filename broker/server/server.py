@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,8 +19,10 @@ from fedspzo.broker.server.enrolment.requests import BrokerLogins, Enrolment
 from fedspzo.broker.server.evaluation import Evaluator, Schedule
 from fedspzo.broker.server.held_out import HeldOut, check_patience
 from fedspzo.broker.server.loop import Loop
-from fedspzo.broker.server.progress import JobResult, Observer, ignore
-from fedspzo.broker.server.state_folder import link_bundle, pin_bundle, told_address
+from fedspzo.broker.server.progress import JobResult, Observer, Waiting, ignore
+from fedspzo.broker.server.shared.file import Place
+from fedspzo.broker.server.shared.holding import Held
+from fedspzo.broker.server.state_folder import DATABASE, link_bundle, pin_bundle, told_address
 from fedspzo.broker.server.status import ServerStatus
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.broker.server.upkeep import Upkeep, certificate_end, look
@@ -80,6 +82,8 @@ class Server:
         cut_off: CutOff | None = None,
         logins: BrokerLogins | None = None,
         authority: Callable[[], str] | None = None,
+        database: str = "",
+        standby: bool = False,
     ) -> None:
         """Describe a server, without starting it.
 
@@ -107,6 +111,9 @@ class Server:
                 that others cannot listen to, the server takes none.
             authority: gives the authority in ``access`` (PEM text) as it is by now, where it may change: devices are
                 told to trust the same. Raises BrokerError where it is not known.
+            database: URL of the PostgreSQL database where the state is shared with servers on other machines; the
+                folder then has a copy, and remembers the URL.
+            standby: wait while another server has the job, and take it over when that has ended.
 
         Raises:
             PlanError: the job does not fit the bundle, or ``patience`` has no examples to judge by.
@@ -124,6 +131,8 @@ class Server:
         self._aggregate, self._sample, self._plans = aggregate, sample, plans
         self._trust_journal, self._cut_off, self._logins = trust_journal, cut_off, logins
         self._authority = authority
+        self._place = Place(database, name) if database else None
+        self._standby, self._stopping = standby, threading.Event()
         self._url = ""
         self._loop: Loop | None = None
         self._thread: threading.Thread | None = None
@@ -137,17 +146,18 @@ class Server:
         return self._url
 
     def start(self) -> None:
-        """Connect, and run the job on a thread of its own.
+        """Connect, and run the job on a thread of its own; a standby first waits until it has the job.
 
         Raises:
             BrokerError: the broker cannot be reached, or refuses; or the endpoint's port is taken.
             BundleError: the bundle belongs to another server.
             EngineError: the engine is not installed, or refuses a graph.
             PlanError: the job's settings do not fit the journal.
-            StateError: the state folder cannot be used, or the server runs already.
+            StateError: the state folder cannot be used, or the server runs already; or it was stopped while it waited.
         """
         if self._thread is not None:
             raise StateError("server.running", "the server runs already; stop it first")
+        self._stopping.clear()
         with ExitStack() as stack:
             self._loop, self._url = stack.enter_context(self._opened())
             self._loop.connect()
@@ -159,6 +169,7 @@ class Server:
 
     def stop(self) -> None:
         """Have the server end after what it is at; any thread may call this, its own too."""
+        self._stopping.set()
         if self._loop is not None:
             self._loop.stop()
 
@@ -208,8 +219,12 @@ class Server:
     def _opened(self) -> Iterator[tuple[Loop, str]]:
         """The loop with all that it needs, and the endpoint's URL for devices."""
         with ExitStack() as stack:
-            pin_bundle(self.bundle.folder, self.state)  # before the weights are read: devices beside it may be waiting
-            store = stack.enter_context(ServerStore(self.state, self.bundle.identity, self._name))
+            wait = self._wait if self._standby else None
+            held = stack.enter_context(closing(Held(self.state, self.state / DATABASE, wait, self._place)))
+            if held.database is None:
+                pin_bundle(self.bundle.folder, self.state)  # before the weights are read: devices may be waiting
+            store = stack.enter_context(ServerStore(self.state, self.bundle.identity, self._name, held))
+            pin_bundle(self.bundle.folder, self.state)
             link_bundle(self.state, self.bundle.folder)
             last = max(self.job.rounds, store.journal.last_round)  # a journal may be longer than the job is now
             schedule = Schedule(last, self._evaluate_every, self.job.digest_every)
@@ -242,6 +257,12 @@ class Server:
             if url:
                 loop.offer_snapshots(f"{url}/snapshot")
             yield loop, url
+
+    def _wait(self, who: str) -> None:
+        """Another server has the job."""
+        if self._stopping.is_set():
+            raise StateError("server.stopped", f"stopped while {who} had the job; start it again to stand by")
+        self._observe(Waiting(who))
 
     @contextmanager
     def _serve(self, store: ServerStore, loop: Loop) -> Iterator[str]:

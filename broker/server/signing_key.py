@@ -9,8 +9,9 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
+from fedspzo.broker.server.schema import ServerFile, writing
 from fedspzo.device_runtime.errors import MessageError, StateError
-from fedspzo.device_runtime.files import move_into_place
+from fedspzo.device_runtime.files import move_into_place, write_atomically
 from fedspzo.device_runtime.protocol.codec import decode
 from fedspzo.device_runtime.protocol.messages import HandOver
 from fedspzo.device_runtime.protocol.server_keys import ServerKeys
@@ -66,6 +67,22 @@ def open_signer(connection: sqlite3.Connection, folder: Path) -> Signer:
     if found.name == NEXT:
         move_into_place(found, folder / KEY)
     return Signer(folder / KEY)
+
+
+def share_key(connection: ServerFile, folder: Path) -> None:
+    """Have a file and its folder have the same secret, where the state is shared: the file's, if it has one.
+
+    Raises:
+        StateError: the folder cannot be written, or its key is not the newest.
+    """
+    row = connection.execute("SELECT CAST(secret AS BLOB) FROM signing").fetchone()
+    if row is None:
+        key = find_key(connection, folder)
+        Signer(key)  # makes it
+        with writing(connection, folder) as execute:
+            execute("INSERT INTO signing VALUES (1, ?)", (key.read_bytes(),))
+    elif not (folder / KEY).is_file() or (folder / KEY).read_bytes() != row[0]:
+        write_atomically(folder / KEY, row[0], mode=0o600)
 
 
 def _read(connection: sqlite3.Connection) -> list[tuple[bytes, HandOver]]:

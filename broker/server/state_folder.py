@@ -8,7 +8,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from fedspzo.broker.rounds.aggregate import ClosedRound, Spending
-from fedspzo.broker.server.schema import Execute, check_version, lacking_tables, open_tables, writing
+from fedspzo.broker.server.schema import Execute, check_version, lacking_tables, writing
+from fedspzo.broker.server.shared.file import open_file, update
 from fedspzo.broker.server.signing_key import KEY, read_first_key, read_keys
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.files import make_folder, write_atomically
@@ -144,6 +145,7 @@ def open_to_read(folder: Path) -> sqlite3.Connection:
             "state.not-a-servers",
             f"{folder} is not the state folder of a server; give the folder that fedspzo server had as --state",
         )
+    update(file)
     uri = f"{file.resolve().as_uri()}?mode=ro"
     connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
     try:
@@ -164,6 +166,7 @@ def open_database(folder: Path) -> sqlite3.Connection:
     file = folder / DATABASE
     if not file.is_file():
         raise StateError("state.no-journal", f"{folder} has no journal; give the state folder of a server")
+    update(file)
     connection = connect(file)
     check_version(connection, file)
     return connection
@@ -177,7 +180,7 @@ def changing(folder: Path) -> Iterator[Execute]:
         StateError: the folder is not a server's, or cannot be written.
     """
     open_database(folder).close()  # or it is not a server's
-    with closing(open_tables(folder / DATABASE)) as connection, writing(connection, folder / DATABASE) as execute:
+    with closing(open_file(folder / DATABASE)) as connection, writing(connection, folder / DATABASE) as execute:
         yield execute
 
 

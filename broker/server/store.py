@@ -16,8 +16,11 @@ from fedspzo.broker.rounds.open_round import OpenRound
 from fedspzo.broker.server.devices import Member
 from fedspzo.broker.server.member_tables import load_members, save_members
 from fedspzo.broker.server.records import read_records
-from fedspzo.broker.server.schema import check_whole, open_tables
-from fedspzo.broker.server.signing_key import open_signer, read_keys
+from fedspzo.broker.server.schema import check_whole, writing
+from fedspzo.broker.server.shared.file import open_file
+from fedspzo.broker.server.shared.holding import Held
+from fedspzo.broker.server.shared.postgres import Postgres
+from fedspzo.broker.server.signing_key import open_signer, read_keys, share_key
 from fedspzo.broker.server.state_folder import (
     DATABASE,
     LAST_ROUND,
@@ -28,7 +31,7 @@ from fedspzo.broker.server.state_folder import (
     newest_snapshot,
 )
 from fedspzo.device_runtime.errors import MessageError, StateError
-from fedspzo.device_runtime.files import lock_folder, open_private
+from fedspzo.device_runtime.files import open_private, write_atomically
 from fedspzo.device_runtime.protocol.codec import decode, encode
 from fedspzo.device_runtime.protocol.entry import Entry
 from fedspzo.device_runtime.protocol.masked import Masked, Partner
@@ -57,17 +60,18 @@ class ServerStore:
         signer: signs what the server sends, with the newest of them; made here the first time.
     """
 
-    def __init__(self, folder: Path, bundle: bytes, name: str = "default") -> None:
+    def __init__(self, folder: Path, bundle: bytes, name: str = "default", held: Held | None = None) -> None:
         """Open or create.
 
         Args:
             bundle: identity of the job's bundle.
             name: of the job, which is part of what its entries are signed for.
+            held: the job, by whoever has taken it already; this object lets go of it.
 
         Raises:
             StateError: the folder cannot be used, or belongs to another job.
         """
-        self._lock = lock_folder(folder)
+        self._held = held or Held(folder, folder / DATABASE)
         self.bundle, self.name = bundle, name
         self._database = folder / DATABASE
         self._last_round = folder / LAST_ROUND
@@ -76,8 +80,11 @@ class ServerStore:
         self._snapshots.mkdir(0o700, exist_ok=True)
         self.sums: Sums | None = EMPTY_SUMS
         with ExitStack() as opened:
-            opened.callback(self._lock.close)
-            self._connection = opened.enter_context(closing(open_tables(self._database)))
+            opened.callback(self._held.close)
+            self._connection = opened.enter_context(closing(open_file(self._database)))
+            if self._held.database is not None:
+                share_key(self._connection, folder)
+                self._fetch_snapshot(self._held.database)
             self.keys = read_keys(self._connection, folder, bundle, name)
             self.signer = open_signer(self._connection, folder)
             self.check = self.keys.check_entry
@@ -91,7 +98,7 @@ class ServerStore:
     def close(self) -> None:
         """Let go of the folder: another server may then be opened in it. This object must not be used any more."""
         self._connection.close()
-        self._lock.close()
+        self._held.close()
 
     def __enter__(self) -> ServerStore:
         return self
@@ -230,11 +237,15 @@ class ServerStore:
 
     @property
     def moved(self) -> bool:
-        """See :func:`fedspzo.broker.server.state_folder.has_moved`."""
+        """Whether the journal may not be the newest, as that of a copy; see :func:`~.state_folder.has_moved`."""
+        if self._held.database is not None:
+            return self._held.database.moved
         return has_moved(self._connection, self._database.parent)
 
     def settle(self) -> None:
         """Note that this file has the newest journal."""
+        if self._held.database is not None:
+            self._held.database.settle()
         with self.transaction() as execute:
             execute("INSERT OR REPLACE INTO place VALUES (1, ?)", (self._database.stat().st_ino,))
             self._unnoted = self.journal.last_round
@@ -314,6 +325,17 @@ class ServerStore:
             path.unlink(missing_ok=True)
         return self._snapshots / f"{round:08d}.safetensors"
 
+    def share_snapshot(self, round: int) -> None:
+        """Give a snapshot to servers elsewhere, if the state is shared. Raises StateError where it cannot be."""
+        if self._held.database is not None:
+            self._held.database.save_snapshot(round, self.snapshots()[round].read_bytes())
+
+    def _fetch_snapshot(self, database: Postgres) -> None:
+        """Take the newest snapshot of a server elsewhere, if it is newer than those here."""
+        found = database.load_snapshot(after=max(self.snapshots(), default=0))
+        if found is not None:
+            write_atomically(self.new_snapshot(found[0]), found[1], mode=0o600)
+
     def snapshots(self) -> dict[int, Path]:
         """Round → snapshot."""
         return {int(path.stem): path for path in list_snapshots(self._snapshots)}
@@ -326,22 +348,13 @@ class ServerStore:
     @contextmanager
     def transaction(self) -> Iterator[Callable[..., sqlite3.Cursor]]:
         """All of what is written inside, or nothing. One inside another is part of it."""
-        try:
-            if self._connection.in_transaction:
-                yield self._connection.execute
-                return
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection.execute
-            except BaseException:
-                self._connection.execute("ROLLBACK")
-                raise
-            self._connection.execute("COMMIT")
-            self._note_last_round()  # after the database: it may lag, but is never ahead
-        except sqlite3.Error as error:
-            raise StateError(
-                "state.unwritable", f"the server's database cannot be written ({error}); make room on the disk"
-            ) from None
+        if self._connection.in_transaction:
+            yield self._connection.execute
+            return
+        self._held.check()
+        with writing(self._connection, self._database) as execute:
+            yield execute
+        self._note_last_round()  # after the database: it may lag, but is never ahead
 
     def _note_last_round(self) -> None:
         if self._unnoted is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from fedspzo.device_runtime.errors import MessageError, StateError
 from fedspzo.device_runtime.files import make_private
@@ -18,8 +18,22 @@ from fedspzo.device_runtime.protocol.entry import Entry
 from fedspzo.device_runtime.replica.chain import EMPTY, Check, Record, Row, find_damage
 
 
-def connect(path: Path) -> sqlite3.Connection:
+Connection = TypeVar("Connection", bound=sqlite3.Connection)
+
+
+@overload
+def connect(path: Path) -> sqlite3.Connection: ...
+
+
+@overload
+def connect(path: Path, factory: type[Connection]) -> Connection: ...
+
+
+def connect(path: Path, factory: type[sqlite3.Connection] = sqlite3.Connection) -> sqlite3.Connection:
     """Open a SQLite file whose committed transactions survive a power cut.
+
+    Args:
+        factory: the kind of the connection.
 
     Raises:
         StateError: the file is damaged, locked, or not to be written.
@@ -27,7 +41,7 @@ def connect(path: Path) -> sqlite3.Connection:
     connection: sqlite3.Connection | None = None
     try:
         make_private(path)  # SQLite gives its other files the mode of this one
-        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, factory=factory)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA wal_checkpoint")  # what a killed process wrote can be read and yet not be on disk

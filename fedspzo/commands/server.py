@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from fedspzo.options.job import add_job_options, make_job
 from fedspzo.options.log import add_log_options
 from fedspzo.options.round import add_patience_option
 from fedspzo.progress import describe_evaluation, describe_uncertainty, show
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from fedspzo.broker.server.progress import JobResult
@@ -47,6 +50,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="state folder of the broker, which runs on this machine: the login of a device that floods, or that the"
         " console blocks, is removed",
     )  # fmt: skip
+    parser.add_argument(
+        "--standby", action="store_true",
+        help="wait while another server has the job, and take it over when that has ended",
+    )  # fmt: skip
+    parser.add_argument(
+        "--database", default="", metavar="URL",
+        help="share the state with servers on other machines in PostgreSQL (postgresql://USER@HOST/DATABASE); --state is"
+        " then a copy, and remembers the URL",
+    )  # fmt: skip
     parser.add_argument("--devices", type=int, default=1, help="devices to wait for at the start (%(default)s)")
     parser.add_argument(
         "--serve-after", type=float, metavar="SECONDS",
@@ -64,7 +76,7 @@ def run(options: argparse.Namespace) -> None:
     from fedspzo.broker.rounds.job import check_job
     from fedspzo.broker.server.admission import Admission
     from fedspzo.broker.server.evaluation import Evaluated
-    from fedspzo.broker.server.progress import Event, JobResult
+    from fedspzo.broker.server.progress import Event, JobResult, Waiting
     from fedspzo.broker.server.server import Server
     from fedspzo.device_runtime.data.store import load_data
     from fedspzo.device_runtime.errors import PlanError
@@ -86,7 +98,7 @@ def run(options: argparse.Namespace) -> None:
     held_out = load_data(options.data, bundle) if options.data else None
     if held_out is not None and held_out.truncated and not options.json:
         print(f"{held_out.truncated} held-out examples were cut to {bundle.manifest.length} tokens", flush=True)
-    started, manager = time.monotonic(), ServiceManager()
+    started, manager, waited = time.monotonic(), ServiceManager(), list[str]()
 
     def observe(event: Event) -> None:
         if isinstance(event, ClosedRound):
@@ -113,6 +125,12 @@ def run(options: argparse.Namespace) -> None:
                 **describe_uncertainty(event.evaluation, "held_out_"),
                 **event.evaluation.scores,
             )
+        elif isinstance(event, Waiting):
+            if event.who not in waited:
+                waited.append(event.who)
+                manager.say(READY)
+                manager.say(f"STATUS=stands by; {event.who} has the job")
+                log.info("stands by; %s has the job", event.who)
         elif isinstance(event, JobResult):
             seconds = time.monotonic() - started
             manager.say(f"STATUS=finished at round {server.status().round}")
@@ -140,6 +158,8 @@ def run(options: argparse.Namespace) -> None:
         cut_off=broker.remove_users if broker else None,
         logins=LoginsOnDemand(),
         authority=(lambda: Access.load(options.access).authority) if options.access else None,
+        database=options.database,
+        standby=options.standby,
     )
     with server:
         manager.say(READY)

@@ -1,4 +1,4 @@
-"""The server's SQLite file: the version of its tables, and a journal that is read a little at a time."""
+"""The server's state, its own or shared: the version of its tables, a journal that is read a little at a time."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from types import FrameType
 
 import pytest
 from patience import wait_until
+from postgres import database, tmp_path
 from refusals import raises, refused
 
 from fedspzo.broker.rounds.aggregate import ClosedRound
@@ -41,6 +42,8 @@ from fedspzo.device_runtime.protocol.plan import Block, Plan
 from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES, Scope, check
 from fedspzo.device_runtime.replica.chain import EMPTY, chain
 from fedspzo.device_runtime.replica.state import read_identity
+
+__all__ = ["database", "tmp_path"]
 
 IDENTITY = bytes(32)
 

@@ -25,7 +25,8 @@ from typing import Protocol
 from fedspzo.broker.server.admission import Admission
 from fedspzo.broker.server.enrolment.invitations import REFUSED, Offer, read_offers
 from fedspzo.broker.server.enrolment.tokens import Tries, find_offer
-from fedspzo.broker.server.schema import open_tables, writing
+from fedspzo.broker.server.schema import writing
+from fedspzo.broker.server.shared.file import open_file
 from fedspzo.broker.server.state_folder import DATABASE
 from fedspzo.device_runtime.errors import BrokerError, EnrolmentError, FedSPZOError
 from fedspzo.device_runtime.log import RateLimitedLog, printable
@@ -88,7 +89,7 @@ class Enrolment:
         self._tries = Tries()
         self._warnings = RateLimitedLog(log)
         self._waiting: queue.Queue[_Asked | None] = queue.Queue(MOST_WAITING)
-        self._connection = open_tables(self._file)
+        self._connection = open_file(self._file)
         self._thread = threading.Thread(target=self._run, name="enrolment", daemon=True)
         self._thread.start()
 

@@ -1,0 +1,1 @@
+"""A job whose state servers on several machines share: one of them has it, the others stand by."""
