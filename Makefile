@@ -18,7 +18,7 @@ READY := $(VENV)/.ready
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 APP := android_demo/app/src/main/python/fedspzo_app
 
-.PHONY: demo test test-slow test-console test-families test-arm64 test-android wheel-arm64 chaos lint docs clean help
+.PHONY: demo test test-slow test-console test-families test-arm64 test-android wheel-arm64 chaos chaos-ha lint docs clean help
 .DEFAULT_GOAL := demo
 
 help:  ## this list
@@ -63,6 +63,11 @@ test-android: $(READY)  ## the Android app, as far as that goes without a phone
 # 200 faults in a federation over a real mosquitto: some minutes, and mosquitto must be installed.
 chaos: $(READY)  ## 200 faults in a federation (SEED=0 MODE=robust)
 	$(BIN)/python tests/support/chaos.py --seed $(SEED) --mode $(MODE)
+
+# Two servers, of which the active one is killed 20 times, on each store: mosquitto and PostgreSQL must be installed.
+chaos-ha: $(READY)  ## kill -9 of the active server, on SQLite and PostgreSQL
+	$(BIN)/python tests/support/takeovers.py --store sqlite
+	$(BIN)/python tests/support/takeovers.py --store postgres
 
 lint: $(READY)  ## formatting, types, rules for imports, workflows, containers
 	$(BIN)/ruff format --check .

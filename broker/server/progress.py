@@ -70,7 +70,7 @@ class Waiting:
     who: str
 
 
-#: What an observer is told of: a closed round, an evaluation, a snapshot, the end of the job; each second of standing by.
+#: What an observer is told of: a closed round, an evaluation, a snapshot, the end of the job, a second of standing by.
 Event = ClosedRound | Evaluated | Snapshot | JobResult | Waiting
 #: Told of a job's progress, on the thread that runs the job. What it raises ends the job.
 Observer = Callable[[Event], None]

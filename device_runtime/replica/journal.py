@@ -17,7 +17,6 @@ from fedspzo.device_runtime.protocol.codec import decode
 from fedspzo.device_runtime.protocol.entry import Entry
 from fedspzo.device_runtime.replica.chain import EMPTY, Check, Record, Row, find_damage
 
-
 Connection = TypeVar("Connection", bound=sqlite3.Connection)
 
 

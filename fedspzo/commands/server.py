@@ -56,8 +56,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--database", default="", metavar="URL",
-        help="share the state with servers on other machines in PostgreSQL (postgresql://USER@HOST/DATABASE); --state is"
-        " then a copy, and remembers the URL",
+        help="share the state with servers on other machines in PostgreSQL (postgresql://USER@HOST/DATABASE); --state"
+        " is then a copy, and remembers the URL",
     )  # fmt: skip
     parser.add_argument("--devices", type=int, default=1, help="devices to wait for at the start (%(default)s)")
     parser.add_argument(

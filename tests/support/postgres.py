@@ -17,10 +17,10 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from patience import wait_until
 from ports import free_port
 
 from fedspzo.broker.server.shared.file import Place, write_place
-from patience import wait_until
 
 #: Where Debian has the programs; the newest version is the last.
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
@@ -84,8 +84,11 @@ class Database:
 
 
 @contextmanager
-def running() -> Iterator[Database]:
-    """A database server for as long as the context lasts."""
+def running(wanted: bool = True) -> Iterator[Database | None]:
+    """A database server for as long as the context lasts, if one is wanted."""
+    if not wanted:
+        yield None
+        return
     with TemporaryDirectory(prefix="postgres-", dir="/tmp") as folder:
         database = Database(Path(folder))
         try:
@@ -99,6 +102,7 @@ def database() -> Iterator[Database]:
     if not PROGRAMS:
         pytest.skip("postgresql is not installed")
     with running() as found:
+        assert found is not None
         yield found
 
 

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from patience import PATIENCE_S, wait_until
 from postgres import Database, database, needs_postgres
-from refusals import raises, refused
+from refusals import raises
 
 from fedspzo.broker.rounds.aggregate import ClosedRound
 from fedspzo.broker.server.blocking import block
@@ -29,11 +29,11 @@ from fedspzo.broker.server.shared.changes import columns
 from fedspzo.broker.server.shared.file import Place, catch_up, open_file, write_place
 from fedspzo.broker.server.shared.holding import Held
 from fedspzo.broker.server.signing_key import KEY
-from fedspzo.broker.server.state_folder import DATABASE, open_database, read_journal
+from fedspzo.broker.server.state_folder import DATABASE, read_journal
 from fedspzo.broker.server.status import read_status
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.protocol.entry import Contribution, Entry
-from fedspzo.device_runtime.protocol.messages import KEYS, Result
+from fedspzo.device_runtime.protocol.messages import KEYS
 from fedspzo.device_runtime.protocol.plan import Plan
 
 __all__ = ["database"]
@@ -67,17 +67,21 @@ def close(store: ServerStore, plan: Plan) -> bytes:
 def rows(file: Path) -> dict[str, list[tuple[object, ...]]]:
     """All that is in a server's file and not about the file."""
     with closing(sqlite3.connect(file)) as connection:
-        return {name: connection.execute(f"SELECT rowid, * FROM {name} ORDER BY rowid").fetchall() for name in columns()}
+        return {
+            name: connection.execute(f"SELECT rowid, * FROM {name} ORDER BY rowid").fetchall() for name in columns()
+        }
 
 
 def ask(database: Database, place: Place, statement: str) -> str:
-    return database.run("psql", "-At", "-c", f'SET search_path TO "fedspzo_{place.job}"', "-c", statement).split("\n")[1]
+    return database.run("psql", "-At", "-c", f'SET search_path TO "fedspzo_{place.job}"', "-c", statement).split("\n")[
+        1
+    ]
 
 
 def test_a_server_that_is_killed_is_followed_by_another(
     folder: Callable[[str], Path], make_plan: Callable[..., Plan], tmp_path: Path
 ) -> None:
-    """The standby has every round, the open one with its result, and the same key; what it signs is for the same job."""
+    """The standby has every round, the open one with its result, the snapshot, and the same key."""
     first, second = folder("first"), folder("second")
     plans = [make_plan(round=number) for number in (1, 2, 3)]
     ready = tmp_path / "ready"
@@ -92,7 +96,8 @@ def test_a_server_that_is_killed_is_followed_by_another(
         plans = pickle.load(sys.stdin.buffer)
         store = ServerStore(Path({str(first)!r}), bytes(32))
         for plan in plans[:2]:
-            store.close_round(Entry(plan, (Contribution("", 1.0, (0.5,) * 4),)), ClosedRound(plan.round, 1.0, ("a",), 1.0, 0.1))
+            entry = Entry(plan, (Contribution("", 1.0, (0.5,) * 4),))
+            store.close_round(entry, ClosedRound(plan.round, 1.0, ("a",), 1.0, 0.1))
         store.save_open_round(plans[2], ("a", "b"))
         store.save_result("a", Result(3, bytes(16), (0.5,) * 4, 1.0, 12, 0.1, b""))
         store.new_snapshot(2).write_bytes(b"snapshot")
@@ -283,14 +288,18 @@ def changes(draw: st.DrawFn) -> list[tuple[str, str, tuple[object, ...]]]:
             marks = ", ".join("?" * len(row))
             found.append((name, f"INSERT OR REPLACE INTO {name} VALUES ({marks})", tuple(row)))
         else:
-            found.append((name, f"DELETE FROM {name} WHERE {next(iter(kinds))} <= ?", (draw(st.sampled_from([1, 2, "b"])),)))
+            found.append(
+                (name, f"DELETE FROM {name} WHERE {next(iter(kinds))} <= ?", (draw(st.sampled_from([1, 2, "b"])),))
+            )
     return found
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(changes(), min_size=1, max_size=4))
 def test_any_changes_are_the_same_everywhere(
-    database: Database, tmp_path_factory: pytest.TempPathFactory, commits: list[list[tuple[str, str, tuple[object, ...]]]]
+    database: Database,
+    tmp_path_factory: pytest.TempPathFactory,
+    commits: list[list[tuple[str, str, tuple[object, ...]]]],
 ) -> None:
     """One folder follows each commit, another takes them all at once."""
     place, base = Place(database.url, f"t{uuid4().hex}"), tmp_path_factory.mktemp("shared")

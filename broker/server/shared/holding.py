@@ -1,4 +1,4 @@
-"""Which of several servers has a job: the one that locks the state folder, and has the lease where the state is shared."""
+"""Which of several servers has a job: the one that locks its folder, and has the lease where the state is shared."""
 
 from __future__ import annotations
 
@@ -112,8 +112,14 @@ def _lock(folder: Path, wait: Wait | None) -> IO[str]:
         try:
             return lock_folder(folder)
         except StateError as error:
-            if wait is None or error.kind != "state.in-use":
+            if error.kind != "state.in-use":
                 raise
+        if wait is None:
+            raise StateError(
+                "state.in-use",
+                f"{folder} is in use by another process; give each job its own folder, or start this server with"
+                " --standby to have it wait",
+            )
         wait(f"the server on {folder}")
         time.sleep(LOOK_S)
 

@@ -1,8 +1,8 @@
 """A job's state in PostgreSQL, where servers on several machines reach it; one of them at a time has the lease.
 
-All code reads and writes the SQLite file of a state folder, which is a copy. A change is in the database before it is in
-the file, and has the number that follows the last one's. A file with an older number is brought up to date before it is
-used, and a server that another one has replaced can change nothing any more: the lease's token is the other's.
+All code reads and writes the SQLite file of a state folder, which is a copy. A change is in the database before it is
+in the file, and has the number that follows the last one's. A file with an older number is brought up to date before it
+is used, and a server that another one has replaced can change nothing any more: the lease's token is the other's.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ _TYPES = {"INTEGER": "BIGINT", "REAL": "DOUBLE PRECISION", "TEXT": "TEXT", "BLOB
 #: What a copy is compared by that was made of the database, or of its files.
 _PLACE = (
     "SELECT concat_ws('/', (SELECT system_identifier FROM pg_control_system()),"
-    " (SELECT timeline_id FROM pg_control_checkpoint()), (SELECT oid FROM pg_namespace WHERE nspname = current_schema()))"
+    " (SELECT timeline_id FROM pg_control_checkpoint()),"
+    " (SELECT oid FROM pg_namespace WHERE nspname = current_schema()))"
 )
 
 
@@ -160,7 +161,9 @@ class Postgres:
         """Write some rows of a table as they are in the file: there, or not."""
         names = list(columns()[name])
         quoted = ", ".join(f'"{each}"' for each in names)
-        found = file.execute(f"SELECT rowid, {quoted} FROM {name} WHERE rowid IN ({', '.join(map(str, numbers))})").fetchall()
+        found = file.execute(
+            f"SELECT rowid, {quoted} FROM {name} WHERE rowid IN ({', '.join(map(str, numbers))})"
+        ).fetchall()
         new = ", ".join(f'"{each}" = excluded."{each}"' for each in ("at_commit", *names))
         places = ", ".join(["%s"] * (len(names) + 2))
         with self._connection.cursor() as cursor:
@@ -188,8 +191,7 @@ class Postgres:
                 with self._connection.cursor("rows") as cursor:  # the server's own: a journal may be large
                     cursor.execute(f'SELECT at_row, {quoted} FROM "{name}" WHERE at_commit > %s', (since,))
                     file.executemany(
-                        f"INSERT OR REPLACE INTO {name} (rowid, {quoted})"
-                        f" VALUES ({', '.join('?' * (len(found) + 1))})",
+                        f"INSERT OR REPLACE INTO {name} (rowid, {quoted}) VALUES ({', '.join('?' * (len(found) + 1))})",
                         cursor,
                     )
         file.execute("INSERT OR REPLACE INTO shared VALUES (1, ?, 0)", (commits,))
@@ -225,7 +227,6 @@ class Postgres:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise StateError(
                 "state.database-refuses",
-                f"PostgreSQL at {self._name} cannot be used ({reason}); check that it runs, and the URL, the password and"
-                " the rights of its user",
+                f"PostgreSQL at {self._name} cannot be used ({reason}); check that it runs, and the URL, the password"
+                " and the rights of its user",
             ) from None
-
