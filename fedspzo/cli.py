@@ -52,6 +52,7 @@ COMMANDS = {
     "forget": "free the name of a device that lost its key",
     "fetch": "get a job's bundle from its server",
     "device": "take part in a job with the data in a file",
+    "device rotate": "give a stopped device another key, by which it stays the same device",
     "demo": "run everything on this machine, and show that the model improves",
     "bench": "measure what a device's work costs on this machine, beside physical bounds",
     "energy": "measure the joules of a device's work, by its sensors or an external meter",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from fedspzo.broker.rounds.aggregate import check_result
@@ -14,6 +14,7 @@ from fedspzo.broker.server.admission import Admission
 from fedspzo.broker.server.authorities import Authorities
 from fedspzo.broker.server.blocking import Blocked
 from fedspzo.broker.server.copies import Copies
+from fedspzo.broker.server.device_keys import DeviceKeys
 from fedspzo.broker.server.devices import Member, Roster, accept, announce, part
 from fedspzo.broker.server.enrolment.enrolled import Enrolled
 from fedspzo.broker.server.evaluation import Claim, DigestWatch
@@ -27,6 +28,7 @@ from fedspzo.broker.server.summing import Summing
 from fedspzo.device_runtime.errors import MessageError
 from fedspzo.device_runtime.log import RateLimitedLog, printable
 from fedspzo.device_runtime.protocol.codec import BATCH_BYTES, encode, fingerprint
+from fedspzo.device_runtime.protocol.device_keys import former_keys
 from fedspzo.device_runtime.protocol.masked import Inquiry, Masked, Ready
 from fedspzo.device_runtime.protocol.messages import (
     ROUNDS,
@@ -89,6 +91,7 @@ class Replies:
         self._authorities = authorities
         self._blocked = Blocked(store)
         self.enrolled = Enrolled(store)
+        self._keys = DeviceKeys(store)
         self._pages = Pages(store.journal)
         self._copies = Copies(roster, progress)
         self._warnings = RateLimitedLog(log)
@@ -175,23 +178,25 @@ class Replies:
 
     def _expelled(self, member: Member) -> str | None:
         """Send a member away that is expelled, or not on the list of those admitted any more; returns why."""
-        reason = self._barred(member.name, member.key)
+        reason = self._barred(member.name, *self._keys.former(member.name), member.key)
         if reason is not None:
             part(member)
             self._outbox.send(member.name, Refusal(member.key, member.session, reason))
         return reason
 
-    def _barred(self, device: str, key: bytes) -> str | None:
-        """Why a device may not take part; None where it may."""
+    def _barred(self, device: str, *keys: bytes) -> str | None:
+        """Why a device may not take part by the last of its keys; None where it may by one of them."""
         expelled = self._watch.expelled(device)
         if expelled is not None:
             return f"it was expelled ({expelled}); correct its data or program, then have the server forget it"
-        if (blocked := self._blocked.refusal(device, key)) is not None:
-            return blocked
-        if (known := self.enrolled.key(device)) is not None and known == key:
+        for key in keys:
+            if (blocked := self._blocked.refusal(device, key)) is not None:
+                return blocked
+        if (known := self.enrolled.key(device)) is not None and known in keys:
             return None
         if self._admission is not None:
-            return self._admission.refusal(device, key)
+            refusals = [self._admission.refusal(device, key) for key in keys]
+            return None if None in refusals else refusals[-1]
         return None if known is None else "its id was given to another device's key, which an invitation has let in"
 
     def _note(self, device: str, size: int) -> None:
@@ -211,24 +216,28 @@ class Replies:
                 " restored from a backup of before the change; restore one of after it"
             )
             self._warnings.warn(device, text, "server.older-key")
+        known, former = self._roster.get(device), former_keys(device, sync.key, sync.hand_overs_to_key)
+        own = known is not None and known.key in (sync.key, *former)
         if sync.bundle != self._store.bundle:
             self._refuse(device, sync, "its bundle is not this job's; give it the job's bundle")
-        elif (reason := self._barred(device, sync.key)) is not None:
-            if (known := self._roster.get(device)) is not None and known.key == sync.key:
+        elif (reason := self._keys.refusal(sync.key, former, known.key if known else None)) is not None:
+            self._refuse(device, sync, reason)
+        elif (reason := self._barred(device, *self._keys.former(device) * own, *former, sync.key)) is not None:
+            if known is not None and known.key == sync.key:
                 part(known)
             self._refuse(device, sync, reason)
         elif (reason := self._copies.refusal(device, sync.key)) is not None:
             self._refuse(device, sync, reason)
         elif (member := self._roster.admit(device, sync.key)) is None:
             self._refuse(device, sync, "the job has too many devices")
-        elif self._admission is None and member.key != sync.key:
+        elif self._admission is None and member.key not in (sync.key, *former):
             reason = (
                 "its id belongs to another device's key; bring back its device.key, give it another id, or"
                 " have the server forget this one (fedspzo forget)"
             )
             self._refuse(device, sync, reason)
         elif sync.head != self._store.journal.head(sync.round):
-            self._roster.rekey(member, sync.key)
+            self._rekey(member, sync.key, former)
             member.session = sync.session  # the answer comes from there
             if (reason := self._standing.ask(member, sync)) is not None:
                 self._refuse(device, sync, reason)
@@ -236,7 +245,7 @@ class Replies:
             self._progress.synced_at = time.monotonic()
             if not member.synced:
                 log.info("device '%s' is there, at round %d", device, sync.round)
-            self._roster.rekey(member, sync.key)
+            self._rekey(member, sync.key, former)
             accept(member, sync)
             self._standing.agree(member)
             self._note(device, size)
@@ -247,6 +256,11 @@ class Replies:
             if self._authorities is not None:
                 self._authorities.tell(member)
             self._bring_up(member)
+
+    def _rekey(self, member: Member, key: bytes, former: Sequence[bytes]) -> None:
+        """Know a member by the key that it has shown; those before it are of no use any more."""
+        self._keys.keep(member.name, former)
+        self._roster.rekey(member, key)
 
     def _bring_up(self, member: Member) -> None:
         """Send a device what it lacks, or else what it is asked."""

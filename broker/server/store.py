@@ -308,6 +308,18 @@ class ServerStore:
         )
         return {device: (key, group) for device, key, group in rows.fetchall()}
 
+    def save_former_keys(self, device: str, keys: Iterable[bytes]) -> None:
+        """Keep which keys a device has replaced by others."""
+        with self.transaction() as execute:
+            for key in keys:
+                execute("INSERT OR IGNORE INTO former_keys VALUES (?, ?)", (key, device))
+
+    def load_former_keys(self) -> dict[bytes, str]:
+        """Keys that devices have replaced by others → the devices, the oldest first."""
+        return dict(
+            self._connection.execute("SELECT CAST(key AS BLOB), device FROM former_keys ORDER BY rowid").fetchall()
+        )
+
     def save_counts(self, counts: Mapping[str, int]) -> None:
         """Keep what happened how often."""
         with self.transaction() as execute:

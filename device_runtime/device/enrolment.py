@@ -28,7 +28,8 @@ from fedspzo.device_runtime.link.invitation import Invitation
 from fedspzo.device_runtime.log import printable
 from fedspzo.device_runtime.protocol.enrolment import ADMITTED, ASKED, PATH, Request
 from fedspzo.device_runtime.protocol.signing import read_secret
-from fedspzo.device_runtime.replica.state import KEY, open_identity
+from fedspzo.device_runtime.replica.device_key import KEY
+from fedspzo.device_runtime.replica.state import open_identity
 
 log = logging.getLogger(__name__)
 

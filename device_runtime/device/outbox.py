@@ -109,6 +109,7 @@ class Outbox:
                 can=CAPABILITIES,
                 hand_overs=len(self._keys.hand_overs),
                 authorities=self.trust.fingerprint,
+                hand_overs_to_key=self._state.hand_overs_to_key,
             )
         )
 

@@ -64,7 +64,7 @@ _HINTS = {
 #: Last fields that came to the format later, in their order, and what each stood for before: those at the end that hold
 #: it are left out.
 _LATER: dict[type[Any], tuple[tuple[str, Any], ...]] = {
-    Sync: (("version", ""), ("can", ()), ("hand_overs", 0), ("authorities", b"")),
+    Sync: (("version", ""), ("can", ()), ("hand_overs", 0), ("authorities", b""), ("hand_overs_to_key", ())),
     Plan: (("rebase_every", 0), ("aggregate", ""), ("bound", 0.0), ("masking", ()), ("noise", ()), ("objective", ())),
     Entry: (("sums", ()),),
     Partner: (("certificate", b""),),

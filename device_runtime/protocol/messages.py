@@ -42,6 +42,7 @@ class Sync:
         hand_overs: how many times it has followed the server to another key, from the one that its bundle names.
         authorities: fingerprint of those that it trusts at the broker, see ``link.authorities``; empty before the
             server has named its own, as one of an older version never does.
+        hand_overs_to_key: of its former keys, see ``protocol.device_keys``; none where it still has its first.
     """
 
     key: bytes
@@ -57,6 +58,7 @@ class Sync:
     can: tuple[str, ...] = ()
     hand_overs: int = 0
     authorities: bytes = b""
+    hand_overs_to_key: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,13 @@ from fedspzo.device_runtime.protocol.signing import Signer
 from fedspzo.device_runtime.protocol.sums import Sums
 from fedspzo.device_runtime.protocol.topics import valid_id
 from fedspzo.device_runtime.replica.chain import EMPTY, Record, Row, chain, make_records
+from fedspzo.device_runtime.replica.device_key import open_signer
 from fedspzo.device_runtime.replica.journal import Journal, connect
 from fedspzo.device_runtime.replica.weights import Replica
 
 log = logging.getLogger(__name__)
 
-DATABASE, SNAPSHOT, KEY = "journal.sqlite", "snapshot.safetensors", "device.key"
+DATABASE, SNAPSHOT = "journal.sqlite", "snapshot.safetensors"
 #: The round after which the server has no backup of the journal's entries, once it has said so.
 KEEP = "keep"
 #: The server's hand-overs to other keys, as they were signed.
@@ -49,6 +50,7 @@ class DeviceState:
         device: the device's id.
         replica: the weights at the last round on disk.
         signer: signs what the device sends.
+        hand_overs_to_key: of its former keys, see ``protocol.device_keys``.
     """
 
     def __init__(
@@ -96,7 +98,7 @@ class DeviceState:
                 ) from None
             self._snapshot = folder / SNAPSHOT
             self._journal = Journal(stack.enter_context(closing(connect(folder / DATABASE))))
-            self.signer = Signer(folder / KEY)
+            self.signer, self.hand_overs_to_key = open_signer(folder, self.device)
             self.replica = Replica(bundle, self._snapshot, threads, ahead)
             self._replay()
             self._held = stack.pop_all()
@@ -266,7 +268,8 @@ def open_identity(folder: Path, device: str | None = None) -> tuple[str, Signer]
     _check_no_server(folder)
     with lock_folder(folder):
         try:
-            return _claim_id(folder, device), Signer(folder / KEY)
+            name = _claim_id(folder, device)
+            return name, open_signer(folder, name)[0]
         except (OSError, UnicodeDecodeError) as error:
             raise StateError("state.unusable", f"{folder} cannot be used ({error}); choose another folder") from None
 

@@ -51,7 +51,8 @@ from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.entry import Contribution, Entry
 from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.protocol.signing import PIN
-from fedspzo.device_runtime.replica.state import KEY, DeviceState
+from fedspzo.device_runtime.replica.device_key import KEY
+from fedspzo.device_runtime.replica.state import DeviceState
 
 ROOT = Path(__file__).resolve().parents[2]
 SUPPORT = ROOT / "tests" / "support"

@@ -32,7 +32,7 @@ from fedspzo.cli import main
 from fedspzo.device_runtime.files import make_folder
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.signing import Signer
-from fedspzo.device_runtime.replica.state import KEY
+from fedspzo.device_runtime.replica.device_key import KEY
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page, Request

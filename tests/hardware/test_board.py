@@ -23,7 +23,7 @@ from fedspzo.broker.server.state_folder import pin_bundle
 from fedspzo.cli import main
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.signing import PIN
-from fedspzo.device_runtime.replica.state import KEY
+from fedspzo.device_runtime.replica.device_key import KEY
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "embedded-linux.md").read_text(encoding="utf-8")

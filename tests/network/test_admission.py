@@ -19,7 +19,8 @@ from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.messages import EntryBatch, Refusal, Report
 from fedspzo.device_runtime.protocol.signing import KEY_BYTES
 from fedspzo.device_runtime.protocol.topics import Topics
-from fedspzo.device_runtime.replica.state import KEY, read_identity
+from fedspzo.device_runtime.replica.device_key import KEY
+from fedspzo.device_runtime.replica.state import read_identity
 
 __all__ = ["broker", "processes"]
 

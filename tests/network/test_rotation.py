@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,7 +29,7 @@ from fedspzo.device_runtime.link.authorities import fingerprint, read_certificat
 from fedspzo.device_runtime.link.connection import Link
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.signing import PIN
-from fedspzo.device_runtime.replica.state import DeviceState
+from fedspzo.device_runtime.replica.state import DeviceState, read_identity
 from fedspzo.device_runtime.replica.weights import Replica
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
@@ -50,13 +51,13 @@ class Fleet:
             "--json", "--rounds", rounds, "--devices", 2, "--cohort", 2, "--split", 3, "--fanouts", "1,4", *more,
         )  # fmt: skip
 
-    def device(self, name: str) -> subprocess.Popen[str]:
+    def device(self, name: str, state: str = "") -> subprocess.Popen[str]:
         access = self.folder / f"{name}.json"
         if not access.exists():
             self.broker.add_user(name).save(access)
         data = self._write(self.folder / f"{name}.jsonl", 12)
         return self._start(
-            "device", self.bundle, "--access", access, "--state", self.folder / name, "--data", data
+            "device", self.bundle, "--access", access, "--state", self.folder / (state or name), "--data", data
         )  # fmt: skip
 
     def _start(self, *words: object) -> subprocess.Popen[str]:
@@ -64,11 +65,11 @@ class Fleet:
         self.running.append(subprocess.Popen(command, text=True, **PIPES))
         return self.running[-1]
 
-    def replicas(self, devices: Iterable[str]) -> set[tuple[int, bytes]]:
-        """Round and digest of devices that have ended."""
+    def replicas(self, states: Iterable[str]) -> set[tuple[int, bytes]]:
+        """Round and digest of devices that have ended, given their state folders."""
         found = set()
-        for name in devices:
-            with closing(DeviceState(self.folder / name, Bundle(self.bundle), name)) as state:
+        for name in states:
+            with closing(DeviceState(self.folder / name, Bundle(self.bundle))) as state:
                 found.add((state.replica.round, state.replica.digest()))
         return found
 
@@ -201,3 +202,42 @@ def test_devices_follow_the_broker_to_another_authority(fleet: Fleet) -> None:
         assert device.returncode == 0, said_last
         assert "Traceback" not in said_last
     assert fleet.replicas(devices) == {(rounds, fleet.replay())}
+
+
+def test_a_device_that_changes_its_key_stays_the_same(fleet: Fleet) -> None:
+    """Also where it was on the operator's list, and whoever has the old key is sent away."""
+    state, admitted = fleet.folder / "server", fleet.folder / "admitted"
+    states = {name: f"{name}/state" for name in ("phone-1", "phone-2")}
+    keys = {name: read_identity(fleet.folder / folder, name)[1] for name, folder in states.items()}
+    admitted.write_text("".join(f"{name} {key.hex()}\n" for name, key in keys.items()))
+    devices = {name: fleet.device(name, folder) for name, folder in states.items()}
+    server = fleet.server(1000, "--admit", admitted)
+    read_rounds(server, 2)
+    fleet.stop(devices["phone-1"])
+    shutil.copytree(fleet.folder / states["phone-1"], fleet.folder / "stolen")
+    for _ in range(2):
+        assert "phone-1 " in fleet.run("fedspzo device rotate").stdout
+    devices["phone-1"] = fleet.device("phone-1", states["phone-1"])
+    wait_until(lambda: counts(state, "phone-1"))
+    read_rounds(server, 2)
+    devices["phone-1"].send_signal(signal.SIGSTOP)
+    thief = fleet.device("phone-1", "stolen")
+    _, said = thief.communicate(timeout=PATIENCE_S)
+    assert "its key was replaced by another one" in said
+    devices["phone-1"].send_signal(signal.SIGCONT)
+    read_rounds(server, 3)
+    fleet.stop(server)
+    rounds = len(read_journal(state)) + 3
+    fleet.server(rounds, "--admit", admitted)
+    for device in devices.values():
+        _, said = device.communicate(timeout=PATIENCE_S)
+        assert device.returncode == 0, said
+    assert fleet.replicas(states.values()) == {(rounds, fleet.replay())}
+
+
+def counts(state: Path, device: str) -> bool:
+    """Whether a device has changed its key, and its result counted in the last round."""
+    with closing(open_to_read(state)) as connection:
+        changed = connection.execute("SELECT 1 FROM former_keys WHERE device = ?", (device,)).fetchone()
+        last = connection.execute("SELECT devices FROM history ORDER BY round DESC LIMIT 1").fetchone()
+    return bool(changed) and device in last[0].split()

@@ -44,7 +44,8 @@ from fedspzo.device_runtime.protocol.plan import Block, Plan
 from fedspzo.device_runtime.protocol.signing import PIN, Scope, Signer
 from fedspzo.device_runtime.protocol.topics import Topics
 from fedspzo.device_runtime.replica.chain import EMPTY
-from fedspzo.device_runtime.replica.state import KEY, DeviceState
+from fedspzo.device_runtime.replica.device_key import KEY
+from fedspzo.device_runtime.replica.state import DeviceState
 from fedspzo.run_folder import open_run
 
 __all__ = ["broker", "processes"]
