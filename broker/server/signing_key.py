@@ -90,7 +90,11 @@ def _read(connection: sqlite3.Connection) -> list[tuple[bytes, HandOver]]:
     if not connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'hand_overs'").fetchone():
         return []
     found = []
-    for (signed,) in connection.execute("SELECT CAST(signed AS BLOB) FROM hand_overs ORDER BY number").fetchall():
+    try:
+        rows = connection.execute("SELECT CAST(signed AS BLOB) FROM hand_overs ORDER BY number").fetchall()
+    except sqlite3.DatabaseError as error:
+        raise _damaged(error) from None
+    for (signed,) in rows:
         try:
             message = decode(split(signed))
         except MessageError as error:

@@ -82,6 +82,7 @@ class ServerStore:
         with ExitStack() as opened:
             opened.callback(self._held.close)
             self._connection = opened.enter_context(closing(open_file(self._database)))
+            check_whole(self._connection, self._database)
             if self._held.database is not None:
                 share_key(self._connection, folder)
                 self._fetch_snapshot(self._held.database)
@@ -89,7 +90,6 @@ class ServerStore:
             self.signer = open_signer(self._connection, folder)
             self.check = self.keys.check_entry
             self.journal = Journal(self._connection, self.check)
-            check_whole(self._connection, self._database)
             self._claim(folder)
             self.rebase = self._load_rebase()
             self._add_up()

@@ -15,7 +15,7 @@ LOCAL = ("place", "shared")
 
 @cache
 def columns() -> dict[str, dict[str, str]]:
-    """Table of a server's file → its columns → SQLite's type; but for those that are about the file itself."""
+    """Table of a server's file → its columns → SQLite's type; without those that are about the file itself."""
     with closing(sqlite3.connect(":memory:")) as empty:
         empty.executescript(TABLES)
         Journal(empty)

@@ -56,7 +56,7 @@ def write_place(folder: Path, place: Place) -> None:
 
 
 class _Mirror:
-    """Connects when something is to be written."""
+    """The database, from the first write on."""
 
     def __init__(self, place: Place) -> None:
         self._place = place
