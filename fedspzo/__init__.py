@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from fedspzo.api.simulation import Simulation as Simulation
     from fedspzo.api.simulation import simulate as simulate
     from fedspzo.api.trackers import MLflow as MLflow
+    from fedspzo.api.trackers import OpenTelemetry as OpenTelemetry
     from fedspzo.api.trackers import TensorBoard as TensorBoard
     from fedspzo.api.trackers import WandB as WandB
     from fedspzo.broker.mqtt.embedded import EmbeddedBroker as EmbeddedBroker
@@ -131,7 +132,7 @@ _PUBLIC = {
     "fedspzo.device_runtime.link.access": ("Access",),
     "fedspzo.broker.mqtt.embedded": ("spawn_broker", "EmbeddedBroker"),
     "fedspzo.broker.server.evaluation": ("Evaluated",),
-    "fedspzo.api.trackers": ("TensorBoard", "MLflow", "WandB"),
+    "fedspzo.api.trackers": ("TensorBoard", "MLflow", "WandB", "OpenTelemetry"),
     "fedspzo.broker.rounds.aggregate": ("ClosedRound", "Aggregate", "close_round"),
     "fedspzo.broker.rounds.sampling": ("Candidate", "Sample", "choose_cohort"),
     "fedspzo.broker.rounds.adaptive": ("Plans", "MakePlans", "Pace"),

@@ -51,6 +51,7 @@ class ClosedRound:
         nonzero: share of the measured scalars that are not zero, in a round that was closed just now.
         loss_uncertainty: standard error of the loss, by its spread over the devices (or over groups, where results are
             summed), in a round that was closed just now; None where one result or one sum shows no spread.
+        arrived: device → seconds after the opening when its result came, in a round that a server closed just now.
     """
 
     round: int
@@ -61,6 +62,7 @@ class ClosedRound:
     spending: Spending | None = None
     nonzero: float | None = field(default=None, compare=False)
     loss_uncertainty: float | None = field(default=None, compare=False)
+    arrived: Mapping[str, float] = field(default_factory=dict, compare=False)
 
 
 class Aggregate(Protocol):

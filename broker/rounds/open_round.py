@@ -20,6 +20,7 @@ class OpenRound:
         started: when it was opened, or reopened after a restart.
         deadline: when a quorum suffices, or others are asked.
         declined: device → its refusal to answer.
+        arrived: device → when its result came; those of before a restart of the server are not known.
     """
 
     plan: Plan
@@ -28,6 +29,7 @@ class OpenRound:
     started: float
     deadline: float = field(init=False)
     declined: dict[str, Decline] = field(default_factory=dict)
+    arrived: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.deadline = self.started + self.plan.deadline

@@ -312,6 +312,7 @@ class Replies:
         if member.name not in opened.results:
             self._store.save_result(member.name, result)
             opened.results[member.name] = result
+            opened.arrived[member.name] = time.monotonic()
             counts["results accepted"] += 1
             if result.digest and opened.plan.digest:
                 self.expel(self._digests.claim(Claim(member.name, result.round - 1, result.digest)))

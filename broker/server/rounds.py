@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 from fedspzo.broker.privacy.accounting import Spent
@@ -277,6 +278,12 @@ class Rounds:
             changed: what was unusual in it.
             energies: device whose result counted → what it said that the round took.
         """
+        opened = self._progress.round
+        if opened is not None:
+            came = {
+                device: opened.arrived[device] - opened.started for device in closed.devices if device in opened.arrived
+            }
+            closed = replace(closed, arrived=came)
         self._outbox.publish(self._store.close_round(entry, closed))
         self._store.save_records(changed)
         self._replies.send_away(changed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
@@ -106,6 +107,7 @@ class Summing:
             return False
         self._store.save_result(device, masked)
         opened.masked[device] = masked
+        opened.arrived[device] = time.monotonic()
         return True
 
     def sums(self, opened: MaskedRound) -> tuple[list[GroupSum], list[Total], list[tuple[str, ...]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from pathlib import Path
 
@@ -106,6 +107,53 @@ class WandB(Tracker):
         """See :class:`fedspzo.Callback`."""
         self._run.summary["digest"] = result.digest.hex()
         self._run.finish()
+
+
+class OpenTelemetry(Callback):
+    """Sends a trace of each round: a span for the round, and in it one for each device until its result came.
+
+    Where to is said by the environment of OpenTelemetry, by default ``http://localhost:4318``.
+    """
+
+    def __init__(self, job: str = "default") -> None:
+        """Raises FedSPZOError when OpenTelemetry is not installed.
+
+        Args:
+            job: its name, for the attribute ``fedspzo.job``.
+        """
+        try:
+            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+            from opentelemetry.sdk.resources import Resource
+            from opentelemetry.sdk.trace import TracerProvider
+            from opentelemetry.sdk.trace.export import BatchSpanProcessor
+            from opentelemetry.trace import set_span_in_context
+        except ImportError:
+            raise _missing("OpenTelemetry", "opentelemetry-exporter-otlp-proto-http") from None
+        self._job, self._inside = job, set_span_in_context
+        self._provider = TracerProvider(resource=Resource.create({"service.name": "fedspzo"}))
+        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self._tracer = self._provider.get_tracer("fedspzo")
+
+    def on_round(self, closed: ClosedRound) -> None:
+        """See :class:`fedspzo.Callback`."""
+        end = time.time_ns()
+        begin = end - int(1e9 * closed.seconds)
+        figures: dict[str, str | float] = {
+            "job": self._job, "round": closed.round, "loss": closed.loss, "results": len(closed.devices),
+            "step_seconds": closed.step_seconds,
+        }  # fmt: skip
+        attributes = {f"fedspzo.{name}": value for name, value in figures.items()}
+        span = self._tracer.start_span("round", start_time=begin, attributes=attributes)
+        for device, seconds in closed.arrived.items():
+            result = self._tracer.start_span(
+                "result", self._inside(span), start_time=begin, attributes={"fedspzo.device": device}
+            )
+            result.end(begin + int(1e9 * seconds))
+        span.end(end)
+
+    def on_end(self, result: JobResult) -> None:
+        """See :class:`fedspzo.Callback`."""
+        self._provider.force_flush()
 
 
 def _missing(program: str, package: str) -> FedSPZOError:

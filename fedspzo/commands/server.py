@@ -59,6 +59,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="share the state with servers on other machines in PostgreSQL (postgresql://USER@HOST/DATABASE); --state"
         " is then a copy, and remembers the URL",
     )  # fmt: skip
+    parser.add_argument(
+        "--traces", action="store_true",
+        help="send a trace of each round by OpenTelemetry, where its environment says (OTEL_EXPORTER_OTLP_ENDPOINT)",
+    )  # fmt: skip
     parser.add_argument("--devices", type=int, default=1, help="devices to wait for at the start (%(default)s)")
     parser.add_argument(
         "--serve-after", type=float, metavar="SECONDS",
@@ -69,6 +73,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run the job and serve it, printing progress."""
+    from fedspzo.api.trackers import OpenTelemetry
     from fedspzo.broker.mqtt.logins import check_server
     from fedspzo.broker.mqtt.logins_on_demand import LoginsOnDemand
     from fedspzo.broker.mqtt.mosquitto import ManagedBroker
@@ -76,7 +81,7 @@ def run(options: argparse.Namespace) -> None:
     from fedspzo.broker.rounds.job import check_job
     from fedspzo.broker.server.admission import Admission
     from fedspzo.broker.server.evaluation import Evaluated
-    from fedspzo.broker.server.progress import Event, JobResult, Waiting
+    from fedspzo.broker.server.progress import Event, JobResult, Waiting, ignore
     from fedspzo.broker.server.server import Server
     from fedspzo.device_runtime.data.store import load_data
     from fedspzo.device_runtime.errors import PlanError
@@ -98,9 +103,11 @@ def run(options: argparse.Namespace) -> None:
     held_out = load_data(options.data, bundle) if options.data else None
     if held_out is not None and held_out.truncated and not options.json:
         print(f"{held_out.truncated} held-out examples were cut to {bundle.manifest.length} tokens", flush=True)
+    trace = OpenTelemetry(options.job) if options.traces else ignore
     started, manager, waited = time.monotonic(), ServiceManager(), list[str]()
 
     def observe(event: Event) -> None:
+        trace(event)
         if isinstance(event, ClosedRound):
             status = server.status()
             manager.say(f"STATUS=round {event.round} of {status.rounds}: {len(event.devices)} results")
