@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedspzo.broker.server.schema import writing
+from fedspzo.broker.server.schema import VERSION, writing
 from fedspzo.broker.server.shared.file import open_file
 from fedspzo.broker.server.signing_key import KEY, find_key
 from fedspzo.broker.server.state_folder import DATABASE, open_database, read_checker
@@ -79,6 +79,8 @@ def back_up(folder: Path, target: Path, who: str = COMMAND) -> int:
                 connection.backup(copy)
                 copy.execute("PRAGMA journal_mode = DELETE")  # all of it is in the one file
                 copy.execute("INSERT OR REPLACE INTO place VALUES (1, 0)")  # a server there is in doubt, see standing
+                copy.execute("DELETE FROM shared")
+                copy.execute(f"PRAGMA user_version = {VERSION}")  # it has the state alone
                 copy.commit()
                 last = sum(1 for _ in Journal(copy, read_checker(copy, folder)).entries())
                 key = find_key(copy, folder).read_bytes()

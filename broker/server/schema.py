@@ -15,6 +15,8 @@ Execute = Callable[..., sqlite3.Cursor]
 
 #: Kept in the file as PRAGMA user_version. Files from before versions were kept have 0, and the tables of version 1.
 VERSION = 1
+#: That of a file whose state is shared: a program that does not know this would change the file alone.
+SHARED_VERSION = 2
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS job (bundle BLOB NOT NULL, name TEXT NOT NULL);
@@ -116,7 +118,8 @@ def open_tables(file: Path) -> ServerFile:
     try:
         check_version(connection, file)
         connection.executescript(TABLES)
-        connection.execute(f"PRAGMA user_version = {VERSION}")
+        if connection.execute("PRAGMA user_version").fetchone()[0] < VERSION:
+            connection.execute(f"PRAGMA user_version = {VERSION}")
     except sqlite3.Error as error:
         connection.close()
         raise StateError(
@@ -149,11 +152,11 @@ def writing(connection: ServerFile, file: Path) -> Iterator[Execute]:
 def check_version(connection: sqlite3.Connection, file: Path) -> None:
     """Raise StateError unless this program can read and write a file's tables."""
     version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version > VERSION:
+    if version > SHARED_VERSION:
         raise StateError(
             "state.newer-version",
             f"{file} was written by a newer version of fedspzo (its tables are of version {version}, and this one knows"
-            f" version {VERSION}); install that version",
+            f" version {SHARED_VERSION}); install that version",
         )
     with closing(sqlite3.connect(":memory:")) as empty:
         empty.executescript(TABLES)

@@ -28,7 +28,8 @@ from fedspzo.broker.server.controls import store_job
 from fedspzo.broker.server.devices import Member, accept
 from fedspzo.broker.server.forgetting import forget_devices
 from fedspzo.broker.server.member_tables import read_conduct
-from fedspzo.broker.server.schema import VERSION
+from fedspzo.broker.server.schema import SHARED_VERSION, VERSION
+from fedspzo.broker.server.shared.file import read_place
 from fedspzo.broker.server.state_folder import DATABASE, LAST_ROUND, open_database, read_history, read_journal
 from fedspzo.broker.server.status import read_status
 from fedspzo.broker.server.store import ServerStore
@@ -62,7 +63,7 @@ def test_a_file_says_which_version_its_tables_are(make_plan: Callable[..., Plan]
     """One from before versions were kept has those of the first."""
     with ServerStore(tmp_path, IDENTITY) as store:
         close(store, make_plan())
-    assert version(tmp_path) == VERSION
+    assert version(tmp_path) == (SHARED_VERSION if read_place(tmp_path) else VERSION)
     with sqlite3.connect(tmp_path / DATABASE) as connection:
         connection.execute("PRAGMA user_version = 0")
         connection.execute("DROP TABLE rebase")  # which came later, as this did
@@ -72,7 +73,7 @@ def test_a_file_says_which_version_its_tables_are(make_plan: Callable[..., Plan]
     assert read_status(tmp_path)["evaluated"] is None
     with ServerStore(tmp_path, IDENTITY) as store:
         assert (store.journal.last_round, store.rebase) == (1, None)
-    assert version(tmp_path) == VERSION
+    assert version(tmp_path) == (SHARED_VERSION if read_place(tmp_path) else VERSION)
 
 
 def test_a_file_of_another_version_is_refused(
@@ -81,7 +82,7 @@ def test_a_file_of_another_version_is_refused(
     with ServerStore(tmp_path, IDENTITY) as store:
         close(store, make_plan())
     with sqlite3.connect(tmp_path / DATABASE) as connection:
-        connection.execute(f"PRAGMA user_version = {VERSION + 1}")
+        connection.execute(f"PRAGMA user_version = {SHARED_VERSION + 1}")
     for use in (
         lambda: ServerStore(tmp_path, IDENTITY),
         lambda: read_journal(tmp_path),

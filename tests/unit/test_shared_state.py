@@ -21,12 +21,13 @@ from postgres import Database, database, needs_postgres
 from refusals import raises
 
 from fedspzo.broker.rounds.aggregate import ClosedRound
+from fedspzo.broker.server.backup import back_up
 from fedspzo.broker.server.blocking import block
 from fedspzo.broker.server.devices import Member
 from fedspzo.broker.server.key_change import change_key
-from fedspzo.broker.server.schema import writing
+from fedspzo.broker.server.schema import SHARED_VERSION, VERSION, writing
 from fedspzo.broker.server.shared.changes import columns
-from fedspzo.broker.server.shared.file import Place, catch_up, open_file, write_place
+from fedspzo.broker.server.shared.file import PLACE, Place, catch_up, open_file, write_place
 from fedspzo.broker.server.shared.holding import Held
 from fedspzo.broker.server.signing_key import KEY
 from fedspzo.broker.server.state_folder import DATABASE, read_journal
@@ -70,6 +71,11 @@ def rows(file: Path) -> dict[str, list[tuple[object, ...]]]:
         return {
             name: connection.execute(f"SELECT rowid, * FROM {name} ORDER BY rowid").fetchall() for name in columns()
         }
+
+
+def version(folder: Path) -> int:
+    with closing(sqlite3.connect(folder / DATABASE)) as connection:
+        return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
 def ask(database: Database, place: Place, statement: str) -> str:
@@ -213,11 +219,22 @@ def test_a_folder_with_a_state_moves_it_to_a_new_database(
         close(store, make_plan(round=2))
     with ServerStore(second := folder("second"), IDENTITY) as store:
         assert store.journal.last_round == 2
+    assert version(first) == SHARED_VERSION, "older programs do not touch it"
+    back_up(first, tmp_path / "backup")
+    assert version(tmp_path / "backup") == VERSION
+    with ServerStore(tmp_path / "backup", IDENTITY) as store:
+        assert store.journal.last_round == 2
+        close(store, make_plan(round=3))
+    (second / PLACE).unlink()
+    with raises("state.place-missing", "--database"):
+        ServerStore(second, IDENTITY)
+    write_place(second, place)
     other = tmp_path / "other"
     with ServerStore(other, IDENTITY):
         pass
     with raises("state.two-states", "a new folder"):
         Held(other, other / DATABASE, place=place)
+    assert len(read_journal(second)) == 2
     assert rows(second / DATABASE) == rows(first / DATABASE)
 
 
@@ -262,6 +279,8 @@ def test_a_database_that_cannot_be_used_is_named(
     assert oct((tmp_path / "database.json").stat().st_mode)[-3:] == "600"
     with raises("state.database-refuses", "this URL"):
         Place("nonsense", "default").connect()
+    with raises("job.name", "letters, digits"):
+        Place("postgresql://127.0.0.1:1/jobs", 'a" b').connect()
     (tmp_path / "database.json").write_text("{")
     with raises("state.place-unreadable", "--database"):
         ServerStore(tmp_path, IDENTITY)

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from fedspzo.broker.server.schema import ServerFile, open_tables, writing
+from fedspzo.broker.server.schema import SHARED_VERSION, ServerFile, open_tables, writing
 from fedspzo.broker.server.shared.changes import note_all, watch
 from fedspzo.broker.server.shared.postgres import Postgres
 from fedspzo.device_runtime.errors import StateError
@@ -84,6 +84,13 @@ def open_file(file: Path) -> ServerFile:
         StateError: as :func:`fedspzo.broker.server.schema.open_tables`.
     """
     connection, place = open_tables(file), read_place(file.parent)
+    if place is None and connection.execute("PRAGMA user_version").fetchone()[0] == SHARED_VERSION:
+        connection.close()
+        raise StateError(
+            "state.place-missing",
+            f"{file} is a copy of a shared state, and {PLACE} beside it is missing; start the server with --database,"
+            " or use a backup, which stands alone",
+        )
     if place is not None:
         watch(connection)
         connection.mirror = _Mirror(place)

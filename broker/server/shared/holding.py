@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import IO
 
-from fedspzo.broker.server.schema import writing
+from fedspzo.broker.server.schema import SHARED_VERSION, writing
 from fedspzo.broker.server.shared.file import Place, catch_up, fill, open_file, read_place, write_place
 from fedspzo.broker.server.shared.postgres import LEASE_S, Postgres
 from fedspzo.device_runtime.errors import StateError
@@ -75,6 +75,7 @@ class Held:
     def _begin(self, database: Postgres, file: Path) -> None:
         """Bring file and database together; the token makes what this process writes count."""
         with closing(open_file(file)) as connection:
+            connection.execute(f"PRAGMA user_version = {SHARED_VERSION}")
             catch_up(database, connection, file)
             filling = database.commits == 0
             with writing(connection, file) as execute:

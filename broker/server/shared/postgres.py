@@ -7,6 +7,7 @@ is used, and a server that another one has replaced can change nothing any more:
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Any
 
 from fedspzo.broker.server.shared.changes import changed_rows, columns, forget_changes
 from fedspzo.device_runtime.errors import StateError
+from fedspzo.device_runtime.protocol.topics import Topics
 
 #: Seconds that a lease lasts which nobody renews: this long nobody has the job after a server has died.
 LEASE_S = 10.0
@@ -22,6 +24,8 @@ LEASE_S = 10.0
 ANSWER_S = 10
 #: Rows that are read at once.
 PAGE = 500
+#: Letters of a job's name that fit into PostgreSQL's names, of 63 bytes, behind ``fedspzo_``.
+_LONGEST = 55
 #: SQLite's types, as PostgreSQL calls them.
 _TYPES = {"INTEGER": "BIGINT", "REAL": "DOUBLE PRECISION", "TEXT": "TEXT", "BLOB": "BYTEA"}
 #: What a copy is compared by that was made of the database, or of its files.
@@ -44,6 +48,9 @@ class Postgres:
         Args:
             url: ``postgresql://user@host/database``, or what else libpq takes.
             job: its name; its tables are in the schema ``fedspzo_NAME``.
+
+        Raises:
+            BrokerError: it cannot be a job's name.
         """
         try:
             import psycopg
@@ -51,7 +58,9 @@ class Postgres:
             raise StateError(
                 "state.no-postgres", "a state in PostgreSQL needs psycopg; install fedspzo[postgres]"
             ) from None
+        Topics(job)  # or it would be no name of a schema either
         self._error, self._job, self._name = psycopg.Error, job, "this URL"
+        self._schema = f"fedspzo_{job}" if len(job) <= _LONGEST else f"fedspzo_{job[:38]}_{_hash(job)}"
         with self._asking():
             told = psycopg.conninfo.conninfo_to_dict(url)
             self._name = f"{told.get('host', 'this machine')}/{told.get('dbname', '')}"
@@ -60,7 +69,7 @@ class Postgres:
                 keepalives_count=3, tcp_user_timeout=1000 * ANSWER_S,
             )  # fmt: skip
             self._execute(f"SET statement_timeout = '{6 * ANSWER_S}s'")
-            self._execute(f'SET search_path TO "fedspzo_{job}"')
+            self._execute(f'SET search_path TO "{self._schema}"')
 
     def close(self) -> None:
         """End the connection."""
@@ -68,25 +77,35 @@ class Postgres:
 
     def prepare(self) -> None:
         """Make what is missing: the schema, the lease, and the tables and columns of a server's file."""
-        with self._asking(), self._connection.transaction():
-            self._execute("SELECT pg_advisory_xact_lock(hashtext('fedspzo'))")
-            self._execute(f'CREATE SCHEMA IF NOT EXISTS "fedspzo_{self._job}"')
-            self._execute(
-                "CREATE TABLE IF NOT EXISTS lease (one BIGINT PRIMARY KEY CHECK (one = 1), token BIGINT NOT NULL,"
-                " host TEXT NOT NULL, expires TIMESTAMPTZ NOT NULL, commits BIGINT NOT NULL, place TEXT)"
-            )
-            self._execute("INSERT INTO lease VALUES (1, 0, '', '-infinity', 0) ON CONFLICT DO NOTHING")
-            self._execute(
-                "CREATE TABLE IF NOT EXISTS removed (name TEXT, at_row BIGINT, at_commit BIGINT NOT NULL,"
-                " PRIMARY KEY (name, at_row))"
-            )
-            self._execute("CREATE TABLE IF NOT EXISTS snapshots (round BIGINT PRIMARY KEY, content BYTEA NOT NULL)")
-            for name, found in columns().items():
-                self._execute(
-                    f'CREATE TABLE IF NOT EXISTS "{name}" (at_row BIGINT PRIMARY KEY, at_commit BIGINT NOT NULL)'
-                )
-                for column, kind in found.items():
-                    self._execute(f'ALTER TABLE "{name}" ADD COLUMN IF NOT EXISTS "{column}" {_TYPES[kind]}')
+        with self._asking():
+            found = self._execute(
+                "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = %s",
+                (self._schema,),
+            ).fetchall()
+            there = {table: {column for name, column in found if name == table} for table, _ in found}
+            if all(there.get(name, set()) >= set(wanted) for name, wanted in columns().items()):
+                return  # tables that are changed are locked, also where nothing changes
+            with self._connection.transaction():
+                self._make()
+
+    def _make(self) -> None:
+        self._execute("SELECT pg_advisory_xact_lock(hashtext('fedspzo'))")
+        self._execute(f'CREATE SCHEMA IF NOT EXISTS "{self._schema}"')
+        self._execute(
+            "CREATE TABLE IF NOT EXISTS lease (one BIGINT PRIMARY KEY CHECK (one = 1), token BIGINT NOT NULL,"
+            " host TEXT NOT NULL, expires TIMESTAMPTZ NOT NULL, commits BIGINT NOT NULL, place TEXT)"
+        )
+        self._execute("INSERT INTO lease VALUES (1, 0, '', '-infinity', 0) ON CONFLICT DO NOTHING")
+        self._execute("SELECT 1 FROM lease FOR UPDATE")  # as a change begins, or the two could wait for each other
+        self._execute(
+            "CREATE TABLE IF NOT EXISTS removed (name TEXT, at_row BIGINT, at_commit BIGINT NOT NULL,"
+            " PRIMARY KEY (name, at_row))"
+        )
+        self._execute("CREATE TABLE IF NOT EXISTS snapshots (round BIGINT PRIMARY KEY, content BYTEA NOT NULL)")
+        for name, wanted in columns().items():
+            self._execute(f'CREATE TABLE IF NOT EXISTS "{name}" (at_row BIGINT PRIMARY KEY, at_commit BIGINT NOT NULL)')
+            for column, kind in wanted.items():
+                self._execute(f'ALTER TABLE "{name}" ADD COLUMN IF NOT EXISTS "{column}" {_TYPES[kind]}')
 
     def take_lease(self, host: str) -> int | None:
         """Become the one that has the job; returns the lease's token, or None while another has it."""
@@ -230,3 +249,7 @@ class Postgres:
                 f"PostgreSQL at {self._name} cannot be used ({reason}); check that it runs, and the URL, the password"
                 " and the rights of its user",
             ) from None
+
+
+def _hash(job: str) -> str:
+    return hashlib.blake2b(job.encode(), digest_size=8).hexdigest()
