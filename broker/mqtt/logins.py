@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+
 from fedspzo.device_runtime.errors import BrokerError
 from fedspzo.device_runtime.protocol.topics import valid_id
 
@@ -28,8 +30,22 @@ def job_of(login: str) -> str | None:
     return login[len(_PREFIX) :] if login.startswith(_PREFIX) else None
 
 
+def new_password() -> str:
+    """A random one, of letters, digits, ``-`` and ``_``."""
+    return secrets.token_urlsafe(24)
+
+
+def check_name(name: str) -> None:
+    """Raise BrokerError when a name cannot be a user's."""
+    if not valid_id(name):
+        raise BrokerError(
+            "access.user-name", f"'{name}' is not a valid user name; use up to 64 letters, digits, '-' and '_'"
+        )
+
+
 def check_device(name: str) -> None:
-    """Raise BrokerError when a name is kept for servers."""
+    """Raise BrokerError when a name cannot be a device's, or is kept for servers."""
+    check_name(name)
     if name == SERVER_USER or job_of(name) is not None:
         raise BrokerError(
             "access.server-name", f"'{name}' is the name of a server; give the device a name with another beginning"

@@ -14,7 +14,7 @@ class LoginsOnDemand:
     """See :class:`fedspzo.broker.server.enrolment.requests.BrokerLogins`."""
 
     def check(self, name: str) -> None:
-        """Raise BrokerError when a name is kept for servers."""
+        """Raise BrokerError when a name cannot be a device's, or is kept for servers."""
         check_device(name)
 
     def known(self, broker: Path) -> frozenset[str]:

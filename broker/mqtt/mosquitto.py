@@ -11,7 +11,6 @@ import fcntl
 import json
 import logging
 import os
-import secrets
 import signal
 import socket
 import ssl
@@ -26,7 +25,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from fedspzo.broker.mqtt.certificates import AUTHORITY, ensure_certificates
-from fedspzo.broker.mqtt.logins import OPERATOR, SERVER_USER
+from fedspzo.broker.mqtt.logins import OPERATOR, SERVER_USER, check_name, new_password
 from fedspzo.broker.mqtt.mosquitto_files import LOOPBACK, configuration, read_jobs, rights, write_jobs
 from fedspzo.broker.mqtt.mosquitto_program import by_name, find, hash_passwords, prepare_child
 from fedspzo.device_runtime.errors import BrokerError
@@ -34,7 +33,7 @@ from fedspzo.device_runtime.files import check_no_package, lock_folder, write_at
 from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.link.connection import Link
 from fedspzo.device_runtime.link.events import Received
-from fedspzo.device_runtime.protocol.topics import Topics, valid_id
+from fedspzo.device_runtime.protocol.topics import Topics
 
 log = logging.getLogger(__name__)
 
@@ -199,17 +198,14 @@ class ManagedBroker:
         Raises:
             BrokerError: a name is not valid, or no broker was ever started in the folder.
         """
-        passwords = {name: secrets.token_urlsafe(24) for name in names}
+        passwords = {name: new_password() for name in names}
         self.set_passwords(passwords, jobs)
         return [Access(self.url, name, password, self.authority) for name, password in passwords.items()]
 
     def set_passwords(self, passwords: Mapping[str, str], jobs: Sequence[str] = ()) -> None:
         """:meth:`add_users` with passwords that are given: name → letters, digits, ``-`` and ``_``."""
         for name in passwords:
-            if not valid_id(name):
-                raise BrokerError(
-                    "access.user-name", f"'{name}' is not a valid user name; use up to 64 letters, digits, '-' and '_'"
-                )
+            check_name(name)
         for job in jobs:
             Topics(job)
         self.check_started()
@@ -231,14 +227,6 @@ class ManagedBroker:
         access.save(path)
         return access
 
-    def remove_user(self, name: str) -> None:
-        """:meth:`remove_users` for one. Raises BrokerError where it is not known."""
-        if not self.remove_users([name]):
-            raise BrokerError(
-                "access.unknown-user",
-                f"'{name}' is not a user of this broker; {self.folder / 'passwords'} lists the names",
-            )
-
     def remove_users(self, names: Iterable[str]) -> list[str]:
         """Take users' rights away; a running mosquitto disconnects them, and job servers hear that they have gone.
 
@@ -249,7 +237,7 @@ class ManagedBroker:
             BrokerError: no broker was ever started in the folder.
         """
         self.check_started()
-        operator = Access(f"mqtts://localhost:{self.port}", OPERATOR, secrets.token_urlsafe(24), self.authority)
+        operator = Access(f"mqtts://localhost:{self.port}", OPERATOR, new_password(), self.authority)
         with lock_folder(self.folder, wait=True):
             users = self._read_users()
             gone = [name for name in dict.fromkeys(names) if users.pop(name, None) is not None]

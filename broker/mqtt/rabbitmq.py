@@ -11,14 +11,15 @@ import hashlib
 import json
 import re
 import secrets
+import shlex
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedspzo.broker.mqtt.logins import SERVER_USER, job_of
+from fedspzo.broker.mqtt.logins import SERVER_USER, check_name, job_of
 from fedspzo.device_runtime.errors import BrokerError
-from fedspzo.device_runtime.protocol.topics import Topics, valid_id
+from fedspzo.device_runtime.protocol.topics import Topics
 
 #: Most bytes that wait for one client; a server's has one message of each device.
 QUEUE_BYTES = 1 << 28
@@ -52,10 +53,7 @@ def rights(name: str, jobs: Sequence[str] = ()) -> Rights:
     """
     for named in jobs:
         Topics(named)
-    if not valid_id(name):
-        raise BrokerError(
-            "access.user-name", f"'{name}' is not a valid user name; use up to 64 letters, digits, '-' and '_'"
-        )
+    check_name(name)
     queues = rf"^mqtt-subscription-{name}qos[01]\z"  # RabbitMQ makes these for the subscriptions of a client id
     if name == SERVER_USER:
         return Rights(queues, write=r"^fl\.v1\.", read=r"^fl\.v1\.")
@@ -78,21 +76,24 @@ class RabbitMQ:
         vhost: virtual host that MQTT uses.
     """
 
-    command: Sequence[str] = ("rabbitmqctl",)
+    command: Sequence[str]
     vhost: str = "/"
 
-    def add_user(self, name: str, jobs: Sequence[str] = ()) -> str:
-        """Make a user, or give it a new password; returns the password. ``jobs`` as for :func:`rights`.
+    def users(self) -> frozenset[str]:
+        """Names that have a login. Raises BrokerError when rabbitmqctl failed."""
+        return frozenset(self._list("user", "list_users"))
+
+    def set_passwords(self, passwords: Mapping[str, str], jobs: Sequence[str] = ()) -> None:
+        """Make users, or give them other passwords and rights, with one call of rabbitmqctl.
+
+        Args:
+            passwords: by name.
+            jobs: as for :func:`rights`.
 
         Raises:
-            BrokerError: the name cannot be a user's, or rabbitmqctl failed.
+            BrokerError: a name cannot be a user's, or rabbitmqctl failed.
         """
-        return self.add_users([name], jobs)[name]
-
-    def add_users(self, names: Iterable[str], jobs: Sequence[str] = ()) -> dict[str, str]:
-        """Make many users with one call of rabbitmqctl; returns their passwords by name. Raises as `add_user`."""
-        wanted = {name: rights(name, jobs) for name in names}
-        passwords = {name: secrets.token_urlsafe(24) for name in wanted}
+        wanted = {name: rights(name, jobs) for name in passwords}
         definitions = {
             "users": [_user(name, password) for name, password in passwords.items()],
             "permissions": [self._permission(name, right) for name, right in wanted.items()],
@@ -100,21 +101,26 @@ class RabbitMQ:
             "policies": [self._policy()],
         }
         self._run("import_definitions", stdin=json.dumps(definitions))
-        return passwords
 
-    def remove_user(self, name: str) -> None:
-        """Remove a user, end its connections, and delete what waits for it.
+    def remove_users(self, names: Iterable[str]) -> list[str]:
+        """Remove users, end their connections, and delete what waits for them.
+
+        Returns:
+            Those that had a login.
 
         Raises:
-            BrokerError: the name cannot be a user's, there is no such user, or rabbitmqctl failed.
+            BrokerError: rabbitmqctl failed.
         """
-        rights(name)
-        self._run("delete_user", name)
-        queues = json.loads(self._run("list_queues", "--vhost", self.vhost, "--formatter", "json", "name"))
-        for level in (0, 1):
-            queue = f"mqtt-subscription-{name}qos{level}"
-            if {"name": queue} in queues:
-                self._run("delete_queue", "--vhost", self.vhost, queue)
+        users = self.users()
+        gone = [name for name in dict.fromkeys(names) if name in users]
+        for name in gone:
+            self._run("delete_user", name)
+        queues = self._list("name", "list_queues", "--vhost", self.vhost) if gone else []
+        for name in gone:
+            for queue in (f"mqtt-subscription-{name}qos{level}" for level in (0, 1)):
+                if queue in queues:
+                    self._run("delete_queue", "--vhost", self.vhost, queue)
+        return gone
 
     def _policy(self) -> dict[str, Any]:
         """What waits for a client takes a bounded amount of memory; the oldest goes first, and is sent again."""
@@ -147,6 +153,17 @@ class RabbitMQ:
             "read": rights.read,
         }
 
+    def _list(self, column: str, *arguments: str) -> list[str]:
+        """One column of what a command of rabbitmqctl lists."""
+        output = self._run(*arguments, "--quiet", "--formatter", "json")
+        try:
+            return [str(row[column]) for row in json.loads(output)]
+        except (ValueError, TypeError, KeyError):
+            raise BrokerError(
+                "broker.not-rabbitmqctl",
+                f"'{shlex.join(self.command)}' does not answer as rabbitmqctl does; correct what --rabbitmq names",
+            ) from None
+
     def _run(self, *arguments: str, stdin: str = "") -> str:
         try:
             done = subprocess.run(
@@ -155,7 +172,8 @@ class RabbitMQ:
         except OSError as error:
             raise BrokerError(
                 "broker.rabbitmqctl-missing",
-                f"'{self.command[0]}' cannot be run ({error.strerror}); install rabbitmq-server",
+                f"'{self.command[0]}' cannot be run ({error.strerror}); install rabbitmq-server, or correct what"
+                " --rabbitmq names",
             ) from None
         except subprocess.TimeoutExpired:
             raise BrokerError(

@@ -13,8 +13,8 @@ import pytest
 from federation import Processes, finish, read_rounds
 from rabbitmq_cluster import NODES, Cluster, cluster, running_cluster  # noqa: F401
 
-from fedspzo.broker.mqtt.logins import SERVER_USER
 from fedspzo.broker.server.state_folder import read_history, read_journal
+from fedspzo.cli import main
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.replica.state import DeviceState
 from fedspzo.device_runtime.replica.weights import Replica
@@ -70,8 +70,12 @@ def test_a_node_dies_in_a_round(
     devices = ("a", "b", "c")
     with balancer([cluster.ports[node] for node in NODES]) as port:
         processes = Processes(bundle_folder, tmp_path, "", write_examples)
-        for name in (SERVER_USER, *devices):
-            processes.logins[name] = f"mqtt://{name}:{cluster.add_user(name)}@127.0.0.1:{port}?session=keep"
+        access = tmp_path / "access"
+        enroll = ["enroll", *cluster.enroll_option, "--url", f"mqtt://127.0.0.1:{port}", "--out", str(access)]
+        assert main([*enroll, "--server", "default"]) == 0
+        assert main([*enroll, *devices]) == 0
+        processes.logins = {name: access / f"{name}.json" for name in devices}
+        processes.logins["server"] = access / "server-default.json"
         try:
             running = {name: processes.device(name) for name in devices}
             server = processes.server("--rounds", "120", "--deadline", "4", "--seeds", "device")

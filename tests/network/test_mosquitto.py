@@ -315,7 +315,7 @@ def test_a_device_has_the_broker_retain_only_its_own_jobs_state(
         assert late.topics() == {"fl/v1/j/round"}, "nothing of it is left"
     assert main(["enroll", "bound", *options[:4]]) == 0
     assert json.loads((broker.folder / "jobs.json").read_text()) == {"bound": ["default"]}
-    broker.remove_user("bound")
+    broker.remove_users(["bound"])
 
 
 @needs_mosquitto
@@ -555,8 +555,7 @@ def test_what_does_not_start_says_why(broker: ManagedBroker, tmp_path: Path, mon
     for name in ("", "a/b", "+", "a:b", "ü"):
         with raises("access.user-name", "up to 64 letters"):
             broker.add_user(name)
-    with raises("access.unknown-user", "'nobody'"):
-        broker.remove_user("nobody")
+    assert broker.remove_users(["nobody"]) == []
     (tmp_path / "settings.json").write_text("{}")
     with raises("broker.settings-damaged", "settings.json"):
         ManagedBroker(tmp_path)
@@ -624,7 +623,8 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
             (("server-job",), "[access.server-name]"),
             (("--server", "j" * 58), "use up to 57 letters, digits, '-' and '_' [job.name-too-long]"),
             (("x", "--url", "http://x"), "[access.url]"),
-            (("y", "--remove"), "[access.unknown-user]"),
+            (("y", "--remove"), "this broker has no login of y; correct the name [access.unknown-user]"),
+            (("x", "--authority", str(state / "ca.pem")), "[option.authority-beside-broker]"),
         ):
             assert main([*common, *options, "--out", str(out)]) == 1
             assert message in capsys.readouterr().err

@@ -5,20 +5,28 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import paho.mqtt.client as mqtt
 import psutil
 import pytest
 from patience import PATIENCE_S, wait_until
 from rabbitmq_cluster import NODES, Client, Cluster, Roamer, cluster, running_cluster
-from refusals import raises
+from refusals import raises, refused
 
+from fedspzo.broker.mqtt.certificates import AUTHORITY, AUTHORITY_KEY, ensure_certificates
 from fedspzo.broker.mqtt.rabbitmq import RabbitMQ
+from fedspzo.broker.server.status import read_status
+from fedspzo.broker.server.store import ServerStore
+from fedspzo.cli import main
+from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.link.connection import Link
 from fedspzo.device_runtime.link.events import Connected, Received
 
 __all__ = ["cluster", "running_cluster"]
 
+NOWHERE = ("/nowhere/rabbitmqctl",)
 OWN_TOPICS = ["fl/v1/job/up/ann", "fl/v1/job/state/ann", "fl/v1/another-job/up/ann"]
 OWN_FILTERS = ["fl/v1/job/down/ann", "fl/v1/+/down/ann", "fl/v1/+/round", "fl/v1/job/result"]
 FOREIGN_TOPICS = [
@@ -106,17 +114,54 @@ def users(cluster: Cluster) -> Iterator[Users]:
 @pytest.mark.parametrize("name", ["", "a.b", "a/b", "+", "#", ".*", "a|b", "a\n", "x" * 65])
 def test_a_name_that_reaches_beyond_one_device_is_refused(name: str) -> None:
     with raises("access.user-name", name):
-        RabbitMQ(("/nowhere/rabbitmqctl",)).add_user(name)
+        RabbitMQ(NOWHERE).set_passwords({name: "x"})
 
 
 def test_a_job_that_reaches_beyond_one_is_refused() -> None:
     with raises("job.name", "'.*'"):
-        RabbitMQ(("/nowhere/rabbitmqctl",)).add_user("ann", [".*"])
+        RabbitMQ(NOWHERE).set_passwords({"ann": "x"}, [".*"])
 
 
-def test_a_missing_rabbitmqctl_is_said() -> None:
-    with raises("broker.rabbitmqctl-missing", "'/nowhere/rabbitmqctl'", "install rabbitmq-server"):
-        RabbitMQ(("/nowhere/rabbitmqctl",)).add_user("ann")
+def test_what_a_command_cannot_do_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rabbitmq = ("--rabbitmq", *NOWHERE)
+    with_url = (*rabbitmq, "--url", "mqtts://broker", "--out", tmp_path / "out")
+    (tmp_path / "no-certificate").write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    for options, message in (
+        (with_url, "'/nowhere/rabbitmqctl' cannot be run (No such file or directory); install rabbitmq-server, or"),
+        ((*with_url[2:], "--rabbitmq", "true"), "'true' does not answer as rabbitmqctl does; correct what --rabbitmq"),
+        ((*with_url[2:], "--rabbitmq", "false --now"), "rabbitmqctl list_users failed: it gives no reason; run"),
+        ((*with_url, "--remove"), "[broker.rabbitmqctl-missing]"),
+        (rabbitmq, "give that with --url, such as mqtts://HOST:8883 [option.no-broker-url]"),
+        ((*rabbitmq, "--url", "http://broker"), "'http://broker' is not the URL of a broker; write one as"),
+        ((*with_url, "--authority", tmp_path / "nothing"), "nothing"),
+        ((*with_url, "--authority", tmp_path / "no-certificate"), "no-certificate has no certificate; give the file"),
+    ):
+        assert message in refused(capsys, "enroll", "ann", *options)
+    assert "'a.b' is not a valid user name; use up to" in refused(capsys, "enroll", "a.b", *with_url)
+    assert "[access.server-name]" in refused(capsys, "enroll", "server", *with_url)
+    assert "[job.name-too-long]" in refused(capsys, "enroll", "--server", "j" * 58, *with_url)
+    assert not list(tmp_path.rglob("*.json"))
+    ServerStore(tmp_path, bytes(32)).close()
+    assert "[broker.rabbitmqctl-missing]" in refused(capsys, "block", tmp_path, "ann", *rabbitmq)
+    assert not read_status(tmp_path)["blocked"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "one of the arguments --broker --rabbitmq is required"),
+        (
+            ("--broker", "folder", "--rabbitmq", "rabbitmqctl"),
+            "argument --rabbitmq: not allowed with argument --broker",
+        ),
+        (("--rabbitmq", ""), "argument --rabbitmq: it is a command such as rabbitmqctl, not ''"),
+        (("--rabbitmq", "rabbitmqctl '"), "argument --rabbitmq: it is a command such as rabbitmqctl, not"),
+    ],
+)
+def test_one_broker_is_named(options: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["enroll", "ann", *options])
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -272,19 +317,38 @@ def test_another_client_id_opens_no_session(users: Users, client_id: str) -> Non
 
 
 @pytest.mark.slow
-def test_a_removed_device_is_out_at_once(users: Users) -> None:
-    cluster = users.cluster
-    cluster.add_user("eve")
-    eve = users.connect("eve", clean=False)
+def test_devices_come_and_go_by_commands(users: Users, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cluster, enroll = users.cluster, ["enroll", *users.cluster.enroll_option]
+    ensure_certificates(tmp_path, ["localhost"])
+    authority, with_key = (tmp_path / AUTHORITY).read_text(), tmp_path / "with-key.pem"
+    with_key.write_text(authority + (tmp_path / AUTHORITY_KEY).read_text())
+    options = ["--url", "mqtts://broker:8883", "--authority", str(with_key), "--out", str(tmp_path)]
+
+    def login(name: str) -> Access:
+        access = Access.load(tmp_path / f"{name}.json")
+        cluster.passwords[name] = access.password
+        return access
+
+    assert main([*enroll, "eve", "fay", *options, "--job", "mine"]) == 0
+    assert "had a login" not in capsys.readouterr().out
+    for name in ("eve", "fay"):
+        assert replace(login(name), password="") == Access("mqtts://broker:8883?session=keep", name, "", authority)
+    eve, fay = users.connect("eve", clean=False), users.connect("fay", clean=False)
     assert eve.subscribe("fl/v1/+/down/eve")
-    cluster.rabbitmq().remove_user("eve")
-    assert eve.ended.wait(PATIENCE_S)
-    assert users.connect("eve").refusal
-    assert "mqtt-subscription-eve" not in cluster.ctl("list_queues", "name")
-    with raises("broker.rabbitmqctl-failed", "eve"):
-        cluster.rabbitmq().remove_user("eve")
+    assert fay.subscribe("fl/v1/+/down/fay")
+    assert main([*enroll, "eve", "--remove"]) == 0
+    assert "this broker has no login of eve; correct the name" in refused(capsys, *enroll, "eve", "--remove")
+    ServerStore(tmp_path, bytes(32)).close()
+    assert main(["block", str(tmp_path), "fay", *cluster.enroll_option]) == 0
+    assert capsys.readouterr().out == "fay is blocked, and its login is taken away\n"
+    for name, client in (("eve", eve), ("fay", fay)):
+        assert client.ended.wait(PATIENCE_S)
+        assert users.connect(name).refusal
+        assert f"mqtt-subscription-{name}" not in cluster.ctl("list_queues", "name")
     old = cluster.passwords["ann"]
-    cluster.add_user("ann")
+    assert main([*enroll, "ann", *options, "--url", "mqtt://localhost?session=keep&packet=70000"]) == 0
+    assert "ann had a login: its password and its jobs are replaced" in capsys.readouterr().out
+    assert login("ann").url == "mqtt://localhost?session=keep&packet=70000"
     assert not users.connect("ann").refusal
     assert Client(cluster.ports[1], "ann", "ann", old).refusal
 

@@ -59,7 +59,7 @@ class Processes:
         shutil.copytree(bundle, self.bundle, ignore=shutil.ignore_patterns(PIN))
         pin_bundle(self.bundle, folder / "server")
         self.running: list[subprocess.Popen[str]] = []
-        self.logins: dict[str, str] = {}  # user → URL with its name and password, where the broker wants them
+        self.logins: dict[str, str | Path] = {}  # user → URL with its name and password, or its access file
 
     def device(
         self,
@@ -86,8 +86,8 @@ class Processes:
     def _start(
         self, user: str, command: str, bundle: Path, *options: object, program: Sequence[object] = FEDSPZO
     ) -> subprocess.Popen[str]:
-        url = self.logins.get(user, self.url)
-        arguments = [*program, command, bundle, "--broker", url, *options]
+        login = self.logins.get(user, self.url)
+        arguments = [*program, command, bundle, "--access" if isinstance(login, Path) else "--broker", login, *options]
         process = subprocess.Popen(list(map(str, arguments)), text=True, umask=0, **PIPES)
         self.running.append(process)
         return process

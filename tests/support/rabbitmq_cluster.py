@@ -5,6 +5,7 @@ A test that takes the fixture `cluster` finds all nodes running; it may kill som
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ import paho.mqtt.client as mqtt
 import pytest
 from patience import PATIENCE_S, wait_until
 
+from fedspzo.broker.mqtt.logins import new_password
 from fedspzo.broker.mqtt.rabbitmq import RabbitMQ
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "rabbitmq-cluster"
@@ -44,16 +46,21 @@ class Cluster:
         node = next(node for node in NODES if node not in self._dead)
         return RabbitMQ((str(SCRIPT), "ctl", str(self.folder), str(node)))
 
+    @property
+    def enroll_option(self) -> list[str]:
+        """What has a command make or take away logins here."""
+        return ["--rabbitmq", shlex.join(self.rabbitmq().command)]
+
     def ctl(self, *arguments: str) -> str:
         """The output of rabbitmqctl."""
         return subprocess.run(
             [*self.rabbitmq().command, *arguments], check=True, capture_output=True, text=True, timeout=PATIENCE_S
         ).stdout
 
-    def add_user(self, name: str, jobs: Sequence[str] = ()) -> str:
-        """Make a device's user, or with the name 'server' the server's; returns the password."""
-        self.passwords[name] = self.rabbitmq().add_user(name, jobs)
-        return self.passwords[name]
+    def add_user(self, name: str, jobs: Sequence[str] = ()) -> None:
+        """Make a device's user, or with the name 'server' the server's."""
+        self.passwords[name] = new_password()
+        self.rabbitmq().set_passwords({name: self.passwords[name]}, jobs)
 
     def add_observer(self) -> None:
         """A user 'observer' that may read every topic there is."""
