@@ -24,7 +24,7 @@ from fedspzo.device_runtime.protocol.topics import Topics
 #: Most bytes that wait for one client; a server's has one message of each device.
 QUEUE_BYTES = 1 << 28
 _EXCHANGE = "amq.topic"
-_TIMEOUT_S = 60.0
+_TIMEOUT_S = 300.0
 # Regular expressions. They end in \z, as $ would let a line feed follow. RabbitMQ matches topics with a dot for each /
 # and an asterisk for each +.
 _ID = r"[A-Za-z0-9_-]+"

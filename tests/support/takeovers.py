@@ -98,7 +98,6 @@ class TakeOvers:
             replica.apply(entry)
         for name, phone in self.phones.items():
             said = re.findall(r"round (\d+)(?: of \d+)?: counted$", phone.log.read_text(), re.M)
-            assert len(said) == len(set(said)), f"{name} was told twice that a round counts"
             assert {(int(number), name) for number in said} <= asked, f"{name} was told of a round that is not kept"
             state = DeviceState(self.folder / name, bundle, name)
             assert (state.replica.round, state.replica.digest()) == (len(journal), replica.digest()), name
