@@ -45,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cut-off", type=Path, metavar="DIR",
         help="state folder of the broker, which runs on this machine: the login of a device that floods, or that the"
-        " console blocks, is removed",
+        " console blocks, is removed, and the console makes invitations",
     )  # fmt: skip
     parser.add_argument("--devices", type=int, default=1, help="devices to wait for at the start (%(default)s)")
     parser.add_argument(
@@ -139,6 +139,7 @@ def run(options: argparse.Namespace) -> None:
         trust_journal=options.trust_journal,
         cut_off=broker.remove_users if broker else None,
         logins=LoginsOnDemand(),
+        broker=options.cut_off,
         authority=(lambda: Access.load(options.access).authority) if options.access else None,
     )
     with server:
