@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _make(options: argparse.Namespace) -> None:
     from fedspzo.broker.mqtt.logins_on_demand import LoginsOnDemand
-    from fedspzo.broker.server.enrolment.invitations import job_of, write_invitation
+    from fedspzo.broker.server.enrolment.invitations import write_invitation
     from fedspzo.device_runtime.errors import EnrolmentError
     from fedspzo.device_runtime.link.access import Access
     from fedspzo.options.qr import print_code
@@ -72,14 +72,14 @@ def _make(options: argparse.Namespace) -> None:
     access = LoginsOnDemand().access(options.broker)
     if options.broker_url:
         access = replace(access, url=Access.parse(options.broker_url).url)
-    text = write_invitation(
+    text, certified = write_invitation(
         options.state, access, options.url, options.name, options.uses, options.expires, options.broker,
         options.group, options.ask,
     )  # fmt: skip
     path = options.out or Path(f"{options.name}.invitation")
     _save(path, text)
     print(f"{path} lets {options.uses} devices in at {options.url}; keep it secret", flush=True)
-    if job_of(options.state)[1]:
+    if certified:
         print(
             "the bundle names an enrolment key, so that a device's results are summed only once it has a certificate"
             f" too; fedspzo admit {options.state} --admitted prints the keys for fedspzo certify",

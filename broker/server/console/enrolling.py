@@ -11,7 +11,6 @@ from typing import Any
 
 from fedspzo.broker.server.enrolment.invitations import (
     decide,
-    job_of,
     read_askers,
     read_offers,
     take_back,
@@ -60,14 +59,17 @@ class Enrolling:
         Raises:
             FedSPZOError: something is wrong with it, or the server cannot make any; then there is none.
         """
-        if self._logins is None or self._broker is None or self.lacks:
+        options = self.lacks
+        if options or self._logins is None or self._broker is None:
             raise EnrolmentError(
-                "enrolment.cannot-invite", f"this server cannot make invitations; start it with {self.lacks}"
+                "enrolment.cannot-invite", f"this server cannot make invitations; start it with {options}"
             )
         access = self._logins.access(self._broker)
-        text = write_invitation(self._folder, access, self._url(), name, uses, seconds, self._broker, group, waits, who)
+        text, certified = write_invitation(
+            self._folder, access, self._url(), name, uses, seconds, self._broker, group, waits, who
+        )
         log.info("'%s' has made the invitation '%s' for %s", who, name, several(uses, "device"))
-        return {"text": f"{text}\n", "certified": job_of(self._folder)[1]}
+        return {"text": f"{text}\n", "certified": certified}
 
     def take_back(self, who: str, name: str) -> None:
         """End an invitation. Raises FedSPZOError where there is no such invitation."""
@@ -81,11 +83,10 @@ class Enrolling:
 
 
 def enrolment_stamp(connection: sqlite3.Connection) -> str:
-    """What changes with the invitations, and with the devices that ask."""
-    used = connection.execute("SELECT COUNT(*), TOTAL(used) FROM invitations").fetchone()
-    asking = connection.execute("SELECT COUNT(*), MAX(asked) FROM enrolled WHERE state = ?", (ASKED,)).fetchone()
-    changes = connection.execute("SELECT MAX(number) FROM device_changes").fetchone()
-    return " ".join(map(str, (*used, *asking, *changes)))
+    """What changes with the invitations, and with the devices that ask: who asks uses one."""
+    (used,) = connection.execute("SELECT TOTAL(used) FROM invitations").fetchone()
+    (changes,) = connection.execute("SELECT MAX(number) FROM device_changes").fetchone()
+    return f"{used} {changes}"
 
 
 def read_enrolment(connection: sqlite3.Connection) -> dict[str, Any]:

@@ -146,7 +146,7 @@ def write_invitation(
     group: str = "",
     waits: bool = False,
     who: str = INVITE,
-) -> str:
+) -> tuple[str, bool]:
     """Make an invitation as devices take it: a line of text, which can be had only now.
 
     Args:
@@ -154,15 +154,18 @@ def write_invitation(
         url: how devices reach the server's HTTP endpoint.
         who: and the others as for :func:`invite`.
 
+    Returns:
+        The line, and whether the bundle names an enrolment key, so that devices need certificates, too.
+
     Raises:
         DownloadError: the URL or the authority is of no use.
         StateError, BundleError, EnrolmentError: as :func:`job_of` and :func:`invite`, or the token could be read on
             its way; then there is no invitation.
     """
-    job, _ = job_of(folder)
+    job, certified = job_of(folder)
     check_place(Invitation(access, job, url, "none yet"))
     token = invite(folder, name, uses, seconds, broker, group, waits, who)
-    return Invitation(access, job, url, token).text()
+    return Invitation(access, job, url, token).text(), certified
 
 
 def take_back(folder: Path, name: str, who: str = INVITE) -> None:
