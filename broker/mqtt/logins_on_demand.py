@@ -8,10 +8,17 @@ from pathlib import Path
 from fedspzo.broker.mqtt.logins import check_device
 from fedspzo.broker.mqtt.mosquitto import ManagedBroker
 from fedspzo.device_runtime.errors import BrokerError
+from fedspzo.device_runtime.link.access import Access
 
 
 class LoginsOnDemand:
     """See :class:`fedspzo.broker.server.enrolment.requests.BrokerLogins`."""
+
+    def access(self, broker: Path) -> Access:
+        """How devices reach a broker, by its first host. Raises BrokerError where none was ever started."""
+        managed = ManagedBroker(broker)
+        managed.check_started()
+        return Access(managed.url, authority=managed.authority)
 
     def check(self, name: str) -> None:
         """Raise BrokerError when a name cannot be a device's, or is kept for servers."""

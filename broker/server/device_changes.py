@@ -1,4 +1,4 @@
-"""What operators have changed of a job's devices: who, when, of which devices, from what to what.
+"""What operators have changed of a job's devices, and of invitations for them: who, when, from what to what.
 
 Such changes are made in the server's file, by the console's threads or by commands, whether or not the server runs.
 """
@@ -22,14 +22,14 @@ NAMED = 10
 
 @dataclass(frozen=True)
 class DeviceChange:
-    """A change that was made of some devices at once.
+    """A change that was made of some devices at once, or of an invitation.
 
     Attributes:
         at: Unix time.
         who: the name of a login, or a command.
         name: what was changed.
         old, new: as JSON.
-        count: of devices.
+        count: of devices; 0 where it was an invitation.
         devices: some of them.
     """
 
@@ -45,10 +45,19 @@ class DeviceChange:
 def note(execute: Execute, who: str, name: str, old: object, new: object, devices: Sequence[str]) -> None:
     """Write down what was changed of devices, if there are any."""
     if devices:
-        execute(
-            "INSERT INTO device_changes (at, who, name, old, new, devices) VALUES (?, ?, ?, ?, ?, ?)",
-            (time.time(), printable(who, 64), name, json.dumps(old), json.dumps(new), " ".join(devices)),
-        )
+        _write(execute, who, name, old, new, devices)
+
+
+def note_invitation(execute: Execute, who: str, old: str | None, new: str | None) -> None:
+    """Write down that an invitation was made, and so is new, or that an old one was taken back: by its name."""
+    _write(execute, who, "invitation", old, new, ())
+
+
+def _write(execute: Execute, who: str, name: str, old: object, new: object, devices: Sequence[str]) -> None:
+    execute(
+        "INSERT INTO device_changes (at, who, name, old, new, devices) VALUES (?, ?, ?, ?, ?, ?)",
+        (time.time(), printable(who, 64), name, json.dumps(old), json.dumps(new), " ".join(devices)),
+    )
 
 
 def unknown(folder: Path, name: str) -> StateError:

@@ -81,6 +81,7 @@ class Server:
         trust_journal: bool = False,
         cut_off: CutOff | None = None,
         logins: BrokerLogins | None = None,
+        broker: Path | None = None,
         authority: Callable[[], str] | None = None,
         database: str = "",
         standby: bool = False,
@@ -109,6 +110,7 @@ class Server:
                 those that there were; called on threads of its own.
             logins: makes logins for devices that come by an invitation for many; without it, or without an endpoint
                 that others cannot listen to, the server takes none.
+            broker: for ``logins``, the state folder of the broker to which the console may invite devices.
             authority: gives the authority in ``access`` (PEM text) as it is by now, where it may change: devices are
                 told to trust the same. Raises BrokerError where it is not known.
             database: URL of the PostgreSQL database where the state is shared with servers on other machines; the
@@ -130,7 +132,7 @@ class Server:
         self._admission, self._endpoint, self._observe = admission, endpoint, observe
         self._aggregate, self._sample, self._plans = aggregate, sample, plans
         self._trust_journal, self._cut_off, self._logins = trust_journal, cut_off, logins
-        self._authority = authority
+        self._broker, self._authority = broker, authority
         self._place = Place(database, name) if database else None
         self._standby, self._stopping = standby, threading.Event()
         self._url = ""
@@ -270,6 +272,7 @@ class Server:
 
         assert self._endpoint is not None
         from fedspzo.broker.server.console.app import make_console, make_refusal
+        from fedspzo.broker.server.console.enrolling import Enrolling
         from fedspzo.broker.server.console.gate import Gate
         from fedspzo.broker.server.console.job_view import JobView
         from fedspzo.broker.server.console.logins import Logins
@@ -295,9 +298,9 @@ class Server:
             enrolment = None
             if safe:
                 log, devices = stack.enter_context(recent_log()), DeviceControls(self.state, self._cut_off)
-                running = Running(loop.window, log, devices, Backups(self.state), certificate)
-                view = JobView(self.state, running)
-                console = make_console([view], Gate(Logins(self.state)), place.tls is not None)
+                enrolling = Enrolling(self.state, self._logins, self._broker, lambda: self._url)
+                running = Running(loop.window, log, devices, enrolling, Backups(self.state), certificate)
+                console = make_console([JobView(self.state, running)], Gate(Logins(self.state)), place.tls is not None)
                 if self._logins:
                     enrolment = stack.enter_context(Enrolment(self.state, self._name, self._logins, self._admission))
             routes = [enrolment_route(enrolment)] if self._logins else []

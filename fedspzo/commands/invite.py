@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 _UNITS = {"m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -57,12 +58,10 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _make(options: argparse.Namespace) -> None:
-    from fedspzo.broker.mqtt.mosquitto import ManagedBroker
-    from fedspzo.broker.server.enrolment.invitations import invite, job_of
-    from fedspzo.device_runtime.device.enrolment import check_place
+    from fedspzo.broker.mqtt.logins_on_demand import LoginsOnDemand
+    from fedspzo.broker.server.enrolment.invitations import write_invitation
     from fedspzo.device_runtime.errors import EnrolmentError
     from fedspzo.device_runtime.link.access import Access
-    from fedspzo.device_runtime.link.invitation import Invitation
     from fedspzo.options.qr import print_code
 
     if None in (options.uses, options.broker, options.url):
@@ -70,17 +69,14 @@ def _make(options: argparse.Namespace) -> None:
             "option.invitation-incomplete",
             "an invitation needs --uses COUNT, --broker BROKER and --url https://HOST:PORT; give them",
         )
-    broker = ManagedBroker(options.broker)
-    broker.check_started()
-    access = Access(Access.parse(options.broker_url or broker.url).url, authority=broker.authority)
-    job, certified = job_of(options.state)
-    invitation = Invitation(access, job, options.url, "none yet")
-    check_place(invitation)
+    access = LoginsOnDemand().access(options.broker)
+    if options.broker_url:
+        access = replace(access, url=Access.parse(options.broker_url).url)
+    text, certified = write_invitation(
+        options.state, access, options.url, options.name, options.uses, options.expires, options.broker,
+        options.group, options.ask,
+    )  # fmt: skip
     path = options.out or Path(f"{options.name}.invitation")
-    token = invite(
-        options.state, options.name, options.uses, options.expires, options.broker, options.group, options.ask
-    )
-    text = Invitation(access, job, options.url, token).text()
     _save(path, text)
     print(f"{path} lets {options.uses} devices in at {options.url}; keep it secret", flush=True)
     if certified:

@@ -48,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cut-off", type=Path, metavar="DIR",
         help="state folder of the broker, which runs on this machine: the login of a device that floods, or that the"
-        " console blocks, is removed",
+        " console blocks, is removed, and the console makes invitations",
     )  # fmt: skip
     parser.add_argument(
         "--standby", action="store_true",
@@ -164,6 +164,7 @@ def run(options: argparse.Namespace) -> None:
         trust_journal=options.trust_journal,
         cut_off=broker.remove_users if broker else None,
         logins=LoginsOnDemand(),
+        broker=options.cut_off,
         authority=(lambda: Access.load(options.access).authority) if options.access else None,
         database=options.database,
         standby=options.standby,

@@ -20,6 +20,8 @@ from refusals import raises, refused
 from starlette.exceptions import HTTPException
 from starlette.testclient import TestClient
 
+from fedspzo.broker.mqtt.certificates import ensure_certificates
+from fedspzo.broker.mqtt.logins_on_demand import LoginsOnDemand
 from fedspzo.broker.privacy.accounting import Spent
 from fedspzo.broker.rounds.aggregate import ClosedRound, Spending
 from fedspzo.broker.rounds.anomalies import Record
@@ -29,6 +31,7 @@ from fedspzo.broker.server.backup import back_up
 from fedspzo.broker.server.console.app import make_console, make_refusal, make_site
 from fedspzo.broker.server.console.curves import POINTS
 from fedspzo.broker.server.console.device_rows import Search
+from fedspzo.broker.server.console.enrolling import LISTED, Enrolling
 from fedspzo.broker.server.console.gate import FREE_TRIES, LONGEST_S, SESSION_S, UNUSED_S, Gate
 from fedspzo.broker.server.console.headers import HEADERS
 from fedspzo.broker.server.console.job_view import JobView
@@ -37,6 +40,9 @@ from fedspzo.broker.server.console.recent_log import LINES, RecentLog, recent_lo
 from fedspzo.broker.server.console.running import Backups, DeviceControls, Running
 from fedspzo.broker.server.controls import Controls, Wish, store_job
 from fedspzo.broker.server.devices import Member, Roster
+from fedspzo.broker.server.enrolment.enrolled import Enrolled
+from fedspzo.broker.server.enrolment.invitations import list_askers, list_offers
+from fedspzo.broker.server.enrolment.requests import Enrolment
 from fedspzo.broker.server.http import may_serve_console
 from fedspzo.broker.server.progress import Progress
 from fedspzo.broker.server.signing_key import KEY
@@ -46,11 +52,14 @@ from fedspzo.broker.server.window import Window
 from fedspzo.cli import main
 from fedspzo.device_runtime.errors import BrokerError
 from fedspzo.device_runtime.files import is_locked, lock_folder
+from fedspzo.device_runtime.link.invitation import Invitation
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.privacy.budget import epsilon
+from fedspzo.device_runtime.protocol.enrolment import ASKED, Request
 from fedspzo.device_runtime.protocol.entry import Contribution, Entry
 from fedspzo.device_runtime.protocol.messages import Decline, Result
 from fedspzo.device_runtime.protocol.plan import Plan
+from fedspzo.device_runtime.protocol.signing import Signer
 
 MARKUP = "<img src=x onerror=alert(1)>"
 PASSWORD = "a password that is long"
@@ -94,7 +103,12 @@ class Served:
         self.gate = Gate(self.logins, clock=lambda: self.now)
         self.backups = Backups(folder)
         self.cut: list[str] = []
-        running = Running(window, log, DeviceControls(folder, self._cut_off), self.backups)
+        self.broker, self.url = folder.parent / "broker", "https://server.test:8443"  # whose mosquitto does not run
+        self.broker.mkdir()
+        ensure_certificates(self.broker, [])
+        (self.broker / "passwords").touch()
+        enrolling = Enrolling(folder, LoginsOnDemand(), self.broker, lambda: self.url)
+        running = Running(window, log, DeviceControls(folder, self._cut_off), enrolling, self.backups)
         self.app = make_site(make_console([JobView(folder, running)], self.gate, secure=True))
 
     def _take(self, wish: Wish) -> None:
@@ -130,12 +144,19 @@ def check_none(job: Job) -> Job:
     return job
 
 
-SETTINGS, DEVICES, BACKUP = (f"/console/api/jobs/0/{name}" for name in ("settings", "devices", "backup"))
+SETTINGS, DEVICES, BACKUP, INVITATIONS, TAKE_BACK, ASKERS, ENROLMENT = (
+    f"/console/api/jobs/0/{name}"
+    for name in ("settings", "devices", "backup", "invitations", "invitations/take-back", "askers", "enrolment")
+)
+INVITATION = {"name": "hall", "uses": 5, "seconds": 3600, "group": "lab", "waits": True}
 #: Whatever changes something.
 WISHES = {
     SETTINGS: {"name": "cohort", "value": 1},
     DEVICES: {"act": "block", "names": ["a"], "label": ""},
     BACKUP: {},
+    INVITATIONS: INVITATION,
+    TAKE_BACK: {"name": "hall"},
+    ASKERS: {"names": ["phone-1"], "admit": True},
 }
 
 
@@ -148,6 +169,7 @@ def test_without_a_session_there_is_a_form_and_nothing_else(served: Served) -> N
     assert 'autocomplete="current-password"' in client.get("/console/login").text
     for path in ("session", "jobs", *(f"jobs/0/{name}" for name in ("state", "curves", "devices", "names", "log"))):
         assert client.get(f"/console/api/{path}").status_code == 401
+    assert client.get(ENROLMENT).status_code == client.get(ASKERS).status_code == 401
     for place, wish in WISHES.items():
         assert client.post(place, json=wish).status_code == 401
     for path in ("static/../app.py", "static/%2e%2e/app.py", "static/..%2fapp.py", "static/", "api/jobs/0/settings"):
@@ -241,7 +263,8 @@ def test_looking_is_not_operating(served: Served) -> None:
     for place, wish in WISHES.items():
         answer = looker.post(place, json=wish)
         assert (answer.status_code, "may look, but not operate" in answer.json()["error"]) == (403, True)
-    assert served.store.load_blocked() == {}
+    assert looker.get(ENROLMENT).status_code == looker.get(ASKERS).status_code == 403
+    assert (served.store.load_blocked(), list_offers(served.folder)) == ({}, [])
     assert operator.post(SETTINGS, json=WISHES[SETTINGS]).status_code == 204
     assert served.controls.job(5).cohort == 1
     assert served.controls.job(4).cohort == 2, "the plan of the open round stays"
@@ -256,7 +279,7 @@ def test_another_page_changes_nothing(served: Served) -> None:
     for headers, (place, wish) in itertools.product(others, WISHES.items()):
         assert operator.post(place, json=wish, headers=headers).status_code == 403
     assert served.controls.job(5).cohort == 2
-    assert served.store.load_blocked() == {}
+    assert (served.store.load_blocked(), list_offers(served.folder)) == ({}, [])
 
 
 def test_another_page_cannot_log_somebody_in(served: Served) -> None:
@@ -494,6 +517,113 @@ def test_devices_are_blocked_as_the_command_does_it(served: Served, capsys: pyte
     ]  # fmt: skip
     for body in ({"act": "forget"}, {"act": "block", "names": "a"}, {"act": "block", "names": [1]}, []):
         assert operator.post(DEVICES, json={"names": [], "label": "", **dict(body)}).status_code == 400
+
+
+def test_an_invitation_is_made_shown_once_and_taken_back(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    operator = served.enter("ann", "operate")
+    caplog.set_level(logging.INFO)
+    stamp = operator.get("/console/api/jobs/0/state").json()["enrolment"]
+    answer = operator.post(INVITATIONS, json=INVITATION)
+    assert (answer.headers["Cache-Control"], answer.json()["certified"]) == ("no-store", False)
+    made = Invitation.parse(answer.json()["text"])
+    assert (made.access.url, made.bundle_url, made.job) == ("mqtts://localhost:8883", served.url, "default")
+    assert made.access.authority == (served.broker / "ca.pem").read_text()
+    (offer,) = list_offers(served.folder)
+    assert (offer.name, offer.uses, offer.group, offer.waits, offer.broker) == ("hall", 5, "lab", True, served.broker)
+    assert abs(offer.expires - time.time() - 3600) < 60
+    shown = operator.get(ENROLMENT).json()
+    assert (shown["lacks"], shown["asking"], shown["askers"]) == ("", 0, [])
+    assert shown["invitations"] == [
+        {"name": "hall", "uses": 5, "used": 0, "expires": offer.expires, "group": "lab", "waits": True}
+    ]
+    taken = operator.post(INVITATIONS, json=INVITATION)
+    assert (taken.status_code, taken.json()["kind"]) == (400, "enrolment.invitation-taken")
+    state = operator.get("/console/api/jobs/0/state").json()
+    assert state["enrolment"] != stamp
+    assert operator.post(TAKE_BACK, json={"name": "hall"}).status_code == 204
+    assert operator.post(TAKE_BACK, json={"name": "hall"}).json()["kind"] == "enrolment.no-invitation"
+    assert operator.get(ENROLMENT).json()["invitations"] == []
+    state = operator.get("/console/api/jobs/0/state").json()
+    assert [(change["who"], change["name"], change["old"], change["new"]) for change in state["device_changes"]] == [
+        ("ann", "invitation", '"hall"', "null"), ("ann", "invitation", "null", '"hall"'),
+    ]  # fmt: skip
+    assert "'ann' has made the invitation 'hall' for 5 devices" in caplog.text
+    log = operator.get("/console/api/jobs/0/log").text
+    for said in (caplog.text, log, json.dumps(shown), json.dumps(state)):
+        assert made.token not in said
+
+
+def test_an_invitation_that_cannot_be_made(served: Served) -> None:
+    operator = served.enter("ann", "operate")
+    for wrong, kind in (
+        ({"name": "a b"}, "enrolment.invitation-name"),
+        ({"group": MARKUP}, "enrolment.invitation-name"),
+        ({"uses": 0}, "enrolment.invitation-range"),
+        ({"uses": 10**30}, "enrolment.invitation-range"),
+        ({"seconds": 10**30}, "enrolment.invitation-range"),
+    ):
+        answer = operator.post(INVITATIONS, json={**INVITATION, **wrong})
+        assert (answer.status_code, answer.json()["kind"]) == (400, kind)
+    for wrong in ({"name": 1}, {"uses": "5"}, {"uses": 1.5}, {"seconds": None}, {"group": None}, {"waits": "no"}):
+        assert operator.post(INVITATIONS, json={**INVITATION, **wrong}).status_code == 400
+    served.url = "http://127.0.0.1:8080"
+    assert operator.get(ENROLMENT).json()["lacks"].startswith("--http-certificate")
+    answer = operator.post(INVITATIONS, json=INVITATION)
+    assert (answer.status_code, answer.json()["kind"]) == (400, "enrolment.cannot-invite")
+    assert "start it with --http-certificate" in answer.json()["error"]
+    with raises("enrolment.cannot-invite", "--cut-off"):
+        Enrolling(served.folder, LoginsOnDemand(), None, lambda: "https://server.test").invite(
+            "ann", "a", 1, 1, "", False
+        )
+    served.url = "https://server.test"
+    (served.broker / "passwords").unlink()
+    assert operator.post(INVITATIONS, json=INVITATION).json()["kind"] == "broker.not-a-state-folder"
+    assert list_offers(served.folder) == []
+
+
+def test_devices_that_ask_are_admitted_or_refused(served: Served, tmp_path: Path) -> None:
+    operator = served.enter("ann", "operate")
+    token = Invitation.parse(operator.post(INVITATIONS, json={**INVITATION, "uses": 99}).json()["text"]).token
+    keys = {f"phone-{number:02d}": Signer(tmp_path / f"key-{number}") for number in range(LISTED + 3)}
+    with Enrolment(served.folder, "default", LoginsOnDemand()) as enrolment:
+        for name, signer in keys.items():
+            request = Request.make(token, "default", name, signer, "p" * 43)
+            assert enrolment.submit(request.encode(), "here").result() == ASKED
+    shown = operator.get(ENROLMENT).json()
+    assert (shown["asking"], len(shown["askers"]), shown["invitations"][0]["used"]) == (LISTED + 3, LISTED, LISTED + 3)
+    first = shown["askers"][0]
+    assert (first["name"], first["key"], first["invitation"], first["group"]) == (
+        "phone-00", keys["phone-00"].public.hex(), "hall", "lab",
+    )  # fmt: skip
+    assert abs(first["asked"] - time.time()) < 60
+    assert operator.get(ASKERS).json() == list(keys)
+    stamp = operator.get("/console/api/jobs/0/state").json()["enrolment"]
+
+    def decide(admit: object, *names: object) -> Any:
+        return operator.post(ASKERS, json={"names": names, "admit": admit})
+
+    assert decide(True, "phone-00", "phone-01", "phone-00").status_code == 204
+    assert decide(False, "phone-02").status_code == 204
+    assert decide(True, "phone-03", "nobody").json()["kind"] == "enrolment.not-asking"
+    assert decide(False, "phone-03", "phone-00").json()["kind"] == "enrolment.takes-part"
+    for wrong in (decide("no", "phone-03"), decide(True, 3), operator.post(ASKERS, json={"names": "a", "admit": True})):
+        assert wrong.status_code == 400
+    assert operator.get(ASKERS).json() == list(keys)[3:]
+    assert main(["admit", str(served.folder), "phone-02"]) == 0
+    known = Enrolled(served.store)
+    assert [known.key(name) for name in list(keys)[:4]] == [
+        *(keys[name].public for name in list(keys)[:3]), None,
+    ]  # fmt: skip
+    assert known.group("phone-00") == "lab"
+    state = operator.get("/console/api/jobs/0/state").json()
+    assert state["enrolment"] != stamp
+    changes = [(change["who"], change["old"], change["new"], change["devices"]) for change in state["device_changes"]]
+    assert changes[:3] == [
+        ("fedspzo admit", '"refused"', '"admitted"', ["phone-02"]),
+        ("ann", '"asked"', '"refused"', ["phone-02"]),
+        ("ann", '"asked"', '"admitted"', ["phone-00", "phone-01"]),
+    ]
+    assert list_askers(served.folder, "refused") == []
 
 
 def test_logins_that_stay_are_told_of(served: Served) -> None:

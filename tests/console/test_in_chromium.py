@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 from browser import browsing, missing, violations
-from federation import FEDSPZO, Processes
+from federation import FEDSPZO, PIPES, Processes
 from patience import PATIENCE_S, wait_until
 from ports import free_port
 
@@ -25,6 +25,7 @@ from fedspzo.broker.rounds.job import Job, check_job
 from fedspzo.broker.server.console.logins import Logins
 from fedspzo.broker.server.controls import store_job
 from fedspzo.broker.server.devices import Member
+from fedspzo.broker.server.enrolment.invitations import list_askers, list_offers
 from fedspzo.broker.server.state_folder import ADDRESS, read_history, read_journal
 from fedspzo.broker.server.status import read_status
 from fedspzo.broker.server.store import ServerStore
@@ -43,27 +44,31 @@ pytestmark = [
     pytest.mark.skipif(bool(missing()), reason=missing()),
 ]
 
-DEVICES = ("phone-1", "phone-2")
+DEVICES, INVITED = ("phone-1", "phone-2"), ("tablet-1", "tablet-2")
 MARKUP = "<img src=x onerror=alert(1)>"
 OPTIONS = ("--rounds", "100000", "--devices", "2", "--http", "127.0.0.1:0", "--evaluate-every", "20")
 
 
 class Federation:
-    """A job with two devices in two groups, and the passwords of those who watch it."""
+    """A job, and the passwords of those who watch it."""
 
     def __init__(self, processes: Processes, broker: ManagedBroker) -> None:
         self.processes, self.broker, self.state = processes, broker, processes.folder / "server"
         logins = Logins(self.state)
         self.passwords = {role: logins.add(role, role) for role in ("look", "operate")}
         self.admitted = processes.folder / "admitted"
+        self.admitted.touch()
+
+    def begin(self) -> None:
+        """Start the server and two devices in two groups, which it knows, and wait for some rounds."""
         for name, group in zip(DEVICES, ("east", "west"), strict=True):
-            make_folder(processes.folder / name, 0o700)
-            key = Signer(processes.folder / name / KEY).public.hex()
+            make_folder(self.processes.folder / name, 0o700)
+            key = Signer(self.processes.folder / name / KEY).public.hex()
             with self.admitted.open("a") as file:
                 print(name, key, f"group={group}", file=file)
-        self.start("--cut-off", str(broker.folder))
+        self.start("--cut-off", str(self.broker.folder))
         for name in DEVICES:
-            processes.device(name)
+            self.processes.device(name)
         wait_until(lambda: len(read_history(self.state)) > 25)
 
     def start(self, *more: str) -> None:
@@ -72,6 +77,15 @@ class Federation:
         threading.Thread(target=list, args=(self.server.stdout,)).start()  # or it would wait for a reader of its rounds
         wait_until((self.state / ADDRESS).exists)
         self.url = (self.state / ADDRESS).read_text()
+
+    def invited(self, name: str, invitation: Path) -> subprocess.Popen[str]:
+        """A device that comes by an invitation for many."""
+        processes = self.processes
+        data = processes.write(processes.folder / f"{name}.jsonl", 12)
+        options = ("--invitation", invitation, "--state", processes.folder / name, "--data", data, "--id", name)
+        command = list(map(str, (*FEDSPZO, "device", processes.bundle, *options)))
+        processes.running.append(subprocess.Popen(command, text=True, **PIPES))
+        return processes.running[-1]
 
     def kill(self) -> None:
         self.server.send_signal(signal.SIGKILL)
@@ -87,13 +101,12 @@ class Federation:
         page.locator("#status").filter(has_text=".").wait_for()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def federation(
-    bundle_folder: Path, tmp_path_factory: pytest.TempPathFactory, write_examples: Callable[[Path, int], Path]
+    bundle_folder: Path, tmp_path: Path, write_examples: Callable[[Path, int], Path]
 ) -> Iterator[Federation]:
-    folder = tmp_path_factory.mktemp("console")
-    with ManagedBroker(folder / "broker", port=free_port(), plain_port=(plain := free_port())) as broker:
-        processes = Processes(bundle_folder, folder, f"mqtt://127.0.0.1:{plain}", write_examples)
+    with ManagedBroker(tmp_path / "broker", port=free_port(), plain_port=(plain := free_port())) as broker:
+        processes = Processes(bundle_folder, tmp_path, f"mqtt://127.0.0.1:{plain}", write_examples)
         processes.logins = {
             access.user: f"mqtt://{access.user}:{access.password}@127.0.0.1:{plain}"
             for access in broker.add_users(["server", *DEVICES])
@@ -115,6 +128,7 @@ def until(page: Page, selector: str, text: str) -> None:
 
 def test_an_operator_runs_the_job(federation: Federation) -> None:
     """Each control does what it says, what it changed is in the journal, and outlives a killed server."""
+    federation.begin()
     with browsing() as (page, wrong):
         _comes_in(page, federation)
         _follows_live(page)
@@ -175,6 +189,90 @@ def test_an_operator_runs_the_job(federation: Federation) -> None:
         assert not [said for said in wrong if "Failed to load resource" not in said]
 
 
+def test_an_operator_invites_devices_and_lets_one_in(federation: Federation) -> None:
+    """One invitation for two devices that ask: one takes part, the other ends, and the token was shown once."""
+    port, pem, folder = free_port(), federation.broker.folder / "server.pem", federation.processes.folder
+    federation.start(
+        "--cut-off", str(federation.broker.folder), "--http", f"127.0.0.1:{port}", "--devices", "1", "--cohort", "1",
+        "--http-url", f"https://localhost:{port}", "--http-certificate", str(pem), "--http-key", str(pem),
+    )  # fmt: skip
+    with browsing() as (page, wrong):
+        federation.enter(page, "operate")
+        file = _invites(page, folder)
+        admitted, refused = (federation.invited(name, file) for name in INVITED)
+        _decides(page, federation)
+        assert refused.wait(PATIENCE_S) == 78
+        assert "[enrolment.refused]" in refused.communicate()[1]
+        wait_until(lambda: len(read_history(federation.state)) > 3)
+        assert admitted.poll() is None
+        assert federation.broker.users() == {"server", *DEVICES, INVITED[0]}
+        until(page, "#devices tbody", "lab")
+        until(page, "#invited tbody", "2 of 2")
+        page.get_by_role("button", name="Take hall back").press("Enter")
+        page.keyboard.press("Enter")
+        assert len(list_offers(federation.state)) == 1, "who only presses Enter does nothing"
+        page.get_by_role("button", name="Take hall back").press("Enter")
+        page.get_by_role("button", name="Take it back", exact=True).press("Enter")
+        until(page, "#invitations-said", "Taken back: hall.")
+        page.locator("#no-invitation").wait_for()
+        assert list_offers(federation.state) == []
+        changes = [row.split("\t")[1:5] for row in page.locator("#changes tbody tr").all_inner_texts()]
+        assert changes == [
+            ["operate", "invitation", "hall", "–"],
+            ["operate", "tablet-2: request", "asked", "refused"],
+            ["operate", "tablet-1: request", "asked", "admitted"],
+            ["operate", "invitation", "–", "hall"],
+        ]
+        assert wrong == []
+
+
+def _invites(page: Page, folder: Path) -> Path:
+    """The file of an invitation that is made by keyboard."""
+    page.locator("#invite-name").fill("hall")
+    page.locator("#invite-uses").fill("2")
+    page.locator("#invite-group").fill("lab")
+    page.get_by_label("Admit each device here first").check()
+    page.keyboard.press("Enter")
+    until(page, "#made-title", "Invitation hall")
+    assert violations(page) == []
+    text = page.locator("#made code").inner_text().strip()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download its file").click()
+    file = folder / download.value.suggested_filename
+    download.value.save_as(file)
+    assert (file.name, file.read_text()) == ("hall.invitation", f"{text}\n")
+    page.keyboard.press("Escape")
+    page.locator("#made").wait_for(state="hidden")
+    assert text not in page.content()
+    return file
+
+
+def _decides(page: Page, federation: Federation) -> None:
+    """By keyboard, where somebody is sure; on a screen in the light, and on a phone in the dark."""
+    until(page, "#asking-found", "2 devices ask")
+    assert violations(page) == []
+    page.set_viewport_size({"width": 390, "height": 900})
+    page.emulate_media(color_scheme="dark")
+    assert violations(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390, "nothing sticks out"
+    key = Signer(federation.processes.folder / "tablet-1" / KEY).public.hex()
+    row = page.locator("#askers tbody tr").filter(has_text="tablet-1").inner_text().split("\t")
+    assert (row[1], row[2], row[4]) == ("hall", "lab", key)
+    page.get_by_role("button", name="tablet-1", exact=True).press("Enter")
+    until(page, "#decision-key", key)
+    assert violations(page) == []
+    page.keyboard.press("Enter")
+    assert len(list_askers(federation.state)) == 2, "who only presses Enter does nothing"
+    page.get_by_role("button", name="tablet-1", exact=True).press("Enter")
+    page.get_by_role("button", name="Admit", exact=True).press("Enter")
+    until(page, "#decided", "Admitted: tablet-1.")
+    until(page, "#asking-found", "1 device asks")
+    page.get_by_role("button", name="Admit or refuse all").press("Enter")
+    page.get_by_role("button", name="Refuse", exact=True).press("Enter")
+    until(page, "#decided", "Refused: tablet-2.")
+    until(page, "#asking-found", "0 devices ask")
+
+
 def _comes_in(page: Page, federation: Federation) -> None:
     """First with a wrong password, then to look, and then to operate."""
     page.goto(federation.url)
@@ -185,12 +283,14 @@ def _comes_in(page: Page, federation: Federation) -> None:
     until(page, "#why", "wrong")
     federation.enter(page, "look")
     until(page, "#found", "2 found")
-    assert page.locator("#controls").is_hidden()
-    assert page.locator("#all-found").is_hidden()
+    for place in ("#controls", "#all-found", "#invitations", "#asking"):
+        assert page.locator(place).is_hidden()
     assert page.locator("#devices td button").count() == 0
     page.get_by_role("button", name="Log out").click()
     page.get_by_label("Password").wait_for()
     federation.enter(page, "operate")
+    until(page, "#lacks", "start the server with --http-certificate and --http-key")
+    assert page.locator("#invite").is_hidden()
 
 
 def _treats_devices(page: Page, federation: Federation) -> None:

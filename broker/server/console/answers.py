@@ -11,6 +11,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from fedspzo.broker.server.console.device_rows import CHOICES, Search
+
 #: Bytes of a request's body at most.
 MOST_BODY = 1 << 14
 #: The same for a request with the names of all devices that a job may have.
@@ -45,6 +47,15 @@ def number(request: Request, name: str, default: int) -> int:
     return int(text)
 
 
+def search(request: Request) -> Search:
+    """The devices that a query asks for. Raises HTTPException where it asks for what there is not."""
+    asked = request.query_params
+    choice = asked.get("choice", "all")
+    if choice not in CHOICES:
+        raise HTTPException(400, f"devices are chosen by {', '.join(CHOICES)}")
+    return Search(asked.get("match", "")[:100], choice, asked.get("group", "")[:100], asked.get("label", "")[:100])
+
+
 async def read_body(request: Request, most: int = MOST_BODY) -> bytes:
     """A request's body. Raises HTTPException where it is too long."""
     body = bytearray()
@@ -63,3 +74,10 @@ async def read_wish(request: Request, names: Sequence[str], most: int = MOST_BOD
     except (ValueError, TypeError, KeyError, RecursionError):
         fields = ", ".join(f'"{name}": …' for name in names)
         raise HTTPException(400, f"send an object of JSON: {{{fields}}}") from None
+
+
+def texts(names: Any) -> list[str]:
+    """Devices' names that a wish has. Raises HTTPException where it has something else there."""
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise HTTPException(400, "names is a list of devices' names")
+    return names

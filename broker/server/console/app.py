@@ -19,8 +19,8 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from fedspzo.broker.server.console.answers import MOST, MOST_NAMES, data, number, read_body, read_wish
-from fedspzo.broker.server.console.device_rows import CHOICES, ORDERS, Search
+from fedspzo.broker.server.console.answers import MOST, MOST_NAMES, data, number, read_body, read_wish, search, texts
+from fedspzo.broker.server.console.device_rows import ORDERS
 from fedspzo.broker.server.console.gate import Gate, Session
 from fedspzo.broker.server.console.headers import WithHeaders
 from fedspzo.broker.server.console.job_view import JobView
@@ -57,6 +57,11 @@ def make_console(views: Sequence[JobView], gate: Gate, secure: bool) -> Starlett
         Route("/api/jobs/{job:int}/settings", pages.change, methods=["POST"]),
         Route("/api/jobs/{job:int}/devices", pages.change_devices, methods=["POST"]),
         Route("/api/jobs/{job:int}/backup", pages.back_up, methods=["POST"]),
+        Route("/api/jobs/{job:int}/enrolment", pages.enrolment),
+        Route("/api/jobs/{job:int}/invitations", pages.invite, methods=["POST"]),
+        Route("/api/jobs/{job:int}/invitations/take-back", pages.take_back, methods=["POST"]),
+        Route("/api/jobs/{job:int}/askers", pages.askers),
+        Route("/api/jobs/{job:int}/askers", pages.decide, methods=["POST"]),
     )
 
 
@@ -152,14 +157,14 @@ class _Pages:
             raise HTTPException(400, f"devices are ordered by {', '.join(ORDERS)}")
         return data(
             view.devices(
-                search=_search(request), order=order, page=number(request, "page", 0),
+                search=search(request), order=order, page=number(request, "page", 0),
                 descending=asked.get("descending") == "1",
             )
         )  # fmt: skip
 
     def names(self, request: Request) -> Response:
         """The names of all devices that a search finds."""
-        return data(self._view(request).names(_search(request)))
+        return data(self._view(request).names(search(request)))
 
     def log(self, request: Request) -> Response:
         """See :meth:`JobView.log`."""
@@ -176,9 +181,9 @@ class _Pages:
         """Block or label devices, see :meth:`DeviceControls.act`."""
         who, running = self._operating(request)
         act, names, label = await read_wish(request, ("act", "names", "label"), MOST_NAMES)
-        if act not in ACTS or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise HTTPException(400, f"act is one of {', '.join(ACTS)}, and names is a list of devices' names")
-        return data(await run_in_threadpool(running.devices.act, who, act, names, str(label)))
+        if act not in ACTS:
+            raise HTTPException(400, f"act is one of {', '.join(ACTS)}")
+        return data(await run_in_threadpool(running.devices.act, who, act, texts(names), str(label)))
 
     def back_up(self, request: Request) -> Response:
         """Begin to make a backup, see :meth:`Backups.start`."""
@@ -186,9 +191,43 @@ class _Pages:
         running.backups.start(who)
         return Response(status_code=204)
 
-    def _operating(self, request: Request) -> tuple[str, Running]:
-        """Who wants to change something, and the server. Raises HTTPException where that cannot be."""
-        session = self._known(request, changes=True)
+    def enrolment(self, request: Request) -> Response:
+        """See :meth:`JobView.enrolment`; and what the server lacks to make invitations."""
+        _, running = self._operating(request, changes=False)
+        return data({**self._view(request).enrolment(), "lacks": running.enrolling.lacks})
+
+    def askers(self, request: Request) -> Response:
+        """See :meth:`JobView.askers`."""
+        self._operating(request, changes=False)
+        return data(self._view(request).askers())
+
+    async def invite(self, request: Request) -> Response:
+        """See :meth:`Enrolling.invite`."""
+        who, running = self._operating(request)
+        wish = await read_wish(request, ("name", "uses", "seconds", "group", "waits"))
+        if not all(isinstance(value, kind) for value, kind in zip(wish, (str, int, int, str, bool), strict=True)):
+            raise HTTPException(400, "name and group are texts, uses and seconds numbers, and waits is true or false")
+        return data(await run_in_threadpool(running.enrolling.invite, who, *wish))
+
+    async def take_back(self, request: Request) -> Response:
+        """See :meth:`Enrolling.take_back`."""
+        who, running = self._operating(request)
+        (name,) = await read_wish(request, ("name",))
+        await run_in_threadpool(running.enrolling.take_back, who, str(name)[:64])
+        return Response(status_code=204)
+
+    async def decide(self, request: Request) -> Response:
+        """See :meth:`Enrolling.decide`."""
+        who, running = self._operating(request)
+        names, admit = await read_wish(request, ("names", "admit"), MOST_NAMES)
+        if not isinstance(admit, bool):
+            raise HTTPException(400, "admit is true or false")
+        await run_in_threadpool(running.enrolling.decide, who, texts(names), admit)
+        return Response(status_code=204)
+
+    def _operating(self, request: Request, changes: bool = True) -> tuple[str, Running]:
+        """Who operates a job, and its server. Raises HTTPException where that cannot be."""
+        session = self._known(request, changes)
         running = self._view(request).running
         if not session.operates:
             raise HTTPException(403, f"'{session.name}' may look, but not operate; log in with a login that may")
@@ -239,15 +278,6 @@ def _check_origin(request: Request) -> None:
         origin is not None and urlsplit(origin).netloc != host
     ):
         raise HTTPException(403, "this did not come from the console's own page")
-
-
-def _search(request: Request) -> Search:
-    """The devices that a query asks for. Raises HTTPException where it asks for what there is not."""
-    asked = request.query_params
-    choice = asked.get("choice", "all")
-    if choice not in CHOICES:
-        raise HTTPException(400, f"devices are chosen by {', '.join(CHOICES)}")
-    return Search(asked.get("match", "")[:100], choice, asked.get("group", "")[:100], asked.get("label", "")[:100])
 
 
 def _place(request: Request, page: str = "") -> str:

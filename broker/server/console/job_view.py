@@ -19,9 +19,11 @@ from fedspzo.broker.rounds.private import NO_PRIVACY
 from fedspzo.broker.server.backup import last_backup
 from fedspzo.broker.server.console.curves import read_curves
 from fedspzo.broker.server.console.device_rows import Known, Search, read_devices, read_names
+from fedspzo.broker.server.console.enrolling import enrolment_stamp, read_enrolment
 from fedspzo.broker.server.console.running import Running
 from fedspzo.broker.server.controls import CHANGES, LAST_CHANGES, read_changes, read_settings, run_state
 from fedspzo.broker.server.device_changes import read_device_changes
+from fedspzo.broker.server.enrolment.invitations import read_askers
 from fedspzo.broker.server.evaluation import Evaluated
 from fedspzo.broker.server.held_out import best_of, read_evaluations
 from fedspzo.broker.server.labels import read_labels
@@ -30,6 +32,7 @@ from fedspzo.broker.server.upkeep import certificate_end
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.privacy.budget import epsilon
 from fedspzo.device_runtime.protocol.codec import decode
+from fedspzo.device_runtime.protocol.enrolment import ASKED
 from fedspzo.device_runtime.protocol.entry import Entry
 
 #: Devices that are named because something about them is unusual.
@@ -109,6 +112,7 @@ class JobView:
                 "cuts_off": running.devices.cuts_off if running else False,
                 "groups": running.window.groups() if running else [],
                 "log": running.log.stamp if running else None,
+                "enrolment": enrolment_stamp(connection),
                 "settings": _in_force(job, changes),
                 "changes": [asdict(change) for change in changes[: -LAST_CHANGES - 1 : -1]],
                 **self._treated(connection),
@@ -128,6 +132,16 @@ class JobView:
         """See :func:`fedspzo.broker.server.console.device_rows.read_names`."""
         with self._connected() as connection:
             return read_names(connection, self._known(connection), search)
+
+    def enrolment(self) -> dict[str, Any]:
+        """See :func:`fedspzo.broker.server.console.enrolling.read_enrolment`."""
+        with self._connected() as connection:
+            return read_enrolment(connection)
+
+    def askers(self) -> list[str]:
+        """The names of all devices that ask to take part."""
+        with self._connected() as connection:
+            return [asker.name for asker in read_askers(connection, ASKED)]
 
     def log(self) -> list[dict[str, Any]] | None:
         """The last lines of the server's log; None where no server runs."""

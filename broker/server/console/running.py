@@ -14,6 +14,7 @@ from typing import Any
 from fedspzo.broker.server.backup import back_up, last_backup
 from fedspzo.broker.server.blocking import block, unblock
 from fedspzo.broker.server.budgets import CutOff
+from fedspzo.broker.server.console.enrolling import Enrolling
 from fedspzo.broker.server.console.recent_log import RecentLog
 from fedspzo.broker.server.labels import put_on, take_off
 from fedspzo.broker.server.member_tables import read_blocked
@@ -39,6 +40,7 @@ class Running:
     window: Window
     log: RecentLog
     devices: DeviceControls
+    enrolling: Enrolling
     backups: Backups
     certificate: Path | None = None
 

@@ -9,14 +9,19 @@ from __future__ import annotations
 import secrets
 import sqlite3
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedspzo.broker.server.device_changes import note, note_invitation
 from fedspzo.broker.server.devices import MAX_DEVICES
 from fedspzo.broker.server.state_folder import BUNDLE, changing, open_database, open_to_read
+from fedspzo.device_runtime.device.enrolment import check_place
 from fedspzo.device_runtime.errors import EnrolmentError, StateError
+from fedspzo.device_runtime.link.access import Access
+from fedspzo.device_runtime.link.invitation import Invitation
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.enrolment import ADMITTED, ASKED, digest
 from fedspzo.device_runtime.protocol.topics import valid_id
@@ -25,6 +30,8 @@ from fedspzo.device_runtime.protocol.topics import valid_id
 REFUSED = "refused"
 #: Seconds that an invitation may last.
 LONGEST_S = 366 * 86400.0
+#: Whose doing it is where nobody has logged in.
+INVITE, ADMIT = "fedspzo invite", "fedspzo admit"
 
 
 @dataclass(frozen=True)
@@ -83,9 +90,19 @@ def job_of(folder: Path) -> tuple[str, bool]:
 
 
 def invite(
-    folder: Path, name: str, uses: int, seconds: float, broker: Path, group: str = "", waits: bool = False
+    folder: Path,
+    name: str,
+    uses: int,
+    seconds: float,
+    broker: Path,
+    group: str = "",
+    waits: bool = False,
+    who: str = INVITE,
 ) -> str:
     """Make an invitation in a server's state folder; returns its token, which nobody can read there.
+
+    Args:
+        who: whose doing it is; the others are those of :class:`Offer`.
 
     Raises:
         StateError: not a server's folder, or the disk refuses.
@@ -107,16 +124,51 @@ def invite(
         if execute("SELECT 1 FROM invitations WHERE name = ?", (name,)).fetchone():
             raise EnrolmentError(
                 "enrolment.invitation-taken",
-                f"there is an invitation '{name}' already; take it back with --remove, or choose another name",
+                f"there is an invitation '{name}' already; choose another name, or take it back with fedspzo invite"
+                f" {folder} {name} --remove",
             )
         execute(
             "INSERT INTO invitations VALUES (?, ?, ?, 0, ?, ?, ?, ?)",
             (name, digest(token), uses, time.time() + seconds, group, waits, str(broker.resolve())),
         )
+        note_invitation(execute, who, None, name)
     return token
 
 
-def take_back(folder: Path, name: str) -> None:
+def write_invitation(
+    folder: Path,
+    access: Access,
+    url: str,
+    name: str,
+    uses: int,
+    seconds: float,
+    broker: Path,
+    group: str = "",
+    waits: bool = False,
+    who: str = INVITE,
+) -> tuple[str, bool]:
+    """Make an invitation as devices take it: a line of text, which can be had only now.
+
+    Args:
+        access: how devices reach the broker, without a login.
+        url: how devices reach the server's HTTP endpoint.
+        who: and the others as for :func:`invite`.
+
+    Returns:
+        The line, and whether the bundle names an enrolment key, so that devices need certificates, too.
+
+    Raises:
+        DownloadError: the URL or the authority is of no use.
+        StateError, BundleError, EnrolmentError: as :func:`job_of` and :func:`invite`, or the token could be read on
+            its way; then there is no invitation.
+    """
+    job, certified = job_of(folder)
+    check_place(Invitation(access, job, url, "none yet"))
+    token = invite(folder, name, uses, seconds, broker, group, waits, who)
+    return Invitation(access, job, url, token).text(), certified
+
+
+def take_back(folder: Path, name: str, who: str = INVITE) -> None:
     """End an invitation; the devices that it has let in stay.
 
     Raises:
@@ -128,6 +180,7 @@ def take_back(folder: Path, name: str) -> None:
             raise EnrolmentError(
                 "enrolment.no-invitation", f"there is no invitation '{name}'; fedspzo invite {folder} lists them"
             )
+        note_invitation(execute, who, name, None)
 
 
 def list_offers(folder: Path) -> list[Offer]:
@@ -139,14 +192,10 @@ def list_offers(folder: Path) -> list[Offer]:
 def list_askers(folder: Path, state: str = ASKED) -> list[Asker]:
     """Devices that have asked and are in a state, the first one first. Raises StateError as :func:`list_offers`."""
     with closing(open_to_read(folder)) as connection:
-        rows = connection.execute(
-            'SELECT name, key, invitation, "group", state, asked FROM enrolled WHERE state = ? ORDER BY asked, name',
-            (state,),
-        ).fetchall()
-    return [Asker(*row) for row in rows]
+        return read_askers(connection, state)
 
 
-def decide(folder: Path, names: Sequence[str], admit: bool) -> None:
+def decide(folder: Path, names: Sequence[str], admit: bool, who: str = ADMIT) -> None:
     """Admit devices that have asked, or refuse them; each hears of it when it asks again, within half a minute.
 
     One that was refused can be admitted later. One that is in can only be blocked.
@@ -156,6 +205,7 @@ def decide(folder: Path, names: Sequence[str], admit: bool) -> None:
         EnrolmentError: a name is not of a device that this can be decided of; then nothing has changed.
     """
     state = ADMITTED if admit else REFUSED
+    changed: defaultdict[str, list[str]] = defaultdict(list)
     with changing(folder) as execute:
         for name in names:
             row = execute("SELECT state FROM enrolled WHERE name = ?", (name,)).fetchone()
@@ -169,7 +219,11 @@ def decide(folder: Path, names: Sequence[str], admit: bool) -> None:
                     "enrolment.takes-part",
                     f"'{name}' takes part already; send it away with fedspzo block {folder} {name}",
                 )
-            execute("UPDATE enrolled SET state = ? WHERE name = ?", (state, name))
+            if row[0] != state:
+                execute("UPDATE enrolled SET state = ? WHERE name = ?", (state, name))
+                changed[row[0]].append(name)
+        for old, devices in changed.items():
+            note(execute, who, "request", old, state, devices)
 
 
 def read_offers(connection: sqlite3.Connection) -> list[tuple[bytes, Offer]]:
@@ -181,3 +235,12 @@ def read_offers(connection: sqlite3.Connection) -> list[tuple[bytes, Offer]]:
         (hashed, Offer(name, uses, used, expires, group, bool(waits), Path(broker)))
         for hashed, name, uses, used, expires, group, waits, broker in rows
     ]
+
+
+def read_askers(connection: sqlite3.Connection, state: str, most: int = -1) -> list[Asker]:
+    """Devices of a server's file that have asked and are in a state, the first one first; ``most`` of them, or all."""
+    columns = 'name, key, invitation, "group", state, asked'
+    rows = connection.execute(
+        f"SELECT {columns} FROM enrolled WHERE state = ? ORDER BY asked, name LIMIT ?", (state, most)
+    )
+    return [Asker(*row) for row in rows]

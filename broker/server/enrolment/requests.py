@@ -29,6 +29,7 @@ from fedspzo.broker.server.schema import writing
 from fedspzo.broker.server.shared.file import open_file
 from fedspzo.broker.server.state_folder import DATABASE
 from fedspzo.device_runtime.errors import BrokerError, EnrolmentError, FedSPZOError
+from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.log import RateLimitedLog, printable
 from fedspzo.device_runtime.protocol.enrolment import ADMITTED, ASKED, Request, digest
 from fedspzo.device_runtime.protocol.topics import valid_id
@@ -41,6 +42,9 @@ TOGETHER, MOST_WAITING = 256, 1024
 
 class BrokerLogins(Protocol):
     """Makes devices' logins at brokers, which are known by their state folders."""
+
+    def access(self, broker: Path) -> Access:
+        """How devices reach a broker, without a login. Raises BrokerError where there is no broker."""
 
     def check(self, name: str) -> None:
         """Raise BrokerError when no device can have a name."""

@@ -1,8 +1,6 @@
 // What an operator does to one device, or to all that a search finds.
 
-import { count, find, post, say, sure } from "./page.js";
-
-const NAMED = 20;
+import { count, find, post, say, some, sure } from "./page.js";
 
 export class Chosen {
   constructor(job, session) {
@@ -28,8 +26,7 @@ export class Chosen {
   open(names) {
     this.names = names;
     say(find("#chosen-title"), this.title);
-    const more = names.length > NAMED ? `, … and ${count(names.length - NAMED)} more` : "";
-    say(find("#chosen-names"), names.length === 1 ? "" : names.slice(0, NAMED).join(", ") + more);
+    say(find("#chosen-names"), names.length === 1 ? "" : some(names));
     this.tell("");
     find("#new-label").value = "";
     find("#chosen").showModal();

@@ -4,6 +4,7 @@ import { Chart } from "./charts.js";
 import { Controls } from "./controls.js";
 import { Curves } from "./curves.js";
 import { Devices } from "./devices.js";
+import { Enrolment } from "./enrolment.js";
 import { ago, bytes, clock, count, fill, find, get, list, make, number, post, say } from "./page.js";
 import { Backups, Log } from "./upkeep.js";
 
@@ -80,6 +81,7 @@ class Job {
     this.devices = new Devices(number, session);
     this.log = new Log(number);
     this.backups = new Backups(number, session);
+    this.enrolment = new Enrolment(number, session);
     this.controls = new Controls(number, session);
     find("#job").hidden = false;
   }
@@ -98,6 +100,7 @@ class Job {
     this.controls.show(state);
     this.devices.allow(state);
     this.backups.show(state);
+    await this.enrolment.show(state);
     await this.log.show(state);
   }
 }

@@ -65,7 +65,7 @@ export class Controls {
 
 function what(change) {
   const name = change.name.replace("_", " ");
-  if (!change.devices) return name;
+  if (!change.devices?.length) return name;
   return `${change.devices.join(", ")}${change.count > change.devices.length ? `, … (${change.count} devices)` : ""}: ${name}`;
 }
 

@@ -99,11 +99,22 @@ export async function post(path, value, csrf) {
   return answer.status === 204 ? null : answer.json();
 }
 
-// Asks before something is done; tells whether it shall be. Esc and Enter mean no.
-export function sure(title, text, not, yes) {
-  const dialog = find("#sure");
-  [["title", title], ["text", text], ["not", not], ["yes", yes]].forEach(([part, words]) => say(find(`#sure-${part}`), words));
+const NAMED = 20;
+
+// Some of many devices' names.
+export function some(names) {
+  return names.slice(0, NAMED).join(", ") + (names.length > NAMED ? `, … and ${count(names.length - NAMED)} more` : "");
+}
+
+// Opens a dialog; gives the value of the button that closes it, "" after Esc.
+export function answer(dialog) {
   dialog.returnValue = "";
   dialog.showModal();
-  return new Promise((done) => dialog.addEventListener("close", () => done(dialog.returnValue === "yes"), { once: true }));
+  return new Promise((done) => dialog.addEventListener("close", () => done(dialog.returnValue), { once: true }));
+}
+
+// Asks before something is done; tells whether it shall be. Esc and Enter mean no.
+export async function sure(title, text, not, yes) {
+  [["title", title], ["text", text], ["not", not], ["yes", yes]].forEach(([part, words]) => say(find(`#sure-${part}`), words));
+  return (await answer(find("#sure"))) === "yes";
 }
