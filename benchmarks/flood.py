@@ -38,8 +38,9 @@ def rounds_per_second(running: Federation, seconds: float) -> float:
 def measure(bundle: Path, kind: str, rate: float, options: argparse.Namespace) -> dict[str, Any]:
     """One flood: rounds a second before it, in its first seconds, and after that."""
     devices = argparse.Namespace(
-        tls=False, swarms=1, mode=options.mode, group=0, cut_off=options.cut_off, step_seconds=options.step_seconds
-    )
+        tls=False, swarms=1, mode=options.mode, group=0, cut_off=options.cut_off, step_seconds=options.step_seconds,
+        http=False,
+    )  # fmt: skip
     with federation(bundle, options.devices, devices, options.devices, options.devices) as running:
         running.connect()
         rounds_per_second(running, 2.0)

@@ -126,6 +126,7 @@ class Federation:
 
     Attributes:
         server: the server's process.
+        state: its folder.
     """
 
     def __init__(
@@ -137,7 +138,7 @@ class Federation:
             cohort: devices in a round.
             wanted: devices that must come before the first.
         """
-        self.devices, self._state = devices, folder / "server"
+        self.devices, self.state = devices, folder / "server"
         port, plain = free_port(), free_port()
         self._plain = f"mqtt://127.0.0.1:{plain}"
         self._broker = ManagedBroker(folder / "broker", port=port, plain_port=plain)
@@ -160,10 +161,11 @@ class Federation:
         self.server = self._spawn(
             folder / "server.log",
             [sys.executable, "-m", "fedspzo", "server", bundle, "--access", folder / "broker" / "server.json", *place,
-             "--job", JOB, "--state", self._state, "--json", "--rounds", 1_000_000, "--devices", wanted,
+             "--job", JOB, "--state", self.state, "--json", "--rounds", 1_000_000, "--devices", wanted,
              "--cohort", cohort, "--quorum", cohort, "--deadline", DEADLINE_S, "--split", stages - 2,
              "--fanouts", f"1,{SCALARS}", "--mode", options.mode, "--group", options.group,
-             *(["--cut-off", folder / "broker"] if options.cut_off else [])],
+             *(["--cut-off", folder / "broker"] if options.cut_off else []),
+             *(["--http", "127.0.0.1:0"] if options.http else [])],
         )  # fmt: skip
         self.swarms = []
         for number in range(options.swarms):
@@ -180,7 +182,7 @@ class Federation:
             )  # fmt: skip
         for swarm in self.swarms:
             swarm.next()
-        while not (self._state / "server.sqlite").exists():
+        while not (self.state / "server.sqlite").exists():
             time.sleep(0.2)
         time.sleep(2.0)
         assert self._broker.pid is not None
@@ -206,7 +208,7 @@ class Federation:
     @property
     def known(self) -> int:
         """Devices whose sync the server has taken."""
-        return len(read_status(self._state)["devices"])
+        return len(read_status(self.state)["devices"])
 
     @property
     def counts(self) -> Counter[str]:
@@ -255,13 +257,13 @@ def measure_rounds(bundle: Path, devices: int, options: argparse.Namespace) -> d
     cohort = options.cohort or devices
     with federation(bundle, devices, options, cohort, wanted=devices) as running:
         connect = running.connect()
-        started, _ = _next_round(running)
+        started, _ = next_round(running)
         while not running.server.lines.empty():
-            started, _ = _next_round(running)
+            started, _ = next_round(running)
         before = running.processor_seconds()
         seconds, resident = [], []
         for _ in range(options.rounds):
-            ended, closed = _next_round(running)
+            ended, closed = next_round(running)
             seconds.append(closed["seconds"])
             resident.append(running.resident_mb()["server_rss_mb"])
         after = running.processor_seconds()
@@ -321,7 +323,7 @@ def measure_idle(bundle: Path, devices: int, options: argparse.Namespace) -> dic
         }
 
 
-def _next_round(running: Federation) -> tuple[float, dict[str, Any]]:
+def next_round(running: Federation) -> tuple[float, dict[str, Any]]:
     """When the server said that it closed the next round, and what it said."""
     at, event = running.server.next()
     while "results" not in event:
@@ -355,6 +357,7 @@ def main() -> int:
     parser.add_argument("--step-seconds", type=float, default=0.0, help="that a device takes for a result")
     parser.add_argument("--tls", action="store_true")
     parser.add_argument("--cut-off", action="store_true", help="let the server take the login of a flooder away")
+    parser.add_argument("--http", action="store_true", help="serve metrics and the console as well")
     parser.add_argument("--bundle", type=Path, help="a small one to use; by default one is made")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
