@@ -37,7 +37,7 @@ from fedspzo.device_runtime.link.invitation import Invitation
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.enrolment import ADMITTED
 from fedspzo.device_runtime.protocol.signing import PIN
-from fedspzo.device_runtime.replica.state import KEY
+from fedspzo.device_runtime.replica.device_key import KEY
 
 JOB = "enrolment"
 

@@ -13,7 +13,7 @@ from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.files import make_folder, write_atomically
 from fedspzo.device_runtime.link.access import Access
 from fedspzo.device_runtime.link.invitation import Invitation
-from fedspzo.device_runtime.replica.state import KEY
+from fedspzo.device_runtime.replica.device_key import KEY
 
 
 class Vault(Protocol):
