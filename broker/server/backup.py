@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from contextlib import closing
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,7 +68,7 @@ def back_up(folder: Path, target: Path, who: str = COMMAND) -> int:
         raise StateError(
             "state.backup-among-files", f"{target} has files that are no backup of a server; give a new or empty folder"
         )
-    open_database(folder).close()  # or there is nothing to back up
+    open_database(folder, as_it_is=True).close()  # or there is nothing to back up
     with closing(open_file(folder / DATABASE)) as connection:
         try:
             make_folder(target, 0o700)
@@ -88,7 +88,9 @@ def back_up(folder: Path, target: Path, who: str = COMMAND) -> int:
             for left in ("-wal", "-shm"):  # of an older backup that was looked into
                 (target / f"{DATABASE}{left}").unlink(missing_ok=True)
             move_into_place(partial, target / DATABASE)
-            with writing(connection, folder / DATABASE) as execute:
+            # A copy of a shared state cannot always say so, which only has devices keep more than they need.
+            perhaps = suppress(StateError) if connection.mirror else nullcontext()
+            with perhaps, writing(connection, folder / DATABASE) as execute:
                 execute("INSERT OR REPLACE INTO backup VALUES (1, ?)", (last,))
                 execute(
                     "INSERT INTO backups (at, who, folder, round) VALUES (?, ?, ?, ?)",

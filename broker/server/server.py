@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -49,6 +50,9 @@ class Endpoint:
     port: int = 0
     url: str = ""
     tls: tuple[Path, Path] | None = None
+
+
+log = logging.getLogger(__name__)
 
 
 class Server:
@@ -134,7 +138,7 @@ class Server:
         self._trust_journal, self._cut_off, self._logins = trust_journal, cut_off, logins
         self._broker, self._authority = broker, authority
         self._place = Place(database, name) if database else None
-        self._standby, self._stopping = standby, threading.Event()
+        self._standby, self._waited, self._stopping = standby, False, threading.Event()
         self._url = ""
         self._loop: Loop | None = None
         self._thread: threading.Thread | None = None
@@ -226,6 +230,8 @@ class Server:
             if held.database is None:
                 pin_bundle(self.bundle.folder, self.state)  # before the weights are read: devices may be waiting
             store = stack.enter_context(ServerStore(self.state, self.bundle.identity, self._name, held))
+            if self._waited:
+                log.info("has the job now, after round %d", store.journal.last_round)
             pin_bundle(self.bundle.folder, self.state)
             link_bundle(self.state, self.bundle.folder)
             last = max(self.job.rounds, store.journal.last_round)  # a journal may be longer than the job is now
@@ -264,6 +270,7 @@ class Server:
         """Another server has the job."""
         if self._stopping.is_set():
             raise StateError("server.stopped", f"stopped while {who} had the job; start it again to stand by")
+        self._waited = True
         self._observe(Waiting(who))
 
     @contextmanager

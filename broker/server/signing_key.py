@@ -81,8 +81,26 @@ def share_key(connection: ServerFile, folder: Path) -> None:
         Signer(key)  # makes it
         with writing(connection, folder) as execute:
             execute("INSERT INTO signing VALUES (1, ?)", (key.read_bytes(),))
-    elif not (folder / KEY).is_file() or (folder / KEY).read_bytes() != row[0]:
-        write_atomically(folder / KEY, row[0], mode=0o600)
+    take_key(connection, folder)
+
+
+def take_key(connection: sqlite3.Connection, folder: Path) -> None:
+    """Write the secret that a shared state has into its folder, in place of a former one.
+
+    Raises:
+        StateError: the folder has a key that the state does not know and that may be newer, or cannot be written.
+    """
+    row = connection.execute("SELECT CAST(secret AS BLOB) FROM signing").fetchone()
+    if row is None or ((folder / KEY).is_file() and (folder / KEY).read_bytes() == row[0]):
+        return
+    known = {key for _, change in _read(connection) for key in (change.before, change.key)}
+    if (folder / KEY).is_file() and Signer(folder / KEY).public not in known:
+        raise StateError(
+            "state.unknown-key",
+            f"{folder / KEY} is not a key that the database knows: restore a newer copy of the database, or give a new"
+            " folder if the key is of another job",
+        )
+    write_atomically(folder / KEY, row[0], mode=0o600)
 
 
 def _read(connection: sqlite3.Connection) -> list[tuple[bytes, HandOver]]:

@@ -161,12 +161,17 @@ def open_to_read(folder: Path) -> sqlite3.Connection:
     return connection
 
 
-def open_database(folder: Path) -> sqlite3.Connection:
-    """A connection to a server's file. Raises StateError when the folder has none, or it is of another version."""
+def open_database(folder: Path, as_it_is: bool = False) -> sqlite3.Connection:
+    """A connection to a server's file, which is brought up to date if its state is shared and it is not left as it is.
+
+    Raises:
+        StateError: the folder has none, it is of another version, or it cannot be brought up to date.
+    """
     file = folder / DATABASE
     if not file.is_file():
         raise StateError("state.no-journal", f"{folder} has no journal; give the state folder of a server")
-    update(file)
+    if not as_it_is:
+        update(file)
     connection = connect(file)
     check_version(connection, file)
     return connection

@@ -43,7 +43,13 @@ def change_key(folder: Path) -> tuple[str, bytes]:
         raise StateError(
             "state.not-a-devices", f"{folder} is not the state folder of a device; give one as --state has"
         )
-    with lock_folder(folder):
+    try:
+        lock = lock_folder(folder)
+    except StateError:
+        raise StateError(
+            "state.in-use", f"a device runs on {folder}; stop it first, and start it again afterwards"
+        ) from None
+    with lock:
         try:
             device = (folder / "device").read_text(encoding="utf-8").strip()
             signer, hand_overs = open_signer(folder, device)

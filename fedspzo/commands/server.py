@@ -55,7 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="wait while another server has the job, and take it over when that has ended",
     )  # fmt: skip
     parser.add_argument(
-        "--database", default="", metavar="URL",
+        "--database", type=_url, default="", metavar="URL",
         help="share the state with servers on other machines in PostgreSQL (postgresql://USER@HOST/DATABASE); --state"
         " is then a copy, and remembers the URL",
     )  # fmt: skip
@@ -174,6 +174,12 @@ def run(options: argparse.Namespace) -> None:
         if server.url and not options.json:
             print(f"bundle, snapshots and metrics at {server.url}", flush=True)
         server.wait()
+
+
+def _url(text: str) -> str:
+    if not text:  # a variable that is not set
+        raise argparse.ArgumentTypeError("it is a URL such as postgresql://USER@HOST/DATABASE")
+    return text
 
 
 def _describe(result: JobResult, seconds: float, status: ServerStatus | None) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from fedspzo.broker.server.devices import Member
 from fedspzo.broker.server.key_change import change_key
 from fedspzo.broker.server.schema import SHARED_VERSION, VERSION, writing
 from fedspzo.broker.server.shared.changes import columns
-from fedspzo.broker.server.shared.file import PLACE, Place, catch_up, open_file, write_place
+from fedspzo.broker.server.shared.file import PLACE, Place, catch_up, open_file, read_place, write_place
 from fedspzo.broker.server.shared.holding import Held
 from fedspzo.broker.server.signing_key import KEY
 from fedspzo.broker.server.state_folder import DATABASE, read_journal
@@ -203,9 +203,11 @@ def test_commands_work_in_any_folder_while_no_server_runs(
             block(first, ["phone"])
         block(second, ["phone"])  # beside its server
     change_key(second)
+    change_key(first)  # which has the new key from the database
     with ServerStore(first, IDENTITY) as store:
         close(store, make_plan(round=2))
         assert store.keys.at(1) != store.keys.at(2) == store.signer.public
+    assert read_status(second)["round"] == 2
     assert (first / KEY).read_bytes() == (second / KEY).read_bytes()
 
 
@@ -239,13 +241,50 @@ def test_a_folder_with_a_state_moves_it_to_a_new_database(
 
 
 def test_a_database_that_is_older_than_a_folder_is_refused(
-    folder: Callable[[str], Path], make_plan: Callable[..., Plan], database: Database, place: Place
+    folder: Callable[[str], Path], make_plan: Callable[..., Plan], database: Database, place: Place, tmp_path: Path
 ) -> None:
     with ServerStore(first := folder("a"), IDENTITY) as store:
         close(store, make_plan(round=1))
     ask(database, place, "UPDATE lease SET commits = commits - 1")
     with raises("state.database-older", "lacks the last 1 changes"):
         ServerStore(first, IDENTITY)
+    assert back_up(first, tmp_path / "backup") == 1
+    database.run("psql", "-qc", f'DROP SCHEMA "fedspzo_{place.job}" CASCADE')
+    with ServerStore(first, IDENTITY) as store:
+        close(store, make_plan(round=2))
+    with ServerStore(folder("b"), IDENTITY) as store:
+        assert store.journal.last_round == 2, "the folder has filled the database"
+
+
+def test_a_place_that_cannot_be_used_is_not_kept(
+    folder: Callable[[str], Path], make_plan: Callable[..., Plan], place: Place, tmp_path: Path
+) -> None:
+    away = Place("postgresql://127.0.0.1:1/jobs", place.job)
+    own = tmp_path / "own"
+    with ServerStore(own, IDENTITY) as store:
+        close(store, make_plan(round=1))
+    for first in (own, folder("shared")):
+        before = read_place(first)
+        with raises("state.database-refuses", "127.0.0.1:1/jobs"):
+            Held(first, first / DATABASE, place=away)
+        assert read_place(first) == before
+        ServerStore(first, IDENTITY).close()
+    with ServerStore(folder("other"), IDENTITY) as store:
+        close(store, make_plan(round=1))
+    with raises("state.two-states", "a new folder"):
+        Held(own, own / DATABASE, place=place)
+    with ServerStore(own, IDENTITY) as store:
+        assert store.journal.last_round == 1
+
+
+def test_a_key_that_the_database_does_not_know_is_not_overwritten(folder: Callable[[str], Path]) -> None:
+    """The database was restored from before a change of the key."""
+    ServerStore(folder("a"), IDENTITY).close()
+    other = folder("b")
+    (other / KEY).write_bytes(bytes(range(32)))
+    with raises("state.unknown-key", "a newer copy"):
+        ServerStore(other, IDENTITY)
+    assert (other / KEY).read_bytes() == bytes(range(32))
 
 
 def test_a_database_that_was_restored_is_in_doubt(
@@ -273,11 +312,12 @@ def test_a_database_that_cannot_be_used_is_named(
 ) -> None:
     """And its password is not."""
     place = Place("postgresql://somebody:secret@127.0.0.1:1/jobs", "default")
-    with pytest.raises(Exception, match=r"PostgreSQL at 127\.0\.0\.1/jobs cannot be used") as caught:
+    with pytest.raises(Exception, match=r"PostgreSQL at 127\.0\.0\.1:1/jobs cannot be used") as caught:
         Held(tmp_path, tmp_path / DATABASE, place=place)
     assert "secret" not in str(caught.value) + repr(place)
+    write_place(tmp_path, place)
     assert oct((tmp_path / "database.json").stat().st_mode)[-3:] == "600"
-    with raises("state.database-refuses", "this URL"):
+    with raises("state.database-url", "postgresql://"):
         Place("nonsense", "default").connect()
     with raises("job.name", "letters, digits"):
         Place("postgresql://127.0.0.1:1/jobs", 'a" b').connect()

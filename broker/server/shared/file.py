@@ -11,6 +11,7 @@ from pathlib import Path
 from fedspzo.broker.server.schema import SHARED_VERSION, ServerFile, open_tables, writing
 from fedspzo.broker.server.shared.changes import note_all, watch
 from fedspzo.broker.server.shared.postgres import Postgres
+from fedspzo.broker.server.signing_key import take_key
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.files import is_locked, make_folder, write_atomically
 
@@ -77,13 +78,16 @@ class _Mirror:
         self._database = None
 
 
-def open_file(file: Path) -> ServerFile:
+def open_file(file: Path, place: Place | None = None) -> ServerFile:
     """Open a server's file, and make what it lacks; what is written to it goes where its state is shared, if it is.
+
+    Args:
+        place: where it is shared; by default as the folder says.
 
     Raises:
         StateError: as :func:`fedspzo.broker.server.schema.open_tables`.
     """
-    connection, place = open_tables(file), read_place(file.parent)
+    connection, place = open_tables(file), place or read_place(file.parent)
     if place is None and connection.execute("PRAGMA user_version").fetchone()[0] == SHARED_VERSION:
         connection.close()
         raise StateError(
@@ -108,6 +112,7 @@ def update(file: Path) -> None:
         return
     with closing(place.connect()) as database, closing(open_file(file)) as connection:
         catch_up(database, connection, file)
+        take_key(connection, file.parent)
 
 
 def catch_up(database: Postgres, connection: ServerFile, file: Path) -> None:
@@ -116,15 +121,19 @@ def catch_up(database: Postgres, connection: ServerFile, file: Path) -> None:
     Raises:
         StateError: the database is older than the file, or the file has a state of its own.
     """
-    row = connection.execute("SELECT commits FROM shared").fetchone()
-    known, commits = row[0] if row else 0, database.commits
+    row, commits = connection.execute("SELECT commits FROM shared").fetchone(), database.commits
+    if not commits:  # it is new, and has yet to be filled
+        with writing(connection, file) as execute:
+            execute("INSERT OR REPLACE INTO shared VALUES (1, 0, 0)")
+        return
+    known = row[0] if row else 0
     if known > commits:
         raise StateError(
             "state.database-older",
             f"the database lacks the last {known - commits} changes that {file} has; restore a newer copy of the"
-            " database, or drop the job's schema there, and start the server to fill it from this folder",
+            " database, or drop the job's schema there to have the server fill it from this folder",
         )
-    if not row and commits and connection.execute("SELECT 1 FROM job").fetchone():
+    if not row and connection.execute("SELECT 1 FROM job").fetchone():
         raise StateError(
             "state.two-states",
             f"{file} has a state of its own, and the database another; give a new folder, which the database fills",

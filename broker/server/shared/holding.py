@@ -45,9 +45,7 @@ class Held:
         self._lost = ""
         with ExitStack() as opened:
             opened.enter_context(_lock(folder, wait))
-            if place is not None:
-                write_place(folder, place)
-            if place := read_place(folder):
+            if place := place or read_place(folder):
                 self.database = opened.enter_context(closing(place.connect()))
                 self.database.prepare()
                 self._token = _take_lease(self.database, place, file, wait)
@@ -56,7 +54,7 @@ class Held:
                 renewing.start()
                 opened.callback(renewing.join)
                 opened.callback(self._ended.set)
-                self._begin(self.database, file)
+                self._begin(self.database, place, file)
             self._opened = opened.pop_all()
 
     def close(self) -> None:
@@ -72,11 +70,12 @@ class Held:
                 " with --standby",
             )
 
-    def _begin(self, database: Postgres, file: Path) -> None:
+    def _begin(self, database: Postgres, place: Place, file: Path) -> None:
         """Bring file and database together; the token makes what this process writes count."""
-        with closing(open_file(file)) as connection:
-            connection.execute(f"PRAGMA user_version = {SHARED_VERSION}")
+        with closing(open_file(file, place)) as connection:
             catch_up(database, connection, file)
+            write_place(file.parent, place)  # now that it can be used
+            connection.execute(f"PRAGMA user_version = {SHARED_VERSION}")
             filling = database.commits == 0
             with writing(connection, file) as execute:
                 execute("UPDATE shared SET token = ?", (self._token,))
@@ -127,15 +126,32 @@ def _lock(folder: Path, wait: Wait | None) -> IO[str]:
 
 def _take_lease(database: Postgres, place: Place, file: Path, wait: Wait | None) -> int:
     """Wait for the lease, following the state meanwhile; returns its token."""
-    with closing(open_file(file)) as connection:
-        while (token := database.take_lease(socket.gethostname())) is None:
+    with closing(open_file(file, place)) as connection:
+        while (token := _try_lease(database, waits=wait is not None)) is None:
             if wait is None:
                 raise StateError(
                     "state.runs-elsewhere",
                     f"the server on {database.host} has the job '{place.job}', or had it less than {LEASE_S:g} s ago;"
                     " start this one with --standby to have it wait",
                 )
-            catch_up(database, connection, file)
-            wait(f"the server on {database.host}")
+            try:
+                catch_up(database, connection, file)
+                wait(f"the server on {database.host}")
+            except StateError as error:
+                if error.kind != "state.database-refuses":
+                    raise
+                wait("a database that does not answer")
             time.sleep(LOOK_S)
     return token
+
+
+def _try_lease(database: Postgres, waits: bool) -> int | None:
+    """The lease's token, or None while another has it; also while the database is away, for one that waits."""
+    try:
+        return database.take_lease(socket.gethostname())
+    except StateError:
+        if not waits:
+            raise
+        with suppress(StateError):
+            database.connect()
+        return None

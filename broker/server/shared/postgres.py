@@ -59,13 +59,27 @@ class Postgres:
                 "state.no-postgres", "a state in PostgreSQL needs psycopg; install fedspzo[postgres]"
             ) from None
         Topics(job)  # or it would be no name of a schema either
-        self._error, self._job, self._name = psycopg.Error, job, "this URL"
+        self._error, self._job, self._url = psycopg.Error, job, url
         self._schema = f"fedspzo_{job}" if len(job) <= _LONGEST else f"fedspzo_{job[:38]}_{_hash(job)}"
-        with self._asking():
+        try:
             told = psycopg.conninfo.conninfo_to_dict(url)
-            self._name = f"{told.get('host', 'this machine')}/{told.get('dbname', '')}"
+        except psycopg.Error:
+            told = {}
+        if not told:
+            raise StateError(
+                "state.database-url",
+                "--database is not the URL of a PostgreSQL database; write postgresql://USER@HOST/DATABASE",
+            )
+        self._name = f"{told.get('host', 'this machine')}:{told.get('port', 5432)}/{told.get('dbname', '')}"
+        self.connect()
+
+    def connect(self) -> None:
+        """Connect, also again."""
+        import psycopg
+
+        with self._asking():
             self._connection = psycopg.connect(
-                url, autocommit=True, connect_timeout=ANSWER_S, keepalives_idle=5, keepalives_interval=2,
+                self._url, autocommit=True, connect_timeout=ANSWER_S, keepalives_idle=5, keepalives_interval=2,
                 keepalives_count=3, tcp_user_timeout=1000 * ANSWER_S,
             )  # fmt: skip
             self._execute(f"SET statement_timeout = '{6 * ANSWER_S}s'")
