@@ -55,7 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="wait while another server has the job, and take it over when that has ended",
     )  # fmt: skip
     parser.add_argument(
-        "--database", type=_url, default="", metavar="URL",
+        "--database", type=_url, metavar="URL",
         help="share the state with servers on other machines in PostgreSQL (postgresql://USER@HOST/DATABASE); --state"
         " is then a copy, and remembers the URL",
     )  # fmt: skip
@@ -166,7 +166,7 @@ def run(options: argparse.Namespace) -> None:
         logins=LoginsOnDemand(),
         broker=options.cut_off,
         authority=(lambda: Access.load(options.access).authority) if options.access else None,
-        database=options.database,
+        database=options.database or "",
         standby=options.standby,
     )
     with server:
