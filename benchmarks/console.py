@@ -95,8 +95,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=15, help="of each window")
     parser.add_argument("--chromium", default="/usr/bin/chromium", help="(%(default)s)")
     parser.set_defaults(
-        swarms=2, mode="robust", group=0, step_seconds=0.0, tls=False, cut_off=False, http=True
-    )  # as load.py has them
+        swarms=2, mode="robust", group=0, step_seconds=2.0, tls=False, cut_off=False, http=True
+    )  # as load.py has them; devices take their time, or all processors would be busy and tell nothing
     options = parser.parse_args()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
