@@ -23,17 +23,9 @@ class DeviceKeys:
         """The keys that a device has replaced by others."""
         return self._former.get(device, ())
 
-    def refusal(self, key: bytes, former: Sequence[bytes], known: bytes | None) -> str | None:
-        """Why a device may not take part by a key, or None when its former keys are nothing against it.
-
-        Args:
-            key: that it has shown to be its own.
-            former: the keys before it, which have signed so.
-            known: the key that the server knows for the name, if it knows the name.
-        """
-        if known in (key, *former) or self._devices.keys().isdisjoint((key, *former)):
-            return None
-        return "its key was replaced by another one; bring back its newest device.key and former-keys"
+    def replaced(self, keys: Sequence[bytes]) -> bool:
+        """Whether a device has replaced one of these keys by another."""
+        return not self._devices.keys().isdisjoint(keys)
 
     def keep(self, device: str, former: Sequence[bytes]) -> None:
         """Take no device by these keys any more."""

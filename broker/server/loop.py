@@ -23,7 +23,9 @@ from fedspzo.broker.server.authorities import Authorities
 from fedspzo.broker.server.budgets import Budgets, CutOff
 from fedspzo.broker.server.census import count
 from fedspzo.broker.server.controls import Controls, Wish
+from fedspzo.broker.server.copies import Copies
 from fedspzo.broker.server.devices import Roster
+from fedspzo.broker.server.entrance import Entrance
 from fedspzo.broker.server.evaluation import Digested, DigestWatch, Evaluated, Evaluator, Failed, Snapshot
 from fedspzo.broker.server.hearing import Hearing
 from fedspzo.broker.server.held_out import HeldOut
@@ -116,7 +118,6 @@ class Loop:
         self._progress = Progress(
             Counter(store.load_counts()), best=self._held_out.best, evaluated=self._held_out.last, rounds=job.rounds
         )
-        self._admission = admission
         self._saved_counts = self._progress.counts.copy()
         self._outbox = Outbox(self._link, topics, store, self._roster)
         self._watch = Watch(store.load_records(), job.expel)
@@ -125,9 +126,11 @@ class Loop:
         self._authorities = Authorities(
             store, self._roster, self._outbox, self._link, authority or (lambda: access.authority)
         )
+        copies = Copies(self._roster, self._progress)
+        self._entrance = Entrance(store, self._roster, copies, self._watch, admission)
         self._replies = Replies(
-            store, self._roster, self._outbox, self._progress, self._digests, self._standing, self._summing, admission,
-            self._watch, self._authorities,
+            store, self._roster, self._outbox, self._progress, self._digests, self._standing, self._summing,
+            self._entrance, self._watch, self._authorities,
         )  # fmt: skip
         self._hearing = Hearing(
             store, self._roster, self._progress, Inbox(topics, store.bundle, self._roster), self._replies,
@@ -137,7 +140,7 @@ class Loop:
             self._controls, store, self._roster, self._outbox, self._progress, self._watch, self._summing,
             self._replies, self._held_out, devices, aggregate, sample, plans,
         )  # fmt: skip
-        self.window = Window(self._progress, self._roster, self._link.events.put, self._group_of)
+        self.window = Window(self._progress, self._roster, self._link.events.put, self._entrance.group)
         self._stopping = threading.Event()
         self._finished_at: float | None = None
         self._over_at: float | None = None
@@ -241,20 +244,15 @@ class Loop:
             finished=self._progress.finished,
             closed_at=self._closed_at,
             journal_bytes=self._journal_bytes,
-            census=count(self._roster.all(), time.monotonic(), self._group_of if self._has_groups else None),
+            census=count(
+                self._roster.all(), time.monotonic(), self._entrance.group if self._entrance.has_groups else None
+            ),
             evaluated=self._progress.evaluated,
             best=self._progress.best,
             privacy=self._rounds.privacy,
             broker_certificate_end=self._link.certificate_end(),
             authority_end=self._authorities.end,
         )
-
-    @property
-    def _has_groups(self) -> bool:
-        return self._admission is not None or bool(self._replies.enrolled)
-
-    def _group_of(self, device: str) -> str:
-        return self._replies.enrolled.group(device) or (self._admission.group(device) if self._admission else "")
 
     def _check_change(self, job: Job) -> Job:
         self._outbox.check_room(found := self._check(job))

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 
 from fedspzo.broker.rounds.aggregate import check_result
 from fedspzo.broker.rounds.anomalies import Watch
 from fedspzo.broker.rounds.masked_round import MaskedRound
-from fedspzo.broker.server.admission import Admission
 from fedspzo.broker.server.authorities import Authorities
-from fedspzo.broker.server.blocking import Blocked
-from fedspzo.broker.server.copies import Copies
-from fedspzo.broker.server.device_keys import DeviceKeys
 from fedspzo.broker.server.devices import Member, Roster, accept, announce, part
-from fedspzo.broker.server.enrolment.enrolled import Enrolled
+from fedspzo.broker.server.entrance import Entrance
 from fedspzo.broker.server.evaluation import Claim, DigestWatch
 from fedspzo.broker.server.inbox import Heard
 from fedspzo.broker.server.outbox import Outbox
@@ -60,11 +56,7 @@ FAR_BEHIND = 64
 
 
 class Replies:
-    """Answers devices.
-
-    Attributes:
-        enrolled: the devices that invitations for many have let in.
-    """
+    """Answers devices."""
 
     def __init__(
         self,
@@ -75,9 +67,9 @@ class Replies:
         digests: DigestWatch,
         standing: Standing,
         summing: Summing,
-        admission: Admission | None = None,
-        watch: Watch | None = None,
-        authorities: Authorities | None = None,
+        entrance: Entrance,
+        watch: Watch,
+        authorities: Authorities,
     ) -> None:
         self._store = store
         self._roster = roster
@@ -86,14 +78,10 @@ class Replies:
         self._digests = digests
         self._standing = standing
         self._summing = summing
-        self._admission = admission
-        self._watch = watch or Watch({})
+        self._entrance, self._copies = entrance, entrance.copies
+        self._watch = watch
         self._authorities = authorities
-        self._blocked = Blocked(store)
-        self.enrolled = Enrolled(store)
-        self._keys = DeviceKeys(store)
         self._pages = Pages(store.journal)
-        self._copies = Copies(roster, progress)
         self._warnings = RateLimitedLog(log)
 
     def drop(self, device: str, reason: MessageError) -> None:
@@ -150,9 +138,7 @@ class Replies:
 
     def expel_unlisted(self) -> None:
         """Send those away who are there, and are blocked or not on the list of those admitted any more."""
-        blocked = self._blocked.changed()
-        self._roster.blocked = self._blocked.names
-        if blocked or (self._admission is not None and self._admission.changed()):
+        if self._entrance.changed():
             for name in self._roster.there(time.monotonic()):
                 member = self._roster.get(name)
                 if member is not None:
@@ -178,26 +164,11 @@ class Replies:
 
     def _expelled(self, member: Member) -> str | None:
         """Send a member away that is expelled, or not on the list of those admitted any more; returns why."""
-        reason = self._barred(member.name, *self._keys.former(member.name), member.key)
+        reason = self._entrance.barred(member)
         if reason is not None:
             part(member)
             self._outbox.send(member.name, Refusal(member.key, member.session, reason))
         return reason
-
-    def _barred(self, device: str, *keys: bytes) -> str | None:
-        """Why a device may not take part by the last of its keys; None where it may by one of them."""
-        expelled = self._watch.expelled(device)
-        if expelled is not None:
-            return f"it was expelled ({expelled}); correct its data or program, then have the server forget it"
-        for key in keys:
-            if (blocked := self._blocked.refusal(device, key)) is not None:
-                return blocked
-        if (known := self.enrolled.key(device)) is not None and known in keys:
-            return None
-        if self._admission is not None:
-            refusals = [self._admission.refusal(device, key) for key in keys]
-            return None if None in refusals else refusals[-1]
-        return None if known is None else "its id was given to another device's key, which an invitation has let in"
 
     def _note(self, device: str, size: int) -> None:
         """Keep account of a message that was in order."""
@@ -217,27 +188,16 @@ class Replies:
             )
             self._warnings.warn(device, text, "server.older-key")
         known, former = self._roster.get(device), former_keys(device, sync.key, sync.hand_overs_to_key)
-        own = known is not None and known.key in (sync.key, *former)
         if sync.bundle != self._store.bundle:
             self._refuse(device, sync, "its bundle is not this job's; give it the job's bundle")
-        elif (reason := self._keys.refusal(sync.key, former, known.key if known else None)) is not None:
-            self._refuse(device, sync, reason)
-        elif (reason := self._barred(device, *self._keys.former(device) * own, *former, sync.key)) is not None:
+        elif (reason := self._entrance.refusal(device, sync.key, former)) is not None:
             if known is not None and known.key == sync.key:
                 part(known)
             self._refuse(device, sync, reason)
-        elif (reason := self._copies.refusal(device, sync.key)) is not None:
-            self._refuse(device, sync, reason)
         elif (member := self._roster.admit(device, sync.key)) is None:
             self._refuse(device, sync, "the job has too many devices")
-        elif self._admission is None and member.key not in (sync.key, *former):
-            reason = (
-                "its id belongs to another device's key; bring back its device.key, give it another id, or"
-                " have the server forget this one (fedspzo forget)"
-            )
-            self._refuse(device, sync, reason)
         elif sync.head != self._store.journal.head(sync.round):
-            self._rekey(member, sync.key, former)
+            self._entrance.rekey(member, sync.key, former)
             member.session = sync.session  # the answer comes from there
             if (reason := self._standing.ask(member, sync)) is not None:
                 self._refuse(device, sync, reason)
@@ -245,7 +205,7 @@ class Replies:
             self._progress.synced_at = time.monotonic()
             if not member.synced:
                 log.info("device '%s' is there, at round %d", device, sync.round)
-            self._rekey(member, sync.key, former)
+            self._entrance.rekey(member, sync.key, former)
             accept(member, sync)
             self._standing.agree(member)
             self._note(device, size)
@@ -253,14 +213,8 @@ class Replies:
             if member.told != (sync.session, keep):
                 member.told = sync.session, keep
                 self._outbox.send(device, keep)
-            if self._authorities is not None:
-                self._authorities.tell(member)
+            self._authorities.tell(member)
             self._bring_up(member)
-
-    def _rekey(self, member: Member, key: bytes, former: Sequence[bytes]) -> None:
-        """Know a member by the key that it has shown; those before it are of no use any more."""
-        self._keys.keep(member.name, former)
-        self._roster.rekey(member, key)
 
     def _bring_up(self, member: Member) -> None:
         """Send a device what it lacks, or else what it is asked."""

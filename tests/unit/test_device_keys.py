@@ -108,7 +108,7 @@ def test_a_server_knows_a_device_by_its_newest_key(
     if listed:
         admitted = tmp_path / "admitted"
         admitted.write_text("".join(f"{name} {key.public.hex()}\n" for name, key in server._keys.items()))
-        server.server._replies._admission = Admission(admitted)
+        server.server._entrance._admission = Admission(admitted)
     sync = server._sync("d0")
 
     def say(signer: Signer, *chain: bytes) -> list[str]:
@@ -127,5 +127,5 @@ def test_a_server_knows_a_device_by_its_newest_key(
     server.check()
     kept = DeviceKeys(server.store)
     assert kept.former("d0") == (first.public, second.public)
-    assert kept.refusal(first.public, (), third.public)
-    assert kept.refusal(third.public, (second.public,), third.public) is None
+    assert kept.replaced([first.public])
+    assert not kept.replaced([third.public])
