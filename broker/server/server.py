@@ -227,12 +227,10 @@ class Server:
         with ExitStack() as stack:
             wait = self._wait if self._standby else None
             held = stack.enter_context(closing(Held(self.state, self.state / DATABASE, wait, self._place)))
-            if held.database is None:
-                pin_bundle(self.bundle.folder, self.state)  # before the weights are read: devices may be waiting
+            pin_bundle(self.bundle.folder, self.state)  # before the weights are read: devices beside it may be waiting
             store = stack.enter_context(ServerStore(self.state, self.bundle.identity, self._name, held))
             if self._waited:
                 log.info("has the job now, after round %d", store.journal.last_round)
-            pin_bundle(self.bundle.folder, self.state)
             link_bundle(self.state, self.bundle.folder)
             last = max(self.job.rounds, store.journal.last_round)  # a journal may be longer than the job is now
             schedule = Schedule(last, self._evaluate_every, self.job.digest_every)

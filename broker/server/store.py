@@ -20,7 +20,7 @@ from fedspzo.broker.server.schema import check_whole, writing
 from fedspzo.broker.server.shared.file import open_file
 from fedspzo.broker.server.shared.holding import Held
 from fedspzo.broker.server.shared.postgres import Postgres
-from fedspzo.broker.server.signing_key import open_signer, read_keys, share_key
+from fedspzo.broker.server.signing_key import open_signer, read_keys
 from fedspzo.broker.server.state_folder import (
     DATABASE,
     LAST_ROUND,
@@ -84,7 +84,6 @@ class ServerStore:
             self._connection = opened.enter_context(closing(open_file(self._database)))
             check_whole(self._connection, self._database)
             if self._held.database is not None:
-                share_key(self._connection, folder)
                 self._fetch_snapshot(self._held.database)
             self.keys = read_keys(self._connection, folder, bundle, name)
             self.signer = open_signer(self._connection, folder)

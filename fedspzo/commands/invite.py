@@ -10,6 +10,7 @@ import argparse
 import re
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 _UNITS = {"m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -59,7 +60,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _make(options: argparse.Namespace) -> None:
     from fedspzo.broker.mqtt.logins_on_demand import LoginsOnDemand
-    from fedspzo.broker.server.enrolment.invitations import write_invitation
+    from fedspzo.broker.server.enrolment.invitations import invite, write_invitation
     from fedspzo.device_runtime.errors import EnrolmentError
     from fedspzo.device_runtime.link.access import Access
     from fedspzo.options.qr import print_code
@@ -72,10 +73,10 @@ def _make(options: argparse.Namespace) -> None:
     access = LoginsOnDemand().access(options.broker)
     if options.broker_url:
         access = replace(access, url=Access.parse(options.broker_url).url)
-    text, certified = write_invitation(
-        options.state, access, options.url, options.name, options.uses, options.expires, options.broker,
-        options.group, options.ask,
-    )  # fmt: skip
+    make = partial(
+        invite, options.state, options.name, options.uses, options.expires, options.broker, options.group, options.ask
+    )
+    text, certified = write_invitation(options.state, access, options.url, make)
     path = options.out or Path(f"{options.name}.invitation")
     _save(path, text)
     print(f"{path} lets {options.uses} devices in at {options.url}; keep it secret", flush=True)

@@ -6,11 +6,13 @@ import logging
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fedspzo.broker.server.enrolment.invitations import (
     decide,
+    invite,
     read_askers,
     read_offers,
     take_back,
@@ -57,7 +59,7 @@ class Enrolling:
             certified: whether its devices need certificates too, before their results are summed.
 
         Raises:
-            FedSPZOError: something is wrong with it, or the server cannot make any; then there is none.
+            FedSPZOError: something is wrong with it, or the server cannot make any; then nothing is changed.
         """
         options = self.lacks
         if options or self._logins is None or self._broker is None:
@@ -65,9 +67,8 @@ class Enrolling:
                 "enrolment.cannot-invite", f"this server cannot make invitations; start it with {options}"
             )
         access = self._logins.access(self._broker)
-        text, certified = write_invitation(
-            self._folder, access, self._url(), name, uses, seconds, self._broker, group, waits, who
-        )
+        make = partial(invite, self._folder, name, uses, seconds, self._broker, group, waits, who)
+        text, certified = write_invitation(self._folder, access, self._url(), make)
         log.info("'%s' has made the invitation '%s' for %s", who, name, several(uses, "device"))
         return {"text": f"{text}\n", "certified": certified}
 

@@ -10,7 +10,7 @@ import secrets
 import sqlite3
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,37 +135,24 @@ def invite(
     return token
 
 
-def write_invitation(
-    folder: Path,
-    access: Access,
-    url: str,
-    name: str,
-    uses: int,
-    seconds: float,
-    broker: Path,
-    group: str = "",
-    waits: bool = False,
-    who: str = INVITE,
-) -> tuple[str, bool]:
+def write_invitation(folder: Path, access: Access, url: str, make: Callable[[], str]) -> tuple[str, bool]:
     """Make an invitation as devices take it: a line of text, which can be had only now.
 
     Args:
         access: how devices reach the broker, without a login.
         url: how devices reach the server's HTTP endpoint.
-        who: and the others as for :func:`invite`.
+        make: gives the token, see :func:`invite`; called once all else is right.
 
     Returns:
         The line, and whether the bundle names an enrolment key, so that devices need certificates, too.
 
     Raises:
         DownloadError: the URL or the authority is of no use.
-        StateError, BundleError, EnrolmentError: as :func:`job_of` and :func:`invite`, or the token could be read on
-            its way; then there is no invitation.
+        StateError, BundleError, EnrolmentError: as :func:`job_of`, or the token could be read on its way.
     """
     job, certified = job_of(folder)
     check_place(Invitation(access, job, url, "none yet"))
-    token = invite(folder, name, uses, seconds, broker, group, waits, who)
-    return Invitation(access, job, url, token).text(), certified
+    return Invitation(access, job, url, make()).text(), certified
 
 
 def take_back(folder: Path, name: str, who: str = INVITE) -> None:

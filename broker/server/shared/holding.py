@@ -13,6 +13,7 @@ from typing import IO
 from fedspzo.broker.server.schema import SHARED_VERSION, writing
 from fedspzo.broker.server.shared.file import Place, catch_up, fill, open_file, read_place, write_place
 from fedspzo.broker.server.shared.postgres import LEASE_S, Postgres
+from fedspzo.broker.server.signing_key import share_key
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.files import lock_folder
 
@@ -81,25 +82,21 @@ class Held:
                 execute("UPDATE shared SET token = ?", (self._token,))
             if filling:
                 fill(connection, file)
+            share_key(connection, file.parent)
 
     def _renew(self, place: Place) -> None:
         """Keep the lease, on a thread and a connection of its own."""
-        renewed, database = time.monotonic(), None
-        while not self._ended.wait(RENEW_S):
-            with suppress(StateError):  # it may come back in time
-                database = database or place.connect()
-                asked = time.monotonic()
-                if not database.renew_lease(self._token):
-                    self._lost = "was replaced"
-                    break
-                renewed = asked
-                continue
-            database = None
-            if time.monotonic() > renewed + LEASE_S:
+        renewed = time.monotonic()
+        while not self._lost and not self._ended.wait(RENEW_S):
+            with suppress(StateError), closing(place.connect()) as database:  # it may come back in time
+                while not self._lost and not self._ended.is_set():
+                    asked = time.monotonic()
+                    if not database.renew_lease(self._token):
+                        self._lost = "was replaced"
+                    renewed = asked
+                    self._ended.wait(RENEW_S)
+            if not self._lost and time.monotonic() > renewed + LEASE_S:
                 self._lost = f"has not reached the database for {LEASE_S:g} s"
-                break
-        if database is not None:
-            database.close()
 
     def _release(self) -> None:
         assert self.database is not None
@@ -153,5 +150,5 @@ def _try_lease(database: Postgres, waits: bool) -> int | None:
         if not waits:
             raise
         with suppress(StateError):
-            database.connect()
+            database.reconnect()
         return None

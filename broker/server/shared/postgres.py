@@ -71,10 +71,14 @@ class Postgres:
                 "--database is not the URL of a PostgreSQL database; write postgresql://USER@HOST/DATABASE",
             )
         self._name = f"{told.get('host', 'this machine')}:{told.get('port', 5432)}/{told.get('dbname', '')}"
-        self.connect()
+        self._connect()
 
-    def connect(self) -> None:
-        """Connect, also again."""
+    def reconnect(self) -> None:
+        """Connect again."""
+        self.close()
+        self._connect()
+
+    def _connect(self) -> None:
         import psycopg
 
         with self._asking():
@@ -96,8 +100,7 @@ class Postgres:
                 "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = %s",
                 (self._schema,),
             ).fetchall()
-            there = {table: {column for name, column in found if name == table} for table, _ in found}
-            if all(there.get(name, set()) >= set(wanted) for name, wanted in columns().items()):
+            if {(name, column) for name, wanted in columns().items() for column in wanted} <= set(found):
                 return  # tables that are changed are locked, also where nothing changes
             with self._connection.transaction():
                 self._make()
