@@ -26,7 +26,7 @@ def open_signer(folder: Path, device: str) -> tuple[Signer, tuple[bytes, ...]]:
     Raises:
         StateError: a file cannot be used.
     """
-    hand_overs = _read(folder / FORMER)
+    hand_overs = read_hand_overs(folder / FORMER)
     if (folder / NEXT).is_file() and _leads(device, Signer(folder / NEXT), hand_overs):
         move_into_place(folder / NEXT, folder / KEY)  # a change that was broken off
     signer = Signer(folder / KEY)
@@ -71,8 +71,8 @@ def _leads(device: str, signer: Signer, hand_overs: tuple[bytes, ...]) -> bool:
         return False
 
 
-def _read(file: Path) -> tuple[bytes, ...]:
-    """The hand-overs in a file; none where it is damaged."""
+def read_hand_overs(file: Path) -> tuple[bytes, ...]:
+    """The hand-overs in a file, in CBOR; nothing where it is damaged or missing."""
     try:
         found = loads(file.read_bytes())
     except (OSError, MessageError):

@@ -10,16 +10,15 @@ from pathlib import Path
 
 import cbor2
 
-from fedspzo.device_runtime.errors import MessageError, StateError
+from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.files import lock_folder, move_into_place, sync_folder, write_atomically
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.entry import Entry
-from fedspzo.device_runtime.protocol.plain_cbor import loads
 from fedspzo.device_runtime.protocol.signing import Signer
 from fedspzo.device_runtime.protocol.sums import Sums
 from fedspzo.device_runtime.protocol.topics import valid_id
 from fedspzo.device_runtime.replica.chain import EMPTY, Record, Row, chain, make_records
-from fedspzo.device_runtime.replica.device_key import open_signer
+from fedspzo.device_runtime.replica.device_key import open_signer, read_hand_overs
 from fedspzo.device_runtime.replica.journal import Journal, connect
 from fedspzo.device_runtime.replica.weights import Replica
 
@@ -145,12 +144,7 @@ class DeviceState:
 
     def hand_overs(self) -> tuple[bytes, ...]:
         """What :meth:`keep_hand_overs` kept; nothing where that is damaged."""
-        try:
-            found = loads((self.folder / HAND_OVERS).read_bytes())
-        except (OSError, MessageError):
-            return ()
-        whole = isinstance(found, list) and all(isinstance(signed, bytes) for signed in found)
-        return tuple(found) if whole else ()
+        return read_hand_overs(self.folder / HAND_OVERS)
 
     def keep_hand_overs(self, signed: Sequence[bytes]) -> None:
         """Keep the server's hand-overs to other keys, all of them, also beyond ``afresh``.
