@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -46,8 +47,8 @@ def entry_of(plan: Plan) -> Entry:
 def set_up(plans_file: str, pragma: str) -> list[Plan]:
     """Read the plans; open every database with one more setting."""
 
-    def connect(path: Path) -> sqlite3.Connection:
-        connection = journal.connect(path)
+    def connect(path: Path, factory: type[Any] = sqlite3.Connection) -> Any:
+        connection = journal.connect(path, factory)
         connection.execute(f"PRAGMA {pragma}")
         return connection
 
