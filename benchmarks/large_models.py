@@ -282,7 +282,7 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
     if options.weights in ("int8", "int4"):
         export += ["--lora-rank", "8", "--targets", "q_proj,v_proj"]
     if options.memory:
-        export += ["--groups", "8"]
+        export += ["--groups", "2,8"]
     seconds, peak = watch([*export, "--out", str(bundle)], folder)
     found = {
         "model": name,

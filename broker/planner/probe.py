@@ -265,7 +265,8 @@ def _run(
 ) -> Activations:
     """Through some stages, each branch with its own perturbation of all of them; ``activations`` stays as it is."""
     perturbations = Perturbations([], own, "rademacher")
-    passes = [StagePass.of(forward, batch, 0, stage, perturbations) for stage in stages]
+    groups = forward.groups(batch)
+    passes = [StagePass.of(forward, batch, 0, stage, perturbations, groups) for stage in stages]
     perturbed = perturbed_weights(forward, passes, None)
     for number, stage_pass in enumerate(passes):
         activations = advance(forward, batch, stage_pass, activations, perturbed, keep=number == 0)

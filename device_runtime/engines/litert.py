@@ -175,8 +175,8 @@ class LiteRTEngine:
     name = format = "litert"
     takes_constants = True
 
-    def __init__(self, threads: int, streams: bool = False) -> None:
-        self.streams, self.packs_as = streams, f"litert {library_version()}" if streams else ""
+    def __init__(self, threads: int, within: int | None = None) -> None:
+        self.within, self.packs_as = within, "" if within is None else f"litert {library_version()}"
         options = (EnvironmentOption * 2)(
             EnvironmentOption(_TAG_AUTO_REGISTER_ACCELERATORS, _ANY_INT, _CPU),
             EnvironmentOption(_TAG_MIN_LOGGER_SEVERITY, _ANY_INT, _LOG_ERRORS),
@@ -290,6 +290,6 @@ def _without_notes() -> Iterator[None]:
                     os.write(2, line)
 
 
-def create(threads: int, streams: bool = False) -> LiteRTEngine:
+def create(threads: int, within: int | None = None) -> LiteRTEngine:
     """The LiteRT engine. Raises EngineError when libLiteRt.so cannot be loaded."""
-    return LiteRTEngine(threads, streams)
+    return LiteRTEngine(threads, within)

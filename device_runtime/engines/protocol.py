@@ -122,11 +122,11 @@ class StreamingEngine(Engine, Protocol):
     """An engine that can have the constants of graphs in packed files, of which only what is at work is in memory.
 
     Attributes:
-        streams: whether it shall.
+        within: bytes that the process shall keep to, for which it does; None where all constants stay in memory.
         packs_as: what packed files depend on, apart from the constants and the graph.
     """
 
-    streams: bool
+    within: int | None
     packs_as: str
 
     def pack(self, path: Path, file: Path) -> None:
@@ -173,11 +173,11 @@ def aligned_address(array: np.ndarray, shape: tuple[int, ...]) -> int:
     return address
 
 
-def create_engine(name: str, threads: int = 1, streams: bool = False) -> Engine:
+def create_engine(name: str, threads: int = 1, within: int | None = None) -> Engine:
     """The engine of that name, using ``threads`` threads.
 
     Args:
-        streams: whether constants shall be streamed from files, for :data:`STREAMING` engines.
+        within: bytes to keep to, for which constants stream from files, for :data:`STREAMING` engines.
 
     Raises:
         EngineError: no such engine, or its library is not installed.
@@ -187,5 +187,5 @@ def create_engine(name: str, threads: int = 1, streams: bool = False) -> Engine:
     if threads < 1:
         raise EngineError("engine.threads", f"an engine needs at least 1 thread, not {threads}; raise --threads")
     module = importlib.import_module(f"fedspzo.device_runtime.engines.{name}")
-    engine: Engine = module.create(threads, streams=True) if streams and name in STREAMING else module.create(threads)
+    engine: Engine = module.create(threads, within) if name in STREAMING else module.create(threads)
     return engine

@@ -25,9 +25,10 @@ class WatchedEngine:
 
     def __init__(self, engine: Engine, ran: Callable[[], None]) -> None:
         self.name, self.format, self.takes_constants = engine.name, engine.format, engine.takes_constants
-        self.streams, self.packs_as = False, ""
+        self.within: int | None = None
+        self.packs_as = ""
         if isinstance(engine, StreamingEngine):
-            self.streams, self.packs_as = engine.streams, engine.packs_as
+            self.within, self.packs_as = engine.within, engine.packs_as
         self._engine, self._ran = engine, ran
 
     def load(self, path: Path, constants: Constants | None = None) -> StageGraph:

@@ -1,4 +1,4 @@
-"""How much memory a process may take, and whether the frozen base then stays in memory or streams from files."""
+"""How much memory a process may take: whether the frozen base then streams from files, and which branches part."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from fedspzo.device_runtime.engines.protocol import STREAMING, Engine, create_en
 from fedspzo.device_runtime.errors import EngineError
 from fedspzo.device_runtime.model.manifest import Manifest
 from fedspzo.device_runtime.platform.memory import available_bytes
-from fedspzo.device_runtime.step.cost import forecast_inference
+from fedspzo.device_runtime.protocol.plan import Plan
+from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.step.cost import forecast_inference, forecast_memory
+from fedspzo.device_runtime.step.runner import Batch, Forward
 
 log = logging.getLogger(__name__)
 
@@ -59,4 +62,18 @@ def open_engine(manifest: Manifest, engine: str, threads: int, memory: str) -> E
     Raises:
         EngineError: as :func:`streams` and ``create_engine``.
     """
-    return create_engine(engine, threads, streams=streams(manifest, engine, memory))
+    limit = parse_memory(memory)
+    return create_engine(engine, threads, limit if streams(manifest, engine, memory) else None)
+
+
+def fitting_groups(forward: Forward[Replica], batch: Batch, plan: Plan) -> list[int]:
+    """Numbers of branches that may go through a graph together: 1, and those with which a step fits into memory."""
+    groups = sorted(forward.groups(batch))
+
+    def too_large() -> bool:
+        found = forecast_memory(forward.manifest, batch.shape, plan, forward.format, True, groups)
+        return forward.within is not None and found.total > forward.within
+
+    while len(groups) > 1 and too_large():
+        groups.pop()
+    return groups

@@ -81,15 +81,24 @@ def forecast_inference(manifest: Manifest, engine_format: str, streams: bool) ->
     )
 
 
-def forecast_memory(manifest: Manifest, shape: Shape, plan: Plan, engine_format: str, streams: bool = False) -> Memory:
+def forecast_memory(
+    manifest: Manifest,
+    shape: Shape,
+    plan: Plan,
+    engine_format: str,
+    streams: bool = False,
+    groups: Sequence[int] | None = None,
+) -> Memory:
     """Resident bytes of a device during one step in one shape.
 
     Args:
         streams: whether frozen tensors are in memory one stage at a time.
+        groups: of branches that may go through a graph together; None for all that there are graphs for.
     """
     tensors = manifest.tensors
     trained = {i for stage in manifest.stages for i in stage.tensors if tensors[i].trainable}
-    groups = [s.groups for s in manifest.shapes if (s.batch, s.length) == (shape.batch, shape.length)]
+    if groups is None:
+        groups = [s.groups for s in manifest.shapes if (s.batch, s.length) == (shape.batch, shape.length)]
     branches = 2 * plan.measured if plan.sides == 2 else max(block.fanout for block in plan.blocks)
     together = max(map(len, partition(branches, groups)))
     return Memory(

@@ -23,6 +23,7 @@ from fedspzo.device_runtime.protocol.objective import Objective
 from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.replica.weights import Replica, check_blocks
 from fedspzo.device_runtime.step.answers import measures_answers, query_answers
+from fedspzo.device_runtime.step.budget import fitting_groups
 from fedspzo.device_runtime.step.branches import START, Activations, advance, release
 from fedspzo.device_runtime.step.objectives import check_examples, find_measure
 from fedspzo.device_runtime.step.order import goes_by_path, in_turn, order_passes
@@ -145,7 +146,7 @@ def _query(
     if measures_answers(plan):
         return query_answers(forward, batch, plan, owner, step, offsets)
     costs_of = find_measure(_objective(plan), forward.manifest.task)
-    passes = order_passes(forward, batch, plan, owner, step, offsets)
+    passes = order_passes(forward, batch, plan, owner, step, offsets, fitting_groups(forward, batch, plan))
     start = passes[0].stages[0].stage
     prefix = forward.manifest.stages[: forward.manifest.stages.index(start)]
     with forward.recorder.phase(forward_block(0)):

@@ -60,7 +60,9 @@ class Graphs:
         self._plain: dict[str, tuple[str, StageGraph]] = {}
         self._packed: dict[str, tuple[str, PackedGraph | None]] = {}
         self._streamed: StreamedGraphs | None = None
-        if isinstance(engine, StreamingEngine) and engine.streams:
+        #: Bytes that the process shall keep to, if it streams.
+        self.within = engine.within if isinstance(engine, StreamingEngine) else None
+        if isinstance(engine, StreamingEngine) and self.within is not None:
             self._streamed = StreamedGraphs(bundle, engine)
         else:
             bundle.check_base()

@@ -42,8 +42,9 @@ def order_passes(
     owner: str,
     step: int,
     offsets: Sequence[Sequence[Direction]],
+    groups: Sequence[int],
 ) -> list[BranchPass]:
-    """The passes of a local step; the arguments are those of ``measure_step``.
+    """The passes of a local step; the arguments are those of ``measure_step``, and groups that fit into memory.
 
     Two-sided, in the order of the scalars. One-sided, the centre comes first, then the blocks' branches from the last
     block to the first, so that activations are let go of one by one.
@@ -60,7 +61,7 @@ def order_passes(
             own = first if at == number else [None] * len(first)
             block, stages = perturbed[at], range(starts[at], starts[at + 1])
             perturbations = Perturbations(offsets[block], own, plan.distribution)
-            found += [StagePass.of(forward, batch, block, stage, perturbations) for stage in stages]
+            found += [StagePass.of(forward, batch, block, stage, perturbations, groups) for stage in stages]
         return BranchPass(number, found, False, stop == len(perturbed))
 
     def directions(number: int, paths: Iterable[tuple[int, ...]]) -> list[Direction]:

@@ -119,6 +119,11 @@ class Forward(Generic[W_co]):
         """Whether what a stage reads of the bundle's files is let go of after its run."""
         return self._graphs.streams
 
+    @property
+    def within(self) -> int | None:
+        """Bytes that the process shall keep to, for which it streams; None where it does not."""
+        return self._graphs.within if self.streams else None
+
     def groups(self, batch: Batch) -> list[int]:
         """Numbers of branches that there are graphs for, with batches of this size."""
         return [s.groups for s in self._shapes if (s.batch, s.length) == (batch.shape.batch, batch.shape.length)]

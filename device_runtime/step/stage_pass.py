@@ -74,11 +74,17 @@ class StagePass:
 
     @classmethod
     def of(
-        cls, forward: Forward[Replica], batch: Batch, block: int, stage: int, perturbations: Perturbations
+        cls,
+        forward: Forward[Replica],
+        batch: Batch,
+        block: int,
+        stage: int,
+        perturbations: Perturbations,
+        groups: Sequence[int],
     ) -> StagePass:
-        """The pass through a stage, with the graphs that there are for this batch."""
+        """The pass through a stage, where ``groups`` of branches, one among them, may go through a graph together."""
         spec = forward.manifest.stages[stage]
-        branches, groups = len(perturbations.by_branch), forward.groups(batch)
+        branches = len(perturbations.by_branch)
         perturbed = perturbations.offsets or any(perturbations.by_branch)
         stacked = branches > 1 and max(groups) > 1  # such graphs take a copy of the weights for each branch
         trainable = forward.weights.trainable_in([stage])

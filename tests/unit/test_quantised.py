@@ -152,7 +152,7 @@ def test_generation_scores_tokens_in_integers(
     store = tokenise(bundle, examples)
     losses = [evaluate(Forward(create_engine(name), Replica(bundle)), store).loss for name in (*engines, "torch")]
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    kept, streamed = (Forward(create_engine("litert", streams=way), Replica(bundle)) for way in (False, True))
+    kept, streamed = (Forward(create_engine("litert", within=way), Replica(bundle)) for way in (None, 10**9))
     assert evaluate(streamed, store) == evaluate(kept, store), "answers and losses do not depend on where constants are"
     *integers, full = losses
     assert integers == pytest.approx([full] * len(engines), rel=0.1), "activations in 8 bits, and in full"

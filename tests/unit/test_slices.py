@@ -151,7 +151,7 @@ def test_streamed(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     manifest, store = quantised.manifest, questions(quantised)
     plan = make_plan(batch=2, epsilon=1e-2, blocks=(Block(len(manifest.stages), 4, 1.0, 1.0),), sides=1)
-    forwards = [Forward(create_engine("litert", streams=streams), Replica(quantised)) for streams in (False, True)]
+    forwards = [Forward(create_engine("litert", within=way), Replica(quantised)) for way in (None, 10**9)]
     expected, found = (
         (measure(forward, store, plan, "a"), generate(forward, store), predict(forward, store)[0].tolist())
         for forward in forwards

@@ -29,6 +29,7 @@ from fedspzo.device_runtime.model.manifest import BASE
 from fedspzo.device_runtime.protocol.plan import Block, Plan
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.budget import streams
+from fedspzo.device_runtime.step.cost import forecast_memory
 from fedspzo.device_runtime.step.estimator import Measurement, measure
 from fedspzo.device_runtime.step.runner import Forward
 from fedspzo.device_runtime.step.scores import predict
@@ -39,6 +40,8 @@ from fedspzo.export.pipeline import export_bundle
 from fedspzo.export.tasks import load_task
 
 LAYERS = 2
+#: Bytes that a step of this bundle stays below.
+PLENTY = 10**9
 
 
 @pytest.fixture(scope="module", params=["int4", pytest.param("int8", marks=pytest.mark.slow)])
@@ -63,7 +66,7 @@ def step(bundle: Bundle, make_plan: Callable[..., Plan]) -> Callable[..., Measur
     plan = make_plan(batch=2, epsilon=1e-2, blocks=blocks, steps=2, sides=1)
 
     def take(engine: StreamingEngine | None = None) -> Measurement:
-        forward = Forward(engine or create_engine("litert", streams=True), Replica(bundle))
+        forward = Forward(engine or create_engine("litert", within=PLENTY), Replica(bundle))
         return measure(forward, five_examples(bundle), plan, "a")
 
     return take
@@ -73,10 +76,11 @@ class Counting:
     """A streaming engine that counts what it is asked for."""
 
     name = format = "litert"
-    takes_constants, streams = True, True
+    takes_constants = True
 
-    def __init__(self) -> None:
-        engine = create_engine("litert", streams=True)
+    def __init__(self, within: int = PLENTY) -> None:
+        self.within = within
+        engine = create_engine("litert", within=PLENTY)
         assert isinstance(engine, StreamingEngine)
         self._engine, self.packs_as, self.load = engine, engine.packs_as, engine.load
         self.packed = self.loaded = 0
@@ -104,8 +108,25 @@ def test_streaming_changes_no_bit(step: Callable[..., Measurement], cache: Path)
     assert [(engine.packed, engine.loaded) for engine in engines] == [(LAYERS, 2), (0, 2)]
     assert sorted(file.suffix for file in cache.iterdir()) == [".packed"] * LAYERS + [".parts"] * LAYERS
     ran: list[int] = []
-    assert step(WatchedEngine(create_engine("litert", streams=True), lambda: ran.append(1))) == expected
+    assert step(WatchedEngine(create_engine("litert", within=PLENTY), lambda: ran.append(1))) == expected
     assert ran
+
+
+def test_branches_part_where_a_step_would_not_fit(
+    step: Callable[..., Measurement], bundle: Bundle, make_plan: Callable[..., Plan], cache: Path
+) -> None:
+    """They then pass a layer one by one, through the graph that the centre takes."""
+    manifest = bundle.manifest
+    plan = make_plan(batch=2, blocks=(Block(len(manifest.stages), 4, 1.0, 1.0),), sides=1)
+    alone, together = (
+        forecast_memory(manifest, manifest.shapes[0], plan, "litert", True, groups).total for groups in ([1], [1, 2])
+    )
+    assert alone < together
+    engines = [Counting(within) for within in (together, together - 1, 1)]
+    expected, *found = [step(engine) for engine in engines]
+    assert [engine.loaded for engine in engines] == [2, 1, 1]
+    for each in found:
+        np.testing.assert_allclose(each.scalars, expected.scalars, rtol=1e-3, atol=1e-3)
 
 
 class Apart(Counting):
@@ -183,7 +204,7 @@ def test_an_altered_base_is_never_packed(bundle: Bundle, tmp_path: Path, cache: 
 
     def losses(streamed: bool) -> list[float]:
         opened = Bundle(folder)
-        forward = Forward(create_engine("litert", streams=streamed), Replica(opened))
+        forward = Forward(create_engine("litert", within=PLENTY if streamed else None), Replica(opened))
         return predict(forward, five_examples(opened))[0].tolist()
 
     expected = losses(True)
