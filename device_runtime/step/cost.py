@@ -155,15 +155,27 @@ def _feeds_and_kept(shape: Shape) -> int:
 
 
 def _workspace(manifest: Manifest, shape: Shape, together: int) -> int:
-    """An engine's packed copy of the largest matrix that is an input, and its intermediate results: an estimate."""
-    specs = [manifest.tensors[i] for stage in manifest.stages for i in stage.tensors]
-    matrices = [spec.shape for spec in specs if len(spec.shape) == 3 and (spec.transposed or spec.trainable)]
-    constants = (manifest.tensors[i] for stage in manifest.stages for i in stage.constants)
-    tables = (manifest.embedding, manifest.output)
-    features = max(map(max, (*matrices, *(spec.shape for spec in constants if spec.name not in tables))), default=1)
-    tokens = together * shape.batch * shape.length
-    scores = (together * shape.batch, manifest.task.answer_tokens, _rows_at_once(manifest))
-    return max(map(_size, matrices), default=_size((1,))) + 2 * _size((tokens, features)) + 2 * _size(scores)
+    """An engine's packed copy of the largest matrix that is an input, and its intermediate results: an estimate.
+
+    Of these are as many at a time as a layer has matrices that are as wide: two, or three where one gates another; and
+    what a quantised base multiplies, in 8 bits.
+    """
+    specs, tables = manifest.tensors, (manifest.embedding, manifest.output)
+    inputs = (specs[i] for stage in manifest.stages for i in stage.tensors)
+    copied = (spec.shape for spec in inputs if len(spec.shape) == 3 and (spec.transposed or spec.trainable))
+    rank = manifest.adapters.rank if manifest.adapters else 0
+    widest = Counter[
+        int
+    ]()  # width → most matrices of a stage, without adapters' factors, of which it is the larger side
+    for stage in manifest.stages:
+        found = (specs[i] for i in (*stage.tensors, *stage.constants))
+        sides = [spec.shape[-2:] for spec in found if len(spec.shape) > 1 and spec.name not in tables]
+        widest |= Counter(max(side) for side in sides if min(side) > rank)
+    width = max(widest, default=1)
+    results = max(widest[width], 2) + any(stage.constants for stage in manifest.stages) / 4
+    rows = together * shape.batch
+    scores = (rows, manifest.task.answer_tokens, _rows_at_once(manifest))
+    return max(map(_size, copied), default=0) + int(results * _size((rows * shape.length, width))) + 2 * _size(scores)
 
 
 def _size(dimensions: Sequence[int]) -> int:

@@ -23,8 +23,8 @@ from fedspzo.device_runtime.protocol.objective import Objective
 from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.replica.weights import Replica, check_blocks
 from fedspzo.device_runtime.step.answers import measures_answers, query_answers
-from fedspzo.device_runtime.step.budget import fitting_groups
 from fedspzo.device_runtime.step.branches import START, Activations, advance, release
+from fedspzo.device_runtime.step.budget import fitting_groups
 from fedspzo.device_runtime.step.objectives import check_examples, find_measure
 from fedspzo.device_runtime.step.order import goes_by_path, in_turn, order_passes
 from fedspzo.device_runtime.step.prefix_cache import PrefixCache
