@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Protocol
 
+from fedspzo.broker.rounds.adaptive import Pace
 from fedspzo.broker.rounds.aggregate import close_round
 from fedspzo.broker.rounds.job import Job, plan_round
 from fedspzo.broker.simulation.first_order import Algorithm, device_update, server_update
@@ -20,7 +21,7 @@ _DEVICE = "energy"
 
 
 class Steps(Protocol):
-    """Rounds with one device, of one step each, at a constant learning rate."""
+    """Rounds with one device, of one step each, at a learning rate that only the job's ``adapt`` changes."""
 
     @property
     def flops(self) -> int:
@@ -39,6 +40,7 @@ class ForwardSteps:
     def __init__(self, job: Job, forward: Forward[Replica], store: DataStore) -> None:
         """Make ready."""
         self._job, self._forward, self._store = _of_one_step(job), forward, store
+        self._pace = Pace(self._job, ())
 
     @property
     def flops(self) -> int:
@@ -47,17 +49,19 @@ class ForwardSteps:
 
     def take(self, number: int) -> float:
         """Measure along the directions of round ``number``, and go along them."""
-        plan = plan_round(self._job, number)
+        plan = self._pace.plan(number)
         measured = measure(self._forward, self._store, plan, _DEVICE)
         result = Result(number, b"", measured.scalars, measured.loss, plan.batch, 0.0, b"")
         entry = close_round(plan, {_DEVICE: result}, votes=self._job.votes)
         with self._forward.recorder.phase(APPLY):
             self._forward.weights.apply(entry)
+        self._pace.follow(entry)
         return measured.loss
 
     def restart(self) -> None:
         """Go back to the bundle's weights."""
         self._forward.weights.restore(None)
+        self._pace = Pace(self._job, ())
 
 
 class GradientSteps:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from sensors import RaplTree, Span, World
 
+from fedspzo.broker.rounds import adaptive
 from fedspzo.broker.rounds.job import Job, check_job, plan_round
 from fedspzo.broker.rounds.methods import SIMULATED, choose_method
 from fedspzo.broker.simulation.first_order import ALGORITHMS
@@ -128,6 +129,24 @@ def test_steps_are_those_of_a_simulation_with_one_device(bundle: Bundle, store: 
         found = measure(forward, store, plan, "energy")
         assert found.loss == loss
         forward.weights.apply(Entry(plan, (Contribution("", 1.0, found.scalars),)))
+    steps.restart()
+    assert steps.take(1) == losses[0]
+
+
+def test_steps_adapt_as_those_of_a_job_do(bundle: Bundle, store: DataStore) -> None:
+    """The rates of a job that says nothing follow what it measures; without that they are far off."""
+    job = check_job(Job(final_rate=1.0), bundle)
+    assert job.adapt
+    steps = ForwardSteps(job, Forward(create_engine("litert"), Replica(bundle), PhaseTimer()), store)
+    losses = [steps.take(number) for number in (1, 2, 3)]
+    forward, pace = Forward(create_engine("litert"), Replica(bundle)), adaptive.Pace(job, ())
+    for number, loss in enumerate(losses, 1):
+        plan = pace.plan(number)
+        found = measure(forward, store, plan, "energy")
+        assert found.loss == loss
+        entry = Entry(plan, (Contribution("", 1.0, found.scalars),))
+        forward.weights.apply(entry)
+        pace.follow(entry)
     steps.restart()
     assert steps.take(1) == losses[0]
 
