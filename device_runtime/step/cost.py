@@ -67,8 +67,12 @@ def stage_runs(manifest: Manifest, plan: Plan) -> list[int]:
 
 
 def forecast_inference(manifest: Manifest, engine_format: str, streams: bool) -> Memory:
-    """Resident bytes of a process that runs the largest shape without a plan; see :func:`forecast_memory`."""
-    largest = max(manifest.shapes, key=lambda shape: (shape.groups, shape.batch * shape.length))
+    """Resident bytes of a process that runs the largest shape without a plan; see :func:`forecast_memory`.
+
+    Where the base streams, branches go one by one if they must.
+    """
+    shapes = (shape for shape in manifest.shapes if shape.groups == 1 or not streams)
+    largest = max(shapes, key=lambda shape: (shape.groups, shape.batch * shape.length))
     tensors = manifest.tensors
     trained = {i for stage in manifest.stages for i in stage.tensors if tensors[i].trainable}
     return Memory(
