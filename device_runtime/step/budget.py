@@ -68,12 +68,19 @@ def open_engine(manifest: Manifest, engine: str, threads: int, memory: str) -> E
 
 def fitting_groups(forward: Forward[Replica], batch: Batch, plan: Plan) -> list[int]:
     """Numbers of branches that may go through a graph together: 1, and those with which a step fits into memory."""
-    groups = sorted(forward.groups(batch))
+    cut = tuple((block.stop, block.fanout) for block in plan.blocks)
+    kind = batch.shape.batch, batch.shape.length, plan.sides, cut
+    if kind not in forward.fitting:
+        forward.fitting[kind] = _fitting(forward, batch, plan)
+    return forward.fitting[kind]
 
-    def too_large() -> bool:
-        found = forecast_memory(forward.manifest, batch.shape, plan, forward.format, True, groups)
-        return forward.within is not None and found.total > forward.within
 
-    while len(groups) > 1 and too_large():
+def _fitting(forward: Forward[Replica], batch: Batch, plan: Plan) -> list[int]:
+    groups, within = sorted(forward.groups(batch)), forward.within
+
+    def bytes_of_a_step() -> int:
+        return forecast_memory(forward.manifest, batch.shape, plan, forward.format, True, groups).total
+
+    while within is not None and len(groups) > 1 and bytes_of_a_step() > within:
         groups.pop()
     return groups

@@ -70,6 +70,7 @@ class Forward(Generic[W_co]):
         flops: floating-point operations of matrix products run so far.
         format: of the graphs.
         recorder: is told what phase of a step it is.
+        fitting: the groups of branches for which there is memory, for each kind of step, see ``step.budget``.
     """
 
     def __init__(self, engine: Engine, weights: W_co, recorder: Recorder = SILENT) -> None:
@@ -81,6 +82,7 @@ class Forward(Generic[W_co]):
         self.flops = 0
         self.recorder = recorder
         self.format = engine.format
+        self.fitting: dict[tuple[object, ...], list[int]] = {}
         self._graphs = Graphs(self.bundle, engine)
         self._feeds: dict[tuple[int, int, int], dict[str, np.ndarray]] = {}
         self._grouped: dict[int, Batch] = {}
