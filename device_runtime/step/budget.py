@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 
-from fedspzo.device_runtime.engines.protocol import STREAMING, Engine, create_engine
+from fedspzo.device_runtime.engines.protocol import ENGINES, STREAMING, Engine, create_engine
 from fedspzo.device_runtime.errors import EngineError
 from fedspzo.device_runtime.model.manifest import Manifest
 from fedspzo.device_runtime.platform.memory import available_bytes
@@ -17,7 +17,7 @@ from fedspzo.device_runtime.step.runner import Batch, Forward
 log = logging.getLogger(__name__)
 
 ALL, AUTO = "all", "auto"
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(k|M|G)B?")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(k|M|G)B?", re.ASCII)
 _UNITS = {"k": 10**3, "M": 10**6, "G": 10**9}
 #: Part of the free memory that a base may take: a step takes more, and other programs some.
 _PART = 0.7
@@ -43,7 +43,7 @@ def streams(manifest: Manifest, engine: str, memory: str) -> bool:
     """
     limit = parse_memory(memory)
     kept, streamed = (forecast_inference(manifest, engine, way).total for way in (False, True))
-    if limit is None or kept <= limit or (memory == AUTO and engine not in STREAMING):
+    if limit is None or kept <= limit or engine not in ENGINES or (memory == AUTO and engine not in STREAMING):
         return False
     if engine not in STREAMING:
         raise EngineError(
@@ -52,7 +52,9 @@ def streams(manifest: Manifest, engine: str, memory: str) -> bool:
             f" {memory}; use the engine '{STREAMING[0]}', or --memory {ALL}",
         )
     if streamed > limit and memory != AUTO:
-        log.warning("this bundle takes some %.0f MB at least, more than --memory %s", streamed / 1e6, memory)
+        log.warning(
+            "this bundle takes about %.0f MB at least, more than --memory %s; give more", streamed / 1e6, memory
+        )
     return streamed < kept  # where all weights are trained, nothing can stream
 
 

@@ -27,8 +27,8 @@ class Memory:
         buffers: perturbed copies of a stage's weights, one for each branch that goes through a graph together; and its
             frozen weights, widened.
         activations: of all branches between two stages, and the batch's feeds.
-        workspace: the engine's packed copy of the largest matrix that is an input, and its intermediate results (an
-            estimate).
+        workspace: the engine's packed copy of the largest matrix that is an input, and intermediate results of the
+            graphs that it holds: one, or one for each stage whose constants are in memory (an estimate).
         base: Python, numpy and the engine's library.
     """
 
@@ -80,7 +80,7 @@ def forecast_inference(manifest: Manifest, engine_format: str, streams: bool) ->
         frozen=_frozen(manifest, streams),
         buffers=0,
         activations=_feeds_and_kept(largest),
-        workspace=_workspace(manifest, largest, largest.groups),
+        workspace=_workspace(manifest, largest, [largest.groups] * len(manifest.stages), streams),
         base=BASE_BYTES.get(engine_format, 0),
     )
 
@@ -111,7 +111,7 @@ def forecast_memory(
         buffers=together * _largest_copies(manifest, lambda spec: spec.trainable)
         + _largest_copies(manifest, lambda spec: not spec.trainable and spec.dtype != "float32"),
         activations=_activations(manifest, shape, plan) + _feeds_and_kept(shape),
-        workspace=_workspace(manifest, shape, together),
+        workspace=_workspace(manifest, shape, [min(together, runs) for runs in stage_runs(manifest, plan)], streams),
         base=BASE_BYTES.get(engine_format, 0),
     )
 
@@ -158,11 +158,14 @@ def _feeds_and_kept(shape: Shape) -> int:
     return sum(map(_size, shape.feeds.values())) + max(kept)
 
 
-def _workspace(manifest: Manifest, shape: Shape, together: int) -> int:
-    """An engine's packed copy of the largest matrix that is an input, and its intermediate results: an estimate.
+def _workspace(manifest: Manifest, shape: Shape, together: Sequence[int], streams: bool) -> int:
+    """An engine's packed copy of the largest matrix that is an input, and intermediate results: an estimate.
 
-    Of these are as many at a time as a layer has matrices that are as wide: two, or three where one gates another; and
-    what a quantised base multiplies, in 8 bits.
+    A graph has as many results at a time as a layer has matrices that are as wide: two, or three where one gates
+    another; and what a quantised base multiplies, in 8 bits. Graphs with constants that do not stream are all loaded.
+
+    Args:
+        together: branches that go through each stage together.
     """
     specs, tables = manifest.tensors, (manifest.embedding, manifest.output)
     inputs = (specs[i] for stage in manifest.stages for i in stage.tensors)
@@ -177,9 +180,10 @@ def _workspace(manifest: Manifest, shape: Shape, together: int) -> int:
         widest |= Counter(max(side) for side in sides if min(side) > rank)
     width = max(widest, default=1)
     results = max(widest[width], 2) + any(stage.constants for stage in manifest.stages) / 4
-    rows = together * shape.batch
-    scores = (rows, manifest.task.answer_tokens, _rows_at_once(manifest))
-    return max(map(_size, copied), default=0) + int(results * _size((rows * shape.length, width))) + 2 * _size(scores)
+    held = [int(results * _size((stack * shape.batch * shape.length, width))) for stack in together]
+    kept = sum(size for size, stage in zip(held, manifest.stages, strict=True) if stage.constants and not streams)
+    scores = (max(together) * shape.batch, manifest.task.answer_tokens, _rows_at_once(manifest))
+    return max(map(_size, copied), default=0) + max(kept, *held) + 2 * _size(scores)
 
 
 def _size(dimensions: Sequence[int]) -> int:

@@ -24,7 +24,7 @@ from fedspzo.device_runtime.errors import EngineError
 from fedspzo.device_runtime.files import cache_folder
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.platform.memory import available_bytes
-from fedspzo.device_runtime.step.budget import ALL, streams
+from fedspzo.device_runtime.step.budget import ALL, parse_memory, streams
 from fedspzo.device_runtime.step.cost import forecast_inference, stage_runs
 from fedspzo.device_runtime.step.streamed import FOLDER
 
@@ -103,9 +103,12 @@ def measure_memory(setting: Setting, repeats: int) -> list[Figure]:
     inference = _child(setting, "inference")  # makes the files, where there are none
     manifest = Bundle(setting.bundle).manifest
     if not streams(manifest, setting.engine, setting.memory):
-        return [_peak(_child(setting, "step"), inference, "inference by the same runtime")]
+        step = _child(setting, "step")
+        _compare(step, setting)
+        return [_peak(step, inference, "inference by the same runtime")]
     _evict([*setting.bundle.iterdir(), *(cache_folder() / FOLDER).glob("*")])
     step, inference = (_child(setting, kind) for kind in ("step", "inference"))
+    _compare(step, setting)
     how = "" if step["streamed"] else ", all in memory after all"
     found = [
         _peak(step, inference, "inference by the same runtime", how),
@@ -122,6 +125,13 @@ def measure_memory(setting: Setting, repeats: int) -> list[Figure]:
         _peak(step, kept, "all in memory", how),
         Figure(f"a step{how}", step["second_step_s"], "s", kept["second_step_s"], "all in memory"),
     ]
+
+
+def _compare(step: dict[str, float], setting: Setting) -> None:
+    """Say so where a step took more than the process should take."""
+    limit = parse_memory(setting.memory)
+    if limit is not None and step["peak_mb"] * 1e6 > limit:
+        log.warning("a step takes %.0f MB, more than --memory %s; give more", step["peak_mb"], setting.memory)
 
 
 def _peak(found: dict[str, float], bound: dict[str, float], bound_is: str, how: str = "") -> Figure:

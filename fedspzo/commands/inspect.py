@@ -68,10 +68,10 @@ def _memory(manifest: Manifest) -> str:
     engine, free = STREAMING[0], available_bytes()
     kept, streamed = (forecast_inference(manifest, engine, way).total / 1e6 for way in (False, True))
     place = "is read from files as it is needed" if streams(manifest, engine, AUTO) else "stays in memory"
-    here = "" if free is None else f", of which {free / 1e6:,.0f} MB are free here"
+    here = "" if free is None else f" ({free / 1e6:,.0f} MB are free here)"
     return (
-        f"with --memory {AUTO} a frozen base {place} ({engine}): all in memory, it takes {kept:,.0f} MB{here}; read as"
-        f" needed, {streamed:,.0f} MB"
+        f"with --memory {AUTO} a frozen base {place} ({engine}): all in memory, a process takes up to {kept:,.0f}"
+        f" MB{here}; read as needed, {streamed:,.0f} MB or more"
     )
 
 

@@ -10,7 +10,7 @@ from refusals import raises
 
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.platform.memory import available_bytes, free_in_group
-from fedspzo.device_runtime.step.budget import parse_memory, streams
+from fedspzo.device_runtime.step.budget import open_engine, parse_memory, streams
 from fedspzo.device_runtime.step.cost import forecast_inference
 
 
@@ -64,7 +64,11 @@ def test_what_does_not_fit_is_told(bundle: Bundle, caplog: pytest.LogCaptureFixt
     assert not caplog.records
     with caplog.at_level(logging.WARNING):
         assert not streams(manifest, "litert", "1MB")  # all of it is trained
-    assert "MB at least, more than --memory 1MB" in caplog.text
+    assert "MB at least, more than --memory 1MB; give more" in caplog.text
     with raises("engine.keeps-all", "'torch' keeps the whole model in memory", "--memory all"):
         streams(manifest, "torch", "1MB")
     assert not streams(manifest, "torch", "all")
+    with raises("engine.unknown", "'foo'"):
+        open_engine(manifest, "foo", 1, "1MB")
+    with raises("option.memory", "--memory"):
+        parse_memory("\uff11\uff10\uff10MB")  # digits of another script
