@@ -79,15 +79,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Export, showing progress and a table of the stages."""
-    from fedspzo.device_runtime.data.sources import read_source
     from fedspzo.export.supported import check_model_type
     from fedspzo.export.tasks import load_task
     from fedspzo.progress import steps
 
     tasks = load_task(options.task)
     check_model_type(options.model)
-    for source in options.prior:
-        read_source(source)  # what cannot be read is told before PyTorch loads
     with steps("loading PyTorch and the converters") as progress:
         _export(options, tasks, progress)
 
