@@ -272,7 +272,7 @@ def measure_budget(bundle: Path, memory: str, engine: str) -> dict[str, Any]:
 def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """All figures of one model, with the bars that they are held to."""
     from fedspzo.device_runtime.model.bundle import Bundle
-    from fedspzo.device_runtime.step.budget import parse_memory, streams
+    from fedspzo.device_runtime.step.budget import parse_memory, streams_within
 
     checkpoint, bundle = folder / name, folder / "bundle"
     subprocess.run([sys.executable, __file__, "--make", name, str(checkpoint)], check=True, capture_output=True)
@@ -306,7 +306,7 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
         bars["step_peak_mb"] = bars["device_peak_rss_mb"] = (parse_memory(options.memory) or math.inf) / 1e6
         if name in MESP and options.length == 256:
             bars["step_peak_mb"] = bars["device_peak_rss_mb"] = MESP[name]
-        if streams(Bundle(bundle).manifest, options.engine, options.memory):
+        if streams_within(Bundle(bundle).manifest, options.engine, options.memory):
             bars |= {"warm_to_in_memory": 1.5, "ready_seconds": 3.0, "ready_rss_mb": 120.0}
     found["bars"] = bars
     found["passed"] = all(found.get(key, math.inf) <= bar for key, bar in bars.items()) and found["digests_equal"]

@@ -35,8 +35,8 @@ def parse_memory(text: str) -> int | None:
     return int(float(found[1]) * _UNITS[found[2]])
 
 
-def streams(manifest: Manifest, engine: str, memory: str) -> bool:
-    """Whether the frozen base streams from files.
+def streams_within(manifest: Manifest, engine: str, memory: str) -> int | None:
+    """Bytes that a process shall keep to, if the frozen base then streams from files; None where it does not.
 
     Raises:
         EngineError: ``memory`` is no size, or what is given does not do for an engine that keeps all in memory.
@@ -44,7 +44,7 @@ def streams(manifest: Manifest, engine: str, memory: str) -> bool:
     limit = parse_memory(memory)
     kept, streamed = (forecast_inference(manifest, engine, way).total for way in (False, True))
     if limit is None or kept <= limit or engine not in ENGINES or (memory == AUTO and engine not in STREAMING):
-        return False
+        return None
     if engine not in STREAMING:
         raise EngineError(
             "engine.keeps-all",
@@ -55,17 +55,16 @@ def streams(manifest: Manifest, engine: str, memory: str) -> bool:
         log.warning(
             "this bundle takes about %.0f MB at least, more than --memory %s; give more", streamed / 1e6, memory
         )
-    return streamed < kept  # where all weights are trained, nothing can stream
+    return limit if streamed < kept else None  # where all weights are trained, nothing can stream
 
 
 def open_engine(manifest: Manifest, engine: str, threads: int, memory: str) -> Engine:
     """The engine of that name, which streams a bundle's frozen base where ``memory`` asks for it.
 
     Raises:
-        EngineError: as :func:`streams` and ``create_engine``.
+        EngineError: as :func:`streams_within` and ``create_engine``.
     """
-    limit = parse_memory(memory)
-    return create_engine(engine, threads, limit if streams(manifest, engine, memory) else None)
+    return create_engine(engine, threads, streams_within(manifest, engine, memory))
 
 
 def fitting_groups(forward: Forward[Replica], batch: Batch, plan: Plan) -> list[int]:

@@ -171,9 +171,8 @@ def _workspace(manifest: Manifest, shape: Shape, together: Sequence[int], stream
     inputs = (specs[i] for stage in manifest.stages for i in stage.tensors)
     copied = (spec.shape for spec in inputs if len(spec.shape) == 3 and (spec.transposed or spec.trainable))
     rank = manifest.adapters.rank if manifest.adapters else 0
-    widest = Counter[
-        int
-    ]()  # width → most matrices of a stage, without adapters' factors, of which it is the larger side
+    # Width → most matrices of a stage of which it is the larger side, without adapters' factors.
+    widest: Counter[int] = Counter()
     for stage in manifest.stages:
         found = (specs[i] for i in (*stage.tensors, *stage.constants))
         sides = [spec.shape[-2:] for spec in found if len(spec.shape) > 1 and spec.name not in tables]

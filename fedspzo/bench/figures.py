@@ -24,7 +24,7 @@ from fedspzo.device_runtime.errors import EngineError
 from fedspzo.device_runtime.files import cache_folder
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.platform.memory import available_bytes
-from fedspzo.device_runtime.step.budget import ALL, parse_memory, streams
+from fedspzo.device_runtime.step.budget import ALL, parse_memory, streams_within
 from fedspzo.device_runtime.step.cost import forecast_inference, stage_runs
 from fedspzo.device_runtime.step.streamed import FOLDER
 
@@ -102,7 +102,7 @@ def measure_memory(setting: Setting, repeats: int) -> list[Figure]:
     """
     inference = _child(setting, "inference")  # makes the files, where there are none
     manifest = Bundle(setting.bundle).manifest
-    if not streams(manifest, setting.engine, setting.memory):
+    if not streams_within(manifest, setting.engine, setting.memory):
         step = _child(setting, "step")
         _compare(step, setting)
         return [_peak(step, inference, "inference by the same runtime")]

@@ -62,12 +62,12 @@ def _memory(manifest: Manifest) -> str:
     """Where the frozen base is on this machine, unless --memory says otherwise."""
     from fedspzo.device_runtime.engines.protocol import STREAMING
     from fedspzo.device_runtime.platform.memory import available_bytes
-    from fedspzo.device_runtime.step.budget import AUTO, streams
+    from fedspzo.device_runtime.step.budget import AUTO, streams_within
     from fedspzo.device_runtime.step.cost import forecast_inference
 
     engine, free = STREAMING[0], available_bytes()
     kept, streamed = (forecast_inference(manifest, engine, way).total / 1e6 for way in (False, True))
-    place = "is read from files as it is needed" if streams(manifest, engine, AUTO) else "stays in memory"
+    place = "is read from files as it is needed" if streams_within(manifest, engine, AUTO) else "stays in memory"
     here = "" if free is None else f" ({free / 1e6:,.0f} MB are free here)"
     return (
         f"with --memory {AUTO} a frozen base {place} ({engine}): all in memory, a process takes up to {kept:,.0f}"

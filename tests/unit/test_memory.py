@@ -10,7 +10,7 @@ from refusals import raises
 
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.platform.memory import available_bytes, free_in_group
-from fedspzo.device_runtime.step.budget import open_engine, parse_memory, streams
+from fedspzo.device_runtime.step.budget import open_engine, parse_memory, streams_within
 from fedspzo.device_runtime.step.cost import forecast_inference
 
 
@@ -53,21 +53,21 @@ def test_auto_keeps_to_what_is_free(bundle: Bundle) -> None:
     assert free is not None
     assert limit is not None
     assert 0 < limit < 2 * free
-    assert not streams(bundle.manifest, "litert", "auto")  # a tiny model
+    assert not streams_within(bundle.manifest, "litert", "auto")  # a tiny model
 
 
 def test_what_does_not_fit_is_told(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
     manifest = bundle.manifest
     kept = forecast_inference(manifest, "litert", streams=False).total
     assert forecast_inference(manifest, "litert", streams=True).total <= kept
-    assert not streams(manifest, "litert", f"{kept // 1000 + 1}k")
+    assert not streams_within(manifest, "litert", f"{kept // 1000 + 1}k")
     assert not caplog.records
     with caplog.at_level(logging.WARNING):
-        assert not streams(manifest, "litert", "1MB")  # all of it is trained
+        assert not streams_within(manifest, "litert", "1MB")  # all of it is trained
     assert "MB at least, more than --memory 1MB; give more" in caplog.text
     with raises("engine.keeps-all", "'torch' keeps the whole model in memory", "--memory all"):
-        streams(manifest, "torch", "1MB")
-    assert not streams(manifest, "torch", "all")
+        streams_within(manifest, "torch", "1MB")
+    assert not streams_within(manifest, "torch", "all")
     with raises("engine.unknown", "'foo'"):
         open_engine(manifest, "foo", 1, "1MB")
     with raises("option.memory", "--memory"):

@@ -28,7 +28,7 @@ from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.manifest import BASE
 from fedspzo.device_runtime.protocol.plan import Block, Plan
 from fedspzo.device_runtime.replica.weights import Replica
-from fedspzo.device_runtime.step.budget import streams
+from fedspzo.device_runtime.step.budget import streams_within
 from fedspzo.device_runtime.step.cost import forecast_inference, forecast_memory
 from fedspzo.device_runtime.step.estimator import Measurement, measure
 from fedspzo.device_runtime.step.runner import Forward
@@ -168,7 +168,7 @@ def test_a_one_sided_step_reads_the_base_once(bundle: Bundle, cache: Path, make_
         for each in (create_engine("litert"), engine)
     )
     assert found == expected
-    assert streams(bundle.manifest, "litert", "1MB")
+    assert streams_within(bundle.manifest, "litert", "1MB")
     assert len(dict.fromkeys(taken)) == LAYERS
     assert sum(path != before for path, before in zip(taken, ["", *taken], strict=False)) == LAYERS
 
