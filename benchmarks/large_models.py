@@ -178,7 +178,8 @@ def first_step(bundle: Path, data: Path, engine: str, memory: str) -> None:
     opened = Bundle(bundle)
     stages = len(opened.manifest.stages)
     blocks = (Block(split_stage(stages), 1, 1.0, 1e-3), Block(stages, 8, 1.0, 1e-3))
-    plan = Plan(1, 7, True, "rademacher", 1, 1, 1e-3, blocks, 60.0, False)
+    sides = 2 if memory == "all" else 1  # as in the rounds
+    plan = Plan(1, 7, True, "rademacher", 1, 1, 1e-3, blocks, 60.0, False, sides=sides)
     store = load_data(data, opened)
     forward = Forward(open_engine(opened.manifest, engine, 2, memory), Replica(opened, threads=2))
     this = psutil.Process()
