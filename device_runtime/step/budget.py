@@ -80,7 +80,8 @@ def _fitting(forward: Forward[Replica], batch: Batch, plan: Plan) -> list[int]:
     groups, within = sorted(forward.groups(batch)), forward.within
 
     def bytes_of_a_step() -> int:
-        return forecast_memory(forward.manifest, batch.shape, plan, forward.format, True, groups).total
+        found = forecast_memory(forward.manifest, batch.shape, plan, forward.format, True, groups)
+        return found.total + found.frozen  # the first step makes the packed files, each of them in memory
 
     while within is not None and len(groups) > 1 and bytes_of_a_step() > within:
         groups.pop()
