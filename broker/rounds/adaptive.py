@@ -6,7 +6,8 @@ v is the mean square of a block's derivatives, a moving mean, and v₀ that of t
   Gauss–Newton trace, up to a factor); where training is about to diverge v rises. A block's rate is multiplied by
   (v₀/v)^½, as steps divided by a standard deviation are (FZOO, arXiv 2506.09034).
 * Steps: rates are those for derivatives of a root mean square of 4, and are divided by what v₀ says instead, so that
-  the first steps are as long as was meant.
+  the first steps are as long as was meant. A step that still promises too much is shortened
+  (:mod:`fedspzo.broker.rounds.promise`).
 * Counts: the variance of a block's estimate is v over its number of directions. Numbers follow (v/v₀)^½, as Neyman's
   allocation of a sample to strata does, at the same cost of a round, and rates follow the numbers. Two-sided, a scalar
   is that of all blocks, and nothing moves.
@@ -26,6 +27,7 @@ from typing import Protocol
 
 from fedspzo.broker.rounds.bound import Bound
 from fedspzo.broker.rounds.job import Job, plan_round
+from fedspzo.broker.rounds.promise import mean_squares
 from fedspzo.broker.rounds.recommend import DERIVATIVE
 from fedspzo.device_runtime.protocol.entry import Entry
 from fedspzo.device_runtime.protocol.plan import Block, Plan
@@ -80,24 +82,6 @@ def follow(moments: Sequence[Moment], entries: Iterable[Entry]) -> tuple[Moment,
         known = known if len(known) == len(squares) else (Moment(),) * len(squares)  # a job may change its cut
         known = tuple(old if square is None else old.after(square) for old, square in zip(known, squares, strict=True))
     return known
-
-
-def mean_squares(entry: Entry) -> list[float | None]:
-    """Mean square of each block's scalars; None for a block that was frozen.
-
-    Two-sided, a scalar is the derivative along directions of all blocks together, and serves each of them.
-    """
-    plan = entry.plan
-    squares: list[list[float]] = [[] for _ in plan.blocks]
-    for contribution in entry.contributions:
-        for start in range(0, plan.scalars, plan.measured):
-            for block, found in zip(plan.blocks, squares, strict=True):
-                count = block.fanout if plan.sides == 1 else plan.measured * (block.fanout > 0)
-                scalars = contribution.scalars[start : start + count]
-                found += [contribution.weight * (scalar / block.scale) ** 2 for scalar in scalars]
-                start += count if plan.sides == 1 else 0
-    sources = len(entry.contributions)
-    return [sources * math.fsum(found) / len(found) if found else None for found in squares]
 
 
 def adapt_blocks(job: Job, moments: Sequence[Moment]) -> tuple[Block, ...]:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from fedspzo.broker.rounds.promise import BOUNDED, bound
 from fedspzo.broker.rounds.robust import NORMALISED, OWN, RULES, RULES_OF_GROUPS, clip, normalise
 from fedspzo.device_runtime.errors import MessageError, PlanError
 from fedspzo.device_runtime.protocol.codec import decode, encode, fingerprint
@@ -101,7 +102,8 @@ def close_round(plan: Plan, results: Mapping[str, Result], votes: bool = False) 
 
     With shared directions the devices' scalars are made one vector; otherwise each device's scalars are kept, with its
     share as the weight. Larger ones than the plan's bound are scaled down first. Where the rule's name says so, the
-    result is divided by its standard deviation. The order of arrival does not matter.
+    result is divided by its standard deviation, or has less weight where its step promises too much. The order of
+    arrival does not matter.
 
     Args:
         votes: the sign of the signs' mean is the step, whatever the plan says; plans from before they named their rule
@@ -113,7 +115,8 @@ def close_round(plan: Plan, results: Mapping[str, Result], votes: bool = False) 
     vectors, shares = stack(results)
     if plan.bound:
         vectors = clip(vectors, plan.bound)
-    named = "votes" if votes else plan.aggregate or "weighted-mean"
+    whole = "votes" if votes else plan.aggregate or "weighted-mean"
+    named = whole.removesuffix(BOUNDED)
     rule = named.removesuffix(NORMALISED)
     known: Collection[str] = RULES if plan.shared else OWN
     if rule not in known:
@@ -127,13 +130,15 @@ def close_round(plan: Plan, results: Mapping[str, Result], votes: bool = False) 
         if rule != named:
             one = normalise(one, [block.fanout for block in plan.blocks])
         # Rounded to float32 here, as the wire does: every replica applies the same numbers.
-        return Entry(plan, (Contribution("", 1.0, tuple(one.astype(np.float32).tolist())),))
+        entry = Entry(plan, (Contribution("", 1.0, tuple(one.astype(np.float32).tolist())),))
+        return entry if named == whole else bound(entry)
     own = OWN[rule](vectors)
     if rule != named:
         own = np.array([normalise(each, [block.fanout for block in plan.blocks]) for each in own])
     kept = own.astype(np.float32).tolist()
     rows = zip(sorted(results), shares.tolist(), kept, strict=True)
-    return Entry(plan, tuple(Contribution(device, share, tuple(scalars)) for device, share, scalars in rows))
+    entry = Entry(plan, tuple(Contribution(device, share, tuple(scalars)) for device, share, scalars in rows))
+    return entry if named == whole else bound(entry)
 
 
 def stack(results: Mapping[str, Result]) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,7 @@ from fedspzo.broker.rounds.aggregate import close_round
 from fedspzo.broker.rounds.modes import check_mode, choose_mode, largest_sums, least_summed, mask_plan
 from fedspzo.broker.rounds.objective import add_objective, check_objective
 from fedspzo.broker.rounds.private import NO_PRIVACY, PRIVACY, add_noise, check_privacy
+from fedspzo.broker.rounds.promise import BOUNDED
 from fedspzo.broker.rounds.recommend import FEWEST, last_layer, last_trained, recommend
 from fedspzo.broker.rounds.robust import CHOICES, NORMALISED, OWN
 from fedspzo.broker.rounds.sampling import SAMPLINGS
@@ -357,6 +358,11 @@ def _split(job: Job, last: int) -> tuple[int, ...]:
     return job.split or (last,) * ((len(job.fanouts) or 2) - 1)
 
 
+def _follows_promise(job: Job) -> bool:
+    """Whether a step is held to what it may promise, which is in nats."""
+    return "steps" in job.adapt and not job.votes and job.objective == LOSS
+
+
 def _plan(job: Job, round: int, blocks: tuple[Block, ...]) -> Plan:
     plan = Plan(
         round=round,
@@ -373,6 +379,8 @@ def _plan(job: Job, round: int, blocks: tuple[Block, ...]) -> Plan:
         sides=job.sides or 1,
         seed_pool=job.seed_pool,
         rebase_every=job.rebase_every,
-        aggregate="votes" if job.votes else job.aggregate + NORMALISED * job.normalise,
+        aggregate="votes"
+        if job.votes
+        else job.aggregate + NORMALISED * job.normalise + BOUNDED * _follows_promise(job),
     )
     return add_noise(job, mask_plan(job, add_objective(job, plan)))

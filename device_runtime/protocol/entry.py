@@ -15,7 +15,7 @@ class Contribution:
 
     Attributes:
         owner: device id, or "" for shared directions.
-        weight: its share of the step; shares of a round sum to 1.
+        weight: its share of the step; shares of a round sum to 1, or to less where the step was shortened.
         scalars: float32, as many as the plan asks for.
     """
 

@@ -12,13 +12,13 @@ from federation import Processes, broker, processes  # noqa: F401  (fixtures)
 from patience import PATIENCE_S
 from refusals import raises
 
-from fedspzo.broker.rounds.adaptive import FIRST, FURTHEST, LEAST, MOST, Moment, adapt_blocks, follow, mean_squares
+from fedspzo.broker.rounds.adaptive import FIRST, FURTHEST, LEAST, MOST, Moment, adapt_blocks, follow
 from fedspzo.broker.rounds.job import ADAPTABLE, Job
 from fedspzo.broker.server.state_folder import read_journal
 from fedspzo.cli import main
 from fedspzo.device_runtime.model.bundle import Bundle
-from fedspzo.device_runtime.protocol.entry import Contribution, Entry
-from fedspzo.device_runtime.protocol.plan import Block, Plan
+from fedspzo.device_runtime.protocol.entry import Entry
+from fedspzo.device_runtime.protocol.plan import Block
 from fedspzo.device_runtime.replica.weights import Replica
 
 Write = Callable[[Path, int], Path]
@@ -74,21 +74,6 @@ def test_a_live_job_that_adapts(processes: Processes, tmp_path: Path) -> None:  
     job = job_of(*set(ADAPTABLE) - {"steps"}).with_blocks(entries[0].plan.blocks)
     for number, entry in enumerate(entries):
         assert entry.plan.blocks == adapt_blocks(job, follow((), entries[:number]))
-
-
-def entry_of(plan: Plan, *contributions: tuple[float, tuple[float, ...]]) -> Entry:
-    return Entry(plan, tuple(Contribution(str(at), weight, found) for at, (weight, found) in enumerate(contributions)))
-
-
-def test_squares_are_of_each_blocks_own_scalars(make_plan: Callable[..., Plan]) -> None:
-    blocks = (Block(3, 2, 0.5, 1e-3), Block(5, 1, 1.0, 1e-2))
-    plan = make_plan(blocks=blocks, sides=1, steps=2)
-    found = mean_squares(entry_of(plan, (0.75, (1, 2, 3, 4, 5, 6)), (0.25, (0,) * 6)))
-    assert found == pytest.approx([0.75 * (1 + 4 + 16 + 25) / 0.25 / 4, 0.75 * (9 + 36) / 2])
-    frozen = dataclasses.replace(plan, blocks=(dataclasses.replace(blocks[0], fanout=0), blocks[1]))
-    assert mean_squares(entry_of(frozen, (1.0, (3, 4)))) == [None, pytest.approx(12.5)]
-    nested = dataclasses.replace(plan, sides=2, steps=1)
-    assert mean_squares(entry_of(nested, (1.0, (3, 4)))) == pytest.approx([12.5 / 0.25, 12.5])
 
 
 def test_rates_rise_as_derivatives_fall_and_within_bounds() -> None:

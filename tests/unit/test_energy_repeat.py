@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from sensors import RaplTree, Span, World
 
-from fedspzo.broker.rounds import adaptive
+from fedspzo.broker.rounds import adaptive, promise
 from fedspzo.broker.rounds.job import Job, check_job, plan_round
 from fedspzo.broker.rounds.methods import SIMULATED, choose_method
 from fedspzo.broker.simulation.first_order import ALGORITHMS
@@ -144,7 +144,7 @@ def test_steps_adapt_as_those_of_a_job_do(bundle: Bundle, store: DataStore) -> N
         plan = pace.plan(number)
         found = measure(forward, store, plan, "energy")
         assert found.loss == loss
-        entry = Entry(plan, (Contribution("", 1.0, found.scalars),))
+        entry = promise.bound(Entry(plan, (Contribution("", 1.0, found.scalars),)))
         forward.weights.apply(entry)
         pace.follow(entry)
     steps.restart()
