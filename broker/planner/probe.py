@@ -143,7 +143,7 @@ def probe(
             start,
             stop,
             trained_weights(manifest, start, stop),
-            size_of_weights(forward.weights, start, stop),
+            size_of_weights(forward.weights, start, stop) or step_size(forward.bundle, range(start, stop)),
             float(magnitude[segment]),
             float(max(found.trace[segment], floor[segment])),
             _by_size(counts, flops[1 + segment]),

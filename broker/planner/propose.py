@@ -46,6 +46,9 @@ LONGEST = 0.25
 #: Of settings that promise as much within this share, those with most directions are taken: they vary least, and
 #: curvature grows on the way, which rates must be lowered for.
 ALIKE = 0.3
+#: A setting whose budget is spent after fewer rounds is left out where others of its kind have more: it could not even
+#: tell whether its rates suit.
+FEWEST_ROUNDS = 16
 #: Rounding of a loss in float32 after a forward pass, as a share of it.
 ROUNDING = 2e-7
 
@@ -136,6 +139,7 @@ def propose(profile: Profile, terms: Terms, unit: Unit = "flops") -> list[Propos
         kinds.setdefault((proposal.frozen, proposal.whole), []).append(proposal)
     best = []
     for kind in kinds.values():
+        kind = [proposal for proposal in kind if proposal.rounds >= FEWEST_ROUNDS] or kind
         bar = (1 - ALIKE) * max(proposal.efficiency(unit) for proposal in kind)
         alike = [proposal for proposal in kind if proposal.efficiency(unit) >= bar]
         best.append(max(alike, key=lambda proposal: (proposal.directions, proposal.efficiency(unit))))

@@ -83,6 +83,11 @@ class Tried:
         worst = max(self.curve.losses[-2:])
         return worst if worst < DIVERGED * self.curve.losses[0] else math.inf
 
+    @property
+    def level(self) -> float:
+        """The mean of the last two losses: of a loss that falls fast, the worse one says little."""
+        return math.fsum(self.curve.losses[-2:]) / 2 if math.isfinite(self.held) else math.inf
+
 
 @dataclass(frozen=True)
 class TrialResult:
@@ -149,7 +154,11 @@ class _Runs:
         return next(iter(self.tried.values())).curve.losses[0]
 
     def held(self, proposal: Proposal, factor: float, until: float, seed: int = 0) -> float:
-        """The loss that a run holds; it is started or continued as necessary."""
+        """The loss that a run holds."""
+        return self.run(proposal, factor, until, seed).held
+
+    def run(self, proposal: Proposal, factor: float, until: float, seed: int = 0) -> Tried:
+        """A run until it has spent a share of the horizon; it is started or continued as necessary."""
         key = proposal, factor, seed
         run = self.tried.get(key)
         if run is None or (run.curve.flops[-1] < until * self._budget.flops and math.isfinite(run.held)):
@@ -157,16 +166,16 @@ class _Runs:
             scaled = proposal.at_rate(factor)
             job = replace(make_job(scaled, self._profile, self._job), seed=self._job.seed + seed)
             budget = replace(self._budget, least=job.cohort * self._profile.forward("flops", job.batch))
-            curve = self._run(job, place, until, budget, run.curve if run else None)
+            curve = self._draw(job, place, until, budget, run.curve if run else None)
             self.tried[key] = Tried(scaled, factor, job.seed, curve)
-        return self.tried[key].held
+        return self.tried[key]
 
     def cost(self, proposal: Proposal, factor: float, target: float) -> tuple[float, float]:
         """Operations until a loss that is held, and the loss at the end for those that do not; of the worse seed."""
         held = {seed: self.held(proposal, factor, 1.0, seed) for seed in SEEDS}
         return max((self.tried[proposal, factor, seed].curve.until(target), held[seed]) for seed in SEEDS)
 
-    def _run(self, job: Job, folder: Path, until: float, budget: Budget, curve: Curve | None) -> Curve:
+    def _draw(self, job: Job, folder: Path, until: float, budget: Budget, curve: Curve | None) -> Curve:
         """Begin a run, or continue one, until it has spent a share of the horizon."""
         store, replica = ServerStore(folder, self._forward.weights.bundle.identity), self._forward.weights
         replica.restore(None)
@@ -209,13 +218,13 @@ def search(work: Work, horizon: float, profile: Profile, job: Job, proposals: Se
     with TemporaryDirectory(prefix="fedspzo-") as folder:
         runs = _Runs(work, horizon, profile, job, Path(folder))
         looks = {proposal: _look(runs, proposal) for proposal in (whole, *others)}
-        order = sorted(others, key=lambda proposal: min(looks[proposal].values()))[:FINALISTS]
+        order = finalists({proposal: looks[proposal] for proposal in others})
         ends = [(proposal, factor) for proposal in order for factor in _promising(looks[proposal], runs.start)]
         lowest = min(runs.held(proposal, factor, 1.0, seed) for proposal, factor in ends for seed in SEEDS)
         target = runs.start - DEPTH * (runs.start - lowest)
         winner, factor = min(ends, key=lambda end: runs.cost(end[0], end[1], target))
         factor = _settle(runs, winner, factor, target)
-        rival = _best(looks[whole])
+        rival = _best_held(looks[whole])
         runs.held(whole, rival, 1.0)
         best, against = runs.tried[winner, factor, 0], runs.tried[whole, rival, 0]
         loss = against.held
@@ -226,26 +235,31 @@ def search(work: Work, horizon: float, profile: Profile, job: Job, proposals: Se
     return TrialResult(winner.at_rate(SAFE * factor), SAFE * factor, best, against, tried, runs.spent, gain, runs.added)
 
 
-def _look(runs: _Runs, proposal: Proposal) -> dict[float, float]:
-    """Multiple of the rates → the loss that is held after a first look."""
-    losses = {factor: runs.held(proposal, factor, LOOK) for factor in FACTORS}
+def finalists(looks: Mapping[Proposal, Mapping[float, Tried]]) -> list[Proposal]:
+    """The proposals that are worth a run to the end, by the levels that their first looks came to."""
+    return sorted(looks, key=lambda proposal: min(run.level for run in looks[proposal].values()))[:FINALISTS]
+
+
+def _look(runs: _Runs, proposal: Proposal) -> dict[float, Tried]:
+    """Multiple of the rates → what came of a first look."""
+    looks = {factor: runs.run(proposal, factor, LOOK) for factor in FACTORS}
     for _ in range(EXTENSIONS):
-        best = _best(losses)
-        if min(losses) < best < max(losses):
+        best = _best_held(looks)
+        if min(looks) < best < max(looks):
             break
-        further = best / 2 if best == min(losses) else 2 * best
-        losses[further] = runs.held(proposal, further, LOOK)
-    return losses
+        further = best / 2 if best == min(looks) else 2 * best
+        looks[further] = runs.run(proposal, further, LOOK)
+    return looks
 
 
-def _promising(looks: Mapping[float, float], start: float) -> tuple[float, float]:
+def _promising(looks: Mapping[float, Tried], start: float) -> tuple[float, float]:
     """Two multiples of the rates that are worth a run to the end of the horizon.
 
     The best of the first look, and the highest that is not ruled out: a loss may rest, or rise a little, before it
     falls, and low rates do best then.
     """
-    best = _best(looks)
-    highest = max((factor for factor, loss in looks.items() if loss < RULED_OUT * start), default=best)
+    best = _best_held(looks)
+    highest = max((factor for factor, run in looks.items() if run.held < RULED_OUT * start), default=best)
     return best, highest if highest != best else best / 2
 
 
@@ -264,3 +278,7 @@ def _settle(runs: _Runs, proposal: Proposal, factor: float, target: float) -> fl
 
 def _best(found: Mapping[float, Any]) -> float:
     return min(found, key=lambda factor: found[factor])
+
+
+def _best_held(runs: Mapping[float, Tried]) -> float:
+    return _best({factor: run.held for factor, run in runs.items()})

@@ -39,6 +39,7 @@ class PlannedSettings:
         profile: what was measured.
         proposals: all, the best by prediction first.
         trial: what came of trying them; None where that was not asked for.
+        cores: whether cores are trained; nothing here tells whether their layer would learn as soon.
     """
 
     job: Job
@@ -47,6 +48,7 @@ class PlannedSettings:
     profile: Profile
     proposals: Sequence[Proposal]
     trial: TrialResult | None
+    cores: bool = False
 
 
 def plan_settings(
@@ -129,7 +131,8 @@ def plan_settings(
     final_rate = 1.0 if budget <= FORESEEN * trial else Job().final_rate
     job = make_job(chosen, profile, replace(common, rounds=chosen.rounds, final_rate=final_rate))
     gain = chosen.efficiency(cost) / whole.efficiency(cost)
-    return PlannedSettings(job, chosen, gain, profile, proposals, result)
+    cores = found.manifest.adapters is not None and found.manifest.adapters.kind == "cores"
+    return PlannedSettings(job, chosen, gain, profile, proposals, result, cores)
 
 
 def published_job(method: str, **settings: object) -> Job:

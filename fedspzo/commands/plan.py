@@ -187,6 +187,11 @@ def _show(planned: PlannedSettings, settings: dict[str, str]) -> None:
         print(f"measured: {found}; the trial took {outcome.flops / 1e9:,.0f} GFLOP")
         if not outcome.learned:
             print("nothing learned much within the trial: make it longer (--trial) before you rely on it")
+    if planned.cores:
+        print(
+            "cores: they learn sooner than their layer itself where the prior looks like the task, and no sooner where"
+            " it does not; which it is here is not measured, so try a bundle of the layer (--train 'PATTERN') as well"
+        )
     print(f"predicted: {planned.predicted_gain:.1f} times fewer operations than the whole model perturbed at once")
     print(" ".join(f"{name} {value}" for name, value in settings.items()))
 

@@ -19,6 +19,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 from fedspzo.broker.rounds.job import Job, check_job
 from fedspzo.broker.rounds.recommend import DERIVATIVE, STEP, last_layer
+from fedspzo.cli import main
 from fedspzo.device_runtime.directions.format import Direction, NumpyKernel, Step
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.model.bundle import Bundle
@@ -107,6 +108,17 @@ def test_a_round_of_defaults_moves_matrices_by_a_share_of_their_size(decoder: Bu
         moved = job.learning_rates[-1] / math.sqrt(job.fanouts[-1]) * DERIVATIVE * math.sqrt(math.prod(spec.shape))
         found.append(moved / whole)
     assert float(np.median(found)) == pytest.approx(STEP, rel=0.3)
+
+
+def test_a_plan_says_that_the_prior_decides(
+    decoder: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data.jsonl"
+    records = [{"sentence": f"{word} film", "label": n % 2} for n, word in enumerate(["dull", "new"] * 12)]
+    data.write_text("".join(json.dumps(record) + "\n" for record in records))
+    options = ["--devices", 3, "--cohort", 2, "--directions", 2, "--batches", 6, "--trial", 0]
+    assert main(list(map(str, ["plan", decoder.folder, "--data", data, *options]))) == 0
+    assert "no sooner where it does not" in capsys.readouterr().out
 
 
 def test_merged_weights_and_the_adapter_have_the_losses_of_the_graphs(decoder: Bundle, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models import five_examples, make_checkpoint
 from refusals import raises
 
 from fedspzo.broker.planner.probe import Sample, evaluate_samples, find_costs, probe
@@ -20,7 +21,9 @@ from fedspzo.broker.planner.profile import Profile, Segment
 from fedspzo.broker.planner.propose import (
     ALIKE,
     FANOUTS,
+    FEWEST_ROUNDS,
     LONGEST,
+    Proposal,
     Terms,
     best_step,
     candidates,
@@ -29,6 +32,7 @@ from fedspzo.broker.planner.propose import (
     seen_before,
 )
 from fedspzo.broker.planner.segments import cut
+from fedspzo.broker.planner.trial import Tried, finalists
 from fedspzo.broker.rounds.job import Job, check_job
 from fedspzo.broker.simulation.curve import Curve
 from fedspzo.broker.simulation.partition import Shares
@@ -41,6 +45,10 @@ from fedspzo.device_runtime.protocol.objective import Objective
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.objectives import Known, Outputs, find_measure
 from fedspzo.device_runtime.step.runner import Forward
+from fedspzo.export.network.adapters import LowRank
+from fedspzo.export.network.target import Target
+from fedspzo.export.pipeline import export_bundle
+from fedspzo.export.tasks import load_task
 
 Write = Callable[[Path, int], Path]
 EXPECTED, REWARD = Objective("expected-error", 10.0, 1.0), Objective("reward", 10.0, 1.0)
@@ -86,11 +94,15 @@ def test_proposals_are_the_best_of_all(segments: list[tuple[float, float]], coho
     found = propose(profile, terms)
     assert found == sorted(found, key=lambda proposal: -proposal.efficiency("flops"))
     assert sum(proposal.whole for proposal in found) == 1
-    best = max(proposal.efficiency("flops") for proposal in candidates(profile, terms))
+    considered = [proposal for proposal in candidates(profile, terms) if proposal.rounds >= FEWEST_ROUNDS]
+    best = max(proposal.efficiency("flops") for proposal in considered)
     assert found[0].efficiency("flops") >= (1 - ALIKE) * best * (1 - 1e-9)
     for proposal in found:
         assert all((cut.fanout == 0) == (cut.rate == 0) for cut in proposal.cuts)
-        assert proposal.rounds * proposal.flops <= 50.0 * profile.forward("flops", 8) * 1.001 or proposal.rounds == 1
+        assert proposal.rounds * proposal.flops <= 50.0 * profile.forward("flops", 8) * 1.001
+        assert proposal.rounds >= FEWEST_ROUNDS
+    tight = propose(profile, Terms(cohort, True, 1.0))
+    assert all(proposal.rounds < FEWEST_ROUNDS for proposal in tight), "where none has more, these are proposed"
 
 
 def test_what_a_step_costs_and_may_be() -> None:
@@ -155,10 +167,39 @@ def test_a_loss_that_is_left_again_is_not_held() -> None:
     assert until(1.0, 0.5, 0.9, 0.9) == until(1.0, 0.9, 0.8, 0.7) == math.inf
 
 
+def test_a_loss_that_falls_fast_is_tried_to_the_end() -> None:
+    """A first look has few points, and the worse of its last two is nearly the start for a loss that falls fast."""
+    profile = profile_of((1.0, 1.0), (1.0, 1.0), (1.0, 1.0))
+    fast, slow, slower, wild = propose(profile, Terms(4, False, 100.0))[:4]
+
+    def looked(proposal: Proposal, *losses: float) -> dict[float, Tried]:
+        return {1.0: Tried(proposal, 1.0, 0, Curve(tuple(map(float, range(len(losses)))), losses, 1))}
+
+    looks = {
+        slow: looked(slow, 1.0, 0.9, 0.9),
+        slower: looked(slower, 1.0, 0.92, 0.91),
+        wild: looked(wild, 1.0, 2.5, 0.1),
+        fast: looked(fast, 1.0, 0.95, 0.7),
+    }
+    assert finalists(looks) == [fast, slow], "and one that diverged is none"
+
+
 def test_pieces_begin_where_something_is_trained(bundle: Bundle) -> None:
     cuts = cut(bundle.manifest)
     assert cuts[-1][1] == len(bundle.manifest.stages)
     assert all(before[1] == after[0] for before, after in itertools.pairwise(cuts))
+
+
+def test_weights_that_start_at_zero_may_be_moved(tmp_path: Path) -> None:
+    """A step is a share of the weights' size; that of a second factor, or of a core, is not its own."""
+    model = make_checkpoint(tmp_path / "model", "llama-3.2", num_hidden_layers=2)
+    target = Target(["litert"], [2], [24], adapters=LowRank(rank=2, train_down=False))
+    adapted = export_bundle(str(model), load_task("sst2"), target, tmp_path / "bundle")
+    few = five_examples(adapted)
+    found = probe(Forward(create_engine("litert"), Replica(adapted)), Shares(["a", "b"], lambda device: few), 2, 4, 0)
+    assert all(segment.size > 0 for segment in found.segments)
+    for proposal in propose(found, Terms(2, False, 50.0)):
+        assert all(cut.rate > 0 for cut in proposal.cuts if cut.fanout)
 
 
 @pytest.mark.slow
