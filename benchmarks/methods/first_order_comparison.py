@@ -27,8 +27,9 @@ from fedspzo.broker.rounds.aggregate import close_round
 from fedspzo.broker.rounds.job import Job, plan_round
 from fedspzo.broker.rounds.methods import FIRST_ORDER
 from fedspzo.broker.simulation.first_order import ALGORITHMS, FirstOrder, payload
+from fedspzo.broker.simulation.fleet import CALM, Fleet
 from fedspzo.broker.simulation.gradient import Backpropagation
-from fedspzo.broker.simulation.partition import Skew, share_out
+from fedspzo.broker.simulation.partition import Skew, device_names, share_out
 from fedspzo.device_runtime.data.store import load_data
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.model.bundle import Bundle
@@ -74,7 +75,7 @@ def run_first_order_trial(setting: Setting, choice: FirstOrderChoice, seed: int,
     shares = share_out(setting.train, DEVICES, Skew(ALPHA), seed)
     job = make_first_order_job(setting.bundle, choice, seed)
     training = FirstOrder(job, ALGORITHMS[choice.method], shares, Backpropagation(setting.bundle))
-    return run_training(setting, job, DEVICES, training, budget)
+    return run_training(setting, job, Fleet(device_names(DEVICES), CALM, job.seed), training, budget)
 
 
 def make_first_order_job(bundle: Bundle, choice: FirstOrderChoice, seed: int) -> Job:

@@ -7,7 +7,8 @@ With the study's folder, what a step of each tuned choice costs on this machine 
 
 What is compared are the operations until the training loss is as low as the best two-sided whole-model method brings
 it on all held-out seeds with its whole budget; where the rows have none, the best of all that were tuned. Means are
-geometric. A run that never gets there counts as its whole budget, which flatters it.
+geometric, and intervals (95 %) are a bootstrap over each setting's seeds. A run that never gets there counts as its
+whole budget, which flatters it.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ CLAIMS = {
 #: Kinds of the split beyond the paper, of which tuning takes one for each setting.
 BEYOND = (DEFAULT, PLANNED, "fedspzo-one-sided", "fedspzo-resting", "frozen", "frozen-own")
 OURS = "the best of these in tuning"
+#: Resamples of the seeds, for an interval.
+RESAMPLES = 4000
 #: What a device's round costs, and digits to show of it.
 _COSTS = {"seconds": 1, "up": 0, "down": 0}
 #: Rounds that a step's time is the median of, after as many that fill caches.
@@ -140,12 +143,22 @@ class Rows:
 def bar(rows: Rows, method: str, rivals: Sequence[str], depth: float = 1.0) -> str:
     """A line of Markdown: how many times fewer operations a method takes than the best rival of each setting."""
     gains = rows.gains(method, rivals, depth)
-    logs = np.log([gain for _, gain in gains.values()])
+    logs = [np.log(gain) for _, gain in gains.values()]
+    low, high = interval(logs)
     cells = [
         f"{math.exp(np.log(gain).mean()):.2f} ({gain.min():.1f}–{gain.max():.1f}; {rival})"
         for rival, gain in gains.values()
     ]
-    return f"| {method} | **{math.exp(logs.mean()):.2f}** | {' | '.join(cells)} |"
+    mean = math.exp(np.mean([log.mean() for log in logs]))
+    return f"| {method} | **{mean:.2f}** ({low:.1f}–{high:.1f}) | {' | '.join(cells)} |"
+
+
+def interval(logs: Sequence[np.ndarray]) -> tuple[float, float]:
+    """95 % of the geometric mean over settings, of the logarithms of each one's seeds."""
+    random = np.random.default_rng(0)
+    drawn = [random.choice(log, (RESAMPLES, len(log))).mean(axis=1) for log in logs]
+    low, high = np.exp(np.percentile(np.mean(drawn, axis=0), (2.5, 97.5)))
+    return float(low), float(high)
 
 
 def rival_table(rows: Rows) -> list[str]:

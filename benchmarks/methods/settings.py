@@ -5,7 +5,8 @@
 encoder never saw, by a masked word.
 
 ``minilm-clinc-phone``, ``minilm-snips``, ``minilm-banking77``: the same model on real requests, from a folder DATA that
-is laid out as ``benchmarks/real_tasks.py`` says. Nothing of it is part of this repository.
+is laid out as ``benchmarks/real_tasks.py`` says. Nothing of it is part of this repository. ``smollm2-sst2``,
+``smollm2-trec``: SmolLM2-135M-Instruct by the next word, on the same.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import random
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from languages import NEW_GOOD, NEW_MORE, comparison, opinion, train_decoder, train_encoder
@@ -64,7 +66,7 @@ class Recipe:
         lengths: tokens that the bundle has graphs for.
         target: see :class:`Setting`.
         source: folder of the real data; "" where the data are generated.
-        public: folder of other real data, which whoever exports may have.
+        public: folder of other real data, which whoever exports may have; "" where no method needs any.
     """
 
     make: Callable[[Path], tuple[str, str]]
@@ -86,7 +88,8 @@ def open_setting(name: str, folder: Path, data: Path | None = None) -> Setting:
         place.mkdir(parents=True, exist_ok=True)
         if recipe.source:
             _copy(place, recipe.source, data)
-            _copy(place / PUBLIC, recipe.public, data)
+            if recipe.public:
+                _copy(place / PUBLIC, recipe.public, data)
         model, task = recipe.make(place)
         for out, frozen in (("bundle", ["labels"]), ("labelled", [])):
             target = Target(["litert", "torch"], BATCHES, recipe.lengths, freeze=frozen)
@@ -103,12 +106,13 @@ def _copy(place: Path, source: str, data: Path | None) -> None:
     if data is None:
         raise SystemExit(f"{place} is made of real data; say with --data where the folder {source} is")
     place.mkdir(parents=True, exist_ok=True)
-    for name in ("train.jsonl", "test.jsonl", "task.toml"):
-        shutil.copyfile(data / source / name, place / name)
+    for file in (data / source).iterdir():
+        shutil.copyfile(file, place / file.name)
 
 
-def _real(place: Path) -> tuple[str, str]:
-    return "minilm", str(place / "task.toml")
+def _real(model: str, place: Path) -> tuple[str, str]:
+    own = place / "task.toml"
+    return model, str(own) if own.exists() else SETTINGS[place.name].source
 
 
 def _make_intents(place: Path) -> tuple[str, str]:
@@ -152,9 +156,11 @@ SETTINGS = {
     "intents": Recipe(_make_intents, (12,), 0.8),
     "opinions": Recipe(_make_opinions, (20,), 0.75),
     "comparisons": Recipe(_make_comparisons, (20,), 0.85),
-    "minilm-clinc-phone": Recipe(_real, (12, 16, 24), 0.9, "clinc-phone", "banking77"),
-    "minilm-snips": Recipe(_real, (12, 16, 24), 0.9, "snips", "banking77"),
-    "minilm-banking77": Recipe(_real, (12, 16, 32), 0.9, "banking77", "snips"),
+    "minilm-clinc-phone": Recipe(partial(_real, "minilm"), (12, 16, 24), 0.9, "clinc-phone", "banking77"),
+    "minilm-snips": Recipe(partial(_real, "minilm"), (12, 16, 24), 0.9, "snips", "banking77"),
+    "minilm-banking77": Recipe(partial(_real, "minilm"), (12, 16, 32), 0.9, "banking77", "snips"),
+    "smollm2-sst2": Recipe(partial(_real, "smollm2"), (16, 32, 64), 0.8, "sst2"),
+    "smollm2-trec": Recipe(partial(_real, "smollm2"), (16, 32, 64), 0.8, "trec"),
 }
 #: Those that need no data from elsewhere.
 GENERATED = tuple(name for name, recipe in SETTINGS.items() if not recipe.source)

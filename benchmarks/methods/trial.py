@@ -21,7 +21,7 @@ from fedspzo.broker.rounds.recommend import last_trained
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.broker.simulation.curve import Budget, Curve, draw_curve
 from fedspzo.broker.simulation.driver import Training, simulate
-from fedspzo.broker.simulation.fleet import CALM, Fleet
+from fedspzo.broker.simulation.fleet import CALM, Behaviour, Fleet
 from fedspzo.broker.simulation.partition import Shares, Skew, device_names, share_out, subset
 from fedspzo.broker.simulation.workers import LocalWorkers, Work
 from fedspzo.broker.simulation.zeroth_order import ZerothOrder
@@ -97,7 +97,16 @@ class Trained:
         return asdict(self)
 
 
-def run_job(setting: Setting, job: Job, devices: int, budget: float, points: int = POINTS, rival: str = "") -> Trained:
+def run_job(
+    setting: Setting,
+    job: Job,
+    devices: int,
+    budget: float,
+    points: int = POINTS,
+    rival: str = "",
+    alpha: float = ALPHA,
+    behaviour: Behaviour = CALM,
+) -> Trained:
     """Train until the devices have spent a budget of operations; whatever diverges ends early.
 
     Args:
@@ -105,22 +114,26 @@ def run_job(setting: Setting, job: Job, devices: int, budget: float, points: int
         budget: operations of matrix products, of all devices; a step counts as a forward pass at least.
         points: of the curve.
         rival: one of ``rivals.RIVALS`` that trains; "" where the job does.
+        alpha: of the Dirichlet distribution that labels are shared out by.
+        behaviour: of the devices.
     """
 
     def shares(bundle: Bundle) -> Shares:
-        return share_out(setting.train, devices, Skew(ALPHA), job.seed)
+        return share_out(setting.train, devices, Skew(alpha), job.seed)
+
+    fleet = Fleet(device_names(devices), behaviour, job.seed)
 
     if rival:
         training = RivalTraining(job, setting, RIVALS[rival], shares(setting.bundle))
-        return run_training(setting, job, devices, training, budget, points)
+        return run_training(setting, job, fleet, training, budget, points)
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         store = ServerStore(Path(folder), setting.bundle.identity)
         workers = LocalWorkers(Work(setting.bundle.folder, "litert", 1, None, shares))
-        return run_training(setting, job, devices, ZerothOrder(job, store, workers), budget, points)
+        return run_training(setting, job, fleet, ZerothOrder(job, store, workers), budget, points)
 
 
 def run_training(
-    setting: Setting, job: Job, devices: int, training: Training, budget: float, points: int = POINTS
+    setting: Setting, job: Job, fleet: Fleet, training: Training, budget: float, points: int = POINTS
 ) -> Trained:
     """The same with some other way to train, which stands at θ₀."""
     forward = Forward(create_engine("litert", 1), Replica(setting.bundle))
@@ -130,7 +143,7 @@ def run_training(
         training.advance(forward.weights)
         return evaluate(forward, sample).loss
 
-    rounds = simulate(job, Fleet(device_names(devices), CALM, job.seed), training)
+    rounds = simulate(job, fleet, training)
     shape = min((s for s in setting.bundle.manifest.shapes if s.batch >= job.batch), key=lambda s: (s.batch, s.length))
     forward_pass = sum(shape.graphs[stage.graph].flops for stage in setting.bundle.manifest.stages)
     curve = draw_curve(rounds, loss, Budget(budget, points, DIVERGED, job.cohort * forward_pass))

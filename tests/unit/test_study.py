@@ -9,9 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from patience import TEST_S
-from results import WHOLE, Rows, tables
+from results import WHOLE, Rows, interval, tables
+from robustness import CONDITIONS
 from study import main as study
 from trial import Trained
 
@@ -50,9 +52,17 @@ def test_methods_are_compared_seed_by_seed_with_the_best_rival() -> None:
     assert rows.target("intents") == 0.5
     (rival, gains), *none = rows.gains("frozen", WHOLE, 1.0).values()
     assert (rival, list(gains), none) == ("decomfl-one-sided", [2, 3], [])
-    assert "| frozen | **2.45** | 2.45 (2.0–3.0; decomfl-one-sided) |" in tables(rows, "")
+    assert "| frozen | **2.45** (2.0–3.0) | 2.45 (2.0–3.0; decomfl-one-sided) |" in tables(rows, "")
     alone = Rows([row(name) for name in ("decomfl-one-sided", "frozen")])
     assert alone.target("intents") == 0.5, "without a two-sided method, that of the best of all"
+
+
+def test_an_interval_narrows_with_settings_and_seeds() -> None:
+    logs = np.log([1.0, 2.0, 4.0])
+    assert interval([logs]) == (pytest.approx(1.0), pytest.approx(4.0))
+    low, high = interval([logs] * 4)
+    assert 1.0 < low < 2.0 < high < 4.0
+    assert interval([np.log([3.0])] * 2) == (pytest.approx(3.0), pytest.approx(3.0))
 
 
 @pytest.mark.slow
@@ -87,3 +97,9 @@ def test_a_small_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "| opinions | frozen |" in table
     assert "| opinions | planned | fanouts" in table or "| opinions | planned | split" in table
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+    options = ["--folder", tmp_path, "--rows", tmp_path / "rows.json", "--methods", "planned", "--forwards", "8"]
+    done = subprocess.run(
+        [sys.executable, METHODS / "robustness.py", *options],
+        check=True, env=environment, timeout=TEST_S, stdout=subprocess.PIPE, encoding="utf-8",
+    )  # fmt: skip
+    assert [line.split(" | ")[2] for line in done.stdout.splitlines()[2:]] == list(CONDITIONS)
