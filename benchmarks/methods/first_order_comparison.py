@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from settings import SETTINGS, Setting, open_setting
-from trial import ALPHA, COHORT, DEVICES, Trained, make_job, read_options, run_job, run_training
+from trial import ALPHA, COHORT, DEVICES, Conditions, Trained, make_job, read_options, run_job, run_training
 
 from fedspzo.broker.rounds.aggregate import close_round
 from fedspzo.broker.rounds.job import Job, plan_round
@@ -110,7 +110,7 @@ def compare(
         seed: of all runs but those that tune.
     """
     cohort, job = _forward_of_a_cohort(setting.bundle), make_job(setting.bundle, read_options(proposal), seed)
-    curve, plan = run_job(setting, job, DEVICES, ZEROTH * cohort), plan_round(job, 1)
+    curve, plan = run_job(setting, job, Conditions(), ZEROTH * cohort), plan_round(job, 1)
     up, down = zeroth_order_bytes(plan)
     yield _row(setting, data, "fedspzo, planned" if proposal else "fedspzo", curve, target, plan, up, down)
     size = payload(Backpropagation(setting.bundle).start()) * COHORT / DEVICES

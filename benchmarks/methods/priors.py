@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from settings import Setting, open_setting
 from study import SEEDS, TUNING_SEED
-from trial import COHORT, DEVICES, Trained, forward_pass, geometric_mean, kept, make_job, run_job
+from trial import COHORT, Conditions, Trained, forward_pass, geometric_mean, kept, make_job, run_job
 
 import fedspzo
 from fedspzo.broker.rounds.job import Job
@@ -67,7 +67,7 @@ class Part:
         job, budget = make_job(bundle, settings, seed), forwards * COHORT * self.forward
         described = [self.setting.name, self.name, share, seed, forwards]
         file = self.folder / f"{'-'.join(map(str, described[1:]))}.json"
-        return kept(file, described, lambda: run_job(self.setting, job, DEVICES, budget, POINTS))
+        return kept(file, described, lambda: run_job(self.setting, job, Conditions(), budget, POINTS))
 
 
 def open_part(setting: Setting, name: str, prior: Sequence[Path], folder: Path) -> Part:

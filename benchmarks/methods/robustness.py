@@ -3,72 +3,36 @@
     python benchmarks/methods/robustness.py --folder study --data DATA --rows benchmarks/methods/results/SETTING.json
 
 Three questions of EdgeFlowerTune (arXiv 2605.08636): the quality under a budget, the cost to a target, and what is left
-of both under each kind of trouble. Each run is a file in the folder.
+of both under each kind of trouble. Each run is a file in the folder; those of the calm fleet are the study's own.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import itertools
 import json
 import math
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from results import Rows
-from rivals import LABELS, RIVALS
 from settings import open_setting
-from study import DEFAULT, SEEDS, Settings, describe, make_settings_job
-from trial import COHORT, DEVICES, Choice, Trained, forward_pass, geometric_mean, kept, run_job
+from study import DEFAULT, SEEDS, run
+from trial import Conditions, geometric_mean
 
-from fedspzo.broker.simulation.fleet import CALM, Behaviour, parse_quantile
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """Whom a job meets.
-
-    Attributes:
-        devices: in the fleet; four take part in a round.
-        alpha: of the Dirichlet distribution that labels are shared out by.
-        behaviour: how devices fail.
-    """
-
-    devices: int = DEVICES
-    alpha: float = 0.5
-    behaviour: Behaviour = CALM
-
+from fedspzo.broker.simulation.fleet import CALM, parse_quantile
 
 #: Rounds wait 60 s. Of stragglers a quarter is later, always the same ones, whose examples then hardly count.
-CONDITIONS: Mapping[str, Conditions] = {
-    "calm": Conditions(),
+CONDITIONS: Mapping[str, Conditions | None] = {
+    "calm": None,
     "stragglers": Conditions(behaviour=replace(CALM, step_seconds=parse_quantile("lognormal:30,1", "stragglers"))),
     "dropouts": Conditions(behaviour=replace(CALM, dropout=0.3)),
     "skew": Conditions(alpha=0.1),
     "many": Conditions(devices=100),
 }
-
-
-def run(folder: Path, setting: str, choice: Settings, name: str, seed: int, forwards: int, points: int) -> Trained:
-    """One run, from its file if there is one."""
-    described = json.dumps([setting, describe(choice), name, seed, forwards, points], sort_keys=True)
-    file = folder / "robustness" / f"{hashlib.sha256(described.encode()).hexdigest()[:16]}.json"
-
-    def train() -> Trained:
-        found = open_setting(setting, folder)
-        if not isinstance(choice, Choice) or choice.method.endswith(LABELS):
-            found = replace(found, bundle=found.labelled)
-        under = CONDITIONS[name]
-        rival = choice.method if isinstance(choice, Choice) and choice.method in RIVALS else ""
-        budget = forwards * COHORT * forward_pass(found.bundle)
-        job = make_settings_job(found.bundle, choice, seed)
-        return run_job(found, job, under.devices, budget, points, rival, under.alpha, under.behaviour)
-
-    return kept(file, json.loads(described), train)
 
 
 def main() -> None:
@@ -88,10 +52,9 @@ def main() -> None:
         open_setting(setting, options.folder, options.data)
         target, choice = rows.target(setting), rows.settings_of(setting, method)
         calm: list[float] = []
-        for name in CONDITIONS:
-            runs = [
-                run(options.folder, setting, choice, name, seed, options.forwards, options.points) for seed in SEEDS
-            ]
+        for name, under in CONDITIONS.items():
+            length = options.forwards, options.points
+            runs = [run(options.folder, setting, choice, seed, *length, under, name if under else "") for seed in SEEDS]
             reached = [made.smooth.reached(target) for made in runs]
             spent = [min(flops, made.flops[-1]) for flops, made in zip(reached, runs, strict=True)]
             calm = calm or spent

@@ -32,6 +32,7 @@ from trial import (
     DEVICES,
     POINTS,
     Choice,
+    Conditions,
     Trained,
     forward_pass,
     kept,
@@ -87,7 +88,7 @@ class Study:
         On the seed of tuning they are short, with half of the points.
         """
         made = [
-            self.pool.submit(_run, self.folder, setting, choice, seed, *self._length(seed == TUNING_SEED))
+            self.pool.submit(run, self.folder, setting, choice, seed, *self._length(seed == TUNING_SEED))
             for choice, seed in zip(choices, seeds, strict=True)
         ]
         return [future.result() for future in made]
@@ -137,21 +138,35 @@ def make_settings_job(bundle: Bundle, choice: Settings, seed: int) -> Job:
     return make_job(bundle, read_options(choice), seed)
 
 
-def _run(folder: Path, setting: str, choice: Settings, seed: int, forwards: int, points: int) -> Trained:
-    """One run, from its file if there is one."""
-    described = json.dumps([setting, describe(choice), seed, forwards, points], sort_keys=True)
-    file = folder / "runs" / f"{hashlib.sha256(described.encode()).hexdigest()[:16]}.json"
+def run(
+    folder: Path,
+    setting: str,
+    choice: Settings,
+    seed: int,
+    forwards: int,
+    points: int,
+    under: Conditions | None = None,
+    name: str = "",
+) -> Trained:
+    """One run, from its file if there is one.
 
-    def run() -> Trained:
+    Args:
+        under: the fleet, where it is not the study's; ``name`` then tells the file apart.
+    """
+    described = [setting, describe(choice), seed, forwards, points, *([name] if name else [])]
+    text = json.dumps(described, sort_keys=True)
+    file = folder / "runs" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+
+    def train() -> Trained:
         found = open_setting(setting, folder)
         if not isinstance(choice, Choice) or choice.method.endswith(LABELS):
             found = replace(found, bundle=found.labelled)
         method = choice.method if isinstance(choice, Choice) else PLANNED
-        devices, rival = 1 if method == "mezo" else DEVICES, method if method in RIVALS else ""
-        job = make_settings_job(found.bundle, choice, seed)
-        return run_job(found, job, devices, forwards * COHORT * forward_pass(found.bundle), points, rival)
+        own = under or Conditions(devices=1 if method == "mezo" else DEVICES)
+        job, budget = make_settings_job(found.bundle, choice, seed), forwards * COHORT * forward_pass(found.bundle)
+        return run_job(found, job, own, budget, points, method if method in RIVALS else "")
 
-    return kept(file, json.loads(described), run)
+    return kept(file, described, train)
 
 
 def plan(folder: Path, setting: str, tuning: int) -> dict[str, str]:

@@ -46,6 +46,21 @@ DIVERGED = 3.0
 
 
 @dataclass(frozen=True)
+class Conditions:
+    """The fleet of a job: by default a small one that is calm.
+
+    Attributes:
+        devices: in the fleet.
+        alpha: of the Dirichlet distribution that labels are shared out by.
+        behaviour: how devices fail.
+    """
+
+    devices: int = DEVICES
+    alpha: float = ALPHA
+    behaviour: Behaviour = CALM
+
+
+@dataclass(frozen=True)
 class Choice:
     """What is tuned of a method.
 
@@ -98,31 +113,22 @@ class Trained:
 
 
 def run_job(
-    setting: Setting,
-    job: Job,
-    devices: int,
-    budget: float,
-    points: int = POINTS,
-    rival: str = "",
-    alpha: float = ALPHA,
-    behaviour: Behaviour = CALM,
+    setting: Setting, job: Job, under: Conditions, budget: float, points: int = POINTS, rival: str = ""
 ) -> Trained:
     """Train until the devices have spent a budget of operations; whatever diverges ends early.
 
     Args:
         job: long enough; its seed is the partition's as well.
+        under: the fleet.
         budget: operations of matrix products, of all devices; a step counts as a forward pass at least.
         points: of the curve.
         rival: one of ``rivals.RIVALS`` that trains; "" where the job does.
-        alpha: of the Dirichlet distribution that labels are shared out by.
-        behaviour: of the devices.
     """
 
     def shares(bundle: Bundle) -> Shares:
-        return share_out(setting.train, devices, Skew(alpha), job.seed)
+        return share_out(setting.train, under.devices, Skew(under.alpha), job.seed)
 
-    fleet = Fleet(device_names(devices), behaviour, job.seed)
-
+    fleet = Fleet(device_names(under.devices), under.behaviour, job.seed)
     if rival:
         training = RivalTraining(job, setting, RIVALS[rival], shares(setting.bundle))
         return run_training(setting, job, fleet, training, budget, points)
