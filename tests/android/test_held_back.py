@@ -15,6 +15,7 @@ import pytest
 from android_process import Listener
 from fedspzo_app.held_back import SplitExamples, hold_back, keys
 from fedspzo_app.improvement import FEWEST, MOST, Improvement, smooth, verdict_of
+from fedspzo_app.private_files import PrivateFiles
 from hypothesis import given
 from hypothesis import strategies as st
 from patience import PATIENCE_S
@@ -206,7 +207,18 @@ def test_smoothing_keeps_rounds_ends_and_straight_lines(values: list[float]) -> 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not installed(), reason="mosquitto is not installed")
-def test_a_job_is_measured_from_its_start_to_its_end(bundle_folder: Path, tmp_path: Path) -> None:
+def test_a_job_is_measured_from_its_start_to_its_end(
+    bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[bool] = []
+    write = PrivateFiles.write
+
+    def watched(files: PrivateFiles, file: Path, content: bytes) -> None:
+        if file == files.finished:
+            written.append(json.loads(app.status())["running"])
+        write(files, file, content)
+
+    monkeypatch.setattr(PrivateFiles, "write", watched)
     bundle = shutil.copytree(bundle_folder, tmp_path / "chosen", ignore=shutil.ignore_patterns(PIN))
     pin_bundle(bundle, tmp_path / "server")
     with Federation(bundle, tmp_path) as federation:
@@ -225,6 +237,7 @@ def test_a_job_is_measured_from_its_start_to_its_end(bundle_folder: Path, tmp_pa
         while not (status := json.loads(app.status()))["finished"]:
             assert time.monotonic() < end, status
             time.sleep(0.05)
+    assert written[0], "it runs until the job's end is on the disk: what has stopped and not finished is begun again"
     told = json.loads(open_app(tmp_path).status())
     assert told["finished"], "the app knows it when it is opened again"
     assert not told["running"]

@@ -151,10 +151,10 @@ class Training:
                 self._rested = True
                 self._book.rest()
             agent.connect()
-            finished = agent.run() is not None
-            if finished:
+            if agent.run() is not None:
                 self._measure(last=True)
-            self.finished = finished
+                self.finished = True
+                self._changed()  # while it runs: what has stopped, and has not finished, would be begun again
         self.message = self.kind = ""
 
     def _turn(self) -> None:
