@@ -17,7 +17,7 @@ from fedspzo.device_runtime.protocol.entry import Entry
 #: What a plan's rule is called after its name where steps are bounded by their promise.
 BOUNDED = "/promise"
 #: The largest promise of a step, in nats.
-MOST = 0.25
+MOST = 0.5
 
 
 def mean_squares(entry: Entry) -> list[float | None]:
