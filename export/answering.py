@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.stored import widened
 from fedspzo.device_runtime.model.task import SIMILARITY
 from fedspzo.device_runtime.model.tensor_file import write_tensors
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.export.checkpoint import CONFIG
-from fedspzo.export.modules.heads import LABELS, TEMPERATURE
+from fedspzo.export.modules.heads import LABEL_AXIS, LABELS, TEMPERATURE
 from fedspzo.export.sentence import MODULES
 
 #: The labels' vectors, which no model of transformers has a place for; the task; and the script.
@@ -25,9 +26,19 @@ def write_labels(replica: Replica, folder: Path) -> None:
     manifest = replica.bundle.manifest
     for index, spec in enumerate(manifest.tensors):
         if spec.name == LABELS and (spec.trainable or manifest.task.form == SIMILARITY):
-            rows = np.ascontiguousarray(widened(replica.tensor(index))[0].T)
+            rows = np.ascontiguousarray(counted_labels(replica.bundle, widened(replica.tensor(index))[0]).T)
             metadata = {"format": "pt", "names": json.dumps([label.name for label in manifest.task.labels])}
             write_tensors(folder / LABELS_FILE, {LABELS: rows.shape}, [rows], metadata)
+
+
+def counted_labels(bundle: Bundle, labels: np.ndarray) -> np.ndarray:
+    """What labels' vectors [width, labels] count as in a bundle's network, see :class:`heads.LabelWords`."""
+    places = {spec.name: index for index, spec in enumerate(bundle.manifest.tensors)}
+    if LABEL_AXIS not in places:
+        return labels
+    axis = widened(bundle.tensor(places[LABEL_AXIS]))
+    learned = labels - widened(bundle.tensor(places[LABELS]))[0]
+    return labels - np.outer(axis, axis @ learned)
 
 
 def write_classifier(replica: Replica, root: Path, is_sentence_model: bool) -> None:

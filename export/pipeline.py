@@ -8,6 +8,8 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
+import numpy as np
+
 from fedspzo.device_runtime.data.encoder import Encoder
 from fedspzo.device_runtime.errors import ExportError
 from fedspzo.device_runtime.model.bundle import SOURCE, Bundle, file_hash
@@ -22,6 +24,7 @@ from fedspzo.export.families import Architecture, Family, find_family
 from fedspzo.export.layout import write_weights
 from fedspzo.export.lowering.graphs import GraphWriter, Progress
 from fedspzo.export.network.adapters import Cores, adapt
+from fedspzo.export.network.axis import steep_axis
 from fedspzo.export.network.build import Network, Size, build_network, can_continue
 from fedspzo.export.network.target import COMPENSATED, Target
 from fedspzo.export.network.tensors import network_tensors
@@ -104,7 +107,16 @@ def _networks(
     if target.adapters is not None:
         architectures = {n: adapt(a, checkpoint, target.adapters) for n, a in architectures.items()}
         largest = architectures[lengths[0]]
-    tensors = network_tensors(checkpoint, largest, task, target)
+
+    def describe(length: int) -> Architecture:
+        found = family.describe(checkpoint, length)
+        return with_pooling(checkpoint, found) if task.form == SIMILARITY else found
+
+    def axis() -> np.ndarray:
+        progress("finding what the inputs of the label words have in common")
+        return steep_axis(checkpoint, describe, task, lengths[0])
+
+    tensors = network_tensors(checkpoint, largest, task, target, axis)
     batches, groups = sorted(set(target.batches), reverse=True), sorted({1, *target.groups})
     networks = [
         build_network(architectures[length], task, tensors, Size(count, batch, length))
@@ -117,14 +129,9 @@ def _networks(
             for batch in reversed(batches)
         ]
     if isinstance(target.adapters, Cores):
-
-        def describe(length: int) -> Architecture:
-            found = family.describe(checkpoint, length)
-            return with_pooling(checkpoint, found) if task.form == SIMILARITY else found
-
         cores = informed(target.adapters, checkpoint, describe, lengths[0], task, progress)
         target = replace(target, adapters=cores)
-        tensors = network_tensors(checkpoint, largest, task, target)
+        tensors = network_tensors(checkpoint, largest, task, target, axis)
         networks = [replace(network, tensors=tensors) for network in networks]
     return networks, task, target
 

@@ -27,6 +27,8 @@ TEMPERATURE = 20.0
 
 #: Tensors that the heads take in addition to those of the model's final module.
 LABELS, LABEL_BIAS, TABLE = "labels", "label_bias", "table"
+#: See :class:`LabelWords`: what is steep for the labels' vectors, and the products of the model's own with it.
+LABEL_AXIS, LABEL_ALONG = "label_axis", "label_along"
 
 
 def is_stacked(spec: TensorSpec) -> bool:
@@ -60,19 +62,26 @@ class LabelWords(StageModule):
 
     Takes one-hot ``select`` [B, 1, S], the loss's ``targets`` [B, L], the words' rows of the output table [G, W, L],
     for each of G branches that go through together, and their biases [L].
+
+    Texts have most of their last hidden states h in common, and the loss is steep along that: steps that it allows
+    are short for all the rest. So rows W that were W₀ count as W₀ + (W − W₀)(1 − aaᵀ), with an axis a [W] and the
+    products W₀a [L]; what is learned along a is learned more slowly. Where a is zero the rows are themselves.
     """
 
     feeds = ("hidden", "select", "targets")
 
     def __init__(self, final: StageModule, scoring: Scoring = PLAIN, loss: Loss = cross_entropy) -> None:
-        super().__init__([*final.tensors, LABELS, LABEL_BIAS])
+        super().__init__([*final.tensors, LABELS, LABEL_BIAS, LABEL_AXIS, LABEL_ALONG])
         self.final, self.scoring, self.loss = final, scoring, loss
 
     def compute(self, weights: Weights, *feeds: Tensor) -> tuple[Tensor, ...]:
         hidden, select, targets = feeds
         at = self.final.compute(weights, torch.bmm(select, hidden))
         assert isinstance(at, Tensor)
-        logits = self.scoring.apply(_products(at, weights[LABELS]) + weights[LABEL_BIAS])
+        axis = weights[LABEL_AXIS]
+        along = (at * axis).sum(dim=-1, keepdim=True)
+        products = _products(at - along * axis, weights[LABELS]) + along[:, 0] * weights[LABEL_ALONG]
+        logits = self.scoring.apply(products + weights[LABEL_BIAS])
         return self.loss(logits, targets), logits
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
 import numpy as np
 
 from fedspzo.device_runtime.model.stored import QUANTISED
@@ -9,7 +12,7 @@ from fedspzo.device_runtime.model.task import GENERATION, SIMILARITY, Task
 from fedspzo.export.checkpoint import Checkpoint
 from fedspzo.export.families import Architecture
 from fedspzo.export.layout import Tensor, adapter, derived, table, weight
-from fedspzo.export.modules.heads import LABEL_BIAS, LABELS
+from fedspzo.export.modules.heads import LABEL_ALONG, LABEL_AXIS, LABEL_BIAS, LABELS
 from fedspzo.export.modules.stage_module import ADDED
 from fedspzo.export.network.adapters import linear_shape
 from fedspzo.export.network.target import Target
@@ -18,13 +21,18 @@ from fedspzo.export.network.vectors import embed_descriptions
 
 
 def network_tensors(
-    checkpoint: Checkpoint, architecture: Architecture, task: Task, target: Target
+    checkpoint: Checkpoint,
+    architecture: Architecture,
+    task: Task,
+    target: Target,
+    axis: Callable[[], np.ndarray] | None = None,
 ) -> dict[str, Tensor]:
     """All tensors of a network by their names in the bundle, which are the same for all shapes.
 
     Args:
         architecture: with its adapters, if there are any.
         target: says what is trained, and what weights are stored as.
+        axis: gives that of :class:`fedspzo.export.modules.heads.LabelWords`, for label words that are trained.
 
     Raises:
         ExportError: the checkpoint lacks a tensor, or a label word is not one token.
@@ -49,7 +57,7 @@ def network_tensors(
     if task.form == GENERATION:
         tensors.setdefault(architecture.output, table(checkpoint, architecture.output, whole))
         return tensors
-    return tensors | _label_words(checkpoint, architecture, task, target)
+    return tensors | _label_words(checkpoint, architecture, task, target, axis)
 
 
 def _tensor(checkpoint: Checkpoint, architecture: Architecture, target: Target, name: str) -> Tensor:
@@ -76,19 +84,31 @@ def _steps(checkpoint: Checkpoint, architecture: Architecture) -> dict[str, Tens
     return {name: step(name) for name in architecture.pooling.tensors}
 
 
-def _label_words(checkpoint: Checkpoint, architecture: Architecture, task: Task, target: Target) -> dict[str, Tensor]:
+def _label_words(
+    checkpoint: Checkpoint,
+    architecture: Architecture,
+    task: Task,
+    target: Target,
+    axis: Callable[[], np.ndarray] | None,
+) -> dict[str, Tensor]:
     ids = label_tokens(checkpoint, task)
-    shape = (1, checkpoint.shape(architecture.output)[-1], len(ids))
+    width = checkpoint.shape(architecture.output)[-1]
 
     def rows() -> np.ndarray:
-        return checkpoint.rows(architecture.output, ids).T[None]
+        return checkpoint.rows(architecture.output, ids)
 
     def biases() -> np.ndarray:
         if not architecture.output_bias:
             return np.zeros(len(ids), np.float32)
         return checkpoint.tensor(architecture.output_bias)[ids]
 
+    @cache
+    def steep() -> np.ndarray:
+        return axis() if axis and target.trains(LABELS) else np.zeros(width, np.float32)
+
     return {
-        LABELS: derived(LABELS, shape, rows, target.trains(LABELS)),
+        LABELS: derived(LABELS, (1, width, len(ids)), lambda: rows().T[None], target.trains(LABELS)),
         LABEL_BIAS: derived(LABEL_BIAS, (len(ids),), biases),
+        LABEL_AXIS: derived(LABEL_AXIS, (width,), steep),
+        LABEL_ALONG: derived(LABEL_ALONG, (len(ids),), lambda: rows() @ steep()),
     }

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 
 from fedspzo.device_runtime.data.encoder import encode_open
 from fedspzo.device_runtime.errors import ExportError
-from fedspzo.device_runtime.model.task import GENERATION, MASKED, Task
+from fedspzo.device_runtime.model.task import GENERATION, MASKED, SIMILARITY, Task
 from fedspzo.export.checkpoint import Checkpoint
 from fedspzo.export.network.chat import check_end, with_chat
 
@@ -97,3 +98,16 @@ def _inserted(empty: list[int], ids: list[int], mask: int) -> list[int]:
     """The tokens that stand in the mask's place."""
     at = empty.index(mask)
     return ids[at : len(ids) - (len(empty) - at - 1)]
+
+
+def encode_within(checkpoint: Checkpoint, task: Task, fields: Mapping[str, str], length: int) -> list[int]:
+    """The tokens of a filled-in template, the longest field cut so that they are no more than ``length``."""
+    whole = task.form in (MASKED, SIMILARITY)
+    while True:
+        text = task.render(fields)
+        ids = list(checkpoint.tokenizer.encode(text).ids) if whole else encode_open(checkpoint.tokenizer, text)
+        longest = max(fields, key=lambda name: len(fields[name]))
+        if len(ids) <= length or not fields[longest]:
+            return ids[:length]
+        keep = min(len(fields[longest]) - 1, len(fields[longest]) * length // len(ids))
+        fields = {**fields, longest: fields[longest][:keep]}

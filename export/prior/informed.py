@@ -7,7 +7,7 @@ bases, without the singular values: what one direction of a core changes is then
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +19,8 @@ from fedspzo.device_runtime.model.task import MASKED, SIMILARITY, Label, Task
 from fedspzo.export.checkpoint import Checkpoint
 from fedspzo.export.families import Architecture
 from fedspzo.export.network.adapters import Cores, chosen_linears
-from fedspzo.export.network.tokens import word_tokens
+from fedspzo.export.network.hidden import padded
+from fedspzo.export.network.tokens import encode_within, word_tokens
 from fedspzo.export.network.vectors import embed_descriptions
 from fedspzo.export.prior.examples import Labelled, by_label, drawn, read_prior, same_meaning, shared_words
 from fedspzo.export.prior.tuning import Questions, Tuning
@@ -128,7 +129,7 @@ def _labelled_questions(
     examples: Sequence[Labelled], checkpoint: Checkpoint, architecture: Architecture, task: Task, length: int
 ) -> Questions:
     names = sorted({example.label for example in examples})
-    encoded = [_ids(checkpoint, task, example.fields, length) for example in examples]
+    encoded = [encode_within(checkpoint, task, example.fields, length) for example in examples]
     places = np.array([names.index(example.label) for example in examples])
     if task.form == SIMILARITY:
         rows = embed_descriptions(checkpoint, architecture, _asking(task, names))
@@ -185,21 +186,4 @@ def _token_questions(
 def _questions(
     encoded: Sequence[Sequence[int]], starts: Sequence[int], labels: np.ndarray, rows: np.ndarray, biases: np.ndarray
 ) -> Questions:
-    lengths = np.array([len(ids) for ids in encoded])
-    ids = np.zeros((len(encoded), max(4, int(lengths.max()))), np.int64)
-    for row, tokens in zip(ids, encoded, strict=True):
-        row[: len(tokens)] = tokens
-    return Questions(ids, lengths, np.array(starts), labels, rows, biases)
-
-
-def _ids(checkpoint: Checkpoint, task: Task, fields: Mapping[str, str], length: int) -> list[int]:
-    """The tokens of a filled-in template, the longest field cut so that they are no more than ``length``."""
-    whole = task.form in (MASKED, SIMILARITY)
-    while True:
-        text = task.render(fields)
-        ids = list(checkpoint.tokenizer.encode(text).ids) if whole else encode_open(checkpoint.tokenizer, text)
-        longest = max(fields, key=lambda name: len(fields[name]))
-        if len(ids) <= length or not fields[longest]:
-            return ids[:length]
-        keep = min(len(fields[longest]) - 1, len(fields[longest]) * length // len(ids))
-        fields = {**fields, longest: fields[longest][:keep]}
+    return Questions(*padded(encoded), np.array(starts), labels, rows, biases)

@@ -13,30 +13,25 @@ from fedspzo.device_runtime.model.manifest import HIDDEN
 from fedspzo.device_runtime.model.task import SIMILARITY, Task
 from fedspzo.export.checkpoint import Checkpoint
 from fedspzo.export.families import Architecture, Stage
-from fedspzo.export.modules.heads import LABEL_BIAS, LABELS, LabelWords, Similarity
-from fedspzo.export.modules.stage_module import Weights
+from fedspzo.export.modules.heads import LABEL_ALONG, LABEL_AXIS, LABEL_BIAS, LABELS, LabelWords, Similarity
 from fedspzo.export.network.adapters import Bases
+from fedspzo.export.network.hidden import Texts, embedded, pass_through, run_stage, stage_weights
 from fedspzo.export.network.target import Target
 from fedspzo.export.network.tensors import network_tensors
 
-#: Examples that go through the layers before the first that is trained at a time.
-_BATCH = 32
+#: Tensors of the head that are the questions' own.
+_HEAD = (LABELS, LABEL_BIAS, LABEL_AXIS, LABEL_ALONG)
 
 
 @dataclass(frozen=True)
-class Questions:
-    """Tokenised examples, each with the label that is right.
+class Questions(Texts):
+    """Examples, each with the label that is right.
 
     Attributes:
-        ids: int64 [examples, length], zero after each example's end.
-        lengths, starts: int64 [examples]; the position whose output scores the labels.
         labels: int64 [examples].
         rows, biases: float32 [labels, width], [labels]: what scores each label.
     """
 
-    ids: np.ndarray
-    lengths: np.ndarray
-    starts: np.ndarray
     labels: np.ndarray
     rows: np.ndarray
     biases: np.ndarray
@@ -61,7 +56,7 @@ class Tuning:
             chosen: the linear maps of each stage that are trained, see
                 :func:`fedspzo.export.network.adapters.chosen_linears`.
         """
-        self._tensors = network_tensors(checkpoint, architecture, task, Target())
+        tensors = network_tensors(checkpoint, architecture, task, Target())
         self._questions = questions
         first = next(number for number, names in enumerate(chosen) if names)
         final = architecture.closing if task.form == SIMILARITY else architecture.final
@@ -71,11 +66,10 @@ class Tuning:
         else:
             assert final is not None
             head = Stage("head", "head", LabelWords(final.module, architecture.scoring), final.prefix)
-        table = self._tensors[architecture.embedding].load()[0]
-        self._hidden = torch.from_numpy(np.take(table, questions.ids, axis=0))
+        self._hidden = embedded(tensors, architecture, questions)
         for stage in architecture.stages[:first]:
-            self._pass_through(stage)
-        self._stages = [(stage, self._weights(stage)) for stage in (*architecture.stages[first:], head)]
+            pass_through(stage, tensors, questions, self._hidden)
+        self._stages = [(stage, stage_weights(tensors, stage, _HEAD)) for stage in (*architecture.stages[first:], head)]
         #: Linear map → its weight [1, in, out].
         self._start = {
             stage.prefix + name: self._stages[number - first][1][f"{name}.weight"]
@@ -126,44 +120,17 @@ class Tuning:
         head = {
             LABELS: torch.from_numpy(given.rows[labels].T.copy())[None],
             LABEL_BIAS: torch.from_numpy(given.biases[labels]),
+            LABEL_AXIS: torch.zeros(given.rows.shape[1]),
+            LABEL_ALONG: torch.zeros(len(labels)),
         }
-        feeds = self._feeds(batch)
+        feeds = given.feeds(batch)
         feeds["targets"] = torch.from_numpy((given.labels[batch, None] == labels).astype(np.float32))
         for stage, known in self._stages:
             own = {
                 name: leaves.get(stage.prefix + name.removesuffix(".weight"), tensor) for name, tensor in known.items()
             }
-            hidden = _run(stage, {**own, **head}, {**feeds, HIDDEN: hidden})
+            hidden = run_stage(stage, {**own, **head}, {**feeds, HIDDEN: hidden})
         return hidden.mean()
-
-    def _feeds(self, batch: np.ndarray) -> dict[str, Tensor]:
-        positions, given = np.arange(self._questions.ids.shape[1]), self._questions
-        mask = positions < given.lengths[batch, None]
-        select = positions == given.starts[batch, None, None]
-        return {name: torch.from_numpy(feed.astype(np.float32)) for name, feed in (("mask", mask), ("select", select))}
-
-    @torch.no_grad()
-    def _pass_through(self, stage: Stage) -> None:
-        weights = self._weights(stage)
-        for start in range(0, len(self._hidden), _BATCH):
-            here = np.arange(start, min(start + _BATCH, len(self._hidden)))
-            self._hidden[here] = _run(stage, weights, {**self._feeds(here), HIDDEN: self._hidden[here]})
-
-    def _weights(self, stage: Stage) -> dict[str, Tensor]:
-        """A stage's tensors by their names in its module, without the labels'."""
-        found = {}
-        for name in stage.module.tensors:
-            if name in (LABELS, LABEL_BIAS):
-                continue
-            full = stage.full_name(name)
-            tensor = self._tensors[full if full in self._tensors else name]
-            found[name] = torch.from_numpy(np.ascontiguousarray(tensor.load()))
-        return found
-
-
-def _run(stage: Stage, tensors: Mapping[str, Tensor], feeds: Mapping[str, Tensor]) -> Tensor:
-    outputs = stage.module.compute(Weights(tensors), *(feeds[name] for name in stage.module.feeds))
-    return outputs[0] if isinstance(outputs, tuple) else outputs
 
 
 def _leading(product: Tensor, rank: int) -> np.ndarray:

@@ -18,6 +18,7 @@ from fedspzo.device_runtime.data.store import DataStore, tokenise
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.stored import Quantised, widened
 from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.export.answering import counted_labels
 from fedspzo.export.checkpoint import Checkpoint
 from fedspzo.export.network.adapters import LowRank
 from fedspzo.export.network.target import Target
@@ -118,7 +119,8 @@ def reference_losses(case: Case, weights: dict[str, np.ndarray], indices: np.nda
     parameters = dict(case.reference.named_parameters())
     for name, value in weights.items():
         if name == "labels":
-            scoring_table(case.reference)[case.words] = torch.from_numpy(np.ascontiguousarray(value[0].T))
+            rows = counted_labels(case.bundle, value[0]).T
+            scoring_table(case.reference)[case.words] = torch.from_numpy(np.ascontiguousarray(rows))
             continue
         parameter = parameters[f"base_model.model.{name.removesuffix('.weight')}.default.weight"]
         parameter.copy_(torch.from_numpy(np.ascontiguousarray(value[0].T)))

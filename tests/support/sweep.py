@@ -25,7 +25,7 @@ from fedspzo.export.checkpoint import Checkpoint
 from fedspzo.export.checks import check_tensors
 from fedspzo.export.families import Architecture, Stage, find_family
 from fedspzo.export.layout import table, weight
-from fedspzo.export.modules.heads import LABEL_BIAS, LABELS, LabelWords
+from fedspzo.export.modules.heads import LABEL_ALONG, LABEL_AXIS, LABEL_BIAS, LABELS, LabelWords
 from fedspzo.export.modules.tokens import TextStage
 
 #: Two texts, the second one padded.
@@ -182,6 +182,7 @@ def scores(checkpoint: Checkpoint, architecture: Architecture, ids: Tensor, mask
         bias = torch.from_numpy(checkpoint.tensor(architecture.output_bias))
     head = LabelWords(final.module, architecture.scoring)
     known = {**_weights(checkpoint, architecture, final), LABELS: rows.T[None], LABEL_BIAS: bias}
+    known |= {LABEL_AXIS: torch.zeros(rows.shape[1]), LABEL_ALONG: torch.zeros(len(rows))}
     found = []
     for at in range(ids.shape[1]):
         select = torch.nn.functional.one_hot(torch.full((len(ids), 1), at), ids.shape[1]).float()

@@ -23,6 +23,7 @@ from fedspzo.device_runtime.data.store import DataStore, tokenise
 from fedspzo.device_runtime.directions.format import Direction, NumpyKernel
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.model.stored import widened
 from fedspzo.device_runtime.model.task import GENERATION
 from fedspzo.device_runtime.protocol.entry import Contribution, Entry
 from fedspzo.device_runtime.protocol.plan import Block, Plan
@@ -32,6 +33,7 @@ from fedspzo.device_runtime.step.generation import generate
 from fedspzo.device_runtime.step.runner import Forward
 from fedspzo.device_runtime.step.sampling import Sampling
 from fedspzo.device_runtime.step.scores import predict
+from fedspzo.export.answering import counted_labels
 from fedspzo.export.families import find_family
 from fedspzo.export.materialize import write_adapter, write_checkpoint
 from fedspzo.export.network.adapters import LowRank
@@ -131,7 +133,9 @@ def reference_scalars(case: Case, plan: Plan, indices: np.ndarray) -> list[float
                     kernel.shift({index: shift}, [direction], {index: shift})
                     if spec.name == "labels":
                         words = label_tokens(_checkpoint(case.checkpoint), manifest.task)
-                        table.data[words] += torch.from_numpy(np.ascontiguousarray(shift[0].T))
+                        start = widened(case.bundle.tensor(index))[0]
+                        shift = counted_labels(case.bundle, start + shift[0]) - start
+                        table.data[words] += torch.from_numpy(np.ascontiguousarray(shift.T))
                         continue
                     shift = shift[0].T if spec.transposed else shift.reshape(parameters[spec.source].shape)
                     parameters[spec.source].data += torch.from_numpy(np.ascontiguousarray(shift))
