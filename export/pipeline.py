@@ -24,12 +24,12 @@ from fedspzo.export.families import Architecture, Family, find_family
 from fedspzo.export.layout import write_weights
 from fedspzo.export.lowering.graphs import GraphWriter, Progress
 from fedspzo.export.network.adapters import Cores, adapt
-from fedspzo.export.network.axis import steep_axis
 from fedspzo.export.network.build import Network, Size, build_network, can_continue
 from fedspzo.export.network.target import COMPENSATED, Target
 from fedspzo.export.network.tensors import network_tensors
 from fedspzo.export.network.tokens import with_special_tokens
 from fedspzo.export.network.vectors import forms, with_pooling, with_prompt
+from fedspzo.export.prior.axis import steep_axis
 from fedspzo.export.prior.examples import describe_prior
 from fedspzo.export.prior.informed import informed
 from fedspzo.export.quiet import quiet

@@ -1,1 +1,1 @@
-"""What public examples say of a model's weights: the bases that cores lie between."""
+"""What whoever exports can know in advance: bases of cores, from public examples, and an axis of the labels."""

@@ -21,9 +21,9 @@ from fedspzo.device_runtime.step.runner import Forward
 from fedspzo.device_runtime.step.scores import predict
 from fedspzo.export import pipeline
 from fedspzo.export.answering import counted_labels
-from fedspzo.export.network.axis import axis_of
 from fedspzo.export.network.target import Target
 from fedspzo.export.pipeline import export_bundle
+from fedspzo.export.prior.axis import axis_of
 from fedspzo.export.tasks import load_task
 
 

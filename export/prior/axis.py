@@ -27,7 +27,7 @@ from fedspzo.export.network.tokens import encode_within
 _SENTENCES, _SHORT, _LONG = 16, 20, 120
 #: So much is kept at least of what is learned along the axis, since a label may be more frequent than the model thinks.
 _LEAST = 0.1
-#: To so many places the axis is rounded, so that machines which sum in another order give the same.
+#: Decimal places of the axis: rounded so, it is the same on machines that sum in another order.
 _PLACES = 4
 
 
@@ -56,7 +56,7 @@ def steep_axis(checkpoint: Checkpoint, describe: Callable[[int], Architecture], 
 
 def axis_of(states: np.ndarray) -> np.ndarray:
     """The axis of some states [texts, width]: zero where their mean is no steeper than the rest, or is no number."""
-    states = np.nan_to_num(states.astype(np.float64), posinf=0.0, neginf=0.0)  # weights that are none are refused later
+    states = np.nan_to_num(states.astype(np.float64), posinf=0.0, neginf=0.0)  # the export refuses such weights
     mean = states.mean(axis=0)
     along = mean / (np.linalg.norm(mean) or 1.0)
     shares = states @ along
