@@ -24,7 +24,7 @@ APP := android_demo/app/src/main/python/fedspzo_app
 help:  ## this list
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
-demo: $(INSTALLED)  ## install, export a model, fine-tune it on eight devices: three minutes
+demo: $(INSTALLED)  ## install, export a model, fine-tune it on eight devices: two minutes
 	$(BIN)/fedspzo demo
 
 test: $(READY)  ## the tests: real brokers, engines and processes

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fedspzo.device_runtime.model.manifest import Manifest
+    from fedspzo.device_runtime.protocol.plan import Plan
 
 
 def format_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> str:
@@ -45,3 +46,13 @@ def format_stages(manifest: Manifest) -> str:
         rows.append([stage.name, f"{parameters:,}", f"{trainable:,}", f"{flops / 1e6:,.3f}", *checked])
     names = ["stage", "parameters", "trainable", "MFLOP a token", *(f"{f}: delegated, deviation" for f in formats)]
     return format_table(names, rows)
+
+
+def format_trained(manifest: Manifest, plan: Plan) -> str:
+    """How many parameters a plan trains, where they begin, and how many could be trained."""
+    total, trainable = (sum(prod(t.shape) for t in manifest.tensors if t.trainable or every) for every in (True, False))
+    moved = [stages for stages, block in zip(plan.stages(), plan.blocks, strict=True) if block.fanout]
+    tensors = {index for stages in moved for number in stages for index in manifest.stages[number].tensors}
+    trained = sum(prod(manifest.tensors[i].shape) for i in tensors if manifest.tensors[i].trainable)
+    first = manifest.stages[moved[0].start].name
+    return f"{trained:,} of {total:,} parameters are trained, from stage '{first}' on; {trainable:,} could be"

@@ -26,11 +26,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print tables."""
-    from math import prod
 
     from fedspzo.device_runtime.model.bundle import Bundle
     from fedspzo.device_runtime.model.metrics import SINGLE
-    from fedspzo.tables import format_comparison, format_stages
+    from fedspzo.tables import format_comparison, format_stages, format_trained
 
     bundle = Bundle(options.bundle)
     bundle.check_base()
@@ -45,15 +44,12 @@ def run(options: argparse.Namespace) -> None:
         f"task: {task.name}, {task.form}{kind}: {task.template!r}\n      {labels}\n"
         f"formats: {', '.join(bundle.formats)}\n{devices}\n{format_stages(manifest)}\n{format_comparison(manifest)}\n"
     )
-    trainable = sum(prod(tensor.shape) for tensor in manifest.tensors if tensor.trainable)
-    total = sum(prod(tensor.shape) for tensor in manifest.tensors)
-    print(f"{trainable:,} of {total:,} parameters are trained")
     plan = plan_round(make_step(options, bundle), 1)
     cut = "; ".join(
         f"block {number} = stages {stages.start} to {stages.stop - 1}, fan-out {block.fanout}"
         for number, (stages, block) in enumerate(zip(plan.stages(), plan.blocks, strict=True), start=1)
     )
-    print(f"a step of this plan: {cut}\n")
+    print(f"a step of this plan: {cut}; {format_trained(manifest, plan)}\n")
     print(_costs(manifest, plan, bundle.formats))
     print(_memory(manifest))
 

@@ -74,6 +74,7 @@ def run(options: argparse.Namespace) -> None:
     from fedspzo.broker.simulation.fleet import Behaviour, parse_quantile
     from fedspzo.device_runtime.model.bundle import Bundle
     from fedspzo.device_runtime.privacy.promise import describe_noise
+    from fedspzo.tables import format_trained
 
     started = time.monotonic()
 
@@ -115,7 +116,8 @@ def run(options: argparse.Namespace) -> None:
     if not options.json and options.method not in FIRST_ORDER:
         plan = plan_round(check_job(job, bundle), 1)
         noise = describe_noise(plan, job.rounds, job.delta)
-        print(f"job '{options.job}' runs in {plan.describe(bool(bundle.manifest.enrolment_key))}{noise}", flush=True)
+        print(f"job '{options.job}' runs in {plan.describe(bool(bundle.manifest.enrolment_key))}{noise}")
+        print(format_trained(bundle.manifest, plan), flush=True)
     simulate(
         bundle,
         options.data,

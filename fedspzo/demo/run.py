@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.status import Status
 from rich.table import Table
 
 from fedspzo.api.simulation import simulate
@@ -83,7 +84,7 @@ def run_demo(settings: Settings) -> None:
         f"data: {sum(map(_count_lines, meant.values()))} sentences on {len(meant)} devices, split non-IID"
         f" (Dirichlet {ALPHA}); {_count_lines(held_out)} held out, with templates and words of their own"
     )
-    with console.status("exporting") as status:
+    with _status(console, "exporting") as status:
         target = Target([settings.engine], [BATCH], [LENGTH])
         bundle = export_bundle("minilm", load_task("intents"), target, folder / BUNDLE, status.update)
     console.print(format_stages(bundle.manifest), highlight=False)
@@ -97,13 +98,13 @@ def run_demo(settings: Settings) -> None:
         progress = _watch(console, settings, events)
     stores = {name: load_data(path, bundle) for name, path in data.items()}
     test = load_data(held_out, bundle)
-    with console.status("checking the result"):
+    with _status(console, "checking the result"):
         evidence = _evidence(settings, bundle, stores, test)
-    with console.status("measuring the ceiling"):
+    with _status(console, "training by backpropagation on the same batches, to compare"):
         ceiling = measure_ceiling(bundle, folder / SERVER, stores, test, CEILING_ROUNDS)
     summary = _summarise(settings, progress, evidence, ceiling)
     if settings.feedback:
-        with console.status("the same rounds with labels"):
+        with _status(console, "the same rounds with labels, to compare"):
             labelled = _with_labels(settings, bundle, meant, test)
         summary |= _describe_feedback(stores, evidence, ceiling, labelled)
         plot_feedback(folder / "feedback.png", progress.evaluations, progress.losses, ceiling, labelled)
@@ -117,6 +118,13 @@ def run_demo(settings: Settings) -> None:
             "demo.replicas-differ",
             f"the replicas differ at the end; see {folder / 'summary.json'} and {folder / 'logs'}",
         )
+
+
+def _status(console: Console, doing: str) -> Status:
+    """What is being done: on a terminal until it is done, else as a line."""
+    if not console.is_terminal:
+        console.print(f"{doing} …")
+    return console.status(doing)
 
 
 def _write_data(settings: Settings) -> tuple[dict[str, Path], Path]:

@@ -335,7 +335,9 @@ def test_a_simulated_job_names_and_expels_a_hostile_device(
     journal = read_journal(tmp_path / "one")
     assert journal == read_journal(tmp_path / "parts")
     assert [entry.plan.bound > 0 for entry in journal] == [False] * 4 + [True] * 5
-    assert "job 'default' runs in mode robust: the server sees each device's scalars\n" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "job 'default' runs in mode robust: the server sees each device's scalars\n" in said
+    assert "parameters are trained, from stage 'embedding' on" in said
     assert main(["status", str(tmp_path / "one"), "--json"]) == 0
     unusual = json.loads(capsys.readouterr().out)["unusual"]
     assert [device["name"] for device in unusual if device["accused"]] == ["device-1"]
