@@ -64,12 +64,11 @@ def stage_weights(tensors: Mapping[str, Tensor], stage: Stage, without: Sequence
 
 
 @torch.no_grad()
-def pass_through(stage: Stage, tensors: Mapping[str, Tensor], texts: Texts, hidden: torch.Tensor) -> None:
-    """Take all texts' hidden states through a stage, in place."""
+def pass_through(stage: Stage, tensors: Mapping[str, Tensor], texts: Texts, hidden: torch.Tensor) -> torch.Tensor:
+    """What a stage makes of all texts' hidden states; a stage may change their width (OPT-350m)."""
     weights = stage_weights(tensors, stage)
-    for start in range(0, len(hidden), _BATCH):
-        here = np.arange(start, min(start + _BATCH, len(hidden)))
-        hidden[here] = run_stage(stage, weights, {**texts.feeds(here), HIDDEN: hidden[here]})
+    parts = np.split(np.arange(len(hidden)), range(_BATCH, len(hidden), _BATCH))
+    return torch.cat([run_stage(stage, weights, {**texts.feeds(here), HIDDEN: hidden[here]}) for here in parts])
 
 
 def run_stage(stage: Stage, weights: Mapping[str, torch.Tensor], feeds: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -27,7 +27,7 @@ from fedspzo.export.network.tokens import encode_within
 _SENTENCES, _SHORT, _LONG = 16, 20, 120
 #: So much is kept at least of what is learned along the axis, since a label may be more frequent than the model thinks.
 _LEAST = 0.1
-#: Decimal places of the axis: rounded so, it is the same on machines that sum in another order.
+#: Decimal places of the axis, on which machines agree that sum in another order.
 _PLACES = 4
 
 
@@ -49,7 +49,7 @@ def steep_axis(checkpoint: Checkpoint, describe: Callable[[int], Architecture], 
     tensors = network_tensors(checkpoint, architecture, task, Target())
     hidden = embedded(tensors, architecture, texts)
     for stage in architecture.stages:
-        pass_through(stage, tensors, texts, hidden)
+        hidden = pass_through(stage, tensors, texts, hidden)
     assert architecture.final is not None
     return axis_of(_at_labels(architecture.final, stage_weights(tensors, architecture.final), texts, hidden))
 

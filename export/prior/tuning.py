@@ -68,7 +68,7 @@ class Tuning:
             head = Stage("head", "head", LabelWords(final.module, architecture.scoring), final.prefix)
         self._hidden = embedded(tensors, architecture, questions)
         for stage in architecture.stages[:first]:
-            pass_through(stage, tensors, questions, self._hidden)
+            self._hidden = pass_through(stage, tensors, questions, self._hidden)
         self._stages = [(stage, stage_weights(tensors, stage, _HEAD)) for stage in (*architecture.stages[first:], head)]
         #: Linear map → its weight [1, in, out].
         self._start = {
