@@ -189,10 +189,12 @@ def test_a_device_waits_for_the_time(home: Path) -> None:
     with booted(home) as board:
         # Otherwise it leaves the time to the machine that the container is on.
         board.run("install -D -m 644 here.conf /etc/systemd/system/systemd-time-wait-sync.service.d/here.conf")
+        # timesyncd makes the folder when it starts; who waits misses a file that comes at once with its folder.
+        board.run("mkdir -p /run/systemd/timesync")
         board.run(f"systemctl daemon-reload; {COMMANDS['clock']} --now --no-block")
         board.run(COMMANDS["service"].replace("--now", "--now --no-block"))
         board.wait_until("systemctl list-jobs | grep 'systemd-time-wait-sync.service *start *running'")
         assert re.search(f"{DEVICE}.service *start *waiting", board.run("systemctl list-jobs"))
-        board.run("mkdir -p /run/systemd/timesync; touch /run/systemd/timesync/synchronized")  # as timesyncd does
+        board.run("touch /run/systemd/timesync/synchronized")  # as timesyncd does
         board.wait_until(f"systemctl show {DEVICE} | grep -x ActiveState=failed")
         assert result(board) == REFUSED
