@@ -31,7 +31,7 @@ class Member:
         synced: it stands where it can be asked.
         willing: its conditions allow it to be asked.
         seen: when it was last heard, by the monotonic clock.
-        round, examples, battery, charging: as its last sync said.
+        round, examples, battery, charging: as its last sync said; of the round, also its report at the job's end.
         brought_to: the last round that it was sent.
         answered: twice the last round that it has answered, and 1 more where that was with a masked result.
         version, can: of its program, and what of the protocol it understands, as its last sync said.

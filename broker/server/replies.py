@@ -331,6 +331,7 @@ class Replies:
         if member.name not in self._progress.reports:
             log.info("device '%s' has reported after round %d", member.name, report.round)
         self._progress.reports[member.name] = report
+        member.round = min(report.round, self._store.journal.last_round)
         self.expel(self._digests.claim(Claim(member.name, report.round, report.digest)))
         self._outbox.send(member.name, Dismissal(member.session))
 

@@ -15,6 +15,7 @@ from patience import TEST_S
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
+from fedspzo.broker.server.status import read_status
 from fedspzo.device_runtime.model.bundle import Bundle
 
 KEYS = {
@@ -51,6 +52,7 @@ def test_the_demo(tmp_path: Path) -> None:
     assert summary["device_peak_rss_mb"] <= 260
     assert (run / "accuracy.png").stat().st_size > 10_000
     assert "are bit-identical" in said
+    assert [device["behind"] for device in read_status(run / "server")["devices"]] == [0] * 8
 
     assert "make_call" in fedspzo(tmp_path, "predict", str(run), "phone my sister").splitlines()[0]
     fedspzo(tmp_path, "materialize", str(run), "--out", "checkpoint")
