@@ -9,7 +9,7 @@ end: rates that are too high look good early, and those that are too low look go
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -57,6 +57,8 @@ DEPTH = 0.7
 LOOK = 1 / 3
 #: Factor on the best rates of the trial, to be safe with seeds and data that were not tried.
 SAFE = 2**-0.25
+#: What a trial spends at most, in operations of whole runs.
+MOST_RUNS = 26
 #: A run has learned something if it holds less than this share of the loss at the start.
 LEARNED = 0.98
 
@@ -130,7 +132,10 @@ class _Runs:
         added: to the costs.
     """
 
-    def __init__(self, work: Work, horizon: float, profile: Profile, job: Job, folder: Path) -> None:
+    def __init__(
+        self, work: Work, horizon: float, profile: Profile, job: Job, folder: Path, tell: Callable[[float], None]
+    ) -> None:
+        self._tell = tell
         self._work, self._profile, self._job, self._folder = work, profile, job, folder
         self._budget = Budget(horizon, POINTS, DIVERGED)
         self._places: dict[tuple[Proposal, float, int], Path] = {}
@@ -168,6 +173,7 @@ class _Runs:
             budget = replace(self._budget, least=job.cohort * self._profile.forward("flops", job.batch))
             curve = self._draw(job, place, until, budget, run.curve if run else None)
             self.tried[key] = Tried(scaled, factor, job.seed, curve)
+            self._tell(self.spent / self._budget.flops)
         return self.tried[key]
 
     def cost(self, proposal: Proposal, factor: float, target: float) -> tuple[float, float]:
@@ -201,7 +207,14 @@ class _Runs:
         return np.concatenate(found)
 
 
-def search(work: Work, horizon: float, profile: Profile, job: Job, proposals: Sequence[Proposal]) -> TrialResult:
+def search(
+    work: Work,
+    horizon: float,
+    profile: Profile,
+    job: Job,
+    proposals: Sequence[Proposal],
+    tell: Callable[[float], None] = lambda runs: None,
+) -> TrialResult:
     """Try the first proposals and the whole model perturbed at once, and settle on one at safe rates.
 
     Args:
@@ -209,6 +222,7 @@ def search(work: Work, horizon: float, profile: Profile, job: Job, proposals: Se
         horizon: operations of all devices in a whole run.
         job: what the proposals do not say: cohort, seed, and so on; its rounds do not matter.
         proposals: best first, the whole model among them.
+        tell: told what has been spent, in operations of whole runs; :data:`MOST_RUNS` at the end, or less.
 
     Raises:
         PlanError: a proposal does not fit the bundle.
@@ -216,7 +230,7 @@ def search(work: Work, horizon: float, profile: Profile, job: Job, proposals: Se
     whole = next(proposal for proposal in proposals if proposal.whole)
     others = [proposal for proposal in proposals if not proposal.whole][:TRIED]
     with TemporaryDirectory(prefix="fedspzo-") as folder:
-        runs = _Runs(work, horizon, profile, job, Path(folder))
+        runs = _Runs(work, horizon, profile, job, Path(folder), tell)
         looks = {proposal: _look(runs, proposal) for proposal in (whole, *others)}
         order = finalists({proposal: looks[proposal] for proposal in others})
         ends = [(proposal, factor) for proposal in order for factor in _promising(looks[proposal], runs.start)]

@@ -11,7 +11,7 @@ from fedspzo.api.models import open_bundle
 from fedspzo.broker.planner.probe import probe
 from fedspzo.broker.planner.profile import Profile, Unit
 from fedspzo.broker.planner.propose import Proposal, Terms, make_job, propose
-from fedspzo.broker.planner.trial import TrialResult, search
+from fedspzo.broker.planner.trial import MOST_RUNS, TrialResult, search
 from fedspzo.broker.rounds.job import Job
 from fedspzo.broker.rounds.methods import SIMULATED, choose_method
 from fedspzo.broker.rounds.objective import find_objective
@@ -124,8 +124,13 @@ def plan_settings(
     if trial:
         job = replace(common, rounds=1_000_000)
         horizon = trial * cohort * profile.forward("flops", max(profile.batches))
-        progress("trying the proposals in simulated runs")
-        result = search(Work(found.folder, engine, threads, None, shared), horizon, profile, job, proposals)
+
+        def tell(runs: float) -> None:
+            progress(f"trying the proposals: {runs:.0f} of up to {MOST_RUNS} simulated runs")
+
+        tell(0.0)
+        work = Work(found.folder, engine, threads, None, shared)
+        result = search(work, horizon, profile, job, proposals, tell)
         chosen = result.proposal
     # Rates adapt. What held in a trial may still be too high for a job that is much longer: there they fall as well.
     final_rate = 1.0 if budget <= FORESEEN * trial else Job().final_rate
