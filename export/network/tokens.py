@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -111,3 +111,9 @@ def encode_within(checkpoint: Checkpoint, task: Task, fields: Mapping[str, str],
             return ids[:length]
         keep = min(len(fields[longest]) - 1, len(fields[longest]) * length // len(ids))
         fields = {**fields, longest: fields[longest][:keep]}
+
+
+def answer_place(checkpoint: Checkpoint, task: Task, ids: Sequence[int]) -> int:
+    """The position whose output scores the labels: the mask's, where there is one, or else the last."""
+    mask = checkpoint.tokenizer.token_to_id(task.mask) if task.form == MASKED else None
+    return ids.index(mask) if mask is not None and mask in ids else len(ids) - 1

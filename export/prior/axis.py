@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from fedspzo.device_runtime.model.task import MASKED, Task
+from fedspzo.device_runtime.model.task import Task
 from fedspzo.export.calibrate import TEXT
 from fedspzo.export.checkpoint import Checkpoint
 from fedspzo.export.families import Architecture, Stage
@@ -21,7 +21,7 @@ from fedspzo.export.modules.stage_module import Weights
 from fedspzo.export.network.hidden import Texts, embedded, padded, pass_through, stage_weights
 from fedspzo.export.network.target import Target
 from fedspzo.export.network.tensors import network_tensors
-from fedspzo.export.network.tokens import encode_within
+from fedspzo.export.network.tokens import answer_place, encode_within
 
 #: Sentences that are asked, from all over the text, and the characters of the shortest and the longest.
 _SENTENCES, _SHORT, _LONG = 16, 20, 120
@@ -42,9 +42,7 @@ def steep_axis(checkpoint: Checkpoint, describe: Callable[[int], Architecture], 
         length: most tokens of a text.
     """
     encoded = [encode_within(checkpoint, task, fields, length) for fields in _fields(task)]
-    mask = checkpoint.tokenizer.token_to_id(task.mask) if task.form == MASKED else None
-    starts = [len(ids) - 1 if mask is None or mask not in ids else ids.index(mask) for ids in encoded]
-    texts = Texts(*padded(encoded), np.array(starts))
+    texts = Texts(*padded(encoded), np.array([answer_place(checkpoint, task, ids) for ids in encoded]))
     architecture = describe(texts.ids.shape[1])
     tensors = network_tensors(checkpoint, architecture, task, Target())
     hidden = embedded(tensors, architecture, texts)

@@ -20,7 +20,7 @@ from fedspzo.export.checkpoint import Checkpoint
 from fedspzo.export.families import Architecture
 from fedspzo.export.network.adapters import Cores, chosen_linears
 from fedspzo.export.network.hidden import padded
-from fedspzo.export.network.tokens import encode_within, word_tokens
+from fedspzo.export.network.tokens import answer_place, encode_within, word_tokens
 from fedspzo.export.network.vectors import embed_descriptions
 from fedspzo.export.prior.examples import Labelled, by_label, drawn, read_prior, same_meaning, shared_words
 from fedspzo.export.prior.tuning import Questions, Tuning
@@ -137,8 +137,7 @@ def _labelled_questions(
     # Label words are one token: the first of a label's name. Labels that begin alike count as one.
     lead = " " if not task.labels or task.labels[0].text.startswith(" ") else ""
     first = np.array([word_tokens(checkpoint, task, lead + name)[0][0] for name in names])
-    mask = checkpoint.tokenizer.token_to_id(task.mask) if task.form == MASKED else None
-    starts = [len(ids) - 1 if mask is None else ids.index(mask) for ids in encoded]
+    starts = [answer_place(checkpoint, task, ids) for ids in encoded]
     return _token_questions(checkpoint, architecture, encoded, starts, first[places])
 
 

@@ -26,7 +26,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print tables."""
-
     from fedspzo.device_runtime.model.bundle import Bundle
     from fedspzo.device_runtime.model.metrics import SINGLE
     from fedspzo.tables import format_comparison, format_stages, format_trained
