@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from fedspzo.broker.rounds.aggregate import ClosedRound
+    from fedspzo.broker.server.progress import JobResult
     from fedspzo.device_runtime.step.scores import Evaluation
 
 #: Seconds between signs of life.
@@ -53,6 +54,14 @@ def describe_evaluation(record: Mapping[str, Any]) -> str:
 
     scores = "".join(f", {format_score(*score)}" for score in record["scores"].items())
     return f"round {record['round']} (loss {record['loss']:.4f}{scores})"
+
+
+def show_end(result: JobResult, seconds: float) -> None:
+    """Print how a job ended."""
+    print(", ".join(f"{name} {count}" for name, count in sorted(result.counts.items()) if count) or "nothing counted")
+    if result.best:
+        print(f"the best on the held-out examples was {describe_evaluation(result.best.record())}")
+    print(f"finished {seconds:.0f} s after the start; the model's digest is {result.digest.hex()}", flush=True)
 
 
 @contextmanager

@@ -3,9 +3,10 @@
     python benchmarks/methods/study.py --folder study      # hours; continues where it stopped
     python benchmarks/methods/results.py --folder study --table study.md --png study.png
 
-A method is tuned by eight runs on one seed: its rate; then numbers of directions and a batch or, where a first block
-is perturbed, the ratio of the rates and a number of directions. ``planned`` is what ``fedspzo plan`` proposes after a
-trial of about as many operations. Then all run on seeds that tuning never saw. Each run is a file in the folder.
+A method is tuned by eight runs on one seed: its rate, which takes more of them where the best is the last one tried;
+then numbers of directions and a batch or, where a first block is perturbed, the ratio of the rates and a number of
+directions. ``planned`` is what ``fedspzo plan`` proposes after a trial of about as many operations. Then all run on
+seeds that tuning never saw. Each run is a file in the folder.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ class Study:
         return (self.tuning, -(-self.points // 2)) if tuning else (self.forwards, self.points)
 
     def tune(self, setting: str, method: str) -> Choice:
-        """The best of eight choices: of five rates, then of numbers of directions and batches."""
+        """The best of eight choices: of five rates, or more, then of numbers of directions and batches."""
         own = COMPARABLE[method]
         counts = SPLIT if own.first is not None else SEVERAL if own.more.get("normalise") else WHOLE
         if method.endswith(LABELS):
@@ -105,6 +106,10 @@ class Study:
         middle = Choice(method, own.perturbations, own.rate, 4)
         best = self.best(setting, [replace(middle, rate=factor * own.rate) for factor in COARSE])
         best = self.best(setting, [best, *(replace(best, rate=factor * best.rate) for factor in FINE)])
+        for end, factor in zip((min(COARSE) * min(FINE), max(COARSE) * max(FINE)), FINE, strict=True):
+            while math.isclose(best.rate, end * own.rate):  # where the best is the last one that was tried, it goes on
+                end *= factor
+                best = self.best(setting, [best, replace(best, rate=end * own.rate)])
         others = [replace(best, perturbations=count) for count in counts if count != own.perturbations][:2]
         if method == "feedsign":  # which has one direction
             others = [replace(best, rate=factor * best.rate) for factor in (2**-0.5, 2**0.5)]

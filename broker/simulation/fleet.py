@@ -40,7 +40,8 @@ class Behaviour:
         if not (0 < self.available <= 1 and 0 <= self.dropout < 1):
             raise PlanError(
                 "simulation.availability",
-                "--available is above 0 and at most 1, and --dropout at least 0 and below 1; correct these",
+                f"--available is above 0 and at most 1, and --dropout at least 0 and below 1, not {self.available:g}"
+                f" and {self.dropout:g}; correct these",
             )
 
 

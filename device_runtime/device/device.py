@@ -183,7 +183,7 @@ class Device:
             log.info("device '%s': %d examples, round %d", state.device, len(store), state.replica.round)
             if store.truncated:
                 longest = self.bundle.manifest.length
-                log.info("%d examples are longer than %d tokens and were cut", store.truncated, longest)
+                log.info("of the examples %d had more than %d tokens, which were cut", store.truncated, longest)
             self._observe(Started(state.device, state.replica.round, len(store)))
             book = Book(self._energy, self.state, self._idle_s, self._alive) if self._energy else None
             watch = Watch(self._limits)

@@ -76,9 +76,10 @@ def parse_manifest(folder: Path, text: str) -> Manifest:
         return manifest
     # dacite lets what a wrong container raises through.
     except (dacite.DaciteError, KeyError, TypeError, ValueError, AttributeError, DataError, RecursionError) as error:
-        reason = f"{type(error).__name__}: {error}"[:200]
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise BundleError(
-            "bundle.manifest-damaged", f"{folder / MANIFEST} is damaged ({reason!r}); get or export the bundle again"
+            "bundle.manifest-damaged",
+            f"{folder / MANIFEST} is damaged ({reason[:200]!r}); get or export the bundle again",
         ) from None
 
 

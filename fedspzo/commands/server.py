@@ -14,7 +14,7 @@ from fedspzo.options.endpoint import add_endpoint_options, read_address
 from fedspzo.options.job import add_job_options, make_job
 from fedspzo.options.log import add_log_options
 from fedspzo.options.round import add_patience_option
-from fedspzo.progress import describe_evaluation, describe_uncertainty, show
+from fedspzo.progress import describe_uncertainty, show, show_end
 
 log = logging.getLogger(__name__)
 
@@ -215,11 +215,7 @@ def _print(result: JobResult, seconds: float) -> None:
             f" {report.rss_bytes / 1e6:.0f} MB; its model"
             f" {'equals' if report.digest == result.digest else 'DIFFERS from'} the server's"
         )
-    counts = ", ".join(f"{name} {count}" for name, count in sorted(result.counts.items()) if count)
-    print(counts or "nothing counted")
-    if result.best:
-        print(f"the best on the held-out examples was {describe_evaluation(result.best.record())}")
-    print(f"finished after {seconds:.0f} s; the model's digest is {result.digest.hex()}", flush=True)
+    show_end(result, seconds)
 
 
 def _endpoint(options: argparse.Namespace) -> Endpoint | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from fedspzo.broker.rounds.methods import FIRST_ORDER, SIMULATED, Method
 from fedspzo.options.job import add_job_options, make_job
 from fedspzo.options.round import add_patience_option
-from fedspzo.progress import describe_evaluation, describe_uncertainty, show
+from fedspzo.progress import describe_uncertainty, show, show_end
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -97,16 +97,19 @@ def run(options: argparse.Namespace) -> None:
             uncertainty = describe_uncertainty(found, "held_out_")
             show(options.json, round=event.round, held_out_loss=found.loss, **uncertainty, **found.scores)
         elif isinstance(event, JobResult):
-            show(
-                options.json,
-                finished=True,
-                seconds=time.monotonic() - started,
-                server_digest=event.digest.hex(),
-                counts=dict(event.counts),
-                **({"best": event.best.record()} if event.best and options.json else {}),
-            )
-            if event.best and not options.json:
-                print(f"the best on the held-out examples was {describe_evaluation(event.best.record())}", flush=True)
+            seconds = time.monotonic() - started
+            if options.json:
+                best = {"best": event.best.record()} if event.best else {}
+                show(
+                    True,
+                    finished=True,
+                    seconds=seconds,
+                    server_digest=event.digest.hex(),
+                    counts=dict(event.counts),
+                    **best,
+                )
+            else:
+                show_end(event, seconds)
 
     job, bundle = make_job(options, SIMULATED), Bundle(options.bundle)
     method = SIMULATED.get(options.method)

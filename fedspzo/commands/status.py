@@ -10,17 +10,22 @@ from typing import Any
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the options."""
-    parser.add_argument("state", type=Path, metavar="DIR", help="the server's state folder; the server may be running")
+    parser.add_argument(
+        "state", type=Path, metavar="DIR", help="a server's state folder, or the folder of a demo; it may be running"
+    )
     parser.add_argument("--json", action="store_true", help="print it as JSON")
 
 
 def run(options: argparse.Namespace) -> None:
     """Read the state folder and print."""
+    from fedspzo.broker.server.state_folder import DATABASE
     from fedspzo.broker.server.status import read_status
     from fedspzo.progress import describe_evaluation
+    from fedspzo.run_folder import SERVER
     from fedspzo.tables import format_table
 
-    status = read_status(options.state)
+    of_demo = options.state / SERVER
+    status = read_status(of_demo if (of_demo / DATABASE).is_file() else options.state)
     if options.json:
         print(json.dumps(status))
         return

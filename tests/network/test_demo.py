@@ -55,6 +55,8 @@ def test_the_demo(tmp_path: Path) -> None:
     assert [device["behind"] for device in read_status(run / "server")["devices"]] == [0] * 8
 
     assert "make_call" in fedspzo(tmp_path, "predict", str(run), "phone my sister").splitlines()[0]
+    shown = [fedspzo(tmp_path, "status", str(folder)).splitlines()[:2] for folder in (run, run / "server")]
+    assert shown[0] == shown[1]
     fedspzo(tmp_path, "materialize", str(run), "--out", "checkpoint")
     assert abs(checkpoint_accuracy(tmp_path / "checkpoint", run) - summary["accuracy_after"]) <= 1 / 400 + 1e-9
 

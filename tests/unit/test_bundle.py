@@ -39,6 +39,7 @@ DAMAGE: list[tuple[Callable[[Path], object], str, str]] = [
     (lambda f: (f / "manifest.json").write_text("{"), "bundle.manifest-damaged", "manifest.json"),
     (lambda f: (f / "manifest.json").write_bytes(b"\xff\xfe\xfa"), "bundle.not-a-bundle", "fedspzo export"),
     (lambda f: edit(f, lambda m: m.pop("stages")), "bundle.manifest-damaged", "manifest.json"),
+    (lambda f: edit(f, lambda m: m.pop("format")), "bundle.manifest-damaged", "'format' is missing"),
     (lambda f: edit(f, lambda m: m.update(format=4)), "bundle.version", "format version 4"),
     (lambda f: edit(f, lambda m: m.update(directions=2)), "bundle.version", "directions version 2"),
     (lambda f: edit(f, lambda m: m.update(tensors=[])), "bundle.manifest-damaged", "manifest.json"),
