@@ -35,6 +35,7 @@ from trial import (
     Choice,
     Conditions,
     Trained,
+    count_rounds,
     forward_pass,
     kept,
     make_job,
@@ -57,7 +58,8 @@ COMPARED = (
 )  # fmt: skip
 #: Beside the methods: the settings that ``fedspzo plan`` proposes, whose trial takes up to 26 runs of its own length.
 PLANNED, TRIAL = "planned", 3.25
-#: And those of a job that says nothing of its steps, which is not tuned. Both may train the labels' vectors.
+#: And those of a job that says nothing of its steps, which is not tuned, and whose rates fall as a job's do. Both may
+#: train the labels' vectors.
 DEFAULT = "default"
 #: What a method is run with: a tuned choice, or planned options.
 Settings = Choice | dict[str, str]
@@ -158,7 +160,8 @@ def run(
     Args:
         under: the fleet, where it is not the study's; ``name`` then tells the file apart.
     """
-    described = [setting, describe(choice), seed, forwards, points, *([name] if name else [])]
+    told_apart = [each for each in (name, "" if choice else "rates fall") if each]
+    described = [setting, describe(choice), seed, forwards, points, *told_apart]
     text = json.dumps(described, sort_keys=True)
     file = folder / "runs" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
 
@@ -169,6 +172,8 @@ def run(
         method = choice.method if isinstance(choice, Choice) else PLANNED
         own = under or Conditions(devices=1 if method == "mezo" else DEVICES)
         job, budget = make_settings_job(found.bundle, choice, seed), forwards * COHORT * forward_pass(found.bundle)
+        if not choice:
+            job = replace(job, rounds=count_rounds(found, job, budget), final_rate=Job.final_rate)
         return run_job(found, job, own, budget, points, method if method in RIVALS else "")
 
     return kept(file, described, train)

@@ -233,6 +233,14 @@ def forward_pass(bundle: Bundle) -> int:
     return sum(shape.graphs[stage.graph].flops for stage in bundle.manifest.stages)
 
 
+def count_rounds(setting: Setting, job: Job, budget: float) -> int:
+    """Rounds that a budget of operations lasts, at a forward pass of each device, by the lengths of drawn batches."""
+    forward = Forward(create_engine("litert", 1), Replica(setting.bundle))
+    drawn = (forward.batch(setting.train, setting.train.sample(seed, job.batch)).shape for seed in range(SAMPLE))
+    passes = [sum(shape.graphs[stage.graph].flops for stage in setting.bundle.manifest.stages) for shape in drawn]
+    return round(budget / (job.cohort * float(np.mean(passes))))
+
+
 def kept(file: Path, described: Any, run: Callable[[], Trained]) -> Trained:
     """What a run came to, from its file if there is one; ``described`` is written beside it, for people."""
     if not file.exists():
