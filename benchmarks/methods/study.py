@@ -109,7 +109,7 @@ class Study:
         best = self.best(setting, [replace(middle, rate=factor * own.rate) for factor in COARSE])
         best = self.best(setting, [best, *(replace(best, rate=factor * best.rate) for factor in FINE)])
         for end, factor in zip((min(COARSE) * min(FINE), max(COARSE) * max(FINE)), FINE, strict=True):
-            while math.isclose(best.rate, end * own.rate):  # where the best is the last one that was tried, it goes on
+            while math.isclose(best.rate, end * own.rate):  # the best may lie beyond those that were tried
                 end *= factor
                 best = self.best(setting, [best, replace(best, rate=end * own.rate)])
         others = [replace(best, perturbations=count) for count in counts if count != own.perturbations][:2]
