@@ -3,7 +3,7 @@
     python benchmarks/real_tasks.py DATA --runs runs/real-tasks     # hours; continues where it stopped
 
 DATA holds a folder for each task, with ``train.jsonl``, ``test.jsonl`` and, for a task that the project does not have,
-``task.toml``. The hub has the data as ``nyu-mll/glue`` (sst2, rte), ``aps/super_glue`` (cb), ``rajpurkar/squad``,
+``task.toml``. The hub has the data as ``nyu-mll/glue`` (sst2, rte), ``aps/super_glue`` (cb, wic), ``rajpurkar/squad``,
 ``clinc_oos``, ``PolyAI/banking77``, ``fancyzhx/ag_news``, ``CogComp/trec``, ``snips_built_in_intents`` and ``hwu64``.
 
 For a model and a task, jobs run with the settings that a job has which says nothing of its steps. LoRA runs the same

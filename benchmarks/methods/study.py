@@ -1,7 +1,7 @@
 """Compare methods by the operations that they spend to a loss, every one tuned by the same number of runs.
 
     python benchmarks/methods/study.py --folder study      # hours; continues where it stopped
-    python benchmarks/methods/results.py --folder study --table study.md --png study.png
+    python benchmarks/methods/results.py --rows study/rows.json --folder study --table study.md --png study.png
 
 A method is tuned by eight runs on one seed: its rate, which takes more of them where the best is the last one tried;
 then numbers of directions and a batch or, where a first block is perturbed, the ratio of the rates and a number of

@@ -28,7 +28,7 @@ Figures = tuple[dict[str, float | None], str]
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the options."""
-    parser.add_argument("folder", type=Path, metavar="RUN", help="a run's folder, as the demo makes, or a bundle")
+    parser.add_argument("folder", type=Path, metavar="RUN", help="a run's or a state folder, or a bundle")
     parser.add_argument(
         "--data",
         required=True,

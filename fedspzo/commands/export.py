@@ -37,12 +37,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--prior", nargs="+", default=(), metavar="FILE",
         help="with --train cores: public examples of other labels than the task's, or public text",
     )  # fmt: skip
-    parser.add_argument("--lora-rank", type=int, help="train adapters of this rank and nothing else")
+    parser.add_argument("--lora-rank", type=int, help="train adapters of this rank, and the labels' vectors")
     parser.add_argument(
         "--lora-alpha", type=float, default=16.0, help="adapters are scaled by alpha/rank (%(default)s)"
     )
     parser.add_argument("--lora-fixed-a", action="store_true", help="train the adapters' second factor only")
-    parser.add_argument("--output-scales", action="store_true", help="train factors on outputs and nothing else")
+    parser.add_argument(
+        "--output-scales", action="store_true", help="train factors on outputs, and the labels' vectors"
+    )
     parser.add_argument(
         "--targets",
         help="linear maps for these, as q_proj,v_proj or patterns of names, all or last (default: all; for cores last,"

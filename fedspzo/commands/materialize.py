@@ -11,7 +11,7 @@ from fedspzo.progress import describe_evaluation
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the options."""
-    parser.add_argument("folder", type=Path, metavar="RUN", help="a run's folder, as the demo makes")
+    parser.add_argument("folder", type=Path, metavar="RUN", help="a run's folder, as the demo makes, or a state folder")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")
     parser.add_argument("--peft", action="store_true", help="write only the adapters, as a folder that peft loads")
     parser.add_argument(

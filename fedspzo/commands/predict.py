@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the options."""
-    parser.add_argument("folder", type=Path, metavar="RUN", help="a run's folder, as the demo makes, or a bundle")
+    parser.add_argument("folder", type=Path, metavar="RUN", help="a run's or a state folder, or a bundle")
     parser.add_argument(
         "text", nargs="+", metavar="TEXT", help="one text for each field of the task; of a dialogue all turns"
     )
