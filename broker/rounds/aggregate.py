@@ -85,10 +85,10 @@ def check_result(plan: Plan, cohort: Collection[str], device: str, result: Resul
         raise MessageError(
             "result.scalar-count", f"it has {len(result.scalars)} scalars, and the plan asks for {plan.scalars}"
         )
-    if not 1 <= result.examples <= plan.steps * plan.batch:
+    if not 1 <= result.examples <= plan.most_examples:
         raise MessageError(
             "result.example-count",
-            f"it claims {result.examples} examples, and the plan allows {plan.steps * plan.batch}",
+            f"it claims {result.examples} examples, and the plan allows {plan.most_examples}",
         )
     if len(result.energy) > 1 or any(energy.uncertainty < 0 for energy in result.energy):
         raise MessageError("result.energy", "its energy is given twice, or with a negative uncertainty")

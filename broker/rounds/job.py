@@ -29,7 +29,7 @@ from fedspzo.device_runtime.model.modes import MODES
 from fedspzo.device_runtime.protocol.codec import MAX_BYTES, encode
 from fedspzo.device_runtime.protocol.messages import EntryBatch, Result
 from fedspzo.device_runtime.protocol.objective import LOSS
-from fedspzo.device_runtime.protocol.plan import Block, Plan
+from fedspzo.device_runtime.protocol.plan import MAX_REPLAY, Block, Plan
 from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES
 from fedspzo.device_runtime.replica.weights import check_blocks
 from fedspzo.device_runtime.step.objectives import check_task
@@ -76,6 +76,14 @@ class Job:
     distribution: str = setting("rademacher", "distribution of the directions' values", choices=DISTRIBUTIONS)
     steps: int = setting(1, "local steps in a round", least=1)
     batch: int = setting(0, "examples of a step (default: as many as the bundle takes)", metavar="N", least=0)
+    replay: int = setting(
+        0,
+        "a device's step takes its batches of the last N rounds again, of which it has kept what the frozen first block"
+        " gives",
+        metavar="N",
+        least=0,
+        most=MAX_REPLAY,
+    )
     epsilon: float = setting(1e-3, "size of the perturbation", least=TINY)
     split: tuple[int, ...] = setting(
         (), "stage where each block after the first starts (default: the last layer)", least=1
@@ -382,5 +390,6 @@ def _plan(job: Job, round: int, blocks: tuple[Block, ...]) -> Plan:
         aggregate="votes"
         if job.votes
         else job.aggregate + NORMALISED * job.normalise + BOUNDED * _follows_promise(job),
+        replay=job.replay,
     )
     return add_noise(job, mask_plan(job, add_objective(job, plan)))

@@ -28,7 +28,7 @@ from fedspzo.broker.server.summing import Summing
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.log import several
 from fedspzo.device_runtime.protocol.entry import Entry
-from fedspzo.device_runtime.protocol.messages import OBJECTIVES, Energy
+from fedspzo.device_runtime.protocol.messages import OBJECTIVES, REPLAY, Energy
 from fedspzo.device_runtime.protocol.objective import LOSS
 from fedspzo.device_runtime.protocol.plan import Plan
 
@@ -72,7 +72,7 @@ class Rounds:
         self._plans = plans(job, store.journal.entries())
         self._spent = Spent(job, store.journal.entries())
         self._unopened, self._given_up = True, False
-        self._needs = frozenset(() if job.objective == LOSS else (OBJECTIVES,))
+        self._needs = frozenset((OBJECTIVES,) * (job.objective != LOSS) + (REPLAY,) * (job.replay > 0))
         self._told_of_old = False
         self._decided: list[ClosedRound] = []
         self.wanted = job.fewest if store.journal.last_round else max(devices, job.fewest)
@@ -218,12 +218,11 @@ class Rounds:
         """Say once that devices are there that no round can ask."""
         if not self._told_of_old and (old := self._roster.too_old(now, self._needs)):
             self._told_of_old = True
+            asked = {OBJECTIVES: f"objective = {self._job.objective}", REPLAY: f"replay = {self._job.replay}"}
             log.warning(
-                "%s not asked: objective = %s came after their version; update the program there",
-                *(
-                    f"{several(len(old), 'device')}, such as '{old[0]}', {'is' if len(old) == 1 else 'are'}",
-                    self._job.objective,
-                ),
+                "%s not asked: %s came after their version; update the program there",
+                f"{several(len(old), 'device')}, such as '{old[0]}', {'is' if len(old) == 1 else 'are'}",
+                " and ".join(asked[need] for need in sorted(self._needs)),
             )
 
     def _settle(self, opened: OpenRound, now: float) -> None:

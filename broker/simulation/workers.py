@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -70,8 +70,11 @@ class Work:
 class Workers(Protocol):
     """Measures for virtual devices."""
 
-    def measure(self, plan: Plan, devices: Sequence[str]) -> dict[str, Measured]:
+    def measure(self, plan: Plan, devices: Mapping[str, int]) -> dict[str, Measured]:
         """Each device's answer to the plan of the next round.
+
+        Args:
+            devices: with the rounds that each has measured in before.
 
         Raises:
             FedSPZOError: a worker failed.
@@ -96,12 +99,12 @@ class Worker:
         self._cache = PrefixCache(Path(self._scratch.name) / PREFIX)
         self._forward = Forward(create_engine(work.engine, work.threads), replica)
 
-    def measure(self, plan: Plan, devices: Sequence[str]) -> list[Measured]:
+    def measure(self, plan: Plan, devices: Mapping[str, int]) -> list[Measured]:
         """The devices' answers, in their order."""
         answers = []
-        for device in devices:
+        for device, measured in devices.items():
             before = self._forward.flops
-            found = measure(self._forward, self._shares.of(device), plan, device, self._cache)
+            found = measure(self._forward, self._shares.of(device), plan, device, self._cache, measured)
             result = Result(plan.round, fingerprint(plan), found.scalars, found.loss, found.examples, 0.0, b"")
             answers.append(Measured(result, self._forward.flops - before))
         return answers
@@ -118,7 +121,7 @@ class LocalWorkers:
     def __init__(self, work: Work) -> None:
         self._worker = Worker(work)
 
-    def measure(self, plan: Plan, devices: Sequence[str]) -> dict[str, Measured]:
+    def measure(self, plan: Plan, devices: Mapping[str, int]) -> dict[str, Measured]:
         """See :class:`Workers`."""
         return dict(zip(devices, self._worker.measure(plan, devices), strict=True))
 
@@ -148,7 +151,7 @@ class ProcessWorkers:
         for pipe in self._pipes:
             _receive(pipe)
 
-    def measure(self, plan: Plan, devices: Sequence[str]) -> dict[str, Measured]:
+    def measure(self, plan: Plan, devices: Mapping[str, int]) -> dict[str, Measured]:
         """See :class:`Workers`."""
         shares = deal(devices, len(self._pipes))
         return _gather(shares, self._ask("measure", [(plan, share) for share in shares]))
@@ -199,7 +202,7 @@ class RayWorkers:
         actor: Any = ray.remote(num_cpus=work.threads)(Worker)  # Ray gives its methods a `remote`
         self._actors = [actor.remote(work) for _ in range(count)]
 
-    def measure(self, plan: Plan, devices: Sequence[str]) -> dict[str, Measured]:
+    def measure(self, plan: Plan, devices: Mapping[str, int]) -> dict[str, Measured]:
         """See :class:`Workers`."""
         shares = deal(devices, len(self._actors))
         asked = [actor.measure.remote(plan, share) for actor, share in zip(self._actors, shares, strict=True)]
@@ -239,12 +242,13 @@ def start_workers(work: Work, count: int, ray: bool | str = False) -> Workers:
     return LocalWorkers(work) if count == 1 else ProcessWorkers(work, count)
 
 
-def deal(devices: Sequence[str], workers: int) -> list[Sequence[str]]:
+def deal(devices: Mapping[str, int], workers: int) -> list[dict[str, int]]:
     """The devices of each worker, as even as can be."""
-    return [devices[number::workers] for number in range(workers)]
+    pairs = list(devices.items())
+    return [dict(pairs[number::workers]) for number in range(workers)]
 
 
-def _gather(shares: Sequence[Sequence[str]], answers: Sequence[Sequence[Measured]]) -> dict[str, Measured]:
+def _gather(shares: Sequence[Mapping[str, int]], answers: Sequence[Sequence[Measured]]) -> dict[str, Measured]:
     pairs = zip(shares, answers, strict=True)
     return {device: answer for share, made in pairs for device, answer in zip(share, made, strict=True)}
 

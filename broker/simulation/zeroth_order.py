@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -57,6 +58,7 @@ class ZerothOrder:
         self._watch = Watch(store.load_records(), job.expel)
         self._attack = attack
         self._spent = Spent(job, store.journal.entries())
+        self._measured = Counter(device for closed in store.history() for device in closed.devices)
         workers.follow(list(store.journal.entries(start)))
 
     @property
@@ -82,7 +84,7 @@ class ZerothOrder:
 
     def train(self, plan: Plan, attendance: Attendance) -> SimulatedRound:
         """Measure on the workers, and close the round into the journal as the live server does."""
-        answers = self._workers.measure(plan, list(attendance.seconds))
+        answers = self._workers.measure(plan, {device: self._measured[device] for device in attendance.seconds})
         results = {
             device: replace(answer.result, seconds=attendance.seconds[device])
             for device, answer in answers.items()
@@ -101,6 +103,7 @@ class ZerothOrder:
         self._workers.follow([entry])
         self._plans.follow(entry)
         self._spent.follow(entry)
+        self._measured.update(closed.devices)
         flops = sum(answer.flops for answer in answers.values())
         return SimulatedRound(**vars(closed), asked=attendance.asked, flops=flops)
 

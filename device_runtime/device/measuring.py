@@ -96,7 +96,8 @@ class Measurer:
         try:
             with self.forward.recorder.phase(TOKENISE):
                 examples = choose_examples(plan.objective[0] if plan.objective else None, self._examples())
-            measured = measure(self.forward, examples, plan, self._state.device, self._cache)
+            before = self._state.measured_before(plan.round) if plan.replay else 0
+            measured = measure(self.forward, examples, plan, self._state.device, self._cache, before)
         except FedSPZOError as error:
             log.warning("the plan of round %d cannot be carried out: %s", plan.round, error, extra={"kind": error.kind})
             # Errors about data have words of the examples.
@@ -109,6 +110,8 @@ class Measurer:
         if self._ledger is not None and (reason := self._ledger.spend(plan)):
             log.warning("this device does not answer round %d: %s", plan.round, reason)
             return self._decline(plan, reason, reason)
+        if plan.replay:
+            self._state.keep_measured(plan.round)
         seconds = 0.0 if plan.noise else time.perf_counter() - start  # which would tell of the examples' lengths
         result = Result(
             round=plan.round,

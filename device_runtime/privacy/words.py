@@ -47,7 +47,7 @@ class Total:
 def make_grid(plan: Plan) -> Grid:
     """The whole numbers that a masked plan's results are cut to. Raises PlanError where they would be too coarse."""
     (masking,) = plan.masking
-    return Grid(masking.clip, plan.steps * plan.batch, masking.most)
+    return Grid(masking.clip, plan.most_examples, masking.most)
 
 
 def count_words(plan: Plan) -> int:

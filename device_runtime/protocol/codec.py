@@ -65,7 +65,15 @@ _HINTS = {
 #: it are left out.
 _LATER: dict[type[Any], tuple[tuple[str, Any], ...]] = {
     Sync: (("version", ""), ("can", ()), ("hand_overs", 0), ("authorities", b""), ("hand_overs_to_key", ())),
-    Plan: (("rebase_every", 0), ("aggregate", ""), ("bound", 0.0), ("masking", ()), ("noise", ()), ("objective", ())),
+    Plan: (
+        ("rebase_every", 0),
+        ("aggregate", ""),
+        ("bound", 0.0),
+        ("masking", ()),
+        ("noise", ()),
+        ("objective", ()),
+        ("replay", 0),
+    ),
     Entry: (("sums", ()),),
     Partner: (("certificate", b""),),
     Keep: (("rounds", 0),),

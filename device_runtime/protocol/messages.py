@@ -12,10 +12,10 @@ from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.protocol.sums import Sums
 
 #: What of the protocol came after a first version of it and is not understood by all devices: plans with a rule and a
-#: bound, and those that ask for masked results, for noise, or for another objective than the loss; being told how many
-#: rounds the job has; and following a server to another key, and to other authorities at the broker.
-OBJECTIVES, ROUNDS, KEYS = "objectives", "rounds", "keys"
-CAPABILITIES = ("bound", "masks", "noise", OBJECTIVES, ROUNDS, KEYS)
+#: bound, and those that ask for masked results, for noise, for another objective than the loss, or for replay; being
+#: told how many rounds the job has; and following a server to another key, and to other authorities at the broker.
+OBJECTIVES, ROUNDS, KEYS, REPLAY = "objectives", "rounds", "keys", "replay"
+CAPABILITIES = ("bound", "masks", "noise", OBJECTIVES, ROUNDS, KEYS, REPLAY)
 
 
 @dataclass(frozen=True)

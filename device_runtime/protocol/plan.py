@@ -29,6 +29,8 @@ _TINY, _HUGE = 1e-9, 1e9
 MAX_SHARES = 1 << 16
 #: Results that a device masks in one round at most, each along other directions.
 MOST_ATTEMPTS = 64
+#: Earlier batches that a step takes again at most.
+MAX_REPLAY = 63
 #: Whose data noise hides, and that in words.
 HIDDEN = {"device": "all data of a device", "example": "one example of a device"}
 UNITS = tuple(HIDDEN)
@@ -139,6 +141,7 @@ class Plan:
         masking: how devices mask their results, once; empty where they do not.
         noise: what noise devices add, once; empty where they add none.
         objective: what devices measure, once; empty for the loss.
+        replay: earlier batches of a device that its step takes again, of which it has kept the activations.
     """
 
     round: int
@@ -160,6 +163,7 @@ class Plan:
     masking: tuple[Masking, ...] = ()
     noise: tuple[Noise, ...] = ()
     objective: tuple[Objective, ...] = ()
+    replay: int = 0
 
     def __post_init__(self) -> None:
         """Raises PlanError when the plan contradicts itself."""
@@ -210,6 +214,14 @@ class Plan:
             )
         if len(self.objective) > 1:
             raise PlanError("plan.objective", "a plan says once at most what is measured")
+        if self.replay and (self.blocks[0].fanout or self.steps > 1 or self.noise):
+            raise PlanError(
+                "plan.replay",
+                "replay takes kept activations of a frozen first block, in one local step without noise; set the first"
+                " of fanouts to 0 and steps to 1, and leave out privacy, or leave out replay",
+            )
+        if not 0 <= self.replay <= MAX_REPLAY:
+            raise PlanError("plan.replay", f"replay is from 0 to {MAX_REPLAY} earlier batches, not {self.replay}")
         if any(later.stop <= earlier.stop for earlier, later in itertools.pairwise((Block(0, 1, 1, 0), *self.blocks))):
             raise PlanError("plan.empty-block", "blocks each hold at least one stage, in order (split)")
         if (asked := self.scalars) > MAX_SCALARS:
@@ -253,6 +265,11 @@ class Plan:
     def scalars(self) -> int:
         """Scalars in a result, of all steps."""
         return self.steps * self.measured
+
+    @property
+    def most_examples(self) -> int:
+        """Examples that a result says at most."""
+        return self.steps * self.batch * (1 + self.replay)
 
     def owner(self, device: str) -> str:
         """Whose directions a device measures: its own id, or "" for the shared ones."""

@@ -33,6 +33,8 @@ HAND_OVERS = "hand-overs"
 EVIDENCE = "evidence"
 #: Cache of activations, see :mod:`fedspzo.device_runtime.step.prefix_cache`.
 PREFIX = "prefix.sqlite"
+#: The last round that the device measured in for a plan with ``replay``, and how many before that one: a number each.
+MEASURED = "measured"
 #: Account of joules, see :mod:`fedspzo.device_runtime.energy.book`.
 ENERGY = "energy.jsonl"
 #: Entries applied between snapshots.
@@ -82,6 +84,7 @@ class DeviceState:
                         "bundle",
                         KEEP,
                         PREFIX,
+                        MEASURED,
                         ENERGY,
                         SNAPSHOT,
                         *(DATABASE + end for end in ("", "-wal", "-shm")),
@@ -141,6 +144,22 @@ class DeviceState:
         self._write(KEEP, str(after).encode())
         self._keep_after = after
         self._forget()
+
+    def measured_before(self, round: int) -> int:
+        """In how many rounds the device has measured before one, by what :meth:`keep_measured` kept."""
+        try:
+            last, before = map(int, _read(self.folder / MEASURED).split())
+        except (OSError, ValueError):  # it has not, or a damaged file starts again
+            return 0
+        return before + (last != round)
+
+    def keep_measured(self, round: int) -> None:
+        """The device has measured in a round.
+
+        Raises:
+            StateError: the disk refuses.
+        """
+        self._write(MEASURED, f"{round} {self.measured_before(round)}".encode())
 
     def hand_overs(self) -> tuple[bytes, ...]:
         """What :meth:`keep_hand_overs` kept; nothing where that is damaged."""

@@ -48,10 +48,15 @@ class Memory:
 def step_flops(manifest: Manifest, shape: Shape, plan: Plan) -> int:
     """Operations of one step's matrix products: Σ 2·P_b·F_b, where stages before the first trained one run once.
 
-    One-sided: all stages once, and for each block P_b times all from its first trained one on.
+    One-sided: all stages once, and for each block P_b times all from its first trained one on. Batches that are
+    replayed pass the stages from there on alone.
     """
-    runs = zip(manifest.stages, stage_runs(manifest, plan), strict=True)
-    return sum(count * shape.graphs[stage.graph].flops for stage, count in runs)
+    start = first_trained(manifest, plan.blocks)[0]
+    runs = enumerate(zip(manifest.stages, stage_runs(manifest, plan), strict=True))
+    return sum(
+        count * shape.graphs[stage.graph].flops * (1 + plan.replay * (number >= start))
+        for number, (stage, count) in runs
+    )
 
 
 def stage_runs(manifest: Manifest, plan: Plan) -> list[int]:

@@ -51,7 +51,12 @@ class Measurement:
 
 
 def measure(
-    forward: Forward[Replica], store: DataStore, plan: Plan, device: str, cache: PrefixCache | None = None
+    forward: Forward[Replica],
+    store: DataStore,
+    plan: Plan,
+    device: str,
+    cache: PrefixCache | None = None,
+    measured: int = 0,
 ) -> Measurement:
     """Carry out a plan on a device's examples.
 
@@ -60,6 +65,7 @@ def measure(
 
     Args:
         cache: keeps activations of the stages before the first that the plan perturbs.
+        measured: rounds that the device has measured in before; what a plan with ``replay`` draws goes by it.
 
     Raises:
         PlanError: the plan does not fit the bundle, or its objective not the examples.
@@ -78,12 +84,15 @@ def measure(
     losses: list[float] = []
     examples = 0
     for step in range(plan.steps):
-        with forward.recorder.phase(TOKENISE):
-            batch = forward.batch(store, draw_examples(plan, store, device, step))
-        step_scalars, loss = measure_step(forward, batch, plan, owner, step, offsets, cache)
+        found = []
+        for drawn in draw_batches(plan, store, device, step, measured):
+            with forward.recorder.phase(TOKENISE):
+                batch = forward.batch(store, drawn)
+            found.append(_query(forward, batch, plan, owner, step, offsets, cache))
+            examples += batch.count
+        step_scalars, loss = _means(plan, [np.concatenate(each) for each in zip(*found, strict=True)])
         scalars.extend(step_scalars)
         losses.append(loss)
-        examples += batch.count
         for block, directions in zip(offsets, plan.updates(owner, step, step_scalars), strict=True):
             block.extend(directions)
     return Measurement(tuple(scalars), float(np.mean(losses)), examples)
@@ -92,6 +101,21 @@ def measure(
 def draw_examples(plan: Plan, store: DataStore, device: str, step: int) -> np.ndarray:
     """Indices of the examples that a device draws for a local step: always the same for the same plan."""
     return store.sample(derive_seed(plan.base_seed, f"examples of {device}", step, 0, ()), plan.batch)
+
+
+def draw_batches(plan: Plan, store: DataStore, device: str, step: int, measured: int) -> list[np.ndarray]:
+    """Indices of the examples of each batch of a local step: of one batch; where a plan replays, of several.
+
+    Then the device goes through its examples in an order of its own, a batch in each round that it measures in, and
+    again from the start. A step takes the batches of its last rounds as well (latent replay, arXiv 1912.01100): the
+    same batches, so that their activations are kept.
+    """
+    if not plan.replay:
+        return [draw_examples(plan, store, device, step)]
+    order = store.sample(derive_seed(0, f"order of the examples of {device}", 0, 0, ()), len(store))
+    batches = [order[start : start + plan.batch] for start in range(0, len(order), plan.batch)]
+    numbers = (number % len(batches) for number in range(max(0, measured - plan.replay), measured + 1))
+    return [batches[number] for number in dict.fromkeys(numbers)]
 
 
 def measure_step(
@@ -110,9 +134,7 @@ def measure_step(
         owner: see :meth:`Plan.owner <fedspzo.device_runtime.protocol.plan.Plan.owner>`.
         cache: see :func:`measure`.
     """
-    found = [losses.mean(keepdims=True) for losses in _query(forward, batch, plan, owner, step, offsets, cache)]
-    scalars, centre = _differences(plan, np.stack(found, axis=1))
-    return [float(np.float32(scalar)) for scalar in scalars[0]], float(centre[0])
+    return _means(plan, _query(forward, batch, plan, owner, step, offsets, cache))
 
 
 def measure_examples(
@@ -181,6 +203,12 @@ def _query(
 def _objective(plan: Plan) -> Objective | None:
     """What a plan measures; None for the loss."""
     return plan.objective[0] if plan.objective else None
+
+
+def _means(plan: Plan, losses: Sequence[np.ndarray]) -> tuple[list[float], float]:
+    """The scalars of a step and its mean loss, from the losses [examples] of each query."""
+    scalars, centre = _differences(plan, np.stack([each.mean(keepdims=True) for each in losses], axis=1))
+    return [float(np.float32(scalar)) for scalar in scalars[0]], float(centre[0])
 
 
 def _differences(plan: Plan, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -41,14 +41,15 @@ def simulate(bundle: Path, data: Path, state: Path, *options: object) -> None:
     assert main(list(map(str, arguments))) == 0
 
 
+@pytest.mark.parametrize("more", [[], ["--fanouts", "0,2", "--replay", "2", "--batch", "2"]])
 def test_a_simulated_journal_is_the_live_one(
     processes: Processes,  # noqa: F811
     tmp_path: Path,
-    write_examples: Write,
+    more: list[str],
 ) -> None:
     """Bit for bit: separate processes over MQTT, and one that stands for all of them."""
-    names = ["a", "b", "c"]
-    server = processes.server("--rounds", "6", "--seeds", "device")
+    names, own = ["a", "b", "c"], ["--rounds", "6", "--seeds", "device", *more]
+    server = processes.server(*own)
     for name in names:
         processes.device(name)
     err = server.communicate(timeout=PATIENCE_S)[1]
@@ -56,8 +57,7 @@ def test_a_simulated_journal_is_the_live_one(
     (tmp_path / "data").mkdir()
     for name in names:
         shutil.copy(processes.folder / f"{name}.jsonl", tmp_path / "data" / f"{name}.jsonl")
-    job = [*JOB, "--rounds", 6, "--seeds", "device"]
-    simulate(processes.bundle, tmp_path / "data", tmp_path / "simulated", *job)
+    simulate(processes.bundle, tmp_path / "data", tmp_path / "simulated", *JOB, *own)
     live = read_journal(processes.folder / "server")
     assert len(live) == 6
     assert read_journal(tmp_path / "simulated") == live
@@ -75,15 +75,16 @@ OPTIONS = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("more", [[], ["--fanouts", "0,2", "--replay", 2, "--batch", 1, "--devices", 16]])
 def test_workers_make_no_difference(
-    plain: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    plain: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[object]
 ) -> None:
-    """One process, two, or Ray's; in one go, or interrupted."""
-    behaviour = ["--dropout", 0.3, "--step-seconds", "lognormal:20,1", "--available", 0.5, "--quorum", 2]
+    """One process, two, or Ray's; in one go, or interrupted; where devices take batches again, too."""
+    behaviour = ["--dropout", 0.3, "--step-seconds", "lognormal:20,1", "--available", 0.5, "--quorum", 2, *more]
     variants = {"one": [], "two": ["--workers", 2]}
     journals = {}
-    for name, more in variants.items():
-        simulate(*plain, tmp_path / name, *OPTIONS, *behaviour, *more)
+    for name, workers in variants.items():
+        simulate(*plain, tmp_path / name, *OPTIONS, *behaviour, *workers)
         journals[name] = read_journal(tmp_path / name)
     simulate(*plain, tmp_path / "halves", *OPTIONS, *behaviour, "--rounds", 2)
     assert len(read_journal(tmp_path / "halves")) == 2
