@@ -250,6 +250,12 @@ def test_labels_of_the_targets_meanings_are_left_out() -> None:
     assert words_of("cardPayment_wrong-rate") == "card payment wrong rate"
     assert words_of("ATMSupport") == "atmsupport"
     assert words_of("überweisung_ändern") == "überweisung ändern"
+    assert (words_of("-1"), words_of("0.5"), words_of("♥")) == ("-1", "0.5", "♥")
+    films, questions = load_task("sst2")["causal"], load_task("boolq")["masked"]
+    assert shared_words(["great", "terribly", "fine"], films) == {"great": "positive", "terribly": "negative"}
+    assert shared_words(["no", "yes", "not now"], questions) == {"no": "no", "yes": "yes"}
+    counts = replace(target, labels=(Label("0", "wake me"), Label("1", "play a song")))
+    assert shared_words(["0", "1", "0.0"], counts) == {}, "numbers of another data set mean something else"
     # All have a third direction in common, and more of it than of their own.
     targets = np.array([[0.0, 1.0, 2.0], [1.0, 0.0, 2.0]])
     vectors = np.array([[3.0, 0.1, 6.0], [-2.0, -2.0, 2.0], [0.1, 1.0, 2.0]])
@@ -295,6 +301,34 @@ def test_a_map_that_the_prior_does_not_change_has_no_bases(model: Path, tmp_path
     prior = write_labelled(tmp_path / "p.jsonl", "text", ["music", "city"], [""])
     with raises("prior.teaches-nothing", "q_proj", "--targets"):
         learn(model, task, prior)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "labels"),
+    [
+        ("sst2", ["sentence"], [0, 1]),
+        ("sst2", ["sentence"], ["0.0", "1.0"]),
+        ("sst2", ["sentence"], [False, True]),
+        ("stsb", ["sentence1", "sentence2"], [0.5, 3.8]),
+    ],
+)
+def test_what_may_be_the_tasks_own_data_is_refused(
+    name: str, fields: list[str], labels: list[object], tmp_path: Path
+) -> None:
+    """Numbers do not say what they mean: with names instead, labels of the task's meanings are left out."""
+    task, prior = load_task(name)["causal"], tmp_path / "p.jsonl"
+
+    def write(fields: list[str], labels: list[object]) -> None:
+        prior.write_text("".join(json.dumps(dict.fromkeys(fields, "one") | {"label": n}) + "\n" for n in labels * 2))
+
+    write(fields, labels)
+    with raises("prior.own-data", prior, f"'{name}'", "words"):
+        read_prior([prior], task)
+    write(fields, [*labels, 6])
+    assert len(read_prior([prior], task)) == 6
+    if len(fields) == 1:
+        write(["text"], labels)
+        assert len(read_prior([prior], task)) == 4
 
 
 def test_free_answers_are_plain_text(tmp_path: Path) -> None:
