@@ -162,7 +162,7 @@ def _text_questions(
     tokenizer, encoded, starts, tokens = checkpoint.tokenizer, [], [], []
     mask = tokenizer.token_to_id(task.mask) if task.form == MASKED else None
     for number, example in enumerate(examples):
-        text = next(iter(example.fields.values()))
+        text = max(example.fields.values(), key=len)
         ids = (encode_open(tokenizer, text) if mask is None else list(tokenizer.encode(text).ids))[:length]
         if len(ids) < 4:  # nothing that a token could follow from
             continue

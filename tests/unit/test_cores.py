@@ -321,7 +321,7 @@ def test_what_may_be_the_tasks_own_data_is_refused(
     def write(fields: list[str], labels: list[object]) -> None:
         prior.write_text("".join(json.dumps(dict.fromkeys(fields, "one") | {"label": n}) + "\n" for n in labels * 2))
 
-    write(fields, labels)
+    write(fields, [*labels, " "])
     with raises("prior.own-data", prior, f"'{name}'", "words"):
         read_prior([prior], task)
     write(fields, [*labels, 6])
@@ -337,6 +337,14 @@ def test_free_answers_are_plain_text(tmp_path: Path) -> None:
     (tmp_path / "squad.jsonl").write_text(json.dumps(record) + "\n")
     (found,) = read_prior([tmp_path / "squad.jsonl"], load_task("squad")["generation"])
     assert (found.label, found.fields["context"]) == ("", record["context"])
+
+
+def test_the_longest_field_of_a_plain_text_is_read(model: Path, tmp_path: Path) -> None:
+    """The first of SQuAD's, a title, has too few tokens."""
+    record = {"title": "Rome", "context": "Rome is a city and the film was good", "question": "what?", "answers": "a"}
+    (tmp_path / "squad.jsonl").write_text((json.dumps(record) + "\n") * 8)
+    _, losses = learn(model, load_task("squad")["generation"], tmp_path / "squad.jsonl", 60)
+    assert all(before > after for before, after in losses)
 
 
 def test_refused_priors(checkpoint: Path, task: Task, tmp_path: Path) -> None:
