@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from fedspzo.device_runtime.data.sources import HUB, read_records
+from fedspzo.device_runtime.data.texts import at, check_text
 from fedspzo.device_runtime.errors import DataError, ExportError
 from fedspzo.device_runtime.model.targets import read_target
 from fedspzo.device_runtime.model.task import CAUSAL, GENERATION, MASKED, Task
@@ -52,7 +53,7 @@ def read_prior(sources: Sequence[str | Path], task: Task) -> list[Labelled]:
 
     Raises:
         ExportError: a record has other texts than the task, there are none, or they may be the task's own data.
-        DataError: a file cannot be read.
+        DataError: a file, or a record of it, cannot be read.
     """
     found = [example for source in map(str, sources) for example in _read(source, task)]
     if not found:
@@ -96,6 +97,9 @@ def _read(source: str, task: Task) -> Iterator[Labelled]:
             )
         label = None if task.form == GENERATION else values.get(task.target)
         words = "" if label is None else words_of(str(label))
+        with at(where):
+            for name, text in {**fields, task.target: words}.items():
+                check_text(name, text)
         if words:
             own.append(fields.keys() <= texts.keys() and _is_index(label, task))
         yield Labelled(fields, words)

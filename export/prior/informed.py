@@ -145,9 +145,16 @@ def _labelled_questions(
         return _questions(encoded, [0] * len(encoded), labels[places], rows, np.zeros(len(rows), np.float32))
     # Label words are one token: the first of a label's name. Labels that begin alike count as one.
     lead = " " if not task.labels or task.labels[0].text.startswith(" ") else ""
-    first = np.array([word_tokens(checkpoint, task, lead + name)[0][0] for name in names])
+    firsts = [word_tokens(checkpoint, task, lead + name)[0][:1] for name in names]
+    for name, first in zip(names, firsts, strict=True):
+        if not first:
+            raise ExportError(
+                "prior.no-token",
+                f"the label {name[:40]!r} of the prior has no token for {checkpoint.name}; rename it in a copy of"
+                " the file",
+            )
     starts = [answer_place(checkpoint, task, ids) for ids in encoded]
-    return _token_questions(checkpoint, architecture, encoded, starts, first[places])
+    return _token_questions(checkpoint, architecture, encoded, starts, np.concatenate(firsts)[places])
 
 
 def _text_questions(

@@ -16,6 +16,8 @@ from peft import PeftModel
 from references import Case, reference_losses, trained
 from refusals import raises, refused
 from sentences import make_sentence_model
+from tokenizers import Tokenizer
+from tokenizers.normalizers import BertNormalizer
 from transformers import AutoModel, AutoModelForCausalLM
 
 from fedspzo.broker.rounds.job import Job, check_job
@@ -287,6 +289,19 @@ def test_names_that_a_model_cannot_tell_apart_are_one_label(checkpoint: Path, ta
         learn(checkpoint, task, write_labelled(tmp_path / "u.jsonl", "text", ["qqq", "zzz"]), 12)
 
 
+def test_names_without_a_token(tmp_path: Path) -> None:
+    """A name of spaces is no label; what a tokenizer makes nothing of is refused."""
+    model = make_checkpoint(tmp_path / "model", "bert")
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    tokenizer.normalizer = BertNormalizer()
+    tokenizer.save(str(model / "tokenizer.json"))
+    task, prior = replace(load_task("sst2")["masked"], mask="[MASK]"), tmp_path / "p.jsonl"
+    _, losses = learn(model, task, write_labelled(prior, "sentence", ["  ", "music", "city"]))
+    assert all(before > after > 0 for before, after in losses)
+    with raises("prior.no-token", r"'\u200b'", model, "copy"):
+        learn(model, task, write_labelled(prior, "sentence", ["\u200b", "music", "city"]))
+
+
 def test_long_texts_and_names_are_cut_to_what_the_model_takes(tmp_path: Path) -> None:
     model = make_sentence_model(tmp_path / "m", transformer={"max_seq_length": 16})
     task = Task("moods", "similarity", "{text}", (Label("bad", "a bad play"), Label("good", "the music was fine")))
@@ -356,6 +371,14 @@ def test_refused_priors(checkpoint: Path, task: Task, tmp_path: Path) -> None:
     two.write_text(json.dumps({"premise": "a", "hypothesis": "b", "label": "c"}) + "\n")
     with raises("prior.other-fields", "two.jsonl, line 1", "premise, hypothesis", "needs text"):
         read_prior([two], task)
+    for line, kind, named in (
+        ("{", "data.not-json", "two.jsonl, line 2: it is not JSON"),
+        ('{"text": "\\ud800"}', "data.invalid-unicode", "two.jsonl, line 2: the field 'text'"),
+        ('{"text": "a", "label": "\\ud800"}', "data.invalid-unicode", "two.jsonl, line 2: the field 'label'"),
+    ):
+        two.write_text('{"text": "a"}\n' + line)
+        with raises(kind, named):
+            read_prior([two], task)
     (tmp_path / "empty.txt").write_text("\n")
     with raises("prior.no-examples", "empty.txt"):
         read_prior([tmp_path / "empty.txt"], task)
