@@ -48,8 +48,8 @@ def informed(
         task: the target.
 
     Raises:
-        ExportError: the files do not fit the task, or have no labels that are not the target's.
-        DataError: a file cannot be read.
+        ExportError: the files do not fit the task, have no labels that are not the target's, or teach nothing.
+        DataError: a file, or a record of it, cannot be read.
     """
     progress("reading the prior")
     examples = read_prior(cores.prior, task)
@@ -69,9 +69,9 @@ def informed(
     if len(questions.rows) < 2:
         raise ExportError(
             "prior.one-answer",
-            f"{', '.join(map(str, cores.prior))}: for {checkpoint.name} all labels begin with the same token, or all"
-            " texts have the same answer; name labels by words that differ in a copy of the file, or give others with"
-            " --prior",
+            f"{', '.join(map(str, cores.prior))} has a single answer for {checkpoint.name}, where label words count by"
+            " their first token and words that it does not know are alike; name the labels by other words in a copy of"
+            " the file, or give others with --prior",
         )
     architecture = describe(questions.ids.shape[1])
     chosen = chosen_linears(architecture, checkpoint, cores)
@@ -145,16 +145,16 @@ def _labelled_questions(
         return _questions(encoded, [0] * len(encoded), labels[places], rows, np.zeros(len(rows), np.float32))
     # Label words are one token: the first of a label's name. Labels that begin alike count as one.
     lead = " " if not task.labels or task.labels[0].text.startswith(" ") else ""
-    firsts = [word_tokens(checkpoint, task, lead + name)[0][:1] for name in names]
-    for name, first in zip(names, firsts, strict=True):
-        if not first:
+    tokens = [word_tokens(checkpoint, task, lead + name)[0][:1] for name in names]
+    for name, token in zip(names, tokens, strict=True):
+        if not token:
             raise ExportError(
                 "prior.no-token",
                 f"the label {name[:40]!r} of the prior has no token for {checkpoint.name}; rename it in a copy of"
                 " the file",
             )
     starts = [answer_place(checkpoint, task, ids) for ids in encoded]
-    return _token_questions(checkpoint, architecture, encoded, starts, np.concatenate(firsts)[places])
+    return _token_questions(checkpoint, architecture, encoded, starts, np.concatenate(tokens)[places])
 
 
 def _text_questions(
