@@ -13,7 +13,7 @@ from typing import Any
 from fedspzo.device_runtime.data.chat import ASSISTANT, USER, Turn
 from fedspzo.device_runtime.data.dialogues import answered_turns
 from fedspzo.device_runtime.data.feedback import Reaction, is_feedback, read_feedback
-from fedspzo.device_runtime.data.texts import check_text, found, missing_field
+from fedspzo.device_runtime.data.texts import at, check_text, found, missing_field
 from fedspzo.device_runtime.errors import DataError, install_hint
 from fedspzo.device_runtime.model.metrics import MULTI
 from fedspzo.device_runtime.model.targets import read_target
@@ -86,11 +86,10 @@ def parse_examples(
     """
     for where, record in _records(source, content):
         try:
-            if isinstance(record, bytes):
-                record = _decode_json(record)
-            examples = parse_record(record, task)
+            with at(where):
+                examples = parse_record(_decode_json(record) if isinstance(record, bytes) else record, task)
         except DataError as error:
-            skip(DataError(error.kind, f"{where}: {error}"))
+            skip(error)
         else:
             yield from (replace(example, where=where) for example in examples)
 
@@ -102,10 +101,12 @@ def read_records(source: str) -> Iterator[tuple[str, object]]:
         source: see :func:`parse_examples`.
 
     Raises:
-        DataError: the source cannot be read.
+        DataError: the source, or a record of it, cannot be read.
     """
     for where, record in _records(source, read_source(source)):
-        yield where, _decode_json(record) if isinstance(record, bytes) else record
+        with at(where):
+            known = _decode_json(record) if isinstance(record, bytes) else record
+        yield where, known
 
 
 def _records(source: str, content: Any) -> Iterator[tuple[str, object]]:

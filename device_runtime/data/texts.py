@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from fedspzo.device_runtime.errors import DataError
 
 #: Half a character, which JSON can write and no encoding can.
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@contextmanager
+def at(where: str) -> Iterator[None]:
+    """Errors of the block say where they are, in front."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(error.kind, f"{where}: {error}") from None
 
 
 def check_text(field: str, text: str) -> None:

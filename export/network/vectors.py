@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -61,8 +62,6 @@ def embed_descriptions(checkpoint: Checkpoint, architecture: Architecture, task:
     Raises:
         ExportError: a description is longer than the model takes, or the folder's modules do not fit together.
     """
-    with quiet():
-        model = AutoModel.from_pretrained(checkpoint.folder, dtype=torch.float32).eval()
     prompt = checkpoint.sentence.prompt if checkpoint.sentence else ""
     encoded = [checkpoint.tokenizer.encode(prompt + label.text).ids for label in task.labels]
     longest = max(range(len(encoded)), key=lambda index: len(encoded[index]))
@@ -72,8 +71,19 @@ def embed_descriptions(checkpoint: Checkpoint, architecture: Architecture, task:
             f"the description '{task.labels[longest].text[:40]}…' of task '{task.name}' has {len(encoded[longest])}"
             f" tokens, and {checkpoint.name} takes {architecture.limit}; shorten it",
         )
+    return embed(checkpoint, architecture, encoded)
+
+
+def embed(checkpoint: Checkpoint, architecture: Architecture, encoded: Sequence[Sequence[int]]) -> np.ndarray:
+    """Unit vectors float32 [texts, W] of tokenised texts that the model takes.
+
+    Raises:
+        ExportError: the folder's modules do not fit together.
+    """
+    with quiet():
+        model = AutoModel.from_pretrained(checkpoint.folder, dtype=torch.float32).eval()
     mask = torch.tensor([[1.0] * len(ids) + [0.0] * (max(map(len, encoded)) - len(ids)) for ids in encoded])
-    padded = torch.tensor([ids + [checkpoint.padding] * (mask.shape[1] - len(ids)) for ids in encoded])
+    padded = torch.tensor([[*ids, *[checkpoint.padding] * (mask.shape[1] - len(ids))] for ids in encoded])
     sentence, names = checkpoint.sentence, architecture.pooling.tensors
     weights = Weights({name: torch.from_numpy(sentence.tensor(name)) for name in names} if sentence else {})
     with torch.inference_mode():

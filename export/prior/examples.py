@@ -6,14 +6,17 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from fedspzo.device_runtime.data.sources import HUB, read_records
-from fedspzo.device_runtime.errors import ExportError
-from fedspzo.device_runtime.model.task import GENERATION, Task
+from fedspzo.device_runtime.data.texts import at, check_text
+from fedspzo.device_runtime.errors import DataError, ExportError
+from fedspzo.device_runtime.model.targets import read_target
+from fedspzo.device_runtime.model.task import CAUSAL, GENERATION, MASKED, Task
 
 #: Words that say nothing of what a label means.
 _EMPTY = """
@@ -49,8 +52,8 @@ def read_prior(sources: Sequence[str | Path], task: Task) -> list[Labelled]:
         task: whose fields the records have; those with one text may call it otherwise.
 
     Raises:
-        ExportError: a record has other texts than the task, or there are none.
-        DataError: a file cannot be read.
+        ExportError: a record has other texts than the task, there are none, or they may be the task's own data.
+        DataError: a file, or a record of it, cannot be read.
     """
     found = [example for source in map(str, sources) for example in _read(source, task)]
     if not found:
@@ -79,6 +82,7 @@ def _read(source: str, task: Task) -> Iterator[Labelled]:
             ) from None
         yield from (Labelled(dict.fromkeys(task.fields, line.strip()), "") for line in lines if line.strip())
         return
+    own = []  # of each labelled record, whether it may be the task's
     for where, record in read_records(source):
         values = record if isinstance(record, Mapping) else {}
         texts = {name: text for name, text in values.items() if isinstance(text, str) and name != task.target}
@@ -92,21 +96,46 @@ def _read(source: str, task: Task) -> Iterator[Labelled]:
                 f" {', '.join(task.fields)}; rename them in a copy of the file",
             )
         label = None if task.form == GENERATION else values.get(task.target)
-        yield Labelled(fields, "" if label is None else words_of(str(label)))
+        words = "" if label is None else words_of(str(label))
+        with at(where):
+            for name, text in {**fields, task.target: words}.items():
+                check_text(name, text)
+        if words:
+            own.append(fields.keys() <= texts.keys() and _is_index(label, task))
+        yield Labelled(fields, words)
+    if own and all(own):
+        raise ExportError(
+            "prior.own-data",
+            f"{source} has the fields and label numbers of task '{task.name}' and may be its own data; name its labels"
+            " by words in a copy of the file, or give another with --prior",
+        )
+
+
+def _is_index(label: object, task: Task) -> bool:
+    """Whether a label is no word, and one that the task's own data may have."""
+    if isinstance(label, bool) or not _has_letters(str(label)):
+        with suppress(DataError):
+            read_target(task, label)
+            return True
+    return False
 
 
 def words_of(name: str) -> str:
-    """The words of a label's name: ``card_payment`` and ``CardPayment`` → ``card payment``."""
-    return " ".join(re.sub(r"(?<=[a-z])(?=[A-Z])|[\W_]+", " ", name).lower().split()) or name
+    """The words of a label's name: ``card_payment`` and ``CardPayment`` → ``card payment``, and ``-1`` as it is."""
+    if not _has_letters(name):
+        return name.strip()
+    return " ".join(re.sub(r"(?<=[a-z])(?=[A-Z])|[\W_]+", " ", name).lower().split())
 
 
 def shared_words(labels: Sequence[str], target: Task) -> dict[str, str]:
     """Those labels whose words are those of a label of the target: label → the target's label.
 
     Words are alike when their first letters are; endings and words of no meaning do not count. So HWU64's ``alarm set``
-    is CLINC150's ``alarm``. A target whose labels are numbers shares none.
+    is CLINC150's ``alarm``. Label words are names, too; a target whose labels are numbers shares none by them.
     """
     targets = {label.name: _stems(words_of(label.name)) for label in target.labels}
+    if target.form in (MASKED, CAUSAL):
+        targets = {label.name: targets[label.name] | _stems(words_of(label.text)) for label in target.labels}
     found: dict[str, str] = {}
     for label in labels:
         stems = _stems(label)
@@ -134,7 +163,13 @@ def same_meaning(labels: Sequence[str], vectors: np.ndarray, target: Task, targe
 
 
 def _stems(words: str) -> frozenset[str]:
-    return frozenset(word.removesuffix("s")[:_LETTERS] for word in words.split() if word not in _EMPTY.split())
+    known = [word for word in words.split() if _has_letters(word) or not any(map(str.isdigit, word))]
+    telling = [word for word in known if word not in _EMPTY.split()]
+    return frozenset(word.removesuffix("s")[:_LETTERS] for word in telling or known)
+
+
+def _has_letters(text: str) -> bool:
+    return any(map(str.isalpha, text))
 
 
 def drawn(seed: int, part: str, number: int, count: int) -> np.ndarray:

@@ -14,20 +14,19 @@ import numpy as np
 
 from fedspzo.device_runtime.data.encoder import encode_open
 from fedspzo.device_runtime.errors import ExportError
-from fedspzo.device_runtime.model.metrics import SINGLE
-from fedspzo.device_runtime.model.task import MASKED, SIMILARITY, Label, Task
+from fedspzo.device_runtime.model.task import MASKED, SIMILARITY, Task
 from fedspzo.export.checkpoint import Checkpoint
 from fedspzo.export.families import Architecture
 from fedspzo.export.network.adapters import Cores, chosen_linears
 from fedspzo.export.network.hidden import padded
 from fedspzo.export.network.tokens import answer_place, encode_within, word_tokens
-from fedspzo.export.network.vectors import embed_descriptions
+from fedspzo.export.network.vectors import embed, embed_descriptions
 from fedspzo.export.prior.examples import Labelled, by_label, drawn, read_prior, same_meaning, shared_words
 from fedspzo.export.prior.tuning import Questions, Tuning
 
 #: Steps of a task's training, its examples in a step, and the learning rate: what the method was measured with.
 STEPS, BATCH, RATE = 24, 32, 1.5e-4
-#: Examples whose vectors say what a label means, and the characters of them that are read: any model takes as many.
+#: Examples whose vectors say what a label means, and the characters of them that are read at most.
 _MEANT, _READ = 8, 200
 
 Progress = Callable[[str], None]
@@ -49,8 +48,8 @@ def informed(
         task: the target.
 
     Raises:
-        ExportError: the files do not fit the task, or have no labels that are not the target's.
-        DataError: a file cannot be read.
+        ExportError: the files do not fit the task, have no labels that are not the target's, or teach nothing.
+        DataError: a file, or a record of it, cannot be read.
     """
     progress("reading the prior")
     examples = read_prior(cores.prior, task)
@@ -67,15 +66,22 @@ def informed(
         )
     else:
         questions = _text_questions(examples, checkpoint, describe(length), task, length, cores.seed)
+    if len(questions.rows) < 2:
+        raise ExportError(
+            "prior.one-answer",
+            f"{', '.join(map(str, cores.prior))} has a single answer for {checkpoint.name}, where label words count by"
+            " their first token and words that it does not know are alike; name the labels by other words in a copy of"
+            " the file, or give others with --prior",
+        )
     architecture = describe(questions.ids.shape[1])
     chosen = chosen_linears(architecture, checkpoint, cores)
     progress(f"running the layers before the cores on {len(questions.labels)} examples of the prior")
     tuning = Tuning(checkpoint, architecture, task, chosen, questions)
-    groups = by_label(examples) if labelled else {}
+    groups = [np.flatnonzero(questions.labels == label) for label in range(len(questions.rows))]
     for number in range(cores.tasks):
         if labelled:
-            labels = [list(groups)[at] for at in drawn(cores.seed, "labels", number, len(groups))[: cores.labels]]
-            members = np.array([at for label in labels for at in groups[label]])
+            labels = drawn(cores.seed, "labels", number, len(groups))[: cores.labels]
+            members = np.concatenate([groups[label] for label in labels])
         else:
             members = drawn(cores.seed, "texts", number, len(questions.labels))[: STEPS * BATCH // 2]
         before, after = tuning.train(_batches(members, cores.seed, number), RATE)
@@ -104,7 +110,7 @@ def _others(
     left_out = shared_words(labels, task)
     if labels and task.form == SIMILARITY and checkpoint.is_sentence_model:  # whose vectors are made to be compared
         texts = [task.render(examples[at].fields)[:_READ] for label in labels for at in groups[label][:_MEANT]]
-        vectors = embed_descriptions(checkpoint, architecture, _asking(task, texts))
+        vectors = embed(checkpoint, architecture, _within(checkpoint, architecture, task, texts))
         ends = np.cumsum([len(groups[label][:_MEANT]) for label in labels])
         means = np.stack([part.mean(axis=0) for part in np.split(vectors, ends[:-1])])
         left_out = same_meaning(labels, means, task, embed_descriptions(checkpoint, architecture, task)) | left_out
@@ -119,10 +125,10 @@ def _others(
     return kept, left_out
 
 
-def _asking(task: Task, texts: Sequence[str]) -> Task:
-    """A task with some texts for descriptions."""
-    labels = tuple(Label(str(number), text) for number, text in enumerate(texts))
-    return replace(task, labels=labels, kind=SINGLE, metrics=())
+def _within(checkpoint: Checkpoint, architecture: Architecture, task: Task, texts: Sequence[str]) -> list[list[int]]:
+    """The tokens of texts as they are, each cut to as many as the model takes."""
+    alone = replace(task, template="{text}")
+    return [encode_within(checkpoint, alone, {"text": text}, architecture.limit) for text in texts]
 
 
 def _labelled_questions(
@@ -131,14 +137,24 @@ def _labelled_questions(
     names = sorted({example.label for example in examples})
     encoded = [encode_within(checkpoint, task, example.fields, length) for example in examples]
     places = np.array([names.index(example.label) for example in examples])
-    if task.form == SIMILARITY:
-        rows = embed_descriptions(checkpoint, architecture, _asking(task, names))
-        return _questions(encoded, [0] * len(encoded), places, rows, np.zeros(len(rows), np.float32))
+    if task.form == SIMILARITY:  # a tokenizer that lacks the words of two names makes them one
+        prompt = checkpoint.sentence.prompt if checkpoint.sentence else ""
+        known = _within(checkpoint, architecture, task, [prompt + name for name in names])
+        firsts, labels = np.unique([known.index(ids) for ids in known], return_inverse=True)
+        rows = embed(checkpoint, architecture, [known[at] for at in firsts])
+        return _questions(encoded, [0] * len(encoded), labels[places], rows, np.zeros(len(rows), np.float32))
     # Label words are one token: the first of a label's name. Labels that begin alike count as one.
     lead = " " if not task.labels or task.labels[0].text.startswith(" ") else ""
-    first = np.array([word_tokens(checkpoint, task, lead + name)[0][0] for name in names])
+    tokens = [word_tokens(checkpoint, task, lead + name)[0][:1] for name in names]
+    for name, token in zip(names, tokens, strict=True):
+        if not token:
+            raise ExportError(
+                "prior.no-token",
+                f"the label {name[:40]!r} of the prior has no token for {checkpoint.name}; rename it in a copy of"
+                " the file",
+            )
     starts = [answer_place(checkpoint, task, ids) for ids in encoded]
-    return _token_questions(checkpoint, architecture, encoded, starts, first[places])
+    return _token_questions(checkpoint, architecture, encoded, starts, np.concatenate(tokens)[places])
 
 
 def _text_questions(
@@ -153,7 +169,7 @@ def _text_questions(
     tokenizer, encoded, starts, tokens = checkpoint.tokenizer, [], [], []
     mask = tokenizer.token_to_id(task.mask) if task.form == MASKED else None
     for number, example in enumerate(examples):
-        text = next(iter(example.fields.values()))
+        text = max(example.fields.values(), key=len)
         ids = (encode_open(tokenizer, text) if mask is None else list(tokenizer.encode(text).ids))[:length]
         if len(ids) < 4:  # nothing that a token could follow from
             continue

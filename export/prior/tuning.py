@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedspzo.device_runtime.errors import ExportError
 from fedspzo.device_runtime.model.manifest import HIDDEN
 from fedspzo.device_runtime.model.task import SIMILARITY, Task
 from fedspzo.export.checkpoint import Checkpoint
@@ -111,7 +112,18 @@ class Tuning:
         return float(np.mean(losses[:quarter])), float(np.mean(losses[-quarter:]))
 
     def bases(self, rank: int) -> dict[str, Bases]:
-        """The leading singular vectors of all changes of each linear map, side by side."""
+        """The leading singular vectors of all changes of each linear map, side by side.
+
+        Raises:
+            ExportError: a linear map was never changed.
+        """
+        for name, (rows, _) in self._products.items():
+            if not rows.any():
+                raise ExportError(
+                    "prior.teaches-nothing",
+                    f"learning from the prior does not change '{name}', so that it has no bases; give longer texts with"
+                    " --prior, or leave it out with --targets",
+                )
         return {name: Bases(*(_leading(product, rank) for product in both)) for name, both in self._products.items()}
 
     def _loss(self, batch: np.ndarray, labels: np.ndarray, leaves: Mapping[str, Tensor]) -> Tensor:

@@ -15,6 +15,9 @@ from models import five_examples, make_checkpoint, wide
 from peft import PeftModel
 from references import Case, reference_losses, trained
 from refusals import raises, refused
+from sentences import make_sentence_model
+from tokenizers import Tokenizer
+from tokenizers.normalizers import BertNormalizer
 from transformers import AutoModel, AutoModelForCausalLM
 
 from fedspzo.broker.rounds.job import Job, check_job
@@ -31,11 +34,12 @@ from fedspzo.device_runtime.step.estimator import measure
 from fedspzo.device_runtime.step.runner import Forward
 from fedspzo.device_runtime.step.scores import predict
 from fedspzo.export.checkpoint import Checkpoint
-from fedspzo.export.families import find_family
+from fedspzo.export.families import Architecture, find_family
 from fedspzo.export.materialize import write_adapter, write_checkpoint
 from fedspzo.export.network.adapters import Cores
 from fedspzo.export.network.target import NEAREST, Target
 from fedspzo.export.network.tokens import label_tokens
+from fedspzo.export.network.vectors import with_pooling
 from fedspzo.export.pipeline import INTEGER_TOLERANCE, export_bundle
 from fedspzo.export.prior.examples import read_prior, same_meaning, shared_words, words_of
 from fedspzo.export.prior.informed import informed
@@ -44,6 +48,7 @@ from fedspzo.export.tasks import load_task
 RANK = 4
 #: Words that the tiny models know, in classes that no task of the tests has.
 PRIOR = {"stop_six": "stop six now", "newList": "new list please", "mum": "mum mum now", "film": "the film was dull"}
+TEXTS = ("the film was good and one two", "a bad play with a dull end", "one two three", "Rome is a city and what is")
 
 
 def write_prior(file: Path, field: str) -> Path:
@@ -54,6 +59,25 @@ def write_prior(file: Path, field: str) -> Path:
     records += [{field: "one", "label": "alone"}, *[{field: "wake me", "label": "alarm_set"}] * 2]
     file.write_text("".join(json.dumps(record) + "\n" for record in records))
     return file
+
+
+def write_labelled(file: Path, field: str, labels: Sequence[object], texts: Sequence[str] = TEXTS) -> Path:
+    """Two examples of each label, the texts in turn."""
+    records = [{field: texts[n % len(texts)], "label": label} for n, label in enumerate([*labels] * 2)]
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return file
+
+
+def learn(model: Path, task: Task, prior: Path, length: int = 24, **settings: int) -> tuple[Cores, list[list[float]]]:
+    """What the export makes of a prior, and each task's loss before and after."""
+    checkpoint, said = Checkpoint(str(model)), list[str]()
+    family, cores = find_family(checkpoint), Cores(**{"rank": RANK, "tasks": 2, **settings}, prior=[prior])
+
+    def describe(length: int) -> Architecture:
+        return with_pooling(checkpoint, family.describe(checkpoint, length))
+
+    found = informed(cores, checkpoint, describe, length, task, said.append)
+    return found, [[float(x) for x in line.split("loss ")[1].split(" → ")] for line in said if "loss " in line]
 
 
 class Alone(Forward[Replica]):
@@ -71,6 +95,12 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     cores = Cores(rank=RANK, prior=[write_prior(folder / "prior.jsonl", "text")], tasks=2, labels=3)
     target = Target(["litert"], [2], [24], adapters=cores, groups=[4])
     return export_bundle(str(model), load_task("sst2"), target, folder / "bundle")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A decoder's checkpoint, which scores tokens."""
+    return make_checkpoint(tmp_path_factory.mktemp("model") / "model", "qwen2")
 
 
 def test_only_cores_are_trained(decoder: Bundle) -> None:
@@ -222,11 +252,98 @@ def test_labels_of_the_targets_meanings_are_left_out() -> None:
     assert words_of("cardPayment_wrong-rate") == "card payment wrong rate"
     assert words_of("ATMSupport") == "atmsupport"
     assert words_of("überweisung_ändern") == "überweisung ändern"
+    assert (words_of("-1"), words_of("0.5"), words_of("♥")) == ("-1", "0.5", "♥")
+    films, questions = load_task("sst2")["causal"], load_task("boolq")["masked"]
+    assert shared_words(["great", "terribly", "fine"], films) == {"great": "positive", "terribly": "negative"}
+    assert shared_words(["no", "yes", "not now"], questions) == {"no": "no", "yes": "yes"}
+    counts = replace(target, labels=(Label("0", "wake me"), Label("1", "play a song")))
+    assert shared_words(["0", "1", "0.0"], counts) == {}, "numbers of another data set mean something else"
     # All have a third direction in common, and more of it than of their own.
     targets = np.array([[0.0, 1.0, 2.0], [1.0, 0.0, 2.0]])
     vectors = np.array([[3.0, 0.1, 6.0], [-2.0, -2.0, 2.0], [0.1, 1.0, 2.0]])
     found = same_meaning(["song", "far", "alert"], vectors, target, targets)
     assert found == {"song": "play_music", "alert": "alarm"}
+
+
+def test_label_words_that_begin_alike_are_one_label(model: Path, tmp_path: Path) -> None:
+    """Between them there is nothing to learn: every task has two that begin otherwise, or the export says so."""
+    task = load_task("sst2")["causal"]
+    names = ["music fine", "music play", "music end", "city"]
+    _, losses = learn(model, task, write_labelled(tmp_path / "p.jsonl", "sentence", names), labels=2, tasks=4)
+    assert all(before > after > 0 for before, after in losses)
+    for n, labels in enumerate((["card lost", "card stolen", "card new"], [7, 8, 9], ["music fine", "music play"])):
+        prior = write_labelled(tmp_path / f"{n}.jsonl", "sentence", labels)
+        with raises("prior.one-answer", prior, model, "--prior"):
+            learn(model, task, prior)
+    (tmp_path / "one.txt").write_text("one two three four five\n")
+    with raises("prior.one-answer", tmp_path / "one.txt", "--prior"):
+        learn(model, task, tmp_path / "one.txt")
+
+
+def test_names_that_a_model_cannot_tell_apart_are_one_label(checkpoint: Path, task: Task, tmp_path: Path) -> None:
+    """Words that are not in its vocabulary have one vector."""
+    prior = write_labelled(tmp_path / "p.jsonl", "text", ["qqq", "zzz", "song"])
+    _, losses = learn(checkpoint, task, prior, 12, labels=2)
+    assert all(before > after for before, after in losses)
+    with raises("prior.one-answer", "u.jsonl"):
+        learn(checkpoint, task, write_labelled(tmp_path / "u.jsonl", "text", ["qqq", "zzz"]), 12)
+
+
+def test_names_without_a_token(tmp_path: Path) -> None:
+    """A name of spaces is no label; what a tokenizer makes nothing of is refused."""
+    model = make_checkpoint(tmp_path / "model", "bert")
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    tokenizer.normalizer = BertNormalizer()
+    tokenizer.save(str(model / "tokenizer.json"))
+    task, prior = replace(load_task("sst2")["masked"], mask="[MASK]"), tmp_path / "p.jsonl"
+    _, losses = learn(model, task, write_labelled(prior, "sentence", ["  ", "music", "city"]))
+    assert all(before > after > 0 for before, after in losses)
+    with raises("prior.no-token", r"'\u200b'", model, "copy"):
+        learn(model, task, write_labelled(prior, "sentence", ["\u200b", "music", "city"]))
+
+
+def test_long_texts_and_names_are_cut_to_what_the_model_takes(tmp_path: Path) -> None:
+    model = make_sentence_model(tmp_path / "m", transformer={"max_seq_length": 16})
+    task = Task("moods", "similarity", "{text}", (Label("bad", "a bad play"), Label("good", "the music was fine")))
+    texts, names = [f"{text} " * 5 for text in TEXTS], ["three " * 200, "Rome " * 201, "city end"]
+    _, losses = learn(model, task, write_labelled(tmp_path / "p.jsonl", "text", names, texts), 12)
+    assert all(before > after for before, after in losses)
+
+
+def test_a_map_that_the_prior_does_not_change_has_no_bases(model: Path, tmp_path: Path) -> None:
+    """Of texts of one token, here the start's, attention is the same whatever the queries are."""
+    task = Task("t", "causal", "{text}", (Label("a", " great"), Label("b", " terrible")))
+    prior = write_labelled(tmp_path / "p.jsonl", "text", ["music", "city"], [""])
+    with raises("prior.teaches-nothing", "q_proj", "--targets"):
+        learn(model, task, prior)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "labels"),
+    [
+        ("sst2", ["sentence"], [0, 1]),
+        ("sst2", ["sentence"], ["0.0", "1.0"]),
+        ("sst2", ["sentence"], [False, True]),
+        ("stsb", ["sentence1", "sentence2"], [0.5, 3.8]),
+    ],
+)
+def test_what_may_be_the_tasks_own_data_is_refused(
+    name: str, fields: list[str], labels: list[object], tmp_path: Path
+) -> None:
+    """Numbers do not say what they mean: with names instead, labels of the task's meanings are left out."""
+    task, prior = load_task(name)["causal"], tmp_path / "p.jsonl"
+
+    def write(fields: list[str], labels: list[object]) -> None:
+        prior.write_text("".join(json.dumps(dict.fromkeys(fields, "one") | {"label": n}) + "\n" for n in labels * 2))
+
+    write(fields, [*labels, " "])
+    with raises("prior.own-data", prior, f"'{name}'", "words"):
+        read_prior([prior], task)
+    write(fields, [*labels, 6])
+    assert len(read_prior([prior], task)) == 6
+    if len(fields) == 1:
+        write(["text"], labels)
+        assert len(read_prior([prior], task)) == 4
 
 
 def test_free_answers_are_plain_text(tmp_path: Path) -> None:
@@ -235,6 +352,14 @@ def test_free_answers_are_plain_text(tmp_path: Path) -> None:
     (tmp_path / "squad.jsonl").write_text(json.dumps(record) + "\n")
     (found,) = read_prior([tmp_path / "squad.jsonl"], load_task("squad")["generation"])
     assert (found.label, found.fields["context"]) == ("", record["context"])
+
+
+def test_the_longest_field_of_a_plain_text_is_read(model: Path, tmp_path: Path) -> None:
+    """The first of SQuAD's, a title, has too few tokens."""
+    record = {"title": "Rome", "context": "Rome is a city and the film was good", "question": "what?", "answers": "a"}
+    (tmp_path / "squad.jsonl").write_text((json.dumps(record) + "\n") * 8)
+    _, losses = learn(model, load_task("squad")["generation"], tmp_path / "squad.jsonl", 60)
+    assert all(before > after for before, after in losses)
 
 
 def test_refused_priors(checkpoint: Path, task: Task, tmp_path: Path) -> None:
@@ -246,6 +371,14 @@ def test_refused_priors(checkpoint: Path, task: Task, tmp_path: Path) -> None:
     two.write_text(json.dumps({"premise": "a", "hypothesis": "b", "label": "c"}) + "\n")
     with raises("prior.other-fields", "two.jsonl, line 1", "premise, hypothesis", "needs text"):
         read_prior([two], task)
+    for line, kind, named in (
+        ("{", "data.not-json", "two.jsonl, line 2: it is not JSON"),
+        ('{"text": "\\ud800"}', "data.invalid-unicode", "two.jsonl, line 2: the field 'text'"),
+        ('{"text": "a", "label": "\\ud800"}', "data.invalid-unicode", "two.jsonl, line 2: the field 'label'"),
+    ):
+        two.write_text('{"text": "a"}\n' + line)
+        with raises(kind, named):
+            read_prior([two], task)
     (tmp_path / "empty.txt").write_text("\n")
     with raises("prior.no-examples", "empty.txt"):
         read_prior([tmp_path / "empty.txt"], task)
