@@ -5,7 +5,6 @@ The state folder of a server or a simulation has a link to its bundle.
 
 from __future__ import annotations
 
-from contextlib import closing
 from pathlib import Path
 
 from fedspzo.broker.server.evaluation import Evaluated
@@ -88,7 +87,7 @@ def open_model(folder: Path, round: int | str = LAST) -> Replica:
 
 def best_evaluation(folder: Path) -> Evaluated | None:
     """The best of a run's evaluations on held-out examples. Raises StateError when the folder is not a run."""
-    with closing(open_database(server_folder(folder))) as connection:
+    with open_database(server_folder(folder)) as connection:
         return best_of(read_evaluations(connection))
 
 
