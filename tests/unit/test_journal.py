@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from refusals import raises
 
-from fedspzo import open_model
+from fedspzo import open_bundle, open_model
 from fedspzo.broker.rounds.aggregate import ClosedRound
 from fedspzo.broker.server.backup import back_up
 from fedspzo.broker.server.blocking import block
@@ -179,6 +179,8 @@ def test_a_file_that_cannot_be_read_is_named(server: Path, bundle_folder: Path, 
         assert kinds(
             lambda: read_journal(server),
             lambda: open_model(server),
+            lambda: open_model(server, "best"),
+            lambda: open_bundle(server),
             lambda: read_run(server, 1),
             lambda: read_history(server),
             lambda: read_open_plan(server),
