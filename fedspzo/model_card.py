@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +58,7 @@ class Run:
 def read_run(folder: Path, round: int) -> Run:
     """Read a run up to a round. Raises StateError when the folder is not a run."""
     state = server_folder(folder)
-    with closing(open_database(state)) as connection:
+    with open_database(state) as connection:
         rounds = tuple(closed for closed in history(connection) if closed.round <= round)
         evaluations = sorted(read_evaluations(connection).items())
         known, examples = connection.execute("SELECT COUNT(*), COALESCE(SUM(examples), 0) FROM devices").fetchone()

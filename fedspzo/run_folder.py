@@ -5,7 +5,6 @@ The state folder of a server or a simulation has a link to its bundle.
 
 from __future__ import annotations
 
-from contextlib import closing
 from pathlib import Path
 
 from fedspzo.broker.server.evaluation import Evaluated
@@ -37,8 +36,18 @@ def open_bundle(folder: Path) -> Bundle:
     """The bundle of a run, or the one that the folder is. Raises as :func:`open_run` does."""
     if is_bundle(folder):
         return Bundle(folder)
-    server_folder(folder)
-    return Bundle(folder / BUNDLE)
+    server, bundle = server_folder(folder), Bundle(folder / BUNDLE)
+    if not (server / DATABASE).is_file():
+        return bundle
+    with open_database(server) as connection:
+        job = connection.execute("SELECT CAST(bundle AS BLOB) FROM job").fetchone()
+    if job and job[0] != bundle.identity:
+        raise StateError(
+            "state.other-bundle",
+            f"{bundle.folder} is not the bundle that {folder} was trained with; put that one back, or make the link to"
+            f" it again: ln -sfn BUNDLE {bundle.folder}",
+        )
+    return bundle
 
 
 def open_run(folder: Path, round: int | str = LAST) -> Replica:
@@ -49,9 +58,10 @@ def open_run(folder: Path, round: int | str = LAST) -> Replica:
         round: its number, or :data:`LAST`, or :data:`BEST`.
 
     Raises:
-        StateError, BundleError: the folder is neither, or is damaged; or there is no such round, or no way to it.
+        StateError, BundleError: the folder is neither, or is damaged; its bundle is not the job's; or there is no such
+            round, or no way to it.
     """
-    server = server_folder(folder)
+    server, bundle = server_folder(folder), open_bundle(folder)
     if round == BEST:
         best = best_evaluation(folder)
         if best is None:
@@ -62,7 +72,7 @@ def open_run(folder: Path, round: int | str = LAST) -> Replica:
             )
         round = best.round
     up_to = None if round == LAST else int(round)
-    replica = Replica(Bundle(folder / BUNDLE), newest_snapshot(server, up_to))
+    replica = Replica(bundle, newest_snapshot(server, up_to))
     replay(replica, server, up_to)
     if up_to is not None and replica.round != up_to:
         kept = ", ".join(map(str, [0, *snapshot_rounds(server)]))
@@ -88,7 +98,7 @@ def open_model(folder: Path, round: int | str = LAST) -> Replica:
 
 def best_evaluation(folder: Path) -> Evaluated | None:
     """The best of a run's evaluations on held-out examples. Raises StateError when the folder is not a run."""
-    with closing(open_database(server_folder(folder))) as connection:
+    with open_database(server_folder(folder)) as connection:
         return best_of(read_evaluations(connection))
 
 

@@ -6,13 +6,12 @@ import logging
 import ssl
 import time
 from collections.abc import Callable, Collection, Sequence
-from contextlib import closing
 from pathlib import Path
 
 from fedspzo.broker.server.devices import Member, Roster
 from fedspzo.broker.server.member_tables import read_authorities
 from fedspzo.broker.server.outbox import Outbox
-from fedspzo.broker.server.state_folder import open_to_read
+from fedspzo.broker.server.state_folder import reading
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.errors import BrokerError, StateError
 from fedspzo.device_runtime.link.authorities import fingerprint, read_certificates
@@ -34,7 +33,7 @@ def check_trust(folders: Sequence[Path], devices: Collection[str], wanted: bytes
     trusting: set[str] = set()
     waiting = []
     for folder in folders:
-        with closing(open_to_read(folder)) as connection:
+        with reading(folder) as connection:
             found = read_authorities(connection)
         if found.pop("", b"") != wanted:
             waiting.append(f"the server of {folder}")

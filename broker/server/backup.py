@@ -68,7 +68,8 @@ def back_up(folder: Path, target: Path, who: str = COMMAND) -> int:
         raise StateError(
             "state.backup-among-files", f"{target} has files that are no backup of a server; give a new or empty folder"
         )
-    open_database(folder, as_it_is=True).close()  # or there is nothing to back up
+    with open_database(folder, as_it_is=True) as connection:
+        connection.execute("SELECT 1 FROM job")  # or there is nothing to back up
     with closing(open_file(folder / DATABASE)) as connection:
         try:
             make_folder(target, 0o700)

@@ -20,7 +20,8 @@ def forget_devices(folder: Path, names: Sequence[str]) -> None:
     Raises:
         StateError: not a server's folder, its server runs, or a name is not of a device; then nothing has changed.
     """
-    open_database(folder).close()  # or it is not a server's
+    with open_database(folder) as connection:
+        connection.execute("SELECT 1 FROM job")  # or it is not a server's
     try:
         lock = lock_folder(folder)
     except StateError:

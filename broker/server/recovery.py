@@ -110,7 +110,8 @@ def open_stopped(folder: Path) -> Iterator[Own]:
     Raises:
         StateError: not a server's folder, its server runs, or its file is damaged beyond its rows.
     """
-    open_database(folder).close()
+    with open_database(folder) as connection:
+        connection.execute("SELECT 1 FROM job")  # or it is not a server's
     try:
         lock = lock_folder(folder)
     except StateError:

@@ -38,7 +38,7 @@ def pin_bundle(bundle: Path, folder: Path) -> None:
     """
     make_folder(folder, 0o700)
     if (folder / DATABASE).is_file():
-        with closing(open_database(folder)) as connection:
+        with open_database(folder) as connection:
             first = read_first_key(connection, folder)
     else:
         first = Signer(folder / KEY).public
@@ -82,10 +82,19 @@ def list_snapshots(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.safetensors") if path.stem.isdecimal())
 
 
+def unreadable(file: Path, error: Exception) -> StateError:
+    """What to raise where a server's file cannot be read."""
+    return StateError(
+        "state.unreadable",
+        f"{file} cannot be read ({error}); restore the folder from a backup, or check that a server of this version"
+        " wrote it",
+    )
+
+
 @contextmanager
 def open_journal(folder: Path) -> Iterator[Journal]:
     """The journal of a server, running or not, given its state folder. Raises StateError for any other folder."""
-    with closing(open_database(folder)) as connection:
+    with open_database(folder) as connection:
         yield Journal(connection, read_checker(connection, folder))
 
 
@@ -118,7 +127,7 @@ def read_open_plan(folder: Path) -> Plan | None:
     Raises:
         StateError: any other folder.
     """
-    with closing(open_database(folder)) as connection:
+    with open_database(folder) as connection:
         row = connection.execute("SELECT CAST(plan AS BLOB) FROM open_round").fetchone()
     plan = decode(row[0]) if row else None
     return plan if isinstance(plan, Plan) else None
@@ -126,8 +135,18 @@ def read_open_plan(folder: Path) -> Plan | None:
 
 def read_history(folder: Path) -> list[ClosedRound]:
     """All closed rounds in order, given a server's state folder. Raises StateError for any other folder."""
-    with closing(open_database(folder)) as connection:
+    with open_database(folder) as connection:
         return history(connection)
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[sqlite3.Connection]:
+    """:func:`open_to_read` for as long as the context lasts. Raises StateError also where the file cannot be read."""
+    try:
+        with closing(open_to_read(folder)) as connection:
+            yield connection
+    except sqlite3.Error as error:
+        raise unreadable(folder / DATABASE, error) from None
 
 
 def open_to_read(folder: Path) -> sqlite3.Connection:
@@ -161,20 +180,24 @@ def open_to_read(folder: Path) -> sqlite3.Connection:
     return connection
 
 
-def open_database(folder: Path, as_it_is: bool = False) -> sqlite3.Connection:
+@contextmanager
+def open_database(folder: Path, as_it_is: bool = False) -> Iterator[sqlite3.Connection]:
     """A connection to a server's file, which is brought up to date if its state is shared and it is not left as it is.
 
     Raises:
-        StateError: the folder has none, it is of another version, or it cannot be brought up to date.
+        StateError: the folder has none, it is of another version or damaged, or it cannot be brought up to date.
     """
     file = folder / DATABASE
     if not file.is_file():
         raise StateError("state.no-journal", f"{folder} has no journal; give the state folder of a server")
     if not as_it_is:
         update(file)
-    connection = connect(file)
-    check_version(connection, file)
-    return connection
+    with closing(connect(file)) as connection:
+        try:
+            check_version(connection, file)
+            yield connection
+        except (sqlite3.Error, UnicodeError) as error:
+            raise unreadable(file, error) from None
 
 
 @contextmanager
@@ -184,7 +207,8 @@ def changing(folder: Path) -> Iterator[Execute]:
     Raises:
         StateError: the folder is not a server's, or cannot be written.
     """
-    open_database(folder).close()  # or it is not a server's
+    with open_database(folder) as connection:
+        connection.execute("SELECT 1 FROM job")  # or it is not a server's
     with closing(open_file(folder / DATABASE)) as connection, writing(connection, folder / DATABASE) as execute:
         yield execute
 

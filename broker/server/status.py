@@ -5,7 +5,6 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,7 @@ from fedspzo.broker.server.evaluation import Evaluated
 from fedspzo.broker.server.held_out import best_of, read_evaluations
 from fedspzo.broker.server.member_tables import Conduct, read_blocked, read_conduct
 from fedspzo.broker.server.records import read_records
-from fedspzo.broker.server.state_folder import DATABASE, open_to_read
-from fedspzo.device_runtime.errors import StateError
+from fedspzo.broker.server.state_folder import reading
 from fedspzo.device_runtime.protocol.enrolment import ASKED
 
 #: Rounds that means are taken over.
@@ -86,15 +84,9 @@ def read_status(folder: Path) -> dict[str, Any]:
     Raises:
         StateError: the folder is not a server's.
     """
-    try:
-        with closing(open_to_read(folder)) as connection:
-            connection.execute("BEGIN")  # all of it as it is at one moment
-            return _read(connection, time.time())
-    except sqlite3.Error as error:
-        raise StateError(
-            "state.unreadable",
-            f"{folder / DATABASE} cannot be read ({error}); check that a server of this version wrote it",
-        ) from None
+    with reading(folder) as connection:
+        connection.execute("BEGIN")  # all of it as it is at one moment
+        return _read(connection, time.time())
 
 
 def _read(connection: sqlite3.Connection, now: float) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -47,7 +47,8 @@ class Simulation:
     Attributes:
         model: after the last round; :func:`fedspzo.predict`, ``evaluate`` and ``materialize_model`` take it.
         rounds: that were closed in this call, in order.
-        evaluations: round → how the model did on the held-out examples after it.
+        evaluations: round → how the model did on the held-out examples after it, also in earlier calls in the same
+            folder.
         result: the model's digest, what happened how often, and the best evaluation.
         best_model: after the round of the best evaluation, which earlier calls in the same folder may have made;
             ``model`` itself where there is no better one.
@@ -171,28 +172,26 @@ def simulate(
             work = Work(found.folder, engine, threads, store.snapshot, shared)
             measuring = stack.enter_context(closing(start_workers(work, workers, ray)))
             training = ZerothOrder(checked, store, measuring, replica.round, aggregate, plans, hostile)
-        rounds, evaluations = [], {}
+        rounds = []
         schedule = Schedule(max(checked.rounds, training.round), evaluate_every, checked.digest_every)
         forward = Forward(create_engine(engine, threads), replica)
         judged = HeldOut(store, examples, patience, checked.guard)
 
         def attend() -> None:
-            """Do what is due after the last closed round."""
+            """Do what is due after the last closed round, and is not done yet."""
             if not schedule.due(training.round):
                 return
             training.advance(replica)
-            improved = False
-            if examples is not None and schedule.evaluation(training.round):
-                evaluated = Evaluated(training.round, evaluate(forward, examples))
-                evaluations[training.round] = evaluated.evaluation
-                improved = judged.add(evaluated)
+            if examples is not None and schedule.evaluation(training.round) and replica.round not in judged.evaluations:
+                evaluated = Evaluated(replica.round, evaluate(forward, examples))
+                judged.add(evaluated)
                 observe(evaluated)
-            if training.round and (improved or judged.stalled or schedule.snapshot(training.round)):
-                best = judged.best.round if judged.best else None
-                replica.save_snapshot(store.new_snapshot(training.round, best))
+            best = judged.best.round if judged.best else None
+            wanted = replica.round and (replica.round == best or schedule.snapshot(replica.round))
+            if wanted and replica.round not in store.snapshots():
+                replica.save_snapshot(store.new_snapshot(replica.round, best))
 
-        if not training.round:
-            attend()
+        attend()  # an earlier call may have been killed before it did
         counts: Counter[str] = Counter()
         for closed in driver.simulate(checked, fleet, training, sample) if not judged.stalled else ():
             counts["results accepted"] += len(closed.devices)
@@ -206,9 +205,10 @@ def simulate(
             attend()
             if judged.stalled:
                 break
-        training.advance(replica)
+        schedule = replace(schedule, last=training.round)  # which patience or the privacy budget may have made it
+        attend()
         result = JobResult(replica.digest(), {}, dict(counts), judged.best)
         observe(result)
         better = judged.best is not None and judged.best.round != replica.round
         best_model = run_folder.open_run(folder, run_folder.BEST) if better else replica
-    return Simulation(replica, tuple(rounds), evaluations, result, best_model)
+    return Simulation(replica, tuple(rounds), judged.evaluations, result, best_model)

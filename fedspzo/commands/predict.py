@@ -92,21 +92,26 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _record(options: argparse.Namespace, task: Task, suggestion: Suggestion) -> None:
-    """Ask what the person says of an answer, and write it down; nothing is written where they say nothing."""
+    """Ask what the person says of an answer, and write it down; nothing is written where they say nothing.
+
+    An empty answer cannot be accepted or rejected; what is right in its place is written as an example.
+    """
     from fedspzo.device_runtime.data.feedback import ACCEPTED, REJECTED
     from fedspzo.device_runtime.data.sources import parse_record
     from fedspzo.device_runtime.data.suggestion import append_record
 
     print("is that right? (y, n, or the right answer) ", end="", flush=True)
     said = sys.stdin.readline().strip()
-    if not said:
-        print("nothing is written down")
-        return
     fields = dict(zip(task.fields, options.text, strict=True))
     rewards = {} if said in {label.name for label in task.labels} else {"y": ACCEPTED, "n": REJECTED}
     if rewards and task.labels:  # where texts are written, these may be right answers
         rewards |= {"yes": ACCEPTED, "no": REJECTED}
     corrected = "" if said.lower() in rewards else said
-    record = suggestion.record(fields, rewards.get(said.lower()), corrected)
+    if not (said if suggestion.shown else corrected):
+        print("nothing is written down")
+        return
+    record: dict[str, object] = {**fields, task.target: corrected}  # of nothing shown, what is right
+    if suggestion.shown:
+        record = suggestion.record(fields, rewards.get(said.lower()), corrected)
     parse_record(record, task)  # refuses what is no label
     append_record(options.record, record)

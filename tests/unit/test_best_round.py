@@ -15,7 +15,7 @@ from refusals import raises, refused
 import fedspzo
 from fedspzo.broker.rounds.best import best_round, rank, stalled
 from fedspzo.broker.server.held_out import HeldOut
-from fedspzo.broker.server.state_folder import SNAPSHOTS, newest_snapshot, read_journal
+from fedspzo.broker.server.state_folder import SNAPSHOTS, newest_snapshot, read_journal, snapshot_rounds
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.cli import main
 from fedspzo.device_runtime.data.store import DataStore
@@ -178,6 +178,32 @@ def test_a_simulation_that_gets_no_better_stops_and_stays_so(
     assert [closed.round for closed in last.rounds] == [4, 5]
     assert last.result.best is not None
     assert (last.result.best.round, last.best_model.round, last.model.round) == (0, 0, 5)
+
+
+@pytest.mark.parametrize("killed", [2, 3, 4])
+def test_a_simulation_that_was_killed_evaluates_what_it_had_not(
+    bundle: Bundle, tmp_path: Path, write_examples: Write, killed: int
+) -> None:
+    data = write_examples(tmp_path / "data.jsonl", 12)
+
+    def simulate(folder: str, until: int = 0) -> fedspzo.Simulation:
+        def kill(event: object) -> None:
+            if isinstance(event, fedspzo.SimulatedRound) and event.round == until:
+                raise KeyboardInterrupt
+
+        return fedspzo.simulate(
+            bundle, data, fedspzo.Job(rounds=4, cohort=1), devices=2, held_out=data, evaluate_every=2,
+            state=tmp_path / folder, observe=kill,
+        )  # fmt: skip
+
+    with pytest.raises(KeyboardInterrupt):
+        simulate("killed", killed)
+    whole, resumed, again = simulate("whole"), simulate("killed"), simulate("killed")
+    assert list(whole.evaluations) == [0, 2, 4]
+    assert whole.evaluations == resumed.evaluations == again.evaluations
+    assert whole.evaluation == again.evaluation
+    assert whole.result.best == resumed.result.best
+    assert snapshot_rounds(tmp_path / "whole") == snapshot_rounds(tmp_path / "killed")
 
 
 def test_backpropagation_has_the_rounds_of_its_snapshots(bundle: Bundle, tmp_path: Path, write_examples: Write) -> None:

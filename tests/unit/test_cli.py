@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from refusals import raises, refused
 
 from fedspzo import device_runtime, progress
 from fedspzo.broker.rounds.aggregate import ClosedRound
+from fedspzo.broker.server.state_folder import DATABASE
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.cli import COMMANDS, main
 from fedspzo.device_runtime.model.bundle import Bundle
@@ -220,6 +222,18 @@ def test_predict_and_materialize(
     assert main(["materialize", str(tmp_path), "--out", str(tmp_path / "out")]) == 0
     assert "checkpoint of round 1 written" in capsys.readouterr().out
     assert (tmp_path / "out" / "model.safetensors").exists()
+    with sqlite3.connect(tmp_path / "server" / DATABASE) as connection:
+        connection.execute("UPDATE job SET bundle = zeroblob(32)")
+    for words in (
+        ("predict", tmp_path, "x", "--round", "0"),
+        ("evaluate", tmp_path, "--data", tmp_path / "none", "--round", "1"),
+        ("materialize", tmp_path, "--out", tmp_path / "again", "--round", "1"),
+    ):
+        assert "ln -sfn BUNDLE" in (text := refused(capsys, *words))
+        assert "[state.other-bundle]" in text
+    with sqlite3.connect(tmp_path / "server" / DATABASE) as connection:
+        connection.execute("DELETE FROM job")
+    assert main(["predict", str(tmp_path), "x"]) == 0
 
 
 def test_other_commands(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import itertools
 import json
@@ -27,14 +28,16 @@ from fedspzo.broker.server.devices import Member, Roster, accept
 from fedspzo.broker.server.server import Server
 from fedspzo.broker.simulation.partition import Partition, Skew
 from fedspzo.cli import main
+from fedspzo.commands.predict import _record
 from fedspzo.device_runtime.data.feedback import Feedback
 from fedspzo.device_runtime.data.sources import parse_record
 from fedspzo.device_runtime.data.store import DataStore, load_data, subset
-from fedspzo.device_runtime.data.suggestion import suggest
+from fedspzo.device_runtime.data.suggestion import Suggestion, suggest
 from fedspzo.device_runtime.device.measuring import Measurer
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.errors import DataError, PlanError
 from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.model.task import Task
 from fedspzo.device_runtime.protocol.codec import encode, fingerprint
 from fedspzo.device_runtime.protocol.messages import OBJECTIVES, Decline, Result, Sync
 from fedspzo.device_runtime.protocol.objective import Objective
@@ -282,6 +285,18 @@ def test_predict_writes_reactions_down(
     assert file.stat().st_mode & 0o077 == 0
     assert main(["predict", str(bundle_folder), "call mum", "--explore", "0.1"]) == 1
     assert load_data(file, Bundle(bundle_folder)).feedback is not None
+
+
+def test_an_empty_answer_is_corrected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It cannot be accepted or rejected; what a person says is right is an example."""
+    task = Task("answers", "generation", "{text}", answer=" {answer}\n", target="answer", answer_tokens=5)
+    options = argparse.Namespace(record=tmp_path / "own.jsonl", text=["call mum"])
+    for said in ("y\n", "n\n", "\n", "calling mum\n"):
+        monkeypatch.setattr("sys.stdin", io.StringIO(said))
+        _record(options, task, Suggestion("", 1.0, {}, 3))
+    (line,) = options.record.read_text().splitlines()
+    (example,) = parse_record(json.loads(line), task)
+    assert (example.answers, example.reaction) == (("calling mum",), None)
 
 
 def test_jobs_name_an_objective(bundle: Bundle) -> None:

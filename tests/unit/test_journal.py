@@ -12,10 +12,22 @@ from pathlib import Path
 import pytest
 from refusals import raises
 
+from fedspzo import open_bundle, open_model
 from fedspzo.broker.rounds.aggregate import ClosedRound
 from fedspzo.broker.server.backup import back_up
+from fedspzo.broker.server.blocking import block
+from fedspzo.broker.server.enrolment.invitations import job_of, list_askers
+from fedspzo.broker.server.forgetting import forget_devices
 from fedspzo.broker.server.recovery import FolderSource, Repaired, adopt, open_stopped, repair
-from fedspzo.broker.server.state_folder import DATABASE, open_journal, read_journal
+from fedspzo.broker.server.state_folder import (
+    DATABASE,
+    link_bundle,
+    open_journal,
+    pin_bundle,
+    read_history,
+    read_journal,
+    read_open_plan,
+)
 from fedspzo.broker.server.status import read_status
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.errors import StateError
@@ -27,6 +39,7 @@ from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES
 from fedspzo.device_runtime.replica import state
 from fedspzo.device_runtime.replica.chain import EMPTY, Record, chain
 from fedspzo.device_runtime.replica.state import DeviceState
+from fedspzo.model_card import read_run
 
 IDENTITY, ROUNDS = bytes(32), 12
 BLOCKS = (Block(3, 1, 0.25, 1e-3), Block(5, 4, 1.0, 1e-2))
@@ -142,6 +155,42 @@ def test_a_damaged_list_of_tables_is_named(server: Path) -> None:
         ServerStore(server, IDENTITY)
     with raises("state.unreadable", file, "damaged"):
         read_status(server)
+
+
+def test_a_file_that_cannot_be_read_is_named(server: Path, bundle_folder: Path, tmp_path: Path) -> None:
+    """One that a killed process left empty, another program's, and one with a column whose name is no text."""
+    link_bundle(server, bundle_folder)
+    file, kept = server / DATABASE, (server / DATABASE).read_bytes()
+    with closing(sqlite3.connect(tmp_path / "other")) as other:
+        other.execute("CREATE TABLE other (one)")
+    garbled = kept.replace(b"CREATE TABLE blocked (name", b"CREATE TABLE blocked (\xd9ame")
+    assert garbled != kept
+
+    def kinds(*uses: Callable[[], object]) -> set[str]:
+        found = set()
+        for use in uses:
+            with pytest.raises(StateError, match=DATABASE) as raised:
+                use()
+            found.add(raised.value.kind)
+        return found
+
+    for content in (b"", (tmp_path / "other").read_bytes(), garbled):
+        file.write_bytes(content)
+        assert kinds(
+            lambda: read_journal(server),
+            lambda: open_model(server),
+            lambda: open_model(server, "best"),
+            lambda: open_bundle(server),
+            lambda: read_run(server, 1),
+            lambda: read_history(server),
+            lambda: read_open_plan(server),
+            lambda: job_of(server),
+            lambda: block(server, ["a"]),
+            lambda: forget_devices(server, ["a"]),
+            lambda: repaired(server),
+            lambda: back_up(server, tmp_path / "backup"),
+        ) == {"state.unreadable"}
+    assert kinds(lambda: list_askers(server), lambda: pin_bundle(tmp_path, server)) == {"state.unreadable"}
 
 
 def test_a_backup_is_whole_or_none(server: Path, make_plan: Callable[..., Plan], tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import shutil
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -213,7 +212,7 @@ def test_a_card_has_the_figures_of_the_run(run: Path, tmp_path: Path, capsys: py
     assert head["library_name"] == "sentence-transformers"
     assert "federated-learning" in head["tags"]
     replica = fedspzo.open_model(run, 2)
-    with closing(open_database(run)) as connection:
+    with open_database(run) as connection:
         losses = {round: found.loss for round, found in read_evaluations(connection).items()}
     assert "| rounds | 2 |" in card
     assert "| results | 4 |" in card

@@ -202,8 +202,9 @@ def test_a_job_stops_at_its_budget(bundle_folder: Path, tmp_path: Path, write_ex
     data, state = write_examples(tmp_path / "data.jsonl", 24), tmp_path / "state"
     job = Job(**SETTINGS, privacy="device", rounds=2, privacy_budget=1.0)
     assert len(simulate(bundle_folder, data, job, devices=4, state=state).rounds) == 2
-    again = simulate(bundle_folder, data, replace(job, rounds=4), devices=4, state=state)
+    again = simulate(bundle_folder, data, replace(job, rounds=4), devices=4, state=state, held_out=data)
     assert again.rounds == ()
+    assert max(again.evaluations) == again.model.round == 2, "its last round is evaluated, though it was to have more"
     more = simulate(bundle_folder, data, replace(job, rounds=4, privacy_budget=2.0), devices=4, state=state)
     assert 0 < len(more.rounds) < 3
     spent = Spent(replace(job, privacy_budget=2.0), read_journal(state))

@@ -11,7 +11,6 @@ import threading
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -199,7 +198,7 @@ def test_what_a_device_says_of_its_program_is_kept(tmp_path: Path) -> None:
     assert (first["version"][:5], first["copies"], second["version"]) == ("9.1\\n", 2, None)
     assert (first["can"], second["can"]) == (["bound"], [])
     forget_devices(tmp_path, ["a"])
-    with closing(open_database(tmp_path)) as connection:
+    with open_database(tmp_path) as connection:
         assert set(read_conduct(connection)) == {"b"}
 
 

@@ -27,9 +27,8 @@ from fedspzo.broker.server.enrolment.invitations import read_askers
 from fedspzo.broker.server.evaluation import Evaluated
 from fedspzo.broker.server.held_out import best_of, read_evaluations
 from fedspzo.broker.server.labels import read_labels
-from fedspzo.broker.server.state_folder import DATABASE, SNAPSHOTS, list_snapshots, open_to_read
+from fedspzo.broker.server.state_folder import DATABASE, SNAPSHOTS, list_snapshots, open_to_read, unreadable
 from fedspzo.broker.server.upkeep import certificate_end
-from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.privacy.budget import epsilon
 from fedspzo.device_runtime.protocol.codec import decode
 from fedspzo.device_runtime.protocol.enrolment import ASKED
@@ -164,10 +163,7 @@ class JobView:
                 finally:
                     self._connection.rollback()  # a reader would keep the journal of SQLite from being cut
         except (sqlite3.Error, OSError) as error:
-            raise StateError(
-                "state.unreadable",
-                f"{self._file} cannot be read ({error}); check that a server of this version wrote it",
-            ) from None
+            raise unreadable(self._file, error) from None
 
     def _best(self, connection: sqlite3.Connection) -> Evaluated | None:
         """The best evaluation, looked for again where some came or went."""

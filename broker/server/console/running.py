@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from fedspzo.broker.server.console.enrolling import Enrolling
 from fedspzo.broker.server.console.recent_log import RecentLog
 from fedspzo.broker.server.labels import put_on, take_off
 from fedspzo.broker.server.member_tables import read_blocked
-from fedspzo.broker.server.state_folder import DATABASE, open_to_read
+from fedspzo.broker.server.state_folder import DATABASE, reading
 from fedspzo.broker.server.window import Window
 from fedspzo.device_runtime.errors import FedSPZOError, StateError
 from fedspzo.device_runtime.log import several
@@ -75,7 +74,7 @@ class DeviceControls:
         if act == BLOCK:
             return self._block(who, names)
         if act == UNBLOCK:
-            with closing(open_to_read(self._folder)) as connection:
+            with reading(self._folder) as connection:
                 blocked = set(read_blocked(connection)).intersection(names)
             unblock(self._folder, sorted(blocked), who)
             changed = len(blocked)
@@ -122,7 +121,7 @@ class Backups:
         Raises:
             StateError: one is being made, or there is no earlier one to replace.
         """
-        with closing(open_to_read(self._folder)) as connection:
+        with reading(self._folder) as connection:
             last = last_backup(connection)
         if last is None:
             raise StateError(

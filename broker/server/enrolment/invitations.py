@@ -11,13 +11,12 @@ import sqlite3
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedspzo.broker.server.device_changes import note, note_invitation
 from fedspzo.broker.server.devices import MAX_DEVICES
-from fedspzo.broker.server.state_folder import BUNDLE, changing, open_database, open_to_read
+from fedspzo.broker.server.state_folder import BUNDLE, changing, open_database, reading
 from fedspzo.device_runtime.device.enrolment import check_place
 from fedspzo.device_runtime.errors import EnrolmentError, StateError
 from fedspzo.device_runtime.link.access import Access
@@ -82,7 +81,7 @@ def job_of(folder: Path) -> tuple[str, bool]:
         StateError: not a server's folder, or its server has never run.
         BundleError: its bundle cannot be read.
     """
-    with closing(open_database(folder)) as connection:
+    with open_database(folder) as connection:
         row = connection.execute("SELECT name FROM job").fetchone()
     if row is None:
         raise StateError("state.no-job", f"{folder} has no job yet; start its server first")
@@ -172,13 +171,13 @@ def take_back(folder: Path, name: str, who: str = INVITE) -> None:
 
 def list_offers(folder: Path) -> list[Offer]:
     """All invitations by their names. Raises StateError for a folder that is not a server's."""
-    with closing(open_to_read(folder)) as connection:
+    with reading(folder) as connection:
         return [offer for _, offer in read_offers(connection)]
 
 
 def list_askers(folder: Path, state: str = ASKED) -> list[Asker]:
     """Devices that have asked and are in a state, the first one first. Raises StateError as :func:`list_offers`."""
-    with closing(open_to_read(folder)) as connection:
+    with reading(folder) as connection:
         return read_askers(connection, state)
 
 
