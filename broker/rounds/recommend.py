@@ -66,7 +66,7 @@ def last_layer(manifest: Manifest) -> int:
 
 
 def last_trained(manifest: Manifest) -> int:
-    """The last stage in which a matrix is trained: the head, where it has labels."""
+    """The head, where a matrix of it is trained, as labels are, or else the last layer."""
     head = len(manifest.stages) - 1
     return head if _trains(manifest, head) == 2 else last_layer(manifest)
 
@@ -97,9 +97,9 @@ def step_size(bundle: Bundle, stages: Sequence[int]) -> float:
         rank = manifest.tensors[indices[f"{cored[0]}.core_C"]].shape[-1]
         return float(np.median([np.linalg.norm(matrix) for matrix in matrices])) / rank
     specs = [(index, manifest.tensors[index]) for index in sorted(indices.values())]
-    matrices = [index for index, spec in specs if len(spec.shape) > 1 and (spec.trainable or "lora_A" in spec.name)]
+    mapping = [index for index, spec in specs if len(spec.shape) > 1 and (spec.trainable or "lora_A" in spec.name)]
     trained = [index for index, spec in specs if spec.trainable]
-    return _rms(bundle, matrices) or _rms(bundle, trained) or _rms(bundle, [index for index, _ in specs])
+    return _rms(bundle, mapping) or _rms(bundle, trained) or _rms(bundle, [index for index, _ in specs])
 
 
 def _directions(bundle: Bundle, frozen: int) -> int:
