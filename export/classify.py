@@ -80,7 +80,7 @@ def main() -> None:
         for line in sys.stdin:
             print(classifier.answers([dict.fromkeys(_fields(classifier.task["template"]), line.rstrip("\n"))])[0])
         return
-    lines = Path(sys.argv[1]).read_text(encoding="utf-8").splitlines()
+    lines = Path(sys.argv[1]).read_text(encoding="utf-8").split("\n")  # splitlines would cut strings, too
     examples = [json.loads(line) for line in lines if line.strip()]
     expected = [example[classifier.task["target"]] for example in examples]
     answers = classifier.answers(examples)

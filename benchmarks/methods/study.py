@@ -56,7 +56,7 @@ COMPARED = (
     "frozen-own", "fedspzo-own", "frozen", "decomfl-one-sided", "fedspzo-one-sided", "decomfl", "fedspzo",
     "fedspzo-resting", "fedzo-one-sided", "fedzo", "fzoo", "feedsign", "fedkseed", "mezo", *ON_LABELS, *RIVALS,
 )  # fmt: skip
-#: Beside the methods: the settings that ``fedspzo plan`` proposes, whose trial takes up to 26 runs of its own length.
+#: Beside the methods: the settings that ``fedspzo plan`` proposes, whose trial takes up to 23 runs of its own length.
 PLANNED, TRIAL = "planned", 3.25
 #: And those of a job that says nothing of its steps, which is not tuned, and whose rates fall as a job's do. Both may
 #: train the labels' vectors.

@@ -22,7 +22,8 @@ def cut(manifest: Manifest) -> list[tuple[int, int]]:
     last = len(manifest.stages)
     weights = [trained_weights(manifest, stage, stage + 1) for stage in range(last)]
     labels = last_trained(manifest)
-    starts = [stage for stage in range(last) if weights[stage] >= LEAST_SHARE * max(weights) or stage == labels]
+    least = LEAST_SHARE * max(weights)
+    starts = [stage for stage in range(last) if weights[stage] >= (1 if stage == labels else least)]
     if len(starts) > MOST_SEGMENTS:
         early, late = starts[: -MOST_SEGMENTS // 2], starts[-MOST_SEGMENTS // 2 :]
         starts = [*early[:: math.ceil(len(early) / (MOST_SEGMENTS // 2))], *late]

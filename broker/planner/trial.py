@@ -57,8 +57,8 @@ DEPTH = 0.7
 LOOK = 1 / 3
 #: Factor on the best rates of the trial, to be safe with seeds and data that were not tried.
 SAFE = 2**-0.25
-#: What a trial spends at most, in operations of whole runs.
-MOST_RUNS = 26
+#: How far a trial's runs go at most, in whole runs.
+MOST_RUNS = 23
 #: A run has learned something if it holds less than this share of the loss at the start.
 LEARNED = 0.98
 
@@ -139,6 +139,7 @@ class _Runs:
         self._work, self._profile, self._job, self._folder = work, profile, job, folder
         self._budget = Budget(horizon, POINTS, DIVERGED)
         self._places: dict[tuple[Proposal, float, int], Path] = {}
+        self._until: dict[tuple[Proposal, float, int], float] = {}
         self.tried: dict[tuple[Proposal, float, int], Tried] = {}
         self.spent = self.added = 0.0
         bundle = Bundle(work.bundle)
@@ -173,7 +174,8 @@ class _Runs:
             budget = replace(self._budget, least=job.cohort * self._profile.forward("flops", job.batch))
             curve = self._draw(job, place, until, budget, run.curve if run else None)
             self.tried[key] = Tried(scaled, factor, job.seed, curve)
-            self._tell(self.spent / self._budget.flops)
+            self._until[key] = until
+            self._tell(math.fsum(self._until.values()))
         return self.tried[key]
 
     def cost(self, proposal: Proposal, factor: float, target: float) -> tuple[float, float]:
@@ -222,13 +224,13 @@ def search(
         horizon: operations of all devices in a whole run.
         job: what the proposals do not say: cohort, seed, and so on; its rounds do not matter.
         proposals: best first, the whole model among them.
-        tell: told what has been spent, in operations of whole runs; :data:`MOST_RUNS` at the end, or less.
+        tell: told how far the runs are, in whole runs; :data:`MOST_RUNS` at the end, or less.
 
     Raises:
         PlanError: a proposal does not fit the bundle.
     """
     whole = next(proposal for proposal in proposals if proposal.whole)
-    others = [proposal for proposal in proposals if not proposal.whole][:TRIED]
+    others = [proposal for proposal in proposals if not proposal.whole][:TRIED] or [whole]
     with TemporaryDirectory(prefix="fedspzo-") as folder:
         runs = _Runs(work, horizon, profile, job, Path(folder), tell)
         looks = {proposal: _look(runs, proposal) for proposal in (whole, *others)}
@@ -238,7 +240,7 @@ def search(
         target = runs.start - DEPTH * (runs.start - lowest)
         winner, factor = min(ends, key=lambda end: runs.cost(end[0], end[1], target))
         factor = _settle(runs, winner, factor, target)
-        rival = _best_held(looks[whole])
+        rival = factor if winner.whole else _best_held(looks[whole])
         runs.held(whole, rival, 1.0)
         best, against = runs.tried[winner, factor, 0], runs.tried[whole, rival, 0]
         loss = against.held

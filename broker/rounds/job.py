@@ -307,9 +307,11 @@ class Job:
         )
 
     def _cut(self, stages: int) -> tuple[Block, ...]:
-        fanouts = self.fanouts or (0, FEWEST)
-        stops = (*_split(self, stages - 2), stages)
-        values = zip(stops, fanouts, self.scales or (1.0, 1.0), self.learning_rates or (0.0, 0.0), strict=True)
+        split = self.split if self.stages and self.undecided else _split(self, stages - 2)
+        blocks = len(split) + 1
+        fanouts = self.fanouts or (0, FEWEST)[-blocks:]
+        ones, zeros = (1.0,) * blocks, (0.0,) * blocks
+        values = zip((*split, stages), fanouts, self.scales or ones, self.learning_rates or zeros, strict=True)
         return tuple(Block(*block) for block in values)
 
 
@@ -333,7 +335,11 @@ def plan_round(job: Job, round: int, blocks: Sequence[Block] | None = None) -> P
 def resolve(job: Job, manifest: Manifest) -> Job:
     """The job with what depends on the model filled in: split, batch and stages."""
     stages = job.stages or len(manifest.stages)
-    split = _split(job, (last_trained if job.undecided else last_layer)(manifest))
+    if job.undecided:
+        last = last_trained(manifest)
+        split = job.split or ((last,) if last else ())  # nothing comes before the first stage: one block
+    else:
+        split = _split(job, max(last_layer(manifest), 1))
     return replace(job, stages=stages, split=split, batch=job.batch or manifest.batch)
 
 

@@ -12,6 +12,7 @@ from fedspzo.device_runtime.errors import PlanError
 from fedspzo.device_runtime.model.modes import LEAST_SUMMED, MODES
 from fedspzo.device_runtime.privacy.masks import seed_attempt
 from fedspzo.device_runtime.privacy.words import count_words, make_grid
+from fedspzo.device_runtime.protocol.codec import MAX_BYTES
 from fedspzo.device_runtime.protocol.entry import GroupSum
 from fedspzo.device_runtime.protocol.plan import Masking, Plan
 
@@ -99,8 +100,8 @@ def mask_plan(job: Job, plan: Plan) -> Plan:
 
 
 def largest_sums(job: Job, plan: Plan) -> tuple[GroupSum, ...]:
-    """Sums as large as an entry's can be; none where the plan masks no results."""
+    """Sums as large as an entry's can be, no more than are too many; none where the plan masks no results."""
     if not plan.masking:
         return ()
-    groups = 1 if plan.mode == "secure" else job.cohort // plan.masking[0].least
-    return (GroupSum(plan.masking[0].most, bytes(4 * count_words(plan))),) * groups
+    groups, size = 1 if plan.mode == "secure" else job.cohort // plan.masking[0].least, 4 * count_words(plan)
+    return (GroupSum(plan.masking[0].most, bytes(size)),) * min(groups, MAX_BYTES // size + 1)

@@ -36,8 +36,8 @@ FEWEST, MOST = 16, 256
 
 
 def recommend(job: Job, bundle: Bundle) -> Job:
-    """The job with blocks of its own; split, batch and stages are filled in already."""
-    frozen = job.split[0]
+    """The job with blocks of its own; batch and stages are filled in already, and split unless one block is all."""
+    kept, frozen = len(job.split), job.split[0] if job.split else 0
     sources = job.cohort if job.seeds == "device" else 1
     count = max(_directions(bundle, frozen) // sources, FEWEST)
     size = step_size(bundle, range(frozen, job.stages))
@@ -46,35 +46,35 @@ def recommend(job: Job, bundle: Bundle) -> Job:
     derivative = DERIVATIVE * (1.0 if "steps" in adapt else steepness(job.objective))  # or else nobody measures it
     rate = share * size * math.sqrt(count * sources) / derivative
     log.info(
-        "nothing is said of the steps, so they suit the bundle: the %d stages before '%s' are frozen, and a round moves"
-        " what follows by %.1f %% of its size along %d directions; --method takes a published method",
-        *(frozen, bundle.manifest.stages[frozen].name, 100 * share, count),
+        "nothing is said of the steps, so they suit the bundle: what comes before '%s' is frozen, and a round moves the"
+        " rest by %.1f %% of its size along %d directions; --method takes a published method",
+        *(bundle.manifest.stages[frozen].name, 100 * share, count),
     )
     return replace(
         job,
-        fanouts=(0, count),
-        scales=(1.0, _round(coarseness(job.objective) * PERTURBATION * size / type(job).epsilon)),
-        learning_rates=(0.0, _round(rate)),
+        fanouts=(*(0,) * kept, count),
+        scales=(*(1.0,) * kept, _round(coarseness(job.objective) * PERTURBATION * size / type(job).epsilon)),
+        learning_rates=(*(0.0,) * kept, _round(rate)),
         sides=1,
         adapt=adapt,
     )
 
 
 def last_layer(manifest: Manifest) -> int:
-    """The last stage before the head in which a matrix is trained; a norm may follow it."""
-    before = len(manifest.stages) - 2
-    return next((number for number in range(before, 0, -1) if _trains_matrix(manifest, number)), before)
+    """The last stage before the head in which a matrix is trained, or else anything; a norm may follow it."""
+    return max(range(len(manifest.stages) - 1), key=lambda stage: (_trains(manifest, stage), stage))
 
 
 def last_trained(manifest: Manifest) -> int:
-    """The last stage in which a matrix is trained: the head, where it has labels."""
+    """The head, where a matrix of it is trained, as labels are, or else the last layer."""
     head = len(manifest.stages) - 1
-    return head if _trains_matrix(manifest, head) else last_layer(manifest)
+    return head if _trains(manifest, head) == 2 else last_layer(manifest)
 
 
-def _trains_matrix(manifest: Manifest, stage: int) -> bool:
+def _trains(manifest: Manifest, stage: int) -> int:
+    """2 where a matrix of a stage is trained, 1 where vectors alone are, and 0 where nothing is."""
     tensors = (manifest.tensors[index] for index in manifest.stages[stage].tensors)
-    return any(tensor.trainable and len(tensor.shape) > 1 for tensor in tensors)
+    return max((1 + (len(tensor.shape) > 1) for tensor in tensors if tensor.trainable), default=0)
 
 
 def step_share(directions: int) -> float:
@@ -86,7 +86,8 @@ def step_size(bundle: Bundle, stages: Sequence[int]) -> float:
     """How far a trained weight must go for a change as large as the weights that matter, those of linear maps.
 
     Adapters' second factor starts at zero, so the first one's size counts, trained or not. Cores start at zero between
-    orthonormal bases: what they add is as large as the matrix W when their elements are as large as |W|/rank.
+    orthonormal bases: what they add is as large as the matrix W when their elements are as large as |W|/rank. Where no
+    matrix is trained, the size of what is counts; that of all weights where it is zero, as biases of many models are.
     """
     manifest = bundle.manifest
     own = [manifest.stages[number] for number in stages]
@@ -96,7 +97,9 @@ def step_size(bundle: Bundle, stages: Sequence[int]) -> float:
         rank = manifest.tensors[indices[f"{cored[0]}.core_C"]].shape[-1]
         return float(np.median([np.linalg.norm(matrix) for matrix in matrices])) / rank
     specs = [(index, manifest.tensors[index]) for index in sorted(indices.values())]
-    return _rms(bundle, [i for i, s in specs if len(s.shape) > 1 and (s.trainable or "lora_A" in s.name)])
+    mapping = [index for index, spec in specs if len(spec.shape) > 1 and (spec.trainable or "lora_A" in spec.name)]
+    trained = [index for index, spec in specs if spec.trainable]
+    return _rms(bundle, mapping) or _rms(bundle, trained) or _rms(bundle, [index for index, _ in specs])
 
 
 def _directions(bundle: Bundle, frozen: int) -> int:
@@ -108,10 +111,10 @@ def _directions(bundle: Bundle, frozen: int) -> int:
 
 
 def _rms(bundle: Bundle, indices: Sequence[int]) -> float:
-    """Root mean square of some tensors together."""
+    """Root mean square of some tensors together; 0 of none."""
     arrays = [widened(bundle.tensor(index)) for index in indices]
     squares = math.fsum(float(np.square(array, dtype=np.float64).sum()) for array in arrays)
-    return math.sqrt(squares / sum(array.size for array in arrays))
+    return math.sqrt(squares / max(1, sum(array.size for array in arrays)))
 
 
 def _round(number: float) -> float:

@@ -17,6 +17,8 @@ from fedspzo.device_runtime.errors import PlanError
 
 #: Draws of a distribution: a number in (0, 1) → a value.
 Quantile = Callable[[float], float]
+#: Largest number of a distribution, and largest sigma: what is drawn is finite.
+MOST, WIDEST = 1e9, 50
 
 
 @dataclass(frozen=True)
@@ -60,16 +62,19 @@ def parse_quantile(text: str, option: str) -> Quantile:
         values = [float(number) for number in numbers.split(",")]
     except ValueError:
         values = []
-    if not kind and len(values) == 1 and values[0] >= 0:
+    inside = all(0 <= value <= MOST for value in values)
+    if not kind and len(values) == 1 and inside:
         return lambda chance: values[0]
-    if len(values) == 2 and values[0] >= 0:
+    if len(values) == 2 and inside:
         first, second = values
         if kind == "uniform" and second >= first:
             return lambda chance: first + (second - first) * chance
-        if kind == "lognormal" and second >= 0:
+        if kind == "lognormal" and second <= WIDEST:
             return lambda chance: first * math.exp(second * NormalDist().inv_cdf(chance))
     raise PlanError(
-        "simulation.distribution", f"{option} is '{text}'; write a number, uniform:LOW,HIGH or lognormal:MEDIAN,SIGMA"
+        "simulation.distribution",
+        f"{option} is '{text}'; write a number, uniform:LOW,HIGH or lognormal:MEDIAN,SIGMA, with numbers from 0 to"
+        f" {MOST:g} and SIGMA to {WIDEST}",
     )
 
 

@@ -78,10 +78,11 @@ class Attack:
             PlanError: there is no such attack, or there are not more devices than hostile ones.
         """
         name, colon, count = text.partition(":")
-        if name not in ATTACKS or (colon and not count.isdecimal()) or int(count or 1) >= len(devices):
+        valid = name in ATTACKS and (not colon or (count.isdecimal() and len(count) < 10))
+        if not valid or int(count or 1) >= len(devices):
             raise PlanError(
                 "simulation.attack",
-                f"'{text}' is no attack; write NAME or NAME:N, with a name of {', '.join(ATTACKS)} and N below the"
+                f"'{text[:40]}' is no attack; write NAME or NAME:N, with a name of {', '.join(ATTACKS)} and N below the"
                 f" {len(devices)} devices",
             )
         return cls(name, frozenset(devices[: int(count or 1)]))

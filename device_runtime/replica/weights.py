@@ -283,7 +283,7 @@ def check_blocks(bundle: Bundle, plan: Plan) -> None:
             raise PlanError(
                 "plan.nothing-to-train",
                 f"the block of stages {stages.start} to {block.stop - 1} has nothing to train; cut the blocks otherwise"
-                " (split), or freeze the first (--method frozen)",
+                " (split), freeze the first (--method frozen), or have one block (one number in fanouts)",
             )
     if plan.batch > manifest.batch:
         raise PlanError(

@@ -17,7 +17,7 @@ from fedspzo.export.modules.stage_module import ADDED
 from fedspzo.export.network.adapters import linear_shape
 from fedspzo.export.network.target import Target
 from fedspzo.export.network.tokens import label_tokens
-from fedspzo.export.network.vectors import embed_descriptions
+from fedspzo.export.network.vectors import check_descriptions, embed_descriptions
 
 
 def network_tensors(
@@ -35,7 +35,7 @@ def network_tensors(
         axis: gives that of :class:`fedspzo.export.modules.heads.LabelWords`, for label words that are trained.
 
     Raises:
-        ExportError: the checkpoint lacks a tensor, or a label word is not one token.
+        ExportError: the checkpoint lacks a tensor, a label word is not one token, or two labels are alike.
     """
     quantised = target.weights in QUANTISED
     # A table that a graph takes whole is kept as the graph takes it: widening all of it would cost more than it saves.
@@ -51,6 +51,7 @@ def network_tensors(
         for name in final.tensors:
             tensors[name] = weight(checkpoint, name, target.trains(name), head, architecture.conv1d)
     if task.form == SIMILARITY:
+        check_descriptions(task)
         vectors = embed_descriptions(checkpoint, architecture, task).T[None]
         tensors |= _steps(checkpoint, architecture)
         return tensors | {LABELS: derived(LABELS, vectors.shape, lambda: vectors, target.trains(LABELS))}

@@ -56,6 +56,25 @@ def with_pooling(checkpoint: Checkpoint, architecture: Architecture) -> Architec
     return replace(architecture, limit=min(architecture.limit, limit), pooling=pooling)
 
 
+def check_descriptions(task: Task) -> None:
+    """Raise ExportError where a label has no description, or two have the same."""
+    found: dict[str, str] = {}
+    for label in task.labels:
+        text = label.text.strip()
+        if not text:
+            raise ExportError(
+                "task.no-description",
+                f"the label '{label.name}' of task '{task.name}' has an empty description; say in words what it means",
+            )
+        if text in found:
+            raise ExportError(
+                "task.descriptions-collide",
+                f"the labels '{found[text]}' and '{label.name}' of task '{task.name}' have the same description, and no"
+                " model could tell them apart; describe them otherwise",
+            )
+        found[text] = label.name
+
+
 def embed_descriptions(checkpoint: Checkpoint, architecture: Architecture, task: Task) -> np.ndarray:
     """Unit vectors float32 [L, W]: the labels' descriptions as the original model embeds them.
 

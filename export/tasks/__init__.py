@@ -42,7 +42,7 @@ def load_task(name: str) -> dict[str, Task]:
         record = tomllib.loads(path.read_text(encoding="utf-8"))
         common = {key: record.pop(key) for key in _COMMON & record.keys()}
         tasks = {form: _parse(path.stem, form, table, common) for form, table in record.items()}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise DataError(
             "task.not-a-task",
             f"{path} is not a task ({type(error).__name__}: {error}); correct it as"

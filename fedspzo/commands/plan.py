@@ -41,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trial", type=float, default=30.0, metavar="N",
         help="length of a run of the trial, in the same passes; 0 for no trial. It should be long enough for the loss"
-        " to fall; the trial takes up to 26 times as many (%(default)s)",
+        " to fall; the trial takes up to 23 such runs, and beside them their losses on 128 examples (%(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--directions", type=int, default=8, metavar="N", help="that each segment is measured along (%(default)s)"

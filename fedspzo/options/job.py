@@ -83,14 +83,16 @@ def read_settings(path: Path) -> dict[str, Any]:
     """
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise PlanError(
             "job.file-unreadable",
             f"{path} cannot be read as TOML ({getattr(error, 'strerror', error)}); correct it, or the path",
         ) from None
     known = {setting.name: setting for setting in fields(Job) if "help" in setting.metadata}
     for name, value in found.items():
-        if name == "method" and isinstance(value, str):
+        if name == "method":
+            if not isinstance(value, str):
+                raise PlanError("job.wrong-type", f"{path}: method is a word, not {value!r}")
             continue
         if name not in known:
             raise PlanError(

@@ -184,7 +184,8 @@ def test_its_script_answers_as_the_run_does(
     assert np.abs(expected - logits(Replica(replica.bundle))).max() > 1e-2, "training changed answers"
     np.testing.assert_allclose(classifier.logits([{"text": text} for text in TEXTS]), expected, atol=1e-3)
     assert classifier.answers([{"text": TEXTS[0]}]) == [fedspzo.predict(replica, TEXTS[0]).answer]
-    data = run.parent / "data.jsonl"
+    data = tmp_path / "data.jsonl"
+    data.write_text((run.parent / "data.jsonl").read_text() + '{"text": "wake\u2028me", "label": "alarm"}\n', "utf-8")
     monkeypatch.setattr(sys, "argv", ["classify.py", str(data)])
     capsys.readouterr()
     script.main()

@@ -99,6 +99,7 @@ def test_what_depends_on_the_model(bundle: Bundle) -> None:
         ({"stages": stages + 1}, "plan.other-network"),
         ({"batch": bundle.manifest.batch + 1}, "plan.batch-above-bundle"),
         ({"seeds": "device", "cohort": 10**9}, "job.round-too-large"),
+        ({"cohort": 10**9}, "job.round-too-large"),
         # Rounds between which the first block rests are smaller than those that perturb it.
         ({"seeds": "device", "cohort": 17, "fanouts": (990, 1), "sides": 1, "first_every": 2}, "job.round-too-large"),
     ):
@@ -154,7 +155,9 @@ def test_a_jobs_file_says_what_options_say(tmp_path: Path) -> None:
         ("rounds = '3'", "job.wrong-type", "rounds is a whole number, not '3'"),
         ("fanouts = 3", "job.wrong-type", "fanouts is a list of whole numbers, not 3"),
         ("cohort = 0", "job.out-of-range", "cohort lies between 1 and 1e+09, not 0"),
-        ("method = 3", "job.unknown-setting", "'method' is no setting"),
+        ("method = 3", "job.wrong-type", "method is a word, not 3"),
+        ("method = ['mezo']", "job.wrong-type", "method is a word, not ['mezo']"),
+        (f"a = {'[' * 3000}{']' * 3000}", "job.file-unreadable", "cannot be read as TOML"),
         ("rounds 3", "job.file-unreadable", "cannot be read as TOML"),
     ],
 )

@@ -15,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import five_examples, make_checkpoint
 from refusals import raises
+from tiny import TASK
 
+from fedspzo.api.planning import plan_settings
 from fedspzo.broker.planner.probe import Sample, evaluate_samples, find_costs, probe
 from fedspzo.broker.planner.profile import Profile, Segment
 from fedspzo.broker.planner.propose import (
@@ -32,7 +34,7 @@ from fedspzo.broker.planner.propose import (
     seen_before,
 )
 from fedspzo.broker.planner.segments import cut
-from fedspzo.broker.planner.trial import Tried, finalists
+from fedspzo.broker.planner.trial import MOST_RUNS, Tried, finalists
 from fedspzo.broker.rounds.job import Job, check_job
 from fedspzo.broker.simulation.curve import Curve
 from fedspzo.broker.simulation.partition import Shares
@@ -257,6 +259,21 @@ def test_the_command(
     assert "--sides 1" in out.splitlines()[-1]
     assert "--final-rate 0.1" in out.splitlines()[-1], "nothing was tried, so rates fall"
     assert "predicted:" in out
+
+
+def test_a_trial_of_one_segment(checkpoint: Path, tmp_path: Path, write_examples: Write) -> None:
+    """Then the whole model is all that there is to try. A trial shorter than a round has no more runs than it says."""
+    target, said = Target(["litert"], [4], [12], train=("labels",)), []
+    labels = export_bundle(str(checkpoint), {TASK.form: TASK}, target, tmp_path / "bundle")
+    data = write_examples(tmp_path / "data.jsonl", 60)
+    few = {"devices": 4, "cohort": 2, "budget": 20.0, "batches": 4, "directions": 2}
+    found = plan_settings(labels, data, trial=0.5, progress=said.append, **few)  # type: ignore[arg-type]
+    assert found.trial is not None
+    assert found.trial.proposal.whole
+    assert found.trial.gain in (1.0, math.inf), "it is its own rival"
+    counts = [float(step.split(": ")[1].split(" of ")[0]) for step in said if step.startswith("trying")]
+    assert counts == sorted(counts)
+    assert 1 < counts[-1] <= MOST_RUNS
 
 
 @pytest.mark.parametrize(

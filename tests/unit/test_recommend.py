@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
+from models import make_checkpoint
+from refusals import raises
+from tiny import TASK
 
+from fedspzo.api.simulation import simulate
+from fedspzo.broker.planner.segments import cut
 from fedspzo.broker.rounds.adaptive import Moment, adapt_blocks, follow
 from fedspzo.broker.rounds.job import PAPERS, Job, check_job, plan_round
 from fedspzo.broker.rounds.recommend import DERIVATIVE, MOST, step_share, step_size
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.entry import Contribution, Entry
+from fedspzo.export.network.target import Target
+from fedspzo.export.pipeline import export_bundle
+from fedspzo.export.tasks import load_task
 
 
 def share_moved(bundle: Bundle, job: Job, derivative: float, moments: tuple[Moment, ...] = ()) -> float:
@@ -55,6 +65,34 @@ def test_the_size_is_that_of_the_trained_matrices(bundle: Bundle) -> None:
     own = [i for i in bundle.manifest.stages[last].tensors if specs[i].trainable and len(specs[i].shape) > 1]
     flat = np.concatenate([np.asarray(bundle.tensor(index)).ravel() for index in own])
     assert step_size(bundle, [last]) == pytest.approx(float(np.sqrt(np.mean(flat.astype(np.float64) ** 2))))
+
+
+@pytest.mark.parametrize(("trained", "split"), [("*layer.0.*", (1,)), ("*bias", (3,)), ("*LayerNorm*", (3,))])
+def test_a_job_takes_the_last_that_is_trained(
+    checkpoint: Path, tmp_path: Path, write_examples: Callable[[Path, int], Path], trained: str, split: tuple[int, ...]
+) -> None:
+    """A matrix, or else vectors; a fresh model's biases are all zero, and move as far as its weights do. It learns."""
+    bundle = export_bundle(
+        str(checkpoint), {TASK.form: TASK}, Target(["litert"], [4], [12], train=(trained,)), tmp_path / "bundle"
+    )
+    job = check_job(Job(), bundle)
+    assert (job.split, job.fanouts[0]) == (split, 0)
+    data = write_examples(tmp_path / "data.jsonl", 30)
+    found = simulate(bundle, data, Job(rounds=10), devices=4, held_out=data, evaluate_every=10)
+    assert found.evaluations[10].loss < found.evaluations[0].loss
+
+
+def test_what_the_first_stage_alone_trains_is_one_block(tmp_path: Path) -> None:
+    """A decoder's first layer and its table are one stage."""
+    model = make_checkpoint(tmp_path / "model", "llama-3.2", num_hidden_layers=2)
+    target = Target(["litert"], [2], [24], train=("*layers.0.*",))
+    bundle = export_bundle(str(model), load_task("sst2"), target, tmp_path / "bundle")
+    assert cut(bundle.manifest) == [(0, len(bundle.manifest.stages))]
+    job = check_job(Job(), bundle)
+    assert (job.split, len(job.blocks), job.scales[0] > 0, job.learning_rates[0] > 0) == ((), 1, True, True)
+    assert check_job(job, bundle) == job
+    with raises("plan.nothing-to-train", "have one block"):
+        check_job(Job(fanouts=(1, 16)), bundle)
 
 
 @pytest.mark.parametrize("said", [{"fanouts": (1, 16)}, {"sides": 2}, {"first_every": 2}, {"scales": (0.25, 1.0)}])

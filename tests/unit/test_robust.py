@@ -316,6 +316,8 @@ def test_attacks_change_what_hostile_devices_send_and_nothing_else() -> None:
     for wrong in ("smile", "negated:6", "negated:x"):
         with raises("simulation.attack", wrong, "negated"):
             Attack.parse(wrong, sorted(results))
+    with raises("simulation.attack", "'negated:9999"):
+        Attack.parse(f"negated:{'9' * 5000}", sorted(results))
 
 
 def test_a_simulated_job_names_and_expels_a_hostile_device(

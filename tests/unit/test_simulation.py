@@ -270,6 +270,8 @@ def test_skew() -> None:
             ["--step-seconds", "fast"],
             "--step-seconds is 'fast'; write a number, uniform:LOW,HIGH or lognormal:MEDIAN,SIGMA",
         ),
+        (["--step-seconds", "lognormal:1e308,1e308"], "with numbers from 0 to 1e+09 and SIGMA to 50"),
+        (["--step-seconds", "inf"], "--step-seconds is 'inf'; write a number"),
         (["--dropout", "1"], "--dropout at least 0 and below 1"),
         (["--workers", "0"], "evaluate_every, workers and threads are at least 1"),
     ],

@@ -83,6 +83,8 @@ def test_a_task_of_ones_own(tmp_path: Path) -> None:
             "text that ends it",
         ),
         ('target="b"\n[generation]\ntemplate = "{a}"\nanswer = " {b}."', "task.answer-tokens", "answer_tokens"),
+        ('[generation]\ntemplate = "{a}"\nanswer_tokens = inf', "task.not-a-task", "infinity"),
+        (f"a = {'[' * 3000}{']' * 3000}", "task.not-a-task", "recursion"),
     ],
 )
 def test_files_that_are_no_task(tmp_path: Path, text: str, kind: str, named: str) -> None:
@@ -117,6 +119,13 @@ def opt(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def two_words(form: str, template: str, *words: str) -> Task:
     return Task("t", form, template, tuple(Label(str(i), word) for i, word in enumerate(words)))
+
+
+def test_descriptions_that_cannot_be_used(checkpoint: Path, tmp_path: Path) -> None:
+    for kind, words in (("task.no-description", ("wake me", " ")), ("task.descriptions-collide", ("call", "call "))):
+        with raises(kind, "'1'", "'t'"):
+            task = two_words("similarity", "{text}", *words)
+            export_bundle(str(checkpoint), {task.form: task}, Target(["torch"], [2], [8]), tmp_path / "bundle")
 
 
 def test_label_words_are_the_tokens_that_stand_there(roberta: Path, opt: Path) -> None:
