@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol
 
 from fedspzo.broker.rounds.adaptive import Pace
@@ -13,8 +15,10 @@ from fedspzo.broker.simulation.gradient import Backpropagation, Gradient, Tensor
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.platform.profiling import APPLY
 from fedspzo.device_runtime.protocol.messages import Result
+from fedspzo.device_runtime.replica.state import PREFIX
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.estimator import draw_examples, measure
+from fedspzo.device_runtime.step.prefix_cache import PrefixCache
 from fedspzo.device_runtime.step.runner import Forward
 
 _DEVICE = "energy"
@@ -40,7 +44,12 @@ class ForwardSteps:
     def __init__(self, job: Job, forward: Forward[Replica], store: DataStore) -> None:
         """Make ready."""
         self._job, self._forward, self._store = _of_one_step(job), forward, store
+        self._begin()
+
+    def _begin(self) -> None:
         self._pace = Pace(self._job, ())
+        self._kept = TemporaryDirectory(prefix="fedspzo-")  # what a device has on its disk; goes with its steps
+        self._cache = PrefixCache(Path(self._kept.name) / PREFIX) if self._job.replay else None
 
     @property
     def flops(self) -> int:
@@ -50,8 +59,8 @@ class ForwardSteps:
     def take(self, number: int) -> float:
         """Measure along the directions of round ``number``, and go along them."""
         plan = self._pace.plan(number)
-        measured = measure(self._forward, self._store, plan, _DEVICE)
-        result = Result(number, b"", measured.scalars, measured.loss, plan.batch, 0.0, b"")
+        measured = measure(self._forward, self._store, plan, _DEVICE, self._cache, number - 1)
+        result = Result(number, b"", measured.scalars, measured.loss, measured.examples, 0.0, b"")
         entry = close_round(plan, {_DEVICE: result}, votes=self._job.votes)
         with self._forward.recorder.phase(APPLY):
             self._forward.weights.apply(entry)
@@ -61,7 +70,7 @@ class ForwardSteps:
     def restart(self) -> None:
         """Go back to the bundle's weights."""
         self._forward.weights.restore(None)
-        self._pace = Pace(self._job, ())
+        self._begin()
 
 
 class GradientSteps:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 from refusals import raises
 
-from fedspzo.broker.rounds.job import Job
+from fedspzo.broker.rounds.job import Job, check_job, plan_round
 from fedspzo.device_runtime.data.store import DataStore, subset
 from fedspzo.device_runtime.device.measuring import Measurer
 from fedspzo.device_runtime.engines.protocol import create_engine
@@ -26,6 +26,7 @@ from fedspzo.device_runtime.step.cost import step_flops
 from fedspzo.device_runtime.step.estimator import draw_batches, draw_examples, measure, measure_examples
 from fedspzo.device_runtime.step.prefix_cache import PrefixCache
 from fedspzo.device_runtime.step.runner import Forward
+from fedspzo.energy.steps import ForwardSteps
 
 MakePlan = Callable[..., Plan]
 FROZEN = (Block(3, 0, 1.0, 0.0), Block(5, 4, 1.0, 0.01))
@@ -112,3 +113,19 @@ def test_a_device_knows_after_a_restart_in_how_many_rounds_it_has_measured(
 def test_what_replay_does_not_go_with_is_said(settings: dict[str, object]) -> None:
     with raises("plan.replay", "replay", "leave out replay"):
         Job(replay=3, **settings)  # type: ignore[arg-type]
+
+
+def test_energy_is_measured_on_steps_that_replay_as_devices_do(bundle: Bundle, store: DataStore) -> None:
+    rates = {"fanouts": (0, 2), "scales": (1.0, 1.0), "learning_rates": (0.0, 0.01), "sides": 1}
+    job = check_job(Job(rounds=6, cohort=1, batch=2, replay=2, split=(3,), **rates), bundle)  # type: ignore[arg-type]
+    steps = ForwardSteps(job, Forward(create_engine("litert"), Replica(bundle)), store)
+    spent = []
+    for _ in range(2):
+        for number in range(1, 6):
+            before = steps.flops
+            steps.take(number)
+            spent.append(steps.flops - before)
+        steps.restart()
+    shape = bundle.manifest.shapes[0]
+    assert spent[2:5] == [step_flops(bundle.manifest, shape, plan_round(job, 1))] * 3
+    assert spent[:5] == spent[5:], "nothing is kept of the steps before"
