@@ -257,7 +257,8 @@ def test_a_wrong_option_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_package_that_is_not_installed_names_its_extra(
     capsys: pytest.CaptureFixture[str], bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "rich", None)
+    for name in ["rich", *(name for name in sys.modules if name.startswith("rich."))]:  # which others may have imported
+        monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setitem(sys.modules, "fedspzo.demo.run", None)
     monkeypatch.delitem(sys.modules, "fedspzo.demo.run")
     monkeypatch.setitem(sys.modules, "argcomplete", None)
