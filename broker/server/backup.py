@@ -11,7 +11,7 @@ from pathlib import Path
 from fedspzo.broker.server.schema import VERSION, writing
 from fedspzo.broker.server.shared.file import open_file
 from fedspzo.broker.server.signing_key import KEY, find_key
-from fedspzo.broker.server.state_folder import DATABASE, open_database, read_checker
+from fedspzo.broker.server.state_folder import DATABASE, check_servers, read_checker
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.files import make_folder, move_into_place, write_atomically
 from fedspzo.device_runtime.replica.journal import Journal
@@ -68,8 +68,7 @@ def back_up(folder: Path, target: Path, who: str = COMMAND) -> int:
         raise StateError(
             "state.backup-among-files", f"{target} has files that are no backup of a server; give a new or empty folder"
         )
-    with open_database(folder, as_it_is=True) as connection:
-        connection.execute("SELECT 1 FROM job")  # or there is nothing to back up
+    check_servers(folder, as_it_is=True)  # or there is nothing to back up
     with closing(open_file(folder / DATABASE)) as connection:
         try:
             make_folder(target, 0o700)

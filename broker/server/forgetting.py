@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fedspzo.broker.server.device_changes import unknown
 from fedspzo.broker.server.schema import Execute
-from fedspzo.broker.server.state_folder import changing, open_database
+from fedspzo.broker.server.state_folder import changing, check_servers
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.files import lock_folder
 
@@ -20,8 +20,7 @@ def forget_devices(folder: Path, names: Sequence[str]) -> None:
     Raises:
         StateError: not a server's folder, its server runs, or a name is not of a device; then nothing has changed.
     """
-    with open_database(folder) as connection:
-        connection.execute("SELECT 1 FROM job")  # or it is not a server's
+    check_servers(folder)
     try:
         lock = lock_folder(folder)
     except StateError:

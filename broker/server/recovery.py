@@ -15,7 +15,7 @@ from typing import Protocol
 from fedspzo.broker.server.schema import check_whole, writing
 from fedspzo.broker.server.shared.file import open_file
 from fedspzo.broker.server.signing_key import KEY, open_signer, read_keys
-from fedspzo.broker.server.state_folder import DATABASE, open_database
+from fedspzo.broker.server.state_folder import DATABASE, check_servers
 from fedspzo.device_runtime.errors import MessageError, StateError
 from fedspzo.device_runtime.files import lock_folder
 from fedspzo.device_runtime.protocol.codec import BATCH_BYTES, decode
@@ -110,8 +110,7 @@ def open_stopped(folder: Path) -> Iterator[Own]:
     Raises:
         StateError: not a server's folder, its server runs, or its file is damaged beyond its rows.
     """
-    with open_database(folder) as connection:
-        connection.execute("SELECT 1 FROM job")  # or it is not a server's
+    check_servers(folder)
     try:
         lock = lock_folder(folder)
     except StateError:

@@ -200,6 +200,12 @@ def open_database(folder: Path, as_it_is: bool = False) -> Iterator[sqlite3.Conn
             raise unreadable(file, error) from None
 
 
+def check_servers(folder: Path, as_it_is: bool = False) -> None:
+    """Raise StateError as :func:`open_database` does, and for a file that has no tables of a server."""
+    with open_database(folder, as_it_is) as connection:
+        connection.execute("SELECT 1 FROM job")
+
+
 @contextmanager
 def changing(folder: Path) -> Iterator[Execute]:
     """A transaction in a server's file, with all of its tables, whether or not the server runs.
@@ -207,8 +213,7 @@ def changing(folder: Path) -> Iterator[Execute]:
     Raises:
         StateError: the folder is not a server's, or cannot be written.
     """
-    with open_database(folder) as connection:
-        connection.execute("SELECT 1 FROM job")  # or it is not a server's
+    check_servers(folder)
     with closing(open_file(folder / DATABASE)) as connection, writing(connection, folder / DATABASE) as execute:
         yield execute
 

@@ -48,8 +48,9 @@ class ForwardSteps:
 
     def _begin(self) -> None:
         self._pace = Pace(self._job, ())
-        self._kept = TemporaryDirectory(prefix="fedspzo-")  # what a device has on its disk; goes with its steps
-        self._cache = PrefixCache(Path(self._kept.name) / PREFIX) if self._job.replay else None
+        # What a device has on its disk; it goes with the steps.
+        self._kept = TemporaryDirectory(prefix="fedspzo-") if self._job.replay else None
+        self._cache = PrefixCache(Path(self._kept.name) / PREFIX) if self._kept else None
 
     @property
     def flops(self) -> int:
