@@ -6,8 +6,8 @@ import argparse
 import json
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,13 @@ from fedspzo.broker.simulation.fleet import CALM, Behaviour, Fleet
 from fedspzo.broker.simulation.partition import Shares, Skew, device_names, share_out, subset
 from fedspzo.broker.simulation.workers import LocalWorkers, Work
 from fedspzo.broker.simulation.zeroth_order import ZerothOrder
-from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.model.bundle import Bundle
-from fedspzo.device_runtime.model.manifest import StageSpec
+from fedspzo.device_runtime.replica.state import PREFIX
 from fedspzo.device_runtime.replica.weights import Replica
-from fedspzo.device_runtime.step.runner import Batch, Forward
-from fedspzo.device_runtime.step.scores import evaluate
+from fedspzo.device_runtime.step.prefix_cache import Prefix, PrefixCache
+from fedspzo.device_runtime.step.runner import Forward
+from fedspzo.device_runtime.step.scores import evaluate, predict
 from fedspzo.options.fields import add_options, given
 
 DEVICES, COHORT, ALPHA = 10, 4, 0.5
@@ -146,60 +146,19 @@ def run_training(
     """The same with some other way to train, which stands at θ₀."""
     forward = Forward(create_engine("litert", 1), Replica(setting.bundle))
     sample = subset(setting.train, np.random.default_rng(0).choice(len(setting.train), SAMPLE, replace=False))
-
-    first = job.blocks[0]
-    known = list(reach(forward, sample, 0 if first.fanout else first.stop))
-
-    def loss() -> float:
-        training.advance(forward.weights)
-        return mean_loss(forward, known)
-
     rounds = simulate(job, fleet, training)
     shape = min((s for s in setting.bundle.manifest.shapes if s.batch >= job.batch), key=lambda s: (s.batch, s.length))
     forward_pass = sum(shape.graphs[stage.graph].flops for stage in setting.bundle.manifest.stages)
-    curve = draw_curve(rounds, loss, Budget(budget, points, DIVERGED, job.cohort * forward_pass))
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        prefix = Prefix(forward, job.frozen, PrefixCache(Path(folder) / PREFIX))
+
+        def loss() -> float:
+            training.advance(forward.weights)
+            return float(predict(forward, sample, prefix)[0].mean())
+
+        curve = draw_curve(rounds, loss, Budget(budget, points, DIVERGED, job.cohort * forward_pass))
     final = evaluate(forward, setting.test)
     return Trained(curve.flops, curve.losses, final.loss, final.scores["accuracy"], curve.rounds, points)
-
-
-@dataclass(frozen=True)
-class Reached:
-    """Examples on their way through the network.
-
-    Attributes:
-        batch: of them.
-        hidden: what the first stages gave for it; None before the first one.
-        rest: the stages that follow.
-    """
-
-    batch: Batch
-    hidden: np.ndarray | None
-    rest: Sequence[StageSpec]
-
-
-def reach(forward: Forward[Replica], store: DataStore, frozen: int) -> Iterator[Reached]:
-    """All examples of a store after the first stages, which are frozen: points of a curve need not pass them again."""
-    stages = forward.manifest.stages
-    for _, batch in forward.batches(store):
-        feeds = {name: forward.scratch.take(feed.shape) for name, feed in batch.feeds.items()}
-        for name, feed in feeds.items():
-            feed[...] = batch.feeds[name]  # which the next batch writes over
-        passed = forward.run_all(stages[:frozen], batch)
-        yield Reached(replace(batch, feeds=feeds), passed[0] if passed else None, stages[frozen:])
-
-
-def mean_loss(forward: Forward[Replica], known: Sequence[Reached]) -> float:
-    """Of the model as it is now."""
-    losses: list[float] = []
-    for each in known:
-        hidden, given = each.hidden, []
-        for stage in each.rest:
-            outputs = forward.run(stage, each.batch, hidden, {})
-            forward.release(given)
-            given, hidden = outputs, outputs[0]
-        losses += given[0][: each.batch.count].tolist()
-        forward.release(given)
-    return float(np.mean(losses))
 
 
 def make_trial_job(bundle: Bundle, choice: Choice, seed: int) -> Job:

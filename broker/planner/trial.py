@@ -30,8 +30,10 @@ from fedspzo.broker.simulation.zeroth_order import ZerothOrder
 from fedspzo.device_runtime.data.store import subset
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.model.bundle import Bundle
+from fedspzo.device_runtime.replica.state import PREFIX
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.objectives import Known, Outputs, find_measure
+from fedspzo.device_runtime.step.prefix_cache import Prefix, PrefixCache
 from fedspzo.device_runtime.step.runner import Forward
 from fedspzo.device_runtime.step.scores import predict
 
@@ -187,22 +189,23 @@ class _Runs:
         """Begin a run, or continue one, until it has spent a share of the horizon."""
         store, replica = ServerStore(folder, self._forward.weights.bundle.identity), self._forward.weights
         replica.restore(None)
+        prefix = Prefix(self._forward, job.frozen, PrefixCache(self._folder / f"{PREFIX}-{job.frozen}"))
         training = ZerothOrder(job, store, LocalWorkers(self._work))
 
         def loss() -> float:
             training.advance(replica)
-            return float(self._costs().mean()) + self.added
+            return float(self._costs(prefix).mean()) + self.added
 
         rounds = simulate(job, Fleet(self._devices, CALM, job.seed), training)
         found = draw_curve(rounds, loss, budget, until, curve)
         self.spent += found.flops[-1] - (curve.flops[-1] if curve else 0.0)
         return found
 
-    def _costs(self) -> np.ndarray:
+    def _costs(self, prefix: Prefix | None = None) -> np.ndarray:
         """What the replica costs on each example of the sample."""
         before = self._forward.flops
         found = [
-            self._measure(Outputs(*predict(self._forward, store)), Known.of(store, np.arange(len(store))))
+            self._measure(Outputs(*predict(self._forward, store, prefix)), Known.of(store, np.arange(len(store))))
             for store in self._sample
         ]
         self.spent += self._forward.flops - before

@@ -294,6 +294,12 @@ class Job:
             raise PlanError("job.unresolved", "the job's blocks depend on the model; call check_job(job, bundle) first")
         return self._cut(self.stages)
 
+    @property
+    def frozen(self) -> int:
+        """Stages at the start of the network that no round perturbs. Raises PlanError as ``blocks`` does."""
+        first = self.blocks[0]
+        return 0 if first.fanout else first.stop
+
     def with_blocks(self, blocks: Sequence[Block]) -> Job:
         """The job with other blocks."""
         stops = tuple(block.stop for block in blocks)

@@ -18,6 +18,7 @@ from fedspzo.device_runtime.engines.protocol import Engine
 from fedspzo.device_runtime.model.bundle import file_hash
 from fedspzo.device_runtime.protocol.entry import Entry
 from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.step.prefix_cache import Prefix, PrefixCache
 from fedspzo.device_runtime.step.runner import Forward
 from fedspzo.device_runtime.step.scores import Evaluation, evaluate
 
@@ -121,6 +122,7 @@ class Evaluator:
         schedule: Schedule,
         report: Callable[[object], None],
         best: Evaluated | None = None,
+        frozen: int = 0,
     ) -> None:
         """Start the thread, which waits for :meth:`follow`.
 
@@ -131,12 +133,14 @@ class Evaluator:
             report: given each :class:`Evaluated`, :class:`Digested`, :class:`Snapshot` or :class:`Failed`, on
                 the thread.
             best: the best evaluation so far; a better one's round gets a snapshot.
+            frozen: stages at the start of the network that the job leaves as they are; examples pass them once.
 
         Raises:
             StateError: the journal cannot be read.
         """
         self.round, self.head = replica.round, replica.head
         self._forward = Forward(engine, replica)
+        self._prefix = Prefix(self._forward, frozen, PrefixCache(store.activations))
         self._examples = examples
         self._store = store
         self._schedule = schedule
@@ -217,7 +221,7 @@ class Evaluator:
         round = self._forward.weights.round
         if self._examples is None or round == self._evaluated or self._schedule.overtaken(round, self._reached):
             return False
-        found = Evaluated(round, evaluate(self._forward, self._examples))
+        found = Evaluated(round, evaluate(self._forward, self._examples, self._prefix))
         self._evaluated = round
         self._report(found)
         if self._best is not None and rank(found.evaluation) <= rank(self._best.evaluation):

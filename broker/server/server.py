@@ -242,7 +242,7 @@ class Server:
                 job=self.job,
                 store=store,
                 evaluator=lambda report: Evaluator(
-                    engine, replica, self._held_out, store, schedule, report, held_out.best
+                    engine, replica, self._held_out, store, schedule, report, held_out.best, self.job.frozen
                 ),
                 devices=self._devices,
                 observe=self._observe,

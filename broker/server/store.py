@@ -41,6 +41,7 @@ from fedspzo.device_runtime.protocol.signing import SIGNATURE_BYTES, Scope, spli
 from fedspzo.device_runtime.protocol.sums import EMPTY_SUMS, Sums, follow
 from fedspzo.device_runtime.replica.chain import EMPTY, make_records
 from fedspzo.device_runtime.replica.journal import Journal, connect
+from fedspzo.device_runtime.replica.state import PREFIX
 
 #: Snapshots that are kept beside the best round's: the one before the newest may be on its way to a device.
 KEPT = 2
@@ -58,6 +59,7 @@ class ServerStore:
         rebase: the sums at the last round that rebased, if one did.
         keys: the server's public keys.
         signer: signs what the server sends, with the newest of them; made here the first time.
+        activations: a file for a :class:`~fedspzo.device_runtime.step.prefix_cache.PrefixCache` of held-out examples.
     """
 
     def __init__(self, folder: Path, bundle: bytes, name: str = "default", held: Held | None = None) -> None:
@@ -74,6 +76,7 @@ class ServerStore:
         self._held = held or Held(folder, folder / DATABASE)
         self.bundle, self.name = bundle, name
         self._database = folder / DATABASE
+        self.activations = folder / PREFIX
         self._last_round = folder / LAST_ROUND
         self._unnoted: int | None = None
         self._snapshots = folder / SNAPSHOTS

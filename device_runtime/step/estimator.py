@@ -16,23 +16,19 @@ import numpy as np
 
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.directions.format import Direction, derive_seed
-from fedspzo.device_runtime.model.manifest import StageSpec
 from fedspzo.device_runtime.platform.profiling import TOKENISE, forward_block
 from fedspzo.device_runtime.privacy.release import make_release
 from fedspzo.device_runtime.protocol.objective import Objective
 from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.replica.weights import Replica, check_blocks
 from fedspzo.device_runtime.step.answers import measures_answers, query_answers
-from fedspzo.device_runtime.step.branches import START, Activations, advance, release
+from fedspzo.device_runtime.step.branches import Activations, advance, release
 from fedspzo.device_runtime.step.budget import fitting_groups
 from fedspzo.device_runtime.step.objectives import check_examples, find_measure
 from fedspzo.device_runtime.step.order import goes_by_path, in_turn, order_passes
-from fedspzo.device_runtime.step.prefix_cache import PrefixCache
+from fedspzo.device_runtime.step.prefix_cache import Prefix, PrefixCache
 from fedspzo.device_runtime.step.runner import Batch, Forward
 from fedspzo.device_runtime.step.stage_pass import perturbed_weights
-
-#: Stages of a frozen prefix from which on keeping its activations is worth a file: an embedding alone is not.
-WORTH_CACHING = 2
 
 
 @dataclass(frozen=True)
@@ -169,10 +165,9 @@ def _query(
         return query_answers(forward, batch, plan, owner, step, offsets)
     costs_of = find_measure(_objective(plan), forward.manifest.task)
     passes = order_passes(forward, batch, plan, owner, step, offsets, fitting_groups(forward, batch, plan))
-    start = passes[0].stages[0].stage
-    prefix = forward.manifest.stages[: forward.manifest.stages.index(start)]
+    prefix = Prefix(forward, forward.manifest.stages.index(passes[0].stages[0].stage), cache)
     with forward.recorder.phase(forward_block(0)):
-        reached = {-1: _through_prefix(forward, batch, prefix, cache)}  # block → activations after it
+        reached = {-1: Activations(((1, prefix.run(batch)),))}  # block → activations after it
     losses: list[tuple[int, np.ndarray]] = []  # of each query, with the block that it perturbs last
     halfway: dict[int, Activations] = {}  # number of a pass → activations after its latest stage
     together = (
@@ -217,22 +212,3 @@ def _differences(plan: Plan, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray
         return (losses[:, 1:] - losses[:, :1]) / plan.epsilon, losses[:, 0]
     above, below = losses[:, ::2], losses[:, 1::2]
     return (above - below) / (2 * plan.epsilon), losses.mean(axis=1)
-
-
-def _through_prefix(
-    forward: Forward[Replica], batch: Batch, stages: Sequence[StageSpec], cache: PrefixCache | None
-) -> Activations:
-    """Through the stages before the first perturbation, or past them where their activations are at hand."""
-    if not stages:
-        return START
-    if cache is None or len(stages) < WORTH_CACHING:
-        return Activations(((1, forward.run_all(stages, batch)),))
-    hidden = forward.scratch.take(batch.shape.graphs[stages[-1].graph].outputs[0])
-    passed = range(len(stages))
-    weights = forward.weights.digest_of(forward.weights.trainable_in(passed))
-    prefix = repr((forward.bundle.identity, forward.format, len(stages), weights)).encode()
-    if not cache.load(prefix, batch, hidden):
-        forward.release([hidden])
-        hidden = forward.run_all(stages, batch)[0]
-        cache.save(prefix, batch, hidden)
-    return Activations(((1, [hidden]),))

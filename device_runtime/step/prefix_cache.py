@@ -10,17 +10,21 @@ import hashlib
 import logging
 import sqlite3
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from fedspzo.device_runtime.files import make_private
-from fedspzo.device_runtime.step.runner import Batch
+from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.step.runner import Batch, Forward
 
 log = logging.getLogger(__name__)
 
 #: Bytes of activations that are kept at most; beyond that examples are computed each time.
 MOST_BYTES = 1 << 30
+#: Stages of a frozen prefix from which on keeping its activations is worth a file: an embedding alone is not.
+WORTH_CACHING = 2
 _HASH_BYTES = 16
 
 
@@ -91,6 +95,35 @@ class PrefixCache:
             self._connection.close()
             self._connection = None
         self._file.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The first stages of a replica's network, whose weights stay as they are.
+
+    Attributes:
+        forward: runs them.
+        count: of the stages.
+        cache: keeps their activations; None where each batch passes them.
+    """
+
+    forward: Forward[Replica]
+    count: int
+    cache: PrefixCache | None
+
+    def run(self, batch: Batch) -> list[np.ndarray]:
+        """The activation after the prefix, alone in the list, in a scratch array; none where it has no stages."""
+        forward, stages = self.forward, self.forward.manifest.stages[: self.count]
+        if self.cache is None or len(stages) < WORTH_CACHING:
+            return forward.run_all(stages, batch)
+        hidden = forward.scratch.take(batch.shape.graphs[stages[-1].graph].outputs[0])
+        weights = forward.weights.digest_of(forward.weights.trainable_in(range(len(stages))))
+        name = repr((forward.bundle.identity, forward.format, len(stages), weights)).encode()
+        if not self.cache.load(name, batch, hidden):
+            forward.release([hidden])
+            hidden = forward.run_all(stages, batch)[0]
+            self.cache.save(name, batch, hidden)
+        return [hidden]
 
 
 def _hash(key: bytes, content: bytes) -> bytes:

@@ -246,9 +246,15 @@ class Forward(Generic[W_co]):
         found = self._graphs.packed(graph) if set(own) <= set(written) else None
         return {} if found is None else dict(zip(own, found.weights, strict=True))
 
-    def run_all(self, stages: Sequence[StageSpec], batch: Batch) -> list[np.ndarray]:
-        """Outputs of the last of some stages that start at the first, unperturbed."""
-        outputs: list[np.ndarray] = []
+    def run_all(
+        self, stages: Sequence[StageSpec], batch: Batch, entered: Sequence[np.ndarray] = ()
+    ) -> list[np.ndarray]:
+        """Outputs of the last of some stages, unperturbed.
+
+        Args:
+            entered: the activation before them, alone, which is released; none where they start at the first stage.
+        """
+        outputs = list(entered)
         for stage in stages:
             previous = outputs
             outputs = self.run(stage, batch, previous[0] if previous else None, {})

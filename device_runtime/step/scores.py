@@ -12,6 +12,7 @@ from fedspzo.device_runtime.errors import DataError
 from fedspzo.device_runtime.model.metrics import MULTI, REGRESSION, SINGLE, score
 from fedspzo.device_runtime.model.task import GENERATION, NONE, Task
 from fedspzo.device_runtime.step.generation import generate
+from fedspzo.device_runtime.step.prefix_cache import Prefix
 from fedspzo.device_runtime.step.runner import Forward, ModelWeights
 from fedspzo.device_runtime.step.spread import standard_error
 
@@ -36,10 +37,14 @@ class Evaluation:
     loss_uncertainty: float | None = field(default=None, compare=False)
 
 
-def evaluate(forward: Forward[ModelWeights], store: DataStore) -> Evaluation:
-    """Loss and scores of the unperturbed model on all examples of a store. Raises DataError for reactions."""
+def evaluate(forward: Forward[ModelWeights], store: DataStore, prefix: Prefix | None = None) -> Evaluation:
+    """Loss and scores of the unperturbed model on all examples of a store. Raises DataError for reactions.
+
+    Args:
+        prefix: see :func:`predict`.
+    """
     check_labels(store)
-    losses, logits = predict(forward, store)
+    losses, logits = predict(forward, store, prefix)
     task = forward.manifest.task
     found: Sequence[str] | np.ndarray = ()
     expected: Sequence[Sequence[str]] | np.ndarray = store.references
@@ -59,12 +64,19 @@ def check_labels(store: DataStore) -> None:
         )
 
 
-def predict(forward: Forward[ModelWeights], store: DataStore) -> tuple[np.ndarray, np.ndarray]:
-    """Losses float64 [examples] and logits float32 [examples, labels] (for generation [examples, 0])."""
+def predict(
+    forward: Forward[ModelWeights], store: DataStore, prefix: Prefix | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Losses float64 [examples] and logits float32 [examples, labels] (for generation [examples, 0]).
+
+    Args:
+        prefix: the stages that rest between one call and the next, so that examples need not pass them again.
+    """
+    stages = forward.manifest.stages[prefix.count if prefix else 0 :]
     losses = np.empty(len(store))
     logits = np.empty((len(store), len(forward.manifest.task.labels)), np.float32)
     for indices, batch in forward.batches(store):
-        outputs = forward.run_all(forward.manifest.stages, batch)
+        outputs = forward.run_all(stages, batch, prefix.run(batch) if prefix else ())
         losses[indices] = outputs[0][: batch.count]
         if len(outputs) > 1:
             logits[indices] = outputs[1][: batch.count]

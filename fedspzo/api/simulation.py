@@ -36,6 +36,7 @@ from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.errors import PlanError, StateError
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.replica.weights import Replica
+from fedspzo.device_runtime.step.prefix_cache import Prefix, PrefixCache
 from fedspzo.device_runtime.step.runner import Forward
 from fedspzo.device_runtime.step.scores import Evaluation, check_labels, evaluate
 
@@ -175,6 +176,7 @@ def simulate(
         rounds = []
         schedule = Schedule(max(checked.rounds, training.round), evaluate_every, checked.digest_every)
         forward = Forward(create_engine(engine, threads), replica)
+        prefix = Prefix(forward, checked.frozen, PrefixCache(store.activations))
         judged = HeldOut(store, examples, patience, checked.guard)
 
         def attend() -> None:
@@ -183,7 +185,7 @@ def simulate(
                 return
             training.advance(replica)
             if examples is not None and schedule.evaluation(training.round) and replica.round not in judged.evaluations:
-                evaluated = Evaluated(replica.round, evaluate(forward, examples))
+                evaluated = Evaluated(replica.round, evaluate(forward, examples, prefix))
                 judged.add(evaluated)
                 observe(evaluated)
             best = judged.best.round if judged.best else None
