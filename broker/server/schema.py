@@ -117,6 +117,12 @@ def open_tables(file: Path) -> ServerFile:
     connection = connect(file, ServerFile)
     try:
         check_version(connection, file)
+        found = _columns(connection)
+        if found and "job" not in found:  # a server makes this table first
+            raise StateError(
+                "state.not-a-servers-database",
+                f"{file} is another program's database: it has no table 'job'; give a server's state folder",
+            )
         connection.executescript(TABLES)
         if connection.execute("PRAGMA user_version").fetchone()[0] < VERSION:
             connection.execute(f"PRAGMA user_version = {VERSION}")

@@ -51,7 +51,7 @@ def connect(path: Path, factory: type[sqlite3.Connection] = sqlite3.Connection) 
         reason = "its list of tables is damaged" if isinstance(error, UnicodeError) else str(error)
         raise StateError(
             "state.database-unusable",
-            f"{path} cannot be used ({reason}); make room on the disk, restore a backup, or choose another folder",
+            f"{path} cannot be used ({reason}); choose another folder, restore a backup, or make room on the disk",
         ) from None
 
 

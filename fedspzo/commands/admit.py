@@ -6,6 +6,7 @@ Each line of the list is a device's name and public key, as fedspzo device --sho
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
@@ -28,7 +29,10 @@ def run(options: argparse.Namespace) -> None:
         for name in options.names:
             print(f"{name} is {'refused' if options.refuse else 'admitted'}", flush=True)
         return
-    for asker in list_askers(options.state, ADMITTED if options.admitted else ASKED):
+    askers = list_askers(options.state, ADMITTED if options.admitted else ASKED)
+    if not askers:
+        print("no device has been let in" if options.admitted else "no device asks to take part", file=sys.stderr)
+    for asker in askers:
         group = f", group {asker.group}" if asker.group else ""
         print(
             f"{asker.name} {asker.key.hex()}  # by '{asker.invitation}'{group}, {time.time() - asker.asked:.0f} s ago",

@@ -18,8 +18,9 @@ from fedspzo.device_runtime.protocol.plan import Block, Plan
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.cost import step_flops
 from fedspzo.device_runtime.step.estimator import Measurement, measure
-from fedspzo.device_runtime.step.prefix_cache import PrefixCache
+from fedspzo.device_runtime.step.prefix_cache import Prefix, PrefixCache
 from fedspzo.device_runtime.step.runner import Forward
+from fedspzo.device_runtime.step.scores import evaluate
 
 FROZEN = (Block(3, 0, 1.0, 0.0), Block(5, 4, 1.0, 0.01))
 WHOLE = (Block(3, 1, 0.5, 0.01), Block(5, 4, 1.0, 0.01))
@@ -84,6 +85,33 @@ def test_a_prefix_that_has_moved_is_computed_anew(
     apply(forward, moving, measure(forward, store, moving, "a", cache))
     later = make_plan(blocks=FROZEN, round=2)
     assert measure(forward, store, later, "a", cache) == measure(forward, store, later, "a")
+
+
+def test_evaluations_pass_the_frozen_stages_once(
+    forward: Forward, store: DataStore, make_plan: Callable[..., Plan], tmp_path: Path
+) -> None:
+    """What they find is what they would find without, also after the stages behind the prefix have moved."""
+    prefix = Prefix(forward, 3, PrefixCache(tmp_path / "prefix.sqlite"))
+    spent = []
+    for round in (1, 2, 3):
+        plain, before = evaluate(forward, store), forward.flops
+        assert evaluate(forward, store, prefix) == plain
+        spent.append(forward.flops - before)
+        plan = make_plan(blocks=FROZEN, round=round)
+        apply(forward, plan, measure(forward, store, plan, "a"))
+    graphs = [forward.manifest.shapes[0].graphs[stage.graph].flops for stage in forward.manifest.stages]
+    batches = len(list(forward.batches(store)))
+    assert spent == [batches * sum(graphs), *[batches * sum(graphs[3:])] * 2]
+
+
+def test_an_evaluation_behind_a_prefix_that_has_moved_is_of_the_moved_one(
+    forward: Forward, store: DataStore, make_plan: Callable[..., Plan], tmp_path: Path
+) -> None:
+    prefix = Prefix(forward, 3, PrefixCache(tmp_path / "prefix.sqlite"))
+    first = evaluate(forward, store, prefix)
+    moving = make_plan(blocks=WHOLE)
+    apply(forward, moving, measure(forward, store, moving, "a"))
+    assert evaluate(forward, store, prefix) == evaluate(forward, store) != first
 
 
 @pytest.mark.parametrize("content", [b"this is no database" * 100, b""])

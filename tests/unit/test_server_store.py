@@ -97,12 +97,21 @@ def test_a_file_of_another_version_is_refused(
         ServerStore(tmp_path, IDENTITY)
 
 
+def test_another_programs_file_stays_as_it_is(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / DATABASE) as connection:
+        connection.execute("CREATE TABLE notes (text TEXT)")
+    with raises("state.not-a-servers-database", "it has no table 'job'"):
+        ServerStore(tmp_path, IDENTITY)
+    with sqlite3.connect(tmp_path / DATABASE) as connection:
+        assert [name for (name,) in connection.execute("SELECT name FROM sqlite_master")] == ["notes"]
+
+
 def test_a_long_journal_is_read_a_little_at_a_time(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
     """Opening a folder and going through its journal holds a small part of it in memory."""
-    plan, rounds = {"blocks": (Block(3, 1, 1.0, 1e-3), Block(5, 1000, 1.0, 1e-3))}, 1000
+    plan, rounds = {"blocks": (Block(3, 1, 1.0, 1e-3), Block(5, 3000, 1.0, 1e-3))}, 1000
     with ServerStore(tmp_path, IDENTITY) as store, store.transaction():
         for round in range(1, rounds + 1):
-            size = len(close(store, make_plan(round=round, **plan), 1000))
+            size = len(close(store, make_plan(round=round, **plan), 3000))
     tracemalloc.start()
     with ServerStore(tmp_path, IDENTITY) as store:
         assert sum(1 for _ in store.journal.entries()) == rounds
