@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from ctypes import POINTER, c_int32, c_int64, c_uint64, c_void_p
+from ctypes import POINTER, addressof, c_float, c_int32, c_int64, c_uint64, c_void_p
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -130,12 +130,14 @@ class NativeKernel:
         self._run(tasks, [Step([*offsets, direction], 0)], paired=True)
 
     def _run(self, tasks: Sequence[_Task], steps: Sequence[Step], paired: bool = False) -> None:
-        seeds = np.array([direction.seed for step in steps for direction in step.directions], np.uint64)
-        coefficients = np.array([direction.coefficient for step in steps for direction in step.directions], np.float32)
-        stops = np.array(list(accumulate(len(step.directions) for step in steps)), np.int64)
-        roundings = np.array([step.rounding for step in steps], np.uint64)
-        arrays: tuple[np.ndarray, ...] = (seeds, coefficients, stops, roundings, NORMAL)
-        sums = _Sums(*[_at(array) for array in arrays], len(steps), self._distribution, paired)
+        directions = [direction for step in steps for direction in step.directions]
+        arrays = (  # quicker than numpy's where there are few
+            (c_uint64 * len(directions))(*[direction.seed for direction in directions]),
+            (c_float * len(directions))(*[direction.coefficient for direction in directions]),
+            (c_int64 * len(steps))(*accumulate(len(step.directions) for step in steps)),
+            (c_uint64 * len(steps))(*[step.rounding for step in steps]),
+        )
+        sums = _Sums(*map(addressof, arrays), _QUANTILES, len(steps), self._distribution, paired)
         listed = (_Task * len(tasks))(*tasks)
         workers = min(self._threads, max(1, sum(task.size for task in tasks) // _WORTH_A_THREAD))
         others = [
@@ -163,3 +165,6 @@ def _at(array: np.ndarray) -> int:
     """Where an array lies; the caller keeps it alive."""
     assert array.flags.c_contiguous
     return array.ctypes.data
+
+
+_QUANTILES = _at(NORMAL)

@@ -43,13 +43,11 @@ class Activations:
 
     def ends(self, batch: Batch) -> Iterator[Outputs]:
         """Of each branch that has passed the last stage, what it gave for the examples that count."""
-        size, labelled = batch.shape.batch, len(self.runs[0][1]) > 1
-        for branch in range(self.branches):
-            losses = self.outputs(branch, 0, size)[: batch.count].astype(np.float64)
-            logits = (
-                self.outputs(branch, 1, size)[: batch.count] if labelled else np.zeros((batch.count, 0), np.float32)
-            )
-            yield Outputs(losses, logits)
+        count, none = batch.count, np.zeros((batch.count, 0), np.float32)
+        for size, (losses, *logits) in self.runs:
+            for start in range(0, size * batch.shape.batch, batch.shape.batch):
+                rows = slice(start, start + count)
+                yield Outputs(losses[rows].astype(np.float64), logits[0][rows] if logits else none)
 
 
 #: Before the first stage.

@@ -147,7 +147,9 @@ def _activations(manifest: Manifest, shape: Shape, plan: Plan) -> int:
     """Most bytes of all branches' activations at a time."""
     one_run = [sum(map(_size, shape.graphs[stage.graph].outputs)) for stage in manifest.stages]
     if goes_by_path(manifest, shape.batch, shape.length):  # two to start from in each block, and a stage's in and out
-        return (2 * sum(block.fanout > 0 for block in plan.blocks) + 1) * max(one_run)
+        ended = first_trained(manifest, plan.blocks)[-1] == len(one_run) - 1 and plan.sides == 1  # all of a last stage
+        held = plan.blocks[-1].fanout * one_run[-1] if ended else 0
+        return (2 * sum(block.fanout > 0 for block in plan.blocks) + 1) * max(one_run) + held
     runs = stage_runs(manifest, plan)
     most, before, branches = 0, 0, runs[0]
     for output, count in zip(one_run, runs, strict=True):

@@ -202,7 +202,7 @@ def _objective(plan: Plan) -> Objective | None:
 
 def _means(plan: Plan, losses: Sequence[np.ndarray]) -> tuple[list[float], float]:
     """The scalars of a step and its mean loss, from the losses [examples] of each query."""
-    scalars, centre = _differences(plan, np.stack([each.mean(keepdims=True) for each in losses], axis=1))
+    scalars, centre = _differences(plan, np.stack(losses).mean(axis=1)[np.newaxis])
     return [float(np.float32(scalar)) for scalar in scalars[0]], float(centre[0])
 
 

@@ -73,7 +73,8 @@ def order_passes(
         passes = [between(number, number + 1, [None]) for number in numbers]
         for number in reversed(numbers):
             drawn: list[Direction | None] = [*directions(number, plan.paths(perturbed[number]))]
-            for together in [[direction] for direction in drawn] if by_path else [drawn]:
+            alone = by_path and starts[number] + 1 < len(manifest.stages)  # after the last stage nothing large is held
+            for together in [[direction] for direction in drawn] if alone else [drawn]:
                 passes.append(between(number, len(perturbed), together))
     else:
         listed = [(number, list(plan.paths(perturbed[number]))) for number in numbers]
