@@ -98,6 +98,7 @@ class Proposal:
         decrease: of the loss in a round, expected at the start.
         flops, seconds: of a device's step, on average over rounds.
         rounds: that fit the budget.
+        adapt: what of it adapts, see :mod:`fedspzo.broker.rounds.adaptive`.
     """
 
     cuts: tuple[Cut, ...]
@@ -107,6 +108,7 @@ class Proposal:
     flops: float
     seconds: float
     rounds: int
+    adapt: tuple[str, ...] = ("rates",)
 
     def efficiency(self, unit: Unit) -> float:
         """Expected decrease for what it costs."""
@@ -210,8 +212,32 @@ def make_job(proposal: Proposal, profile: Profile, job: Job) -> Job:
     one_sided = replace(job, sides=1)  # first: two-sided, as many directions would be too many scalars
     return replace(
         one_sided.with_blocks(blocks), epsilon=epsilon, batch=proposal.batch, first_every=proposal.first_every,
-        adapt=("rates",),
+        adapt=proposal.adapt,
     )  # fmt: skip
+
+
+def read_job(job: Job, profile: Profile, terms: Terms) -> Proposal | None:
+    """The settings of a one-sided job as a proposal; None where its blocks are not of whole segments.
+
+    It is to promise what the best rates for its blocks do.
+    """
+    last = len(profile.segments)
+    starts = {segment.start: number for number, segment in enumerate(profile.segments)}
+    stops = [starts.get(block.stop, -1) for block in job.blocks[:-1]]
+    if job.sides != 1 or -1 in stops:
+        return None
+    bounds = list(itertools.pairwise((0, *stops, last)))
+    fanouts = [block.fanout for block in job.blocks]
+    steps = [
+        best_step(profile, terms, profile.segments[slice(*bound)], fanout, job.batch) if fanout else (0.0, 0.0)
+        for bound, fanout in zip(bounds, fanouts, strict=True)
+    ]
+    found = _assemble(profile, terms, bounds, fanouts, steps, job.first_every, job.batch)
+    cuts = (
+        replace(cut, rate=block.learning_rate, size=job.epsilon * block.scale)
+        for cut, block in zip(found.cuts, job.blocks, strict=True)
+    )
+    return replace(found, cuts=tuple(cuts), adapt=job.adapt)
 
 
 def _assemble(

@@ -137,7 +137,8 @@ class NativeKernel:
             (c_int64 * len(steps))(*accumulate(len(step.directions) for step in steps)),
             (c_uint64 * len(steps))(*[step.rounding for step in steps]),
         )
-        sums = _Sums(*map(addressof, arrays), _QUANTILES, len(steps), self._distribution, paired)
+        places = [addressof(array) for array in arrays]
+        sums = _Sums(*places, _QUANTILES, len(steps), self._distribution, paired)
         listed = (_Task * len(tasks))(*tasks)
         workers = min(self._threads, max(1, sum(task.size for task in tasks) // _WORTH_A_THREAD))
         others = [

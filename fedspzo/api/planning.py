@@ -10,9 +10,9 @@ from pathlib import Path
 from fedspzo.api.models import open_bundle
 from fedspzo.broker.planner.probe import probe
 from fedspzo.broker.planner.profile import Profile, Unit
-from fedspzo.broker.planner.propose import Proposal, Terms, make_job, propose
+from fedspzo.broker.planner.propose import Proposal, Terms, make_job, propose, read_job
 from fedspzo.broker.planner.trial import MOST_RUNS, TrialResult, search
-from fedspzo.broker.rounds.job import Job
+from fedspzo.broker.rounds.job import Job, check_job
 from fedspzo.broker.rounds.methods import SIMULATED, choose_method
 from fedspzo.broker.rounds.objective import find_objective
 from fedspzo.broker.simulation.partition import Partition, Skew
@@ -118,7 +118,8 @@ def plan_settings(
     forward = Forward(create_engine(engine, threads), Replica(found, threads=threads))
     progress("measuring the model's stages")
     profile = probe(forward, shares, directions, batches, seed, measured)
-    proposals = propose(profile, Terms(cohort, seeds == "shared", budget), cost)
+    terms = Terms(cohort, seeds == "shared", budget)
+    proposals = propose(profile, terms, cost)
     whole = next(proposal for proposal in proposals if proposal.whole)
     result, chosen = None, proposals[0]
     if trial:
@@ -130,7 +131,9 @@ def plan_settings(
 
         tell(0.0)
         work = Work(found.folder, engine, threads, None, shared)
-        result = search(work, horizon, profile, job, proposals, tell)
+        default = read_job(check_job(common, found), profile, terms)
+        others = [default] if default and not default.whole else []  # a plan shall not be worse than none
+        result = search(work, horizon, profile, job, [*others, *proposals], tell)
         chosen = result.proposal
     # Rates adapt. What held in a trial may still be too high for a job that is much longer: there they fall as well.
     final_rate = 1.0 if budget <= FORESEEN * trial else Job().final_rate

@@ -103,7 +103,7 @@ def job_options(proposal: Proposal, profile: Profile, job: Job) -> dict[str, str
         "--learning-rates": listed([cut.rate for cut in proposal.cuts]),
         "--final-rate": f"{job.final_rate:g}",
         "--epsilon": f"{last.size:.4g}",
-        "--adapt": "rates",
+        "--adapt": ",".join(proposal.adapt),
         **({"--first-every": str(proposal.first_every)} if proposal.first_every > 1 else {}),
         **_objective_options(job),
         "--batch": str(proposal.batch),
@@ -203,7 +203,7 @@ def _row(profile: Profile, proposal: Proposal) -> tuple[str, ...]:
     return (
         " | ".join(str(start) for start in starts),
         ", ".join(str(cut.fanout) + (every if number == 0 else "") for number, cut in enumerate(proposal.cuts)),
-        ", ".join(f"{cut.rate:.3g}" for cut in proposal.cuts),
+        ", ".join(f"{cut.rate:.3g}" for cut in proposal.cuts) + (" by steps" if "steps" in proposal.adapt else ""),
         str(proposal.batch),
         f"{proposal.flops / 1e9:.2f}",
     )
