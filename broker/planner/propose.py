@@ -217,14 +217,14 @@ def make_job(proposal: Proposal, profile: Profile, job: Job) -> Job:
 
 
 def read_job(job: Job, profile: Profile, terms: Terms) -> Proposal | None:
-    """The settings of a one-sided job as a proposal; None where its blocks are not of whole segments.
+    """The settings of a one-sided job as a proposal; None where each of its blocks is not some whole segments.
 
     It is to promise what the best rates for its blocks do.
     """
     last = len(profile.segments)
     starts = {segment.start: number for number, segment in enumerate(profile.segments)}
-    stops = [starts.get(block.stop, -1) for block in job.blocks[:-1]]
-    if job.sides != 1 or -1 in stops:
+    stops = [starts.get(block.stop, 0) for block in job.blocks[:-1]]
+    if job.sides != 1 or not all(stops):
         return None
     bounds = list(itertools.pairwise((0, *stops, last)))
     fanouts = [block.fanout for block in job.blocks]

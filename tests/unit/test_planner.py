@@ -31,6 +31,7 @@ from fedspzo.broker.planner.propose import (
     candidates,
     make_job,
     propose,
+    read_job,
     seen_before,
 )
 from fedspzo.broker.planner.segments import cut
@@ -128,6 +129,20 @@ def test_every_proposal_makes_a_job() -> None:
     profile = profile_of((1.0, 1.0), (1.0, 1.0), (1.0, 1.0))
     most = max(candidates(profile, Terms(4, True, 100.0)), key=lambda found: sum(cut.fanout for cut in found.cuts))
     assert make_job(most, profile, Job()).fanouts == (FANOUTS[-1],) * 3
+
+
+def test_the_defaults_are_a_proposal(bundle: Bundle, store: DataStore) -> None:
+    job, terms = check_job(Job(seeds="device"), bundle), Terms(4, False, 100.0)
+    profile = probe(
+        Forward(create_engine("litert"), Replica(bundle)), Shares(["a", "b"], lambda device: store), 2, 4, 0
+    )
+    proposal = read_job(job, profile, terms)
+    assert proposal is not None
+    assert proposal.efficiency("flops") > 0
+    made = make_job(proposal, profile, job)
+    assert replace(made, epsilon=1.0, scales=()) == replace(job, epsilon=1.0, scales=())
+    assert [made.epsilon * s for s in made.scales] == pytest.approx([job.epsilon * s for s in job.scales])
+    assert read_job(check_job(Job(fanouts=(1, 4), split=(1,), sides=2), bundle), profile, terms) is None
 
 
 def test_signal_is_told_from_noise() -> None:
@@ -251,6 +266,7 @@ def test_the_command(
     assert found["trial"]["flops"] > 0
     assert found["predicted_gain"] > 0
     assert {run["seed"] for run in found["trial"]["runs"]} == {0, 1}
+    assert ["steps", "rates"] in [run["proposal"]["adapt"] for run in found["trial"]["runs"]], "the defaults are tried"
     given = ["simulate", *common, "--state", tmp_path / "state", *options, "--rounds", 2]
     assert main(list(map(str, given))) == 0
     capsys.readouterr()
