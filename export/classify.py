@@ -1,5 +1,6 @@
-"""Answers of the model in this folder, and how often they are right: python classify.py [DATA.jsonl].
+"""Answers of the model in this folder to lines of standard input: python classify.py
 
+And how often they are right, for examples as JSON lines: python classify.py DATA.jsonl
 It needs sentence-transformers. The answer to a text is the label whose vector in labels.safetensors has the largest
 product with the text's. The vectors were trained with the model, or are of the model before training: they are not what
 the model makes of the labels' words now. A text of more tokens than ``length`` in task.json is cut at its end.
@@ -75,13 +76,14 @@ def _is_right(answer: Any, expected: Any, names: Sequence[str]) -> bool:
 
 def main() -> None:
     """Print the share of right answers to a file's examples, or answer the lines of standard input."""
+    if len(sys.argv) > 1 and not Path(sys.argv[1]).is_file():
+        raise SystemExit(__doc__)
     classifier = Classifier()
     if len(sys.argv) < 2:
         for line in sys.stdin:
             print(classifier.answers([dict.fromkeys(_fields(classifier.task["template"]), line.rstrip("\n"))])[0])
         return
-    lines = Path(sys.argv[1]).read_text(encoding="utf-8").split("\n")  # splitlines would cut strings, too
-    examples = [json.loads(line) for line in lines if line.strip()]
+    examples = _read(Path(sys.argv[1]), {*_fields(classifier.task["template"]), classifier.task["target"]})
     expected = [example[classifier.task["target"]] for example in examples]
     answers = classifier.answers(examples)
     if classifier.task["kind"] == "regression":
@@ -90,6 +92,23 @@ def main() -> None:
         return
     right = [_is_right(a, e, classifier.task["labels"]) for a, e in zip(answers, expected, strict=True)]
     print(json.dumps({"accuracy": sum(right) / len(right), "examples": len(right)}))
+
+
+def _read(file: Path, names: set[str]) -> list[dict[str, Any]]:
+    """The examples of a file; ends the program where it has others."""
+    examples = []
+    lines = file.read_text(encoding="utf-8-sig").split("\n")  # splitlines would cut strings, too
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                examples.append(json.loads(line))
+            except ValueError:
+                raise SystemExit(f"{file}, line {number} is no JSON; give a file of JSON lines") from None
+            if not isinstance(examples[-1], dict) or not names <= examples[-1].keys():
+                raise SystemExit(f"{file}, line {number} is no object with {', '.join(sorted(names))}; correct it")
+    if not examples:
+        raise SystemExit(f"{file} has no examples; give a file of JSON lines")
+    return examples
 
 
 def _fields(template: str) -> list[str]:

@@ -58,7 +58,7 @@ def describe_evaluation(record: Mapping[str, Any]) -> str:
 
 def show_end(result: JobResult, seconds: float) -> None:
     """Print how a job ended."""
-    print(", ".join(f"{name} {count}" for name, count in sorted(result.counts.items()) if count) or "nothing counted")
+    print(", ".join(f"{name} {count}" for name, count in sorted(result.counts.items()) if count) or "no round was left")
     if result.best:
         print(f"the best on the held-out examples was {describe_evaluation(result.best.record())}")
     print(f"finished {seconds:.0f} s after the start; the model's digest is {result.digest.hex()}", flush=True)

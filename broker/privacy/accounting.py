@@ -6,6 +6,7 @@ examples they draw follows from published seeds, so that no amplification by sam
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable
 
@@ -16,6 +17,8 @@ from fedspzo.device_runtime.privacy.budget import epsilon
 from fedspzo.device_runtime.privacy.release import cost
 from fedspzo.device_runtime.protocol.entry import Entry
 from fedspzo.device_runtime.protocol.plan import Plan
+
+log = logging.getLogger(__name__)
 
 
 class Spent:
@@ -53,6 +56,14 @@ class Spent:
         if not self.limited or not plan.noise:
             return True
         return epsilon(self.rho + spent(plan), self._job.delta) <= self._job.privacy_budget * (1 + 1e-6)
+
+
+def tell_spent(job: Job, last: int) -> None:
+    """Say that a job ends before its time."""
+    log.warning(
+        "the job ends after round %d of %d: its privacy budget, ε = %g at δ = %g, has no room for another",
+        *(last, job.rounds, job.privacy_budget, job.delta),
+    )
 
 
 def spent(plan: Plan) -> float:

@@ -18,6 +18,7 @@ from functools import lru_cache
 from typing import Any
 
 from fedspzo.broker.rounds.job import Job
+from fedspzo.broker.server.schema import Execute
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.errors import FedSPZOError, PlanError
 from fedspzo.device_runtime.log import printable
@@ -183,9 +184,9 @@ def store_job(store: ServerStore, job: Job) -> list[Change]:
         return _rows(execute(_SELECT))
 
 
-def read_settings(connection: sqlite3.Connection) -> Job | None:
+def read_settings(execute: Execute) -> Job | None:
     """The job that a server or simulation was last started with; None where this version cannot read it."""
-    row = connection.execute("SELECT job FROM settings").fetchone()
+    row = execute("SELECT job FROM settings").fetchone()
     return _parse_settings(row[0]) if row else None
 
 

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
+from fedspzo.broker.privacy.accounting import tell_spent
 from fedspzo.broker.rounds.adaptive import MakePlans, Pace
 from fedspzo.broker.rounds.aggregate import Aggregate
 from fedspzo.broker.rounds.anomalies import Watch
@@ -304,10 +305,7 @@ class Loop:
         if self._progress.round is not None or self._finished_at is not None or not self._rounds.enough:
             return False
         if self._rounds.spent:
-            log.warning(
-                "the job ends after round %d of %d: its privacy budget, ε = %g at δ = %g, has no room for another",
-                *(self._store.journal.last_round, self._job.rounds, self._job.privacy_budget, self._job.delta),
-            )
+            tell_spent(self._job, self._store.journal.last_round)
         self._finished_at, self._progress.finished = now, True
         self._outbox.finish()
         return True

@@ -11,7 +11,7 @@ from typing import Any
 
 from fedspzo.broker.rounds.anomalies import Record
 from fedspzo.broker.server.census import Census
-from fedspzo.broker.server.controls import read_settings
+from fedspzo.broker.server.controls import read_changes, read_settings, run_state
 from fedspzo.broker.server.evaluation import Evaluated
 from fedspzo.broker.server.held_out import best_of, read_evaluations
 from fedspzo.broker.server.member_tables import Conduct, read_blocked, read_conduct
@@ -117,12 +117,13 @@ def _read(connection: sqlite3.Connection, now: float) -> dict[str, Any]:
     ]
     evaluations = read_evaluations(connection)
     best = best_of(evaluations)
-    job, settings = rows("SELECT name FROM job"), read_settings(connection)
+    job, settings = rows("SELECT name FROM job"), read_settings(connection.execute)
     return {
         "job": job[0]["name"] if job else None,
         "round": journal["round"],
         "rounds": settings.rounds if settings else None,
         "journal_bytes": journal["bytes"],
+        "state": run_state(read_changes(connection)),
         "open": {
             "round": opened[0]["round"], "asked": len(opened[0]["cohort"].split()), "results": answered,
         } if opened else None,

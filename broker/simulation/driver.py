@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from fedspzo.broker.privacy.accounting import tell_spent
 from fedspzo.broker.rounds.aggregate import ClosedRound
 from fedspzo.broker.rounds.job import Job, plan_round
 from fedspzo.broker.rounds.sampling import Candidate, Sample, choose_cohort
@@ -179,6 +180,7 @@ def simulate(job: Job, fleet: Fleet, training: Training, sample: Sample = choose
     for number in range(training.round + 1, job.rounds + 1):
         plan = training.plan(number)
         if not training.affords(plan):
+            tell_spent(job, number - 1)
             return
         closed = training.train(plan, attend_round(job, plan, fleet, served, sample, training.expelled))
         served.update(dict.fromkeys(closed.devices, number))

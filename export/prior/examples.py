@@ -90,10 +90,11 @@ def _read(source: str, task: Task) -> Iterator[Labelled]:
         if not fields and len(task.fields) == len(texts) == 1:
             fields = dict(zip(task.fields, texts.values(), strict=True))
         if fields.keys() != set(task.fields):
+            wanted = [*task.fields, *([] if task.form == GENERATION else [f"labels in {task.target}"])]
             raise ExportError(
                 "prior.other-fields",
                 f"{where}: the record has the texts {', '.join(texts) or 'none'}, and task '{task.name}' needs"
-                f" {', '.join(task.fields)}; rename them in a copy of the file",
+                f" {', '.join(wanted)}; rename them in a copy of the file",
             )
         label = None if task.form == GENERATION else values.get(task.target)
         words = "" if label is None else words_of(str(label))

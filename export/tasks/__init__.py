@@ -39,10 +39,16 @@ def load_task(name: str) -> dict[str, Task]:
             )
         path = own[name]
     try:
-        record = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError("task.unreadable", f"{path} cannot be read ({error.strerror}); give a task's file") from None
+    except UnicodeDecodeError as error:
+        raise DataError("task.unreadable", f"{path} is no text in UTF-8 ({error}); give a task's file") from None
+    try:
+        record = tomllib.loads(text)
         common = {key: record.pop(key) for key in _COMMON & record.keys()}
         tasks = {form: _parse(path.stem, form, table, common) for form, table in record.items()}
-    except (OSError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise DataError(
             "task.not-a-task",
             f"{path} is not a task ({type(error).__name__}: {error}); correct it as"

@@ -16,7 +16,7 @@ from fedspzo.broker.rounds.aggregate import Aggregate
 from fedspzo.broker.rounds.job import Job, check_job
 from fedspzo.broker.rounds.objective import find_objective
 from fedspzo.broker.rounds.sampling import Sample, choose_cohort
-from fedspzo.broker.server.controls import store_job
+from fedspzo.broker.server.controls import read_settings, store_job
 from fedspzo.broker.server.evaluation import Evaluated, Schedule
 from fedspzo.broker.server.held_out import HeldOut, check_patience
 from fedspzo.broker.server.progress import JobResult, Observer, ignore
@@ -151,6 +151,14 @@ def simulate(
         folder = Path(state) if state else Path(stack.enter_context(TemporaryDirectory(prefix="fedspzo-")))
         store = stack.enter_context(ServerStore(folder, found.identity, name))
         link_bundle(folder, found.folder)
+        with store.transaction() as execute:
+            earlier = read_settings(execute)
+        if earlier is not None and earlier.seed != checked.seed and (store.journal.last_round or store.snapshot):
+            raise StateError(
+                "state.rounds-of-another-seed",
+                f"{folder} has rounds of a run with the seed {earlier.seed}, and this one has {checked.seed}; give that"
+                " seed, or a state folder of its own",
+            )
         store_job(store, checked)
         replica = Replica(found, store.snapshot, threads)
         training: Training

@@ -18,6 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Read the state folder and print."""
+    from fedspzo.broker.server.controls import RUNNING
     from fedspzo.broker.server.state_folder import DATABASE
     from fedspzo.broker.server.status import read_status
     from fedspzo.progress import describe_evaluation
@@ -34,6 +35,8 @@ def run(options: argparse.Namespace) -> None:
         print(f"job '{status['job']}'")
     of = f" of {status['rounds']}" if status["rounds"] else ""
     print(f"round {status['round']}{of}, journal of {status['journal_bytes']:,} bytes")
+    if status["state"] != RUNNING:
+        print(f"the job is {status['state']} by an operator")
     if recent:
         print(
             f"last {recent['rounds']} rounds: loss {recent['loss']:.4f}, {recent['results']:.1f} results and"

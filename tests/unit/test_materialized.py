@@ -192,6 +192,19 @@ def test_its_script_answers_as_the_run_does(
     found = json.loads(capsys.readouterr().out)
     evaluated = fedspzo.evaluate(replica, data)
     assert found == {"accuracy": evaluated.scores["accuracy"], "examples": evaluated.examples}
+    data.write_bytes(b"\xef\xbb\xbf" + data.read_bytes())  # as some editors begin a file
+    script.main()
+    assert json.loads(capsys.readouterr().out) == found
+    for content, said in (
+        ("text,label\n", "line 1 is no JSON"),
+        ('\n{"text": "a"}', "line 2 is no object with label, text"),
+    ):
+        data.write_text(content)
+        with pytest.raises(SystemExit, match=said):
+            script.main()
+    monkeypatch.setattr(sys, "argv", ["classify.py", "--help"])
+    with pytest.raises(SystemExit, match=r"python classify.py DATA.jsonl"):
+        script.main()
 
 
 def test_labels_that_stay_frozen_are_written_too(bundle_folder: Path, tmp_path: Path) -> None:

@@ -245,7 +245,13 @@ def test_a_status_says_how_many_rounds_there_are(
         assert read_status(tmp_path)["rounds"] is None, "a server of before job settings were kept"
         store_job(store, Job(rounds=40))
     assert main(["status", str(tmp_path)]) == 0
-    assert "\nround 1 of 40, journal of " in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "\nround 1 of 40, journal of " in out
+    assert "by an operator" not in out
+    with ServerStore(tmp_path, IDENTITY) as store, store.transaction() as execute:
+        execute("INSERT INTO changes VALUES (1, 0, 'me', 'state', '\"running\"', '\"paused\"', 1)")
+    assert main(["status", str(tmp_path)]) == 0
+    assert "\nthe job is paused by an operator\n" in capsys.readouterr().out
 
 
 def test_a_status_with_long_names_and_large_numbers_has_columns(

@@ -16,7 +16,7 @@ from federation import JOB, Processes, broker, processes  # noqa: F401  (fixture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from patience import PATIENCE_S
-from refusals import raises
+from refusals import raises, refused
 
 from fedspzo.broker.rounds import modes
 from fedspzo.broker.rounds.aggregate import close_round
@@ -287,6 +287,32 @@ def test_options_that_contradict_themselves(
     assert sentence in capsys.readouterr().err
     with pytest.raises(DataError):
         share_out(store_of([0]), 2, Skew(1.0), 0)
+
+
+def test_rounds_of_another_seed_are_not_continued(
+    plain: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same call again finds nothing to do, and says so."""
+    bundle, data = plain
+    given = ["simulate", bundle, "--data", data, "--state", tmp_path / "state", *OPTIONS]
+    assert main(list(map(str, [*given, "--seed", 1]))) == 0
+    capsys.readouterr()
+    assert main(list(map(str, [*given, "--seed", 1]))) == 0
+    assert "no round was left" in capsys.readouterr().out
+    assert "[state.rounds-of-another-seed]" in refused(capsys, *given, "--seed", 2)
+    assert main(list(map(str, [*given, "--seed", 1, "--rounds", 5]))) == 0, "the folder is as it was"
+    assert len(read_journal(tmp_path / "state")) == 5
+
+
+def test_a_spent_privacy_budget_ends_a_simulation_in_a_sentence(
+    plain: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its noise is for as many rounds as it had at first."""
+    few = ["--devices", 4, "--cohort", 4, "--privacy", "example", "--batch", 2, "--seeds", "shared"]
+    simulate(*plain, tmp_path / "state", *few, "--rounds", 2)
+    assert "no room" not in caplog.text
+    simulate(*plain, tmp_path / "state", *few, "--rounds", 4)
+    assert "the job ends after round 2 of 4: its privacy budget" in caplog.text
 
 
 def test_virtual_time_is_in_the_history(plain: tuple[Path, Path], tmp_path: Path) -> None:

@@ -94,6 +94,16 @@ def test_files_that_are_no_task(tmp_path: Path, text: str, kind: str, named: str
         load_task(str(path))
 
 
+def test_a_task_that_cannot_be_read(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.toml", tmp_path / "folder.toml"):
+        (tmp_path / "folder.toml").mkdir(exist_ok=True)
+        with raises("task.unreadable", path.name, "cannot be read"):
+            load_task(str(path))
+    (tmp_path / "latin.toml").write_bytes("[causal] # é".encode("latin-1"))
+    with raises("task.unreadable", "latin.toml is no text in UTF-8"):
+        load_task(str(tmp_path / "latin.toml"))
+
+
 @pytest.mark.parametrize("name", ["none", "../none.csv", "../tasks/sst2", ""])
 def test_no_such_task(name: str) -> None:
     with raises("task.unknown", f"'{name}'", "boolq, cb, chat, completion, intents, ", ".toml"):

@@ -66,7 +66,7 @@ class JobView:
         """The job in one line."""
         with self._connected() as connection:
             last = connection.execute("SELECT round, loss, closed FROM history ORDER BY round DESC LIMIT 1").fetchone()
-            job, changes, best = read_settings(connection), read_changes(connection), self._best(connection)
+            job, changes, best = read_settings(connection.execute), read_changes(connection), self._best(connection)
         round, loss, closed = last or (0, None, None)
         return {
             "name": self.name,
@@ -86,7 +86,7 @@ class JobView:
         live = running.window.round_now() if running else None
         with self._connected() as connection:
             connection.execute("BEGIN")  # all of it as it is at one moment
-            job, changes = read_settings(connection), read_changes(connection)
+            job, changes = read_settings(connection.execute), read_changes(connection)
             last = _last_round(connection)
             best = self._best(connection)
             return {
