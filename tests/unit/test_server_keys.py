@@ -265,6 +265,46 @@ def test_devices_that_could_not_follow_are_named(make_plan: Callable[..., Plan],
     change_key(tmp_path)
 
 
+def test_a_key_that_is_missing_is_made_for_a_new_server_alone(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
+    """Another one would have the whole journal look damaged."""
+    folder, bundle = tmp_path / "server", tmp_path / "bundle"
+    bundle.mkdir()
+    ServerStore(folder, IDENTITY).close()
+    for _ in range(2):  # a job that has begun, then one with a round
+        key = (folder / KEY).read_bytes()
+        (folder / KEY).unlink()
+        for act in (
+            lambda: ServerStore(folder, IDENTITY),
+            lambda: pin_bundle(bundle, folder),
+            lambda: back_up(folder, tmp_path / "backup"),
+        ):
+            with raises("state.key-missing", folder / KEY, "backup"):
+                act()
+        assert not (folder / KEY).exists()
+        (folder / KEY).write_bytes(key)
+        close(folder, make_plan, 1)
+
+
+def test_a_key_that_has_signed_nothing_in_a_journal_repairs_no_signature(
+    make_plan: Callable[..., Plan], tmp_path: Path
+) -> None:
+    folder, backup = tmp_path / "server", tmp_path / "backup"
+    close(folder, make_plan, 2)
+    back_up(folder, backup)
+    key = (folder / KEY).read_bytes()
+    (folder / KEY).write_bytes(bytes(range(32)))
+    with raises("journal.other-key", KEY, "backup"), open_stopped(folder) as own:
+        list(repair(own, []))
+    (folder / KEY).write_bytes(key)
+    assert len(read_journal(folder)) == 2
+    change(folder, "UPDATE journal SET signature = zeroblob(64)")
+    with raises("journal.other-key"), open_stopped(folder) as own:
+        list(repair(own, []))
+    source = FolderSource(backup)
+    with open_stopped(folder) as own:  # a copy says whose key it is
+        assert list(repair(own, [source])) == [Repaired(1, "signature", source.name), Repaired(2, "signature", "")]
+
+
 def test_a_signature_by_an_earlier_key_is_repaired_from_a_copy(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
     folder, backup = tmp_path / "server", tmp_path / "backup"
     close(folder, make_plan, 3)
