@@ -27,6 +27,7 @@ from fedspzo.broker.server.state_folder import DATABASE, pin_bundle, read_journa
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.cli import main
 from fedspzo.device_runtime.data.store import DataStore
+from fedspzo.device_runtime.files import move_into_place
 from fedspzo.device_runtime.link.events import Connected
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.codec import encode, fingerprint
@@ -251,6 +252,35 @@ def test_a_change_that_is_killed_counts_or_has_not_happened(make_plan: Callable[
     close(folder, make_plan, 4)
     assert not (folder / NEXT).exists()
     assert (folder / KEY).read_bytes() != old
+
+
+@pytest.mark.parametrize(("moves", "rounds"), [(0, 2), (1, 3)])
+def test_a_backup_that_is_killed_after_a_change_leaves_the_older_one_or_the_new(
+    make_plan: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moves: int, rounds: int
+) -> None:
+    """Killed before its file has its name, or between that and its key."""
+    folder, backup = tmp_path / "server", tmp_path / "backup"
+    close(folder, make_plan, 2)
+    back_up(folder, backup)
+    change_key(folder)
+    close(folder, make_plan, 3)
+    left = [move_into_place] * moves
+
+    def move(partial: Path, path: Path) -> None:
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()(partial, path)
+
+    with monkeypatch.context() as killed:
+        killed.setattr("fedspzo.broker.server.backup.move_into_place", move)
+        with pytest.raises(KeyboardInterrupt):
+            back_up(folder, backup)
+    restored = shutil.copytree(backup, tmp_path / "restored")
+    with ServerStore(restored, IDENTITY) as store:
+        assert store.journal.last_round == rounds
+    assert back_up(folder, backup) == 3
+    assert (backup / KEY).read_bytes() == (folder / KEY).read_bytes()
+    assert not (backup / NEXT).exists()
 
 
 def test_devices_that_could_not_follow_are_named(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
