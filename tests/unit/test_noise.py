@@ -42,7 +42,7 @@ from fedspzo.device_runtime.protocol.codec import fingerprint
 from fedspzo.device_runtime.protocol.entry import Contribution, Entry
 from fedspzo.device_runtime.protocol.messages import Decline, Result
 from fedspzo.device_runtime.protocol.objective import Objective
-from fedspzo.device_runtime.protocol.plan import MAX_SHARES, Plan
+from fedspzo.device_runtime.protocol.plan import MAX_SHARES, UNITS, Plan
 from fedspzo.device_runtime.replica.chain import EMPTY
 from fedspzo.device_runtime.replica.state import DeviceState
 from fedspzo.device_runtime.replica.weights import Replica
@@ -226,6 +226,25 @@ def test_attempts_count(make_plan: Callable[..., Plan]) -> None:
     assert spent.rho == pytest.approx(3 * cost(plan))
     spent.follow(Entry(make_plan(), ()))
     assert spent.open_rounds == 1
+
+
+def test_rounds_for_another_unit_count_for_the_jobs_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A job was started again with another unit: all data of a device are up to as many examples as a step draws."""
+    plans = {unit: make_noisy(privacy=unit) for unit in UNITS}
+    entries = [Entry(plan, ()) for plan in plans.values()]
+    example, device = cost(plans["example"]), cost(plans["device"])
+    expected = {"example": example + device, "device": SETTINGS["batch"] ** 2 * example + device}
+    for unit in UNITS:
+        job = Job(**SETTINGS, privacy=unit, privacy_budget=20.0, rounds=5)  # type: ignore[arg-type]
+        assert Spent(job, entries).rho == pytest.approx(expected[unit])
+        room = replace(job, privacy_budget=epsilon(expected[unit] + example, job.delta))
+        assert Spent(room, entries).affords(plans["example"]) == (unit == "example")
+    with ServerStore(tmp_path, bytes(32)) as store:
+        for number, plan in enumerate((plans["example"], plans["device"]), 1):
+            store.close_round(Entry(replace(plan, round=number), ()), ClosedRound(number, 1.0, ("a",), 1.0, 0.1))
+    assert main(["privacy", str(tmp_path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["unit"], found["rho"]) == ("example", pytest.approx(expected["example"]))
 
 
 def test_attempts_of_an_open_round_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
