@@ -34,7 +34,7 @@ class Run:
     Attributes:
         rounds: closed ones, up to the model's.
         plan: of the last of them; None before the first.
-        rho: what the rounds with noise cost.
+        rho: what the rounds with noise cost, for what the last of them hides.
         noisy: how many of them had noise.
         evaluations: on held-out examples, in order, up to the model's round.
         examples: that the devices say they have.
@@ -65,10 +65,9 @@ def read_run(folder: Path, round: int) -> Run:
     with open_journal(state) as journal:
         plans = [entry.plan for entry in journal.entries(most=round)] if round else []
     noisy = [plan for plan in plans if plan.noise]
+    rho = math.fsum(spent(plan, noisy[-1].noise[0].unit) for plan in noisy)
     found = tuple(Evaluated(number, each) for number, each in evaluations if number <= round)
-    return Run(
-        rounds, plans[-1] if plans else None, math.fsum(map(spent, noisy)), len(noisy), found, examples, not known
-    )
+    return Run(rounds, plans[-1] if plans else None, rho, len(noisy), found, examples, not known)
 
 
 def describe_model(replica: Replica, run: Run | None = None, peft: bool = False) -> str:

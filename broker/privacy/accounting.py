@@ -14,7 +14,7 @@ from fedspzo.broker.rounds.job import Job
 from fedspzo.broker.rounds.private import NO_PRIVACY
 from fedspzo.device_runtime.errors import FedSPZOError, install_hint
 from fedspzo.device_runtime.privacy.budget import epsilon
-from fedspzo.device_runtime.privacy.release import cost
+from fedspzo.device_runtime.privacy.release import cost, units_within
 from fedspzo.device_runtime.protocol.entry import Entry
 from fedspzo.device_runtime.protocol.plan import Plan
 
@@ -26,13 +26,15 @@ class Spent:
 
     Attributes:
         limited: whether the job has a budget.
-        rho: of the rounds with noise.
+        unit: what the job's noise hides.
+        rho: of the rounds with noise, for that unit: the server may have been started with another before.
         open_rounds: rounds without noise: of these nothing is promised.
     """
 
     def __init__(self, job: Job, entries: Iterable[Entry]) -> None:
         """``entries`` are those of the journal so far."""
         self.limited = job.privacy != NO_PRIVACY
+        self.unit = job.privacy
         self.rho, self.open_rounds = 0.0, 0
         self._job = job
         if self.limited:
@@ -42,7 +44,7 @@ class Spent:
     def follow(self, entry: Entry) -> None:
         """A round was closed."""
         if entry.plan.noise:
-            self.rho += spent(entry.plan)
+            self.rho += spent(entry.plan, self.unit)
         else:
             self.open_rounds += 1
 
@@ -55,7 +57,7 @@ class Spent:
         """Whether the budget has room for a round, and this attempt of it; always where the job has none."""
         if not self.limited or not plan.noise:
             return True
-        return epsilon(self.rho + spent(plan), self._job.delta) <= self._job.privacy_budget * (1 + 1e-6)
+        return epsilon(self.rho + spent(plan, self.unit), self._job.delta) <= self._job.privacy_budget * (1 + 1e-6)
 
 
 def tell_spent(job: Job, last: int) -> None:
@@ -66,9 +68,9 @@ def tell_spent(job: Job, last: int) -> None:
     )
 
 
-def spent(plan: Plan) -> float:
-    """ρ of a round with noise: of all its attempts so far, whose sums the server may have seen."""
-    return cost(plan) * (plan.masking[0].attempt if plan.masking else 1)
+def spent(plan: Plan, unit: str) -> float:
+    """ρ for a unit of a round with noise: of all its attempts so far, whose sums the server may have seen."""
+    return cost(plan) * units_within(plan, unit) ** 2 * (plan.masking[0].attempt if plan.masking else 1)
 
 
 def account(costs: Iterable[float], delta: float) -> float:

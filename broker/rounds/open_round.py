@@ -52,15 +52,23 @@ class OpenRound:
         """Whether the deadline has passed."""
         return now >= self.deadline
 
+    def fewest(self, job: Job) -> int:
+        """Answers that suffice at the deadline: the job's, and those whose noise an earlier job's plan counts on."""
+        return max(job.fewest, *(noise.shares for noise in self.plan.noise), 0)
+
+    def full(self, job: Job) -> bool:
+        """Whether the whole cohort's worth of answers is there."""
+        return len(self.answered) >= max(job.cohort, self.fewest(job))
+
     def complete(self, job: Job, left: Callable[[str], bool], now: float) -> bool:
         """Whether it can be closed: the whole cohort's worth of results, or a quorum and nothing more to wait for.
 
         Args:
             left: whether a device is gone.
         """
-        if len(self.answered) >= job.cohort:
+        if self.full(job):
             return True
-        return len(self.answered) >= job.fewest and (self.hopeless(left) or self.overdue(now))
+        return len(self.answered) >= self.fewest(job) and (self.hopeless(left) or self.overdue(now))
 
     def hopeless(self, left: Callable[[str], bool]) -> bool:
         """Whether nobody is there any more who may yet answer."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fedspzo.broker.server.schema import VERSION, writing
 from fedspzo.broker.server.shared.file import open_file
-from fedspzo.broker.server.signing_key import KEY, find_key
+from fedspzo.broker.server.signing_key import KEY, NEXT, find_key
 from fedspzo.broker.server.state_folder import DATABASE, check_servers, read_checker
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.files import make_folder, move_into_place, write_atomically
@@ -84,10 +84,13 @@ def back_up(folder: Path, target: Path, who: str = COMMAND) -> int:
                 copy.commit()
                 last = sum(1 for _ in Journal(copy, read_checker(copy, folder)).entries())
                 key = find_key(copy, folder).read_bytes()
-            write_atomically(target / KEY, key, mode=0o600)
+            beside = target / (NEXT if (target / KEY).is_file() else KEY)  # or an older backup would lose its own
+            write_atomically(beside, key, mode=0o600)
             for left in ("-wal", "-shm"):  # of an older backup that was looked into
                 (target / f"{DATABASE}{left}").unlink(missing_ok=True)
             move_into_place(partial, target / DATABASE)
+            if beside.name == NEXT:
+                move_into_place(beside, target / KEY)
             # A copy of a shared state cannot always say so, which only has devices keep more than they need.
             perhaps = suppress(StateError) if connection.mirror else nullcontext()
             with perhaps, writing(connection, folder / DATABASE) as execute:

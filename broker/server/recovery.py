@@ -146,11 +146,11 @@ class Repaired:
 def repair(own: Own, sources: Sequence[Source]) -> Iterator[Repaired]:
     """Go through a journal, and put right what is damaged or missing in it.
 
-    A hash follows from the entries, and a signature from the server's key. Only an entry needs a copy, or a signature
-    by an earlier key.
+    A hash follows from the entries, and a signature from the server's key, if that has signed others there. Only an
+    entry needs a copy, or a signature by an earlier key.
 
     Raises:
-        StateError: no source has a good copy of an entry.
+        StateError: no source has a good copy of an entry, or the key may be another server's.
     """
     head, round = EMPTY, 0
     while rows := own.journal.rows(round, 2):
@@ -161,7 +161,8 @@ def repair(own: Own, sources: Sequence[Source]) -> Iterator[Repaired]:
             head = at.head
             continue
         following, source = rows[0] if rows else None, ""
-        if at and part == "signature" and own.keys.at(round) == own.signer.public:
+        by_key = part == "signature" and own.keys.at(round) == own.signer.public
+        if at and by_key and _has_signed(own):
             signed = own.signer.sign(at.payload, Scope(own.name, own.bundle, head=head))
             at = replace(at, signature=signed[-SIGNATURE_BYTES:])
         elif at and part == "hash":
@@ -169,6 +170,12 @@ def repair(own: Own, sources: Sequence[Source]) -> Iterator[Repaired]:
         elif following and not at and (moved := fitting(following.signed, round, head, own.check)):
             own.connection.execute("DELETE FROM journal WHERE round = ?", (following.round,))
             at, part = moved, "number"
+        elif by_key and not sources:
+            raise StateError(
+                "journal.other-key",
+                f"{KEY} has signed nothing in the journal beside it; restore {KEY} from a backup, or give backups or"
+                " devices' state folders with --from",
+            )
         else:
             source, at = _find_copy(sources, round, head, at, following, own.check)
         own.connection.execute(_PUT, (at.round, at.payload, at.signature, at.head))
@@ -202,6 +209,16 @@ def adopt(own: Own, sources: Sequence[Source]) -> Iterator[tuple[int, str]]:
         own.connection.execute("DELETE FROM open_round")
         own.connection.execute("DELETE FROM results")
         own.connection.execute("DELETE FROM summed")
+
+
+def _has_signed(own: Own) -> bool:
+    """Whether any signature in the journal is by the server's keys: else these may be another's."""
+    round, head = 0, EMPTY
+    while rows := own.journal.rows(round, 1):
+        if _signed(rows[0].signed, head, own.check):
+            return True
+        round, head = rows[0].round, rows[0].head
+    return False
 
 
 def _find_copy(

@@ -120,7 +120,7 @@ class Rounds:
     def settle_full(self, now: float) -> None:
         """Go on with a round that all of its cohort have answered."""
         opened = self._progress.round
-        if opened is not None and len(opened.answered) >= self._job.cohort:
+        if opened is not None and opened.full(self._job):
             self._settle(opened, now)
 
     def advance(self, now: float) -> bool:
@@ -193,14 +193,16 @@ class Rounds:
                     f" {opened.declined[device].reason}",
                 )
             opened.declined.clear()  # nobody else is there: they are asked again
-        fresh = self._sample(self._job, opened.plan.round, others, self._job.asked - len(opened.answered))
+        fewest = opened.fewest(self._job)
+        wanted = max(self._job.asked, fewest) - len(opened.answered)
+        fresh = self._sample(self._job, opened.plan.round, others, wanted)
         asked = opened.extend(fresh, now)
         log.warning(
             "round %d has %d of %d results; asking %s, %d of them again",
             *(
                 opened.plan.round,
                 len(opened.answered),
-                self._job.fewest,
+                fewest,
                 several(len(asked), "device"),
                 len(asked) - len(fresh),
             ),

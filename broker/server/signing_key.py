@@ -25,10 +25,10 @@ def read_first_key(connection: sqlite3.Connection, folder: Path) -> bytes:
     """The public key that bundles of a server name: its first, made where it is new.
 
     Raises:
-        StateError: a hand-over is damaged, or the key's file cannot be used.
+        StateError: a hand-over is damaged, or the key's file cannot be used, or is missing where it is not new.
     """
     hand_overs = _read(connection)
-    return hand_overs[0][1].before if hand_overs else Signer(folder / KEY).public
+    return hand_overs[0][1].before if hand_overs else Signer(find_key(connection, folder)).public
 
 
 def read_keys(connection: sqlite3.Connection, folder: Path, bundle: bytes, name: str) -> ServerKeys:
@@ -43,9 +43,18 @@ def read_keys(connection: sqlite3.Connection, folder: Path, bundle: bytes, name:
 
 
 def find_key(connection: sqlite3.Connection, folder: Path) -> Path:
-    """The file with the secret half of a server's newest key. Raises StateError where the folder has none."""
+    """The file with the secret half of a server's newest key, which a new server has yet to make.
+
+    Raises:
+        StateError: the folder lacks that key.
+    """
     hand_overs = _read(connection)
     if not hand_overs:
+        if not (folder / KEY).exists() and _has_begun(connection):
+            raise StateError(
+                "state.key-missing",
+                f"{folder / KEY} is missing, with which the server signs its job; restore it from a backup",
+            )
         return folder / KEY
     for file in (folder / KEY, folder / NEXT):
         if file.is_file() and Signer(file).public == hand_overs[-1][1].key:
@@ -101,6 +110,12 @@ def take_key(connection: sqlite3.Connection, folder: Path) -> None:
             " folder if the key is of another job",
         )
     write_atomically(folder / KEY, row[0], mode=0o600)
+
+
+def _has_begun(connection: sqlite3.Connection) -> bool:
+    """Whether a server's file, which may have no tables yet, has a job or a journal."""
+    tables = connection.execute("SELECT name FROM sqlite_master WHERE name IN ('job', 'journal')").fetchall()
+    return any(connection.execute(f"SELECT 1 FROM {name}").fetchone() for (name,) in tables)
 
 
 def _read(connection: sqlite3.Connection) -> list[tuple[bytes, HandOver]]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.files import locked_file, write_atomically
 from fedspzo.device_runtime.privacy.budget import epsilon
-from fedspzo.device_runtime.privacy.release import cost_to_server
+from fedspzo.device_runtime.privacy.release import cost_to_server, units_within
 from fedspzo.device_runtime.protocol.plan import HIDDEN, UNITS, Plan
 
 #: The δ of what an owner allows.
@@ -121,6 +121,6 @@ class Ledger:
 
 
 def costs(plan: Plan) -> dict[str, float]:
-    """Unit → ρ of a release for it. All of a device's data are at most as many examples as a step draws."""
+    """Unit → ρ of a release for it."""
     rho = cost_to_server(plan)
-    return {"example": rho, "device": rho * (plan.batch**2 if plan.noise[0].unit == "example" else 1)}
+    return {unit: rho * units_within(plan, unit) ** 2 for unit in UNITS}

@@ -44,6 +44,14 @@ def cost_to_server(plan: Plan) -> float:
     return cost(plan if plan.masking else replace(plan, noise=(replace(noise, shares=1),)))
 
 
+def units_within(plan: Plan, unit: str) -> int:
+    """Units of a plan that one ``unit`` has at most: all of a device's data are at most the examples that a step draws.
+
+    Together these cost their number squared times the ρ of one.
+    """
+    return plan.batch if (plan.noise[0].unit, unit) == ("example", "device") else 1
+
+
 def make_release(
     plan: Plan, scalars: np.ndarray, losses: np.ndarray, below: Below = secrets.randbelow
 ) -> tuple[np.ndarray, float]:

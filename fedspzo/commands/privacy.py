@@ -43,19 +43,19 @@ def run(options: argparse.Namespace) -> None:
     if not noisy:
         print(json.dumps({"rounds": len(plans), "noisy": 0}) if options.json else f"{what}: no noise, no promise")
         return
-    costs, last = [spent(plan) for plan in noisy], noisy[-1].noise[0]
+    last = noisy[-1].noise[0]
+    unit = "device" if {plan.noise[0].unit for plan in noisy} == {"device"} else "example"  # which each of them hides
+    costs = [spent(plan, unit) for plan in noisy]
     found = {"epsilon": epsilon(sum(costs), job.delta), "dp_accounting": account(costs, job.delta)}
-    seen = sum(spent(plan) if plan.masking else cost_to_server(plan) for plan in noisy)
+    seen = sum(spent(plan, unit) if plan.masking else cost_to_server(plan) for plan in noisy)
     found["epsilon_to_server"] = epsilon(seen, job.delta)
     if options.json:
-        known = {"rounds": len(plans), "noisy": len(noisy), "unit": last.unit, "delta": job.delta, "rho": sum(costs)}
+        known = {"rounds": len(plans), "noisy": len(noisy), "unit": unit, "delta": job.delta, "rho": sum(costs)}
         print(json.dumps({**known, **found}))
         return
-    units = {plan.noise[0].unit for plan in noisy}
-    hidden = HIDDEN["device" if units == {"device"} else "example"]
     print(
         f"{what}: ε = {found['epsilon']:.4g} at δ = {job.delta:g} (by dp-accounting {found['dp_accounting']:.4g}), for"
-        f" {hidden} that counts or counts as nothing, whatever rounds it is in"
+        f" {HIDDEN[unit]} that counts or counts as nothing, whatever rounds it is in"
     )
     share = last.variance**0.5 / sensitivity(last) * last.clip
     print(

@@ -8,6 +8,8 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,13 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from refusals import raises, refused
 from tiny import TASK
+from victim import JOB, NOWHERE
 
 from fedspzo.api.simulation import simulate
 from fedspzo.broker.privacy.accounting import Spent, account
 from fedspzo.broker.rounds.adaptive import Pace
-from fedspzo.broker.rounds.aggregate import ClosedRound
+from fedspzo.broker.rounds.aggregate import ClosedRound, check_result
 from fedspzo.broker.rounds.job import Job, check_job, plan_round
 from fedspzo.broker.rounds.objective import steepness
+from fedspzo.broker.server.loop import Loop
 from fedspzo.broker.server.state_folder import read_journal
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.cli import main
@@ -34,10 +38,12 @@ from fedspzo.device_runtime.privacy.ledger import Ledger
 from fedspzo.device_runtime.privacy.promise import describe_noise
 from fedspzo.device_runtime.privacy.release import cost, count_units, make_release, sensitivity, words_of
 from fedspzo.device_runtime.privacy.words import add_up, pack, unpack
+from fedspzo.device_runtime.protocol.codec import fingerprint
 from fedspzo.device_runtime.protocol.entry import Contribution, Entry
 from fedspzo.device_runtime.protocol.messages import Decline, Result
 from fedspzo.device_runtime.protocol.objective import Objective
-from fedspzo.device_runtime.protocol.plan import MAX_SHARES, Plan
+from fedspzo.device_runtime.protocol.plan import MAX_SHARES, UNITS, Plan
+from fedspzo.device_runtime.replica.chain import EMPTY
 from fedspzo.device_runtime.replica.state import DeviceState
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.estimator import measure
@@ -222,6 +228,25 @@ def test_attempts_count(make_plan: Callable[..., Plan]) -> None:
     assert spent.open_rounds == 1
 
 
+def test_rounds_for_another_unit_count_for_the_jobs_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A job was started again with another unit: all data of a device are up to as many examples as a step draws."""
+    plans = {unit: make_noisy(privacy=unit) for unit in UNITS}
+    entries = [Entry(plan, ()) for plan in plans.values()]
+    example, device = cost(plans["example"]), cost(plans["device"])
+    expected = {"example": example + device, "device": SETTINGS["batch"] ** 2 * example + device}
+    for unit in UNITS:
+        job = Job(**SETTINGS, privacy=unit, privacy_budget=20.0, rounds=5)  # type: ignore[arg-type]
+        assert Spent(job, entries).rho == pytest.approx(expected[unit])
+        room = replace(job, privacy_budget=epsilon(expected[unit] + example, job.delta))
+        assert Spent(room, entries).affords(plans["example"]) == (unit == "example")
+    with ServerStore(tmp_path, bytes(32)) as store:
+        for number, plan in enumerate((plans["example"], plans["device"]), 1):
+            store.close_round(Entry(replace(plan, round=number), ()), ClosedRound(number, 1.0, ("a",), 1.0, 0.1))
+    assert main(["privacy", str(tmp_path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["unit"], found["rho"]) == ("example", pytest.approx(expected["example"]))
+
+
 def test_attempts_of_an_open_round_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Also where it was given up, for want of budget."""
     plan = make_noisy(cohort=12, quorum=12, mode="groups")
@@ -232,6 +257,33 @@ def test_attempts_of_an_open_round_count(tmp_path: Path, capsys: pytest.CaptureF
     assert json.loads(capsys.readouterr().out)["rho"] == pytest.approx(4 * cost(plan))
     assert main(["privacy", str(tmp_path)]) == 0
     assert "1 rounds of the journal and the one that is open: ε" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("answers", "closed"), [(1, 0), (7, 0), (8, 1)])
+def test_an_open_round_waits_for_the_noise_that_its_plan_counts_on(tmp_path: Path, answers: int, closed: int) -> None:
+    """Also where the server was started again with a smaller cohort and quorum."""
+    plan, names = make_noisy(cohort=8, quorum=8), [f"d{number}" for number in range(8)]
+    job = Job(**{**SETTINGS, "cohort": 1, "quorum": 1}, privacy="device", rounds=5)  # type: ignore[arg-type]
+    evaluator: Any = SimpleNamespace(round=0, head=EMPTY, follow=lambda round: None, close=lambda: None)
+    with ServerStore(tmp_path, bytes(32)) as store:
+        store.save_open_round(plan, tuple(names))
+        for name in names[:answers]:
+            store.save_result(name, Result(1, fingerprint(plan), (1.0,) * plan.scalars, 1.0, plan.batch, 0.0, b""))
+        loop = Loop(NOWHERE, JOB, job, store, lambda report: evaluator)
+        if opened := loop._progress.round:
+            opened.deadline = 0.0
+        loop.turn([None])
+        assert store.journal.last_round == closed
+        loop.close()
+
+
+def test_all_results_with_noise_weigh_the_same() -> None:
+    """A mean in which some weigh more has less noise than the promise is of."""
+    plan = make_noisy()
+    answer = Result(1, fingerprint(plan), (1.0,) * plan.scalars, 1.0, plan.batch, 0.0, b"")
+    check_result(plan, ("a",), "a", answer)
+    with raises("result.example-count", "1 examples"):
+        check_result(plan, ("a",), "a", replace(answer, examples=1))
 
 
 def test_a_device_keeps_account_of_its_data(tmp_path: Path, make_plan: Callable[..., Plan]) -> None:

@@ -27,6 +27,7 @@ from fedspzo.broker.server.state_folder import DATABASE, pin_bundle, read_journa
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.cli import main
 from fedspzo.device_runtime.data.store import DataStore
+from fedspzo.device_runtime.files import move_into_place
 from fedspzo.device_runtime.link.events import Connected
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.codec import encode, fingerprint
@@ -253,6 +254,35 @@ def test_a_change_that_is_killed_counts_or_has_not_happened(make_plan: Callable[
     assert (folder / KEY).read_bytes() != old
 
 
+@pytest.mark.parametrize(("moves", "rounds"), [(0, 2), (1, 3)])
+def test_a_backup_that_is_killed_after_a_change_leaves_the_older_one_or_the_new(
+    make_plan: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moves: int, rounds: int
+) -> None:
+    """Killed before its file has its name, or between that and its key."""
+    folder, backup = tmp_path / "server", tmp_path / "backup"
+    close(folder, make_plan, 2)
+    back_up(folder, backup)
+    change_key(folder)
+    close(folder, make_plan, 3)
+    left = [move_into_place] * moves
+
+    def move(partial: Path, path: Path) -> None:
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()(partial, path)
+
+    with monkeypatch.context() as killed:
+        killed.setattr("fedspzo.broker.server.backup.move_into_place", move)
+        with pytest.raises(KeyboardInterrupt):
+            back_up(folder, backup)
+    restored = shutil.copytree(backup, tmp_path / "restored")
+    with ServerStore(restored, IDENTITY) as store:
+        assert store.journal.last_round == rounds
+    assert back_up(folder, backup) == 3
+    assert (backup / KEY).read_bytes() == (folder / KEY).read_bytes()
+    assert not (backup / NEXT).exists()
+
+
 def test_devices_that_could_not_follow_are_named(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
     close(tmp_path, make_plan, 1)
     able, old = frozenset(CAPABILITIES), frozenset({"bound"})
@@ -263,6 +293,46 @@ def test_devices_that_could_not_follow_are_named(make_plan: Callable[..., Plan],
         change_key(tmp_path)
     change(tmp_path, "INSERT INTO blocked SELECT name, key FROM devices WHERE name != 'new'")
     change_key(tmp_path)
+
+
+def test_a_key_that_is_missing_is_made_for_a_new_server_alone(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
+    """Another one would have the whole journal look damaged."""
+    folder, bundle = tmp_path / "server", tmp_path / "bundle"
+    bundle.mkdir()
+    ServerStore(folder, IDENTITY).close()
+    for _ in range(2):  # a job that has begun, then one with a round
+        key = (folder / KEY).read_bytes()
+        (folder / KEY).unlink()
+        for act in (
+            lambda: ServerStore(folder, IDENTITY),
+            lambda: pin_bundle(bundle, folder),
+            lambda: back_up(folder, tmp_path / "backup"),
+        ):
+            with raises("state.key-missing", folder / KEY, "backup"):
+                act()
+        assert not (folder / KEY).exists()
+        (folder / KEY).write_bytes(key)
+        close(folder, make_plan, 1)
+
+
+def test_a_key_that_has_signed_nothing_in_a_journal_repairs_no_signature(
+    make_plan: Callable[..., Plan], tmp_path: Path
+) -> None:
+    folder, backup = tmp_path / "server", tmp_path / "backup"
+    close(folder, make_plan, 2)
+    back_up(folder, backup)
+    key = (folder / KEY).read_bytes()
+    (folder / KEY).write_bytes(bytes(range(32)))
+    with raises("journal.other-key", KEY, "backup"), open_stopped(folder) as own:
+        list(repair(own, []))
+    (folder / KEY).write_bytes(key)
+    assert len(read_journal(folder)) == 2
+    change(folder, "UPDATE journal SET signature = zeroblob(64)")
+    with raises("journal.other-key"), open_stopped(folder) as own:
+        list(repair(own, []))
+    source = FolderSource(backup)
+    with open_stopped(folder) as own:  # a copy says whose key it is
+        assert list(repair(own, [source])) == [Repaired(1, "signature", source.name), Repaired(2, "signature", "")]
 
 
 def test_a_signature_by_an_earlier_key_is_repaired_from_a_copy(make_plan: Callable[..., Plan], tmp_path: Path) -> None:

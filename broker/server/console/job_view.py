@@ -203,8 +203,8 @@ class JobView:
         """What the rounds so far have cost of the job's privacy budget; None where it has none."""
         if job is None or job.privacy == NO_PRIVACY:
             return None
-        if self._spent is None:
-            self._spent = Spent(job, ())
+        if self._spent is None or self._spent.unit != job.privacy:
+            self._spent, self._spent_to = Spent(job, ()), 0
         rows = connection.execute(
             "SELECT round, CAST(entry AS BLOB) FROM journal WHERE round > ? ORDER BY round", (self._spent_to,)
         )
