@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -174,7 +175,9 @@ def test_hostile_requests_are_refused_and_cost_nothing(folder: Path, enrolment: 
         with raises("enrolment.request", "fedspzo device --invitation"):
             enrolment.submit(body, "there")
     good = asker.request(token)
-    for bad in (replace(good, key=bytes(31)), replace(good, password="short"), replace(good, password="p:\n" * 20)):
+    no_text = (replace(good, name="\ud800"), replace(good, token="\udc00"))
+    short = (replace(good, key=bytes(31)), replace(good, password="short"), replace(good, password="p:\n" * 20))
+    for bad in (*no_text, *short):
         with raises("enrolment.request"):
             asker.say(bad)
     forged = (
@@ -201,6 +204,31 @@ def test_hostile_requests_are_refused_and_cost_nothing(folder: Path, enrolment: 
         asker.ask("guessed", address="elsewhere")
     assert (list_offers(folder)[0].used, list_askers(folder, ADMITTED)) == (0, [])
     assert asker.ask(token, address="attacker") == ADMITTED, "who has the invitation shares an address with who has not"
+
+
+@needs_mosquitto
+def test_one_request_fails_alone(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever is wrong with it, and though others came together with it."""
+    token, together = invite(folder, "hall", 9, 60, tmp_path / "broker"), threading.Event()
+
+    class Faulty(LoginsOnDemand):
+        def check(self, name: str) -> None:
+            together.wait(PATIENCE_S)
+            if name == "odd":
+                raise RuntimeError("nobody thought of this name")
+
+    with Enrolment(folder, "default", Faulty()) as enrolment:
+        first, odd, good = (
+            enrolment.submit(Asker(tmp_path / name, enrolment).request(token).encode(), "here")
+            for name in ("first", "odd", "good")
+        )
+        together.set()
+        assert first.result(PATIENCE_S) == good.result(PATIENCE_S) == ADMITTED
+        with raises("enrolment.unable", "its log"):
+            odd.result(PATIENCE_S)
+    assert "nobody thought of this name" in caplog.text
+    assert [asker.name for asker in list_askers(folder, ADMITTED)] == ["first", "good"]
+    assert list_offers(folder)[0].used == 2
 
 
 def test_addresses_wait_longer_and_are_forgotten() -> None:
