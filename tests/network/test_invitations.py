@@ -259,6 +259,12 @@ def test_an_invitation_that_cannot_be_made(folder: Path, tmp_path: Path, capsys:
         invite(folder, "a", 1, 60, tmp_path / "broker")
     assert "option.invitation-incomplete" in refused(capsys, "invite", folder, "b")
     assert "enrolment.no-invitation" in refused(capsys, "invite", folder, "b", "--remove")
+    for command in (
+        ("invite", folder, "\udcff", "--remove"),
+        ("admit", folder, "\udcff"),
+        ("forget", folder, "\udcff"),
+    ):
+        assert "is no text in UTF-8" in refused(capsys, *command)
     assert main(["invite", str(folder)]) == 0
     assert capsys.readouterr().out.splitlines()[2].split()[:4] == ["a", "-", "0", "1"]
 
