@@ -270,6 +270,22 @@ def test_an_invitation_that_cannot_be_made(folder: Path, tmp_path: Path, capsys:
 
 
 @needs_mosquitto
+def test_a_login_that_was_taken_away_is_not_said_to_be_there(
+    folder: Path, enrolment: Enrolment, tmp_path: Path
+) -> None:
+    """Nor is it made again: an operator, or a server with --cut-off, has taken it away."""
+    token, asker = invite(folder, "hall", 2, 60, tmp_path / "broker"), Asker(tmp_path / "a", enrolment)
+    assert asker.ask(token) == asker.ask(token) == ADMITTED
+    ManagedBroker(tmp_path / "broker").remove_users(["a"])
+    with raises("enrolment.no-login", "'a'", "fedspzo enroll"):
+        asker.ask(token)
+    assert "a" not in ManagedBroker(tmp_path / "broker").users()
+    assert Asker(tmp_path / "b", enrolment).ask(token) == ADMITTED
+    ManagedBroker(tmp_path / "broker").set_passwords({"a": "p" * 43})
+    assert asker.ask(token) == ADMITTED
+
+
+@needs_mosquitto
 def test_backups_and_forgetting(folder: Path, enrolment: Enrolment, tmp_path: Path) -> None:
     token, asker = invite(folder, "hall", 2, 60, tmp_path / "broker"), Asker(tmp_path / "a", enrolment)
     assert asker.ask(token) == ADMITTED

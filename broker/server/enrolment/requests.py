@@ -198,6 +198,11 @@ class Enrolment:
             raise EnrolmentError("enrolment.blocked", "the operator has blocked this device; ask the operator")
         row = _find(cursor, request)
         if row is not None:
+            if row.login is not None and row.name not in known(row.broker):
+                raise EnrolmentError(
+                    "enrolment.no-login",
+                    f"the login of '{row.name}' was taken away; have the operator make a new one: fedspzo enroll",
+                )
             return row
         found = cursor.execute("SELECT used FROM invitations WHERE name = ?", (offer.name,)).fetchone()
         if found is None or offer.expires <= time.time():
