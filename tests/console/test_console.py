@@ -258,6 +258,19 @@ def test_wrong_passwords_make_an_address_wait(tmp_path: Path) -> None:
     assert enter("wrong", "1.2.3.4") == 403, "the right one clears the account"
 
 
+def test_who_may_look_does_not_clear_tries_at_another_login(tmp_path: Path) -> None:
+    logins = Logins(tmp_path)
+    logins.add("ann", "operate")
+    own = logins.add("bob", "look")
+    gate = Gate(logins, clock=lambda: 0.0)
+    for _ in range(FREE_TRIES):
+        with pytest.raises(HTTPException, match="403"):
+            gate.enter("ann", "wrong", "1.2.3.4")
+        gate.enter("bob", own, "1.2.3.4")
+    with pytest.raises(HTTPException, match="429"):
+        gate.enter("ann", "wrong", "1.2.3.4")
+
+
 def test_looking_is_not_operating(served: Served) -> None:
     looker, operator = served.enter("ann", "look"), served.enter("bob", "operate")
     for place, wish in WISHES.items():

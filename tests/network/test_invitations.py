@@ -195,9 +195,12 @@ def test_hostile_requests_are_refused_and_cost_nothing(folder: Path, enrolment: 
     time.sleep(0.002)
     with raises("enrolment.expired", "ask for a new one"):
         asker.ask(expired)
+    own = Asker(tmp_path / "attackers", enrolment)
     for _ in range(FREE_TRIES):
         with raises("enrolment.token"):
             asker.ask("guessed", address="attacker")
+        with raises("enrolment.signature"):
+            own.ask(token, job="other", address="attacker")
     with raises("enrolment.too-often", "wait"):
         asker.ask("guessed", address="attacker")
     with raises("enrolment.token"):
