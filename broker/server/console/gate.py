@@ -84,7 +84,7 @@ class Gate:
         """Let somebody in by a password; returns the secret of the session.
 
         Raises:
-            HTTPException: 403 where name or password is wrong, 429 where an address has to wait before it tries that name again.
+            HTTPException: 403 where name or password is wrong, 429 where an address has to wait for that name.
         """
         asked = address, name[:MOST_NAME]
         with self._lock:
