@@ -212,7 +212,7 @@ def changing(folder: Path) -> Iterator[Execute]:
     """A transaction in a server's file, with all of its tables, whether or not the server runs.
 
     Raises:
-        StateError: the folder is not a server's, or cannot be written; or a text to be written is none.
+        StateError: the folder is not a server's, or cannot be written; or a name is not in UTF-8.
     """
     check_servers(folder)
     try:
@@ -220,7 +220,7 @@ def changing(folder: Path) -> Iterator[Execute]:
             yield execute
     except UnicodeEncodeError as error:
         raise StateError(
-            "state.no-text", f"'{printable(error.object, 64)}' is no text in UTF-8; give a name that is"
+            "state.no-text", f"'{printable(error.object, 64)}' is not in UTF-8; give a name that is"
         ) from None
 
 

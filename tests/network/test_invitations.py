@@ -267,7 +267,7 @@ def test_an_invitation_that_cannot_be_made(folder: Path, tmp_path: Path, capsys:
         ("admit", folder, "\udcff"),
         ("forget", folder, "\udcff"),
     ):
-        assert "is no text in UTF-8" in refused(capsys, *command)
+        assert "is not in UTF-8" in refused(capsys, *command)
     assert main(["invite", str(folder)]) == 0
     assert capsys.readouterr().out.splitlines()[2].split()[:4] == ["a", "-", "0", "1"]
 
