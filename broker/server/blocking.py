@@ -65,11 +65,12 @@ def block(folder: Path, names: Sequence[str], known: Collection[str] = (), who: 
     """
     with changing(folder) as execute:
         keys = dict(execute("SELECT name, key FROM enrolled UNION ALL SELECT name, key FROM devices").fetchall())
-        before = _names(execute)
+        before = dict(execute("SELECT name, key FROM blocked").fetchall())
         for name in names:
             if name not in keys and name not in known:
                 raise unknown(folder, name)
-            execute("INSERT OR REPLACE INTO blocked VALUES (?, ?)", (name, keys.get(name, b"")))
+            key = keys.get(name, before.get(name, b""))  # the server may have forgotten the device
+            execute("INSERT OR REPLACE INTO blocked VALUES (?, ?)", (name, key))
         fresh = [name for name in dict.fromkeys(names) if name not in before]
         note(execute, who, "blocked", False, True, fresh)
     return len(fresh)

@@ -34,7 +34,7 @@ def forget_devices(folder: Path, names: Sequence[str]) -> None:
             ]
             if not any(gone):
                 raise unknown(folder, name)
-            for table in ("records", "conduct", "authorities", "former_keys"):
+            for table in ("records", "conduct", "authorities", "former_keys", "labels"):
                 execute(f"DELETE FROM {table} WHERE device = ?", (name,))
         _forget_sums(execute, names)
         answered = {device for (device,) in execute("SELECT device FROM results")}

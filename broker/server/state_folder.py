@@ -13,6 +13,7 @@ from fedspzo.broker.server.shared.file import open_file, update
 from fedspzo.broker.server.signing_key import KEY, read_first_key, read_keys
 from fedspzo.device_runtime.errors import StateError
 from fedspzo.device_runtime.files import make_folder, write_atomically
+from fedspzo.device_runtime.log import printable
 from fedspzo.device_runtime.protocol.codec import decode
 from fedspzo.device_runtime.protocol.entry import Entry
 from fedspzo.device_runtime.protocol.plan import Plan
@@ -211,11 +212,16 @@ def changing(folder: Path) -> Iterator[Execute]:
     """A transaction in a server's file, with all of its tables, whether or not the server runs.
 
     Raises:
-        StateError: the folder is not a server's, or cannot be written.
+        StateError: the folder is not a server's, or cannot be written; or a name is not in UTF-8.
     """
     check_servers(folder)
-    with closing(open_file(folder / DATABASE)) as connection, writing(connection, folder / DATABASE) as execute:
-        yield execute
+    try:
+        with closing(open_file(folder / DATABASE)) as connection, writing(connection, folder / DATABASE) as execute:
+            yield execute
+    except UnicodeEncodeError as error:
+        raise StateError(
+            "state.no-text", f"'{printable(error.object, 64)}' is not in UTF-8; give a name that is"
+        ) from None
 
 
 def history(connection: sqlite3.Connection) -> list[ClosedRound]:

@@ -168,13 +168,13 @@ class CatchUp:
             return
         before, own = known
         self._check(signed, head=before)
-        file, new = self._state.keep_evidence(before, own, signed)
+        kept, new = self._state.keep_evidence(before, own, signed)
         if new:
             self._show(round - 1)
         raise MessageError(
             "message.second-entry",
             f"it has a second entry for round {round}, so another server runs this job, or it was restored from"
-            f" an old backup; this device stays with the first, and both are in {file}",
+            f" an old backup; this device stays with the first, and such pairs are kept in {kept}",
         )
 
     def rebase(self, round: int, signed: bytes) -> None:

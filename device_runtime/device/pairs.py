@@ -20,6 +20,8 @@ from fedspzo.device_runtime.replica.state import DeviceState
 log = logging.getLogger(__name__)
 
 AGREEMENT = "agreement.key"
+#: Keys that are kept at most: a server can send without end what nobody asked for. No group has as many members.
+MOST_PAIRS = 1 << 14
 
 
 class Pairs:
@@ -82,8 +84,11 @@ class Pairs:
         return bool(fresh)
 
     def _keep(self, fresh: dict[bytes, bytes]) -> None:
-        """Append to the file. A cut leaves its start, and what is missing is agreed on again."""
+        """Append to the file, or begin it again. What is missing, also after a cut, is agreed on again."""
         try:
+            if len(self._keys) + len(fresh) > MOST_PAIRS:
+                self._file.unlink(missing_ok=True)
+                self._keys.clear()
             make_private(self._file)
             with self._file.open("ab") as file:
                 file.write(b"".join(name + key for name, key in fresh.items()))

@@ -17,7 +17,7 @@ from fedspzo.device_runtime.errors import EnergyError
 GAIN = 0.03
 #: Seconds between updates of a gauge, at least; most take longer, which the readings show.
 PERIOD_S = 1.0
-#: Moves of a counter that tell which way it counts.
+#: Moves upwards, and none downwards, that tell that a counter rises.
 _TELLING = 3
 #: Why there is no reading.
 CHARGING = "the charger is connected, so the battery does not show what the device uses"
@@ -176,7 +176,8 @@ class Stored:
         self._discharging, self._holds, self._volts = discharging, holds, volts
         self._fallen = 0.0
         self._last: tuple[float, float] | None = None
-        self._moves: list[float] = []
+        self._rose = 0  # moves upwards, until the sign is known
+        self._sign = 0  # 1 where it falls while the battery is used, -1 where it rises
         holds(), volts()
 
     def read(self) -> float:
@@ -188,17 +189,21 @@ class Stored:
         before, volts_before = last or (held, volts)
         self._last = held, volts
         self._fallen += (before - held) * (volts + volts_before) / 2
-        if held != before and len(self._moves) < _TELLING:
-            self._moves.append(held - before)
-            if self._rises:
-                said = "its counter rises while the battery is used, which its contract has the other way round"
-                self.facts = remark(self.facts, said)
-        return -self._fallen if self._rises else self._fallen
+        if held != before and not self._sign:
+            self._learn(rose=held > before)
+        if self._rose and not self._sign:
+            raise Gap("its counter rose while the battery was used, and has yet to show whether it always does")
+        return self._sign * self._fallen
 
-    @property
-    def _rises(self) -> bool:
-        """Whether it counts what was used: a gauge that corrects itself goes the wrong way once, not every time."""
-        return len(self._moves) == _TELLING and min(self._moves) > 0
+    def _learn(self, rose: bool) -> None:
+        """Learn from a move which way it counts: one that corrects itself goes the wrong way once, not every time."""
+        self._rose += rose
+        if not rose:
+            self._sign = 1
+        elif self._rose == _TELLING:
+            self._sign = -1
+            said = "its counter rises while the battery is used, which its contract has the other way round"
+            self.facts = remark(self.facts, said)
 
 
 class Together:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fedspzo.device_runtime.errors import MessageError
 from fedspzo.device_runtime.privacy.certificates import is_certified
+from fedspzo.device_runtime.protocol.agreement import key_agreement
 from fedspzo.device_runtime.protocol.masked import Partner
 from fedspzo.device_runtime.protocol.signing import KEY_BYTES, SIGNATURE_BYTES, Scope, Signer, check
 
@@ -18,7 +19,8 @@ def sign_partner(signer: Signer, agreement: bytes, job: str, bundle: bytes, cert
 
 
 def check_partner(partner: Partner, job: str, bundle: bytes, enrolment: bytes) -> None:
-    """Raise MessageError unless the owner of a record's first key has signed the second, for a job and a bundle.
+    """Raise MessageError unless the owner of a record's first key has signed the second, for a job and a bundle, and
+    others can agree on secrets with it.
 
     Args:
         enrolment: the key that has certified the first one; empty where the bundle names none.
@@ -33,3 +35,9 @@ def check_partner(partner: Partner, job: str, bundle: bytes, enrolment: bytes) -
             "its key has no certificate of the bundle's enrolment key, or one that the bundle does not ask for",
         )
     check(PURPOSE + partner.agreement + partner.signature, Scope(job, bundle), partner.key)
+    try:
+        key_agreement().private_key(bytes(KEY_BYTES)).agree(partner.agreement)  # a bad key is bad for all alike
+    except ValueError:
+        raise MessageError(
+            "partner.no-secret", "its agreement key is of low order, so that nobody has a secret with it"
+        ) from None

@@ -67,6 +67,7 @@ class Request:
             texts = [said[name] for name in ("token", "name", "password", "key", "signature")]
             if not all(isinstance(text, str) for text in texts):
                 raise TypeError
+            "".join(texts).encode()  # JSON can say half a character, which is in no text
             token, name, password, key, signature = texts
             found = cls(token, name, bytes.fromhex(key), password, bytes.fromhex(signature))
         except (ValueError, TypeError, KeyError, RecursionError):

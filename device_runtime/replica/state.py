@@ -31,6 +31,8 @@ KEEP = "keep"
 HAND_OVERS = "hand-overs"
 #: Folder of entries that the server has signed for one round, where it has signed two.
 EVIDENCE = "evidence"
+#: Files in it at most, the first ones: a server can sign without end.
+MOST_EVIDENCE = 16
 #: Cache of activations, see :mod:`fedspzo.device_runtime.step.prefix_cache`.
 PREFIX = "prefix.sqlite"
 #: The last round that the device measured in for a plan with ``replay``, and how many before that one: a number each.
@@ -195,6 +197,8 @@ class DeviceState:
     def keep_evidence(self, before: bytes, own: Row, other: bytes) -> tuple[Path, bool]:
         """Keep two entries that the server has signed for one round, as CBOR; returns the file, and whether it is new.
 
+        With :data:`MOST_EVIDENCE` files nothing is written, and the folder is returned.
+
         Args:
             before: hash of the journal before the round.
             other: the second entry, signed.
@@ -208,6 +212,8 @@ class DeviceState:
             return file, False
         try:
             folder.mkdir(0o700, exist_ok=True)
+            if len(list(folder.glob("*.cbor"))) >= MOST_EVIDENCE:
+                return folder, True
             write_atomically(file, cbor2.dumps([own.round, before, own.signed, other]))
         except OSError as error:
             raise StateError("state.unusable", f"{folder} cannot be used ({error}); choose another folder") from None

@@ -37,7 +37,7 @@ from fedspzo.broker.server.console.headers import HEADERS
 from fedspzo.broker.server.console.job_view import JobView
 from fedspzo.broker.server.console.logins import Logins
 from fedspzo.broker.server.console.recent_log import LINES, RecentLog, recent_log
-from fedspzo.broker.server.console.running import Backups, DeviceControls, Running
+from fedspzo.broker.server.console.running import ACTS, Backups, DeviceControls, Running
 from fedspzo.broker.server.controls import Controls, Wish, store_job
 from fedspzo.broker.server.devices import Member, Roster
 from fedspzo.broker.server.enrolment.enrolled import Enrolled
@@ -258,6 +258,19 @@ def test_wrong_passwords_make_an_address_wait(tmp_path: Path) -> None:
     assert enter("wrong", "1.2.3.4") == 403, "the right one clears the account"
 
 
+def test_who_may_look_does_not_clear_tries_at_another_login(tmp_path: Path) -> None:
+    logins = Logins(tmp_path)
+    logins.add("ann", "operate")
+    own = logins.add("bob", "look")
+    gate = Gate(logins, clock=lambda: 0.0)
+    for _ in range(FREE_TRIES):
+        with pytest.raises(HTTPException, match="403"):
+            gate.enter("ann", "wrong", "1.2.3.4")
+        gate.enter("bob", own, "1.2.3.4")
+    with pytest.raises(HTTPException, match="429"):
+        gate.enter("ann", "wrong", "1.2.3.4")
+
+
 def test_looking_is_not_operating(served: Served) -> None:
     looker, operator = served.enter("ann", "look"), served.enter("bob", "operate")
     for place, wish in WISHES.items():
@@ -308,6 +321,21 @@ def test_what_cannot_be_is_refused_in_a_sentence(served: Served) -> None:
     for body in (b"", b"[]", b"{", b'{"name": "cohort"}', b"\xff", b"7", b"[" * 5000):
         assert operator.post(SETTINGS, content=body).status_code == 400
     assert operator.get("/console/api/jobs/0/state").json()["changes"] == []
+
+
+def test_half_a_character_is_in_no_wish(served: Served) -> None:
+    operator, half = served.enter("ann", "operate"), "b\ud800"
+    for place, wish in (
+        (SETTINGS, {"name": half, "value": 1}),
+        (SETTINGS, {"name": "cohort", "value": {"a": [half]}}),
+        *((DEVICES, {"act": act, "names": [half], "label": "lab"}) for act in ACTS),
+        *((DEVICES, {"act": act, "names": ["a"], "label": half}) for act in ACTS),
+        (INVITATIONS, INVITATION | {"name": half}),
+        (TAKE_BACK, {"name": half}),
+        (ASKERS, {"names": [half], "admit": True}),
+    ):
+        answer = operator.post(place, content=json.dumps(wish))
+        assert (answer.status_code, "half a character" in answer.json()["error"]) == (400, True), (place, wish)
 
 
 def test_a_body_has_an_end(served: Served) -> None:

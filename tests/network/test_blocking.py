@@ -20,6 +20,9 @@ from refusals import raises, refused
 from fedspzo.broker.mqtt.mosquitto import ManagedBroker
 from fedspzo.broker.mqtt.mosquitto_program import installed
 from fedspzo.broker.server.blocking import block, unblock
+from fedspzo.broker.server.devices import Member
+from fedspzo.broker.server.forgetting import forget_devices
+from fedspzo.broker.server.labels import put_on, take_off
 from fedspzo.broker.server.state_folder import read_history
 from fedspzo.broker.server.status import read_status
 from fedspzo.broker.server.store import ServerStore
@@ -45,6 +48,24 @@ def test_a_list_that_cannot_be_changed_stays_as_it_was(tmp_path: Path, capsys: p
     assert main(["status", str(tmp_path)]) == 0
     assert "blocked: b\n" in capsys.readouterr().out
     assert store.load_blocked().keys() == {"b"}
+
+
+def test_a_key_stays_blocked_though_its_name_was_forgotten(tmp_path: Path) -> None:
+    with ServerStore(tmp_path, bytes(32)) as store:
+        store.save_members([Member("a", b"k" * 32)])
+    block(tmp_path, ["a"])
+    forget_devices(tmp_path, ["a"])
+    assert block(tmp_path, ["a"], known=["a"]) == 0
+    with ServerStore(tmp_path, bytes(32)) as store:
+        assert store.load_blocked() == {"a": b"k" * 32}
+
+
+def test_labels_go_with_the_device_that_is_forgotten(tmp_path: Path) -> None:
+    with ServerStore(tmp_path, bytes(32)) as store:
+        store.save_members([Member("a", b"k" * 32), Member("b", b"l" * 32)])
+    put_on(tmp_path, ["a", "b"], "lab", "me")
+    forget_devices(tmp_path, ["a"])
+    assert take_off(tmp_path, ["a", "b"], "lab", "me") == 1, "whoever has the name next has no label"
 
 
 @pytest.mark.slow

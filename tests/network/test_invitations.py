@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -174,7 +175,9 @@ def test_hostile_requests_are_refused_and_cost_nothing(folder: Path, enrolment: 
         with raises("enrolment.request", "fedspzo device --invitation"):
             enrolment.submit(body, "there")
     good = asker.request(token)
-    for bad in (replace(good, key=bytes(31)), replace(good, password="short"), replace(good, password="p:\n" * 20)):
+    no_text = (replace(good, name="\ud800"), replace(good, token="\udc00"))
+    short = (replace(good, key=bytes(31)), replace(good, password="short"), replace(good, password="p:\n" * 20))
+    for bad in (*no_text, *short):
         with raises("enrolment.request"):
             asker.say(bad)
     forged = (
@@ -192,15 +195,43 @@ def test_hostile_requests_are_refused_and_cost_nothing(folder: Path, enrolment: 
     time.sleep(0.002)
     with raises("enrolment.expired", "ask for a new one"):
         asker.ask(expired)
+    own = Asker(tmp_path / "attackers", enrolment)
     for _ in range(FREE_TRIES):
         with raises("enrolment.token"):
             asker.ask("guessed", address="attacker")
+        with raises("enrolment.signature"):
+            own.ask(token, job="other", address="attacker")
     with raises("enrolment.too-often", "wait"):
         asker.ask("guessed", address="attacker")
     with raises("enrolment.token"):
         asker.ask("guessed", address="elsewhere")
     assert (list_offers(folder)[0].used, list_askers(folder, ADMITTED)) == (0, [])
     assert asker.ask(token, address="attacker") == ADMITTED, "who has the invitation shares an address with who has not"
+
+
+@needs_mosquitto
+def test_one_request_fails_alone(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever is wrong with it, and though others came together with it."""
+    token, together = invite(folder, "hall", 9, 60, tmp_path / "broker"), threading.Event()
+
+    class Faulty(LoginsOnDemand):
+        def check(self, name: str) -> None:
+            together.wait(PATIENCE_S)
+            if name == "odd":
+                raise RuntimeError("nobody thought of this name")
+
+    with Enrolment(folder, "default", Faulty()) as enrolment:
+        first, odd, good = (
+            enrolment.submit(Asker(tmp_path / name, enrolment).request(token).encode(), "here")
+            for name in ("first", "odd", "good")
+        )
+        together.set()
+        assert first.result(PATIENCE_S) == good.result(PATIENCE_S) == ADMITTED
+        with raises("enrolment.unable", "its log"):
+            odd.result(PATIENCE_S)
+    assert "nobody thought of this name" in caplog.text
+    assert [asker.name for asker in list_askers(folder, ADMITTED)] == ["first", "good"]
+    assert list_offers(folder)[0].used == 2
 
 
 def test_addresses_wait_longer_and_are_forgotten() -> None:
@@ -231,8 +262,30 @@ def test_an_invitation_that_cannot_be_made(folder: Path, tmp_path: Path, capsys:
         invite(folder, "a", 1, 60, tmp_path / "broker")
     assert "option.invitation-incomplete" in refused(capsys, "invite", folder, "b")
     assert "enrolment.no-invitation" in refused(capsys, "invite", folder, "b", "--remove")
+    for command in (
+        ("invite", folder, "\udcff", "--remove"),
+        ("admit", folder, "\udcff"),
+        ("forget", folder, "\udcff"),
+    ):
+        assert "is not in UTF-8" in refused(capsys, *command)
     assert main(["invite", str(folder)]) == 0
     assert capsys.readouterr().out.splitlines()[2].split()[:4] == ["a", "-", "0", "1"]
+
+
+@needs_mosquitto
+def test_a_login_that_was_taken_away_is_not_said_to_be_there(
+    folder: Path, enrolment: Enrolment, tmp_path: Path
+) -> None:
+    """Nor is it made again: an operator, or a server with --cut-off, has taken it away."""
+    token, asker = invite(folder, "hall", 2, 60, tmp_path / "broker"), Asker(tmp_path / "a", enrolment)
+    assert asker.ask(token) == asker.ask(token) == ADMITTED
+    ManagedBroker(tmp_path / "broker").remove_users(["a"])
+    with raises("enrolment.no-login", "'a'", "fedspzo enroll"):
+        asker.ask(token)
+    assert "a" not in ManagedBroker(tmp_path / "broker").users()
+    assert Asker(tmp_path / "b", enrolment).ask(token) == ADMITTED
+    ManagedBroker(tmp_path / "broker").set_passwords({"a": "p" * 43})
+    assert asker.ask(token) == ADMITTED
 
 
 @needs_mosquitto

@@ -38,13 +38,14 @@ from fedspzo.device_runtime.link.events import Connected
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.manifest import MANIFEST
 from fedspzo.device_runtime.privacy.budget import epsilon
-from fedspzo.device_runtime.privacy.masks import seed_attempt, unmask
+from fedspzo.device_runtime.privacy.masks import PSEUDONYM_BYTES, seed_attempt, unmask
 from fedspzo.device_runtime.privacy.words import add_up, pack
 from fedspzo.device_runtime.protocol.codec import fingerprint
 from fedspzo.device_runtime.protocol.entry import Entry
 from fedspzo.device_runtime.protocol.masked import Group, Inquiry, Masked, Partner, Partners, Ready
 from fedspzo.device_runtime.protocol.messages import Decline, Energy, Message, Report, Result, Sync
 from fedspzo.device_runtime.protocol.plan import Plan
+from fedspzo.device_runtime.protocol.signing import KEY_BYTES
 from fedspzo.device_runtime.replica.state import DeviceState
 
 __all__ = ["broker"]
@@ -349,6 +350,20 @@ def test_keys_of_pairs_are_on_the_disk_before_they_are_used(
         pairs.learn([members[known].card])
         assert synced[pairs._file.stat().st_ino] == pairs._file.stat().st_size > 0
         assert pairs._file.parent.stat().st_ino in synced
+
+
+def test_keys_that_nobody_asked_for_have_an_end(
+    members: list[Member], plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that go are agreed on again when a group needs them."""
+    monkeypatch.setattr("fedspzo.device_runtime.device.pairs.MOST_PAIRS", 3)
+    device, *others = members
+    for other in others:
+        device.masker.learn(Partners((other.card,)))
+        assert device.masker._pairs._file.stat().st_size <= 3 * (PSEUDONYM_BYTES + KEY_BYTES)
+    assert len(others) > 3
+    join(device, plan, make_group(plan, members[:4]), members)
+    assert Masker("default", device.state)._pairs.unknown([member.name for member in members[:4]]) == []
 
 
 def test_keys_that_their_owner_has_not_signed_for_this_job_are_not_used(

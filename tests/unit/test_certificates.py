@@ -74,7 +74,7 @@ def test_a_certificate_is_for_one_key_by_one_key(secret: bytes, device: bytes, b
 
 
 def test_a_partner_without_the_enrolment_keys_certificate_is_refused(tmp_path: Path) -> None:
-    signer, agreement, bundle = Signer(tmp_path / "key"), bytes(32), bytes(range(32))
+    signer, agreement, bundle = Signer(tmp_path / "key"), bytes(31) + b"2", bytes(range(32))
 
     def card(certificate: bytes) -> Partner:
         return sign_partner(signer, agreement, "job", bundle, certificate[KEY_BYTES:])
@@ -87,6 +87,14 @@ def test_a_partner_without_the_enrolment_keys_certificate_is_refused(tmp_path: P
     other = replace(card(certify(ENROLMENT, signer.public)), agreement=bytes(31) + b"1")
     with raises("message.wrong-signature"):
         check_partner(other, "job", bundle, ENROLMENT.public)
+
+
+@pytest.mark.parametrize("point", [0, 1, 2**255 - 20, 2**255 - 19])
+def test_a_partner_with_whom_nobody_can_agree_is_refused(tmp_path: Path, point: int) -> None:
+    """The server refuses what devices do: otherwise the groups of such a device never become whole."""
+    card = sign_partner(Signer(tmp_path / "key"), point.to_bytes(32, "little"), "job", bytes(32), b"")
+    with raises("partner.no-secret", "its agreement key"):
+        check_partner(card, "job", bytes(32), b"")
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from sensors import BatteryTree, JavaPhone, JetsonTree, PmicCommand, RaplTree, S
 from fedspzo.broker.server.loop import REPORT_S
 from fedspzo.device_runtime.data.store import DataStore
 from fedspzo.device_runtime.energy.android import find_android, open_phone
-from fedspzo.device_runtime.energy.battery import infer_amperes, infer_coulombs, infer_volts
+from fedspzo.device_runtime.energy.battery import Stored, battery_facts, infer_amperes, infer_coulombs, infer_volts
 from fedspzo.device_runtime.energy.book import LAST_S, Book, read_book
 from fedspzo.device_runtime.energy.find import Places, choose_source, find_sources
 from fedspzo.device_runtime.energy.jetson import find_jetson
@@ -348,11 +348,15 @@ def test_a_current_with_its_sign_turned(tmp_path: Path) -> None:
 def test_a_charge_that_counts_upwards() -> None:
     phone = JavaPhone()
     source = phone_source("android-charge", phone)
-    source.read()
-    for _ in range(3):
+    assert source.read() == 0
+    for _ in range(2):
         phone.numbers[1] += 10_000
-        joules = source.read()
-    assert joules == pytest.approx(3 * 0.01 * 3600 * 3.87)
+        with pytest.raises(Gap, match="whether it always does"):
+            source.read()
+    phone.numbers[1] += 10_000
+    first = source.read()
+    phone.numbers[1] += 10_000
+    assert source.read() - first == pytest.approx(0.01 * 3600 * 3.87)
     assert "its counter rises while the battery is used" in source.facts.remarks[-1]
 
 
@@ -360,11 +364,61 @@ def test_a_gauge_that_corrects_itself_once() -> None:
     phone = JavaPhone()
     source = phone_source("android-charge", phone)
     source.read()
-    for step in (3_000, -5_000, 1_000, -9_000):
+    phone.numbers[1] += 3_000
+    with pytest.raises(Gap, match="whether it always does"):
+        source.read()
+    for step in (-5_000, 1_000, -9_000):
         phone.numbers[1] += step
         joules = source.read()
     assert joules == pytest.approx(0.01 * 3600 * 3.87)
     assert not any("rises" in said for said in source.facts.remarks)
+
+
+class Ticks:
+    """A clock that goes on by hand."""
+
+    def __init__(self) -> None:
+        self.round, self._now = 0, 0.0
+        self._done: dict[tuple[int, str], float] = {}
+
+    def go_on(self, phase: str, seconds: float) -> None:
+        self._now, self._done = self._now + seconds, {(self.round, phase): seconds}
+
+    def take(self) -> tuple[float, dict[tuple[int, str], float]]:
+        done, self._done = self._done, {}
+        return self._now, done
+
+    def peek(self) -> dict[tuple[int, str], float]:
+        return self._done
+
+
+@pytest.mark.parametrize("way", [-1, 1])
+@pytest.mark.parametrize("rests", [0, 1, 2, 9])
+def test_joules_are_the_same_whichever_way_a_charge_counts(way: int, rests: int) -> None:
+    """What was read before the way was known is not told of, wherever in the work that was."""
+    held, ticks = [1000.0], Ticks()
+    meter = Meter(Stored("battery", lambda: True, lambda: held[0], lambda: 1.0, battery_facts(COUNTER, 0.1)), ticks)
+    meter.sample()
+
+    def spend(watts: float, phase: str, seconds: float) -> None:
+        ticks.go_on(phase, seconds)
+        held[0] += way * watts * seconds
+        meter.sample()
+
+    for _ in range(rests):
+        spend(1.0, IDLE, 10.0)
+    for ticks.round in range(1, 5):
+        for _ in range(10):
+            spend(5.0, BLOCK_1, 1.0)
+        spend(1.0, IDLE, 10.0)
+    ticks.round = 5
+    told = {number: work for number, work, _ in meter.closed_rounds() if number and work.covered}
+    assert {2, 3, 4} <= set(told)
+    for work in told.values():
+        assert work.joules / work.covered == pytest.approx(40.0, abs=2 * work.uncertainty)
+    account, missed = meter.account(), 10.0 * min(rests, 3) + max(3 - rests, 0) if way > 0 else 0.0
+    assert (account.missed, account.seconds) == (missed, 10.0 * rests + 80.0 - missed)
+    assert account.joules == pytest.approx(10.0 * rests + 240.0 - 10.0 * min(rests, 3) * (way > 0), abs=15.0)
 
 
 def test_a_current_of_nothing_is_no_reading(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from fedspzo.device_runtime.protocol.plan import Plan
 from fedspzo.device_runtime.protocol.signing import split
 from fedspzo.device_runtime.protocol.topics import Topics
 from fedspzo.device_runtime.replica.chain import EMPTY
+from fedspzo.device_runtime.replica.state import MOST_EVIDENCE
 
 IDENTITY, ROUNDS = bytes(32), 20
 
@@ -170,3 +171,13 @@ def test_a_device_stays_with_the_first_entry_and_keeps_the_second(
     assert split(first) in file.read_bytes()
     assert split(second) in file.read_bytes()
     assert "it has a second entry for round 1, so another server runs this job" in caplog.text
+    many = [
+        victim.sign(Entry(make_plan(blocks=BLOCKS), (Contribution("", 1.0, (3.0 + more,) * 4),)), head=EMPTY)
+        for more in range(MOST_EVIDENCE + 1)
+    ]
+    for other in many:
+        victim.hear(other, TOPICS.result)
+    kept = sorted(file.parent.iterdir())
+    assert (len(kept), file in kept) == (MOST_EVIDENCE, True), "the first ones: a server can sign without end"
+    assert f"such pairs are kept in {file.parent}" in caplog.text
+    assert victim.standing == standing

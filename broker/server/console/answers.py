@@ -70,7 +70,10 @@ async def read_wish(request: Request, names: Sequence[str], most: int = MOST_BOD
     """The values of an object of JSON. Raises HTTPException where the body is not one, or lacks a value."""
     try:
         wish = json.loads(await read_body(request, most))
+        json.dumps(wish, ensure_ascii=False).encode()
         return [wish[name] for name in names]
+    except UnicodeEncodeError:
+        raise HTTPException(400, "a text has half a character (a lone surrogate); send whole ones") from None
     except (ValueError, TypeError, KeyError, RecursionError):
         fields = ", ".join(f'"{name}": …' for name in names)
         raise HTTPException(400, f"send an object of JSON: {{{fields}}}") from None

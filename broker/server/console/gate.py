@@ -18,10 +18,10 @@ from fedspzo.broker.server.console.logins import LOOK, NOBODY, OPERATE, Login
 SESSION_S, UNUSED_S = 12 * 3600.0, 3600.0
 #: Sessions at a time; the oldest goes.
 MOST_SESSIONS = 1000
-#: Wrong passwords of an address in a row before it has to wait, and the longest wait in seconds.
+#: Wrong passwords of an address for a name in a row before it has to wait, and the longest wait in seconds.
 FREE_TRIES, LONGEST_S = 5, 60.0
-#: Addresses that wrong passwords are remembered of.
-MOST_ADDRESSES = 10_000
+#: Addresses with names that wrong passwords are remembered of, and characters of such a name.
+MOST_ASKED, MOST_NAME = 10_000, 64
 #: Passwords that are hashed at a time: each takes 16 MiB and a core.
 AT_A_TIME = 2
 #: Name of who comes by a link instead of a login.
@@ -71,7 +71,8 @@ class Gate:
         self._logins, self._clock = logins, clock
         self._guest = Login(LOOK, "", secrets.token_hex())
         self._sessions: OrderedDict[str, Session] = OrderedDict()
-        self._wrong: OrderedDict[str, tuple[int, float]] = OrderedDict()  # address → tries, and when the next may be
+        #: Address and name → tries, and when the next may be: who has one login clears no tries at another.
+        self._wrong: OrderedDict[tuple[str, str], tuple[int, float]] = OrderedDict()
         self._lock, self._hashing = threading.Lock(), threading.Semaphore(AT_A_TIME)
 
     @property
@@ -83,10 +84,11 @@ class Gate:
         """Let somebody in by a password; returns the secret of the session.
 
         Raises:
-            HTTPException: 403 where name or password is wrong, 429 where an address has to wait.
+            HTTPException: 403 where name or password is wrong, 429 where an address has to wait for that name.
         """
+        asked = address, name[:MOST_NAME]
         with self._lock:
-            tries, next_try = self._wrong.get(address, (0, 0.0))
+            tries, next_try = self._wrong.get(asked, (0, 0.0))
             wait = next_try - self._clock()
             if wait > 0:
                 raise HTTPException(
@@ -94,9 +96,9 @@ class Gate:
                 )
             # Counted before the password is hashed: tries side by side are tries too.
             wait = min(LONGEST_S, 2.0 ** (tries + 1 - FREE_TRIES)) if tries + 1 >= FREE_TRIES else 0.0
-            self._wrong[address] = tries + 1, self._clock() + wait
-            self._wrong.move_to_end(address)
-            while len(self._wrong) > MOST_ADDRESSES:
+            self._wrong[asked] = tries + 1, self._clock() + wait
+            self._wrong.move_to_end(asked)
+            while len(self._wrong) > MOST_ASKED:
                 self._wrong.popitem(last=False)
         login = self._logins().get(name, NOBODY)
         with self._hashing:
@@ -104,7 +106,7 @@ class Gate:
         if not right:
             raise HTTPException(403, "name or password is wrong")
         with self._lock:
-            self._wrong.pop(address, None)
+            self._wrong.pop(asked, None)
         return self._begin(name, login)
 
     def enter_by_link(self, secret: str) -> str:

@@ -131,18 +131,22 @@ class Enrolment:
                 batch = [asked for asked in batch if asked.answer.set_running_or_notify_cancel()]
                 try:
                     self._serve(batch)
-                except Exception as error:  # whatever it is, each device has to hear something
-                    known = isinstance(error, (FedSPZOError, OSError, sqlite3.Error))
-                    kind = {"kind": getattr(error, "kind", "")}
-                    log.error("devices cannot be enrolled: %s", error, exc_info=not known, extra=kind)
-                    refusal = EnrolmentError(
-                        "enrolment.unable",
-                        "the server cannot enrol devices at this moment, and its log says why; tell its operator, and"
-                        " ask again",
-                    )
-                    for asked in batch:
-                        if not asked.answer.done():
-                            asked.answer.set_exception(refusal)
+                except Exception as error:
+                    self._fail([asked for asked in batch if not asked.answer.done()], error)
+
+    def _fail(self, batch: Sequence[_Asked], error: Exception) -> None:
+        """Answer requests that cannot be served: whatever it is, each device has to hear something."""
+        known = isinstance(error, (FedSPZOError, OSError, sqlite3.Error))
+        log.error(
+            "devices cannot be enrolled: %s", error, exc_info=None if known else error,
+            extra={"kind": getattr(error, "kind", "")},
+        )  # fmt: skip
+        refusal = EnrolmentError(
+            "enrolment.unable",
+            "the server cannot enrol devices at this moment, and its log says why; tell its operator, and ask again",
+        )
+        for asked in batch:
+            asked.answer.set_exception(refusal)
 
     def _serve(self, batch: Sequence[_Asked]) -> None:
         """Answer requests that have come together."""
@@ -155,6 +159,10 @@ class Enrolment:
                     entered.append((asked, self._enter(cursor, asked.request, offer, known)))
                 except EnrolmentError as error:
                     self._refuse(asked, error)
+                except (OSError, sqlite3.Error):
+                    raise  # it is no request's fault
+                except Exception as error:
+                    self._fail([asked], error)
         self._make_logins([(asked.request, row) for asked, row in entered])
         for asked, row in entered:
             asked.answer.set_result(row.state)
@@ -172,6 +180,9 @@ class Enrolment:
         except EnrolmentError as error:
             self._refuse(asked, error)
             return None
+        except Exception as error:
+            self._fail([asked], error)
+            return None
         return offer
 
     def _refuse(self, asked: _Asked, error: EnrolmentError) -> None:
@@ -187,6 +198,11 @@ class Enrolment:
             raise EnrolmentError("enrolment.blocked", "the operator has blocked this device; ask the operator")
         row = _find(cursor, request)
         if row is not None:
+            if row.login is not None and row.name not in known(row.broker):
+                raise EnrolmentError(
+                    "enrolment.no-login",
+                    f"the login of '{row.name}' was taken away; have the operator make a new one: fedspzo enroll",
+                )
             return row
         found = cursor.execute("SELECT used FROM invitations WHERE name = ?", (offer.name,)).fetchone()
         if found is None or offer.expires <= time.time():

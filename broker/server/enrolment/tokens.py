@@ -11,7 +11,7 @@ from fedspzo.broker.server.enrolment.invitations import Offer
 from fedspzo.device_runtime.errors import EnrolmentError
 from fedspzo.device_runtime.protocol.enrolment import digest
 
-#: Wrong tokens of an address in a row before it has to wait, and the longest wait in seconds.
+#: Wrong tokens of an address before it has to wait, and the longest wait in seconds.
 FREE_TRIES, LONGEST_S = 5, 60.0
 #: Addresses that wrong tokens are remembered of.
 MOST_ADDRESSES = 10_000
@@ -27,8 +27,7 @@ class Tries:
     def note(self, address: str, right: bool) -> None:
         """Note a token of an address. Raises EnrolmentError where it is wrong and comes too early."""
         if right:
-            self._wrong.pop(address, None)
-            return
+            return  # and clears nothing: whoever guesses may have one invitation, too
         tries, next_try = self._wrong.get(address, (0, 0.0))
         if (wait := next_try - self._clock()) > 0:
             raise EnrolmentError(
