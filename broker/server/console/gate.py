@@ -6,7 +6,7 @@ import hmac
 import secrets
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -18,10 +18,10 @@ from fedspzo.broker.server.console.logins import LOOK, NOBODY, OPERATE, Login
 SESSION_S, UNUSED_S = 12 * 3600.0, 3600.0
 #: Sessions at a time; the oldest goes.
 MOST_SESSIONS = 1000
-#: Wrong passwords of an address for a name in a row before it has to wait, and the longest wait in seconds.
+#: Wrong passwords of an address before it has to wait, and the longest wait in seconds.
 FREE_TRIES, LONGEST_S = 5, 60.0
-#: Addresses with names that wrong passwords are remembered of, and characters of such a name.
-MOST_ASKED, MOST_NAME = 10_000, 64
+#: Addresses that wrong passwords are remembered of.
+MOST_ADDRESSES = 10_000
 #: Passwords that are hashed at a time: each takes 16 MiB and a core.
 AT_A_TIME = 2
 #: Name of who comes by a link instead of a login.
@@ -71,8 +71,8 @@ class Gate:
         self._logins, self._clock = logins, clock
         self._guest = Login(LOOK, "", secrets.token_hex())
         self._sessions: OrderedDict[str, Session] = OrderedDict()
-        #: Address and name → tries, and when the next may be: who has one login clears no tries at another.
-        self._wrong: OrderedDict[tuple[str, str], tuple[int, float]] = OrderedDict()
+        #: Address → tries by name, and when the next may be: who has one login clears no tries at another.
+        self._wrong: OrderedDict[str, tuple[Counter[str], float]] = OrderedDict()
         self._lock, self._hashing = threading.Lock(), threading.Semaphore(AT_A_TIME)
 
     @property
@@ -84,21 +84,22 @@ class Gate:
         """Let somebody in by a password; returns the secret of the session.
 
         Raises:
-            HTTPException: 403 where name or password is wrong, 429 where an address has to wait for that name.
+            HTTPException: 403 where name or password is wrong, 429 where an address has to wait.
         """
-        asked = address, name[:MOST_NAME]
         with self._lock:
-            tries, next_try = self._wrong.get(asked, (0, 0.0))
+            tries, next_try = self._wrong.get(address, (Counter(), 0.0))
             wait = next_try - self._clock()
             if wait > 0:
                 raise HTTPException(
                     429, f"too many wrong passwords; wait {wait:.0f} s", {"Retry-After": str(max(1, round(wait)))}
                 )
             # Counted before the password is hashed: tries side by side are tries too.
-            wait = min(LONGEST_S, 2.0 ** (tries + 1 - FREE_TRIES)) if tries + 1 >= FREE_TRIES else 0.0
-            self._wrong[asked] = tries + 1, self._clock() + wait
-            self._wrong.move_to_end(asked)
-            while len(self._wrong) > MOST_ASKED:
+            tries[name] += 1
+            beyond = tries.total() - FREE_TRIES
+            wait = min(LONGEST_S, 2.0**beyond) if beyond >= 0 else 0.0
+            self._wrong[address] = tries, self._clock() + wait
+            self._wrong.move_to_end(address)
+            while len(self._wrong) > MOST_ADDRESSES:
                 self._wrong.popitem(last=False)
         login = self._logins().get(name, NOBODY)
         with self._hashing:
@@ -106,7 +107,8 @@ class Gate:
         if not right:
             raise HTTPException(403, "name or password is wrong")
         with self._lock:
-            self._wrong.pop(asked, None)
+            del tries[name]
+            self._wrong[address] = tries, next_try
         return self._begin(name, login)
 
     def enter_by_link(self, secret: str) -> str:
