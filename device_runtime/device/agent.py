@@ -120,6 +120,7 @@ class Agent:
         self._catch_up = CatchUp(state, self._check, self._recorder, self._outbox.trust, self._give_back)
         self._dropped = RateLimitedLog(log)
         self.rounds = 0
+        self._acknowledged: Ack | None = None  # the last one
         self._plan: Plan | None = None
         #: A plan, or the end of the job, that follows a round which the replica has yet to come to.
         self._ahead: bytes | None = None
@@ -266,7 +267,9 @@ class Agent:
         elif isinstance(message, Ack):
             said = self._outbox.pending
             measured = self._masker.held if isinstance(said, Masked) else said
-            if isinstance(measured, Result) and measured.round == message.round:
+            again = message == self._acknowledged  # of a result that the server has asked for again
+            if isinstance(measured, Result) and measured.round == message.round and not again:
+                self._acknowledged = message
                 event = Acknowledged(measured, message.counted, self.rounds)
                 log.info("%s", event)
                 self._observe(event)

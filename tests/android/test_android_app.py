@@ -387,7 +387,8 @@ def test_the_history_outlives_a_torn_line(tmp_path: Path) -> None:
         history.add(entry)
     file.write_bytes(file.read_bytes()[:-9])
     history = History(file)
-    history.add(rounds[2])
+    for _ in range(2):  # a server that asks again has it acknowledged again
+        history.add(rounds[2])
     assert list(History(file).rounds) == rounds
 
 

@@ -29,6 +29,7 @@ from fedspzo.broker.server.outbox import Outbox
 from fedspzo.broker.server.state_folder import read_history
 from fedspzo.broker.server.store import ServerStore
 from fedspzo.device_runtime.device import agent, catch_up
+from fedspzo.device_runtime.device.events import Acknowledged
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.link.events import Received
 from fedspzo.device_runtime.model.bundle import Bundle
@@ -156,6 +157,20 @@ def test_only_the_servers_plans_are_answered(
     assert victim.agent._measurer.answered == 0
     victim.hear(good)  # replayed
     assert victim.agent._plan is None
+
+
+def test_a_round_is_told_once_however_often_it_is_acknowledged(
+    victim: Victim, make_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that asks again gets the same result again, and says again that it has it."""
+    told: list[object] = []
+    monkeypatch.setattr(victim.agent, "_observe", told.append)
+    for counted in (True, True):
+        victim.hear(victim.sign(make_plan(blocks=BLOCKS), DEVICE, EMPTY))
+        victim.agent._answer_plan()
+        assert isinstance(victim.agent._outbox.pending, Result)
+        victim.hear(victim.sign(Ack(1, counted), DEVICE))
+    assert [event.counted for event in told if isinstance(event, Acknowledged)] == [True]
 
 
 def test_a_plan_that_came_early_is_checked_when_its_time_comes(

@@ -43,7 +43,9 @@ class History:
             write_atomically(file, "".join(map(_line, self._rounds)).encode())
 
     def add(self, round: Round) -> None:
-        """Keep one more round."""
+        """Keep one more round; the last one again, as after a restart, changes nothing."""
+        if self._rounds and self._rounds[-1].round == round.round:
+            return
         self._rounds.append(round)
         with self._file.open("a", encoding="utf-8") as file:
             file.write(_line(round))
