@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from models import make_checkpoint
 from references import SENTENCES
@@ -27,6 +27,7 @@ from fedspzo.export.prior.axis import axis_of
 from fedspzo.export.tasks import load_task
 
 
+@example(seed=253, shared=0.0, count=2)  # short, so that its rounding is a larger share of it
 @given(seed=st.integers(0, 2**32 - 1), shared=st.floats(0.0, 30.0), count=st.integers(2, 40))
 def test_states_vary_along_the_axis_as_along_what_is_steepest_besides(seed: int, shared: float, count: int) -> None:
     draw = np.random.default_rng(seed)
@@ -36,7 +37,8 @@ def test_states_vary_along_the_axis_as_along_what_is_steepest_besides(seed: int,
     assert np.linalg.norm(axis) <= 1.0
     if not axis.any():
         return
-    np.testing.assert_allclose(axis / np.linalg.norm(axis), mean / np.linalg.norm(mean), atol=1e-3)
+    way = mean / np.linalg.norm(mean)
+    np.testing.assert_allclose(axis, (axis @ way) * way, atol=2e-4, err_msg="but for the rounding of its entries")
     along = states @ mean / np.linalg.norm(mean)
     rest = states - np.outer(along, mean / np.linalg.norm(mean))
     left = (1 - axis @ axis) * np.linalg.norm(along)  # the second moment along the mean, of what is learned
