@@ -7,6 +7,7 @@ import json
 import logging
 import shutil
 import stat
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from patience import wait_until
+from patience import PATIENCE_S, wait_until
 from refusals import raises, refused
 from starlette.exceptions import HTTPException
 from starlette.testclient import TestClient
@@ -35,7 +36,7 @@ from fedspzo.broker.server.console.enrolling import LISTED, Enrolling
 from fedspzo.broker.server.console.gate import FREE_TRIES, LONGEST_S, SESSION_S, UNUSED_S, Gate
 from fedspzo.broker.server.console.headers import HEADERS
 from fedspzo.broker.server.console.job_view import JobView
-from fedspzo.broker.server.console.logins import Logins
+from fedspzo.broker.server.console.logins import Login, Logins
 from fedspzo.broker.server.console.recent_log import LINES, RecentLog, recent_log
 from fedspzo.broker.server.console.running import ACTS, Backups, DeviceControls, Running
 from fedspzo.broker.server.controls import Controls, Wish, store_job
@@ -268,6 +269,32 @@ def test_who_may_look_does_not_clear_tries_at_another_login(tmp_path: Path) -> N
             gate.enter("ann", "wrong", "1.2.3.4")
         if tried < FREE_TRIES:
             gate.enter("bob", own, "1.2.3.4")
+    with pytest.raises(HTTPException, match="429"):
+        gate.enter("ann", "wrong", "1.2.3.4")
+
+
+def test_a_right_password_takes_no_wait_of_wrong_ones_beside_it(tmp_path: Path) -> None:
+    """They come while it is hashed."""
+    logins = Logins(tmp_path)
+    logins.add("ann", "operate")
+    own = logins.add("bob", "look")
+    hashing, go_on = threading.Event(), threading.Event()
+
+    class Slow(Login):
+        def admits(self, password: str) -> bool:
+            hashing.set()
+            return go_on.wait(PATIENCE_S) and super().admits(password)
+
+    slow = {name: Slow(**vars(login)) if name == "bob" else login for name, login in logins().items()}
+    gate = Gate(lambda: slow, clock=lambda: 0.0)
+    entering = threading.Thread(target=gate.enter, args=("bob", own, "1.2.3.4"))
+    entering.start()
+    assert hashing.wait(PATIENCE_S)
+    for _ in range(FREE_TRIES - 1):
+        with pytest.raises(HTTPException, match="403"):
+            gate.enter("ann", "wrong", "1.2.3.4")
+    go_on.set()
+    entering.join()
     with pytest.raises(HTTPException, match="429"):
         gate.enter("ann", "wrong", "1.2.3.4")
 

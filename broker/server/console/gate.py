@@ -97,7 +97,7 @@ class Gate:
             tries[name] += 1
             beyond = tries.total() - FREE_TRIES
             wait = min(LONGEST_S, 2.0**beyond) if beyond >= 0 else 0.0
-            self._wrong[address] = tries, self._clock() + wait
+            self._wrong[address] = own = tries, self._clock() + wait
             self._wrong.move_to_end(address)
             while len(self._wrong) > MOST_ADDRESSES:
                 self._wrong.popitem(last=False)
@@ -108,7 +108,8 @@ class Gate:
             raise HTTPException(403, "name or password is wrong")
         with self._lock:
             del tries[name]
-            self._wrong[address] = tries, next_try
+            if self._wrong.get(address) is own:  # or wrong ones came meanwhile, and their wait stays
+                self._wrong[address] = tries, next_try
         return self._begin(name, login)
 
     def enter_by_link(self, secret: str) -> str:
