@@ -173,14 +173,20 @@ def run(
         own = under or Conditions(devices=1 if method == "mezo" else DEVICES)
         job, budget = make_settings_job(found.bundle, choice, seed), forwards * COHORT * forward_pass(found.bundle)
         if not choice:
-            job = replace(job, rounds=count_rounds(found, job, budget), final_rate=Job.final_rate)
+            job = replace(job, final_rate=Job.final_rate)
+        if job.final_rate < 1:
+            job = replace(job, rounds=count_rounds(found, job, budget))
         return run_job(found, job, own, budget, points, method if method in RIVALS else "")
 
     return kept(file, described, train)
 
 
-def plan(folder: Path, setting: str, tuning: int) -> dict[str, str]:
-    """What ``fedspzo plan`` proposes, after a trial that takes about what eight runs of tuning do; made once."""
+def plan(folder: Path, setting: str, tuning: int, forwards: int) -> dict[str, str]:
+    """What ``fedspzo plan`` proposes, after a trial that takes about what eight runs of tuning do; made once.
+
+    Args:
+        forwards: of the runs that count.
+    """
     file = folder / "plans" / f"{setting}.json"
     if not file.exists():
         file.parent.mkdir(exist_ok=True)
@@ -188,7 +194,7 @@ def plan(folder: Path, setting: str, tuning: int) -> dict[str, str]:
         command = [sys.executable, "-m", "fedspzo", "plan", place / "labelled", "--data", place / "train.jsonl"]
         terms = {
             "--devices": DEVICES, "--cohort": COHORT, "--partition": f"dirichlet:{ALPHA}", "--seeds": "device",
-            "--seed": TUNING_SEED, "--budget": tuning, "--trial": tuning / TRIAL,
+            "--seed": TUNING_SEED, "--budget": forwards, "--trial": tuning / TRIAL,
         }  # fmt: skip
         words = [str(word) for pair in terms.items() for word in pair]
         partial = file.with_suffix(".partial")
@@ -202,7 +208,7 @@ def plan(folder: Path, setting: str, tuning: int) -> dict[str, str]:
 def compare(study: Study, setting: str, method: str) -> dict[str, object]:
     """What a method's tuned choice does on the seeds that were held out."""
     if method == PLANNED:
-        choice: Settings = study.pool.submit(plan, study.folder, setting, study.tuning).result()
+        choice: Settings = study.pool.submit(plan, study.folder, setting, study.tuning, study.forwards).result()
     elif method == DEFAULT:
         choice = {}
     else:

@@ -57,6 +57,8 @@ RULED_OUT = 1.07
 DEPTH = 0.7
 #: Share of the horizon for a first look.
 LOOK = 1 / 3
+#: Rounds at full cost of what a job does that says nothing, in a whole run: fewer show its first steps alone.
+FEWEST_ROUNDS = 8
 #: Factor on the best rates of the trial, to be safe with seeds and data that were not tried.
 SAFE = 2**-0.25
 #: How far a trial's runs go at most, in whole runs.

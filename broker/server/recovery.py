@@ -120,8 +120,8 @@ def open_stopped(folder: Path) -> Iterator[Own]:
     with lock, closing(open_file(folder / DATABASE)) as connection:
         check_whole(connection, folder / DATABASE)
         job = connection.execute("SELECT CAST(bundle AS BLOB), name FROM job").fetchone()
-        if job is None or not (folder / KEY).is_file():
-            raise StateError("state.no-job", f"{folder} lacks the job or {KEY}; restore the folder from a backup")
+        if job is None:
+            raise StateError("state.no-job", f"{folder} has no job yet; start its server first")
         keys = read_keys(connection, folder, job[0], job[1])
         signer, check = open_signer(connection, folder), keys.check_entry
         with writing(connection, folder / DATABASE):

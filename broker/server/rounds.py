@@ -113,9 +113,18 @@ class Rounds:
     def reopen(self) -> None:
         """Open the round again that was open when the server stopped, if one was."""
         self._unopened = False
-        self._progress.round = opened = self._store.load_open_round(time.monotonic())
+        opened = self._store.load_open_round(time.monotonic())
+        if opened is not None and not self._spent.affords(opened.plan):  # planned when the budget was another
+            self._give_up(opened.plan, "it")
+            return
+        self._progress.round = opened
         if opened is not None:
             self.wanted = self._job.fewest
+
+    def _give_up(self, plan: Plan, what: str) -> None:
+        """Close no round any more: what is open would cost more than the budget has left."""
+        log.warning("round %d stays open: the privacy budget has no room for %s", plan.round, what)
+        self._progress.round, self._given_up = None, True
 
     def settle_full(self, now: float) -> None:
         """Go on with a round that all of its cohort have answered."""
@@ -248,8 +257,7 @@ class Rounds:
         if len(devices) < self._job.fewest or lost:
             again = try_again(plan, self._job.seed, opened.reached)
             if not self._spent.affords(again):
-                log.warning("round %d stays open: the privacy budget has no room for another attempt", plan.round)
-                self._progress.round, self._given_up = None, True
+                self._give_up(plan, "another attempt")
                 return
             reason = f"of {sum(map(len, opened.groups))} devices that were ready, {len(devices)} were summed"
             if lost or not opened.groups:

@@ -11,7 +11,7 @@ from fedspzo.api.models import open_bundle
 from fedspzo.broker.planner.probe import probe
 from fedspzo.broker.planner.profile import Profile, Unit
 from fedspzo.broker.planner.propose import Proposal, Terms, make_job, propose, read_job
-from fedspzo.broker.planner.trial import MOST_RUNS, TrialResult, search
+from fedspzo.broker.planner.trial import FEWEST_ROUNDS, MOST_RUNS, TrialResult, search
 from fedspzo.broker.rounds.job import Job, check_job
 from fedspzo.broker.rounds.methods import SIMULATED, choose_method
 from fedspzo.broker.rounds.objective import find_objective
@@ -38,7 +38,9 @@ class PlannedSettings:
         predicted_gain: how many times less it should cost than the whole model perturbed at once.
         profile: what was measured.
         proposals: all, the best by prediction first.
-        trial: what came of trying them; None where that was not asked for.
+        trial: what came of trying them; None where that was not asked for, or is too short to tell.
+        needed: how long a trial must be to tell, where the one that was asked for is too short; else 0. Then the
+            settings of a job that says nothing of its steps are chosen.
         cores: whether cores are trained; nothing here tells whether their layer would learn as soon.
     """
 
@@ -48,6 +50,7 @@ class PlannedSettings:
     profile: Profile
     proposals: Sequence[Proposal]
     trial: TrialResult | None
+    needed: int = 0
     cores: bool = False
 
 
@@ -121,26 +124,28 @@ def plan_settings(
     terms = Terms(cohort, seeds == "shared", budget)
     proposals = propose(profile, terms, cost)
     whole = next(proposal for proposal in proposals if proposal.whole)
-    result, chosen = None, proposals[0]
-    if trial:
+    default = read_job(check_job(common, found), profile, terms)
+    others = [default] if default and not default.whole else []  # a plan shall not be worse than none
+    full = profile.forward("flops", max(profile.batches))
+    needed = max((math.ceil(FEWEST_ROUNDS * each.flops / full) for each in others), default=0)
+    needed = needed if 0 < trial < needed else 0
+    result, chosen = None, others[0] if needed else proposals[0]
+    if trial and not needed:
         job = replace(common, rounds=1_000_000)
-        horizon = trial * cohort * profile.forward("flops", max(profile.batches))
 
         def tell(runs: float) -> None:
             progress(f"trying the proposals: {runs:.0f} of up to {MOST_RUNS} simulated runs")
 
         tell(0.0)
         work = Work(found.folder, engine, threads, None, shared)
-        default = read_job(check_job(common, found), profile, terms)
-        others = [default] if default and not default.whole else []  # a plan shall not be worse than none
-        result = search(work, horizon, profile, job, [*others, *proposals], tell)
+        result = search(work, trial * cohort * full, profile, job, [*others, *proposals], tell)
         chosen = result.proposal
     # Rates adapt. What held in a trial may still be too high for a job that is much longer: there they fall as well.
-    final_rate = 1.0 if budget <= FORESEEN * trial else Job().final_rate
+    final_rate = 1.0 if result and budget <= FORESEEN * trial else Job().final_rate
     job = make_job(chosen, profile, replace(common, rounds=chosen.rounds, final_rate=final_rate))
     gain = chosen.efficiency(cost) / whole.efficiency(cost)
     cores = found.manifest.adapters is not None and found.manifest.adapters.kind == "cores"
-    return PlannedSettings(job, chosen, gain, profile, proposals, result, cores)
+    return PlannedSettings(job, chosen, gain, profile, proposals, result, needed, cores)
 
 
 def published_job(method: str, **settings: object) -> Job:

@@ -134,6 +134,8 @@ def _describe(planned: PlannedSettings, settings: dict[str, str]) -> dict[str, A
         "proposals": [asdict(proposal) for proposal in planned.proposals],
     }
     outcome = planned.trial
+    if planned.needed:
+        found["needed_trial"] = planned.needed
     if outcome is not None:
         found["trial"] = {
             "gain": outcome.gain if math.isfinite(outcome.gain) else None,
@@ -187,6 +189,11 @@ def _show(planned: PlannedSettings, settings: dict[str, str]) -> None:
         print(f"measured: {found}; the trial took {outcome.flops / 1e9:,.0f} GFLOP")
         if not outcome.learned:
             print("nothing learned much within the trial: make it longer (--trial) before you rely on it")
+    elif planned.needed:
+        print(
+            "the trial is too short to tell which settings learn more, so these are those of a job that says nothing of"
+            f" its steps; give --trial {planned.needed} or more to compare others"
+        )
     if planned.cores:
         print(
             "cores: they learn sooner than their layer itself where the prior looks like the task, and no sooner where"

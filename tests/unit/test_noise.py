@@ -259,12 +259,16 @@ def test_attempts_of_an_open_round_count(tmp_path: Path, capsys: pytest.CaptureF
     assert "1 rounds of the journal and the one that is open: ε" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("answers", "closed"), [(1, 0), (7, 0), (8, 1)])
-def test_an_open_round_waits_for_the_noise_that_its_plan_counts_on(tmp_path: Path, answers: int, closed: int) -> None:
-    """Also where the server was started again with a smaller cohort and quorum."""
+@pytest.mark.parametrize(
+    ("answers", "budget", "closed"), [(1, 8.0, 0), (7, 8.0, 0), (8, 8.0, 1), (8, 4.0, 1), (8, 2.0, 0)]
+)
+def test_an_open_round_waits_for_what_its_plan_promises(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, answers: int, budget: float, closed: int
+) -> None:
+    """Also where the server was started again with a smaller cohort and quorum, and it closes none beyond the budget."""
     plan, names = make_noisy(cohort=8, quorum=8), [f"d{number}" for number in range(8)]
-    job = Job(**{**SETTINGS, "cohort": 1, "quorum": 1}, privacy="device", rounds=5)  # type: ignore[arg-type]
-    evaluator: Any = SimpleNamespace(round=0, head=EMPTY, follow=lambda round: None, close=lambda: None)
+    job = Job(**{**SETTINGS, "cohort": 1, "quorum": 1}, privacy="device", privacy_budget=budget, rounds=5)  # type: ignore[arg-type]
+    evaluator: Any = SimpleNamespace(round=0, head=EMPTY, follow=lambda round: None, end=lambda: None, close=lambda: None)
     with ServerStore(tmp_path, bytes(32)) as store:
         store.save_open_round(plan, tuple(names))
         for name in names[:answers]:
@@ -274,6 +278,7 @@ def test_an_open_round_waits_for_the_noise_that_its_plan_counts_on(tmp_path: Pat
             opened.deadline = 0.0
         loop.turn([None])
         assert store.journal.last_round == closed
+        assert ("round 1 stays open: the privacy budget has no room for it" in caplog.text) == (budget == 2.0)
         loop.close()
 
 

@@ -259,7 +259,7 @@ def test_the_command(
     data = write_examples(tmp_path / "data.jsonl", 60)
     common = [bundle_folder, "--data", data, "--devices", 5, "--cohort", 2]
     few = ["--directions", 2, "--batches", 5, "--budget", 12]
-    assert main(list(map(str, ["plan", *common, *few, "--trial", 4, "--json"]))) == 0
+    assert main(list(map(str, ["plan", *common, *few, "--trial", 8, "--json"]))) == 0
     found = json.loads(capsys.readouterr().out)
     options = [word for option in found["options"].items() for word in option]
     assert found["options"]["--final-rate"] == "1"
@@ -275,6 +275,24 @@ def test_the_command(
     assert "--sides 1" in out.splitlines()[-1]
     assert "--final-rate 0.1" in out.splitlines()[-1], "nothing was tried, so rates fall"
     assert "predicted:" in out
+
+
+def test_a_trial_that_is_too_short_to_tell_leaves_the_defaults(
+    bundle_folder: Path, tmp_path: Path, write_examples: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever learns most in a few steps may diverge in the next ones."""
+    data = write_examples(tmp_path / "data.jsonl", 60)
+    few = {"devices": 5, "cohort": 2, "directions": 2, "batches": 4}
+    found = plan_settings(bundle_folder, data, trial=1.0, **few)  # type: ignore[arg-type]
+    own = check_job(Job(cohort=2, seeds="device", rounds=found.job.rounds), Bundle(bundle_folder))
+    assert found.trial is None
+    assert (found.job.split, found.job.fanouts, found.job.adapt) == (own.split, own.fanouts, own.adapt)
+    assert found.job.learning_rates == pytest.approx(own.learning_rates)
+    assert found.job.final_rate == own.final_rate < 1, "what was not tried falls"
+    words = [f"--{name}={value}" for name, value in few.items()]
+    assert main(["plan", str(bundle_folder), "--data", str(data), *words, "--trial", "1"]) == 0
+    assert f"give --trial {found.needed} or more" in capsys.readouterr().out
+    assert plan_settings(bundle_folder, data, trial=float(found.needed), **few).trial  # type: ignore[arg-type]
 
 
 def test_a_trial_of_one_segment(checkpoint: Path, tmp_path: Path, write_examples: Write) -> None:
@@ -379,7 +397,7 @@ def test_the_command_plans_for_reactions(
     write_reactions(data, [(1.0, -1.0, 0.5)[n % 3] for n in range(48)])
     common = [bundle_folder, "--data", data, "--devices", 4, "--cohort", 2]
     objective = ["--objective", "reward", "--reward-cap", 2]
-    asked = [*objective, "--directions", 2, "--batches", 4, "--budget", 12, "--trial", 1]
+    asked = [*objective, "--directions", 2, "--batches", 4, "--budget", 12, "--trial", 16]
     assert main(list(map(str, ["plan", *common, *asked, "--json"]))) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["options"]["--objective"] == "reward"
