@@ -268,7 +268,9 @@ def test_an_open_round_waits_for_what_its_plan_promises(
     """Also where the server was started again with a smaller cohort and quorum, and it closes none beyond the budget."""
     plan, names = make_noisy(cohort=8, quorum=8), [f"d{number}" for number in range(8)]
     job = Job(**{**SETTINGS, "cohort": 1, "quorum": 1}, privacy="device", privacy_budget=budget, rounds=5)  # type: ignore[arg-type]
-    evaluator: Any = SimpleNamespace(round=0, head=EMPTY, follow=lambda round: None, end=lambda: None, close=lambda: None)
+    evaluator: Any = SimpleNamespace(
+        round=0, head=EMPTY, follow=lambda round: None, end=lambda: None, close=lambda: None
+    )
     with ServerStore(tmp_path, bytes(32)) as store:
         store.save_open_round(plan, tuple(names))
         for name in names[:answers]:
