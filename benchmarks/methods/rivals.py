@@ -101,7 +101,8 @@ def _public_bundle(setting: Setting) -> Bundle:
     place = setting.place / PUBLIC
     if not (place / "bundle").exists():
         target = Target(["torch"], [8], [max(shape.length for shape in setting.bundle.manifest.shapes)])
-        export_bundle("minilm", load_task(str(place / "task.toml")), target, place / "bundle")
+        model, _ = setting.name.split("-", 1)
+        export_bundle(model, load_task(str(place / "task.toml")), target, place / "bundle")
     return Bundle(place / "bundle")
 
 

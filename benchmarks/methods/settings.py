@@ -159,9 +159,9 @@ SETTINGS = {
     "minilm-clinc-phone": Recipe(partial(_real, "minilm"), (12, 16, 24), 0.9, "clinc-phone", "banking77"),
     "minilm-snips": Recipe(partial(_real, "minilm"), (12, 16, 24), 0.9, "snips", "banking77"),
     "minilm-banking77": Recipe(partial(_real, "minilm"), (12, 16, 32), 0.9, "banking77", "snips"),
-    "smollm2-sst2": Recipe(partial(_real, "smollm2"), (16, 32, 64), 0.8, "sst2"),
-    "smollm2-trec": Recipe(partial(_real, "smollm2"), (16, 32, 64), 0.8, "trec"),
-    "smollm2-agnews": Recipe(partial(_real, "smollm2"), (16, 32, 64), 0.8, "agnews"),
+    "smollm2-sst2": Recipe(partial(_real, "smollm2"), (16, 32, 64), 0.8, "sst2", "trec"),
+    "smollm2-trec": Recipe(partial(_real, "smollm2"), (16, 32, 64), 0.8, "trec", "agnews"),
+    "smollm2-agnews": Recipe(partial(_real, "smollm2"), (16, 32, 64), 0.8, "agnews", "trec"),
 }
 #: Those that need no data from elsewhere.
 GENERATED = tuple(name for name, recipe in SETTINGS.items() if not recipe.source)
