@@ -6,7 +6,7 @@ encoder never saw, by a masked word.
 
 ``minilm-clinc-phone``, ``minilm-snips``, ``minilm-banking77``: the same model on real requests, from a folder DATA that
 is laid out as ``benchmarks/real_tasks.py`` says. Nothing of it is part of this repository. ``smollm2-sst2``,
-``smollm2-trec``, ``smollm2-agnews``: SmolLM2-135M-Instruct by the next word, on the same.
+``smollm2-trec``, ``smollm2-agnews``, ``smollm2-boolq``: SmolLM2-135M-Instruct by the next word, on the same.
 """
 
 from __future__ import annotations
@@ -162,6 +162,7 @@ SETTINGS = {
     "smollm2-sst2": Recipe(partial(_real, "smollm2"), (16, 32, 64), 0.8, "sst2", "trec"),
     "smollm2-trec": Recipe(partial(_real, "smollm2"), (16, 32, 64), 0.8, "trec", "agnews"),
     "smollm2-agnews": Recipe(partial(_real, "smollm2"), (16, 32, 64), 0.8, "agnews", "trec"),
+    "smollm2-boolq": Recipe(partial(_real, "smollm2"), (64, 128, 192), 0.9, "boolq", "trec"),
 }
 #: Those that need no data from elsewhere.
 GENERATED = tuple(name for name, recipe in SETTINGS.items() if not recipe.source)
