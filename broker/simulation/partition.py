@@ -11,6 +11,7 @@ import numpy as np
 from fedspzo.device_runtime.data.store import DataStore, load_data, subset
 from fedspzo.device_runtime.directions.format import derive_seed
 from fedspzo.device_runtime.errors import DataError, PlanError
+from fedspzo.device_runtime.log import several
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.protocol.objective import Objective
 from fedspzo.device_runtime.step.objectives import choose_examples
@@ -61,6 +62,10 @@ class Skew:
             )
         return cls(alpha)
 
+    def __str__(self) -> str:
+        """What :meth:`parse` takes."""
+        return "iid" if np.isinf(self.alpha) else f"dirichlet:{self.alpha:g}"
+
 
 @dataclass(frozen=True)
 class Partition:
@@ -81,6 +86,10 @@ class Partition:
     each: int | None
     seed: int
     objective: Objective | None
+
+    def __str__(self) -> str:
+        """What decides who holds which examples of a file, beside the seed."""
+        return f"{several(self.devices, 'device')}, {self.skew}" + (f", {self.each} examples each" if self.each else "")
 
     def __call__(self, bundle: Bundle) -> Shares:
         """The shares. Raises DataError when there are too few examples, PlanError when none has a label it needs."""

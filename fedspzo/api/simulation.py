@@ -34,11 +34,16 @@ from fedspzo.broker.simulation.zeroth_order import ZerothOrder, check_snapshot
 from fedspzo.device_runtime.data.store import DataStore, load_data
 from fedspzo.device_runtime.engines.protocol import create_engine
 from fedspzo.device_runtime.errors import PlanError, StateError
+from fedspzo.device_runtime.files import write_atomically
+from fedspzo.device_runtime.log import printable
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.prefix_cache import Prefix, PrefixCache
 from fedspzo.device_runtime.step.runner import Forward
 from fedspzo.device_runtime.step.scores import Evaluation, check_labels, evaluate
+
+#: In the state folder: how the examples of its rounds were split among devices.
+PARTITION = "partition"
 
 
 @dataclass(frozen=True)
@@ -159,6 +164,7 @@ def simulate(
                 f"{folder} has rounds of a run with the seed {earlier.seed}, and this one has {checked.seed}; give that"
                 " seed, or a state folder of its own",
             )
+        _keep_partition(folder, shared, bool(store.journal.last_round or store.snapshot))
         store_job(store, checked)
         replica = Replica(found, store.snapshot, threads)
         training: Training
@@ -222,3 +228,18 @@ def simulate(
         better = judged.best is not None and judged.best.round != replica.round
         best_model = run_folder.open_run(folder, run_folder.BEST) if better else replica
     return Simulation(replica, tuple(rounds), judged.evaluations, result, best_model)
+
+
+def _keep_partition(folder: Path, shared: Partition, begun: bool) -> None:
+    """Keep how examples are split. Raises StateError where rounds that were simulated here had another split."""
+    if shared.data.is_dir():
+        return  # each device has a file of its own
+    own, kept = str(shared), folder / PARTITION
+    earlier = kept.read_text(encoding="utf-8", errors="replace") if begun and kept.exists() else own
+    if earlier != own:
+        raise StateError(
+            "state.rounds-of-another-partition",
+            f"{folder} has rounds of a run with {printable(earlier)}, and this one has {own}; give what that run had,"
+            " or a state folder of its own",
+        )
+    write_atomically(kept, own.encode())

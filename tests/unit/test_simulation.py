@@ -289,7 +289,7 @@ def test_options_that_contradict_themselves(
         share_out(store_of([0]), 2, Skew(1.0), 0)
 
 
-def test_rounds_of_another_seed_are_not_continued(
+def test_rounds_of_another_seed_or_split_are_not_continued(
     plain: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The same call again finds nothing to do, and says so."""
@@ -300,6 +300,10 @@ def test_rounds_of_another_seed_are_not_continued(
     assert main(list(map(str, [*given, "--seed", 1]))) == 0
     assert "no round was left" in capsys.readouterr().out
     assert "[state.rounds-of-another-seed]" in refused(capsys, *given, "--seed", 2)
+    for other in (["--partition", "iid"], ["--examples-per-device", 6], ["--devices", 7]):
+        said = refused(capsys, *given, "--seed", 1, *other)
+        assert "[state.rounds-of-another-partition]" in said
+        assert "has rounds of a run with" in said
     assert main(list(map(str, [*given, "--seed", 1, "--rounds", 5]))) == 0, "the folder is as it was"
     assert len(read_journal(tmp_path / "state")) == 5
 
