@@ -265,7 +265,7 @@ def test_attempts_of_an_open_round_count(tmp_path: Path, capsys: pytest.CaptureF
 def test_an_open_round_waits_for_what_its_plan_promises(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, answers: int, budget: float, closed: int
 ) -> None:
-    """Also where the server was started again with a smaller cohort and quorum, and it closes none beyond the budget."""
+    """Also where the server was started again with a smaller quorum; and none that costs more than the budget."""
     plan, names = make_noisy(cohort=8, quorum=8), [f"d{number}" for number in range(8)]
     job = Job(**{**SETTINGS, "cohort": 1, "quorum": 1}, privacy="device", privacy_budget=budget, rounds=5)  # type: ignore[arg-type]
     evaluator: Any = SimpleNamespace(
