@@ -98,6 +98,7 @@ class Proposal:
         decrease: of the loss in a round, expected at the start.
         flops, seconds: of a device's step, on average over rounds.
         rounds: that fit the budget.
+        seeds: whose directions devices measure, as a job's.
         adapt: what of it adapts, see :mod:`fedspzo.broker.rounds.adaptive`.
     """
 
@@ -108,6 +109,7 @@ class Proposal:
     flops: float
     seconds: float
     rounds: int
+    seeds: str
     adapt: tuple[str, ...] = ("rates",)
 
     def efficiency(self, unit: Unit) -> float:
@@ -212,16 +214,19 @@ def make_job(proposal: Proposal, profile: Profile, job: Job) -> Job:
     one_sided = replace(job, sides=1)  # first: two-sided, as many directions would be too many scalars
     return replace(
         one_sided.with_blocks(blocks), epsilon=epsilon, batch=proposal.batch, first_every=proposal.first_every,
-        adapt=proposal.adapt,
+        seeds=proposal.seeds, adapt=proposal.adapt,
     )  # fmt: skip
 
 
-def read_job(job: Job, profile: Profile, terms: Terms) -> Proposal | None:
+def read_job(job: Job, profile: Profile, budget: float) -> Proposal | None:
     """The settings of a one-sided job as a proposal; None where each of its blocks is not some whole segments.
 
     It is to promise what the best rates for its blocks do.
+
+    Args:
+        budget: see :class:`Terms`.
     """
-    last = len(profile.segments)
+    terms, last = Terms(job.cohort, job.seeds == "shared", budget), len(profile.segments)
     starts = {segment.start: number for number, segment in enumerate(profile.segments)}
     stops = [starts.get(block.stop, 0) for block in job.blocks[:-1]]
     if job.sides != 1 or not all(stops):
@@ -263,7 +268,8 @@ def _assemble(
         rounds = max(1, int(terms.budget * full / found["flops"]))
         if cuts[0].fanout:
             break
-    return Proposal(cuts, rest, batch, decrease, found["flops"], found["seconds"], rounds)
+    seeds = "shared" if terms.shared else "device"
+    return Proposal(cuts, rest, batch, decrease, found["flops"], found["seconds"], rounds, seeds)
 
 
 def _cost(

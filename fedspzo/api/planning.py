@@ -124,7 +124,7 @@ def plan_settings(
     terms = Terms(cohort, seeds == "shared", budget)
     proposals = propose(profile, terms, cost)
     whole = next(proposal for proposal in proposals if proposal.whole)
-    default = read_job(check_job(common, found), profile, terms)
+    default = read_job(check_job(replace(common, seeds=Job.seeds), found), profile, budget)
     others = [default] if default and not default.whole else []  # a plan shall not be worse than none
     full = profile.forward("flops", max(profile.batches))
     needed = max((math.ceil(FEWEST_ROUNDS * each.flops / full) for each in others), default=0)

@@ -206,10 +206,11 @@ def _show(planned: PlannedSettings, settings: dict[str, str]) -> None:
 def _row(profile: Profile, proposal: Proposal) -> tuple[str, ...]:
     """The settings, for a table."""
     starts = [profile.segments[cut.start].start for cut in proposal.cuts]
+    own = " (own)" if proposal.seeds == "device" else " (shared)"
     every = f" every {proposal.first_every}th" if proposal.first_every > 1 else ""
     return (
         " | ".join(str(start) for start in starts),
-        ", ".join(str(cut.fanout) + (every if number == 0 else "") for number, cut in enumerate(proposal.cuts)),
+        ", ".join(str(cut.fanout) + (every if number == 0 else "") for number, cut in enumerate(proposal.cuts)) + own,
         ", ".join(f"{cut.rate:.3g}" for cut in proposal.cuts) + (" by steps" if "steps" in proposal.adapt else ""),
         str(proposal.batch),
         f"{proposal.flops / 1e9:.2f}",

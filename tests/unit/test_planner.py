@@ -132,17 +132,17 @@ def test_every_proposal_makes_a_job() -> None:
 
 
 def test_the_defaults_are_a_proposal(bundle: Bundle, store: DataStore) -> None:
-    job, terms = check_job(Job(seeds="device"), bundle), Terms(4, False, 100.0)
+    job = check_job(Job(), bundle)
     profile = probe(
         Forward(create_engine("litert"), Replica(bundle)), Shares(["a", "b"], lambda device: store), 2, 4, 0
     )
-    proposal = read_job(job, profile, terms)
+    proposal = read_job(job, profile, 100.0)
     assert proposal is not None
     assert proposal.efficiency("flops") > 0
     made = make_job(proposal, profile, job)
     assert replace(made, epsilon=1.0, scales=()) == replace(job, epsilon=1.0, scales=())
     assert [made.epsilon * s for s in made.scales] == pytest.approx([job.epsilon * s for s in job.scales])
-    assert read_job(check_job(Job(fanouts=(1, 4), split=(1,), sides=2), bundle), profile, terms) is None
+    assert read_job(check_job(Job(fanouts=(1, 4), split=(1,), sides=2), bundle), profile, 100.0) is None
 
 
 def test_signal_is_told_from_noise() -> None:
@@ -284,9 +284,9 @@ def test_a_trial_that_is_too_short_to_tell_leaves_the_defaults(
     data = write_examples(tmp_path / "data.jsonl", 60)
     few = {"devices": 5, "cohort": 2, "directions": 2, "batches": 4}
     found = plan_settings(bundle_folder, data, trial=1.0, **few)  # type: ignore[arg-type]
-    own = check_job(Job(cohort=2, seeds="device", rounds=found.job.rounds), Bundle(bundle_folder))
+    own = check_job(Job(cohort=2, rounds=found.job.rounds), Bundle(bundle_folder))
     assert found.trial is None
-    assert (found.job.split, found.job.fanouts, found.job.adapt) == (own.split, own.fanouts, own.adapt)
+    assert (found.job.split, found.job.fanouts, found.job.seeds) == (own.split, own.fanouts, own.seeds)
     assert found.job.learning_rates == pytest.approx(own.learning_rates)
     assert found.job.final_rate == own.final_rate < 1, "what was not tried falls"
     words = [f"--{name}={value}" for name, value in few.items()]
