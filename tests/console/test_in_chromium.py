@@ -243,6 +243,7 @@ def _invites(page: Page, folder: Path) -> Path:
     assert (file.name, file.read_text()) == ("hall.invitation", f"{text}\n")
     page.keyboard.press("Escape")
     page.locator("#made").wait_for(state="hidden")
+    page.locator("#made code:empty").wait_for(state="attached")  # the browser tells of a closed dialog in a later task
     assert text not in page.content()
     return file
 

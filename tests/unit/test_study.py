@@ -81,7 +81,7 @@ def test_a_small_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()} == runs
     rows = json.loads((tmp_path / "rows.json").read_text())
     assert [row["method"] for row in rows] == ["planned", "frozen", "decomfl"]
-    assert rows[0]["choice"]["--seeds"] == "device"
+    assert rows[0]["choice"] == json.loads((tmp_path / "plans" / "opinions.json").read_text())["options"]
     options = [
         "--rows",
         tmp_path / "rows.json",
