@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
+
+from fedspzo.device_runtime import plain_json
 
 if TYPE_CHECKING:
     from fedspzo.broker.rounds.aggregate import ClosedRound
@@ -29,9 +29,8 @@ class Step(Protocol):
 
 def show(as_json: bool, **fields: Any) -> None:
     """Print an event's fields."""
-    if as_json:  # which has no NaN
-        plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
-        print(json.dumps(plain), flush=True)
+    if as_json:
+        print(plain_json.dumps(fields), flush=True)
     else:
         words = (
             f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in fields.items()

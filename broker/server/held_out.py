@@ -134,4 +134,5 @@ def _fingerprint(examples: DataStore) -> bytes:
     hashed = hashlib.blake2b(digest_size=16)
     for array in (examples.ids, examples.lengths, examples.starts, examples.labels, examples.targets):
         hashed.update(b"" if array is None else array.tobytes())
+    hashed.update(json.dumps(examples.references).encode() if examples.references else b"")
     return hashed.digest()

@@ -97,7 +97,10 @@ def read_feedback(record: Mapping[str, Any], task: Task) -> tuple[dict[str, Any]
             "data.feedback-of-another-kind",
             f"feedback is on one label, or on the text for a template, and task '{task.name}' has neither; give labels",
         )
-    given, record = record, {name: value for name, value in record.items() if value is not None and value != ""}
+    given = record  # an empty cell of a table says nothing, an empty text is one
+    record = {
+        name: value for name, value in given.items() if value is not None and (value != "" or name in task.fields)
+    }
     if task.target in record:
         raise DataError(
             "data.label-and-reaction",

@@ -87,7 +87,7 @@ def parse_examples(
     for where, record in _records(source, content):
         try:
             with at(where):
-                examples = parse_record(_decode_json(record) if isinstance(record, bytes) else record, task)
+                examples = parse_record(_decode(record), task)
         except DataError as error:
             skip(error)
         else:
@@ -105,12 +105,12 @@ def read_records(source: str) -> Iterator[tuple[str, object]]:
     """
     for where, record in _records(source, read_source(source)):
         with at(where):
-            known = _decode_json(record) if isinstance(record, bytes) else record
+            known = _decode(record)
         yield where, known
 
 
 def _records(source: str, content: Any) -> Iterator[tuple[str, object]]:
-    """Each after its place; those of JSON lines as bytes."""
+    """Each after its place, as :func:`_decode` takes them."""
     suffix = Path(source).suffix.lower()
     if source.startswith(HUB):
         return ((f"{source}, row {n}", row) for n, row in enumerate(content, start=1))
@@ -119,6 +119,20 @@ def _records(source: str, content: Any) -> Iterator[tuple[str, object]]:
     if suffix == ".parquet":
         return _parquet_records(source, content)
     return _json_records(source, content)
+
+
+def _decode(record: object) -> object:
+    """A line of JSON lines is decoded, a row of a table checked."""
+    if isinstance(record, bytes):
+        try:
+            return json.loads(record)
+        except (ValueError, RecursionError):
+            raise DataError("data.not-json", "it is not JSON; write one JSON object on each line") from None
+    if isinstance(record, dict) and None in record:  # as csv has what is left of a row
+        raise DataError(
+            "data.extra-columns", "the row has more cells than the header has names; put texts with commas in quotes"
+        )
+    return record
 
 
 def parse_record(record: object, task: Task) -> list[Example]:
@@ -213,13 +227,6 @@ def _json_records(source: str, content: bytes) -> Iterator[tuple[str, object]]:
             yield f"{source}, line {number}", line
 
 
-def _decode_json(line: bytes) -> object:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
-        raise DataError("data.not-json", "it is not JSON; write one JSON object on each line") from None
-
-
 def _csv_records(source: str, content: bytes, delimiter: str) -> Iterator[tuple[str, object]]:
     try:
         reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), delimiter=delimiter, strict=True)
@@ -229,7 +236,9 @@ def _csv_records(source: str, content: bytes, delimiter: str) -> Iterator[tuple[
         for record in reader:
             yield f"{source}, line {reader.line_num}", record
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError("data.not-csv", f"{source} is not a CSV file in UTF-8 ({error}); save it as one") from None
+        raise DataError(
+            "data.not-csv", f"{source} is not a CSV file in UTF-8 ({error}); save it as one, or as JSON lines"
+        ) from None
 
 
 def _parquet_records(source: str, content: bytes) -> Iterator[tuple[str, object]]:
@@ -240,10 +249,9 @@ def _parquet_records(source: str, content: bytes) -> Iterator[tuple[str, object]
         raise DataError("data.library-missing", f"reading {source} needs pyarrow; {install_hint('data')}") from None
     try:
         rows = parquet.read_table(pyarrow.BufferReader(content)).to_pylist()
-    except pyarrow.ArrowException as error:
-        raise DataError(
-            "data.not-parquet", f"{source} is not a Parquet file ({str(error).splitlines()[0]}); save it as one"
-        ) from None
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DataError("data.not-parquet", f"{source} is not a Parquet file ({reason}); save it as one") from None
     for number, record in enumerate(rows, start=1):
         yield f"{source}, row {number}", record
 

@@ -20,6 +20,8 @@ SUFFIXES = {"litert": ".tflite", "executorch": ".pte", "torch": ".pt2"}
 ENGINES = (*SUFFIXES, "tflite")
 #: Those that can stream constants from files.
 STREAMING = ("litert",)
+#: More than machines have, and fewer than what a library fails to start.
+MOST_THREADS = 1024
 
 
 class StageGraph(Protocol):
@@ -184,8 +186,10 @@ def create_engine(name: str, threads: int = 1, within: int | None = None) -> Eng
     """
     if name not in ENGINES:
         raise EngineError("engine.unknown", f"there is no engine '{name}'; choose one of {', '.join(ENGINES)}")
-    if threads < 1:
-        raise EngineError("engine.threads", f"an engine needs at least 1 thread, not {threads}; raise --threads")
+    if not 1 <= threads <= MOST_THREADS:
+        raise EngineError(
+            "engine.threads", f"an engine has 1 to {MOST_THREADS} threads, not {threads}; change --threads"
+        )
     module = importlib.import_module(f"fedspzo.device_runtime.engines.{name}")
     engine: Engine = module.create(threads, within) if name in STREAMING else module.create(threads)
     return engine

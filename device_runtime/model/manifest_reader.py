@@ -121,7 +121,10 @@ def _check(manifest: Manifest) -> None:
     _need(all(ROWS in shape.feeds for shape in shapes), "a shape does not take tokens")
     _need(any(shape.groups == 1 for shape in shapes), "it has no shape for one branch")
     largest = max(shape.batch for shape in shapes), max(shape.length for shape in shapes)
-    _need((shapes[0].batch, shapes[0].length) == largest, "its first shape is not the largest")
+    first = shapes[0]
+    _need(
+        (first.batch, first.length, first.groups) == (*largest, 1), "its first shape is not the largest of one branch"
+    )
     _need(manifest.task.answer_tokens < manifest.length, "its answers are longer than its examples")
     _need({WEIGHTS, TOKENIZER} <= manifest.files.keys(), "it lists no weights or no tokenizer")
     _need({"name", "family"} <= manifest.model.keys(), "it does not name the model")

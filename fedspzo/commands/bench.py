@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from fedspzo.broker.rounds.job import Job
+from fedspzo.device_runtime import plain_json
 from fedspzo.options.fields import add_options
 from fedspzo.options.job import STEP, make_step
 from fedspzo.options.memory import add_memory_option
@@ -29,7 +30,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Measure and print."""
-    import json
     from dataclasses import asdict
 
     from fedspzo.bench.figures import FIGURES
@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> None:
     )
     for figure in FIGURES[options.what](setting, options.repeats):
         if options.json:
-            print(json.dumps(asdict(figure) | {"ratio": figure.ratio}), flush=True)
+            print(plain_json.dumps(asdict(figure) | {"ratio": figure.ratio}), flush=True)
         else:
             print(
                 f"{figure.name}: {figure.value:.4g} {figure.unit}; bound {figure.bound:.4g} ({figure.bound_is});"

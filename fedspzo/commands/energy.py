@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from math import inf, isfinite
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 from fedspzo.broker.rounds.job import Job
 from fedspzo.broker.rounds.methods import FIRST_ORDER, SIMULATED
 from fedspzo.commands.device import DATA_HELP
+from fedspzo.device_runtime import plain_json
 from fedspzo.options.energy import add_price_option, add_root_option, make_places
 from fedspzo.options.fields import add_options
 from fedspzo.options.job import STEP, add_method_option, make_step
@@ -101,7 +101,7 @@ def _sources(options: argparse.Namespace) -> None:
             {"name": source.name, **describe_facts(source.facts), "now": states[source.name] or "readable"}
             for source in search.found
         ]
-        print(json.dumps({"sources": found, "missing": dict(search.missing)}))
+        print(plain_json.dumps({"sources": found, "missing": dict(search.missing)}))
         return
     for source in search.found:
         print("\n".join(facts_lines(source.name, source.facts)))
@@ -205,7 +205,7 @@ def _measure_and_keep(options: argparse.Namespace, afterwards: ExitStack) -> Non
         "reading_share_of_cpu": taken.share,
     }
     if options.json:
-        print(json.dumps(describe_account(account, taken.steps, told) | setting))
+        print(plain_json.dumps(describe_account(account, taken.steps, told) | setting))
     else:
         print("\n".join(account_lines(account, len(taken.losses), told)))
         if reached:
@@ -289,11 +289,11 @@ def _report(options: argparse.Namespace) -> None:
         described = describe_rounds(rounds)
         lines = rounds_lines(described, beside)
         described |= beside
-    print(json.dumps(described) if options.json else "\n".join(lines))
+    print(plain_json.dumps(described) if options.json else "\n".join(lines))
 
 
 def _compare(options: argparse.Namespace) -> None:
     from fedspzo.energy.compare import compare, comparison_lines, read_measurement
 
     compared = compare(read_measurement(options.one), read_measurement(options.other))
-    print(json.dumps(asdict(compared)) if options.json else "\n".join(comparison_lines(compared)))
+    print(plain_json.dumps(asdict(compared)) if options.json else "\n".join(comparison_lines(compared)))

@@ -6,13 +6,13 @@ Of reactions it estimates the reward. A file may have both.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections import ChainMap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedspzo.device_runtime import plain_json
 from fedspzo.device_runtime.log import several
 from fedspzo.options.memory import add_memory_option
 from fedspzo.options.round import add_round_option
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fedspzo.device_runtime.data.store import DataStore
 
 #: What was found of a model: by name, for programs, and as a line for people.
-Figures = tuple[dict[str, float | None], str]
+Figures = tuple[dict[str, float], str]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> None:
             found[f"after {trained.round} rounds"] = measure(trained)
     if options.json:
         states = {name: dict(ChainMap(*(figures for figures, _ in parts))) for name, parts in found.items()}
-        print(json.dumps(states | counts))
+        print(plain_json.dumps(states | counts))
         return
     for name, parts in found.items():
         for _, line in parts:
@@ -102,10 +102,9 @@ def _estimate(model: Model, store: DataStore, **how: Any) -> Figures:
     from fedspzo.api.models import estimate_reward
 
     found = estimate_reward(model, store, **how).record()
-    known = {name: value if math.isfinite(value) else None for name, value in found.items()}
-    said = {name: "unknown" if value is None else f"{value:.4f}" for name, value in known.items()}
+    said = {name: f"{value:.4f}" if math.isfinite(value) else "unknown" for name, value in found.items()}
     line = (
         "estimated reward {reward} (standard error {reward_uncertainty}), self-normalised {normalised} (standard error"
         " {normalised_uncertainty})"
     ).format(**said)
-    return known, f"{line}; {found['effective']:.1f} reactions count fully"
+    return found, f"{line}; {found['effective']:.1f} reactions count fully"

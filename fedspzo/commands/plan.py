@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedspzo.broker.rounds.job import Job
 from fedspzo.commands.simulate import add_share_options
+from fedspzo.device_runtime import plain_json
 from fedspzo.device_runtime.protocol.objective import LOSS
 from fedspzo.options.fields import add_options
 from fedspzo.options.job import add_config_option, make_job
@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> None:
         )
     settings = job_options(found.chosen, found.profile, found.job)
     if options.json:
-        print(json.dumps(_describe(found, settings)))
+        print(plain_json.dumps(_describe(found, settings)))
     else:
         _show(found, settings)
 
@@ -138,11 +138,11 @@ def _describe(planned: PlannedSettings, settings: dict[str, str]) -> dict[str, A
         found["needed_trial"] = planned.needed
     if outcome is not None:
         found["trial"] = {
-            "gain": outcome.gain if math.isfinite(outcome.gain) else None,
+            "gain": outcome.gain,
             "factor": outcome.factor,
             "flops": outcome.flops,
             "added": outcome.added,
-            "runs": [{**asdict(run), "held": run.held if math.isfinite(run.held) else None} for run in outcome.tried],
+            "runs": [asdict(run) for run in outcome.tried],
         }
     return found
 

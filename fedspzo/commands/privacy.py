@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
+from fedspzo.device_runtime import plain_json
 from fedspzo.options.job import add_job_options, make_job
 
 
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> None:
             plans, what = [*plans, opened], f"{what} and the one that is open"
     noisy = [plan for plan in plans if plan.noise]
     if not noisy:
-        print(json.dumps({"rounds": len(plans), "noisy": 0}) if options.json else f"{what}: no noise, no promise")
+        print(plain_json.dumps({"rounds": len(plans), "noisy": 0}) if options.json else f"{what}: no noise, no promise")
         return
     last = noisy[-1].noise[0]
     unit = "device" if {plan.noise[0].unit for plan in noisy} == {"device"} else "example"  # which each of them hides
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
     found["epsilon_to_server"] = epsilon(seen, job.delta)
     if options.json:
         known = {"rounds": len(plans), "noisy": len(noisy), "unit": unit, "delta": job.delta, "rho": sum(costs)}
-        print(json.dumps({**known, **found}))
+        print(plain_json.dumps({**known, **found}))
         return
     print(
         f"{what}: ε = {found['epsilon']:.4g} at δ = {job.delta:g} (by dp-accounting {found['dp_accounting']:.4g}), for"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedspzo.device_runtime import plain_json
 from fedspzo.options.broker import add_broker_options, make_access
 from fedspzo.options.endpoint import add_endpoint_options, read_address
 from fedspzo.options.job import add_job_options, make_job
@@ -142,7 +142,7 @@ def run(options: argparse.Namespace) -> None:
             seconds = time.monotonic() - started
             manager.say(f"STATUS=finished at round {server.status().round}")
             if options.json:
-                print(json.dumps(_describe(event, seconds, server.status() if job.energy else None)), flush=True)
+                print(plain_json.dumps(_describe(event, seconds, server.status() if job.energy else None)), flush=True)
             else:
                 _print(event, seconds)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
+
+from fedspzo.device_runtime import plain_json
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +29,7 @@ def run(options: argparse.Namespace) -> None:
     of_demo = options.state / SERVER
     status = read_status(of_demo if (of_demo / DATABASE).is_file() else options.state)
     if options.json:
-        print(json.dumps(status))
+        print(plain_json.dumps(status))
         return
     recent = status["recent"]
     if status["job"] is not None:

@@ -67,6 +67,16 @@ def test_evaluations_on_other_examples_do_not_count(tmp_path: Path, store: DataS
         assert (other.evaluations, other.best, other.stalled) == ({}, None, False)
 
 
+def test_evaluations_on_other_right_answers_do_not_count(tmp_path: Path, store: DataStore) -> None:
+    """Of generation, where labels say nothing: a second answer that is right as well may be all that is new."""
+    answered = replace(store, references=(("five",),) * len(store))
+    with ServerStore(tmp_path, bytes(32)) as server:
+        for round, found in scored((0.5, 1.0)).items():
+            HeldOut(server, answered).add(fedspzo.Evaluated(round, found))
+        assert HeldOut(server, answered).evaluations
+        assert not HeldOut(server, replace(answered, references=(("five", "5"),) * len(store))).evaluations
+
+
 @pytest.fixture(scope="module")
 def run(
     bundle: Bundle, tmp_path_factory: pytest.TempPathFactory, write_examples: Write

@@ -44,6 +44,11 @@ DAMAGE: list[tuple[Callable[[Path], object], str, str]] = [
     (lambda f: edit(f, lambda m: m.update(directions=2)), "bundle.version", "directions version 2"),
     (lambda f: edit(f, lambda m: m.update(tensors=[])), "bundle.manifest-damaged", "manifest.json"),
     (lambda f: edit(f, lambda m: m.update(shapes=[])), "bundle.manifest-damaged", "manifest.json"),
+    (
+        lambda f: edit(f, lambda m: m["shapes"].insert(0, {**m["shapes"][0], "groups": 2})),
+        "bundle.manifest-damaged",
+        "not the largest of one branch",
+    ),
     (lambda f: (f / "layer-4x12.tflite").unlink(), "bundle.file-unreadable", "layer-4x12.tflite"),
     (lambda f: (f / "layer-4x12.tflite").write_bytes(b"x"), "bundle.file-altered", "layer-4x12.tflite"),
     (lambda f: (f / "tokenizer.json").write_text("{}"), "bundle.file-altered", "tokenizer.json"),

@@ -3,16 +3,39 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from random import Random
 
 import numpy as np
+import pyarrow
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pyarrow import parquet
 from refusals import raises
 from tokenizers import Tokenizer
 
+from fedspzo.device_runtime.data.sources import read_records
 from fedspzo.device_runtime.data.store import DataStore, Encoder, load_data
+from fedspzo.device_runtime.errors import DataError
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.task import Label, Task
+
+
+def fuzzed(test: Callable[..., None]) -> Callable[..., None]:
+    """The test with many seeds."""
+    patient = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    return patient(given(st.integers(0, 2**32))(test))
+
+
+def damaged(content: bytes, draw: Random) -> bytes:
+    """Some bytes are others, and the end may be gone."""
+    changed = bytearray(content)
+    for _ in range(draw.choice([1, 3, 20])):
+        changed[draw.randrange(len(changed))] = draw.randrange(256)
+    return bytes(changed[: draw.choice([len(changed), draw.randrange(len(changed))])])
 
 
 def write(path: Path, *lines: str) -> Path:
@@ -50,6 +73,35 @@ def test_lines_become_examples(bundle: Bundle, tmp_path: Path) -> None:
 def test_a_bad_line_is_named(bundle: Bundle, tmp_path: Path, line: str, kind: str, named: str) -> None:
     with raises(kind, named):
         load_data(write(tmp_path / "d.jsonl", GOOD, line), bundle)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "named"),
+    [
+        ("text,label\nplay,music\nwake me, at six,alarm\n", "data.extra-columns", "line 3"),
+        ("text,label\n" + "wake me " * 20_000 + ",alarm\n", "data.not-csv", "JSON lines"),
+        ("text,text\na,b\n", "data.duplicate-column", "two columns"),
+    ],
+)
+def test_a_table_that_is_not_one_is_refused(bundle: Bundle, tmp_path: Path, text: str, kind: str, named: str) -> None:
+    with raises(kind, named):
+        load_data(write(tmp_path / "d.csv", text), bundle)
+
+
+def test_a_row_of_too_many_cells_can_be_left_out(bundle: Bundle, tmp_path: Path) -> None:
+    path, refused = write(tmp_path / "d.csv", "text,label", "wake me, at six,alarm", "play,music"), []
+    assert len(load_data(path, bundle, skip=refused.append)) == 1
+    assert [error.kind for error in refused] == ["data.extra-columns"]
+
+
+@fuzzed
+def test_a_damaged_parquet_file_is_read_or_refused(tmp_path: Path, seed: int) -> None:
+    path = tmp_path / "d.parquet"
+    columns = {"text": ["wake me", "play"] * 20, "label": ["alarm", "music"] * 20}
+    parquet.write_table(pyarrow.table(columns), path)
+    path.write_bytes(damaged(path.read_bytes(), Random(seed)))
+    with suppress(DataError):
+        list(read_records(str(path)))
 
 
 def test_no_file_and_no_examples(bundle: Bundle, tmp_path: Path) -> None:
@@ -99,6 +151,15 @@ def test_tokens_are_made_once(bundle: Bundle, tmp_path: Path, monkeypatch: pytes
     assert len(load_data(path, bundle, cache)) == 2, "a changed file is read anew"
     cache.write_bytes(b"PK\x03\x04 torn")
     assert len(load_data(path, bundle, cache)) == 2, "a damaged cache is made anew"
+
+
+@fuzzed
+def test_a_damaged_cache_is_made_anew(bundle: Bundle, tmp_path: Path, seed: int) -> None:
+    path, cache = write(tmp_path / "d.jsonl", GOOD), tmp_path / "tokens.npz"
+    cache.unlink(missing_ok=True)
+    expected = load_data(path, bundle, cache)
+    cache.write_bytes(damaged(cache.read_bytes(), Random(seed)))
+    np.testing.assert_array_equal(load_data(path, bundle, cache).ids, expected.ids)
 
 
 def test_sampling_is_repeatable_and_without_replacement() -> None:

@@ -98,6 +98,9 @@ def test_arrays_of_another_shape_are_refused(engine: str, bundle: Bundle) -> Non
 def test_unknown_and_missing_engines(bundle_folder: Path, tmp_path: Path) -> None:
     with raises("engine.unknown", "'onnx'", "choose one of litert, executorch, torch, tflite"):
         create_engine("onnx")
+    for threads in (0, -1, 10**9):
+        with raises("engine.threads", str(threads), "--threads"):
+            create_engine("torch", threads)
     import json
     import shutil
 

@@ -470,6 +470,8 @@ def test_reactions_in_tables() -> None:
     assert label.reaction is None
     (plain,) = parse_record({"text": "wake me", "label": "alarm", "shown": "", "reward": ""}, TASK)
     assert plain.reaction is None
+    (empty,) = parse_record({"text": "", "shown": "music", "reward": "-1", "corrected": ""}, TASK)
+    assert empty.fields == {"text": ""}, "which is a text, as in an example with a label"
 
 
 def test_reactions_are_no_held_out_examples(bundle: Bundle, reacted: DataStore, tmp_path: Path) -> None:

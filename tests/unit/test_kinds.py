@@ -16,6 +16,7 @@ from tiny import BATCH, LENGTH
 
 import fedspzo
 from fedspzo.broker.rounds.best import rank
+from fedspzo.cli import main
 from fedspzo.device_runtime.data.sources import parse_example
 from fedspzo.device_runtime.data.store import load_data
 from fedspzo.device_runtime.model.manifest_reader import parse_manifest
@@ -215,6 +216,18 @@ def test_such_a_task_is_learnt(checkpoint: Path, task: Task, tmp_path: Path) -> 
     ceiling = fedspzo.published_job("fedsgd", rounds=5, cohort=4, learning_rates=(0.003,))
     trained = fedspzo.simulate(bundle, data, ceiling, devices=4, held_out=store, first_order="fedsgd")
     assert trained.evaluation.loss < before.loss
+
+
+def test_a_score_that_is_not_defined_is_null(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One example has no correlation."""
+    bundle, data = tmp_path / "bundle", tmp_path / "data.jsonl"
+    fedspzo.export_model(checkpoint, LOUDNESS, bundle, fedspzo.Target(("torch",), (BATCH,), (LENGTH,)))
+    data.write_text('{"text": "louder", "level": 4}')
+    assert main(["evaluate", str(bundle), "--data", str(data), "--engine", "torch", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert found["before"]["pearson"] is None
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,8 @@
-"""How the console reads requests and writes answers: JSON without the numbers that it has not, and nothing endless."""
+"""How the console reads requests and writes answers: JSON, and nothing endless."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fedspzo.broker.server.console.device_rows import CHOICES, Search
+from fedspzo.device_runtime import plain_json
 
 #: Bytes of a request's body at most.
 MOST_BODY = 1 << 14
@@ -23,20 +23,7 @@ MOST = 1 << 40
 
 def data(value: Any) -> Response:
     """An answer in JSON."""
-    try:
-        text = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    except ValueError:
-        text = json.dumps(_finite(value), separators=(",", ":"))
-    return Response(text, media_type="application/json")
-
-
-def _finite(value: Any) -> Any:
-    """A value without the numbers that JSON has not: a device may say that its battery is at infinity."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {name: _finite(each) for name, each in value.items()}
-    return [_finite(each) for each in value] if isinstance(value, (list, tuple)) else value
+    return Response(plain_json.dumps(value, separators=(",", ":")), media_type="application/json")
 
 
 def number(request: Request, name: str, default: int) -> int:
