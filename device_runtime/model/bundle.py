@@ -72,7 +72,7 @@ class Bundle:
         """Where the original model was at the export, as a path or a hub id; "" when that is not known here."""
         file, model = self.folder / SOURCE, self.manifest.model
         if file.is_file():
-            return file.read_text(encoding="utf-8")
+            return file.read_text(encoding="utf-8", errors="replace")
         return model.get("source") or model.get("hub", "")  # older bundles have it in the manifest
 
     @cached_property
@@ -132,12 +132,12 @@ class Bundle:
 
     def _check_file(self, name: str, expected: str) -> None:
         path = self.folder / name
-        if not FILE_NAME.fullmatch(name) or (path.exists() and not path.is_file()):
-            raise BundleError(
-                "bundle.foreign-file",
-                f"{self.folder / MANIFEST} lists {name!r}, which is not a file of a bundle; get or export it again",
-            )
         try:
+            if not FILE_NAME.fullmatch(name) or (path.exists() and not path.is_file()):
+                raise BundleError(
+                    "bundle.foreign-file",
+                    f"{self.folder / MANIFEST} lists {name!r}, which is not a file of a bundle; get or export it again",
+                )
             found = file_hash(path)
         except OSError as error:
             raise BundleError(

@@ -37,7 +37,7 @@ from fedspzo.device_runtime.model.stored import GROUP, NAMES, QUANTISED
 #: Most bytes of a manifest; one of a model with 80 layers has a tenth of it.
 MANIFEST_BYTES = 1 << 22
 #: A file of a bundle, which lies in its folder and is not hidden.
-FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 _KEY = re.compile(r"([0-9a-f]{64})?")
 #: Most axes of an array, most elements of one, and the largest of other integers.
 _AXES, _ELEMENTS, _INTEGER = 8, 1 << 40, 1 << 62

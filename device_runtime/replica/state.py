@@ -323,4 +323,4 @@ def _claim(file: Path, what: str, value: str, keep: bool = False) -> str:
 
 
 def _read(file: Path) -> str:
-    return file.read_text(encoding="utf-8").strip() if file.exists() else ""
+    return file.read_text(encoding="utf-8", errors="replace").strip() if file.exists() else ""

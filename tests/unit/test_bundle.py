@@ -49,6 +49,7 @@ DAMAGE: list[tuple[Callable[[Path], object], str, str]] = [
         "bundle.manifest-damaged",
         "not the largest of one branch",
     ),
+    (lambda f: edit(f, lambda m: m["files"].update({"x" * 300: ""})), "bundle.foreign-file", "xxx"),  # type: ignore[attr-defined]
     (lambda f: (f / "layer-4x12.tflite").unlink(), "bundle.file-unreadable", "layer-4x12.tflite"),
     (lambda f: (f / "layer-4x12.tflite").write_bytes(b"x"), "bundle.file-altered", "layer-4x12.tflite"),
     (lambda f: (f / "tokenizer.json").write_text("{}"), "bundle.file-altered", "tokenizer.json"),
@@ -61,6 +62,21 @@ def test_damage_is_named(copy: Path, damage: Callable[[Path], object], kind: str
     damage(copy)
     with raises(kind, copy, named):
         Bundle(copy)
+
+
+def test_a_path_may_be_too_long_though_the_name_is_not(copy: Path, tmp_path: Path) -> None:
+    deep = tmp_path
+    while len(str(deep)) < 3900:
+        deep /= "d" * 50
+    shutil.copytree(copy, deep, dirs_exist_ok=True)
+    edit(deep, lambda m: m["files"].update({"x" * 200: ""}))  # type: ignore[attr-defined]
+    with raises("bundle.file-unreadable", "File name too long"):
+        Bundle(deep)
+
+
+def test_where_the_original_was_need_not_be_utf8(copy: Path) -> None:
+    (copy / "source.txt").write_bytes(b"/models/caf\xe9")
+    assert Bundle(copy).source == "/models/caf\ufffd"
 
 
 def test_one_flipped_bit_is_found(copy: Path) -> None:
