@@ -47,6 +47,7 @@ def load_task(name: str) -> dict[str, Task]:
     try:
         record = tomllib.loads(text)
         common = {key: record.pop(key) for key in _COMMON & record.keys()}
+        _check_types("", common)
         tasks = {form: _parse(path.stem, form, table, common) for form, table in record.items()}
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise DataError(
@@ -76,6 +77,9 @@ def choose_form(tasks: dict[str, Task], forms: Sequence[str], model: str) -> Tas
 
 #: Keys that stand above the forms' tables, or in them.
 _COMMON = {"target", "kind", "metrics"}
+#: What other values must be, and how a message says that.
+_TYPES = {"template": str, "target": str, "kind": str, "answer": str, "answer_tokens": int, "chat": bool}
+_NAMES = {str: "a text in quotes", int: "a whole number", bool: "true or false"}
 
 
 def _parse(name: str, form: str, table: Any, common: dict[str, Any]) -> Task:
@@ -90,20 +94,30 @@ def _parse(name: str, form: str, table: Any, common: dict[str, Any]) -> Task:
     if not isinstance(labels, dict):
         raise TypeError(f"[{form}] labels is not a table of name = text")
     for name_of_label, text in labels.items():
-        if isinstance(text, dict | list):
-            raise TypeError(f"[{form}] label '{name_of_label}' has no text; put a name with a dot in quotes")
-    metrics = table.get("metrics", [])
-    if not isinstance(metrics, list) or not all(isinstance(metric, str) for metric in metrics):
-        raise TypeError(f"[{form}] metrics is not a list of names")
+        if not isinstance(text, str):
+            raise TypeError(f"[{form}] label '{name_of_label}' has no text; put it, or a name with a dot, in quotes")
+    _check_types(f"[{form}] ", table)
+    if "template" not in table:
+        raise ValueError(f"[{form}] has no template")
     return Task(
         name=name,
         form=form,
-        template=str(table["template"]),
-        labels=tuple(Label(str(key), str(value)) for key, value in labels.items()),
-        target=str(table.get("target", "label")),
-        kind=str(table.get("kind", SINGLE)),
-        metrics=tuple(metrics),
-        answer=str(table.get("answer", "")),
-        answer_tokens=int(table.get("answer_tokens", 0)),
+        template=table["template"],
+        labels=tuple(Label(key, text) for key, text in labels.items()),
+        target=table.get("target", "label"),
+        kind=table.get("kind", SINGLE),
+        metrics=tuple(table.get("metrics", ())),
+        answer=table.get("answer", ""),
+        answer_tokens=table.get("answer_tokens", 0),
         chat=Chat() if table.get("chat") else None,
     )
+
+
+def _check_types(place: str, table: dict[str, Any]) -> None:
+    """Raise TypeError where a value is of another type than its key has: TOML has booleans, dates and fractions."""
+    for key, kind in _TYPES.items():
+        if key in table and type(table[key]) is not kind:
+            raise TypeError(f"{place}{key} is {table[key]!r}, and not {_NAMES[kind]}")
+    metrics = table.get("metrics", [])
+    if not isinstance(metrics, list) or not all(isinstance(metric, str) for metric in metrics):
+        raise TypeError(f"{place}metrics is not a list of names")

@@ -83,7 +83,33 @@ def test_a_task_of_ones_own(tmp_path: Path) -> None:
             "text that ends it",
         ),
         ('target="b"\n[generation]\ntemplate = "{a}"\nanswer = " {b}."', "task.answer-tokens", "answer_tokens"),
-        ('[generation]\ntemplate = "{a}"\nanswer_tokens = inf', "task.not-a-task", "infinity"),
+        *(
+            (f'[generation]\ntemplate = "{{a}}"\n{key} = {value}', "task.not-a-task", f"{key} is")
+            for key, value in (
+                ("answer_tokens", "inf"),
+                ("answer_tokens", "3.9"),
+                ("answer_tokens", "true"),
+                ("answer", "[]"),
+                ("chat", '"false"'),
+                ("chat", "0"),
+                ("target", "3"),
+                ("kind", "1979-05-27"),
+                ("kind", "{}"),
+            )
+        ),
+        ("[causal]\ntemplate = 3", "task.not-a-task", "template is 3, and not a text in quotes"),
+        ('[causal]\ntemplate = "{a}"\nlabels = { a = true, b = "y" }', "task.not-a-task", "label 'a' has no text"),
+        *(
+            (
+                f'[causal]\ntemplate = "{{a}}"\nlabels = {{ a = {value}, b = "y" }}',
+                "task.not-a-task",
+                "label 'a' has no text",
+            )
+            for value in ("1", "3.10", "[]", "{}", "1979-05-27")
+        ),
+        ('[causal]\nlabels = { a = "x", b = "y" }', "task.not-a-task", "[causal] has no template"),
+        ("target = 3", "task.not-a-task", "target is 3, and not a text in quotes"),
+        ('metrics = "f1"', "task.not-a-task", "metrics is not a list of names"),
         (f"a = {'[' * 3000}{']' * 3000}", "task.not-a-task", "recursion"),
     ],
 )
