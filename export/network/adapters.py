@@ -22,6 +22,8 @@ from fedspzo.export.modules.stage_module import CORE, DOWN, FACTORS, LEFT, RIGHT
 
 #: Targets: all linear maps, and those of the last layer.
 ALL, LAST = "all", "last"
+#: Of alpha; far beyond these, float32 has no numbers for what adapters add.
+_SMALLEST, _LARGEST = 0.001, 1_000_000
 
 
 @dataclass(frozen=True)
@@ -82,10 +84,11 @@ class LowRank(Adapters):
 
     def __post_init__(self) -> None:
         """Raises ExportError when something is out of range."""
-        if self.rank < 1 or not self.alpha > 0 or not self.targets:
+        if self.rank < 1 or not _SMALLEST <= self.alpha <= _LARGEST or not self.targets:
             raise ExportError(
                 "export.adapter-settings",
-                "an adapter needs a rank of at least 1, a positive alpha and a target; correct these",
+                f"an adapter needs a rank of at least 1, an alpha from {_SMALLEST} to {_LARGEST:,}, and a target;"
+                " correct these",
             )
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -332,5 +333,6 @@ def test_what_gets_an_adapter(tmp_path: Path) -> None:
         Target(["torch"], [1], [16], adapters=LowRank(), groups=[3])
     with raises("export.groups-without-adapters"):
         Target(["torch"], [1], [16], groups=[2])
-    with raises("export.adapter-settings"):
-        LowRank(0)
+    for wrong in ({"rank": 0}, *({"alpha": alpha} for alpha in (0.0, -1.0, 1e-60, 1e38, 1e300, math.inf, math.nan))):
+        with raises("export.adapter-settings"):
+            LowRank(**wrong)  # type: ignore[arg-type]
