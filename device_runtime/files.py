@@ -9,9 +9,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -20,6 +22,8 @@ from fedspzo.device_runtime.errors import StateError
 #: Modes of files, and of a folder of private ones. What others may read is named: bundles, checkpoints.
 PRIVATE, PUBLIC = 0o600, 0o644
 _PRIVATE_FOLDER = 0o700
+#: How names of folders begin that somebody writes in, or was killed in.
+_SCRATCH = "making-"
 
 
 def write_atomically(path: Path, content: bytes, mode: int = PRIVATE) -> None:
@@ -125,6 +129,35 @@ def lock_folder(folder: Path, wait: bool = False, private: bool = True) -> IO[st
     return lock
 
 
+@contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """A private folder to write in, gone at the end; those that killed processes have left there go too.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    with ExitStack() as stack:
+        with _locked(parent):  # nobody looks at a folder before it is locked
+            for left in parent.glob(f"{_SCRATCH}*"):
+                with suppress(OSError), _locked(left, wait=False):
+                    shutil.rmtree(left, ignore_errors=True)
+            folder = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=parent))
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            stack.enter_context(_locked(folder))
+        yield folder
+
+
+@contextmanager
+def _locked(folder: Path, wait: bool = True) -> Iterator[None]:
+    """Hold a lock of a folder itself, without a file in it. Raises OSError, BlockingIOError where another has it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def is_locked(folder: Path) -> bool:
     """Whether a process has a folder, see :func:`lock_folder`."""
     try:
@@ -152,6 +185,8 @@ def cure(error: OSError) -> str:
         return "raise the limit of open files (ulimit -n)"
     if error.errno == errno.EFBIG:
         return "raise the limit of a file's size (ulimit -f), or use another file system"
+    if error.errno == errno.ENAMETOOLONG:
+        return "give a shorter name"
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return "check the path, or choose another folder"
     return "let this user read and write there, or choose another folder"

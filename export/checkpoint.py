@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -240,7 +241,7 @@ def old_name(name: str) -> str:
 
 
 def _is_local(model: str) -> bool:
-    return Path(model).is_dir() or (model.endswith(SUFFIX) and Path(model).is_file())
+    return os.path.isdir(model) or (model.endswith(SUFFIX) and os.path.isfile(model))  # also where it is too long
 
 
 def _find(model: str) -> Path:

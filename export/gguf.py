@@ -7,8 +7,8 @@ gguf_file=…)``): blocks of few bits are widened to float32, one tensor at a ti
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import struct
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from fedspzo.device_runtime.errors import ExportError
-from fedspzo.device_runtime.files import cache_folder, make_folder
+from fedspzo.device_runtime.files import cache_folder, make_folder, scratch_folder
 from fedspzo.device_runtime.model.tensor_file import TensorFile, write_tensors
 from fedspzo.export.quiet import quiet
 
@@ -31,8 +31,10 @@ def find_file(model: Path) -> Path | None:
     Raises:
         ExportError: there are several.
     """
-    if model.is_file() and model.suffix == SUFFIX:
+    if os.path.isfile(model) and model.suffix == SUFFIX:
         return model
+    if not os.path.isdir(model):  # or its name is too long for any folder
+        return None
     found = sorted(model.glob(f"*{SUFFIX}")) if not any(model.glob("*.safetensors*")) else []
     if len(found) > 1:
         raise ExportError(
@@ -78,10 +80,10 @@ def converted(file: Path, content: str) -> Path:
         return folder
     try:
         make_folder(cache)
-        with tempfile.TemporaryDirectory(dir=cache) as partial:  # nobody else may read it
-            _convert(file, Path(partial) / "model")
+        with scratch_folder(cache) as partial:
+            _convert(file, partial / "model")
             if not folder.is_dir():
-                (Path(partial) / "model").rename(folder)
+                (partial / "model").rename(folder)
     except OSError as error:
         if not folder.is_dir():  # another process may have made it
             raise ExportError(

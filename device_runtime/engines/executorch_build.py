@@ -11,12 +11,11 @@ import importlib.util
 import platform
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from fedspzo.device_runtime.errors import EngineError
-from fedspzo.device_runtime.files import cache_folder, make_folder, move_into_place
+from fedspzo.device_runtime.files import cache_folder, make_folder, move_into_place, scratch_folder
 
 _SOURCE = Path(__file__).with_name("executorch_shim.cpp")
 #: What the wheel's CMake configuration asks of its users; later headers may want a later standard.
@@ -54,8 +53,8 @@ def build_shim() -> Path:
         raise EngineError("engine.no-compiler", "ExecuTorch needs a C++ compiler once, and found none; install g++")
     try:
         make_folder(library.parent)
-        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-            partial = Path(folder) / library.name
+        with scratch_folder(library.parent) as folder:
+            partial = folder / library.name
             _compile([compiler, str(_SOURCE), "-o", str(partial), *flags])
             move_into_place(partial, library)
     except OSError as error:

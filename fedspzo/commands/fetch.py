@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -30,7 +31,7 @@ def run(options: argparse.Namespace) -> None:
     from fedspzo.device_runtime.link.invitation import Invitation
 
     url, authority = options.url, ""
-    if Path(url).is_file():
+    if os.path.isfile(url):  # a URL may be too long for a path
         invitation = Invitation.load(Path(url))
         url, authority = invitation.bundle_url, invitation.access.authority
     if options.authority:

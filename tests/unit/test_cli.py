@@ -79,6 +79,17 @@ def test_export(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_an_argument_that_no_file_can_have_as_its_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    long, out = "m" * 5000, ("--out", tmp_path / "b")
+    assert "[model.hub-failed]" in refused(capsys, "export", long, "--task", "sst2", *out)
+    assert "[model.no-folder]" in refused(capsys, "export", f"./{long}.gguf", "--task", "sst2", *out)
+    assert "[task.unreadable]" in refused(capsys, "export", "minilm", "--task", f"{long}.toml", *out)
+    assert "[download." in refused(capsys, "fetch", long, *out)
+    for words in (("export", "minilm", "--task", "sst2", "--out", long), ("materialize", long, *out)):
+        assert "File name too long" in (said := refused(capsys, *words))
+        assert said.endswith("; give a shorter name")
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import stat
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +108,60 @@ def test_the_cache_is_private_and_made_once(tmp_path: Path) -> None:
     assert json.loads((folder / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
     assert (folder / "generation_config.json").exists()
     assert all(tensor.dtype == torch.float32 for tensor in load_file(folder / "model.safetensors").values())
+
+
+#: Begins a conversion, says so, and stays in it until it is killed.
+CONVERT = """
+import sys, time
+from fedspzo.export import gguf
+
+def convert(file, folder):
+    folder.mkdir()
+    print(flush=True)
+    time.sleep(600)
+
+gguf._convert = convert
+gguf.converted(gguf.Path(sys.argv[1]), "0" * 64)
+"""
+
+
+@contextmanager
+def conversion(file: Path) -> Iterator[None]:
+    """Another process in the midst of one, which is killed at the end."""
+    with subprocess.Popen([sys.executable, "-c", CONVERT, str(file)], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline()
+            yield
+        finally:
+            process.kill()
+
+
+@contextmanager
+def converting(file: Path) -> Iterator[None]:
+    """Another process that is in the middle of a conversion; it is killed in the end."""
+    with subprocess.Popen([sys.executable, "-c", CONVERT, str(file)], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            yield
+        finally:
+            process.kill()
+
+
+def test_a_conversion_that_was_killed_leaves_nothing_for_good(tmp_path: Path) -> None:
+    """One that runs is left alone, though it looks the same."""
+    file, cache = write_gguf(tmp_path / "tiny.gguf"), tmp_path / "cache" / "fedspzo" / "gguf"
+    with converting(file):
+        pass
+    (left,) = cache.iterdir()
+    with converting(file):
+        (running,) = cache.iterdir()
+        assert running != left
+        folder = Checkpoint(str(file)).folder
+        assert set(cache.iterdir()) == {running, folder}
+    shutil.rmtree(folder)
+    assert list(Checkpoint(str(file)).folder.parent.iterdir()) == [folder]
 
 
 def test_safetensors_beside_it_come_first(tmp_path: Path) -> None:
