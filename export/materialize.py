@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +25,7 @@ from fedspzo.export.answering import write_classifier, write_labels
 from fedspzo.export.checkpoint import CONFIG, Checkpoint
 from fedspzo.export.layout import is_out_by_in, restored
 from fedspzo.export.modules.stage_module import ADDED, CORE, DOWN, FACTORS, LEFT, RIGHT, UP, linear_name
+from fedspzo.export.output import appearing
 from fedspzo.export.quiet import quiet
 from fedspzo.export.sentence import module_folders
 
@@ -38,6 +38,8 @@ _NOT_WEIGHTS = ("position_ids", "token_type_ids")
 _PEFT = {DOWN: DOWN, UP: UP, RIGHT: DOWN, LEFT: UP, FACTORS: ".ia3_l"}
 #: What goes with the weights as it is: configs, vocabularies, chat templates.
 _BESIDE = (".json", ".txt", ".model", ".jinja")
+#: What a config says of the files that it was saved with, among it a path of whoever saved it.
+_ONCE = ("torch_dtype", "_name_or_path", "transformers_weights")
 #: What a model is and where it comes from, for people and for the hub.
 CARD = "README.md"
 
@@ -59,15 +61,13 @@ def write_checkpoint(replica: Replica, out: Path, source: str | None = None, car
         ExportError: the folder exists, or the original is not there or is another model.
     """
     checkpoint = _original(replica.bundle, source)
-    with _appearing(out) as root:
+    with appearing(out) as root:
         folder = _beside(checkpoint, root)
-        for file in checkpoint.folder.iterdir():
-            if file.is_file() and file.suffix in _BESIDE and not file.name.startswith("model."):
-                shutil.copyfile(file, folder / file.name)
+        _copy_beside(checkpoint.folder, folder)
         if not (folder / TOKENIZER).exists():
             shutil.copyfile(replica.bundle.folder / TOKENIZER, folder / TOKENIZER)
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        for name in ("torch_dtype", "_name_or_path"):  # the latter is a path of whoever saved it
+        for name in _ONCE:
             config.pop(name, None)
         (folder / CONFIG).write_text(json.dumps({**config, "dtype": "float32"}, indent=2), encoding="utf-8")
         shapes = {name: checkpoint.shape(name) for name in checkpoint.files if not name.endswith(_NOT_WEIGHTS)}
@@ -137,7 +137,7 @@ def write_adapter(
         "fan_in_fan_out": not is_out_by_in(next(spec for spec in manifest.tensors if spec.name == f"{linear}.weight")),
         "inference_mode": True,
     }
-    with _appearing(out) as folder:
+    with appearing(out) as folder:
         shapes = {name: array.shape for name, array in arrays.items()}
         write_tensors(folder / "adapter_model.safetensors", shapes, arrays.values(), {"format": "pt"})
         (folder / "adapter_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
@@ -162,6 +162,10 @@ def _auto_class(model: PreTrainedModel, form: str) -> dict[str, object]:
 def _original(bundle: Bundle, source: str | None) -> Checkpoint:
     """The checkpoint that a bundle came from. Raises ExportError when it is not there or is another one."""
     model = bundle.manifest.model
+    if not {"hash", "config"} <= model.keys():
+        raise ExportError(
+            "export.unknown-source", f"{bundle.folder} does not say which model it came from; export it again"
+        )
     try:
         checkpoint = Checkpoint(source or bundle.source)
     except ExportError as error:
@@ -185,14 +189,19 @@ def _beside(checkpoint: Checkpoint, root: Path) -> Path:
     """Copy what sentence-transformers has beside the transformer into a folder; where the transformer goes in it."""
     if not checkpoint.is_sentence_model:
         return root
-    for file in checkpoint.source.iterdir():
-        if file.is_file() and file.suffix in _BESIDE:
-            shutil.copyfile(file, root / file.name)
+    _copy_beside(checkpoint.source, root)
     for module in module_folders(checkpoint.source):
         shutil.copytree(module, root / module.relative_to(checkpoint.source))
     folder = root / checkpoint.folder.relative_to(checkpoint.source)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _copy_beside(source: Path, folder: Path) -> None:
+    """Copy what goes with the weights; an index of theirs would name files that are not there."""
+    for file in source.iterdir():
+        if file.is_file() and file.suffix in _BESIDE and not file.name.endswith(".index.json"):
+            shutil.copyfile(file, folder / file.name)
 
 
 def _module(modules: Sequence[str], linear: str) -> str:
@@ -204,21 +213,6 @@ def _module(modules: Sequence[str], linear: str) -> str:
     named = (name for name in modules if name == linear or name.endswith(f".{linear}"))
     nested = (name for name in modules if sorted(name.split(".")) == sorted(linear.split(".")))
     return next(chain(named, nested))
-
-
-@contextmanager
-def _appearing(out: Path) -> Iterator[Path]:
-    """A folder to write to, which takes its name when all is written. Raises ExportError when the name is taken."""
-    if out.exists():
-        raise ExportError("export.output-exists", f"{out} already exists; remove it, or choose another --out")
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _model(checkpoint: Checkpoint, form: str) -> PreTrainedModel:

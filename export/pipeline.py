@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
@@ -29,6 +28,7 @@ from fedspzo.export.network.target import COMPENSATED, Target
 from fedspzo.export.network.tensors import network_tensors
 from fedspzo.export.network.tokens import with_special_tokens
 from fedspzo.export.network.vectors import forms, with_pooling, with_prompt
+from fedspzo.export.output import appearing
 from fedspzo.export.prior.axis import steep_axis
 from fedspzo.export.prior.examples import describe_prior
 from fedspzo.export.prior.informed import informed
@@ -66,22 +66,14 @@ def export_bundle(
             from PyTorch by more than :data:`TOLERANCE`, or :data:`INTEGER_TOLERANCE`, or transformers gives other
             tokens or scores.
     """
-    if out.exists():
-        raise ExportError("export.output-exists", f"{out} already exists; remove it, or choose another --out")
-    progress(f"reading {model}")
-    checkpoint = Checkpoint(model)
-    networks, task, target = _networks(checkpoint, tasks, target, families, progress)
-    if task.chat is not None and task.chat.date:
-        progress(f"fixing the date that the chat template prints: {task.chat.date[:10]}")
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        rounding = _write_weights(checkpoint, networks[0], target, families, partial, progress)
-        _write(checkpoint, networks, task, target, rounding, partial, progress, check)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with appearing(out) as folder:
+        progress(f"reading {model}")
+        checkpoint = Checkpoint(model)
+        networks, task, target = _networks(checkpoint, tasks, target, families, progress)
+        if task.chat is not None and task.chat.date:
+            progress(f"fixing the date that the chat template prints: {task.chat.date[:10]}")
+        rounding = _write_weights(checkpoint, networks[0], target, families, folder, progress)
+        _write(checkpoint, networks, task, target, rounding, folder, progress, check)
     return Bundle(out)
 
 

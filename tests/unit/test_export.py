@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import stat
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +26,13 @@ from fedspzo.device_runtime.replica.weights import Replica
 from fedspzo.device_runtime.step.runner import Forward
 from fedspzo.device_runtime.step.scores import predict
 from fedspzo.export import pipeline
+from fedspzo.export.checkpoint import Checkpoint
 from fedspzo.export.lowering.lower import lower, trace
 from fedspzo.export.materialize import write_checkpoint
 from fedspzo.export.modules import operators
 from fedspzo.export.modules.operators import linear
 from fedspzo.export.network.target import Target
+from fedspzo.export.output import appearing
 from fedspzo.export.pipeline import export_bundle
 from fedspzo.export.tasks import load_task
 
@@ -145,8 +149,34 @@ def test_models_that_cannot_be_exported(checkpoint: Path, task: Task, tmp_path: 
     refused("model.tensor-missing", "'encoder.layer.1.output.dense.weight'", "'bert'", model=copy)
     (copy / "model.safetensors").write_bytes(b"torn")
     refused("model.no-weights", "save_pretrained", model=copy)
+    (tmp_path / "b").symlink_to("nowhere")
+    refused("export.output-exists", "--out")
+    (tmp_path / "b").unlink()
     (tmp_path / "b").mkdir()
     refused("export.output-exists", "--out")
+
+
+def test_a_folder_appears_whole_and_takes_nobody_elses_place(tmp_path: Path) -> None:
+    """Also where another process makes the same one meanwhile, or something has the name that it had before."""
+    out, other = tmp_path / "new" / "bundle", tmp_path / "new" / "bundle.partial"
+    other.mkdir(parents=True)
+    (other / "mine").touch()
+    with raises("export.output-exists", "--out"), appearing(out) as late:
+        (late / "file").write_text("two")
+        with appearing(out) as first:
+            (first / "file").write_text("one")
+            assert not out.exists()
+    assert (out / "file").read_text() == "one"
+    assert stat.S_IMODE(out.stat().st_mode) == stat.S_IMODE(other.stat().st_mode)
+    assert sorted(path.name for path in out.parent.iterdir()) == ["bundle", "bundle.partial"]
+    with raises("export.output-exists", "--out"), appearing(tmp_path / "b"):
+        (tmp_path / "b").mkdir()
+    (tmp_path / "b").rmdir()
+    with raises("export.output-exists", "--out"), appearing(tmp_path / "new2" / ".."):
+        pass
+    with suppress(KeyboardInterrupt), appearing(tmp_path / "b"):
+        raise KeyboardInterrupt
+    assert not any(tmp_path.glob("b*"))
 
 
 def test_a_checkpoint_without_a_usable_tokenizer(checkpoint: Path, task: Task, tmp_path: Path) -> None:
@@ -223,9 +253,39 @@ def test_the_way_back_needs_the_original(
         write_checkpoint(replica, tmp_path / "out", str(copy))
     with raises("export.no-source", "--source"):
         write_checkpoint(replica, tmp_path / "out", "./nowhere")
+    with raises("export.no-source", "--source"):
+        write_checkpoint(replica, tmp_path / "out", "m" * 5000)
     assert not (tmp_path / "out").exists()
     with raises("export.output-exists", "--out"):
         write_checkpoint(replica, tmp_path)
+
+
+@pytest.mark.parametrize("missing", ["hash", "config"])
+def test_a_bundle_that_does_not_say_what_it_came_from(
+    bundle_folder: Path, checkpoint: Path, tmp_path: Path, missing: str
+) -> None:
+    copy = Path(shutil.copytree(bundle_folder, tmp_path / "bundle"))
+    record = json.loads((copy / "manifest.json").read_text())
+    del record["model"][missing]
+    (copy / "manifest.json").write_text(json.dumps(record))
+    with raises("export.unknown-source", copy, "export it again"):
+        write_checkpoint(Replica(Bundle(copy)), tmp_path / "out", str(checkpoint))
+
+
+def test_the_way_back_names_no_file_that_is_not_there(checkpoint: Path, task: Task, tmp_path: Path) -> None:
+    copy = damaged(checkpoint, tmp_path)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "model.safetensors").rename(copy / "model.fp16.safetensors")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(Checkpoint(str(checkpoint)).files, "model.fp16.safetensors")}
+    (copy / "other.safetensors.index.json").write_text(json.dumps(index))
+    for named in ("model.fp16.safetensors", "other.safetensors.index.json"):
+        (copy / "config.json").write_text(json.dumps({**config, "transformers_weights": named}))
+        bundle = export_bundle(str(copy), {task.form: task}, Target(["torch"], [1], [8]), tmp_path / f"b-{named}")
+        out = tmp_path / f"out-{named}"
+        write_checkpoint(Replica(bundle), out)
+        assert "transformers_weights" not in json.loads((out / "config.json").read_text())
+        assert not list(out.glob("*.index.json"))
+        assert AutoModel.from_pretrained(out).config.model_type == config["model_type"]
 
 
 def test_a_checkpoint_in_shards_and_sixteen_bits(tmp_path: Path) -> None:
