@@ -20,6 +20,8 @@ from fedspzo.export.network.adapters import Adapters
 COMPENSATED, NEAREST = "compensated", "nearest"
 #: Above this number of weights, compensating takes long enough to be asked for.
 _LARGE = 1_000_000_000
+#: Largest size of a shape along one axis.
+_MOST = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,11 @@ class Target:
             raise ExportError(
                 "export.shape-too-small",
                 "a batch needs at least 1 example, and an example at least 4 tokens; raise --batch or --max-length",
+            )
+        if max(*self.batches, *self.lengths, *self.groups, 1) > _MOST:
+            raise ExportError(
+                "export.shape-too-large",
+                f"--batch, --max-length and --groups take numbers up to {_MOST:,}; give smaller ones",
             )
         if self.least not in MODES:
             raise ExportError("export.unknown-mode", f"there is no mode '{self.least}'; choose from {', '.join(MODES)}")

@@ -333,6 +333,9 @@ def test_what_gets_an_adapter(tmp_path: Path) -> None:
         Target(["torch"], [1], [16], adapters=LowRank(), groups=[3])
     with raises("export.groups-without-adapters"):
         Target(["torch"], [1], [16], groups=[2])
+    for batch, length, groups in ((10**30, 16, 2), (1, 10**30, 2), (1, 16, 10**30)):
+        with raises("export.shape-too-large"):
+            Target(["torch"], [batch], [length], adapters=LowRank(), groups=[groups])
     for wrong in ({"rank": 0}, *({"alpha": alpha} for alpha in (0.0, -1.0, 1e-60, 1e38, 1e300, math.inf, math.nan))):
         with raises("export.adapter-settings"):
             LowRank(**wrong)  # type: ignore[arg-type]
