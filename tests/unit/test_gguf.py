@@ -126,24 +126,12 @@ gguf.converted(gguf.Path(sys.argv[1]), "0" * 64)
 
 
 @contextmanager
-def conversion(file: Path) -> Iterator[None]:
-    """Another process in the midst of one, which is killed at the end."""
-    with subprocess.Popen([sys.executable, "-c", CONVERT, str(file)], stdout=subprocess.PIPE) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline()
-            yield
-        finally:
-            process.kill()
-
-
-@contextmanager
 def converting(file: Path) -> Iterator[None]:
     """Another process that is in the middle of a conversion; it is killed in the end."""
     with subprocess.Popen([sys.executable, "-c", CONVERT, str(file)], stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
-            process.stdout.readline()
+            assert process.stdout.readline()
             yield
         finally:
             process.kill()
