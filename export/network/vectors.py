@@ -50,7 +50,7 @@ def with_pooling(checkpoint: Checkpoint, architecture: Architecture) -> Architec
     skipped = 0
     if sentence.prompt and not sentence.includes_prompt:
         ids = checkpoint.tokenizer.encode(sentence.prompt).ids
-        skipped = len(ids) - (ids[-1] in checkpoint.texts.roles)
+        skipped = len(ids) - sum(token in checkpoint.texts.roles for token in ids[-1:])
     limit = sentence.limit or checkpoint.texts.limit or architecture.limit
     pooling = replace(sentence.pooling, skipped=skipped)
     return replace(architecture, limit=min(architecture.limit, limit), pooling=pooling)
@@ -109,7 +109,7 @@ def embed(checkpoint: Checkpoint, architecture: Architecture, encoded: Sequence[
         hidden = model(input_ids=padded, attention_mask=mask.long()).last_hidden_state
         try:
             return np.asarray(pool(architecture.pooling, weights, hidden, mask).numpy())
-        except (RuntimeError, KeyError) as error:
+        except (RuntimeError, LookupError) as error:
             reason = str(error).strip().splitlines()[-1]
             raise ExportError(
                 "model.sentence-module",
