@@ -183,6 +183,17 @@ def test_weights_of_a_module_that_are_none(tmp_path: Path, content: bytes, torch
         _describe(root)
 
 
+@pytest.mark.parametrize(("key", "value"), [("intermediate_size", 0), ("hidden_dropout_prob", 2), ("vocab_size", 0)])
+def test_a_config_that_transformers_does_not_load(tmp_path: Path, key: str, value: int) -> None:
+    root = make_sentence_model(tmp_path / "m")
+    config = json.loads((root / "config.json").read_text())
+    (root / "config.json").write_text(json.dumps({**config, key: value}))
+    checkpoint = Checkpoint(str(root))
+    architecture = find_family(checkpoint).describe(checkpoint, 24)
+    with raises("export.transformers-fails", root, "config.json"):
+        embed_descriptions(checkpoint, architecture, TASK)
+
+
 def test_no_more_tokens_than_the_folder_says(tmp_path: Path) -> None:
     root = make_sentence_model(tmp_path / "m", transformer={"max_seq_length": 16})
     with raises("export.too-long", "at most 16 tokens"):
