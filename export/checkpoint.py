@@ -21,7 +21,7 @@ from fedspzo.device_runtime.model.bundle import file_hash
 from fedspzo.export.gguf import SUFFIX, converted, find_file, weight_types
 from fedspzo.export.quiet import quiet
 from fedspzo.export.sentence import MODULES, SentenceModel, read_sentence_model, transformer_folder
-from fedspzo.export.settings import Settings
+from fedspzo.export.settings import Settings, check_sizes
 from fedspzo.export.tokenizer import ModelTokenizer
 from fedspzo.export.weights import UNWANTED, WANTED, check_unquantised, partners, tied, weight_files
 
@@ -82,6 +82,7 @@ class Checkpoint:
                 "model.config-damaged",
                 f"{self.folder / CONFIG} is not a model's config ({reason}); get the model again",
             ) from None
+        check_sizes(self.folder / CONFIG, self.config)
         check_unquantised(self.name, self.folder / CONFIG, self.config)
 
     @cached_property

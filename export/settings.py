@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import PretrainedConfig
+
 from fedspzo.device_runtime.errors import ExportError
+
+#: The largest integer of a config, and the largest of each size: many times what models have.
+_LARGEST = 1 << 40
+_MOST = {
+    "hidden_size": 1 << 20, "num_attention_heads": 1 << 20, "num_key_value_heads": 1 << 20, "head_dim": 1 << 20,
+    "num_hidden_layers": 1 << 12,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,3 +67,26 @@ def read_json(path: Path, kind: type) -> Any:
 def damaged(path: Path, what: str) -> ExportError:
     """The error for a file that says what it cannot mean."""
     return ExportError("model.config-damaged", f"{path} is not what it should be ({what}); get the model again")
+
+
+def check_sizes(path: Path, config: PretrainedConfig) -> None:
+    """Raise ExportError when a model's config has a size that no model has.
+
+    Args:
+        path: its file.
+        config: what transformers has made of it.
+    """
+    text = config.get_text_config()
+    if not isinstance(text, PretrainedConfig):
+        raise damaged(path, f"its text_config is {text!r:.40}")
+    for part in (config, text):
+        for key, value in vars(part).items():
+            if isinstance(value, int) and abs(value) > _LARGEST:
+                raise damaged(path, f"its {key} is {str(value)[:40]}")
+    sizes = {name: getattr(text, name, None) for name in _MOST}
+    for name, size in sizes.items():
+        if isinstance(size, int) and not 1 <= size <= _MOST[name]:
+            raise damaged(path, f"its {text.attribute_map.get(name, name)} is {size}")
+    width, heads = sizes["hidden_size"], sizes["num_attention_heads"]
+    if isinstance(width, int) and isinstance(heads, int) and heads > width and not sizes["head_dim"]:
+        raise damaged(path, f"it has {heads} heads in a width of {width}")

@@ -12,15 +12,11 @@ from transformers import PretrainedConfig
 
 from fedspzo.device_runtime.errors import ExportError
 from fedspzo.device_runtime.model.task import CAUSAL, GENERATION, MASKED, SIMILARITY
-from fedspzo.export.checkpoint import CONFIG, Checkpoint
+from fedspzo.export.checkpoint import Checkpoint
 from fedspzo.export.modules.heads import PLAIN, Scoring
 from fedspzo.export.modules.stage_module import StageModule
 from fedspzo.export.sentence import Pooling
-from fedspzo.export.settings import damaged
 from fedspzo.export.supported import unsupported
-
-#: No width, and no other number of something, is larger.
-_WIDEST, _LARGEST = 1 << 20, 1 << 40
 
 
 @dataclass(frozen=True)
@@ -129,31 +125,8 @@ def find_family(checkpoint: Checkpoint, others: Sequence[Family] = ()) -> Family
     wanted = checkpoint.config.model_type
     for family in (*others, *ours):
         if wanted in family.MODEL_TYPES:
-            _check_sizes(checkpoint)
             return family
     raise unsupported(checkpoint.name, checkpoint.config.to_dict())
-
-
-def _check_sizes(checkpoint: Checkpoint) -> None:
-    """Raise ExportError when the config has a size that no model has."""
-    text = checkpoint.config.get_text_config()
-    for config in (checkpoint.config, text):
-        if not isinstance(config, PretrainedConfig):
-            raise damaged(checkpoint.folder / CONFIG, f"its text_config is {config!r:.40}")
-        settings = checkpoint.settings(config)
-        for key, value in settings.said.items():
-            if isinstance(value, int) and abs(value) > _LARGEST:
-                raise damaged(settings.path, f"its {key} is {value}")
-    settings, names = checkpoint.settings(text), text.attribute_map
-    hidden, heads, layers, head, _ = (
-        settings.count(names.get(name, name))
-        for name in ("hidden_size", "num_attention_heads", "num_hidden_layers", "head_dim", "num_key_value_heads")
-    )
-    tensors = len(checkpoint.files)
-    if (layers or 0) > tensors:
-        raise damaged(settings.path, f"it has {layers} layers, and the weights are {tensors} tensors")
-    if max(hidden or 0, head or 0) > _WIDEST or (not head and (heads or 1) > (hidden or heads or 1)):
-        raise damaged(settings.path, f"it has {heads} heads in a width of {hidden}")
 
 
 def require(checkpoint: Checkpoint, **wanted: object) -> None:

@@ -61,7 +61,7 @@ def test_what_has_a_family(kind: str, tmp_path: Path) -> None:
     check_model_type(str(tmp_path))
 
 
-_ODD = (None, -1, 0, 2, 1.5, 1e30, 10**30, "x", [], ["x"], {}, {"a": 1}, True, float("nan"))
+_ODD = (None, -1, 0, 2, 1.5, 1e30, 10**30, 10**400, "x", [], ["x"], {}, {"a": 1}, True, float("nan"))
 #: Keys that configs may have beside those that transformers writes for the tests' models.
 _MORE = {"dtype": "float32", "torch_dtype": "float32", "quantization_config": None, "transformers_weights": None}
 _MORE |= {"rope_scaling": None, "text_config": None, "layers_block_type": None, "vision_config": None}
