@@ -109,7 +109,7 @@ def _set(names: Sequence[str], value: Any) -> list[Any]:
     if isinstance(value, str):
         text = value.strip()
         if text.startswith("["):
-            with suppress(ValueError):
+            with suppress(ValueError, RecursionError):
                 value = json.loads(text)
         elif text in names:
             return [text]
@@ -142,8 +142,7 @@ def read(file: Path, task: Mapping[str, Any]) -> tuple[list[dict[str, Any]], lis
     """The examples of a file, and the right answer to each; ends the program where it has others."""
     examples, expected = [], []
     names = {*_fields(task["template"]), task["target"]}
-    lines = file.read_text(encoding="utf-8-sig").split("\n")  # splitlines would cut strings, too
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(file.read_bytes().split(b"\n"), start=1):
         if line.strip():
             try:
                 example = json.loads(line)

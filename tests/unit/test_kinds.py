@@ -52,6 +52,7 @@ _VALUES = st.one_of(
     st.lists(_ONE, max_size=3).map(json.dumps),
     st.lists(_ONE, max_size=3).map(lambda names: ", ".join(map(str, names))),
     st.dictionaries(_NAMES, _ONE, max_size=1),
+    st.just("[" * 100_000),
 )
 
 
@@ -91,6 +92,15 @@ def test_a_materialised_models_script_names_the_line_of_a_wrong_target(
     data.write_text(f'\n{{"text": "hey", "label": {wrong}}}\n')
     task = {"kind": kind, "labels": labels, "template": "{text}", "target": "label"}
     with pytest.raises(SystemExit, match=f"{re.escape(str(data))}, line 2 has the label .* {known}; correct it"):
+        classify.read(data, task)
+
+
+@pytest.mark.parametrize("line", [b"\xff\xfe", b'{"text": "hey", "label": "caf\xe9"}', b"[" * 100_000])
+def test_a_materialised_models_script_names_a_line_that_is_none(tmp_path: Path, line: bytes) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_bytes(b'\xef\xbb\xbf{"text": "hey", "label": "music"}\n' + line)
+    task = {"kind": "single", "labels": ["alarm", "music"], "template": "{text}", "target": "label"}
+    with pytest.raises(SystemExit, match=f"{re.escape(str(data))}, line 2 is no JSON"):
         classify.read(data, task)
 
 
