@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub import constants
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 from transformers import AutoConfig, PretrainedConfig
@@ -23,6 +22,7 @@ from fedspzo.device_runtime.model.bundle import file_hash
 from fedspzo.export.gguf import SUFFIX, converted, find_file, weight_types
 from fedspzo.export.quiet import quiet
 from fedspzo.export.sentence import MODULES, SentenceModel, read_sentence_model, transformer_folder
+from fedspzo.export.settings import Settings, check_sizes
 from fedspzo.export.tokenizer import ModelTokenizer
 from fedspzo.export.weights import UNWANTED, WANTED, check_unquantised, partners, tied, weight_files
 
@@ -77,18 +77,23 @@ class Checkpoint:
         try:
             with quiet():
                 self.config: PretrainedConfig = AutoConfig.from_pretrained(self.folder)
-        except (ValueError, OSError, KeyError, TypeError, StrictDataclassError) as error:
+        except Exception as error:  # a config's class may fail in any way on an odd value
             reason = " ".join((str(error) or type(error).__name__).split())[:300]
             raise ExportError(
                 "model.config-damaged",
                 f"{self.folder / CONFIG} is not a model's config ({reason}); get the model again",
             ) from None
-        check_unquantised(self.name, self.config)
+        check_sizes(self.folder / CONFIG, self.config)
+        check_unquantised(self.name, self.folder / CONFIG, self.config)
 
     @cached_property
     def files(self) -> dict[str, Path]:
         """Tensor name → the weight file that holds it. Raises ExportError when there are none, or one is unreadable."""
-        return weight_files(self.folder, getattr(self.config, "transformers_weights", None))
+        return weight_files(self.folder, self.settings().get("transformers_weights", str))
+
+    def settings(self, config: PretrainedConfig | None = None) -> Settings:
+        """What the config says, or a part of it, as transformers has read it."""
+        return Settings(self.folder / CONFIG, vars(config or self.config))
 
     @cached_property
     def _tied(self) -> Mapping[str, str]:
@@ -146,7 +151,8 @@ class Checkpoint:
     @property
     def padding(self) -> int:
         """The token that pads."""
-        return self.config.pad_token_id or 0
+        token = self.settings().get("pad_token_id", int, 0)
+        return token if 0 <= token < self.config.get_text_config().vocab_size else 0
 
     def tensor(self, name: str) -> np.ndarray:
         """A tensor as float32. Raises ExportError when the checkpoint lacks it."""

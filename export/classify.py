@@ -9,15 +9,16 @@ the model makes of the labels' words now. A text of more tokens than ``length`` 
 from __future__ import annotations
 
 import json
+import re
 import string
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file
-from sentence_transformers import SentenceTransformer
 
 HERE = Path(__file__).resolve().parent
 FILTERS = {
@@ -42,6 +43,8 @@ class Classifier:
 
     def __init__(self, folder: Path = HERE) -> None:
         """Load a folder."""
+        from sentence_transformers import SentenceTransformer  # slow to load
+
         self.task = json.loads((folder / "task.json").read_text(encoding="utf-8"))
         self._model = SentenceTransformer(str(folder), device="cpu")
         self._model.max_seq_length = self.task["length"]
@@ -68,10 +71,52 @@ class Classifier:
         return [names[best] for best in logits.argmax(axis=1)]
 
 
-def _is_right(answer: Any, expected: Any, names: Sequence[str]) -> bool:
-    if isinstance(answer, list):
-        return set(answer) == set(expected)
-    return bool(answer == (names[expected] if isinstance(expected, int) else str(expected)))
+def wanted(task: Mapping[str, Any], value: Any) -> Any:
+    """What :meth:`Classifier.answers` gives where it is right, by the target of an example.
+
+    Raises:
+        ValueError: the target is not one of the task's.
+    """
+    names = task["labels"]
+    if task["kind"] == "multi":
+        chosen = {_index(names, name) for name in _set(names, value)} - {len(names) - 1}
+        return [names[index] for index in sorted(chosen)]
+    if task["kind"] == "regression":
+        number = float("nan") if isinstance(value, bool) or not isinstance(value, str | int | float) else float(value)
+        if not min(map(float, names)) <= number <= max(map(float, names)):
+            raise ValueError(value)
+        return number
+    return names[_index(names, value)]
+
+
+def _index(names: Sequence[str], value: Any) -> int:
+    """Index of a label, given by its name or, where no label's name is a number, by its index."""
+    if isinstance(value, str) and value not in names and re.fullmatch(r"[+-]?\d+\.0*", value.strip()):
+        value = float(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    name = str(value).lower() if isinstance(value, bool) else str(value)
+    if name in names:
+        return names.index(name)
+    index = str(int(value)) if isinstance(value, bool) else name
+    if any(map(str.isdigit, names)):
+        raise ValueError(value)
+    return [str(place) for place in range(len(names))].index(index)
+
+
+def _set(names: Sequence[str], value: Any) -> list[Any]:
+    """The labels of a list, or of a text: a JSON list, one label, or several between commas."""
+    if isinstance(value, str):
+        text = value.strip()
+        if text.startswith("["):
+            with suppress(ValueError, RecursionError):
+                value = json.loads(text)
+        elif text in names:
+            return [text]
+    found = [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+    if not isinstance(found, list) or len(set(map(str, found))) < len(found):
+        raise ValueError(value)
+    return found
 
 
 def main() -> None:
@@ -83,32 +128,48 @@ def main() -> None:
         for line in sys.stdin:
             print(classifier.answers([dict.fromkeys(_fields(classifier.task["template"]), line.rstrip("\n"))])[0])
         return
-    examples = _read(Path(sys.argv[1]), {*_fields(classifier.task["template"]), classifier.task["target"]})
-    expected = [example[classifier.task["target"]] for example in examples]
+    examples, expected = read(Path(sys.argv[1]), classifier.task)
     answers = classifier.answers(examples)
     if classifier.task["kind"] == "regression":
-        errors = np.square(np.array(answers) - np.array(expected, float))
+        errors = np.square(np.array(answers) - np.array(expected))
         print(json.dumps({"mse": float(errors.mean()), "examples": len(examples)}))
         return
-    right = [_is_right(a, e, classifier.task["labels"]) for a, e in zip(answers, expected, strict=True)]
+    right = [answer == truth for answer, truth in zip(answers, expected, strict=True)]
     print(json.dumps({"accuracy": sum(right) / len(right), "examples": len(right)}))
 
 
-def _read(file: Path, names: set[str]) -> list[dict[str, Any]]:
-    """The examples of a file; ends the program where it has others."""
-    examples = []
-    lines = file.read_text(encoding="utf-8-sig").split("\n")  # splitlines would cut strings, too
-    for number, line in enumerate(lines, start=1):
+def read(file: Path, task: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[Any]]:
+    """The examples of a file, and the right answer to each; ends the program where it has others."""
+    examples, expected = [], []
+    names = {*_fields(task["template"]), task["target"]}
+    for number, line in enumerate(file.read_bytes().split(b"\n"), start=1):
         if line.strip():
             try:
-                examples.append(json.loads(line))
-            except ValueError:
+                example = json.loads(line)
+            except (ValueError, RecursionError):
                 raise SystemExit(f"{file}, line {number} is no JSON; give a file of JSON lines") from None
-            if not isinstance(examples[-1], dict) or not names <= examples[-1].keys():
+            if not isinstance(example, dict) or not names <= example.keys():
                 raise SystemExit(f"{file}, line {number} is no object with {', '.join(sorted(names))}; correct it")
+            target = example[task["target"]]
+            try:
+                expected.append(wanted(task, target))
+            except (ValueError, OverflowError, RecursionError):
+                raise SystemExit(
+                    f"{file}, line {number} has the {task['target']} {str(target)[:40]!r}, which is not"
+                    f" {_known(task)}; correct it"
+                ) from None
+            examples.append(example)
     if not examples:
         raise SystemExit(f"{file} has no examples; give a file of JSON lines")
-    return examples
+    return examples, expected
+
+
+def _known(task: Mapping[str, Any]) -> str:
+    """What targets are, in words."""
+    if task["kind"] == "regression":
+        return f"a number from {min(map(float, task['labels'])):g} to {max(map(float, task['labels'])):g}"
+    names = ", ".join(task["labels"])
+    return f"a list of {names}, each once" if task["kind"] == "multi" else f"one of {names}"
 
 
 def _fields(template: str) -> list[str]:

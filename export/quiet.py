@@ -9,6 +9,8 @@ import os
 import warnings
 from collections.abc import Iterator
 
+from fedspzo.device_runtime.errors import ExportError
+
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
@@ -30,3 +32,20 @@ def quiet() -> Iterator[None]:
             os.dup2(saved, 2)
             os.close(saved)
             logging.disable(level)
+
+
+@contextlib.contextmanager
+def in_transformers(model: str) -> Iterator[None]:
+    """What transformers raises about a model becomes an ExportError, and what it prints is not seen."""
+    try:
+        with quiet():
+            yield
+    except ExportError:
+        raise
+    except Exception as error:  # whatever a model's code may raise
+        reason = " ".join((str(error) or type(error).__name__).split())[:200]
+        raise ExportError(
+            "export.transformers-fails",
+            f"transformers does not load or run {model} ({reason}); check that config.json belongs to the weights, or"
+            " get the model again",
+        ) from error

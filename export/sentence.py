@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from fedspzo.device_runtime.errors import ExportError
 from fedspzo.device_runtime.model.bundle import file_hash
+from fedspzo.export.settings import Settings, damaged, read_json, read_settings
 
 MODULES, SETTINGS = "modules.json", "config_sentence_transformers.json"
 #: Names that the settings of the transformer's module have had.
@@ -31,7 +28,7 @@ ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "SiLU", "Sigmoid")
 #: How older configs name the modes of pooling, in their order.
 _OLDER_MODES = ("cls_token", "max_tokens", "mean_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
 #: What a module reads and writes unless it says otherwise.
-_VECTOR = "sentence_embedding"
+_TOKENS, _VECTOR = "token_embeddings", "sentence_embedding"
 #: Arguments of loading that change no number in float32, or that are read here.
 _HARMLESS = {"dtype", "torch_dtype", "attn_implementation", "padding_side", "model_max_length", "trust_remote_code"}
 
@@ -154,36 +151,45 @@ def read_sentence_model(root: Path) -> SentenceModel | None:
     kinds = [module.kind for module in modules]
     if kinds[:1] != ["Transformer"] or kinds.count("Pooling") != 1:
         raise _refused(root, f"the modules {', '.join(kinds)}")
-    settings = _read(root / SETTINGS)
-    if settings.get("model_type", "SentenceTransformer") != "SentenceTransformer":
-        raise _refused(root, f"a {settings['model_type']}")
-    transformer: dict[str, Any] = next(filter(None, (_read(modules[0].folder / name) for name in _TRANSFORMER)), {})
+    settings = read_settings(root / SETTINGS)
+    if (other := settings.get("model_type", str, "SentenceTransformer")) != "SentenceTransformer":
+        raise _refused(root, f"a {other}")
+    files = [read_settings(modules[0].folder / name) for name in _TRANSFORMER]
+    transformer = next((file for file in files if file.said), files[0])
     _check_transformer(root, transformer)
     at = kinds.index("Pooling")
     steps = [step for place, module in enumerate(modules[1:], 1) for step in _steps(root, module, place > at)]
     if steps and steps[-1].kind == "Normalize":
         del steps[-1]  # the vector is scaled to unit length anyway
-    config = _read(modules[at].folder / "config.json")
-    prompts, chosen = settings.get("prompts") or {}, settings.get("default_prompt_name")
-    if chosen is not None and chosen not in prompts:
+    config = read_settings(modules[at].folder / "config.json")
+    prompts, chosen = settings.part("prompts"), settings.get("default_prompt_name", str)
+    if chosen is not None and chosen not in prompts.said:
         raise _refused(root, f"the default prompt '{chosen}', which is not among its prompts,")
-    arguments = transformer.get("processor_kwargs", transformer.get("tokenizer_args", {}))
+    arguments = transformer.part("processor_kwargs" if "processor_kwargs" in transformer.said else "tokenizer_args")
     return SentenceModel(
         root=root,
         modules=modules,
-        pooling=Pooling(_modes(root, config), 0, tuple(steps), settings.get("truncate_dim")),
-        includes_prompt=bool(config.get("include_prompt", True)),
-        prompt=str(prompts.get(chosen) or ""),
-        limit=arguments.get("model_max_length", transformer.get("max_seq_length")),
-        lower_case=bool(transformer.get("do_lower_case")),
+        pooling=Pooling(_modes(root, config), 0, tuple(steps), settings.count("truncate_dim")),
+        includes_prompt=config.get("include_prompt", bool, True),
+        prompt=prompts.get(chosen, str, "") if chosen is not None else "",
+        limit=arguments.count("model_max_length") or transformer.count("max_seq_length"),
+        lower_case=transformer.get("do_lower_case", bool, False),
     )
 
 
 def _modules(root: Path) -> tuple[Module, ...]:
     found = []
-    for entry in _read(root / MODULES, list):
-        kind, name = str(entry.get("type")), str(entry.get("path"))
-        if not (root / name).resolve().is_relative_to(root.resolve()):
+    for number, entry in enumerate(read_json(root / MODULES, list)):
+        said = Settings(root / MODULES, entry if isinstance(entry, dict) else {})
+        kind, name = said.get("type", str), said.get("path", str)
+        try:
+            (root / name).is_dir()
+            within = (root / name).resolve().is_relative_to(root.resolve())
+        except (OSError, TypeError, ValueError):  # no name, or one that no folder can have
+            kind = None
+        if kind is None:
+            raise damaged(root / MODULES, f"its module {number} is {entry!r:.80}, without a type and a path")
+        if not within:
             raise _refused(root, f"the module '{name}' outside its folder")
         ours = kind.startswith("sentence_transformers.")
         found.append(Module(kind.rpartition(".")[2] if ours else kind, name, root / name))
@@ -194,43 +200,44 @@ def _steps(root: Path, module: Module, follows: bool) -> list[Step]:
     """What a module does to the pooled vector, which it should follow. Raises ExportError when it is not known."""
     if module.kind in ("Pooling", "Dropout"):  # which only training drops from
         return []
-    config = _read(module.folder / "config.json") if module.folder != root else {}
-    names = {config.get("module_input_name", _VECTOR), config.get("module_output_name") or _VECTOR}
+    config = read_settings(module.folder / "config.json") if module.folder != root else Settings(root / MODULES, {})
+    names = {config.get("module_input_name", str, _VECTOR), config.get("module_output_name", str) or _VECTOR}
     if module.kind not in ("Dense", "LayerNorm", "Normalize") or not follows:
         raise _refused(root, f"the module '{module.name}' ({module.kind})")
     if names != {_VECTOR}:
-        raise _refused(root, f"the module '{module.name}' ({module.kind}) over {', '.join(sorted(map(str, names)))}")
+        raise _refused(root, f"the module '{module.name}' ({module.kind}) over {', '.join(sorted(names))}")
     if module.kind == "Normalize":
         return [Step("Normalize")]
     tensors = tuple(sorted(_weights(module.folder)))
     if module.kind == "LayerNorm":
         return [Step("LayerNorm", module.name, tensors)]
-    package, _, act = str(config.get("activation_function", "torch.nn.modules.activation.Tanh")).rpartition(".")
+    package, _, act = config.get("activation_function", str, "torch.nn.modules.activation.Tanh").rpartition(".")
     if not package.startswith("torch.nn.") or act not in ACTIVATIONS:
         raise _refused(root, f"the module '{module.name}' with the activation {package}.{act}")
-    return [Step("Dense", module.name, tensors, act, bool(config.get("use_residual")))]
+    return [Step("Dense", module.name, tensors, act, config.get("use_residual", bool, False))]
 
 
-def _modes(root: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
+def _modes(root: Path, config: Settings) -> tuple[str, ...]:
     """The modes in a pooling module's config, by today's key or the older ones."""
-    said = config.get("pooling_mode")
+    said = config.get("pooling_mode", (str, list))
     if said is None:
-        said = [mode for mode, key in zip(MODES, _OLDER_MODES, strict=True) if config.get(f"pooling_mode_{key}")]
+        older = zip(MODES, (f"pooling_mode_{mode}" for mode in _OLDER_MODES), strict=True)
+        said = [mode for mode, key in older if config.get(key, bool, False)]
     modes = (said,) if isinstance(said, str) else tuple(said or ["mean"])
-    if not set(modes) <= set(MODES):
+    if not all(mode in MODES for mode in modes):
         raise _refused(root, f"the pooling {', '.join(map(str, modes))}")
     return modes
 
 
-def _check_transformer(root: Path, config: Mapping[str, Any]) -> None:
+def _check_transformer(root: Path, config: Settings) -> None:
     """Refuse settings of the transformer's module that make other tokens or other states of a text."""
-    task, texts = config.get("transformer_task", "feature-extraction"), config.get("modality_config")
+    task, texts = config.get("transformer_task", str, "feature-extraction"), config.get("modality_config", dict)
     plain = {"method": "forward", "method_output_name": "last_hidden_state"}
-    if task != "feature-extraction" or config.get("module_output_name", "token_embeddings") != "token_embeddings":
+    if task != "feature-extraction" or config.get("module_output_name", str, _TOKENS) != _TOKENS:
         raise _refused(root, f"a transformer for {task}")
     if texts is not None and ("message" in texts or texts.get("text") != plain):
         raise _refused(root, "texts as messages of a chat template")
-    said = {key: config[key] for key in config if key.endswith(("_args", "_kwargs")) and config[key]}
+    said = {key: config.part(key).said for key in config.said if key.endswith(("_args", "_kwargs"))}
     for key, arguments in said.items():
         other = sorted(set(arguments) - _HARMLESS) if key != "processing_kwargs" else sorted(arguments)
         if other:
@@ -244,22 +251,12 @@ def _weights(folder: Path) -> dict[str, np.ndarray]:
             tensors = load_file(folder / "model.safetensors")
         else:
             tensors = torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
-        return {name: tensor.to(torch.float32).numpy() for name, tensor in tensors.items()}
-    except (OSError, SafetensorError, RuntimeError, ValueError, EOFError, AttributeError, TypeError) as error:
+        return {str(name): tensor.to(torch.float32).numpy() for name, tensor in tensors.items()}
+    except Exception as error:  # a damaged pickle may fail in any way
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ExportError(
-            "model.no-weights", f"{folder} has no readable weights ({error}); get the model again"
+            "model.no-weights", f"{folder} has no readable weights ({reason}); get the model again"
         ) from None
-
-
-def _read(path: Path, kind: type = dict) -> Any:
-    """What a JSON file says; nothing where the file is missing."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else kind()
-    except (OSError, ValueError) as error:
-        found = error
-    if not isinstance(found, kind):
-        raise ExportError("model.config-damaged", f"{path} is not what it should be ({found}); get the model again")
-    return found
 
 
 def _refused(root: Path, what: str) -> ExportError:

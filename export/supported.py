@@ -53,7 +53,7 @@ def check_model_type(model: str) -> None:
             config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
         if config["model_type"] in known:
             return
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return  # a name of the hub, or a config that the export itself complains about
     raise unsupported(model, config)
 
@@ -63,9 +63,10 @@ def unsupported(model: str, config: Mapping[str, Any]) -> ExportError:
     kind, text = config["model_type"], config.get("text_config")
     text = text if isinstance(text, Mapping) else {}
     settings = {**config, **text}
-    traits = [what for names, what in _TRAITS if any(settings.get(name) for name in names)]
+    traits = [what for keys, what in _TRAITS if any(settings.get(key) for key in keys)]
     layers = settings.get("layer_types") or settings.get("layers_block_type")
-    if layers and all(str(layer).endswith("attention") and "linear" not in str(layer) for layer in layers):
+    names = list(map(str, layers)) if isinstance(layers, list) else []
+    if names and all(name.endswith("attention") and "linear" not in name for name in names):
         traits = [what for what in traits if what != _STATE]  # its config has settings of layers that it does not have
     what = " and ".join(traits) if traits else "has no family here"
     known, part = supported_types(), text.get("model_type")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,14 @@ from tokenizers.models import BPE
 from tokenizers.normalizers import Lowercase, Sequence
 from transformers import AutoTokenizer
 
+from fedspzo.device_runtime.data.tokenizer import PROBE, load_tokenizer
 from fedspzo.device_runtime.data.tokenizer import Tokenizer as DeviceTokenizer
-from fedspzo.device_runtime.data.tokenizer import load_tokenizer
 from fedspzo.device_runtime.data.tokenizer.pipeline import PythonTokenizer
 from fedspzo.device_runtime.data.tokenizer.vocabulary import write_vocabulary
 from fedspzo.device_runtime.errors import BundleError, ExportError
 from fedspzo.device_runtime.model.manifest import TOKENIZER, VOCABULARY
 from fedspzo.export.quiet import quiet
+from fedspzo.export.settings import damaged
 
 #: What settings of tokenizers turn on: spaces, case, accents, scripts, digits, forms of the same character, lines.
 _PROBES = (
@@ -65,15 +68,21 @@ class ModelTokenizer:
         self.chat = _chat_template(self._original)
         named = self._original.special_tokens_map.items()
         self.words = tuple((str(name), str(text)) for name, text in named if isinstance(text, str))
-        self.backend = Tokenizer.from_str(backend.to_str())
-        self.backend.no_padding()
-        self.backend.no_truncation()
-        self.backend.add_special_tokens(self._control_tokens())
+        with _damage_named(folder):
+            self.backend = Tokenizer.from_str(backend.to_str())
+            self.backend.no_padding()
+            self.backend.no_truncation()
+            self.backend.add_special_tokens(self._control_tokens())
+            for text in (PROBE, *_PROBES):
+                self.backend.decode(self.backend.encode(text).ids)
         self.mask: str = self._original.mask_token or ""
         self.unknown: str = self._original.unk_token or ""
         self.end: str = self._original.eos_token or ""
         self.roles: frozenset[int] = frozenset(self._original.all_special_ids)
-        self.limit = int(self._original.model_max_length)
+        limit = self._original.model_max_length
+        if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 <= limit < math.inf:
+            raise damaged(folder / "tokenizer_config.json", f"its model_max_length is {limit!r:.40}")
+        self.limit = int(limit)
 
     def lower(self) -> None:
         """Let it lower texts first, unless it does: what sentence-transformers makes of ``do_lower_case``."""
@@ -168,20 +177,32 @@ def _chat_template(tokenizer: Any) -> str:
         return ""
 
 
+@contextmanager
+def _damage_named(folder: Path) -> Iterator[None]:
+    """Raise ExportError where the library fails at a folder's tokenizer."""
+    try:
+        with quiet():
+            yield
+    except (ExportError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises plain Exception, and panics are not one
+        raise ExportError(
+            "model.tokenizer-damaged",
+            f"{folder / TOKENIZER} is not a tokenizer ({error}); save the tokenizer with save_pretrained",
+        ) from None
+
+
 def _load(folder: Path) -> Any:
     try:
         with quiet():
             return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # the libraries raise plain Exception as well
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the libraries raise plain Exception, and panics are not one
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     if (folder / TOKENIZER).is_file():
-        try:
-            Tokenizer.from_file(str(folder / TOKENIZER))
-        except Exception as error:  # the library raises plain Exception
-            raise ExportError(
-                "model.tokenizer-damaged",
-                f"{folder / TOKENIZER} is not a tokenizer ({error}); save the tokenizer with save_pretrained",
-            ) from None
+        with _damage_named(folder):
+            Tokenizer.from_file(str(folder / TOKENIZER)).encode(PROBE)
     raise ExportError(
         "model.tokenizer-unloadable",
         f"{folder} has no tokenizer that transformers can load ({reason}); save the tokenizer with save_pretrained",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PretrainedC
 
 from fedspzo.device_runtime.errors import ExportError
 from fedspzo.export.quiet import quiet
+from fedspzo.export.settings import damaged
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 #: What a model of the hub is made of, in patterns where "*" stands for "/" as well. Weights are those that transformers
@@ -40,7 +42,7 @@ def weight_files(folder: Path, named: str | None = None) -> dict[str, Path]:
     Raises:
         ExportError: there are no safetensors weights, or a file cannot be read.
     """
-    first = next((name for name in ([named] if named else [_SINGLE, _INDEX]) if (folder / name).is_file()), None)
+    first = next((name for name in ([named] if named else [_SINGLE, _INDEX]) if os.path.isfile(folder / name)), None)
     if first is None:
         others = sorted(path.name for path in folder.glob("*") if path.suffix in (".safetensors", ".bin", ".pt"))
         there = f"; it has {', '.join(others[:3])}" if others else ""
@@ -60,12 +62,12 @@ def _shards(index: Path) -> list[Path]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         shards = [index.parent / name for name in names]
-    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ExportError(
             "model.no-weights",
             f"{index} is not an index of weights ({error!r}); save the model with save_pretrained",
         ) from None
-    missing = next((shard for shard in shards if not shard.is_file()), None)
+    missing = next((shard for shard in shards if not os.path.isfile(shard)), None)
     if missing is not None or not shards:
         raise ExportError(
             "model.no-weights",
@@ -89,19 +91,26 @@ def _names(shard: Path, folder: Path) -> list[str]:
         ) from None
 
 
-def check_unquantised(name: str, config: PretrainedConfig) -> None:
-    """Raise ExportError when transformers would take a model's weights for codes of some quantisation."""
+def check_unquantised(name: str, file: Path, config: PretrainedConfig) -> None:
+    """Raise ExportError when transformers would take a model's weights for codes of some quantisation.
+
+    Args:
+        name: the model's.
+        file: that of the config, which may have an odd value there.
+    """
     settings = getattr(config, "quantization_config", None)
     if settings is None:
         return
-    settings = settings if isinstance(settings, dict) else settings.to_dict()
+    settings = settings.to_dict() if hasattr(settings, "to_dict") else settings
+    if not isinstance(settings, dict):
+        raise damaged(file, f"its quantization_config is {settings!r:.40}")
     try:
         with quiet():
             from transformers.quantizers.auto import AutoHfQuantizer  # loads torchao, which reports what it lacks
 
             if not AutoHfQuantizer.supports_quant_method(settings):
                 return  # transformers knows no such method, and loads the weights as they are
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, LookupError):
         pass  # nor does it load such a model
     method = settings.get("quant_method") or "no method that has a name"
     raise ExportError(

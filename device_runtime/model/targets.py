@@ -73,7 +73,7 @@ def _set(task: Task, value: object) -> list[object]:
     if isinstance(value, str):
         text = value.strip()
         if text.startswith("["):
-            with suppress(ValueError):
+            with suppress(ValueError, RecursionError):
                 value = json.loads(text)
         elif text in {label.name for label in task.labels}:
             return [text]

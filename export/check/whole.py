@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -27,7 +26,7 @@ from fedspzo.export.compare import difference, in_pytorch
 from fedspzo.export.layout import restored
 from fedspzo.export.network.build import Network
 from fedspzo.export.network.tokens import label_tokens
-from fedspzo.export.quiet import quiet
+from fedspzo.export.quiet import in_transformers, quiet
 from fedspzo.export.stages import StageRunner
 
 #: How many texts are scored, the longest first. Those that are only tokenised are more.
@@ -63,7 +62,7 @@ def check_bundle(
         return Comparison(skipped=f"transformers has no model of type {checkpoint.config.model_type} for this task")
     asked = ask(task, Encoder(bundle))
     texts = [reference.text(example.fields) for example in asked]
-    with _in_transformers(checkpoint):
+    with in_transformers(checkpoint.name):
         ids = reference.token_ids(texts, closed=task.form not in (CAUSAL, GENERATION))
     _check_tokens(checkpoint, bundle, asked, texts, ids)
     if not asked:
@@ -71,7 +70,7 @@ def check_bundle(
     store, texts = tokenise(bundle, asked[:_SCORED]), texts[:_SCORED]
     words = label_tokens(checkpoint, task) if task.form in (MASKED, CAUSAL) else []
     rounded = _rounded(checkpoint, bundle)
-    with _in_transformers(checkpoint):
+    with in_transformers(checkpoint.name):
         expected = reference.scores(store, texts, words, rounded)
     judge = partial(_judge, checkpoint, expected, texts, tolerance * math.sqrt(len(networks[0].stages)))
     quantised = bool(bundle.manifest.constants)
@@ -84,26 +83,9 @@ def check_bundle(
         deviations[runner.engine] = _apart(found, expected) if quantised else judge(runner.engine, found)
     rounding = None
     if rounded:
-        with _in_transformers(checkpoint):
+        with in_transformers(checkpoint.name):
             rounding = _apart(expected, reference.scores(store, texts, words, {}))
     return Comparison(reference.versions, len(store), deviations, rounding)
-
-
-@contextmanager
-def _in_transformers(checkpoint: Checkpoint) -> Iterator[None]:
-    """What transformers raises about a model becomes an ExportError, and what it prints is not seen."""
-    try:
-        with quiet():
-            yield
-    except ExportError:
-        raise
-    except Exception as error:  # whatever a model's code may raise
-        reason = " ".join((str(error) or type(error).__name__).split())[:200]
-        raise ExportError(
-            "export.transformers-fails",
-            f"transformers does not load or run {checkpoint.name} ({reason}); check that config.json belongs to the"
-            " weights, or get the model again",
-        ) from error
 
 
 def run_bundle(runner: StageRunner, networks: Sequence[Network], store: DataStore, in_full: bool = False) -> Scores:

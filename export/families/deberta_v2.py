@@ -15,6 +15,7 @@ from fedspzo.export.families import ENCODER_FORMS, Architecture, Stage, require
 from fedspzo.export.families.bert import KINDS, NORM, POSITIONS, WORDS, Layer, LayerNames, Transform
 from fedspzo.export.modules.operators import by_distance, padding_bias, products_by_group, split_heads
 from fedspzo.export.modules.stage_module import StageModule, Weights, affine
+from fedspzo.export.settings import Settings, damaged
 
 MODEL_TYPES = ("deberta-v2",)
 
@@ -48,14 +49,14 @@ class DisentangledLayer(Layer):
     rows: Tensor
     rows_back: Tensor
 
-    def __init__(self, config: DebertaV2Config, length: int) -> None:
+    def __init__(self, config: DebertaV2Config, settings: Settings, length: int) -> None:
         types = [kind for kind in ("c2p", "p2c") if kind in (config.pos_att_type or [])]
         positions = dict(zip(("c2p", "p2c"), ("key", "query"), strict=True))
         kept = types if config.relative_attention else []
         name = "attention.self.{}_proj" if getattr(config, "share_att_key", False) else "attention.self.pos_{}_proj"
         self.maps = {kind: name.format(positions[kind]) for kind in kept}
         others = [name for name in self.maps.values() if name not in _NAMES]
-        norms = getattr(config, "norm_rel_ebd", "none").lower().split("|")
+        norms = settings.get("norm_rel_ebd", str, "none").lower().split("|")
         self.normed = "layer_norm" in map(str.strip, norms)
         shared = [_ROWS, *(affine(_SHARED_NORM) if self.normed else [])] if kept else []
         super().__init__(
@@ -63,7 +64,7 @@ class DisentangledLayer(Layer):
         )
         self.shared = shared
         self.factor = (config.hidden_size // self.heads * (1 + len(types))) ** -0.5
-        rows = _distances(config, length) if kept else torch.zeros(0, 0)
+        rows = _distances(settings, length) if kept else torch.zeros(0, 0)
         self.register_buffer("rows", rows, persistent=False)
         self.register_buffer("rows_back", rows.flip(0), persistent=False)
 
@@ -85,14 +86,19 @@ class DisentangledLayer(Layer):
         return rows.expand(weights.groups, -1, -1)
 
 
-def _distances(config: DebertaV2Config, length: int) -> Tensor:
+def _span(settings: Settings) -> tuple[int, int, int]:
+    """Buckets of distances, -1 for one a distance; the largest distance; and how many kinds there are on each side."""
+    most = settings.get("max_relative_positions", int, -1)
+    most = most if most >= 1 else settings.get("max_position_embeddings", int, 512)
+    buckets = settings.get("position_buckets", int, -1)
+    return buckets, most, buckets if buckets > 0 else most
+
+
+def _distances(settings: Settings, length: int) -> Tensor:
     """One-hot [2 · length − 1, rows]: which row of positions is for which distance."""
     from transformers.models.deberta_v2.modeling_deberta_v2 import build_relative_position  # slow to load
 
-    most = getattr(config, "max_relative_positions", -1)
-    most = most if most >= 1 else config.max_position_embeddings
-    buckets = getattr(config, "position_buckets", -1)
-    span = buckets if buckets > 0 else most
+    buckets, most, span = _span(settings)
     text = torch.zeros(length, 1)
     found = (build_relative_position(text, text, buckets, most)[0] + span).clamp(0, 2 * span - 1)
     return F.one_hot(torch.cat([found[1:, 0].flip(0), found[0]]), 2 * span).float()
@@ -109,7 +115,12 @@ def describe(checkpoint: Checkpoint, length: int) -> Architecture:
     there = {POSITIONS: config.position_biased_input, KINDS: config.type_vocab_size > 0}
     tables = [name for name in there if there[name]]
     project = getattr(config, "embedding_size", config.hidden_size) != config.hidden_size
-    layer = DisentangledLayer(config, length)
+    settings = checkpoint.settings()
+    if config.relative_attention and config.pos_att_type:
+        (buckets, _, span), (rows, *_) = _span(settings), checkpoint.shape(f"{prefix}encoder.{_ROWS}")
+        if buckets == 1 or 2 * span != rows:
+            raise damaged(settings.path, f"it has {span} distances on each side, and the weights {rows} rows for them")
+    layer = DisentangledLayer(config, settings, length)
     shared = {name: f"{prefix}encoder.{name}" for name in layer.shared}
     return Architecture(
         forms=ENCODER_FORMS if bias else ENCODER_FORMS[1:],

@@ -11,6 +11,7 @@ from fedspzo.export.families.llama import Kind, assemble, head_size, kinds_by_ty
 from fedspzo.export.modules.decoder import BEFORE, Attention, DecoderLayer, FeedForward, Final, Norm, Norms, Scaled
 from fedspzo.export.modules.heads import Scoring
 from fedspzo.export.modules.rotary import rotations
+from fedspzo.export.settings import damaged
 
 MODEL_TYPES = ("gemma", "gemma2", "gemma3", "gemma3_text")
 
@@ -23,11 +24,14 @@ def describe(checkpoint: Checkpoint, length: int) -> Architecture:
     """See :class:`fedspzo.export.families.Family`."""
     name, config = checkpoint.config.model_type, checkpoint.config.get_text_config()
     first, second, third = name == "gemma", name == "gemma2", name.startswith("gemma3")
-    norm = Norm(config.rms_norm_eps, offset=1.0)
+    settings, norm = checkpoint.settings(config), Norm(config.rms_norm_eps, offset=1.0)
+    scale = None if first else float(settings.get("query_pre_attn_scalar", (int, float), 256))
+    if scale is not None and not scale > 0:
+        raise damaged(settings.path, f"its query_pre_attn_scalar is {scale:g}")
     attention = Attention(
         config.num_attention_heads, config.num_key_value_heads, head_size(config),
         bias=config.attention_bias, output_bias=config.attention_bias, norm=norm if third else None,
-        scale=None if first else config.query_pre_attn_scalar**-0.5,
+        scale=None if scale is None else scale**-0.5,
         cap=config.attn_logit_softcapping if second else None,
     )  # fmt: skip
     feed_forward = FeedForward(config.hidden_act if first else config.hidden_activation)

@@ -27,19 +27,19 @@ def rotations(
     Raises:
         ExportError: the angles would change with the text's length, or the config lacks what they need.
     """
-    longest = longest_text(config, layer_type)
-    if longest and length > longest:
-        raise ExportError(
-            "export.longrope",
-            f"{model} changes its rotary embedding beyond {longest} tokens (longrope), and one graph cannot;"
-            f" choose a --max-length of at most {longest}",
-        )
     try:
+        longest = longest_text(config, layer_type)
+        if longest and length > longest:
+            raise ExportError(
+                "export.longrope",
+                f"{model} changes its rotary embedding beyond {longest} tokens (longrope), and one graph cannot;"
+                f" choose a --max-length of at most {longest}",
+            )
         with quiet():
             embedding = _rotary_embedding(config)
             arguments = () if layer_type is None else (layer_type,)
             cosines, sines = embedding(torch.zeros(1), torch.arange(length)[None], *arguments)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
         kind = _rope(config, layer_type).get("rope_type")
         raise ExportError(
             "model.unsupported-rope",
@@ -56,7 +56,8 @@ def longest_text(config: PretrainedConfig, layer_type: str | None = None) -> int
 
 def _rope(config: PretrainedConfig, layer_type: str | None) -> dict[str, Any]:
     rope: dict[str, Any] = config.rope_parameters or {}
-    return rope if layer_type is None else rope.get(layer_type) or {}
+    found = rope if layer_type is None else rope.get(layer_type)
+    return found if isinstance(found, dict) else {}
 
 
 def _rotary_embedding(config: PretrainedConfig) -> torch.nn.Module:

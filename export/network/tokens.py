@@ -44,7 +44,7 @@ def _end(checkpoint: Checkpoint) -> str:
         settings = json.loads((checkpoint.folder / "generation_config.json").read_text(encoding="utf-8"))
         ids = settings["eos_token_id"]
         ends = [checkpoint.tokenizer.id_to_token(i) for i in ([ids] if isinstance(ids, int) else ids)]
-    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return checkpoint.end_token
     own = checkpoint.end_token
     return own if not own or own in ends else next(filter(None, ends), own)

@@ -15,7 +15,7 @@ from fedspzo.export.checkpoint import Checkpoint
 from fedspzo.export.families import Architecture
 from fedspzo.export.modules.pooling import pool
 from fedspzo.export.modules.stage_module import Weights
-from fedspzo.export.quiet import quiet
+from fedspzo.export.quiet import in_transformers
 
 
 def forms(checkpoint: Checkpoint, architecture: Architecture) -> tuple[str, ...]:
@@ -50,7 +50,7 @@ def with_pooling(checkpoint: Checkpoint, architecture: Architecture) -> Architec
     skipped = 0
     if sentence.prompt and not sentence.includes_prompt:
         ids = checkpoint.tokenizer.encode(sentence.prompt).ids
-        skipped = len(ids) - (ids[-1] in checkpoint.texts.roles)
+        skipped = len(ids) - sum(token in checkpoint.texts.roles for token in ids[-1:])
     limit = sentence.limit or checkpoint.texts.limit or architecture.limit
     pooling = replace(sentence.pooling, skipped=skipped)
     return replace(architecture, limit=min(architecture.limit, limit), pooling=pooling)
@@ -97,19 +97,20 @@ def embed(checkpoint: Checkpoint, architecture: Architecture, encoded: Sequence[
     """Unit vectors float32 [texts, W] of tokenised texts that the model takes.
 
     Raises:
-        ExportError: the folder's modules do not fit together.
+        ExportError: the folder's modules do not fit together, or transformers does not load the model.
     """
-    with quiet():
+    with in_transformers(checkpoint.name):
         model = AutoModel.from_pretrained(checkpoint.folder, dtype=torch.float32).eval()
     mask = torch.tensor([[1.0] * len(ids) + [0.0] * (max(map(len, encoded)) - len(ids)) for ids in encoded])
     padded = torch.tensor([[*ids, *[checkpoint.padding] * (mask.shape[1] - len(ids))] for ids in encoded])
     sentence, names = checkpoint.sentence, architecture.pooling.tensors
     weights = Weights({name: torch.from_numpy(sentence.tensor(name)) for name in names} if sentence else {})
     with torch.inference_mode():
-        hidden = model(input_ids=padded, attention_mask=mask.long()).last_hidden_state
+        with in_transformers(checkpoint.name):
+            hidden = model(input_ids=padded, attention_mask=mask.long()).last_hidden_state
         try:
             return np.asarray(pool(architecture.pooling, weights, hidden, mask).numpy())
-        except (RuntimeError, KeyError) as error:
+        except (RuntimeError, LookupError) as error:
             reason = str(error).strip().splitlines()[-1]
             raise ExportError(
                 "model.sentence-module",

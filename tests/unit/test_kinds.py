@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import make_checkpoint
 from refusals import raises
@@ -19,11 +20,13 @@ from fedspzo.broker.rounds.best import rank
 from fedspzo.cli import main
 from fedspzo.device_runtime.data.sources import parse_example
 from fedspzo.device_runtime.data.store import load_data
+from fedspzo.device_runtime.errors import DataError
 from fedspzo.device_runtime.model.manifest_reader import parse_manifest
 from fedspzo.device_runtime.model.metrics import MULTI, REGRESSION
 from fedspzo.device_runtime.model.targets import read_target, write_target
-from fedspzo.device_runtime.model.task import Label, Task
+from fedspzo.device_runtime.model.task import KINDS, Label, Task
 from fedspzo.device_runtime.step.scores import Evaluation, read_answer
+from fedspzo.export import classify
 from fedspzo.export.modules.operators import squared_error, threshold_loss
 from fedspzo.export.tasks import load_task
 
@@ -37,6 +40,68 @@ LOUDNESS = Task(
     target="level", kind=REGRESSION, metrics=("pearson", "spearman", "mse"),
 )  # fmt: skip
 NUMBERS = st.floats(-8, 8, width=32)
+#: Values of JSON that a data file may have for a label, right or wrong.
+_NAMES = st.sampled_from(["1", "2", "5", "0", "2.5", "alarm", "music", "a, b", "true", "false", "none", "1.0", "[x]"])
+_ONE = st.one_of(
+    _NAMES, st.integers(-1, 6), st.sampled_from([0.0, 1.0, 2.5, 1e300, float("nan"), 10**400]), st.booleans(),
+    st.none(), st.sampled_from(["+1.0", " 2. ", "01", "1.5", "nan", "²", "", " alarm "]),
+)  # fmt: skip
+_VALUES = st.one_of(
+    _ONE,
+    st.lists(_ONE, max_size=3),
+    st.lists(_ONE, max_size=3).map(json.dumps),
+    st.lists(_ONE, max_size=3).map(lambda names: ", ".join(map(str, names))),
+    st.dictionaries(_NAMES, _ONE, max_size=1),
+    st.just("[" * 100_000),
+)
+
+
+@settings(max_examples=1000)
+@given(st.lists(_NAMES, min_size=2, max_size=5, unique=True), st.sampled_from(KINDS), _VALUES)
+def test_a_materialised_models_script_reads_targets_as_devices_do(names: list[str], kind: str, value: object) -> None:
+    if kind == MULTI:
+        names = [*(name for name in names if name != "none"), "none"]
+    if kind == REGRESSION:
+        names = ["0", "2.5", "5"]
+    task = Task("t", "similarity", "{text}", tuple(Label(name, name) for name in names), kind=kind)
+    said = {"kind": kind, "labels": names}
+    try:
+        label, fed = read_target(task, value)
+    except DataError:
+        with pytest.raises((ValueError, OverflowError)):
+            classify.wanted(said, value)
+        return
+    expected = write_target(task, label, fed)
+    found = classify.wanted(said, value)
+    assert found == (pytest.approx(expected) if kind == REGRESSION else expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels", "wrong", "known"),
+    [
+        ("single", ["alarm", "music"], '"radio"', "one of alarm, music"),
+        ("single", ["1", "5"], "0", "one of 1, 5"),
+        ("multi", ["alarm", "music", "none"], '["alarm", "alarm"]', "a list of alarm, music, none, each once"),
+        ("regression", ["0", "2.5"], '"loud"', "a number from 0 to 2.5"),
+    ],
+)
+def test_a_materialised_models_script_names_the_line_of_a_wrong_target(
+    tmp_path: Path, kind: str, labels: list[str], wrong: str, known: str
+) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text(f'\n{{"text": "hey", "label": {wrong}}}\n')
+    task = {"kind": kind, "labels": labels, "template": "{text}", "target": "label"}
+    with pytest.raises(SystemExit, match=f"{re.escape(str(data))}, line 2 has the label .* {known}; correct it"):
+        classify.read(data, task)
+
+
+@pytest.mark.parametrize("line", [b"\xff\xfe", b'{"text": "hey", "label": "caf\xe9"}', b"[" * 100_000])
+def test_a_materialised_models_script_names_a_line_that_is_none(tmp_path: Path, line: bytes) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_bytes(b'\xef\xbb\xbf{"text": "hey", "label": "music"}\n' + line)
+    task = {"kind": "single", "labels": ["alarm", "music"], "template": "{text}", "target": "label"}
+    with pytest.raises(SystemExit, match=f"{re.escape(str(data))}, line 2 is no JSON"):
+        classify.read(data, task)
 
 
 @given(st.lists(st.tuples(NUMBERS, st.booleans()), min_size=2, max_size=6))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from copy import copy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from writing import texts
 from fedspzo.device_runtime.data.encoder import Encoder
 from fedspzo.device_runtime.data.tokenizer import load_tokenizer
 from fedspzo.device_runtime.data.tokenizer.pipeline import PythonTokenizer
+from fedspzo.device_runtime.errors import FedSPZOError
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.manifest import VOCABULARY
 from fedspzo.export.network.target import Target
@@ -173,3 +176,67 @@ def test_what_a_chat_template_writes_is_special(tmp_path: Path) -> None:
     special = {token.content for token in found if token.special}
     assert special == {"<|endoftext|>", "<|im_start|>", "<|im_end|>", "<turn:user>", "<think>"}
     assert all(token.lstrip == (token.content == "<think>") for token in found)
+
+
+_ODD = (None, -1, 0, 1.5, 1e30, "x", [], ["x"], {}, {"a": 1}, True, float("nan"))
+
+
+def _changed(content: Any, most: int = 12) -> Iterator[Any]:
+    """A JSON value with each of its parts, down to the leaves, replaced by each odd one."""
+    yield from _ODD
+    if isinstance(content, dict | list):
+        keys: list[Any] = list(content)[:most] if isinstance(content, dict) else list(range(len(content)))[:2]
+        for key in keys:
+            for part in _changed(content[key]):
+                changed = copy(content)
+                changed[key] = part
+                yield changed
+
+
+def _kinds(root: Path, file: Path) -> set[str]:
+    """Kinds of the errors that a folder gives in the export and on a device, "" for none; they name the file."""
+    found = set()
+    for load in (lambda: ModelTokenizer(root).backend, lambda: load_tokenizer(root / "tokenizer.json")):
+        try:
+            load().encode("the soup, [x] 映 and \U0001f3ac")
+            found.add("")
+        except FedSPZOError as error:
+            named = str(file) in str(error) or error.kind == "model.tokenizer-unloadable"
+            found.add(error.kind if named else repr(error))
+    return found
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2"])
+def test_a_damaged_tokenizer_is_named(name: str, tmp_path: Path) -> None:
+    root = make_checkpoint(tmp_path / "m", name)
+    known = {"", "model.tokenizer-damaged", "model.tokenizer-unloadable", "tokenizer.unreadable"}
+    for file, more in (
+        (root / "tokenizer.json", {}),
+        (root / "tokenizer_config.json", {"model_max_length": 9, "chat_template": "", "eos_token": "</s>"}),
+    ):
+        content = file.read_text()
+        for changed in _changed({**json.loads(content), **more}):
+            file.write_text(json.dumps(changed))
+            assert _kinds(root, file) <= known | {"model.config-damaged"}
+        file.write_text(content)
+    assert _kinds(root, root) == {""}
+
+
+def test_a_tokenizer_that_lacks_its_own_tokens(tmp_path: Path) -> None:
+    root = make_checkpoint(tmp_path / "m", "gpt2")
+    file = root / "tokenizer.json"
+    content = json.loads(file.read_text())
+    content["post_processor"]["special_tokens"] = {}
+    file.write_text(json.dumps(content))
+    with raises("model.tokenizer-damaged", file, "save_pretrained"):
+        ModelTokenizer(root)
+    with raises("tokenizer.unreadable", file, "export the bundle again"):
+        load_tokenizer(file)
+
+
+@pytest.mark.parametrize("limit", ["x", -1, [], True, float("nan"), float("inf")])
+def test_a_limit_that_is_no_number_is_named(limit: object, tmp_path: Path) -> None:
+    root = make_checkpoint(tmp_path / "m", "gpt2")
+    (root / "tokenizer_config.json").write_text(json.dumps({"model_max_length": limit}))
+    with raises("model.config-damaged", root / "tokenizer_config.json", "its model_max_length is"):
+        ModelTokenizer(root)

@@ -195,6 +195,14 @@ def test_an_answer_ends_where_the_model_ends_it(ends: int | list[int] | None, st
     assert task.stop == stop
 
 
+@pytest.mark.parametrize("content", [b"", b"\xff", b"[" * 100_000, b"[]", b'{"eos_token_id": {"a": 1}}'])
+def test_settings_of_generation_that_are_none_are_left_out(content: bytes, tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "m", "llama-3.2")
+    (folder / "generation_config.json").write_bytes(content)
+    checkpoint = Checkpoint(str(folder))
+    assert with_special_tokens(checkpoint, load_task("squad")["generation"]).stop == checkpoint.end_token
+
+
 class Otherwise:
     """A family that computes LLaMA with another epsilon, and if asked lowers texts."""
 

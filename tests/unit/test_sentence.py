@@ -17,6 +17,7 @@ from sentences import NORMALIZE, dense, layer_norm, make_sentence_model
 from fedspzo.device_runtime.data.sources import Example
 from fedspzo.device_runtime.data.store import tokenise
 from fedspzo.device_runtime.engines.protocol import create_engine
+from fedspzo.device_runtime.errors import ExportError
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.task import Label, Task
 from fedspzo.device_runtime.protocol.entry import Contribution, Entry
@@ -85,6 +86,15 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "no prompt": ({"settings": {**PROMPT, "default_prompt_name": "x"}}, ("default prompt 'x'",)),
 }
 
+#: The files of a folder that say what is done beside the transformer.
+_FILES = (
+    "modules.json",
+    "config_sentence_transformers.json",
+    "sentence_bert_config.json",
+    "1_Pooling/config.json",
+    "2_Dense/config.json",
+)
+
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_texts_have_the_vectors_of_sentence_transformers(variant: str, tmp_path: Path) -> None:
@@ -102,6 +112,86 @@ def test_what_it_does_not_do_is_refused(variant: str, tmp_path: Path) -> None:
     root = make_sentence_model(tmp_path / "m", **folder)
     with raises("model.sentence-module", *named):
         export_bundle(str(root), {"similarity": TASK}, Target(["torch"], [1], [24]), tmp_path / "b")
+
+
+def _describe(root: Path) -> None:
+    checkpoint = Checkpoint(str(root))
+    with_prompt(checkpoint, TASK)
+    with_pooling(checkpoint, find_family(checkpoint).describe(checkpoint, 24))
+
+
+#: What an odd value may give: nothing, or what it says is not there, not supported, or not of its type.
+_KINDS = ("", "model.no-config", "model.no-weights", "model.sentence-module", "model.config-damaged")
+
+
+def _outcome(root: Path, file: Path, key: str) -> str:
+    """The kind of the error that a folder gives, "" for none; of a damaged config it names the file and the key."""
+    try:
+        _describe(root)
+    except ExportError as error:
+        named = error.kind != "model.config-damaged" or (str(file) in str(error) and key in str(error))
+        return error.kind if named else repr(error)
+    return ""
+
+
+@pytest.mark.parametrize("value", [None, -1, 0, 1e30, 1.5, float("nan"), "x", [], [[]], [{}], {}, {"a": 1}, True])
+def test_an_odd_value_in_a_file_is_read_or_named(tmp_path: Path, value: object) -> None:
+    root = make_sentence_model(
+        tmp_path / "m",
+        steps=[dense(32, 32, use_residual=True)],
+        settings={**PROMPT, "truncate_dim": 12, "model_type": "SentenceTransformer"},
+        pooling={"include_prompt": True},
+        transformer={
+            "max_seq_length": 20, "do_lower_case": False, "transformer_task": "feature-extraction",
+            "modality_config": None, "module_output_name": "token_embeddings", "processor_kwargs": {},
+            "model_args": {}, "tokenizer_args": {},
+        },
+    )  # fmt: skip
+    more = {"pooling_mode": "mean", "module_input_name": "sentence_embedding", "model_max_length": 9}
+    for file in (root / name for name in _FILES):
+        content = json.loads(file.read_text())
+        entries = content if isinstance(content, list) else [content]
+        changed = [
+            (key, [*entries[:place], {**entry, key: value}, *entries[place + 1 :]])
+            for place, entry in enumerate(entries)
+            for key in {**entry, **(more if entries is not content else {})}
+        ]
+        if entries is content:
+            changed += [("", [*entries, value])]
+        for key, found in changed:
+            file.write_text(json.dumps(found if entries is content else found[0]))
+            assert _outcome(root, file, key) in _KINDS
+        file.write_text(json.dumps(content))
+        _describe(root)
+    settings = {**PROMPT, "prompts": {"q": value}}
+    (root / _FILES[1]).write_text(json.dumps(settings))
+    if value is None or isinstance(value, str):
+        _describe(root)
+        return
+    with raises("model.config-damaged", root / _FILES[1], "its q is"):
+        _describe(root)
+
+
+@pytest.mark.parametrize(
+    "content", [b"version https://git-lfs.github.com/spec/v1\n", b"", b"\x80\x02]q", b"PK\x03\x04"]
+)
+@pytest.mark.parametrize("torch_files", [True, False])
+def test_weights_of_a_module_that_are_none(tmp_path: Path, content: bytes, torch_files: bool) -> None:
+    root = make_sentence_model(tmp_path / "m", steps=[dense(32, 16)], torch_files=torch_files)
+    (root / "2_Dense" / ("pytorch_model.bin" if torch_files else "model.safetensors")).write_bytes(content)
+    with raises("model.no-weights", root / "2_Dense", "no readable weights", "get the model again"):
+        _describe(root)
+
+
+@pytest.mark.parametrize(("key", "value"), [("intermediate_size", 0), ("hidden_dropout_prob", 2), ("vocab_size", 0)])
+def test_a_config_that_transformers_does_not_load(tmp_path: Path, key: str, value: int) -> None:
+    root = make_sentence_model(tmp_path / "m")
+    config = json.loads((root / "config.json").read_text())
+    (root / "config.json").write_text(json.dumps({**config, key: value}))
+    checkpoint = Checkpoint(str(root))
+    architecture = find_family(checkpoint).describe(checkpoint, 24)
+    with raises("export.transformers-fails", root, "config.json"):
+        embed_descriptions(checkpoint, architecture, TASK)
 
 
 def test_no_more_tokens_than_the_folder_says(tmp_path: Path) -> None:

@@ -254,8 +254,19 @@ def test_what_is_damaged_is_named(folder: Path, kind: str, parts: dict[str, Any]
         PythonTokenizer(_altered(folder, **parts))
 
 
+@pytest.mark.parametrize("name", ["bert", "gpt2"])
+@pytest.mark.parametrize("value", [None, -1, 1.5, "x", [], {"a": 1}, True])
+def test_an_odd_setting_of_a_model_is_named_when_it_is_loaded(folder: Path, name: str, value: object) -> None:
+    _both(name, folder)
+    file, spec = folder / "odd.json", json.loads((folder / f"{name}.json").read_text())
+    for key in spec["model"]:
+        file.write_text(json.dumps({**spec, "model": {**spec["model"], key: value}}))
+        with suppress(BundleError):
+            PythonTokenizer(file).encode("the soup, [x] 映")
+
+
 @pytest.mark.parametrize("read", [PythonTokenizer, load_tokenizer])
-@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"\xff", b'{"model": null}'])
+@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"\xff", b'{"model": null}', b"[" * 100_000])
 def test_no_tokenizer(tmp_path: Path, read: Any, content: bytes) -> None:
     (tmp_path / "tokenizer.json").write_bytes(content)
     with pytest.raises(BundleError, match="tokenizer.json"):

@@ -13,6 +13,9 @@ from typing import Protocol
 from fedspzo.device_runtime.errors import BundleError
 from fedspzo.device_runtime.model.manifest import VOCABULARY
 
+#: A text with what no vocabulary has: damaged tokenizers fail at a token that they lack only when they need it.
+PROBE = "The soup, 映 \u0378\U0010ffff!"
+
 
 class Encoding(Protocol):
     """The tokens of a text."""
@@ -60,10 +63,13 @@ def load_tokenizer(path: Path) -> Tokenizer:
         return _in_python(path)
     try:
         tokenizer = Library.from_file(str(path))
-    except Exception as error:  # the library raises no type of its own
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        tokenizer.decode(tokenizer.encode(PROBE).ids)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises no type of its own, and its panics are no Exception
         raise BundleError("tokenizer.unreadable", f"{path} cannot be read ({error}); export the bundle again") from None
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
     return tokenizer
 
 

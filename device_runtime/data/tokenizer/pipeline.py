@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedspzo.device_runtime.data.tokenizer import PROBE
 from fedspzo.device_runtime.data.tokenizer.added import AddedToken, AddedTokens
 from fedspzo.device_runtime.data.tokenizer.decoders import decoder
 from fedspzo.device_runtime.data.tokenizer.models import Token, model
@@ -48,7 +49,8 @@ class PythonTokenizer:
             self._pre_tokenize = pre_tokenizer(spec.get("pre_tokenizer"))
             self._post_process = post_processor(spec.get("post_processor"))
             self._decode = decoder(spec.get("decoder"))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            self.decode(self.encode(PROBE).ids)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise BundleError(
                 "tokenizer.unreadable", f"{path} cannot be read ({error}); export the bundle again"
             ) from None
