@@ -188,7 +188,8 @@ def create_engine(name: str, threads: int = 1, within: int | None = None) -> Eng
         raise EngineError("engine.unknown", f"there is no engine '{name}'; choose one of {', '.join(ENGINES)}")
     if not 1 <= threads <= MOST_THREADS:
         raise EngineError(
-            "engine.threads", f"an engine has 1 to {MOST_THREADS} threads, not {threads}; change --threads"
+            "engine.threads",
+            f"an engine needs at least 1 thread, not {threads}, and at most {MOST_THREADS}; change --threads",
         )
     module = importlib.import_module(f"fedspzo.device_runtime.engines.{name}")
     engine: Engine = module.create(threads, within) if name in STREAMING else module.create(threads)
