@@ -3,39 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from random import Random
 
 import numpy as np
-import pyarrow
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pyarrow import parquet
+from mutations import mutated_bytes
 from refusals import raises
 from tokenizers import Tokenizer
 
-from fedspzo.device_runtime.data.sources import read_records
 from fedspzo.device_runtime.data.store import DataStore, Encoder, load_data
-from fedspzo.device_runtime.errors import DataError
 from fedspzo.device_runtime.model.bundle import Bundle
 from fedspzo.device_runtime.model.task import Label, Task
-
-
-def fuzzed(test: Callable[..., None]) -> Callable[..., None]:
-    """The test with many seeds."""
-    patient = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-    return patient(given(st.integers(0, 2**32))(test))
-
-
-def damaged(content: bytes, draw: Random) -> bytes:
-    """Some bytes are others, and the end may be gone."""
-    changed = bytearray(content)
-    for _ in range(draw.choice([1, 3, 20])):
-        changed[draw.randrange(len(changed))] = draw.randrange(256)
-    return bytes(changed[: draw.choice([len(changed), draw.randrange(len(changed))])])
 
 
 def write(path: Path, *lines: str) -> Path:
@@ -94,16 +75,6 @@ def test_a_row_of_too_many_cells_can_be_left_out(bundle: Bundle, tmp_path: Path)
     assert [error.kind for error in refused] == ["data.extra-columns"]
 
 
-@fuzzed
-def test_a_damaged_parquet_file_is_read_or_refused(tmp_path: Path, seed: int) -> None:
-    path = tmp_path / "d.parquet"
-    columns = {"text": ["wake me", "play"] * 20, "label": ["alarm", "music"] * 20}
-    parquet.write_table(pyarrow.table(columns), path)
-    path.write_bytes(damaged(path.read_bytes(), Random(seed)))
-    with suppress(DataError):
-        list(read_records(str(path)))
-
-
 def test_no_file_and_no_examples(bundle: Bundle, tmp_path: Path) -> None:
     with raises("data.unreadable", "none.jsonl", "check the path"):
         load_data(tmp_path / "none.jsonl", bundle)
@@ -153,12 +124,13 @@ def test_tokens_are_made_once(bundle: Bundle, tmp_path: Path, monkeypatch: pytes
     assert len(load_data(path, bundle, cache)) == 2, "a damaged cache is made anew"
 
 
-@fuzzed
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 2**32))
 def test_a_damaged_cache_is_made_anew(bundle: Bundle, tmp_path: Path, seed: int) -> None:
     path, cache = write(tmp_path / "d.jsonl", GOOD), tmp_path / "tokens.npz"
     cache.unlink(missing_ok=True)
     expected = load_data(path, bundle, cache)
-    cache.write_bytes(damaged(cache.read_bytes(), Random(seed)))
+    cache.write_bytes(mutated_bytes(cache.read_bytes(), Random(seed)))
     np.testing.assert_array_equal(load_data(path, bundle, cache).ids, expected.ids)
 
 

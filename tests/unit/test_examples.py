@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+from contextlib import suppress
 from pathlib import Path
+from random import Random
 
 import pyarrow
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from mutations import mutated_bytes
 from pyarrow import parquet
 from refusals import raises
 
@@ -53,6 +57,15 @@ def test_parquet(tmp_path: Path) -> None:
     squad = {"title": "T", "context": "C", "question": "Q", "answers": {"text": ["a", "b "], "answer_start": [0, 1]}}
     parquet.write_table(pyarrow.Table.from_pylist([squad]), path)
     assert read(path, SQUAD) == [Example({"title": "T", "context": "C", "question": "Q"}, 0, ("a", "b"))]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 2**32))
+def test_a_damaged_parquet_file_is_read_or_refused(seed: int) -> None:
+    file = io.BytesIO()
+    parquet.write_table(pyarrow.Table.from_pylist(20 * ROWS), file)
+    with suppress(DataError):
+        list(parse_examples("d.parquet", mutated_bytes(file.getvalue(), Random(seed)), PAIR))
 
 
 def test_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
