@@ -104,13 +104,16 @@ class Rows:
         return [Trained(**curve) for curve in self.rows[setting, method]["curves"]]
 
     def target(self, setting: str, depth: float = 1.0) -> float:
-        """Training loss to reach; a share ``depth`` of the way there."""
-        tuned = [name for name in self.methods if name not in (DEFAULT, PLANNED)]
-        names = [name for name in TWO_SIDED_WHOLE if name in tuned] or tuned
-        rivals = [self.curves(setting, name) for name in names]
-        reached = min(max(min(curve.smooth.losses) for curve in curves) for curves in rivals)
-        start = rivals[0][0].train[0]
-        return start - depth * (start - reached)
+        """Training loss to reach; a share ``depth`` of the way there.
+
+        The best two-sided whole-model method that learns at all brings each of its seeds there; where there is none,
+        the best method that was tuned, or that ran.
+        """
+        names = [name for name in self.methods if name not in (DEFAULT, PLANNED)] or self.methods
+        reached = {name: max(min(curve.smooth.losses) for curve in self.curves(setting, name)) for name in names}
+        start = self.curves(setting, names[0])[0].train[0]
+        two_sided = [reached[name] for name in TWO_SIDED_WHOLE if reached.get(name, start) < start]
+        return start - depth * (start - min(two_sided or reached.values()))
 
     def spent(self, setting: str, method: str, depth: float = 1.0) -> tuple[np.ndarray, int]:
         """GFLOP until the target for each held-out seed, and how many of them never got there."""

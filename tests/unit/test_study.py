@@ -14,6 +14,7 @@ import pytest
 from patience import TEST_S
 from results import WHOLE, Rows, interval, tables
 from robustness import CONDITIONS
+from study import DEFAULT
 from study import main as study
 from trial import Trained
 
@@ -55,6 +56,23 @@ def test_methods_are_compared_seed_by_seed_with_the_best_rival() -> None:
     assert "| frozen | **2.45** (2.0–3.0) | 2.45 (2.0–3.0; decomfl-one-sided) |" in tables(rows, "")
     alone = Rows([row(name) for name in ("decomfl-one-sided", "frozen")])
     assert alone.target("intents") == 0.5, "without a two-sided method, that of the best of all"
+
+
+def test_a_method_that_learns_nothing_sets_no_target() -> None:
+    """As two-sided differences do where tuning took too high a rate; and defaults may be all that ran."""
+
+    def row(method: str, *losses: float) -> dict[str, object]:
+        curves = [curve(1.0, *losses, losses[-1]).as_dict()]
+        choice = {"method": method, "perturbations": 1, "rate": 1.0, "batch": 4} if method != DEFAULT else {}
+        return {"setting": "intents", "method": method, "choice": choice, "tuning": curves[0], "curves": curves}
+
+    default = row(DEFAULT, 0.5, 0.4)
+    rows = Rows([default, row("decomfl", 1.5, 2.0), row("decomfl-one-sided", 0.9, 0.7)])
+    assert rows.target("intents") == 0.7
+    assert "| intents | decomfl |" in tables(rows, "")
+    alone = Rows([default])
+    assert alone.target("intents") == 0.4
+    assert "| intents | default |" in tables(alone, "")
 
 
 def test_an_interval_narrows_with_settings_and_seeds() -> None:
