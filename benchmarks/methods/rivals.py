@@ -13,7 +13,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from rules import Curvature, LowRank, Momentum, Orthogonal, Rule, Sparse, Tensors, most_sensitive
+from rules import (
+    Curvature,
+    LowRank,
+    Momentum,
+    Orthogonal,
+    Preconditioned,
+    Rule,
+    Sparse,
+    Tensors,
+    factor,
+    most_sensitive,
+)
 from settings import PUBLIC, Setting
 
 from fedspzo.broker.rounds.aggregate import close_round
@@ -42,6 +53,8 @@ from fedspzo.export.tasks import load_task
 LABELS = "-labels"
 #: Share of the weights that Meerkat moves, and batches of public data that choose them.
 SENSITIVE, PUBLIC_BATCHES = 1e-3, 32
+#: Of the factors that directions are multiplied by on both sides: their covariance is the root of the gradients'.
+POWER = 0.25
 
 
 @dataclass(frozen=True)
@@ -71,26 +84,38 @@ def _rivals() -> dict[str, Rival]:
 
 
 def _sparse(setting: Setting, weights: Tensors) -> Sparse:
-    squares = public_squares(setting)
+    squares = public_moments(setting, "squares", np.square)
     return Sparse(most_sensitive({index: squares[index] for index in weights}, SENSITIVE))
 
 
-def public_squares(setting: Setting) -> dict[int, np.ndarray]:
-    """Of each trained tensor, the mean squared gradient on public data of other labels; made once."""
-    kept = setting.place / PUBLIC / "squares.npz"
+def _preconditioned(setting: Setting, weights: Tensors) -> Preconditioned:
+    inputs = public_moments(setting, "inputs", lambda gradient: gradient @ gradient.T)
+    outputs = public_moments(setting, "outputs", lambda gradient: gradient.T @ gradient)
+    matrices = [index for index, array in weights.items() if array.ndim == 2]
+    return Preconditioned({index: (factor(inputs[index], POWER), factor(outputs[index], POWER)) for index in matrices})
+
+
+def public_moments(setting: Setting, name: str, moment: Callable[[np.ndarray], np.ndarray]) -> dict[int, np.ndarray]:
+    """Of each trained tensor, the mean of a function of its gradients on public data of other labels; made once.
+
+    Args:
+        name: of what is kept.
+        moment: of a gradient, without an axis for branches.
+    """
+    kept = setting.place / PUBLIC / f"{name}.npz"
     if not kept.exists():
         public = _public_bundle(setting)
         store = load_data(setting.place / PUBLIC / "train.jsonl", public)
         backpropagation = Backpropagation(public)
         start, size = backpropagation.start(), public.manifest.batch
-        squares = {index: np.zeros_like(array) for index, array in start.items()}
         order = np.random.default_rng(0).permutation(len(store))
+        found: dict[str, np.ndarray] = {}
         for number in range(PUBLIC_BATCHES):
-            found = backpropagation(start, store, order[number * size : (number + 1) * size]).tensors
-            for index, array in squares.items():
-                array += found[index] ** 2 / PUBLIC_BATCHES
-        names = {index: public.manifest.tensors[index].name for index in squares}
-        np.savez(kept, **{names[index]: array for index, array in squares.items()})
+            gradient = backpropagation(start, store, order[number * size : (number + 1) * size]).tensors
+            for index, array in _matrices(gradient).items():
+                tensor = public.manifest.tensors[index].name
+                found[tensor] = found.get(tensor, 0.0) + moment(array) / PUBLIC_BATCHES
+        np.savez(kept, **found)
     specs = setting.bundle.manifest.tensors
     with np.load(kept) as loaded:
         return {index: loaded[spec.name] for index, spec in enumerate(specs) if spec.name in loaded}
@@ -114,6 +139,7 @@ _RULES: Mapping[str, tuple[str, str, int, float, Callable[[Setting, Tensors], Ru
     "zo-muon": ("2602.17155", "orthogonal steps in a seeded subspace", 5, 4e-3, lambda *_: Orthogonal()),
     "zo-mopi": ("2605.09034", "the same, of a few directions of the momentum", 5, 1e-2, lambda *_: Orthogonal(frame=8)),
     "meerkat": ("2506.03337", "0.1 % of the weights, chosen on public data", 5, 2.5e-4, _sparse),
+    "kronecker": ("1802.09568", "directions by Kronecker factors of public gradients", 5, 8e-5, _preconditioned),
 }
 #: Rate for each direction where the labels' vectors move: what moves them as far as a job's defaults do. Meerkat has
 #: none: public labels are others.

@@ -292,3 +292,48 @@ def most_sensitive(squares: Tensors, share: float) -> dict[int, np.ndarray]:
     count = max(1, round(share * everything.size))
     least = np.partition(everything, -count)[-count]
     return {index: np.flatnonzero(array.ravel() >= least) for index, array in squares.items()}
+
+
+@dataclass(frozen=True)
+class Preconditioned:
+    """Directions L·Z·R of each matrix, Z of ±1: the larger where gradients on public data are, as Shampoo has it.
+
+    (arXiv 1802.09568; it divides gradients by the factors that a direction is multiplied by here.)
+
+    Attributes:
+        factors: of each matrix [inputs, outputs], L [inputs, inputs] and R [outputs, outputs], float32.
+    """
+
+    factors: Mapping[int, tuple[np.ndarray, np.ndarray]]
+
+    def start(self, weights: Tensors) -> None:
+        """There is no state."""
+
+    def begin(self, state: None, round: int) -> None:
+        """There is no state."""
+
+    def add(self, state: None, out: Tensors, terms: Sequence[tuple[int, float]]) -> None:
+        """L · Σ coefficient · Z · R; vectors have directions of ±1."""
+        total = {index: np.zeros_like(array) for index, array in out.items()}
+        _add_signs(total, terms)
+        for index, array in out.items():
+            left, right = self.factors.get(index, (None, None))
+            array += total[index] if left is None else left @ total[index] @ right
+
+    def step(self, state: None, gradient: Tensors) -> tuple[None, Tensors]:
+        """Descend along the estimate, which has the factors twice: in what was measured, and in its directions."""
+        return None, gradient
+
+
+def factor(moment: np.ndarray, power: float, damping: float = 1e-3) -> np.ndarray:
+    """A factor of directions, float32 [n, n], whose columns have a mean squared length of 1.
+
+    Args:
+        moment: mean of G·Gᵀ, or of Gᵀ·G, over gradients G: [n, n], symmetric.
+        power: that it is raised to; 0 for the identity.
+        damping: share of its mean eigenvalue that is added to each.
+    """
+    values, vectors = np.linalg.eigh(moment.astype(np.float64))
+    scales = (np.maximum(values, 0.0) + damping * values.mean()) ** power
+    scales /= np.sqrt(np.mean(scales**2))
+    return np.asarray((vectors * scales @ vectors.T).astype(np.float32))

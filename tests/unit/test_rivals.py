@@ -9,7 +9,18 @@ import numpy as np
 import pytest
 from refusals import raises
 from rivals import LABELS, RIVALS, Rival, RivalTraining
-from rules import Curvature, LowRank, Momentum, Orthogonal, Sparse, most_sensitive, orthogonalise, power_iteration
+from rules import (
+    Curvature,
+    LowRank,
+    Momentum,
+    Orthogonal,
+    Preconditioned,
+    Sparse,
+    factor,
+    most_sensitive,
+    orthogonalise,
+    power_iteration,
+)
 from settings import Setting
 from trial import COMPARABLE
 
@@ -167,6 +178,20 @@ def test_only_the_most_sensitive_weights_move() -> None:
     chosen = most_sensitive(squares, 2 / 104)
     out = added(Sparse(chosen), None, 3)
     assert [np.flatnonzero(out[index]).tolist() for index in (0, 1)] == [[3 * 8 + 4], [2]]
+
+
+def test_directions_follow_the_factors_of_public_gradients() -> None:
+    gradients = [drawn(seed)[0] * np.linspace(0.1, 3, 12, dtype=np.float32)[:, None] for seed in range(20)]
+    inputs = np.mean([g @ g.T for g in gradients], axis=0)
+    outputs = np.mean([g.T @ g for g in gradients], axis=0)
+    rule = Preconditioned({0: (factor(inputs, 0.25), factor(outputs, 0.25))})
+    many = np.array([added(rule, None, seed)[0] for seed in range(400)])
+    assert np.mean(many**2) == pytest.approx(1, rel=0.05), "as long as directions of ±1"
+    expected = np.sqrt(np.diag(inputs))
+    np.testing.assert_allclose((many**2).mean(axis=(0, 2)), expected / expected.mean(), rtol=0.25)
+    assert set(np.abs(added(rule, None, 1)[1])) == {1.0}, "vectors as in jobs"
+    plain = Preconditioned({0: (factor(inputs, 0.0), factor(outputs, 0.0))})
+    np.testing.assert_allclose(np.abs(added(plain, None, 1)[0]), 1.0, atol=1e-5)
 
 
 def test_momentum_is_a_decaying_mean() -> None:
