@@ -91,7 +91,7 @@ if TYPE_CHECKING:
     from fedspzo.export.network.adapters import OutputScales as OutputScales
     from fedspzo.export.network.target import Target as Target
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 #: Module → its public names, by subject; for type checkers they are imported below.
 _PUBLIC = {

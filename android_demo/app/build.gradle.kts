@@ -21,8 +21,8 @@ android {
         applicationId = "org.fedspzo.app"
         minSdk = 26
         targetSdk = 36
-        versionCode = 2
-        versionName = "0.2.0"
+        versionCode = 3
+        versionName = "0.3.0"
         ndk {
             // Python 3.13 and LiteRT are there for 64 bits alone. For phones alone: ./gradlew -Pabi=arm64-v8a assembleRelease
             abiFilters += (project.findProperty("abi") as String? ?: "arm64-v8a,x86_64").split(",")
